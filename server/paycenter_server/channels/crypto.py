@@ -1,0 +1,195 @@
+"""The cryptography of the channels: RSA-SHA256, AES-GCM, AES-CBC, certificates.
+
+Pure functions over bytes; no I/O, no clock. Sources: WeChat Pay v3, "signature" and "callback decryption"; Alipay Open API,
+"signature" and "certificate mode".
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Iterator
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.padding import PKCS7
+
+__all__ = [
+    "CryptoError",
+    "RSAPrivateKey",
+    "RSAPublicKey",
+    "aes_cbc_decrypt",
+    "aes_cbc_encrypt",
+    "aes_gcm_decrypt",
+    "aes_gcm_encrypt",
+    "alipay_cert_sn",
+    "alipay_root_cert_sn",
+    "b64decode",
+    "certificate_public_key",
+    "certificate_serial",
+    "load_certificate",
+    "load_certificates",
+    "load_private_key",
+    "load_public_key",
+    "rsa_sign",
+    "rsa_verify",
+]
+
+_PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----(.*?)-----END \1-----", re.DOTALL)
+_RSA_SIGNATURE_OID = "1.2.840.113549.1.1."
+_ZERO_IV = bytes(16)
+
+
+class CryptoError(ValueError):
+    """Key material or ciphertext that cannot be used; the message never repeats the material."""
+
+
+def b64decode(text: str | bytes) -> bytes:
+    """Standard base64 with optional line breaks; anything else is a CryptoError."""
+    raw = text.encode("ascii", "replace") if isinstance(text, str) else text
+    try:
+        return base64.b64decode(re.sub(rb"\s+", b"", raw), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise CryptoError("not valid base64") from error
+
+
+def _der(material: str | bytes) -> bytes:
+    raw = material.encode() if isinstance(material, str) else material
+    match = _PEM.search(raw)
+    return b64decode(match.group(2) if match else raw)
+
+
+def _armour(kind: str, der: bytes) -> bytes:
+    return b"-----BEGIN %s-----\n%s-----END %s-----\n" % (kind.encode(), base64.encodebytes(der), kind.encode())
+
+
+def load_private_key(material: str | bytes) -> RSAPrivateKey:
+    """An RSA private key from PKCS#1 or PKCS#8, with or without PEM armour (Alipay's tools give all four)."""
+    der = _der(material)
+    for kind in ("PRIVATE KEY", "RSA PRIVATE KEY"):
+        try:
+            key = serialization.load_pem_private_key(_armour(kind, der), password=None)
+        except (ValueError, TypeError):
+            continue
+        if not isinstance(key, RSAPrivateKey):
+            raise CryptoError("the private key is not an RSA key")
+        return key
+    raise CryptoError("not an RSA private key (PKCS#1 or PKCS#8, PEM or bare base64)")
+
+
+def load_public_key(material: str | bytes) -> RSAPublicKey:
+    """An RSA public key from SubjectPublicKeyInfo or PKCS#1, with or without PEM armour."""
+    der = _der(material)
+    for kind in ("PUBLIC KEY", "RSA PUBLIC KEY"):
+        try:
+            key = serialization.load_pem_public_key(_armour(kind, der))
+        except (ValueError, TypeError):
+            continue
+        if not isinstance(key, RSAPublicKey):
+            raise CryptoError("the public key is not an RSA key")
+        return key
+    raise CryptoError("not an RSA public key (PEM or bare base64)")
+
+
+def load_certificate(material: str | bytes) -> x509.Certificate:
+    """One X.509 certificate, PEM or bare base64."""
+    try:
+        return x509.load_der_x509_certificate(_der(material))
+    except ValueError as error:
+        raise CryptoError("not an X.509 certificate") from error
+
+
+def load_certificates(bundle: str | bytes) -> list[x509.Certificate]:
+    """All certificates of a PEM bundle that can be read.
+
+    Alipay's real root bundle holds one (SM2) that OpenSSL refuses; such members are skipped, they can never sign RSA2.
+    """
+    return [certificate for certificate in _each_certificate(bundle)]
+
+
+def _each_certificate(bundle: str | bytes) -> Iterator[x509.Certificate]:
+    raw = bundle.encode() if isinstance(bundle, str) else bundle
+    for match in _PEM.finditer(raw):
+        try:
+            yield x509.load_der_x509_certificate(b64decode(match.group(2)))
+        except ValueError:
+            continue
+
+
+def certificate_serial(certificate: x509.Certificate) -> str:
+    """The serial as upper-case hexadecimal, the form of WeChat's `serial_no` and `Wechatpay-Serial`."""
+    return f"{certificate.serial_number:X}"
+
+
+def certificate_public_key(certificate: x509.Certificate) -> RSAPublicKey:
+    """The RSA key that the certificate holds."""
+    key = certificate.public_key()
+    if not isinstance(key, RSAPublicKey):
+        raise CryptoError("the certificate does not hold an RSA key")
+    return key
+
+
+def rsa_sign(key: RSAPrivateKey, message: bytes) -> str:
+    """RSASSA-PKCS1-v1_5 with SHA-256, standard base64."""
+    return base64.b64encode(key.sign(message, padding.PKCS1v15(), hashes.SHA256())).decode()
+
+
+def rsa_verify(key: RSAPublicKey, message: bytes, signature: str) -> bool:
+    """Whether `signature` (base64) is the key's over exactly these bytes; malformed base64 is simply false."""
+    try:
+        key.verify(b64decode(signature), message, padding.PKCS1v15(), hashes.SHA256())
+    except (InvalidSignature, CryptoError):
+        return False
+    return True
+
+
+def aes_gcm_encrypt(key: bytes, nonce: bytes, plaintext: bytes, associated_data: bytes) -> bytes:
+    """AES-GCM; the 16-byte tag is the end of the result."""
+    return AESGCM(key).encrypt(nonce, plaintext, associated_data or None)
+
+
+def aes_gcm_decrypt(key: bytes, nonce: bytes, ciphertext: bytes, associated_data: bytes) -> bytes:
+    """AES-GCM with the tag at the end (WeChat v3, `resource` and `encrypt_certificate`)."""
+    try:
+        return AESGCM(key).decrypt(nonce, ciphertext, associated_data or None)
+    except (InvalidTag, ValueError, OverflowError) as error:
+        raise CryptoError("the ciphertext does not decrypt with this key") from error
+
+
+def aes_cbc_encrypt(key: bytes, plaintext: bytes) -> bytes:
+    """AES-CBC, zero IV, PKCS#7 (Alipay content encryption)."""
+    padder = PKCS7(128).padder()
+    encryptor = Cipher(algorithms.AES(key), modes.CBC(_ZERO_IV)).encryptor()
+    return encryptor.update(padder.update(plaintext) + padder.finalize()) + encryptor.finalize()
+
+
+def aes_cbc_decrypt(key: bytes, ciphertext: bytes) -> bytes:
+    """The reverse of aes_cbc_encrypt."""
+    try:
+        decryptor = Cipher(algorithms.AES(key), modes.CBC(_ZERO_IV)).decryptor()
+        unpadder = PKCS7(128).unpadder()
+        return unpadder.update(decryptor.update(ciphertext) + decryptor.finalize()) + unpadder.finalize()
+    except ValueError as error:
+        raise CryptoError("the ciphertext does not decrypt with this key") from error
+
+
+def alipay_cert_sn(certificate: x509.Certificate) -> str:
+    """Alipay's certificate SN: md5 of the issuer (RFC 2253, reverse DER order) and the decimal serial, 32 hex digits."""
+    text = certificate.issuer.rfc4514_string() + str(certificate.serial_number)
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def alipay_root_cert_sn(bundle: str | bytes) -> str:
+    """The SNs of the RSA-signed certificates of a root bundle, joined by `_`."""
+    return "_".join(
+        alipay_cert_sn(certificate)
+        for certificate in _each_certificate(bundle)
+        if certificate.signature_algorithm_oid.dotted_string.startswith(_RSA_SIGNATURE_OID)
+    )
