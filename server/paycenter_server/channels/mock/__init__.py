@@ -1,0 +1,151 @@
+"""The channel for development: success, failure, time-out and late payment on demand, without any network.
+
+`channel_extras` of a submit choose what happens:
+- `behaviour`: "success" (paid at once), "failure", "timeout" (unclear, then found paid), "lost" (unclear, then never
+  arrived), "late" (payable, paid after `late_seconds`), "late_after_close" (as "late", and cannot be closed), "never";
+- `late_seconds`: default 2;
+- `refund`: "success" (default), "failure", "timeout" (unclear, then found refunded), "pending" (done after 2 seconds).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+from paycenter_server.channels.protocol import (
+    AttemptRef,
+    Call,
+    ChannelSpec,
+    CloseOutcome,
+    CloseStatus,
+    ConfigField,
+    Moment,
+    Notification,
+    NotifyAnswer,
+    NotifyError,
+    NotifyRequest,
+    Payment,
+    PayOutcome,
+    PayRequest,
+    PayStatus,
+    QueryOutcome,
+    QueryStatus,
+    RefundFacts,
+    RefundOutcome,
+    RefundRequest,
+    RefundStatus,
+)
+from paycenter_server.domain.errors import Violation
+
+BEHAVIOURS = ("success", "failure", "timeout", "lost", "late", "late_after_close", "never")
+
+
+class MockCodec:
+    """Answers from the request alone, so that it needs no memory and survives restarts."""
+
+    code = "mock"
+
+    def __init__(self, config: Mapping[str, str]) -> None:
+        self._behaviour = config.get("behaviour") or "success"
+        self.account: Mapping[str, str] = {"mock": "mock"}
+
+    def _behaviour_of(self, extras: Mapping[str, str]) -> str:
+        return extras.get("behaviour") or self._behaviour
+
+    def _payment(self, number: str, amount: int, currency: str, at: datetime) -> Payment:
+        return Payment(number, f"MOCK-P-{number}", amount, currency, self.account, "mock-payer", at)
+
+    def pay(self, request: PayRequest, moment: Moment) -> PayOutcome:
+        """Decided by the behaviour."""
+        behaviour = self._behaviour_of(request.extras)
+        if behaviour == "success":
+            payment = self._payment(request.out_trade_no, request.amount, request.currency, moment.now)
+            return PayOutcome(PayStatus.PAID, payment=payment)
+        if behaviour == "failure":
+            return PayOutcome(PayStatus.REFUSED, error_code="MOCK_FAILURE", error_message="the mock channel was asked to refuse")
+        if behaviour in ("timeout", "lost"):
+            return PayOutcome(PayStatus.UNKNOWN, error_code="MOCK_TIMEOUT", error_message="the mock channel was asked to time out")
+        return PayOutcome(PayStatus.WAITING)
+
+    def query(self, attempt: AttemptRef, moment: Moment) -> QueryOutcome:
+        """Decided by the behaviour and the age of the attempt."""
+        behaviour = self._behaviour_of(attempt.extras)
+        late = attempt.create_time + timedelta(seconds=float(attempt.extras.get("late_seconds") or 2))
+        paid = behaviour in ("success", "timeout") or (behaviour.startswith("late") and moment.now >= late)
+        if paid:
+            at = late if behaviour.startswith("late") else attempt.create_time
+            return QueryOutcome(QueryStatus.PAID, self._payment(attempt.out_trade_no, attempt.amount, attempt.currency, at))
+        if behaviour == "lost":
+            return QueryOutcome(QueryStatus.NOT_FOUND)
+        return QueryOutcome(QueryStatus.CLOSED if behaviour == "failure" else QueryStatus.WAITING)
+
+    def close(self, attempt: AttemptRef, moment: Moment) -> CloseOutcome:
+        """Closed, unless it is paid or was asked to stay payable."""
+        if self.query(attempt, moment).status is QueryStatus.PAID:
+            return CloseOutcome(CloseStatus.PAID)
+        stubborn = self._behaviour_of(attempt.extras) == "late_after_close"
+        return CloseOutcome(CloseStatus.STILL_PAYABLE if stubborn else CloseStatus.CLOSED)
+
+    def _refunded(self, request: RefundRequest, at: datetime) -> RefundOutcome:
+        facts = RefundFacts(
+            request.out_refund_no, request.out_trade_no, request.amount, self.account, f"MOCK-R-{request.out_refund_no}", at
+        )
+        return RefundOutcome(RefundStatus.SUCCESS, facts)
+
+    def refund(self, request: RefundRequest, moment: Moment) -> RefundOutcome:
+        """Decided by `refund` of the attempt's extras."""
+        behaviour = request.extras.get("refund") or "success"
+        if behaviour == "failure":
+            return RefundOutcome(RefundStatus.FAILED, None, "MOCK_FAILURE", "the mock channel was asked to refuse")
+        if behaviour == "timeout":
+            return RefundOutcome(RefundStatus.UNKNOWN, None, "MOCK_TIMEOUT", "the mock channel was asked to time out")
+        if behaviour == "pending":
+            return RefundOutcome(RefundStatus.PENDING)
+        return self._refunded(request, moment.now)
+
+    def query_refund(self, request: RefundRequest, moment: Moment) -> RefundOutcome:
+        """Refunded, unless it was asked to fail or is still pending."""
+        behaviour = request.extras.get("refund") or "success"
+        if behaviour == "failure":
+            return RefundOutcome(RefundStatus.FAILED, None, "MOCK_FAILURE", "the mock channel was asked to refuse")
+        if behaviour == "pending" and moment.now < request.create_time + timedelta(seconds=2):
+            return RefundOutcome(RefundStatus.PENDING)
+        return self._refunded(request, moment.now)
+
+    def parse_notify(self, request: NotifyRequest, now: datetime) -> Notification:
+        """The mock channel never calls back: anybody could."""
+        raise NotifyError("the mock channel sends no callbacks")
+
+    def acknowledge(self, received: bool, message: str) -> NotifyAnswer:
+        """Plain text."""
+        return NotifyAnswer(200, b"success") if received else NotifyAnswer(400, message.encode())
+
+    def keys_due(self, now: datetime) -> bool:
+        """It has no keys."""
+        return False
+
+    def fetch_keys(self, serial: str | None, moment: Moment) -> Call[bool] | None:
+        """It has no keys."""
+        return None
+
+
+def check(config: Mapping[str, str]) -> Sequence[Violation]:
+    """The behaviour must be one that there is."""
+    behaviour = config.get("behaviour", "")
+    if behaviour and behaviour not in BEHAVIOURS:
+        return [Violation("behaviour", f"must be one of {', '.join(BEHAVIOURS)}")]
+    return []
+
+
+CHANNELS = (
+    ChannelSpec(
+        code="mock",
+        family="mock",
+        title="Mock",
+        display_modes=("",),
+        config_fields=(ConfigField("behaviour"),),
+        check=check,
+        build=MockCodec,
+        development_only=True,
+    ),
+)

@@ -1,0 +1,332 @@
+"""What a channel codec is.
+
+A codec turns our requests into HTTP requests and the channel's answers into outcomes. It does no I/O, reads no clock
+and takes its random bits as an argument, so each of its functions can be tested with plain values. A channel from
+another package implements `Codec`, describes itself with a `ChannelSpec` and registers under the entry point group
+`paycenter.channels`.
+
+Three rules for every codec:
+- an answer that is not definite is UNKNOWN, never a failure (DESIGN, rule 2);
+- facts come only from bytes whose signature was verified (rule 4);
+- the codec states facts, the core compares them with the attempt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Generic, Protocol, TypeVar
+
+from paycenter_server.domain.errors import Violation
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """A request exactly as it goes on the wire: these bytes are what was signed."""
+
+    method: str
+    url: str
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpResponse:
+    """An answer as it came; header names in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """The time of an operation and its random text (32 characters of 0-9 A-Z a-z)."""
+
+    now: datetime
+    nonce: str
+
+
+class AnswerError(Exception):
+    """An answer that cannot be used: malformed, or its signature does not verify. It decides nothing."""
+
+
+class NotifyError(Exception):
+    """A callback that is not the channel's, or cannot be read. The message is for our log and the channel's operator."""
+
+
+class UnknownKeyError(Exception):
+    """Signed with a key that we do not have; `serial` names it. Fetching keys may help, at most once in some minutes."""
+
+    def __init__(self, serial: str) -> None:
+        super().__init__(f"the signature names key {serial!r}, which is not among those configured")
+        self.serial = serial
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One request and how to read its answer. `unclear` makes the outcome when no usable answer came."""
+
+    api: str
+    request: HttpRequest
+    parse: Callable[[HttpResponse, datetime], T]
+    unclear: Callable[[str], T]
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """What the channel says was paid. Amount in minor units; None where the channel did not say."""
+
+    out_trade_no: str
+    channel_order_no: str
+    amount: int | None
+    currency: str | None
+    account: Mapping[str, str]
+    channel_user_id: str = ""
+    success_time: datetime | None = None
+
+
+class PayStatus(StrEnum):
+    """WAITING: payable now. REFUSED: definitely not created, never will be."""
+
+    WAITING = "WAITING"
+    PAID = "PAID"
+    REFUSED = "REFUSED"
+    UNKNOWN = "UNKNOWN"
+
+
+class QueryStatus(StrEnum):
+    """PAID includes "paid and since refunded". NOT_FOUND: the channel does not know the number (yet)."""
+
+    WAITING = "WAITING"
+    PAID = "PAID"
+    CLOSED = "CLOSED"
+    NOT_FOUND = "NOT_FOUND"
+    UNKNOWN = "UNKNOWN"
+
+
+class CloseStatus(StrEnum):
+    """STILL_PAYABLE: the channel cannot close it before the payer opens it (an Alipay QR code)."""
+
+    CLOSED = "CLOSED"
+    STILL_PAYABLE = "STILL_PAYABLE"
+    PAID = "PAID"
+    UNKNOWN = "UNKNOWN"
+
+
+class RefundStatus(StrEnum):
+    """RETRY_LATER: not accepted now (balance, limits); the same number again later. NOT_FOUND: never arrived."""
+
+    SUCCESS = "SUCCESS"
+    PENDING = "PENDING"
+    FAILED = "FAILED"
+    NOT_FOUND = "NOT_FOUND"
+    RETRY_LATER = "RETRY_LATER"
+    UNKNOWN = "UNKNOWN"
+
+
+@dataclass(frozen=True, slots=True)
+class PayOutcome:
+    """The answer to a submit. Display mode and content are set when WAITING."""
+
+    status: PayStatus
+    display_mode: str = ""
+    display_content: str = ""
+    payment: Payment | None = None
+    error_code: str = ""
+    error_message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class QueryOutcome:
+    """The answer to a query; `payment` is set when PAID."""
+
+    status: QueryStatus
+    payment: Payment | None = None
+    error_code: str = ""
+    error_message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CloseOutcome:
+    """The answer to a close."""
+
+    status: CloseStatus
+    error_code: str = ""
+    error_message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RefundFacts:
+    """What the channel says was refunded. Amount in minor units; None where the channel did not say."""
+
+    out_refund_no: str
+    out_trade_no: str
+    amount: int | None
+    account: Mapping[str, str]
+    channel_refund_no: str = ""
+    success_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RefundOutcome:
+    """The answer to a refund or a refund query; `facts` are set when SUCCESS, and where the answer has them."""
+
+    status: RefundStatus
+    facts: RefundFacts | None = None
+    error_code: str = ""
+    error_message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PayRequest:
+    """A submit. Amount in minor units; `notify_url` already names our channel."""
+
+    out_trade_no: str
+    subject: str
+    body: str
+    amount: int
+    currency: str
+    expire_time: datetime
+    notify_url: str
+    return_url: str
+    user_ip: str
+    extras: Mapping[str, str]
+    display_mode: str
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRef:
+    """An attempt that the channel is asked about."""
+
+    out_trade_no: str
+    amount: int
+    currency: str
+    create_time: datetime
+    expire_time: datetime
+    extras: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RefundRequest:
+    """A refund to send or to ask about. `amount` of `total`, in minor units."""
+
+    out_trade_no: str
+    out_refund_no: str
+    amount: int
+    total: int
+    currency: str
+    reason: str
+    notify_url: str
+    create_time: datetime
+    extras: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class NotifyRequest:
+    """A callback as it came: raw body, header names in lower case, raw query string."""
+
+    headers: Mapping[str, str]
+    body: bytes
+    query: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """What a verified callback says: about a payment, about a refund, or (both None) nothing that concerns us.
+
+    `raw` is its readable content, kept with the attempt or refund for people.
+    """
+
+    payment: QueryOutcome | None = None
+    refund: RefundOutcome | None = None
+    raw: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NotifyAnswer:
+    """What we answer to a callback, in the channel's own form."""
+
+    status: int
+    body: bytes = b""
+    content_type: str = "text/plain"
+
+
+class Codec(Protocol):
+    """One configured channel. `account` is what its own messages must carry (appid, mchid, …)."""
+
+    code: str
+    account: Mapping[str, str]
+
+    def pay(self, request: PayRequest, moment: Moment) -> Call[PayOutcome] | PayOutcome:
+        """Make an attempt payable. Repeating it with the same number and content must be safe."""
+        ...
+
+    def query(self, attempt: AttemptRef, moment: Moment) -> Call[QueryOutcome] | QueryOutcome:
+        """Ask how an attempt stands."""
+        ...
+
+    def close(self, attempt: AttemptRef, moment: Moment) -> Call[CloseOutcome] | CloseOutcome:
+        """Make an attempt unpayable."""
+        ...
+
+    def refund(self, request: RefundRequest, moment: Moment) -> Call[RefundOutcome] | RefundOutcome:
+        """Send money back. Repeating it with the same number and content must be safe."""
+        ...
+
+    def query_refund(self, request: RefundRequest, moment: Moment) -> Call[RefundOutcome] | RefundOutcome:
+        """Ask how a refund stands."""
+        ...
+
+    def parse_notify(self, request: NotifyRequest, now: datetime) -> Notification:
+        """Verify and read a callback. Raises NotifyError, or UnknownKeyError."""
+        ...
+
+    def acknowledge(self, received: bool, message: str) -> NotifyAnswer:
+        """The answer that the channel understands. Not received: a status that makes it send again."""
+        ...
+
+    def keys_due(self, now: datetime) -> bool:
+        """Whether the channel's keys should be fetched before the next use."""
+        ...
+
+    def fetch_keys(self, serial: str | None, moment: Moment) -> Call[bool] | None:
+        """Fetch the channel's keys (the one named, or all) into this codec; None where there is nothing to fetch."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigField:
+    """One field of a channel's configuration."""
+
+    name: str
+    secret: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelSpec:
+    """A channel code as it registers itself.
+
+    `family` names the group that shares a configuration; `display_modes` starts with the default; `required_extras`
+    must come with a submit; `check` names every wrong field of a configuration; `build` makes the codec.
+    """
+
+    code: str
+    family: str
+    title: str
+    display_modes: tuple[str, ...]
+    config_fields: tuple[ConfigField, ...]
+    check: Callable[[Mapping[str, str]], Sequence[Violation]]
+    build: Callable[[Mapping[str, str]], Codec]
+    required_extras: tuple[str, ...] = ()
+    development_only: bool = False
+    notify_max_bytes: int = 64 * 1024
+
+    @property
+    def secret_fields(self) -> frozenset[str]:
+        """The names of the fields that are secrets."""
+        return frozenset(item.name for item in self.config_fields if item.secret)

@@ -1,0 +1,35 @@
+"""Times on the channels' wire: always +08:00, whatever the server's zone."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+CHINA = timezone(timedelta(hours=8))
+_ALIPAY = "%Y-%m-%d %H:%M:%S"
+
+
+def rfc3339(moment: datetime) -> str:
+    """WeChat v3: `2026-01-02T03:04:05+08:00`."""
+    return moment.astimezone(CHINA).replace(microsecond=0).isoformat()
+
+
+def parse_rfc3339(text: str) -> datetime | None:
+    """The reverse; None for anything else, also for a time without a zone."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else None
+
+
+def alipay(moment: datetime) -> str:
+    """Alipay: `2026-01-02 03:04:05`, without a zone."""
+    return moment.astimezone(CHINA).strftime(_ALIPAY)
+
+
+def parse_alipay(text: str) -> datetime | None:
+    """The reverse; some answers add milliseconds. None for anything else."""
+    try:
+        return datetime.strptime(text[:19], _ALIPAY).replace(tzinfo=CHINA)
+    except ValueError:
+        return None

@@ -1,0 +1,70 @@
+"""The only outbound channel I/O.
+
+`Transport` is a port: tests may put a lying or dying channel behind it. Whatever goes wrong after bytes may have left is
+TransportUnclearError; the caller books UNKNOWN, never "failed" (rule 2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+import aiohttp
+import yarl
+
+from paycenter_server.channels.protocol import HttpRequest, HttpResponse
+from paycenter_server.domain.guard import refuse_in_transaction
+
+MAX_ANSWER = 4 * 1024 * 1024
+
+
+class TransportUnclearError(Exception):
+    """No usable answer: time-out, reset, refused connection, an answer that is too large."""
+
+
+class Transport(Protocol):
+    """Sends one request to a channel."""
+
+    async def send(self, request: HttpRequest, seconds: float) -> HttpResponse:
+        """The answer within so many seconds, whatever its status; TransportUnclearError otherwise."""
+        ...
+
+
+class AiohttpTransport:
+    """One keep-alive session for all channels. Redirects are not followed: a channel's API has none."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None or self._session.closed:
+            connector = aiohttp.TCPConnector(limit=256, limit_per_host=64, keepalive_timeout=30)
+            self._session = aiohttp.ClientSession(connector=connector, auto_decompress=True, cookie_jar=aiohttp.DummyCookieJar())
+        return self._session
+
+    async def send(self, request: HttpRequest, seconds: float) -> HttpResponse:
+        """See Transport. The URL and body go out byte for byte as given, because they were signed."""
+        refuse_in_transaction()
+        try:
+            async with self._open().request(
+                request.method,
+                yarl.URL(request.url, encoded=True),
+                headers=list(request.headers),
+                data=request.body or None,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=seconds, sock_connect=min(seconds, 5)),
+            ) as response:
+                body = await response.content.read(MAX_ANSWER + 1)
+                while len(body) <= MAX_ANSWER and not response.content.at_eof():
+                    body += await response.content.read(MAX_ANSWER + 1 - len(body))
+                if len(body) > MAX_ANSWER:
+                    raise TransportUnclearError(f"the answer is larger than {MAX_ANSWER} bytes")
+                headers = {name.lower(): value for name, value in response.headers.items()}
+                return HttpResponse(response.status, headers, body)
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as error:
+            raise TransportUnclearError(f"{type(error).__name__}: {error}"[:300]) from error
+
+    async def aclose(self) -> None:
+        """Close the session."""
+        if self._session is not None:
+            await self._session.close()

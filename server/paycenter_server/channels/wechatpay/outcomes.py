@@ -1,0 +1,74 @@
+"""WeChat Pay v3: what its states and error codes mean to us. Tables, with a test per row.
+
+Source: WeChat v3, "trade_state", "refund status", and the error tables of each API. A code that is in no table
+decides nothing: it is UNKNOWN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from paycenter_server.channels.protocol import CloseStatus, PayStatus, QueryStatus, RefundStatus
+
+TRADE_STATES: Mapping[str, QueryStatus] = {
+    "NOTPAY": QueryStatus.WAITING,
+    "USERPAYING": QueryStatus.WAITING,
+    "ACCEPT": QueryStatus.WAITING,
+    "PAYERROR": QueryStatus.WAITING,
+    "SUCCESS": QueryStatus.PAID,
+    "REFUND": QueryStatus.PAID,
+    "CLOSED": QueryStatus.CLOSED,
+    "REVOKED": QueryStatus.CLOSED,
+}
+
+REFUND_STATES: Mapping[str, RefundStatus] = {
+    "PROCESSING": RefundStatus.PENDING,
+    "SUCCESS": RefundStatus.SUCCESS,
+    "CLOSED": RefundStatus.FAILED,
+    # The money is in limbo until someone acts at WeChat; it may still arrive, so it is not a failure of ours to decide.
+    "ABNORMAL": RefundStatus.PENDING,
+}
+
+_DEFINITE = ("PARAM_ERROR", "INVALID_REQUEST", "APPID_MCHID_NOT_MATCH", "MCH_NOT_EXISTS", "NO_AUTH", "RULE_LIMIT")
+_UNCLEAR = ("SYSTEM_ERROR", "SERVICE_UNAVAILABLE", "FREQUENCY_LIMITED", "RATELIMIT_EXCEEDED", "BANK_ERROR")
+
+PAY_ERRORS: Mapping[str, PayStatus] = {
+    **{code: PayStatus.REFUSED for code in _DEFINITE},
+    **{code: PayStatus.UNKNOWN for code in _UNCLEAR},
+    "SIGN_ERROR": PayStatus.REFUSED,
+    "ORDER_CLOSED": PayStatus.REFUSED,
+    "ORDERPAID": PayStatus.UNKNOWN,
+    "ORDER_PAID": PayStatus.UNKNOWN,
+    "OUT_TRADE_NO_USED": PayStatus.UNKNOWN,
+}
+
+QUERY_ERRORS: Mapping[str, QueryStatus] = {
+    "ORDER_NOT_EXIST": QueryStatus.NOT_FOUND,
+    "ORDERNOTEXIST": QueryStatus.NOT_FOUND,
+    **{code: QueryStatus.UNKNOWN for code in (*_DEFINITE, *_UNCLEAR, "SIGN_ERROR", "TRADE_ERROR")},
+}
+
+CLOSE_ERRORS: Mapping[str, CloseStatus] = {
+    "ORDER_CLOSED": CloseStatus.CLOSED,
+    "ORDER_NOT_EXIST": CloseStatus.CLOSED,
+    "ORDERNOTEXIST": CloseStatus.CLOSED,
+    "ORDERPAID": CloseStatus.PAID,
+    "ORDER_PAID": CloseStatus.PAID,
+    **{code: CloseStatus.UNKNOWN for code in (*_DEFINITE, *_UNCLEAR, "SIGN_ERROR", "TRADE_ERROR")},
+}
+
+REFUND_ERRORS: Mapping[str, RefundStatus] = {
+    **{code: RefundStatus.FAILED for code in _DEFINITE},
+    **{code: RefundStatus.UNKNOWN for code in _UNCLEAR},
+    "SIGN_ERROR": RefundStatus.RETRY_LATER,
+    "NOT_ENOUGH": RefundStatus.RETRY_LATER,
+    "USER_ACCOUNT_ABNORMAL": RefundStatus.FAILED,
+    "TRADE_OVERDUE": RefundStatus.FAILED,
+    "REFUND_FEE_MISMATCH": RefundStatus.FAILED,
+    "RESOURCE_NOT_EXISTS": RefundStatus.FAILED,
+}
+
+REFUND_QUERY_ERRORS: Mapping[str, RefundStatus] = {
+    "RESOURCE_NOT_EXISTS": RefundStatus.NOT_FOUND,
+    **{code: RefundStatus.UNKNOWN for code in (*_DEFINITE, *_UNCLEAR, "SIGN_ERROR")},
+}

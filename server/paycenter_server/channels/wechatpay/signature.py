@@ -1,0 +1,120 @@
+"""WeChat Pay v3: how requests are signed and answers and callbacks verified.
+
+Source: WeChat v3, "signature generation", "signature verification", "download platform certificates".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from paycenter_server.channels.crypto import (
+    CryptoError,
+    RSAPrivateKey,
+    RSAPublicKey,
+    aes_gcm_decrypt,
+    b64decode,
+    certificate_public_key,
+    certificate_serial,
+    load_certificate,
+    rsa_sign,
+    rsa_verify,
+)
+from paycenter_server.channels.protocol import AnswerError, UnknownKeyError
+
+SCHEME = "WECHATPAY2-SHA256-RSA2048"
+WINDOW_SECONDS = 300
+REFRESH_AFTER = timedelta(hours=11)  # "poll within 12 hours"
+
+
+def request_message(method: str, target: str, timestamp: str, nonce: str, body: bytes) -> bytes:
+    """The five lines that a request's signature covers; `target` is path and query as on the wire."""
+    return f"{method}\n{target}\n{timestamp}\n{nonce}\n".encode() + body + b"\n"
+
+
+def answer_message(timestamp: str, nonce: str, body: bytes) -> bytes:
+    """The three lines that an answer's or callback's signature covers."""
+    return f"{timestamp}\n{nonce}\n".encode() + body + b"\n"
+
+
+def authorization(
+    key: RSAPrivateKey, mchid: str, serial: str, method: str, target: str, timestamp: str, nonce: str, body: bytes
+) -> str:
+    """The value of the Authorization header."""
+    signature = rsa_sign(key, request_message(method, target, timestamp, nonce, body))
+    return (
+        f'{SCHEME} mchid="{mchid}",nonce_str="{nonce}",timestamp="{timestamp}",'
+        f'serial_no="{serial}",signature="{signature}"'
+    )  # fmt: skip
+
+
+def decrypt_resource(key: bytes, resource: Mapping[str, Any]) -> bytes:
+    """The plain text of a callback's `resource` or of an `encrypt_certificate`; CryptoError if it is not ours."""
+    if resource.get("algorithm") != "AEAD_AES_256_GCM":
+        raise CryptoError("the resource is not AEAD_AES_256_GCM")
+    fields = [resource.get(name, "") for name in ("nonce", "ciphertext", "associated_data")]
+    if not all(value is None or isinstance(value, str) for value in fields):
+        raise CryptoError("the resource's fields are not texts")
+    nonce, ciphertext, associated = ((value or "") for value in fields)
+    return aes_gcm_decrypt(key, nonce.encode(), b64decode(ciphertext), associated.encode())
+
+
+class Verifier:
+    """WeChat's keys by serial: public-key mode and platform certificates in one map, looked up by the raw header.
+
+    While a merchant moves from one mode to the other, both kinds arrive.
+    """
+
+    def __init__(self, keys: Mapping[str, RSAPublicKey]) -> None:
+        self._keys = dict(keys)
+        self.refreshed: datetime | None = None
+
+    def add(self, serial: str, key: RSAPublicKey) -> None:
+        """Trust one more key."""
+        self._keys[serial] = key
+
+    @property
+    def serials(self) -> tuple[str, ...]:
+        """What is trusted, oldest first."""
+        return tuple(self._keys)
+
+    def verify(self, headers: Mapping[str, str], body: bytes, now: datetime) -> None:
+        """Raise AnswerError unless these exact bytes are WeChat's and fresh; UnknownKeyError for a serial not in the map."""
+        kind = headers.get("wechatpay-signature-type", SCHEME)
+        timestamp, nonce = headers.get("wechatpay-timestamp", ""), headers.get("wechatpay-nonce", "")
+        serial, signature = headers.get("wechatpay-serial", ""), headers.get("wechatpay-signature", "")
+        if not (timestamp and nonce and serial and signature):
+            raise AnswerError("not signed: a Wechatpay-Timestamp, -Nonce, -Serial or -Signature header is missing")
+        if kind != SCHEME:
+            raise AnswerError(f"signed with {kind[:40]!r}, which is not {SCHEME}")
+        if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= 12):
+            raise AnswerError("the Wechatpay-Timestamp is not a number of seconds")
+        if abs(now.timestamp() - int(timestamp)) > WINDOW_SECONDS:
+            raise AnswerError("the signature is more than 5 minutes away from our clock")
+        key = self._keys.get(serial)
+        if key is None:
+            raise UnknownKeyError(serial[:80])
+        if not rsa_verify(key, answer_message(timestamp, nonce, body), signature):
+            raise AnswerError("the signature does not verify")
+
+
+def read_certificates(api_v3_key: bytes, body: bytes) -> dict[str, RSAPublicKey]:
+    """The keys in an answer of /v3/certificates by serial; AnswerError if it cannot be read.
+
+    Decrypting with the APIv3 key is what proves them: the answer itself is signed with one of them.
+    """
+    try:
+        data = json.loads(body)["data"]
+        found = {}
+        for item in data:
+            certificate = load_certificate(decrypt_resource(api_v3_key, item["encrypt_certificate"]))
+            if certificate_serial(certificate).lstrip("0") != str(item["serial_no"]).upper().lstrip("0"):
+                raise AnswerError("a platform certificate does not have the serial it is listed under")
+            found[str(item["serial_no"])] = certificate_public_key(certificate)
+    except (CryptoError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AnswerError(f"the platform certificates cannot be read: {error}"[:200]) from error
+    if not found:
+        raise AnswerError("the answer holds no platform certificate")
+    return found

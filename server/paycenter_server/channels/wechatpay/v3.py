@@ -1,0 +1,337 @@
+"""WeChat Pay v3: the operations that all its products share.
+
+Amounts are whole fen, times RFC 3339 at +08:00. Every 2xx answer is signed and verified before it is read; a 4xx carries no
+signature, so its code decides only what the tables in `outcomes` say a code may decide.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, TypeVar
+
+from paycenter_server.channels.crypto import (
+    CryptoError,
+    certificate_public_key,
+    certificate_serial,
+    load_certificates,
+    load_private_key,
+    load_public_key,
+)
+from paycenter_server.channels.protocol import (
+    AnswerError,
+    AttemptRef,
+    Call,
+    CloseOutcome,
+    CloseStatus,
+    HttpRequest,
+    HttpResponse,
+    Moment,
+    Notification,
+    NotifyAnswer,
+    NotifyError,
+    NotifyRequest,
+    Payment,
+    PayOutcome,
+    PayRequest,
+    PayStatus,
+    QueryOutcome,
+    QueryStatus,
+    RefundFacts,
+    RefundOutcome,
+    RefundRequest,
+    RefundStatus,
+)
+from paycenter_server.channels.times import parse_rfc3339, rfc3339
+from paycenter_server.channels.wechatpay import outcomes
+from paycenter_server.channels.wechatpay.config import GATEWAY
+from paycenter_server.channels.wechatpay.signature import (
+    REFRESH_AFTER,
+    Verifier,
+    authorization,
+    decrypt_resource,
+    read_certificates,
+)
+
+T = TypeVar("T")
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _inner(answer: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = answer.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+class WechatV3Codec(ABC):
+    """One merchant and product. `product` is the last part of the create path."""
+
+    code: str
+    product: str
+
+    def __init__(self, config: Mapping[str, str]) -> None:
+        self._appid, self._mchid = config["appid"], config["mchid"]
+        self.account: Mapping[str, str] = {"appid": self._appid, "mchid": self._mchid}
+        self._base = (config.get("gateway_url") or GATEWAY).rstrip("/")
+        self._key = load_private_key(config["private_key"])
+        self._serial = config["merchant_serial_no"].upper()
+        self._api_v3_key = config["api_v3_key"].encode()
+        self._public_key_id = config.get("public_key_id", "")
+        self._download = config.get("use_platform_certificates") == "true"
+        keys = {}
+        if self._public_key_id:
+            keys[self._public_key_id] = load_public_key(config["public_key"])
+        for certificate in load_certificates(config.get("platform_certificates", "")):
+            keys[certificate_serial(certificate)] = certificate_public_key(certificate)
+        self._verifier = Verifier(keys)
+
+    @abstractmethod
+    def created(self, answer: Mapping[str, Any], request: PayRequest) -> PayOutcome:
+        """What a product's create answer means."""
+
+    def create_fields(self, request: PayRequest) -> dict[str, Any]:
+        """What a product adds to the create request."""
+        return {}
+
+    # Requests
+
+    def _request(self, method: str, target: str, moment: Moment, fields: Mapping[str, Any] | None = None) -> HttpRequest:
+        body = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode() if fields is not None else b""
+        timestamp = str(int(moment.now.timestamp()))
+        signed = authorization(self._key, self._mchid, self._serial, method, target, timestamp, moment.nonce, body)
+        headers = [("Authorization", signed), ("Accept", "application/json"), ("User-Agent", "PayCenter/0.1")]
+        if body:
+            headers.append(("Content-Type", "application/json"))
+        if self._public_key_id:
+            headers.append(("Wechatpay-Serial", self._public_key_id))
+        return HttpRequest(method, self._base + target, tuple(headers), body)
+
+    def _verified(self, response: HttpResponse, now: datetime) -> Mapping[str, Any]:
+        self._verifier.verify(response.headers, response.body, now)
+        if not response.body:
+            return {}
+        return _json_object(response.body)
+
+    def _read(
+        self,
+        response: HttpResponse,
+        now: datetime,
+        good: Callable[[Mapping[str, Any]], T],
+        errors: Mapping[str, Any],
+        bad: Callable[[Any, str, str], T],
+    ) -> T:
+        """`good` of a verified 2xx answer; else `bad` of the code's row in `errors` (None: no row)."""
+        if response.status == 202:
+            return bad(None, "ACCEPTED", "the request was accepted but not carried out yet")
+        if 200 <= response.status < 300:
+            return good(self._verified(response, now))
+        try:
+            answer = _json_object(response.body)
+        except AnswerError:
+            answer = {}
+        code, message = _text(answer.get("code")), _text(answer.get("message"))
+        known = errors.get(code) if response.status < 500 and response.status != 429 else None
+        return bad(known, code or f"HTTP_{response.status}", message)
+
+    # Pay, query, close
+
+    def pay(self, request: PayRequest, moment: Moment) -> Call[PayOutcome]:
+        """`POST /v3/pay/transactions/{product}`; repeating it with the same content answers the same again."""
+        fields: dict[str, Any] = {
+            "appid": self._appid,
+            "mchid": self._mchid,
+            "description": request.subject,
+            "out_trade_no": request.out_trade_no,
+            "time_expire": rfc3339(request.expire_time),
+            "notify_url": request.notify_url,
+            "amount": {"total": request.amount, "currency": request.currency},
+            "scene_info": {"payer_client_ip": request.user_ip},
+            **self.create_fields(request),
+        }
+
+        def parse(response: HttpResponse, now: datetime) -> PayOutcome:
+            return self._read(
+                response,
+                now,
+                lambda answer: self.created(answer, request),
+                outcomes.PAY_ERRORS,
+                lambda known, code, message: PayOutcome(known or PayStatus.UNKNOWN, error_code=code, error_message=message),
+            )
+
+        target = f"/v3/pay/transactions/{self.product}"
+        return Call("wx.pay", self._request("POST", target, moment, fields), parse, _unclear(PayOutcome, PayStatus.UNKNOWN))
+
+    def query(self, attempt: AttemptRef, moment: Moment) -> Call[QueryOutcome]:
+        """`GET /v3/pay/transactions/out-trade-no/{out_trade_no}`."""
+        target = f"/v3/pay/transactions/out-trade-no/{attempt.out_trade_no}?mchid={self._mchid}"
+
+        def parse(response: HttpResponse, now: datetime) -> QueryOutcome:
+            return self._read(
+                response,
+                now,
+                _transaction,
+                outcomes.QUERY_ERRORS,
+                lambda known, code, message: QueryOutcome(known or QueryStatus.UNKNOWN, None, code, message),
+            )
+
+        return Call("wx.query", self._request("GET", target, moment), parse, _unclear(QueryOutcome, QueryStatus.UNKNOWN))
+
+    def close(self, attempt: AttemptRef, moment: Moment) -> Call[CloseOutcome]:
+        """`POST /v3/pay/transactions/out-trade-no/{out_trade_no}/close`, answered with a signed 204."""
+        target = f"/v3/pay/transactions/out-trade-no/{attempt.out_trade_no}/close"
+
+        def parse(response: HttpResponse, now: datetime) -> CloseOutcome:
+            return self._read(
+                response,
+                now,
+                lambda answer: CloseOutcome(CloseStatus.CLOSED),
+                outcomes.CLOSE_ERRORS,
+                lambda known, code, message: CloseOutcome(known or CloseStatus.UNKNOWN, code, message),
+            )
+
+        request = self._request("POST", target, moment, {"mchid": self._mchid})
+        return Call("wx.close", request, parse, _unclear(CloseOutcome, CloseStatus.UNKNOWN))
+
+    # Refunds
+
+    def refund(self, request: RefundRequest, moment: Moment) -> Call[RefundOutcome]:
+        """`POST /v3/refund/domestic/refunds`. The notify_url always goes with it: without one WeChat notifies in v2 XML."""
+        fields = {
+            "out_trade_no": request.out_trade_no,
+            "out_refund_no": request.out_refund_no,
+            "reason": request.reason,
+            "notify_url": request.notify_url,
+            "amount": {"refund": request.amount, "total": request.total, "currency": request.currency},
+        }
+        http = self._request("POST", "/v3/refund/domestic/refunds", moment, fields)
+        return self._refund_call("wx.refund", http, outcomes.REFUND_ERRORS)
+
+    def query_refund(self, request: RefundRequest, moment: Moment) -> Call[RefundOutcome]:
+        """`GET /v3/refund/domestic/refunds/{out_refund_no}`."""
+        http = self._request("GET", f"/v3/refund/domestic/refunds/{request.out_refund_no}", moment)
+        return self._refund_call("wx.refund_query", http, outcomes.REFUND_QUERY_ERRORS)
+
+    def _refund_call(self, api: str, http: HttpRequest, errors: Mapping[str, RefundStatus]) -> Call[RefundOutcome]:
+        def parse(response: HttpResponse, now: datetime) -> RefundOutcome:
+            return self._read(
+                response,
+                now,
+                lambda answer: _refund(answer, "status", self.account),
+                errors,
+                lambda known, code, message: RefundOutcome(known or RefundStatus.UNKNOWN, None, code, message),
+            )
+
+        return Call(api, http, parse, _unclear(RefundOutcome, RefundStatus.UNKNOWN))
+
+    # Callbacks
+
+    def parse_notify(self, request: NotifyRequest, now: datetime) -> Notification:
+        """Raw bytes, then window, serial, signature, decryption; the core compares the facts."""
+        try:
+            self._verifier.verify(request.headers, request.body, now)
+            envelope = _json_object(request.body)
+            event = _text(envelope.get("event_type"))
+            plain = decrypt_resource(self._api_v3_key, _inner(envelope, "resource"))
+            content = _json_object(plain)
+        except (AnswerError, CryptoError) as error:
+            raise NotifyError(str(error)) from error
+        raw = plain.decode(errors="replace")
+        if event.startswith("TRANSACTION."):
+            return Notification(payment=_transaction(content), raw=raw)
+        if event.startswith("REFUND."):
+            # A refund callback names the merchant only; the application was compared when the payment was booked.
+            account = {"appid": self._appid, "mchid": _text(content.get("mchid"))}
+            return Notification(refund=_refund(content, "refund_status", account), raw=raw)
+        return Notification(raw=raw)
+
+    def acknowledge(self, received: bool, message: str) -> NotifyAnswer:
+        """204 when stored, else 500 with FAIL, which makes WeChat send again."""
+        if received:
+            return NotifyAnswer(204)
+        body = json.dumps({"code": "FAIL", "message": message}, ensure_ascii=False).encode()
+        return NotifyAnswer(500, body, "application/json")
+
+    # Keys
+
+    def keys_due(self, now: datetime) -> bool:
+        """Platform certificates are fetched at first use and again before twelve hours have passed."""
+        if not self._download:
+            return False
+        refreshed = self._verifier.refreshed
+        return refreshed is None or now - refreshed > REFRESH_AFTER
+
+    def fetch_keys(self, serial: str | None, moment: Moment) -> Call[bool] | None:
+        """`GET /v3/certificates`: decrypt, then verify the answer with the certificate that its header names."""
+        if not self._download:
+            return None
+
+        def parse(response: HttpResponse, now: datetime) -> bool:
+            if response.status != 200:
+                return False
+            found = read_certificates(self._api_v3_key, response.body)
+            trial = Verifier(found)
+            if response.headers.get("wechatpay-serial", "") == self._public_key_id:
+                trial = self._verifier
+            trial.verify(response.headers, response.body, now)
+            for name, key in found.items():
+                self._verifier.add(name, key)
+            self._verifier.refreshed = now
+            return True
+
+        return Call("wx.certificates", self._request("GET", "/v3/certificates", moment), parse, lambda why: False)
+
+
+def _unclear(kind: Callable[..., T], status: object) -> Callable[[str], T]:
+    return lambda why: kind(status, error_code="UNCLEAR", error_message=why)
+
+
+def _json_object(body: bytes) -> Mapping[str, Any]:
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise AnswerError("the content is not JSON") from error
+    if not isinstance(answer, dict):
+        raise AnswerError("the content is not a JSON object")
+    return answer
+
+
+def _transaction(answer: Mapping[str, Any]) -> QueryOutcome:
+    """A transaction, as queries answer it and callbacks hold it."""
+    state = _text(answer.get("trade_state"))
+    status = outcomes.TRADE_STATES.get(state, QueryStatus.UNKNOWN)
+    amount = _inner(answer, "amount")
+    payment = Payment(
+        out_trade_no=_text(answer.get("out_trade_no")),
+        channel_order_no=_text(answer.get("transaction_id")),
+        amount=_whole(amount.get("total")),
+        currency=_text(amount.get("currency")) or None,
+        account={"appid": _text(answer.get("appid")), "mchid": _text(answer.get("mchid"))},
+        channel_user_id=_text(_inner(answer, "payer").get("openid")),
+        success_time=parse_rfc3339(_text(answer.get("success_time"))),
+    )
+    return QueryOutcome(status, payment, "" if status is not QueryStatus.UNKNOWN else "TRADE_STATE", state)
+
+
+def _refund(answer: Mapping[str, Any], status_field: str, account: Mapping[str, str]) -> RefundOutcome:
+    """A refund; the state is `status` in API answers and `refund_status` in callbacks."""
+    state = _text(answer.get(status_field))
+    amount = _inner(answer, "amount")
+    facts = RefundFacts(
+        out_refund_no=_text(answer.get("out_refund_no")),
+        out_trade_no=_text(answer.get("out_trade_no")),
+        amount=_whole(amount.get("refund")),
+        account=account,
+        channel_refund_no=_text(answer.get("refund_id")),
+        success_time=parse_rfc3339(_text(answer.get("success_time"))),
+    )
+    status = outcomes.REFUND_STATES.get(state, RefundStatus.UNKNOWN)
+    failed = "" if status in (RefundStatus.SUCCESS,) or state == "PROCESSING" else state
+    return RefundOutcome(status, facts, failed, "")

@@ -1,0 +1,87 @@
+"""Every error that a caller can see: a stable reason, a clear sentence, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """The stable reasons; the same names as `ErrorReason` in the protos, which says when each is used."""
+
+    INTERNAL = "INTERNAL"
+    INVALID_FIELD = "INVALID_FIELD"
+    PAGE_TOKEN_INVALID = "PAGE_TOKEN_INVALID"
+    CREDENTIALS_MISSING = "CREDENTIALS_MISSING"
+    CREDENTIALS_INVALID = "CREDENTIALS_INVALID"
+    PERMISSION_DENIED = "PERMISSION_DENIED"
+    DATABASE_UNAVAILABLE = "DATABASE_UNAVAILABLE"
+    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+    APP_NOT_FOUND = "APP_NOT_FOUND"
+    APP_DISABLED = "APP_DISABLED"
+    APP_HAS_ORDERS = "APP_HAS_ORDERS"
+    APP_HAS_REFUNDS = "APP_HAS_REFUNDS"
+    APP_EXISTS = "APP_EXISTS"
+    CREDENTIAL_NOT_FOUND = "CREDENTIAL_NOT_FOUND"
+    CHANNEL_NOT_FOUND = "CHANNEL_NOT_FOUND"
+    CHANNEL_DISABLED = "CHANNEL_DISABLED"
+    CHANNEL_EXISTS = "CHANNEL_EXISTS"
+    CHANNEL_HAS_ORDERS = "CHANNEL_HAS_ORDERS"
+    CHANNEL_NOT_ALLOWED = "CHANNEL_NOT_ALLOWED"
+    CHANNEL_REFUSED = "CHANNEL_REFUSED"
+    CHANNEL_UNCLEAR = "CHANNEL_UNCLEAR"
+    ORDER_NOT_FOUND = "ORDER_NOT_FOUND"
+    ORDER_CONFLICT = "ORDER_CONFLICT"
+    ORDER_CLOSED = "ORDER_CLOSED"
+    ORDER_PAID = "ORDER_PAID"
+    ORDER_EXPIRED = "ORDER_EXPIRED"
+    ORDER_NOT_REFUNDABLE = "ORDER_NOT_REFUNDABLE"
+    ORDER_CHANGED = "ORDER_CHANGED"
+    ATTEMPT_NOT_FOUND = "ATTEMPT_NOT_FOUND"
+    ATTEMPT_PENDING = "ATTEMPT_PENDING"
+    REFUND_NOT_FOUND = "REFUND_NOT_FOUND"
+    REFUND_CONFLICT = "REFUND_CONFLICT"
+    REFUND_EXCEEDS_PAID = "REFUND_EXCEEDS_PAID"
+    NOTIFY_TASK_NOT_FOUND = "NOTIFY_TASK_NOT_FOUND"
+    NOTIFY_TASK_OPEN = "NOTIFY_TASK_OPEN"
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One wrong field: its path in the request, and what is wrong with it."""
+
+    field: str
+    description: str
+
+
+class PayCenterError(Exception):
+    """An error for the caller. `retry_after` in seconds where the same call is worth repeating."""
+
+    def __init__(
+        self,
+        reason: Reason,
+        message: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        violations: Sequence[Violation] = (),
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.metadata = dict(metadata or {})
+        self.violations = tuple(violations)
+        self.retry_after = retry_after
+
+
+def invalid(violations: Sequence[Violation]) -> PayCenterError:
+    """The one error for bad input: it names each bad field."""
+    names = ", ".join(violation.field for violation in violations)
+    text = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)
+    return PayCenterError(
+        Reason.INVALID_FIELD,
+        f"Correct these fields and call again: {text}",
+        metadata={"fields": names},
+        violations=violations,
+    )

@@ -1,0 +1,167 @@
+"""The state machines, as data.
+
+Each table maps (state, event) to the next state; what is not in it does not happen. Storage takes its
+`WHERE state = ANY(…)` from `sources`, and the diagrams in ARCHITECTURE.md are generated from the same tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import TypeVar
+
+_S = TypeVar("_S", bound=StrEnum)
+_E = TypeVar("_E", bound=StrEnum)
+
+
+class OrderState(StrEnum):
+    """Where a pay order stands. REFUND: paid, and some or all of it refunded."""
+
+    WAITING = "WAITING"
+    SUCCESS = "SUCCESS"
+    REFUND = "REFUND"
+    CLOSED = "CLOSED"
+
+
+class OrderEvent(StrEnum):
+    """What can happen to a pay order."""
+
+    PAID = "paid"
+    CLOSE = "close"
+    REFUNDED = "refunded"
+    LATE_PAYMENT_ACCEPTED = "late payment accepted"
+
+
+ORDER: Mapping[tuple[OrderState, OrderEvent], OrderState] = {
+    (OrderState.WAITING, OrderEvent.PAID): OrderState.SUCCESS,
+    (OrderState.WAITING, OrderEvent.CLOSE): OrderState.CLOSED,
+    (OrderState.SUCCESS, OrderEvent.REFUNDED): OrderState.REFUND,
+    (OrderState.REFUND, OrderEvent.REFUNDED): OrderState.REFUND,
+    (OrderState.CLOSED, OrderEvent.LATE_PAYMENT_ACCEPTED): OrderState.SUCCESS,
+}
+
+
+class AttemptState(StrEnum):
+    """Where one submit to one channel stands. UNKNOWN: the answer was unclear, and the channel is being asked."""
+
+    WAITING = "WAITING"
+    UNKNOWN = "UNKNOWN"
+    SUCCESS = "SUCCESS"
+    CLOSED = "CLOSED"
+
+
+class AttemptEvent(StrEnum):
+    """What can happen to an attempt."""
+
+    ANSWERED = "answered"
+    UNCLEAR = "unclear answer"
+    PAID = "paid"
+    CLOSE = "close"
+    PAID_LATE = "paid late"
+
+
+ATTEMPT: Mapping[tuple[AttemptState, AttemptEvent], AttemptState] = {
+    (AttemptState.WAITING, AttemptEvent.ANSWERED): AttemptState.WAITING,
+    (AttemptState.WAITING, AttemptEvent.UNCLEAR): AttemptState.UNKNOWN,
+    (AttemptState.WAITING, AttemptEvent.PAID): AttemptState.SUCCESS,
+    (AttemptState.WAITING, AttemptEvent.CLOSE): AttemptState.CLOSED,
+    (AttemptState.UNKNOWN, AttemptEvent.ANSWERED): AttemptState.WAITING,
+    (AttemptState.UNKNOWN, AttemptEvent.UNCLEAR): AttemptState.UNKNOWN,
+    (AttemptState.UNKNOWN, AttemptEvent.PAID): AttemptState.SUCCESS,
+    (AttemptState.UNKNOWN, AttemptEvent.CLOSE): AttemptState.CLOSED,
+    (AttemptState.CLOSED, AttemptEvent.PAID_LATE): AttemptState.SUCCESS,
+}
+
+
+class RefundState(StrEnum):
+    """Where a refund stands. WAITING covers "we do not know yet": its amount stays reserved."""
+
+    WAITING = "WAITING"
+    SUCCESS = "SUCCESS"
+    FAILURE = "FAILURE"
+
+
+class RefundEvent(StrEnum):
+    """What can happen to a refund."""
+
+    SUCCEED = "succeed"
+    FAIL = "fail"
+    SEND_AGAIN = "send again"
+
+
+REFUND: Mapping[tuple[RefundState, RefundEvent], RefundState] = {
+    (RefundState.WAITING, RefundEvent.SUCCEED): RefundState.SUCCESS,
+    (RefundState.WAITING, RefundEvent.FAIL): RefundState.FAILURE,
+    (RefundState.FAILURE, RefundEvent.SEND_AGAIN): RefundState.WAITING,
+}
+
+
+class NotifyState(StrEnum):
+    """Where a notification stands. REQUEST_SUCCESS: answered, but no. REQUEST_FAILURE: not answered. FAILURE: gave up."""
+
+    WAITING = "WAITING"
+    SUCCESS = "SUCCESS"
+    FAILURE = "FAILURE"
+    REQUEST_SUCCESS = "REQUEST_SUCCESS"
+    REQUEST_FAILURE = "REQUEST_FAILURE"
+
+
+class NotifyEvent(StrEnum):
+    """What can happen to a notification."""
+
+    RECEIVED = "received"
+    REFUSED = "answered no"
+    UNANSWERED = "not answered"
+    GIVE_UP = "give up"
+    RESEND = "resend"
+
+
+OPEN_NOTIFY = (NotifyState.WAITING, NotifyState.REQUEST_SUCCESS, NotifyState.REQUEST_FAILURE)
+
+NOTIFY: Mapping[tuple[NotifyState, NotifyEvent], NotifyState] = {
+    **{(state, NotifyEvent.RECEIVED): NotifyState.SUCCESS for state in OPEN_NOTIFY},
+    **{(state, NotifyEvent.REFUSED): NotifyState.REQUEST_SUCCESS for state in OPEN_NOTIFY},
+    **{(state, NotifyEvent.UNANSWERED): NotifyState.REQUEST_FAILURE for state in OPEN_NOTIFY},
+    **{(state, NotifyEvent.GIVE_UP): NotifyState.FAILURE for state in OPEN_NOTIFY},
+    (NotifyState.SUCCESS, NotifyEvent.RESEND): NotifyState.WAITING,
+    (NotifyState.FAILURE, NotifyEvent.RESEND): NotifyState.WAITING,
+}
+
+
+class CaseState(StrEnum):
+    """Where a case stands. REFUNDING: its refund is on the way."""
+
+    OPEN = "OPEN"
+    REFUNDING = "REFUNDING"
+    RESOLVED = "RESOLVED"
+
+
+class CaseEvent(StrEnum):
+    """What can happen to a case."""
+
+    REFUND = "refund"
+    RESOLVE = "resolve"
+    REFUND_FAILED = "refund failed"
+
+
+CASE: Mapping[tuple[CaseState, CaseEvent], CaseState] = {
+    (CaseState.OPEN, CaseEvent.REFUND): CaseState.REFUNDING,
+    (CaseState.OPEN, CaseEvent.RESOLVE): CaseState.RESOLVED,
+    (CaseState.REFUNDING, CaseEvent.RESOLVE): CaseState.RESOLVED,
+    (CaseState.REFUNDING, CaseEvent.REFUND_FAILED): CaseState.OPEN,
+}
+
+
+def sources(table: Mapping[tuple[_S, _E], _S], event: _E) -> list[str]:
+    """The states in which the event can happen, in the order of the table."""
+    return [state.value for (state, known) in table if known is event]
+
+
+OPEN_ATTEMPT = [AttemptState.WAITING.value, AttemptState.UNKNOWN.value]
+MACHINES: Mapping[str, Mapping[tuple[StrEnum, StrEnum], StrEnum]] = {
+    "pay_order": ORDER,
+    "pay_attempt": ATTEMPT,
+    "pay_refund": REFUND,
+    "pay_notify_task": NOTIFY,
+    "pay_case": CASE,
+}  # type: ignore[assignment]

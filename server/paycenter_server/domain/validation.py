@@ -1,0 +1,92 @@
+"""Small rules over plain values. A check collects every violation; nothing stops at the first."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from datetime import datetime, timedelta
+from urllib.parse import urlsplit
+
+from paycenter_server.domain.errors import Violation, invalid
+from paycenter_server.domain.money import CURRENCIES, MAX_AMOUNT
+
+_APP_KEY = re.compile(r"[a-z0-9_-]{1,64}")
+MAX_EXPIRY = timedelta(days=30)
+
+
+class Check:
+    """Collects violations; `done` raises one error that names them all."""
+
+    def __init__(self) -> None:
+        self.violations: list[Violation] = []
+
+    def fail(self, field: str, description: str) -> None:
+        """Note a violation."""
+        self.violations.append(Violation(field, description))
+
+    def done(self) -> None:
+        """Raise INVALID_FIELD if anything was noted."""
+        if self.violations:
+            raise invalid(self.violations)
+
+    def text(self, field: str, value: str, maximum: int, *, minimum: int = 0) -> None:
+        """A text of minimum to maximum characters (not bytes), without control characters or unpaired surrogates."""
+        if len(value) < minimum:
+            self.fail(field, "must not be empty" if minimum == 1 else f"needs at least {minimum} characters")
+        elif len(value) > maximum:
+            self.fail(field, f"has {len(value)} characters; the most is {maximum}")
+        elif any(ord(character) < 32 or ord(character) == 127 or 0xD800 <= ord(character) <= 0xDFFF for character in value):
+            self.fail(field, "must not hold control characters")
+
+    def amount(self, field: str, value: int) -> None:
+        """More than 0 and at most 100,000,000 yuan, in minor units."""
+        if not 0 < value <= MAX_AMOUNT:
+            self.fail(field, f"must be from 1 to {MAX_AMOUNT} minor units")
+
+    def currency(self, field: str, value: str) -> None:
+        """One of the currencies that the channels take."""
+        if value not in CURRENCIES:
+            self.fail(field, f"must be one of {', '.join(sorted(CURRENCIES))}")
+
+    def ip(self, field: str, value: str) -> None:
+        """An IPv4 or IPv6 address."""
+        try:
+            ipaddress.ip_address(value)
+        except ValueError:
+            self.fail(field, "must be an IP address, v4 or v6")
+
+    def future(self, field: str, value: datetime | None, now: datetime) -> None:
+        """In the future, at most 30 days ahead."""
+        if value is None:
+            self.fail(field, "must be set")
+        elif value <= now:
+            self.fail(field, "must be in the future")
+        elif value > now + MAX_EXPIRY:
+            self.fail(field, f"must be within {MAX_EXPIRY.days} days")
+
+    def url(self, field: str, value: str, *, required: bool = False, maximum: int = 1024) -> None:
+        """An absolute http or https URL without credentials."""
+        if not value:
+            if required:
+                self.fail(field, "must be set")
+            return
+        if len(value) > maximum:
+            self.fail(field, f"has {len(value)} characters; the most is {maximum}")
+            return
+        try:
+            parts = urlsplit(value)
+            good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.username is None and parts.port != 0
+        except ValueError:
+            good = False
+        if not good or any(character.isspace() for character in value) or not value.isprintable():
+            self.fail(field, "must be an absolute http or https URL without credentials")
+
+    def app_key(self, field: str, value: str) -> None:
+        """1 to 64 of a-z, 0-9, `_` and `-`."""
+        if not _APP_KEY.fullmatch(value):
+            self.fail(field, "must be 1 to 64 characters of a-z, 0-9, _ and -")
+
+    def ppm(self, field: str, value: int) -> None:
+        """A rate in millionths, 0 to 1,000,000."""
+        if not 0 <= value <= 1_000_000:
+            self.fail(field, "must be from 0 to 1000000 (millionths of the amount)")
