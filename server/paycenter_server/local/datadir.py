@@ -130,7 +130,7 @@ class DataDir:
 
 
 def _lock(folder: Path) -> int:
-    """Lock the folder for the life of the descriptor that is returned; the kernel frees it when the process dies, however it dies."""
+    """Lock the folder for the life of the returned descriptor; the kernel frees it at the process's end, however it ends."""
     descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -138,7 +138,8 @@ def _lock(folder: Path) -> int:
         owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
         os.close(descriptor)
         raise LocalError(
-            f"The data folder {folder} is in use by process {owner}. Stop that one (kill {owner}), or give another folder with --data-dir."
+            f"The data folder {folder} is in use by process {owner}. "
+            f"Stop that one (kill {owner}), or give another folder with --data-dir."
         ) from None
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)

@@ -69,7 +69,7 @@ def existing_place(data_dir: Path) -> Path | None:
     link = data_dir / _LINK
     if not link.is_symlink():
         return None
-    target = Path(os.readlink(link))
+    target = link.readlink()
     return target if target.is_dir() and target.name.startswith(_PREFIX) else None
 
 

@@ -1,0 +1,93 @@
+"""What `paycenter dev` runs: the children, their ports and their environment."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from paycenter_server.local.embedded import LocalServices
+from paycenter_server.local.ports import HOST, choose_port
+from paycenter_server.local.tree import Child
+
+Command = Callable[..., list[str]]
+"""Makes the argv of a subcommand of the CLI: `command("serve")`. Tests put programs of their own in its place."""
+
+
+def cli_command(*words: str) -> list[str]:
+    """The argv of a subcommand of `paycenter`, run by this interpreter."""
+    return [sys.executable, "-m", "paycenter_server.cli", *words]
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The loopback ports of the children."""
+
+    grpc: int
+    simulator: int
+    callback: int
+    merchant: int
+
+    def url(self, name: str) -> str:
+        """The HTTP address of the child `name`."""
+        return f"http://{HOST}:{getattr(self, name)}"
+
+
+WANTED = Ports(grpc=50051, simulator=8900, callback=8901, merchant=8902)
+
+
+def choose_ports(wanted: Ports | None) -> tuple[Ports, list[str]]:
+    """The wanted ports, each replaced by a free one if taken, and a sentence for each change. None: any free ports."""
+    taken: set[int] = set()
+    changes: list[str] = []
+    chosen: dict[str, int] = {}
+    for name in ("grpc", "simulator", "callback", "merchant"):
+        preferred = None if wanted is None else getattr(wanted, name)
+        port, changed = choose_port(preferred, taken)
+        if changed:
+            changes.append(f"Port {preferred} ({name}) is taken by another program: using {port}.")
+        taken.add(port)
+        chosen[name] = port
+    return Ports(**chosen), changes
+
+
+def environment(data_dir: Path, services: LocalServices, ports: Ports, master_key_file: Path) -> dict[str, str]:
+    """The children's environment: ours with the settings of development mode."""
+    return {
+        "PAYCENTER_NOTIFY_ALLOWED_NETWORKS": "127.0.0.0/8",
+        **os.environ,
+        "PYTHONUNBUFFERED": "1",
+        "PAYCENTER_MODE": "development",
+        "PAYCENTER_DATA_DIR": str(data_dir),
+        "PAYCENTER_DATABASE_URL": services.database_url,
+        "PAYCENTER_REDIS_URL": services.redis_url,
+        "PAYCENTER_MASTER_KEY_FILE": str(master_key_file),
+        "PAYCENTER_GRPC_ADDRESS": f"{HOST}:{ports.grpc}",
+        "PAYCENTER_CALLBACK_ADDRESS": f"{HOST}:{ports.callback}",
+        "PAYCENTER_ORDER_NOTIFY_URL": f"{ports.url('callback')}/notify/order",
+        "PAYCENTER_REFUND_NOTIFY_URL": f"{ports.url('callback')}/notify/refund",
+    }
+
+
+def seed_child(data_dir: Path, ports: Ports, env: Mapping[str, str], command: Command) -> Child:
+    """Migrates the schema and writes `dev.json`; idempotent."""
+    urls = ("--simulator-url", ports.url("simulator"), "--merchant-url", ports.url("merchant"))
+    return Child("seed", command("seed", "--data-dir", str(data_dir), *urls), env, once=True, ready_timeout=120)
+
+
+def simulator_child(data_dir: Path, ports: Ports, env: Mapping[str, str], command: Command) -> Child:
+    """The channels' simulator. Needs no database."""
+    files = ("--keys", str(data_dir / "simulator-keys"), "--data", str(data_dir / "simulator.sqlite"))
+    argv = command("simulator", "--host", HOST, "--port", str(ports.simulator), *files)
+    return Child("simulator", argv, env, ready_port=ports.simulator, stop_order=2)
+
+
+def service_children(data_dir: Path, ports: Ports, env: Mapping[str, str], command: Command) -> list[Child]:
+    """API, callback sidecar, worker and the example merchant. They need the schema, the merchant needs `dev.json`."""
+    merchant = command("merchant", "--port", str(ports.merchant), "--data-file", str(data_dir / "dev.json"))
+    return [
+        Child("serve", command("serve"), env, ready_port=ports.grpc, stop_order=0),
+        Child("callback", command("callback"), env, ready_port=ports.callback, stop_order=0),
+        Child("worker", command("worker"), env, stop_order=1),
+        Child("merchant", merchant, env, ready_port=ports.merchant, stop_order=3),
+    ]

@@ -1,0 +1,111 @@
+"""`paycenter dev`: the whole system on one machine, from nothing, with one command."""
+
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from paycenter_server.local.children import WANTED, Command, Ports, choose_ports, cli_command
+from paycenter_server.local.datadir import DataDir, default_data_dir
+from paycenter_server.local.embedded import refuse_production
+from paycenter_server.local.errors import LocalError
+from paycenter_server.local.session import Session
+from paycenter_server.local.signals import Stopped, StopSignals
+
+
+@dataclass(frozen=True, slots=True)
+class DevOptions:
+    """What `paycenter dev` was asked for. `command` makes the children's argv; tests replace it."""
+
+    data_dir: Path = field(default_factory=default_data_dir)
+    reset: bool = False
+    ephemeral: bool = False
+    port: int = WANTED.grpc
+    quiet: bool = False
+    play: bool = True
+    command: Command = cli_command
+    ports: Ports | None = None
+
+
+def run_dev(options: DevOptions) -> int:
+    """Run until Ctrl-C or SIGTERM; the exit code: 0 after a clean stop, 1 if something could not be started (said on stderr)."""
+    console = _Terminal(quiet=options.quiet)
+    try:
+        with StopSignals(console.say) as signals:
+            _run(options, console, signals)
+    except LocalError as error:
+        console.error(str(error))
+        return 1
+    except Stopped:
+        console.say("Stopped.")
+    return 0
+
+
+def _run(options: DevOptions, console: "_Terminal", signals: StopSignals) -> None:
+    refuse_production("`paycenter dev`")
+    data = DataDir.temporary() if options.ephemeral else DataDir(options.data_dir)
+    with data:
+        if options.reset and not options.ephemeral:
+            data.reset()
+            console.say(f"Deleted all data in {data.path}.")
+        wanted = options.ports or Ports(options.port, WANTED.simulator, WANTED.callback, WANTED.merchant)
+        ports, changes = choose_ports(wanted)
+        for change in changes:
+            console.say(change)
+        session = Session(data, ports, options.command, say=console.say, warn=console.warn)
+        try:
+            session.start()
+            console.banner(session)
+            _play_at_first_run(options, session, console)
+            session.tree.watch()
+        finally:
+            signals.stopping = True
+            console.say("Stopping ...")
+            session.stop()
+
+
+def _play_at_first_run(options: DevOptions, session: Session, console: "_Terminal") -> None:
+    marker = session.data.path / "first-run-done"
+    if not options.play or marker.exists():
+        return
+    # Before it plays: an interrupted first run is not played again, `paycenter play` is there for that.
+    marker.touch()
+    code = session.play()
+    if code != 0:
+        console.say(f"The demonstration ended with code {code}; the system keeps running.")
+
+
+class _Terminal:
+    """What the supervisor prints: lines on stderr, the box on stdout. rich is loaded when it is needed."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+
+    def say(self, line: str) -> None:
+        if not self._quiet:
+            _write(f"paycenter | {line}")
+
+    def warn(self, name: str, line: str) -> None:
+        if not self._quiet:
+            _write(f"{name:<9} | {line}")
+
+    def error(self, message: str) -> None:
+        _write(f"Error: {message}")
+
+    def banner(self, session: Session) -> None:
+        if self._quiet:
+            return
+        from rich.console import Console
+
+        from paycenter_server.local.banner import print_banner
+
+        print_banner(Console(), session)
+
+
+def _write(text: str) -> None:
+    # One write, and no buffer lock: a signal handler also comes here.
+    try:
+        os.write(sys.stderr.fileno(), (text + "\n").encode(errors="replace"))
+    except (OSError, ValueError):
+        # A terminal that is gone must not keep the servers from being stopped.
+        return

@@ -1,0 +1,118 @@
+"""One run of the whole local system: servers, schema, children."""
+
+import base64
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from paycenter_server.local.children import Command, Ports, environment, seed_child, service_children, simulator_child
+from paycenter_server.local.datadir import DataDir
+from paycenter_server.local.embedded import Embedded, LocalServices
+from paycenter_server.local.tree import Child, Tree
+
+MASTER_KEY_BYTES = 32
+
+
+class Session:
+    """The local system on one opened data folder."""
+
+    def __init__(
+        self,
+        data: DataDir,
+        ports: Ports,
+        command: Command,
+        *,
+        say: Callable[[str], None] = lambda line: None,
+        warn: Callable[[str, str], None] = lambda name, line: None,
+        external: bool = True,
+    ) -> None:
+        """`external`: use the servers and the master key that the environment names, if it names any."""
+        named = os.environ if external else {}
+        self.data = data
+        self.ports = ports
+        self.services = LocalServices("", "")
+        self._command = command
+        self._named_key_file = named.get("PAYCENTER_MASTER_KEY_FILE")
+        self._env: dict[str, str] = {}
+        self._embedded = Embedded(
+            data,
+            database_url=named.get("PAYCENTER_DATABASE_URL") or None,
+            redis_url=named.get("PAYCENTER_REDIS_URL") or None,
+        )
+        self.tree = Tree(data.logs, say=say, warn=warn)
+
+    @property
+    def data_file(self) -> Path:
+        """What `seed` writes: addresses and credentials."""
+        return self.data.path / "dev.json"
+
+    @property
+    def database_dir(self) -> Path | None:
+        """Where the database is if it could not be in the data folder."""
+        place = self._embedded.place
+        return place.base if place is not None and place.elsewhere else None
+
+    def start(self) -> None:
+        """Start everything and wait until it answers. Raises LocalError; `stop` is the caller's in any case."""
+        key_file = Path(self._named_key_file or self._master_key_file())
+        self.services = self._embedded.start()
+        self._env = environment(self.data.path, self.services, self.ports, key_file)
+        parts = (self.data.path, self.ports, self._env, self._command)
+        seed, simulator, rest = seed_child(*parts), simulator_child(*parts), service_children(*parts)
+        if self._as_last_time():
+            self.tree.start([*rest, simulator, seed])
+        else:
+            # The others need the schema and the file that this makes.
+            self.tree.start([seed, simulator])
+            self.tree.wait_ready()
+            self.tree.start(rest)
+        self.tree.wait_ready()
+        self._last_start_file.write_text(self._fingerprint())
+
+    def play(self, *words: str) -> int:
+        """Play the demonstration on the terminal; its exit code."""
+        return self.tree.run_foreground(Child("play", self._command("play", "--data-file", str(self.data_file), *words), self._env))
+
+    def stop(self) -> None:
+        """Stop API, worker, simulator, merchant, Valkey and PostgreSQL, in this order."""
+        try:
+            self.tree.stop()
+        finally:
+            self._embedded.stop()
+
+    @property
+    def _last_start_file(self) -> Path:
+        return self.data.path / "last-start"
+
+    def _as_last_time(self) -> bool:
+        """Whether the seed would find all as it left it, so that nobody has to wait for it."""
+        try:
+            return self.data_file.is_file() and self._last_start_file.read_text() == self._fingerprint()
+        except OSError:
+            return False
+
+    def _fingerprint(self) -> str:
+        known = [_release(), self.services.database_url, str(self.ports)]
+        return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+
+    def _master_key_file(self) -> Path:
+        """The key that encrypts secrets at rest: 32 random bytes in base64, made once."""
+        path = self.data.secrets / "master.key"
+        if not path.exists():
+            new = path.with_suffix(".new")
+            new.unlink(missing_ok=True)
+            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(base64.b64encode(secrets.token_bytes(MASTER_KEY_BYTES)) + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            new.rename(path)
+        return path
+
+
+def _release() -> list[str]:
+    """Changes when the program is installed anew or a checkout gets a migration: reasons to wait for the seed."""
+    folder = Path(__file__).resolve().parents[3] / "migrations" / "versions"
+    return [str(Path(__file__).stat().st_mtime_ns), *sorted(path.name for path in folder.glob("*.py"))]

@@ -1,0 +1,184 @@
+"""`dev` and `demo` as processes of their own, with small children in the place of the real ones."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from click.testing import CliRunner
+from local_fakes import HERE, fake_command, free_ports, run_dev_process, wait_until
+
+from paycenter_server.local.commands import demo, dev
+from paycenter_server.local.dev import DevOptions, run_dev
+from paycenter_server.local.process import pid_alive
+
+Process = subprocess.Popen  # of str
+
+
+class Output:
+    """Reads a process's output as far as a pattern."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.process, self.text = process, ""
+
+    def until(self, pattern: str) -> str:
+        assert self.process.stdout is not None
+        while not re.search(pattern, self.text):
+            line = self.process.stdout.readline()
+            assert line, f"ended without {pattern!r}:\n{self.text}"
+            self.text += line
+        return self.text
+
+    def rest(self, seconds: float = 20) -> str:
+        self.text += self.process.communicate(timeout=seconds)[0]
+        return self.text
+
+
+@pytest.fixture
+def processes() -> Iterator[list["subprocess.Popen[str]"]]:
+    started: list[subprocess.Popen[str]] = []
+    yield started
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def tree_of(process: "subprocess.Popen[str]") -> list[int]:
+    return [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+
+
+def test_dev_from_nothing_to_ctrl_c(
+    data_dir: Path, processes: list["subprocess.Popen[str]"], capsys: pytest.CaptureFixture[str]
+) -> None:
+    began = time.perf_counter()
+    ports = free_ports()
+    processes.append(process := run_dev_process(data_dir, ports))
+    output = Output(process)
+    text = output.until("PayCenter is running")
+    cold = time.perf_counter() - began
+    text = output.until(r"played \[\]")
+    assert (
+        "not for production" in text and f"127.0.0.1:{ports.grpc}" in text and "whsec_x" in text and str(data_dir / "logs") in text
+    )
+    pids = tree_of(process)
+    assert len(pids) >= 7  # five children, Valkey, PostgreSQL and its helpers
+    process.send_signal(signal.SIGINT)
+    output.until("Stopping")
+    process.send_signal(signal.SIGINT)
+    assert "Stopped." in output.rest() and process.returncode == 0
+    assert not any(map(pid_alive, pids))
+    events = (data_dir / "events").read_text().split("\n")
+    assert events.index("seeded") < events.index("start serve")
+    stops = [event.removeprefix("stop ") for event in events if event.startswith("stop")]
+    assert set(stops[:2]) == {"serve", "callback"} and stops[2:] == ["worker", "simulator", "merchant"]
+    key = data_dir / "secrets" / "master.key"
+    assert len(key.read_text().strip()) == 44 and key.stat().st_mode & 0o077 == 0
+
+    before, began = key.read_text(), time.perf_counter()
+    processes.append(process := run_dev_process(data_dir, ports))
+    output = Output(process)
+    output.until("PayCenter is running")
+    warm = time.perf_counter() - began
+    process.send_signal(signal.SIGTERM)
+    assert "played" not in output.rest() and process.returncode == 0
+    assert key.read_text() == before
+    with capsys.disabled():
+        print(f"\n  dev with small children, with the interpreter's start: cold {cold:.2f} s, warm {warm:.2f} s")
+
+
+def test_kill_9_leaves_nothing_and_the_next_start_recovers(data_dir: Path, processes: list["subprocess.Popen[str]"]) -> None:
+    ports = free_ports()
+    for round_ in range(3):
+        processes.append(process := run_dev_process(data_dir, ports, play=False))
+        Output(process).until("PayCenter is running")
+        pids = tree_of(process)
+        if round_ == 1:  # as after a power failure: the database had no time either
+            for child in psutil.Process(process.pid).children():
+                if child.name() == "postgres":
+                    child.kill()
+        process.kill()
+        process.wait()
+        if round_ != 0:  # the first time the next start does not wait for the old one's end
+            assert wait_until(lambda pids=pids: not any(map(pid_alive, pids)), 10)
+    assert wait_until(lambda: not any(map(pid_alive, pids)), 10)
+
+
+def test_a_second_dev_is_refused_with_the_pid(data_dir: Path, processes: list["subprocess.Popen[str]"]) -> None:
+    processes.append(first := run_dev_process(data_dir, free_ports(), play=False))
+    Output(first).until("PayCenter is running")
+    for reset in (False, True):
+        processes.append(second := run_dev_process(data_dir, free_ports(), play=False, reset=reset))
+        assert f"in use by process {first.pid}" in Output(second).rest()
+        assert second.returncode == 1
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(20) == 0
+
+
+def test_port_clash_reset_and_crash(data_dir: Path, processes: list["subprocess.Popen[str]"]) -> None:
+    ports = free_ports()
+    with socket.create_server(("127.0.0.1", ports.simulator)):
+        env = {"FAKE_WORKER_CRASHES": "1"}
+        processes.append(process := run_dev_process(data_dir, ports, play=False, reset=True, env=env))
+        output = Output(process)
+        text = output.until("worker ended with code 3; restart 2 of 5")
+        assert f"Port {ports.simulator} (simulator) is taken by another program" in text and "Deleted all data" in text
+        process.send_signal(signal.SIGTERM)
+        output.rest()
+    assert process.returncode == 0
+
+
+def test_a_failing_seed_is_shown_and_nothing_is_left(data_dir: Path, processes: list["subprocess.Popen[str]"]) -> None:
+    processes.append(process := run_dev_process(data_dir, free_ports(), env={"FAKE_SEED_FAILS": "1"}))
+    text = Output(process).rest()
+    assert process.returncode == 1
+    assert "seed ended with code 4" in text and "the schema is newer than the program" in text
+    assert not [p for p in psutil.process_iter(["cmdline"]) if str(data_dir) in " ".join(p.info["cmdline"] or [])]
+
+
+def test_ephemeral_is_removed(tmp_path: Path, processes: list["subprocess.Popen[str]"]) -> None:
+    processes.append(process := run_dev_process(tmp_path / "unused", free_ports(), ephemeral=True))
+    output = Output(process)
+    text = output.until(r"played \[\]")
+    found = re.search(r"Data +(\S+paycenter-\S+) \(ephemeral", text)
+    assert found is not None and Path(found.group(1)).is_dir()
+    process.send_signal(signal.SIGTERM)
+    output.rest()
+    assert not Path(found.group(1)).exists() and not (tmp_path / "unused").exists()
+
+
+@pytest.mark.parametrize(("code", "json"), [(0, True), (9, False)])
+def test_demo_passes_the_exit_code_and_cleans_up(code: int, json: bool, tmp_path: Path) -> None:
+    script = (
+        f"import sys; sys.path.insert(0, {str(HERE)!r}); from local_fakes import fake_command\n"
+        f"from paycenter_server.local.demo import run_demo; sys.exit(run_demo({json}, fake_command))"
+    )
+    env = {**os.environ, "FAKE_PLAY_EXIT": str(code), "TMPDIR": str(tmp_path), "PAYCENTER_DATABASE_URL": "postgresql://real/one"}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=30)
+    assert done.returncode == code, done.stderr
+    assert done.stdout == f"played {['--json'] if json else []}\n" and done.stderr == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_production_is_refused(data_dir: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("PAYCENTER_MODE", "production")
+    assert run_dev(DevOptions(data_dir=data_dir, command=fake_command)) == 1
+    assert "refused with PAYCENTER_MODE=production" in capfd.readouterr().err
+    assert CliRunner().invoke(demo).exit_code == 1
+    assert CliRunner().invoke(dev, ["--data-dir", str(data_dir)]).exit_code == 1
+    assert list(data_dir.iterdir()) == []
+
+
+def test_the_supervisor_imports_nothing_heavy() -> None:
+    script = (
+        "import sys, paycenter_server.local.commands, paycenter_server.local.dev, paycenter_server.local.demo\n"
+        "print(sorted({'sqlalchemy', 'grpc', 'aiohttp', 'asyncpg', 'asyncio', 'rich', 'ssl', 'http'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"
