@@ -111,7 +111,7 @@ def load_certificates(bundle: str | bytes) -> list[x509.Certificate]:
 
     Alipay's real root bundle holds one (SM2) that OpenSSL refuses; such members are skipped, they can never sign RSA2.
     """
-    return [certificate for certificate in _each_certificate(bundle)]
+    return list(_each_certificate(bundle))
 
 
 def _each_certificate(bundle: str | bytes) -> Iterator[x509.Certificate]:

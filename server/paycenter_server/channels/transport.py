@@ -6,7 +6,6 @@ TransportUnclearError; the caller books UNKNOWN, never "failed" (rule 2).
 
 from __future__ import annotations
 
-import asyncio
 from typing import Protocol
 
 import aiohttp
@@ -61,7 +60,7 @@ class AiohttpTransport:
                     raise TransportUnclearError(f"the answer is larger than {MAX_ANSWER} bytes")
                 headers = {name.lower(): value for name, value in response.headers.items()}
                 return HttpResponse(response.status, headers, body)
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as error:
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             raise TransportUnclearError(f"{type(error).__name__}: {error}"[:300]) from error
 
     async def aclose(self) -> None:

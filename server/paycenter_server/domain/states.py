@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 _S = TypeVar("_S", bound=StrEnum)
 _E = TypeVar("_E", bound=StrEnum)
@@ -158,10 +158,10 @@ def sources(table: Mapping[tuple[_S, _E], _S], event: _E) -> list[str]:
 
 
 OPEN_ATTEMPT = [AttemptState.WAITING.value, AttemptState.UNKNOWN.value]
-MACHINES: Mapping[str, Mapping[tuple[StrEnum, StrEnum], StrEnum]] = {
+MACHINES: Mapping[str, Mapping[Any, StrEnum]] = {
     "pay_order": ORDER,
     "pay_attempt": ATTEMPT,
     "pay_refund": REFUND,
     "pay_notify_task": NOTIFY,
     "pay_case": CASE,
-}  # type: ignore[assignment]
+}

@@ -33,8 +33,8 @@ _DEFINITE = ("PARAM_ERROR", "INVALID_REQUEST", "APPID_MCHID_NOT_MATCH", "MCH_NOT
 _UNCLEAR = ("SYSTEM_ERROR", "SERVICE_UNAVAILABLE", "FREQUENCY_LIMITED", "RATELIMIT_EXCEEDED", "BANK_ERROR")
 
 PAY_ERRORS: Mapping[str, PayStatus] = {
-    **{code: PayStatus.REFUSED for code in _DEFINITE},
-    **{code: PayStatus.UNKNOWN for code in _UNCLEAR},
+    **dict.fromkeys(_DEFINITE, PayStatus.REFUSED),
+    **dict.fromkeys(_UNCLEAR, PayStatus.UNKNOWN),
     "SIGN_ERROR": PayStatus.REFUSED,
     "ORDER_CLOSED": PayStatus.REFUSED,
     "ORDERPAID": PayStatus.UNKNOWN,
@@ -45,7 +45,7 @@ PAY_ERRORS: Mapping[str, PayStatus] = {
 QUERY_ERRORS: Mapping[str, QueryStatus] = {
     "ORDER_NOT_EXIST": QueryStatus.NOT_FOUND,
     "ORDERNOTEXIST": QueryStatus.NOT_FOUND,
-    **{code: QueryStatus.UNKNOWN for code in (*_DEFINITE, *_UNCLEAR, "SIGN_ERROR", "TRADE_ERROR")},
+    **dict.fromkeys((*_DEFINITE, *_UNCLEAR, "SIGN_ERROR", "TRADE_ERROR"), QueryStatus.UNKNOWN),
 }
 
 CLOSE_ERRORS: Mapping[str, CloseStatus] = {
@@ -54,12 +54,12 @@ CLOSE_ERRORS: Mapping[str, CloseStatus] = {
     "ORDERNOTEXIST": CloseStatus.CLOSED,
     "ORDERPAID": CloseStatus.PAID,
     "ORDER_PAID": CloseStatus.PAID,
-    **{code: CloseStatus.UNKNOWN for code in (*_DEFINITE, *_UNCLEAR, "SIGN_ERROR", "TRADE_ERROR")},
+    **dict.fromkeys((*_DEFINITE, *_UNCLEAR, "SIGN_ERROR", "TRADE_ERROR"), CloseStatus.UNKNOWN),
 }
 
 REFUND_ERRORS: Mapping[str, RefundStatus] = {
-    **{code: RefundStatus.FAILED for code in _DEFINITE},
-    **{code: RefundStatus.UNKNOWN for code in _UNCLEAR},
+    **dict.fromkeys(_DEFINITE, RefundStatus.FAILED),
+    **dict.fromkeys(_UNCLEAR, RefundStatus.UNKNOWN),
     "SIGN_ERROR": RefundStatus.RETRY_LATER,
     "NOT_ENOUGH": RefundStatus.RETRY_LATER,
     "USER_ACCOUNT_ABNORMAL": RefundStatus.FAILED,
@@ -70,5 +70,5 @@ REFUND_ERRORS: Mapping[str, RefundStatus] = {
 
 REFUND_QUERY_ERRORS: Mapping[str, RefundStatus] = {
     "RESOURCE_NOT_EXISTS": RefundStatus.NOT_FOUND,
-    **{code: RefundStatus.UNKNOWN for code in (*_DEFINITE, *_UNCLEAR, "SIGN_ERROR")},
+    **dict.fromkeys((*_DEFINITE, *_UNCLEAR, "SIGN_ERROR"), RefundStatus.UNKNOWN),
 }

@@ -1,0 +1,86 @@
+"""The configuration of an Alipay application: its fields, and every wrong one named."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from urllib.parse import urlsplit
+
+from paycenter_server.channels.crypto import (
+    CryptoError,
+    alipay_root_cert_sn,
+    certificate_public_key,
+    load_certificate,
+    load_private_key,
+    load_public_key,
+)
+from paycenter_server.channels.protocol import ConfigField
+from paycenter_server.domain.errors import Violation
+
+GATEWAY = "https://openapi.alipay.com/gateway.do"
+
+FIELDS = (
+    ConfigField("app_id"),
+    ConfigField("seller_id"),
+    ConfigField("mode"),
+    ConfigField("private_key", secret=True),
+    ConfigField("alipay_public_key"),
+    ConfigField("app_cert"),
+    ConfigField("alipay_cert"),
+    ConfigField("root_cert"),
+    ConfigField("gateway_url"),
+)
+
+
+def _certificate_wrong(material: str) -> bool:
+    try:
+        certificate_public_key(load_certificate(material))
+    except CryptoError:
+        return True
+    return False
+
+
+def check(config: Mapping[str, str]) -> Sequence[Violation]:
+    """Every wrong field. Values are never repeated: some are secrets."""
+    wrong: list[Violation] = []
+    if not re.fullmatch(r"[0-9]{8,32}", config.get("app_id", "")):
+        wrong.append(Violation("app_id", "must be the application id, digits only"))
+    if not re.fullmatch(r"([0-9]{8,32})?", config.get("seller_id", "")):
+        wrong.append(Violation("seller_id", "must be the seller's user id (2088…), digits only"))
+    private = None
+    try:
+        private = load_private_key(config.get("private_key", ""))
+    except CryptoError:
+        wrong.append(Violation("private_key", "must be the application's RSA private key"))
+    mode = config.get("mode", "")
+    if mode == "key":
+        try:
+            public = load_public_key(config.get("alipay_public_key", ""))
+            if private is not None and private.public_key().public_numbers() == public.public_numbers():
+                wrong.append(Violation("alipay_public_key", "is the application's own public key; Alipay shows another one"))
+        except CryptoError:
+            wrong.append(Violation("alipay_public_key", "must be Alipay's public key"))
+    elif mode == "certificate":
+        if _certificate_wrong(config.get("app_cert", "")):
+            wrong.append(Violation("app_cert", "must be the application's certificate (appCertPublicKey)"))
+        elif private is not None:
+            own = certificate_public_key(load_certificate(config["app_cert"]))
+            if own.public_numbers() != private.public_key().public_numbers():
+                wrong.append(Violation("app_cert", "does not belong to the private key"))
+        if _certificate_wrong(config.get("alipay_cert", "")):
+            wrong.append(Violation("alipay_cert", "must be Alipay's certificate (alipayCertPublicKey_RSA2)"))
+        try:
+            roots = alipay_root_cert_sn(config.get("root_cert", ""))
+        except CryptoError:
+            roots = ""
+        if not roots:
+            wrong.append(Violation("root_cert", "must be Alipay's root certificates (alipayRootCert)"))
+    else:
+        wrong.append(Violation("mode", 'must be "key" or "certificate"'))
+    gateway = config.get("gateway_url", "")
+    if gateway:
+        parts = urlsplit(gateway)
+        local = parts.hostname in ("127.0.0.1", "localhost", "::1")
+        if not ((parts.scheme == "https" or (parts.scheme == "http" and local)) and parts.hostname and not parts.query):
+            wrong.append(Violation("gateway_url", "must be an https address (http only on this machine)"))
+    return wrong

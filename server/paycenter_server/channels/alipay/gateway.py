@@ -1,0 +1,211 @@
+"""Alipay's gateway: how any API is called and its answer verified, in public-key mode and in certificate mode."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import padding
+
+from paycenter_server.channels.alipay.config import GATEWAY
+from paycenter_server.channels.alipay.signature import extract_signed, sign_content, verify_answer
+from paycenter_server.channels.crypto import (
+    CryptoError,
+    RSAPublicKey,
+    alipay_cert_sn,
+    alipay_root_cert_sn,
+    b64decode,
+    certificate_public_key,
+    load_certificate,
+    load_certificates,
+    load_private_key,
+    load_public_key,
+    rsa_sign,
+)
+from paycenter_server.channels.protocol import AnswerError, Call, HttpRequest, HttpResponse, Moment, UnknownKeyError
+from paycenter_server.channels.times import alipay
+
+CERT_DOWNLOAD = "alipay.open.app.alipaycert.download"
+_FORM = "application/x-www-form-urlencoded;charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer's content and whether its signature was there and right. A wrong one never gets this far."""
+
+    content: Mapping[str, Any]
+    signed: bool
+
+    def text(self, name: str) -> str:
+        """A field that is a text; empty where it is missing or something else."""
+        value = self.content.get(name)
+        return value if isinstance(value, str) else ""
+
+    @property
+    def code(self) -> str:
+        """`code`: "10000" is success."""
+        return self.text("code")
+
+    @property
+    def sub_code(self) -> str:
+        """`sub_code`, or `code` where there is none."""
+        return self.text("sub_code") or self.code
+
+    @property
+    def message(self) -> str:
+        """What people read."""
+        return self.text("sub_msg") or self.text("msg")
+
+
+class Gateway:
+    """One application: signs requests, verifies answers, knows Alipay's keys by certificate SN ("" in key mode)."""
+
+    def __init__(self, config: Mapping[str, str]) -> None:
+        self.app_id = config["app_id"]
+        self._url = config.get("gateway_url") or GATEWAY
+        self._key = load_private_key(config["private_key"])
+        self._certificates: dict[str, str] = {}
+        self._roots = ""
+        if config["mode"] == "certificate":
+            own = load_certificate(config["alipay_cert"])
+            self._keys: dict[str, RSAPublicKey] = {alipay_cert_sn(own): certificate_public_key(own)}
+            self._roots = config["root_cert"]
+            self._certificates = {
+                "app_cert_sn": alipay_cert_sn(load_certificate(config["app_cert"])),
+                "alipay_root_cert_sn": alipay_root_cert_sn(self._roots),
+            }
+        else:
+            self._keys = {"": load_public_key(config["alipay_public_key"])}
+
+    @property
+    def certificate_mode(self) -> bool:
+        """Whether answers name the certificate that signed them."""
+        return bool(self._certificates)
+
+    def signed_fields(self, method: str, content: Mapping[str, Any], moment: Moment, **urls: str) -> dict[str, str]:
+        """All parameters of a request, `sign` included. Empty ones are left out, so that every reading of the rule agrees."""
+        fields = {
+            "app_id": self.app_id,
+            "method": method,
+            "format": "JSON",
+            "charset": "utf-8",
+            "sign_type": "RSA2",
+            "timestamp": alipay(moment.now),
+            "version": "1.0",
+            **self._certificates,
+            **{name: url for name, url in urls.items() if url},
+            "biz_content": json.dumps(content, ensure_ascii=False, separators=(",", ":")),
+        }
+        fields["sign"] = rsa_sign(self._key, sign_content(fields))
+        return fields
+
+    def address(self, fields: Mapping[str, str]) -> str:
+        """The gateway's URL with these parameters as its query."""
+        return f"{self._url}?{urlencode(fields, quote_via=quote)}"
+
+    def request(self, method: str, content: Mapping[str, Any], moment: Moment, **urls: str) -> HttpRequest:
+        """A POST with the common parameters in the query and `biz_content` in the body."""
+        fields = self.signed_fields(method, content, moment, **urls)
+        body = urlencode({"biz_content": fields.pop("biz_content")}, quote_via=quote).encode()
+        headers = (("Content-Type", _FORM), ("Accept", "application/json"), ("User-Agent", "PayCenter/0.1"))
+        return HttpRequest("POST", self.address(fields), headers, body)
+
+    def read(self, method: str, response: HttpResponse) -> Answer:
+        """The verified content of an answer; AnswerError or UnknownKeyError if it cannot be trusted.
+
+        Success without a signature is refused; a failure without one is passed on as unsigned.
+        """
+        if response.status != 200:
+            raise AnswerError(f"HTTP status {response.status}")
+        try:
+            raw = response.body.decode("utf-8")
+            envelope = json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            raise AnswerError("the answer is not JSON in UTF-8") from error
+        if not isinstance(envelope, dict):
+            raise AnswerError("the answer is not a JSON object")
+        signed = extract_signed(raw, method.replace(".", "_") + "_response")
+        try:
+            content = json.loads(signed)
+        except (ValueError, RecursionError) as error:
+            raise AnswerError("the answer's content is not JSON") from error
+        if not isinstance(content, dict):
+            raise AnswerError("the answer's content is not a JSON object")
+        signature = envelope.get("sign")
+        if not isinstance(signature, str) or not signature:
+            if content.get("code") == "10000":
+                raise AnswerError("a success without a signature")
+            return Answer(content, signed=False)
+        if not verify_answer(self._key_named(envelope.get("alipay_cert_sn")), signed, signature):
+            raise AnswerError("the signature does not verify")
+        return Answer(content, signed=True)
+
+    def _key_named(self, serial: object) -> RSAPublicKey:
+        name = serial if self.certificate_mode and isinstance(serial, str) else ""
+        key = self._keys.get(name)
+        if key is None:
+            raise UnknownKeyError(name)
+        return key
+
+    def notify_keys(self, serial: str | None) -> RSAPublicKey:
+        """The key for a callback. Callbacks of certificate mode name theirs in `alipay_cert_sn`; if not, the first one."""
+        if self.certificate_mode and serial is None:
+            return next(iter(self._keys.values()))
+        return self._key_named(serial)
+
+    # Alipay's certificate is replaced from time to time; the new one is fetched by its SN.
+
+    def fetch_certificate(self, serial: str, moment: Moment) -> Call[bool] | None:
+        """`alipay.open.app.alipaycert.download`: the certificate must chain to the configured roots to be trusted."""
+        if not self.certificate_mode or not serial:
+            return None
+
+        def parse(response: HttpResponse, now: datetime) -> bool:
+            # The answer is signed with the very certificate that we do not have: its chain is what proves it.
+            try:
+                envelope = json.loads(response.body)
+                content = envelope[CERT_DOWNLOAD.replace(".", "_") + "_response"]
+                material = b64decode(content["alipay_cert_content"])
+                return self._trust(serial, material, now)
+            except (ValueError, KeyError, TypeError, RecursionError):
+                return False
+
+        request = self.request(CERT_DOWNLOAD, {"alipay_cert_sn": serial}, moment)
+        return Call("alipay.certificate", request, parse, lambda why: False)
+
+    def _trust(self, serial: str, material: bytes, now: datetime) -> bool:
+        try:
+            chain = load_certificates(material) or [load_certificate(material)]
+            leaf = chain[0]
+            if alipay_cert_sn(leaf) != serial:
+                return False
+            issuers = [*chain[1:], *load_certificates(self._roots)]
+            roots = {certificate.fingerprint(certificate.signature_hash_algorithm) for certificate in load_certificates(self._roots)
+                     if certificate.signature_hash_algorithm}  # fmt: skip
+            current, steps = leaf, 0
+            while steps < 5:
+                if not current.not_valid_before_utc <= now <= current.not_valid_after_utc:
+                    return False
+                algorithm = current.signature_hash_algorithm
+                if algorithm is None:
+                    return False
+                if current.fingerprint(algorithm) in roots:
+                    break
+                issuer = next((one for one in issuers if one.subject == current.issuer and one is not current), None)
+                if issuer is None:
+                    return False
+                certificate_public_key(issuer).verify(
+                    current.signature, current.tbs_certificate_bytes, padding.PKCS1v15(), algorithm
+                )
+                current, steps = issuer, steps + 1
+            else:
+                return False
+            self._keys[serial] = certificate_public_key(leaf)
+        except (CryptoError, InvalidSignature):
+            return False
+        return True

@@ -1,0 +1,60 @@
+"""Alipay: what its states and codes mean to us. Tables, with a test per row.
+
+Source: Alipay Open API, "public error codes" and the error tables of each API. A code that is in no table decides
+nothing: it is UNKNOWN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from paycenter_server.channels.protocol import CloseStatus, PayStatus, QueryStatus, RefundStatus
+
+SUCCESS = "10000"
+IN_PROCESS = "10003"
+
+# The gateway turned the request away before any trade was touched. Definite only if the answer itself was signed.
+CONFIGURATION_CODES = frozenset({"40001", "40002", "40006"})
+
+_UNCLEAR = ("ACQ.SYSTEM_ERROR", "SYSTEM_ERROR", "isp.unknow-error", "aop.unknow-error", "isv.app-call-limited")
+
+PAY_ERRORS: Mapping[str, PayStatus] = {
+    **dict.fromkeys(_UNCLEAR, PayStatus.UNKNOWN),
+    "ACQ.TRADE_HAS_SUCCESS": PayStatus.UNKNOWN,
+    "ACQ.CONTEXT_INCONSISTENT": PayStatus.UNKNOWN,
+    "ACQ.TRADE_HAS_CLOSE": PayStatus.REFUSED,
+    "ACQ.INVALID_PARAMETER": PayStatus.REFUSED,
+    "ACQ.ACCESS_FORBIDDEN": PayStatus.REFUSED,
+    "ACQ.PARTNER_ERROR": PayStatus.REFUSED,
+    "ACQ.TOTAL_FEE_EXCEED": PayStatus.REFUSED,
+    "ACQ.PAYMENT_FAIL": PayStatus.REFUSED,
+}
+
+CLOSE_ERRORS: Mapping[str, CloseStatus] = {
+    **dict.fromkeys(_UNCLEAR, CloseStatus.UNKNOWN),
+    "ACQ.TRADE_NOT_EXIST": CloseStatus.STILL_PAYABLE,
+    "ACQ.TRADE_STATUS_ERROR": CloseStatus.UNKNOWN,
+    "ACQ.REASON_TRADE_STATUS_INVALID": CloseStatus.UNKNOWN,
+}
+
+QUERY_ERRORS: Mapping[str, QueryStatus] = {
+    **dict.fromkeys(_UNCLEAR, QueryStatus.UNKNOWN),
+    "ACQ.TRADE_NOT_EXIST": QueryStatus.NOT_FOUND,
+}
+
+REFUND_ERRORS: Mapping[str, RefundStatus] = {
+    **dict.fromkeys(_UNCLEAR, RefundStatus.UNKNOWN),
+    "ACQ.TRADE_STATUS_ERROR": RefundStatus.UNKNOWN,
+    "ACQ.SELLER_BALANCE_NOT_ENOUGH": RefundStatus.RETRY_LATER,
+    "ACQ.TRADE_HAS_FINISHED": RefundStatus.FAILED,
+    "ACQ.REASON_TRADE_REFUND_FEE_ERR": RefundStatus.FAILED,
+    "ACQ.REFUND_AMT_NOT_EQUAL_TOTAL": RefundStatus.FAILED,
+    "ACQ.TRADE_NOT_ALLOW_REFUND": RefundStatus.FAILED,
+    "ACQ.DISCORDANT_REPEAT_REQUEST": RefundStatus.FAILED,
+}
+
+REFUND_QUERY_ERRORS: Mapping[str, RefundStatus] = {
+    **dict.fromkeys(_UNCLEAR, RefundStatus.UNKNOWN),
+    # The trade is one that we booked as paid: that it is "not there" is a fault of the answer, not of the refund.
+    "ACQ.TRADE_NOT_EXIST": RefundStatus.UNKNOWN,
+}

@@ -1,0 +1,29 @@
+"""Alipay QR: the payer scans a code (`alipay.trade.precreate`)."""
+
+from __future__ import annotations
+
+from paycenter_server.channels.alipay.gateway import Answer
+from paycenter_server.channels.alipay.trade import AlipayTradeCodec
+from paycenter_server.channels.protocol import AnswerError, Call, Moment, PayOutcome, PayRequest, PayStatus
+
+
+class AlipayQrCodec(AlipayTradeCodec):
+    """The trade exists at Alipay only once the code is scanned."""
+
+    code = "alipay_qr"
+
+    def pay(self, request: PayRequest, moment: Moment) -> Call[PayOutcome]:
+        """The content is the text of the QR code."""
+
+        def good(answer: Answer) -> PayOutcome:
+            qr_code = answer.text("qr_code")
+            if not qr_code or answer.text("out_trade_no") != request.out_trade_no:
+                raise AnswerError("the answer has no qr_code for this out_trade_no")
+            return PayOutcome(PayStatus.WAITING, "qr_code", qr_code)
+
+        content = {**self.create_fields(request), "product_code": "FACE_TO_FACE_PAYMENT"}
+        return self.call(
+            "alipay.trade.precreate", content, moment, good, self.refused,
+            lambda why: PayOutcome(PayStatus.UNKNOWN, error_code="UNCLEAR", error_message=why),
+            notify_url=request.notify_url,
+        )  # fmt: skip

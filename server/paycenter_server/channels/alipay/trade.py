@@ -1,0 +1,230 @@
+"""Alipay trades: query, close, refund and callbacks, which all its ways to pay share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, TypeVar
+
+from paycenter_server.channels.alipay import outcomes
+from paycenter_server.channels.alipay.amounts import fen, yuan
+from paycenter_server.channels.alipay.gateway import Answer, Gateway
+from paycenter_server.channels.alipay.signature import parse_form, verify_notify
+from paycenter_server.channels.protocol import (
+    AttemptRef,
+    Call,
+    CloseOutcome,
+    CloseStatus,
+    HttpResponse,
+    Moment,
+    Notification,
+    NotifyAnswer,
+    NotifyError,
+    NotifyRequest,
+    Payment,
+    PayOutcome,
+    PayRequest,
+    PayStatus,
+    QueryOutcome,
+    QueryStatus,
+    RefundFacts,
+    RefundOutcome,
+    RefundRequest,
+    RefundStatus,
+)
+from paycenter_server.channels.times import alipay, parse_alipay
+
+T = TypeVar("T")
+CURRENCY = "CNY"
+
+
+class AlipayTradeCodec:
+    """One application. A product adds `pay`."""
+
+    code: str
+
+    def __init__(self, config: Mapping[str, str]) -> None:
+        self.gateway = Gateway(config)
+        self.account: Mapping[str, str] = {"app_id": config["app_id"]}
+        if config.get("seller_id"):
+            self.account = {**self.account, "seller_id": config["seller_id"]}
+
+    def create_fields(self, request: PayRequest) -> dict[str, Any]:
+        """What every product sends. `time_expire` is ours exactly, so that nothing stays payable after our expiry."""
+        fields = {
+            "out_trade_no": request.out_trade_no,
+            "total_amount": yuan(request.amount),
+            "subject": request.subject,
+            "time_expire": alipay(request.expire_time),
+        }
+        return {**fields, "body": request.body} if request.body else fields
+
+    def call(
+        self,
+        api: str,
+        content: Mapping[str, Any],
+        moment: Moment,
+        good: Callable[[Answer], T],
+        bad: Callable[[Answer], T],
+        unclear: Callable[[str], T],
+        **urls: str,
+    ) -> Call[T]:
+        """A gateway call; `good` of a code 10000, `bad` of any other verified or unsigned failure."""
+
+        def parse(response: HttpResponse, now: datetime) -> T:
+            answer = self.gateway.read(api, response)
+            return good(answer) if answer.code == outcomes.SUCCESS else bad(answer)
+
+        return Call(api, self.gateway.request(api, content, moment, **urls), parse, unclear)
+
+    def refused(self, answer: Answer) -> PayOutcome:
+        """A submit that was not accepted: definite only if the answer is signed and its code is in a table."""
+        status = outcomes.PAY_ERRORS.get(answer.sub_code, PayStatus.UNKNOWN)
+        if answer.code in outcomes.CONFIGURATION_CODES:
+            status = PayStatus.REFUSED
+        if not answer.signed:
+            status = PayStatus.UNKNOWN
+        return PayOutcome(status, error_code=answer.sub_code, error_message=answer.message)
+
+    def query(self, attempt: AttemptRef, moment: Moment) -> Call[QueryOutcome]:
+        """`alipay.trade.query`. An unknown number may still be a QR code that nobody has scanned yet."""
+
+        def bad(answer: Answer) -> QueryOutcome:
+            status = outcomes.QUERY_ERRORS.get(answer.sub_code, QueryStatus.UNKNOWN) if answer.signed else QueryStatus.UNKNOWN
+            return QueryOutcome(status, None, answer.sub_code, answer.message)
+
+        return self.call(
+            "alipay.trade.query",
+            {"out_trade_no": attempt.out_trade_no},
+            moment,
+            # An answer of query does not repeat the account; it answers a request that only our key can have signed.
+            lambda answer: self._trade(answer.content, self.account, "send_pay_date"),
+            bad,
+            lambda why: QueryOutcome(QueryStatus.UNKNOWN, None, "UNCLEAR", why),
+        )
+
+    def close(self, attempt: AttemptRef, moment: Moment) -> Call[CloseOutcome]:
+        """`alipay.trade.close`; answers TRADE_NOT_EXIST for what nobody has scanned, which stays payable."""
+
+        def bad(answer: Answer) -> CloseOutcome:
+            status = outcomes.CLOSE_ERRORS.get(answer.sub_code, CloseStatus.UNKNOWN) if answer.signed else CloseStatus.UNKNOWN
+            return CloseOutcome(status, answer.sub_code, answer.message)
+
+        return self.call(
+            "alipay.trade.close",
+            {"out_trade_no": attempt.out_trade_no},
+            moment,
+            lambda answer: CloseOutcome(CloseStatus.CLOSED),
+            bad,
+            lambda why: CloseOutcome(CloseStatus.UNKNOWN, "UNCLEAR", why),
+        )
+
+    def refund(self, request: RefundRequest, moment: Moment) -> Call[RefundOutcome]:
+        """`alipay.trade.refund`. `fund_change` N: no money moved by this call, so the refund is asked about."""
+        content = {
+            "out_trade_no": request.out_trade_no,
+            "refund_amount": yuan(request.amount),
+            "out_request_no": request.out_refund_no,
+            "refund_reason": request.reason,
+        }
+
+        def good(answer: Answer) -> RefundOutcome:
+            if answer.text("fund_change") != "Y" or answer.text("out_trade_no") != request.out_trade_no:
+                return RefundOutcome(RefundStatus.PENDING)
+            # The answer's refund_fee is the total so far; the amount of this refund is what we asked for.
+            at = parse_alipay(answer.text("gmt_refund_pay"))
+            return RefundOutcome(RefundStatus.SUCCESS, self._facts(request, request.amount, at))
+
+        return self._refund_call("alipay.trade.refund", content, moment, good, outcomes.REFUND_ERRORS)
+
+    def query_refund(self, request: RefundRequest, moment: Moment) -> Call[RefundOutcome]:
+        """`alipay.trade.fastpay.refund.query`; a success without `refund_status` means that it never arrived."""
+        content = {
+            "out_trade_no": request.out_trade_no,
+            "out_request_no": request.out_refund_no,
+            "query_options": ["gmt_refund_pay"],
+        }
+
+        def good(answer: Answer) -> RefundOutcome:
+            status = answer.text("refund_status")
+            if not status and not answer.text("refund_amount"):
+                return RefundOutcome(RefundStatus.NOT_FOUND)
+            if status != "REFUND_SUCCESS":
+                return RefundOutcome(RefundStatus.PENDING)
+            at = parse_alipay(answer.text("gmt_refund_pay"))
+            return RefundOutcome(RefundStatus.SUCCESS, self._facts(request, fen(answer.content.get("refund_amount")), at))
+
+        return self._refund_call("alipay.trade.fastpay.refund.query", content, moment, good, outcomes.REFUND_QUERY_ERRORS)
+
+    def _facts(self, request: RefundRequest, amount: int | None, at: datetime | None) -> RefundFacts:
+        return RefundFacts(request.out_refund_no, request.out_trade_no, amount, self.account, "", at)
+
+    def _refund_call(
+        self,
+        api: str,
+        content: Mapping[str, Any],
+        moment: Moment,
+        good: Callable[[Answer], RefundOutcome],
+        errors: Mapping[str, RefundStatus],
+    ) -> Call[RefundOutcome]:
+        def bad(answer: Answer) -> RefundOutcome:
+            status = errors.get(answer.sub_code, RefundStatus.UNKNOWN)
+            if answer.code in outcomes.CONFIGURATION_CODES:
+                status = RefundStatus.RETRY_LATER
+            if not answer.signed:
+                status = RefundStatus.UNKNOWN
+            return RefundOutcome(status, None, answer.sub_code, answer.message)
+
+        return self.call(api, content, moment, good, bad, lambda why: RefundOutcome(RefundStatus.UNKNOWN, None, "UNCLEAR", why))
+
+    def _trade(self, trade: Mapping[str, Any], account: Mapping[str, str], paid_field: str) -> QueryOutcome:
+        """A trade, as queries answer it and callbacks hold it."""
+
+        def text(name: str) -> str:
+            value = trade.get(name)
+            return value if isinstance(value, str) else ""
+
+        state = text("trade_status")
+        refunded = (fen(trade.get("refund_fee")) or 0) > 0 or bool(text("gmt_refund"))
+        if state in ("TRADE_SUCCESS", "TRADE_FINISHED"):
+            status = QueryStatus.PAID
+        elif state == "TRADE_CLOSED":
+            status = QueryStatus.PAID if refunded or text(paid_field) else QueryStatus.CLOSED
+        else:
+            status = QueryStatus.WAITING if state == "WAIT_BUYER_PAY" else QueryStatus.UNKNOWN
+        payment = Payment(
+            out_trade_no=text("out_trade_no"),
+            channel_order_no=text("trade_no"),
+            amount=fen(trade.get("total_amount")),
+            currency=text("trans_currency") or CURRENCY,
+            account=account,
+            channel_user_id=text("buyer_user_id") or text("buyer_id") or text("buyer_open_id"),
+            success_time=parse_alipay(text(paid_field)),
+        )
+        return QueryOutcome(status, payment, "" if status is not QueryStatus.UNKNOWN else "TRADE_STATUS", state)
+
+    def parse_notify(self, request: NotifyRequest, now: datetime) -> Notification:
+        """The form of the body only: what is verified is what is read. Parameters of the address are never looked at."""
+        charset = "gbk" if b"charset=gbk" in request.body[:20_000].lower() else "utf-8"
+        fields = parse_form(request.body, charset)
+        key = self.gateway.notify_keys(fields.get("alipay_cert_sn") or None)
+        if not verify_notify(key, fields):
+            raise NotifyError("the signature does not verify")
+        raw = json.dumps(fields, ensure_ascii=False, sort_keys=True)
+        if fields.get("notify_type") != "trade_status_sync":
+            return Notification(raw=raw)
+        account = {name: fields.get(name, "") for name in ("app_id", "seller_id")}
+        return Notification(payment=self._trade(fields, account, "gmt_payment"), raw=raw)
+
+    def acknowledge(self, received: bool, message: str) -> NotifyAnswer:
+        """Exactly `success`, or anything else with a status that makes Alipay send again."""
+        return NotifyAnswer(200, b"success") if received else NotifyAnswer(500, b"fail")
+
+    def keys_due(self, now: datetime) -> bool:
+        """Certificates are fetched when an unknown one appears."""
+        return False
+
+    def fetch_keys(self, serial: str | None, moment: Moment) -> Call[bool] | None:
+        """The certificate with this SN."""
+        return self.gateway.fetch_certificate(serial or "", moment)

@@ -1,0 +1,115 @@
+"""The connections. One small asyncpg pool; transactions mark their task for the guard."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+
+import asyncpg
+
+from paycenter_server.domain.errors import PayCenterError, Reason
+from paycenter_server.domain.guard import transaction_open
+
+Connection: TypeAlias = Any  # asyncpg ships no types
+UniqueViolation = asyncpg.UniqueViolationError
+ForeignKeyViolation = asyncpg.ForeignKeyViolationError
+Conflict = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+
+
+def is_connection_loss(error: BaseException) -> bool:
+    """Whether the database went away, as opposed to having refused a statement.
+
+    A backend killed under asyncpg may surface as InternalClientError, so names alone do not tell.
+    """
+    lost = (
+        asyncpg.PostgresConnectionError,
+        asyncpg.InterfaceError,
+        asyncpg.InternalClientError,
+        asyncpg.AdminShutdownError,
+        asyncpg.CrashShutdownError,
+        asyncpg.CannotConnectNowError,
+        asyncpg.TooManyConnectionsError,
+        OSError,
+        TimeoutError,
+        asyncio.TimeoutError,
+    )
+    return isinstance(error, lost)
+
+
+def unavailable(error: BaseException) -> PayCenterError:
+    """What callers see while the database is away."""
+    return PayCenterError(
+        Reason.DATABASE_UNAVAILABLE,
+        "The database does not answer; nothing was decided by this call. Repeat it in a moment.",
+        metadata={"cause": type(error).__name__},
+        retry_after=1.0,
+    )
+
+
+async def _prepare(connection: Connection) -> None:
+    await connection.set_type_codec("jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
+
+
+async def _reset(connection: Connection) -> None:
+    # The default reset query costs a round trip per use; our statements leave nothing behind but an aborted transaction.
+    if connection.is_in_transaction():
+        await connection.execute("ROLLBACK")
+
+
+class Database:
+    """A pool of a few connections, handed over first come first served."""
+
+    def __init__(self, url: str, *, size: int = 8, command_timeout: float = 15.0) -> None:
+        self._url = url.replace("postgresql+asyncpg://", "postgresql://")
+        self._size = size
+        self._timeout = command_timeout
+        self._pool: Any = None
+
+    async def open(self) -> None:
+        """Connect. Raises OSError or an asyncpg error if the server is not there."""
+        self._pool = await asyncpg.create_pool(
+            self._url,
+            min_size=1,
+            max_size=self._size,
+            max_inactive_connection_lifetime=0,
+            command_timeout=self._timeout,
+            timeout=5,
+            init=_prepare,
+            reset=_reset,
+            server_settings={"application_name": "paycenter", "timezone": "UTC", "jit": "off"},
+        )
+
+    async def close(self) -> None:
+        """Give the connections back, forcibly after a few seconds."""
+        if self._pool is not None:
+            try:
+                await asyncio.wait_for(self._pool.close(), 3)
+            except TimeoutError:
+                self._pool.terminate()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection in autocommit: each statement is its own transaction."""
+        async with self._pool.acquire(timeout=10) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """A READ COMMITTED transaction. Inside it the transport refuses to send."""
+        async with self._pool.acquire(timeout=10) as connection:
+            with transaction_open():
+                async with connection.transaction():
+                    yield connection
+
+    async def healthy(self) -> bool:
+        """Whether the database answers within two seconds."""
+        try:
+            async with asyncio.timeout(2), self.connection() as connection:
+                return bool(await connection.fetchval("SELECT 1") == 1)
+        except Exception as error:
+            if is_connection_loss(error) or isinstance(error, asyncpg.PostgresError):
+                return False
+            raise

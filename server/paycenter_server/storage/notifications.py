@@ -1,0 +1,183 @@
+"""pay_notify_task (the outbox) and pay_notify_log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select
+
+from paycenter_server.domain.models import NotifyLog, NotifySuccess, NotifyTask, NotifyType
+from paycenter_server.domain.states import OPEN_NOTIFY, NotifyState
+from paycenter_server.storage.database import Connection
+from paycenter_server.storage.rows import render, to_model
+from paycenter_server.storage.tables import pay_app, pay_notify_task
+
+_TASK = "SELECT t.*, a.app_key FROM pay_notify_task t JOIN pay_app a ON a.id = t.app_id"
+_OPEN = [state.value for state in OPEN_NOTIFY]
+
+
+async def insert_task(connection: Connection, task: NotifyTask, *, data_version: int) -> bool:
+    """In the same transaction as the change that it tells of; False if that was told before."""
+    done = await connection.fetchval(
+        """INSERT INTO pay_notify_task (id, app_id, type, event, data_id, data_version, merchant_order_id, merchant_refund_no,
+             notify_url, payload, state, notify_times, max_notify_times, next_notify_time, create_time, update_time)
+           VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,0,$12,$13,$14,$14)
+           ON CONFLICT (data_id, event, data_version) DO NOTHING RETURNING id""",
+        task.id, task.app_id, task.type.value, task.event, task.data_id, data_version, task.merchant_order_id,
+        task.merchant_refund_no, task.notify_url, task.payload, task.state.value, task.max_notify_times,
+        task.next_notify_time, task.create_time,
+    )  # fmt: skip
+    return done is not None
+
+
+@dataclass(frozen=True, slots=True)
+class DueTask:
+    """A claimed task and what its delivery needs of its app; secrets are envelopes."""
+
+    id: UUID
+    app_id: UUID
+    app_key: str
+    notify_url: str
+    payload: str
+    notify_times: int
+    notify_success: NotifySuccess
+    notify_secret: str
+    notify_secret_previous: str | None
+    notify_secret_previous_until: datetime | None
+
+
+async def claim_due(
+    connection: Connection, now: datetime, lease: datetime, limit: int, per_app: int, busy: Sequence[UUID] = ()
+) -> list[DueTask]:
+    """Due tasks, at most `per_app` of one app, so that a slow receiver delays nobody else. `busy` apps are passed over.
+
+    Each is due again at `lease`, so that a killed worker loses nothing.
+    """
+    rows = await connection.fetch(
+        """WITH ranked AS (
+             SELECT id, row_number() OVER (PARTITION BY app_id ORDER BY next_notify_time) AS place
+             FROM (SELECT id, app_id, next_notify_time FROM pay_notify_task
+                   WHERE next_notify_time <= $1 AND NOT app_id = ANY($5) ORDER BY next_notify_time LIMIT 1000) candidates
+           ), locked AS (
+             SELECT t.id FROM pay_notify_task t WHERE t.next_notify_time <= $1 AND t.id IN (
+               SELECT id FROM ranked WHERE place <= $4 LIMIT $3) FOR UPDATE SKIP LOCKED
+           ), due AS (
+             UPDATE pay_notify_task t SET next_notify_time = $2 FROM locked WHERE t.id = locked.id RETURNING t.*
+           ) SELECT d.*, a.app_key, a.notify_success, a.notify_secret, a.notify_secret_previous,
+               a.notify_secret_previous_until FROM due d JOIN pay_app a ON a.id = d.app_id""",
+        now, lease, limit, per_app, list(busy),
+    )  # fmt: skip
+    return [to_model(DueTask, row) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """The result of one delivery, to be recorded."""
+
+    task_id: UUID
+    claimed_times: int
+    state: NotifyState
+    next_notify_time: datetime | None
+    url: str
+    request: str
+    http_status: int
+    duration_ms: int
+    answer: str
+    at: datetime
+
+
+async def record(connection: Connection, deliveries: Sequence[Delivery]) -> int:
+    """Book deliveries and their log in one statement. A task that someone else has moved on keeps what it has."""
+    return int(
+        await connection.fetchval(
+            """WITH given AS (
+                 SELECT * FROM unnest($1::uuid[], $2::int[], $3::text[], $4::timestamptz[], $5::text[], $6::text[], $7::int[],
+                   $8::int[], $9::text[], $10::timestamptz[])
+                   AS g(task_id, claimed, state, next_time, url, request, http_status, duration_ms, answer, at)
+               ), logged AS (
+                 INSERT INTO pay_notify_log (task_id, notify_times, state, url, request, http_status, duration_ms, answer,
+                   create_time)
+                 SELECT task_id, claimed + 1, state, url, request, http_status, duration_ms, answer, at FROM given
+               ), moved AS (
+                 UPDATE pay_notify_task t SET state = g.state, notify_times = g.claimed + 1, next_notify_time = g.next_time,
+                   last_execute_time = g.at, update_time = g.at
+                 FROM given g WHERE t.id = g.task_id AND t.notify_times = g.claimed AND t.state = ANY($11) RETURNING t.id
+               ) SELECT count(*) FROM moved""",
+            [d.task_id for d in deliveries],
+            [d.claimed_times for d in deliveries],
+            [d.state.value for d in deliveries],
+            [d.next_notify_time for d in deliveries],
+            [d.url for d in deliveries],
+            [d.request for d in deliveries],
+            [d.http_status for d in deliveries],
+            [d.duration_ms for d in deliveries],
+            [d.answer for d in deliveries],
+            [d.at for d in deliveries],
+            _OPEN,
+        )  # fmt: skip
+    )
+
+
+async def get_task(connection: Connection, task_id: UUID) -> NotifyTask | None:
+    """By id."""
+    row = await connection.fetchrow(f"{_TASK} WHERE t.id = $1", task_id)
+    return to_model(NotifyTask, row) if row else None
+
+
+async def list_logs(connection: Connection, task_id: UUID, limit: int = 100) -> list[NotifyLog]:
+    """The last deliveries, oldest first."""
+    rows = await connection.fetch("SELECT * FROM pay_notify_log WHERE task_id = $1 ORDER BY id DESC LIMIT $2", task_id, limit)
+    return [to_model(NotifyLog, row) for row in reversed(rows)]
+
+
+async def resend(connection: Connection, task_id: UUID, now: datetime, max_notify_times: int) -> bool:
+    """A finished task becomes WAITING, due now, with the whole schedule before it; False if it is not finished."""
+    done = await connection.fetchval(
+        """UPDATE pay_notify_task SET state = $3, next_notify_time = $2, update_time = $2,
+           max_notify_times = notify_times + $4 WHERE id = $1 AND NOT state = ANY($5) RETURNING id""",
+        task_id, now, NotifyState.WAITING.value, max_notify_times, _OPEN,
+    )  # fmt: skip
+    return done is not None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFilter:
+    """What ListNotifyTasks filters by; empty values let everything through."""
+
+    app_id: UUID | None = None
+    type: NotifyType | None = None
+    state: NotifyState | None = None
+    merchant_order_id: str = ""
+    merchant_refund_no: str = ""
+    data_id: UUID | None = None
+    create_time_from: datetime | None = None
+    create_time_to: datetime | None = None
+
+
+async def list_tasks(connection: Connection, where: TaskFilter, *, limit: int, before: UUID | None) -> list[NotifyTask]:
+    """Newest first, by keyset."""
+    table = pay_notify_task.c
+    conditions: list[Any] = []
+    for column, value in (
+        (table.app_id, where.app_id),
+        (table.type, where.type.value if where.type else None),
+        (table.state, where.state.value if where.state else None),
+        (table.merchant_order_id, where.merchant_order_id),
+        (table.merchant_refund_no, where.merchant_refund_no),
+        (table.data_id, where.data_id),
+    ):
+        if value:
+            conditions.append(column == value)
+    if where.create_time_from is not None:
+        conditions.append(table.create_time >= where.create_time_from)
+    if where.create_time_to is not None:
+        conditions.append(table.create_time < where.create_time_to)
+    if before is not None:
+        conditions.append(table.id < before)
+    statement = select(pay_notify_task, pay_app.c.app_key).join(pay_app, pay_app.c.id == table.app_id).where(*conditions)
+    text, arguments = render(statement.order_by(table.id.desc()).limit(limit))
+    return [to_model(NotifyTask, row) for row in await connection.fetch(text, *arguments)]

@@ -1,0 +1,130 @@
+"""pay_order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select
+
+from paycenter_server.domain.models import PayOrder
+from paycenter_server.domain.states import OPEN_ATTEMPT, ORDER, OrderEvent, OrderState, sources
+from paycenter_server.storage.database import Connection
+from paycenter_server.storage.rows import render, to_model
+from paycenter_server.storage.tables import pay_app, pay_attempt, pay_order
+
+_ORDER = "SELECT o.*, a.app_key FROM pay_order o JOIN pay_app a ON a.id = o.app_id"
+_WAITING = OrderState.WAITING.value
+
+
+async def insert_order(connection: Connection, order: PayOrder) -> bool:
+    """False if the app has an order under this merchant_order_id."""
+    done = await connection.fetchval(
+        """INSERT INTO pay_order (id, app_id, merchant_order_id, subject, body, amount, currency, state, expire_time, user_ip,
+           user_id, return_url, notify_url, next_check_time, create_time, update_time)
+           VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$9,$14,$14)
+           ON CONFLICT (app_id, merchant_order_id) DO NOTHING RETURNING id""",
+        order.id, order.app_id, order.merchant_order_id, order.subject, order.body, order.amount, order.currency,
+        order.state.value, order.expire_time, order.user_ip, order.user_id, order.return_url, order.notify_url,
+        order.create_time,
+    )  # fmt: skip
+    return done is not None
+
+
+async def get_order(connection: Connection, order_id: UUID, *, lock: bool = False) -> PayOrder | None:
+    """By id; `lock` holds the row until the transaction ends."""
+    row = await connection.fetchrow(f"{_ORDER} WHERE o.id = $1{' FOR UPDATE OF o' if lock else ''}", order_id)
+    return to_model(PayOrder, row) if row else None
+
+
+async def get_order_by_merchant_id(connection: Connection, app_id: UUID, merchant_order_id: str) -> PayOrder | None:
+    """By the app's own number."""
+    row = await connection.fetchrow(f"{_ORDER} WHERE o.app_id = $1 AND o.merchant_order_id = $2", app_id, merchant_order_id)
+    return to_model(PayOrder, row) if row else None
+
+
+async def close_order(connection: Connection, order_id: UUID, now: datetime) -> PayOrder | None:
+    """WAITING to CLOSED, if no attempt is open; None otherwise. The caller holds the row."""
+    row = await connection.fetchrow(
+        """WITH closed AS (UPDATE pay_order SET state = $3, next_check_time = NULL, update_time = $2
+             WHERE id = $1 AND state = ANY($4)
+               AND NOT EXISTS (SELECT 1 FROM pay_attempt t WHERE t.order_id = $1 AND t.state = ANY($5)) RETURNING *)
+           SELECT c.*, a.app_key FROM closed c JOIN pay_app a ON a.id = c.app_id""",
+        order_id, now, OrderState.CLOSED.value, sources(ORDER, OrderEvent.CLOSE), OPEN_ATTEMPT,
+    )  # fmt: skip
+    return to_model(PayOrder, row) if row else None
+
+
+async def update_price(connection: Connection, order_id: UUID, old: int, new: int, now: datetime) -> bool:
+    """Change the amount of a WAITING order that has no open attempt; False otherwise. The caller holds the row."""
+    done = await connection.fetchval(
+        """UPDATE pay_order SET amount = $3, update_time = $4 WHERE id = $1 AND amount = $2 AND state = $5
+           AND NOT EXISTS (SELECT 1 FROM pay_attempt t WHERE t.order_id = $1 AND t.state = ANY($6)) RETURNING id""",
+        order_id, old, new, now, _WAITING, OPEN_ATTEMPT,
+    )  # fmt: skip
+    return done is not None
+
+
+async def claim_expired(connection: Connection, now: datetime, retry: datetime, limit: int) -> list[UUID]:
+    """WAITING orders whose expiry is due. Each is due again at `retry`, so that a killed worker loses nothing."""
+    rows = await connection.fetch(
+        """UPDATE pay_order SET next_check_time = $2, check_count = check_count + 1 WHERE id IN (
+             SELECT id FROM pay_order WHERE next_check_time <= $1 ORDER BY next_check_time LIMIT $3 FOR UPDATE SKIP LOCKED)
+           RETURNING id""",
+        now, retry, limit,
+    )  # fmt: skip
+    return [row["id"] for row in rows]
+
+
+async def set_next_check(connection: Connection, order_id: UUID, when: datetime | None) -> None:
+    """When an unsettled order is looked at again; a settled one is left alone."""
+    await connection.execute("UPDATE pay_order SET next_check_time = $2 WHERE id = $1 AND state = $3", order_id, when, _WAITING)
+
+
+@dataclass(frozen=True, slots=True)
+class OrderFilter:
+    """What ListPayOrders filters by; empty values let everything through."""
+
+    app_id: UUID | None = None
+    channel_code: str = ""
+    state: OrderState | None = None
+    merchant_order_id: str = ""
+    channel_order_no: str = ""
+    attempt_id: UUID | None = None
+    create_time_from: datetime | None = None
+    create_time_to: datetime | None = None
+    success_time_from: datetime | None = None
+    success_time_to: datetime | None = None
+
+
+async def list_orders(connection: Connection, where: OrderFilter, *, limit: int, before: UUID | None) -> list[PayOrder]:
+    """Newest first, by keyset. Keys are in the order of creation, so a time range is a key range too."""
+    table = pay_order.c
+    statement: Any = select(pay_order, pay_app.c.app_key).join(pay_app, pay_app.c.id == table.app_id)
+    conditions: list[Any] = []
+    if where.app_id is not None:
+        conditions.append(table.app_id == where.app_id)
+    if where.channel_code:
+        conditions.append(table.channel_code == where.channel_code)
+    if where.state is not None:
+        conditions.append(table.state == where.state.value)
+    if where.merchant_order_id:
+        conditions.append(table.merchant_order_id == where.merchant_order_id)
+    if where.channel_order_no:
+        conditions.append(table.channel_order_no == where.channel_order_no)
+    if where.attempt_id is not None:
+        conditions.append(table.id.in_(select(pay_attempt.c.order_id).where(pay_attempt.c.id == where.attempt_id)))
+    for column, start, end in (
+        (table.create_time, where.create_time_from, where.create_time_to),
+        (table.success_time, where.success_time_from, where.success_time_to),
+    ):
+        if start is not None:
+            conditions.append(column >= start)
+        if end is not None:
+            conditions.append(column < end)
+    if before is not None:
+        conditions.append(table.id < before)
+    text, arguments = render(statement.where(*conditions).order_by(table.id.desc()).limit(limit))
+    return [to_model(PayOrder, row) for row in await connection.fetch(text, *arguments)]

@@ -1,0 +1,183 @@
+"""pay_refund, and the order's reserved and refunded amounts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select
+
+from paycenter_server.domain.models import PayRefund
+from paycenter_server.domain.states import ORDER, REFUND, OrderEvent, OrderState, RefundEvent, RefundState, sources
+from paycenter_server.storage.database import Connection
+from paycenter_server.storage.rows import render, to_model
+from paycenter_server.storage.tables import pay_app, pay_refund
+
+_REFUND = "SELECT r.*, a.app_key FROM pay_refund r JOIN pay_app a ON a.id = r.app_id"
+
+
+async def reserve(connection: Connection, order_id: UUID, amount: int, now: datetime) -> bool:
+    """Set aside part of what was paid; False if that much is not left, or the order is not paid.
+
+    One conditional UPDATE: a SUM over refund rows would race.
+    """
+    done = await connection.fetchval(
+        """UPDATE pay_order SET reserved_amount = reserved_amount + $2, update_time = $3
+           WHERE id = $1 AND state = ANY($4) AND refunded_amount + reserved_amount + $2 <= paid_amount RETURNING id""",
+        order_id, amount, now, sources(ORDER, OrderEvent.REFUNDED),
+    )  # fmt: skip
+    return done is not None
+
+
+async def insert_refund(connection: Connection, refund: PayRefund) -> None:
+    """Raises UniqueViolation if the app has a refund under this merchant_refund_no (or the case has its refund)."""
+    await connection.execute(
+        """INSERT INTO pay_refund (id, app_id, order_id, attempt_id, channel_id, channel_code, case_id, merchant_order_id,
+           merchant_refund_no, out_refund_key, amount, total_amount, currency, reason, notify_url, state, send_count,
+           next_check_time, create_time, update_time)
+           VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$19)""",
+        refund.id, refund.app_id, refund.order_id, refund.attempt_id, refund.channel_id, refund.channel_code, refund.case_id,
+        refund.merchant_order_id, refund.merchant_refund_no, refund.out_refund_key, refund.amount, refund.total_amount,
+        refund.currency, refund.reason, refund.notify_url, refund.state.value, refund.send_count, refund.next_check_time,
+        refund.create_time,
+    )  # fmt: skip
+
+
+async def get_refund(connection: Connection, refund_id: UUID, *, lock: bool = False) -> PayRefund | None:
+    """By id."""
+    row = await connection.fetchrow(f"{_REFUND} WHERE r.id = $1{' FOR UPDATE OF r' if lock else ''}", refund_id)
+    return to_model(PayRefund, row) if row else None
+
+
+async def get_refund_by_merchant_no(connection: Connection, app_id: UUID, merchant_refund_no: str) -> PayRefund | None:
+    """By the app's own number."""
+    row = await connection.fetchrow(f"{_REFUND} WHERE r.app_id = $1 AND r.merchant_refund_no = $2", app_id, merchant_refund_no)
+    return to_model(PayRefund, row) if row else None
+
+
+async def get_refund_by_out_key(connection: Connection, key: UUID) -> PayRefund | None:
+    """By the number that the channel knows now."""
+    row = await connection.fetchrow(f"{_REFUND} WHERE r.out_refund_key = $1", key)
+    return to_model(PayRefund, row) if row else None
+
+
+async def find_earlier_key(connection: Connection, attempt_id: UUID, key: UUID) -> PayRefund | None:
+    """The refund of this attempt that was once sent under this number and has another now."""
+    row = await connection.fetchrow(f"{_REFUND} WHERE r.attempt_id = $1 AND r.earlier_out_refund_keys ? $2", attempt_id, str(key))
+    return to_model(PayRefund, row) if row else None
+
+
+async def send_again(connection: Connection, refund_id: UUID, new_key: UUID, now: datetime, next_check: datetime) -> bool:
+    """FAILURE to WAITING under a new number for the channel; False if it is not FAILURE any more."""
+    done = await connection.fetchval(
+        """UPDATE pay_refund SET state = $5, earlier_out_refund_keys = earlier_out_refund_keys || to_jsonb(out_refund_key::text),
+           out_refund_key = $2, send_count = send_count + 1, channel_error_code = NULL, channel_error_message = NULL,
+           next_check_time = $4, check_count = 0, update_time = $3 WHERE id = $1 AND state = ANY($6) RETURNING id""",
+        refund_id, new_key, now, next_check, RefundState.WAITING.value, sources(REFUND, RefundEvent.SEND_AGAIN),
+    )  # fmt: skip
+    return done is not None
+
+
+async def succeed(
+    connection: Connection,
+    refund: PayRefund,
+    *,
+    channel_refund_no: str,
+    success_time: datetime,
+    notify_data: str,
+    now: datetime,
+) -> bool:
+    """WAITING to SUCCESS, and the reserved amount becomes refunded; False if it was no longer WAITING."""
+    row = await connection.fetchrow(
+        """WITH done AS (
+             UPDATE pay_refund SET state = $3, channel_refund_no = $4, success_time = $5, notify_data = $6, update_time = $7,
+               next_check_time = NULL, channel_error_code = NULL, channel_error_message = NULL
+             WHERE id = $1 AND out_refund_key = $2 AND state = ANY($8) RETURNING order_id, amount, case_id
+           ), moved AS (
+             UPDATE pay_order o SET state = $9, refunded_amount = refunded_amount + done.amount,
+               reserved_amount = reserved_amount - done.amount, update_time = $7
+             FROM done WHERE o.id = done.order_id AND done.case_id IS NULL RETURNING o.id
+           ) SELECT (SELECT count(*) FROM done) AS refunds, (SELECT count(*) FROM moved) AS orders""",
+        refund.id, refund.out_refund_key, RefundState.SUCCESS.value, channel_refund_no, success_time, notify_data, now,
+        sources(REFUND, RefundEvent.SUCCEED), OrderState.REFUND.value,
+    )  # fmt: skip
+    return bool(row["refunds"])
+
+
+async def fail(connection: Connection, refund: PayRefund, *, code: str, message: str, notify_data: str, now: datetime) -> bool:
+    """WAITING to FAILURE, and the reserved amount is free again; False if it was no longer WAITING."""
+    row = await connection.fetchrow(
+        """WITH done AS (
+             UPDATE pay_refund SET state = $3, channel_error_code = $4, channel_error_message = $5, notify_data = $6,
+               update_time = $7, next_check_time = NULL
+             WHERE id = $1 AND out_refund_key = $2 AND state = ANY($8) RETURNING order_id, amount, case_id
+           ), freed AS (
+             UPDATE pay_order o SET reserved_amount = reserved_amount - done.amount, update_time = $7
+             FROM done WHERE o.id = done.order_id AND done.case_id IS NULL RETURNING o.id
+           ) SELECT (SELECT count(*) FROM done) AS refunds, (SELECT count(*) FROM freed) AS orders""",
+        refund.id, refund.out_refund_key, RefundState.FAILURE.value, code[:128], message[:512], notify_data, now,
+        sources(REFUND, RefundEvent.FAIL),
+    )  # fmt: skip
+    return bool(row["refunds"])
+
+
+async def note(connection: Connection, refund: PayRefund, *, code: str, message: str, next_check: datetime, now: datetime) -> None:
+    """Still WAITING; keep what the channel said and when it is asked again."""
+    await connection.execute(
+        """UPDATE pay_refund SET channel_error_code = $3, channel_error_message = $4, next_check_time = $5, update_time = $6
+           WHERE id = $1 AND out_refund_key = $2 AND state = $7""",
+        refund.id, refund.out_refund_key, code[:128] or None, message[:512] or None, next_check, now,
+        RefundState.WAITING.value,
+    )  # fmt: skip
+
+
+async def claim_due(connection: Connection, now: datetime, lease: datetime, limit: int) -> list[PayRefund]:
+    """WAITING refunds whose check is due; each is due again at `lease`."""
+    rows = await connection.fetch(
+        """WITH due AS (UPDATE pay_refund SET next_check_time = $2, check_count = check_count + 1 WHERE id IN (
+             SELECT id FROM pay_refund WHERE next_check_time <= $1 ORDER BY next_check_time LIMIT $3 FOR UPDATE SKIP LOCKED)
+           RETURNING *) SELECT d.*, a.app_key FROM due d JOIN pay_app a ON a.id = d.app_id""",
+        now, lease, limit,
+    )  # fmt: skip
+    return [to_model(PayRefund, row) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class RefundFilter:
+    """What ListPayRefunds filters by; empty values let everything through."""
+
+    app_id: UUID | None = None
+    channel_code: str = ""
+    state: RefundState | None = None
+    merchant_order_id: str = ""
+    merchant_refund_no: str = ""
+    channel_refund_no: str = ""
+    create_time_from: datetime | None = None
+    create_time_to: datetime | None = None
+
+
+async def list_refunds(connection: Connection, where: RefundFilter, *, limit: int, before: UUID | None) -> list[PayRefund]:
+    """Newest first, by keyset."""
+    table = pay_refund.c
+    conditions: list[Any] = []
+    for column, value in (
+        (table.app_id, where.app_id),
+        (table.channel_code, where.channel_code),
+        (table.state, where.state.value if where.state else None),
+        (table.merchant_order_id, where.merchant_order_id),
+        (table.merchant_refund_no, where.merchant_refund_no),
+        (table.channel_refund_no, where.channel_refund_no),
+    ):
+        if value:
+            conditions.append(column == value)
+    if where.create_time_from is not None:
+        conditions.append(table.create_time >= where.create_time_from)
+    if where.create_time_to is not None:
+        conditions.append(table.create_time < where.create_time_to)
+    if before is not None:
+        conditions.append(table.id < before)
+    statement = select(pay_refund, pay_app.c.app_key).join(pay_app, pay_app.c.id == table.app_id).where(*conditions)
+    text, arguments = render(statement.order_by(table.id.desc()).limit(limit))
+    return [to_model(PayRefund, row) for row in await connection.fetch(text, *arguments)]

@@ -1,0 +1,69 @@
+"""The one statement that books a payment: attempt, order and notification together, or nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from paycenter_server.domain.models import NotifyTask
+from paycenter_server.domain.states import ATTEMPT, ORDER, AttemptEvent, AttemptState, OrderEvent, OrderState, sources
+from paycenter_server.storage.database import Connection
+
+_SETTLE = """
+WITH o AS (
+  SELECT id, app_id FROM pay_order WHERE id = $1 AND state = ANY($2) FOR UPDATE
+), t AS (
+  SELECT a.id, o.id AS order_id, o.app_id FROM o JOIN pay_attempt a ON a.order_id = o.id
+  WHERE a.id = $3 AND a.channel_id = $4 AND a.amount = $5 AND a.state = ANY($6) FOR UPDATE OF a
+), attempt AS (
+  UPDATE pay_attempt a SET state = $7, paid_amount = $5, channel_order_no = $8, channel_user_id = $9, success_time = $10,
+    notify_data = $11, update_time = $12, next_check_time = NULL
+  FROM t WHERE a.id = t.id RETURNING a.id
+), paid AS (
+  UPDATE pay_order p SET state = $13, paid_amount = $5, attempt_id = $3, channel_id = $4, channel_code = $14,
+    channel_order_no = $8, channel_user_id = $9, channel_fee_rate_ppm = $15, channel_fee_amount = $16, success_time = $10,
+    update_time = $12, next_check_time = NULL
+  FROM t WHERE p.id = t.order_id RETURNING p.id, p.app_id
+), task AS (
+  INSERT INTO pay_notify_task (id, app_id, type, event, data_id, data_version, merchant_order_id, merchant_refund_no,
+    notify_url, payload, state, notify_times, max_notify_times, next_notify_time, create_time, update_time)
+  SELECT $17, paid.app_id, $18, $19, paid.id, 0, $20, '', $21, $22, $23, 0, $24, $12, $12, $12 FROM paid
+  ON CONFLICT (data_id, event, data_version) DO NOTHING RETURNING id
+)
+SELECT (SELECT count(*) FROM attempt) AS attempts, (SELECT count(*) FROM paid) AS orders, (SELECT count(*) FROM task) AS tasks
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Booking:
+    """What is booked. Amounts in minor units."""
+
+    order_id: UUID
+    attempt_id: UUID
+    channel_id: UUID
+    channel_code: str
+    amount: int
+    channel_order_no: str
+    channel_user_id: str
+    success_time: datetime
+    fee_rate_ppm: int
+    fee_amount: int
+    notify_data: str
+
+
+async def settle(
+    connection: Connection, booking: Booking, task: NotifyTask, now: datetime, event: OrderEvent = OrderEvent.PAID
+) -> bool:
+    """Book a payment of an order that can take it; False, with nothing changed, if order or attempt have moved on."""
+    attempt_event = AttemptEvent.PAID
+    row = await connection.fetchrow(
+        _SETTLE,
+        booking.order_id, sources(ORDER, event), booking.attempt_id, booking.channel_id, booking.amount,
+        sources(ATTEMPT, attempt_event) + ([AttemptState.CLOSED.value] if event is OrderEvent.LATE_PAYMENT_ACCEPTED else []),
+        AttemptState.SUCCESS.value, booking.channel_order_no, booking.channel_user_id, booking.success_time,
+        booking.notify_data, now, OrderState.SUCCESS.value, booking.channel_code, booking.fee_rate_ppm, booking.fee_amount,
+        task.id, task.type.value, task.event, task.merchant_order_id, task.notify_url, task.payload, task.state.value,
+        task.max_notify_times,
+    )  # fmt: skip
+    return bool(row["attempts"] == 1 and row["orders"] == 1)

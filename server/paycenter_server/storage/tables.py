@@ -1,0 +1,282 @@
+"""The schema, as SQLAlchemy Core tables. Migrations are compared with it (`alembic check`).
+
+Amounts are bigint minor units. Times are timestamptz. A state is text under a CHECK, so that a person at psql can read it.
+No index key or predicate holds a state: that would turn off HOT updates. `next_check_time` is NULL for what is settled.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB, UUID
+
+from paycenter_server.domain.models import CaseKind, NotifySuccess, NotifyType, SurplusPolicy
+from paycenter_server.domain.states import AttemptState, CaseState, NotifyState, OrderState, RefundState
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "fk": "%(table_name)s_%(column_0_name)s_fkey",
+        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+    }
+)
+
+KEY = UUID(as_uuid=True)
+TIME = DateTime(timezone=True)
+_FILL = {"postgresql_with": {"fillfactor": "85"}}
+
+
+def _one_of(column: str, values: type) -> CheckConstraint:
+    listed = ", ".join(f"'{item.value}'" for item in values)  # type: ignore[attr-defined]
+    return CheckConstraint(f"{column} IN ({listed})", name=column)
+
+
+def _times() -> list[Column[object]]:
+    return [Column("create_time", TIME, nullable=False), Column("update_time", TIME, nullable=False)]
+
+
+pay_app = Table(
+    "pay_app",
+    metadata,
+    Column("id", KEY, primary_key=True),
+    Column("app_key", String(64), nullable=False, unique=True),
+    Column("name", String(64), nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("remark", String(255), nullable=False),
+    Column("order_notify_url", String(1024), nullable=False),
+    Column("refund_notify_url", String(1024), nullable=False),
+    Column("surplus_policy", String(16), nullable=False),
+    Column("notify_success", String(16), nullable=False),
+    Column("notify_secret", Text, nullable=False),
+    Column("notify_secret_previous", Text),
+    Column("notify_secret_previous_until", TIME),
+    *_times(),
+    _one_of("surplus_policy", SurplusPolicy),
+    _one_of("notify_success", NotifySuccess),
+)
+
+pay_credential = Table(
+    "pay_credential",
+    metadata,
+    Column("key_id", String(64), primary_key=True),
+    Column("secret_hash", LargeBinary, nullable=False),
+    Column("app_id", KEY, ForeignKey("pay_app.id", ondelete="CASCADE"), index=True),
+    Column("name", String(64), nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("create_time", TIME, nullable=False),
+)
+
+pay_channel = Table(
+    "pay_channel",
+    metadata,
+    Column("id", KEY, primary_key=True),
+    Column("app_id", KEY, ForeignKey("pay_app.id"), nullable=False),
+    Column("code", String(32), nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("fee_rate_ppm", Integer, nullable=False),
+    Column("remark", String(255), nullable=False),
+    Column("config", JSONB, nullable=False),
+    Column("version", Integer, nullable=False),
+    *_times(),
+    UniqueConstraint("app_id", "code"),
+    CheckConstraint("fee_rate_ppm BETWEEN 0 AND 1000000", name="fee_rate_ppm"),
+)
+
+pay_order = Table(
+    "pay_order",
+    metadata,
+    Column("id", KEY, primary_key=True),
+    Column("app_id", KEY, ForeignKey("pay_app.id"), nullable=False),
+    Column("merchant_order_id", String(64), nullable=False),
+    Column("subject", String(32), nullable=False),
+    Column("body", String(128), nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("expire_time", TIME, nullable=False),
+    Column("user_ip", String(64), nullable=False),
+    Column("user_id", String(64), nullable=False),
+    Column("return_url", String(1024), nullable=False),
+    Column("notify_url", String(1024), nullable=False),
+    Column("paid_amount", BigInteger, nullable=False, server_default=text("0")),
+    Column("refunded_amount", BigInteger, nullable=False, server_default=text("0")),
+    Column("reserved_amount", BigInteger, nullable=False, server_default=text("0")),
+    Column("attempt_id", KEY),
+    Column("channel_id", KEY, ForeignKey("pay_channel.id")),
+    Column("channel_code", String(32)),
+    Column("channel_order_no", String(64)),
+    Column("channel_user_id", String(255)),
+    Column("channel_fee_rate_ppm", Integer, nullable=False, server_default=text("0")),
+    Column("channel_fee_amount", BigInteger, nullable=False, server_default=text("0")),
+    Column("success_time", TIME),
+    Column("next_check_time", TIME),
+    Column("check_count", Integer, nullable=False, server_default=text("0")),
+    *_times(),
+    UniqueConstraint("app_id", "merchant_order_id"),
+    Index("pay_order_app_id_id_idx", "app_id", "id"),
+    Index("pay_order_next_check_time_idx", "next_check_time", postgresql_where=text("next_check_time IS NOT NULL")),
+    Index("pay_order_channel_order_no_idx", "channel_order_no", postgresql_where=text("channel_order_no IS NOT NULL")),
+    _one_of("state", OrderState),
+    CheckConstraint("amount > 0", name="amount"),
+    CheckConstraint("paid_amount >= 0", name="paid_amount"),
+    CheckConstraint(
+        "refunded_amount >= 0 AND reserved_amount >= 0 AND refunded_amount + reserved_amount <= paid_amount",
+        name="never_over_refunded",
+    ),
+    CheckConstraint("(state IN ('SUCCESS', 'REFUND')) = (paid_amount > 0)", name="paid_when_paid"),
+    **_FILL,
+)
+
+pay_attempt = Table(
+    "pay_attempt",
+    metadata,
+    Column("id", KEY, primary_key=True),
+    Column("order_id", KEY, ForeignKey("pay_order.id"), nullable=False, index=True),
+    Column("app_id", KEY, ForeignKey("pay_app.id"), nullable=False),
+    Column("channel_id", KEY, ForeignKey("pay_channel.id"), nullable=False, index=True),
+    Column("channel_code", String(32), nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("display_mode", String(16), nullable=False),
+    Column("display_content", Text, nullable=False),
+    Column("wanted_mode", String(16), nullable=False),
+    Column("channel_extras", JSONB, nullable=False),
+    Column("return_url", String(1024), nullable=False),
+    Column("user_ip", String(64), nullable=False),
+    Column("expire_time", TIME, nullable=False),
+    Column("paid_amount", BigInteger, nullable=False, server_default=text("0")),
+    Column("channel_order_no", String(64)),
+    Column("channel_user_id", String(255)),
+    Column("channel_error_code", String(128)),
+    Column("channel_error_message", String(512)),
+    Column("notify_data", Text),
+    Column("success_time", TIME),
+    Column("next_check_time", TIME),
+    Column("check_count", Integer, nullable=False, server_default=text("0")),
+    *_times(),
+    Index("pay_attempt_next_check_time_idx", "next_check_time", postgresql_where=text("next_check_time IS NOT NULL")),
+    _one_of("state", AttemptState),
+    CheckConstraint("amount > 0", name="amount"),
+    CheckConstraint("(state = 'SUCCESS') = (paid_amount > 0)", name="paid_when_paid"),
+    **_FILL,
+)
+
+pay_case = Table(
+    "pay_case",
+    metadata,
+    Column("id", KEY, primary_key=True),
+    Column("kind", String(32), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("app_id", KEY, ForeignKey("pay_app.id"), index=True),
+    Column("channel_id", KEY, ForeignKey("pay_channel.id")),
+    Column("order_id", KEY, ForeignKey("pay_order.id"), index=True),
+    Column("attempt_id", KEY, ForeignKey("pay_attempt.id")),
+    Column("refund_id", KEY),
+    Column("reference", String(128), nullable=False),
+    Column("amount", BigInteger),
+    Column("currency", String(8)),
+    Column("detail", JSONB, nullable=False),
+    *_times(),
+    UniqueConstraint("kind", "reference"),
+    _one_of("kind", CaseKind),
+    _one_of("state", CaseState),
+)
+
+pay_refund = Table(
+    "pay_refund",
+    metadata,
+    Column("id", KEY, primary_key=True),
+    Column("app_id", KEY, ForeignKey("pay_app.id"), nullable=False),
+    Column("order_id", KEY, ForeignKey("pay_order.id"), nullable=False, index=True),
+    Column("attempt_id", KEY, ForeignKey("pay_attempt.id"), nullable=False, index=True),
+    Column("channel_id", KEY, ForeignKey("pay_channel.id"), nullable=False),
+    Column("channel_code", String(32), nullable=False),
+    Column("case_id", KEY, ForeignKey("pay_case.id"), unique=True),
+    Column("merchant_order_id", String(64), nullable=False),
+    Column("merchant_refund_no", String(64), nullable=False),
+    Column("out_refund_key", KEY, nullable=False, unique=True),
+    Column("earlier_out_refund_keys", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
+    Column("amount", BigInteger, nullable=False),
+    Column("total_amount", BigInteger, nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("reason", String(128), nullable=False),
+    Column("notify_url", String(1024), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("send_count", Integer, nullable=False),
+    Column("channel_refund_no", String(64)),
+    Column("channel_error_code", String(128)),
+    Column("channel_error_message", String(512)),
+    Column("notify_data", Text),
+    Column("success_time", TIME),
+    Column("next_check_time", TIME),
+    Column("check_count", Integer, nullable=False, server_default=text("0")),
+    *_times(),
+    UniqueConstraint("app_id", "merchant_refund_no"),
+    Index("pay_refund_app_id_id_idx", "app_id", "id"),
+    Index("pay_refund_next_check_time_idx", "next_check_time", postgresql_where=text("next_check_time IS NOT NULL")),
+    _one_of("state", RefundState),
+    CheckConstraint("amount > 0 AND amount <= total_amount", name="amount"),
+    **_FILL,
+)
+
+pay_notify_task = Table(
+    "pay_notify_task",
+    metadata,
+    Column("id", KEY, primary_key=True),
+    Column("app_id", KEY, ForeignKey("pay_app.id"), nullable=False),
+    Column("type", String(16), nullable=False),
+    Column("event", String(32), nullable=False),
+    Column("data_id", KEY, nullable=False),
+    Column("data_version", Integer, nullable=False),
+    Column("merchant_order_id", String(64), nullable=False),
+    Column("merchant_refund_no", String(64), nullable=False),
+    Column("notify_url", String(1024), nullable=False),
+    Column("payload", Text, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("notify_times", Integer, nullable=False),
+    Column("max_notify_times", Integer, nullable=False),
+    Column("next_notify_time", TIME),
+    Column("last_execute_time", TIME),
+    *_times(),
+    # One thing is told once, however often it is found out.
+    UniqueConstraint("data_id", "event", "data_version"),
+    Index("pay_notify_task_app_id_id_idx", "app_id", "id"),
+    Index("pay_notify_task_next_notify_time_idx", "next_notify_time", postgresql_where=text("next_notify_time IS NOT NULL")),
+    _one_of("type", NotifyType),
+    _one_of("state", NotifyState),
+    postgresql_with={"fillfactor": "85", "autovacuum_vacuum_scale_factor": "0.02"},
+)
+
+pay_notify_log = Table(
+    "pay_notify_log",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=True),
+    Column("task_id", KEY, ForeignKey("pay_notify_task.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("notify_times", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("url", String(1024), nullable=False),
+    Column("request", Text, nullable=False),
+    Column("http_status", Integer, nullable=False),
+    Column("duration_ms", Integer, nullable=False),
+    Column("answer", Text, nullable=False),
+    Column("create_time", TIME, nullable=False),
+    _one_of("state", NotifyState),
+)
