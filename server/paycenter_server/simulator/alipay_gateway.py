@@ -1,0 +1,153 @@
+"""The Alipay gateway over HTTP: parameters, verification, faults and signed answers around the operations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+from aiohttp import web
+
+from paycenter_server.simulator import alipay_refunds, alipay_trades
+from paycenter_server.simulator.alipay_auth import answer_body, check_request, read_params
+from paycenter_server.simulator.alipay_call import AlipayCall, AlipayError, acq, parse_yuan, yuan
+from paycenter_server.simulator.faults import FaultRule
+from paycenter_server.simulator.ledger import random_text
+from paycenter_server.simulator.model import ALIPAY
+from paycenter_server.simulator.pages import alipay_error_page, cashier_page
+from paycenter_server.simulator.state import STATE, Simulator
+from paycenter_server.simulator.web_faults import interfere
+from paycenter_server.simulator.wire_log import Exchange, WireLog
+
+__all__ = ["add_routes"]
+
+Operation = Callable[[AlipayCall], dict[str, Any]]
+_OPERATIONS: dict[str, Operation] = {
+    "alipay.trade.precreate": alipay_trades.precreate,
+    "alipay.trade.query": alipay_trades.query,
+    "alipay.trade.close": alipay_trades.close,
+    "alipay.trade.refund": alipay_refunds.refund,
+    "alipay.trade.fastpay.refund.query": alipay_refunds.query,
+    "alipay.open.app.alipaycert.download": alipay_trades.certificate_download,
+}
+_PAGES = ("alipay.trade.page.pay", "alipay.trade.wap.pay")
+_MONEY_FIELDS = ("total_amount", "refund_amount", "refund_fee")
+
+
+def add_routes(app: web.Application) -> None:
+    """GET and POST /gateway.do."""
+    app.router.add_get("/gateway.do", _serve, allow_head=False)
+    app.router.add_post("/gateway.do", _serve)
+
+
+async def _serve(request: web.Request) -> web.StreamResponse:
+    simulator = request.app[STATE]
+    raw = await request.read()
+    params = read_params(request.rel_url.raw_query_string, raw)
+    method = params.get("method", "")
+    entry = simulator.log.add(simulator.clock.now(), "in", ALIPAY, method, "", request.method, request.raw_path)
+    entry.request_body = WireLog.text(raw)
+    try:
+        check_request(simulator.keys, params)
+        entry.verdict = "valid"
+        call = AlipayCall(simulator, method, params, _biz_content(params))
+        entry.number = call.number
+        if method in _PAGES:
+            return await _page(request, call, entry)
+        return await _answer(request, call, entry)
+    except AlipayError as failure:
+        entry.verdict = entry.verdict or f"refused: {failure.sub_code}"
+        if method in _PAGES:
+            return _logged(entry, alipay_error_page(failure.sub_code, failure.sub_msg))
+        return _failure(simulator, entry, params, failure)
+
+
+def _biz_content(params: dict[str, str]) -> dict[str, Any]:
+    try:
+        document = json.loads(params.get("biz_content") or "{}", parse_float=Decimal)
+    except ValueError as error:
+        raise AlipayError("40002", "Invalid Arguments", "isv.invalid-parameter", "biz_content不是有效的JSON") from error
+    if not isinstance(document, dict):
+        raise AlipayError("40002", "Invalid Arguments", "isv.invalid-parameter", "biz_content不是JSON对象")
+    return document
+
+
+def _raise_before(fault: str) -> None:
+    if fault == "error_before_commit":
+        raise AlipayError("20000", "Service Currently Unavailable", "isp.unknow-error", "系统繁忙")
+    if fault == "rate_limit":
+        raise AlipayError("40005", "Call Limited", "isv.app-call-limited", "应用调用次数超限")
+
+
+async def _page(request: web.Request, call: AlipayCall, entry: Exchange) -> web.StreamResponse:
+    call.rule = call.simulator.faults.take(call.method, call.numbers)
+    entry.fault = call.fault
+    silence = await interfere(request, call.rule, "before")
+    if silence is not None:
+        return silence
+    if call.fault == "http_503":
+        return _logged(entry, web.Response(status=503, text="503 Service Unavailable"))
+    _raise_before(call.fault)
+    trade = alipay_trades.open_page(call)
+    silence = await interfere(request, call.rule, "after")
+    return silence if silence is not None else _logged(entry, cashier_page(request, trade))
+
+
+async def _answer(request: web.Request, call: AlipayCall, entry: Exchange) -> web.StreamResponse:
+    operation = _OPERATIONS.get(call.method)
+    if operation is None:
+        raise AlipayError("40004", "Business Failed", "isv.invalid-method", "不存在的方法名")
+    simulator = call.simulator
+    call.rule = simulator.faults.take(call.method, call.numbers)
+    entry.fault = call.fault
+    silence = await interfere(request, call.rule, "before")
+    if silence is not None:
+        return silence
+    if call.fault == "http_503":
+        return _logged(entry, web.Response(status=503, text="503 Service Unavailable"))
+    _raise_before(call.fault)
+    document = {"code": "10000", "msg": "Success", **operation(call)}
+    silence = await interfere(request, call.rule, "after")
+    if silence is not None:
+        return silence
+    if call.fault == "error_after_commit":
+        raise acq("SYSTEM_ERROR", "系统错误")
+    if call.rule is not None and call.fault == "wrong_amount":
+        _lie(document, call.rule)
+    if call.fault == "brace":
+        document["msg"] = "Success }"
+    node = call.method.replace(".", "_") + "_response"
+    return _text(simulator, entry, node, document, certificate_mode=call.certificate_mode, how=call.fault)
+
+
+def _lie(document: dict[str, Any], rule: FaultRule) -> None:
+    name = next((field for field in _MONEY_FIELDS if field in document), "")
+    if name:
+        told = parse_yuan(document[name], name) + 1 if rule.amount is None else rule.amount
+        document[name] = yuan(told)
+
+
+def _failure(simulator: Simulator, entry: Exchange, params: dict[str, str], failure: AlipayError) -> web.Response:
+    method = params.get("method", "")
+    node = method.replace(".", "_") + "_response" if method in _OPERATIONS else "error_response"
+    # Who the application is, and so whose key would sign, is unknown without an app_id: such failures go out unsigned.
+    unknown = params.get("app_id") != simulator.keys.alipay["app_id"]
+    how = "unsigned" if unknown or entry.fault == "unsigned" else entry.fault
+    mode = bool(params.get("app_cert_sn")) and not unknown
+    return _text(simulator, entry, node, failure.document(), certificate_mode=mode, how=how)
+
+
+def _text(
+    simulator: Simulator, entry: Exchange, node: str, document: dict[str, Any], *, certificate_mode: bool, how: str
+) -> web.Response:
+    body = answer_body(simulator.keys, node, document, certificate_mode=certificate_mode, how=how)
+    # Alipay really labels its JSON so.
+    headers = {"Content-Type": "text/html;charset=utf-8", "trace_id": random_text(32).lower()}
+    entry.answer_body = WireLog.text(body)
+    return _logged(entry, web.Response(body=body, headers=headers))
+
+
+def _logged(entry: Exchange, response: web.Response) -> web.Response:
+    entry.status, entry.answer_headers = response.status, dict(response.headers)
+    return response

@@ -1,0 +1,135 @@
+"""Alipay: precreate, page and wap payments, query, close, certificate download (channel sheet 1.4 to 1.8)."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import secrets
+from typing import Any
+
+from paycenter_server.simulator.alipay_call import AlipayCall, AlipayError, acq, invalid_parameter, parse_yuan, yuan
+from paycenter_server.simulator.clock import alipay_time
+from paycenter_server.simulator.ledger import random_digits, random_text
+from paycenter_server.simulator.model import ALIPAY, Trade
+
+__all__ = ["certificate_download", "close", "open_page", "precreate", "query", "trade_status"]
+
+_NUMBER = re.compile(r"[0-9A-Za-z_]{1,64}")
+_PAGE_SECONDS = 15 * 86400
+_QR_SECONDS = 2 * 3600
+_STATUS = {"NOTPAY": "WAIT_BUYER_PAY", "USERPAYING": "WAIT_BUYER_PAY", "SUCCESS": "TRADE_SUCCESS"}
+
+
+def trade_status(trade: Trade) -> str:
+    """TRADE_SUCCESS stays after a partial refund; a full refund makes it TRADE_CLOSED."""
+    if trade.paid and trade.refunded >= trade.paid_amount:
+        return "TRADE_CLOSED"
+    if trade.paid and trade.finished:
+        return "TRADE_FINISHED"
+    return _STATUS.get(trade.state, "TRADE_CLOSED")
+
+
+def precreate(call: AlipayCall) -> dict[str, Any]:
+    """alipay.trade.precreate: a QR code; the trade begins when somebody scans it."""
+    expires = ("qr_code_timeout_express", "time_expire", "timeout_express")
+    trade = _create(call, "precreate", expires, _QR_SECONDS, exists=False)
+    return {"out_trade_no": trade.number, "qr_code": trade.code}
+
+
+def open_page(call: AlipayCall) -> Trade:
+    """alipay.trade.page.pay and wap.pay: the buyer's browser arrives, so the trade exists from now on."""
+    api = "wap" if call.method.endswith("wap.pay") else "page"
+    return _create(call, api, ("time_expire", "timeout_express"), _PAGE_SECONDS, exists=True)
+
+
+def _create(call: AlipayCall, api: str, expires: tuple[str, ...], default: float, *, exists: bool) -> Trade:
+    number = call.text("out_trade_no", 64)
+    if not _NUMBER.fullmatch(number):
+        raise invalid_parameter("参数无效:out_trade_no")
+    subject = call.text("subject", 256)
+    amount = parse_yuan(call.biz.get("total_amount"), "total_amount")
+    product = call.optional("product_code")
+    if api == "page" and product != "FAST_INSTANT_TRADE_PAY":
+        raise invalid_parameter("参数无效:product_code")
+    digest = hashlib.sha256(json.dumps([api, amount, subject]).encode()).hexdigest()
+    trade = call.trade
+    if trade is None:
+        return _new_trade(call, api, number, subject, amount, digest, call.expiry(expires, default), exists=exists)
+    if trade.paid:
+        raise acq("TRADE_HAS_SUCCESS", "交易已被支付")
+    if trade.state == "CLOSED":
+        raise acq("TRADE_HAS_CLOSE", "交易已经关闭")
+    if trade.digest != digest:
+        raise acq("CONTEXT_INCONSISTENT", "交易信息被篡改")
+    return trade
+
+
+def _new_trade(
+    call: AlipayCall, api: str, number: str, subject: str, amount: int, digest: str, expires: float, *, exists: bool
+) -> Trade:
+    simulator = call.simulator
+    now = simulator.clock.now()
+    day = alipay_time(now)[:10].replace("-", "")
+    trade = Trade(
+        protocol=ALIPAY,
+        api=api,
+        number=number,
+        transaction_id=f"{day}2200141{random_digits(13)}",
+        amount=amount,
+        subject=subject,
+        app_id=call.params["app_id"],
+        merchant_id=simulator.keys.alipay["seller_id"],
+        notify_url=call.params.get("notify_url", ""),
+        return_url=call.params.get("return_url", ""),
+        attach=call.optional("passback_params"),
+        code="https://qr.alipay.com/bax" + random_text(21).lower() if api == "precreate" else "",
+        digest=digest,
+        created=now,
+        expires=expires,
+        exists=exists,
+        payer="2088" + random_digits(12),
+        signer="certificate" if call.certificate_mode else "key",
+    )
+    trade.record(now, f"created by {call.method}")
+    simulator.ledger.save(trade)
+    return trade
+
+
+def query(call: AlipayCall) -> dict[str, Any]:
+    """alipay.trade.query."""
+    trade = call.existing()
+    document = {
+        "buyer_logon_id": "sim***@example.com",
+        "buyer_pay_amount": yuan(trade.paid_amount),
+        "buyer_user_id": trade.payer,
+        "invoice_amount": yuan(trade.paid_amount),
+        "out_trade_no": trade.number,
+        "point_amount": "0.00",
+        "receipt_amount": yuan(trade.paid_amount),
+        "total_amount": yuan(trade.paid_amount or trade.amount),
+        "trade_no": trade.transaction_id,
+        "trade_status": trade_status(trade),
+    }
+    if trade.paid:
+        document["send_pay_date"] = alipay_time(trade.paid_at)
+    return document
+
+
+def close(call: AlipayCall) -> dict[str, Any]:
+    """alipay.trade.close: unpaid trades only. A QR code that nobody scanned is no trade, and stays payable."""
+    trade = call.existing()
+    if trade.paid or trade.state == "CLOSED":
+        raise acq("TRADE_STATUS_ERROR", "交易状态不合法")
+    call.simulator.ledger.close(trade, "closed by the merchant")
+    return {"out_trade_no": trade.number, "trade_no": trade.transaction_id}
+
+
+def certificate_download(call: AlipayCall) -> dict[str, Any]:
+    """alipay.open.app.alipaycert.download: Alipay's certificate by its SN, base64 of the PEM."""
+    keys = call.simulator.keys
+    if not secrets.compare_digest(call.optional("alipay_cert_sn").encode(), keys.alipay["alipay_cert_sn"].encode()):
+        raise AlipayError("40004", "Business Failed", "isv.alipay-cert-not-exist", "支付宝公钥证书不存在")
+    pem = keys.file("alipay", "alipayCertPublicKey_RSA2.crt").read_bytes()
+    return {"alipay_cert_content": base64.b64encode(pem).decode()}

@@ -1,0 +1,64 @@
+"""Puts the simulator together as an aiohttp application."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from paycenter_server.simulator import actions, alipay_gateway, control, pages, wechat_v3
+from paycenter_server.simulator.alipay_notices import AlipayNoticeForm
+from paycenter_server.simulator.config import SimulatorConfig
+from paycenter_server.simulator.keys import load_keys
+from paycenter_server.simulator.model import ALIPAY, WECHATPAY_V3, Refund, Trade
+from paycenter_server.simulator.state import STATE, Simulator
+from paycenter_server.simulator.web_faults import STOPPING
+from paycenter_server.simulator.wechat_notices import WechatNoticeForm
+
+__all__ = ["create_app"]
+
+_LARGEST_BODY = 1 << 20
+
+
+def create_app(config: SimulatorConfig) -> web.Application:
+    """The application; the keys must exist (generate_keys). FileNotFoundError, InvalidFaultError: a file is missing or wrong."""
+    simulator = Simulator.build(config, load_keys(config.keys_dir))
+    if config.faults_file is not None:
+        simulator.faults.add(json.loads(config.faults_file.read_text(encoding="utf-8")))
+
+    def refund_finished(trade: Trade, refund: Refund) -> None:
+        actions.refund_finished(simulator, trade, refund)
+
+    for protocol in (WECHATPAY_V3, ALIPAY):
+        simulator.ledger.on_refund_finished(protocol, refund_finished)
+    simulator.notifier.register(WECHATPAY_V3, "wx.notify", WechatNoticeForm(simulator.keys))
+    simulator.notifier.register(ALIPAY, "alipay.notify", AlipayNoticeForm(simulator.keys, simulator.clock))
+
+    app = web.Application(client_max_size=_LARGEST_BODY)
+    app[STATE] = simulator
+    app[STOPPING] = asyncio.Event()
+    wechat_v3.add_routes(app)
+    alipay_gateway.add_routes(app)
+    control.add_routes(app)
+    pages.add_routes(app)
+    app.on_shutdown.append(_stop_waiting)
+    app.cleanup_ctx.append(_running)
+    return app
+
+
+async def _stop_waiting(app: web.Application) -> None:
+    app[STOPPING].set()
+
+
+async def _running(app: web.Application) -> AsyncIterator[None]:
+    simulator = app[STATE]
+    await simulator.notifier.start()
+    simulator.load()
+    agenda = asyncio.create_task(simulator.agenda.run())
+    yield
+    agenda.cancel()
+    await asyncio.gather(agenda, return_exceptions=True)
+    await simulator.notifier.stop()
+    simulator.store.close()

@@ -1,0 +1,207 @@
+"""Throw-away keys and certificates of the simulated merchant and of the simulated channels, as files that SDKs load.
+
+Layout of the folder: `wechatpay/` (merchant key and certificate, WeChat's public key, the platform certificate, and the two private
+keys of the simulator's side), `alipay/` (application keys, Alipay's keys, the three certificates of certificate mode), `keys.json`
+(ids and serials). `generate_keys` keeps what is there, so ids and keys survive restarts; private files are 0600.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import string
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+
+from paycenter_server.channels.crypto import (
+    RSAPrivateKey,
+    RSAPublicKey,
+    alipay_cert_sn,
+    alipay_root_cert_sn,
+    certificate_public_key,
+    certificate_serial,
+    load_certificate,
+    load_public_key,
+)
+from paycenter_server.simulator.certificates import CertificateMaker, new_rsa_key, private_pem, public_pem
+
+__all__ = ["SimulatorKeys", "generate_keys", "load_keys", "public_settings"]
+
+_ALPHANUMERIC = string.ascii_letters + string.digits
+
+
+@dataclass(frozen=True)
+class SimulatorKeys:
+    """The folder's content; keys are parsed when first used.
+
+    settings is keys.json: `wechatpay` {appid, mchid, merchant_serial, apiv3_key, public_key_id, platform_serial} and `alipay`
+    {app_id, seller_id, app_cert_sn, alipay_cert_sn, alipay_root_cert_sn}.
+    """
+
+    directory: Path
+    settings: dict[str, dict[str, str]]
+
+    def file(self, channel: str, name: str) -> Path:
+        """Path of one file, such as `file("wechatpay", "apiclient_key.pem")`."""
+        return self.directory / channel / name
+
+    def text(self, channel: str, name: str) -> str:
+        """Content of one file."""
+        return self.file(channel, name).read_text(encoding="ascii")
+
+    @property
+    def wechatpay(self) -> dict[str, str]:
+        """Ids of the simulated WeChat Pay merchant."""
+        return self.settings["wechatpay"]
+
+    @property
+    def alipay(self) -> dict[str, str]:
+        """Ids of the simulated Alipay application."""
+        return self.settings["alipay"]
+
+    @cached_property
+    def merchant_public_key(self) -> RSAPublicKey:
+        """Verifies the WeChat merchant's requests."""
+        return certificate_public_key(load_certificate(self.text("wechatpay", "apiclient_cert.pem")))
+
+    @cached_property
+    def platform_key(self) -> RSAPrivateKey:
+        """Signs for WeChat in platform-certificate mode."""
+        return self._own_private("wechatpay", "platform_key.pem")
+
+    @cached_property
+    def public_key_private(self) -> RSAPrivateKey:
+        """Signs for WeChat in public-key mode."""
+        return self._own_private("wechatpay", "pub_key_private.pem")
+
+    @cached_property
+    def app_public_key(self) -> RSAPublicKey:
+        """Verifies the Alipay application's requests, in both modes."""
+        return load_public_key(self.text("alipay", "app_public_key.pem"))
+
+    @cached_property
+    def alipay_key(self) -> RSAPrivateKey:
+        """Signs for Alipay, in both modes."""
+        return self._own_private("alipay", "alipay_private_key.pem")
+
+    def _own_private(self, channel: str, name: str) -> RSAPrivateKey:
+        # This program made the file; the primality checks that OpenSSL would repeat cost 60 ms a key at every start.
+        data = self.file(channel, name).read_bytes()
+        key = serialization.load_pem_private_key(data, password=None, unsafe_skip_rsa_key_validation=True)
+        if not isinstance(key, RSAPrivateKey):
+            raise ValueError(f"{name} is not an RSA key")
+        return key
+
+
+def load_keys(directory: Path) -> SimulatorKeys:
+    """The keys of a folder made by generate_keys; FileNotFoundError when there are none."""
+    settings: dict[str, dict[str, str]] = json.loads((directory / "keys.json").read_text(encoding="utf-8"))
+    return SimulatorKeys(directory, settings)
+
+
+def generate_keys(directory: Path) -> SimulatorKeys:
+    """Create whatever the folder lacks and return all of it; a second call changes nothing."""
+    for name in ("", "wechatpay", "alipay"):
+        (directory / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+    settings_file = directory / "keys.json"
+    settings: dict[str, dict[str, str]] = {}
+    if settings_file.exists():
+        settings = json.loads(settings_file.read_text(encoding="utf-8"))
+    _wechatpay_files(_Folder(directory / "wechatpay"), settings.setdefault("wechatpay", {}))
+    _alipay_files(_Folder(directory / "alipay"), settings.setdefault("alipay", {}))
+    wanted = json.dumps(settings, indent=2, sort_keys=True) + "\n"
+    if not settings_file.exists() or settings_file.read_text(encoding="utf-8") != wanted:
+        _write(settings_file, wanted.encode(), private=True)
+    return SimulatorKeys(directory, settings)
+
+
+class _Folder:
+    """Files that are made once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def private_key(self, name: str) -> RSAPrivateKey:
+        file = self.path / name
+        if not file.exists():
+            _write(file, private_pem(new_rsa_key()), private=True)
+        key = serialization.load_pem_private_key(file.read_bytes(), password=None, unsafe_skip_rsa_key_validation=True)
+        if not isinstance(key, RSAPrivateKey):
+            raise ValueError(f"{file} is not an RSA key")
+        return key
+
+    def has(self, *names: str) -> bool:
+        return all((self.path / name).exists() for name in names)
+
+    def put(self, name: str, data: bytes, *, private: bool = False) -> None:
+        if not (self.path / name).exists():
+            _write(self.path / name, data, private=private)
+
+    def certificate_serial(self, name: str) -> str:
+        return certificate_serial(load_certificate((self.path / name).read_bytes()))
+
+
+def _write(file: Path, data: bytes, *, private: bool) -> None:
+    partial = file.with_name(file.name + ".part")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if private else 0o644)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(data)
+    partial.replace(file)
+
+
+def _digits(count: int) -> str:
+    return "".join(secrets.choice(string.digits) for _ in range(count))
+
+
+def _wechatpay_files(folder: _Folder, settings: dict[str, str]) -> None:
+    settings.setdefault("appid", "wx" + secrets.token_hex(8))
+    settings.setdefault("mchid", "1" + _digits(9))
+    settings.setdefault("apiv3_key", "".join(secrets.choice(_ALPHANUMERIC) for _ in range(32)))
+    settings.setdefault("public_key_id", "PUB_KEY_ID_01" + settings["mchid"] + _digits(20))
+    merchant = folder.private_key("apiclient_key.pem")
+    platform = folder.private_key("platform_key.pem")
+    folder.put("pub_key.pem", public_pem(folder.private_key("pub_key_private.pem")))
+    if not folder.has("apiclient_cert.pem", "platform_cert.pem"):
+        authority = CertificateMaker("Tenpay.com Root CA", "Tenpay.com", "Tenpay.com CA Center")
+        folder.put("apiclient_cert.pem", authority.issue(settings["mchid"], merchant))
+        folder.put("platform_cert.pem", authority.issue("Tenpay.com sign", platform))
+    settings["merchant_serial"] = folder.certificate_serial("apiclient_cert.pem")
+    settings["platform_serial"] = folder.certificate_serial("platform_cert.pem")
+
+
+def _alipay_files(folder: _Folder, settings: dict[str, str]) -> None:
+    settings.setdefault("app_id", "2021" + _digits(12))
+    settings.setdefault("seller_id", "2088" + _digits(12))
+    app = folder.private_key("app_private_key.pem")
+    alipay = folder.private_key("alipay_private_key.pem")
+    folder.put("app_private_key_pkcs1.pem", private_pem(app, pkcs1=True), private=True)
+    folder.put("app_public_key.pem", public_pem(app))
+    folder.put("alipay_public_key.pem", public_pem(alipay))
+    names = ("appCertPublicKey.crt", "alipayCertPublicKey_RSA2.crt", "alipayRootCert.crt")
+    if not folder.has(*names):
+        for name in names:  # one chain or none: a leaf under a root that is gone helps nobody
+            (folder.path / name).unlink(missing_ok=True)
+        authority = CertificateMaker("Ant Financial Certification Authority R1", "Certification Authority", "Ant Financial")
+        folder.put(names[0], authority.issue(settings["app_id"], app))
+        folder.put(names[1], authority.issue("Alipay simulator", alipay))
+        # As in the real bundle there is a member that is not RSA; it takes no part in the root SN. SDKs split at the blank line.
+        folder.put(names[2], authority.root_pem() + b"\n" + CertificateMaker.elliptic_root("Ant Financial EC Root"))
+    settings["app_cert_sn"] = _alipay_sn(folder, names[0])
+    settings["alipay_cert_sn"] = _alipay_sn(folder, names[1])
+    settings["alipay_root_cert_sn"] = alipay_root_cert_sn((folder.path / names[2]).read_bytes())
+
+
+def _alipay_sn(folder: _Folder, name: str) -> str:
+    return alipay_cert_sn(load_certificate((folder.path / name).read_bytes()))
+
+
+def public_settings(keys: SimulatorKeys) -> dict[str, dict[str, str]]:
+    """Ids and serials without the symmetric keys, for pages and scripts."""
+    return {
+        channel: {name: value for name, value in values.items() if not name.endswith("_key")}
+        for channel, values in keys.settings.items()
+    }

@@ -1,0 +1,147 @@
+"""WeChat Pay APIv3: refunds (channel sheet 2.4 to 2.6). Accepted refunds are PROCESSING and finish a little later."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from paycenter_server.simulator.clock import rfc3339
+from paycenter_server.simulator.ledger import random_digits
+from paycenter_server.simulator.model import WECHATPAY_V3, Refund, Trade
+from paycenter_server.simulator.wechat_auth import WechatError
+from paycenter_server.simulator.wechat_call import WechatCall, invalid
+from paycenter_server.simulator.wechat_orders import check_notify_url
+
+__all__ = ["apply_abnormal", "create", "new_refund_id", "query"]
+
+_NUMBER = re.compile(r"[0-9A-Za-z_\-|*@]{1,64}")
+_PARTIAL_REFUNDS = 50
+_OUTCOMES = {"refund_abnormal": "ABNORMAL", "refund_closed": "CLOSED"}
+
+
+def new_refund_id() -> str:
+    """A number of the channel's own."""
+    return "503" + random_digits(26)
+
+
+def _answer(trade: Trade, refund: Refund) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "refund_id": refund.refund_id,
+        "out_refund_no": refund.number,
+        "transaction_id": trade.transaction_id,
+        "out_trade_no": trade.number,
+        "channel": "ORIGINAL",
+        "user_received_account": "支付用户零钱",
+        "create_time": rfc3339(refund.created),
+        "status": refund.state,
+        "funds_account": "AVAILABLE",
+        "promotion_detail": [],
+        "amount": {
+            "total": refund.total,
+            "refund": refund.amount,
+            "from": [],
+            "payer_total": refund.total,
+            "payer_refund": refund.amount,
+            "settlement_refund": refund.amount,
+            "settlement_total": refund.total,
+            "discount_refund": 0,
+            "currency": "CNY",
+        },
+    }
+    if refund.state == "SUCCESS":
+        document["success_time"] = rfc3339(refund.finished)
+    return document
+
+
+def _fen(amount: dict[str, Any], field: str) -> int:
+    value = amount.get(field)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise invalid(f"amount.{field}", f"amount.{field}必须是不小于1的整数")
+    return value
+
+
+def create(call: WechatCall) -> tuple[int, dict[str, Any]]:
+    """POST /v3/refund/domestic/refunds; the same number with the same amounts answers the same refund."""
+    number = call.text("out_refund_no", 64)
+    if not _NUMBER.fullmatch(number):
+        raise invalid("out_refund_no", "商户退款单号只能是1至64个数字、字母、_-|*@")
+    reason = call.text("reason", 80, required=False)
+    notify_url = call.text("notify_url", 255, required=False)
+    if notify_url:
+        check_notify_url(notify_url)
+    part = call.part("amount")
+    amount, total = _fen(part, "refund"), _fen(part, "total")
+    if part.get("currency") != "CNY":
+        raise invalid("amount.currency", "缺少必填参数currency或币种不支持")
+    if not (call.body.get("out_trade_no") or call.body.get("transaction_id")):
+        raise invalid("out_trade_no", "transaction_id和out_trade_no必须二选一")
+    trade = call.trade
+    if trade is None or not trade.paid:
+        raise WechatError(404, "RESOURCE_NOT_EXISTS", "订单不存在或未支付")
+    holder = call.simulator.ledger.by_refund(WECHATPAY_V3, number)
+    if holder is not None and holder is not trade:
+        raise WechatError(400, "INVALID_REQUEST", "商户退款单号已用于其他订单")
+    known = trade.refund(number)
+    if known is not None:
+        if (known.amount, known.total) != (amount, total):
+            raise WechatError(403, "REFUND_FEE_MISMATCH", "订单金额或退款金额与之前请求不一致,请核实后再试")
+        return 200, _answer(trade, known)
+    _check_new(call, trade, amount, total)
+    return 200, _answer(trade, _accept(call, trade, number, amount, total, reason, notify_url))
+
+
+def _check_new(call: WechatCall, trade: Trade, amount: int, total: int) -> None:
+    # A lying channel shows paid_amount everywhere, so a client may rightly repeat that one.
+    if total not in (trade.amount, trade.paid_amount):
+        raise WechatError(403, "REFUND_FEE_MISMATCH", "订单金额或退款金额与之前请求不一致,请核实后再试")
+    if trade.refunded + amount > trade.paid_amount:
+        raise WechatError(400, "INVALID_REQUEST", "申请退款金额大于订单可退金额")
+    if len(trade.refunds) >= _PARTIAL_REFUNDS:
+        raise WechatError(400, "INVALID_REQUEST", "部分退款次数超过50次")
+    if call.fault == "not_enough":
+        raise WechatError(403, "NOT_ENOUGH", "基本账户余额不足,请充值后重新发起")
+
+
+def _accept(call: WechatCall, trade: Trade, number: str, amount: int, total: int, reason: str, notify_url: str) -> Refund:
+    simulator = call.simulator
+    now = simulator.clock.now()
+    delay = simulator.config.refund_delay_seconds
+    if call.rule is not None and call.fault == "refund_pending":
+        delay = call.rule.seconds
+    refund = Refund(
+        number,
+        new_refund_id(),
+        amount,
+        total,
+        reason,
+        notify_url,
+        now,
+        now + delay,
+        outcome=_OUTCOMES.get(call.fault, "SUCCESS"),
+        signer=call.signer,
+    )
+    simulator.ledger.add_refund(trade, refund)
+    return refund
+
+
+def query(call: WechatCall) -> tuple[int, dict[str, Any]]:
+    """GET /v3/refund/domestic/refunds/{out_refund_no}."""
+    trade = call.trade
+    refund = trade.refund(call.path["out_refund_no"]) if trade else None
+    if trade is None or refund is None:
+        raise WechatError(404, "RESOURCE_NOT_EXISTS", "退款单不存在")
+    return 200, _answer(trade, refund)
+
+
+def apply_abnormal(call: WechatCall) -> tuple[int, dict[str, Any]]:
+    """POST …/refunds/{refund_id}/apply-abnormal-refund: an ABNORMAL refund is taken up again and succeeds."""
+    number = call.text("out_refund_no", 64)
+    trade = call.simulator.ledger.by_refund(WECHATPAY_V3, number)
+    refund = trade.refund(number) if trade else None
+    if trade is None or refund is None or refund.refund_id != call.path["refund_id"]:
+        raise WechatError(404, "RESOURCE_NOT_EXISTS", "退款单不存在")
+    if refund.state != "ABNORMAL":
+        raise WechatError(400, "INVALID_REQUEST", "退款单状态不是退款异常")
+    now = call.simulator.clock.now()
+    call.simulator.ledger.retry_refund(trade, refund, now + call.simulator.config.refund_delay_seconds)
+    return 200, _answer(trade, refund)

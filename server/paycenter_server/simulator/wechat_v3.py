@@ -1,0 +1,143 @@
+"""WeChat Pay APIv3 over HTTP: routes, verification, faults and signed answers around the operations.
+
+An operation is a plain function of a WechatCall: it commits to the ledger and returns status and document, or raises WechatError.
+No operation awaits, so each is atomic on the event loop.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from paycenter_server.simulator import wechat_orders, wechat_refunds
+from paycenter_server.simulator.faults import FaultRule
+from paycenter_server.simulator.ledger import random_digits
+from paycenter_server.simulator.model import WECHATPAY_V3
+from paycenter_server.simulator.state import STATE
+from paycenter_server.simulator.web_faults import interfere
+from paycenter_server.simulator.wechat_auth import WechatError, check_request, choose_signer, signature_headers
+from paycenter_server.simulator.wechat_call import WechatCall
+from paycenter_server.simulator.wire_log import Exchange, WireLog
+
+__all__ = ["add_routes"]
+
+Operation = Callable[[WechatCall], tuple[int, dict[str, Any] | None]]
+_LOGGED = ("Authorization", "Wechatpay-Serial", "Content-Type", "User-Agent", "Accept")
+_ROUTES: tuple[tuple[str, str, str, Operation], ...] = (
+    ("POST", "/v3/pay/transactions/native", "native", wechat_orders.create),
+    ("POST", "/v3/pay/transactions/jsapi", "jsapi", wechat_orders.create),
+    ("POST", "/v3/pay/transactions/app", "app", wechat_orders.create),
+    ("POST", "/v3/pay/transactions/h5", "h5", wechat_orders.create),
+    ("GET", "/v3/pay/transactions/out-trade-no/{out_trade_no}", "query", wechat_orders.query),
+    ("GET", "/v3/pay/transactions/id/{transaction_id}", "query", wechat_orders.query),
+    ("POST", "/v3/pay/transactions/out-trade-no/{out_trade_no}/close", "close", wechat_orders.close),
+    ("POST", "/v3/refund/domestic/refunds", "refund", wechat_refunds.create),
+    ("GET", "/v3/refund/domestic/refunds/{out_refund_no}", "refund_query", wechat_refunds.query),
+    ("POST", "/v3/refund/domestic/refunds/{refund_id}/apply-abnormal-refund", "abnormal_refund", wechat_refunds.apply_abnormal),
+    ("GET", "/v3/certificates", "certificates", wechat_orders.certificates),
+)
+
+
+def add_routes(app: web.Application) -> None:
+    """Serve the v3 paths; whatever else is below /v3/ is an unsigned 404, as live."""
+    for method, path, name, operation in _ROUTES:
+        app.router.add_route(method, path, _Endpoint("wx." + name, operation).serve)
+    app.router.add_route("*", "/v3/{rest:.*}", _unknown)
+
+
+async def _unknown(request: web.Request) -> web.Response:
+    del request
+    return web.Response(status=404)
+
+
+@dataclass(frozen=True)
+class _Endpoint:
+    api: str
+    operation: Operation
+
+    async def serve(self, request: web.Request) -> web.Response:
+        simulator = request.app[STATE]
+        raw = await request.read()
+        number = request.match_info.get("out_trade_no", "")
+        entry = simulator.log.add(simulator.clock.now(), "in", WECHATPAY_V3, self.api, number, request.method, request.raw_path)
+        entry.request_headers = {name: request.headers[name] for name in _LOGGED if name in request.headers}
+        entry.request_body = WireLog.text(raw)
+        try:
+            check_request(simulator.keys, request.method, request.raw_path, request.headers, raw)
+            entry.verdict = "valid"
+            signer = choose_signer(simulator.keys, request.headers)
+            call = WechatCall(simulator, self.api, signer, _document(raw), dict(request.match_info), dict(request.query))
+            entry.number = call.number
+            call.rule = simulator.faults.take(self.api, call.numbers)
+            return await self._answer(request, call, entry)
+        except WechatError as error:
+            entry.verdict = entry.verdict or f"refused: {error.message}"
+            return _refusal(entry, error)
+
+    async def _answer(self, request: web.Request, call: WechatCall, entry: Exchange) -> web.Response:
+        fault = call.rule.fault if call.rule else ""
+        entry.fault = fault
+        _raise_before(fault)
+        silence = await interfere(request, call.rule, "before")
+        if silence is not None:
+            return silence
+        status, document = self.operation(call)
+        silence = await interfere(request, call.rule, "after")
+        if silence is not None:
+            return silence
+        if fault == "error_after_commit":
+            raise WechatError(500, "SYSTEM_ERROR", "系统异常,请稍后重试")
+        if document is not None and fault == "wrong_amount":
+            _lie(document, call.rule)
+        body = b"" if document is None else json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+        headers = {"Request-ID": _request_id(), **signature_headers(call.simulator.keys, call.signer, body, fault)}
+        if body:
+            headers["Content-Type"] = "application/json; charset=utf-8"
+        return _logged(entry, web.Response(status=status, body=body or None, headers=headers), body)
+
+
+def _document(raw: bytes) -> dict[str, Any]:
+    if not raw:
+        return {}
+    try:
+        document = json.loads(raw)
+    except ValueError as error:
+        raise WechatError(400, "PARAM_ERROR", "请求体不是有效的JSON") from error
+    if not isinstance(document, dict):
+        raise WechatError(400, "PARAM_ERROR", "请求体不是JSON对象")
+    return document
+
+
+def _raise_before(fault: str) -> None:
+    if fault == "error_before_commit":
+        raise WechatError(500, "SYSTEM_ERROR", "系统异常,请稍后重试")
+    if fault == "http_503":
+        raise WechatError(503, "SERVICE_UNAVAILABLE", "服务不可用")
+    if fault == "rate_limit":
+        raise WechatError(429, "FREQUENCY_LIMITED", "频率超限")
+
+
+def _lie(document: dict[str, Any], rule: FaultRule | None) -> None:
+    amount = document.get("amount")
+    if isinstance(amount, dict) and rule is not None:
+        name = "refund" if "refund" in amount else "total"
+        amount[name] = amount[name] + 1 if rule.amount is None else rule.amount
+
+
+def _request_id() -> str:
+    return f"08{random_digits(30)}-0"
+
+
+def _refusal(entry: Exchange, error: WechatError) -> web.Response:
+    body = json.dumps(error.document(), ensure_ascii=False).encode()
+    headers = {"Request-ID": _request_id(), "Content-Type": "application/json; charset=utf-8"}
+    return _logged(entry, web.Response(status=error.status, body=body, headers=headers), body)
+
+
+def _logged(entry: Exchange, response: web.Response, body: bytes) -> web.Response:
+    entry.status, entry.answer_headers, entry.answer_body = response.status, dict(response.headers), WireLog.text(body)
+    return response

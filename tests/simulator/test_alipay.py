@@ -1,0 +1,170 @@
+"""Alipay: precreate, page payments, query, close, expiry, certificates."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import json
+import time
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import pytest
+from cryptography import x509
+from yarl import URL
+
+from .merchant import CHINA, AlipayClient, Bench
+
+pytestmark = pytest.mark.asyncio
+
+
+@pytest.mark.parametrize(("certificates", "get"), [(False, False), (True, False), (False, True), (True, True)])
+async def test_precreate_pay_query_notify(bench: Bench, certificates: bool, get: bool) -> None:
+    client = AlipayClient(bench, certificates=certificates, get=get)
+    created = await client.precreate("order1", "12.34", passback_params="a%3D1")
+    assert created["qr_code"].startswith("https://qr.alipay.com/")
+    assert "https:\\/\\/qr" in client.last
+    assert ("alipay_cert_sn" in json.loads(client.last)) is certificates
+    if certificates:
+        assert json.loads(client.last)["alipay_cert_sn"] == bench.keys.alipay["alipay_cert_sn"]
+    assert (await client.query("order1"))["sub_code"] == "ACQ.TRADE_NOT_EXIST"
+    assert (await bench.post("/simulator/pay/order1")).json["wire_state"] == "TRADE_SUCCESS"
+    found = await client.query("order1")
+    assert (found["trade_status"], found["total_amount"], found["code"]) == ("TRADE_SUCCESS", "12.34", "10000")
+    (notification,) = await bench.notifications(1)
+    told = client.notified(notification)
+    assert told["trade_status"] == "TRADE_SUCCESS"
+    assert (told["total_amount"], told["out_trade_no"], told["trade_no"]) == ("12.34", "order1", found["trade_no"])
+    assert (told["app_id"], told["seller_id"]) == (client.ids["app_id"], client.ids["seller_id"])
+    assert told["passback_params"] == "a%3D1"
+    assert told["body"] == ""
+
+
+async def test_scanning_makes_the_trade(bench: Bench) -> None:
+    client = AlipayClient(bench)
+    created = await client.precreate("order1")
+    closed = await client.call("alipay.trade.close", {"out_trade_no": "order1"})
+    assert closed["sub_code"] == "ACQ.TRADE_NOT_EXIST"
+    by_code = await bench.get("/cashier?" + urlencode({"code": created["qr_code"]}))
+    assert by_code.headers["Location"] == "/cashier/order1"
+    assert (await bench.get("/cashier/order1")).status == 200
+    assert (await client.query("order1"))["trade_status"] == "WAIT_BUYER_PAY"
+    assert (await client.call("alipay.trade.close", {"out_trade_no": "order1"}))["code"] == "10000"
+    assert (await client.query("order1"))["trade_status"] == "TRADE_CLOSED"
+    assert (await client.call("alipay.trade.close", {"out_trade_no": "order1"}))["sub_code"] == "ACQ.TRADE_STATUS_ERROR"
+    assert (await client.precreate("order1"))["sub_code"] == "ACQ.TRADE_HAS_CLOSE"
+    assert (await bench.post("/simulator/pay/order1")).status == 409
+
+
+async def test_the_number_is_taken(bench: Bench) -> None:
+    client = AlipayClient(bench)
+    first = await client.precreate("order1")
+    assert (await client.precreate("order1"))["qr_code"] == first["qr_code"]
+    assert (await client.precreate("order1", "2.00"))["sub_code"] == "ACQ.CONTEXT_INCONSISTENT"
+    await bench.post("/simulator/pay/order1", {"notify": False})
+    assert (await client.precreate("order1"))["sub_code"] == "ACQ.TRADE_HAS_SUCCESS"
+    assert (await client.call("alipay.trade.close", {"out_trade_no": "order1"}))["sub_code"] == "ACQ.TRADE_STATUS_ERROR"
+
+
+@pytest.mark.parametrize("get", [False, True])
+async def test_page_pay(bench: Bench, get: bool) -> None:
+    client = AlipayClient(bench, get=get)
+    biz = {"out_trade_no": "page1", "total_amount": "1.00", "subject": "<b>Tea</b>", "product_code": "FAST_INSTANT_TRADE_PAY"}
+    more = {"notify_url": bench.receiver_url, "return_url": "http://127.0.0.1:9/back?x=1"}
+    status, text = await client.raw(client.params("alipay.trade.page.pay", biz, **more))
+    assert status == 200
+    assert "Pay</button>" in text
+    assert "&lt;b&gt;Tea" in text
+    assert (await client.query("page1"))["trade_status"] == "WAIT_BUYER_PAY"
+    pressed = await bench.form("/cashier/page1/pay")
+    assert (pressed.status, pressed.headers["Location"]) == (303, "/cashier/page1")
+    client.notified((await bench.notifications(1))[0])
+    cashier = (await bench.get("/cashier/page1")).body.decode()
+    back = cashier.split('href="', 2)[1].split('"')[0].replace("&amp;", "&")
+    params = dict(parse_qsl(urlsplit(back).query))
+    assert params.pop("x") == "1"
+    assert client.genuine(params)
+    wrong = client.params("alipay.trade.page.pay", biz) | {"return_url": "http://127.0.0.1:9/evil"}
+    assert "isv.invalid-signature" in (await client.raw(wrong))[1]
+    wap = client.params("alipay.trade.wap.pay", biz | {"out_trade_no": "wap1", "product_code": "QUICK_WAP_WAY"})
+    assert "Pay</button>" in (await client.raw(wap))[1]
+
+
+async def test_expiry(bench: Bench) -> None:
+    client = AlipayClient(bench)
+    await client.precreate("order1", qr_code_timeout_express="90m")
+    await client.precreate(
+        "order2", time_expire=datetime.datetime.fromtimestamp(time.time() + 3600, CHINA).strftime("%Y-%m-%d %H:%M:%S")
+    )
+    await bench.get("/cashier/order2")
+    await client.precreate("order3")
+    await bench.advance(3601)
+    assert (await client.query("order2"))["trade_status"] == "TRADE_CLOSED"
+    assert (await bench.post("/simulator/pay/order2")).status == 409
+    await bench.advance(1800)
+    assert (await bench.get("/cashier/order1")).status == 200
+    assert (await client.query("order1"))["sub_code"] == "ACQ.TRADE_NOT_EXIST"
+    assert (await bench.post("/simulator/pay/order1")).status == 409
+    assert (await bench.post("/simulator/pay/order3", {"notify": False})).status == 200
+    assert (await bench.post("/simulator/pay/order2", {"force": True})).status == 200
+    assert (await client.query("order2"))["trade_status"] == "TRADE_SUCCESS"
+
+
+async def test_who_is_refused(bench: Bench) -> None:
+    client = AlipayClient(bench)
+    biz = {"out_trade_no": "order1"}
+
+    async def told(params: dict[str, str]) -> dict[str, str]:
+        _, client.last = await client.raw(params)
+        document = json.loads(client.last)
+        return dict(document.get("alipay_trade_query_response") or document["error_response"])
+
+    tampered = client.params("alipay.trade.query", biz) | {"notify_url": "http://x"}
+    answer = await told(tampered)
+    assert (answer["code"], answer["sub_code"]) == ("40002", "isv.invalid-signature")
+    assert client.verified(client.last, "alipay_trade_query_response")
+    unknown = client.params("alipay.trade.query", biz) | {"app_id": "2021000000000000"}
+    assert (await told(unknown))["sub_code"] == "isv.invalid-app-id"
+    assert "sign" not in json.loads(client.last)
+    assert (await told(client.params("alipay.no.such", biz)))["sub_code"] == "isv.invalid-method"
+    unsigned = client.params("alipay.trade.query", biz)
+    del unsigned["sign"]
+    assert (await told(unsigned))["sub_code"] == "isv.missing-signature"
+    assert (await told(client.params("alipay.trade.query", biz, sign_type="RSA")))["sub_code"] == "isv.invalid-signature-type"
+    assert (await told(client.params("alipay.trade.query", biz, timestamp="now")))["sub_code"] == "isv.invalid-timestamp"
+    wrong_sn = AlipayClient(bench, certificates=True)
+    wrong_sn.ids = dict(wrong_sn.ids, app_cert_sn="0" * 32)
+    assert (await told(wrong_sn.params("alipay.trade.query", biz)))["sub_code"] == "isv.invalid-app-cert-sn"
+
+
+async def test_empty_parameters_pass_signed_or_not(bench: Bench) -> None:
+    client = AlipayClient(bench)
+    await client.query("order1")
+    kept = client.params("alipay.trade.query", {"out_trade_no": "order1"}, notify_url="")
+    dropped = client.params("alipay.trade.query", {"out_trade_no": "order1"}) | {"notify_url": ""}
+    for params in (kept, dropped):
+        assert "TRADE_NOT_EXIST" in (await client.raw(params))[1]
+
+
+@pytest.mark.parametrize("amount", ["0.00", "0.001", "1e3x", "-1", "100000000.01", None, True])
+async def test_invalid_amounts(bench: Bench, amount: object) -> None:
+    client = AlipayClient(bench)
+    answer = await client.call("alipay.trade.precreate", {"out_trade_no": "order1", "subject": "x", "total_amount": amount})
+    assert answer["sub_code"] == "ACQ.INVALID_PARAMETER"
+
+
+async def test_certificate_download(bench: Bench) -> None:
+    client = AlipayClient(bench, certificates=True)
+    method = "alipay.open.app.alipaycert.download"
+    answer = await client.call(method, {"alipay_cert_sn": client.ids["alipay_cert_sn"]})
+    certificate = x509.load_pem_x509_certificate(base64.b64decode(answer["alipay_cert_content"]))
+    root = x509.load_pem_x509_certificates(bench.keys.file("alipay", "alipayRootCert.crt").read_bytes())[0]
+    certificate.verify_directly_issued_by(root)
+    assert (await client.call(method, {"alipay_cert_sn": "x"}))["code"] == "40004"
+
+
+async def test_a_form_with_everything_in_the_body(bench: Bench) -> None:
+    client = AlipayClient(bench)
+    body = urlencode(client.params("alipay.trade.query", {"out_trade_no": "order+1 &x"})).encode()
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    async with bench.session.post(URL(bench.base + "/gateway.do"), data=body, headers=headers) as response:
+        assert "TRADE_NOT_EXIST" in await response.text()

@@ -1,0 +1,240 @@
+"""The API for scripts, the pages, keys, and what survives a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import aiohttp
+import pytest
+from click.testing import CliRunner
+from cryptography import x509
+from paycenter_server.simulator import SimulatorKeys, command, generate_keys, load_keys
+
+from .merchant import AlipayClient, Bench, WechatClient, private_key, public_key
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.mark.asyncio
+async def test_trades_log_reset_health(bench: Bench) -> None:
+    client, alipay = WechatClient(bench), AlipayClient(bench)
+    assert (await bench.get("/healthz")).body == b"ok"
+    await client.create("order0001")
+    await client.call("GET", "/v3/certificates", signature="AAAA")
+    await alipay.precreate("order1")
+    trades = (await bench.get("/simulator/trades")).json
+    assert [trade["out_trade_no"] for trade in trades] == ["order1", "order0001"]
+    assert trades[1]["cashier_url"] == bench.base + "/cashier/order0001"
+    log = (await bench.get("/simulator/log")).json
+    assert [(entry["api"], entry["verdict"]) for entry in log][:2] == [
+        ("alipay.trade.precreate", "valid"),
+        ("wx.certificates", "refused: 错误的签名,验签失败"),
+    ]
+    assert (await bench.get("/simulator/log?out_trade_no=order0001")).json[0]["status"] == 200
+    assert (await bench.get("/simulator/keys")).json["wechatpay"]["mchid"] == client.ids["mchid"]
+    assert "apiv3_key" not in (await bench.get("/simulator/keys")).json["wechatpay"]
+    await bench.post("/simulator/reset")
+    assert (await bench.get("/simulator/trades")).json == []
+    assert (await client.query("order0001")).status == 404
+
+
+@pytest.mark.asyncio
+async def test_scripts_are_told_what_is_wrong(bench: Bench) -> None:
+    client = WechatClient(bench)
+    await client.create("order0001")
+    wrongs: list[object] = [{"amount": -1}, {"times": "two"}, {"nonsense": 1}, [], {"payer": 1}, {"notify": "no"}]
+    for wrong in wrongs:
+        assert (await bench.post("/simulator/pay/order0001", wrong)).status == 400
+    assert (await bench.post("/simulator/refund/order0001")).status == 409
+    assert (await bench.post("/simulator/close/order0001")).json["wire_state"] == "CLOSED"
+    assert (await bench.post("/simulator/pay/order0001")).json["trade"]["state"] == "CLOSED"
+    assert (await bench.post("/simulator/finish/order0001")).status == 409
+
+
+@pytest.mark.asyncio
+async def test_the_same_number_at_both_channels(bench: Bench) -> None:
+    await WechatClient(bench).create("order_1")
+    await AlipayClient(bench).precreate("order_1")
+    assert (await bench.post("/simulator/pay/order_1?protocol=wechatpay_v3")).json["protocol"] == "wechatpay_v3"
+    assert (await bench.get("/simulator/trades/order_1")).json["paid"] is False
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("button", ["pay", "pay-twice", "bad-signature", "late", "delay"])
+async def test_buttons(bench: Bench, button: str) -> None:
+    client = WechatClient(bench)
+    await client.create("order0001")
+    page = (await bench.get("/cashier/order0001")).body.decode()
+    assert f'action="/cashier/order0001/{button}"' in page
+    assert "¥ 1.00" in page
+    assert not re.search(r'(src|href)="(?!/)', page), "no foreign content"
+    await bench.form("/cashier/order0001/fail")
+    await bench.form(f"/cashier/order0001/{button}", seconds="0")
+    trade = (await bench.get("/simulator/trades/order0001")).json
+    assert trade["paid"] is True
+    await bench.notifications(2 if button == "pay-twice" else 1)
+    assert bool(client.verified(bench.received[0].headers, bench.received[0].body)) is (button != "bad-signature")
+    refused = await bench.form("/cashier/order0001/pay")
+    assert "problem=" in refused.headers["Location"]
+    assert (await bench.get(refused.headers["Location"])).body.count(b"paid already")
+    await bench.form("/cashier/order0001/refund")
+    await bench.form("/cashier/order0001/resend")
+    assert (await client.query("order0001")).json["trade_state"] == "REFUND"
+    assert (await bench.form("/cashier/order0001/nonsense")).status == 404
+
+
+@pytest.mark.asyncio
+async def test_pages(bench: Bench) -> None:
+    client = WechatClient(bench)
+    assert "No trades yet" in (await bench.get("/")).body.decode()
+    await client.create("order0001", description="<script>x</script>")
+    await bench.post("/simulator/pay/order0001")
+    await bench.notifications(1)
+    for path in ("/", "/trades/order0001", "/cashier/order0001"):
+        page = await bench.get(path)
+        assert page.status == 200
+        assert b"<script>" not in page.body
+        assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert b"TRANSACTION.SUCCESS" in (await bench.get("/trades/order0001")).body
+    assert b"<svg" in (await bench.get("/qr/order0001.svg")).body
+    assert (await bench.get("/trades/nothing")).status == 404
+    assert (await bench.get("/cashier?code=nothing")).status == 404
+    await bench.form("/faults", rules='[{"api": "*", "fault": "slow"}]')
+    assert len((await bench.get("/simulator/faults")).json["rules"]) == 1
+    assert "problem" in (await bench.form("/faults", rules="x")).headers["Location"]
+    await bench.form("/faults", clear="1")
+    assert (await bench.get("/simulator/faults")).json["rules"] == []
+    await bench.form("/clock", advance_seconds="60")
+    assert round((await bench.get("/simulator/clock")).json["offset_seconds"]) == 60
+    await bench.form("/clock", reset="1")
+
+
+@pytest.mark.asyncio
+async def test_a_restart_loses_nothing(bench: Bench) -> None:
+    client, alipay = WechatClient(bench), AlipayClient(bench)
+    await client.create("order0001")
+    await alipay.precreate("order1")
+    bench.answers[:] = [(500, b"")]
+    await bench.post("/simulator/pay/order0001")
+    await bench.notifications(1)
+    await bench.fault("wx.refund", "refund_pending", seconds=1000)
+    await client.refund("order0001", "refund1", 40)
+    await bench.restart()
+    assert (await client.query("order0001")).json["trade_state"] == "REFUND"
+    assert (await client.refund_query("refund1")).json["status"] == "PROCESSING"
+    assert (await client.create("order0001")).json["code"] == "ORDERPAID"
+    assert (await alipay.precreate("order1"))["code"] == "10000"
+    await bench.advance(15)
+    await bench.notifications(2)
+    await bench.advance(1000)
+    assert client.opened((await bench.notifications(3))[2])["refund_status"] == "SUCCESS"
+    await bench.restart()
+    assert (await bench.get("/simulator/clock")).json["offset_seconds"] == pytest.approx(1015)
+
+
+@pytest.mark.asyncio
+async def test_kill_9_loses_no_paid_trade(bench: Bench, tmp_path: Path) -> None:
+    data = tmp_path / "killed.sqlite3"
+    arguments = [sys.executable, "-m", "paycenter_server.simulator", "--port", "0"]
+    arguments += ["--keys", str(bench.keys.directory), "--data", str(data)]
+    process, address = await start(arguments)
+    own = bench.server
+    try:
+        client = WechatClient(bench)
+        paid = []
+        bench.server = Address(address)  # type: ignore[assignment]
+        for index in range(20):
+            number = f"order{index:04d}"
+            await client.create(number)
+            assert (await bench.post(f"/simulator/pay/{number}")).status == 200
+            paid.append(number)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process, address = await start(arguments)
+        bench.server = Address(address)  # type: ignore[assignment]
+        for number in paid:
+            trade = (await bench.get(f"/simulator/trades/{number}")).json
+            assert trade["paid"]
+            assert len(trade["notifications"]) == 1
+    finally:
+        bench.server = own
+        process.terminate()
+        assert process.wait(5) == 0
+
+
+class Address:
+    """Stands for a TestServer."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def make_url(self, path: str) -> str:
+        return self.address + path
+
+
+async def start(arguments: list[str]) -> tuple[subprocess.Popen[str], str]:
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    assert process.stdout is not None
+    line = await asyncio.to_thread(process.stdout.readline)
+    address = line.split()[-1]
+    async with aiohttp.ClientSession() as session, session.get(address + "/healthz") as answer:
+        assert answer.status == 200
+    return process, address
+
+
+def test_keys_are_made_once(tmp_path: Path) -> None:
+    first = generate_keys(tmp_path / "keys")
+    before = {file: file.read_bytes() for file in (tmp_path / "keys").rglob("*") if file.is_file()}
+    again = generate_keys(tmp_path / "keys")
+    assert again.settings == first.settings == load_keys(tmp_path / "keys").settings
+    assert before == {file: file.read_bytes() for file in (tmp_path / "keys").rglob("*") if file.is_file()}
+    for file in before:
+        private = b"PRIVATE KEY" in before[file] or file.name == "keys.json"
+        assert stat.S_IMODE(file.stat().st_mode) == (0o600 if private else 0o644), file
+    (tmp_path / "keys/wechatpay/pub_key.pem").unlink()
+    generate_keys(tmp_path / "keys")
+    assert before[tmp_path / "keys/wechatpay/pub_key.pem"] == (tmp_path / "keys/wechatpay/pub_key.pem").read_bytes()
+
+
+def test_keys_fit_together(keys: SimulatorKeys) -> None:
+    pairs = (
+        ("wechatpay", "apiclient_key.pem", "apiclient_cert.pem"),
+        ("wechatpay", "platform_key.pem", "platform_cert.pem"),
+        ("wechatpay", "pub_key_private.pem", "pub_key.pem"),
+        ("alipay", "app_private_key.pem", "app_public_key.pem"),
+        ("alipay", "app_private_key_pkcs1.pem", "appCertPublicKey.crt"),
+        ("alipay", "alipay_private_key.pem", "alipay_public_key.pem"),
+        ("alipay", "alipay_private_key.pem", "alipayCertPublicKey_RSA2.crt"),
+    )
+    for channel, private, public in pairs:
+        assert private_key(keys.file(channel, private)).public_key() == public_key(keys.file(channel, public))
+    assert b"BEGIN RSA PRIVATE KEY" in keys.file("alipay", "app_private_key_pkcs1.pem").read_bytes()
+    assert len(keys.wechatpay["apiv3_key"]) == 32
+    assert keys.wechatpay["public_key_id"].startswith("PUB_KEY_ID_")
+    for file in [*keys.directory.rglob("*cert.pem"), *keys.directory.rglob("*.crt")]:
+        certificate = x509.load_pem_x509_certificate(file.read_bytes())
+        assert len(f"{certificate.serial_number:x}") == 40
+        assert re.fullmatch(r"CN=[^,]+,OU=[^,]+,O=[^,]+,C=CN", certificate.issuer.rfc4514_string())
+
+
+def test_command(tmp_path: Path) -> None:
+    result = CliRunner().invoke(command, ["--keys", str(tmp_path / "k"), "--keys-only"])
+    assert result.exit_code == 0
+    assert (tmp_path / "k/keys.json").exists()
+    assert "--faults" in CliRunner().invoke(command, ["--help"]).output
+    (tmp_path / "f.json").write_text("[{}]", encoding="utf-8")
+    wrong = CliRunner().invoke(command, ["--keys", str(tmp_path / "k"), "--port", "0", "--faults", str(tmp_path / "f.json")])
+    assert wrong.exit_code == 1
+    assert "api is required" in wrong.output
+
+
+def test_importing_the_package_is_cheap() -> None:
+    code = "import sys, paycenter_server.simulator; print('aiohttp' in sys.modules, 'cryptography' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["False", "False"]
