@@ -18,7 +18,7 @@ def run_demo(json: bool, command: Command = cli_command) -> int:
         with StopSignals(lambda line: None) as signals:
             return _run(json, command, signals)
     except LocalError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        sys.stderr.write(f"Error: {error}\n")
         return 1
     except Stopped:
         return INTERRUPTED

@@ -57,7 +57,7 @@ def _run(options: DevOptions, console: "_Terminal", signals: StopSignals) -> Non
             session.start()
             console.banner(session)
             _play_at_first_run(options, session, console)
-            session.tree.watch()
+            session.watch()
         finally:
             signals.stopping = True
             console.say("Stopping ...")

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -79,6 +80,21 @@ class Embedded:
         self._postgres = self._valkey = None
         if self._owns_data:
             self._data.close()
+
+    @classmethod
+    def temporary(cls, *, want_redis: bool = True) -> "Embedded":
+        """Servers on a folder of their own in the system's temporary folder (TMPDIR), which `stop` removes. For tests."""
+        embedded = cls(DataDir.temporary(), want_redis=want_redis)
+        embedded._owns_data = True
+        return embedded
+
+    def revive(self, say: Callable[[str], None]) -> None:
+        """Start again whichever of our servers has died, and `say` so. Raises LocalError if it cannot be started."""
+        for name, server in (("PostgreSQL", self._postgres), ("Valkey", self._valkey)):
+            if server is not None and server.pid is None:
+                say(f"{name} has died and is started again; its log is in {self._data.logs}")
+                server.begin()
+                server.wait_ready()
 
     def restart_postgres(self, *, immediate: bool = True) -> None:
         """Stop and start on the same port; `immediate` as after a crash. Also starts one that was killed. Raises LocalError."""

@@ -104,6 +104,8 @@ def exited(process: "subprocess.Popen[bytes]") -> bool:
     """Whether `process` has ended. What is left of its process group is killed first, while its pid still reserves the number."""
     if process.returncode is not None:
         return True
+    if not hasattr(os, "waitid"):  # macOS before Python 3.13
+        return process.poll() is not None
     try:
         ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:

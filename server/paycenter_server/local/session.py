@@ -35,6 +35,7 @@ class Session:
         self.ports = ports
         self.services = LocalServices("", "")
         self._command = command
+        self._say = say
         self._named_key_file = named.get("PAYCENTER_MASTER_KEY_FILE")
         self._env: dict[str, str] = {}
         self._embedded = Embedded(
@@ -75,6 +76,15 @@ class Session:
     def play(self, *words: str) -> int:
         """Play the demonstration on the terminal; its exit code."""
         return self.tree.run_foreground(Child("play", self._command("play", "--data-file", str(self.data_file), *words), self._env))
+
+    def watch(self) -> None:
+        """Keep everything running until a signal handler raises."""
+
+        def look_at_servers() -> bool:
+            self._embedded.revive(self._say)
+            return False
+
+        self.tree.watch(look_at_servers)
 
     def stop(self) -> None:
         """Stop API, worker, simulator, merchant, Valkey and PostgreSQL, in this order."""

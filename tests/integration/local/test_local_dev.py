@@ -14,7 +14,6 @@ import psutil
 import pytest
 from click.testing import CliRunner
 from local_fakes import HERE, fake_command, free_ports, run_dev_process, wait_until
-
 from paycenter_server.local.commands import demo, dev
 from paycenter_server.local.dev import DevOptions, run_dev
 from paycenter_server.local.process import pid_alive
@@ -109,6 +108,24 @@ def test_kill_9_leaves_nothing_and_the_next_start_recovers(data_dir: Path, proce
         if round_ != 0:  # the first time the next start does not wait for the old one's end
             assert wait_until(lambda pids=pids: not any(map(pid_alive, pids)), 10)
     assert wait_until(lambda: not any(map(pid_alive, pids)), 10)
+
+
+def test_a_dead_database_is_started_again(data_dir: Path, processes: list["subprocess.Popen[str]"]) -> None:
+    processes.append(process := run_dev_process(data_dir, free_ports(), play=False))
+    output = Output(process)
+    output.until("PayCenter is running")
+    for name, program in (("PostgreSQL", "postgres"), ("Valkey", "valkey-server")):
+        first = next(child for child in psutil.Process(process.pid).children() if child.name().startswith(program[:8]))
+        first.kill()
+        output.until(f"{name} has died and is started again")
+        assert wait_until(
+            lambda p=program, f=first.pid: (
+                f not in tree_of(process) and any(c.name().startswith(p[:8]) for c in psutil.Process(process.pid).children())
+            )
+        )
+    process.send_signal(signal.SIGTERM)
+    output.rest()
+    assert process.returncode == 0
 
 
 def test_a_second_dev_is_refused_with_the_pid(data_dir: Path, processes: list["subprocess.Popen[str]"]) -> None:

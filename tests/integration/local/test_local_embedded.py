@@ -13,7 +13,6 @@ import asyncpg
 import pytest
 import redis
 from local_fakes import wait_until
-
 from paycenter_server.local import Embedded, LocalError, postgres
 from paycenter_server.local.process import pid_alive, spawn, stop
 
@@ -190,6 +189,15 @@ def test_a_failing_server_shows_its_log(data_dir: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(postgres._SETTINGS, "max_connections", "banana")
     with pytest.raises(LocalError, match="banana"):
         Embedded(data_dir).start()
+
+
+def test_temporary_servers_leave_nothing() -> None:
+    embedded = Embedded.temporary(want_redis=False)
+    services = embedded.start()
+    assert sql(services.database_url, "SELECT 1 AS n")[0]["n"] == 1
+    assert embedded.place is not None and embedded.place.base.is_dir()
+    embedded.stop()
+    assert not embedded.place.base.exists()
 
 
 def test_two_folders_at_once(data_dir: Path) -> None:

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from paycenter_server.local import binaries, place
 from paycenter_server.local.children import choose_ports
 from paycenter_server.local.datadir import DataDir
@@ -66,9 +65,8 @@ def test_log_watch_finds_serious_lines(tmp_path: Path) -> None:
     path.write_text("ERROR of an earlier run\n")
     watch = LogWatch(path)
     with open_log(path) as log:
-        log.write(
-            b'{"level": "info", "error_code": "x"}\n{"event":"late","level":"warning"}\n2026 [\x1b[33mwarning  \x1b[0m] slow\nhalf ERR'
-        )
+        log.write(b'{"level": "info", "error_code": "x"}\n{"event":"late","level":"warning"}\n')
+        log.write(b"2026 [\x1b[33mwarning  \x1b[0m] slow\nhalf ERR")
         assert len(watch.serious_lines()) == 2
         log.write(b"OR line, ERROR\n")
         assert watch.serious_lines() == ["half ERROR line, ERROR"]
@@ -100,10 +98,10 @@ def test_nothing_found_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(binaries, "_postgres_candidates", lambda: iter(()))
     with pytest.raises(LocalError, match=r"pip install 'paycenter-server\[local\]'.*PAYCENTER_DATABASE_URL"):
         binaries.find_postgres()
-    with pytest.raises(LocalError, match="made by PostgreSQL 16.*--reset"):
+    with pytest.raises(LocalError, match=r"made by PostgreSQL 16.*--reset"):
         binaries.find_postgres(16)
     monkeypatch.setattr(binaries, "_package_folder", lambda name: None)
-    monkeypatch.setattr(binaries.shutil, "which", lambda name: None)
+    monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(LocalError, match="PAYCENTER_REDIS_URL"):
         binaries.find_valkey()
 
@@ -117,7 +115,7 @@ def test_walkable_follows_the_mode_bits(data_dir: Path) -> None:
 
 
 def test_abandoned_places_of_temporary_folders_are_swept(tmp_path: Path) -> None:
-    for name, data_dir in (("gone", "/tmp/was-here-once"), ("kept", "/srv/was-here-once")):  # noqa: S108
+    for name, data_dir in (("gone", "/tmp/was-here-once"), ("kept", "/srv/was-here-once")):
         (tmp_path / f"paycenter-dev-{name}").mkdir()
         (tmp_path / f"paycenter-dev-{name}" / "owner.json").write_text(json.dumps({"data_dir": data_dir}))
     place._sweep(tmp_path)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from local_fakes import wait_until
-
 from paycenter_server.local.ports import free_port
 from paycenter_server.local.process import pid_alive
 from paycenter_server.local.tree import Child, Tree, TreeError
@@ -120,7 +119,8 @@ def test_a_stubborn_child_and_its_children_are_killed(tmp_path: Path) -> None:
     said: list[str] = []
     script = (
         "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        "p = subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(60)']); print(p.pid, flush=True); time.sleep(60)"
+        "p = subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(60)']); print(p.pid, flush=True)\n"
+        "time.sleep(60)"
     )
     tree = Tree(tmp_path, say=said.append)
     tree.start([Child("mule", python(script), ENV, stop_timeout=0.3)])
