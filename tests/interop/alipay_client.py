@@ -1,0 +1,201 @@
+"""Runs inside an environment that has `python-alipay-sdk`: the SDK pays, queries, closes and refunds at the simulator, in both
+modes, verifies its notifications, and verifies requests that our codecs built. Only the SDK's gateway address is changed.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import sys
+import time
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+from urllib.request import urlopen
+
+import alipay  # type: ignore[import-not-found,import-untyped,unused-ignore]
+from alipay.exceptions import AliPayValidationError  # type: ignore[import-not-found,import-untyped,unused-ignore]
+from checks import Checks, Settings  # type: ignore[import-not-found,unused-ignore]
+
+
+def client(settings: Any, mode: str) -> Any:
+    """The SDK's client, with its gateway moved."""
+    app_id, private = settings.ids["alipay"]["app_id"], settings.text("alipay", "app_private_key_pkcs1.pem")
+    if mode == "certificate":
+        sdk = alipay.DCAliPay(
+            appid=app_id,
+            app_private_key_string=private,
+            app_public_key_cert_string=settings.text("alipay", "appCertPublicKey.crt"),
+            alipay_public_key_cert_string=settings.text("alipay", "alipayCertPublicKey_RSA2.crt"),
+            alipay_root_cert_string=settings.text("alipay", "alipayRootCert.crt"),
+        )
+    else:
+        public = settings.text("alipay", "alipay_public_key.pem")
+        sdk = alipay.AliPay(appid=app_id, app_private_key_string=private, alipay_public_key_string=public)
+    sdk._gateway = settings.base + "/gateway.do"
+    return sdk
+
+
+class Journey:
+    """One mode from creation to refund; the SDK verifies every answer itself and raises otherwise."""
+
+    def __init__(self, settings: Any, checks: Any, mode: str) -> None:
+        self.settings, self.mode = settings, mode
+        self.number = f"interop_{mode}_{int(time.time())}"
+        self.mark = f"/alipay/{mode}"
+        self.notify_url = settings.notify_url + self.mark
+        self.run = checks.run
+        self.sdk: Any = None
+
+    def all(self) -> None:
+        """The checks in order."""
+        checks = [
+            self.start, self.precreate, self.not_scanned, self.paid_query, self.payment_notice, self.refund, self.refund_again,
+            self.refund_query, self.refund_notice, self.full_refund, self.close, self.page, self.wap, self.wrong_signature,
+            self.tampered_notice,
+        ]  # fmt: skip
+        if self.mode == "certificate":
+            checks += [self.serials, self.certificate_download]
+        for check in checks:
+            self.run(f"python-alipay-sdk {self.mode}: {check.__name__}", check)
+
+    def start(self) -> None:
+        self.sdk = client(self.settings, self.mode)
+
+    def serials(self) -> None:
+        ids = self.settings.ids["alipay"]
+        assert (self.sdk.app_cert_sn, self.sdk.alipay_root_cert_sn) == (ids["app_cert_sn"], ids["alipay_root_cert_sn"])
+
+    @staticmethod
+    def good(answer: dict[str, Any]) -> dict[str, Any]:
+        assert answer["code"] == "10000", answer
+        return answer
+
+    def precreate(self) -> None:
+        answer = self.sdk.api_alipay_trade_precreate(
+            subject="Tea 茶", out_trade_no=self.number, total_amount="1.00", notify_url=self.notify_url
+        )
+        assert self.good(answer)["qr_code"].startswith("https://qr.alipay.com/")
+
+    def not_scanned(self) -> None:
+        assert self.sdk.api_alipay_trade_query(out_trade_no=self.number)["sub_code"] == "ACQ.TRADE_NOT_EXIST"
+
+    def paid_query(self) -> None:
+        self.settings.control(f"/simulator/pay/{self.number}", {})
+        answer = self.good(self.sdk.api_alipay_trade_query(out_trade_no=self.number))
+        assert (answer["trade_status"], answer["total_amount"]) == ("TRADE_SUCCESS", "1.00")
+
+    def notice(self) -> tuple[dict[str, str], str]:
+        _, body = self.settings.notification(self.mark)
+        params = dict(parse_qsl(body.decode(), keep_blank_values=True))
+        return params, params.pop("sign")
+
+    def payment_notice(self) -> None:
+        params, sign = self.notice()
+        assert self.sdk.verify(dict(params), sign)
+        assert (params["trade_status"], params["total_amount"], params["out_trade_no"]) == ("TRADE_SUCCESS", "1.00", self.number)
+
+    def refund(self) -> None:
+        answer = self.sdk.api_alipay_trade_refund("0.40", out_trade_no=self.number, out_request_no="r1")
+        assert (self.good(answer)["fund_change"], answer["refund_fee"]) == ("Y", "0.40")
+
+    def refund_again(self) -> None:
+        answer = self.sdk.api_alipay_trade_refund("0.40", out_trade_no=self.number, out_request_no="r1")
+        assert (self.good(answer)["fund_change"], answer["refund_fee"]) == ("N", "0.40")
+
+    def refund_query(self) -> None:
+        answer = self.sdk.api_alipay_trade_fastpay_refund_query("r1", out_trade_no=self.number)
+        assert self.good(answer)["refund_status"] == "REFUND_SUCCESS"
+        unknown = self.sdk.api_alipay_trade_fastpay_refund_query("r9", out_trade_no=self.number)
+        assert "refund_status" not in self.good(unknown)
+
+    def refund_notice(self) -> None:
+        params, sign = self.notice()
+        assert self.sdk.verify(dict(params), sign)
+        assert (params["trade_status"], params["refund_fee"], params["out_biz_no"]) == ("TRADE_SUCCESS", "0.40", "r1")
+
+    def full_refund(self) -> None:
+        self.good(self.sdk.api_alipay_trade_refund("0.60", out_trade_no=self.number, out_request_no="r2"))
+        assert self.sdk.api_alipay_trade_query(out_trade_no=self.number)["trade_status"] == "TRADE_CLOSED"
+        params, sign = self.notice()
+        assert self.sdk.verify(dict(params), sign)
+        assert (params["trade_status"], params["refund_fee"]) == ("TRADE_CLOSED", "1.00")
+
+    def close(self) -> None:
+        number = self.number + "c"
+        self.good(self.sdk.api_alipay_trade_precreate(subject="Tea", out_trade_no=number, total_amount="1.00"))
+        assert self.sdk.api_alipay_trade_close(out_trade_no=number)["sub_code"] == "ACQ.TRADE_NOT_EXIST"
+        self.visit("/cashier/" + number)
+        self.good(self.sdk.api_alipay_trade_close(out_trade_no=number))
+
+    def visit(self, path: str) -> str:
+        with urlopen(self.settings.base + path, timeout=10) as answer:
+            text: str = answer.read().decode()
+            return text
+
+    def page(self) -> None:
+        number = self.number + "p"
+        query = self.sdk.api_alipay_trade_page_pay("Tea 茶 +&", number, "1.00", notify_url=self.notify_url)
+        assert "Pay</button>" in self.visit("/gateway.do?" + query)
+        assert self.sdk.api_alipay_trade_query(out_trade_no=number)["trade_status"] == "WAIT_BUYER_PAY"
+
+    def wap(self) -> None:
+        query = self.sdk.api_alipay_trade_wap_pay("Tea", self.number + "w", "1.00", notify_url=self.notify_url)
+        assert "Pay</button>" in self.visit("/gateway.do?" + query)
+
+    def wrong_signature(self) -> None:
+        self.settings.control("/simulator/faults", [{"api": "alipay.trade.query", "fault": "bad_signature"}])
+        try:
+            self.sdk.api_alipay_trade_query(out_trade_no=self.number)
+        except AliPayValidationError:
+            return
+        raise AssertionError("the SDK took an answer with a wrong signature")
+
+    def certificate_download(self) -> None:
+        method = "alipay.open.app.alipaycert.download"
+        biz = {"alipay_cert_sn": self.settings.ids["alipay"]["alipay_cert_sn"]}
+        answer = self.good(self.sdk.server_api(method, biz))
+        assert base64.b64decode(answer["alipay_cert_content"]).decode() == self.settings.text(
+            "alipay", "alipayCertPublicKey_RSA2.crt"
+        )
+
+    def tampered_notice(self) -> None:
+        self.settings.control(f"/simulator/resend/{self.number}", {})
+        params, sign = self.notice()
+        assert not self.sdk.verify(params | {"total_amount": "9.99"}, sign)
+        assert self.sdk.verify(dict(params), sign)
+
+
+def verify_request(settings: Any, request: dict[str, Any]) -> None:
+    """A request that our codec built, checked by the SDK with the application's public key.
+
+    `sign_type` takes part in a request's signature (it does not in a notification's, which is why the SDK's verify() is not used).
+    """
+    sdk = alipay.AliPay(
+        appid=settings.ids["alipay"]["app_id"],
+        app_private_key_string=settings.text("alipay", "app_private_key_pkcs1.pem"),
+        alipay_public_key_string=settings.text("alipay", "app_public_key.pem"),
+    )
+    params = dict(parse_qsl(urlsplit(request["url"]).query, keep_blank_values=True))
+    params.update(parse_qsl(request["body"], keep_blank_values=True))
+    sign = params.pop("sign")
+    assert params["app_id"] == settings.ids["alipay"]["app_id"]
+    text = "&".join(f"{name}={value}" for name, value in sdk._ordered_data(params))
+    assert sdk._verify(text, sign)
+    assert not sdk._verify(text + " ", sign)
+
+
+def main() -> int:
+    """All checks."""
+    settings, checks = Settings(sys.argv[1]), Checks()
+    for mode in ("key", "certificate"):
+        Journey(settings, checks, mode).all()
+    for request in settings.requests:
+        checks.run(
+            f"python-alipay-sdk verifies our request: {request['name']}", functools.partial(verify_request, settings, request)
+        )
+    code: int = checks.exit_code
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

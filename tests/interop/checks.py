@@ -1,0 +1,68 @@
+"""What the two client programs share: named checks, one line each, and a helper for the simulator's own API.
+
+Standard library only: it runs inside the throw-away environments.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+import traceback
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+class Checks:
+    """Prints `PASS name` or `FAIL name: why`; `exit_code` tells whether any failed."""
+
+    def __init__(self) -> None:
+        self.exit_code = 0
+
+    def run(self, name: str, check: Callable[[], None]) -> None:
+        """One check; whatever it raises is its failure."""
+        try:
+            check()
+        except Exception as error:
+            self.exit_code = 1
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            print(f"FAIL {name}: {type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno})", flush=True)
+        else:
+            print(f"PASS {name}", flush=True)
+
+
+class Settings:
+    """The one argument of a client program: a JSON file written by run.py."""
+
+    def __init__(self, file: str) -> None:
+        values = json.loads(Path(file).read_text(encoding="utf-8"))
+        self.base: str = values["base"]
+        self.keys = Path(values["keys"])
+        self.notify_url: str = values["notify_url"]
+        self.inbox = Path(values["inbox"])
+        self.requests: list[dict[str, Any]] = values["requests"]
+        self.ids: dict[str, dict[str, str]] = json.loads((self.keys / "keys.json").read_text(encoding="utf-8"))
+
+    def text(self, channel: str, name: str) -> str:
+        """A key file."""
+        return (self.keys / channel / name).read_text(encoding="ascii")
+
+    def control(self, path: str, document: object) -> Any:
+        """POST to the simulator's own API."""
+        request = urllib.request.Request(self.base + path, data=json.dumps(document).encode(), method="POST")
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)
+
+    def notification(self, mark: str, seconds: float = 5.0) -> tuple[dict[str, str], bytes]:
+        """The oldest notification not taken yet that was sent to `notify_url + mark`: headers and raw body."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            for file in sorted(self.inbox.glob("*.json")):
+                document = json.loads(file.read_text(encoding="utf-8"))
+                if document["path"].endswith(mark):
+                    file.unlink()
+                    return document["headers"], base64.b64decode(document["body"])
+            time.sleep(0.02)
+        raise AssertionError(f"no notification at {mark}")
