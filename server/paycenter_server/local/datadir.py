@@ -16,6 +16,7 @@ from paycenter_server.local.leftover import end_leftover
 DEFAULT_NAME = ".paycenter"
 _MARKER = "paycenter.json"
 _LOCK = ".lock"
+_TEMPORARY = "paycenter-tmp-"
 _BEFORE_MARKER = (_LOCK, "logs", "secrets")
 
 
@@ -37,8 +38,13 @@ class DataDir:
 
     @classmethod
     def temporary(cls) -> "DataDir":
-        """A new folder that `close` removes, with everything of it."""
-        return cls(Path(tempfile.mkdtemp(prefix="paycenter-")), ephemeral=True)
+        """A new folder that `close` removes, with everything of it. Also removes those that killed processes left."""
+        parent = Path(tempfile.gettempdir())
+        for folder in parent.glob(_TEMPORARY + "*"):
+            with contextlib.suppress(OSError, ValueError, LocalError):
+                if folder.lstat().st_uid == os.geteuid() and json.loads((folder / _MARKER).read_text()).get("ephemeral"):
+                    cls(folder, ephemeral=True).open().close()  # in use: refused
+        return cls(Path(tempfile.mkdtemp(prefix=_TEMPORARY)), ephemeral=True)
 
     @property
     def logs(self) -> Path:
@@ -56,6 +62,9 @@ class DataDir:
             self.path = self.path.expanduser().resolve()
             self._make()
             self._lock = _lock(self.path)
+            if self.ephemeral:
+                # Only now: an ephemeral folder whose lock is free is one that a killed process left.
+                self._write_marker()
             for folder in (self.logs, self.secrets):
                 folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
@@ -113,7 +122,12 @@ class DataDir:
             )
 
     def _write_marker(self) -> None:
-        (self.path / _MARKER).write_text(json.dumps({"what": "data folder of paycenter dev", "version": 1}) + "\n")
+        (self.path / _MARKER).write_text(
+            json.dumps(
+                {"what": "data folder of paycenter dev", "version": 1, "ephemeral": self.ephemeral and self._lock is not None}
+            )
+            + "\n"
+        )
 
     def _remove_contents(self, *, keep_lock: bool) -> None:
         for base in (self.path, place.existing_place(self.path)):

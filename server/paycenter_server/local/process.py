@@ -35,8 +35,8 @@ try:
     for name in ("SIGPIPE", "SIGXFSZ", "SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"):
         signal.signal(getattr(signal, name), signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.umask(0o077)
     if uid >= 0:
-        os.umask(0o077)
         os.setgroups([])
         os.setgid(gid)
         os.setuid(uid)
@@ -72,6 +72,7 @@ def spawn(
 ) -> "subprocess.Popen[bytes]":
     """Start `argv` (an absolute program path first) in a session of its own, bound to the life of this process.
 
+    Files that it makes are closed to others (umask 077): as root the data folder can be walked through by all.
     A session of its own keeps the terminal's Ctrl-C away from it. `output` takes stdout and stderr; None inherits both.
     Raises LocalError off the main thread: the kernel sends the death signal when the *thread* that started the child ends.
     """

@@ -60,6 +60,21 @@ def test_an_ephemeral_folder_goes_away() -> None:
     assert not data.path.exists()
 
 
+def test_an_ephemeral_folder_of_a_killed_process_is_removed_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    script = (
+        "import os, signal; from paycenter_server.local.datadir import DataDir\n"
+        "data = DataDir.temporary().open(); print(data.path, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    left = Path(subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True).stdout.strip())
+    assert left.is_dir()
+    with DataDir.temporary() as one, DataDir.temporary() as two:
+        assert not left.exists()
+        assert one.path.is_dir() and two.path.is_dir()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_log_watch_finds_serious_lines(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     path.write_text("ERROR of an earlier run\n")
