@@ -25,7 +25,8 @@ async def insert_attempt(connection: Connection, attempt: PayAttempt) -> None:
 
 async def get_attempt(connection: Connection, attempt_id: UUID, *, lock: bool = False) -> PayAttempt | None:
     """By id."""
-    row = await connection.fetchrow(f"SELECT * FROM pay_attempt WHERE id = $1{' FOR UPDATE' if lock else ''}", attempt_id)
+    text = "SELECT * FROM pay_attempt WHERE id = $1"
+    row = await connection.fetchrow(text + " FOR UPDATE" if lock else text, attempt_id)
     return to_model(PayAttempt, row) if row else None
 
 

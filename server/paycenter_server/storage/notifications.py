@@ -92,8 +92,7 @@ class Delivery:
 
 async def record(connection: Connection, deliveries: Sequence[Delivery]) -> int:
     """Book deliveries and their log in one statement. A task that someone else has moved on keeps what it has."""
-    return int(
-        await connection.fetchval(
+    recorded = await connection.fetchval(
             """WITH given AS (
                  SELECT * FROM unnest($1::uuid[], $2::int[], $3::text[], $4::timestamptz[], $5::text[], $6::text[], $7::int[],
                    $8::int[], $9::text[], $10::timestamptz[])
@@ -116,10 +115,9 @@ async def record(connection: Connection, deliveries: Sequence[Delivery]) -> int:
             [d.http_status for d in deliveries],
             [d.duration_ms for d in deliveries],
             [d.answer for d in deliveries],
-            [d.at for d in deliveries],
-            _OPEN,
-        )  # fmt: skip
-    )
+            [d.at for d in deliveries], _OPEN,
+    )  # fmt: skip
+    return int(recorded)
 
 
 async def get_task(connection: Connection, task_id: UUID) -> NotifyTask | None:

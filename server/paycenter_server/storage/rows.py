@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql.asyncpg import dialect as asyncpg_dialect
 from sqlalchemy.sql import ClauseElement
 
 T = TypeVar("T")
-_DIALECT = asyncpg_dialect()
+_DIALECT = asyncpg_dialect()  # type: ignore[no-untyped-call]
 
 
 @cache
@@ -27,7 +27,7 @@ def _readers(kind: type[Any]) -> tuple[tuple[str, type[StrEnum] | None], ...]:
 def to_model(kind: type[T], record: Mapping[str, Any]) -> T:
     """A dataclass from a row that has a column for each of its fields; states become their enums."""
     values = []
-    for name, enum in _readers(kind):
+    for name, enum in _readers(kind):  # type: ignore[arg-type]
         value = record[name]
         values.append(enum(value) if enum is not None else value)
     return kind(*values)

@@ -7,7 +7,7 @@ from datetime import datetime
 from uuid import UUID
 
 from paycenter_server.domain.models import NotifyTask
-from paycenter_server.domain.states import ATTEMPT, ORDER, AttemptEvent, AttemptState, OrderEvent, OrderState, sources
+from paycenter_server.domain.states import ATTEMPT, OPEN_ATTEMPT, ORDER, AttemptEvent, AttemptState, OrderEvent, OrderState, sources
 from paycenter_server.storage.database import Connection
 
 _SETTLE = """
@@ -20,6 +20,9 @@ WITH o AS (
   UPDATE pay_attempt a SET state = $7, paid_amount = $5, channel_order_no = $8, channel_user_id = $9, success_time = $10,
     notify_data = $11, update_time = $12, next_check_time = NULL
   FROM t WHERE a.id = t.id RETURNING a.id
+), others AS (
+  -- Nobody should pay twice: the sync job closes what is still payable elsewhere, starting now.
+  UPDATE pay_attempt x SET next_check_time = $12 FROM t WHERE x.order_id = t.order_id AND x.id <> t.id AND x.state = ANY($25)
 ), paid AS (
   UPDATE pay_order p SET state = $13, paid_amount = $5, attempt_id = $3, channel_id = $4, channel_code = $14,
     channel_order_no = $8, channel_user_id = $9, channel_fee_rate_ppm = $15, channel_fee_amount = $16, success_time = $10,
@@ -53,17 +56,20 @@ class Booking:
 
 
 async def settle(
-    connection: Connection, booking: Booking, task: NotifyTask, now: datetime, event: OrderEvent = OrderEvent.PAID
+    connection: Connection, booking: Booking, task: NotifyTask, now: datetime, event: OrderEvent, *, closed_attempt: bool = False
 ) -> bool:
-    """Book a payment of an order that can take it; False, with nothing changed, if order or attempt have moved on."""
-    attempt_event = AttemptEvent.PAID
+    """Book a payment of an order that can take it; False, with nothing changed, if order or attempt have moved on.
+
+    `closed_attempt`: the caller holds both rows and has decided that a payment of a closed attempt is right for the order.
+    """
+    late = sources(ATTEMPT, AttemptEvent.PAID_LATE) if closed_attempt else []
     row = await connection.fetchrow(
         _SETTLE,
         booking.order_id, sources(ORDER, event), booking.attempt_id, booking.channel_id, booking.amount,
-        sources(ATTEMPT, attempt_event) + ([AttemptState.CLOSED.value] if event is OrderEvent.LATE_PAYMENT_ACCEPTED else []),
+        [*sources(ATTEMPT, AttemptEvent.PAID), *late],
         AttemptState.SUCCESS.value, booking.channel_order_no, booking.channel_user_id, booking.success_time,
         booking.notify_data, now, OrderState.SUCCESS.value, booking.channel_code, booking.fee_rate_ppm, booking.fee_amount,
         task.id, task.type.value, task.event, task.merchant_order_id, task.notify_url, task.payload, task.state.value,
-        task.max_notify_times,
+        task.max_notify_times, OPEN_ATTEMPT,
     )  # fmt: skip
     return bool(row["attempts"] == 1 and row["orders"] == 1)

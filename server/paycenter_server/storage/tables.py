@@ -40,7 +40,7 @@ metadata = MetaData(
 
 KEY = UUID(as_uuid=True)
 TIME = DateTime(timezone=True)
-_FILL = {"postgresql_with": {"fillfactor": "85"}}
+_FILL = {"fillfactor": "85"}
 
 
 def _one_of(column: str, values: type) -> CheckConstraint:
@@ -141,7 +141,7 @@ pay_order = Table(
         name="never_over_refunded",
     ),
     CheckConstraint("(state IN ('SUCCESS', 'REFUND')) = (paid_amount > 0)", name="paid_when_paid"),
-    **_FILL,
+    postgresql_with=_FILL,
 )
 
 pay_attempt = Table(
@@ -176,7 +176,7 @@ pay_attempt = Table(
     _one_of("state", AttemptState),
     CheckConstraint("amount > 0", name="amount"),
     CheckConstraint("(state = 'SUCCESS') = (paid_amount > 0)", name="paid_when_paid"),
-    **_FILL,
+    postgresql_with=_FILL,
 )
 
 pay_case = Table(
@@ -234,7 +234,7 @@ pay_refund = Table(
     Index("pay_refund_next_check_time_idx", "next_check_time", postgresql_where=text("next_check_time IS NOT NULL")),
     _one_of("state", RefundState),
     CheckConstraint("amount > 0 AND amount <= total_amount", name="amount"),
-    **_FILL,
+    postgresql_with=_FILL,
 )
 
 pay_notify_task = Table(

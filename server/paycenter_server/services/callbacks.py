@@ -1,0 +1,66 @@
+"""The channels' callbacks: verify the bytes, compare the facts, store, and only then acknowledge (rules 4 and 5)."""
+
+from __future__ import annotations
+
+import structlog
+
+from paycenter_server.channels.protocol import NotifyAnswer, NotifyError, NotifyRequest, QueryStatus
+from paycenter_server.domain.errors import PayCenterError, Reason
+from paycenter_server.domain.ids import Prefix, decode
+from paycenter_server.services.channel_gateway import ChannelGateway, Configured
+from paycenter_server.services.context import Context
+from paycenter_server.services.payments import FactsMismatchError, Payments
+from paycenter_server.services.refund_settlement import RefundSettlement
+
+log = structlog.get_logger(__name__)
+
+NOT_FOUND = NotifyAnswer(404, b"no such channel")
+UNAVAILABLE = NotifyAnswer(503, b"not stored, send again")
+
+
+class Callbacks:
+    """One entrance for all callbacks. A disabled channel still books what was paid."""
+
+    def __init__(self, context: Context, gateway: ChannelGateway, payments: Payments, refunds: RefundSettlement) -> None:
+        self._context = context
+        self._gateway = gateway
+        self._payments = payments
+        self._refunds = refunds
+
+    async def receive(self, channel_number: str, request: NotifyRequest) -> NotifyAnswer:
+        """The answer in the channel's own form. Anything but "stored" gets a status that makes it send again.
+
+        Payments and refunds are told apart by content, not by address: channels mix them.
+        """
+        key = decode(Prefix.CHANNEL, channel_number)
+        if key is None:
+            return NOT_FOUND
+        try:
+            configured = await self._gateway.get(key)
+        except PayCenterError as error:
+            if error.reason is Reason.CHANNEL_NOT_FOUND:
+                return NOT_FOUND
+            raise
+        bound = log.bind(channel=channel_number, code=configured.channel.code)
+        try:
+            await self._context.to_the_end(self._store(configured, request))
+        except NotifyError as error:
+            bound.warning("callback_refused", why=str(error))
+            return configured.codec.acknowledge(False, "the notification does not verify")
+        except FactsMismatchError as error:
+            bound.error("callback_facts_mismatch", why=str(error))
+            return configured.codec.acknowledge(False, "the notification does not match our records")
+        except Exception:
+            bound.exception("callback_not_stored")
+            return configured.codec.acknowledge(False, "not stored, send again")
+        return configured.codec.acknowledge(True, "")
+
+    async def _store(self, configured: Configured, request: NotifyRequest) -> None:
+        notification = await self._gateway.parse_notify(configured, request)
+        if notification.payment is not None and notification.payment.status is QueryStatus.PAID:
+            if notification.payment.payment is None:
+                raise FactsMismatchError("the message names no payment")
+            booked = await self._payments.book(configured, notification.payment.payment, notification.raw)
+            log.info("callback_stored", channel=configured.channel.number, result=booked.value)
+        if notification.refund is not None:
+            await self._refunds.notified(configured, notification.refund, notification.raw)

@@ -1,0 +1,190 @@
+"""Channels at work: configured codecs, cached; and one way to carry out an operation."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+from uuid import UUID
+
+import structlog
+
+from paycenter_server.channels.protocol import (
+    AnswerError,
+    Call,
+    ChannelSpec,
+    Codec,
+    Moment,
+    Notification,
+    NotifyError,
+    NotifyRequest,
+    UnknownKeyError,
+)
+from paycenter_server.channels.transport import TransportUnclearError
+from paycenter_server.domain.errors import PayCenterError, Reason
+from paycenter_server.domain.models import PayChannel
+from paycenter_server.services.context import Context, deadline
+from paycenter_server.storage import channels as channel_rows
+
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+_FRESH_SECONDS = 5.0
+_KEY_FETCH_PAUSE = timedelta(minutes=5)
+
+
+def secret_place(channel_id: UUID, name: str) -> str:
+    """What a channel's secret is tied to."""
+    return f"pay_channel:{channel_id}:{name}"
+
+
+@dataclass
+class Configured:
+    """A channel row, what its code can do, and its codec."""
+
+    channel: PayChannel
+    spec: ChannelSpec
+    codec: Codec
+    loaded: float
+    last_key_fetch: datetime | None = None
+
+
+class ChannelGateway:
+    """Codecs by channel id. A row is read again after 5 seconds; keys are parsed again only if it has changed."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._known: dict[UUID, Configured] = {}
+        self._building: dict[UUID, asyncio.Lock] = {}
+
+    async def get(self, channel_id: UUID) -> Configured:
+        """CHANNEL_NOT_FOUND if there is none. Disabled channels are found: what was paid must be booked."""
+        now = asyncio.get_running_loop().time()
+        known = self._known.get(channel_id)
+        if known is not None and now - known.loaded < _FRESH_SECONDS:
+            return known
+        async with self._building.setdefault(channel_id, asyncio.Lock()):
+            known = self._known.get(channel_id)
+            if known is not None and now - known.loaded < _FRESH_SECONDS:
+                return known
+            async with self._context.database.connection() as connection:
+                channel = await channel_rows.get_channel(connection, channel_id)
+            if channel is None:
+                self._known.pop(channel_id, None)
+                raise channel_not_found()
+            if known is not None and known.channel.version == channel.version:
+                known.loaded, known.channel = now, channel
+                return known
+            spec = self._context.registry.get(channel.code)
+            if spec is None:
+                raise PayCenterError(
+                    Reason.CHANNEL_NOT_FOUND,
+                    f"No installed package provides the channel code {channel.code!r}; install it, or use another channel.",
+                )
+            # Parsing a private key costs more than 50 ms: not on the event loop.
+            codec = await self._off_loop(lambda: spec.build(self.clear_config(channel)))
+            built = Configured(channel, spec, codec, now)
+            self._known[channel_id] = built
+            return built
+
+    def clear_config(self, channel: PayChannel) -> Mapping[str, str]:
+        """The configuration with its secrets opened. Never leaves the process."""
+        clear = {}
+        for name, value in channel.config.items():
+            clear[name] = (
+                self._context.box.open(value["sealed"], secret_place(channel.id, name)) if isinstance(value, dict) else value
+            )
+        return clear
+
+    async def _off_loop(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._context.signers, work)
+
+    async def perform(self, configured: Configured, operation: Callable[[Codec, Moment], Call[T] | T]) -> T:
+        """Build (and sign) a request, send it, read the answer. Whatever goes wrong on the way is the outcome's "unclear"."""
+        codec = configured.codec
+        if codec.keys_due(self._context.now()):
+            await self.fetch_keys(configured, None)
+        moment = self._context.moment()
+        made = await self._off_loop(lambda: operation(codec, moment))
+        if not isinstance(made, Call):
+            return made
+        return await self._carry(configured, made)
+
+    async def _carry(self, configured: Configured, call: Call[T]) -> T:
+        bound = log.bind(channel=configured.channel.number, api=call.api)
+        started = asyncio.get_running_loop().time()
+        try:
+            response = await self._context.transport.send(call.request, self._seconds())
+        except TransportUnclearError as error:
+            bound.warning("channel_unclear", why=str(error))
+            return call.unclear(str(error))
+        bound.info("channel_answered", status=response.status, ms=int((asyncio.get_running_loop().time() - started) * 1000))
+        try:
+            return call.parse(response, self._context.now())
+        except UnknownKeyError as error:
+            if await self.fetch_keys(configured, error.serial):
+                try:
+                    return call.parse(response, self._context.now())
+                except (AnswerError, UnknownKeyError) as again:
+                    error = again  # type: ignore[assignment]
+            bound.warning("channel_answer_refused", why=str(error))
+            return call.unclear(str(error))
+        except AnswerError as error:
+            bound.warning("channel_answer_refused", why=str(error))
+            return call.unclear(str(error))
+
+    def _seconds(self) -> float:
+        limit = self._context.options.channel_timeout
+        end = deadline.get()
+        if end is None:
+            return limit
+        return max(0.5, min(limit, end - asyncio.get_running_loop().time() - 0.3))
+
+    async def fetch_keys(self, configured: Configured, serial: str | None) -> bool:
+        """Fetch the channel's keys, at most once in 5 minutes: an unknown serial in a callback is anybody's to send."""
+        now = self._context.now()
+        last = configured.last_key_fetch
+        if last is not None and now - last < _KEY_FETCH_PAUSE:
+            return False
+        configured.last_key_fetch = now
+        moment = self._context.moment()
+        call = await self._off_loop(lambda: configured.codec.fetch_keys(serial, moment))
+        if call is None:
+            return False
+        fetched: bool = await self._carry(configured, call)
+        return fetched
+
+    async def parse_notify(self, configured: Configured, request: NotifyRequest) -> Notification:
+        """A verified callback; NotifyError otherwise."""
+        now = self._context.now()
+        if configured.codec.keys_due(now):
+            await self.fetch_keys(configured, None)
+        try:
+            return configured.codec.parse_notify(request, now)
+        except UnknownKeyError as error:
+            if await self.fetch_keys(configured, error.serial):
+                try:
+                    return configured.codec.parse_notify(request, now)
+                except UnknownKeyError:
+                    pass
+            raise NotifyError(str(error)) from error
+
+    def notify_urls(self, channel: PayChannel) -> tuple[str, str]:
+        """Where this channel calls back: for payments, and for refunds."""
+        options = self._context.options
+        return f"{options.order_notify_url}/{channel.number}", f"{options.refund_notify_url}/{channel.number}"
+
+
+def channel_not_found(code: str = "") -> PayCenterError:
+    """The one error for a channel that is not there."""
+    what = f"The app has no channel {code!r}" if code else "There is no such channel"
+    return PayCenterError(
+        Reason.CHANNEL_NOT_FOUND, f"{what}; ListPayChannels shows those there are.", metadata={"channel_code": code}
+    )
+
+
+def as_metadata(values: Mapping[str, Any]) -> dict[str, str]:
+    """Metadata of errors are texts."""
+    return {name: str(value) for name, value in values.items()}

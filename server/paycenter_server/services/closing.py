@@ -1,0 +1,150 @@
+"""Making attempts unpayable: the channel is asked first, and told to close, before anything is closed here (rule 6)."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from enum import StrEnum
+from uuid import UUID
+
+import structlog
+
+from paycenter_server.channels.protocol import AttemptRef, CloseStatus, QueryOutcome, QueryStatus
+from paycenter_server.domain.errors import PayCenterError, Reason
+from paycenter_server.domain.models import PayAttempt, PayOrder
+from paycenter_server.services import notices
+from paycenter_server.services.channel_gateway import ChannelGateway, Configured
+from paycenter_server.services.context import Context
+from paycenter_server.services.payments import FactsMismatchError, Payments
+from paycenter_server.storage import attempts as attempt_rows
+from paycenter_server.storage import notifications as notify_rows
+from paycenter_server.storage import orders as order_rows
+
+log = structlog.get_logger(__name__)
+WATCH_AFTER_EXPIRY = timedelta(minutes=1)
+
+
+class Settled(StrEnum):
+    """How an open attempt ended up. STILL_PAYABLE: the channel cannot close it. UNCLEAR: the channel did not say."""
+
+    PAID = "PAID"
+    CLOSED = "CLOSED"
+    STILL_PAYABLE = "STILL_PAYABLE"
+    UNCLEAR = "UNCLEAR"
+
+
+def attempt_ref(attempt: PayAttempt) -> AttemptRef:
+    """What a codec needs to ask about an attempt."""
+    return AttemptRef(
+        out_trade_no=attempt.out_trade_no,
+        amount=attempt.amount,
+        currency=attempt.currency,
+        create_time=attempt.create_time,
+        expire_time=attempt.expire_time,
+        extras=attempt.channel_extras,
+    )
+
+
+class Closing:
+    """Queries, closes, and books what turns out to be paid."""
+
+    def __init__(self, context: Context, gateway: ChannelGateway, payments: Payments) -> None:
+        self._context = context
+        self._gateway = gateway
+        self._payments = payments
+
+    async def query(self, attempt: PayAttempt) -> QueryOutcome:
+        """Ask the channel; a payment is booked before this returns. Facts that are not ours make it UNKNOWN."""
+        configured = await self._gateway.get(attempt.channel_id)
+        outcome = await self._gateway.perform(configured, lambda codec, moment: codec.query(attempt_ref(attempt), moment))
+        if outcome.status is QueryStatus.PAID:
+            return await self._book(configured, attempt, outcome)
+        return outcome
+
+    async def _book(self, configured: Configured, attempt: PayAttempt, outcome: QueryOutcome) -> QueryOutcome:
+        payment = outcome.payment
+        if payment is None or payment.out_trade_no != attempt.out_trade_no:
+            log.error("query_answered_another_number", out_trade_no=attempt.out_trade_no)
+            return QueryOutcome(QueryStatus.UNKNOWN, None, "FACTS_MISMATCH", "the answer is about another number")
+        try:
+            await self._payments.book(configured, payment, raw="")
+        except FactsMismatchError as error:
+            log.error("query_facts_mismatch", out_trade_no=attempt.out_trade_no, why=str(error))
+            return QueryOutcome(QueryStatus.UNKNOWN, None, "FACTS_MISMATCH", str(error))
+        return outcome
+
+    async def settle_or_close(self, attempt: PayAttempt) -> Settled:
+        """Query, book if paid, else close at the channel and here."""
+        outcome = await self.query(attempt)
+        if outcome.status is QueryStatus.PAID:
+            return Settled.PAID
+        if outcome.status is QueryStatus.CLOSED:
+            await self._close_here(attempt, outcome.error_code, outcome.error_message)
+            return Settled.CLOSED
+        if outcome.status is QueryStatus.UNKNOWN:
+            return Settled.UNCLEAR
+        configured = await self._gateway.get(attempt.channel_id)
+        closed = await self._gateway.perform(configured, lambda codec, moment: codec.close(attempt_ref(attempt), moment))
+        if closed.status is CloseStatus.CLOSED:
+            await self._close_here(attempt, "", "")
+            return Settled.CLOSED
+        if closed.status is CloseStatus.STILL_PAYABLE:
+            return Settled.STILL_PAYABLE
+        if closed.status is CloseStatus.PAID:
+            again = await self.query(attempt)
+            return Settled.PAID if again.status is QueryStatus.PAID else Settled.UNCLEAR
+        return Settled.UNCLEAR
+
+    async def _close_here(self, attempt: PayAttempt, code: str, message: str) -> None:
+        async with self._context.database.connection() as connection:
+            await attempt_rows.close_attempt(
+                connection, attempt.id, self._context.now(), code=code, message=message, watch_until=None
+            )
+
+    async def give_up_on(self, attempt: PayAttempt) -> None:
+        """Close here what the channel cannot close; it is asked once more after its expiry, for a late payment."""
+        now = self._context.now()
+        watch_until = max(now, attempt.expire_time) + WATCH_AFTER_EXPIRY
+        async with self._context.database.connection() as connection:
+            await attempt_rows.close_attempt(connection, attempt.id, now, watch_until=watch_until)
+
+    async def close_all(self, order_id: UUID) -> None:
+        """Every open attempt of an order; ORDER_PAID if one turns out to be paid, CHANNEL_UNCLEAR if one cannot be decided."""
+        async with self._context.database.connection() as connection:
+            attempts = await attempt_rows.open_attempts(connection, order_id)
+        for attempt in attempts:
+            settled = await self.settle_or_close(attempt)
+            if settled is Settled.PAID:
+                raise order_paid()
+            if settled is Settled.UNCLEAR:
+                raise channel_unclear(attempt.channel_code)
+            if settled is Settled.STILL_PAYABLE:
+                await self.give_up_on(attempt)
+
+    async def close_order(self, order_id: UUID) -> PayOrder | None:
+        """Close an order whose attempts are closed, and tell the app; None if it has moved on or has an open attempt."""
+        now = self._context.now()
+        async with self._context.database.transaction() as connection:
+            if await order_rows.get_order(connection, order_id, lock=True) is None:
+                return None
+            closed = await order_rows.close_order(connection, order_id, now)
+            if closed is not None:
+                task = notices.order_closed(closed, self._context.new_key(now), now)
+                await notify_rows.insert_task(connection, task, data_version=0)
+        if closed is not None:
+            self._context.bell.ring()
+        return closed
+
+
+def order_paid() -> PayCenterError:
+    """The order is paid."""
+    return PayCenterError(Reason.ORDER_PAID, "The order is already paid; read it to see by which payment.")
+
+
+def channel_unclear(code: str) -> PayCenterError:
+    """The channel did not say."""
+    return PayCenterError(
+        Reason.CHANNEL_UNCLEAR,
+        f"The channel {code!r} did not answer clearly, so nothing was decided; repeat the same call in a moment.",
+        metadata={"channel_code": code},
+        retry_after=3.0,
+    )

@@ -1,0 +1,103 @@
+"""What the use cases work with: the database, the ports, and the settings that they need."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import string
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol, TypeVar
+from uuid import UUID
+
+from paycenter_server.channels.protocol import Moment
+from paycenter_server.channels.registry import Registry
+from paycenter_server.channels.transport import Transport
+from paycenter_server.domain.ids import RANDOM_BITS, uuid7
+from paycenter_server.services.secrets import SecretBox
+from paycenter_server.storage.database import Database
+
+T = TypeVar("T")
+_NONCE = string.ascii_letters + string.digits
+
+deadline: ContextVar[float | None] = ContextVar("paycenter_deadline", default=None)
+"""The caller's deadline on the event loop's clock; a channel call ends before it."""
+
+
+class Clock(Protocol):
+    """A port: where the time comes from."""
+
+    def now(self) -> datetime:
+        """Aware, UTC."""
+        ...
+
+
+class Doorbell(Protocol):
+    """A port: tells the workers that a notification is due. May lose everything; the rows are what counts."""
+
+    def ring(self) -> None:
+        """After a commit. Never waits, never fails."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The settings that use cases need. URLs are what channels call back, without the channel id."""
+
+    order_notify_url: str
+    refund_notify_url: str
+    production: bool
+    channel_timeout: float = 10.0
+    sync_batch: int = 50
+
+
+@dataclass
+class Context:
+    """One of these per process."""
+
+    database: Database
+    clock: Clock
+    bell: Doorbell
+    registry: Registry
+    transport: Transport
+    box: SecretBox
+    options: Options
+    signers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="sign"))
+    random_bits: Callable[[int], int] = secrets.randbits
+    _running: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    def now(self) -> datetime:
+        """The time of the clock."""
+        return self.clock.now()
+
+    def new_key(self, now: datetime) -> UUID:
+        """A fresh UUIDv7."""
+        return uuid7(now, self.random_bits(RANDOM_BITS))
+
+    def moment(self) -> Moment:
+        """The time and a nonce for one channel operation."""
+        return Moment(self.now(), "".join(secrets.choice(_NONCE) for _ in range(32)))
+
+    async def to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run work that must not stop half-way because its caller went away: a cancelled caller leaves it running."""
+        task = asyncio.ensure_future(work)
+        self._running.add(task)
+        task.add_done_callback(self._finished)
+        return await asyncio.shield(task)
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # retrieved: an abandoned caller is no reason for a warning
+
+    async def drain(self, seconds: float) -> None:
+        """Wait for the work that callers left behind."""
+        if self._running:
+            await asyncio.wait(set(self._running), timeout=seconds)
+
+    def close(self) -> None:
+        """Let the signing threads go."""
+        self.signers.shutdown(wait=False, cancel_futures=True)

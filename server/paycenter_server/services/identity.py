@@ -1,0 +1,116 @@
+"""Who calls: credentials, and what they may see."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from dataclasses import dataclass
+from uuid import UUID
+
+from paycenter_server.domain.errors import PayCenterError, Reason
+from paycenter_server.domain.models import Credential, PayApp
+from paycenter_server.services.context import Context
+from paycenter_server.services.secrets import same_secret
+from paycenter_server.storage import apps as app_rows
+
+_FRESH_SECONDS = 5.0
+_MAX_CACHED = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Behind a credential: an app (its id and key), or an operator (neither)."""
+
+    key_id: str
+    app_id: UUID | None
+    app_key: str
+
+    @property
+    def is_operator(self) -> bool:
+        """Whether this is an operator."""
+        return self.app_id is None
+
+
+def app_not_found(app_key: str) -> PayCenterError:
+    """The one error for an app that is not there."""
+    return PayCenterError(
+        Reason.APP_NOT_FOUND, f"There is no app {app_key!r}; an operator creates it.", metadata={"app_key": app_key}
+    )
+
+
+def _invalid() -> PayCenterError:
+    return PayCenterError(
+        Reason.CREDENTIALS_INVALID,
+        "The credential is unknown, disabled, or its secret is wrong; check the key id and secret that this service uses.",
+    )
+
+
+class Identity:
+    """Checks credentials; a verified one is remembered for 5 seconds, so disabling one works within that time."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._known: dict[str, tuple[float, Caller]] = {}
+
+    async def authenticate(self, authorization: str | None) -> Caller:
+        """`authorization` is `Basic base64(key_id:secret)`, as in HTTP."""
+        if not authorization:
+            raise PayCenterError(
+                Reason.CREDENTIALS_MISSING,
+                "Send credentials as `authorization: Basic base64(key_id:secret)` metadata; the client library does it for you.",
+            )
+        now = asyncio.get_running_loop().time()
+        known = self._known.get(authorization)
+        if known is not None and now - known[0] < _FRESH_SECONDS:
+            return known[1]
+        caller = await self._check(authorization)
+        if len(self._known) >= _MAX_CACHED:
+            self._known.clear()
+        self._known[authorization] = (now, caller)
+        return caller
+
+    async def _check(self, authorization: str) -> Caller:
+        scheme, _, encoded = authorization.partition(" ")
+        try:
+            key_id, colon, secret = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
+        except (binascii.Error, ValueError):
+            raise _invalid() from None
+        if scheme.lower() != "basic" or not colon or not key_id or len(key_id) > 64 or "\0" in key_id:
+            raise _invalid()
+        async with self._context.database.connection() as connection:
+            credential: Credential | None = await app_rows.get_credential(connection, key_id)
+        if credential is None or not same_secret(secret, credential.secret_hash) or not credential.enabled:
+            raise _invalid()
+        return Caller(credential.key_id, credential.app_id, credential.app_key or "")
+
+    async def app_of(self, caller: Caller, app_key: str, *, enabled: bool = False) -> PayApp:
+        """The app that a call is about: the caller's own, or the one that an operator names.
+
+        `enabled`: the call creates something, so the app must be enabled.
+        """
+        if not caller.is_operator and app_key and app_key != caller.app_key:
+            raise PayCenterError(
+                Reason.PERMISSION_DENIED,
+                f"This credential belongs to the app {caller.app_key!r}; leave app_key empty or name that app.",
+                metadata={"app_key": app_key},
+            )
+        key = caller.app_key or app_key
+        async with self._context.database.connection() as connection:
+            app = await app_rows.get_app(connection, key)
+        if app is None:
+            raise app_not_found(key)
+        if enabled and not app.enabled:
+            raise PayCenterError(
+                Reason.APP_DISABLED, f"The app {key!r} is disabled; an operator can enable it.", metadata={"app_key": key}
+            )
+        return app
+
+    def require_operator(self, caller: Caller) -> None:
+        """PERMISSION_DENIED for apps."""
+        if not caller.is_operator:
+            raise PayCenterError(Reason.PERMISSION_DENIED, "Administration needs an operator credential.")
+
+    def owns(self, caller: Caller, app_id: UUID) -> bool:
+        """Whether the caller may see what belongs to this app."""
+        return caller.is_operator or caller.app_id == app_id

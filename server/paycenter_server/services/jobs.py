@@ -1,0 +1,165 @@
+"""The jobs that finish what nobody told us: order sync, order expire, refund sync.
+
+Each claims due rows in batches (`FOR UPDATE SKIP LOCKED`), and moves their next check first, so that a killed worker
+loses nothing and two workers never do the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+from typing import TypeVar
+from uuid import UUID
+
+import structlog
+
+from paycenter_server.channels.protocol import QueryStatus
+from paycenter_server.domain.errors import PayCenterError
+from paycenter_server.domain.models import PayAttempt, PayRefund
+from paycenter_server.domain.schedule import EXPIRE_RETRY_DELAYS, ORDER_SYNC_DELAYS, STALE_AFTER, due_after
+from paycenter_server.domain.states import AttemptState, OrderState
+from paycenter_server.services.closing import Closing, Settled
+from paycenter_server.services.context import Context
+from paycenter_server.services.payments import Payments
+from paycenter_server.services.refund_settlement import RefundSettlement
+from paycenter_server.storage import attempts as attempt_rows
+from paycenter_server.storage import orders as order_rows
+from paycenter_server.storage import refunds as refund_rows
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+_LEASE = timedelta(minutes=2)
+_PARALLEL = 8
+
+
+class Jobs:
+    """One pass of a job handles everything that is due now, and says how many rows that was."""
+
+    def __init__(self, context: Context, closing: Closing, payments: Payments, refunds: RefundSettlement) -> None:
+        self._context = context
+        self._closing = closing
+        self._payments = payments
+        self._refunds = refunds
+
+    async def _each(self, items: Sequence[T], work: Callable[[T], Awaitable[None]], job: str) -> None:
+        limit = asyncio.Semaphore(_PARALLEL)
+
+        async def one(item: T) -> None:
+            async with limit:
+                try:
+                    await work(item)
+                except PayCenterError as error:
+                    log.warning("job_item_postponed", job=job, reason=error.reason.value, why=error.message)
+                except Exception:
+                    # One bad row must not keep the others from being done; its next check is set already.
+                    log.exception("job_item_failed", job=job)
+
+        await asyncio.gather(*(one(item) for item in items))
+
+    async def _drain(self, claim: Callable[[], Awaitable[Sequence[T]]], work: Callable[[T], Awaitable[None]], job: str) -> int:
+        done = 0
+        while True:
+            items = await claim()
+            await self._each(items, work, job)
+            done += len(items)
+            if len(items) < self._context.options.sync_batch:
+                return done
+
+    # Order sync
+
+    async def sync_orders(self) -> int:
+        """Ask the channels about unsettled attempts. Steps widen but never end."""
+
+        async def claim() -> Sequence[PayAttempt]:
+            now = self._context.now()
+            async with self._context.database.connection() as connection:
+                return await attempt_rows.claim_due(connection, now, now + _LEASE, self._context.options.sync_batch)
+
+        return await self._drain(claim, self._sync_attempt, "pay_order_sync_job")
+
+    async def _sync_attempt(self, attempt: PayAttempt) -> None:
+        async with self._context.database.connection() as connection:
+            order = await order_rows.get_order(connection, attempt.order_id)
+        if order is None:
+            return
+        if attempt.state is AttemptState.CLOSED:
+            await self._watch(attempt)
+            return
+        if order.state is not OrderState.WAITING:
+            # Paid or closed by another way: nobody should be able to pay this one too.
+            settled = await self._closing.settle_or_close(attempt)
+            if settled is Settled.STILL_PAYABLE:
+                await self._closing.give_up_on(attempt)
+            elif settled is Settled.UNCLEAR:
+                await self._postpone(attempt)
+            return
+        outcome = await self._closing.query(attempt)
+        if outcome.status is QueryStatus.PAID:
+            return
+        if outcome.status is QueryStatus.CLOSED:
+            async with self._context.database.connection() as connection:
+                await attempt_rows.close_attempt(connection, attempt.id, self._context.now(), watch_until=None)
+            return
+        await self._postpone(attempt)
+
+    async def _postpone(self, attempt: PayAttempt) -> None:
+        now = self._context.now()
+        async with self._context.database.connection() as connection:
+            await attempt_rows.set_next_check(connection, attempt.id, due_after(now, ORDER_SYNC_DELAYS, attempt.check_count))
+        if now - attempt.expire_time > STALE_AFTER:
+            await self._payments.stale(attempt)
+
+    async def _watch(self, attempt: PayAttempt) -> None:
+        """Closed here but not at the channel: one more look after its expiry, until the channel gives a clear answer."""
+        outcome = await self._closing.query(attempt)
+        when = None
+        if outcome.status is QueryStatus.UNKNOWN:
+            when = due_after(self._context.now(), ORDER_SYNC_DELAYS, attempt.check_count)
+        async with self._context.database.connection() as connection:
+            await attempt_rows.set_next_check(connection, attempt.id, when, only_open=False)
+
+    # Order expire
+
+    async def expire_orders(self) -> int:
+        """Close orders past their expiry: each attempt is queried and closed at its channel first."""
+
+        async def claim() -> Sequence[UUID]:
+            now = self._context.now()
+            async with self._context.database.connection() as connection:
+                return await order_rows.claim_expired(connection, now, now + _LEASE, self._context.options.sync_batch)
+
+        return await self._drain(claim, self._expire, "pay_order_expire_job")
+
+    async def _expire(self, order_id: UUID) -> None:
+        async with self._context.database.connection() as connection:
+            attempts = await attempt_rows.open_attempts(connection, order_id)
+        now = self._context.now()
+        for attempt in attempts:
+            settled = await self._closing.settle_or_close(attempt)
+            if settled is Settled.PAID:
+                return
+            if settled is Settled.STILL_PAYABLE:
+                await self._closing.give_up_on(attempt)
+            if settled is Settled.UNCLEAR:
+                late = max((now - attempt.expire_time).total_seconds(), 0)
+                step = sum(1 for delay in EXPIRE_RETRY_DELAYS if delay < late)
+                async with self._context.database.connection() as connection:
+                    await order_rows.set_next_check(connection, order_id, due_after(now, EXPIRE_RETRY_DELAYS, step))
+                if now - attempt.expire_time > STALE_AFTER:
+                    await self._payments.stale(attempt)
+                return
+        await self._closing.close_order(order_id)
+
+    # Refund sync
+
+    async def sync_refunds(self) -> int:
+        """Ask the channels about refunds in flight, and send those that never arrived."""
+
+        async def claim() -> Sequence[PayRefund]:
+            now = self._context.now()
+            async with self._context.database.connection() as connection:
+                return await refund_rows.claim_due(connection, now, now + _LEASE, self._context.options.sync_batch)
+
+        return await self._drain(claim, self._refunds.check, "pay_refund_sync_job")

@@ -1,0 +1,191 @@
+"""Delivering notifications: claimed from PostgreSQL in batches, sent without a transaction, recorded in batches.
+
+Signed by Standard Webhooks: `webhook-id`, `webhook-timestamp`, `webhook-signature: v1,<base64 HMAC-SHA256>` over
+`id.timestamp.body`, one signature for each valid secret.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+from uuid import UUID
+
+import structlog
+
+from paycenter_server.domain.ids import Prefix, encode
+from paycenter_server.domain.models import NotifySuccess
+from paycenter_server.domain.schedule import notify_delay
+from paycenter_server.domain.states import NotifyState
+from paycenter_server.services.context import Context
+from paycenter_server.storage import notifications as notify_rows
+from paycenter_server.storage.notifications import Delivery, DueTask
+
+log = structlog.get_logger(__name__)
+
+LEASE = timedelta(seconds=60)
+_BATCH = 100
+_PER_APP = 20
+_ANSWER_KEPT = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What a receiver answered. `status` 0: it did not, and `text` says why."""
+
+    status: int
+    text: str
+    retry_after: float | None = None
+
+
+class Courier(Protocol):
+    """A port: posts one notification. Never raises; takes at most ten seconds."""
+
+    async def post(self, url: str, headers: dict[str, str], body: bytes) -> Received:
+        """The answer, or why there was none."""
+        ...
+
+
+def secret_place(app_id: UUID) -> str:
+    """What an app's webhook secret is tied to."""
+    return f"pay_app:{app_id}:notify_secret"
+
+
+def sign(secret: str, number: str, timestamp: int, body: str) -> str:
+    """One `v1,…` signature (Standard Webhooks); `secret` is `whsec_…`."""
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    mac = hmac.new(key, f"{number}.{timestamp}.{body}".encode(), hashlib.sha256)
+    return "v1," + base64.b64encode(mac.digest()).decode()
+
+
+class Notifying:
+    """The claim loop. Several may run at once, in one process or many."""
+
+    def __init__(self, context: Context, courier: Courier) -> None:
+        self._context = context
+        self._courier = courier
+        self._busy: Counter[UUID] = Counter()
+        self._flights: set[asyncio.Task[None]] = set()
+        self._claiming = asyncio.Lock()
+        self._results: list[Delivery] = []
+        self._recorder: asyncio.Task[None] | None = None
+
+    async def deliver_due(self) -> int:
+        """Start the delivery of everything that is due; answers how many. A slow receiver holds only its own app's places."""
+        started = 0
+        async with self._claiming:
+            while True:
+                now = self._context.now()
+                full = [app for app, count in self._busy.items() if count >= _PER_APP]
+                async with self._context.database.connection() as connection:
+                    tasks = await notify_rows.claim_due(connection, now, now + LEASE, _BATCH, _PER_APP, full)
+                for task in tasks:
+                    self._busy[task.app_id] += 1
+                    flight = asyncio.create_task(self._deliver(task))
+                    self._flights.add(flight)
+                    flight.add_done_callback(self._flights.discard)
+                started += len(tasks)
+                if not tasks:
+                    return started
+
+    async def settle(self) -> None:
+        """Wait until everything that was started is recorded."""
+        while self._flights or self._recorder is not None:
+            waiting = [*self._flights, *([self._recorder] if self._recorder else [])]
+            await asyncio.wait(waiting)
+
+    async def _deliver(self, task: DueTask) -> None:
+        try:
+            delivery = await self._post(task)
+        except Exception:
+            log.exception("notify_not_sent", task=encode(Prefix.NOTIFY, task.id))
+            return
+        finally:
+            self._busy[task.app_id] -= 1
+            if self._busy[task.app_id] <= 0:
+                del self._busy[task.app_id]
+        self._results.append(delivery)
+        if self._recorder is None:
+            self._recorder = asyncio.create_task(self._record())
+
+    async def _post(self, task: DueTask) -> Delivery:
+        started = self._context.now()
+        number, timestamp = encode(Prefix.NOTIFY, task.id), int(started.timestamp())
+        signatures = [sign(secret, number, timestamp, task.payload) for secret in self._secrets(task, started)]
+        headers = {
+            "content-type": "application/json; charset=utf-8",
+            "user-agent": "PayCenter/0.1",
+            "webhook-id": number,
+            "webhook-timestamp": str(timestamp),
+            "webhook-signature": " ".join(signatures),
+        }
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        received = await self._courier.post(task.notify_url, headers, task.payload.encode())
+        duration = int((loop.time() - begun) * 1000)
+        state, next_time = self._judge(task, received)
+        return Delivery(
+            task_id=task.id, claimed_times=task.notify_times, state=state, next_notify_time=next_time, url=task.notify_url,
+            request=task.payload, http_status=received.status, duration_ms=duration, answer=clean(received.text),
+            at=self._context.now(),
+        )  # fmt: skip
+
+    def _secrets(self, task: DueTask, now: datetime) -> list[str]:
+        place = secret_place(task.app_id)
+        secrets = [self._context.box.open(task.notify_secret, place)]
+        until = task.notify_secret_previous_until
+        if task.notify_secret_previous and until and until > now:
+            secrets.append(self._context.box.open(task.notify_secret_previous, place))
+        return secrets
+
+    def _judge(self, task: DueTask, received: Received) -> tuple[NotifyState, datetime | None]:
+        if _is_received(task.notify_success, received):
+            return NotifyState.SUCCESS, None
+        if received.status == 410:
+            return NotifyState.FAILURE, None
+        jitter = self._context.random_bits(16) / 65_536
+        delay = notify_delay(task.notify_times + 1, jitter, received.retry_after)
+        if delay is None:
+            log.error("notify_gave_up", task=encode(Prefix.NOTIFY, task.id), app=task.app_key)
+            return NotifyState.FAILURE, None
+        state = NotifyState.REQUEST_SUCCESS if received.status else NotifyState.REQUEST_FAILURE
+        return state, self._context.now() + delay
+
+    async def _record(self) -> None:
+        """Everything that has come back so far, in one statement; again until nothing is left."""
+        try:
+            while self._results:
+                batch, self._results = self._results[:500], self._results[500:]
+                try:
+                    async with self._context.database.connection() as connection:
+                        await notify_rows.record(connection, batch)
+                except Exception:
+                    # Not recorded: the lease runs out and they are sent again. At least once, never lost.
+                    log.exception("notify_not_recorded", deliveries=len(batch))
+        finally:
+            self._recorder = None
+            if self._results:
+                self._recorder = asyncio.create_task(self._record())
+
+
+def _is_received(rule: NotifySuccess, received: Received) -> bool:
+    if not 200 <= received.status < 300:
+        return False
+    if rule is NotifySuccess.HTTP_2XX:
+        return True
+    try:
+        body = json.loads(received.text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(body, dict) and body.get("code") == 0 and not isinstance(body.get("code"), bool)
+
+
+def clean(text: str) -> str:
+    """An answer as it can be stored: no NUL, no unpaired surrogates, at most 2,000 characters."""
+    return text[:_ANSWER_KEPT].replace("\0", "").encode("utf-8", "replace").decode()

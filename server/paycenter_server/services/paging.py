@@ -1,0 +1,61 @@
+"""AIP-158 pages by keyset: a token holds the last key and a digest of the filters that it belongs to."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+from paycenter_server.domain.errors import PayCenterError, Reason, Violation, invalid
+
+T = TypeVar("T")
+DEFAULT_SIZE = 50
+MAX_SIZE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """Some items, and the token of the next page ("" on the last)."""
+
+    items: Sequence[T]
+    next_token: str
+
+
+def _digest(where: object) -> bytes:
+    return hashlib.sha256(repr(where).encode()).digest()[:8]
+
+
+class Pager:
+    """A page request. Sizes over 200 give 200; below 0 is an error."""
+
+    def __init__(self, size: int, token: str) -> None:
+        if size < 0:
+            raise invalid([Violation("page_size", "must not be negative")])
+        self.size = min(size or DEFAULT_SIZE, MAX_SIZE)
+        self._token = token
+
+    def before(self, where: object) -> UUID | None:
+        """The key after which this page starts; PAGE_TOKEN_INVALID for a token of another list."""
+        if not self._token:
+            return None
+        try:
+            raw = base64.urlsafe_b64decode(self._token.encode("ascii") + b"=" * (-len(self._token) % 4))
+        except ValueError:
+            raw = b""
+        if len(raw) != 24 or raw[16:] != _digest(where):
+            raise PayCenterError(
+                Reason.PAGE_TOKEN_INVALID,
+                "The page token does not belong to a list with these filters; start again without a token.",
+            )
+        return UUID(bytes=raw[:16])
+
+    def page(self, rows: Sequence[T], where: object, key: Callable[[Any], UUID] = lambda item: item.id) -> Page[T]:
+        """A page from one row more than its size."""
+        if len(rows) <= self.size:
+            return Page(rows, "")
+        items = rows[: self.size]
+        token = base64.urlsafe_b64encode(key(items[-1]).bytes + _digest(where)).decode().rstrip("=")
+        return Page(items, token)

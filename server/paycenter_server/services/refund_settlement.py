@@ -1,0 +1,193 @@
+"""Carrying refunds to their end: sending, asking, and booking what the channel says."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import structlog
+
+from paycenter_server.channels.protocol import RefundFacts, RefundOutcome, RefundRequest, RefundStatus
+from paycenter_server.domain.ids import Prefix, decode
+from paycenter_server.domain.models import CaseKind, PayCase, PayRefund
+from paycenter_server.domain.schedule import REFUND_SYNC_DELAYS, STALE_AFTER, due_after
+from paycenter_server.domain.states import CaseEvent, CaseState, RefundState
+from paycenter_server.services import notices
+from paycenter_server.services.channel_gateway import ChannelGateway, Configured
+from paycenter_server.services.context import Context
+from paycenter_server.services.payments import NOTIFY_DATA_MAX, FactsMismatchError
+from paycenter_server.storage import attempts as attempt_rows
+from paycenter_server.storage import cases as case_rows
+from paycenter_server.storage import notifications as notify_rows
+from paycenter_server.storage import refunds as refund_rows
+
+log = structlog.get_logger(__name__)
+
+
+class RefundSettlement:
+    """Every refund comes through here: first sends, repeats, queries and callbacks."""
+
+    def __init__(self, context: Context, gateway: ChannelGateway) -> None:
+        self._context = context
+        self._gateway = gateway
+
+    async def _request(self, refund: PayRefund, configured: Configured) -> RefundRequest:
+        _, notify_url = self._gateway.notify_urls(configured.channel)
+        async with self._context.database.connection() as connection:
+            attempt = await attempt_rows.get_attempt(connection, refund.attempt_id)
+        return RefundRequest(
+            out_trade_no=refund.out_trade_no,
+            out_refund_no=refund.out_refund_no,
+            amount=refund.amount,
+            total=refund.total_amount,
+            currency=refund.currency,
+            reason=refund.reason,
+            notify_url=notify_url,
+            create_time=refund.create_time,
+            extras=attempt.channel_extras if attempt else {},
+        )
+
+    async def send(self, refund: PayRefund) -> None:
+        """Send it, or send it once more under the same number, which every channel takes as the same refund."""
+        configured = await self._gateway.get(refund.channel_id)
+        request = await self._request(refund, configured)
+        outcome = await self._gateway.perform(configured, lambda codec, moment: codec.refund(request, moment))
+        await self._quietly(configured, refund, outcome)
+
+    async def check(self, refund: PayRefund) -> None:
+        """Ask how it stands. One that never arrived, or had to wait, is sent again under the same number (rule 2)."""
+        configured = await self._gateway.get(refund.channel_id)
+        request = await self._request(refund, configured)
+        outcome = await self._gateway.perform(configured, lambda codec, moment: codec.query_refund(request, moment))
+        if outcome.status is RefundStatus.NOT_FOUND:
+            outcome = await self._gateway.perform(configured, lambda codec, moment: codec.refund(request, moment))
+        await self._quietly(configured, refund, outcome)
+
+    async def _quietly(self, configured: Configured, refund: PayRefund, outcome: RefundOutcome) -> None:
+        try:
+            await self.apply(configured, refund, outcome, raw="")
+        except FactsMismatchError as error:
+            log.error("refund_facts_mismatch", out_refund_no=refund.out_refund_no, why=str(error))
+            await self._note(refund, "FACTS_MISMATCH", str(error))
+
+    async def apply(self, configured: Configured, refund: PayRefund, outcome: RefundOutcome, raw: str) -> None:
+        """Book an outcome. FactsMismatchError if it is a success whose facts are not this refund's."""
+        if outcome.status is RefundStatus.SUCCESS:
+            self._compare(configured, refund, outcome.facts)
+            await self._succeed(refund, outcome.facts, raw)
+        elif outcome.status is RefundStatus.FAILED:
+            await self._fail(refund, outcome, raw)
+        else:
+            await self._note(refund, outcome.error_code, outcome.error_message)
+
+    @staticmethod
+    def _compare(configured: Configured, refund: PayRefund, facts: RefundFacts | None) -> None:
+        if facts is None or facts.amount is None:
+            raise FactsMismatchError("the message names no amount")
+        for name, ours in configured.codec.account.items():
+            if facts.account.get(name) != ours:
+                raise FactsMismatchError(f"the message's {name} is not the channel's")
+        theirs = (facts.out_refund_no, facts.out_trade_no, facts.amount)
+        if theirs != (refund.out_refund_no, refund.out_trade_no, refund.amount):
+            raise FactsMismatchError("the message's numbers or amount are not the refund's")
+
+    async def _succeed(self, refund: PayRefund, facts: RefundFacts | None, raw: str) -> None:
+        now = self._context.now()
+        success_time: datetime = (facts.success_time if facts else None) or now
+        async with self._context.database.transaction() as connection:
+            done = await refund_rows.succeed(
+                connection,
+                refund,
+                channel_refund_no=(facts.channel_refund_no if facts else "")[:64],
+                success_time=success_time,
+                notify_data=raw[:NOTIFY_DATA_MAX],
+                now=now,
+            )
+            if done:
+                task = notices.refund_settled(refund, self._context.new_key(now), now, success_time=success_time)
+                await notify_rows.insert_task(connection, task, data_version=refund.send_count)
+                if refund.case_id is not None:
+                    await case_rows.move_case(connection, refund.case_id, CaseEvent.RESOLVE, now)
+            else:
+                current = await refund_rows.get_refund(connection, refund.id)
+                same = current is not None and current.out_refund_key == refund.out_refund_key
+                if current is None or not same or current.state is RefundState.FAILURE:
+                    await self._conflict(connection, refund, "succeeded at the channel after it had failed there")
+        if done:
+            self._context.bell.ring()
+
+    async def _fail(self, refund: PayRefund, outcome: RefundOutcome, raw: str) -> None:
+        now = self._context.now()
+        async with self._context.database.transaction() as connection:
+            done = await refund_rows.fail(
+                connection, refund, code=outcome.error_code, message=outcome.error_message, notify_data=raw[:NOTIFY_DATA_MAX],
+                now=now,
+            )  # fmt: skip
+            if done:
+                task = notices.refund_settled(
+                    refund, self._context.new_key(now), now, success_time=None, code=outcome.error_code,
+                    message=outcome.error_message,
+                )  # fmt: skip
+                await notify_rows.insert_task(connection, task, data_version=refund.send_count)
+                if refund.case_id is not None:
+                    await case_rows.move_case(connection, refund.case_id, CaseEvent.REFUND_FAILED, now)
+        if done:
+            self._context.bell.ring()
+
+    async def _note(self, refund: PayRefund, code: str, message: str) -> None:
+        now = self._context.now()
+        async with self._context.database.connection() as connection:
+            await refund_rows.note(
+                connection, refund, code=code, message=message, now=now,
+                next_check=due_after(now, REFUND_SYNC_DELAYS, refund.check_count),
+            )  # fmt: skip
+            if now - refund.create_time > STALE_AFTER:
+                await self._stale(connection, refund, now)
+
+    async def _stale(self, connection: object, refund: PayRefund, now: datetime) -> None:
+        await case_rows.insert_case(connection, self._case(CaseKind.STALE_REFUND, refund, now, {}))
+
+    async def _conflict(self, connection: object, refund: PayRefund, why: str) -> None:
+        log.error("refund_conflict", refund=refund.number, why=why)
+        case = self._case(CaseKind.REFUND_CONFLICT, refund, self._context.now(), {"why": why})
+        await case_rows.insert_case(connection, case)
+
+    def _case(self, kind: CaseKind, refund: PayRefund, now: datetime, detail: dict[str, str]) -> PayCase:
+        return PayCase(
+            id=self._context.new_key(now), kind=kind, state=CaseState.OPEN, app_id=refund.app_id,
+            channel_id=refund.channel_id, order_id=refund.order_id, attempt_id=refund.attempt_id, refund_id=refund.id,
+            reference=refund.out_refund_no, amount=refund.amount, currency=refund.currency, detail=detail, create_time=now,
+            update_time=now,
+        )  # fmt: skip
+
+    async def notified(self, configured: Configured, outcome: RefundOutcome, raw: str) -> None:
+        """A callback about a refund. One that we never sent (made in the channel's own console) becomes a case."""
+        facts = outcome.facts
+        if facts is None:
+            return
+        key = decode(Prefix.OUT_REFUND, facts.out_refund_no)
+        async with self._context.database.connection() as connection:
+            refund = await refund_rows.get_refund_by_out_key(connection, key) if key else None
+            if refund is not None and refund.channel_id != configured.channel.id:
+                refund = None
+            if refund is None:
+                if outcome.status is RefundStatus.SUCCESS:
+                    await self._unknown(connection, configured, facts, raw)
+                return
+        await self.apply(configured, refund, outcome, raw)
+
+    async def _unknown(self, connection: object, configured: Configured, facts: RefundFacts, raw: str) -> None:
+        now = self._context.now()
+        attempt_id = decode(Prefix.ATTEMPT, facts.out_trade_no)
+        attempt = await attempt_rows.get_attempt(connection, attempt_id) if attempt_id else None
+        key = decode(Prefix.OUT_REFUND, facts.out_refund_no)
+        earlier = await refund_rows.find_earlier_key(connection, attempt.id, key) if attempt and key else None
+        case = PayCase(
+            id=self._context.new_key(now), kind=CaseKind.REFUND_CONFLICT, state=CaseState.OPEN,
+            app_id=configured.channel.app_id, channel_id=configured.channel.id, order_id=attempt.order_id if attempt else None,
+            attempt_id=attempt.id if attempt else None, refund_id=earlier.id if earlier else None,
+            reference=f"{configured.channel.number}:{facts.out_refund_no}"[:128], amount=facts.amount, currency=None,
+            detail={"why": "refunded at the channel under a number that is not in flight here", "raw": raw[:NOTIFY_DATA_MAX]},
+            create_time=now, update_time=now,
+        )  # fmt: skip
+        await case_rows.insert_case(connection, case)
+        log.error("refund_of_unknown_number", out_refund_no=facts.out_refund_no, channel=configured.channel.number)

@@ -1,0 +1,263 @@
+"""Submitting an order to a channel: commit the intent, call the channel, commit the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+import structlog
+
+from paycenter_server.channels.protocol import PayOutcome, PayRequest, PayStatus, QueryStatus
+from paycenter_server.domain.errors import PayCenterError, Reason
+from paycenter_server.domain.models import PayAttempt, PayOrder
+from paycenter_server.domain.schedule import ORDER_SYNC_DELAYS, due_after
+from paycenter_server.domain.states import AttemptState, OrderState
+from paycenter_server.domain.validation import Check
+from paycenter_server.services.channel_gateway import ChannelGateway, Configured, channel_not_found
+from paycenter_server.services.closing import Closing, Settled, channel_unclear, order_paid
+from paycenter_server.services.context import Context
+from paycenter_server.services.identity import Caller, Identity
+from paycenter_server.services.orders import Orders, order_changed, order_closed, order_not_found
+from paycenter_server.services.payments import FactsMismatchError, Payments
+from paycenter_server.storage import attempts as attempt_rows
+from paycenter_server.storage import channels as channel_rows
+from paycenter_server.storage import orders as order_rows
+
+log = structlog.get_logger(__name__)
+
+# WeChat's code_url lives two hours; what is shown again is asked for again well before.
+_CONTENT_LIFE = timedelta(hours=1)
+_MAX_EXTRAS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class NewSubmit:
+    """A submit request."""
+
+    order_number: str
+    channel_code: str
+    extras: Mapping[str, str]
+    display_mode: str
+    return_url: str
+    user_ip: str
+
+
+class Submit:
+    """One open attempt per order, as far as channels allow it."""
+
+    def __init__(
+        self,
+        context: Context,
+        identity: Identity,
+        orders: Orders,
+        gateway: ChannelGateway,
+        payments: Payments,
+        closing: Closing,
+    ) -> None:
+        self._context = context
+        self._identity = identity
+        self._orders = orders
+        self._gateway = gateway
+        self._payments = payments
+        self._closing = closing
+
+    async def submit(self, caller: Caller, new: NewSubmit) -> tuple[PayOrder, PayAttempt]:
+        """The order as it stands now, and the attempt with what to show."""
+        order = await self._orders.load(caller, new.order_number)
+        self._payable(order)
+        await self._identity.app_of(caller, order.app_key, enabled=True)
+        configured = await self._channel(order.app_id, new.channel_code)
+        self._check(new, configured)
+        attempt = await self._context.to_the_end(self._run(order, configured, new))
+        return await self._orders.load(caller, new.order_number), attempt
+
+    def _payable(self, order: PayOrder) -> None:
+        if order.state in (OrderState.SUCCESS, OrderState.REFUND):
+            raise order_paid()
+        if order.state is OrderState.CLOSED:
+            raise order_closed()
+        if order.expire_time <= self._context.now():
+            raise PayCenterError(Reason.ORDER_EXPIRED, "The order has expired; create a new one under a new merchant_order_id.")
+
+    async def _channel(self, app_id: UUID, code: str) -> Configured:
+        async with self._context.database.connection() as connection:
+            channel = await channel_rows.get_channel_by_code(connection, app_id, code)
+        if channel is None:
+            raise channel_not_found(code)
+        if not channel.enabled:
+            raise PayCenterError(
+                Reason.CHANNEL_DISABLED,
+                f"The channel {code!r} is disabled; offer another one, or ask an operator to enable it.",
+                metadata={"channel_code": code},
+            )
+        configured = await self._gateway.get(channel.id)
+        if configured.spec.development_only and self._context.options.production:
+            raise PayCenterError(
+                Reason.CHANNEL_NOT_ALLOWED,
+                f"The channel {code!r} is for development and refused in production mode.",
+                metadata={"channel_code": code},
+            )
+        return configured
+
+    def _check(self, new: NewSubmit, configured: Configured) -> None:
+        check = Check()
+        modes = configured.spec.display_modes
+        if new.display_mode and new.display_mode not in modes:
+            offered = ", ".join(mode for mode in modes if mode) or "none"
+            check.fail("display_mode", f"the channel {new.channel_code!r} offers: {offered}")
+        for name in configured.spec.required_extras:
+            if not new.extras.get(name):
+                check.fail(f"channel_extras.{name}", f"the channel {new.channel_code!r} needs it")
+        if len(new.extras) > _MAX_EXTRAS:
+            check.fail("channel_extras", f"has {len(new.extras)} entries; the most is {_MAX_EXTRAS}")
+        for name, value in new.extras.items():
+            check.text(f"channel_extras.{name}"[:100], value, 512)
+            check.text("channel_extras", name, 64, minimum=1)
+        check.url("return_url", new.return_url)
+        if new.user_ip:
+            check.ip("user_ip", new.user_ip)
+        check.done()
+
+    async def _run(self, order: PayOrder, configured: Configured, new: NewSubmit) -> PayAttempt:
+        tolerated = await self._close_others(order, configured, new)
+        attempt, fresh = await self._intent(order, configured, new, tolerated)
+        if not fresh and attempt.display_content and self._context.now() - attempt.update_time < _CONTENT_LIFE:
+            return attempt
+        await self._call(order, configured, attempt)
+        async with self._context.database.connection() as connection:
+            return await attempt_rows.get_attempt(connection, attempt.id) or attempt
+
+    def _same(self, order: PayOrder, attempt: PayAttempt, configured: Configured, new: NewSubmit) -> bool:
+        """Whether an open attempt is what this submit asks for, so that its number is used again."""
+        return (
+            attempt.channel_id == configured.channel.id
+            and attempt.amount == order.amount
+            and dict(attempt.channel_extras) == dict(new.extras)
+            and attempt.wanted_mode == new.display_mode
+            and attempt.return_url == (new.return_url or order.return_url)
+        )
+
+    async def _close_others(self, order: PayOrder, configured: Configured, new: NewSubmit) -> set[UUID]:
+        """Query and close open attempts that are not the one asked for. Answers those that no channel could close.
+
+        One that is still payable elsewhere does not keep the payer from paying here: a second payment has its path.
+        """
+        async with self._context.database.connection() as connection:
+            attempts = await attempt_rows.open_attempts(connection, order.id)
+        tolerated = set()
+        for attempt in attempts:
+            if self._same(order, attempt, configured, new):
+                continue
+            settled = await self._closing.settle_or_close(attempt)
+            if settled is Settled.PAID:
+                raise order_paid()
+            if settled is Settled.UNCLEAR and attempt.channel_id == configured.channel.id:
+                raise PayCenterError(
+                    Reason.ATTEMPT_PENDING,
+                    f"An earlier submit to {attempt.channel_code!r} is still being decided there; repeat the call in a moment.",
+                    metadata={"out_trade_no": attempt.out_trade_no},
+                    retry_after=3.0,
+                )
+            if settled in (Settled.UNCLEAR, Settled.STILL_PAYABLE):
+                tolerated.add(attempt.id)
+        return tolerated
+
+    async def _intent(
+        self, order: PayOrder, configured: Configured, new: NewSubmit, tolerated: set[UUID]
+    ) -> tuple[PayAttempt, bool]:
+        """Under the order's lock: the open attempt that this is a repeat of, or a new one (True)."""
+        now = self._context.now()
+        async with self._context.database.transaction() as connection:
+            current = await order_rows.get_order(connection, order.id, lock=True)
+            if current is None:
+                raise order_not_found()
+            self._payable(current)
+            if current.amount != order.amount:
+                raise order_changed()
+            for attempt in await attempt_rows.open_attempts(connection, order.id):
+                if self._same(current, attempt, configured, new):
+                    return attempt, False
+                if attempt.id not in tolerated:
+                    raise order_changed()
+            attempt = PayAttempt(
+                id=self._context.new_key(now), order_id=order.id, app_id=order.app_id, channel_id=configured.channel.id,
+                channel_code=configured.channel.code, amount=current.amount, currency=current.currency,
+                state=AttemptState.WAITING, display_mode="", display_content="", wanted_mode=new.display_mode,
+                channel_extras=dict(new.extras), return_url=new.return_url or order.return_url,
+                user_ip=new.user_ip or order.user_ip, expire_time=current.expire_time, paid_amount=0, channel_order_no=None,
+                channel_user_id=None, channel_error_code=None, channel_error_message=None, success_time=None,
+                next_check_time=due_after(now, ORDER_SYNC_DELAYS, 1), check_count=0, create_time=now, update_time=now,
+            )  # fmt: skip
+            await attempt_rows.insert_attempt(connection, attempt)
+            return attempt, True
+
+    async def _call(self, order: PayOrder, configured: Configured, attempt: PayAttempt) -> None:
+        notify_url, _ = self._gateway.notify_urls(configured.channel)
+        request = PayRequest(
+            out_trade_no=attempt.out_trade_no,
+            subject=order.subject,
+            body=order.body,
+            amount=attempt.amount,
+            currency=attempt.currency,
+            expire_time=attempt.expire_time,
+            notify_url=notify_url,
+            return_url=attempt.return_url,
+            user_ip=attempt.user_ip,
+            extras=attempt.channel_extras,
+            display_mode=attempt.wanted_mode or configured.spec.display_modes[0],
+        )
+        outcome = await self._gateway.perform(configured, lambda codec, moment: codec.pay(request, moment))
+        await self._store(configured, attempt, outcome)
+
+    async def _store(self, configured: Configured, attempt: PayAttempt, outcome: PayOutcome) -> None:
+        now = self._context.now()
+        next_check = due_after(now, ORDER_SYNC_DELAYS, 0)
+        if outcome.status is PayStatus.PAID and outcome.payment is not None:
+            try:
+                await self._payments.book(configured, outcome.payment, raw="")
+            except FactsMismatchError as error:
+                log.error("pay_facts_mismatch", out_trade_no=attempt.out_trade_no, why=str(error))
+                await self._unclear(attempt, "FACTS_MISMATCH", str(error))
+                raise channel_unclear(attempt.channel_code) from error
+        elif outcome.status is PayStatus.WAITING:
+            async with self._context.database.connection() as connection:
+                await attempt_rows.answered(connection, attempt.id, outcome.display_mode, outcome.display_content, now, next_check)
+        elif outcome.status is PayStatus.REFUSED:
+            async with self._context.database.connection() as connection:
+                await attempt_rows.close_attempt(
+                    connection, attempt.id, now, code=outcome.error_code, message=outcome.error_message, watch_until=None
+                )
+            raise channel_refused(attempt.channel_code, outcome.error_code, outcome.error_message)
+        else:
+            await self._unclear(attempt, outcome.error_code, outcome.error_message)
+            await self._ask(attempt, outcome)
+
+    async def _unclear(self, attempt: PayAttempt, code: str, message: str) -> None:
+        now = self._context.now()
+        async with self._context.database.connection() as connection:
+            await attempt_rows.unclear(connection, attempt.id, code, message, now, due_after(now, ORDER_SYNC_DELAYS, 0))
+
+    async def _ask(self, attempt: PayAttempt, outcome: PayOutcome) -> None:
+        """Rule 2: after an unclear answer the same number is queried; only what the channel then says decides."""
+        answer = await self._closing.query(attempt)
+        if answer.status is QueryStatus.PAID:
+            return
+        if answer.status is QueryStatus.CLOSED:
+            async with self._context.database.connection() as connection:
+                await attempt_rows.close_attempt(
+                    connection, attempt.id, self._context.now(), code=outcome.error_code, message=outcome.error_message,
+                    watch_until=None,
+                )  # fmt: skip
+            raise channel_refused(attempt.channel_code, outcome.error_code, outcome.error_message)
+        raise channel_unclear(attempt.channel_code)
+
+
+def channel_refused(channel_code: str, code: str, message: str) -> PayCenterError:
+    """The channel said no, in its own words."""
+    return PayCenterError(
+        Reason.CHANNEL_REFUSED,
+        f"The channel {channel_code!r} refused ({code}: {message}); correct what it names, or offer another channel.",
+        metadata={"channel_code": channel_code, "channel_error_code": code, "channel_error_message": message},
+    )
