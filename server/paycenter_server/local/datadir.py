@@ -17,7 +17,8 @@ DEFAULT_NAME = ".paycenter"
 _MARKER = "paycenter.json"
 _LOCK = ".lock"
 _TEMPORARY = "paycenter-tmp-"
-_BEFORE_MARKER = (_LOCK, "logs", "secrets")
+# What may be there before the first start: other commands of ours may have made it.
+_BEFORE_MARKER = (_LOCK, "logs", "secrets", "dev.json", "simulator-keys", "simulator.sqlite")
 
 
 def default_data_dir() -> Path:

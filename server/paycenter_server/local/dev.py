@@ -36,6 +36,9 @@ def run_dev(options: DevOptions) -> int:
     except LocalError as error:
         console.error(str(error))
         return 1
+    except OSError as error:  # a full disk, for one
+        console.error(f"{error.filename or options.data_dir}: {error.strerror or error}")
+        return 1
     except Stopped:
         console.say("Stopped.")
     return 0

@@ -147,10 +147,10 @@ class Postgres:
     def _make_cluster(self, program: Program) -> None:
         """`initdb` into a folder of another name, then rename: a cluster is complete or not there."""
         place, initdb = self._place, Path(str(self._program)).with_name("initdb")
-        for stale in place.postgres.glob("new-*"):
+        for stale in place.postgres.glob("cluster-*"):
             shutil.rmtree(stale)
-        new = place.postgres / f"new-{os.getpid()}"
-        password = place.postgres / "new-password"
+        new = place.postgres / f"cluster-{os.getpid()}"
+        password = place.postgres / "password"
         password.unlink(missing_ok=True)
         descriptor = os.open(password, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "w") as file:

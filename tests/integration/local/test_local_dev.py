@@ -129,6 +129,20 @@ def test_a_dead_database_is_started_again(data_dir: Path, processes: list["subpr
     assert process.returncode == 0
 
 
+def test_kill_9_while_the_cluster_is_made(data_dir: Path, processes: list["subprocess.Popen[str]"]) -> None:
+    processes.append(process := run_dev_process(data_dir, free_ports(), play=False))
+    assert wait_until(lambda: list((data_dir / "postgres").glob("cluster-*/global")))
+    pids = tree_of(process)
+    process.kill()
+    process.wait()
+    assert wait_until(lambda: not any(map(pid_alive, pids)), 10)
+    processes.append(process := run_dev_process(data_dir, free_ports(), play=False))
+    Output(process).until("PayCenter is running")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    assert not list((data_dir / "postgres").glob("cluster-*"))
+
+
 def test_a_second_dev_is_refused_with_the_pid(data_dir: Path, processes: list["subprocess.Popen[str]"]) -> None:
     processes.append(first := run_dev_process(data_dir, free_ports(), play=False))
     Output(first).until("PayCenter is running")

@@ -143,7 +143,7 @@ def test_an_interrupted_initdb_is_not_a_cluster(data_dir: Path, monkeypatch: pyt
     assert not (data_dir / "postgres" / "data").exists()
     with Embedded(data_dir) as services:
         assert sql(services.database_url, "SELECT 1 AS n")[0]["n"] == 1
-    assert not list((data_dir / "postgres").glob("new-*"))
+    assert not list((data_dir / "postgres").glob("cluster-*"))
 
 
 def test_a_taken_port_is_left_alone(data_dir: Path) -> None:
