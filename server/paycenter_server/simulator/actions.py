@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from paycenter_server.simulator import alipay_notices, alipay_trades, wechat_notices, wechat_orders
+from paycenter_server.simulator import alipay_notices, alipay_trades, wechat_notices, wechat_orders, wechat_xml
 from paycenter_server.simulator.clock import rfc3339
 from paycenter_server.simulator.ledger import random_text
 from paycenter_server.simulator.model import ALIPAY, Notice, Refund, Trade
@@ -135,7 +135,8 @@ def finish(simulator: Simulator, trade: Trade) -> None:
 
 
 def refund(simulator: Simulator, trade: Trade, amount: int | None, notify_url: str = "") -> Refund:
-    """A refund made in the merchant's console. Alipay tells the payment's notify_url; WeChat only an address given here."""
+    """A refund made in the merchant's console. Alipay tells the payment's notify_url; WeChat an address that merchants
+    configure, so only one given here, and in v2 XML."""
     left = trade.paid_amount - trade.refunded
     amount = left if amount is None else amount
     if not trade.paid or not 0 < amount <= left:
@@ -153,6 +154,7 @@ def refund(simulator: Simulator, trade: Trade, amount: int | None, notify_url: s
         now + delay,
         signer=trade.signer,
         by_console=True,
+        xml=True,
     )
     simulator.ledger.add_refund(trade, created)
     return created
@@ -162,6 +164,9 @@ def refund_finished(simulator: Simulator, trade: Trade, item: Refund) -> None:
     """Told by the ledger when a refund leaves PROCESSING."""
     if trade.protocol == ALIPAY:
         alipay_notices.notify_refund(simulator.notifier, simulator.keys, trade, item)
+    elif item.xml:
+        payload = wechat_xml.refund_payload(trade, item)
+        simulator.notifier.send(trade, "v2 refund", item.notify_url, payload, "", form=wechat_xml.WECHATPAY_V2)
     else:
         wechat_notices.notify_refund(simulator.notifier, trade, item)
 

@@ -68,28 +68,32 @@ def _check_certificates(keys: SimulatorKeys, params: dict[str, str]) -> None:
         raise _invalid("isv.invalid-alipay-root-cert-sn", "支付宝根证书SN不匹配")
 
 
-def answer_body(keys: SimulatorKeys, node: str, document: dict[str, Any], *, certificate_mode: bool, how: str) -> bytes:
+def answer_body(
+    keys: SimulatorKeys, node: str, document: dict[str, Any], *, certificate_mode: bool, how: str, rotated: bool
+) -> bytes:
     """The JSON text around a node, signed over the node's exact characters, slashes escaped as the gateway does.
 
-    how: "", `unsigned`, `bad_signature`, or `slash` (signed before the slashes were escaped, which some answers are).
+    how: "", `unsigned`, `bad_signature`, or `slash` (signed before the slashes were escaped, which some answers are). rotated: in
+    certificate mode the next certificate signs.
     """
     plain = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
     content = plain.replace("/", "\\/")
     text = f'{{"{node}":{content}'
     if certificate_mode:
-        text += f',"alipay_cert_sn":"{keys.alipay["alipay_cert_sn"]}"'
+        text += f',"alipay_cert_sn":"{keys.alipay["alipay_next_cert_sn" if rotated else "alipay_cert_sn"]}"'
     if how != "unsigned":
         signed = {"slash": plain, "bad_signature": content + " "}.get(how, content)
-        text += f',"sign":"{rsa_sign(keys.alipay_key, signed.encode())}"'
+        key = keys.alipay_next_key if certificate_mode and rotated else keys.alipay_key
+        text += f',"sign":"{rsa_sign(key, signed.encode())}"'
     return (text + "}").encode()
 
 
-def sign_params(keys: SimulatorKeys, params: dict[str, str], how: str = "") -> dict[str, str]:
+def sign_params(keys: SimulatorKeys, params: dict[str, str], how: str = "", *, rotated: bool = False) -> dict[str, str]:
     """A notification or return: signed over everything but `sign` and `sign_type`, empty values included."""
     source = _source(params, without=("sign", "sign_type"), keep_empty=True)
     if how == "bad_signature":
         source += b"&tampered=1"
     signed = dict(params, sign_type="RSA2")
     if how != "unsigned":
-        signed["sign"] = rsa_sign(keys.alipay_key, source)
+        signed["sign"] = rsa_sign(keys.alipay_next_key if rotated else keys.alipay_key, source)
     return signed

@@ -141,7 +141,8 @@ def _failure(simulator: Simulator, entry: Exchange, params: dict[str, str], fail
 def _text(
     simulator: Simulator, entry: Exchange, node: str, document: dict[str, Any], *, certificate_mode: bool, how: str
 ) -> web.Response:
-    body = answer_body(simulator.keys, node, document, certificate_mode=certificate_mode, how=how)
+    rotated = simulator.rotation.done("alipay")
+    body = answer_body(simulator.keys, node, document, certificate_mode=certificate_mode, how=how, rotated=rotated)
     # Alipay really labels its JSON so.
     headers = {"Content-Type": "text/html;charset=utf-8", "trace_id": random_text(32).lower()}
     entry.answer_body = WireLog.text(body)

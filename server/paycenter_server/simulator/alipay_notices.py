@@ -14,6 +14,7 @@ from paycenter_server.simulator.faults import FaultRule
 from paycenter_server.simulator.keys import SimulatorKeys
 from paycenter_server.simulator.model import Notice, Refund, Trade
 from paycenter_server.simulator.notifier import Notifier
+from paycenter_server.simulator.rotation import Rotation
 
 __all__ = ["LADDER", "AlipayNoticeForm", "notify_payment", "notify_refund", "return_address"]
 
@@ -26,8 +27,8 @@ class AlipayNoticeForm:
 
     ladder: tuple[int, ...] = LADDER
 
-    def __init__(self, keys: SimulatorKeys, clock: Clock) -> None:
-        self._keys, self._clock = keys, clock
+    def __init__(self, keys: SimulatorKeys, clock: Clock, rotation: Rotation) -> None:
+        self._keys, self._clock, self._rotation = keys, clock, rotation
 
     def encode(self, notice: Notice, how: str, rule: FaultRule | None) -> tuple[dict[str, str], bytes]:
         """Alipay, asynchronous notification."""
@@ -36,7 +37,8 @@ class AlipayNoticeForm:
         if rule is not None and rule.fault == "wrong_amount":
             told = parse_yuan(params["total_amount"], "total_amount") + 1 if rule.amount is None else rule.amount
             params["total_amount"] = yuan(told)
-        body = urlencode(sign_params(self._keys, params, how)).encode()
+        rotated = notice.signer == "certificate" and self._rotation.done("alipay")
+        body = urlencode(sign_params(self._keys, params, how, rotated=rotated)).encode()
         return {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8", "User-Agent": "Mozilla/4.0"}, body
 
     def accepted(self, status: int, body: bytes) -> bool:

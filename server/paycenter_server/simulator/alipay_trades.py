@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import re
-import secrets
 from typing import Any
 
 from paycenter_server.simulator.alipay_call import AlipayCall, AlipayError, acq, invalid_parameter, parse_yuan, yuan
@@ -55,7 +54,8 @@ def _create(call: AlipayCall, api: str, expires: tuple[str, ...], default: float
         raise invalid_parameter("参数无效:product_code")
     digest = hashlib.sha256(json.dumps([api, amount, subject]).encode()).hexdigest()
     trade = call.trade
-    if trade is None:
+    # A QR code that died unscanned left nothing behind at Alipay, so its number is free.
+    if trade is None or (not trade.exists and trade.expired(call.simulator.clock.now())):
         return _new_trade(call, api, number, subject, amount, digest, call.expiry(expires, default), exists=exists)
     if trade.paid:
         raise acq("TRADE_HAS_SUCCESS", "交易已被支付")
@@ -129,7 +129,12 @@ def close(call: AlipayCall) -> dict[str, Any]:
 def certificate_download(call: AlipayCall) -> dict[str, Any]:
     """alipay.open.app.alipaycert.download: Alipay's certificate by its SN, base64 of the PEM."""
     keys = call.simulator.keys
-    if not secrets.compare_digest(call.optional("alipay_cert_sn").encode(), keys.alipay["alipay_cert_sn"].encode()):
+    names = {
+        keys.alipay["alipay_cert_sn"]: "alipayCertPublicKey_RSA2.crt",
+        keys.alipay["alipay_next_cert_sn"]: "alipayCertPublicKey_RSA2_next.crt",
+    }
+    name = names.get(call.optional("alipay_cert_sn"))
+    if name is None:
         raise AlipayError("40004", "Business Failed", "isv.alipay-cert-not-exist", "支付宝公钥证书不存在")
-    pem = keys.file("alipay", "alipayCertPublicKey_RSA2.crt").read_bytes()
+    pem = keys.file("alipay", name).read_bytes()
     return {"alipay_cert_content": base64.b64encode(pem).decode()}

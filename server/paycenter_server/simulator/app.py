@@ -16,6 +16,7 @@ from paycenter_server.simulator.model import ALIPAY, WECHATPAY_V3, Refund, Trade
 from paycenter_server.simulator.state import STATE, Simulator
 from paycenter_server.simulator.web_faults import STOPPING
 from paycenter_server.simulator.wechat_notices import WechatNoticeForm
+from paycenter_server.simulator.wechat_xml import WECHATPAY_V2, XmlNoticeForm
 
 __all__ = ["create_app"]
 
@@ -33,8 +34,9 @@ def create_app(config: SimulatorConfig) -> web.Application:
 
     for protocol in (WECHATPAY_V3, ALIPAY):
         simulator.ledger.on_refund_finished(protocol, refund_finished)
-    simulator.notifier.register(WECHATPAY_V3, "wx.notify", WechatNoticeForm(simulator.keys))
-    simulator.notifier.register(ALIPAY, "alipay.notify", AlipayNoticeForm(simulator.keys, simulator.clock))
+    simulator.notifier.register(WECHATPAY_V3, "wx.notify", WechatNoticeForm(simulator.keys, simulator.rotation))
+    simulator.notifier.register(WECHATPAY_V2, "wx.notify", XmlNoticeForm(simulator.keys))
+    simulator.notifier.register(ALIPAY, "alipay.notify", AlipayNoticeForm(simulator.keys, simulator.clock, simulator.rotation))
 
     app = web.Application(client_max_size=_LARGEST_BODY)
     app[STATE] = simulator

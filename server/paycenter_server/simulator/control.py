@@ -37,6 +37,8 @@ def add_routes(app: web.Application) -> None:
     app.router.add_get("/simulator/faults", _faults)
     app.router.add_post("/simulator/faults", _add_faults)
     app.router.add_delete("/simulator/faults", _clear_faults)
+    app.router.add_get("/simulator/rotation", _rotation)
+    app.router.add_post("/simulator/rotation", _rotate)
     app.router.add_post("/simulator/reset", _reset)
 
 
@@ -184,6 +186,21 @@ async def _add_faults(request: web.Request) -> web.Response:
 async def _clear_faults(request: web.Request) -> web.Response:
     request.app[STATE].faults.clear()
     return web.json_response({"rules": []})
+
+
+async def _rotation(request: web.Request) -> web.Response:
+    return web.json_response(request.app[STATE].rotation.document())
+
+
+async def _rotate(request: web.Request) -> web.Response:
+    """{"channel": "wechatpay" or "alipay", "done": true}: from now on the next platform (or Alipay) certificate signs."""
+    rotation = request.app[STATE].rotation
+    try:
+        options = await _json(request)
+        rotation.turn(str(options.get("channel")), done=bool(options.get("done", True)))
+    except (ValueError, AttributeError) as error:
+        return _error(400, str(error))
+    return web.json_response(rotation.document())
 
 
 async def _reset(request: web.Request) -> web.Response:

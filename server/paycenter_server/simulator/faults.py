@@ -16,14 +16,14 @@ __all__ = ["AFTER", "BEFORE", "DOMAIN", "FAULTS", "NOTIFY", "FaultPlan", "FaultR
 
 BEFORE = {
     "timeout_before_commit": "no answer, nothing was done",
-    "error_before_commit": "500 SYSTEM_ERROR or ACQ.SYSTEM_ERROR, nothing was done",
+    "error_before_commit": "500 SYSTEM_ERROR or 20000 isp.unknow-error, nothing was done",
     "reset_before_commit": "connection cut, nothing was done",
     "http_503": "503, nothing was done",
     "rate_limit": "429 FREQUENCY_LIMITED or isv.app-call-limited, nothing was done",
 }
 AFTER = {
     "timeout_after_commit": "done, but no answer",
-    "error_after_commit": "done, but 500 SYSTEM_ERROR or ACQ.SYSTEM_ERROR",
+    "error_after_commit": "done, but 500 SYSTEM_ERROR or 40004 ACQ.SYSTEM_ERROR",
     "reset": "done, but the connection is cut",
     "unsigned": "done, the answer carries no signature",
     "bad_signature": "the signature is of other bytes",
@@ -36,6 +36,7 @@ AFTER = {
 DOMAIN = {
     "not_enough": "refund: NOT_ENOUGH or ACQ.SELLER_BALANCE_NOT_ENOUGH, nothing was done",
     "refund_abnormal": "WeChat refund ends ABNORMAL",
+    "xml_notify": "WeChat refund is notified in v2 XML, as one without notify_url is",
     "refund_closed": "WeChat refund ends CLOSED",
     "refund_pending": "refund stays unconfirmed for `seconds` (Alipay: fund_change N and an empty refund query)",
     "user_paying": "query: WeChat USERPAYING for a trade that is not paid",

@@ -38,8 +38,9 @@ _ALPHANUMERIC = string.ascii_letters + string.digits
 class SimulatorKeys:
     """The folder's content; keys are parsed when first used.
 
-    settings is keys.json: `wechatpay` {appid, mchid, merchant_serial, apiv3_key, public_key_id, platform_serial} and `alipay`
-    {app_id, seller_id, app_cert_sn, alipay_cert_sn, alipay_root_cert_sn}.
+    settings is keys.json: `wechatpay` {appid, mchid, merchant_serial, apiv3_key, apiv2_key, public_key_id, platform_serial,
+    platform_next_serial} and `alipay` {app_id, seller_id, app_cert_sn, alipay_cert_sn, alipay_next_cert_sn, alipay_root_cert_sn}.
+    The `next` ones sign after a rotation.
     """
 
     directory: Path
@@ -87,6 +88,16 @@ class SimulatorKeys:
     def alipay_key(self) -> RSAPrivateKey:
         """Signs for Alipay, in both modes."""
         return self._own_private("alipay", "alipay_private_key.pem")
+
+    @cached_property
+    def platform_next_key(self) -> RSAPrivateKey:
+        """Signs for WeChat in platform-certificate mode after a rotation."""
+        return self._own_private("wechatpay", "platform_key_next.pem")
+
+    @cached_property
+    def alipay_next_key(self) -> RSAPrivateKey:
+        """Signs for Alipay in certificate mode after a rotation."""
+        return self._own_private("alipay", "alipay_private_key_next.pem")
 
     def _own_private(self, channel: str, name: str) -> RSAPrivateKey:
         # This program made the file; the primality checks that OpenSSL would repeat cost 60 ms a key at every start.
@@ -161,37 +172,42 @@ def _wechatpay_files(folder: _Folder, settings: dict[str, str]) -> None:
     settings.setdefault("appid", "wx" + secrets.token_hex(8))
     settings.setdefault("mchid", "1" + _digits(9))
     settings.setdefault("apiv3_key", "".join(secrets.choice(_ALPHANUMERIC) for _ in range(32)))
+    settings.setdefault("apiv2_key", "".join(secrets.choice(_ALPHANUMERIC) for _ in range(32)))
     settings.setdefault("public_key_id", "PUB_KEY_ID_01" + settings["mchid"] + _digits(20))
     merchant = folder.private_key("apiclient_key.pem")
-    platform = folder.private_key("platform_key.pem")
+    platform, following = folder.private_key("platform_key.pem"), folder.private_key("platform_key_next.pem")
     folder.put("pub_key.pem", public_pem(folder.private_key("pub_key_private.pem")))
-    if not folder.has("apiclient_cert.pem", "platform_cert.pem"):
+    if not folder.has("apiclient_cert.pem", "platform_cert.pem", "platform_cert_next.pem"):
         authority = CertificateMaker("Tenpay.com Root CA", "Tenpay.com", "Tenpay.com CA Center")
         folder.put("apiclient_cert.pem", authority.issue(settings["mchid"], merchant))
         folder.put("platform_cert.pem", authority.issue("Tenpay.com sign", platform))
+        folder.put("platform_cert_next.pem", authority.issue("Tenpay.com sign", following))
     settings["merchant_serial"] = folder.certificate_serial("apiclient_cert.pem")
     settings["platform_serial"] = folder.certificate_serial("platform_cert.pem")
+    settings["platform_next_serial"] = folder.certificate_serial("platform_cert_next.pem")
 
 
 def _alipay_files(folder: _Folder, settings: dict[str, str]) -> None:
     settings.setdefault("app_id", "2021" + _digits(12))
     settings.setdefault("seller_id", "2088" + _digits(12))
     app = folder.private_key("app_private_key.pem")
-    alipay = folder.private_key("alipay_private_key.pem")
+    alipay, following = folder.private_key("alipay_private_key.pem"), folder.private_key("alipay_private_key_next.pem")
     folder.put("app_private_key_pkcs1.pem", private_pem(app, pkcs1=True), private=True)
     folder.put("app_public_key.pem", public_pem(app))
     folder.put("alipay_public_key.pem", public_pem(alipay))
-    names = ("appCertPublicKey.crt", "alipayCertPublicKey_RSA2.crt", "alipayRootCert.crt")
+    names = ("appCertPublicKey.crt", "alipayCertPublicKey_RSA2.crt", "alipayRootCert.crt", "alipayCertPublicKey_RSA2_next.crt")
     if not folder.has(*names):
         for name in names:  # one chain or none: a leaf under a root that is gone helps nobody
             (folder.path / name).unlink(missing_ok=True)
         authority = CertificateMaker("Ant Financial Certification Authority R1", "Certification Authority", "Ant Financial")
         folder.put(names[0], authority.issue(settings["app_id"], app))
         folder.put(names[1], authority.issue("Alipay simulator", alipay))
+        folder.put(names[3], authority.issue("Alipay simulator", following))
         # As in the real bundle there is a member that is not RSA; it takes no part in the root SN. SDKs split at the blank line.
         folder.put(names[2], authority.root_pem() + b"\n" + CertificateMaker.elliptic_root("Ant Financial EC Root"))
     settings["app_cert_sn"] = _alipay_sn(folder, names[0])
     settings["alipay_cert_sn"] = _alipay_sn(folder, names[1])
+    settings["alipay_next_cert_sn"] = _alipay_sn(folder, names[3])
     settings["alipay_root_cert_sn"] = alipay_root_cert_sn((folder.path / names[2]).read_bytes())
 
 

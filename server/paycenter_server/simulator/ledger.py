@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 from paycenter_server.simulator.agenda import Agenda
 from paycenter_server.simulator.clock import Clock
-from paycenter_server.simulator.model import Refund, Trade
+from paycenter_server.simulator.model import ALIPAY, WECHATPAY_V3, Refund, Trade
 from paycenter_server.simulator.store import Store
 
 __all__ = ["Ledger", "NotPayableError", "random_digits", "random_text"]
@@ -88,8 +88,8 @@ class Ledger:
 
     def find(self, number: str, protocol: str = "") -> Trade | None:
         """The newest trade with this number, of any protocol unless one is named."""
-        found = [trade for trade in self._trades.values() if trade.number == number and protocol in ("", trade.protocol)]
-        return found[-1] if found else None
+        known = (self._trades.get(f"{name}:{number}") for name in (WECHATPAY_V3, ALIPAY) if protocol in ("", name))
+        return max((trade for trade in known if trade is not None), key=lambda trade: trade.created, default=None)
 
     def by_code(self, code: str) -> Trade | None:
         """The trade behind a QR code's text."""

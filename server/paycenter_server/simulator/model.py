@@ -17,7 +17,7 @@ class Refund:
     """One refund of a trade.
 
     number is the merchant's (`out_refund_no`, `out_request_no`); state is PROCESSING, then `outcome` (SUCCESS, ABNORMAL or CLOSED)
-    when the clock passes `finishes`. signer names the key that signs its notification.
+    when the clock passes `finishes`. signer names the key that signs its notification, unless that is v2 XML.
     """
 
     number: str
@@ -33,6 +33,7 @@ class Refund:
     finished: float = 0.0
     signer: str = ""
     by_console: bool = False
+    xml: bool = False
 
     @property
     def counts(self) -> bool:

@@ -88,14 +88,18 @@ class Notifier:
         delay: float = 0.0,
         copies: int = 1,
         wrong_signatures: int = 0,
+        form: str = "",
     ) -> Notice | None:
-        """Queue a notification (None without an address); copies are sends of the same one, as a channel repeats itself."""
+        """Queue a notification (None without an address); copies are sends of the same one, as a channel repeats itself.
+
+        form: another registered protocol than the trade's own.
+        """
         if not url:
             return None
         now = self._clock.now()
         notice = Notice(
             str(uuid.uuid4()),
-            trade.protocol,
+            form or trade.protocol,
             trade.key,
             event,
             url,
@@ -129,9 +133,10 @@ class Notifier:
     async def _repeat(self, notice: Notice) -> None:
         if notice.id not in self._notices:
             return
-        if await self._attempt(notice, "again") and notice.state != "DONE":
+        if await self._attempt(notice, "again"):
             notice.state = "DONE"
-        self._save(notice)
+        if notice.id in self._notices:  # a reset may have come in between
+            self._save(notice)
 
     async def _climb(self, notice: Notice) -> None:
         """One step of the ladder: the next is counted from when this one was due, as if the clock had run through it."""

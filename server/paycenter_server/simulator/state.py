@@ -13,6 +13,7 @@ from paycenter_server.simulator.faults import FaultPlan
 from paycenter_server.simulator.keys import SimulatorKeys
 from paycenter_server.simulator.ledger import Ledger
 from paycenter_server.simulator.notifier import Notifier
+from paycenter_server.simulator.rotation import Rotation
 from paycenter_server.simulator.store import Store
 from paycenter_server.simulator.wire_log import WireLog
 
@@ -32,6 +33,7 @@ class Simulator:
     faults: FaultPlan
     log: WireLog
     notifier: Notifier
+    rotation: Rotation
 
     @classmethod
     def build(cls, config: SimulatorConfig, keys: SimulatorKeys) -> Simulator:
@@ -39,12 +41,14 @@ class Simulator:
         clock, store, faults, log = Clock(), Store(config.data_file), FaultPlan(), WireLog()
         agenda = Agenda(clock)
         ledger = Ledger(store, clock, agenda)
-        return cls(config, keys, clock, agenda, store, ledger, faults, log, Notifier(store, clock, agenda, faults, log))
+        notifier = Notifier(store, clock, agenda, faults, log)
+        return cls(config, keys, clock, agenda, store, ledger, faults, log, notifier, Rotation(store))
 
     def load(self) -> None:
         """Take up what the store holds."""
         for document in self.store.all("clock"):
             self.clock.shift(float(document["offset"]))
+        self.rotation.load()
         self.ledger.load()
         self.notifier.load()
 
@@ -61,6 +65,7 @@ class Simulator:
         self.notifier.clear()
         self.faults.clear()
         self.log.clear()
+        self.rotation.clear()
         self.clock.shift(0.0)
 
 

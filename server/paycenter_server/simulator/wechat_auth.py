@@ -67,24 +67,31 @@ def choose_signer(keys: SimulatorKeys, headers: Mapping[str, str]) -> str:
     serial = headers.get("Wechatpay-Serial", "")
     if serial == keys.wechatpay["public_key_id"]:
         return PUBLIC_KEY
-    if not serial or serial.upper() == keys.wechatpay["platform_serial"]:
+    if not serial or serial.upper() in (keys.wechatpay["platform_serial"], keys.wechatpay["platform_next_serial"]):
         return PLATFORM
     raise WechatError(400, "PARAM_ERROR", "Http头Wechatpay-Serial无效,既不是微信支付公钥ID也不是平台证书序列号")
 
 
-def signature_headers(keys: SimulatorKeys, signer: str, body: bytes, how: str = "") -> dict[str, str]:
-    """The `Wechatpay-*` headers over these bytes; how: "", `unsigned`, `bad_signature`, `other_key` or `signtest`."""
+def signature_headers(keys: SimulatorKeys, signer: str, body: bytes, how: str = "", *, rotated: bool = False) -> dict[str, str]:
+    """The `Wechatpay-*` headers over these bytes; how: "", `unsigned`, `bad_signature`, `other_key` or `signtest`.
+
+    rotated: the next platform certificate signs where a platform certificate does.
+    """
     if how == "unsigned":
         return {}
     if how == "other_key":
         signer = PLATFORM if signer == PUBLIC_KEY else PUBLIC_KEY
     stamp, nonce = str(int(time.time())), secrets.token_hex(16)
     message = f"{stamp}\n{nonce}\n".encode() + body + b"\n"
-    key = keys.public_key_private if signer == PUBLIC_KEY else keys.platform_key
+    if signer == PUBLIC_KEY:
+        key, serial = keys.public_key_private, keys.wechatpay["public_key_id"]
+    elif rotated:
+        key, serial = keys.platform_next_key, keys.wechatpay["platform_next_serial"]
+    else:
+        key, serial = keys.platform_key, keys.wechatpay["platform_serial"]
     signature = rsa_sign(key, message + b"tampered" if how == "bad_signature" else message)
     if how == "signtest":
         signature = "WECHATPAY/SIGNTEST/" + signature[len("WECHATPAY/SIGNTEST/") :]
-    serial = keys.wechatpay["public_key_id" if signer == PUBLIC_KEY else "platform_serial"]
     return {
         "Wechatpay-Timestamp": stamp,
         "Wechatpay-Nonce": nonce,

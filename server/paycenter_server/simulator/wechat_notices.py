@@ -14,6 +14,7 @@ from paycenter_server.simulator.keys import SimulatorKeys
 from paycenter_server.simulator.ledger import random_text
 from paycenter_server.simulator.model import Notice, Refund, Trade
 from paycenter_server.simulator.notifier import Notifier
+from paycenter_server.simulator.rotation import Rotation
 from paycenter_server.simulator.wechat_auth import signature_headers
 from paycenter_server.simulator.wechat_orders import transaction
 
@@ -34,8 +35,8 @@ class WechatNoticeForm:
 
     ladder: tuple[int, ...] = LADDER
 
-    def __init__(self, keys: SimulatorKeys) -> None:
-        self._keys = keys
+    def __init__(self, keys: SimulatorKeys, rotation: Rotation) -> None:
+        self._keys, self._rotation = keys, rotation
 
     def encode(self, notice: Notice, how: str, rule: FaultRule | None) -> tuple[dict[str, str], bytes]:
         """WeChat v3, notification: JSON around an AES-256-GCM `resource`."""
@@ -70,7 +71,8 @@ class WechatNoticeForm:
             separators=(",", ":"),
         ).encode()
         headers = {"Content-Type": "application/json", "Accept": "*/*", "User-Agent": "Mozilla/4.0"}
-        return headers | signature_headers(self._keys, notice.signer, body, how), body
+        rotated = self._rotation.done("wechatpay")
+        return headers | signature_headers(self._keys, notice.signer, body, how, rotated=rotated), body
 
     def accepted(self, status: int, body: bytes) -> bool:
         """200 or 204, whatever the body."""

@@ -10,8 +10,9 @@ import re
 from typing import Any
 from urllib.parse import urlsplit
 
-from paycenter_server.channels.crypto import aes_gcm_encrypt, load_certificate
+from paycenter_server.channels.crypto import aes_gcm_encrypt, certificate_serial, load_certificate
 from paycenter_server.simulator.clock import rfc3339
+from paycenter_server.simulator.keys import SimulatorKeys
 from paycenter_server.simulator.ledger import random_digits, random_text
 from paycenter_server.simulator.model import WECHATPAY_V3, Trade
 from paycenter_server.simulator.wechat_auth import WechatError
@@ -193,25 +194,27 @@ def close(call: WechatCall) -> tuple[int, None]:
 
 
 def certificates(call: WechatCall) -> tuple[int, dict[str, Any]]:
-    """GET /v3/certificates: the platform certificate, encrypted with the APIv3 key."""
-    keys = call.simulator.keys
-    pem = keys.text("wechatpay", "platform_cert.pem")
+    """GET /v3/certificates: the platform certificates, encrypted with the APIv3 key; after a rotation there are two."""
+    names = ["platform_cert.pem"]
+    if call.simulator.rotation.done("wechatpay"):
+        names.insert(0, "platform_cert_next.pem")
+    return 200, {"data": [_sealed_certificate(call.simulator.keys, name) for name in names]}
+
+
+def _sealed_certificate(keys: SimulatorKeys, name: str) -> dict[str, Any]:
+    pem = keys.text("wechatpay", name)
     certificate = load_certificate(pem)
     nonce = random_text(12)
     sealed = aes_gcm_encrypt(keys.wechatpay["apiv3_key"].encode(), nonce.encode(), pem.encode(), b"certificate")
-    return 200, {
-        "data": [
-            {
-                "serial_no": keys.wechatpay["platform_serial"],
-                "effective_time": rfc3339(certificate.not_valid_before_utc.timestamp()),
-                "expire_time": rfc3339(certificate.not_valid_after_utc.timestamp()),
-                "encrypt_certificate": {
-                    "algorithm": "AEAD_AES_256_GCM",
-                    "nonce": nonce,
-                    # wechatpayv3 skips certificates whose associated data is empty
-                    "associated_data": "certificate",
-                    "ciphertext": base64.b64encode(sealed).decode(),
-                },
-            }
-        ]
+    return {
+        "serial_no": certificate_serial(certificate),
+        "effective_time": rfc3339(certificate.not_valid_before_utc.timestamp()),
+        "expire_time": rfc3339(certificate.not_valid_after_utc.timestamp()),
+        "encrypt_certificate": {
+            "algorithm": "AEAD_AES_256_GCM",
+            "nonce": nonce,
+            # wechatpayv3 skips certificates whose associated data is empty
+            "associated_data": "certificate",
+            "ciphertext": base64.b64encode(sealed).decode(),
+        },
     }

@@ -119,6 +119,7 @@ def _accept(call: WechatCall, trade: Trade, number: str, amount: int, total: int
         now + delay,
         outcome=_OUTCOMES.get(call.fault, "SUCCESS"),
         signer=call.signer,
+        xml=call.fault == "xml_notify",
     )
     simulator.ledger.add_refund(trade, refund)
     return refund

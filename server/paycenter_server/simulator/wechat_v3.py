@@ -94,7 +94,9 @@ class _Endpoint:
         if document is not None and fault == "wrong_amount":
             _lie(document, call.rule)
         body = b"" if document is None else json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
-        headers = {"Request-ID": _request_id(), **signature_headers(call.simulator.keys, call.signer, body, fault)}
+        rotated = call.simulator.rotation.done("wechatpay")
+        signed = signature_headers(call.simulator.keys, call.signer, body, fault, rotated=rotated)
+        headers = {"Request-ID": _request_id(), **signed}
         if body:
             headers["Content-Type"] = "application/json; charset=utf-8"
         return _logged(entry, web.Response(status=status, body=body or None, headers=headers), body)
