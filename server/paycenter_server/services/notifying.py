@@ -21,7 +21,7 @@ import structlog
 
 from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.domain.models import NotifySuccess
-from paycenter_server.domain.schedule import notify_delay
+from paycenter_server.domain.schedule import NOTIFY_MAX_TIMES, notify_delay
 from paycenter_server.domain.states import NotifyState
 from paycenter_server.services.context import Context
 from paycenter_server.storage import notifications as notify_rows
@@ -30,8 +30,8 @@ from paycenter_server.storage.notifications import Delivery, DueTask
 log = structlog.get_logger(__name__)
 
 LEASE = timedelta(seconds=60)
-_BATCH = 100
-_PER_APP = 20
+_BATCH = 200
+_PER_APP = 64
 _ANSWER_KEPT = 2000
 
 
@@ -72,14 +72,30 @@ class Notifying:
         self._courier = courier
         self._busy: Counter[UUID] = Counter()
         self._flights: set[asyncio.Task[None]] = set()
-        self._claiming = asyncio.Lock()
+        self._pumps: set[asyncio.Future[int]] = set()
+        self._wake = asyncio.Event()
+        self._pumping = False
         self._results: list[Delivery] = []
         self._recorder: asyncio.Task[None] | None = None
 
     async def deliver_due(self) -> int:
-        """Start the delivery of everything that is due; answers how many. A slow receiver holds only its own app's places."""
+        """Start the delivery of everything that is due; answers how many. A slow receiver holds only its own app's places.
+
+        While another call is at it, this one only tells it to look again.
+        """
+        self._wake.set()
+        if self._pumping:
+            return 0
+        self._pumping = True
+        try:
+            return await self._pump()
+        finally:
+            self._pumping = False
+
+    async def _pump(self) -> int:
         started = 0
-        async with self._claiming:
+        while self._wake.is_set():
+            self._wake.clear()
             while True:
                 now = self._context.now()
                 full = [app for app, count in self._busy.items() if count >= _PER_APP]
@@ -92,12 +108,13 @@ class Notifying:
                     flight.add_done_callback(self._flights.discard)
                 started += len(tasks)
                 if not tasks:
-                    return started
+                    break
+        return started
 
     async def settle(self) -> None:
         """Wait until everything that was started is recorded."""
-        while self._flights or self._recorder is not None:
-            waiting = [*self._flights, *([self._recorder] if self._recorder else [])]
+        while self._flights or self._pumps or self._recorder is not None:
+            waiting = [*self._flights, *self._pumps, *([self._recorder] if self._recorder else [])]
             await asyncio.wait(waiting)
 
     async def _deliver(self, task: DueTask) -> None:
@@ -107,12 +124,26 @@ class Notifying:
             log.exception("notify_not_sent", task=encode(Prefix.NOTIFY, task.id))
             return
         finally:
-            self._busy[task.app_id] -= 1
-            if self._busy[task.app_id] <= 0:
-                del self._busy[task.app_id]
+            self._free_place(task.app_id)
         self._results.append(delivery)
         if self._recorder is None:
             self._recorder = asyncio.create_task(self._record())
+
+    def _free_place(self, app_id: UUID) -> None:
+        was_full = self._busy[app_id] >= _PER_APP
+        self._busy[app_id] -= 1
+        if self._busy[app_id] <= 0:
+            del self._busy[app_id]
+        if was_full:
+            # Due tasks of this app may have been passed over while it had no place.
+            again = asyncio.ensure_future(self.deliver_due())
+            self._pumps.add(again)
+            again.add_done_callback(self._pump_done)
+
+    def _pump_done(self, pump: asyncio.Future[int]) -> None:
+        self._pumps.discard(pump)
+        if not pump.cancelled() and (error := pump.exception()) is not None:
+            log.warning("notify_claim_failed", why=str(error))
 
     async def _post(self, task: DueTask) -> Delivery:
         started = self._context.now()
@@ -150,7 +181,9 @@ class Notifying:
         if received.status == 410:
             return NotifyState.FAILURE, None
         jitter = self._context.random_bits(16) / 65_536
-        delay = notify_delay(task.notify_times + 1, jitter, received.retry_after)
+        # A resend starts the schedule again: it moved the maximum, not the count.
+        step = task.notify_times + 1 - (task.max_notify_times - NOTIFY_MAX_TIMES)
+        delay = notify_delay(step, jitter, received.retry_after)
         if delay is None:
             log.error("notify_gave_up", task=encode(Prefix.NOTIFY, task.id), app=task.app_key)
             return NotifyState.FAILURE, None

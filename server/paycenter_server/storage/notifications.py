@@ -44,6 +44,7 @@ class DueTask:
     notify_url: str
     payload: str
     notify_times: int
+    max_notify_times: int
     notify_success: NotifySuccess
     notify_secret: str
     notify_secret_previous: str | None

@@ -1,0 +1,187 @@
+"""Administration of channels. Secrets go in and never come out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from paycenter_server.channels.protocol import ChannelSpec
+from paycenter_server.domain.errors import PayCenterError, Reason, Violation, invalid
+from paycenter_server.domain.ids import Prefix, decode
+from paycenter_server.domain.models import PayChannel
+from paycenter_server.domain.validation import Check
+from paycenter_server.services.channel_gateway import ChannelGateway, channel_not_found, secret_place
+from paycenter_server.services.context import Context
+from paycenter_server.services.identity import Caller, Identity
+from paycenter_server.services.paging import Page, Pager
+from paycenter_server.storage import apps as app_rows
+from paycenter_server.storage import channels as channel_rows
+from paycenter_server.storage.database import ForeignKeyViolation, UniqueViolation
+
+
+@dataclass(frozen=True, slots=True)
+class NewChannel:
+    """A create request. `family` is the kind of configuration that was given."""
+
+    app_key: str
+    code: str
+    fee_rate_ppm: int
+    remark: str
+    family: str
+    config: Mapping[str, str]
+    enabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelView:
+    """A channel as it may be shown: public configuration, the names of its secrets, and where it calls back."""
+
+    channel: PayChannel
+    family: str
+    config: Mapping[str, str]
+    secrets: list[str]
+    order_notify_url: str
+    refund_notify_url: str
+
+
+class ChannelAdmin:
+    """Create, read, change, delete."""
+
+    def __init__(self, context: Context, identity: Identity, gateway: ChannelGateway) -> None:
+        self._context = context
+        self._identity = identity
+        self._gateway = gateway
+
+    def view(self, channel: PayChannel) -> ChannelView:
+        """Without its secrets."""
+        spec = self._context.registry.get(channel.code)
+        shown = {name: value for name, value in channel.config.items() if not isinstance(value, dict)}
+        secrets = sorted(name for name, value in channel.config.items() if isinstance(value, dict))
+        order_url, refund_url = self._gateway.notify_urls(channel)
+        return ChannelView(channel, spec.family if spec else "", shown, secrets, order_url, refund_url)
+
+    def _spec(self, code: str, family: str) -> ChannelSpec:
+        spec = self._context.registry.get(code)
+        if spec is None:
+            known = ", ".join(self._context.registry)
+            raise invalid([Violation("code", f"is not an installed channel; installed: {known}")])
+        if spec.development_only and self._context.options.production:
+            raise PayCenterError(
+                Reason.CHANNEL_NOT_ALLOWED, f"The channel {code!r} is for development and refused in production mode."
+            )
+        ours = spec.family if spec.family in ("wechatpay", "alipay", "mock") else "generic"
+        if family != ours:
+            raise invalid([Violation("config", f"must be the {ours} configuration for the channel code {code!r}")])
+        return spec
+
+    async def _checked(self, spec: ChannelSpec, config: Mapping[str, str]) -> dict[str, str]:
+        known = {item.name for item in spec.config_fields}
+        wrong = [Violation(f"config.{name}", "is not a field of this channel") for name in config if name not in known]
+        given = {name: value for name, value in config.items() if value and name in known}
+        # Key material is parsed here, which takes tens of milliseconds.
+        found = await asyncio.get_running_loop().run_in_executor(self._context.signers, lambda: list(spec.check(given)))
+        wrong += [Violation(f"config.{violation.field}", violation.description) for violation in found]
+        if wrong:
+            raise invalid(wrong)
+        return given
+
+    def _sealed(self, spec: ChannelSpec, channel_id: Any, config: Mapping[str, str]) -> dict[str, Any]:
+        return {
+            name: {"sealed": self._context.box.seal(value, secret_place(channel_id, name))} if name in spec.secret_fields else value
+            for name, value in config.items()
+        }
+
+    async def create(self, caller: Caller, new: NewChannel) -> ChannelView:
+        """One per app and code. Every wrong field of the configuration is named."""
+        self._identity.require_operator(caller)
+        app = await self._identity.app_of(caller, new.app_key)
+        check = Check()
+        check.ppm("fee_rate_ppm", new.fee_rate_ppm)
+        check.text("remark", new.remark, 255)
+        check.done()
+        spec = self._spec(new.code, new.family)
+        config = await self._checked(spec, new.config)
+        now = self._context.now()
+        key = self._context.new_key(now)
+        channel = PayChannel(
+            id=key, app_id=app.id, app_key=app.app_key, code=new.code, enabled=new.enabled, fee_rate_ppm=new.fee_rate_ppm,
+            remark=new.remark, config=self._sealed(spec, key, config), create_time=now, update_time=now, version=1,
+        )  # fmt: skip
+        try:
+            async with self._context.database.connection() as connection:
+                await channel_rows.insert_channel(connection, channel)
+        except UniqueViolation:
+            raise PayCenterError(
+                Reason.CHANNEL_EXISTS, f"The app has a channel {new.code!r} already; update that one.",
+                metadata={"channel_code": new.code},
+            ) from None  # fmt: skip
+        return self.view(channel)
+
+    async def _load(self, caller: Caller, number: str) -> PayChannel:
+        key = decode(Prefix.CHANNEL, number)
+        async with self._context.database.connection() as connection:
+            channel = await channel_rows.get_channel(connection, key) if key else None
+        if channel is None or not self._identity.owns(caller, channel.app_id):
+            raise channel_not_found()
+        return channel
+
+    async def update(
+        self, caller: Caller, number: str, changes: Mapping[str, Any], family: str, config: Mapping[str, str] | None
+    ) -> ChannelView:
+        """Change the fields that are given. A new configuration keeps the stored secrets that it leaves empty."""
+        self._identity.require_operator(caller)
+        channel = await self._load(caller, number)
+        check = Check()
+        check.ppm("fee_rate_ppm", changes.get("fee_rate_ppm", channel.fee_rate_ppm))
+        check.text("remark", changes.get("remark", channel.remark), 255)
+        check.done()
+        stored: Mapping[str, Any] = channel.config
+        if config is not None:
+            spec = self._spec(channel.code, family)
+            clear = self._gateway.clear_config(channel)
+            kept = {name: clear[name] for name in spec.secret_fields if name in clear and not config.get(name)}
+            stored = self._sealed(spec, channel.id, await self._checked(spec, {**config, **kept}))
+        async with self._context.database.connection() as connection:
+            done = await channel_rows.update_channel(
+                connection, channel.id, channel.version, self._context.now(),
+                enabled=changes.get("enabled", channel.enabled), fee_rate_ppm=changes.get("fee_rate_ppm", channel.fee_rate_ppm),
+                remark=changes.get("remark", channel.remark), config=stored,
+            )  # fmt: skip
+        if not done:
+            raise PayCenterError(Reason.ORDER_CHANGED, "The channel was changed by somebody else; read it and try again.")
+        return self.view(await self._load(caller, number))
+
+    async def delete(self, caller: Caller, number: str) -> None:
+        """Refused once it carried a payment: callbacks and refunds need it."""
+        self._identity.require_operator(caller)
+        channel = await self._load(caller, number)
+        try:
+            async with self._context.database.connection() as connection:
+                await channel_rows.delete_channel(connection, channel.id)
+        except ForeignKeyViolation:
+            raise PayCenterError(
+                Reason.CHANNEL_HAS_ORDERS, "The channel carried payments and cannot be deleted; disable it instead."
+            ) from None
+
+    async def get(self, caller: Caller, number: str) -> ChannelView:
+        """By id."""
+        self._identity.require_operator(caller)
+        return self.view(await self._load(caller, number))
+
+    async def list(self, caller: Caller, app_key: str, pager: Pager) -> Page[ChannelView]:
+        """Newest first."""
+        self._identity.require_operator(caller)
+        where = ("channels", app_key)
+        async with self._context.database.connection() as connection:
+            rows = await channel_rows.list_channels(connection, limit=pager.size + 1, before=pager.before(where), app_key=app_key)
+        page = pager.page(rows, where)
+        return Page([self.view(channel) for channel in page.items], page.next_token)
+
+    async def enabled_codes(self, caller: Caller, app_key: str) -> list[str]:
+        """Which ways to pay an app has, sorted. For the app itself too."""
+        app = await self._identity.app_of(caller, app_key)
+        async with self._context.database.connection() as connection:
+            codes = await app_rows.channel_codes(connection, [app.id])
+        return codes.get(app.id, [])
