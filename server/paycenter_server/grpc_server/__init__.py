@@ -1,0 +1,1 @@
+"""Transport 1: the async gRPC server."""

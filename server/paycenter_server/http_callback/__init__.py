@@ -1,0 +1,1 @@
+"""Transport 2: the aiohttp sidecar that channels call back."""

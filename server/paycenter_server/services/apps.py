@@ -151,7 +151,7 @@ class Apps:
         async with self._context.database.connection() as connection:
             return await self._listed(connection, app)
 
-    async def list(self, caller: Caller, name: str, enabled: bool | None, pager: Pager) -> Page[ListedApp]:
+    async def search(self, caller: Caller, name: str, enabled: bool | None, pager: Pager) -> Page[ListedApp]:
         """Newest first."""
         self._identity.require_operator(caller)
         where = ("apps", name, enabled)

@@ -170,7 +170,7 @@ class ChannelAdmin:
         self._identity.require_operator(caller)
         return self.view(await self._load(caller, number))
 
-    async def list(self, caller: Caller, app_key: str, pager: Pager) -> Page[ChannelView]:
+    async def search(self, caller: Caller, app_key: str, pager: Pager) -> Page[ChannelView]:
         """Newest first."""
         self._identity.require_operator(caller)
         where = ("channels", app_key)

@@ -24,7 +24,7 @@ class NotifyAdmin:
         self._identity = identity
         self._orders = orders
 
-    async def list(self, caller: Caller, app_key: str, where: TaskFilter, pager: Pager) -> Page[NotifyTask]:
+    async def search(self, caller: Caller, app_key: str, where: TaskFilter, pager: Pager) -> Page[NotifyTask]:
         """Newest first."""
         where = replace(where, app_id=await self._orders.list_scope(caller, app_key))
         async with self._context.database.connection() as connection:

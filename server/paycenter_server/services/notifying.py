@@ -14,7 +14,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 import structlog
@@ -114,7 +114,9 @@ class Notifying:
     async def settle(self) -> None:
         """Wait until everything that was started is recorded."""
         while self._flights or self._pumps or self._recorder is not None:
-            waiting = [*self._flights, *self._pumps, *([self._recorder] if self._recorder else [])]
+            waiting: list[asyncio.Future[Any]] = [*self._flights, *self._pumps]
+            if self._recorder is not None:
+                waiting.append(self._recorder)
             await asyncio.wait(waiting)
 
     async def _deliver(self, task: DueTask) -> None:

@@ -118,7 +118,7 @@ class Orders:
         async with self._context.database.connection() as connection:
             return await attempt_rows.list_attempts(connection, order.id)
 
-    async def list(self, caller: Caller, app_key: str, where: OrderFilter, pager: Pager) -> Page[PayOrder]:
+    async def search(self, caller: Caller, app_key: str, where: OrderFilter, pager: Pager) -> Page[PayOrder]:
         """Newest first. App credentials see their own app; operators may leave the app out."""
         app_id = await self.list_scope(caller, app_key)
         where = replace(where, app_id=app_id)

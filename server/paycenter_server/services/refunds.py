@@ -162,7 +162,7 @@ class Refunds:
             await self._context.to_the_end(self._settlement.check(refund))
         return await self.load(caller, refund.number)
 
-    async def list(self, caller: Caller, app_key: str, where: RefundFilter, pager: Pager) -> Page[PayRefund]:
+    async def search(self, caller: Caller, app_key: str, where: RefundFilter, pager: Pager) -> Page[PayRefund]:
         """Newest first. App credentials see their own app; operators may leave the app out."""
         where = replace(where, app_id=await self._orders.list_scope(caller, app_key))
         async with self._context.database.connection() as connection:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from paycenter_server.channels.crypto import (
@@ -56,6 +56,9 @@ from paycenter_server.channels.wechatpay.signature import (
 )
 
 T = TypeVar("T")
+
+# "Native at most 7 days": a longer order stays payable by submitting it again, and expires here when it should.
+LONGEST = timedelta(days=7)
 
 
 def _text(value: object) -> str:
@@ -150,7 +153,7 @@ class WechatV3Codec(ABC):
             "mchid": self._mchid,
             "description": request.subject,
             "out_trade_no": request.out_trade_no,
-            "time_expire": rfc3339(request.expire_time),
+            "time_expire": rfc3339(min(request.expire_time, moment.now + LONGEST)),
             "notify_url": request.notify_url,
             "amount": {"total": request.amount, "currency": request.currency},
             "scene_info": {"payer_client_ip": request.user_ip},

@@ -1,0 +1,50 @@
+"""Alembic's environment: asyncpg, lock and statement time-outs, one transaction for each migration."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from alembic import context
+from paycenter_server.storage.tables import metadata
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+
+def _url() -> str:
+    url = context.config.attributes.get("url") or os.environ.get("PAYCENTER_DATABASE_URL", "")
+    if not url:
+        raise SystemExit("Set PAYCENTER_DATABASE_URL to the database to migrate, or run `paycenter migrate`.")
+    return str(url).replace("postgresql://", "postgresql+asyncpg://")
+
+
+def _run(connection: Connection) -> None:
+    # A migration that waits for a lock makes everybody behind it wait too: give up instead, and try again later.
+    connection.execute(text("SET lock_timeout = '5s'"))
+    connection.execute(text("SET statement_timeout = '15min'"))
+    # Two migrators at once: the second waits here, and then has nothing to do. The lock ends with the connection.
+    connection.execute(text("SELECT pg_advisory_lock(7290241103)"))
+    connection.commit()
+    context.configure(
+        connection=connection, target_metadata=metadata, transaction_per_migration=True, compare_type=True,
+        compare_server_default=True,
+    )  # fmt: skip
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+async def _online() -> None:
+    engine = create_async_engine(_url(), poolclass=NullPool)
+    async with engine.connect() as connection:
+        await connection.run_sync(_run)
+        await connection.commit()
+    await engine.dispose()
+
+
+if context.is_offline_mode():
+    context.configure(dialect_name="postgresql", target_metadata=metadata, literal_binds=True)
+    with context.begin_transaction():
+        context.run_migrations()
+else:
+    asyncio.run(_online())

@@ -1,0 +1,169 @@
+"""Puts the parts together. The only reader of settings, and the only place that knows every implementation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+from paycenter_server.channels.registry import installed
+from paycenter_server.channels.transport import AiohttpTransport, Transport
+from paycenter_server.clock import SystemClock
+from paycenter_server.services.apps import Apps
+from paycenter_server.services.callbacks import Callbacks
+from paycenter_server.services.channel_admin import ChannelAdmin
+from paycenter_server.services.channel_gateway import ChannelGateway
+from paycenter_server.services.closing import Closing
+from paycenter_server.services.context import Clock, Context, Doorbell, Options
+from paycenter_server.workers.courier import AddressGuard, AiohttpCourier, parse_networks
+from paycenter_server.services.identity import Identity
+from paycenter_server.services.jobs import Jobs
+from paycenter_server.services.notify_admin import NotifyAdmin
+from paycenter_server.services.notifying import Courier, Notifying
+from paycenter_server.services.orders import Orders
+from paycenter_server.services.payments import Payments
+from paycenter_server.services.refund_settlement import RefundSettlement
+from paycenter_server.services.refunds import Refunds
+from paycenter_server.services.secrets import SecretBox
+from paycenter_server.services.submit import Submit
+from paycenter_server.settings import Settings
+from paycenter_server.storage.database import Database
+
+
+class SilentBell:
+    """A doorbell for processes that have none; the workers' poll finds the rows."""
+
+    def ring(self) -> None:
+        """Nothing."""
+
+
+@dataclass
+class Services:
+    """Every use case over one context, made when first used."""
+
+    context: Context
+    courier: Courier
+
+    @cached_property
+    def identity(self) -> Identity:
+        """Who calls."""
+        return Identity(self.context)
+
+    @cached_property
+    def gateway(self) -> ChannelGateway:
+        """Configured channels."""
+        return ChannelGateway(self.context)
+
+    @cached_property
+    def payments(self) -> Payments:
+        """Booking."""
+        return Payments(self.context)
+
+    @cached_property
+    def closing(self) -> Closing:
+        """Making attempts unpayable."""
+        return Closing(self.context, self.gateway, self.payments)
+
+    @cached_property
+    def orders(self) -> Orders:
+        """Pay orders."""
+        return Orders(self.context, self.identity, self.closing)
+
+    @cached_property
+    def submit(self) -> Submit:
+        """Submitting."""
+        return Submit(self.context, self.identity, self.orders, self.gateway, self.payments, self.closing)
+
+    @cached_property
+    def refund_settlement(self) -> RefundSettlement:
+        """Carrying refunds to their end."""
+        return RefundSettlement(self.context, self.gateway)
+
+    @cached_property
+    def refunds(self) -> Refunds:
+        """Refunds."""
+        return Refunds(self.context, self.identity, self.orders, self.refund_settlement)
+
+    @cached_property
+    def callbacks(self) -> Callbacks:
+        """The channels' callbacks."""
+        return Callbacks(self.context, self.gateway, self.payments, self.refund_settlement)
+
+    @cached_property
+    def jobs(self) -> Jobs:
+        """Sync, expire, refund sync."""
+        return Jobs(self.context, self.closing, self.payments, self.refund_settlement)
+
+    @cached_property
+    def notifying(self) -> Notifying:
+        """Deliveries."""
+        return Notifying(self.context, self.courier)
+
+    @cached_property
+    def apps(self) -> Apps:
+        """Administration of apps."""
+        return Apps(self.context, self.identity)
+
+    @cached_property
+    def channels(self) -> ChannelAdmin:
+        """Administration of channels."""
+        return ChannelAdmin(self.context, self.identity, self.gateway)
+
+    @cached_property
+    def notify_admin(self) -> NotifyAdmin:
+        """What apps were told."""
+        return NotifyAdmin(self.context, self.identity, self.orders)
+
+
+def read_settings() -> Settings:
+    """From the environment; pydantic's ValidationError names what is missing or wrong."""
+    return Settings()  # type: ignore[call-arg]
+
+
+def open_box(settings: Settings) -> SecretBox:
+    """The master keys; ValueError if the file is missing or holds no key."""
+    try:
+        mode = os.stat(settings.master_key_file).st_mode
+        text = settings.master_key_file.read_text()
+    except OSError as error:
+        raise ValueError(f"PAYCENTER_MASTER_KEY_FILE cannot be read: {error.strerror}") from error
+    if settings.production and mode & 0o077:
+        raise ValueError("PAYCENTER_MASTER_KEY_FILE can be read by others; make it 0600")
+    return SecretBox.from_text(text)
+
+
+@asynccontextmanager
+async def open_services(
+    settings: Settings, *, bell: Doorbell | None = None, clock: Clock | None = None, transport: Transport | None = None
+) -> AsyncIterator[Services]:
+    """Services with an open database. Ports may be replaced; what callers left running is waited for at the end."""
+    clock = clock or SystemClock()
+    own_transport = AiohttpTransport() if transport is None else None
+    courier = AiohttpCourier(AddressGuard(parse_networks(settings.notify_allowed_networks)), clock)
+    database = Database(settings.database_url, size=settings.database_pool)
+    context = Context(
+        database=database,
+        clock=clock,
+        bell=bell or SilentBell(),
+        registry=installed(),
+        transport=transport or own_transport or AiohttpTransport(),
+        box=open_box(settings),
+        options=Options(
+            order_notify_url=settings.order_notify_url,
+            refund_notify_url=settings.refund_notify_url,
+            production=settings.production,
+            channel_timeout=settings.channel_timeout,
+        ),
+    )
+    await database.open()
+    try:
+        yield Services(context, courier)
+    finally:
+        await context.drain(settings.channel_timeout + 2)
+        await courier.aclose()
+        if own_transport is not None:
+            await own_transport.aclose()
+        await database.close()
+        context.close()

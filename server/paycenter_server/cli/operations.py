@@ -1,0 +1,39 @@
+"""Operations: migrate, operator."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from paycenter_server.bootstrap import open_services
+from paycenter_server.cli.running import settings_or_exit
+
+
+@click.command()
+@click.option("--check", is_flag=True, help="Change nothing; end with 1 if migrations are missing.")
+def migrate(check: bool) -> None:
+    """Bring the database to the schema of this version."""
+    from paycenter_server.storage.migrate import current, ensure, head
+
+    settings = settings_or_exit()
+    if check:
+        found, wanted = asyncio.run(current(settings.database_url)), head()
+        click.echo(f"The database is at {found or 'nothing'}, this version needs {wanted}.")
+        raise SystemExit(0 if found == wanted else 1)
+    done = ensure(settings.database_url)
+    click.echo(f"{'Migrated to' if done else 'Already at'} {head()}.")
+
+
+@click.command()
+@click.argument("name")
+def operator(name: str) -> None:
+    """Create an operator credential called NAME. Its secret is shown this one time."""
+    settings = settings_or_exit()
+
+    async def create() -> tuple[str, str]:
+        async with open_services(settings) as services:
+            return await services.apps.create_operator(name)
+
+    key_id, secret = asyncio.run(create())
+    click.echo(f"key id: {key_id}\nsecret: {secret}\nThe secret is shown this one time; keep it safe.")

@@ -1,0 +1,115 @@
+"""The long-running processes: serve, callback, worker."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from paycenter_server.bootstrap import Services, open_services
+from paycenter_server.cli.running import run_until_signalled
+from paycenter_server.settings import Settings, split_address
+
+
+async def _wait_for_schema(services: Services, stop: asyncio.Event) -> None:
+    """Started beside the migration, a process waits for it instead of failing."""
+    from paycenter_server.storage.migrate import head
+
+    wanted = head()
+    while not stop.is_set():
+        async with services.context.database.connection() as connection:
+            if await connection.fetchval("SELECT to_regclass('alembic_version')") is not None:
+                found = await connection.fetchval("SELECT version_num FROM alembic_version")
+                if found is not None and str(found) >= wanted:
+                    return
+        try:
+            await asyncio.wait_for(stop.wait(), 0.1)
+        except TimeoutError:
+            continue
+
+
+def _metrics(settings: Settings) -> None:
+    if settings.metrics_address:
+        from prometheus_client import start_http_server
+
+        host, port = split_address(settings.metrics_address)
+        start_http_server(port, host)
+
+
+@click.command()
+def serve() -> None:
+    """Run the gRPC server until SIGTERM or Ctrl-C."""
+    run_until_signalled(_serve)
+
+
+async def _serve(settings: Settings, stop: asyncio.Event) -> None:
+    from paycenter_server.grpc_server.server import Parts, Server, Tls
+    from paycenter_server.workers.doorbell import ArqDoorbell
+
+    _metrics(settings)
+    bell = ArqDoorbell(settings.redis_url)
+    async with open_services(settings, bell=bell) as services:
+        await _wait_for_schema(services, stop)
+        tls = None
+        if settings.tls_certificate_file and settings.tls_key_file:
+            tls = Tls(settings.tls_certificate_file, settings.tls_key_file)
+        parts = Parts(
+            identity=services.identity, orders=services.orders, submit=services.submit, refunds=services.refunds,
+            apps=services.apps, channels=services.channels, notifications=services.notify_admin,
+            database=services.context.database,
+        )  # fmt: skip
+        reflection = settings.reflection if settings.reflection is not None else not settings.production
+        server = Server(parts, settings.grpc_address, tls=tls, with_reflection=reflection)
+        await server.start()
+        await server.run(stop)
+    await bell.aclose()
+
+
+@click.command()
+def callback() -> None:
+    """Run the callback sidecar until SIGTERM or Ctrl-C."""
+    run_until_signalled(_callback)
+
+
+async def _callback(settings: Settings, stop: asyncio.Event) -> None:
+    from paycenter_server.http_callback.app import create_app
+    from paycenter_server.http_callback.app import serve as serve_http
+    from paycenter_server.workers.doorbell import ArqDoorbell
+
+    _metrics(settings)
+    bell = ArqDoorbell(settings.redis_url)
+    async with open_services(settings, bell=bell) as services:
+        await _wait_for_schema(services, stop)
+        host, port = split_address(settings.callback_address)
+        await serve_http(create_app(services.callbacks, services.context.database), host, port, stop)
+    await bell.aclose()
+
+
+@click.command()
+def worker() -> None:
+    """Run the workers until SIGTERM or Ctrl-C."""
+    run_until_signalled(_worker)
+
+
+async def _worker(settings: Settings, stop: asyncio.Event) -> None:
+    from paycenter_server.workers.runner import Runner, make_jobs
+
+    class OwnBell:
+        """What this process commits, it delivers itself."""
+
+        def ring(self) -> None:
+            ring()
+
+    async with open_services(settings, bell=OwnBell()) as services:
+        jobs = make_jobs(services.jobs, services.notifying)
+        notify = jobs["pay_notify_job"]
+        ringing: set[asyncio.Task[None]] = set()
+
+        def ring() -> None:
+            task = asyncio.get_running_loop().create_task(notify.run())
+            ringing.add(task)
+            task.add_done_callback(ringing.discard)
+
+        _metrics(settings)
+        await _wait_for_schema(services, stop)
+        await Runner(jobs, settings.redis_url, services.notifying).run(stop)

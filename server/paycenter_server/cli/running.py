@@ -1,0 +1,54 @@
+"""How each process runs: uvloop, signals, logging, clear words for wrong settings."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, NoReturn
+
+import click
+import uvloop
+from pydantic import ValidationError
+
+from paycenter_server.bootstrap import read_settings
+from paycenter_server.settings import Settings
+from paycenter_server.telemetry import configure_logging
+
+
+def settings_or_exit() -> Settings:
+    """The settings; every wrong or missing one is named, with its variable."""
+    try:
+        return read_settings()
+    except ValidationError as error:
+        click.echo("Set these environment variables right and start again:", err=True)
+        for item in error.errors():
+            name = "_".join(str(part) for part in item["loc"]).upper()
+            variable = f"PAYCENTER_{name}: " if name else ""
+            click.echo(f"  {variable}{item['msg']}", err=True)
+        sys.exit(2)
+
+
+def fail(message: str) -> NoReturn:
+    """Say why, and end with 1."""
+    click.echo(message, err=True)
+    sys.exit(1)
+
+
+def run_until_signalled(main: Callable[[Settings, asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+    """Run `main` with an event that SIGINT and SIGTERM set."""
+    settings = settings_or_exit()
+    configure_logging(settings.log_format, settings.log_level)
+
+    async def supervised() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        await main(settings, stop)
+
+    try:
+        uvloop.run(supervised())
+    except (OSError, ValueError, RuntimeError) as error:
+        fail(f"{type(error).__name__}: {error}")

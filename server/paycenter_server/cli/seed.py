@@ -1,0 +1,145 @@
+"""The development data: a demo app with channels at the simulator, and an operator. Idempotent; writes `dev.json`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from paycenter_server.bootstrap import Services, open_services
+from paycenter_server.cli.running import fail, settings_or_exit
+from paycenter_server.domain.errors import PayCenterError, Reason
+from paycenter_server.domain.models import NotifySuccess, SurplusPolicy
+from paycenter_server.services.apps import NewApp
+from paycenter_server.services.channel_admin import NewChannel
+from paycenter_server.services.identity import Caller
+from paycenter_server.settings import Settings
+
+APP_KEY = "demo"
+_FEES = {"wx_native": 6000, "alipay_qr": 6000, "alipay_pc": 6000, "mock": 0}
+
+
+@click.command()
+@click.option("--data-dir", type=click.Path(path_type=Path), required=True, help="Where dev.json and the simulator's keys are.")
+@click.option("--simulator-url", required=True, help="Where the simulator listens.")
+@click.option("--merchant-url", required=True, help="Where the demo merchant listens.")
+def seed(data_dir: Path, simulator_url: str, merchant_url: str) -> None:
+    """Migrate, and seed what `paycenter dev` shows."""
+    from paycenter_server.simulator import generate_keys
+    from paycenter_server.storage.migrate import ensure
+
+    settings = settings_or_exit()
+    if settings.production:
+        fail("`paycenter seed` is for development and is refused in production mode.")
+    ensure(settings.database_url)
+    keys = generate_keys(data_dir / "simulator-keys")
+    configs = channel_configs(keys, simulator_url)
+    kept = _read(data_dir / "dev.json")
+    made = asyncio.run(_seed(settings, kept, configs, merchant_url))
+    grpc, callback = settings.grpc_address, settings.callback_address
+    made["addresses"] = {
+        "grpc": grpc, "callback": f"http://{callback}", "simulator": simulator_url, "merchant": merchant_url,
+    }  # fmt: skip
+    _write(data_dir / "dev.json", made)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    """Whole or not at all, and private."""
+    temporary = path.with_suffix(".new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(content, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def channel_configs(keys: Any, simulator_url: str) -> dict[str, tuple[str, dict[str, str]]]:
+    """Family and configuration of each demo channel, from the simulator's keys."""
+    wechat = {
+        "appid": keys.wechatpay["appid"],
+        "mchid": keys.wechatpay["mchid"],
+        "private_key": keys.text("wechatpay", "apiclient_key.pem"),
+        "merchant_serial_no": keys.wechatpay["merchant_serial"],
+        "api_v3_key": keys.wechatpay["apiv3_key"],
+        "public_key_id": keys.wechatpay["public_key_id"],
+        "public_key": keys.text("wechatpay", "pub_key.pem"),
+        "gateway_url": simulator_url,
+    }
+    alipay = {
+        "app_id": keys.alipay["app_id"],
+        "seller_id": keys.alipay["seller_id"],
+        "mode": "key",
+        "private_key": keys.text("alipay", "app_private_key.pem"),
+        "alipay_public_key": keys.text("alipay", "alipay_public_key.pem"),
+        "gateway_url": f"{simulator_url}/gateway.do",
+    }
+    certificates = {
+        **{name: value for name, value in alipay.items() if name != "alipay_public_key"},
+        "mode": "certificate",
+        "app_cert": keys.text("alipay", "appCertPublicKey.crt"),
+        "alipay_cert": keys.text("alipay", "alipayCertPublicKey_RSA2.crt"),
+        "root_cert": keys.text("alipay", "alipayRootCert.crt"),
+    }
+    return {
+        "wx_native": ("wechatpay", wechat),
+        "alipay_qr": ("alipay", alipay),
+        "alipay_pc": ("alipay", certificates),
+        "mock": ("mock", {}),
+    }
+
+
+async def _seed(
+    settings: Settings, kept: dict[str, Any], configs: dict[str, tuple[str, dict[str, str]]], merchant_url: str
+) -> dict[str, Any]:
+    operator = Caller("seed", None, "")
+    async with open_services(settings) as services:
+        made = {name: kept[name] for name in ("app", "operator") if name in kept}
+        urls = {"order_notify_url": f"{merchant_url}/notify/order", "refund_notify_url": f"{merchant_url}/notify/refund"}
+        try:
+            await services.apps.get(operator, APP_KEY)
+            await services.apps.update(operator, APP_KEY, urls)
+        except PayCenterError as error:
+            if error.reason is not Reason.APP_NOT_FOUND:
+                raise
+            new = NewApp(APP_KEY, "Demo shop", "made by paycenter dev", **urls, surplus_policy=SurplusPolicy.REFUND,
+                         notify_success=NotifySuccess.HTTP_2XX)  # fmt: skip
+            _, webhook_secret, key_id, key_secret = await services.apps.create(operator, new)
+            made["app"] = {"app_key": APP_KEY, "key_id": key_id, "key_secret": key_secret, "webhook_secret": webhook_secret}
+        if "app" not in made:
+            # The data folder lost its dev.json: secrets are shown once, so new ones are made.
+            credential, key_secret = await services.apps.create_credential(operator, APP_KEY, "seed")
+            webhook_secret = await services.apps.rotate_webhook_secret(operator, APP_KEY)
+            made["app"] = {
+                "app_key": APP_KEY, "key_id": credential.key_id, "key_secret": key_secret, "webhook_secret": webhook_secret,
+            }  # fmt: skip
+        if "operator" not in made:
+            key_id, key_secret = await services.apps.create_operator("dev")
+            made["operator"] = {"key_id": key_id, "key_secret": key_secret}
+        made["channels"] = await _seed_channels(services, operator, configs)
+        return made
+
+
+async def _seed_channels(services: Services, operator: Caller, configs: dict[str, tuple[str, dict[str, str]]]) -> dict[str, str]:
+    from paycenter_server.services.paging import Pager
+
+    page = await services.channels.search(operator, APP_KEY, Pager(200, ""))
+    known = {view.channel.code: view.channel.number for view in page.items}
+    for code, (family, config) in configs.items():
+        if code in known:
+            await services.channels.update(operator, known[code], {}, family, config)
+        else:
+            new = NewChannel(APP_KEY, code, _FEES[code], "at the simulator", family, config, enabled=True)
+            known[code] = (await services.channels.create(operator, new)).channel.number
+    return {code: known[code] for code in configs}

@@ -1,0 +1,88 @@
+"""PayAppService."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from paycenter.v1 import pay_app_service_pb2 as pb
+from paycenter.v1.pay_app_service_pb2_grpc import PayAppServiceServicer
+
+from paycenter_server.domain.models import NotifySuccess, SurplusPolicy
+from paycenter_server.grpc_server.convert import NOTIFY_RULES, POLICIES, app_message, credential_message, enum_value
+from paycenter_server.grpc_server.interceptor import current_caller
+from paycenter_server.services.apps import Apps, ListedApp, NewApp
+from paycenter_server.services.paging import Pager
+
+_PLAIN: Any = ("name", "enabled", "remark", "order_notify_url", "refund_notify_url")
+
+
+class AppServicer(PayAppServiceServicer):
+    """Messages in, messages out."""
+
+    def __init__(self, apps: Apps) -> None:
+        self._apps = apps
+
+    async def CreatePayApp(self, request: pb.CreatePayAppRequest, context: Any) -> pb.CreatePayAppResponse:
+        """See the proto."""
+        new = NewApp(
+            app_key=request.app_key,
+            name=request.name,
+            remark=request.remark,
+            order_notify_url=request.order_notify_url,
+            refund_notify_url=request.refund_notify_url,
+            surplus_policy=enum_value(SurplusPolicy, "surplus_policy", request.surplus_policy, POLICIES) or SurplusPolicy.REFUND,
+            notify_success=enum_value(NotifySuccess, "notify_success", request.notify_success, NOTIFY_RULES)
+            or NotifySuccess.HTTP_2XX,
+        )
+        app, webhook_secret, key_id, key_secret = await self._apps.create(current_caller(), new)
+        return pb.CreatePayAppResponse(
+            pay_app=app_message(ListedApp(app, [])), webhook_secret=webhook_secret, key_id=key_id, key_secret=key_secret
+        )
+
+    async def UpdatePayApp(self, request: pb.UpdatePayAppRequest, context: Any) -> pb.UpdatePayAppResponse:
+        """See the proto."""
+        changes: dict[str, Any] = {name: getattr(request, name) for name in _PLAIN if request.HasField(name)}
+        policy = enum_value(SurplusPolicy, "surplus_policy", request.surplus_policy, POLICIES)
+        rule = enum_value(NotifySuccess, "notify_success", request.notify_success, NOTIFY_RULES)
+        if policy is not None:
+            changes["surplus_policy"] = policy.value
+        if rule is not None:
+            changes["notify_success"] = rule.value
+        listed = await self._apps.update(current_caller(), request.app_key, changes)
+        return pb.UpdatePayAppResponse(pay_app=app_message(listed))
+
+    async def DeletePayApp(self, request: pb.DeletePayAppRequest, context: Any) -> pb.DeletePayAppResponse:
+        """See the proto."""
+        await self._apps.delete(current_caller(), request.app_key)
+        return pb.DeletePayAppResponse()
+
+    async def GetPayApp(self, request: pb.GetPayAppRequest, context: Any) -> pb.GetPayAppResponse:
+        """See the proto."""
+        return pb.GetPayAppResponse(pay_app=app_message(await self._apps.get(current_caller(), request.app_key)))
+
+    async def ListPayApps(self, request: pb.ListPayAppsRequest, context: Any) -> pb.ListPayAppsResponse:
+        """See the proto."""
+        enabled = request.enabled if request.HasField("enabled") else None
+        pager = Pager(request.page_size, request.page_token)
+        page = await self._apps.search(current_caller(), request.name, enabled, pager)
+        return pb.ListPayAppsResponse(pay_apps=[app_message(item) for item in page.items], next_page_token=page.next_token)
+
+    async def CreateAppCredential(self, request: pb.CreateAppCredentialRequest, context: Any) -> pb.CreateAppCredentialResponse:
+        """See the proto."""
+        credential, secret = await self._apps.create_credential(current_caller(), request.app_key, request.name)
+        return pb.CreateAppCredentialResponse(credential=credential_message(credential), key_secret=secret)
+
+    async def ListAppCredentials(self, request: pb.ListAppCredentialsRequest, context: Any) -> pb.ListAppCredentialsResponse:
+        """See the proto."""
+        credentials = await self._apps.credentials(current_caller(), request.app_key)
+        return pb.ListAppCredentialsResponse(credentials=[credential_message(item) for item in credentials])
+
+    async def DisableAppCredential(self, request: pb.DisableAppCredentialRequest, context: Any) -> pb.DisableAppCredentialResponse:
+        """See the proto."""
+        credential = await self._apps.disable_credential(current_caller(), request.app_key, request.key_id)
+        return pb.DisableAppCredentialResponse(credential=credential_message(credential))
+
+    async def RotateWebhookSecret(self, request: pb.RotateWebhookSecretRequest, context: Any) -> pb.RotateWebhookSecretResponse:
+        """See the proto."""
+        secret = await self._apps.rotate_webhook_secret(current_caller(), request.app_key)
+        return pb.RotateWebhookSecretResponse(webhook_secret=secret)

@@ -1,0 +1,111 @@
+"""PayChannelService."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from paycenter.v1 import pay_channel_service_pb2 as pb
+from paycenter.v1.pay_channel_service_pb2_grpc import PayChannelServiceServicer
+
+from paycenter_server.grpc_server.convert import stamp
+from paycenter_server.grpc_server.interceptor import current_caller
+from paycenter_server.services.channel_admin import ChannelAdmin, ChannelView, NewChannel
+from paycenter_server.services.paging import Pager
+
+_PLAIN: Any = ("enabled", "fee_rate_ppm", "remark")
+
+
+def config_fields(config: pb.PayChannelConfig) -> tuple[str, dict[str, str]]:
+    """The family and its fields as texts; empty ones left out."""
+    family = config.WhichOneof("family") or ""
+    if not family:
+        return "", {}
+    if family == "generic":
+        return family, {name: value for name, value in config.generic.fields.items() if value}
+    given = {}
+    for field, value in getattr(config, family).ListFields():
+        given[field.name] = ("true" if value else "") if isinstance(value, bool) else str(value)
+    return family, {name: value for name, value in given.items() if value}
+
+
+def _config_message(view: ChannelView) -> pb.PayChannelConfig:
+    if view.family not in ("wechatpay", "alipay", "mock"):
+        return pb.PayChannelConfig(generic=pb.GenericConfig(fields=dict(view.config)))
+    message = pb.PayChannelConfig()
+    inner = getattr(message, view.family)
+    inner.SetInParent()
+    for name, value in view.config.items():
+        setattr(inner, name, value == "true" if isinstance(getattr(inner, name), bool) else value)
+    return message
+
+
+def channel_message(view: ChannelView) -> pb.PayChannel:
+    """A channel, without its secrets."""
+    channel = view.channel
+    return pb.PayChannel(
+        id=channel.number,
+        app_key=channel.app_key,
+        code=channel.code,
+        enabled=channel.enabled,
+        fee_rate_ppm=channel.fee_rate_ppm,
+        remark=channel.remark,
+        config=_config_message(view),
+        configured_secrets=view.secrets,
+        order_notify_url=view.order_notify_url,
+        refund_notify_url=view.refund_notify_url,
+        create_time=stamp(channel.create_time),
+        update_time=stamp(channel.update_time),
+    )
+
+
+class ChannelServicer(PayChannelServiceServicer):
+    """Messages in, messages out."""
+
+    def __init__(self, channels: ChannelAdmin) -> None:
+        self._channels = channels
+
+    async def CreatePayChannel(self, request: pb.CreatePayChannelRequest, context: Any) -> pb.CreatePayChannelResponse:
+        """See the proto."""
+        family, config = config_fields(request.config)
+        new = NewChannel(
+            app_key=request.app_key,
+            code=request.code,
+            fee_rate_ppm=request.fee_rate_ppm,
+            remark=request.remark,
+            family=family,
+            config=config,
+            enabled=not request.disabled,
+        )
+        return pb.CreatePayChannelResponse(pay_channel=channel_message(await self._channels.create(current_caller(), new)))
+
+    async def UpdatePayChannel(self, request: pb.UpdatePayChannelRequest, context: Any) -> pb.UpdatePayChannelResponse:
+        """See the proto."""
+        changes = {name: getattr(request, name) for name in _PLAIN if request.HasField(name)}
+        family, config = config_fields(request.config)
+        given = config if request.HasField("config") else None
+        view = await self._channels.update(current_caller(), request.id, changes, family, given)
+        return pb.UpdatePayChannelResponse(pay_channel=channel_message(view))
+
+    async def DeletePayChannel(self, request: pb.DeletePayChannelRequest, context: Any) -> pb.DeletePayChannelResponse:
+        """See the proto."""
+        await self._channels.delete(current_caller(), request.id)
+        return pb.DeletePayChannelResponse()
+
+    async def GetPayChannel(self, request: pb.GetPayChannelRequest, context: Any) -> pb.GetPayChannelResponse:
+        """See the proto."""
+        return pb.GetPayChannelResponse(pay_channel=channel_message(await self._channels.get(current_caller(), request.id)))
+
+    async def ListPayChannels(self, request: pb.ListPayChannelsRequest, context: Any) -> pb.ListPayChannelsResponse:
+        """See the proto."""
+        pager = Pager(request.page_size, request.page_token)
+        page = await self._channels.search(current_caller(), request.app_key, pager)
+        return pb.ListPayChannelsResponse(
+            pay_channels=[channel_message(view) for view in page.items], next_page_token=page.next_token
+        )
+
+    async def ListEnabledChannelCodes(
+        self, request: pb.ListEnabledChannelCodesRequest, context: Any
+    ) -> pb.ListEnabledChannelCodesResponse:
+        """See the proto."""
+        codes = await self._channels.enabled_codes(current_caller(), request.app_key)
+        return pb.ListEnabledChannelCodesResponse(codes=codes)

@@ -1,0 +1,124 @@
+"""PayOrderService."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from paycenter.v1 import pay_order_service_pb2 as pb
+from paycenter.v1.pay_order_service_pb2_grpc import PayOrderServiceServicer
+
+from paycenter_server.domain.errors import Violation, invalid
+from paycenter_server.domain.ids import Prefix, decode
+from paycenter_server.domain.models import PayOrder
+from paycenter_server.domain.states import OrderState
+from paycenter_server.grpc_server.convert import (
+    DISPLAY_MODES,
+    ORDER_STATES,
+    display_mode,
+    enum_value,
+    moment,
+    order_message,
+)
+from paycenter_server.grpc_server.interceptor import current_caller
+from paycenter_server.services.orders import NewOrder, Orders
+from paycenter_server.services.paging import Pager
+from paycenter_server.services.submit import NewSubmit, Submit
+from paycenter_server.storage.orders import OrderFilter
+
+
+class OrderServicer(PayOrderServiceServicer):
+    """Messages in, messages out; everything else is the services'."""
+
+    def __init__(self, orders: Orders, submit: Submit) -> None:
+        self._orders = orders
+        self._submit = submit
+
+    async def CreatePayOrder(self, request: pb.CreatePayOrderRequest, context: Any) -> pb.CreatePayOrderResponse:
+        """See the proto."""
+        new = NewOrder(
+            app_key=request.app_key,
+            merchant_order_id=request.merchant_order_id,
+            subject=request.subject,
+            body=request.body,
+            amount=request.amount,
+            currency=request.currency or "CNY",
+            expire_time=moment(request, "expire_time"),
+            user_ip=request.user_ip,
+            user_id=request.user_id,
+            return_url=request.return_url,
+        )
+        return pb.CreatePayOrderResponse(pay_order=order_message(await self._orders.create(current_caller(), new)))
+
+    async def SubmitPayOrder(self, request: pb.SubmitPayOrderRequest, context: Any) -> pb.SubmitPayOrderResponse:
+        """See the proto."""
+        if request.display_mode not in DISPLAY_MODES:
+            raise invalid([Violation("display_mode", "is not one of the values that there are")])
+        new = NewSubmit(
+            order_number=request.id,
+            channel_code=request.channel_code,
+            extras=dict(request.channel_extras),
+            display_mode=DISPLAY_MODES[request.display_mode],
+            return_url=request.return_url,
+            user_ip=request.user_ip,
+        )
+        order, attempt = await self._submit.submit(current_caller(), new)
+        message = order_message(order)
+        return pb.SubmitPayOrderResponse(
+            state=message.state,
+            display_mode=display_mode(attempt.display_mode),
+            display_content=attempt.display_content,
+            out_trade_no=attempt.out_trade_no,
+            pay_order=message,
+        )
+
+    async def GetPayOrder(self, request: pb.GetPayOrderRequest, context: Any) -> pb.GetPayOrderResponse:
+        """See the proto."""
+        order = await self._load(request)
+        if request.sync and order.state is OrderState.WAITING:
+            await self._orders.sync_order(order)
+            order = await self._load(request)
+        return pb.GetPayOrderResponse(pay_order=order_message(order, await self._orders.attempts(order)))
+
+    async def _load(self, request: pb.GetPayOrderRequest) -> PayOrder:
+        caller = current_caller()
+        key = request.WhichOneof("key")
+        if key == "id":
+            return await self._orders.load(caller, request.id)
+        if key == "merchant_order_id":
+            return await self._orders.load_by_merchant_id(caller, request.app_key, request.merchant_order_id)
+        raise invalid([Violation("key", "set id or merchant_order_id")])
+
+    async def ListPayOrders(self, request: pb.ListPayOrdersRequest, context: Any) -> pb.ListPayOrdersResponse:
+        """See the proto."""
+        attempt_id = decode(Prefix.ATTEMPT, request.out_trade_no) if request.out_trade_no else None
+        if request.out_trade_no and attempt_id is None:
+            return pb.ListPayOrdersResponse()
+        where = OrderFilter(
+            channel_code=request.channel_code,
+            state=enum_value(OrderState, "state", request.state, ORDER_STATES),
+            merchant_order_id=request.merchant_order_id,
+            channel_order_no=request.channel_order_no,
+            attempt_id=attempt_id,
+            create_time_from=moment(request, "create_time_from"),
+            create_time_to=moment(request, "create_time_to"),
+            success_time_from=moment(request, "success_time_from"),
+            success_time_to=moment(request, "success_time_to"),
+        )
+        pager = Pager(request.page_size, request.page_token)
+        page = await self._orders.search(current_caller(), request.app_key, where, pager)
+        return pb.ListPayOrdersResponse(pay_orders=[order_message(order) for order in page.items], next_page_token=page.next_token)
+
+    async def ClosePayOrder(self, request: pb.ClosePayOrderRequest, context: Any) -> pb.ClosePayOrderResponse:
+        """See the proto."""
+        order = await self._orders.close(current_caller(), request.id)
+        return pb.ClosePayOrderResponse(pay_order=order_message(order))
+
+    async def UpdatePayOrderPrice(self, request: pb.UpdatePayOrderPriceRequest, context: Any) -> pb.UpdatePayOrderPriceResponse:
+        """See the proto."""
+        order = await self._orders.update_price(current_caller(), request.id, request.amount)
+        return pb.UpdatePayOrderPriceResponse(pay_order=order_message(order))
+
+    async def SyncPayOrder(self, request: pb.SyncPayOrderRequest, context: Any) -> pb.SyncPayOrderResponse:
+        """See the proto."""
+        order = await self._orders.sync(current_caller(), request.id)
+        return pb.SyncPayOrderResponse(pay_order=order_message(order))

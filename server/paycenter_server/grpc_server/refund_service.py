@@ -1,0 +1,73 @@
+"""PayRefundService."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from paycenter.v1 import pay_refund_service_pb2 as pb
+from paycenter.v1.pay_refund_service_pb2_grpc import PayRefundServiceServicer
+
+from paycenter_server.domain.errors import Violation, invalid
+from paycenter_server.domain.models import PayRefund
+from paycenter_server.domain.states import RefundState
+from paycenter_server.grpc_server.convert import REFUND_STATES, enum_value, moment, refund_message
+from paycenter_server.grpc_server.interceptor import current_caller
+from paycenter_server.services.paging import Pager
+from paycenter_server.services.refunds import NewRefund, Refunds
+from paycenter_server.storage.refunds import RefundFilter
+
+
+class RefundServicer(PayRefundServiceServicer):
+    """Messages in, messages out."""
+
+    def __init__(self, refunds: Refunds) -> None:
+        self._refunds = refunds
+
+    async def CreatePayRefund(self, request: pb.CreatePayRefundRequest, context: Any) -> pb.CreatePayRefundResponse:
+        """See the proto."""
+        new = NewRefund(
+            app_key=request.app_key,
+            merchant_order_id=request.merchant_order_id,
+            merchant_refund_no=request.merchant_refund_no,
+            amount=request.amount,
+            reason=request.reason,
+        )
+        return pb.CreatePayRefundResponse(pay_refund=refund_message(await self._refunds.create(current_caller(), new)))
+
+    async def GetPayRefund(self, request: pb.GetPayRefundRequest, context: Any) -> pb.GetPayRefundResponse:
+        """See the proto."""
+        caller = current_caller()
+        key = request.WhichOneof("key")
+        refund: PayRefund
+        if key == "id":
+            refund = await self._refunds.load(caller, request.id)
+        elif key == "merchant_refund_no":
+            refund = await self._refunds.load_by_merchant_no(caller, request.app_key, request.merchant_refund_no)
+        else:
+            raise invalid([Violation("key", "set id or merchant_refund_no")])
+        if request.sync:
+            refund = await self._refunds.sync(caller, refund)
+        return pb.GetPayRefundResponse(pay_refund=refund_message(refund))
+
+    async def ListPayRefunds(self, request: pb.ListPayRefundsRequest, context: Any) -> pb.ListPayRefundsResponse:
+        """See the proto."""
+        where = RefundFilter(
+            channel_code=request.channel_code,
+            state=enum_value(RefundState, "state", request.state, REFUND_STATES),
+            merchant_order_id=request.merchant_order_id,
+            merchant_refund_no=request.merchant_refund_no,
+            channel_refund_no=request.channel_refund_no,
+            create_time_from=moment(request, "create_time_from"),
+            create_time_to=moment(request, "create_time_to"),
+        )
+        pager = Pager(request.page_size, request.page_token)
+        page = await self._refunds.search(current_caller(), request.app_key, where, pager)
+        return pb.ListPayRefundsResponse(
+            pay_refunds=[refund_message(refund) for refund in page.items], next_page_token=page.next_token
+        )
+
+    async def SyncPayRefund(self, request: pb.SyncPayRefundRequest, context: Any) -> pb.SyncPayRefundResponse:
+        """See the proto."""
+        caller = current_caller()
+        refund = await self._refunds.sync(caller, await self._refunds.load(caller, request.id))
+        return pb.SyncPayRefundResponse(pay_refund=refund_message(refund))

@@ -1,0 +1,149 @@
+"""The server: services, health that follows the database, reflection."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha._async import ReflectionServicer
+from paycenter.v1 import (
+    pay_app_service_pb2,
+    pay_app_service_pb2_grpc,
+    pay_channel_service_pb2,
+    pay_channel_service_pb2_grpc,
+    pay_notify_service_pb2,
+    pay_notify_service_pb2_grpc,
+    pay_order_service_pb2,
+    pay_order_service_pb2_grpc,
+    pay_refund_service_pb2,
+    pay_refund_service_pb2_grpc,
+)
+
+from paycenter_server.grpc_server.app_service import AppServicer
+from paycenter_server.grpc_server.channel_service import ChannelServicer
+from paycenter_server.grpc_server.interceptor import Interceptor
+from paycenter_server.grpc_server.notify_service import NotifyServicer
+from paycenter_server.grpc_server.order_service import OrderServicer
+from paycenter_server.grpc_server.refund_service import RefundServicer
+from paycenter_server.services.apps import Apps
+from paycenter_server.services.channel_admin import ChannelAdmin
+from paycenter_server.services.identity import Identity
+from paycenter_server.services.notify_admin import NotifyAdmin
+from paycenter_server.services.orders import Orders
+from paycenter_server.services.refunds import Refunds
+from paycenter_server.services.submit import Submit
+from paycenter_server.storage.database import Database
+
+log = structlog.get_logger(__name__)
+
+_REFLECTION = "grpc.reflection.v1alpha.ServerReflection"
+_HEALTH_SECONDS = 2.0
+_GRACE_SECONDS = 10.0
+_OPTIONS = (
+    # Two servers on one port would share its calls by chance; several processes are a deployment's own decision.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", 1024 * 1024),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.max_ping_strikes", 5),
+)
+_NAMES = tuple(
+    module.DESCRIPTOR.services_by_name[name].full_name
+    for module, name in (
+        (pay_order_service_pb2, "PayOrderService"),
+        (pay_refund_service_pb2, "PayRefundService"),
+        (pay_app_service_pb2, "PayAppService"),
+        (pay_channel_service_pb2, "PayChannelService"),
+        (pay_notify_service_pb2, "PayNotifyService"),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """PEM files."""
+
+    certificate: Path
+    key: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The use cases that are served."""
+
+    identity: Identity
+    orders: Orders
+    submit: Submit
+    refunds: Refunds
+    apps: Apps
+    channels: ChannelAdmin
+    notifications: NotifyAdmin
+    database: Database
+
+
+class Server:
+    """Start, serve, stop. `port` is the bound one (useful with port 0)."""
+
+    def __init__(self, parts: Parts, address: str, *, tls: Tls | None, with_reflection: bool) -> None:
+        self._database = parts.database
+        self._server = grpc.aio.server(interceptors=(Interceptor(parts.identity),), options=_OPTIONS)
+        pay_order_service_pb2_grpc.add_PayOrderServiceServicer_to_server(OrderServicer(parts.orders, parts.submit), self._server)
+        pay_refund_service_pb2_grpc.add_PayRefundServiceServicer_to_server(RefundServicer(parts.refunds), self._server)
+        pay_app_service_pb2_grpc.add_PayAppServiceServicer_to_server(AppServicer(parts.apps), self._server)
+        pay_channel_service_pb2_grpc.add_PayChannelServiceServicer_to_server(ChannelServicer(parts.channels), self._server)
+        pay_notify_service_pb2_grpc.add_PayNotifyServiceServicer_to_server(NotifyServicer(parts.notifications), self._server)
+        self._health = HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if with_reflection:
+            self._add_reflection()
+        if tls is None:
+            self.port = self._server.add_insecure_port(address)
+        else:
+            credentials = grpc.ssl_server_credentials([(tls.key.read_bytes(), tls.certificate.read_bytes())])
+            self.port = self._server.add_secure_port(address, credentials)
+
+    def _add_reflection(self) -> None:
+        names = (*_NAMES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, "grpc.reflection.v1.ServerReflection")
+        servicer = ReflectionServicer((*names, _REFLECTION))
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, self._server)
+        # v1 has the same messages under another service name.
+        handler = grpc.stream_stream_rpc_method_handler(
+            servicer.ServerReflectionInfo,
+            request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+            response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+        )
+        generic = grpc.method_handlers_generic_handler("grpc.reflection.v1.ServerReflection", {"ServerReflectionInfo": handler})
+        self._server.add_generic_rpc_handlers((generic,))
+
+    async def start(self) -> None:
+        """Listen."""
+        await self._set_health(await self._database.healthy())
+        await self._server.start()
+        log.info("grpc_listening", port=self.port)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop`; calls under way get 10 seconds to end."""
+        watch = asyncio.create_task(self._watch())
+        try:
+            await stop.wait()
+        finally:
+            watch.cancel()
+            await self._health.enter_graceful_shutdown()
+            await self._server.stop(_GRACE_SECONDS)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_HEALTH_SECONDS)
+            await self._set_health(await self._database.healthy())
+
+    async def _set_health(self, healthy: bool) -> None:
+        states = health_pb2.HealthCheckResponse
+        state = states.SERVING if healthy else states.NOT_SERVING
+        for name in ("", *_NAMES):
+            await self._health.set(name, state)

@@ -1,0 +1,72 @@
+"""`POST /notify/order/{channel_id}`, `POST /notify/refund/{channel_id}`, `GET /healthz`, `GET /readyz`.
+
+The raw body goes to the codec untouched. Bodies are limited to 64 KiB, reading to 5 seconds, and the answer comes within
+5 seconds, which is as long as WeChat Pay waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+from aiohttp import web
+
+from paycenter_server.channels.protocol import NotifyRequest
+from paycenter_server.domain.errors import PayCenterError
+from paycenter_server.services.callbacks import UNAVAILABLE, Callbacks
+from paycenter_server.storage.database import Database
+
+log = structlog.get_logger(__name__)
+MAX_BODY = 64 * 1024
+READ_SECONDS = 5.0
+
+
+def create_app(callbacks: Callbacks, database: Database) -> web.Application:
+    """The sidecar."""
+
+    async def notify(request: web.Request) -> web.Response:
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                body = await request.read()
+        except TimeoutError:
+            return web.Response(status=408, text="the body did not arrive in time")
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        try:
+            answer = await callbacks.receive(
+                request.match_info["channel_id"], NotifyRequest(headers, body, request.rel_url.raw_query_string)
+            )
+        except PayCenterError as error:
+            log.error("callback_not_handled", reason=error.reason.value, why=error.message)
+            answer = UNAVAILABLE
+        except Exception:
+            # Whatever happened: it is not stored, and the channel must send it again.
+            log.exception("callback_not_handled")
+            answer = UNAVAILABLE
+        content_type = answer.content_type if answer.body else None
+        return web.Response(status=answer.status, body=answer.body or None, content_type=content_type)
+
+    async def alive(request: web.Request) -> web.Response:
+        return web.Response(text="ok")
+
+    async def ready(request: web.Request) -> web.Response:
+        healthy = await database.healthy()
+        return web.Response(status=200 if healthy else 503, text="ok" if healthy else "the database does not answer")
+
+    app = web.Application(client_max_size=MAX_BODY)
+    app.router.add_post("/notify/order/{channel_id}", notify)
+    app.router.add_post("/notify/refund/{channel_id}", notify)
+    app.router.add_get("/healthz", alive)
+    app.router.add_get("/readyz", ready)
+    return app
+
+
+async def serve(app: web.Application, host: str, port: int, stop: asyncio.Event) -> None:
+    """Until `stop`; requests that are being handled get 10 seconds to end."""
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=10, keepalive_timeout=30)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+        log.info("callback_listening", address=f"{host}:{port}")
+        await stop.wait()
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,67 @@
+"""Bringing a database to the schema of this version."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+import asyncpg
+
+import paycenter_server
+
+
+def migrations_folder() -> Path:
+    """Beside the package when it is installed, at the top of the tree in a checkout."""
+    package = Path(paycenter_server.__file__).resolve().parent
+    for folder in (package / "migrations", package.parent.parent / "migrations"):
+        if (folder / "env.py").exists():
+            return folder
+    raise FileNotFoundError("the migrations folder is missing from this installation")
+
+
+def head() -> str:
+    """The newest revision, read without importing Alembic, which is what makes a warm start quick."""
+    revisions: dict[str, str] = {}
+    for path in (migrations_folder() / "versions").glob("*.py"):
+        text = path.read_text()
+        own = re.search(r"^revision = ['\"](\w+)['\"]", text, re.MULTILINE)
+        down = re.search(r"^down_revision = ['\"](\w+)['\"]", text, re.MULTILINE)
+        if own:
+            revisions[own.group(1)] = down.group(1) if down else ""
+    heads = set(revisions) - set(revisions.values())
+    if len(heads) != 1:
+        raise RuntimeError(f"the migrations have {len(heads)} heads; merge them")
+    return heads.pop()
+
+
+async def current(database_url: str) -> str | None:
+    """The database's revision; None if it was never migrated."""
+    connection = await asyncpg.connect(database_url, timeout=5)
+    try:
+        if await connection.fetchval("SELECT to_regclass('alembic_version')") is None:
+            return None
+        revision = await connection.fetchval("SELECT version_num FROM alembic_version")
+        return str(revision) if revision else None
+    finally:
+        await connection.close()
+
+
+def upgrade(database_url: str, revision: str = "head") -> None:
+    """Run the migrations that are missing. Not inside an event loop."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(migrations_folder()))
+    config.set_main_option("path_separator", "os")
+    config.attributes["url"] = database_url
+    command.upgrade(config, revision)
+
+
+def ensure(database_url: str) -> bool:
+    """Upgrade if the database is not at the head; whether anything was done. Not inside an event loop."""
+    if asyncio.run(current(database_url)) == head():
+        return False
+    upgrade(database_url)
+    return True

@@ -1,0 +1,111 @@
+"""Posting notifications: one keep-alive session, no redirects, and a guard against private addresses."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Sequence
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import aiohttp
+import yarl
+
+from paycenter_server.domain.guard import refuse_in_transaction
+from paycenter_server.services.context import Clock
+from paycenter_server.services.notifying import Received
+
+TIMEOUT = 10.0
+MAX_ANSWER = 64 * 1024
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class ForbiddenAddressError(OSError):
+    """A notification address that is private and not allowed by network."""
+
+
+def parse_networks(text: str) -> list[Network]:
+    """Comma separated CIDR; ValueError if one is not."""
+    return [ipaddress.ip_network(item.strip()) for item in text.split(",") if item.strip()]
+
+
+class AddressGuard:
+    """Refuses to connect to what is not a public address, unless its network is allowed.
+
+    It looks at the address that is really connected to, after name resolution, so a name cannot be moved under it.
+    """
+
+    def __init__(self, allowed: Sequence[Network]) -> None:
+        self._allowed = tuple(allowed)
+
+    def permits(self, address: str) -> bool:
+        """Whether a connection to this IP address may be made."""
+        ip = ipaddress.ip_address(address.partition("%")[0])
+        if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+            ip = ip.ipv4_mapped
+        if any(ip.version == network.version and ip in network for network in self._allowed):
+            return True
+        return ip.is_global and not ip.is_multicast
+
+    def socket_factory(self, info: Any) -> socket.socket:
+        """For aiohttp's connector."""
+        family, kind, proto, _, sockaddr = info
+        if not self.permits(sockaddr[0]):
+            raise ForbiddenAddressError(
+                f"{sockaddr[0]} is a private address; allow its network in PAYCENTER_NOTIFY_ALLOWED_NETWORKS"
+            )
+        made = socket.socket(family, kind, proto)
+        made.setblocking(False)
+        return made
+
+
+class AiohttpCourier:
+    """See `services.notifying.Courier`."""
+
+    def __init__(self, guard: AddressGuard, clock: Clock) -> None:
+        self._guard = guard
+        self._clock = clock
+        self._session: aiohttp.ClientSession | None = None
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None or self._session.closed:
+            connector = aiohttp.TCPConnector(limit=0, limit_per_host=0, socket_factory=self._guard.socket_factory)
+            self._session = aiohttp.ClientSession(
+                connector=connector, timeout=aiohttp.ClientTimeout(total=TIMEOUT), cookie_jar=aiohttp.DummyCookieJar()
+            )
+        return self._session
+
+    async def post(self, url: str, headers: dict[str, str], body: bytes) -> Received:
+        """The answer, at most 64 KiB of it; or why there was none."""
+        refuse_in_transaction()
+        try:
+            target = yarl.URL(url)
+            # A literal address is not resolved, but goes through the same socket factory.
+            async with self._open().post(target, headers=headers, data=body, allow_redirects=False) as response:
+                raw = bytearray()
+                async for chunk in response.content.iter_chunked(8192):
+                    raw += chunk[: MAX_ANSWER - len(raw)]
+                    if len(raw) >= MAX_ANSWER:
+                        break
+                return Received(response.status, raw.decode("utf-8", "replace"), self._retry_after(response))
+        except TimeoutError:
+            return Received(0, f"no answer within {TIMEOUT:.0f} seconds")
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            return Received(0, f"{type(error).__name__}: {error}"[:500])
+
+    def _retry_after(self, response: aiohttp.ClientResponse) -> float | None:
+        value = response.headers.get("Retry-After", "")
+        if response.status not in (429, 503) or not value:
+            return None
+        if value.isascii() and value.isdigit():
+            return float(min(int(value[:9]), 86_400))
+        try:
+            return max(0.0, (parsedate_to_datetime(value) - self._clock.now()).total_seconds())
+        except (ValueError, TypeError):
+            return None
+
+    async def aclose(self) -> None:
+        """Close the session."""
+        if self._session is not None:
+            await self._session.close()

@@ -1,0 +1,152 @@
+"""The worker process: four jobs on arq, and a net under them.
+
+arq's worker ends when Redis restarts, so it is started again, with a pause. Whatever has not run for two of its periods (no
+Redis, a lost queue) is run by the net, straight from PostgreSQL: with Redis down everything still happens, later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from arq import cron, func
+from arq.worker import Worker
+
+from paycenter_server.services.jobs import Jobs
+from paycenter_server.services.notifying import Notifying
+from paycenter_server.workers.doorbell import BELL_QUEUE, CRON_QUEUE, deserialize, redis_settings, serialize
+
+log = structlog.get_logger(__name__)
+
+MAX_JOBS = 100
+POLL_DELAY = 0.05
+_RESPAWN_SECONDS = 1.0
+
+
+@dataclass
+class Job:
+    """One of the jobs that operators know by name. `period` in seconds."""
+
+    name: str
+    work: Callable[[], Awaitable[int]]
+    period: float
+    last: float = 0.0
+    running: bool = False
+    again: bool = False
+    done: int = field(default=0)
+
+    async def run(self) -> None:
+        """One pass at a time; a call while one is running makes it look once more. Errors are logged: the rows stay due."""
+        self.again = True
+        if self.running:
+            return
+        self.running = True
+        loop = asyncio.get_running_loop()
+        try:
+            while self.again:
+                self.again = False
+                self.last = loop.time()
+                self.done += await self.work()
+        except Exception as error:
+            log.warning("job_failed", job=self.name, why=f"{type(error).__name__}: {error}")
+        finally:
+            self.last = loop.time()
+            self.running = False
+
+
+def make_jobs(jobs: Jobs, notifying: Notifying) -> dict[str, Job]:
+    """By name."""
+    made = (
+        Job("pay_notify_job", notifying.deliver_due, 1),
+        Job("pay_order_sync_job", jobs.sync_orders, 2),
+        Job("pay_order_expire_job", jobs.expire_orders, 2),
+        Job("pay_refund_sync_job", jobs.sync_refunds, 2),
+    )
+    return {job.name: job for job in made}
+
+
+class Runner:
+    """Runs until `stop`."""
+
+    def __init__(self, jobs: Mapping[str, Job], redis_url: str, notifying: Notifying) -> None:
+        self._jobs = jobs
+        self._redis_url = redis_url
+        self._notifying = notifying
+
+    def _function(self, job: Job) -> Any:
+        async def call(context: dict[Any, Any]) -> None:
+            await job.run()
+
+        call.__qualname__ = call.__name__ = job.name
+        return call
+
+    def _worker(self, queue: str) -> Worker:
+        common: dict[str, Any] = {
+            "queue_name": queue,
+            "redis_settings": redis_settings(self._redis_url),
+            "handle_signals": False,
+            "keep_result": 0,
+            "max_jobs": MAX_JOBS,
+            "poll_delay": POLL_DELAY,
+            "job_serializer": serialize,
+            "job_deserializer": deserialize,
+            "max_tries": 1,
+            "health_check_interval": 3600,
+        }
+        if queue == BELL_QUEUE:
+            job = self._jobs["pay_notify_job"]
+            return Worker(functions=[func(self._function(job), name=job.name, keep_result=0)], **common)
+        crons = [
+            cron(
+                self._function(job), name=job.name, second=set(range(0, 60, int(job.period))), unique=True, keep_result=0,
+                max_tries=1,
+            )
+            for job in self._jobs.values()
+        ]  # fmt: skip
+        return Worker(functions=[], cron_jobs=crons, **common)
+
+    async def _keep(self, queue: str) -> None:
+        while True:
+            worker = self._worker(queue)
+            try:
+                await worker.async_run()
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                log.warning("worker_ended", queue=queue, why=f"{type(error).__name__}: {error}")
+            finally:
+                try:
+                    await asyncio.shield(worker.close())
+                except Exception:
+                    log.debug("worker_close_failed", queue=queue)
+            await asyncio.sleep(_RESPAWN_SECONDS)
+
+    async def _net(self) -> None:
+        loop = asyncio.get_running_loop()
+        running: set[asyncio.Task[None]] = set()
+        while True:
+            for job in self._jobs.values():
+                if not job.running and loop.time() - job.last > 2 * job.period:
+                    task = asyncio.create_task(job.run())
+                    running.add(task)
+                    task.add_done_callback(running.discard)
+            await asyncio.sleep(0.5)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop`; deliveries under way are waited for."""
+        tasks = [asyncio.create_task(self._keep(queue)) for queue in (BELL_QUEUE, CRON_QUEUE)]
+        tasks.append(asyncio.create_task(self._net()))
+        log.info("workers_running", jobs=list(self._jobs))
+        try:
+            await stop.wait()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            try:
+                await asyncio.wait_for(self._notifying.settle(), 12)
+            except TimeoutError:
+                log.warning("deliveries_abandoned", why="they are sent again when their lease runs out")
