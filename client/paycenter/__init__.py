@@ -1,0 +1,63 @@
+"""Client of PayCenter: typed calls, typed errors, and a verifier for its notifications.
+
+    from paycenter import PayCenter, WebhookVerifier
+
+`PayCenter` blocks, `AsyncPayCenter` is for asyncio; both have the same methods. Amounts are whole fen (`paycenter.money`
+converts yuan). Everything belongs to the client object; this package keeps no state of its own.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from paycenter.aio import AsyncPayCenter
+    from paycenter.client import PayCenter
+    from paycenter.errors import PayCenterError, WaitTimeoutError
+    from paycenter.reasons import Reason
+    from paycenter.states import AttemptState, DisplayMode, NotifyState, NotifyType, OrderState, RefundState
+    from paycenter.v1.pay_notify_service_pb2 import NotifyTask
+    from paycenter.v1.pay_order_service_pb2 import PayOrder
+    from paycenter.v1.pay_refund_service_pb2 import PayRefund
+    from paycenter.webhook import Notification, WebhookError, WebhookVerifier
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncPayCenter",
+    "AttemptState",
+    "DisplayMode",
+    "Notification",
+    "NotifyState",
+    "NotifyTask",
+    "NotifyType",
+    "OrderState",
+    "PayCenter",
+    "PayCenterError",
+    "PayOrder",
+    "PayRefund",
+    "Reason",
+    "RefundState",
+    "WaitTimeoutError",
+    "WebhookError",
+    "WebhookVerifier",
+]
+
+_PLACES = {
+    "paycenter.aio": ("AsyncPayCenter",),
+    "paycenter.client": ("PayCenter",),
+    "paycenter.errors": ("PayCenterError", "WaitTimeoutError"),
+    "paycenter.reasons": ("Reason",),
+    "paycenter.states": ("AttemptState", "DisplayMode", "NotifyState", "NotifyType", "OrderState", "RefundState"),
+    "paycenter.v1.pay_notify_service_pb2": ("NotifyTask",),
+    "paycenter.v1.pay_order_service_pb2": ("PayOrder",),
+    "paycenter.v1.pay_refund_service_pb2": ("PayRefund",),
+    "paycenter.webhook": ("Notification", "WebhookError", "WebhookVerifier"),
+}
+
+
+def __getattr__(name: str) -> object:
+    # Loaded when asked for: a process that only verifies notifications needs no gRPC, and the server needs only the stubs.
+    for place, names in _PLACES.items():
+        if name in names:
+            return vars(import_module(place))[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

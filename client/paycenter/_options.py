@@ -1,0 +1,103 @@
+"""How a client connects: channel arguments, retries, credentials."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+# Calls whose repetition changes nothing: creates are idempotent by their natural key, the rest answers the same again.
+# Not here: calls that show a secret once or fail when they are repeated (CreatePayApp, RotateWebhookSecret, deletes, resend).
+_REPEATABLE = {
+    "PayOrderService": (),
+    "PayRefundService": (),
+    "PayAppService": ("UpdatePayApp", "GetPayApp", "ListPayApps", "ListAppCredentials", "DisableAppCredential"),
+    "PayChannelService": ("UpdatePayChannel", "GetPayChannel", "ListPayChannels", "ListEnabledChannelCodes"),
+    "PayNotifyService": ("ListNotifyTasks", "GetNotifyTask"),
+}
+_MOST_ATTEMPTS = 5  # gRPC's own limit
+
+
+@dataclass(frozen=True)
+class Options:
+    """What both kinds of client are made from. `tls`: False, True (the system's root certificates) or root certificates in PEM."""
+
+    target: str
+    key_id: str
+    key_secret: str
+    tls: bool | bytes
+    timeout: float
+    attempts: int
+    keepalive: float
+    channel_options: Sequence[tuple[str, Any]]
+
+    def __post_init__(self) -> None:
+        if not self.key_id or not self.key_secret:
+            raise ValueError("key_id and key_secret are needed; an operator makes them with CreatePayApp or CreateAppCredential")
+        if ":" in self.key_id:
+            raise ValueError("a key_id has no colon")
+        if self.timeout <= 0 or self.keepalive <= 0:
+            raise ValueError("timeout and keepalive are seconds, more than 0")
+        if not 1 <= self.attempts <= _MOST_ATTEMPTS:
+            raise ValueError(f"attempts is 1 (no retry) to {_MOST_ATTEMPTS}")
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What every call carries. As metadata and not as call credentials, because those need TLS."""
+        pair = base64.b64encode(f"{self.key_id}:{self.key_secret}".encode()).decode()
+        return (("authorization", f"Basic {pair}"),)
+
+    @property
+    def credentials(self) -> grpc.ChannelCredentials | None:
+        """None without TLS."""
+        if self.tls is False:
+            return None
+        return grpc.ssl_channel_credentials(root_certificates=None if self.tls is True else self.tls)
+
+    def arguments(self) -> list[tuple[str, Any]]:
+        """The channel's arguments; the caller's own come last and win."""
+        ours: dict[str, Any] = {
+            "grpc.primary_user_agent": "paycenter-client/0.1",
+            "grpc.service_config": service_config(self.attempts),
+            "grpc.enable_retries": 1 if self.attempts > 1 else 0,
+            # A connection that died without a word is found while a call waits on it; servers dislike pings without calls.
+            "grpc.keepalive_time_ms": int(self.keepalive * 1000),
+            "grpc.keepalive_timeout_ms": 10_000,
+            "grpc.keepalive_permit_without_calls": 0,
+            # An idle connection is closed before firewalls on the way forget it.
+            "grpc.client_idle_timeout_ms": 240_000,
+            "grpc.initial_reconnect_backoff_ms": 200,
+            "grpc.min_reconnect_backoff_ms": 1_000,
+            "grpc.max_reconnect_backoff_ms": 5_000,
+            # Each client has its own connection, so closing one cannot disturb another.
+            "grpc.use_local_subchannel_pool": 1,
+        }
+        ours.update(self.channel_options)
+        return list(ours.items())
+
+
+def service_config(attempts: int) -> str:
+    """The service config (gRFC A6) as JSON: UNAVAILABLE is tried again with 0.2 to 2 s of backoff.
+
+    gRPC obeys the server's `grpc-retry-pushback-ms` instead of the backoff. The throttle ends retries when most calls fail, so that
+    they do not keep a weak server down. All attempts share the call's deadline.
+    """
+    names = [
+        {"service": f"paycenter.v1.{service}", **({"method": method} if method else {})}
+        for service, methods in _REPEATABLE.items()
+        for method in methods or ("",)
+    ]
+    policy = {
+        "maxAttempts": attempts,
+        "initialBackoff": "0.2s",
+        "maxBackoff": "2s",
+        "backoffMultiplier": 2,
+        "retryableStatusCodes": ["UNAVAILABLE"],
+    }
+    config: dict[str, Any] = {"methodConfig": [{"name": names, "retryPolicy": policy}]}
+    config["retryThrottling"] = {"maxTokens": 50, "tokenRatio": 0.5}
+    return json.dumps(config if attempts > 1 else {})

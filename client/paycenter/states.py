@@ -1,0 +1,98 @@
+"""Short names of the states: `order.state == OrderState.SUCCESS`, and `OrderState.name(order.state) == "SUCCESS"`."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from paycenter.v1 import pay_notify_service_pb2 as notify
+from paycenter.v1 import pay_order_service_pb2 as orders
+from paycenter.v1 import pay_refund_service_pb2 as refunds
+
+
+class OrderState:
+    """Where a pay order stands."""
+
+    WAITING: Final = orders.PAY_ORDER_STATE_WAITING
+    SUCCESS: Final = orders.PAY_ORDER_STATE_SUCCESS
+    REFUND: Final = orders.PAY_ORDER_STATE_REFUND
+    CLOSED: Final = orders.PAY_ORDER_STATE_CLOSED
+
+    @staticmethod
+    def name(value: orders.PayOrderState.ValueType) -> str:
+        """`SUCCESS` for 2; a number that this client does not know is answered as text."""
+        return _name(orders.PayOrderState.items(), value, "PAY_ORDER_STATE_")
+
+
+class AttemptState:
+    """Where one submit of an order to one channel stands."""
+
+    WAITING: Final = orders.PAY_ATTEMPT_STATE_WAITING
+    SUCCESS: Final = orders.PAY_ATTEMPT_STATE_SUCCESS
+    CLOSED: Final = orders.PAY_ATTEMPT_STATE_CLOSED
+    UNKNOWN: Final = orders.PAY_ATTEMPT_STATE_UNKNOWN
+
+    @staticmethod
+    def name(value: orders.PayAttemptState.ValueType) -> str:
+        """Like `OrderState.name`."""
+        return _name(orders.PayAttemptState.items(), value, "PAY_ATTEMPT_STATE_")
+
+
+class DisplayMode:
+    """How the content of a submit is shown to the payer."""
+
+    URL: Final = orders.DISPLAY_MODE_URL
+    FORM: Final = orders.DISPLAY_MODE_FORM
+    QR_CODE: Final = orders.DISPLAY_MODE_QR_CODE
+    BAR_CODE: Final = orders.DISPLAY_MODE_BAR_CODE
+    APP: Final = orders.DISPLAY_MODE_APP
+
+    @staticmethod
+    def name(value: orders.DisplayMode.ValueType) -> str:
+        """Like `OrderState.name`."""
+        return _name(orders.DisplayMode.items(), value, "DISPLAY_MODE_")
+
+
+class RefundState:
+    """Where a refund stands."""
+
+    WAITING: Final = refunds.PAY_REFUND_STATE_WAITING
+    SUCCESS: Final = refunds.PAY_REFUND_STATE_SUCCESS
+    FAILURE: Final = refunds.PAY_REFUND_STATE_FAILURE
+
+    @staticmethod
+    def name(value: refunds.PayRefundState.ValueType) -> str:
+        """Like `OrderState.name`."""
+        return _name(refunds.PayRefundState.items(), value, "PAY_REFUND_STATE_")
+
+
+class NotifyState:
+    """Where a notification stands."""
+
+    WAITING: Final = notify.NOTIFY_STATE_WAITING
+    SUCCESS: Final = notify.NOTIFY_STATE_SUCCESS
+    FAILURE: Final = notify.NOTIFY_STATE_FAILURE
+    REQUEST_SUCCESS: Final = notify.NOTIFY_STATE_REQUEST_SUCCESS
+    REQUEST_FAILURE: Final = notify.NOTIFY_STATE_REQUEST_FAILURE
+
+    @staticmethod
+    def name(value: notify.NotifyState.ValueType) -> str:
+        """Like `OrderState.name`."""
+        return _name(notify.NotifyState.items(), value, "NOTIFY_STATE_")
+
+
+class NotifyType:
+    """What a notification is about."""
+
+    ORDER: Final = notify.NOTIFY_TYPE_ORDER
+    REFUND: Final = notify.NOTIFY_TYPE_REFUND
+
+    @staticmethod
+    def name(value: notify.NotifyType.ValueType) -> str:
+        """Like `OrderState.name`."""
+        return _name(notify.NotifyType.items(), value, "NOTIFY_TYPE_")
+
+
+def _name(items: Iterable[tuple[str, int]], value: int, prefix: str) -> str:
+    for name, number in items:
+        if number == value:
+            return name.removeprefix(prefix)
+    return str(value)

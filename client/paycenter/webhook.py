@@ -1,0 +1,121 @@
+"""Verifying notifications by Standard Webhooks (https://www.standardwebhooks.com). Needs only the standard library."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+_SECONDS = re.compile(r"[0-9]{1,12}", re.ASCII)
+
+
+class WebhookError(Exception):
+    """The notification is not to be trusted, or is none. Answer it with 401 or 400; the text is for your log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """A notification whose signature holds.
+
+    `id` ("N…") stays the same when it is sent again: remember it and act once. `type` is `pay_order.success`,
+    `pay_order.closed`, `pay_refund.success` or `pay_refund.failure`; ignore types that you do not know. `timestamp` is when it
+    happened (aware). `data` holds the numbers, the state and the amounts in fen.
+    """
+
+    id: str
+    type: str
+    timestamp: datetime
+    data: dict[str, Any]
+
+
+class WebhookVerifier:
+    """Checks notifications against an app's webhook secrets (`whsec_…`); give old and new while a secret is rotated."""
+
+    def __init__(self, *secrets: str, tolerance: float = 300) -> None:
+        """`tolerance`: seconds that `webhook-timestamp` may be from now, against replays. ValueError for a bad secret."""
+        if not secrets:
+            raise ValueError("at least one webhook secret is needed")
+        self._keys = tuple(_key(secret) for secret in secrets)
+        self._tolerance = tolerance
+
+    def verify(
+        self, headers: Mapping[str, str], body: bytes | bytearray | memoryview, *, now: float | datetime | None = None
+    ) -> Notification:
+        """The notification, once its signature, time and form have been checked.
+
+        `body`: the bytes as they were received, not JSON that was parsed and written again. `now`: Unix seconds or an aware
+        datetime, for tests. Raises WebhookError.
+        """
+        if isinstance(body, str):
+            raise TypeError("body must be the bytes that were received")
+        raw = bytes(body)
+        lower = {name.lower(): value for name, value in headers.items()}
+        number, stamp = _header(lower, "webhook-id"), _header(lower, "webhook-timestamp")
+        signatures = _header(lower, "webhook-signature")
+        self._check_signature(number, stamp, raw, signatures)
+        self._check_time(stamp, now)
+        return _parse(number, raw)
+
+    def _check_signature(self, number: str, stamp: str, raw: bytes, signatures: str) -> None:
+        signed = f"{number}.{stamp}.".encode("utf-8", "surrogateescape") + raw
+        expected = [hmac.new(key, signed, hashlib.sha256).digest() for key in self._keys]
+        matches = False
+        for signature in signatures.split(" "):
+            version, _, encoded = signature.partition(",")
+            if version != "v1":
+                continue
+            try:
+                given = base64.b64decode(encoded, validate=True)
+            except (binascii.Error, ValueError):
+                continue
+            for digest in expected:
+                # No early exit: the time taken says nothing about which secret or signature was right.
+                matches |= hmac.compare_digest(digest, given)
+        if not matches:
+            raise WebhookError("no signature fits; check the webhook secret and that the body is passed on unchanged")
+
+    def _check_time(self, stamp: str, now: float | datetime | None) -> None:
+        if not _SECONDS.fullmatch(stamp):
+            raise WebhookError("webhook-timestamp is not a number of seconds")
+        moment = time.time() if now is None else now.timestamp() if isinstance(now, datetime) else now
+        apart = moment - int(stamp)
+        if abs(apart) > self._tolerance:
+            raise WebhookError(f"webhook-timestamp is {apart:.0f} s from now; more than {self._tolerance:.0f} s is a replay")
+
+
+def _key(secret: str) -> bytes:
+    encoded = secret.removeprefix("whsec_").rstrip("=")
+    try:
+        key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if not key:
+        # Without the value: it would end up in logs.
+        raise ValueError('a webhook secret is "whsec_" and base64')
+    return key
+
+
+def _header(headers: Mapping[str, str], name: str) -> str:
+    value = headers.get(name, "")
+    if not value:
+        raise WebhookError(f"the header {name} is missing")
+    return value
+
+
+def _parse(number: str, raw: bytes) -> Notification:
+    try:
+        document = json.loads(raw)
+        kind, data, happened = document["type"], document["data"], datetime.fromisoformat(document["timestamp"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise WebhookError("the signature fits, but the body is not a notification") from None
+    if not isinstance(kind, str) or not isinstance(data, dict) or happened.tzinfo is None:
+        raise WebhookError("the signature fits, but the body is not a notification")
+    return Notification(number, kind, happened, data)
