@@ -105,7 +105,7 @@ async def _seed(
 ) -> dict[str, Any]:
     operator = Caller("seed", None, "")
     async with open_services(settings) as services:
-        made = {name: kept[name] for name in ("app", "operator") if name in kept}
+        made: dict[str, Any] = {name: kept[name] for name in ("app", "operator") if name in kept}
         urls = {"order_notify_url": f"{merchant_url}/notify/order", "refund_notify_url": f"{merchant_url}/notify/refund"}
         try:
             await services.apps.get(operator, APP_KEY)

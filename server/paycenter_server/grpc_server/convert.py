@@ -81,9 +81,9 @@ NOTIFY_STATES: dict[int, str] = {notify_pb.NotifyState.Value(f"NOTIFY_STATE_{sta
 NOTIFY_TYPES: dict[int, str] = {notify_pb.NotifyType.Value(f"NOTIFY_TYPE_{kind.value}"): kind.value for kind in NotifyType}
 POLICIES: dict[int, str] = {app_pb.SurplusPolicy.Value(f"SURPLUS_POLICY_{policy.value}"): policy.value for policy in SurplusPolicy}
 NOTIFY_RULES: dict[int, str] = {app_pb.NotifySuccess.Value(f"NOTIFY_SUCCESS_{rule.value}"): rule.value for rule in NotifySuccess}
-_ORDER_STATE = {name: number for number, name in ORDER_STATES.items()}
-_REFUND_STATE = {name: number for number, name in REFUND_STATES.items()}
-_NOTIFY_STATE = {name: number for number, name in NOTIFY_STATES.items()}
+_ORDER_STATE = {state.value: order_pb.PayOrderState.Value(f"PAY_ORDER_STATE_{state.value}") for state in OrderState}
+_REFUND_STATE = {state.value: refund_pb.PayRefundState.Value(f"PAY_REFUND_STATE_{state.value}") for state in RefundState}
+_NOTIFY_STATE = {state.value: notify_pb.NotifyState.Value(f"NOTIFY_STATE_{state.value}") for state in NotifyState}
 
 
 def order_message(order: PayOrder, attempts: list[PayAttempt] | None = None) -> order_pb.PayOrder:

@@ -27,7 +27,7 @@ def current_caller() -> Caller:
     return _caller.get()
 
 
-class Interceptor(grpc.aio.ServerInterceptor):
+class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Outermost: grpc.aio otherwise sends the text of an exception to the caller."""
 
     def __init__(self, identity: Identity) -> None:

@@ -1,0 +1,73 @@
+"""What many tests share: one PostgreSQL and Valkey per test process, migrated once; keys made once."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from paycenter_server.local import Embedded, LocalServices
+from support.world import World, open_world
+
+settings.register_profile(
+    "default", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("default")
+
+VECTORS = Path(__file__).resolve().parents[2] / "shared" / "vectors"
+
+
+@dataclass(frozen=True)
+class Running:
+    servers: Embedded
+    urls: LocalServices
+
+
+@pytest.fixture(scope="session")
+def embedded() -> Iterator[Running]:
+    servers = Embedded.temporary()
+    urls = servers.start()
+    try:
+        yield Running(servers, urls)
+    finally:
+        servers.stop()
+
+
+@pytest.fixture(scope="session")
+def database_url(embedded: Running) -> str:
+    from paycenter_server.storage.migrate import ensure
+
+    ensure(embedded.urls.database_url)
+    return embedded.urls.database_url
+
+
+@pytest.fixture(scope="session")
+def redis_url(embedded: Running) -> str:
+    return embedded.urls.redis_url
+
+
+@pytest.fixture(scope="session")
+def keys_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from paycenter_server.simulator import generate_keys
+
+    folder = tmp_path_factory.mktemp("keys")
+    generate_keys(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def master_key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("secrets") / "master.key"
+    path.write_text(base64.b64encode(os.urandom(32)).decode())
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture
+async def world(database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path) -> AsyncIterator[World]:
+    async with open_world(database_url, redis_url, keys_dir, master_key_file) as opened:
+        yield opened

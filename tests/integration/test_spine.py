@@ -1,0 +1,44 @@
+"""A payment from end to end, for each channel: submitted, paid at the channel, called back, notified, refunded."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from standardwebhooks import Webhook
+from support.world import World
+
+
+@pytest.mark.parametrize("code", ["wx_native", "alipay_qr", "alipay_pc"])
+async def test_payment_end_to_end(world: World, code: str) -> None:
+    order = await world.order(amount=10_000, body="中杯 & <热>")
+    attempt = await world.submit(order, code)
+    assert attempt.state.value == "WAITING"
+    assert attempt.display_content
+    if code == "alipay_pc":
+        async with world.session.get(attempt.display_content) as page:
+            assert page.status == 200
+    await world.simulator.pay(attempt.out_trade_no)
+    paid = await world.until(order, "SUCCESS")
+    assert (paid.paid_amount, paid.channel_fee_amount, paid.channel_code) == (10_000, 60, code)
+    assert paid.channel_order_no
+    assert paid.channel_user_id
+    assert world.bell.rings >= 1
+
+    posts = await world.deliver()
+    assert [post.json["type"] for post in posts] == ["pay_order.success"]
+    Webhook(world.secrets["shop"]).verify(posts[0].body, posts[0].headers)
+    assert posts[0].json["data"]["merchant_order_id"] == order.merchant_order_id
+    assert posts[0].json["data"]["paid_amount"] == 10_000
+
+    refund = await world.refund(paid, 3_000)
+    async with asyncio.timeout(5):
+        while refund.state.value != "SUCCESS":
+            await asyncio.sleep(0.02)
+            refund = await world.services.refunds.load(world.caller, refund.number)
+    after = await world.read(order)
+    assert (after.state.value, after.refunded_amount, after.reserved_amount) == ("REFUND", 3_000, 0)
+    posts = await world.deliver()
+    assert [post.json["type"] for post in posts] == ["pay_refund.success"]
+    assert posts[0].json["data"]["amount"] == 3_000
+    assert await world.cases() == []

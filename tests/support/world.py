@@ -1,0 +1,297 @@
+"""A whole PayCenter inside a test: real PostgreSQL, the real simulator over loopback, the real sidecar; only ports are doubles."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import asyncpg
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from paycenter_server.bootstrap import Services, open_services
+from paycenter_server.channels.transport import Transport
+from paycenter_server.cli.seed import channel_configs
+from paycenter_server.domain.models import NotifySuccess, PayOrder, SurplusPolicy
+from paycenter_server.http_callback.app import create_app as create_sidecar
+from paycenter_server.services.apps import NewApp
+from paycenter_server.services.channel_admin import NewChannel
+from paycenter_server.services.identity import Caller
+from paycenter_server.services.notifying import Received
+from paycenter_server.services.orders import NewOrder
+from paycenter_server.services.refunds import NewRefund
+from paycenter_server.services.submit import NewSubmit
+from paycenter_server.settings import Settings
+from paycenter_server.simulator import SimulatorConfig, create_app, load_keys
+
+OPERATOR = Caller("test", None, "")
+TABLES = (
+    "pay_notify_log, pay_notify_task, pay_refund, pay_case, pay_attempt, pay_order, pay_channel, pay_credential, pay_app"
+)
+
+
+class FakeClock:
+    """Real time plus an offset that tests move."""
+
+    def __init__(self) -> None:
+        self.offset = timedelta()
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + self.offset
+
+    def advance(self, seconds: float) -> None:
+        self.offset += timedelta(seconds=seconds)
+
+
+class CountingBell:
+    def __init__(self) -> None:
+        self.rings = 0
+
+    def ring(self) -> None:
+        self.rings += 1
+
+
+@dataclass
+class Post:
+    url: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class RecordingCourier:
+    """Answers what it is told to; 200 by default."""
+
+    def __init__(self) -> None:
+        self.posts: list[Post] = []
+        self.answers: list[Received] = []
+        self.default = Received(200, "ok")
+
+    async def post(self, url: str, headers: dict[str, str], body: bytes) -> Received:
+        self.posts.append(Post(url, headers, body))
+        return self.answers.pop(0) if self.answers else self.default
+
+    @property
+    def events(self) -> list[str]:
+        return [post.json["type"] for post in self.posts]
+
+
+class Simulator:
+    """The simulator's control API."""
+
+    def __init__(self, base: str, session: aiohttp.ClientSession) -> None:
+        self.base = base
+        self._session = session
+
+    async def post(self, path: str, body: Any = None, expect: int = 200) -> Any:
+        async with self._session.post(self.base + path, json=body if body is not None else {}) as response:
+            text = await response.text()
+            assert response.status == expect, f"{path}: {response.status} {text}"
+            return json.loads(text) if text.startswith(("{", "[")) else text
+
+    async def get(self, path: str) -> Any:
+        async with self._session.get(self.base + path) as response:
+            assert response.status == 200, await response.text()
+            return await response.json()
+
+    async def pay(self, out_trade_no: str, **body: Any) -> Any:
+        return await self.post(f"/simulator/pay/{out_trade_no}", body)
+
+    async def fault(self, api: str, fault: str, **more: Any) -> None:
+        await self.post("/simulator/faults", [{"api": api, "fault": fault, **more}])
+
+    async def advance(self, seconds: float) -> None:
+        await self.post("/simulator/clock", {"advance_seconds": seconds, "wait_seconds": 5})
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class World:
+    services: Services
+    clock: FakeClock
+    bell: CountingBell
+    courier: RecordingCourier
+    simulator: Simulator
+    session: aiohttp.ClientSession
+    database_url: str
+    sidecar: str
+    settings: Settings
+    configs: dict[str, tuple[str, dict[str, str]]]
+    caller: Caller = OPERATOR
+    channels: dict[str, str] = field(default_factory=dict)
+    secrets: dict[str, str] = field(default_factory=dict)
+    _serial: int = 0
+
+    async def add_app(
+        self,
+        app_key: str = "shop",
+        *,
+        policy: SurplusPolicy = SurplusPolicy.REFUND,
+        rule: NotifySuccess = NotifySuccess.HTTP_2XX,
+        codes: tuple[str, ...] = ("wx_native", "alipay_qr", "alipay_pc", "mock"),
+        fee_rate_ppm: int = 6000,
+    ) -> Caller:
+        new = NewApp(
+            app_key, "Shop", "", f"http://merchant.test/{app_key}/order", f"http://merchant.test/{app_key}/refund", policy, rule
+        )
+        app, webhook_secret, key_id, secret = await self.services.apps.create(OPERATOR, new)
+        self.secrets[app_key] = webhook_secret
+        self.secrets[f"{app_key}:authorization"] = "Basic " + base64.b64encode(f"{key_id}:{secret}".encode()).decode()
+        for code in codes:
+            family, config = self.configs[code]
+            channel = NewChannel(app_key, code, fee_rate_ppm, "", family, config, enabled=True)
+            view = await self.services.channels.create(OPERATOR, channel)
+            self.channels[code if app_key == "shop" else f"{app_key}:{code}"] = view.channel.number
+        return Caller(key_id, app.id, app_key)
+
+    def next_id(self, prefix: str = "M") -> str:
+        self._serial += 1
+        return f"{prefix}{self._serial:04d}"
+
+    def new_order(self, **changes: Any) -> NewOrder:
+        values: dict[str, Any] = {
+            "app_key": "",
+            "merchant_order_id": self.next_id(),
+            "subject": "一杯咖啡",
+            "body": "",
+            "amount": 100,
+            "currency": "CNY",
+            "expire_time": self.clock.now() + timedelta(hours=2),
+            "user_ip": "203.0.113.9",
+            "user_id": "",
+            "return_url": "",
+            **changes,
+        }
+        return NewOrder(**values)
+
+    async def order(self, **changes: Any) -> PayOrder:
+        return await self.services.orders.create(self.caller, self.new_order(**changes))
+
+    async def submit(self, order: PayOrder, code: str = "wx_native", **extras: str) -> Any:
+        new = NewSubmit(order.number, code, extras, "", "", "")
+        _, attempt = await self.services.submit.submit(self.caller, new)
+        return attempt
+
+    async def read(self, order: PayOrder) -> PayOrder:
+        return await self.services.orders.load(self.caller, order.number)
+
+    async def paid(self, code: str = "wx_native", **changes: Any) -> PayOrder:
+        """An order that was paid through a channel, by its callback."""
+        order = await self.order(**changes)
+        if code == "mock":
+            await self.submit(order, "mock")
+        else:
+            attempt = await self.submit(order, code)
+            await self.simulator.pay(attempt.out_trade_no)
+            await self.until(order, "SUCCESS")
+        return await self.read(order)
+
+    async def until(self, order: PayOrder, state: str, seconds: float = 5) -> PayOrder:
+        import asyncio
+
+        async with asyncio.timeout(seconds):
+            while True:
+                current = await self.read(order)
+                if current.state.value == state:
+                    return current
+                await asyncio.sleep(0.01)
+
+    async def refund(self, order: PayOrder, amount: int, **changes: Any) -> Any:
+        values: dict[str, Any] = {
+            "app_key": "",
+            "merchant_order_id": order.merchant_order_id,
+            "merchant_refund_no": self.next_id("R"),
+            "amount": amount,
+            "reason": "退货",
+            **changes,
+        }
+        return await self.services.refunds.create(self.caller, NewRefund(**values))
+
+    async def deliver(self) -> list[Post]:
+        """Everything that is due now, delivered and recorded."""
+        before = len(self.courier.posts)
+        await self.services.notifying.deliver_due()
+        await self.services.notifying.settle()
+        return self.courier.posts[before:]
+
+    async def rows(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
+        async with self.services.context.database.connection() as connection:
+            return list(await connection.fetch(query, *arguments))
+
+    async def value(self, query: str, *arguments: Any) -> Any:
+        async with self.services.context.database.connection() as connection:
+            return await connection.fetchval(query, *arguments)
+
+    async def cases(self) -> list[asyncpg.Record]:
+        return await self.rows("SELECT * FROM pay_case ORDER BY id")
+
+    async def call_back(self, code: str, body: bytes, headers: dict[str, str], kind: str = "order") -> tuple[int, bytes]:
+        url = f"{self.sidecar}/notify/{kind}/{self.channels.get(code, code)}"
+        async with self.session.post(url, data=body, headers=headers) as response:
+            return response.status, await response.read()
+
+
+async def clean(database_url: str) -> None:
+    connection = await asyncpg.connect(database_url)
+    try:
+        await connection.execute(f"TRUNCATE {TABLES} CASCADE")
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def open_world(
+    database_url: str,
+    redis_url: str,
+    keys_dir: Path,
+    master_key_file: Path,
+    *,
+    transport: Transport | None = None,
+    mode: str = "development",
+    channel_timeout: float = 5.0,
+) -> AsyncIterator[World]:
+    await clean(database_url)
+    port = free_port()
+    sidecar_url = f"http://127.0.0.1:{port}"
+    settings = Settings(
+        mode=mode, database_url=database_url, redis_url=redis_url, master_key_file=master_key_file,
+        order_notify_url=f"{sidecar_url}/notify/order", refund_notify_url=f"{sidecar_url}/notify/refund",
+        channel_timeout=channel_timeout, notify_allowed_networks="127.0.0.0/8",
+    )  # fmt: skip
+    clock, bell, courier = FakeClock(), CountingBell(), RecordingCourier()
+    simulator = TestServer(create_app(SimulatorConfig(keys_dir=keys_dir, refund_delay_seconds=0.05)))
+    await simulator.start_server()
+    async with (
+        aiohttp.ClientSession() as session,
+        open_services(settings, bell=bell, clock=clock, transport=transport) as services,
+    ):
+        services.courier = courier
+        sidecar = web.AppRunner(create_sidecar(services.callbacks, services.context.database), access_log=None)
+        await sidecar.setup()
+        await web.TCPSite(sidecar, "127.0.0.1", port).start()
+        base = str(simulator.make_url("")).rstrip("/")
+        configs = channel_configs(load_keys(keys_dir), base)
+        world = World(
+            services, clock, bell, courier, Simulator(base, session), session, database_url, sidecar_url, settings, configs
+        )
+        world.caller = await world.add_app()
+        try:
+            yield world
+        finally:
+            await simulator.close()
+            await sidecar.cleanup()
