@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -28,7 +28,7 @@ class Options:
 
     target: str
     key_id: str
-    key_secret: str
+    key_secret: str = field(repr=False)
     tls: bool | bytes
     timeout: float
     attempts: int
@@ -64,10 +64,10 @@ class Options:
             "grpc.primary_user_agent": "paycenter-client/0.1",
             "grpc.service_config": service_config(self.attempts),
             "grpc.enable_retries": 1 if self.attempts > 1 else 0,
-            # A connection that died without a word is found while a call waits on it; servers dislike pings without calls.
+            # A connection that died without a word is found before the next call waits on it. PayCenter allows a ping every 10 s.
             "grpc.keepalive_time_ms": int(self.keepalive * 1000),
             "grpc.keepalive_timeout_ms": 10_000,
-            "grpc.keepalive_permit_without_calls": 0,
+            "grpc.keepalive_permit_without_calls": 1,
             # An idle connection is closed before firewalls on the way forget it.
             "grpc.client_idle_timeout_ms": 240_000,
             "grpc.initial_reconnect_backoff_ms": 200,
