@@ -16,6 +16,8 @@ from typing import Any, TypeAlias
 import click
 from paycenter.webhook import WebhookError, WebhookVerifier
 
+from paycenter_server.local.datadir import default_data_dir
+
 KEPT = 200
 _LARGEST_BODY = 1 << 20
 _SHOWN_BODY = 16_384
@@ -168,8 +170,8 @@ def _pretty(body: str) -> str:
 @click.option(
     "--data-file",
     type=click.Path(dir_okay=False, path_type=Path),
-    default=Path(".paycenter/dev.json"),
-    show_default=True,
+    default=lambda: default_data_dir() / "dev.json",
+    show_default="dev.json in PAYCENTER_DATA_DIR or ./.paycenter",
     help="dev.json, which holds the webhook secret.",
 )
 def command(host: str, port: int, data_file: Path) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from paycenter_server.local.datadir import default_data_dir
 from paycenter_server.local.play_output import HumanOutput, JsonOutput, Output, Step
 
 if TYPE_CHECKING:
@@ -64,8 +65,8 @@ class DevFile:
 @click.option(
     "--data-file",
     type=click.Path(dir_okay=False, path_type=Path),
-    default=Path(".paycenter/dev.json"),
-    show_default=True,
+    default=lambda: default_data_dir() / "dev.json",
+    show_default="dev.json in PAYCENTER_DATA_DIR or ./.paycenter",
     help="dev.json of the running system.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a step.")
