@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
@@ -40,6 +40,7 @@ __all__ = [
     "load_public_key",
     "rsa_sign",
     "rsa_verify",
+    "signed_with_rsa",
 ]
 
 _PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----(.*?)-----END \1-----", re.DOTALL)
@@ -76,7 +77,7 @@ def load_private_key(material: str | bytes) -> RSAPrivateKey:
     for kind in ("PRIVATE KEY", "RSA PRIVATE KEY"):
         try:
             key = serialization.load_pem_private_key(_armour(kind, der), password=None)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, UnsupportedAlgorithm):
             continue
         if not isinstance(key, RSAPrivateKey):
             raise CryptoError("the private key is not an RSA key")
@@ -90,7 +91,7 @@ def load_public_key(material: str | bytes) -> RSAPublicKey:
     for kind in ("PUBLIC KEY", "RSA PUBLIC KEY"):
         try:
             key = serialization.load_pem_public_key(_armour(kind, der))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, UnsupportedAlgorithm):
             continue
         if not isinstance(key, RSAPublicKey):
             raise CryptoError("the public key is not an RSA key")
@@ -130,7 +131,10 @@ def certificate_serial(certificate: x509.Certificate) -> str:
 
 def certificate_public_key(certificate: x509.Certificate) -> RSAPublicKey:
     """The RSA key that the certificate holds."""
-    key = certificate.public_key()
+    try:
+        key = certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:  # an SM2 certificate can be read, its key cannot
+        raise CryptoError("the certificate's key cannot be read") from error
     if not isinstance(key, RSAPublicKey):
         raise CryptoError("the certificate does not hold an RSA key")
     return key
@@ -188,8 +192,9 @@ def alipay_cert_sn(certificate: x509.Certificate) -> str:
 
 def alipay_root_cert_sn(bundle: str | bytes) -> str:
     """The SNs of the RSA-signed certificates of a root bundle, joined by `_`."""
-    return "_".join(
-        alipay_cert_sn(certificate)
-        for certificate in _each_certificate(bundle)
-        if certificate.signature_algorithm_oid.dotted_string.startswith(_RSA_SIGNATURE_OID)
-    )
+    return "_".join(alipay_cert_sn(certificate) for certificate in _each_certificate(bundle) if signed_with_rsa(certificate))
+
+
+def signed_with_rsa(certificate: x509.Certificate) -> bool:
+    """Whether an RSA key signed it; of others (SM2) not even the hash algorithm can be asked for."""
+    return certificate.signature_algorithm_oid.dotted_string.startswith(_RSA_SIGNATURE_OID)

@@ -40,6 +40,17 @@ def _certificate_wrong(material: str) -> bool:
     return False
 
 
+def _gateway(value: str) -> bool:
+    """Whether it is https, or http on this machine, without a query of its own."""
+    try:
+        parts = urlsplit(value)
+        local = parts.hostname in ("127.0.0.1", "localhost", "::1")
+        good = parts.scheme == "https" or (parts.scheme == "http" and local)
+        return bool(good and parts.hostname and parts.port != 0 and not parts.query and not parts.fragment)
+    except ValueError:
+        return False
+
+
 def check(config: Mapping[str, str]) -> Sequence[Violation]:
     """Every wrong field. Values are never repeated: some are secrets."""
     wrong: list[Violation] = []
@@ -77,10 +88,6 @@ def check(config: Mapping[str, str]) -> Sequence[Violation]:
             wrong.append(Violation("root_cert", "must be Alipay's root certificates (alipayRootCert)"))
     else:
         wrong.append(Violation("mode", 'must be "key" or "certificate"'))
-    gateway = config.get("gateway_url", "")
-    if gateway:
-        parts = urlsplit(gateway)
-        local = parts.hostname in ("127.0.0.1", "localhost", "::1")
-        if not ((parts.scheme == "https" or (parts.scheme == "http" and local)) and parts.hostname and not parts.query):
-            wrong.append(Violation("gateway_url", "must be an https address (http only on this machine)"))
+    if config.get("gateway_url") and not _gateway(config["gateway_url"]):
+        wrong.append(Violation("gateway_url", "must be an https address (http only on this machine)"))
     return wrong

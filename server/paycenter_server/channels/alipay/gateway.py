@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
 from paycenter_server.channels.alipay.config import GATEWAY
 from paycenter_server.channels.alipay.signature import extract_signed, sign_content, verify_answer
@@ -26,6 +26,7 @@ from paycenter_server.channels.crypto import (
     load_private_key,
     load_public_key,
     rsa_sign,
+    signed_with_rsa,
 )
 from paycenter_server.channels.protocol import AnswerError, Call, HttpRequest, HttpResponse, Moment, UnknownKeyError
 from paycenter_server.channels.times import alipay
@@ -184,28 +185,28 @@ class Gateway:
             leaf = chain[0]
             if alipay_cert_sn(leaf) != serial:
                 return False
-            issuers = [*chain[1:], *load_certificates(self._roots)]
-            roots = {certificate.fingerprint(certificate.signature_hash_algorithm) for certificate in load_certificates(self._roots)
-                     if certificate.signature_hash_algorithm}  # fmt: skip
-            current, steps = leaf, 0
-            while steps < 5:
-                if not current.not_valid_before_utc <= now <= current.not_valid_after_utc:
+            # The real bundle holds SM2 roots too; nothing about them can be asked, and they cannot have signed RSA2.
+            roots = [one for one in load_certificates(self._roots) if signed_with_rsa(one)]
+            issuers = [*chain[1:], *roots]
+            current: x509.Certificate | None = leaf
+            for _ in range(5):
+                if current is None or not current.not_valid_before_utc <= now <= current.not_valid_after_utc:
                     return False
-                algorithm = current.signature_hash_algorithm
-                if algorithm is None:
-                    return False
-                if current.fingerprint(algorithm) in roots:
-                    break
-                issuer = next((one for one in issuers if one.subject == current.issuer and one is not current), None)
-                if issuer is None:
-                    return False
-                certificate_public_key(issuer).verify(
-                    current.signature, current.tbs_certificate_bytes, padding.PKCS1v15(), algorithm
-                )
-                current, steps = issuer, steps + 1
-            else:
-                return False
-            self._keys[serial] = certificate_public_key(leaf)
-        except (CryptoError, InvalidSignature):
-            return False
+                if current in roots:
+                    self._keys[serial] = certificate_public_key(leaf)
+                    return True
+                current = next((one for one in issuers if _issued(one, current)), None)
+        except CryptoError:
+            pass
+        return False
+
+
+def _issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
+    """Whether the one signed the other, unless it says that it is no authority; Alipay's intermediates say nothing of it."""
+    try:
+        certificate.verify_directly_issued_by(issuer)
+        return issuer.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
         return True
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False

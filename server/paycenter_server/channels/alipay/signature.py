@@ -16,10 +16,12 @@ from paycenter_server.channels.protocol import AnswerError, NotifyError
 MAX_FIELDS = 200
 
 
-def sign_content(fields: Mapping[str, str], *, drop: tuple[str, ...] = ("sign",), keep_empty: bool = False) -> bytes:
+def sign_content(
+    fields: Mapping[str, str], *, drop: tuple[str, ...] = ("sign",), keep_empty: bool = False, charset: str = "utf-8"
+) -> bytes:
     """`k=v` joined by `&`, sorted by key, raw values. A request drops `sign` and empty values; `sign_type` stays."""
     pairs = ((key, value) for key, value in sorted(fields.items()) if key not in drop and (keep_empty or value != ""))
-    return "&".join(f"{key}={value}" for key, value in pairs).encode()
+    return "&".join(f"{key}={value}" for key, value in pairs).encode(charset)
 
 
 def extract_signed(raw: str, node: str) -> str:
@@ -92,12 +94,12 @@ def parse_form(body: bytes, charset: str = "utf-8") -> dict[str, str]:
     return fields
 
 
-def verify_notify(key: RSAPublicKey, fields: Mapping[str, str]) -> bool:
-    """rsaCheckV1 (without `sign_type`), else rsaCheckV2 (with it); empty fields take part as they came."""
+def verify_notify(key: RSAPublicKey, fields: Mapping[str, str], charset: str = "utf-8") -> bool:
+    """rsaCheckV1 (without `sign_type`), else rsaCheckV2 (with it); empty fields take part as they came, in their charset."""
     signature = fields.get("sign", "")
     if not signature:
         return False
     for drop in (("sign", "sign_type"), ("sign",)):
-        if rsa_verify(key, sign_content(fields, drop=drop, keep_empty=True), signature):
+        if rsa_verify(key, sign_content(fields, drop=drop, keep_empty=True, charset=charset), signature):
             return True
     return False

@@ -12,6 +12,7 @@ from paycenter_server.channels.alipay.amounts import fen, yuan
 from paycenter_server.channels.alipay.gateway import Answer, Gateway
 from paycenter_server.channels.alipay.signature import parse_form, verify_notify
 from paycenter_server.channels.protocol import (
+    AnswerError,
     AttemptRef,
     Call,
     CloseOutcome,
@@ -107,6 +108,11 @@ class AlipayTradeCodec:
     def close(self, attempt: AttemptRef, moment: Moment) -> Call[CloseOutcome]:
         """`alipay.trade.close`; answers TRADE_NOT_EXIST for what nobody has scanned, which stays payable."""
 
+        def good(answer: Answer) -> CloseOutcome:
+            if answer.text("out_trade_no") != attempt.out_trade_no:
+                raise AnswerError("the answer is not about this out_trade_no")
+            return CloseOutcome(CloseStatus.CLOSED)
+
         def bad(answer: Answer) -> CloseOutcome:
             status = outcomes.CLOSE_ERRORS.get(answer.sub_code, CloseStatus.UNKNOWN) if answer.signed else CloseStatus.UNKNOWN
             return CloseOutcome(status, answer.sub_code, answer.message)
@@ -115,7 +121,7 @@ class AlipayTradeCodec:
             "alipay.trade.close",
             {"out_trade_no": attempt.out_trade_no},
             moment,
-            lambda answer: CloseOutcome(CloseStatus.CLOSED),
+            good,
             bad,
             lambda why: CloseOutcome(CloseStatus.UNKNOWN, "UNCLEAR", why),
         )
@@ -130,13 +136,16 @@ class AlipayTradeCodec:
         }
 
         def good(answer: Answer) -> RefundOutcome:
-            if answer.text("fund_change") != "Y" or answer.text("out_trade_no") != request.out_trade_no:
+            # The answer's refund_fee is the total so far: never less than this refund, whose own amount it does not repeat.
+            total = fen(answer.content.get("refund_fee")) or 0
+            moved = answer.text("fund_change") == "Y" and answer.text("out_trade_no") == request.out_trade_no
+            if not moved or total < request.amount:
                 return RefundOutcome(RefundStatus.PENDING)
-            # The answer's refund_fee is the total so far; the amount of this refund is what we asked for.
             at = parse_alipay(answer.text("gmt_refund_pay"))
-            return RefundOutcome(RefundStatus.SUCCESS, self._facts(request, request.amount, at))
+            facts = RefundFacts(request.out_refund_no, request.out_trade_no, request.amount, self.account, "", at)
+            return RefundOutcome(RefundStatus.SUCCESS, facts)
 
-        return self._refund_call("alipay.trade.refund", content, moment, good, outcomes.REFUND_ERRORS)
+        return self._refund_call("alipay.trade.refund", content, moment, good, outcomes.REFUND_ERRORS, RefundStatus.RETRY_LATER)
 
     def query_refund(self, request: RefundRequest, moment: Moment) -> Call[RefundOutcome]:
         """`alipay.trade.fastpay.refund.query`; a success without `refund_status` means that it never arrived."""
@@ -152,13 +161,17 @@ class AlipayTradeCodec:
                 return RefundOutcome(RefundStatus.NOT_FOUND)
             if status != "REFUND_SUCCESS":
                 return RefundOutcome(RefundStatus.PENDING)
-            at = parse_alipay(answer.text("gmt_refund_pay"))
-            return RefundOutcome(RefundStatus.SUCCESS, self._facts(request, fen(answer.content.get("refund_amount")), at))
+            facts = RefundFacts(
+                out_refund_no=answer.text("out_request_no"),
+                out_trade_no=answer.text("out_trade_no"),
+                amount=fen(answer.content.get("refund_amount")),
+                account=self.account,
+                success_time=parse_alipay(answer.text("gmt_refund_pay")),
+            )
+            return RefundOutcome(RefundStatus.SUCCESS, facts)
 
-        return self._refund_call("alipay.trade.fastpay.refund.query", content, moment, good, outcomes.REFUND_QUERY_ERRORS)
-
-    def _facts(self, request: RefundRequest, amount: int | None, at: datetime | None) -> RefundFacts:
-        return RefundFacts(request.out_refund_no, request.out_trade_no, amount, self.account, "", at)
+        api = "alipay.trade.fastpay.refund.query"
+        return self._refund_call(api, content, moment, good, outcomes.REFUND_QUERY_ERRORS, RefundStatus.UNKNOWN)
 
     def _refund_call(
         self,
@@ -167,11 +180,14 @@ class AlipayTradeCodec:
         moment: Moment,
         good: Callable[[Answer], RefundOutcome],
         errors: Mapping[str, RefundStatus],
+        turned_away: RefundStatus,
     ) -> Call[RefundOutcome]:
+        """`turned_away`: what it means that the gateway refused our configuration."""
+
         def bad(answer: Answer) -> RefundOutcome:
             status = errors.get(answer.sub_code, RefundStatus.UNKNOWN)
             if answer.code in outcomes.CONFIGURATION_CODES:
-                status = RefundStatus.RETRY_LATER
+                status = turned_away
             if not answer.signed:
                 status = RefundStatus.UNKNOWN
             return RefundOutcome(status, None, answer.sub_code, answer.message)
@@ -209,7 +225,7 @@ class AlipayTradeCodec:
         charset = "gbk" if b"charset=gbk" in request.body[:20_000].lower() else "utf-8"
         fields = parse_form(request.body, charset)
         key = self.gateway.notify_keys(fields.get("alipay_cert_sn") or None)
-        if not verify_notify(key, fields):
+        if not verify_notify(key, fields, charset):
             raise NotifyError("the signature does not verify")
         raw = json.dumps(fields, ensure_ascii=False, sort_keys=True)
         if fields.get("notify_type") != "trade_status_sync":

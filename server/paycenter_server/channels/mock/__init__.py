@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
@@ -70,7 +71,7 @@ class MockCodec:
     def query(self, attempt: AttemptRef, moment: Moment) -> QueryOutcome:
         """Decided by the behaviour and the age of the attempt."""
         behaviour = self._behaviour_of(attempt.extras)
-        late = attempt.create_time + timedelta(seconds=float(attempt.extras.get("late_seconds") or 2))
+        late = attempt.create_time + timedelta(seconds=_late_seconds(attempt.extras))
         paid = behaviour in ("success", "timeout") or (behaviour.startswith("late") and moment.now >= late)
         if paid:
             at = late if behaviour.startswith("late") else attempt.create_time
@@ -127,6 +128,12 @@ class MockCodec:
     def fetch_keys(self, serial: str | None, moment: Moment) -> Call[bool] | None:
         """It has no keys."""
         return None
+
+
+def _late_seconds(extras: Mapping[str, str]) -> float:
+    """2 for anything that is not a number of seconds up to a day."""
+    given = extras.get("late_seconds", "")
+    return float(given) if re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,3})?", given) else 2.0
 
 
 def check(config: Mapping[str, str]) -> Sequence[Violation]:

@@ -6,7 +6,13 @@ import re
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
-from paycenter_server.channels.crypto import CryptoError, load_certificates, load_private_key, load_public_key
+from paycenter_server.channels.crypto import (
+    CryptoError,
+    certificate_public_key,
+    load_certificates,
+    load_private_key,
+    load_public_key,
+)
 from paycenter_server.channels.protocol import ConfigField
 from paycenter_server.domain.errors import Violation
 
@@ -28,14 +34,27 @@ FIELDS = (
 
 
 def gateway_violation(value: str) -> Violation | None:
-    """A gateway is https, or http on this machine; it has no path of its own that would shadow the API's."""
+    """A gateway is https, or http on this machine; the API's paths are put behind it."""
     if not value:
         return None
-    parts = urlsplit(value)
-    local = parts.hostname in ("127.0.0.1", "localhost", "::1")
-    if (parts.scheme == "https" or (parts.scheme == "http" and local)) and parts.hostname and not parts.query:
-        return None
+    try:
+        parts = urlsplit(value)
+        local = parts.hostname in ("127.0.0.1", "localhost", "::1")
+        good = parts.scheme == "https" or (parts.scheme == "http" and local)
+        if good and parts.hostname and parts.port != 0 and not parts.query and not parts.fragment:
+            return None
+    except ValueError:
+        pass
     return Violation("gateway_url", "must be an https address (http only on this machine)")
+
+
+def _usable(certificates: str) -> bool:
+    """Whether the codec can be built with them."""
+    found = load_certificates(certificates)
+    try:
+        return bool([certificate_public_key(certificate) for certificate in found])
+    except CryptoError:
+        return False
 
 
 def check(config: Mapping[str, str]) -> Sequence[Violation]:
@@ -64,8 +83,9 @@ def check(config: Mapping[str, str]) -> Sequence[Violation]:
         except CryptoError:
             wrong.append(Violation("public_key", "must be WeChat's public key (pub_key.pem), not the merchant's certificate"))
     certificates = config.get("platform_certificates", "")
-    if certificates and not load_certificates(certificates):
-        wrong.append(Violation("platform_certificates", "must be one or more PEM certificates"))
+    if certificates and not _usable(certificates):
+        wrong.append(Violation("platform_certificates", "must be one or more PEM certificates with RSA keys"))
+    need("use_platform_certificates", r"(true|false)?", "must be true or false")
     if not public and not certificates and config.get("use_platform_certificates") != "true":
         wrong.append(Violation("public_key", "set WeChat's public key with its id, or use platform certificates"))
     bad_gateway = gateway_violation(config.get("gateway_url", ""))

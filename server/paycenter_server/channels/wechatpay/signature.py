@@ -58,7 +58,10 @@ def decrypt_resource(key: bytes, resource: Mapping[str, Any]) -> bytes:
     if not all(value is None or isinstance(value, str) for value in fields):
         raise CryptoError("the resource's fields are not texts")
     nonce, ciphertext, associated = ((value or "") for value in fields)
-    return aes_gcm_decrypt(key, nonce.encode(), b64decode(ciphertext), associated.encode())
+    try:
+        return aes_gcm_decrypt(key, nonce.encode(), b64decode(ciphertext), associated.encode())
+    except UnicodeEncodeError as error:
+        raise CryptoError("the resource's fields are not texts") from error
 
 
 class Verifier:
@@ -91,6 +94,8 @@ class Verifier:
             raise AnswerError(f"signed with {kind[:40]!r}, which is not {SCHEME}")
         if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= 12):
             raise AnswerError("the Wechatpay-Timestamp is not a number of seconds")
+        if not nonce.isascii():
+            raise AnswerError("the Wechatpay-Nonce is not ASCII")
         if abs(now.timestamp() - int(timestamp)) > WINDOW_SECONDS:
             raise AnswerError("the signature is more than 5 minutes away from our clock")
         key = self._keys.get(serial)
@@ -113,7 +118,7 @@ def read_certificates(api_v3_key: bytes, body: bytes) -> dict[str, RSAPublicKey]
             if certificate_serial(certificate).lstrip("0") != str(item["serial_no"]).upper().lstrip("0"):
                 raise AnswerError("a platform certificate does not have the serial it is listed under")
             found[str(item["serial_no"])] = certificate_public_key(certificate)
-    except (CryptoError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (CryptoError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AnswerError(f"the platform certificates cannot be read: {error}"[:200]) from error
     if not found:
         raise AnswerError("the answer holds no platform certificate")

@@ -1,0 +1,284 @@
+"""Alipay: what is refused because of its signature, callbacks, and certificate mode with its rotation."""
+
+from __future__ import annotations
+
+import base64
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from paycenter_server.channels.alipay.qr import AlipayQrCodec
+from paycenter_server.channels.alipay.signature import extract_signed
+from paycenter_server.channels.crypto import alipay_cert_sn, alipay_root_cert_sn, load_certificate, rsa_sign
+from paycenter_server.channels.protocol import (
+    AnswerError,
+    Call,
+    HttpResponse,
+    NotifyError,
+    NotifyRequest,
+    QueryStatus,
+    UnknownKeyError,
+)
+from unit.channel_support import (
+    ATTEMPT,
+    MOMENT,
+    NOW,
+    ali_cert_config,
+    ali_form,
+    ali_good,
+    ali_notice,
+    ali_raw,
+    ali_signed,
+    ali_trade,
+    cert_qr,
+    cert_sn,
+    certificate,
+    compact,
+    keys,
+    qr,
+    sent,
+)
+
+QUERY = "alipay.trade.query"
+CONTENT = ali_good(**ali_trade())
+DOWNLOAD = "alipay.open.app.alipaycert.download"
+
+
+def _ask(body: bytes, codec: AlipayQrCodec | None = None) -> QueryStatus:
+    return (codec or qr()).query(ATTEMPT, MOMENT).parse(HttpResponse(200, {}, body), NOW).status
+
+
+def test_the_signed_substring_is_what_counts() -> None:
+    source = '{ "code" : "10000" ,\n"trade_status":"TRADE_SUCCESS", "subject":"} \\" { 茶" }'
+    assert _ask(ali_raw(QUERY, source)) is QueryStatus.PAID
+    with pytest.raises(AnswerError, match="does not verify"):
+        _ask(ali_raw(QUERY, source).replace(b"} \\", b"}  \\"))
+
+
+@pytest.mark.parametrize("owner", ["ours", "wechat", "following"])
+def test_another_key(owner: str) -> None:
+    with pytest.raises(AnswerError, match="does not verify"):
+        _ask(ali_signed(QUERY, CONTENT, key=getattr(keys(), owner)).body)
+
+
+def test_a_duplicated_node_is_refused() -> None:
+    good, forged = compact(CONTENT).decode(), compact(ali_good(trade_status="WAIT_BUYER_PAY")).decode()
+    sign = rsa_sign(keys().alipay, good.encode())
+    node = '"alipay_trade_query_response":'
+    for body in (f'{{{node}{good},{node}{forged},"sign":"{sign}"}}', f'{{{node}{forged},{node}{good},"sign":"{sign}"}}'):
+        with pytest.raises(AnswerError, match="twice"):
+            _ask(body.encode())
+
+
+def test_an_escaped_slash_is_read_both_ways() -> None:
+    source = '{"code":"10000","trade_status":"TRADE_SUCCESS","url":"http:\\/\\/a"}'
+    assert _ask(ali_raw(QUERY, source)) is QueryStatus.PAID
+    sign = rsa_sign(keys().alipay, source.replace("\\/", "/").encode())
+    assert _ask(ali_raw(QUERY, source, sign=sign)) is QueryStatus.PAID
+    other = rsa_sign(keys().alipay, source.replace("\\/", "|").encode())
+    with pytest.raises(AnswerError):
+        _ask(ali_raw(QUERY, source, sign=other))
+
+
+def test_an_error_response() -> None:
+    source = '{"code":"40004","sub_code":"ACQ.TRADE_NOT_EXIST"}'
+    sign = rsa_sign(keys().alipay, source.encode())
+    assert _ask(f'{{"error_response":{source},"sign":"{sign}"}}'.encode()) is QueryStatus.NOT_FOUND
+    assert _ask(f'{{"error_response":{source}}}'.encode()) is QueryStatus.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"x", b"[]", b"7", b"{}", b"null", b"\xff", b'{"sign":"x"}', b"\xef\xbb\xbf{}", b"[" * 100_000,
+        b'{"alipay_trade_query_response":7}', b'{"alipay_trade_query_response":"AES"}', b'{"alipay_trade_query_response":[]}',
+        b'{"x":"alipay_trade_query_response"}', b'{"alipay_trade_query_response"', b'{"alipay_trade_query_response":',
+        b'{"alipay_trade_query_response":{"a":"', b'{"alipay_trade_query_response":{}', b'{"alipay_trade_close_response":{}}',
+        b'{"alipay_trade_query_response":' + b'{"a":' * 50_000 + b"1" + b"}" * 50_001,
+    ],
+)  # fmt: skip
+def test_what_is_no_answer(body: bytes) -> None:
+    with pytest.raises(AnswerError):
+        _ask(body)
+
+
+@pytest.mark.parametrize("sign", ["!!", "c2ln", " ", "\\ud800"])
+def test_a_signature_that_is_none(sign: str) -> None:
+    with pytest.raises(AnswerError):
+        _ask(ali_raw(QUERY, compact(CONTENT).decode(), sign=sign))
+
+
+def test_a_sign_that_is_no_text_counts_as_missing() -> None:
+    with pytest.raises(AnswerError, match="without a signature"):
+        _ask(b'{"alipay_trade_query_response":{"code":"10000"},"sign":7}')
+
+
+def test_encrypted_content_is_taken_with_its_quotes() -> None:
+    assert extract_signed('{"n" : "aGVs\\"bG8=" ,"sign":"x"}', "n") == '"aGVs\\"bG8="'
+
+
+# Callbacks
+
+
+def test_a_notice_with_text_that_needs_escaping() -> None:
+    subject = '100% 一杯 "咖啡" & +😀=;'
+    notice = ali_form(ali_notice(subject=subject, refund_fee=""))
+    notification = qr().parse_notify(notice, NOW)
+    assert json.loads(notification.raw)["subject"] == subject
+    payment = notification.payment
+    assert payment is not None
+    assert payment.payment is not None
+    assert payment.payment.amount == 1_000_000_000
+    assert payment.payment.account == qr().account
+
+
+def test_a_gbk_notice() -> None:
+    fields = ali_notice(charset="GBK", subject="一杯咖啡")
+    notification = qr().parse_notify(ali_form(fields, charset="gbk"), NOW)
+    assert json.loads(notification.raw)["subject"] == "一杯咖啡"
+
+
+def test_a_notice_without_the_account_says_so() -> None:
+    payment = qr().parse_notify(ali_form(ali_notice(app_id="-", seller_id="-")), NOW).payment
+    assert payment is not None
+    assert payment.payment is not None
+    assert payment.payment.account == {"app_id": "", "seller_id": ""}
+
+
+@pytest.mark.parametrize("name", [*ali_notice(), "sign_type_", "extra"])
+def test_every_field_is_covered(name: str) -> None:
+    notice = ali_form(ali_notice())
+    body = notice.body + b"&extra=1" if name == "extra" else notice.body.replace(name.encode() + b"=", name.encode() + b"=x")
+    if body == notice.body:
+        return
+    with pytest.raises(NotifyError):
+        qr().parse_notify(NotifyRequest({}, body), NOW)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"a", b"=", b"&", b"a=1&a=1", b"\xff=1", b"a=%ff", b"{}", b"sign=", b"sign=x", b"x=1&sign=c2ln",
+        b"&".join(b"a%d=1" % number for number in range(500)), b"charset=gbk&a=%81", b"a=%ED%A0%80&sign=x",
+    ],
+)  # fmt: skip
+def test_what_is_no_notice(body: bytes) -> None:
+    with pytest.raises(NotifyError):
+        qr().parse_notify(NotifyRequest({}, body), NOW)
+
+
+def test_parameters_of_the_address_are_never_read() -> None:
+    notice = ali_form(ali_notice())
+    with pytest.raises(NotifyError):
+        qr().parse_notify(NotifyRequest({}, b"", notice.body.decode()), NOW)
+
+
+def test_a_return_url_is_not_a_notice() -> None:
+    fields = {name: value for name, value in ali_notice().items() if name != "notify_type"}
+    assert qr().parse_notify(ali_form(fields), NOW).payment is None
+
+
+# Certificate mode
+
+
+def test_requests_name_the_certificates() -> None:
+    fields = sent(cert_qr().query(ATTEMPT, MOMENT).request)
+    assert fields["app_cert_sn"] == cert_sn("ours")
+    assert fields["alipay_root_cert_sn"] == alipay_root_cert_sn(ali_cert_config()["root_cert"])
+    assert "_" not in fields["alipay_root_cert_sn"]
+    assert "app_cert_sn" not in sent(qr().query(ATTEMPT, MOMENT).request)
+
+
+def test_the_answer_names_its_certificate() -> None:
+    codec = cert_qr()
+    body = ali_signed(QUERY, CONTENT, alipay_cert_sn=cert_sn("alipay")).body
+    assert _ask(body, codec) is QueryStatus.PAID
+    with pytest.raises(UnknownKeyError):
+        _ask(ali_signed(QUERY, CONTENT).body, codec)
+    with pytest.raises(UnknownKeyError) as caught:
+        _ask(ali_signed(QUERY, CONTENT, key=keys().following, alipay_cert_sn=cert_sn("following")).body, codec)
+    assert caught.value.serial == cert_sn("following")
+
+
+def test_a_notice_in_certificate_mode() -> None:
+    codec = cert_qr()
+    assert codec.parse_notify(ali_form(ali_notice()), NOW).payment is not None
+    assert codec.parse_notify(ali_form(ali_notice(alipay_cert_sn=cert_sn("alipay"))), NOW).payment is not None
+    with pytest.raises(UnknownKeyError):
+        codec.parse_notify(ali_form(ali_notice(alipay_cert_sn=cert_sn("following")), keys().following), NOW)
+
+
+def _download(codec: AlipayQrCodec, serial: str) -> Call[bool]:
+    call = codec.fetch_keys(serial, MOMENT)
+    assert call is not None
+    return call
+
+
+def _offered(material: bytes) -> HttpResponse:
+    return ali_signed(DOWNLOAD, ali_good(alipay_cert_content=base64.b64encode(material).decode()))
+
+
+def _leaf(issuer: bytes, signer: Any, days: int = 10) -> bytes:
+    """A certificate of the `following` key that `signer` signed in the name of the issuer's certificate."""
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(load_certificate(certificate("alipay")).subject).issuer_name(load_certificate(issuer).subject)
+        .serial_number(4711).not_valid_before(NOW - timedelta(days=5)).not_valid_after(NOW + timedelta(days=days))
+        .public_key(keys().following.public_key())
+    )  # fmt: skip
+    return builder.sign(signer, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+
+def test_a_rotated_certificate_is_fetched_by_its_sn() -> None:
+    codec, serial = cert_qr(), cert_sn("following")
+    call = _download(codec, serial)
+    fields = sent(call.request)
+    assert (fields["method"], json.loads(fields["biz_content"])) == (DOWNLOAD, {"alipay_cert_sn": serial})
+    assert call.parse(_offered(certificate("following")), NOW)
+    for owner in ("alipay", "following"):
+        answer = ali_signed(QUERY, CONTENT, key=getattr(keys(), owner), alipay_cert_sn=cert_sn(owner))
+        assert _ask(answer.body, codec) is QueryStatus.PAID
+
+
+def test_forged_certificates_are_not_trusted() -> None:
+    codec = cert_qr()
+    forged = keys().stranger.issue("following", keys().following)
+    self_made = _leaf(certificate("ours"), keys().ours)
+    expired = _leaf(keys().authority.root_pem(), keys().stranger._key, days=-1)
+    for material in (
+        forged, forged + keys().stranger.root_pem(), self_made, self_made + certificate("ours"), expired,
+        keys().stranger.root_pem(),
+        b"", b"x", b"-----BEGIN CERTIFICATE-----\nQUJD\n-----END CERTIFICATE-----",
+    ):  # fmt: skip
+        try:
+            serial = alipay_cert_sn(load_certificate(material))
+        except ValueError:
+            serial = "f" * 32
+        assert _download(codec, serial).parse(_offered(material), NOW) is False, material
+        with pytest.raises(UnknownKeyError):
+            _ask(ali_signed(QUERY, CONTENT, key=keys().following, alipay_cert_sn=serial).body, codec)
+
+
+def test_a_certificate_with_another_sn_or_out_of_date() -> None:
+    codec = cert_qr()
+    assert _download(codec, "f" * 32).parse(_offered(certificate("following")), NOW) is False
+    for days in (-3, 4000):
+        call = _download(codec, cert_sn("following"))
+        assert call.parse(_offered(certificate("following")), NOW + timedelta(days=days)) is False
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"7", b"{}", b"[" * 100_000, b'{"alipay_open_app_alipaycert_download_response":[]}'])
+def test_a_download_that_cannot_be_read(body: bytes) -> None:
+    call = _download(cert_qr(), "f" * 32)
+    assert call.parse(HttpResponse(200, {}, body), NOW) is False
+    assert call.unclear("time-out") is False
+
+
+def test_there_is_nothing_to_fetch_without_certificates_or_an_sn() -> None:
+    assert qr().fetch_keys("f" * 32, MOMENT) is None
+    assert cert_qr().fetch_keys(None, MOMENT) is None
+    assert not cert_qr().keys_due(NOW)
