@@ -72,9 +72,9 @@ class Keys:
 
 @functools.cache
 def keys() -> Keys:
-    made = [new_rsa_key() for _ in range(5)]
     name = ("Ant Financial Certification Authority R1", "Certification Authority", "Ant Financial")
-    return Keys(*made, CertificateMaker(*name), CertificateMaker(*name))
+    ours, wechat, platform, alipay, following = (new_rsa_key() for _ in range(5))
+    return Keys(ours, wechat, platform, alipay, following, CertificateMaker(*name), CertificateMaker(*name))
 
 
 @functools.cache
@@ -122,10 +122,16 @@ def ali_config(**changes: str) -> dict[str, str]:
     return {**config, **changes}
 
 
+@functools.cache
+def root_bundle() -> bytes:
+    """As the real one: an SM2 root, the root that counts, and one on another curve."""
+    return b"\n".join((sm2_root(), keys().authority.root_pem(), CertificateMaker.elliptic_root("EC Root")))
+
+
 def ali_cert_config(**changes: str) -> dict[str, str]:
     material = {
         "mode": "certificate", "app_cert": certificate("ours").decode(), "alipay_cert": certificate("alipay").decode(),
-        "root_cert": b"\n".join((sm2_root(), keys().authority.root_pem(), CertificateMaker.elliptic_root("EC Root"))).decode(),
+        "root_cert": root_bundle().decode(),
     }  # fmt: skip
     config = ali_config(**material, **changes)
     del config["alipay_public_key"]

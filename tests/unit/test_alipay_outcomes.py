@@ -244,3 +244,8 @@ def test_the_facts_of_a_refund_query() -> None:
 def test_what_is_not_scanned_stays_payable() -> None:
     assert _signed(2, ali_bad("ACQ.TRADE_NOT_EXIST")).status is CloseStatus.STILL_PAYABLE
     assert _signed(0, GOOD[0]).status is PayStatus.WAITING
+
+
+def test_a_number_with_a_nul_is_not_ours() -> None:
+    outcome = _signed(1, ali_good(**ali_trade(out_trade_no=NUMBER + "\0")))
+    assert outcome.payment.out_trade_no == NUMBER + "\ufffd"

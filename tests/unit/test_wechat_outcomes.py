@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from paycenter_server.channels.protocol import (
     AnswerError,
@@ -57,7 +59,7 @@ CALLS = (
     wx().query_refund(REFUND, MOMENT),
 )  # fmt: skip
 NAMES = ("pay", "query", "close", "refund", "query_refund")
-GOOD = ({"code_url": "weixin://x"}, wx_transaction(), {}, wx_refund(), wx_refund())
+GOOD: tuple[dict[str, Any], ...] = ({"code_url": "weixin://x"}, wx_transaction(), {}, wx_refund(), wx_refund())
 each_call = pytest.mark.parametrize("index", range(5), ids=NAMES)
 
 
@@ -169,3 +171,9 @@ def test_close_is_answered_by_a_signed_204() -> None:
     assert wx().close(ATTEMPT, MOMENT).parse(wx_signed(b"", 204), NOW).status is CloseStatus.CLOSED
     with pytest.raises(AnswerError):
         wx().close(ATTEMPT, MOMENT).parse(HttpResponse(204, {}, b""), NOW)
+
+
+def test_a_text_that_no_database_takes_is_replaced() -> None:
+    body = b'{"code":"PARAM_ERROR","message":"a\\u0000b\\ud800c"}'
+    outcome = wx().pay(PAY, MOMENT).parse(HttpResponse(400, {}, body), NOW)
+    assert (outcome.error_code, outcome.error_message) == ("PARAM_ERROR", "a\ufffdb?c")

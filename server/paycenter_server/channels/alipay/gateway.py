@@ -29,6 +29,7 @@ from paycenter_server.channels.crypto import (
     signed_with_rsa,
 )
 from paycenter_server.channels.protocol import AnswerError, Call, HttpRequest, HttpResponse, Moment, UnknownKeyError
+from paycenter_server.channels.texts import text
 from paycenter_server.channels.times import alipay
 
 CERT_DOWNLOAD = "alipay.open.app.alipaycert.download"
@@ -44,8 +45,7 @@ class Answer:
 
     def text(self, name: str) -> str:
         """A field that is a text; empty where it is missing or something else."""
-        value = self.content.get(name)
-        return value if isinstance(value, str) else ""
+        return text(self.content.get(name))
 
     @property
     def code(self) -> str:

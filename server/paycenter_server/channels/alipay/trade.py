@@ -34,6 +34,7 @@ from paycenter_server.channels.protocol import (
     RefundRequest,
     RefundStatus,
 )
+from paycenter_server.channels.texts import text
 from paycenter_server.channels.times import alipay, parse_alipay
 
 T = TypeVar("T")
@@ -197,26 +198,22 @@ class AlipayTradeCodec:
     def _trade(self, trade: Mapping[str, Any], account: Mapping[str, str], paid_field: str) -> QueryOutcome:
         """A trade, as queries answer it and callbacks hold it."""
 
-        def text(name: str) -> str:
-            value = trade.get(name)
-            return value if isinstance(value, str) else ""
-
-        state = text("trade_status")
-        refunded = (fen(trade.get("refund_fee")) or 0) > 0 or bool(text("gmt_refund"))
+        state = text(trade.get("trade_status"))
+        refunded = (fen(trade.get("refund_fee")) or 0) > 0 or bool(text(trade.get("gmt_refund")))
         if state in ("TRADE_SUCCESS", "TRADE_FINISHED"):
             status = QueryStatus.PAID
         elif state == "TRADE_CLOSED":
-            status = QueryStatus.PAID if refunded or text(paid_field) else QueryStatus.CLOSED
+            status = QueryStatus.PAID if refunded or text(trade.get(paid_field)) else QueryStatus.CLOSED
         else:
             status = QueryStatus.WAITING if state == "WAIT_BUYER_PAY" else QueryStatus.UNKNOWN
         payment = Payment(
-            out_trade_no=text("out_trade_no"),
-            channel_order_no=text("trade_no"),
+            out_trade_no=text(trade.get("out_trade_no")),
+            channel_order_no=text(trade.get("trade_no")),
             amount=fen(trade.get("total_amount")),
-            currency=text("trans_currency") or CURRENCY,
+            currency=text(trade.get("trans_currency")) or CURRENCY,
             account=account,
-            channel_user_id=text("buyer_user_id") or text("buyer_id") or text("buyer_open_id"),
-            success_time=parse_alipay(text(paid_field)),
+            channel_user_id=text(trade.get("buyer_user_id")) or text(trade.get("buyer_id")) or text(trade.get("buyer_open_id")),
+            success_time=parse_alipay(text(trade.get(paid_field))),
         )
         return QueryOutcome(status, payment, "" if status is not QueryStatus.UNKNOWN else "TRADE_STATUS", state)
 

@@ -44,6 +44,7 @@ from paycenter_server.channels.protocol import (
     RefundRequest,
     RefundStatus,
 )
+from paycenter_server.channels.texts import text as _text
 from paycenter_server.channels.times import parse_rfc3339, rfc3339
 from paycenter_server.channels.wechatpay import outcomes
 from paycenter_server.channels.wechatpay.config import GATEWAY
@@ -59,10 +60,6 @@ T = TypeVar("T")
 
 # "Native at most 7 days": a longer order stays payable by submitting it again, and expires here when it should.
 LONGEST = timedelta(days=7)
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
 
 
 def _whole(value: object) -> int | None:
