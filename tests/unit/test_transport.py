@@ -1,0 +1,142 @@
+"""The only outbound channel I/O: bytes as given, and whatever goes wrong is unclear."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from paycenter_server.channels import transport as module
+from paycenter_server.channels.protocol import HttpRequest
+from paycenter_server.channels.transport import AiohttpTransport, TransportUnclearError
+
+Handler = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
+
+
+class RawServer:
+    """Keeps what came, byte for byte, and lets a handler answer."""
+
+    def __init__(self) -> None:
+        self.received: list[bytes] = []
+        self.handler: Handler = self.good
+        self.port = 0
+
+    async def good(self, request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nWeChatPay-Nonce: N\r\nContent-Length: 2\r\n\r\nok")
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = next((int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), 0)
+            self.received.append(head + await reader.readexactly(length))
+            await self.handler(self.received[-1], writer)
+            await writer.drain()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[RawServer]:
+    raw = RawServer()
+    listening = await asyncio.start_server(raw.serve, "127.0.0.1", 0)
+    raw.port = listening.sockets[0].getsockname()[1]
+    yield raw
+    listening.close()
+
+
+@pytest.fixture
+async def transport() -> AsyncIterator[AiohttpTransport]:
+    opened = AiohttpTransport()
+    yield opened
+    await opened.aclose()
+
+
+async def test_what_was_signed_is_what_is_sent(server: RawServer, transport: AiohttpTransport) -> None:
+    target = "/v3/x%7Cy%2A%3A%2F?a=%E8%8C%B6&b=1%2B1&c=a%20b|"
+    body = '{"a":"茶", "b" : 1}'.encode()
+    headers = (("Authorization", 'WECHATPAY2 mchid="1"'), ("Content-Type", "application/json"))
+    answer = await transport.send(HttpRequest("POST", f"http://127.0.0.1:{server.port}{target}", headers, body), 5)
+    assert (answer.status, answer.body, answer.headers["wechatpay-nonce"]) == (200, b"ok", "N")
+    head, _, sent = server.received[0].partition(b"\r\n\r\n")
+    assert head.split(b"\r\n")[0].decode() == f"POST {target} HTTP/1.1"
+    assert b'Authorization: WECHATPAY2 mchid="1"' in head
+    assert sent == body
+
+
+async def test_an_empty_body_sends_nothing(server: RawServer, transport: AiohttpTransport) -> None:
+    await transport.send(HttpRequest("GET", f"http://127.0.0.1:{server.port}/"), 5)
+    assert server.received[0].endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("status", [204, 202, 400, 429, 500])
+async def test_any_status_is_an_answer(server: RawServer, transport: AiohttpTransport, status: int) -> None:
+    async def answer(request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n" % status)
+
+    server.handler = answer
+    assert (await transport.send(HttpRequest("GET", f"http://127.0.0.1:{server.port}/"), 5)).status == status
+
+
+async def test_a_redirect_is_not_followed(server: RawServer, transport: AiohttpTransport) -> None:
+    async def answer(request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n")
+
+    server.handler = answer
+    assert (await transport.send(HttpRequest("GET", f"http://127.0.0.1:{server.port}/"), 5)).status == 302
+    assert len(server.received) == 1
+
+
+async def _silence(request: bytes, writer: asyncio.StreamWriter) -> None:
+    await asyncio.sleep(5)
+
+
+async def _hang_up(request: bytes, writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+
+
+async def _half(request: bytes, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+
+
+async def _no_http(request: bytes, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"hello\r\n\r\n")
+
+
+async def _bad_gzip(request: bytes, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nxxxx")
+
+
+async def _large(request: bytes, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n" + b"x" * 5000)
+
+
+@pytest.mark.parametrize("handler", [_silence, _hang_up, _half, _no_http, _bad_gzip, _large])
+async def test_no_usable_answer_is_unclear(
+    server: RawServer, transport: AiohttpTransport, handler: Handler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_ANSWER", 4999)
+    server.handler = handler
+    with pytest.raises(TransportUnclearError):
+        await transport.send(HttpRequest("GET", f"http://127.0.0.1:{server.port}/"), 0.3)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "http://", "not a url", "http://127.0.0.1:99999/", "file:///etc/passwd"])
+async def test_no_connection_is_unclear(transport: AiohttpTransport, url: str) -> None:
+    with pytest.raises(TransportUnclearError):
+        await transport.send(HttpRequest("GET", url), 1)
+
+
+async def test_headers_with_line_breaks_are_not_sent(server: RawServer, transport: AiohttpTransport) -> None:
+    request = HttpRequest("GET", f"http://127.0.0.1:{server.port}/", (("X", "a\r\nY: b"),))
+    with pytest.raises(TransportUnclearError):
+        await transport.send(request, 1)
+    assert not server.received
+
+
+async def test_a_closed_session_is_opened_again(server: RawServer, transport: AiohttpTransport) -> None:
+    request = HttpRequest("GET", f"http://127.0.0.1:{server.port}/")
+    assert (await transport.send(request, 5)).status == 200
+    await transport.aclose()
+    assert (await transport.send(request, 5)).status == 200
