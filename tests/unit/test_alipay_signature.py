@@ -208,6 +208,8 @@ def test_a_notice_in_certificate_mode() -> None:
     codec = cert_qr()
     assert codec.parse_notify(ali_form(ali_notice()), NOW).payment is not None
     assert codec.parse_notify(ali_form(ali_notice(alipay_cert_sn=cert_sn("alipay"))), NOW).payment is not None
+    with pytest.raises(NotifyError):
+        codec.parse_notify(ali_form(ali_notice(), keys().following), NOW)
     with pytest.raises(UnknownKeyError):
         codec.parse_notify(ali_form(ali_notice(alipay_cert_sn=cert_sn("following")), keys().following), NOW)
 
@@ -240,6 +242,7 @@ def test_a_rotated_certificate_is_fetched_by_its_sn() -> None:
     assert (fields["method"], json.loads(fields["biz_content"])) == (DOWNLOAD, {"alipay_cert_sn": serial})
     assert call.parse(_offered(certificate("following")), NOW)
     for owner in ("alipay", "following"):
+        assert codec.parse_notify(ali_form(ali_notice(), getattr(keys(), owner)), NOW).payment is not None
         answer = ali_signed(QUERY, CONTENT, key=getattr(keys(), owner), alipay_cert_sn=cert_sn(owner))
         assert _ask(answer.body, codec) is QueryStatus.PAID
 

@@ -153,11 +153,11 @@ class Gateway:
             raise UnknownKeyError(name)
         return key
 
-    def notify_keys(self, serial: str | None) -> RSAPublicKey:
-        """The key for a callback. Callbacks of certificate mode name theirs in `alipay_cert_sn`; if not, the first one."""
+    def notify_keys(self, serial: str | None) -> list[RSAPublicKey]:
+        """The keys that a callback may be signed with: the one it names in `alipay_cert_sn`, else any that is trusted."""
         if self.certificate_mode and serial is None:
-            return next(iter(self._keys.values()))
-        return self._key_named(serial)
+            return list(self._keys.values())
+        return [self._key_named(serial)]
 
     # Alipay's certificate is replaced from time to time; the new one is fetched by its SN.
 

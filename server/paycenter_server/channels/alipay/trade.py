@@ -221,8 +221,8 @@ class AlipayTradeCodec:
         """The form of the body only: what is verified is what is read. Parameters of the address are never looked at."""
         charset = "gbk" if b"charset=gbk" in request.body[:20_000].lower() else "utf-8"
         fields = parse_form(request.body, charset)
-        key = self.gateway.notify_keys(fields.get("alipay_cert_sn") or None)
-        if not verify_notify(key, fields, charset):
+        keys = self.gateway.notify_keys(fields.get("alipay_cert_sn") or None)
+        if not any(verify_notify(key, fields, charset) for key in keys):
             raise NotifyError("the signature does not verify")
         raw = json.dumps(fields, ensure_ascii=False, sort_keys=True)
         if fields.get("notify_type") != "trade_status_sync":
