@@ -13,15 +13,14 @@ from paycenter_server.settings import Settings, split_address
 
 async def _wait_for_schema(services: Services, stop: asyncio.Event) -> None:
     """Started beside the migration, a process waits for it instead of failing."""
-    from paycenter_server.storage.migrate import head
+    from paycenter_server.storage.migrate import head, revision_of
 
     wanted = head()
     while not stop.is_set():
         async with services.context.database.connection() as connection:
-            if await connection.fetchval("SELECT to_regclass('alembic_version')") is not None:
-                found = await connection.fetchval("SELECT version_num FROM alembic_version")
-                if found is not None and str(found) >= wanted:
-                    return
+            found = await revision_of(connection)
+        if found is not None and found >= wanted:
+            return
         try:
             await asyncio.wait_for(stop.wait(), 0.1)
         except TimeoutError:

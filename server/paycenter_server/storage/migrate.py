@@ -9,6 +9,7 @@ from pathlib import Path
 import asyncpg
 
 import paycenter_server
+from paycenter_server.storage.database import Connection
 
 
 def migrations_folder() -> Path:
@@ -35,14 +36,19 @@ def head() -> str:
     return heads.pop()
 
 
-async def current(database_url: str) -> str | None:
+async def revision_of(connection: Connection) -> str | None:
     """The database's revision; None if it was never migrated."""
+    if await connection.fetchval("SELECT to_regclass('alembic_version')") is None:
+        return None
+    revision = await connection.fetchval("SELECT version_num FROM alembic_version")
+    return str(revision) if revision else None
+
+
+async def current(database_url: str) -> str | None:
+    """`revision_of` a database that nobody is connected to yet."""
     connection = await asyncpg.connect(database_url, timeout=5)
     try:
-        if await connection.fetchval("SELECT to_regclass('alembic_version')") is None:
-            return None
-        revision = await connection.fetchval("SELECT version_num FROM alembic_version")
-        return str(revision) if revision else None
+        return await revision_of(connection)
     finally:
         await connection.close()
 

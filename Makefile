@@ -1,0 +1,76 @@
+# PayCenter. Two commands matter: `make run` and `make test`. Everything is set up inside .venv; nothing needs root.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+SOURCES := pyproject.toml client/pyproject.toml constraints.txt
+JOBS ?= 2
+
+.PHONY: run demo setup test lint unit faults interop stubs diagrams format clean help
+
+help:
+	@echo "make run      set up and run everything on this machine (Ctrl-C stops it)"
+	@echo "make demo     play two payments from end to end and check every step"
+	@echo "make test     set up and pass every check and test"
+	@echo "make interop  let other SDKs drive the simulator and verify our requests"
+	@echo "make faults   the long campaigns: a kill at every await, many rounds of races"
+	@echo "make setup    set up only"
+	@echo "make stubs    generate the stubs after a change of protos/"
+	@echo "make diagrams generate the state diagrams of ARCHITECTURE.md"
+	@echo "make format   format the code"
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "PayCenter needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(BIN)/python $(SOURCES)
+	$(PIP) --editable ./client --editable '.[local]'
+	@touch $@
+
+$(VENV)/.dev: $(BIN)/python $(SOURCES)
+	$(PIP) --editable ./client --editable '.[local,dev]'
+	@touch $@ $(VENV)/.run
+
+run: $(VENV)/.run
+	@$(BIN)/paycenter dev $(ARGS)
+
+demo: $(VENV)/.run
+	@$(BIN)/paycenter demo $(ARGS)
+
+setup: $(VENV)/.dev
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	cd protos && ../$(BIN)/buf lint && ../$(BIN)/buf format --diff --exit-code
+	cd protos && ../$(BIN)/buf breaking --against baseline.binpb
+	$(BIN)/lint-imports
+	$(BIN)/python -m mypy server client tests/support tests/unit tests/contract tests/integration tests/property tests/faults tools
+	$(BIN)/python tools/stubs.py --check
+	$(BIN)/python tools/diagrams.py --check
+
+unit: $(VENV)/.dev
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --cov --cov-report=term:skip-covered $(ARGS)
+
+test: lint unit
+
+faults: $(VENV)/.dev
+	FAULTS=all $(BIN)/python -m pytest tests/faults $(ARGS)
+
+interop: $(VENV)/.dev
+	$(BIN)/python tests/interop/run.py
+
+stubs: $(VENV)/.dev
+	$(BIN)/python tools/stubs.py
+
+diagrams: $(VENV)/.dev
+	$(BIN)/python tools/diagrams.py
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	cd protos && ../$(BIN)/buf format --write
+
+clean:
+	rm -rf $(VENV) .interop build dist *.egg-info client/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
