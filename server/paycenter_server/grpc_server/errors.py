@@ -16,6 +16,13 @@ from paycenter_server.domain.errors import PayCenterError, Reason
 DOMAIN = "paycenter"
 _C = grpc.StatusCode
 
+# The trailers of a call have a limit of 8 KiB, above which gRPC drops the answer and reports RESOURCE_EXHAUSTED. The message
+# travels percent-encoded and once more in the details, and those in base64: these parts make 7 KiB at most.
+_MESSAGE_BYTES = 1536
+_METADATA_BYTES = 640
+_VALUE_BYTES = 256
+_FIELDS_BYTES = 1536
+
 CODES: Mapping[Reason, grpc.StatusCode] = {
     Reason.INTERNAL: _C.INTERNAL,
     Reason.INVALID_FIELD: _C.INVALID_ARGUMENT,
@@ -62,18 +69,40 @@ def _packed(message: Message) -> AnyMessage:
 
 
 def to_status(error: PayCenterError) -> Status:
-    """The rich status of an error."""
-    # Metadata travels in HTTP/2 headers, which have a limit of about 8 KiB.
-    metadata = {name: value[:512] for name, value in error.metadata.items()}
+    """The rich status of an error, cut to what its trailers can hold."""
+    metadata, room = {}, _METADATA_BYTES
+    for name, value in error.metadata.items():
+        metadata[name] = _clipped(value, min(room, _VALUE_BYTES))
+        room -= len(metadata[name].encode())
     details = [_packed(ErrorInfo(reason=error.reason.value, domain=DOMAIN, metadata=metadata))]
-    if error.violations:
-        fields = [
-            BadRequest.FieldViolation(field=violation.field, description=violation.description)
-            for violation in error.violations[:40]
-        ]
+    fields, room = [], _FIELDS_BYTES
+    for violation in error.violations:
+        made = BadRequest.FieldViolation(
+            field=_clipped(violation.field, 120), description=_clipped(violation.description, _VALUE_BYTES)
+        )
+        room -= made.ByteSize() + 3
+        if room < 0:
+            break
+        fields.append(made)
+    if fields:
         details.append(_packed(BadRequest(field_violations=fields)))
     if error.retry_after is not None:
         delay = Duration()
         delay.FromMilliseconds(int(error.retry_after * 1000))
         details.append(_packed(RetryInfo(retry_delay=delay)))
-    return Status(code=CODES[error.reason].value[0], message=error.message[:2000], details=details)
+    return Status(code=CODES[error.reason].value[0], message=_message(error.message), details=details)
+
+
+def _clipped(text: str, size: int) -> str:
+    """At most so many bytes, in whole characters."""
+    return text if len(text) * 4 <= size else text.encode("utf-8", "replace")[: max(size, 0)].decode("utf-8", "ignore")
+
+
+def _message(text: str) -> str:
+    """Cut by what it takes on the wire, where everything but printable ASCII takes three bytes for one."""
+    room = _MESSAGE_BYTES
+    for index, character in enumerate(text):
+        room -= 1 if " " <= character <= "~" and character != "%" else 3 * len(character.encode("utf-8", "replace"))
+        if room < 0:
+            return text[:index]
+    return text

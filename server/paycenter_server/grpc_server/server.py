@@ -90,8 +90,11 @@ class Parts:
 class Server:
     """Start, serve, stop. `port` is the bound one (useful with port 0)."""
 
-    def __init__(self, parts: Parts, address: str, *, tls: Tls | None, with_reflection: bool) -> None:
+    def __init__(
+        self, parts: Parts, address: str, *, tls: Tls | None, with_reflection: bool, health_seconds: float = _HEALTH_SECONDS
+    ) -> None:
         self._database = parts.database
+        self._health_seconds = health_seconds
         self._server = grpc.aio.server(interceptors=(Interceptor(parts.identity),), options=_OPTIONS)
         pay_order_service_pb2_grpc.add_PayOrderServiceServicer_to_server(OrderServicer(parts.orders, parts.submit), self._server)
         pay_refund_service_pb2_grpc.add_PayRefundServiceServicer_to_server(RefundServicer(parts.refunds), self._server)
@@ -139,7 +142,7 @@ class Server:
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(_HEALTH_SECONDS)
+            await asyncio.sleep(self._health_seconds)
             await self._set_health(await self._database.healthy())
 
     async def _set_health(self, healthy: bool) -> None:

@@ -21,12 +21,14 @@ MAX_BODY = 64 * 1024
 READ_SECONDS = 5.0
 
 
-def create_app(callbacks: Callbacks, database: Database) -> web.Application:
+def create_app(
+    callbacks: Callbacks, database: Database, *, read_seconds: float = READ_SECONDS
+) -> web.Application:
     """The sidecar."""
 
     async def notify(request: web.Request) -> web.Response:
         try:
-            async with asyncio.timeout(READ_SECONDS):
+            async with asyncio.timeout(read_seconds):
                 body = await request.read()
         except TimeoutError:
             return web.Response(status=408, text="the body did not arrive in time")

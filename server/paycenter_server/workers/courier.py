@@ -63,16 +63,17 @@ class AddressGuard:
 class AiohttpCourier:
     """See `services.notifying.Courier`."""
 
-    def __init__(self, guard: AddressGuard, clock: Clock) -> None:
+    def __init__(self, guard: AddressGuard, clock: Clock, *, timeout: float = TIMEOUT) -> None:
         self._guard = guard
         self._clock = clock
+        self._timeout = timeout
         self._session: aiohttp.ClientSession | None = None
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:
             connector = aiohttp.TCPConnector(limit=0, limit_per_host=0, socket_factory=self._guard.socket_factory)
             self._session = aiohttp.ClientSession(
-                connector=connector, timeout=aiohttp.ClientTimeout(total=TIMEOUT), cookie_jar=aiohttp.DummyCookieJar()
+                connector=connector, timeout=aiohttp.ClientTimeout(total=self._timeout), cookie_jar=aiohttp.DummyCookieJar()
             )
         return self._session
 
@@ -90,7 +91,7 @@ class AiohttpCourier:
                         break
                 return Received(response.status, raw.decode("utf-8", "replace"), self._retry_after(response))
         except TimeoutError:
-            return Received(0, f"no answer within {TIMEOUT:.0f} seconds")
+            return Received(0, f"no answer within {self._timeout:g} seconds")
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return Received(0, f"{type(error).__name__}: {error}"[:500])
 

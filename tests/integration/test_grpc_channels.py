@@ -1,0 +1,261 @@
+"""PayChannelService over the wire: configuration, secrets, guards."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from paycenter import PayCenterError
+from paycenter.v1 import pay_channel_service_pb2 as pb
+from paycenter_server.bootstrap import open_services
+from paycenter_server.channels.crypto import CryptoError
+from paycenter_server.settings import Settings
+from support.world import World
+from test_grpc_support import Rig, fails, open_rig
+
+SECRETS = {"wx_native": ("private_key", "api_v3_key"), "alipay_qr": ("private_key",), "alipay_pc": ("private_key",), "mock": ()}
+
+
+@pytest.fixture
+async def rig(world: World) -> AsyncIterator[Rig]:
+    async with open_rig(world) as opened:
+        yield opened
+
+
+def config(family: str, **fields: Any) -> pb.PayChannelConfig:
+    return pb.PayChannelConfig(**{family: fields})
+
+
+async def books(rig: Rig) -> None:
+    await rig.world.add_app("books", codes=())
+
+
+def request(code: str, given: pb.PayChannelConfig, **more: Any) -> pb.CreatePayChannelRequest:
+    return pb.CreatePayChannelRequest(app_key="books", code=code, fee_rate_ppm=6000, config=given, **more)
+
+
+async def make(rig: Rig, code: str, **more: Any) -> pb.PayChannel:
+    family, fields = rig.world.configs[code]
+    return (await rig.op.channels.CreatePayChannel(request(code, config(family, **fields), **more))).pay_channel
+
+
+@pytest.mark.parametrize("code", ["wx_native", "alipay_qr", "alipay_pc", "mock"])
+async def test_create_read_change_list_delete(rig: Rig, code: str) -> None:
+    await books(rig)
+    family, fields = rig.world.configs[code]
+    made = await make(rig, code, remark="主", disabled=True)
+    assert (made.app_key, made.code, made.enabled, made.fee_rate_ppm, made.remark) == ("books", code, False, 6000, "主")
+    assert made.config.WhichOneof("family") == family
+    assert list(made.configured_secrets) == sorted(SECRETS[code])
+    shown = getattr(made.config, family)
+    for name, value in fields.items():
+        assert getattr(shown, name) == ("" if name in SECRETS[code] else value), name
+    assert made.order_notify_url == f"{rig.world.settings.order_notify_url}/{made.id}"
+    assert made.refund_notify_url == f"{rig.world.settings.refund_notify_url}/{made.id}"
+
+    changed = await rig.op.channels.UpdatePayChannel(
+        pb.UpdatePayChannelRequest(id=made.id, enabled=True, fee_rate_ppm=0, remark="")
+    )
+    assert (changed.pay_channel.enabled, changed.pay_channel.fee_rate_ppm, changed.pay_channel.remark) == (True, 0, "")
+    assert changed.pay_channel.config == made.config
+    got = await rig.op.channels.GetPayChannel(pb.GetPayChannelRequest(id=made.id))
+    assert got.pay_channel == changed.pay_channel
+    listed = await rig.op.channels.ListPayChannels(pb.ListPayChannelsRequest(app_key="books"))
+    assert list(listed.pay_channels) == [got.pay_channel]
+    everything = await rig.op.channels.ListPayChannels(pb.ListPayChannelsRequest(page_size=3))
+    rest = await rig.op.channels.ListPayChannels(
+        pb.ListPayChannelsRequest(page_size=3, page_token=everything.next_page_token)
+    )
+    assert len({item.id for item in (*everything.pay_channels, *rest.pay_channels)}) == 5
+    codes = await rig.op.channels.ListEnabledChannelCodes(pb.ListEnabledChannelCodesRequest(app_key="books"))
+    assert list(codes.codes) == [code]
+    raw = await rig.world.value("SELECT config::text FROM pay_channel WHERE remark = '' AND app_id = "
+                                "(SELECT id FROM pay_app WHERE app_key = 'books')")  # fmt: skip
+    for name in SECRETS[code]:
+        assert json.dumps(fields[name])[1:-1] not in raw
+        for answer in (made, changed, got, listed, everything):
+            assert fields[name] not in str(answer)
+
+    await rig.op.channels.DeletePayChannel(pb.DeletePayChannelRequest(id=made.id))
+    for call in (rig.op.channels.GetPayChannel(pb.GetPayChannelRequest(id=made.id)),
+                 rig.op.channels.UpdatePayChannel(pb.UpdatePayChannelRequest(id=made.id, remark="x")),
+                 rig.op.channels.DeletePayChannel(pb.DeletePayChannelRequest(id=made.id))):  # fmt: skip
+        async with fails("CHANNEL_NOT_FOUND", grpc.StatusCode.NOT_FOUND):
+            await call
+
+
+@pytest.mark.parametrize(
+    ("code", "given", "wrong"),
+    [
+        (
+            "wx_native",
+            config("wechatpay", appid="!", mchid="abc", api_version="v9", private_key="secret-1", merchant_serial_no="xyz",
+                   api_v3_key="secret-2", public_key_id="no", public_key="nor this", gateway_url="http://evil.test"),
+            {"appid", "mchid", "api_version", "private_key", "merchant_serial_no", "api_v3_key", "public_key_id", "public_key",
+             "gateway_url"},
+        ),
+        (
+            "alipay_qr",
+            config("alipay", app_id="x", seller_id="y", mode="key", private_key="secret-1", alipay_public_key="z", gateway_url="ftp:"),
+            {"app_id", "seller_id", "private_key", "alipay_public_key", "gateway_url"},
+        ),
+        (
+            "alipay_pc",
+            config("alipay", app_id="x", mode="certificate", private_key="secret-1", app_cert="a", alipay_cert="b", root_cert="c"),
+            {"app_id", "private_key", "app_cert", "alipay_cert", "root_cert"},
+        ),
+        ("mock", config("mock", behaviour="explode"), {"behaviour"}),
+    ],
+)  # fmt: skip
+async def test_every_wrong_field_of_a_configuration_is_named(
+    rig: Rig, code: str, given: pb.PayChannelConfig, wrong: set[str]
+) -> None:
+    await books(rig)
+    async with fails("INVALID_FIELD", grpc.StatusCode.INVALID_ARGUMENT) as caught:
+        await rig.op.channels.CreatePayChannel(request(code, given))
+    assert {item.field for item in caught[0].violations} == {f"config.{name}" for name in wrong}
+    assert "secret-" not in f"{caught[0]} {caught[0].violations}"
+    assert await rig.world.value("SELECT count(*) FROM pay_channel") == 4
+
+
+async def test_the_family_must_be_the_code_s(rig: Rig) -> None:
+    await books(rig)
+    for code, given, field in (
+        ("wx_native", config("alipay", app_id="1"), "config"),
+        ("mock", pb.PayChannelConfig(), "config"),
+        ("mock", config("generic", fields={"behaviour": "success"}), "config"),
+        ("paypal", config("mock"), "code"),
+        ("", config("mock"), "code"),
+    ):
+        async with fails("INVALID_FIELD") as caught:
+            await rig.op.channels.CreatePayChannel(request(code, given))
+        assert [item.field for item in caught[0].violations] == [field]
+    for rate in (-1, 1_000_001, 2**31 - 1):
+        async with fails("INVALID_FIELD") as caught:
+            await rig.op.channels.CreatePayChannel(
+                pb.CreatePayChannelRequest(app_key="books", code="mock", config=config("mock"), fee_rate_ppm=rate)
+            )
+        assert [item.field for item in caught[0].violations] == ["fee_rate_ppm"]
+
+
+async def test_an_update_keeps_the_secrets_that_it_leaves_empty(rig: Rig) -> None:
+    await books(rig)
+    made = await make(rig, "wx_native")
+    _, fields = rig.world.configs["wx_native"]
+    shown = pb.PayChannelConfig()
+    shown.CopyFrom(made.config)
+    shown.wechatpay.mchid = "1900000109"
+    after = (await rig.op.channels.UpdatePayChannel(pb.UpdatePayChannelRequest(id=made.id, config=shown))).pay_channel
+    assert after.config.wechatpay.mchid == "1900000109"
+    assert list(after.configured_secrets) == ["api_v3_key", "private_key"]
+    shown.wechatpay.api_v3_key = "k" * 32
+    await rig.op.channels.UpdatePayChannel(pb.UpdatePayChannelRequest(id=made.id, config=shown))
+    (row,) = await rig.world.rows("SELECT * FROM pay_channel WHERE config->>'mchid' = '1900000109'")
+    opened = rig.world.services.context.box.open
+    assert opened(row["config"]["api_v3_key"]["sealed"], f"pay_channel:{row['id']}:api_v3_key") == "k" * 32
+    kept = opened(row["config"]["private_key"]["sealed"], f"pay_channel:{row['id']}:private_key")
+    assert kept == fields["private_key"]
+    shown.wechatpay.api_v3_key = "too short"
+    async with fails("INVALID_FIELD") as caught:
+        await rig.op.channels.UpdatePayChannel(pb.UpdatePayChannelRequest(id=made.id, config=shown))
+    assert [item.field for item in caught[0].violations] == ["config.api_v3_key"]
+
+
+async def test_a_sealed_secret_is_tied_to_its_row_and_field(rig: Rig) -> None:
+    rows = await rig.world.rows("SELECT * FROM pay_channel WHERE code IN ('wx_native', 'alipay_qr') ORDER BY code")
+    box = rig.world.services.context.box
+    alipay, wechat = rows
+    sealed = wechat["config"]["private_key"]["sealed"]
+    assert box.open(sealed, f"pay_channel:{wechat['id']}:private_key").startswith("-----BEGIN")
+    for place in (f"pay_channel:{alipay['id']}:private_key", f"pay_channel:{wechat['id']}:api_v3_key", ""):
+        with pytest.raises(CryptoError):
+            box.open(sealed, place)
+    version, key_id, body = sealed.split(":")
+    with pytest.raises(CryptoError):
+        box.open(f"{version}:{key_id}:{body[:-8]}AAAAAAA=", f"pay_channel:{wechat['id']}:private_key")
+    # Moved to another row by somebody with access to the database, it does not open there.
+    await rig.world.rows(
+        "UPDATE pay_channel SET config = jsonb_set(config, '{private_key,sealed}', to_jsonb($1::text)), version = version + 1 "
+        "WHERE id = $2", sealed, alipay["id"],
+    )  # fmt: skip
+    order = await rig.order()
+    async with fails("INTERNAL"):
+        await rig.shop.submit_order(order, "alipay_qr")
+
+
+async def test_one_channel_per_app_and_code(rig: Rig) -> None:
+    await books(rig)
+    await make(rig, "mock")
+    async with fails("CHANNEL_EXISTS", grpc.StatusCode.ALREADY_EXISTS) as caught:
+        await make(rig, "mock")
+    assert caught[0].metadata == {"channel_code": "mock"}
+
+
+async def test_a_channel_that_carried_orders_stays(rig: Rig) -> None:
+    order = await rig.order()
+    await rig.shop.submit_order(order, "mock")
+    async with fails("CHANNEL_HAS_ORDERS", grpc.StatusCode.FAILED_PRECONDITION):
+        await rig.op.channels.DeletePayChannel(pb.DeletePayChannelRequest(id=rig.world.channels["mock"]))
+
+
+async def test_a_disabled_channel_takes_nothing_new(rig: Rig) -> None:
+    await rig.op.channels.UpdatePayChannel(pb.UpdatePayChannelRequest(id=rig.world.channels["mock"], enabled=False))
+    order = await rig.order()
+    async with fails("CHANNEL_DISABLED", grpc.StatusCode.FAILED_PRECONDITION) as caught:
+        await rig.shop.submit_order(order, "mock")
+    assert caught[0].metadata == {"channel_code": "mock"}
+    assert await rig.shop.list_channel_codes() == ["alipay_pc", "alipay_qr", "wx_native"]
+    async with fails("CHANNEL_NOT_FOUND"):
+        await rig.shop.submit_order(order, "alipay_bar")
+
+
+async def test_two_operators_do_not_overwrite_each_other(rig: Rig) -> None:
+    calls = [
+        rig.op.channels.UpdatePayChannel(pb.UpdatePayChannelRequest(id=rig.world.channels["mock"], remark=f"r{index}"))
+        for index in range(8)
+    ]
+    results = await asyncio.gather(*(_outcome(call) for call in calls))
+    assert set(results) <= {"done", "ORDER_CHANGED"}
+    assert "done" in results
+    version = await rig.world.value("SELECT version FROM pay_channel WHERE code = 'mock'")
+    assert version == 1 + results.count("done")
+
+
+async def _outcome(call: Any) -> str:
+    try:
+        await call
+    except PayCenterError as error:
+        return str(error.reason)
+    return "done"
+
+
+async def test_mock_is_refused_in_production(world: World) -> None:
+    settings = Settings(
+        mode="production", database_url=world.database_url, redis_url=world.settings.redis_url,
+        master_key_file=world.settings.master_key_file, order_notify_url="https://pay.test/notify/order",
+        refund_notify_url="https://pay.test/notify/refund",
+    )  # fmt: skip
+    await world.add_app("books", codes=())
+    async with open_services(settings) as services, open_rig(replace(world, services=services)) as rig:
+        async with fails("CHANNEL_NOT_ALLOWED", grpc.StatusCode.FAILED_PRECONDITION):
+            await rig.op.channels.CreatePayChannel(request("mock", config("mock")))
+        # One that was made in development, in a database that has become production's.
+        order = await rig.order()
+        async with fails("CHANNEL_NOT_ALLOWED"):
+            await rig.shop.submit_order(order, "mock")
+        family, fields = world.configs["wx_native"]
+        made = await rig.op.channels.CreatePayChannel(request("wx_native", config(family, **fields)))
+        assert made.pay_channel.order_notify_url == f"https://pay.test/notify/order/{made.pay_channel.id}"
+
+
+@pytest.mark.parametrize("url", ["http://pay.test/notify", "pay.test/notify", "https://pay.test/n?x=1", "ftp://pay.test/n"])
+def test_production_needs_https_where_channels_call_back(url: str, master_key_file: Path) -> None:
+    with pytest.raises(ValueError, match=r"https|absolute"):
+        Settings(mode="production", database_url="postgresql://x/y", master_key_file=master_key_file,
+                 order_notify_url=url, refund_notify_url="https://pay.test/r")  # fmt: skip

@@ -1,0 +1,139 @@
+"""Who may call what: missing and wrong credentials, apps at the operators' door, and what is open to everybody."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from paycenter.v1 import pay_app_service_pb2 as app_pb
+from paycenter.v1 import pay_channel_service_pb2 as channel_pb
+from paycenter.v1 import pay_order_service_pb2 as order_pb
+from paycenter.v1.pay_order_service_pb2_grpc import PayOrderServiceStub
+from support.world import World
+from test_grpc_support import Rig, fails, key_of, open_rig, refused
+
+SERVICES = ("PayAppService", "PayChannelService", "PayNotifyService", "PayOrderService", "PayRefundService")
+
+
+@pytest.fixture
+async def rig(world: World) -> AsyncIterator[Rig]:
+    async with open_rig(world) as opened:
+        yield opened
+
+
+def basic(text: str) -> str:
+    return "Basic " + base64.b64encode(text.encode()).decode()
+
+
+async def test_without_credentials(rig: Rig) -> None:
+    async with rig.bare() as channel:
+        for metadata in ((), (("authorization", ""),), (("authorization-bin", b"x"),)):
+            error = await refused(PayOrderServiceStub(channel).GetPayOrder(order_pb.GetPayOrderRequest(id="O"), metadata=metadata))
+            assert (error.code, error.info.reason, error.info.domain) == (
+                grpc.StatusCode.UNAUTHENTICATED, "CREDENTIALS_MISSING", "paycenter",
+            )  # fmt: skip
+
+
+async def test_with_wrong_credentials(rig: Rig) -> None:
+    key_id, secret = key_of(rig.world)
+    wrong = [
+        basic(f"{key_id}:{secret}x"), basic(f"{key_id}:"), basic(key_id), basic(f":{secret}"), basic(f"nobody:{secret}"),
+        basic(f"{'k' * 65}:{secret}"), basic("\0:x"), basic(f"{key_id}\0:{secret}"), basic("\U0001f600:\U0001f600"), "Basic",
+        "Basic !!!", "Bearer abc", f"Basic {key_id}:{secret}", "Basic /////w==", basic(f"{key_id}:{secret}")[:-1] + " ",
+        basic(f"{key_id.upper()}:{secret}"), basic(f"{key_id}: {secret}"), "x" * 3000,
+    ]  # fmt: skip
+    async with rig.bare() as channel:
+        stub = PayOrderServiceStub(channel)
+        for authorization in wrong:
+            error = await refused(stub.GetPayOrder(order_pb.GetPayOrderRequest(id="O"), metadata=(("authorization", authorization),)))
+            assert (error.code, error.info.reason) == (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIALS_INVALID"), authorization
+            assert secret not in str(error)
+        # The scheme's name is not case sensitive (RFC 9110).
+        metadata = (("authorization", basic(f"{key_id}:{secret}").replace("Basic", "basic")),)
+        error = await refused(stub.GetPayOrder(order_pb.GetPayOrderRequest(id="O"), metadata=metadata))
+        assert error.info.reason == "ORDER_NOT_FOUND"
+
+
+def admin_calls(rig: Rig) -> list[Any]:
+    apps, channels = rig.shop.apps, rig.shop.channels
+    channel = rig.world.channels["mock"]
+    return [
+        apps.CreatePayApp(app_pb.CreatePayAppRequest(app_key="new", name="n")),
+        apps.UpdatePayApp(app_pb.UpdatePayAppRequest(app_key="shop", enabled=False)),
+        apps.DeletePayApp(app_pb.DeletePayAppRequest(app_key="shop")),
+        apps.ListPayApps(app_pb.ListPayAppsRequest()),
+        apps.CreateAppCredential(app_pb.CreateAppCredentialRequest(app_key="shop", name="x")),
+        apps.ListAppCredentials(app_pb.ListAppCredentialsRequest(app_key="shop")),
+        apps.DisableAppCredential(app_pb.DisableAppCredentialRequest(app_key="shop", key_id="k")),
+        apps.RotateWebhookSecret(app_pb.RotateWebhookSecretRequest(app_key="shop")),
+        channels.CreatePayChannel(channel_pb.CreatePayChannelRequest(app_key="shop", code="mock")),
+        channels.UpdatePayChannel(channel_pb.UpdatePayChannelRequest(id=channel, enabled=False)),
+        channels.DeletePayChannel(channel_pb.DeletePayChannelRequest(id=channel)),
+        channels.GetPayChannel(channel_pb.GetPayChannelRequest(id=channel)),
+        channels.ListPayChannels(channel_pb.ListPayChannelsRequest(app_key="shop")),
+    ]
+
+
+async def test_an_app_at_the_operators_door(rig: Rig) -> None:
+    for call in admin_calls(rig):
+        async with fails("PERMISSION_DENIED", grpc.StatusCode.PERMISSION_DENIED):
+            await call
+    assert await rig.world.value("SELECT enabled FROM pay_app")
+    async with fails("PERMISSION_DENIED"):
+        await rig.shop.list_channel_codes(app_key="other")
+    async with fails("PERMISSION_DENIED"):
+        await rig.order(app_key="other")
+    assert (await rig.order(app_key="shop")).app_key == "shop"
+
+
+async def test_health_needs_no_credentials(rig: Rig) -> None:
+    async with rig.bare() as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        for name in ("", *(f"paycenter.v1.{service}" for service in SERVICES)):
+            answer = await stub.Check(health_pb2.HealthCheckRequest(service=name))
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as info:
+            await stub.Check(health_pb2.HealthCheckRequest(service="nobody"))
+        assert info.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_reflection_needs_no_credentials(rig: Rig, version: str) -> None:
+    async with rig.bare() as channel:
+        if version == "v1alpha":
+            call = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo
+        else:
+            call = channel.stream_stream(
+                "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+                request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+                response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+            )
+        asked = [
+            reflection_pb2.ServerReflectionRequest(list_services=""),
+            reflection_pb2.ServerReflectionRequest(file_containing_symbol="paycenter.v1.PayOrderService"),
+        ]
+        listed, file = [answer async for answer in call(iter(asked))]
+        names = {item.name for item in listed.list_services_response.service}
+        assert {f"paycenter.v1.{service}" for service in SERVICES} <= names
+        assert {"grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"} <= names
+        assert file.file_descriptor_response.file_descriptor_proto
+        # Every listed service can be described, or tools that walk the list stop half-way.
+        for name in names:
+            (answer,) = [
+                answer async for answer in call(iter([reflection_pb2.ServerReflectionRequest(file_containing_symbol=name)]))
+            ]
+            if name != "grpc.reflection.v1.ServerReflection":
+                assert answer.HasField("file_descriptor_response"), name
+
+
+async def test_a_method_that_is_not_there(rig: Rig) -> None:
+    async with rig.bare() as channel:
+        for method in ("/paycenter.v1.PayOrderService/Nothing", "/paycenter.v1.Nobody/Nothing", "/nothing"):
+            with pytest.raises(grpc.aio.AioRpcError) as info:
+                await channel.unary_unary(method)(b"")
+            assert info.value.code() is grpc.StatusCode.UNIMPLEMENTED
