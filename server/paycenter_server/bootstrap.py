@@ -119,7 +119,7 @@ class Services:
 
 def read_settings() -> Settings:
     """From the environment; pydantic's ValidationError names what is missing or wrong."""
-    return Settings()  # type: ignore[call-arg]
+    return Settings()
 
 
 def open_box(settings: Settings) -> SecretBox:

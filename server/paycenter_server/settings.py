@@ -29,7 +29,6 @@ class Settings(BaseSettings):
     tls_certificate_file: Path | None = Field(None, description="PEM; with the key, the gRPC server speaks TLS")
     tls_key_file: Path | None = Field(None, description="PEM")
     reflection: bool | None = Field(None, description="gRPC reflection; default on in development")
-    metrics_address: str = Field("", description="host:port for Prometheus; empty: off")
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     data_dir: Path | None = Field(None, description="of paycenter dev")

@@ -27,14 +27,6 @@ async def _wait_for_schema(services: Services, stop: asyncio.Event) -> None:
             continue
 
 
-def _metrics(settings: Settings) -> None:
-    if settings.metrics_address:
-        from prometheus_client import start_http_server
-
-        host, port = split_address(settings.metrics_address)
-        start_http_server(port, host)
-
-
 @click.command()
 def serve() -> None:
     """Run the gRPC server until SIGTERM or Ctrl-C."""
@@ -45,7 +37,6 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
     from paycenter_server.grpc_server.server import Parts, Server, Tls
     from paycenter_server.workers.doorbell import ArqDoorbell
 
-    _metrics(settings)
     bell = ArqDoorbell(settings.redis_url)
     async with open_services(settings, bell=bell) as services:
         await _wait_for_schema(services, stop)
@@ -75,7 +66,6 @@ async def _callback(settings: Settings, stop: asyncio.Event) -> None:
     from paycenter_server.http_callback.app import serve as serve_http
     from paycenter_server.workers.doorbell import ArqDoorbell
 
-    _metrics(settings)
     bell = ArqDoorbell(settings.redis_url)
     async with open_services(settings, bell=bell) as services:
         await _wait_for_schema(services, stop)
@@ -109,6 +99,5 @@ async def _worker(settings: Settings, stop: asyncio.Event) -> None:
             ringing.add(task)
             task.add_done_callback(ringing.discard)
 
-        _metrics(settings)
-        await _wait_for_schema(services, stop)
+            await _wait_for_schema(services, stop)
         await Runner(jobs, settings.redis_url, services.notifying).run(stop)
