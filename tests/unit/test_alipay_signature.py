@@ -171,6 +171,13 @@ def test_what_is_no_notice(body: bytes) -> None:
         qr().parse_notify(NotifyRequest({}, body), NOW)
 
 
+def test_a_field_given_twice_is_refused_whichever_one_verifies() -> None:
+    body = ali_form(ali_notice()).body
+    for doubled in (b"total_amount=0.01&" + body, body + b"&total_amount=0.01", body + b"&" + body):
+        with pytest.raises(NotifyError, match="twice"):
+            qr().parse_notify(NotifyRequest({}, doubled), NOW)
+
+
 def test_parameters_of_the_address_are_never_read() -> None:
     notice = ali_form(ali_notice())
     with pytest.raises(NotifyError):
