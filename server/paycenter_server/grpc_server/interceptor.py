@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError, Message
 
-from paycenter_server.domain.errors import PayCenterError, Reason
+from paycenter_server.domain.errors import PayCenterError, Reason, Violation, invalid
 from paycenter_server.grpc_server.errors import to_status
 from paycenter_server.services.context import deadline
 from paycenter_server.services.identity import Caller, Identity
@@ -47,16 +48,19 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         handler = await continuation(handler_call_details)
         if handler is None or not method.startswith(_OURS) or handler.unary_unary is None:
             return handler
+        # Without a deserializer: gRPC would send the text of its exception to the caller.
         wrapped = grpc.unary_unary_rpc_method_handler(
-            self._wrap(method, handler.unary_unary), handler.request_deserializer, handler.response_serializer
+            self._wrap(method, handler.unary_unary, handler.request_deserializer), None, handler.response_serializer
         )
         self._wrapped[method] = wrapped
         return wrapped
 
-    def _wrap(self, method: str, behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
+    def _wrap(
+        self, method: str, behaviour: Callable[[Any, Any], Awaitable[Any]], parse: Callable[[bytes], Any]
+    ) -> Callable[[Any, Any], Awaitable[Any]]:
         name = method.removeprefix(_OURS)
 
-        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        async def call(raw: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             loop = asyncio.get_running_loop()
             started = loop.time()
             remaining = context.time_remaining()
@@ -66,7 +70,7 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
                 caller = await self._identity.authenticate(_authorization(context))
                 key_id = caller.key_id
                 _caller.set(caller)
-                answer = await behaviour(request, context)
+                answer = await behaviour(_parsed(raw, parse), context)
             except PayCenterError as error:
                 failure = error
             except asyncio.CancelledError:
@@ -91,6 +95,30 @@ def _authorization(context: grpc.aio.ServicerContext[Any, Any]) -> str | None:
         if key == "authorization":
             return value if isinstance(value, str) else None
     return None
+
+
+def _parsed(raw: bytes, parse: Callable[[bytes], Any]) -> Any:
+    """The request; INVALID_FIELD if it is none, or if a text holds a NUL, which no text column can store."""
+    try:
+        request = parse(raw)
+    except DecodeError:
+        raise invalid([Violation("", "the request is not a message of this method")]) from None
+    if b"\0" in raw and (fields := _with_nul(request, "")):
+        raise invalid([Violation(field, "must not hold control characters") for field in fields])
+    return request
+
+
+def _with_nul(message: Message, prefix: str) -> list[str]:
+    found = []
+    for field, value in message.ListFields():
+        path = f"{prefix}{field.name}"
+        if isinstance(value, Mapping):
+            found += [path] if any("\0" in f"{key}{item}" for key, item in value.items()) else []
+        elif isinstance(value, Message):
+            found += _with_nul(value, f"{path}.")
+        elif isinstance(value, str) and "\0" in value:
+            found.append(path)
+    return found
 
 
 def _unexpected(error: Exception, method: str) -> PayCenterError:

@@ -1,0 +1,313 @@
+"""Errors on the wire: their details, no text of exceptions, and nothing that a caller can send ends in INTERNAL."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from paycenter import PayCenterError
+from paycenter.v1 import pay_app_service_pb2 as app_pb
+from paycenter.v1 import pay_channel_service_pb2 as channel_pb
+from paycenter.v1 import pay_notify_service_pb2 as notify_pb
+from paycenter.v1 import pay_order_service_pb2 as order_pb
+from paycenter.v1 import pay_refund_service_pb2 as refund_pb
+from paycenter.v1.pay_order_service_pb2_grpc import PayOrderServiceStub
+from paycenter_server.channels.protocol import HttpRequest, HttpResponse
+from support.world import World, open_world
+from test_grpc_support import Rig, fails, open_rig, refused
+
+SECRET = "password=hunter2"  # noqa: S105
+BAD = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
+TEXTS = ["\0", "a\0b", "\U0001f600" * 500, "x" * 100_000, "'; DROP TABLE pay_order; --", "%", "\ufeff", "\u202e", "\x7f", "O" * 27]
+
+
+@pytest.fixture
+async def rig(world: World) -> AsyncIterator[Rig]:
+    async with open_rig(world) as opened:
+        yield opened
+
+
+class Leaking:
+    """A channel whose failure carries what nobody may see."""
+
+    async def send(self, request: HttpRequest, seconds: float) -> HttpResponse:
+        raise RuntimeError(f"cannot connect: {SECRET}")
+
+
+class LeakingClock:
+    def now(self) -> datetime:
+        raise KeyError(SECRET)
+
+
+async def test_an_unexpected_exception_tells_nothing_but_its_request_id(
+    database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with (
+        open_world(database_url, redis_url, keys_dir, master_key_file, transport=Leaking()) as world,
+        open_rig(world) as rig,
+    ):
+        order = await rig.order()
+        async with fails("INTERNAL", grpc.StatusCode.INTERNAL) as caught:
+            await rig.shop.submit_order(order, "wx_native")
+        assert SECRET not in f"{caught[0]} {caught[0].metadata}"
+        request_id = caught[0].metadata["request_id"]
+        assert request_id in caught[0].message
+        logged = capsys.readouterr()
+        assert request_id in logged.out + logged.err
+        world.services.context.clock = LeakingClock()
+        async with fails("INTERNAL") as caught:
+            await rig.order()
+        assert SECRET not in f"{caught[0]} {caught[0].metadata}"
+        assert caught[0].metadata["request_id"] != request_id
+        world.services.context.clock = world.clock
+
+
+async def test_details_of_bad_fields(rig: Rig) -> None:
+    async with rig.bare() as channel:
+        metadata = (("authorization", rig.world.secrets["shop:authorization"]),)
+        error = await refused(PayOrderServiceStub(channel).CreatePayOrder(order_pb.CreatePayOrderRequest(), metadata=metadata))
+        assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert (error.info.reason, error.info.domain) == ("INVALID_FIELD", "paycenter")
+        assert set(error.fields) == {"merchant_order_id", "subject", "amount", "expire_time", "user_ip"}
+        assert error.status.code == error.code.value[0]
+        assert error.status.message == error.text
+        assert error.retry is None
+        assert error.pushback is None
+
+
+async def test_details_of_what_is_worth_repeating(rig: Rig) -> None:
+    order = await rig.order()
+    async with rig.bare() as channel:
+        request = order_pb.SubmitPayOrderRequest(id=order.id, channel_code="mock", channel_extras={"behaviour": "lost"})
+        metadata = (("authorization", rig.world.secrets["shop:authorization"]),)
+        error = await refused(PayOrderServiceStub(channel).SubmitPayOrder(request, metadata=metadata))
+        assert (error.code, error.info.reason) == (grpc.StatusCode.UNAVAILABLE, "CHANNEL_UNCLEAR")
+        assert error.info.metadata == {"channel_code": "mock"}
+        assert error.retry is not None
+        assert error.retry.retry_delay.seconds == 3
+        assert error.pushback == "3000"
+
+
+def stamps() -> list[Timestamp]:
+    return [
+        Timestamp(seconds=seconds, nanos=nanos)
+        for seconds, nanos in ((2**62, 0), (-(2**62), 0), (253_402_300_800, 0), (-62_135_596_801, 0), (0, -1), (0, 2**30), (0, 0))
+    ]
+
+
+def order_request(**more: Any) -> order_pb.CreatePayOrderRequest:
+    expiry = Timestamp()
+    expiry.GetCurrentTime()
+    expiry.seconds += 3600
+    values = {"merchant_order_id": "M", "subject": "s", "amount": 1, "expire_time": expiry, "user_ip": "::1", **more}
+    return order_pb.CreatePayOrderRequest(**values)
+
+
+def junk(rig: Rig) -> list[tuple[Any, Any]]:
+    """Every text field that reaches a query, with texts that databases and encodings dislike."""
+    orders, refunds, apps, channels, notify = rig.op.orders, rig.op.refunds, rig.op.apps, rig.op.channels, rig.op.notifications
+    calls: list[tuple[Any, Any]] = []
+    for text in TEXTS:
+        calls += [
+            (orders.CreatePayOrder, order_request(app_key=text)),
+            (orders.CreatePayOrder, order_request(app_key="shop", merchant_order_id=text, subject=text, user_id=text, amount=0)),
+            (orders.CreatePayOrder, order_request(app_key="shop", user_ip=text, currency=text, return_url=text)),
+            (orders.GetPayOrder, order_pb.GetPayOrderRequest(id=text)),
+            (orders.GetPayOrder, order_pb.GetPayOrderRequest(app_key="shop", merchant_order_id=text)),
+            (orders.GetPayOrder, order_pb.GetPayOrderRequest(app_key=text, merchant_order_id="M")),
+            (orders.SubmitPayOrder, order_pb.SubmitPayOrderRequest(id=text, channel_code=text)),
+            (orders.ClosePayOrder, order_pb.ClosePayOrderRequest(id=text)),
+            (orders.SyncPayOrder, order_pb.SyncPayOrderRequest(id=text)),
+            (orders.UpdatePayOrderPrice, order_pb.UpdatePayOrderPriceRequest(id=text, amount=1)),
+            (orders.ListPayOrders, order_pb.ListPayOrdersRequest(app_key=text)),
+            (orders.ListPayOrders, order_pb.ListPayOrdersRequest(page_token=text)),
+            (refunds.CreatePayRefund, refund_pb.CreatePayRefundRequest(
+                app_key="shop", merchant_order_id=text, merchant_refund_no=text, amount=1, reason="r")),
+            (refunds.GetPayRefund, refund_pb.GetPayRefundRequest(app_key="shop", merchant_refund_no=text)),
+            (refunds.GetPayRefund, refund_pb.GetPayRefundRequest(id=text)),
+            (refunds.SyncPayRefund, refund_pb.SyncPayRefundRequest(id=text)),
+            (refunds.ListPayRefunds, refund_pb.ListPayRefundsRequest(page_token=text)),
+            (apps.CreatePayApp, app_pb.CreatePayAppRequest(app_key=text, name=text, order_notify_url=text)),
+            (apps.GetPayApp, app_pb.GetPayAppRequest(app_key=text)),
+            (apps.DeletePayApp, app_pb.DeletePayAppRequest(app_key=text)),
+            (apps.UpdatePayApp, app_pb.UpdatePayAppRequest(app_key=text, remark="r")),
+            (apps.DisableAppCredential, app_pb.DisableAppCredentialRequest(app_key="shop", key_id=text)),
+            (apps.RotateWebhookSecret, app_pb.RotateWebhookSecretRequest(app_key=text)),
+            (apps.ListPayApps, app_pb.ListPayAppsRequest(page_token=text)),
+            (channels.CreatePayChannel, channel_pb.CreatePayChannelRequest(app_key=text, code="mock")),
+            (channels.CreatePayChannel, channel_pb.CreatePayChannelRequest(app_key="shop", code=text)),
+            (channels.GetPayChannel, channel_pb.GetPayChannelRequest(id=text)),
+            (channels.ListEnabledChannelCodes, channel_pb.ListEnabledChannelCodesRequest(app_key=text)),
+            (notify.GetNotifyTask, notify_pb.GetNotifyTaskRequest(id=text)),
+            (notify.ResendNotifyTask, notify_pb.ResendNotifyTaskRequest(id=text)),
+            (notify.ListNotifyTasks, notify_pb.ListNotifyTasksRequest(page_token=text)),
+        ]  # fmt: skip
+    for stamp in stamps():
+        calls.append((orders.CreatePayOrder, order_request(app_key="shop", expire_time=stamp)))
+    for bad in stamps()[:-1]:
+        calls += [
+            (orders.ListPayOrders, order_pb.ListPayOrdersRequest(create_time_from=bad)),
+            (orders.ListPayOrders, order_pb.ListPayOrdersRequest(success_time_to=bad)),
+            (refunds.ListPayRefunds, refund_pb.ListPayRefundsRequest(create_time_to=bad)),
+            (notify.ListNotifyTasks, notify_pb.ListNotifyTasksRequest(create_time_from=bad)),
+        ]
+    for amount in (0, -1, 2**63 - 1, -(2**63)):
+        calls.append((orders.CreatePayOrder, order_request(app_key="shop", amount=amount)))
+        calls.append((refunds.CreatePayRefund, refund_pb.CreatePayRefundRequest(
+            app_key="shop", merchant_order_id="M", merchant_refund_no="R", reason="r", amount=amount)))  # fmt: skip
+    for number in (99, -1, 2**31 - 1):
+        calls += [
+            (orders.ListPayOrders, order_pb.ListPayOrdersRequest(state=number)),
+            (refunds.ListPayRefunds, refund_pb.ListPayRefundsRequest(state=number)),
+            (notify.ListNotifyTasks, notify_pb.ListNotifyTasksRequest(state=number)),
+            (notify.ListNotifyTasks, notify_pb.ListNotifyTasksRequest(type=number)),
+            (orders.SubmitPayOrder, order_pb.SubmitPayOrderRequest(id="O", display_mode=number)),
+            (apps.UpdatePayApp, app_pb.UpdatePayAppRequest(app_key="shop", surplus_policy=number)),
+            (apps.UpdatePayApp, app_pb.UpdatePayAppRequest(app_key="shop", notify_success=number)),
+        ]
+    for call, kind in ((orders.ListPayOrders, order_pb.ListPayOrdersRequest), (refunds.ListPayRefunds, refund_pb.ListPayRefundsRequest),
+                       (apps.ListPayApps, app_pb.ListPayAppsRequest), (channels.ListPayChannels, channel_pb.ListPayChannelsRequest),
+                       (notify.ListNotifyTasks, notify_pb.ListNotifyTasksRequest)):  # fmt: skip
+        calls += [(call, kind(page_size=-1)), (call, kind(page_size=-(2**31))), (call, kind(page_token="A" * 32))]
+    calls += [(orders.GetPayOrder, order_pb.GetPayOrderRequest()), (refunds.GetPayRefund, refund_pb.GetPayRefundRequest())]
+    return calls
+
+
+async def test_malformed_input_is_the_caller_s_fault(rig: Rig) -> None:
+    wrong = []
+    for call, request in junk(rig):
+        try:
+            await call(request)
+        except PayCenterError as error:
+            if error.code not in BAD:
+                wrong.append(f"{error.code.name} {error.reason} {type(request).__name__} {str(request)[:80]!r}")
+        else:
+            wrong.append(f"accepted {type(request).__name__} {str(request)[:80]!r}")
+    assert wrong == []
+    assert await rig.world.value("SELECT count(*) FROM pay_app") == 1
+
+
+async def test_filters_take_any_text(rig: Rig) -> None:
+    """A filter that nothing can match finds nothing, whatever it holds."""
+    await rig.order()
+    wrong = []
+    for text in TEXTS:
+        for call, request, field in (
+            (rig.shop.orders.ListPayOrders, order_pb.ListPayOrdersRequest(merchant_order_id=text), "pay_orders"),
+            (rig.shop.orders.ListPayOrders, order_pb.ListPayOrdersRequest(channel_code=text), "pay_orders"),
+            (rig.shop.orders.ListPayOrders, order_pb.ListPayOrdersRequest(channel_order_no=text), "pay_orders"),
+            (rig.shop.orders.ListPayOrders, order_pb.ListPayOrdersRequest(out_trade_no=text), "pay_orders"),
+            (rig.shop.refunds.ListPayRefunds, refund_pb.ListPayRefundsRequest(merchant_refund_no=text), "pay_refunds"),
+            (rig.shop.refunds.ListPayRefunds, refund_pb.ListPayRefundsRequest(channel_refund_no=text), "pay_refunds"),
+            (rig.shop.notifications.ListNotifyTasks, notify_pb.ListNotifyTasksRequest(data_id=text), "notify_tasks"),
+            (rig.shop.notifications.ListNotifyTasks, notify_pb.ListNotifyTasksRequest(merchant_order_id=text), "notify_tasks"),
+            (rig.op.apps.ListPayApps, app_pb.ListPayAppsRequest(name=text), "pay_apps"),
+            (rig.op.channels.ListPayChannels, channel_pb.ListPayChannelsRequest(app_key=text), "pay_channels"),
+        ):
+            try:
+                if len(getattr(await call(request), field)):
+                    wrong.append(f"found {type(request).__name__} {text[:9]!r}")
+            except PayCenterError as error:
+                if error.code is not grpc.StatusCode.INVALID_ARGUMENT:
+                    wrong.append(f"{error.code.name} {error.reason} {type(request).__name__} {str(request)[:60]!r}")
+    assert wrong == []
+    assert len((await rig.shop.orders.ListPayOrders(order_pb.ListPayOrdersRequest(page_size=2**31 - 1))).pay_orders) == 1
+
+
+async def test_junk_around_a_submit(rig: Rig) -> None:
+    order = await rig.order()
+    for request in (
+        order_pb.SubmitPayOrderRequest(id=order.id, channel_code="a\0b"),
+        order_pb.SubmitPayOrderRequest(id=order.id, channel_code="\U0001f600" * 5000),
+        order_pb.SubmitPayOrderRequest(id=order.id, channel_code="mock", channel_extras={"a\0": "b"}),
+        order_pb.SubmitPayOrderRequest(id=order.id, channel_code="mock", channel_extras={"\0" * 9: "b\0"}),
+        order_pb.SubmitPayOrderRequest(id=order.id, channel_code="mock", channel_extras={"\U0001f600" * 100 + str(n): "\0" for n in range(99)}),
+        order_pb.SubmitPayOrderRequest(id=order.id, channel_code="mock", user_ip="1.2.3.4.5", return_url="javascript:1"),
+    ):
+        with pytest.raises(PayCenterError) as caught:
+            await rig.shop.orders.SubmitPayOrder(request)
+        assert caught.value.code in BAD, repr(caught.value)
+        assert caught.value.reason, "the error must keep its reason on the wire"
+    assert await rig.world.value("SELECT count(*) FROM pay_attempt") == 0
+
+
+async def test_a_message_that_is_too_large_or_no_message(rig: Rig) -> None:
+    with pytest.raises(PayCenterError) as caught:
+        await rig.order(body="x" * (2 << 20))
+    assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    async with rig.bare() as channel:
+        raw = channel.unary_unary("/paycenter.v1.PayOrderService/GetPayOrder")
+        metadata = (("authorization", rig.world.secrets["shop:authorization"]),)
+        # Not protobuf, a field cut off, a text that is not UTF-8.
+        for body in (b"\xff\xff\xff", b"\x0a\x05ab", b"\x0a\x02\xff\xfe"):
+            error = await refused(raw(body, metadata=metadata))
+            assert (error.code, error.info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"), body
+            assert "Error" not in error.text
+        error = await refused(raw(b"\xff\xff\xff"))
+        assert error.info.reason == "CREDENTIALS_MISSING"
+    assert (await rig.order()).id
+
+
+FIELDS = st.fixed_dictionaries(
+    {},
+    optional={
+        "app_key": st.sampled_from(["", "shop", "x", "\0"]) | st.text(max_size=5),
+        "merchant_order_id": st.text(max_size=70),
+        "subject": st.text(max_size=40),
+        "body": st.text(max_size=140),
+        "amount": st.integers(-(2**63), 2**63 - 1),
+        "currency": st.sampled_from(["CNY", "USD", "cny"]) | st.text(max_size=4),
+        "expire_time": st.builds(Timestamp, seconds=st.integers(-(2**63), 2**63 - 1), nanos=st.integers(-(2**31), 2**31 - 1)),
+        "user_ip": st.ip_addresses().map(str) | st.text(max_size=10),
+        "user_id": st.text(max_size=70),
+        "return_url": st.text(max_size=40) | st.text(max_size=20).map(lambda text: f"https://a/{text}"),
+    },
+)
+
+
+async def test_no_field_of_an_order_is_the_server_s_fault(rig: Rig) -> None:
+    import asyncio
+    import threading
+
+    loop = asyncio.get_running_loop()
+    codes: set[grpc.StatusCode | None] = set()
+
+    async def create(values: dict[str, Any]) -> grpc.StatusCode | None:
+        try:
+            await rig.shop.orders.CreatePayOrder(order_request(**values))
+        except PayCenterError as error:
+            return error.code
+        return None
+
+    @settings(max_examples=150, database=None)
+    @given(FIELDS)
+    def check(values: dict[str, Any]) -> None:
+        code = asyncio.run_coroutine_threadsafe(create(values), loop).result(10)
+        codes.add(code)
+        expected = {None, *BAD, grpc.StatusCode.ALREADY_EXISTS, grpc.StatusCode.PERMISSION_DENIED}
+        assert code in expected, code
+
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            check()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    while thread.is_alive():
+        await asyncio.sleep(0.02)
+    if failures:
+        raise failures[0]
+    assert grpc.StatusCode.INVALID_ARGUMENT in codes

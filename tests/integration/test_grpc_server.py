@@ -1,0 +1,261 @@
+"""The server itself: health that follows the database, deadlines, TLS, and an end that lets running calls end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from paycenter import PayCenterError
+from paycenter_server.bootstrap import open_services
+from paycenter_server.channels.protocol import HttpRequest, HttpResponse
+from paycenter_server.channels.transport import AiohttpTransport
+from paycenter_server.grpc_server.server import Server
+from support.world import World, open_world
+from test_grpc_support import Line, Rig, eventually, fails, key_of, open_rig, parts_of, write_pem
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Slow:
+    """A channel that takes its time, whatever it is given; `arrived` when a call has come."""
+
+    def __init__(self, seconds: float) -> None:
+        self.inner = AiohttpTransport()
+        self.seconds = seconds
+        self.given: list[float] = []
+        self.arrived = asyncio.Event()
+
+    async def send(self, request: HttpRequest, seconds: float) -> HttpResponse:
+        self.given.append(seconds)
+        self.arrived.set()
+        await asyncio.sleep(self.seconds)
+        return await self.inner.send(request, 5)
+
+
+@pytest.fixture
+async def rig(world: World) -> AsyncIterator[Rig]:
+    async with open_rig(world) as opened:
+        yield opened
+
+
+async def test_work_outlives_the_deadline_of_its_caller(
+    database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
+) -> None:
+    slow = Slow(1.3)
+    async with (
+        open_world(database_url, redis_url, keys_dir, master_key_file, transport=slow) as world,
+        open_rig(world) as rig,
+    ):
+        order = await rig.order()
+        started = asyncio.get_running_loop().time()
+        async with fails("DEADLINE_EXCEEDED", grpc.StatusCode.DEADLINE_EXCEEDED):
+            await rig.shop.submit_order(order, "wx_native", timeout=1.0)
+        assert 0.9 < asyncio.get_running_loop().time() - started < 1.25
+        # The channel was given less time than the caller had.
+        assert 0.4 < slow.given[0] <= 0.7
+
+        async def booked() -> bool:
+            (attempt,) = (await rig.shop.get_order(id=order.id)).attempts
+            return bool(await world.value("SELECT display_content FROM pay_attempt") and attempt.state)
+
+        await eventually(booked)
+        slow.seconds = 0
+        again = await rig.shop.submit_order(order, "wx_native")
+        assert again.display_content.startswith("weixin://")
+        assert len(slow.given) == 1
+        await slow.inner.aclose()
+
+
+async def test_a_caller_that_hangs_up_does_not_stop_its_work(
+    database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
+) -> None:
+    slow = Slow(0.3)
+    async with (
+        open_world(database_url, redis_url, keys_dir, master_key_file, transport=slow) as world,
+        open_rig(world) as rig,
+    ):
+        order = await rig.order()
+        call = asyncio.ensure_future(rig.shop.submit_order(order, "alipay_qr"))
+        await slow.arrived.wait()
+        call.cancel()
+        await eventually(lambda: world.value("SELECT display_content FROM pay_attempt WHERE display_content <> ''"))
+        await slow.inner.aclose()
+
+
+async def test_a_running_call_ends_before_the_server_does(
+    database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
+) -> None:
+    slow = Slow(0.5)
+    async with (
+        open_world(database_url, redis_url, keys_dir, master_key_file, transport=slow) as world,
+        open_rig(world) as rig,
+    ):
+        order = await rig.order()
+        call = asyncio.ensure_future(rig.shop.submit_order(order, "wx_native"))
+        await slow.arrived.wait()
+        started = asyncio.get_running_loop().time()
+        rig.stop.set()
+        await asyncio.sleep(0.1)
+        async with rig.client(*key_of(world), timeout=1.0) as late:
+            with pytest.raises(PayCenterError) as caught:
+                await rig.order(late)
+            assert caught.value.code is grpc.StatusCode.UNAVAILABLE
+        assert (await call).display_content
+        await rig.running
+        assert asyncio.get_running_loop().time() - started < 2
+        await slow.inner.aclose()
+
+
+async def test_the_database_goes_away_and_comes_back(world: World) -> None:
+    line = Line(world.database_url)
+    await line.mend()
+    settings = world.settings.model_copy(update={"database_url": line.url})
+    async with (
+        open_services(settings, clock=world.clock, bell=world.bell) as services,
+        open_rig(replace(world, services=services)) as rig,
+        rig.bare() as channel,
+    ):
+        health = health_pb2_grpc.HealthStub(channel)
+
+        async def state() -> int:
+            return int((await health.Check(health_pb2.HealthCheckRequest(service=""))).status)
+
+        async def is_state(wanted: int) -> bool:
+            return await state() == wanted
+
+        order = await rig.order()
+        assert await state() == SERVING
+        for _ in range(2):
+            await line.cut()
+            for call in (rig.order(), rig.shop.get_order(id=order.id), rig.shop.submit_order(order, "mock")):
+                async with fails("DATABASE_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE) as caught:
+                    await call
+                assert caught[0].retry_after == 1.0
+                assert "127.0.0.1" not in f"{caught[0]}{caught[0].metadata}"
+            await eventually(lambda: is_state(NOT_SERVING))
+            await line.mend()
+            await eventually(lambda: is_state(SERVING))
+            assert (await rig.shop.get_order(id=order.id)).id == order.id
+        # A client with retries does not notice a short absence.
+        await line.cut()
+        async with rig.client(*key_of(world), attempts=4) as patient:
+            waiting = asyncio.ensure_future(patient.get_order(id=order.id))
+            await asyncio.sleep(0.2)
+            await line.mend()
+            assert (await waiting).id == order.id
+        await line.cut()
+
+
+async def test_nothing_is_half_done_when_the_database_goes_during_a_burst(world: World) -> None:
+    line = Line(world.database_url)
+    await line.mend()
+    settings = world.settings.model_copy(update={"database_url": line.url})
+    async with (
+        open_services(settings, clock=world.clock, bell=world.bell) as services,
+        open_rig(replace(world, services=services)) as rig,
+    ):
+        results: list[str] = []
+
+        async def one(number: int) -> None:
+            try:
+                await rig.order(merchant_order_id=f"B{number}")
+                results.append("done")
+            except PayCenterError as error:
+                results.append(str(error.reason))
+
+        burst = asyncio.gather(*(one(number) for number in range(200)))
+        await asyncio.sleep(0.05)
+        await line.cut()
+        await asyncio.sleep(0.05)
+        await line.mend()
+        await burst
+        assert set(results) <= {"done", "DATABASE_UNAVAILABLE"}, set(results)
+        assert "done" in results
+        # Repeating them all gives one order each: what was stored before the answer was lost is found again.
+        await eventually(lambda: _answers(rig))
+        results.clear()
+        await asyncio.gather(*(one(number) for number in range(200)))
+        assert results == ["done"] * 200
+        await line.cut()
+    assert await world.value("SELECT count(*) FROM pay_order WHERE merchant_order_id LIKE 'B%'") == 200
+
+
+async def test_a_crash_of_postgresql(world: World, embedded: Any) -> None:
+    async with open_rig(world) as rig:
+        order = await rig.order()
+        flying = [asyncio.ensure_future(rig.shop.get_order(id=order.id)) for _ in range(20)]
+        await asyncio.sleep(0)
+        embedded.servers.restart_postgres()
+        for result in await asyncio.gather(*flying, return_exceptions=True):
+            if isinstance(result, BaseException):
+                assert isinstance(result, PayCenterError)
+                assert result.reason == "DATABASE_UNAVAILABLE", repr(result)
+        # Connections of before are dead; each is found out and replaced.
+        await eventually(lambda: _answers(rig))
+        assert (await rig.shop.get_order(id=order.id)).id == order.id
+
+
+async def _answers(rig: Rig) -> bool:
+    try:
+        await rig.order()
+    except PayCenterError:
+        return False
+    return True
+
+
+async def test_a_server_that_starts_without_its_database_is_not_serving(world: World) -> None:
+    line = Line(world.database_url)
+    await line.mend()
+    settings = world.settings.model_copy(update={"database_url": line.url})
+    async with open_services(settings, clock=world.clock) as services:
+        await line.cut()
+        server = Server(parts_of(services), "127.0.0.1:0", tls=None, with_reflection=False, health_seconds=0.05)
+        await server.start()
+        stop = asyncio.Event()
+        running = asyncio.create_task(server.run(stop))
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            assert (await health.Check(health_pb2.HealthCheckRequest())).status == NOT_SERVING
+            watch = health.Watch(health_pb2.HealthCheckRequest(service="paycenter.v1.PayOrderService"))
+            assert (await watch.read()).status == NOT_SERVING
+            await line.mend()
+            assert (await watch.read()).status == SERVING
+            stop.set()
+            assert (await watch.read()).status == NOT_SERVING
+            watch.cancel()
+            await running
+        with pytest.raises(grpc.aio.AioRpcError):
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+                await channel.unary_unary("/grpc.reflection.v1.ServerReflection/x")(b"", timeout=0.5)
+        await line.cut()
+
+
+async def test_tls(world: World, tmp_path: Path) -> None:
+    tls, pem = write_pem(tmp_path)
+    async with open_rig(world, tls=tls, trusted=pem) as rig:
+        order = await rig.order()
+        assert (await rig.shop.get_order(id=order.id)).id == order.id
+        target = f"localhost:{rig.server.port}"
+        _, other = write_pem(tmp_path)
+        assert other != pem
+        for channel in (
+            grpc.aio.insecure_channel(target),
+            grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(other)),
+            grpc.aio.secure_channel(target, grpc.ssl_channel_credentials()),
+        ):
+            async with channel:
+                with pytest.raises(grpc.aio.AioRpcError) as info:
+                    await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=2)
+                assert info.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_two_servers_do_not_share_a_port(rig: Rig) -> None:
+    with pytest.raises(RuntimeError):
+        Server(parts_of(rig.world.services), rig.target, tls=None, with_reflection=False)
