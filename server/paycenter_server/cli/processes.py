@@ -99,5 +99,5 @@ async def _worker(settings: Settings, stop: asyncio.Event) -> None:
             ringing.add(task)
             task.add_done_callback(ringing.discard)
 
-            await _wait_for_schema(services, stop)
+        await _wait_for_schema(services, stop)
         await Runner(jobs, settings.redis_url, services.notifying).run(stop)
