@@ -142,3 +142,21 @@ async def test_channel_refusal_carries_the_channels_words(world: World) -> None:
     assert caught.value.reason is Reason.CHANNEL_REFUSED
     assert caught.value.metadata["channel_error_code"]
     assert [state for _, state, _ in await attempts(world)] == ["CLOSED"]
+
+
+async def test_a_refused_repeat_of_a_code_that_was_shown_is_decided_by_the_channel(world: World) -> None:
+    order = await world.order()
+    attempt = await world.submit(order)
+    await world.simulator.pay(attempt.out_trade_no, notify=False)
+    await world.rows("UPDATE pay_attempt SET update_time = update_time - interval '90 minutes'")
+    # Asked again, the channel says that the order is paid: that is booked, not refused.
+    again = await world.submit(order)
+    assert again.state is AttemptState.SUCCESS
+    other = await world.order()
+    shown = await world.submit(other)
+    await world.rows("UPDATE pay_attempt SET update_time = update_time - interval '90 minutes' WHERE state = 'WAITING'")
+    await world.simulator.post(f"/simulator/close/{shown.out_trade_no}")
+    with pytest.raises(PayCenterError) as caught:
+        await world.submit(other)
+    assert caught.value.reason is Reason.CHANNEL_REFUSED
+    assert await world.value("SELECT state FROM pay_attempt WHERE order_id = $1", other.id) == "CLOSED"

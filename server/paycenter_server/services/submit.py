@@ -224,6 +224,8 @@ class Submit:
         elif outcome.status is PayStatus.WAITING:
             async with self._context.database.connection() as connection:
                 await attempt_rows.answered(connection, attempt.id, outcome.display_mode, outcome.display_content, now, next_check)
+        elif outcome.status is PayStatus.REFUSED and attempt.display_content:
+            await self._refused_again(attempt, outcome)
         elif outcome.status is PayStatus.REFUSED:
             async with self._context.database.connection() as connection:
                 await attempt_rows.close_attempt(
@@ -233,6 +235,15 @@ class Submit:
         else:
             await self._unclear(attempt, outcome.error_code, outcome.error_message)
             await self._ask(attempt, outcome)
+
+    async def _refused_again(self, attempt: PayAttempt, outcome: PayOutcome) -> None:
+        """A repeat was refused, but the payer has seen the first one, which may be paid: the channel decides."""
+        settled = await self._closing.settle_or_close(attempt)
+        if settled is Settled.PAID:
+            return
+        if settled is Settled.STILL_PAYABLE:
+            await self._closing.give_up_on(attempt)
+        raise channel_refused(attempt.channel_code, outcome.error_code, outcome.error_message)
 
     async def _unclear(self, attempt: PayAttempt, code: str, message: str) -> None:
         now = self._context.now()
