@@ -1,0 +1,296 @@
+"""The callback sidecar: limits, strange requests, junk for each channel, and a database that is away."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import resource
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import pytest
+from aiohttp import web
+from paycenter_server.bootstrap import open_services
+from paycenter_server.domain.ids import Prefix, encode
+from paycenter_server.http_callback.app import MAX_BODY, create_app, serve
+from support.world import World, free_port
+from test_grpc_support import Line, eventually
+
+REFUSED = b'{"code": "FAIL", "message": "the notification does not verify"}'
+CODES = ("wx_native", "alipay_qr", "alipay_pc", "mock")
+
+
+def notify_url(world: World, code: str = "wx_native") -> str:
+    return f"{world.sidecar}/notify/order/{world.channels[code]}"
+
+
+async def post(world: World, url: str, body: Any = b"{}", **more: Any) -> tuple[int, str]:
+    async with world.session.post(url, data=body, **more) as response:
+        return response.status, await response.text()
+
+
+async def raw(url: str, request: bytes, wait: float = 3.0, *, whole: bool = False) -> bytes:
+    """The answer to bytes that no client would send; `whole`: until the server closes."""
+    parts = urlsplit(url)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    writer.write(request)
+    try:
+        async with asyncio.timeout(wait):
+            return await reader.read(-1 if whole else 65_536)
+    except (TimeoutError, ConnectionError):
+        return b""
+    finally:
+        writer.close()
+
+
+async def test_health_and_readiness(world: World) -> None:
+    for path in ("/healthz", "/readyz"):
+        async with world.session.get(world.sidecar + path) as response:
+            assert (response.status, await response.text()) == (200, "ok")
+
+
+async def test_bodies_over_64_kib_are_refused(world: World) -> None:
+    url = notify_url(world)
+    for size, wanted in ((MAX_BODY - 1, False), (MAX_BODY + 1, True), (1 << 20, True)):
+        status, text = await post(world, url, b"x" * size)
+        assert (status == 413) is wanted, size
+        assert "Traceback" not in text
+
+    async def drip() -> AsyncIterator[bytes]:
+        for _ in range(80):
+            yield b"x" * 1024
+
+    status, _ = await post(world, url, drip())
+    assert status == 413
+
+
+async def test_a_compressed_body_is_limited_by_what_it_becomes(world: World) -> None:
+    bomb = gzip.compress(b"\0" * (200 << 20), 9)
+    layered = gzip.compress(bomb, 9)
+    assert len(layered) < MAX_BODY
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for body, encoding, wanted in ((bomb, "gzip", 413), (layered, "gzip", 413), (layered, "gzip, gzip", 500)):
+        status, text = await post(world, notify_url(world), body, headers={"content-encoding": encoding})
+        assert status == wanted, (status, text)
+    for body, encoding in ((b"not gzip", "gzip"), (bomb[:50], "gzip"), (b"x", "br"), (b"x", "zstd"), (b"x", "deflate"), (b"{}", "nonsense")):
+        status, text = await post(world, notify_url(world), body, headers={"content-encoding": encoding})
+        assert status >= 400, (encoding, status, text)
+        assert "Traceback" not in text
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+    print(f"a bomb of 200 MiB cost {grown} MiB")
+    assert grown < 40
+
+
+async def test_a_body_that_does_not_come_is_given_up(world: World) -> None:
+    services, port, stop = world.services, free_port(), asyncio.Event()
+    serving = asyncio.create_task(
+        serve(create_app(services.callbacks, services.context.database, read_seconds=0.2), "127.0.0.1", port, stop)
+    )
+    head = f"POST /notify/order/{world.channels['wx_native']} HTTP/1.1\r\nHost: x\r\n"
+    url = f"http://127.0.0.1:{port}"
+
+    async def listening() -> bool:
+        try:
+            return (await world.session.get(f"{url}/healthz")).status == 200
+        except aiohttp.ClientError:
+            return False
+
+    await eventually(listening)
+
+    async def slow(rest: str) -> None:
+        started = asyncio.get_running_loop().time()
+        answer = await raw(url, (head + rest).encode(), whole=True)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert asyncio.get_running_loop().time() - started < 2.5
+
+    await asyncio.gather(
+        slow("Content-Length: 1000\r\n\r\nonly this"), slow("Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+    )
+    stop.set()
+    await serving
+
+
+@pytest.mark.parametrize("kind", ["order", "refund"])
+async def test_a_channel_that_is_not_there(world: World, kind: str) -> None:
+    key = await world.value("SELECT id FROM pay_app")
+    unknown = encode(Prefix.CHANNEL, key)
+    for number in (unknown, "x", "C", "C" * 27, world.channels["mock"].lower(), world.channels["mock"] + "0", "%00", "%F0%9F%98%80",
+                   "..%2f..%2fetc", "%ff", "'", "C" + "Z" * 26, "x" * 3000):  # fmt: skip
+        status, text = await post(world, f"{world.sidecar}/notify/{kind}/{number}")
+        assert status == 404, (number, status, text)
+        assert "Traceback" not in text
+
+
+async def test_other_methods_and_paths(world: World) -> None:
+    for method in ("GET", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS"):
+        async with world.session.request(method, notify_url(world)) as response:
+            assert response.status == 405, method
+            assert response.headers["allow"] == "POST"
+    for path in ("/", "/notify", "/notify/order", "/notify/order/", "/notify/other/x", "/notify/order/x/y", "/metrics"):
+        assert (await post(world, world.sidecar + path))[0] == 404, path
+
+
+async def test_no_client_sends_this(world: World) -> None:
+    path = f"/notify/order/{world.channels['wx_native']}"
+    for request in (
+        b"\0\xff\r\n\r\n",
+        b"POST / HTTP/9.9\r\n\r\n",
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n".encode(),
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".encode(),
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nX: {'y' * 20_000}\r\nContent-Length: 0\r\n\r\n".encode(),
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nWechatpay-Serial: \xff\xfe\r\nContent-Length: 2\r\n\r\n{{}}".encode("latin-1"),
+        f"POST {path}?{'a=%ff&' * 50} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{}}".encode(),
+    ):
+        answer = await raw(world.sidecar, request, 1)
+        assert answer[9:12] in (b"400", b"401", b"404", b"413", b"431") or REFUSED in answer, answer[:80]
+        assert b"Traceback" not in answer
+
+
+def junk_bodies() -> list[tuple[bytes, dict[str, str]]]:
+    bodies = [
+        b"", b"\0", b"{}", b"[]", b"null", b"1e999", b'"\xff"', b"\xff\xfe\0", b"<xml/>", b"<xml><!DOCTYPE a></xml>", b"a=b&c",
+        b"[" * 20_000, b'{"resource":{}}', b'{"resource":null,"id":1}', b'{"resource":{"ciphertext":"x","nonce":"\0"}}',
+        json.dumps({"event_type": "TRANSACTION.SUCCESS", "resource": {"ciphertext": "AAAA", "nonce": "n", "associated_data": None}}).encode(),
+        b"out_trade_no=P&trade_status=TRADE_SUCCESS&sign=AAAA&sign_type=RSA2&total_amount=1e5",
+        b"sign=%ff%fe&sign_type=RSA2&charset=nonsense", b"charset=gbk&sign=x&a=%c4%e3", b"&&==&", b"sign_type=RSA2&sign=" + b"A" * 60_000,
+    ]  # fmt: skip
+    wechat = {"Wechatpay-Timestamp": "1", "Wechatpay-Nonce": "n", "Wechatpay-Signature": "AAAA", "Wechatpay-Serial": "S"}
+    heads: list[dict[str, str]] = [
+        {}, wechat, {**wechat, "Wechatpay-Timestamp": "9" * 400}, {**wechat, "Wechatpay-Timestamp": "\u0661"},
+        {**wechat, "Wechatpay-Signature": "WECHATPAY/SIGNTEST/x"}, {"Content-Type": "application/x-www-form-urlencoded; charset=nonsense"},
+    ]  # fmt: skip
+    return [(body, head) for body in bodies for head in heads]
+
+
+@pytest.mark.parametrize("code", CODES)
+async def test_junk_is_never_acknowledged(world: World, code: str) -> None:
+    order = await world.order()
+    if code != "mock":
+        await world.submit(order, code)
+    for kind in ("order", "refund"):
+        url = f"{world.sidecar}/notify/{kind}/{world.channels[code]}"
+        for body, headers in junk_bodies():
+            status, text = await post(world, url, body, headers=headers)
+            assert status >= 400, (status, text, body[:60], headers)
+            assert len(text) < 200
+            assert "Traceback" not in text
+            assert text.strip() != "success"
+    assert (await world.read(order)).state.value == "WAITING"
+    assert await world.cases() == []
+    assert await world.value("SELECT count(*) FROM pay_notify_task") == 0
+
+
+@asynccontextmanager
+async def second_sidecar(world: World, url: str, **more: float) -> AsyncIterator[str]:
+    """A sidecar of its own over another way to the database."""
+    settings = world.settings.model_copy(update={"database_url": url})
+    async with open_services(settings, clock=world.clock, bell=world.bell) as services:
+        runner = web.AppRunner(create_app(services.callbacks, services.context.database, **more), access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        host, port = runner.addresses[0][:2]
+        yield f"http://{host}:{port}"
+        await runner.cleanup()
+
+
+class Tap:
+    """Receives a channel's callbacks in the sidecar's place and keeps them."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[bytes, dict[str, str]]] = []
+
+    async def handle(self, request: web.Request) -> web.Response:
+        drop = ("host", "content-length", "accept-encoding", "connection")
+        headers = {name: value for name, value in request.headers.items() if name.lower() not in drop}
+        self.kept.append((await request.read(), headers))
+        return web.Response(status=503)
+
+    async def first(self) -> tuple[bytes, dict[str, str]]:
+        async def came() -> int:
+            return len(self.kept)
+
+        await eventually(came)
+        return self.kept[0]
+
+
+@asynccontextmanager
+async def tapped(world: World) -> AsyncIterator[Tap]:
+    """Callbacks of new payments come here."""
+    tap, receiver = Tap(), web.Application()
+    receiver.router.add_post("/{rest:.*}", tap.handle)
+    runner = web.AppRunner(receiver, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    context, url = world.services.context, "http://{}:{}/notify/order".format(*runner.addresses[0][:2])
+    context.options = replace(context.options, order_notify_url=url)
+    yield tap
+    await runner.cleanup()
+
+
+async def test_the_tap_sees_what_the_sidecar_would(world: World) -> None:
+    async with tapped(world) as tap:
+        order = await world.order()
+        attempt = await world.submit(order, "wx_native")
+        await world.simulator.pay(attempt.out_trade_no)
+        body, headers = await tap.first()
+        assert (await post(world, notify_url(world), body, headers=headers))[0] in (200, 204)
+    assert (await world.read(order)).state.value == "SUCCESS"
+
+
+@pytest.mark.parametrize("code", ["wx_native", "alipay_qr"])
+async def test_what_comes_while_the_database_is_away_is_booked_when_it_is_sent_again(world: World, code: str) -> None:
+    line = Line(world.database_url)
+    await line.mend()
+    async with tapped(world) as tap, second_sidecar(world, line.url) as sidecar:
+        order = await world.order()
+        attempt = await world.submit(order, code)
+        await world.simulator.pay(attempt.out_trade_no)
+        body, headers = await tap.first()
+        target = f"{sidecar}/notify/order/{world.channels[code]}"
+        await line.cut()
+        for _ in range(2):
+            status, text = await post(world, target, body, headers=headers)
+            assert status == 503, text
+            assert "success" not in text.lower()
+        async with world.session.get(f"{sidecar}/healthz") as response:
+            assert response.status == 200
+        async with world.session.get(f"{sidecar}/readyz") as response:
+            assert response.status == 503
+        assert (await world.read(order)).state.value == "WAITING"
+        await line.mend()
+
+        async def ready() -> bool:
+            async with world.session.get(f"{sidecar}/readyz") as response:
+                return response.status == 200
+
+        await eventually(ready)
+        # Sent again, also several times at once, it is booked once.
+        answers = await asyncio.gather(*(post(world, target, body, headers=headers) for _ in range(8)))
+        assert {status for status, _ in answers} <= {200, 204}
+        assert (await world.read(order)).state.value == "SUCCESS"
+        assert await world.value("SELECT count(*) FROM pay_notify_task") == 1
+        await line.cut()
+
+
+async def test_a_database_that_hangs_does_not_hold_the_channel_for_long(world: World) -> None:
+    """WeChat Pay waits for five seconds; the answer must come before, and say that it is not stored."""
+    async with tapped(world) as tap, second_sidecar(world, world.database_url, answer_seconds=0.3) as sidecar:
+        order = await world.order()
+        attempt = await world.submit(order, "wx_native")
+        await world.simulator.pay(attempt.out_trade_no)
+        body, headers = await tap.first()
+        target = f"{sidecar}/notify/order/{world.channels['wx_native']}"
+        async with world.services.context.database.transaction() as connection:
+            await connection.execute("SELECT 1 FROM pay_order WHERE id = $1 FOR UPDATE", order.id)
+            started = asyncio.get_running_loop().time()
+            assert (await post(world, target, body, headers=headers))[0] == 503
+            assert asyncio.get_running_loop().time() - started < 1
+        # What was waiting goes on, and books it.
+        await world.until(order, "SUCCESS", 3)
+        assert (await post(world, target, body, headers=headers))[0] in (200, 204)
+    assert await world.value("SELECT count(*) FROM pay_notify_task") == 1
