@@ -24,6 +24,7 @@ log = structlog.get_logger(__name__)
 MAX_JOBS = 100
 POLL_DELAY = 0.05
 _RESPAWN_SECONDS = 1.0
+_CLOSE_SECONDS = 5.0
 
 
 @dataclass
@@ -66,6 +67,11 @@ def make_jobs(jobs: Jobs, notifying: Notifying) -> dict[str, Job]:
         Job("pay_refund_sync_job", jobs.sync_refunds, 2),
     )
     return {job.name: job for job in made}
+
+
+def _noted(closing: asyncio.Future[None]) -> None:
+    if closing.cancelled() or closing.exception() is not None:
+        log.debug("worker_close_failed")
 
 
 class Runner:
@@ -118,10 +124,10 @@ class Runner:
             except Exception as error:
                 log.warning("worker_ended", queue=queue, why=f"{type(error).__name__}: {error}")
             finally:
-                try:
-                    await asyncio.shield(worker.close())
-                except Exception:
-                    log.debug("worker_close_failed", queue=queue)
+                # arq's close ends with its jobs' CancelledError; awaited here it would look like our own end. `wait` tells them apart.
+                closing = asyncio.ensure_future(worker.close())
+                closing.add_done_callback(_noted)
+                await asyncio.wait([closing], timeout=_CLOSE_SECONDS)
             await asyncio.sleep(_RESPAWN_SECONDS)
 
     async def _net(self) -> None:
