@@ -17,7 +17,6 @@ from paycenter_server.services.channel_admin import ChannelAdmin
 from paycenter_server.services.channel_gateway import ChannelGateway
 from paycenter_server.services.closing import Closing
 from paycenter_server.services.context import Clock, Context, Doorbell, Options
-from paycenter_server.workers.courier import AddressGuard, AiohttpCourier, parse_networks
 from paycenter_server.services.identity import Identity
 from paycenter_server.services.jobs import Jobs
 from paycenter_server.services.notify_admin import NotifyAdmin
@@ -30,6 +29,7 @@ from paycenter_server.services.secrets import SecretBox
 from paycenter_server.services.submit import Submit
 from paycenter_server.settings import Settings
 from paycenter_server.storage.database import Database
+from paycenter_server.workers.courier import AddressGuard, AiohttpCourier, parse_networks
 
 
 class SilentBell:

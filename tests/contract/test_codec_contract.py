@@ -92,7 +92,7 @@ def test_the_spec_is_complete(code: str) -> None:
     assert re.fullmatch(r"[a-z0-9_]{2,32}", spec.family)
     assert spec.display_modes
     assert len({field.name for field in spec.config_fields}) == len(spec.config_fields)
-    assert 0 < spec.notify_max_bytes <= 1024 * 1024
+    assert spec.content_minutes > 0
     assert set(CONFIGS[spec.family]()) <= {field.name for field in spec.config_fields}
     assert list(spec.check(CONFIGS[spec.family]())) == []
 

@@ -9,13 +9,18 @@ from standardwebhooks import Webhook
 from support.world import World
 
 
-@pytest.mark.parametrize("code", ["wx_native", "alipay_qr", "alipay_pc"])
+EXTRAS = {"wx_pub": {"openid": "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o"}, "wx_lite": {"openid": "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o"}}
+
+
+@pytest.mark.parametrize("code", ["wx_native", "wx_pub", "wx_lite", "wx_app", "wx_wap", "alipay_qr", "alipay_pc", "alipay_wap"])
 async def test_payment_end_to_end(world: World, code: str) -> None:
+    if code not in world.channels:
+        await world.add_channel(code)
     order = await world.order(amount=10_000, body="中杯 & <热>")
-    attempt = await world.submit(order, code)
+    attempt = await world.submit(order, code, **EXTRAS.get(code, {}))
     assert attempt.state.value == "WAITING"
     assert attempt.display_content
-    if code == "alipay_pc":
+    if code in ("alipay_pc", "alipay_wap"):
         async with world.session.get(attempt.display_content) as page:
             assert page.status == 200
     await world.simulator.pay(attempt.out_trade_no)

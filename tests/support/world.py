@@ -32,9 +32,7 @@ from paycenter_server.settings import Settings
 from paycenter_server.simulator import SimulatorConfig, create_app, load_keys
 
 OPERATOR = Caller("test", None, "")
-TABLES = (
-    "pay_notify_log, pay_notify_task, pay_refund, pay_case, pay_attempt, pay_order, pay_channel, pay_credential, pay_app"
-)
+TABLES = "pay_notify_log, pay_notify_task, pay_refund, pay_case, pay_attempt, pay_order, pay_channel, pay_credential, pay_app"
 
 
 class FakeClock:
@@ -158,6 +156,11 @@ class World:
             view = await self.services.channels.create(OPERATOR, channel)
             self.channels[code if app_key == "shop" else f"{app_key}:{code}"] = view.channel.number
         return Caller(key_id, app.id, app_key)
+
+    async def add_channel(self, code: str, app_key: str = "shop") -> None:
+        family, config = self.configs[code]
+        view = await self.services.channels.create(OPERATOR, NewChannel(app_key, code, 6000, "", family, config, enabled=True))
+        self.channels[code] = view.channel.number
 
     def next_id(self, prefix: str = "M") -> str:
         self._serial += 1

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
@@ -312,7 +312,9 @@ class ChannelSpec:
     """A channel code as it registers itself.
 
     `family` names the group that shares a configuration; `display_modes` starts with the default; `required_extras`
-    must come with a submit; `check` names every wrong field of a configuration; `build` makes the codec.
+    must come with a submit ("a|b": one of them); `check` names every wrong field of a configuration; `build` makes the
+    codec. `content_minutes`: how long what is shown may be shown again. `attempt_life`: for bar codes, how long the payer
+    may take to confirm before the attempt is cancelled; such an attempt is never sent twice, only asked about.
     """
 
     code: str
@@ -324,7 +326,8 @@ class ChannelSpec:
     build: Callable[[Mapping[str, str]], Codec]
     required_extras: tuple[str, ...] = ()
     development_only: bool = False
-    notify_max_bytes: int = 64 * 1024
+    content_minutes: int = 60
+    attempt_life: timedelta | None = None
 
     @property
     def secret_fields(self) -> frozenset[str]:

@@ -20,7 +20,7 @@ from paycenter_server.services.identity import Caller
 from paycenter_server.settings import Settings
 
 APP_KEY = "demo"
-_FEES = {"wx_native": 6000, "alipay_qr": 6000, "alipay_pc": 6000, "mock": 0}
+_FEE_RATE_PPM = 6000
 
 
 @click.command()
@@ -93,8 +93,8 @@ def channel_configs(keys: Any, simulator_url: str) -> dict[str, tuple[str, dict[
         "root_cert": keys.text("alipay", "alipayRootCert.crt"),
     }
     return {
-        "wx_native": ("wechatpay", wechat),
-        "alipay_qr": ("alipay", alipay),
+        **{code: ("wechatpay", wechat) for code in ("wx_native", "wx_pub", "wx_lite", "wx_app", "wx_wap")},
+        **{code: ("alipay", alipay) for code in ("alipay_qr", "alipay_wap", "alipay_app", "alipay_lite", "alipay_bar")},
         "alipay_pc": ("alipay", certificates),
         "mock": ("mock", {}),
     }
@@ -140,6 +140,8 @@ async def _seed_channels(services: Services, operator: Caller, configs: dict[str
         if code in known:
             await services.channels.update(operator, known[code], {}, family, config)
         else:
-            new = NewChannel(APP_KEY, code, _FEES[code], "at the simulator", family, config, enabled=True)
+            new = NewChannel(
+                APP_KEY, code, 0 if code == "mock" else _FEE_RATE_PPM, "at the simulator", family, config, enabled=True
+            )
             known[code] = (await services.channels.create(operator, new)).channel.number
     return {code: known[code] for code in configs}

@@ -23,6 +23,10 @@ EXPIRE_RETRY_DELAYS: tuple[int, ...] = (10, 30, 60, 300, 900, 1800)
 
 STALE_AFTER = timedelta(days=1)
 
+# Attempts that live no longer than this are bar codes: a payer stands at the till.
+SHORT_LIFE = timedelta(minutes=2)
+TILL_STEP = timedelta(seconds=4)
+
 
 def notify_delay(notify_times: int, jitter: float, retry_after: float | None = None) -> timedelta | None:
     """How long after delivery number `notify_times` (from 1) the next one goes out; None: that was the last.

@@ -17,7 +17,14 @@ import structlog
 from paycenter_server.channels.protocol import QueryStatus
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.domain.models import PayAttempt, PayRefund
-from paycenter_server.domain.schedule import EXPIRE_RETRY_DELAYS, ORDER_SYNC_DELAYS, STALE_AFTER, due_after
+from paycenter_server.domain.schedule import (
+    EXPIRE_RETRY_DELAYS,
+    ORDER_SYNC_DELAYS,
+    SHORT_LIFE,
+    STALE_AFTER,
+    TILL_STEP,
+    due_after,
+)
 from paycenter_server.domain.states import AttemptState, OrderState
 from paycenter_server.services.closing import Closing, Settled
 from paycenter_server.services.context import Context
@@ -89,11 +96,10 @@ class Jobs:
             return
         if order.state is not OrderState.WAITING:
             # Paid or closed by another way: nobody should be able to pay this one too.
-            settled = await self._closing.settle_or_close(attempt)
-            if settled is Settled.STILL_PAYABLE:
-                await self._closing.give_up_on(attempt)
-            elif settled is Settled.UNCLEAR:
-                await self._postpone(attempt)
+            await self._end_of_life(attempt)
+            return
+        if attempt.expire_time <= self._context.now():
+            await self._end_of_life(attempt)
             return
         outcome = await self._closing.query(attempt)
         if outcome.status is QueryStatus.PAID:
@@ -104,10 +110,22 @@ class Jobs:
             return
         await self._postpone(attempt)
 
+    async def _end_of_life(self, attempt: PayAttempt) -> None:
+        """Past its own expiry (a bar code's comes before the order's): closed or cancelled at the channel, then here."""
+        settled = await self._closing.settle_or_close(attempt)
+        if settled is Settled.STILL_PAYABLE:
+            await self._closing.give_up_on(attempt)
+        elif settled is Settled.UNCLEAR:
+            await self._postpone(attempt)
+
     async def _postpone(self, attempt: PayAttempt) -> None:
         now = self._context.now()
+        when = due_after(now, ORDER_SYNC_DELAYS, attempt.check_count)
+        if attempt.expire_time - attempt.create_time <= SHORT_LIFE and now - attempt.create_time < 5 * SHORT_LIFE:
+            # A payer stands at the till: every few seconds, and on the dot when the time is over.
+            when = min(when, now + TILL_STEP)
         async with self._context.database.connection() as connection:
-            await attempt_rows.set_next_check(connection, attempt.id, due_after(now, ORDER_SYNC_DELAYS, attempt.check_count))
+            await attempt_rows.set_next_check(connection, attempt.id, when)
         if now - attempt.expire_time > STALE_AFTER:
             await self._payments.stale(attempt)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,7 +18,7 @@ from paycenter_server.domain.states import AttemptState, OrderState
 from paycenter_server.domain.validation import Check
 from paycenter_server.services.channel_gateway import ChannelGateway, Configured, channel_not_found
 from paycenter_server.services.closing import Closing, Settled, channel_unclear, order_paid
-from paycenter_server.services.context import Context
+from paycenter_server.services.context import Context, deadline
 from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.services.orders import Orders, order_changed, order_closed, order_not_found
 from paycenter_server.services.payments import FactsMismatchError, Payments
@@ -27,9 +28,10 @@ from paycenter_server.storage import orders as order_rows
 
 log = structlog.get_logger(__name__)
 
-# WeChat's code_url lives two hours; what is shown again is asked for again well before.
-_CONTENT_LIFE = timedelta(hours=1)
 _MAX_EXTRAS = 16
+# "Query every 3 to 6 s"; and how long a caller without a deadline is kept waiting for the payer.
+_BAR_STEP = 3.0
+_BAR_WAIT = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +109,10 @@ class Submit:
         if new.display_mode and new.display_mode not in modes:
             offered = ", ".join(mode for mode in modes if mode) or "none"
             check.fail("display_mode", f"the channel {new.channel_code!r} offers: {offered}")
-        for name in configured.spec.required_extras:
-            if not new.extras.get(name):
-                check.fail(f"channel_extras.{name}", f"the channel {new.channel_code!r} needs it")
+        for names in configured.spec.required_extras:
+            if not any(new.extras.get(name) for name in names.split("|")):
+                wanted = names.replace("|", " or ")
+                check.fail(f"channel_extras.{names.partition('|')[0]}", f"the channel {new.channel_code!r} needs {wanted}")
         if len(new.extras) > _MAX_EXTRAS:
             check.fail("channel_extras", f"has {len(new.extras)} entries; the most is {_MAX_EXTRAS}")
         for name, value in new.extras.items():
@@ -123,11 +126,43 @@ class Submit:
     async def _run(self, order: PayOrder, configured: Configured, new: NewSubmit) -> PayAttempt:
         tolerated = await self._close_others(order, configured, new)
         attempt, fresh = await self._intent(order, configured, new, tolerated)
-        if not fresh and attempt.display_content and self._context.now() - attempt.update_time < _CONTENT_LIFE:
-            return attempt
-        await self._call(order, configured, attempt)
+        if configured.spec.attempt_life is not None:
+            await self._bar_code(order, configured, attempt, fresh=fresh)
+        elif fresh or not self._showable(configured, attempt):
+            await self._call(order, configured, attempt)
         async with self._context.database.connection() as connection:
             return await attempt_rows.get_attempt(connection, attempt.id) or attempt
+
+    def _showable(self, configured: Configured, attempt: PayAttempt) -> bool:
+        """Whether what was shown before can be shown again without asking the channel."""
+        life = timedelta(minutes=configured.spec.content_minutes)
+        return bool(attempt.display_content) and self._context.now() - attempt.update_time < life
+
+    async def _bar_code(self, order: PayOrder, configured: Configured, attempt: PayAttempt, *, fresh: bool) -> None:
+        """The payer may have to confirm. The caller waits as long as its deadline allows, or comes back with the same call.
+
+        A bar code is sent once. The sync job asks on, and cancels at the channel when the attempt's short life is over.
+        """
+        if fresh:
+            await self._call(order, configured, attempt)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + _BAR_WAIT
+        if (caller_ends := deadline.get()) is not None:
+            end = min(end, caller_ends - _BAR_STEP)
+        while True:
+            async with self._context.database.connection() as connection:
+                current = await attempt_rows.get_attempt(connection, attempt.id)
+            if current is None or current.state not in (AttemptState.WAITING, AttemptState.UNKNOWN):
+                return
+            if fresh:
+                fresh = False
+            else:
+                answer = await self._closing.query(current)
+                if answer.status is QueryStatus.PAID:
+                    return
+            if loop.time() + _BAR_STEP > end:
+                return
+            await asyncio.sleep(_BAR_STEP)
 
     def _same(self, order: PayOrder, attempt: PayAttempt, configured: Configured, new: NewSubmit) -> bool:
         """Whether an open attempt is what this submit asks for, so that its number is used again."""
@@ -169,6 +204,7 @@ class Submit:
     ) -> tuple[PayAttempt, bool]:
         """Under the order's lock: the open attempt that this is a repeat of, or a new one (True)."""
         now = self._context.now()
+        life = configured.spec.attempt_life
         async with self._context.database.transaction() as connection:
             current = await order_rows.get_order(connection, order.id, lock=True)
             if current is None:
@@ -186,8 +222,9 @@ class Submit:
                 channel_code=configured.channel.code, amount=current.amount, currency=current.currency,
                 state=AttemptState.WAITING, display_mode="", display_content="", wanted_mode=new.display_mode,
                 channel_extras=dict(new.extras), return_url=new.return_url or order.return_url,
-                user_ip=new.user_ip or order.user_ip, expire_time=current.expire_time, paid_amount=0, channel_order_no=None,
-                channel_user_id=None, channel_error_code=None, channel_error_message=None, success_time=None,
+                user_ip=new.user_ip or order.user_ip,
+                expire_time=min(current.expire_time, now + life) if life else current.expire_time, paid_amount=0,
+                channel_order_no=None, channel_user_id=None, channel_error_code=None, channel_error_message=None, success_time=None,
                 next_check_time=due_after(now, ORDER_SYNC_DELAYS, 1), check_count=0, create_time=now, update_time=now,
             )  # fmt: skip
             await attempt_rows.insert_attempt(connection, attempt)

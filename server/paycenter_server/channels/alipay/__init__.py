@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Protocol
+
+from paycenter_server.channels.alipay.bar import AlipayBarCodec
 from paycenter_server.channels.alipay.config import FIELDS, check
-from paycenter_server.channels.alipay.page import AlipayPcCodec
+from paycenter_server.channels.alipay.lite import AlipayLiteCodec
+from paycenter_server.channels.alipay.page import AlipayAppCodec, AlipayPcCodec, AlipayWapCodec
 from paycenter_server.channels.alipay.qr import AlipayQrCodec
-from paycenter_server.channels.protocol import ChannelSpec
+from paycenter_server.channels.protocol import ChannelSpec, Codec
+
+
+class _Kind(Protocol):
+    code: str
+
+    def __call__(self, config: Mapping[str, str]) -> Codec:
+        """Build it."""
+        ...
+
+
+def _spec(
+    codec: _Kind, title: str, modes: Sequence[str], required_extras: tuple[str, ...] = (), life: timedelta | None = None
+) -> ChannelSpec:
+    return ChannelSpec(
+        code=codec.code,
+        family="alipay",
+        title=title,
+        display_modes=tuple(modes),
+        config_fields=FIELDS,
+        check=check,
+        build=codec,
+        required_extras=required_extras,
+        attempt_life=life,
+    )
+
 
 CHANNELS = (
-    ChannelSpec(
-        code="alipay_qr",
-        family="alipay",
-        title="Alipay QR code",
-        display_modes=("qr_code",),
-        config_fields=FIELDS,
-        check=check,
-        build=AlipayQrCodec,
-    ),
-    ChannelSpec(
-        code="alipay_pc",
-        family="alipay",
-        title="Alipay web page",
-        display_modes=("url", "form"),
-        config_fields=FIELDS,
-        check=check,
-        build=AlipayPcCodec,
-    ),
+    _spec(AlipayPcCodec, "Alipay web page", ("url", "form")),
+    _spec(AlipayWapCodec, "Alipay mobile page", ("url", "form")),
+    _spec(AlipayAppCodec, "Alipay app", ("app",)),
+    _spec(AlipayQrCodec, "Alipay QR code", ("qr_code",)),
+    _spec(AlipayLiteCodec, "Alipay mini program", ("app",), ("buyer_open_id|buyer_id",)),
+    # "Query every 3 to 6 s up to about 60 s, then cancel."
+    _spec(AlipayBarCodec, "Alipay bar code", ("bar_code",), ("auth_code",), timedelta(seconds=60)),
 )

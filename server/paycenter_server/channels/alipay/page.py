@@ -1,23 +1,29 @@
-"""Alipay on a web page: the payer's browser is sent to Alipay (`alipay.trade.page.pay`)."""
+"""Alipay in the payer's browser or app: nothing is sent by us, the signed address, form or order string is the request."""
 
 from __future__ import annotations
 
 from html import escape
+from typing import Any
+from urllib.parse import quote, urlencode
 
 from paycenter_server.channels.alipay.trade import AlipayTradeCodec
 from paycenter_server.channels.protocol import Moment, PayOutcome, PayRequest, PayStatus
 
 
 class AlipayPcCodec(AlipayTradeCodec):
-    """Nothing is sent by us: the signed address or form is the request, and the payer's browser carries it."""
+    """`alipay.trade.page.pay`, for a desktop browser."""
 
     code = "alipay_pc"
     method = "alipay.trade.page.pay"
     product_code = "FAST_INSTANT_TRADE_PAY"
 
+    def page_fields(self, request: PayRequest) -> dict[str, Any]:
+        """What this product adds. `qr_pay_mode` 2: Alipay's page shows the code itself."""
+        return {"qr_pay_mode": "2"}
+
     def pay(self, request: PayRequest, moment: Moment) -> PayOutcome:
         """A URL (GET) or a form that submits itself (POST)."""
-        content = {**self.create_fields(request), "product_code": self.product_code, "qr_pay_mode": "2"}
+        content = {**self.create_fields(request), "product_code": self.product_code, **self.page_fields(request)}
         fields = self.gateway.signed_fields(
             self.method, content, moment, notify_url=request.notify_url, return_url=request.return_url
         )
@@ -30,3 +36,28 @@ class AlipayPcCodec(AlipayTradeCodec):
             '<script>document.getElementById("alipay").submit();</script>'
         )
         return PayOutcome(PayStatus.WAITING, "form", form)
+
+
+class AlipayWapCodec(AlipayPcCodec):
+    """`alipay.trade.wap.pay`, for a mobile browser."""
+
+    code = "alipay_wap"
+    method = "alipay.trade.wap.pay"
+    product_code = "QUICK_WAP_WAY"
+
+    def page_fields(self, request: PayRequest) -> dict[str, Any]:
+        """Where the payer goes who gives up."""
+        return {"quit_url": request.return_url} if request.return_url else {}
+
+
+class AlipayAppCodec(AlipayTradeCodec):
+    """`alipay.trade.app.pay`, for an app with Alipay's SDK: the content is the order string that the SDK takes."""
+
+    code = "alipay_app"
+    method = "alipay.trade.app.pay"
+
+    def pay(self, request: PayRequest, moment: Moment) -> PayOutcome:
+        """Sorted `k=urlencode(v)`, `sign` included."""
+        content = {**self.create_fields(request), "product_code": "QUICK_MSECURITY_PAY"}
+        fields = self.gateway.signed_fields(self.method, content, moment, notify_url=request.notify_url)
+        return PayOutcome(PayStatus.WAITING, "app", urlencode(sorted(fields.items()), quote_via=quote))

@@ -101,7 +101,7 @@ class AlipayTradeCodec:
             {"out_trade_no": attempt.out_trade_no},
             moment,
             # An answer of query does not repeat the account; it answers a request that only our key can have signed.
-            lambda answer: self._trade(answer.content, self.account, "send_pay_date"),
+            lambda answer: self.read_trade(answer.content, self.account, "send_pay_date"),
             bad,
             lambda why: QueryOutcome(QueryStatus.UNKNOWN, None, "UNCLEAR", why),
         )
@@ -195,7 +195,7 @@ class AlipayTradeCodec:
 
         return self.call(api, content, moment, good, bad, lambda why: RefundOutcome(RefundStatus.UNKNOWN, None, "UNCLEAR", why))
 
-    def _trade(self, trade: Mapping[str, Any], account: Mapping[str, str], paid_field: str) -> QueryOutcome:
+    def read_trade(self, trade: Mapping[str, Any], account: Mapping[str, str], paid_field: str) -> QueryOutcome:
         """A trade, as queries answer it and callbacks hold it."""
 
         state = text(trade.get("trade_status"))
@@ -228,7 +228,7 @@ class AlipayTradeCodec:
         if fields.get("notify_type") != "trade_status_sync":
             return Notification(raw=raw)
         account = {name: fields.get(name, "") for name in ("app_id", "seller_id")}
-        return Notification(payment=self._trade(fields, account, "gmt_payment"), raw=raw)
+        return Notification(payment=self.read_trade(fields, account, "gmt_payment"), raw=raw)
 
     def acknowledge(self, received: bool, message: str) -> NotifyAnswer:
         """Exactly `success`, or anything else with a status that makes Alipay send again."""

@@ -81,7 +81,7 @@ class WechatV3Codec(ABC):
         self._appid, self._mchid = config["appid"], config["mchid"]
         self.account: Mapping[str, str] = {"appid": self._appid, "mchid": self._mchid}
         self._base = (config.get("gateway_url") or GATEWAY).rstrip("/")
-        self._key = load_private_key(config["private_key"])
+        self.private_key = load_private_key(config["private_key"])
         self._serial = config["merchant_serial_no"].upper()
         self._api_v3_key = config["api_v3_key"].encode()
         self._public_key_id = config.get("public_key_id", "")
@@ -94,7 +94,7 @@ class WechatV3Codec(ABC):
         self._verifier = Verifier(keys)
 
     @abstractmethod
-    def created(self, answer: Mapping[str, Any], request: PayRequest) -> PayOutcome:
+    def created(self, answer: Mapping[str, Any], request: PayRequest, moment: Moment) -> PayOutcome:
         """What a product's create answer means."""
 
     def create_fields(self, request: PayRequest) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class WechatV3Codec(ABC):
     def _request(self, method: str, target: str, moment: Moment, fields: Mapping[str, Any] | None = None) -> HttpRequest:
         body = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode() if fields is not None else b""
         timestamp = str(int(moment.now.timestamp()))
-        signed = authorization(self._key, self._mchid, self._serial, method, target, timestamp, moment.nonce, body)
+        signed = authorization(self.private_key, self._mchid, self._serial, method, target, timestamp, moment.nonce, body)
         headers = [("Authorization", signed), ("Accept", "application/json"), ("User-Agent", "PayCenter/0.1")]
         if body:
             headers.append(("Content-Type", "application/json"))
@@ -161,7 +161,7 @@ class WechatV3Codec(ABC):
             return self._read(
                 response,
                 now,
-                lambda answer: self.created(answer, request),
+                lambda answer: self.created(answer, request, moment),
                 outcomes.PAY_ERRORS,
                 lambda known, code, message: PayOutcome(known or PayStatus.UNKNOWN, error_code=code, error_message=message),
             )

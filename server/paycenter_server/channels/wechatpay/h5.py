@@ -1,0 +1,33 @@
+"""WeChat Pay v3 H5: a mobile browser outside WeChat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from paycenter_server.channels.protocol import AnswerError, Moment, PayOutcome, PayRequest, PayStatus
+from paycenter_server.channels.wechatpay.v3 import WechatV3Codec
+
+H5_TYPES = ("Wap", "iOS", "Android")
+
+
+class WechatWapCodec(WechatV3Codec):
+    """`POST /v3/pay/transactions/h5`, answered with `h5_url` (valid for five minutes)."""
+
+    code = "wx_wap"
+    product = "h5"
+
+    def create_fields(self, request: PayRequest) -> dict[str, Any]:
+        """`h5_info.type` from the extra `h5_type`; "Wap" if it is not given."""
+        kind = request.extras.get("h5_type") or "Wap"
+        return {"scene_info": {"payer_client_ip": request.user_ip, "h5_info": {"type": kind}}}
+
+    def created(self, answer: Mapping[str, Any], request: PayRequest, moment: Moment) -> PayOutcome:
+        """The URL, with the way back to the shop where there is one."""
+        h5_url = answer.get("h5_url")
+        if not isinstance(h5_url, str) or not h5_url:
+            raise AnswerError("the answer has no h5_url")
+        if request.return_url:
+            h5_url += f"{'&' if '?' in h5_url else '?'}redirect_url={quote(request.return_url, safe='')}"
+        return PayOutcome(PayStatus.WAITING, "url", h5_url)
