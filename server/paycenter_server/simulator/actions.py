@@ -75,7 +75,7 @@ def wire_state(trade: Trade) -> str:
 
 def expire_if_due(simulator: Simulator, trade: Trade) -> None:
     """Alipay closes what nobody paid in time; WeChat leaves it NOTPAY."""
-    if trade.protocol == ALIPAY and trade.exists and trade.state == "NOTPAY" and trade.expired(simulator.clock.now()):
+    if trade.protocol == ALIPAY and trade.exists and trade.waiting and trade.expired(simulator.clock.now()):
         simulator.ledger.close(trade, "closed because nobody paid in time")
 
 
@@ -105,13 +105,15 @@ def _notify_payment(simulator: Simulator, trade: Trade, options: PayOptions) -> 
 
 
 def fail(simulator: Simulator, trade: Trade, state: str = "") -> None:
-    """The payer tries and fails. Neither channel notifies, and the trade stays payable, unless a script forces a state."""
+    """The payer tries and fails. Neither channel notifies, and the trade stays payable, unless it was a bar payment or a script
+    forces a state."""
     if trade.paid:
         raise ActionRefusedError("the trade is paid already")
     if state and state not in _FORCED_STATES:
         raise ValueError(f"state must be one of {', '.join(_FORCED_STATES)}")
     scan(simulator, trade)
-    trade.state = state or trade.state
+    trade.state = state or ("PAYERROR" if trade.at_the_bar else trade.state)
+    trade.queries_left = -1
     trade.record(simulator.clock.now(), "payment failed" + (f", state forced to {state}" if state else ""))
     simulator.ledger.save(trade)
 

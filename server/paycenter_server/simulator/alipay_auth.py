@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl
 
 from paycenter_server.channels.crypto import rsa_sign, rsa_verify
 from paycenter_server.simulator.alipay_call import AlipayError
+from paycenter_server.simulator.alipay_content import seal_content
 from paycenter_server.simulator.clock import parse_alipay_time
 from paycenter_server.simulator.keys import SimulatorKeys
 
@@ -69,15 +70,23 @@ def _check_certificates(keys: SimulatorKeys, params: dict[str, str]) -> None:
 
 
 def answer_body(
-    keys: SimulatorKeys, node: str, document: dict[str, Any], *, certificate_mode: bool, how: str, rotated: bool
+    keys: SimulatorKeys,
+    node: str,
+    document: dict[str, Any],
+    *,
+    certificate_mode: bool,
+    how: str,
+    rotated: bool,
+    sealed: bool = False,
 ) -> bytes:
     """The JSON text around a node, signed over the node's exact characters, slashes escaped as the gateway does.
 
     how: "", `unsigned`, `bad_signature`, or `slash` (signed before the slashes were escaped, which some answers are). rotated: in
-    certificate mode the next certificate signs.
+    certificate mode the next certificate signs. sealed: the node is encrypted.
     """
     plain = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
-    content = plain.replace("/", "\\/")
+    content = seal_content(keys, plain) if sealed else plain.replace("/", "\\/")
+    plain = content if sealed else plain
     text = f'{{"{node}":{content}'
     if certificate_mode:
         text += f',"alipay_cert_sn":"{keys.alipay["alipay_next_cert_sn" if rotated else "alipay_cert_sn"]}"'

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
+from urllib.parse import urlsplit
 
 from paycenter_server.simulator.clock import CHINA, parse_alipay_time
 from paycenter_server.simulator.faults import FaultRule
@@ -81,13 +82,18 @@ class AlipayCall:
         return bool(self.params.get("app_cert_sn"))
 
     @property
+    def sealed(self) -> bool:
+        """Whether request and answer are encrypted."""
+        return self.params.get("encrypt_type") == "AES"
+
+    @property
     def trade(self) -> Trade | None:
         """The trade that the call is about; a QR code nobody scanned is not a trade yet."""
         found = self.simulator.ledger.get(ALIPAY, self.optional("out_trade_no"), self.optional("trade_no"))
         if found is None:
             return None
         now = self.simulator.clock.now()
-        if found.exists and found.state == "NOTPAY" and found.expired(now):
+        if found.exists and found.waiting and found.expired(now):
             self.simulator.ledger.close(found, "closed because nobody paid in time")
         return found
 
@@ -120,6 +126,14 @@ class AlipayCall:
         """A required text of at most `limit` characters."""
         value = self.optional(field)
         if not value or len(value) > limit:
+            raise invalid_parameter(f"参数无效:{field}")
+        return value
+
+    def address(self, field: str) -> str:
+        """An optional web address of at most 400 characters."""
+        value = self.optional(field)
+        parts = urlsplit(value)
+        if value and (len(value) > 400 or parts.scheme not in ("http", "https") or not parts.netloc):
             raise invalid_parameter(f"参数无效:{field}")
         return value
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from decimal import Decimal
 from typing import Any
 
 from aiohttp import web
 
-from paycenter_server.simulator import alipay_refunds, alipay_trades
+from paycenter_server.simulator import alipay_bar, alipay_refunds, alipay_trades, bar
 from paycenter_server.simulator.alipay_auth import answer_body, check_request, read_params
 from paycenter_server.simulator.alipay_call import AlipayCall, AlipayError, acq, parse_yuan, yuan
+from paycenter_server.simulator.alipay_content import read_content
+from paycenter_server.simulator.control import base_url
 from paycenter_server.simulator.faults import FaultRule
 from paycenter_server.simulator.ledger import random_text
 from paycenter_server.simulator.model import ALIPAY
@@ -25,20 +25,25 @@ __all__ = ["add_routes"]
 Operation = Callable[[AlipayCall], dict[str, Any]]
 _OPERATIONS: dict[str, Operation] = {
     "alipay.trade.precreate": alipay_trades.precreate,
+    "alipay.trade.create": alipay_trades.create,
+    "alipay.trade.pay": alipay_bar.pay,
     "alipay.trade.query": alipay_trades.query,
     "alipay.trade.close": alipay_trades.close,
+    "alipay.trade.cancel": alipay_bar.cancel,
     "alipay.trade.refund": alipay_refunds.refund,
     "alipay.trade.fastpay.refund.query": alipay_refunds.query,
     "alipay.open.app.alipaycert.download": alipay_trades.certificate_download,
 }
-_PAGES = ("alipay.trade.page.pay", "alipay.trade.wap.pay")
+_APP = "alipay.trade.app.pay"
+_PAGES = ("alipay.trade.page.pay", "alipay.trade.wap.pay", _APP)
 _MONEY_FIELDS = ("total_amount", "refund_amount", "refund_fee")
 
 
 def add_routes(app: web.Application) -> None:
-    """GET and POST /gateway.do."""
+    """GET and POST /gateway.do; POST /simulator/alipay/app stands for the payer's app."""
     app.router.add_get("/gateway.do", _serve, allow_head=False)
     app.router.add_post("/gateway.do", _serve)
+    app.router.add_post("/simulator/alipay/app", _app)
 
 
 async def _serve(request: web.Request) -> web.StreamResponse:
@@ -48,10 +53,12 @@ async def _serve(request: web.Request) -> web.StreamResponse:
     method = params.get("method", "")
     entry = simulator.log.add(simulator.clock.now(), "in", ALIPAY, method, "", request.method, request.raw_path)
     entry.request_body = WireLog.text(raw)
+    sealed = False
     try:
         check_request(simulator.keys, params)
         entry.verdict = "valid"
-        call = AlipayCall(simulator, method, params, _biz_content(params))
+        call = AlipayCall(simulator, method, params, read_content(simulator.keys, params))
+        sealed = call.sealed
         entry.number = call.number
         if method in _PAGES:
             return await _page(request, call, entry)
@@ -60,20 +67,43 @@ async def _serve(request: web.Request) -> web.StreamResponse:
         entry.verdict = entry.verdict or f"refused: {failure.sub_code}"
         if method in _PAGES:
             return _logged(entry, alipay_error_page(failure.sub_code, failure.sub_msg))
-        return _failure(simulator, entry, params, failure)
+        return _failure(simulator, entry, params, failure, sealed=sealed)
 
 
-def _biz_content(params: dict[str, str]) -> dict[str, Any]:
+async def _app(request: web.Request) -> web.StreamResponse:
+    """The payer's app opens the order string that the merchant's app handed over: JSON with out_trade_no, trade_no and cashier_url,
+    or 400 with sub_code and error. The payment itself is played as for any trade."""
+    simulator = request.app[STATE]
+    raw = await request.read()
+    params = read_params("", raw.strip())
+    entry = simulator.log.add(simulator.clock.now(), "in", ALIPAY, _APP, "", request.method, request.raw_path)
+    entry.request_body = WireLog.text(raw)
     try:
-        document = json.loads(params.get("biz_content") or "{}", parse_float=Decimal)
-    except ValueError as error:
-        raise AlipayError("40002", "Invalid Arguments", "isv.invalid-parameter", "biz_content不是有效的JSON") from error
-    if not isinstance(document, dict):
-        raise AlipayError("40002", "Invalid Arguments", "isv.invalid-parameter", "biz_content不是JSON对象")
-    return document
+        check_request(simulator.keys, params)
+        entry.verdict = "valid"
+        call = AlipayCall(simulator, params["method"], params, read_content(simulator.keys, params))
+        entry.number = call.number
+        if call.method != _APP:
+            raise AlipayError("40004", "Business Failed", "isv.invalid-method", "不存在的方法名")
+        call.rule = simulator.faults.take(call.method, call.numbers)
+        entry.fault = call.fault
+        _raise_before(call.rule)
+        trade = alipay_trades.open_page(call)
+    except AlipayError as failure:
+        entry.verdict = entry.verdict or f"refused: {failure.sub_code}"
+        return _logged(entry, web.json_response({"error": failure.sub_msg, "sub_code": failure.sub_code}, status=400))
+    document = {
+        "out_trade_no": trade.number,
+        "trade_no": trade.transaction_id,
+        "cashier_url": f"{base_url(request)}/cashier/{trade.number}",
+    }
+    return _logged(entry, web.json_response(document))
 
 
-def _raise_before(fault: str) -> None:
+def _raise_before(rule: FaultRule | None) -> None:
+    fault = rule.fault if rule else ""
+    if rule is not None and fault == "decline":
+        raise AlipayError("40004", "Business Failed", rule.code or "ACQ.SYSTEM_ERROR", "业务失败")
     if fault == "error_before_commit":
         raise AlipayError("20000", "Service Currently Unavailable", "isp.unknow-error", "系统繁忙")
     if fault == "rate_limit":
@@ -88,7 +118,7 @@ async def _page(request: web.Request, call: AlipayCall, entry: Exchange) -> web.
         return silence
     if call.fault == "http_503":
         return _logged(entry, web.Response(status=503, text="503 Service Unavailable"))
-    _raise_before(call.fault)
+    _raise_before(call.rule)
     trade = alipay_trades.open_page(call)
     silence = await interfere(request, call.rule, "after")
     return silence if silence is not None else _logged(entry, cashier_page(request, trade))
@@ -106,7 +136,11 @@ async def _answer(request: web.Request, call: AlipayCall, entry: Exchange) -> we
         return silence
     if call.fault == "http_503":
         return _logged(entry, web.Response(status=503, text="503 Service Unavailable"))
-    _raise_before(call.fault)
+    # A declined bar payment leaves a trade behind, so that one is the operation's affair.
+    if call.method != "alipay.trade.pay" or call.fault != "decline":
+        _raise_before(call.rule)
+    if operation is alipay_trades.query:
+        bar.asked(simulator, call.trade)
     document = {"code": "10000", "msg": "Success", **operation(call)}
     silence = await interfere(request, call.rule, "after")
     if silence is not None:
@@ -118,7 +152,7 @@ async def _answer(request: web.Request, call: AlipayCall, entry: Exchange) -> we
     if call.fault == "brace":
         document["msg"] = "Success }"
     node = call.method.replace(".", "_") + "_response"
-    return _text(simulator, entry, node, document, certificate_mode=call.certificate_mode, how=call.fault)
+    return _text(simulator, entry, node, document, certificate_mode=call.certificate_mode, how=call.fault, sealed=call.sealed)
 
 
 def _lie(document: dict[str, Any], rule: FaultRule) -> None:
@@ -128,21 +162,28 @@ def _lie(document: dict[str, Any], rule: FaultRule) -> None:
         document[name] = yuan(told)
 
 
-def _failure(simulator: Simulator, entry: Exchange, params: dict[str, str], failure: AlipayError) -> web.Response:
+def _failure(simulator: Simulator, entry: Exchange, params: dict[str, str], failure: AlipayError, *, sealed: bool) -> web.Response:
     method = params.get("method", "")
     node = method.replace(".", "_") + "_response" if method in _OPERATIONS else "error_response"
     # Who the application is, and so whose key would sign, is unknown without an app_id: such failures go out unsigned.
     unknown = params.get("app_id") != simulator.keys.alipay["app_id"]
     how = "unsigned" if unknown or entry.fault == "unsigned" else entry.fault
     mode = bool(params.get("app_cert_sn")) and not unknown
-    return _text(simulator, entry, node, failure.document(), certificate_mode=mode, how=how)
+    return _text(simulator, entry, node, failure.document(), certificate_mode=mode, how=how, sealed=sealed)
 
 
 def _text(
-    simulator: Simulator, entry: Exchange, node: str, document: dict[str, Any], *, certificate_mode: bool, how: str
+    simulator: Simulator,
+    entry: Exchange,
+    node: str,
+    document: dict[str, Any],
+    *,
+    certificate_mode: bool,
+    how: str,
+    sealed: bool,
 ) -> web.Response:
     rotated = simulator.rotation.done("alipay")
-    body = answer_body(simulator.keys, node, document, certificate_mode=certificate_mode, how=how, rotated=rotated)
+    body = answer_body(simulator.keys, node, document, certificate_mode=certificate_mode, how=how, rotated=rotated, sealed=sealed)
     # Alipay really labels its JSON so.
     headers = {"Content-Type": "text/html;charset=utf-8", "trace_id": random_text(32).lower()}
     entry.answer_body = WireLog.text(body)

@@ -1,4 +1,4 @@
-"""Alipay: precreate, page and wap payments, query, close, certificate download (channel sheet 1.4 to 1.8)."""
+"""Alipay: precreate, page, wap, app and JSAPI payments, query, close, certificate download (channel sheet 1.4 to 1.8)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,20 @@ from paycenter_server.simulator.clock import alipay_time
 from paycenter_server.simulator.ledger import random_digits, random_text
 from paycenter_server.simulator.model import ALIPAY, Trade
 
-__all__ = ["certificate_download", "close", "open_page", "precreate", "query", "trade_status"]
+__all__ = ["begin", "certificate_download", "close", "create", "open_page", "precreate", "query", "trade_status"]
 
 _NUMBER = re.compile(r"[0-9A-Za-z_]{1,64}")
-_PAGE_SECONDS = 15 * 86400
+_BUYER = re.compile(r"2088[0-9]{12}")
+_LONGEST_SECONDS = 15 * 86400
 _QR_SECONDS = 2 * 3600
+_EXPIRY = ("time_expire", "timeout_express")
+# The older QUICK_WAP_PAY is still in SDKs. What is not listed here is not checked.
+_PRODUCTS = {
+    "page": ("FAST_INSTANT_TRADE_PAY",),
+    "wap": ("QUICK_WAP_WAY", "QUICK_WAP_PAY"),
+    "app": ("QUICK_MSECURITY_PAY", ""),
+    "create": ("JSAPI_PAY", "FACE_TO_FACE_PAYMENT", ""),
+}
 _STATUS = {"NOTPAY": "WAIT_BUYER_PAY", "USERPAYING": "WAIT_BUYER_PAY", "SUCCESS": "TRADE_SUCCESS"}
 
 
@@ -38,21 +47,39 @@ def precreate(call: AlipayCall) -> dict[str, Any]:
 
 
 def open_page(call: AlipayCall) -> Trade:
-    """alipay.trade.page.pay and wap.pay: the buyer's browser arrives, so the trade exists from now on."""
-    api = "wap" if call.method.endswith("wap.pay") else "page"
-    return _create(call, api, ("time_expire", "timeout_express"), _PAGE_SECONDS, exists=True)
+    """alipay.trade.page.pay, wap.pay and app.pay: the buyer's browser or app arrives, so the trade exists from now on."""
+    return begin(call, call.method.split(".")[2])
 
 
-def _create(call: AlipayCall, api: str, expires: tuple[str, ...], default: float, *, exists: bool) -> Trade:
+def create(call: AlipayCall) -> dict[str, Any]:
+    """alipay.trade.create: for a mini program, whose buyer is known; my.tradePay then pays the `trade_no`."""
+    buyer = call.optional("buyer_id") or call.optional("buyer_open_id")
+    if not buyer:
+        raise invalid_parameter("buyer_id和buyer_open_id不能同时为空")
+    if call.optional("buyer_id") and not _BUYER.fullmatch(buyer):
+        raise invalid_parameter("参数无效:buyer_id")
+    if call.optional("product_code") == "JSAPI_PAY" and not call.optional("op_app_id"):
+        raise invalid_parameter("参数无效:op_app_id")
+    trade = begin(call, "create", buyer)
+    return {"out_trade_no": trade.number, "trade_no": trade.transaction_id}
+
+
+def begin(call: AlipayCall, api: str, *context: str) -> Trade:
+    """A trade that exists at once; context: what else a repeat with the same number must repeat, the buyer first if known."""
+    return _create(call, api, _EXPIRY, _LONGEST_SECONDS, context, exists=True)
+
+
+def _create(
+    call: AlipayCall, api: str, expires: tuple[str, ...], default: float, context: tuple[str, ...] = (), *, exists: bool
+) -> Trade:
     number = call.text("out_trade_no", 64)
     if not _NUMBER.fullmatch(number):
         raise invalid_parameter("参数无效:out_trade_no")
     subject = call.text("subject", 256)
     amount = parse_yuan(call.biz.get("total_amount"), "total_amount")
-    product = call.optional("product_code")
-    if api == "page" and product != "FAST_INSTANT_TRADE_PAY":
+    if api in _PRODUCTS and call.optional("product_code") not in _PRODUCTS[api]:
         raise invalid_parameter("参数无效:product_code")
-    digest = hashlib.sha256(json.dumps([api, amount, subject]).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([api, amount, subject, *context]).encode()).hexdigest()
     trade = call.trade
     # A QR code that died unscanned left nothing behind at Alipay, so its number is free.
     if trade is None or (not trade.exists and trade.expired(call.simulator.clock.now())):
@@ -83,13 +110,14 @@ def _new_trade(
         merchant_id=simulator.keys.alipay["seller_id"],
         notify_url=call.params.get("notify_url", ""),
         return_url=call.params.get("return_url", ""),
+        quit_url=call.address("quit_url"),
         attach=call.optional("passback_params"),
         code="https://qr.alipay.com/bax" + random_text(21).lower() if api == "precreate" else "",
         digest=digest,
         created=now,
         expires=expires,
         exists=exists,
-        payer="2088" + random_digits(12),
+        payer=call.optional("buyer_id") or call.optional("buyer_open_id") or "2088" + random_digits(12),
         signer="certificate" if call.certificate_mode else "key",
     )
     trade.record(now, f"created by {call.method}")
@@ -103,7 +131,7 @@ def query(call: AlipayCall) -> dict[str, Any]:
     document = {
         "buyer_logon_id": "sim***@example.com",
         "buyer_pay_amount": yuan(trade.paid_amount),
-        "buyer_user_id": trade.payer,
+        "buyer_user_id" if _BUYER.fullmatch(trade.payer) else "buyer_open_id": trade.payer,
         "invoice_amount": yuan(trade.paid_amount),
         "out_trade_no": trade.number,
         "point_amount": "0.00",

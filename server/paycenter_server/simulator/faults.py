@@ -1,9 +1,12 @@
 """The fault script: rules that make the simulated channels misbehave, a counted number of times.
 
 A rule is JSON: {"api": "wx.native", "fault": "timeout_after_commit", "out_trade_no": "…", "times": 1, "skip": 0, "seconds": 5,
-"amount": 1}. Only api and fault are needed. api is `wx.` + native, jsapi, app, h5, query, close, refund, refund_query,
-abnormal_refund, certificates, or the Alipay method, or `wx.notify`, `alipay.notify`, `notify` (both), or `*`. out_trade_no may be
-a refund's number too. times below zero means for ever. skip lets that many matching calls pass first.
+"amount": 1, "code": "…", "queries": 2}. Only api and fault are needed. api is `wx.` + native, jsapi, app, h5, codepay, query,
+close, reverse, refund, refund_query, abnormal_refund, certificates, tradebill, fundflowbill, billdownload; or `wx2.` +
+unifiedorder, micropay, orderquery, closeorder, reverse, refund, refundquery, downloadbill; or the Alipay method; or `wx.notify`,
+`alipay.notify`, `notify` (both); or `*`. out_trade_no may be a refund's number too. times below zero means for ever. skip lets
+that many matching calls pass first. code: of `decline`. queries: after so many queries the payer of a bar payment has paid; never
+by itself without it.
 """
 
 from __future__ import annotations
@@ -39,7 +42,12 @@ DOMAIN = {
     "xml_notify": "WeChat refund is notified in v2 XML, as one without notify_url is",
     "refund_closed": "WeChat refund ends CLOSED",
     "refund_pending": "refund stays unconfirmed for `seconds` (Alipay: fund_change N and an empty refund query)",
-    "user_paying": "query: WeChat USERPAYING for a trade that is not paid",
+    "user_paying": "WeChat: USERPAYING, at a query of what is not paid or at a bar payment (paid after `queries` queries)",
+    "bank_error": "WeChat v2 micropay: BANKERROR, the payer pays after `queries` queries",
+    "in_process": "alipay.trade.pay: 10003, the payer pays after `queries` queries",
+    "decline": "refused with `code` (such as ACQ.BUYER_BALANCE_NOT_ENOUGH or NOTENOUGH), nothing was done; a bar trade has failed",
+    "retry_flag": "alipay.trade.cancel: retry_flag Y, nothing was done",
+    "recall": "WeChat reverse: v2 recall Y, v3 500 SYSTEM_ERROR, nothing was done",
 }
 NOTIFY = {
     "drop": "the send is lost, the ladder goes on",
@@ -55,6 +63,8 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "skip": int,
     "seconds": (int, float),
     "amount": (int, type(None)),
+    "code": str,
+    "queries": (int, type(None)),
 }
 
 
@@ -73,6 +83,8 @@ class FaultRule:
     skip: int = 0
     seconds: float = 30.0
     amount: int | None = None
+    code: str = ""
+    queries: int | None = None
 
     @classmethod
     def parse(cls, document: object) -> FaultRule:

@@ -7,6 +7,7 @@ keys of the simulator's side), `alipay/` (application keys, Alipay's keys, the t
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import secrets
@@ -39,7 +40,8 @@ class SimulatorKeys:
     """The folder's content; keys are parsed when first used.
 
     settings is keys.json: `wechatpay` {appid, mchid, merchant_serial, apiv3_key, apiv2_key, public_key_id, platform_serial,
-    platform_next_serial} and `alipay` {app_id, seller_id, app_cert_sn, alipay_cert_sn, alipay_next_cert_sn, alipay_root_cert_sn}.
+    platform_next_serial} and `alipay` {app_id, seller_id, aes_key, app_cert_sn, alipay_cert_sn, alipay_next_cert_sn,
+    alipay_root_cert_sn}. aes_key is base64 of 16 bytes.
     The `next` ones sign after a rotation.
     """
 
@@ -190,6 +192,7 @@ def _wechatpay_files(folder: _Folder, settings: dict[str, str]) -> None:
 def _alipay_files(folder: _Folder, settings: dict[str, str]) -> None:
     settings.setdefault("app_id", "2021" + _digits(12))
     settings.setdefault("seller_id", "2088" + _digits(12))
+    settings.setdefault("aes_key", base64.b64encode(secrets.token_bytes(16)).decode())
     app = folder.private_key("app_private_key.pem")
     alipay, following = folder.private_key("alipay_private_key.pem"), folder.private_key("alipay_private_key_next.pem")
     folder.put("app_private_key_pkcs1.pem", private_pem(app, pkcs1=True), private=True)

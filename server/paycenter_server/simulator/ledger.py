@@ -107,13 +107,13 @@ class Ledger:
         if trade.paid:
             raise NotPayableError("the trade is paid already")
         if not force:
-            if trade.state not in ("NOTPAY", "USERPAYING"):
+            if not trade.waiting:
                 raise NotPayableError(f"the trade is {trade.state}")
             if trade.expired(now):
                 raise NotPayableError("the trade has expired")
         trade.record(now, f"paid {trade.amount if amount is None else amount} fen" + (" although not payable" if force else ""))
         trade.exists = True
-        trade.state = "SUCCESS"
+        trade.state, trade.queries_left = "SUCCESS", -1
         trade.paid_amount = trade.amount if amount is None else amount
         trade.paid_at = now
         trade.payer = payer or trade.payer or "o" + random_text(27)
@@ -121,7 +121,14 @@ class Ledger:
 
     def close(self, trade: Trade, why: str) -> None:
         """Nobody can pay any more."""
-        trade.state = "CLOSED"
+        self._end(trade, "CLOSED", why)
+
+    def revoke(self, trade: Trade, why: str) -> None:
+        """A bar payment is reversed; the money of a paid one goes back as a refund that the caller adds."""
+        self._end(trade, "REVOKED", why)
+
+    def _end(self, trade: Trade, state: str, why: str) -> None:
+        trade.state, trade.queries_left = state, -1
         trade.closed_at = self.clock.now()
         trade.record(trade.closed_at, why)
         self.save(trade)

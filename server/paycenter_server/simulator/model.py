@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["ALIPAY", "WECHATPAY_V3", "Notice", "Refund", "Trade"]
+__all__ = ["ALIPAY", "BAR", "WECHATPAY_V3", "Notice", "Refund", "Trade"]
 
 WECHATPAY_V3 = "wechatpay_v3"
 ALIPAY = "alipay"
+BAR = "micropay"
 _EVENTS_KEPT = 100
 
 
@@ -47,7 +48,8 @@ class Trade:
 
     state is NOTPAY, SUCCESS or CLOSED, or what a script forced (USERPAYING, PAYERROR, REVOKED); how refunds show is each protocol's
     affair. exists is false for an Alipay trade whose QR code nobody has scanned. expires 0 means never. digest stands for the
-    parameters of the create, so that the same number with others is refused.
+    parameters of the create, so that the same number with others is refused. queries_left: the payer of a bar payment pays
+    unprompted after so many queries, never when negative. v2: WeChat, created over the XML protocol, so that is how it notifies.
     """
 
     protocol: str
@@ -73,6 +75,9 @@ class Trade:
     closed_at: float = 0.0
     payer: str = ""
     signer: str = ""
+    quit_url: str = ""
+    queries_left: int = -1
+    v2: bool = False
     refunds: list[Refund] = field(default_factory=list)
     events: list[list[Any]] = field(default_factory=list)
 
@@ -80,6 +85,16 @@ class Trade:
     def key(self) -> str:
         """Unique over protocols."""
         return f"{self.protocol}:{self.number}"
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the payer may still pay."""
+        return self.state in ("NOTPAY", "USERPAYING")
+
+    @property
+    def at_the_bar(self) -> bool:
+        """Whether the merchant scanned the payer's code, so that no cashier of the payer's is open."""
+        return self.api == BAR
 
     @property
     def paid(self) -> bool:

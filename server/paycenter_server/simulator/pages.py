@@ -118,7 +118,9 @@ def cashier_page(request: web.Request, trade: Trade, problem: str = "") -> web.R
     """What the payer sees; also the answer of alipay.trade.page.pay."""
     simulator = request.app[STATE]
     back = return_address(simulator.keys, simulator.clock, trade) if trade.paid else ""
-    return _html("cashier.html", trade=_shown(request, trade), back=back, problem=problem)
+    return _html(
+        "cashier.html", trade=_shown(request, trade), back=back, quit="" if trade.paid else trade.quit_url, problem=problem
+    )
 
 
 def alipay_error_page(code: str, text: str) -> web.Response:
