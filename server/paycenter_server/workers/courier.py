@@ -19,6 +19,8 @@ TIMEOUT = 10.0
 MAX_ANSWER = 64 * 1024
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_V4_IN_V6 = (ipaddress.ip_network("::/96"), ipaddress.ip_network("64:ff9b::/96"))
+_LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")
 
 
 class ForbiddenAddressError(OSError):
@@ -28,6 +30,17 @@ class ForbiddenAddressError(OSError):
 def parse_networks(text: str) -> list[Network]:
     """Comma separated CIDR; ValueError if one is not."""
     return [ipaddress.ip_network(item.strip()) for item in text.split(",") if item.strip()]
+
+
+def _carried(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The IPv4 address that is reached through an IPv6 one: mapped, compatible, 6to4 or NAT64; otherwise itself."""
+    if isinstance(ip, ipaddress.IPv4Address):
+        return ip
+    if ip.sixtofour is not None:
+        return ip.sixtofour
+    if ip.ipv4_mapped is not None or any(ip in network for network in _V4_IN_V6):
+        return ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
+    return ip
 
 
 class AddressGuard:
@@ -41,12 +54,11 @@ class AddressGuard:
 
     def permits(self, address: str) -> bool:
         """Whether a connection to this IP address may be made."""
-        ip = ipaddress.ip_address(address.partition("%")[0])
-        if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-            ip = ip.ipv4_mapped
-        if any(ip.version == network.version and ip in network for network in self._allowed):
+        given = ipaddress.ip_address(address.partition("%")[0])
+        ip = _carried(given)
+        if any(item in network for item in {given, ip} for network in self._allowed if item.version == network.version):
             return True
-        return ip.is_global and not ip.is_multicast
+        return ip.is_global and not ip.is_multicast and ip not in _LOCAL_NAT64
 
     def socket_factory(self, info: Any) -> socket.socket:
         """For aiohttp's connector."""
