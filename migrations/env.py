@@ -6,6 +6,7 @@ import asyncio
 import os
 
 from alembic import context
+from paycenter_server.storage.migrate import connect
 from paycenter_server.storage.tables import metadata
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -16,15 +17,16 @@ def _url() -> str:
     url = context.config.attributes.get("url") or os.environ.get("PAYCENTER_DATABASE_URL", "")
     if not url:
         raise SystemExit("Set PAYCENTER_DATABASE_URL to the database to migrate, or run `paycenter migrate`.")
-    return str(url).replace("postgresql://", "postgresql+asyncpg://")
+    return str(url)
 
 
 def _run(connection: Connection) -> None:
+    # Two migrators at once: the second waits here, however long it takes, and then has nothing to do. The lock ends with the
+    # connection. Before the time-outs, which would hold for it too.
+    connection.execute(text("SELECT pg_advisory_lock(7290241103)"))
     # A migration that waits for a lock makes everybody behind it wait too: give up instead, and try again later.
     connection.execute(text("SET lock_timeout = '5s'"))
     connection.execute(text("SET statement_timeout = '15min'"))
-    # Two migrators at once: the second waits here, and then has nothing to do. The lock ends with the connection.
-    connection.execute(text("SELECT pg_advisory_lock(7290241103)"))
     connection.commit()
     context.configure(
         connection=connection, target_metadata=metadata, transaction_per_migration=True, compare_type=True,
@@ -35,7 +37,10 @@ def _run(connection: Connection) -> None:
 
 
 async def _online() -> None:
-    engine = create_async_engine(_url(), poolclass=NullPool)
+    # Connected by asyncpg itself, so that a URL means the same here as for the services (sslmode and the like).
+    engine = create_async_engine(
+        "postgresql+asyncpg://", async_creator=lambda *_, **more: connect(_url(), **more), poolclass=NullPool
+    )
     async with engine.connect() as connection:
         await connection.run_sync(_run)
         await connection.commit()

@@ -40,7 +40,9 @@ class Receiver:
 
     def answers(self, status: int = 200, body: bytes = b"ok", **headers: str) -> None:
         async def answer(request: web.Request) -> web.StreamResponse:
-            return web.Response(status=status, body=body, headers={name.replace("_", "-"): value for name, value in headers.items()})
+            return web.Response(
+                status=status, body=body, headers={name.replace("_", "-"): value for name, value in headers.items()}
+            )
 
         self.answer = answer
 
@@ -223,7 +225,17 @@ async def test_an_allowed_name_and_literal_work(receiver: Receiver, courier: Aio
 
 
 async def test_urls_that_are_none(courier: AiohttpCourier) -> None:
-    for url in ("", "x", "http://", "http://[", "ftp://a/", "http://\udcff/", "http://a:99999/", "http://exa mple/", "http://" + "a" * 300 + "/"):
+    for url in (
+        "",
+        "x",
+        "http://",
+        "http://[",
+        "ftp://a/",
+        "http://\udcff/",
+        "http://a:99999/",
+        "http://exa mple/",
+        "http://" + "a" * 300 + "/",
+    ):
         received = await courier.post(url, {}, b"{}")
         assert received.status == 0, url
         clean(received.text).encode()

@@ -69,9 +69,7 @@ async def test_create_read_change_list_delete(rig: Rig, code: str) -> None:
     listed = await rig.op.channels.ListPayChannels(pb.ListPayChannelsRequest(app_key="books"))
     assert list(listed.pay_channels) == [got.pay_channel]
     everything = await rig.op.channels.ListPayChannels(pb.ListPayChannelsRequest(page_size=3))
-    rest = await rig.op.channels.ListPayChannels(
-        pb.ListPayChannelsRequest(page_size=3, page_token=everything.next_page_token)
-    )
+    rest = await rig.op.channels.ListPayChannels(pb.ListPayChannelsRequest(page_size=3, page_token=everything.next_page_token))
     assert len({item.id for item in (*everything.pay_channels, *rest.pay_channels)}) == 5
     codes = await rig.op.channels.ListEnabledChannelCodes(pb.ListEnabledChannelCodesRequest(app_key="books"))
     assert list(codes.codes) == [code]

@@ -230,7 +230,9 @@ async def test_junk_around_a_submit(rig: Rig) -> None:
         order_pb.SubmitPayOrderRequest(id=order.id, channel_code="\U0001f600" * 5000),
         order_pb.SubmitPayOrderRequest(id=order.id, channel_code="mock", channel_extras={"a\0": "b"}),
         order_pb.SubmitPayOrderRequest(id=order.id, channel_code="mock", channel_extras={"\0" * 9: "b\0"}),
-        order_pb.SubmitPayOrderRequest(id=order.id, channel_code="mock", channel_extras={"\U0001f600" * 100 + str(n): "\0" for n in range(99)}),
+        order_pb.SubmitPayOrderRequest(
+            id=order.id, channel_code="mock", channel_extras={"\U0001f600" * 100 + str(n): "\0" for n in range(99)}
+        ),
         order_pb.SubmitPayOrderRequest(id=order.id, channel_code="mock", user_ip="1.2.3.4.5", return_url="javascript:1"),
     ):
         with pytest.raises(PayCenterError) as caught:

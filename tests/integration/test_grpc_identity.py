@@ -50,7 +50,9 @@ async def test_with_wrong_credentials(rig: Rig) -> None:
     async with rig.bare() as channel:
         stub = PayOrderServiceStub(channel)
         for authorization in wrong:
-            error = await refused(stub.GetPayOrder(order_pb.GetPayOrderRequest(id="O"), metadata=(("authorization", authorization),)))
+            error = await refused(
+                stub.GetPayOrder(order_pb.GetPayOrderRequest(id="O"), metadata=(("authorization", authorization),))
+            )
             assert (error.code, error.info.reason) == (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIALS_INVALID"), authorization
             assert secret not in str(error)
         # The scheme's name is not case sensitive (RFC 9110).

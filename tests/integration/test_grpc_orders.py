@@ -52,9 +52,7 @@ async def test_an_order_from_end_to_end(rig: Rig) -> None:
     after = await rig.shop.get_order(id=order.id)
     assert (after.state, after.refunded_amount, after.reserved_amount) == (OrderState.REFUND, 2_500, 0)
     async with fails("REFUND_EXCEEDS_PAID", grpc.StatusCode.FAILED_PRECONDITION):
-        await rig.shop.create_refund(
-            merchant_order_id=order.merchant_order_id, merchant_refund_no="R2", amount=7_501, reason="x"
-        )
+        await rig.shop.create_refund(merchant_order_id=order.merchant_order_id, merchant_refund_no="R2", amount=7_501, reason="x")
     async with fails("REFUND_CONFLICT", grpc.StatusCode.ALREADY_EXISTS):
         await rig.shop.create_refund(merchant_order_id=order.merchant_order_id, merchant_refund_no="R1", amount=1, reason="x")
 
@@ -172,7 +170,11 @@ async def test_nobody_sees_what_is_another_app_s(rig: Rig) -> None:
         assert [item async for item in other.list_orders()] == []
         assert [item async for item in other.list_refunds()] == []
         assert [item async for item in other.list_notifications()] == []
-        for listing in (other.list_orders(app_key="shop"), other.list_refunds(app_key="shop"), other.list_notifications(app_key="shop")):
+        for listing in (
+            other.list_orders(app_key="shop"),
+            other.list_refunds(app_key="shop"),
+            other.list_notifications(app_key="shop"),
+        ):
             async with fails("PERMISSION_DENIED", grpc.StatusCode.PERMISSION_DENIED):
                 [item async for item in listing]
         assert await other.list_channel_codes() == ["mock"]

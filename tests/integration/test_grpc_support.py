@@ -227,5 +227,3 @@ def write_pem(folder: Path) -> tuple[Tls, bytes]:
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return tls, pem
-
-

@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import TypeVar
 
 import click
 
 from paycenter_server.bootstrap import open_services
 from paycenter_server.cli.running import settings_or_exit
 
+T = TypeVar("T")
+
+
+def _or_exit(work: Callable[[], T]) -> T:
+    """What `work` answers; if it fails, why, in words, and the end with 2."""
+    try:
+        return work()
+    except Exception as error:
+        click.echo(f"The database cannot be migrated. {type(error).__name__}: {error}", err=True)
+        raise SystemExit(2) from None
+
 
 @click.command()
-@click.option("--check", is_flag=True, help="Change nothing; end with 1 if migrations are missing.")
+@click.option(
+    "--check", is_flag=True, help="Change nothing; end with 1 if migrations are missing, with 2 if the database cannot be asked."
+)
 def migrate(check: bool) -> None:
     """Bring the database to the schema of this version."""
     from paycenter_server.storage.migrate import current, ensure, head
 
     settings = settings_or_exit()
     if check:
-        found, wanted = asyncio.run(current(settings.database_url)), head()
+        found, wanted = _or_exit(lambda: asyncio.run(current(settings.database_url))), head()
         click.echo(f"The database is at {found or 'nothing'}, this version needs {wanted}.")
         raise SystemExit(0 if found == wanted else 1)
-    done = ensure(settings.database_url)
+    done = _or_exit(lambda: ensure(settings.database_url))
     click.echo(f"{'Migrated to' if done else 'Already at'} {head()}.")
 
 

@@ -67,9 +67,7 @@ def create_app(
 async def serve(app: web.Application, host: str, port: int, stop: asyncio.Event) -> None:
     """Until `stop`; requests that are being handled get 10 seconds to end."""
     # After a refusal the rest of a body is read for a second, not for aiohttp's ten.
-    runner = web.AppRunner(
-        app, access_log=None, shutdown_timeout=10, keepalive_timeout=30, lingering_time=_LINGER_SECONDS
-    )
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=10, keepalive_timeout=30, lingering_time=_LINGER_SECONDS)
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 
@@ -44,9 +45,14 @@ async def revision_of(connection: Connection) -> str | None:
     return str(revision) if revision else None
 
 
+async def connect(database_url: str, **more: Any) -> Any:
+    """A connection to the database, by the URL as the services take it."""
+    return await asyncpg.connect(database_url.replace("postgresql+asyncpg://", "postgresql://"), timeout=5, **more)
+
+
 async def current(database_url: str) -> str | None:
     """`revision_of` a database that nobody is connected to yet."""
-    connection = await asyncpg.connect(database_url, timeout=5)
+    connection = await connect(database_url)
     try:
         return await revision_of(connection)
     finally:
