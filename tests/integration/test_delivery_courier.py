@@ -142,25 +142,48 @@ async def test_retry_after(receiver: Receiver) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["soon", "-5", "1.5", "Mon, 01 Jan 0001 00:00:00 +2300", "Fri, 31 Dec 9999 23:59:59 -2300", "Mon, 01 Jan 99999 00:00:00 GMT",
-     "Wed, 21 Oct 2015 07:28:00", "Wed, 21 Oct 2015 07:28:00 -0000", "Wed, 99 Oct 2015 99:99:99 GMT", ",", "\u0661", "1e5", "Mon,",
-     "Wed, 21 Oct 2015 07:28:00 +99999999999", "1 1 1 1 1 1 1"],
-)  # fmt: skip
+    [
+        "soon",
+        "-5",
+        "1.5",
+        "Mon, 01 Jan 0001 00:00:00 +2300",
+        "Fri, 31 Dec 9999 23:59:59 -2300",
+        "Mon, 01 Jan 99999 00:00:00 GMT",
+        "Wed, 21 Oct 2015 07:28:00",
+        "Wed, 21 Oct 2015 07:28:00 -0000",
+        "Wed, 99 Oct 2015 99:99:99 GMT",
+        ",",
+        "\u0661",
+        "1e5",
+        "Mon,",
+        "Wed, 21 Oct 2015 07:28:00 +99999999999",
+        "1 1 1 1 1 1 1",
+    ],
+)
 async def test_a_retry_after_that_says_nothing_harms_nothing(receiver: Receiver, courier: AiohttpCourier, value: str) -> None:
     receiver.answers(503, retry_after=value)
     received = await courier.post(receiver.url, {}, b"{}")
     assert received.status == 503
-    assert received.retry_after is None or 0 <= received.retry_after
+    assert received.retry_after is None or received.retry_after >= 0
 
 
 @pytest.mark.parametrize(
     "answer",
-    [b"", b"junk\r\n\r\n", b"HTTP/1.1 \xff\xff\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", b"HTTP/1.1 99999 OK\r\n\r\n",
-     b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nshort", b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\njunk",
-     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n", b"HTTP/1.1 200 OK\r\n" + b"X: " + b"y" * 70_000 + b"\r\n\r\n",
-     b"HTTP/1.1 200 OK\r\nSet-Cookie: \xff=\x01\r\nContent-Length: 0\r\n\r\n", b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n",
-     b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=nonsense\r\nContent-Length: 2\r\n\r\n\xff\xfe"],
-)  # fmt: skip
+    [
+        b"",
+        b"junk\r\n\r\n",
+        b"HTTP/1.1 \xff\xff\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+        b"HTTP/1.1 99999 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nshort",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\njunk",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"X: " + b"y" * 70_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nSet-Cookie: \xff=\x01\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=nonsense\r\nContent-Length: 2\r\n\r\n\xff\xfe",
+    ],
+)
 async def test_a_receiver_that_speaks_no_http(courier: AiohttpCourier, answer: bytes) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -178,11 +201,29 @@ async def test_a_receiver_that_speaks_no_http(courier: AiohttpCourier, answer: b
 
 @pytest.mark.parametrize(
     "url",
-    ["http://127.0.0.1:{port}/", "http://127.1.2.3:{port}/", "http://[::1]:{port}/", "http://[::ffff:127.0.0.1]:{port}/", "http://0.0.0.0:{port}/",
-     "http://localhost:{port}/", "http://2130706433:{port}/", "http://0x7f.1:{port}/", "http://10.0.0.1:{port}/", "http://[::]:{port}/",
-     "http://169.254.169.254/latest/meta-data", "http://192.168.1.1/", "http://172.16.0.1/", "http://100.64.0.1/", "http://[fe80::1]/",
-     "http://[fc00::1]/", "http://224.0.0.1/", "http://255.255.255.255/", "http://[::ffff:10.0.0.1]/", "http://[ff02::1]/"],
-)  # fmt: skip
+    [
+        "http://127.0.0.1:{port}/",
+        "http://127.1.2.3:{port}/",
+        "http://[::1]:{port}/",
+        "http://[::ffff:127.0.0.1]:{port}/",
+        "http://0.0.0.0:{port}/",
+        "http://localhost:{port}/",
+        "http://2130706433:{port}/",
+        "http://0x7f.1:{port}/",
+        "http://10.0.0.1:{port}/",
+        "http://[::]:{port}/",
+        "http://169.254.169.254/latest/meta-data",
+        "http://192.168.1.1/",
+        "http://172.16.0.1/",
+        "http://100.64.0.1/",
+        "http://[fe80::1]/",
+        "http://[fc00::1]/",
+        "http://224.0.0.1/",
+        "http://255.255.255.255/",
+        "http://[::ffff:10.0.0.1]/",
+        "http://[ff02::1]/",
+    ],
+)
 async def test_private_addresses_are_refused(receiver: Receiver, url: str) -> None:
     guarded = AiohttpCourier(AddressGuard([]), FakeClock(), timeout=2)
     started = time.monotonic()
@@ -196,10 +237,25 @@ async def test_private_addresses_are_refused(receiver: Receiver, url: str) -> No
 
 @pytest.mark.parametrize(
     ("address", "public"),
-    [("1.1.1.1", True), ("2606:4700::1111", True), ("127.0.0.1", False), ("::ffff:127.0.0.1", False), ("::ffff:1.1.1.1", True),
-     ("64:ff9b::7f00:1", False), ("64:ff9b::a00:1", False), ("2002:7f00:1::", False), ("2002:a00:1::", False), ("::127.0.0.1", False),
-     ("64:ff9b::101:101", True), ("198.18.0.1", False), ("192.0.2.1", False), ("fe80::1%eth0", False), ("240.0.0.1", False), ("64:ff9b:1::1", False)],
-)  # fmt: skip
+    [
+        ("1.1.1.1", True),
+        ("2606:4700::1111", True),
+        ("127.0.0.1", False),
+        ("::ffff:127.0.0.1", False),
+        ("::ffff:1.1.1.1", True),
+        ("64:ff9b::7f00:1", False),
+        ("64:ff9b::a00:1", False),
+        ("2002:7f00:1::", False),
+        ("2002:a00:1::", False),
+        ("::127.0.0.1", False),
+        ("64:ff9b::101:101", True),
+        ("198.18.0.1", False),
+        ("192.0.2.1", False),
+        ("fe80::1%eth0", False),
+        ("240.0.0.1", False),
+        ("64:ff9b:1::1", False),
+    ],
+)
 def test_which_addresses_are_public(address: str, public: bool) -> None:
     assert AddressGuard([]).permits(address) is public
 
@@ -241,38 +297,47 @@ async def test_urls_that_are_none(courier: AiohttpCourier) -> None:
         clean(received.text).encode()
 
 
-@pytest.mark.parametrize(
-    ("status", "body", "rule", "state"),
-    [
-        (200, b"", NotifySuccess.HTTP_2XX, "SUCCESS"), (204, b"", NotifySuccess.HTTP_2XX, "SUCCESS"),
-        (200, b'{"code":1}', NotifySuccess.HTTP_2XX, "SUCCESS"), (302, b"", NotifySuccess.HTTP_2XX, "REQUEST_SUCCESS"),
-        (404, b"", NotifySuccess.HTTP_2XX, "REQUEST_SUCCESS"), (500, b"", NotifySuccess.HTTP_2XX, "REQUEST_SUCCESS"),
-        (410, b"gone", NotifySuccess.HTTP_2XX, "FAILURE"), (200, b'{"code":0}', NotifySuccess.CODE_ZERO, "SUCCESS"),
-        (200, b' {"code": 0, "msg": "", "data": true}\n', NotifySuccess.CODE_ZERO, "SUCCESS"),
-        (200, b"success", NotifySuccess.CODE_ZERO, "REQUEST_SUCCESS"), (200, b'{"code":1}', NotifySuccess.CODE_ZERO, "REQUEST_SUCCESS"),
-        (200, b'{"code":false}', NotifySuccess.CODE_ZERO, "REQUEST_SUCCESS"), (200, b'{"code":"0"}', NotifySuccess.CODE_ZERO, "REQUEST_SUCCESS"),
-        (200, b"[0]", NotifySuccess.CODE_ZERO, "REQUEST_SUCCESS"), (500, b'{"code":0}', NotifySuccess.CODE_ZERO, "REQUEST_SUCCESS"),
-        (200, b"[" * 60_000, NotifySuccess.CODE_ZERO, "REQUEST_SUCCESS"), (200, b'{"code":' + b"9" * 9000 + b"}", NotifySuccess.CODE_ZERO, "REQUEST_SUCCESS"),
-        (200, b"\0\xff\xfe\xed\xa0\x80 poison", NotifySuccess.CODE_ZERO, "REQUEST_SUCCESS"),
-    ],
-)  # fmt: skip
-async def test_what_counts_as_received(
-    world: World, receiver: Receiver, courier: AiohttpCourier, status: int, body: bytes, rule: NotifySuccess, state: str
-) -> None:
-    await world.services.apps.update(OPERATOR, "shop", {"notify_success": rule.value, **urls(receiver)})
-    receiver.answers(status, body)
-    await world.paid("mock")
+ZERO, ANY = NotifySuccess.CODE_ZERO, NotifySuccess.HTTP_2XX
+ANSWERS = [
+    (200, b"", ANY, "SUCCESS"),
+    (204, b"", ANY, "SUCCESS"),
+    (200, b'{"code":1}', ANY, "SUCCESS"),
+    (302, b"", ANY, "REQUEST_SUCCESS"),
+    (404, b"", ANY, "REQUEST_SUCCESS"),
+    (500, b"", ANY, "REQUEST_SUCCESS"),
+    (410, b"gone", ANY, "FAILURE"),
+    (200, b'{"code":0}', ZERO, "SUCCESS"),
+    (200, b' {"code": 0, "msg": "", "data": true}\n', ZERO, "SUCCESS"),
+    (200, b"success", ZERO, "REQUEST_SUCCESS"),
+    (200, b'{"code":1}', ZERO, "REQUEST_SUCCESS"),
+    (200, b'{"code":false}', ZERO, "REQUEST_SUCCESS"),
+    (200, b'{"code":"0"}', ZERO, "REQUEST_SUCCESS"),
+    (200, b"[0]", ZERO, "REQUEST_SUCCESS"),
+    (500, b'{"code":0}', ZERO, "REQUEST_SUCCESS"),
+    (200, b"[" * 60_000, ZERO, "REQUEST_SUCCESS"),
+    (200, b'{"code":' + b"9" * 9000 + b"}", ZERO, "REQUEST_SUCCESS"),
+    (200, b"\0\xff\xfe\xed\xa0\x80 poison", ZERO, "REQUEST_SUCCESS"),
+    (503, b"\0" * 70_000, ANY, "REQUEST_SUCCESS"),
+]
+
+
+async def test_what_counts_as_received(world: World, receiver: Receiver, courier: AiohttpCourier) -> None:
     notifying = Notifying(world.services.context, courier)
-    assert await notifying.deliver_due() == 1
-    await notifying.settle()
-    (task,) = await world.rows("SELECT * FROM pay_notify_task")
-    (entry,) = await world.rows("SELECT * FROM pay_notify_log")
-    assert (task["state"], task["notify_times"], entry["http_status"]) == (state, 1, status)
-    assert (task["next_notify_time"] is None) is (state in ("SUCCESS", "FAILURE"))
-    assert len(entry["answer"]) <= 2000
-    assert entry["request"] == task["payload"] == receiver.requests[0][2].decode()
-    headers = {name.lower(): value for name, value in receiver.requests[0][1].items()}
-    Webhook(world.secrets["shop"]).verify(receiver.requests[0][2], headers)
+    for status, body, rule, state in ANSWERS:
+        await world.services.apps.update(OPERATOR, "shop", {"notify_success": rule.value, **urls(receiver)})
+        receiver.answers(status, body)
+        receiver.requests.clear()
+        order = await world.paid("mock")
+        assert await notifying.deliver_due() == 1
+        await notifying.settle()
+        (task,) = await world.rows("SELECT * FROM pay_notify_task WHERE data_id = $1", order.id)
+        (entry,) = await world.rows("SELECT * FROM pay_notify_log WHERE task_id = $1", task["id"])
+        assert (task["state"], task["notify_times"], entry["http_status"]) == (state, 1, status), (status, body[:40], rule)
+        assert (task["next_notify_time"] is None) is (state in ("SUCCESS", "FAILURE"))
+        assert len(entry["answer"]) <= 2000
+        _, headers, sent = receiver.requests[0]
+        assert entry["request"] == task["payload"] == sent.decode()
+        Webhook(world.secrets["shop"]).verify(sent, {name.lower(): value for name, value in headers.items()})
 
 
 def urls(receiver: Receiver) -> dict[str, Any]:

@@ -198,8 +198,8 @@ async def fill(world: World, app_key: str, count: int, url: str = "http://mercha
     await world.rows(
         """INSERT INTO pay_notify_task (id, app_id, type, event, data_id, data_version, merchant_order_id, merchant_refund_no,
              notify_url, payload, state, notify_times, max_notify_times, next_notify_time, create_time, update_time)
-           SELECT gen_random_uuid(), a.id, $4, 'pay_order.success', gen_random_uuid(), 0, 'M' || n, '', $3, '{"type":"x"}', 'WAITING', 0,
-             18, now() - interval '1 second' * (2 - n * 0.001), now(), now()
+           SELECT gen_random_uuid(), a.id, $4, 'pay_order.success', gen_random_uuid(), 0, 'M' || n, '', $3, '{"type":"x"}',
+             'WAITING', 0, 18, now() - interval '1 second' * (2 - n * 0.001), now(), now()
            FROM pay_app a, generate_series(1, $2) n WHERE a.app_key = $1""",
         app_key, count, url, NotifyType.ORDER.value,
     )  # fmt: skip

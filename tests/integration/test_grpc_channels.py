@@ -100,7 +100,8 @@ async def test_create_read_change_list_delete(rig: Rig, code: str) -> None:
         ),
         (
             "alipay_qr",
-            config("alipay", app_id="x", seller_id="y", mode="key", private_key="secret-1", alipay_public_key="z", gateway_url="ftp:"),
+            config("alipay", app_id="x", seller_id="y", mode="key", private_key="secret-1", alipay_public_key="z",
+                   gateway_url="ftp:"),
             {"app_id", "seller_id", "private_key", "alipay_public_key", "gateway_url"},
         ),
         (

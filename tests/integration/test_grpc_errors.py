@@ -25,7 +25,7 @@ from paycenter_server.channels.protocol import HttpRequest, HttpResponse
 from support.world import World, open_world
 from test_grpc_support import Rig, fails, open_rig, refused
 
-SECRET = "password=hunter2"  # noqa: S105
+SECRET = "password=hunter2"
 BAD = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
 TEXTS = ["\0", "a\0b", "\U0001f600" * 500, "x" * 100_000, "'; DROP TABLE pay_order; --", "%", "\ufeff", "\u202e", "\x7f", "O" * 27]
 
@@ -174,9 +174,14 @@ def junk(rig: Rig) -> list[tuple[Any, Any]]:
             (apps.UpdatePayApp, app_pb.UpdatePayAppRequest(app_key="shop", surplus_policy=number)),
             (apps.UpdatePayApp, app_pb.UpdatePayAppRequest(app_key="shop", notify_success=number)),
         ]
-    for call, kind in ((orders.ListPayOrders, order_pb.ListPayOrdersRequest), (refunds.ListPayRefunds, refund_pb.ListPayRefundsRequest),
-                       (apps.ListPayApps, app_pb.ListPayAppsRequest), (channels.ListPayChannels, channel_pb.ListPayChannelsRequest),
-                       (notify.ListNotifyTasks, notify_pb.ListNotifyTasksRequest)):  # fmt: skip
+    lists: list[tuple[Any, Any]] = [
+        (orders.ListPayOrders, order_pb.ListPayOrdersRequest),
+        (refunds.ListPayRefunds, refund_pb.ListPayRefundsRequest),
+        (apps.ListPayApps, app_pb.ListPayAppsRequest),
+        (channels.ListPayChannels, channel_pb.ListPayChannelsRequest),
+        (notify.ListNotifyTasks, notify_pb.ListNotifyTasksRequest),
+    ]
+    for call, kind in lists:
         calls += [(call, kind(page_size=-1)), (call, kind(page_size=-(2**31))), (call, kind(page_token="A" * 32))]
     calls += [(orders.GetPayOrder, order_pb.GetPayOrderRequest()), (refunds.GetPayRefund, refund_pb.GetPayRefundRequest())]
     return calls
@@ -277,9 +282,6 @@ FIELDS = st.fixed_dictionaries(
 
 
 async def test_no_field_of_an_order_is_the_server_s_fault(rig: Rig) -> None:
-    import asyncio
-    import threading
-
     loop = asyncio.get_running_loop()
     codes: set[grpc.StatusCode | None] = set()
 

@@ -117,7 +117,7 @@ async def test_lists_filter_and_page(rig: Rig) -> None:
     assert len([item async for item in rig.shop.list_notifications(type=NotifyType.ORDER)]) == 1
     assert len([item async for item in rig.shop.list_notifications(data_id=paid.id)]) == 1
     assert [item async for item in rig.shop.list_notifications(data_id="junk")] == []
-    assert [item async for item in rig.op.list_orders(app_key="shop", merchant_order_id=number)][0].id == paid.id
+    assert [item.id async for item in rig.op.list_orders(app_key="shop", merchant_order_id=number)] == [paid.id]
 
 
 async def test_a_notification_is_read_with_its_log_and_sent_again(rig: Rig) -> None:

@@ -119,7 +119,7 @@ class Wire:
 
 def wire(error: grpc.aio.AioRpcError) -> Wire:
     """Unpacked."""
-    trailing = {key: value for key, value in (error.trailing_metadata() or ())}
+    trailing = dict(tuple(error.trailing_metadata() or ()))
     status = Status.FromString(trailing["grpc-status-details-bin"])  # type: ignore[arg-type]
     found: dict[type[Message], Any] = {}
     for detail in status.details:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import json
 import resource
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -70,7 +70,8 @@ async def test_bodies_over_64_kib_are_refused(world: World) -> None:
 
 
 async def test_a_compressed_body_is_limited_by_what_it_becomes(world: World) -> None:
-    bomb = gzip.compress(b"\0" * (200 << 20), 9)
+    packer = zlib.compressobj(9, wbits=31)
+    bomb = b"".join([*(packer.compress(bytes(1 << 20)) for _ in range(200)), packer.flush()])
     layered = gzip.compress(bomb, 9)
     assert len(layered) < MAX_BODY
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -158,17 +159,37 @@ async def test_no_client_sends_this(world: World) -> None:
 
 def junk_bodies() -> list[tuple[bytes, dict[str, str]]]:
     bodies = [
-        b"", b"\0", b"{}", b"[]", b"null", b"1e999", b'"\xff"', b"\xff\xfe\0", b"<xml/>", b"<xml><!DOCTYPE a></xml>", b"a=b&c",
-        b"[" * 20_000, b'{"resource":{}}', b'{"resource":null,"id":1}', b'{"resource":{"ciphertext":"x","nonce":"\0"}}',
-        json.dumps({"event_type": "TRANSACTION.SUCCESS", "resource": {"ciphertext": "AAAA", "nonce": "n", "associated_data": None}}).encode(),
+        b"",
+        b"\0",
+        b"{}",
+        b"[]",
+        b"null",
+        b"1e999",
+        b'"\xff"',
+        b"\xff\xfe\0",
+        b"<xml/>",
+        b"<xml><!DOCTYPE a></xml>",
+        b"a=b&c",
+        b"[" * 20_000,
+        b'{"resource":{}}',
+        b'{"resource":null,"id":1}',
+        b'{"resource":{"ciphertext":"x","nonce":"\0"}}',
+        b'{"event_type":"TRANSACTION.SUCCESS","resource":{"ciphertext":"AAAA","nonce":"n","associated_data":null}}',
         b"out_trade_no=P&trade_status=TRADE_SUCCESS&sign=AAAA&sign_type=RSA2&total_amount=1e5",
-        b"sign=%ff%fe&sign_type=RSA2&charset=nonsense", b"charset=gbk&sign=x&a=%c4%e3", b"&&==&", b"sign_type=RSA2&sign=" + b"A" * 60_000,
-    ]  # fmt: skip
+        b"sign=%ff%fe&sign_type=RSA2&charset=nonsense",
+        b"charset=gbk&sign=x&a=%c4%e3",
+        b"&&==&",
+        b"sign_type=RSA2&sign=" + b"A" * 60_000,
+    ]
     wechat = {"Wechatpay-Timestamp": "1", "Wechatpay-Nonce": "n", "Wechatpay-Signature": "AAAA", "Wechatpay-Serial": "S"}
     heads: list[dict[str, str]] = [
-        {}, wechat, {**wechat, "Wechatpay-Timestamp": "9" * 400}, {**wechat, "Wechatpay-Timestamp": "\u0661"},
-        {**wechat, "Wechatpay-Signature": "WECHATPAY/SIGNTEST/x"}, {"Content-Type": "application/x-www-form-urlencoded; charset=nonsense"},
-    ]  # fmt: skip
+        {},
+        wechat,
+        {**wechat, "Wechatpay-Timestamp": "9" * 400},
+        {**wechat, "Wechatpay-Timestamp": "\u0661"},
+        {**wechat, "Wechatpay-Signature": "WECHATPAY/SIGNTEST/x"},
+        {"Content-Type": "application/x-www-form-urlencoded; charset=nonsense"},
+    ]
     return [(body, head) for body in bodies for head in heads]
 
 

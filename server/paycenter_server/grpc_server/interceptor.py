@@ -46,7 +46,7 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         if wrapped is not None:
             return wrapped
         handler = await continuation(handler_call_details)
-        if handler is None or not method.startswith(_OURS) or handler.unary_unary is None:
+        if handler is None or not method.startswith(_OURS) or handler.unary_unary is None or handler.request_deserializer is None:
             return handler
         # Without a deserializer: gRPC would send the text of its exception to the caller.
         wrapped = grpc.unary_unary_rpc_method_handler(
@@ -102,7 +102,7 @@ def _parsed(raw: bytes, parse: Callable[[bytes], Any]) -> Any:
     try:
         request = parse(raw)
     except DecodeError:
-        raise invalid([Violation("", "the request is not a message of this method")]) from None
+        raise invalid([Violation("request", "is not a message of this method")]) from None
     if b"\0" in raw and (fields := _with_nul(request, "")):
         raise invalid([Violation(field, "must not hold control characters") for field in fields])
     return request

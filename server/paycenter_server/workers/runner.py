@@ -124,7 +124,7 @@ class Runner:
             except Exception as error:
                 log.warning("worker_ended", queue=queue, why=f"{type(error).__name__}: {error}")
             finally:
-                # arq's close ends with its jobs' CancelledError; awaited here it would look like our own end. `wait` tells them apart.
+                # arq's close ends with its jobs' CancelledError, which awaited here would look like our own end.
                 closing = asyncio.ensure_future(worker.close())
                 closing.add_done_callback(_noted)
                 await asyncio.wait([closing], timeout=_CLOSE_SECONDS)
