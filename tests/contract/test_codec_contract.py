@@ -54,7 +54,10 @@ from unit.channel_support import (
 SPECS = installed()
 # A configuration of each family; a codec of a new family adds its own here.
 CONFIGS: dict[str, Callable[[], dict[str, str]]] = {
-    "wechatpay": lambda: wx_config(platform_certificates=certificate("platform").decode()),
+    # v3 for every code; v2 has tests of its own (tests/unit/test_wechat_v2*.py).
+    "wechatpay": lambda: wx_config(
+        platform_certificates=certificate("platform").decode(), use_codepay="true", mch_key="0123456789abcdef0123456789abcdef"
+    ),
     "alipay": ali_config,
     "mock": dict,
 }
@@ -100,7 +103,7 @@ def test_the_spec_is_complete(code: str) -> None:
 @each_code
 def test_private_material_is_declared_secret(code: str) -> None:
     names = {field.name for field in SPECS[code].config_fields}
-    assert {name for name in names if name in ("private_key", "api_v3_key", "api_v2_key")} == SPECS[code].secret_fields
+    assert {name for name in names if name in ("private_key", "api_v3_key", "mch_key")} == SPECS[code].secret_fields
 
 
 @each_code

@@ -54,7 +54,7 @@ GATEWAYS_RIGHT = ["", "https://a.test", "https://a.test:8443", "http://127.0.0.1
 WECHAT_WRONG: list[tuple[str, list[str]]] = [
     ("appid", ["", "wx", "wx 123456", "x" * 33, "应用编号应用编号"]),
     ("mchid", ["", "12345", "19000000A1", "1" * 33]),
-    ("api_version", ["v2", "V3", "3"]),
+    ("api_version", ["v1", "V3", "3"]),
     ("merchant_serial_no", ["", "xyz", "5F1C72E2A8931B7G", "5F:1C:72:E2:A8:93", "a" * 41]),
     ("api_v3_key", ["", "short", "k" * 31, "k" * 33, "茶" * 32]),
     (

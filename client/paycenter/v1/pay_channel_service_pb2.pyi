@@ -155,14 +155,18 @@ class WechatPayConfig(_message.Message):
     PLATFORM_CERTIFICATES_FIELD_NUMBER: _builtins.int
     USE_PLATFORM_CERTIFICATES_FIELD_NUMBER: _builtins.int
     GATEWAY_URL_FIELD_NUMBER: _builtins.int
+    MCH_KEY_FIELD_NUMBER: _builtins.int
+    MERCHANT_CERTIFICATE_FIELD_NUMBER: _builtins.int
+    SIGN_TYPE_FIELD_NUMBER: _builtins.int
+    USE_CODEPAY_FIELD_NUMBER: _builtins.int
     appid: _builtins.str
     """The application id, "wx…"."""
     mchid: _builtins.str
     """The merchant number."""
     api_version: _builtins.str
-    """"v3"."""
+    """"v3" (default) or "v2"."""
     private_key: _builtins.str
-    """Secret. apiclient_key.pem, PKCS#8 or PKCS#1."""
+    """Secret. apiclient_key.pem, PKCS#8 or PKCS#1. In v2 it is for mutual TLS."""
     merchant_serial_no: _builtins.str
     """The serial number of the merchant certificate, hexadecimal."""
     api_v3_key: _builtins.str
@@ -177,6 +181,14 @@ class WechatPayConfig(_message.Message):
     """Take platform certificates from /v3/certificates and refresh them."""
     gateway_url: _builtins.str
     """Another address of the API, for tests; empty means the real one."""
+    mch_key: _builtins.str
+    """Secret. The APIv2 key, 32 characters. Needed for v2, and for v3 to read refund notices that come as v2 XML."""
+    merchant_certificate: _builtins.str
+    """v2: the merchant's certificate, apiclient_cert.pem, for mutual TLS."""
+    sign_type: _builtins.str
+    """v2: "MD5" or "HMAC-SHA256" (default)."""
+    use_codepay: _builtins.bool
+    """wx_bar: use v3 codepay instead of v2 micropay."""
     def __init__(
         self,
         *,
@@ -191,8 +203,12 @@ class WechatPayConfig(_message.Message):
         platform_certificates: _builtins.str = ...,
         use_platform_certificates: _builtins.bool = ...,
         gateway_url: _builtins.str = ...,
+        mch_key: _builtins.str = ...,
+        merchant_certificate: _builtins.str = ...,
+        sign_type: _builtins.str = ...,
+        use_codepay: _builtins.bool = ...,
     ) -> None: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_v3_key", b"api_v3_key", "api_version", b"api_version", "appid", b"appid", "gateway_url", b"gateway_url", "mchid", b"mchid", "merchant_serial_no", b"merchant_serial_no", "platform_certificates", b"platform_certificates", "private_key", b"private_key", "public_key", b"public_key", "public_key_id", b"public_key_id", "use_platform_certificates", b"use_platform_certificates"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_v3_key", b"api_v3_key", "api_version", b"api_version", "appid", b"appid", "gateway_url", b"gateway_url", "mch_key", b"mch_key", "mchid", b"mchid", "merchant_certificate", b"merchant_certificate", "merchant_serial_no", b"merchant_serial_no", "platform_certificates", b"platform_certificates", "private_key", b"private_key", "public_key", b"public_key", "public_key_id", b"public_key_id", "sign_type", b"sign_type", "use_codepay", b"use_codepay", "use_platform_certificates", b"use_platform_certificates"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___WechatPayConfig: _TypeAlias = WechatPayConfig  # noqa: Y015

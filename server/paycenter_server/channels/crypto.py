@@ -27,6 +27,7 @@ __all__ = [
     "RSAPublicKey",
     "aes_cbc_decrypt",
     "aes_cbc_encrypt",
+    "aes_ecb_decrypt",
     "aes_gcm_decrypt",
     "aes_gcm_encrypt",
     "alipay_cert_sn",
@@ -178,6 +179,16 @@ def aes_cbc_decrypt(key: bytes, ciphertext: bytes) -> bytes:
     """The reverse of aes_cbc_encrypt."""
     try:
         decryptor = Cipher(algorithms.AES(key), modes.CBC(_ZERO_IV)).decryptor()
+        unpadder = PKCS7(128).unpadder()
+        return unpadder.update(decryptor.update(ciphertext) + decryptor.finalize()) + unpadder.finalize()
+    except ValueError as error:
+        raise CryptoError("the ciphertext does not decrypt with this key") from error
+
+
+def aes_ecb_decrypt(key: bytes, ciphertext: bytes) -> bytes:
+    """AES-ECB, PKCS#7 (WeChat v2, `req_info`)."""
+    try:
+        decryptor = Cipher(algorithms.AES(key), modes.ECB()).decryptor()  # noqa: S305 (the channel's choice)
         unpadder = PKCS7(128).unpadder()
         return unpadder.update(decryptor.update(ciphertext) + decryptor.finalize()) + unpadder.finalize()
     except ValueError as error:

@@ -24,6 +24,14 @@ from paycenter_server.domain.errors import Violation
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, eq=False)
+class ClientCertificate:
+    """PEM for mutual TLS. Compared by identity: a codec makes one, and the transport keeps one context for it."""
+
+    certificate: bytes = field(repr=False)
+    key: bytes = field(repr=False)
+
+
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
     """A request exactly as it goes on the wire: these bytes are what was signed."""
@@ -32,6 +40,7 @@ class HttpRequest:
     url: str
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
+    client_certificate: ClientCertificate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,24 +245,26 @@ class NotifyRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Notification:
-    """What a verified callback says: about a payment, about a refund, or (both None) nothing that concerns us.
-
-    `raw` is its readable content, kept with the attempt or refund for people.
-    """
-
-    payment: QueryOutcome | None = None
-    refund: RefundOutcome | None = None
-    raw: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class NotifyAnswer:
     """What we answer to a callback, in the channel's own form."""
 
     status: int
     body: bytes = b""
     content_type: str = "text/plain"
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """What a verified callback says: about a payment, about a refund, or (both None) nothing that concerns us.
+
+    `raw` is its readable content, kept with the attempt or refund for people. A refund that is only PENDING is asked about at
+    once. `answer`: the acknowledgement, where this form of callback has another than the codec's.
+    """
+
+    payment: QueryOutcome | None = None
+    refund: RefundOutcome | None = None
+    raw: str = ""
+    answer: NotifyAnswer | None = None
 
 
 class Codec(Protocol):

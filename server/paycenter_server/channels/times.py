@@ -6,6 +6,7 @@ from datetime import datetime, timedelta, timezone
 
 CHINA = timezone(timedelta(hours=8))
 _ALIPAY = "%Y-%m-%d %H:%M:%S"
+_WECHAT_V2 = "%Y%m%d%H%M%S"
 
 
 def rfc3339(moment: datetime) -> str:
@@ -31,5 +32,20 @@ def parse_alipay(text: str) -> datetime | None:
     """The reverse; some answers add milliseconds. None for anything else."""
     try:
         return datetime.strptime(text[:19], _ALIPAY).replace(tzinfo=CHINA)
+    except ValueError:
+        return None
+
+
+def wechat_v2(moment: datetime) -> str:
+    """WeChat v2: `20260102030405`, without a zone."""
+    return moment.astimezone(CHINA).strftime(_WECHAT_V2)
+
+
+def parse_wechat_v2(text: str) -> datetime | None:
+    """The reverse; None for anything else."""
+    if len(text) != 14 or not (text.isascii() and text.isdigit()):
+        return None
+    try:
+        return datetime.strptime(text, _WECHAT_V2).replace(tzinfo=CHINA)
     except ValueError:
         return None

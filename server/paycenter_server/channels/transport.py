@@ -6,12 +6,15 @@ TransportUnclearError; the caller books UNKNOWN, never "failed" (rule 2).
 
 from __future__ import annotations
 
+import os
+import ssl
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import aiohttp
 import yarl
 
-from paycenter_server.channels.protocol import HttpRequest, HttpResponse
+from paycenter_server.channels.protocol import ClientCertificate, HttpRequest, HttpResponse
 from paycenter_server.domain.guard import refuse_in_transaction
 
 MAX_ANSWER = 4 * 1024 * 1024
@@ -29,11 +32,32 @@ class Transport(Protocol):
         ...
 
 
+def client_context(certificate: ClientCertificate) -> ssl.SSLContext:
+    """A TLS context with a client certificate. OpenSSL wants a file: it gets one in memory, so no key is ever on disk."""
+    context = ssl.create_default_context()
+    descriptor = os.memfd_create("certificate", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, certificate.certificate.rstrip() + b"\n" + certificate.key)
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+    return context
+
+
 class AiohttpTransport:
     """One keep-alive session for all channels. Redirects are not followed: a channel's API has none."""
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
+        self._contexts: WeakKeyDictionary[ClientCertificate, ssl.SSLContext] = WeakKeyDictionary()
+
+    def _tls(self, certificate: ClientCertificate | None) -> ssl.SSLContext | bool:
+        if certificate is None:
+            return True
+        context = self._contexts.get(certificate)
+        if context is None:
+            context = self._contexts[certificate] = client_context(certificate)
+        return context
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:
@@ -51,6 +75,7 @@ class AiohttpTransport:
                 headers=list(request.headers),
                 data=request.body or None,
                 allow_redirects=False,
+                ssl=self._tls(request.client_certificate),
                 timeout=aiohttp.ClientTimeout(total=seconds, sock_connect=min(seconds, 5)),
             ) as response:
                 body = await response.content.read(MAX_ANSWER + 1)

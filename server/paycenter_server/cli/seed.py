@@ -76,6 +76,7 @@ def channel_configs(keys: Any, simulator_url: str) -> dict[str, tuple[str, dict[
         "public_key_id": keys.wechatpay["public_key_id"],
         "public_key": keys.text("wechatpay", "pub_key.pem"),
         "gateway_url": simulator_url,
+        "mch_key": keys.wechatpay["apiv2_key"],
     }
     alipay = {
         "app_id": keys.alipay["app_id"],
@@ -93,10 +94,24 @@ def channel_configs(keys: Any, simulator_url: str) -> dict[str, tuple[str, dict[
         "root_cert": keys.text("alipay", "alipayRootCert.crt"),
     }
     return {
-        **{code: ("wechatpay", wechat) for code in ("wx_native", "wx_pub", "wx_lite", "wx_app", "wx_wap")},
-        **{code: ("alipay", alipay) for code in ("alipay_qr", "alipay_wap", "alipay_app", "alipay_lite", "alipay_bar")},
+        **dict.fromkeys(("wx_native", "wx_pub", "wx_lite", "wx_app", "wx_wap"), ("wechatpay", wechat)),
+        "wx_bar": ("wechatpay", wechat_v2_config(keys, simulator_url)),
+        **dict.fromkeys(("alipay_qr", "alipay_wap", "alipay_app", "alipay_lite", "alipay_bar"), ("alipay", alipay)),
         "alipay_pc": ("alipay", certificates),
         "mock": ("mock", {}),
+    }
+
+
+def wechat_v2_config(keys: Any, simulator_url: str) -> dict[str, str]:
+    """The simulator's merchant as v2 knows it; bar codes go this way."""
+    return {
+        "appid": keys.wechatpay["appid"],
+        "mchid": keys.wechatpay["mchid"],
+        "api_version": "v2",
+        "mch_key": keys.wechatpay["apiv2_key"],
+        "private_key": keys.text("wechatpay", "apiclient_key.pem"),
+        "merchant_certificate": keys.text("wechatpay", "apiclient_cert.pem"),
+        "gateway_url": simulator_url,
     }
 
 

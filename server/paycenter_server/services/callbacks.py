@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import structlog
 
-from paycenter_server.channels.protocol import NotifyAnswer, NotifyError, NotifyRequest, QueryStatus
+from paycenter_server.channels.protocol import Notification, NotifyAnswer, NotifyError, NotifyRequest, QueryStatus
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.services.channel_gateway import ChannelGateway, Configured
@@ -43,7 +43,7 @@ class Callbacks:
             raise
         bound = log.bind(channel=channel_number, code=configured.channel.code)
         try:
-            await self._context.to_the_end(self._store(configured, request))
+            notification = await self._context.to_the_end(self._store(configured, request))
         except NotifyError as error:
             bound.warning("callback_refused", why=str(error))
             return configured.codec.acknowledge(False, "the notification does not verify")
@@ -53,9 +53,9 @@ class Callbacks:
         except Exception:
             bound.exception("callback_not_stored")
             return configured.codec.acknowledge(False, "not stored, send again")
-        return configured.codec.acknowledge(True, "")
+        return notification.answer or configured.codec.acknowledge(True, "")
 
-    async def _store(self, configured: Configured, request: NotifyRequest) -> None:
+    async def _store(self, configured: Configured, request: NotifyRequest) -> Notification:
         notification = await self._gateway.parse_notify(configured, request)
         if notification.payment is not None and notification.payment.status is QueryStatus.PAID:
             if notification.payment.payment is None:
@@ -64,3 +64,4 @@ class Callbacks:
             log.info("callback_stored", channel=configured.channel.number, result=booked.value)
         if notification.refund is not None:
             await self._refunds.notified(configured, notification.refund, notification.raw)
+        return notification

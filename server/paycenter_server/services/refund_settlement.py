@@ -173,6 +173,10 @@ class RefundSettlement:
                 if outcome.status is RefundStatus.SUCCESS:
                     await self._unknown(connection, configured, facts, raw)
                 return
+        if outcome.status is RefundStatus.PENDING and refund.state is RefundState.WAITING:
+            # A notice that proves nothing by itself (v2): the channel is asked.
+            await self.check(refund)
+            return
         await self.apply(configured, refund, outcome, raw)
 
     async def _unknown(self, connection: object, configured: Configured, facts: RefundFacts, raw: str) -> None:

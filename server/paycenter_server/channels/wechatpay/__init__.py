@@ -1,36 +1,74 @@
-"""WeChat Pay, API v3."""
+"""WeChat Pay: API v3, and v2 where the merchant's configuration says so."""
 
 from __future__ import annotations
 
-from paycenter_server.channels.protocol import ChannelSpec
-from paycenter_server.channels.wechatpay.config import FIELDS, check
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+
+from paycenter_server.channels.protocol import ChannelSpec, Codec
+from paycenter_server.channels.wechatpay.codepay import WechatBarCodec
+from paycenter_server.channels.wechatpay.config import FIELDS, bar_is_v2, check, check_bar, is_v2
 from paycenter_server.channels.wechatpay.h5 import WechatWapCodec
 from paycenter_server.channels.wechatpay.in_app import WechatAppCodec, WechatLiteCodec, WechatPubCodec
 from paycenter_server.channels.wechatpay.native import WechatNativeCodec
+from paycenter_server.channels.wechatpay.v2 import WechatV2Codec
+from paycenter_server.channels.wechatpay.v2_products import (
+    WechatAppV2Codec,
+    WechatBarV2Codec,
+    WechatLiteV2Codec,
+    WechatNativeV2Codec,
+    WechatPubV2Codec,
+    WechatWapV2Codec,
+)
 from paycenter_server.channels.wechatpay.v3 import WechatV3Codec
+from paycenter_server.domain.errors import Violation
 
 
 def _spec(
-    codec: type[WechatV3Codec], title: str, mode: str, required_extras: tuple[str, ...] = (), minutes: int = 60
+    v3: type[WechatV3Codec],
+    v2: type[WechatV2Codec],
+    title: str,
+    mode: str,
+    required_extras: tuple[str, ...] = (),
+    *,
+    minutes: int = 60,
+    life: timedelta | None = None,
+    choose_v2: Callable[[Mapping[str, str]], bool] = is_v2,
+    check_config: Callable[[Mapping[str, str]], Sequence[Violation]] = check,
 ) -> ChannelSpec:
+    def build(config: Mapping[str, str]) -> Codec:
+        return v2(config) if choose_v2(config) else v3(config)
+
     return ChannelSpec(
-        code=codec.code,
+        code=v3.code,
         family="wechatpay",
         title=title,
         display_modes=(mode,),
         config_fields=FIELDS,
-        check=check,
-        build=codec,
+        check=check_config,
+        build=build,
         required_extras=required_extras,
         content_minutes=minutes,
+        attempt_life=life,
     )
 
 
 CHANNELS = (
-    _spec(WechatNativeCodec, "WeChat Pay Native", "qr_code"),
-    _spec(WechatPubCodec, "WeChat Pay JSAPI", "app", ("openid",)),
-    _spec(WechatLiteCodec, "WeChat Pay mini program", "app", ("openid",)),
-    _spec(WechatAppCodec, "WeChat Pay App", "app"),
+    _spec(WechatNativeCodec, WechatNativeV2Codec, "WeChat Pay Native", "qr_code"),
+    _spec(WechatPubCodec, WechatPubV2Codec, "WeChat Pay JSAPI", "app", ("openid",)),
+    _spec(WechatLiteCodec, WechatLiteV2Codec, "WeChat Pay mini program", "app", ("openid",)),
+    _spec(WechatAppCodec, WechatAppV2Codec, "WeChat Pay App", "app"),
     # An h5_url lives five minutes.
-    _spec(WechatWapCodec, "WeChat Pay H5", "url", minutes=4),
+    _spec(WechatWapCodec, WechatWapV2Codec, "WeChat Pay H5", "url", minutes=4),
+    # "Query every 5 s, 30 to 45 s, then reverse."
+    _spec(
+        WechatBarCodec,
+        WechatBarV2Codec,
+        "WeChat Pay bar code",
+        "bar_code",
+        ("auth_code",),
+        life=timedelta(seconds=45),
+        choose_v2=bar_is_v2,
+        check_config=check_bar,
+    ),
 )

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from paycenter_server.channels.crypto import (
     CryptoError,
     certificate_public_key,
+    load_certificate,
     load_certificates,
     load_private_key,
     load_public_key,
@@ -30,6 +31,10 @@ FIELDS = (
     ConfigField("platform_certificates"),
     ConfigField("use_platform_certificates"),
     ConfigField("gateway_url"),
+    ConfigField("mch_key", secret=True),
+    ConfigField("merchant_certificate"),
+    ConfigField("sign_type"),
+    ConfigField("use_codepay"),
 )
 
 
@@ -57,38 +62,95 @@ def _usable(certificates: str) -> bool:
         return False
 
 
-def check(config: Mapping[str, str]) -> Sequence[Violation]:
-    """Every wrong field. Values are never repeated: some are secrets."""
-    wrong: list[Violation] = []
+class _Check:
+    """Collects wrong fields; values are never repeated, because some are secrets."""
 
-    def need(name: str, pattern: str, description: str) -> None:
-        if not re.fullmatch(pattern, config.get(name, "")):
-            wrong.append(Violation(name, description))
+    def __init__(self, config: Mapping[str, str]) -> None:
+        self.config = config
+        self.wrong: list[Violation] = []
 
-    need("appid", r"[0-9A-Za-z_-]{6,32}", "must be the application id (wx…), 6 to 32 characters")
-    need("mchid", r"[0-9]{6,32}", "must be the merchant number, digits only")
-    need("api_version", r"(v3)?", "must be v3")
-    need("merchant_serial_no", r"[0-9A-Fa-f]{8,40}", "must be the serial number of the merchant certificate, hexadecimal")
-    if len(config.get("api_v3_key", "").encode()) != 32:
-        wrong.append(Violation("api_v3_key", "must be the APIv3 key, exactly 32 bytes"))
-    try:
-        load_private_key(config.get("private_key", ""))
-    except CryptoError:
-        wrong.append(Violation("private_key", "must be the merchant's RSA private key (apiclient_key.pem)"))
-    public = bool(config.get("public_key") or config.get("public_key_id"))
-    if public:
-        need("public_key_id", r"PUB_KEY_ID_[0-9A-Za-z]{1,64}", "must be the id of WeChat's public key, PUB_KEY_ID_…")
+    def need(self, name: str, pattern: str, description: str) -> None:
+        if not re.fullmatch(pattern, self.config.get(name, "")):
+            self.wrong.append(Violation(name, description))
+
+    def common(self) -> None:
+        self.need("appid", r"[0-9A-Za-z_-]{6,32}", "must be the application id (wx…), 6 to 32 characters")
+        self.need("mchid", r"[0-9]{6,32}", "must be the merchant number, digits only")
+        self.need("api_version", r"(v3|v2)?", "must be v3 or v2")
+        bad_gateway = gateway_violation(self.config.get("gateway_url", ""))
+        if bad_gateway:
+            self.wrong.append(bad_gateway)
+
+    def private_key(self) -> None:
         try:
-            load_public_key(config.get("public_key", ""))
+            load_private_key(self.config.get("private_key", ""))
         except CryptoError:
-            wrong.append(Violation("public_key", "must be WeChat's public key (pub_key.pem), not the merchant's certificate"))
-    certificates = config.get("platform_certificates", "")
-    if certificates and not _usable(certificates):
-        wrong.append(Violation("platform_certificates", "must be one or more PEM certificates with RSA keys"))
-    need("use_platform_certificates", r"(true|false)?", "must be true or false")
-    if not public and not certificates and config.get("use_platform_certificates") != "true":
-        wrong.append(Violation("public_key", "set WeChat's public key with its id, or use platform certificates"))
-    bad_gateway = gateway_violation(config.get("gateway_url", ""))
-    if bad_gateway:
-        wrong.append(bad_gateway)
-    return wrong
+            self.wrong.append(Violation("private_key", "must be the merchant's RSA private key (apiclient_key.pem)"))
+
+    def mch_key(self) -> None:
+        self.need("mch_key", r"[!-~]{32}", "must be the APIv2 key, exactly 32 characters")
+
+    def v2(self) -> None:
+        self.mch_key()
+        self.need("sign_type", r"(MD5|HMAC-SHA256)?", "must be MD5 or HMAC-SHA256")
+        # Refunds and reversals go over mutual TLS.
+        self.private_key()
+        try:
+            certificate_public_key(load_certificate(self.config.get("merchant_certificate", "")))
+        except CryptoError:
+            self.wrong.append(Violation("merchant_certificate", "must be the merchant's certificate (apiclient_cert.pem)"))
+
+    def v3(self) -> None:
+        self.need("merchant_serial_no", r"[0-9A-Fa-f]{8,40}", "must be the serial number of the merchant certificate, hexadecimal")
+        if len(self.config.get("api_v3_key", "").encode()) != 32:
+            self.wrong.append(Violation("api_v3_key", "must be the APIv3 key, exactly 32 bytes"))
+        self.private_key()
+        if self.config.get("mch_key"):
+            self.mch_key()
+        public = bool(self.config.get("public_key") or self.config.get("public_key_id"))
+        if public:
+            self.need("public_key_id", r"PUB_KEY_ID_[0-9A-Za-z]{1,64}", "must be the id of WeChat's public key, PUB_KEY_ID_…")
+            try:
+                load_public_key(self.config.get("public_key", ""))
+            except CryptoError:
+                description = "must be WeChat's public key (pub_key.pem), not the merchant's certificate"
+                self.wrong.append(Violation("public_key", description))
+        certificates = self.config.get("platform_certificates", "")
+        if certificates and not _usable(certificates):
+            self.wrong.append(Violation("platform_certificates", "must be one or more PEM certificates with RSA keys"))
+        self.need("use_platform_certificates", r"(true|false)?", "must be true or false")
+        if not public and not certificates and self.config.get("use_platform_certificates") != "true":
+            self.wrong.append(Violation("public_key", "set WeChat's public key with its id, or use platform certificates"))
+
+
+def is_v2(config: Mapping[str, str]) -> bool:
+    """Whether this merchant speaks v2."""
+    return config.get("api_version") == "v2"
+
+
+def bar_is_v2(config: Mapping[str, str]) -> bool:
+    """Bar codes go by v2 micropay, unless the merchant has v3 codepay."""
+    return config.get("use_codepay") != "true"
+
+
+def check(config: Mapping[str, str]) -> Sequence[Violation]:
+    """Every wrong field."""
+    found = _Check(config)
+    found.common()
+    if is_v2(config):
+        found.v2()
+    else:
+        found.v3()
+    return found.wrong
+
+
+def check_bar(config: Mapping[str, str]) -> Sequence[Violation]:
+    """Every wrong field of a bar code channel."""
+    found = _Check(config)
+    found.common()
+    found.need("use_codepay", r"(true|false)?", "must be true or false")
+    if bar_is_v2(config):
+        found.v2()
+    else:
+        found.v3()
+    return found.wrong

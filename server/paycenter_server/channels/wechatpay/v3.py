@@ -55,6 +55,7 @@ from paycenter_server.channels.wechatpay.signature import (
     decrypt_resource,
     read_certificates,
 )
+from paycenter_server.channels.wechatpay.v2_notify import read_refund
 
 T = TypeVar("T")
 
@@ -84,6 +85,7 @@ class WechatV3Codec(ABC):
         self.private_key = load_private_key(config["private_key"])
         self._serial = config["merchant_serial_no"].upper()
         self._api_v3_key = config["api_v3_key"].encode()
+        self._mch_key = config.get("mch_key", "")
         self._public_key_id = config.get("public_key_id", "")
         self._download = config.get("use_platform_certificates") == "true"
         keys = {}
@@ -156,6 +158,9 @@ class WechatV3Codec(ABC):
             "scene_info": {"payer_client_ip": request.user_ip},
             **self.create_fields(request),
         }
+        return self._create(fields, request, moment)
+
+    def _create(self, fields: Mapping[str, Any], request: PayRequest, moment: Moment) -> Call[PayOutcome]:
 
         def parse(response: HttpResponse, now: datetime) -> PayOutcome:
             return self._read(
@@ -177,7 +182,7 @@ class WechatV3Codec(ABC):
             return self._read(
                 response,
                 now,
-                _transaction,
+                transaction,
                 outcomes.QUERY_ERRORS,
                 lambda known, code, message: QueryOutcome(known or QueryStatus.UNKNOWN, None, code, message),
             )
@@ -186,8 +191,11 @@ class WechatV3Codec(ABC):
 
     def close(self, attempt: AttemptRef, moment: Moment) -> Call[CloseOutcome]:
         """`POST /v3/pay/transactions/out-trade-no/{out_trade_no}/close`, answered with a signed 204."""
-        target = f"/v3/pay/transactions/out-trade-no/{attempt.out_trade_no}/close"
+        return self._end(
+            "wx.close", f"/v3/pay/transactions/out-trade-no/{attempt.out_trade_no}/close", {"mchid": self._mchid}, moment
+        )
 
+    def _end(self, api: str, target: str, fields: Mapping[str, str], moment: Moment) -> Call[CloseOutcome]:
         def parse(response: HttpResponse, now: datetime) -> CloseOutcome:
             return self._read(
                 response,
@@ -197,8 +205,8 @@ class WechatV3Codec(ABC):
                 lambda known, code, message: CloseOutcome(known or CloseStatus.UNKNOWN, code, message),
             )
 
-        request = self._request("POST", target, moment, {"mchid": self._mchid})
-        return Call("wx.close", request, parse, _unclear(CloseOutcome, CloseStatus.UNKNOWN))
+        request = self._request("POST", target, moment, fields)
+        return Call(api, request, parse, _unclear(CloseOutcome, CloseStatus.UNKNOWN))
 
     # Refunds
 
@@ -234,7 +242,12 @@ class WechatV3Codec(ABC):
     # Callbacks
 
     def parse_notify(self, request: NotifyRequest, now: datetime) -> Notification:
-        """Raw bytes, then window, serial, signature, decryption; the core compares the facts."""
+        """Raw bytes, then window, serial, signature, decryption; the core compares the facts.
+
+        A refund made without a notify_url, or in the merchant console, is reported in the XML of v2.
+        """
+        if self._mch_key and request.body.lstrip()[:4].lower() == b"<xml":
+            return read_refund(request.body, self._mch_key, self._appid, self._mchid)
         try:
             self._verifier.verify(request.headers, request.body, now)
             envelope = _json_object(request.body)
@@ -245,7 +258,7 @@ class WechatV3Codec(ABC):
             raise NotifyError(str(error)) from error
         raw = plain.decode(errors="replace")
         if event.startswith("TRANSACTION."):
-            return Notification(payment=_transaction(content), raw=raw)
+            return Notification(payment=transaction(content), raw=raw)
         if event.startswith("REFUND."):
             # A refund callback names the merchant only; the application was compared when the payment was booked.
             account = {"appid": self._appid, "mchid": _text(content.get("mchid"))}
@@ -303,7 +316,7 @@ def _json_object(body: bytes) -> Mapping[str, Any]:
     return answer
 
 
-def _transaction(answer: Mapping[str, Any]) -> QueryOutcome:
+def transaction(answer: Mapping[str, Any]) -> QueryOutcome:
     """A transaction, as queries answer it and callbacks hold it."""
     state = _text(answer.get("trade_state"))
     status = outcomes.TRADE_STATES.get(state, QueryStatus.UNKNOWN)

@@ -1,0 +1,257 @@
+"""WeChat Pay v2: signed XML over HTTPS, with a client certificate for refunds and reversals.
+
+Amounts are whole fen, times `yyyyMMddHHmmss` at +08:00. An answer has two layers: `return_code` (FAIL is unsigned and says only
+that the message was not understood) and `result_code` with `err_code`; it is verified whenever there is a result.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, TypeVar
+
+from paycenter_server.channels.protocol import (
+    AnswerError,
+    AttemptRef,
+    Call,
+    ClientCertificate,
+    CloseOutcome,
+    CloseStatus,
+    HttpRequest,
+    HttpResponse,
+    Moment,
+    Notification,
+    NotifyAnswer,
+    NotifyError,
+    NotifyRequest,
+    Payment,
+    PayOutcome,
+    PayRequest,
+    PayStatus,
+    QueryOutcome,
+    QueryStatus,
+    RefundFacts,
+    RefundOutcome,
+    RefundRequest,
+    RefundStatus,
+)
+from paycenter_server.channels.times import parse_alipay, parse_wechat_v2, wechat_v2
+from paycenter_server.channels.wechatpay import outcomes as v3_outcomes
+from paycenter_server.channels.wechatpay import v2_outcomes
+from paycenter_server.channels.wechatpay.config import GATEWAY
+from paycenter_server.channels.wechatpay.v2_notify import answer as notify_answer
+from paycenter_server.channels.wechatpay.v2_notify import read_refund, whole
+from paycenter_server.channels.wechatpay.v2_xml import HMAC_SHA256, build, parse, sign, verify
+
+T = TypeVar("T")
+
+
+class WechatV2Codec(ABC):
+    """One merchant and product. `trade_type` as unifiedorder names it."""
+
+    code: str
+    trade_type: str
+
+    def __init__(self, config: Mapping[str, str]) -> None:
+        self._appid, self._mchid = config["appid"], config["mchid"]
+        self.account: Mapping[str, str] = {"appid": self._appid, "mchid": self._mchid}
+        self._base = (config.get("gateway_url") or GATEWAY).rstrip("/")
+        self.mch_key = config["mch_key"]
+        self.sign_type = config.get("sign_type") or HMAC_SHA256
+        self._certificate: ClientCertificate | None = None
+        if config.get("merchant_certificate") and config.get("private_key"):
+            self._certificate = ClientCertificate(config["merchant_certificate"].encode(), config["private_key"].encode())
+
+    @abstractmethod
+    def created(self, answer: Mapping[str, str], request: PayRequest, moment: Moment) -> PayOutcome:
+        """What a product's create answer means."""
+
+    def create_fields(self, request: PayRequest) -> dict[str, str]:
+        """What a product adds to the create request."""
+        return {}
+
+    # Requests
+
+    def request(self, path: str, fields: Mapping[str, str], moment: Moment, *, certificate: bool = False) -> HttpRequest:
+        """A signed message; with the client certificate for the /secapi ones."""
+        named = {
+            "appid": self._appid, "mch_id": self._mchid, "nonce_str": moment.nonce, "sign_type": self.sign_type, **fields,
+        }  # fmt: skip
+        named["sign"] = sign(named, self.mch_key, self.sign_type)
+        headers = (("Content-Type", "text/xml; charset=utf-8"), ("User-Agent", "PayCenter/0.1"))
+        used = self._certificate if certificate else None
+        return HttpRequest("POST", self._base + path, headers, build(named), used)
+
+    def call(
+        self,
+        api: str,
+        request: HttpRequest,
+        good: Callable[[Mapping[str, str]], T],
+        errors: Mapping[str, Any],
+        bad: Callable[[Any, str, str], T],
+        not_understood: Any = None,
+    ) -> Call[T]:
+        """`good` of a verified success; `bad` of the row of its err_code, or of `not_understood` for return_code FAIL."""
+
+        def parse_answer(response: HttpResponse, now: datetime) -> T:
+            if response.status != 200:
+                return bad(None, f"HTTP_{response.status}", "")
+            fields = parse(response.body)
+            if fields.get("return_code") != "SUCCESS":
+                return bad(not_understood, "RETURN_FAIL", fields.get("return_msg", ""))
+            if not verify(fields, self.mch_key):
+                raise AnswerError("the signature does not verify")
+            if (fields.get("appid"), fields.get("mch_id")) != (self._appid, self._mchid):
+                raise AnswerError("the answer is for another merchant or application")
+            if fields.get("result_code") == "SUCCESS":
+                return good(fields)
+            code = fields.get("err_code", "")
+            return bad(errors.get(code), code or "RESULT_FAIL", fields.get("err_code_des", ""))
+
+        return Call(api, request, parse_answer, lambda why: bad(None, "UNCLEAR", why))
+
+    # Pay, query, close
+
+    def pay_fields(self, request: PayRequest) -> dict[str, str]:
+        """What every create has."""
+        return {
+            "body": request.subject,
+            "out_trade_no": request.out_trade_no,
+            "total_fee": str(request.amount),
+            "fee_type": request.currency,
+            "spbill_create_ip": request.user_ip,
+            "time_expire": wechat_v2(request.expire_time),
+        }
+
+    def pay(self, request: PayRequest, moment: Moment) -> Call[PayOutcome]:
+        """`/pay/unifiedorder`."""
+        fields = {
+            **self.pay_fields(request),
+            "notify_url": request.notify_url,
+            "trade_type": self.trade_type,
+            **self.create_fields(request),
+        }
+        return self.call(
+            "wx2.pay",
+            self.request("/pay/unifiedorder", fields, moment),
+            lambda answer: self.created(answer, request, moment),
+            v2_outcomes.PAY_ERRORS,
+            lambda known, code, why: PayOutcome(known or PayStatus.UNKNOWN, error_code=code, error_message=why),
+            # Nothing was created, and the payer has seen nothing; should it be paid all the same, that is a late payment.
+            PayStatus.REFUSED,
+        )
+
+    def query(self, attempt: AttemptRef, moment: Moment) -> Call[QueryOutcome]:
+        """`/pay/orderquery`."""
+        return self.call(
+            "wx2.query",
+            self.request("/pay/orderquery", {"out_trade_no": attempt.out_trade_no}, moment),
+            self.transaction,
+            v2_outcomes.QUERY_ERRORS,
+            lambda known, code, why: QueryOutcome(known or QueryStatus.UNKNOWN, None, code, why),
+        )
+
+    def close(self, attempt: AttemptRef, moment: Moment) -> Call[CloseOutcome]:
+        """`/pay/closeorder`."""
+        return self.call(
+            "wx2.close",
+            self.request("/pay/closeorder", {"out_trade_no": attempt.out_trade_no}, moment),
+            lambda answer: CloseOutcome(CloseStatus.CLOSED),
+            v2_outcomes.CLOSE_ERRORS,
+            lambda known, code, why: CloseOutcome(known or CloseStatus.UNKNOWN, code, why),
+        )
+
+    def transaction(self, fields: Mapping[str, str], state: str | None = None) -> QueryOutcome:
+        """A payment, as queries answer it and callbacks hold it. `fee_type` is left out where it is CNY."""
+        state = state or fields.get("trade_state", "")
+        status = v3_outcomes.TRADE_STATES.get(state, QueryStatus.UNKNOWN)
+        payment = Payment(
+            out_trade_no=fields.get("out_trade_no", ""),
+            channel_order_no=fields.get("transaction_id", ""),
+            amount=whole(fields.get("total_fee", "")),
+            currency=fields.get("fee_type") or "CNY",
+            account={"appid": fields.get("appid", ""), "mchid": fields.get("mch_id", "")},
+            channel_user_id=fields.get("openid", ""),
+            success_time=parse_wechat_v2(fields.get("time_end", "")),
+        )
+        return QueryOutcome(status, payment, "" if status is not QueryStatus.UNKNOWN else "TRADE_STATE", state)
+
+    # Refunds
+
+    def refund(self, request: RefundRequest, moment: Moment) -> Call[RefundOutcome]:
+        """`/secapi/pay/refund`: a success means accepted; the result comes by query or notice."""
+        fields = {
+            "out_trade_no": request.out_trade_no,
+            "out_refund_no": request.out_refund_no,
+            "total_fee": str(request.total),
+            "refund_fee": str(request.amount),
+            "refund_fee_type": request.currency,
+            "refund_desc": request.reason,
+            "notify_url": request.notify_url,
+        }
+        return self.call(
+            "wx2.refund",
+            self.request("/secapi/pay/refund", fields, moment, certificate=True),
+            lambda answer: RefundOutcome(RefundStatus.PENDING),
+            v2_outcomes.REFUND_ERRORS,
+            _refund_error,
+            RefundStatus.RETRY_LATER,
+        )
+
+    def query_refund(self, request: RefundRequest, moment: Moment) -> Call[RefundOutcome]:
+        """`/pay/refundquery` by out_refund_no."""
+
+        def good(fields: Mapping[str, str]) -> RefundOutcome:
+            state = fields.get("refund_status_0", "")
+            facts = RefundFacts(
+                out_refund_no=fields.get("out_refund_no_0", ""),
+                out_trade_no=fields.get("out_trade_no", ""),
+                amount=whole(fields.get("refund_fee_0", "")),
+                account={"appid": fields.get("appid", ""), "mchid": fields.get("mch_id", "")},
+                channel_refund_no=fields.get("refund_id_0", ""),
+                success_time=parse_alipay(fields.get("refund_success_time_0", "")),
+            )
+            status = v2_outcomes.REFUND_STATES.get(state, RefundStatus.UNKNOWN)
+            return RefundOutcome(status, facts, "" if state in ("SUCCESS", "PROCESSING") else state, "")
+
+        return self.call(
+            "wx2.refund_query",
+            self.request("/pay/refundquery", {"out_refund_no": request.out_refund_no}, moment),
+            good,
+            v2_outcomes.REFUND_QUERY_ERRORS,
+            _refund_error,
+        )
+
+    # Callbacks
+
+    def parse_notify(self, request: NotifyRequest, now: datetime) -> Notification:
+        """A signed payment, or a refund notice."""
+        try:
+            fields = parse(request.body)
+        except AnswerError as error:
+            raise NotifyError(str(error)) from error
+        if "req_info" in fields:
+            return read_refund(request.body, self.mch_key, self._appid, self._mchid)
+        if fields.get("return_code") != "SUCCESS" or not verify(fields, self.mch_key):
+            raise NotifyError("the signature does not verify")
+        raw = request.body.decode(errors="replace")
+        if fields.get("result_code") != "SUCCESS":
+            return Notification(raw=raw)
+        return Notification(payment=self.transaction(fields, "SUCCESS"), raw=raw)
+
+    def acknowledge(self, received: bool, message: str) -> NotifyAnswer:
+        """XML, or it does not count."""
+        return notify_answer(received, message)
+
+    def keys_due(self, now: datetime) -> bool:
+        """v2 has one shared key."""
+        return False
+
+    def fetch_keys(self, serial: str | None, moment: Moment) -> Call[bool] | None:
+        """Nothing to fetch."""
+        return None
+
+
+def _refund_error(known: Any, code: str, why: str) -> RefundOutcome:
+    return RefundOutcome(known or RefundStatus.UNKNOWN, None, code, why)
