@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from paycenter_server.simulator import alipay_notices, alipay_trades, wechat_notices, wechat_orders, wechat_xml
+from paycenter_server.simulator import (
+    alipay_notices,
+    alipay_trades,
+    wechat_notices,
+    wechat_orders,
+    wechat_v2_notices,
+    wechat_xml,
+)
 from paycenter_server.simulator.clock import rfc3339
 from paycenter_server.simulator.ledger import random_text
 from paycenter_server.simulator.model import ALIPAY, Notice, Refund, Trade
@@ -100,6 +107,8 @@ def _notify_payment(simulator: Simulator, trade: Trade, options: PayOptions) -> 
     notifier = simulator.notifier
     if trade.protocol == ALIPAY:
         alipay_notices.notify_payment(notifier, simulator.keys, trade, delay=delay, copies=copies, wrong_signatures=wrong)
+    elif trade.v2:
+        wechat_v2_notices.notify_payment(notifier, trade, delay=delay, copies=copies, wrong_signatures=wrong)
     else:
         wechat_notices.notify_payment(notifier, trade, delay=delay, copies=copies, wrong_signatures=wrong)
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from paycenter_server.simulator import actions, alipay_gateway, control, pages, wechat_v3
+from paycenter_server.simulator import actions, alipay_gateway, control, pages, wechat_v2, wechat_v3
 from paycenter_server.simulator.alipay_notices import AlipayNoticeForm
 from paycenter_server.simulator.config import SimulatorConfig
 from paycenter_server.simulator.keys import load_keys
@@ -16,6 +16,7 @@ from paycenter_server.simulator.model import ALIPAY, WECHATPAY_V3, Refund, Trade
 from paycenter_server.simulator.state import STATE, Simulator
 from paycenter_server.simulator.web_faults import STOPPING
 from paycenter_server.simulator.wechat_notices import WechatNoticeForm
+from paycenter_server.simulator.wechat_v2_notices import PAYMENT_FORM, V2PaymentForm
 from paycenter_server.simulator.wechat_xml import WECHATPAY_V2, XmlNoticeForm
 
 __all__ = ["create_app"]
@@ -36,12 +37,14 @@ def create_app(config: SimulatorConfig) -> web.Application:
         simulator.ledger.on_refund_finished(protocol, refund_finished)
     simulator.notifier.register(WECHATPAY_V3, "wx.notify", WechatNoticeForm(simulator.keys, simulator.rotation))
     simulator.notifier.register(WECHATPAY_V2, "wx.notify", XmlNoticeForm(simulator.keys))
+    simulator.notifier.register(PAYMENT_FORM, "wx.notify", V2PaymentForm(simulator.keys))
     simulator.notifier.register(ALIPAY, "alipay.notify", AlipayNoticeForm(simulator.keys, simulator.clock, simulator.rotation))
 
     app = web.Application(client_max_size=_LARGEST_BODY)
     app[STATE] = simulator
     app[STOPPING] = asyncio.Event()
     wechat_v3.add_routes(app)
+    wechat_v2.add_routes(app)
     alipay_gateway.add_routes(app)
     control.add_routes(app)
     pages.add_routes(app)

@@ -13,7 +13,7 @@ __all__ = ["command", "main"]
 _HOW_TO = """\
 Channel simulator at {address}
   pages             {address}/
-  WeChat Pay v3     base URL {address}   (mchid {mchid}, appid {appid})
+  WeChat Pay        base URL {address}   (v3 and v2; mchid {mchid}, appid {appid})
   Alipay            gateway  {address}/gateway.do   (app_id {app_id})
   keys for SDKs     {keys}   (ids and serials in keys.json)
   pay a trade       curl -X POST {address}/simulator/pay/OUT_TRADE_NO
@@ -22,9 +22,14 @@ Channel simulator at {address}
 No real money moves here. Stop with Ctrl-C."""
 
 
-@click.command("simulator", help="Run a server that speaks the protocols of WeChat Pay v3 and Alipay, for development and tests.")
+@click.command(
+    "simulator", help="Run a server that speaks the protocols of WeChat Pay (v3 and v2) and Alipay, for development and tests."
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8900, show_default=True, type=click.IntRange(0, 65535), help="Port; 0 takes a free one.")
+@click.option(
+    "--tls-port", type=click.IntRange(0, 65535), help="Also listen here with TLS, with the merchant's certificate required."
+)
 @click.option(
     "--keys",
     "keys_dir",
@@ -40,7 +45,14 @@ No real money moves here. Stop with Ctrl-C."""
 @click.option("--base-url", default="", help="Where people reach it, if not at host and port.")
 @click.option("--keys-only", is_flag=True, help="Generate the keys and stop.")
 def command(
-    host: str, port: int, keys_dir: Path, data_file: Path | None, faults_file: Path | None, base_url: str, keys_only: bool
+    host: str,
+    port: int,
+    tls_port: int | None,
+    keys_dir: Path,
+    data_file: Path | None,
+    faults_file: Path | None,
+    base_url: str,
+    keys_only: bool,
 ) -> None:
     """Start it and serve until a signal comes."""
     from paycenter_server.simulator.config import SimulatorConfig
@@ -53,20 +65,23 @@ def command(
         return
     config = SimulatorConfig(keys_dir=keys.directory, base_url=base_url, data_file=data_file, faults_file=faults_file)
     try:
-        asyncio.run(_serve(config, host, port, keys.settings))
+        asyncio.run(_serve(config, host, port, tls_port, keys))
     except (InvalidFaultError, ValueError) as error:
         raise click.ClickException(f"{faults_file}: {error}") from error
     except OSError as error:
         raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
 
 
-async def _serve(config: object, host: str, port: int, settings: dict[str, dict[str, str]]) -> None:
+async def _serve(config: object, host: str, port: int, tls_port: int | None, keys: object) -> None:
     from aiohttp import web
 
     from paycenter_server.simulator.app import create_app
     from paycenter_server.simulator.config import SimulatorConfig
+    from paycenter_server.simulator.keys import SimulatorKeys
+    from paycenter_server.simulator.tls import server_context
 
     assert isinstance(config, SimulatorConfig)
+    assert isinstance(keys, SimulatorKeys)
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -75,16 +90,22 @@ async def _serve(config: object, host: str, port: int, settings: dict[str, dict[
     try:
         await web.TCPSite(runner, host, port).start()
         bound = runner.addresses[0][1]
+        if tls_port is not None:
+            await web.TCPSite(runner, host, tls_port, ssl_context=server_context(keys)).start()
         address = config.base_url.rstrip("/") or f"http://{host}:{bound}"
         click.echo(
             _HOW_TO.format(
                 address=address,
                 keys=config.keys_dir,
-                mchid=settings["wechatpay"]["mchid"],
-                appid=settings["wechatpay"]["appid"],
-                app_id=settings["alipay"]["app_id"],
+                mchid=keys.wechatpay["mchid"],
+                appid=keys.wechatpay["appid"],
+                app_id=keys.alipay["app_id"],
             )
         )
+        if tls_port is not None:
+            click.echo(
+                f"  with TLS          https://{host}:{runner.addresses[-1][1]}   (trust {keys.file('wechatpay', 'tls_cert.pem')})"
+            )
         await stop.wait()
     finally:
         await runner.cleanup()

@@ -86,6 +86,17 @@ class Ledger:
         """The trade that has the refund with this number, which is unique per merchant on WeChat."""
         return self._trades.get(self._by_refund.get((protocol, number), ""))
 
+    def by_refund_id(self, protocol: str, refund_id: str) -> Trade | None:
+        """The trade that has the refund with the channel's own number."""
+        return next(
+            (
+                trade
+                for trade in self._trades.values()
+                if trade.protocol == protocol and any(item.refund_id == refund_id for item in trade.refunds)
+            ),
+            None,
+        )
+
     def find(self, number: str, protocol: str = "") -> Trade | None:
         """The newest trade with this number, of any protocol unless one is named."""
         known = (self._trades.get(f"{name}:{number}") for name in (WECHATPAY_V3, ALIPAY) if protocol in ("", name))

@@ -14,11 +14,22 @@ from paycenter_server.channels.crypto import aes_gcm_encrypt, certificate_serial
 from paycenter_server.simulator.clock import rfc3339
 from paycenter_server.simulator.keys import SimulatorKeys
 from paycenter_server.simulator.ledger import random_digits, random_text
-from paycenter_server.simulator.model import WECHATPAY_V3, Trade
+from paycenter_server.simulator.model import BAR, WECHATPAY_V3, Trade
 from paycenter_server.simulator.wechat_auth import WechatError
 from paycenter_server.simulator.wechat_call import WechatCall, invalid
 
-__all__ = ["TRADE_STATES", "certificates", "close", "create", "query", "trade_state", "transaction"]
+__all__ = [
+    "TRADE_STATES",
+    "begin",
+    "certificates",
+    "check_notify_url",
+    "check_order",
+    "close",
+    "create",
+    "query",
+    "trade_state",
+    "transaction",
+]
 
 _NUMBER = re.compile(r"[0-9A-Za-z_\-|*]{6,32}")
 _DAY = 86400
@@ -39,8 +50,8 @@ def _not_found() -> WechatError:
 
 
 def trade_state(trade: Trade) -> str:
-    """What queries show: REFUND after any refund, also a partial one."""
-    return "REFUND" if trade.paid and trade.refunds else trade.state
+    """What queries show: REFUND after any refund, also a partial one; a reversed bar payment stays REVOKED."""
+    return "REFUND" if trade.paid and trade.refunds and trade.state != "REVOKED" else trade.state
 
 
 def transaction(trade: Trade, state: str = "") -> dict[str, Any]:
@@ -77,7 +88,7 @@ def create(call: WechatCall) -> tuple[int, dict[str, Any]]:
     digest = hashlib.sha256((api + json.dumps(call.body, sort_keys=True)).encode()).hexdigest()
     trade = call.simulator.ledger.get(WECHATPAY_V3, number)
     if trade is None:
-        trade = _new_trade(call, api, number, amount, digest)
+        trade = begin(call, api, number, amount, digest)
     elif trade.paid:
         raise WechatError(400, "ORDERPAID", "该订单已支付")
     elif trade.state == "CLOSED":
@@ -90,6 +101,19 @@ def create(call: WechatCall) -> tuple[int, dict[str, Any]]:
 
 
 def _check_create(call: WechatCall, api: str) -> tuple[str, int]:
+    number, total = check_order(call)
+    check_notify_url(call.text("notify_url", 255))
+    if api == "jsapi" and not call.part("payer").get("openid"):
+        raise invalid("payer.openid", "缺少必填参数openid")
+    scene = call.part("scene_info")
+    h5_info = scene.get("h5_info")
+    if api == "h5" and not (scene.get("payer_client_ip") and isinstance(h5_info, dict) and h5_info.get("type")):
+        raise invalid("scene_info", "缺少必填参数payer_client_ip或h5_info.type")
+    return number, total
+
+
+def check_order(call: WechatCall) -> tuple[str, int]:
+    """Number and fen of a new order, with the checks that all ways to pay share."""
     merchant = call.simulator.keys.wechatpay
     appid = call.text("appid", 32)
     call.check_merchant(call.body.get("mchid"))
@@ -100,19 +124,12 @@ def _check_create(call: WechatCall, api: str) -> tuple[str, int]:
     number = call.text("out_trade_no", 32)
     if not _NUMBER.fullmatch(number):
         raise invalid("out_trade_no", "商户订单号只能是6至32个数字、字母、_-|*")
-    check_notify_url(call.text("notify_url", 255))
     amount = call.part("amount")
     total = amount.get("total")
     if not isinstance(total, int) or isinstance(total, bool) or total < 1:
         raise invalid("amount.total", "订单金额必须是不小于1的整数")
     if amount.get("currency", "CNY") != "CNY":
         raise invalid("amount.currency", "币种不支持")
-    if api == "jsapi" and not call.part("payer").get("openid"):
-        raise invalid("payer.openid", "缺少必填参数openid")
-    scene = call.part("scene_info")
-    h5_info = scene.get("h5_info")
-    if api == "h5" and not (scene.get("payer_client_ip") and isinstance(h5_info, dict) and h5_info.get("type")):
-        raise invalid("scene_info", "缺少必填参数payer_client_ip或h5_info.type")
     return number, total
 
 
@@ -123,12 +140,14 @@ def check_notify_url(url: str) -> None:
         raise invalid("notify_url", "notify_url必须是不带参数的完整URL")
 
 
-def _new_trade(call: WechatCall, api: str, number: str, amount: int, digest: str) -> Trade:
+def begin(call: WechatCall, api: str, number: str, amount: int, digest: str) -> Trade:
+    """A new trade from a checked body."""
     simulator = call.simulator
     now = simulator.clock.now()
     code = {
         "native": "weixin://wxpay/bizpayurl?pr=" + random_text(9),
         "h5": "https://wx.tenpay.com/cgi-bin/mmpayweb-bin/checkmweb?prepay_id=wx" + random_digits(34),
+        BAR: "",
     }.get(api, "wx" + random_digits(34))
     trade = Trade(
         protocol=WECHATPAY_V3,
@@ -139,7 +158,7 @@ def _new_trade(call: WechatCall, api: str, number: str, amount: int, digest: str
         subject=call.body["description"],
         app_id=call.body["appid"],
         merchant_id=call.body["mchid"],
-        notify_url=call.body["notify_url"],
+        notify_url="" if api == BAR else call.body["notify_url"],
         code=code,
         digest=digest,
         created=now,
@@ -148,7 +167,7 @@ def _new_trade(call: WechatCall, api: str, number: str, amount: int, digest: str
         payer=str(call.part("payer").get("openid", "")),
         signer=call.signer,
     )
-    trade.record(now, f"created by wx.{api}")
+    trade.record(now, f"created by {call.api}")
     simulator.ledger.save(trade)
     return trade
 
@@ -188,6 +207,8 @@ def close(call: WechatCall) -> tuple[int, None]:
         raise _not_found()
     if trade.paid:
         raise WechatError(400, "ORDERPAID", "该订单已支付,不能关单")
+    if trade.at_the_bar:
+        raise WechatError(403, "TRADE_ERROR", "付款码订单只能撤销,不能关单")
     if trade.state != "CLOSED":
         call.simulator.ledger.close(trade, "closed by the merchant")
     return 204, None

@@ -6,15 +6,17 @@ import re
 from typing import Any
 
 from paycenter_server.simulator.clock import rfc3339
+from paycenter_server.simulator.faults import FaultRule
 from paycenter_server.simulator.ledger import random_digits
 from paycenter_server.simulator.model import WECHATPAY_V3, Refund, Trade
+from paycenter_server.simulator.state import Simulator
 from paycenter_server.simulator.wechat_auth import WechatError
 from paycenter_server.simulator.wechat_call import WechatCall, invalid
 from paycenter_server.simulator.wechat_orders import check_notify_url
 
-__all__ = ["apply_abnormal", "create", "new_refund_id", "query"]
+__all__ = ["NUMBER", "accept", "apply_abnormal", "check_new", "create", "new_refund_id", "query"]
 
-_NUMBER = re.compile(r"[0-9A-Za-z_\-|*@]{1,64}")
+NUMBER = re.compile(r"[0-9A-Za-z_\-|*@]{1,64}")
 _PARTIAL_REFUNDS = 50
 _OUTCOMES = {"refund_abnormal": "ABNORMAL", "refund_closed": "CLOSED"}
 
@@ -63,7 +65,7 @@ def _fen(amount: dict[str, Any], field: str) -> int:
 def create(call: WechatCall) -> tuple[int, dict[str, Any]]:
     """POST /v3/refund/domestic/refunds; the same number with the same amounts answers the same refund."""
     number = call.text("out_refund_no", 64)
-    if not _NUMBER.fullmatch(number):
+    if not NUMBER.fullmatch(number):
         raise invalid("out_refund_no", "商户退款单号只能是1至64个数字、字母、_-|*@")
     reason = call.text("reason", 80, required=False)
     notify_url = call.text("notify_url", 255, required=False)
@@ -86,11 +88,24 @@ def create(call: WechatCall) -> tuple[int, dict[str, Any]]:
         if (known.amount, known.total) != (amount, total):
             raise WechatError(403, "REFUND_FEE_MISMATCH", "订单金额或退款金额与之前请求不一致,请核实后再试")
         return 200, _answer(trade, known)
-    _check_new(call, trade, amount, total)
-    return 200, _answer(trade, _accept(call, trade, number, amount, total, reason, notify_url))
+    check_new(trade, amount, total, call.fault)
+    refund = accept(
+        call.simulator,
+        call.rule,
+        trade,
+        number,
+        amount,
+        total,
+        reason,
+        notify_url,
+        signer=call.signer,
+        xml=call.fault == "xml_notify",
+    )
+    return 200, _answer(trade, refund)
 
 
-def _check_new(call: WechatCall, trade: Trade, amount: int, total: int) -> None:
+def check_new(trade: Trade, amount: int, total: int, fault: str) -> None:
+    """WechatError if this trade cannot give so much back."""
     # A lying channel shows paid_amount everywhere, so a client may rightly repeat that one.
     if total not in (trade.amount, trade.paid_amount):
         raise WechatError(403, "REFUND_FEE_MISMATCH", "订单金额或退款金额与之前请求不一致,请核实后再试")
@@ -98,16 +113,28 @@ def _check_new(call: WechatCall, trade: Trade, amount: int, total: int) -> None:
         raise WechatError(400, "INVALID_REQUEST", "申请退款金额大于订单可退金额")
     if len(trade.refunds) >= _PARTIAL_REFUNDS:
         raise WechatError(400, "INVALID_REQUEST", "部分退款次数超过50次")
-    if call.fault == "not_enough":
+    if fault == "not_enough":
         raise WechatError(403, "NOT_ENOUGH", "基本账户余额不足,请充值后重新发起")
 
 
-def _accept(call: WechatCall, trade: Trade, number: str, amount: int, total: int, reason: str, notify_url: str) -> Refund:
-    simulator = call.simulator
+def accept(
+    simulator: Simulator,
+    rule: FaultRule | None,
+    trade: Trade,
+    number: str,
+    amount: int,
+    total: int,
+    reason: str,
+    notify_url: str,
+    *,
+    signer: str,
+    xml: bool,
+) -> Refund:
+    """A new refund, PROCESSING; signer is the key that signs its notification, unless that is v2 XML."""
     now = simulator.clock.now()
     delay = simulator.config.refund_delay_seconds
-    if call.rule is not None and call.fault == "refund_pending":
-        delay = call.rule.seconds
+    if rule is not None and rule.fault == "refund_pending":
+        delay = rule.seconds
     refund = Refund(
         number,
         new_refund_id(),
@@ -117,9 +144,9 @@ def _accept(call: WechatCall, trade: Trade, number: str, amount: int, total: int
         notify_url,
         now,
         now + delay,
-        outcome=_OUTCOMES.get(call.fault, "SUCCESS"),
-        signer=call.signer,
-        xml=call.fault == "xml_notify",
+        outcome=_OUTCOMES.get(rule.fault if rule else "", "SUCCESS"),
+        signer=signer,
+        xml=xml,
     )
     simulator.ledger.add_refund(trade, refund)
     return refund

@@ -19,6 +19,7 @@ from paycenter_server.simulator.keys import SimulatorKeys
 from paycenter_server.simulator.ledger import random_text
 from paycenter_server.simulator.model import Notice, Refund, Trade
 from paycenter_server.simulator.wechat_notices import LADDER
+from paycenter_server.simulator.wechat_v2_notices import accepted_xml
 
 __all__ = ["WECHATPAY_V2", "XmlNoticeForm", "refund_payload"]
 
@@ -79,4 +80,4 @@ class XmlNoticeForm:
 
     def accepted(self, status: int, body: bytes) -> bool:
         """XML with return_code SUCCESS."""
-        return status == 200 and b"<return_code><![CDATA[SUCCESS]]></return_code>" in body
+        return accepted_xml(status, body)

@@ -1,0 +1,34 @@
+"""WeChat Pay: a bar payment is reversed, over either protocol (channel sheet 2.4 and 3)."""
+
+from __future__ import annotations
+
+from paycenter_server.simulator.ledger import random_digits
+from paycenter_server.simulator.model import Refund, Trade
+from paycenter_server.simulator.state import Simulator
+
+__all__ = ["REVERSE_SECONDS", "reverse"]
+
+REVERSE_SECONDS = 7 * 86400
+
+
+def reverse(simulator: Simulator, trade: Trade) -> None:
+    """An unpaid trade can never be paid any more, a paid one's money goes back; again and again. Nobody is notified."""
+    if trade.state == "REVOKED":
+        return
+    now, left = simulator.clock.now(), trade.paid_amount - trade.refunded
+    with simulator.store.together():
+        if trade.paid and left:
+            refund = Refund(
+                "reverse" + trade.number,
+                "503" + random_digits(26),
+                left,
+                trade.paid_amount,
+                "reverse",
+                "",
+                now,
+                now,
+                state="SUCCESS",
+                finished=now,
+            )
+            simulator.ledger.add_refund(trade, refund)
+        simulator.ledger.revoke(trade, "reversed by the merchant")

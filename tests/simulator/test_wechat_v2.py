@@ -1,0 +1,233 @@
+"""WeChat Pay v2: orders, notifications, refunds, signatures, and trades that both protocols see."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from paycenter_server.simulator import SimulatorConfig, create_app
+from paycenter_server.simulator.tls import server_context
+
+from .merchant import Bench, WechatClient
+from .test_rotation_and_xml import opened
+from .xml_merchant import GOOD, XmlClient, fields_of
+
+pytestmark = pytest.mark.asyncio
+H5 = json.dumps({"h5_info": {"type": "Wap", "wap_url": "https://shop.example", "wap_name": "shop"}})
+
+
+@pytest.mark.parametrize("hmac_sha256", [False, True])
+async def test_order_pay_notify_query(bench: Bench, hmac_sha256: bool) -> None:
+    client = XmlClient(bench, hmac_sha256=hmac_sha256)
+    created = await client.order("order1", attach="a&b <c>")
+    assert (created["return_code"], created["result_code"], created["trade_type"]) == ("SUCCESS", "SUCCESS", "NATIVE")
+    assert created["code_url"].startswith("weixin://wxpay/bizpayurl?pr=") and created["prepay_id"].startswith("wx")
+    assert client.content_type.startswith("text/plain")
+    assert (await client.order("order1", attach="a&b <c>"))["code_url"] == created["code_url"]
+    unpaid = await client.query("order1")
+    assert (unpaid["trade_state"], unpaid["total_fee"]) == ("NOTPAY", "100")
+    bench.answers[:] = [(200, b""), (500, GOOD), (200, GOOD)]
+    await bench.post("/simulator/pay/order1")
+    await bench.notifications(1)
+    await bench.advance(15)
+    await bench.advance(15)
+    for notification in await bench.notifications(3):
+        told = fields_of(notification.body)
+        assert client.genuine(told)
+        assert (told["result_code"], told["out_trade_no"], told["total_fee"]) == ("SUCCESS", "order1", "100")
+        assert told["attach"] == "a&b <c>" and len(told["time_end"]) == 14
+    await bench.advance(86400)
+    await bench.notifications(3)
+    paid = await client.query("order1")
+    assert (paid["trade_state"], paid["transaction_id"]) == ("SUCCESS", told["transaction_id"])
+    assert (await client.call("/pay/orderquery", transaction_id=told["transaction_id"]))["out_trade_no"] == "order1"
+    assert (await client.order("order1"))["err_code"] == "ORDERPAID"
+    assert (await client.call("/pay/closeorder", out_trade_no="order1"))["err_code"] == "ORDERPAID"
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "field"),
+    [
+        ("JSAPI", {"openid": "o1"}, "prepay_id"),
+        ("APP", {}, "prepay_id"),
+        ("MWEB", {"scene_info": H5}, "mweb_url"),
+    ],
+)
+async def test_the_other_ways_to_pay(bench: Bench, kind: str, more: dict[str, Any], field: str) -> None:
+    client = XmlClient(bench)
+    assert (await client.order("order1", kind, **more))[field]
+    await bench.post("/simulator/pay/order1", {"notify": False})
+    paid = await client.query("order1")
+    assert (paid["trade_type"], paid["trade_state"]) == (kind, "SUCCESS")
+    assert paid["openid"] == more.get("openid", paid["openid"])
+
+
+async def test_closed_and_taken(bench: Bench) -> None:
+    client = XmlClient(bench)
+    await client.order("order1")
+    assert (await client.order("order1", total=101))["err_code"] == "OUT_TRADE_NO_USED"
+    assert (await client.call("/pay/closeorder", out_trade_no="order1"))["result_code"] == "SUCCESS"
+    assert (await client.query("order1"))["trade_state"] == "CLOSED"
+    assert (await client.order("order1"))["err_code"] == "ORDERCLOSED"
+    assert (await client.query("order2"))["err_code"] == "ORDERNOTEXIST"
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("JSAPI", {}),
+        ("MWEB", {}),
+        ("WAP", {}),
+        ("NATIVE", {"notify_url": "https://shop.example/n?a=1"}),
+        ("NATIVE", {"time_expire": "2026-01-01"}),
+        ("NATIVE", {"out_trade_no": "茶"}),
+        ("NATIVE", {"fee_type": "USD"}),
+    ],
+)
+async def test_invalid_parameters(bench: Bench, kind: str, more: dict[str, Any]) -> None:
+    assert (await XmlClient(bench).order("order1", kind, **more))["err_code"] == "PARAM_ERROR"
+
+
+@pytest.mark.parametrize("total", [0, -1, "1.5", "٣", 10**10 + 1, ""])
+async def test_invalid_amounts(bench: Bench, total: Any) -> None:
+    assert (await XmlClient(bench).order("order1", signed=False, total=total))["return_code"] == "FAIL"
+
+
+async def test_transport_failures_carry_no_signature(bench: Bench) -> None:
+    client = XmlClient(bench)
+    good = client.body({"out_trade_no": "order1"})
+    wrong = [
+        b"",
+        b"<xml>",
+        b"<root></root>",
+        b"<xml><a><b>1</b></a></xml>",
+        b"<xml><a>1</a><a>2</a></xml>",
+        b"\xff" + good,
+        b'<!DOCTYPE xml [<!ENTITY a "b">]>' + good,
+        b"<! doctype xml>" + good,
+        good.replace(b"order1", b"order2"),
+        good.replace(client.ids["appid"].encode(), b"wx0"),
+        good.replace(client.ids["mchid"].encode(), b"1"),
+        good.replace(b"<sign>", b"<sing>").replace(b"</sign>", b"</sing>"),
+    ]
+    for body in wrong:
+        answer = await client.raw("/pay/orderquery", body)
+        assert answer["return_code"] == "FAIL" and answer["return_msg"]
+        assert not {"sign", "result_code"} & set(answer)
+    assert (await client.raw("/pay/orderquery", good))["err_code"] == "ORDERNOTEXIST"
+    log = (await bench.get("/simulator/log")).json
+    assert [entry["verdict"] for entry in log[:2]] == ["valid", "refused: 缺少参数sign"]
+
+
+async def test_both_protocols_see_the_trade(bench: Bench) -> None:
+    old, new = XmlClient(bench), WechatClient(bench)
+    await new.create("order0001")
+    assert (await old.query("order0001"))["trade_state"] == "NOTPAY"
+    await old.order("order0002")
+    assert (await new.query("order0002")).json["trade_state"] == "NOTPAY"
+    assert (await new.create("order0002")).json["code"] == "OUT_TRADE_NO_USED"
+    assert (await old.order("order0001"))["err_code"] == "OUT_TRADE_NO_USED"
+    for number in ("order0001", "order0002"):
+        await bench.post(f"/simulator/pay/{number}", {"notify": False})
+        assert (await old.query(number))["trade_state"] == (await new.query(number)).json["trade_state"] == "SUCCESS"
+    await new.refund("order0002", "refund2", 40)
+    assert (await old.query("order0002"))["trade_state"] == "REFUND"
+    assert (await old.call("/pay/refundquery", out_refund_no="refund2"))["refund_fee_0"] == "40"
+    told = new.opened((await bench.notifications(1))[0])
+    assert told["refund_status"] == "SUCCESS"
+
+
+async def test_refunds(bench: Bench) -> None:
+    client = XmlClient(bench)
+    await client.order("order1")
+    assert (await client.refund("order1", "refund1", 10))["err_code"] == "TRADE_STATE_ERROR"
+    await bench.post("/simulator/pay/order1", {"notify": False})
+    bench.answers[:] = [(200, GOOD)]
+    made = await client.refund("order1", "refund1", 30, notify_url=bench.receiver_url)
+    assert (made["refund_fee"], made["total_fee"]) == ("30", "100")
+    assert (await client.refund("order1", "refund1", 30))["refund_id"] == made["refund_id"]
+    assert (await client.refund("order1", "refund1", 31))["err_code"] == "REFUND_FEE_MISMATCH"
+    told = opened(bench, (await bench.notifications(1))[0])
+    assert (told["refund_status"], told["refund_fee"], told["out_refund_no"]) == ("SUCCESS", "30", "refund1")
+    assert (await client.refund("order1", "refund2", 71))["result_code"] == "FAIL"
+    await bench.fault("wx2.refund", "not_enough")
+    assert (await client.refund("order1", "refund2", 70))["err_code"] == "NOTENOUGH"
+    await bench.fault("wx2.refund", "refund_abnormal")
+    assert (await client.refund("order1", "refund2", 70))["result_code"] == "SUCCESS"
+
+    async def states(**fields: Any) -> list[str]:
+        found = await client.call("/pay/refundquery", **fields)
+        return [found[f"refund_status_{index}"] for index in range(int(found["refund_count"]))]
+
+    assert (await states(out_trade_no="order1"))[0] == "SUCCESS"
+    await bench.advance(1)
+    assert await states(out_trade_no="order1") == ["SUCCESS", "CHANGE"]
+    assert await states(refund_id=made["refund_id"]) == await states(out_refund_no="refund1") == ["SUCCESS"]
+    assert (await client.call("/pay/refundquery", out_refund_no="no"))["err_code"] == "REFUNDNOTEXIST"
+    assert (await client.refund("order2", "refund3", 1))["err_code"] == "ORDERNOTEXIST"
+
+
+async def test_faults(bench: Bench) -> None:
+    client = XmlClient(bench)
+    await bench.fault("wx2.unifiedorder", "error_before_commit")
+    assert (await client.order("order1"))["err_code"] == "SYSTEMERROR"
+    assert (await client.query("order1"))["err_code"] == "ORDERNOTEXIST"
+    await bench.fault("wx2.unifiedorder", "error_after_commit")
+    assert (await client.order("order1"))["err_code"] == "SYSTEMERROR"
+    assert (await client.query("order1"))["trade_state"] == "NOTPAY"
+    await bench.fault("wx2.orderquery", "decline", code="INVALID_REQUEST")
+    assert (await client.query("order1"))["err_code"] == "INVALID_REQUEST"
+    await bench.fault("wx2.orderquery", "rate_limit")
+    assert (await client.query("order1"))["err_code"] == "FREQUENCY_LIMITED"
+    await bench.fault("wx2.orderquery", "wrong_amount")
+    assert (await client.query("order1"))["total_fee"] == "101"
+    for how in ("unsigned", "bad_signature"):
+        await bench.fault("wx2.orderquery", how)
+        await client.call("/pay/orderquery", signed=False, out_trade_no="order1")
+    await bench.fault("wx2.orderquery", "reset_before_commit")
+    with pytest.raises(aiohttp.ClientError):
+        await client.query("order1")
+    await bench.fault("notify", "bad_signature")
+    bench.answers[:] = [(500, b""), (200, GOOD)]
+    await bench.post("/simulator/pay/order1")
+    await bench.notifications(1)
+    await bench.advance(15)
+    assert [client.genuine(fields_of(item.body)) for item in await bench.notifications(2)] == [False, True]
+
+
+async def test_client_certificate(bench: Bench) -> None:
+    runner = web.AppRunner(create_app(SimulatorConfig(keys_dir=bench.keys.directory)))
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=server_context(bench.keys)).start()
+        address = f"https://127.0.0.1:{runner.addresses[0][1]}/secapi/pay/refund"
+        trusting = ssl.create_default_context(cafile=str(bench.keys.file("wechatpay", "tls_cert.pem")))
+        body = XmlClient(bench).body({"out_trade_no": "order1"})
+        async with aiohttp.ClientSession() as session:
+            with pytest.raises(aiohttp.ClientError):
+                await session.post(address, data=body, ssl=trusting)
+            files = [str(bench.keys.file("wechatpay", name)) for name in ("apiclient_cert.pem", "apiclient_key.pem")]
+            trusting = ssl.create_default_context(cafile=str(bench.keys.file("wechatpay", "tls_cert.pem")))
+            trusting.load_cert_chain(*files)
+            async with session.post(address, data=body, ssl=trusting) as answer:
+                assert fields_of(await answer.read())["return_code"] == "FAIL"
+    finally:
+        await runner.cleanup()
+
+
+async def test_bad_notices_do_not_break_the_ladder(bench: Bench) -> None:
+    client = XmlClient(bench)
+    await client.order("order1")
+    bench.answers[:] = [
+        (200, b"<xml><return_code>FAIL</return_code></xml>"),
+        (200, b"<xml><return_code>SUCCESS</return_code></xml>"),
+    ]
+    await bench.post("/simulator/pay/order1")
+    await bench.notifications(1)
+    await bench.advance(15)
+    await bench.notifications(2)
+    assert (await bench.get("/simulator/trades/order1")).json["notifications"][0]["state"] == "DONE"
