@@ -6,14 +6,23 @@ import asyncio
 
 import pytest
 from standardwebhooks import Webhook
-from support.world import World
+from support.world import OPERATOR, World
+
+OPENID = {"openid": "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o"}
+EXTRAS = {
+    "wx_pub": OPENID, "wx_lite": OPENID, "alipay_lite": {"buyer_open_id": "074a1CcTG1LelxKe4xQC0zgNdId0nxi95b5lsNpazWYoCo5"},
+}  # fmt: skip
+V3 = ("wx_native", "wx_pub", "wx_lite", "wx_app", "wx_wap")
+ALIPAY = ("alipay_qr", "alipay_pc", "alipay_wap", "alipay_app", "alipay_lite")
+CASES = [*((code, "v3") for code in V3), *((code, "v2") for code in V3), *((code, "") for code in ALIPAY)]
 
 
-EXTRAS = {"wx_pub": {"openid": "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o"}, "wx_lite": {"openid": "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o"}}
-
-
-@pytest.mark.parametrize("code", ["wx_native", "wx_pub", "wx_lite", "wx_app", "wx_wap", "alipay_qr", "alipay_pc", "alipay_wap"])
-async def test_payment_end_to_end(world: World, code: str) -> None:
+@pytest.mark.parametrize(("code", "version"), CASES)
+async def test_payment_end_to_end(world: World, code: str, version: str) -> None:
+    if version == "v2":
+        world.configs[code] = world.configs["wx_bar"]
+        if code in world.channels:
+            await world.services.channels.update(OPERATOR, world.channels[code], {}, *world.configs[code])
     if code not in world.channels:
         await world.add_channel(code)
     order = await world.order(amount=10_000, body="中杯 & <热>")
@@ -23,6 +32,8 @@ async def test_payment_end_to_end(world: World, code: str) -> None:
     if code in ("alipay_pc", "alipay_wap"):
         async with world.session.get(attempt.display_content) as page:
             assert page.status == 200
+    if code == "alipay_app":
+        await world.open_in_alipay(attempt.display_content)
     await world.simulator.pay(attempt.out_trade_no)
     paid = await world.until(order, "SUCCESS")
     assert (paid.paid_amount, paid.channel_fee_amount, paid.channel_code) == (10_000, 60, code)

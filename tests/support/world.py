@@ -162,6 +162,11 @@ class World:
         view = await self.services.channels.create(OPERATOR, NewChannel(app_key, code, 6000, "", family, config, enabled=True))
         self.channels[code] = view.channel.number
 
+    async def open_in_alipay(self, order_string: str) -> None:
+        """What Alipay's app does with the order string that it is handed."""
+        async with self.session.post(f"{self.simulator.base}/simulator/alipay/app", data=order_string.encode()) as response:
+            assert response.status == 200, await response.text()
+
     def next_id(self, prefix: str = "M") -> str:
         self._serial += 1
         return f"{prefix}{self._serial:04d}"
