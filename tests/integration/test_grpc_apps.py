@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import pytest
@@ -24,7 +25,8 @@ async def rig(world: World) -> AsyncIterator[Rig]:
 
 
 def create(app_key: str, **more: str) -> pb.CreatePayAppRequest:
-    return pb.CreatePayAppRequest(app_key=app_key, **{"name": app_key.title(), **URLS, **more})
+    given: dict[str, Any] = {"name": app_key.title(), **URLS, **more}
+    return pb.CreatePayAppRequest(app_key=app_key, **given)
 
 
 async def test_create_read_change_list_delete(rig: Rig) -> None:

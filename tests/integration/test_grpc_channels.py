@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from paycenter_server.settings import Settings
 from support.world import World
 from test_grpc_support import Rig, fails, open_rig
 
-SECRETS = {"wx_native": ("private_key", "api_v3_key"), "alipay_qr": ("private_key",), "alipay_pc": ("private_key",), "mock": ()}
+PROTO = Path(__file__).resolve().parents[2] / "protos" / "paycenter" / "v1" / "pay_channel_service.proto"
 
 
 @pytest.fixture
@@ -28,8 +29,16 @@ async def rig(world: World) -> AsyncIterator[Rig]:
         yield opened
 
 
+def promised_secrets(code: str) -> set[str]:
+    """The fields that the proto calls secret."""
+    message = {"wx_native": "WechatPayConfig", "mock": "MockConfig"}.get(code, "AlipayConfig")
+    block = PROTO.read_text().split(f"message {message} {{")[1].split("\n}")[0]
+    return set(re.findall(r"// Secret\.[^;]*?\n  string (\w+) =", block))
+
+
 def config(family: str, **fields: Any) -> pb.PayChannelConfig:
-    return pb.PayChannelConfig(**{family: fields})
+    given: dict[str, Any] = {family: fields}
+    return pb.PayChannelConfig(**given)
 
 
 async def books(rig: Rig) -> None:
@@ -52,10 +61,12 @@ async def test_create_read_change_list_delete(rig: Rig, code: str) -> None:
     made = await make(rig, code, remark="主", disabled=True)
     assert (made.app_key, made.code, made.enabled, made.fee_rate_ppm, made.remark) == ("books", code, False, 6000, "主")
     assert made.config.WhichOneof("family") == family
-    assert list(made.configured_secrets) == sorted(SECRETS[code])
+    secrets = promised_secrets(code) & set(fields)
+    assert ("private_key" in secrets) is (code != "mock")
+    assert list(made.configured_secrets) == sorted(secrets)
     shown = getattr(made.config, family)
     for name, value in fields.items():
-        assert getattr(shown, name) == ("" if name in SECRETS[code] else value), name
+        assert getattr(shown, name) == ("" if name in secrets else value), name
     assert made.order_notify_url == f"{rig.world.settings.order_notify_url}/{made.id}"
     assert made.refund_notify_url == f"{rig.world.settings.refund_notify_url}/{made.id}"
 
@@ -75,7 +86,7 @@ async def test_create_read_change_list_delete(rig: Rig, code: str) -> None:
     assert list(codes.codes) == [code]
     raw = await rig.world.value("SELECT config::text FROM pay_channel WHERE remark = '' AND app_id = "
                                 "(SELECT id FROM pay_app WHERE app_key = 'books')")  # fmt: skip
-    for name in SECRETS[code]:
+    for name in secrets:
         assert json.dumps(fields[name])[1:-1] not in raw
         for answer in (made, changed, got, listed, everything):
             assert fields[name] not in str(answer)
@@ -123,6 +134,11 @@ async def test_every_wrong_field_of_a_configuration_is_named(
     assert await rig.world.value("SELECT count(*) FROM pay_channel") == 4
 
 
+@pytest.mark.parametrize("code", ["wx_native", "alipay_qr", "mock"])
+async def test_what_the_proto_calls_secret_is_sealed(rig: Rig, code: str) -> None:
+    assert rig.world.services.context.registry[code].secret_fields == promised_secrets(code)
+
+
 async def test_the_family_must_be_the_code_s(rig: Rig) -> None:
     await books(rig)
     for code, given, field in (
@@ -152,7 +168,7 @@ async def test_an_update_keeps_the_secrets_that_it_leaves_empty(rig: Rig) -> Non
     shown.wechatpay.mchid = "1900000109"
     after = (await rig.op.channels.UpdatePayChannel(pb.UpdatePayChannelRequest(id=made.id, config=shown))).pay_channel
     assert after.config.wechatpay.mchid == "1900000109"
-    assert list(after.configured_secrets) == ["api_v3_key", "private_key"]
+    assert after.configured_secrets == made.configured_secrets
     shown.wechatpay.api_v3_key = "k" * 32
     await rig.op.channels.UpdatePayChannel(pb.UpdatePayChannelRequest(id=made.id, config=shown))
     (row,) = await rig.world.rows("SELECT * FROM pay_channel WHERE config->>'mchid' = '1900000109'")

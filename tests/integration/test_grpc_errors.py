@@ -23,7 +23,7 @@ from paycenter.v1 import pay_refund_service_pb2 as refund_pb
 from paycenter.v1.pay_order_service_pb2_grpc import PayOrderServiceStub
 from paycenter_server.channels.protocol import HttpRequest, HttpResponse
 from support.world import World, open_world
-from test_grpc_support import Rig, fails, open_rig, refused
+from test_grpc_support import Rig, fails, open_rig, raw_call, refused
 
 SECRET = "password=hunter2"
 BAD = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
@@ -164,7 +164,8 @@ def junk(rig: Rig) -> list[tuple[Any, Any]]:
         calls.append((orders.CreatePayOrder, order_request(app_key="shop", amount=amount)))
         calls.append((refunds.CreatePayRefund, refund_pb.CreatePayRefundRequest(
             app_key="shop", merchant_order_id="M", merchant_refund_no="R", reason="r", amount=amount)))  # fmt: skip
-    for number in (99, -1, 2**31 - 1):
+    numbers: list[Any] = [99, -1, 2**31 - 1]
+    for number in numbers:
         calls += [
             (orders.ListPayOrders, order_pb.ListPayOrdersRequest(state=number)),
             (refunds.ListPayRefunds, refund_pb.ListPayRefundsRequest(state=number)),
@@ -206,7 +207,7 @@ async def test_filters_take_any_text(rig: Rig) -> None:
     await rig.order()
     wrong = []
     for text in TEXTS:
-        for call, request, field in (
+        calls: list[tuple[Any, Any, str]] = [
             (rig.shop.orders.ListPayOrders, order_pb.ListPayOrdersRequest(merchant_order_id=text), "pay_orders"),
             (rig.shop.orders.ListPayOrders, order_pb.ListPayOrdersRequest(channel_code=text), "pay_orders"),
             (rig.shop.orders.ListPayOrders, order_pb.ListPayOrdersRequest(channel_order_no=text), "pay_orders"),
@@ -217,7 +218,8 @@ async def test_filters_take_any_text(rig: Rig) -> None:
             (rig.shop.notifications.ListNotifyTasks, notify_pb.ListNotifyTasksRequest(merchant_order_id=text), "notify_tasks"),
             (rig.op.apps.ListPayApps, app_pb.ListPayAppsRequest(name=text), "pay_apps"),
             (rig.op.channels.ListPayChannels, channel_pb.ListPayChannelsRequest(app_key=text), "pay_channels"),
-        ):
+        ]
+        for call, request, field in calls:
             try:
                 if len(getattr(await call(request), field)):
                     wrong.append(f"found {type(request).__name__} {text[:9]!r}")
@@ -252,7 +254,7 @@ async def test_a_message_that_is_too_large_or_no_message(rig: Rig) -> None:
         await rig.order(body="x" * (2 << 20))
     assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
     async with rig.bare() as channel:
-        raw = channel.unary_unary("/paycenter.v1.PayOrderService/GetPayOrder")
+        raw = raw_call(channel, "/paycenter.v1.PayOrderService/GetPayOrder")
         metadata = (("authorization", rig.world.secrets["shop:authorization"]),)
         # Not protobuf, a field cut off, a text that is not UTF-8.
         for body in (b"\xff\xff\xff", b"\x0a\x05ab", b"\x0a\x02\xff\xfe"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import grpc
 import pytest
@@ -149,7 +150,7 @@ async def test_nobody_sees_what_is_another_app_s(rig: Rig) -> None:
     refund = await rig.world.refund(order, 10)
     (task, _) = [item async for item in rig.op.list_notifications()]
     async with await rig.app("other") as other:
-        for reason, calls in {
+        wanted: dict[str, list[Any]] = {
             "ORDER_NOT_FOUND": [
                 other.get_order(id=order.number), other.close_order(order.number), other.update_price(order.number, 5),
                 other.sync_order(order.number), other.submit_order(order.number, "mock"),
@@ -163,7 +164,8 @@ async def test_nobody_sees_what_is_another_app_s(rig: Rig) -> None:
                 other.get_refund(merchant_refund_no=refund.merchant_refund_no),
             ],
             "NOTIFY_TASK_NOT_FOUND": [other.get_notification(task.id), other.resend_notification(task.id)],
-        }.items():  # fmt: skip
+        }  # fmt: skip
+        for reason, calls in wanted.items():
             for call in calls:
                 async with fails(reason, grpc.StatusCode.NOT_FOUND):
                     await call

@@ -119,8 +119,9 @@ class Wire:
 
 def wire(error: grpc.aio.AioRpcError) -> Wire:
     """Unpacked."""
-    trailing = dict(tuple(error.trailing_metadata() or ()))
-    status = Status.FromString(trailing["grpc-status-details-bin"])  # type: ignore[arg-type]
+    pairs: Any = error.trailing_metadata() or ()
+    trailing: dict[str, Any] = dict(tuple(pairs))
+    status = Status.FromString(trailing["grpc-status-details-bin"])
     found: dict[type[Message], Any] = {}
     for detail in status.details:
         for kind in (ErrorInfo, BadRequest, RetryInfo):
@@ -133,6 +134,11 @@ def wire(error: grpc.aio.AioRpcError) -> Wire:
         error.code(), error.details() or "", status, found[ErrorInfo], fields, found.get(RetryInfo),
         pushback if pushback is None else str(pushback),
     )  # fmt: skip
+
+
+def raw_call(channel: Any, method: str) -> Any:
+    """A call of bytes, without a stub."""
+    return channel.unary_unary(method)
 
 
 async def refused(call: Any) -> Wire:

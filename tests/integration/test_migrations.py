@@ -24,6 +24,7 @@ from paycenter_server.storage.tables import metadata
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 TABLES = {table.name for table in metadata.sorted_tables}
 
 
@@ -106,9 +107,9 @@ async def test_the_migrations_make_what_the_tables_say(fresh: str) -> None:
     await connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
     await connection.execute("CREATE TABLE alembic_version (version_num varchar(32) CONSTRAINT alembic_version_pkc PRIMARY KEY)")
     for table in metadata.sorted_tables:
-        await connection.execute(str(CreateTable(table).compile(dialect=postgresql.dialect())))
+        await connection.execute(str(CreateTable(table).compile(dialect=DIALECT)))
         for index in sorted(table.indexes, key=lambda item: str(item.name)):
-            await connection.execute(str(CreateIndex(index).compile(dialect=postgresql.dialect())))
+            await connection.execute(str(CreateIndex(index).compile(dialect=DIALECT)))
     await connection.close()
 
     def unordered(rows: list[tuple[Any, ...]]) -> set[tuple[Any, ...]]:
