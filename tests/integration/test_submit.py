@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 from paycenter_server.domain.errors import PayCenterError, Reason
@@ -160,3 +161,22 @@ async def test_a_refused_repeat_of_a_code_that_was_shown_is_decided_by_the_chann
         await world.submit(other)
     assert caught.value.reason is Reason.CHANNEL_REFUSED
     assert await world.value("SELECT state FROM pay_attempt WHERE order_id = $1", other.id) == "CLOSED"
+
+
+async def test_a_channels_own_limits_are_named_before_anything_is_sent(world: World) -> None:
+    await world.add_channel("wx_pub")
+    order = await world.order()
+    with pytest.raises(PayCenterError) as caught:
+        await world.submit(order, "wx_pub", openid="not an openid")
+    assert [violation.field for violation in caught.value.violations] == ["channel_extras.openid"]
+    assert await attempts(world) == []
+
+
+async def test_encrypted_contents(world: World) -> None:
+    keys = json.loads((world.keys_dir / "keys.json").read_text())
+    family, config = world.configs["alipay_qr"]
+    world.configs["alipay_qr"] = family, {**config, "encrypt_key": keys["alipay"]["aes_key"]}
+    await world.services.channels.update(OPERATOR, world.channels["alipay_qr"], {}, *world.configs["alipay_qr"])
+    order = await world.paid("alipay_qr")
+    refund = await world.refund(order, 40)
+    assert refund.state.value == "SUCCESS"

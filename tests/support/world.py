@@ -130,6 +130,7 @@ class World:
     sidecar: str
     settings: Settings
     configs: dict[str, tuple[str, dict[str, str]]]
+    keys_dir: Path
     caller: Caller = OPERATOR
     channels: dict[str, str] = field(default_factory=dict)
     secrets: dict[str, str] = field(default_factory=dict)
@@ -295,7 +296,17 @@ async def open_world(
         base = str(simulator.make_url("")).rstrip("/")
         configs = channel_configs(load_keys(keys_dir), base)
         world = World(
-            services, clock, bell, courier, Simulator(base, session), session, database_url, sidecar_url, settings, configs
+            services,
+            clock,
+            bell,
+            courier,
+            Simulator(base, session),
+            session,
+            database_url,
+            sidecar_url,
+            settings,
+            configs,
+            keys_dir,
         )
         world.caller = await world.add_app()
         try:

@@ -228,6 +228,7 @@ class AlipayConfig(_message.Message):
     ALIPAY_CERT_FIELD_NUMBER: _builtins.int
     ROOT_CERT_FIELD_NUMBER: _builtins.int
     GATEWAY_URL_FIELD_NUMBER: _builtins.int
+    ENCRYPT_KEY_FIELD_NUMBER: _builtins.int
     app_id: _builtins.str
     """The application id."""
     seller_id: _builtins.str
@@ -246,6 +247,8 @@ class AlipayConfig(_message.Message):
     """Mode "certificate": alipayRootCert."""
     gateway_url: _builtins.str
     """Another address of the gateway, for tests or the sandbox; empty means the real one."""
+    encrypt_key: _builtins.str
+    """Secret. The key of content encryption (AES), base64; empty: contents are not encrypted."""
     def __init__(
         self,
         *,
@@ -258,8 +261,9 @@ class AlipayConfig(_message.Message):
         alipay_cert: _builtins.str = ...,
         root_cert: _builtins.str = ...,
         gateway_url: _builtins.str = ...,
+        encrypt_key: _builtins.str = ...,
     ) -> None: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alipay_cert", b"alipay_cert", "alipay_public_key", b"alipay_public_key", "app_cert", b"app_cert", "app_id", b"app_id", "gateway_url", b"gateway_url", "mode", b"mode", "private_key", b"private_key", "root_cert", b"root_cert", "seller_id", b"seller_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alipay_cert", b"alipay_cert", "alipay_public_key", b"alipay_public_key", "app_cert", b"app_cert", "app_id", b"app_id", "encrypt_key", b"encrypt_key", "gateway_url", b"gateway_url", "mode", b"mode", "private_key", b"private_key", "root_cert", b"root_cert", "seller_id", b"seller_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___AlipayConfig: _TypeAlias = AlipayConfig  # noqa: Y015

@@ -318,14 +318,19 @@ class ConfigField:
     secret: bool = False
 
 
+def _no_limits(request: PayRequest) -> Sequence[Violation]:
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class ChannelSpec:
     """A channel code as it registers itself.
 
     `family` names the group that shares a configuration; `display_modes` starts with the default; `required_extras`
     must come with a submit ("a|b": one of them); `check` names every wrong field of a configuration; `build` makes the
-    codec. `content_minutes`: how long what is shown may be shown again. `attempt_life`: for bar codes, how long the payer
-    may take to confirm before the attempt is cancelled; such an attempt is never sent twice, only asked about.
+    codec. `limits` names every field of a submit that the channel would refuse. `content_minutes`: how long what is shown
+    may be shown again. `attempt_life`: for bar codes, how long the payer may take to confirm before the attempt is
+    cancelled; such an attempt is never sent twice, only asked about.
     """
 
     code: str
@@ -337,6 +342,7 @@ class ChannelSpec:
     build: Callable[[Mapping[str, str]], Codec]
     required_extras: tuple[str, ...] = ()
     development_only: bool = False
+    limits: Callable[[PayRequest], Sequence[Violation]] = _no_limits
     content_minutes: int = 60
     attempt_life: timedelta | None = None
 

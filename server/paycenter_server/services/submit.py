@@ -11,7 +11,7 @@ from uuid import UUID
 import structlog
 
 from paycenter_server.channels.protocol import PayOutcome, PayRequest, PayStatus, QueryStatus
-from paycenter_server.domain.errors import PayCenterError, Reason
+from paycenter_server.domain.errors import PayCenterError, Reason, invalid
 from paycenter_server.domain.models import PayAttempt, PayOrder
 from paycenter_server.domain.schedule import ORDER_SYNC_DELAYS, due_after
 from paycenter_server.domain.states import AttemptState, OrderState
@@ -124,6 +124,9 @@ class Submit:
         check.done()
 
     async def _run(self, order: PayOrder, configured: Configured, new: NewSubmit) -> PayAttempt:
+        wanted = self._new_attempt(order, configured, new)
+        if wrong := configured.spec.limits(self._pay_request(order, configured, wanted)):
+            raise invalid(list(wrong))
         tolerated = await self._close_others(order, configured, new)
         attempt, fresh = await self._intent(order, configured, new, tolerated)
         if configured.spec.attempt_life is not None:
@@ -199,12 +202,23 @@ class Submit:
                 tolerated.add(attempt.id)
         return tolerated
 
+    def _new_attempt(self, order: PayOrder, configured: Configured, new: NewSubmit) -> PayAttempt:
+        now, life = self._context.now(), configured.spec.attempt_life
+        return PayAttempt(
+            id=self._context.new_key(now), order_id=order.id, app_id=order.app_id, channel_id=configured.channel.id,
+            channel_code=configured.channel.code, amount=order.amount, currency=order.currency,
+            state=AttemptState.WAITING, display_mode="", display_content="", wanted_mode=new.display_mode,
+            channel_extras=dict(new.extras), return_url=new.return_url or order.return_url,
+            user_ip=new.user_ip or order.user_ip,
+            expire_time=min(order.expire_time, now + life) if life else order.expire_time, paid_amount=0,
+            channel_order_no=None, channel_user_id=None, channel_error_code=None, channel_error_message=None, success_time=None,
+            next_check_time=due_after(now, ORDER_SYNC_DELAYS, 1), check_count=0, create_time=now, update_time=now,
+        )  # fmt: skip
+
     async def _intent(
         self, order: PayOrder, configured: Configured, new: NewSubmit, tolerated: set[UUID]
     ) -> tuple[PayAttempt, bool]:
         """Under the order's lock: the open attempt that this is a repeat of, or a new one (True)."""
-        now = self._context.now()
-        life = configured.spec.attempt_life
         async with self._context.database.transaction() as connection:
             current = await order_rows.get_order(connection, order.id, lock=True)
             if current is None:
@@ -217,22 +231,13 @@ class Submit:
                     return attempt, False
                 if attempt.id not in tolerated:
                     raise order_changed()
-            attempt = PayAttempt(
-                id=self._context.new_key(now), order_id=order.id, app_id=order.app_id, channel_id=configured.channel.id,
-                channel_code=configured.channel.code, amount=current.amount, currency=current.currency,
-                state=AttemptState.WAITING, display_mode="", display_content="", wanted_mode=new.display_mode,
-                channel_extras=dict(new.extras), return_url=new.return_url or order.return_url,
-                user_ip=new.user_ip or order.user_ip,
-                expire_time=min(current.expire_time, now + life) if life else current.expire_time, paid_amount=0,
-                channel_order_no=None, channel_user_id=None, channel_error_code=None, channel_error_message=None, success_time=None,
-                next_check_time=due_after(now, ORDER_SYNC_DELAYS, 1), check_count=0, create_time=now, update_time=now,
-            )  # fmt: skip
+            attempt = self._new_attempt(current, configured, new)
             await attempt_rows.insert_attempt(connection, attempt)
             return attempt, True
 
-    async def _call(self, order: PayOrder, configured: Configured, attempt: PayAttempt) -> None:
+    def _pay_request(self, order: PayOrder, configured: Configured, attempt: PayAttempt) -> PayRequest:
         notify_url, _ = self._gateway.notify_urls(configured.channel)
-        request = PayRequest(
+        return PayRequest(
             out_trade_no=attempt.out_trade_no,
             subject=order.subject,
             body=order.body,
@@ -245,6 +250,9 @@ class Submit:
             extras=attempt.channel_extras,
             display_mode=attempt.wanted_mode or configured.spec.display_modes[0],
         )
+
+    async def _call(self, order: PayOrder, configured: Configured, attempt: PayAttempt) -> None:
+        request = self._pay_request(order, configured, attempt)
         outcome = await self._gateway.perform(configured, lambda codec, moment: codec.pay(request, moment))
         await self._store(configured, attempt, outcome)
 

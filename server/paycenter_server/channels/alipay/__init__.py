@@ -8,6 +8,7 @@ from typing import Protocol
 
 from paycenter_server.channels.alipay.bar import AlipayBarCodec
 from paycenter_server.channels.alipay.config import FIELDS, check
+from paycenter_server.channels.alipay.limits import limits
 from paycenter_server.channels.alipay.lite import AlipayLiteCodec
 from paycenter_server.channels.alipay.page import AlipayAppCodec, AlipayPcCodec, AlipayWapCodec
 from paycenter_server.channels.alipay.qr import AlipayQrCodec
@@ -34,6 +35,7 @@ def _spec(
         check=check,
         build=codec,
         required_extras=required_extras,
+        limits=limits,
         attempt_life=life,
     )
 

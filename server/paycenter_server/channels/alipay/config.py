@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from paycenter_server.channels.crypto import (
     CryptoError,
     alipay_root_cert_sn,
+    b64decode,
     certificate_public_key,
     load_certificate,
     load_private_key,
@@ -29,6 +30,7 @@ FIELDS = (
     ConfigField("alipay_cert"),
     ConfigField("root_cert"),
     ConfigField("gateway_url"),
+    ConfigField("encrypt_key", secret=True),
 )
 
 
@@ -88,6 +90,11 @@ def check(config: Mapping[str, str]) -> Sequence[Violation]:
             wrong.append(Violation("root_cert", "must be Alipay's root certificates (alipayRootCert)"))
     else:
         wrong.append(Violation("mode", 'must be "key" or "certificate"'))
+    try:
+        if config.get("encrypt_key") and len(b64decode(config["encrypt_key"])) not in (16, 24, 32):
+            raise CryptoError("length")
+    except CryptoError:
+        wrong.append(Violation("encrypt_key", "must be the content encryption key (AES), base64"))
     if config.get("gateway_url") and not _gateway(config["gateway_url"]):
         wrong.append(Violation("gateway_url", "must be an https address (http only on this machine)"))
     return wrong

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +18,8 @@ from paycenter_server.channels.alipay.signature import extract_signed, sign_cont
 from paycenter_server.channels.crypto import (
     CryptoError,
     RSAPublicKey,
+    aes_cbc_decrypt,
+    aes_cbc_encrypt,
     alipay_cert_sn,
     alipay_root_cert_sn,
     b64decode,
@@ -70,6 +73,7 @@ class Gateway:
         self.app_id = config["app_id"]
         self._url = config.get("gateway_url") or GATEWAY
         self._key = load_private_key(config["private_key"])
+        self._encrypt_key = b64decode(config["encrypt_key"]) if config.get("encrypt_key") else b""
         self._certificates: dict[str, str] = {}
         self._roots = ""
         if config["mode"] == "certificate":
@@ -102,6 +106,9 @@ class Gateway:
             **{name: url for name, url in urls.items() if url},
             "biz_content": json.dumps(content, ensure_ascii=False, separators=(",", ":")),
         }
+        if self._encrypt_key:
+            fields["encrypt_type"] = "AES"
+            fields["biz_content"] = b64encode(aes_cbc_encrypt(self._encrypt_key, fields["biz_content"].encode())).decode()
         fields["sign"] = rsa_sign(self._key, sign_content(fields))
         return fields
 
@@ -133,8 +140,10 @@ class Gateway:
         signed = extract_signed(raw, method.replace(".", "_") + "_response")
         try:
             content = json.loads(signed)
+            if isinstance(content, str) and self._encrypt_key:
+                content = json.loads(aes_cbc_decrypt(self._encrypt_key, b64decode(content)))
         except (ValueError, RecursionError) as error:
-            raise AnswerError("the answer's content is not JSON") from error
+            raise AnswerError("the answer's content is not JSON, or does not decrypt") from error
         if not isinstance(content, dict):
             raise AnswerError("the answer's content is not a JSON object")
         signature = envelope.get("sign")

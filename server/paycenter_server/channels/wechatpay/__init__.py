@@ -10,6 +10,7 @@ from paycenter_server.channels.wechatpay.codepay import WechatBarCodec
 from paycenter_server.channels.wechatpay.config import FIELDS, bar_is_v2, check, check_bar, is_v2
 from paycenter_server.channels.wechatpay.h5 import WechatWapCodec
 from paycenter_server.channels.wechatpay.in_app import WechatAppCodec, WechatLiteCodec, WechatPubCodec
+from paycenter_server.channels.wechatpay.limits import limits
 from paycenter_server.channels.wechatpay.native import WechatNativeCodec
 from paycenter_server.channels.wechatpay.v2 import WechatV2Codec
 from paycenter_server.channels.wechatpay.v2_products import (
@@ -48,6 +49,7 @@ def _spec(
         check=check_config,
         build=build,
         required_extras=required_extras,
+        limits=limits,
         content_minutes=minutes,
         attempt_life=life,
     )

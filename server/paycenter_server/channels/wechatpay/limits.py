@@ -1,0 +1,34 @@
+"""WeChat Pay's own limits on a payment, checked before anything is sent. Source: the field tables of v3 and v2."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from paycenter_server.channels.protocol import PayRequest
+from paycenter_server.channels.wechatpay.h5 import H5_TYPES
+from paycenter_server.domain.errors import Violation
+
+_OUT_TRADE_NO = re.compile(r"[0-9A-Za-z_\-|*]{6,32}")
+_OPENID = re.compile(r"[0-9A-Za-z_-]{1,128}")
+_AUTH_CODE = re.compile(r"1[0-5][0-9]{16}")
+
+
+def limits(request: PayRequest) -> Sequence[Violation]:
+    """Every field that WeChat Pay would refuse."""
+    wrong: list[Violation] = []
+    if not _OUT_TRADE_NO.fullmatch(request.out_trade_no):
+        wrong.append(Violation("out_trade_no", "WeChat Pay takes 6 to 32 of 0-9 A-Z a-z _ - | *"))
+    if not 1 <= len(request.subject) <= 127:
+        wrong.append(Violation("subject", "WeChat Pay takes 1 to 127 characters"))
+    notify = urlsplit(request.notify_url)
+    if len(request.notify_url) > 255 or notify.query or notify.fragment:
+        wrong.append(Violation("notify_url", "WeChat Pay takes at most 255 characters and no query"))
+    if (openid := request.extras.get("openid")) and not _OPENID.fullmatch(openid):
+        wrong.append(Violation("channel_extras.openid", "must be the payer's openid, at most 128 letters, digits, _ and -"))
+    if (auth_code := request.extras.get("auth_code")) and not _AUTH_CODE.fullmatch(auth_code):
+        wrong.append(Violation("channel_extras.auth_code", "must be WeChat's 18 digits, starting with 10 to 15"))
+    if (kind := request.extras.get("h5_type")) and kind not in H5_TYPES:
+        wrong.append(Violation("channel_extras.h5_type", f"must be one of {', '.join(H5_TYPES)}"))
+    return wrong
