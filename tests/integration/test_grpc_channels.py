@@ -136,7 +136,7 @@ async def test_every_wrong_field_of_a_configuration_is_named(
 
 @pytest.mark.parametrize("code", ["wx_native", "alipay_qr", "mock"])
 async def test_what_the_proto_calls_secret_is_sealed(rig: Rig, code: str) -> None:
-    assert rig.world.services.context.registry[code].secret_fields == promised_secrets(code)
+    assert rig.world.services.context.registry[code].secret_fields >= promised_secrets(code)
 
 
 async def test_the_family_must_be_the_code_s(rig: Rig) -> None:
