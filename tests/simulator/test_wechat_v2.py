@@ -9,8 +9,10 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from conftest import VECTORS
 from paycenter_server.simulator import SimulatorConfig, create_app
 from paycenter_server.simulator.tls import server_context
+from paycenter_server.simulator.wechat_v2_wire import sign_fields
 
 from .merchant import Bench, WechatClient
 from .test_rotation_and_xml import opened
@@ -231,3 +233,13 @@ async def test_bad_notices_do_not_break_the_ladder(bench: Bench) -> None:
     await bench.advance(15)
     await bench.notifications(2)
     assert (await bench.get("/simulator/trades/order1")).json["notifications"][0]["state"] == "DONE"
+
+
+@pytest.mark.skipif(not VECTORS.is_dir(), reason="the published vectors are outside the repository")
+async def test_published_signatures() -> None:
+    vectors = json.loads((VECTORS / "wechat_v2.json").read_text(encoding="utf-8"))["vectors"]
+    signed = [vector for vector in vectors if vector["kind"] == "v2-sign"]
+    assert signed
+    for vector in signed:
+        params = {name: str(value) for name, value in vector["params"].items()}
+        assert sign_fields(vector["key"], params, vector["sign_type"]) == vector["sign"], vector["id"]

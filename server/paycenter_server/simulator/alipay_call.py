@@ -63,13 +63,14 @@ def parse_yuan(value: object, field: str) -> int:
 
 @dataclass
 class AlipayCall:
-    """What an operation sees: common parameters, biz_content, and which fault strikes."""
+    """What an operation sees: common parameters, biz_content, which fault strikes, and where the caller reached us."""
 
     simulator: Simulator
     method: str
     params: dict[str, str]
     biz: dict[str, Any]
     rule: FaultRule | None = None
+    origin: str = ""
 
     @property
     def fault(self) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
-from paycenter_server.simulator import alipay_bar, alipay_refunds, alipay_trades, bar
+from paycenter_server.simulator import alipay_bar, alipay_bills, alipay_refunds, alipay_trades, bar
 from paycenter_server.simulator.alipay_auth import answer_body, check_request, read_params
 from paycenter_server.simulator.alipay_call import AlipayCall, AlipayError, acq, parse_yuan, yuan
 from paycenter_server.simulator.alipay_content import read_content
@@ -32,6 +32,7 @@ _OPERATIONS: dict[str, Operation] = {
     "alipay.trade.cancel": alipay_bar.cancel,
     "alipay.trade.refund": alipay_refunds.refund,
     "alipay.trade.fastpay.refund.query": alipay_refunds.query,
+    "alipay.data.dataservice.bill.downloadurl.query": alipay_bills.download_url,
     "alipay.open.app.alipaycert.download": alipay_trades.certificate_download,
 }
 _APP = "alipay.trade.app.pay"
@@ -44,6 +45,7 @@ def add_routes(app: web.Application) -> None:
     app.router.add_get("/gateway.do", _serve, allow_head=False)
     app.router.add_post("/gateway.do", _serve)
     app.router.add_post("/simulator/alipay/app", _app)
+    alipay_bills.add_routes(app)
 
 
 async def _serve(request: web.Request) -> web.StreamResponse:
@@ -58,7 +60,7 @@ async def _serve(request: web.Request) -> web.StreamResponse:
         check_request(simulator.keys, params)
         entry.verdict = "valid"
         call = AlipayCall(simulator, method, params, read_content(simulator.keys, params))
-        sealed = call.sealed
+        sealed, call.origin = call.sealed, str(request.url.origin())
         entry.number = call.number
         if method in _PAGES:
             return await _page(request, call, entry)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from paycenter_server.simulator.agenda import Agenda
+from paycenter_server.simulator.bill_facts import BillShelf
 from paycenter_server.simulator.clock import Clock
 from paycenter_server.simulator.config import SimulatorConfig
 from paycenter_server.simulator.faults import FaultPlan
@@ -34,6 +35,7 @@ class Simulator:
     log: WireLog
     notifier: Notifier
     rotation: Rotation
+    bills: BillShelf
 
     @classmethod
     def build(cls, config: SimulatorConfig, keys: SimulatorKeys) -> Simulator:
@@ -42,7 +44,7 @@ class Simulator:
         agenda = Agenda(clock)
         ledger = Ledger(store, clock, agenda)
         notifier = Notifier(store, clock, agenda, faults, log)
-        return cls(config, keys, clock, agenda, store, ledger, faults, log, notifier, Rotation(store))
+        return cls(config, keys, clock, agenda, store, ledger, faults, log, notifier, Rotation(store), BillShelf(clock))
 
     def load(self) -> None:
         """Take up what the store holds."""
@@ -66,6 +68,7 @@ class Simulator:
         self.faults.clear()
         self.log.clear()
         self.rotation.clear()
+        self.bills.clear()
         self.clock.shift(0.0)
 
 

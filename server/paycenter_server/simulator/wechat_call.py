@@ -20,7 +20,8 @@ def invalid(field: str, message: str) -> WechatError:
 
 @dataclass
 class WechatCall:
-    """What an operation sees. api is the fault script's name (`wx.native`), signer the key mode of the request."""
+    """What an operation sees. api is the fault script's name (`wx.native`), signer the key mode of the request,
+    origin where the caller reached us."""
 
     simulator: Simulator
     api: str
@@ -29,6 +30,7 @@ class WechatCall:
     path: dict[str, str]
     query: dict[str, str]
     rule: FaultRule | None = None
+    origin: str = ""
 
     @property
     def fault(self) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from paycenter_server.simulator import bar, wechat_v2_orders, wechat_v2_refunds
+from paycenter_server.simulator import bar, wechat_bills, wechat_v2_orders, wechat_v2_refunds
 from paycenter_server.simulator.faults import FaultRule
 from paycenter_server.simulator.state import STATE, Simulator
 from paycenter_server.simulator.web_faults import interfere
@@ -22,13 +22,14 @@ from paycenter_server.simulator.wire_log import Exchange, WireLog
 
 __all__ = ["add_routes"]
 
-Operation = Callable[[V2Call], dict[str, str]]
+Operation = Callable[[V2Call], dict[str, str] | bytes]
 _ROUTES: tuple[tuple[str, Operation], ...] = (
     ("/pay/unifiedorder", wechat_v2_orders.unified_order),
     ("/pay/micropay", wechat_v2_orders.micropay),
     ("/pay/orderquery", wechat_v2_orders.query),
     ("/pay/closeorder", wechat_v2_orders.close),
     ("/pay/refundquery", wechat_v2_refunds.query),
+    ("/pay/downloadbill", wechat_bills.download_v2),
     ("/secapi/pay/refund", wechat_v2_refunds.refund),
     ("/secapi/pay/reverse", wechat_v2_orders.reverse),
 )
@@ -78,6 +79,8 @@ class _Endpoint:
         except V2Error as error:
             entry.verdict = entry.verdict or f"refused: {error.text}"
             return _answer(simulator, entry, _failure(simulator, error), kind, how)
+        if isinstance(document, bytes):  # a bill
+            return _logged(entry, web.Response(body=document, headers={"Content-Type": "text/plain"}), document)
         if call.rule is not None and call.fault == "wrong_amount":
             _lie(document, call.rule)
         return _answer(simulator, entry, _head(simulator) | {"result_code": "SUCCESS"} | document, kind, how)
@@ -106,7 +109,7 @@ def _head(simulator: Simulator) -> dict[str, str]:
 
 def _failure(simulator: Simulator, error: V2Error) -> dict[str, str]:
     if not error.code:
-        return {"return_code": "FAIL", "return_msg": error.text}
+        return {"return_code": "FAIL", "return_msg": error.text} | error.more
     return _head(simulator) | {"result_code": "FAIL", "err_code": error.code, "err_code_des": error.text} | error.more
 
 

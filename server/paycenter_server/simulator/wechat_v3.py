@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
-from paycenter_server.simulator import bar, wechat_codepay, wechat_orders, wechat_refunds
+from paycenter_server.simulator import bar, wechat_bills, wechat_codepay, wechat_orders, wechat_refunds
 from paycenter_server.simulator.faults import FaultRule
 from paycenter_server.simulator.ledger import random_digits
 from paycenter_server.simulator.model import WECHATPAY_V3
@@ -25,7 +25,7 @@ from paycenter_server.simulator.wire_log import Exchange, WireLog
 
 __all__ = ["add_routes"]
 
-Operation = Callable[[WechatCall], tuple[int, dict[str, Any] | None]]
+Operation = Callable[[WechatCall], tuple[int, dict[str, Any] | None] | bytes]
 _LOGGED = ("Authorization", "Wechatpay-Serial", "Content-Type", "User-Agent", "Accept")
 # The HTTP status that goes with a code; 403 with any other.
 _STATUS = {
@@ -50,6 +50,9 @@ _ROUTES: tuple[tuple[str, str, str, Operation], ...] = (
     ("POST", "/v3/refund/domestic/refunds", "refund", wechat_refunds.create),
     ("GET", "/v3/refund/domestic/refunds/{out_refund_no}", "refund_query", wechat_refunds.query),
     ("POST", "/v3/refund/domestic/refunds/{refund_id}/apply-abnormal-refund", "abnormal_refund", wechat_refunds.apply_abnormal),
+    ("GET", "/v3/bill/tradebill", "tradebill", wechat_bills.trade_bill),
+    ("GET", "/v3/bill/fundflowbill", "fundflowbill", wechat_bills.fund_flow_bill),
+    ("GET", wechat_bills.DOWNLOAD_PATH, "billdownload", wechat_bills.download),
     ("GET", "/v3/certificates", "certificates", wechat_orders.certificates),
 )
 
@@ -83,6 +86,7 @@ class _Endpoint:
             entry.verdict = "valid"
             signer = choose_signer(simulator.keys, request.headers)
             call = WechatCall(simulator, self.api, signer, _document(raw), dict(request.match_info), dict(request.query))
+            call.origin = str(request.url.origin())
             entry.number = call.number
             call.rule = simulator.faults.take(self.api, call.numbers)
             return await self._answer(request, call, entry)
@@ -101,12 +105,15 @@ class _Endpoint:
             return silence
         if self.api == "wx.query":
             bar.asked(call.simulator, call.trade)
-        status, document = self.operation(call)
+        result = self.operation(call)
         silence = await interfere(request, call.rule, "after")
         if silence is not None:
             return silence
         if fault == "error_after_commit":
             raise WechatError(500, "SYSTEM_ERROR", "系统异常,请稍后重试")
+        if isinstance(result, bytes):  # a bill, the only success without signature
+            return _logged(entry, web.Response(body=result, headers={"Content-Type": "text/plain;charset=utf-8"}), result[:4096])
+        status, document = result
         if document is not None and fault == "wrong_amount":
             _lie(document, call.rule)
         body = b"" if document is None else json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
