@@ -351,3 +351,12 @@ async def test_R29_fee_rates_have_a_range(world: World) -> None:
         with pytest.raises(PayCenterError) as caught:
             await world.services.channels.update(OPERATOR, world.channels["mock"], {"fee_rate_ppm": rate}, "", None)
         assert caught.value.reason is Reason.INVALID_FIELD
+
+
+async def test_R18_a_task_whose_secret_does_not_open_ends_too(world: World) -> None:
+    await world.paid("mock")
+    await world.rows("UPDATE pay_app SET notify_secret = 'v1:0:AAAA'")
+    assert await world.deliver() == []
+    task = (await world.rows("SELECT * FROM pay_notify_task"))[0]
+    assert (task["state"], task["notify_times"]) == ("REQUEST_FAILURE", 1)
+    assert "master key" in await world.value("SELECT answer FROM pay_notify_log")

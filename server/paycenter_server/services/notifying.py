@@ -122,9 +122,10 @@ class Notifying:
     async def _deliver(self, task: DueTask) -> None:
         try:
             delivery = await self._post(task)
-        except Exception:
+        except Exception as error:
+            # A secret that does not open, say: recorded like any failure, so that it ends and people see it.
             log.exception("notify_not_sent", task=encode(Prefix.NOTIFY, task.id))
-            return
+            delivery = self._delivery(task, Received(0, f"not sent: {type(error).__name__}: {error}"), 0)
         finally:
             self._free_place(task.app_id)
         self._results.append(delivery)
@@ -162,6 +163,9 @@ class Notifying:
         begun = loop.time()
         received = await self._courier.post(task.notify_url, headers, task.payload.encode())
         duration = int((loop.time() - begun) * 1000)
+        return self._delivery(task, received, duration)
+
+    def _delivery(self, task: DueTask, received: Received, duration: int) -> Delivery:
         state, next_time = self._judge(task, received)
         return Delivery(
             task_id=task.id, claimed_times=task.notify_times, state=state, next_notify_time=next_time, url=task.notify_url,

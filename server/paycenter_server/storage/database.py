@@ -36,7 +36,8 @@ def is_connection_loss(error: BaseException) -> bool:
         TimeoutError,
         asyncio.TimeoutError,
     )
-    return isinstance(error, lost)
+    # asyncpg's error for a value that does not fit a column is an InterfaceError too, and a ValueError.
+    return isinstance(error, lost) and not isinstance(error, ValueError)
 
 
 def unavailable(error: BaseException) -> PayCenterError:
