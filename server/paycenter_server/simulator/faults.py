@@ -15,7 +15,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["AFTER", "BEFORE", "DOMAIN", "FAULTS", "NOTIFY", "FaultPlan", "FaultRule", "InvalidFaultError"]
+__all__ = ["AFTER", "APIS", "BEFORE", "DOMAIN", "FAULTS", "NOTIFY", "FaultPlan", "FaultRule", "InvalidFaultError"]
 
 BEFORE = {
     "timeout_before_commit": "no answer, nothing was done",
@@ -55,6 +55,19 @@ NOTIFY = {
     "signtest": "WeChat: a WECHATPAY/SIGNTEST/ probe is sent first",
 }
 FAULTS = {**BEFORE, **AFTER, **DOMAIN, **NOTIFY}
+APIS = (
+    *("wx." + name for name in ("native", "jsapi", "app", "h5", "codepay", "query", "close", "reverse")),
+    *("wx." + name for name in ("refund", "refund_query", "abnormal_refund", "certificates")),
+    *("wx." + name for name in ("tradebill", "fundflowbill", "billdownload")),
+    *("wx2." + name for name in ("unifiedorder", "micropay", "orderquery", "closeorder", "reverse")),
+    *("wx2." + name for name in ("refund", "refundquery", "downloadbill")),
+    *("alipay.trade." + name for name in ("precreate", "create", "pay", "query", "close", "cancel", "refund")),
+    *("alipay.trade." + name for name in ("fastpay.refund.query", "page.pay", "wap.pay", "app.pay")),
+    "alipay.data.dataservice.bill.downloadurl.query",
+    "alipay.open.app.alipaycert.download",
+    *("wx.notify", "alipay.notify", "notify", "*"),
+)
+"""All that a rule's `api` may be."""
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "api": str,
     "fault": str,

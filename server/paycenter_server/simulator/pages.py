@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import datetime
 import functools
+import io
 import json
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import jinja2
@@ -16,7 +19,7 @@ from paycenter_server.simulator.actions import PayOptions
 from paycenter_server.simulator.alipay_notices import return_address
 from paycenter_server.simulator.clock import CHINA, rfc3339
 from paycenter_server.simulator.control import base_url, trade_of
-from paycenter_server.simulator.faults import FAULTS, InvalidFaultError
+from paycenter_server.simulator.faults import APIS, FAULTS, InvalidFaultError
 from paycenter_server.simulator.keys import public_settings
 from paycenter_server.simulator.ledger import NotPayableError
 from paycenter_server.simulator.model import ALIPAY, WECHATPAY_V3, Trade
@@ -59,6 +62,8 @@ def _templates() -> jinja2.Environment:
 
 
 def _pretty(text: str) -> str:
+    if text.startswith("<xml>"):
+        return re.sub(r"(</\w+>|<xml>)\s*(?=<)", r"\1\n", text)
     try:
         return json.dumps(json.loads(text), ensure_ascii=False, indent=2)
     except ValueError:
@@ -86,6 +91,7 @@ async def _index(request: web.Request) -> web.Response:
         exchanges=exchanges,
         rules=simulator.faults.documents(),
         faults=FAULTS,
+        apis=APIS,
         clock=rfc3339(simulator.clock.now()),
         offset=round(simulator.clock.offset),
         keys=public_settings(simulator.keys),
@@ -97,7 +103,16 @@ async def _index(request: web.Request) -> web.Response:
 
 async def _trade(request: web.Request) -> web.Response:
     trade = trade_of(request)
-    return _html("trade.html", trade=_shown(request, trade), exchanges=list(request.app[STATE].log.newest(trade.number)))
+    simulator = request.app[STATE]
+    return _html(
+        "trade.html",
+        trade=_shown(request, trade),
+        exchanges=list(simulator.log.newest(trade.number)),
+        rules=[rule for rule in simulator.faults.documents() if rule["out_trade_no"] in ("", trade.number)],
+        faults=FAULTS,
+        apis=APIS,
+        problem=request.query.get("problem", ""),
+    )
 
 
 async def _by_code(request: web.Request) -> web.Response:
@@ -148,7 +163,9 @@ async def _act(request: web.Request) -> web.Response:
             case "fail":
                 actions.fail(simulator, trade)
             case "refund":
-                actions.refund(simulator, trade, None)
+                actions.refund(simulator, trade, _fen(str(form.get("amount") or "")))
+            case "close":
+                actions.close(simulator, trade)
             case "resend":
                 actions.resend(simulator, trade)
             case _:
@@ -160,21 +177,49 @@ async def _act(request: web.Request) -> web.Response:
 
 async def _qr(request: web.Request) -> web.Response:
     address = f"{base_url(request)}/cashier/{trade_of(request).number}"
-    image = segno.make_qr(address).svg_inline(scale=4, border=2)
-    return web.Response(text=image, content_type="image/svg+xml")
+    stream = io.BytesIO()
+    segno.make_qr(address).save(stream, kind="svg", scale=4, border=2)
+    return web.Response(body=stream.getvalue(), content_type="image/svg+xml")
+
+
+def _fen(text: str) -> int | None:
+    """Fen of an amount in yuan that somebody typed; None for all that is left."""
+    if not text.strip():
+        return None
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,2})?", text.strip()):
+        raise ValueError("the amount must be yuan with at most two decimals")
+    whole, _, part = text.strip().partition(".")
+    return int(whole) * 100 + int(part.ljust(2, "0"))
+
+
+def _typed_rule(form: Mapping[str, Any]) -> dict[str, Any]:
+    """A rule from the form's fields; what is left empty is not in it."""
+    rule: dict[str, Any] = {name: str(form.get(name, "")).strip() for name in ("api", "fault", "out_trade_no", "code")}
+    for name in ("times", "skip", "amount", "queries"):
+        text = str(form.get(name, "")).strip()
+        if text:
+            rule[name] = int(text)
+    if str(form.get("seconds", "")).strip():
+        rule["seconds"] = float(str(form["seconds"]))
+    return {name: value for name, value in rule.items() if value != ""}
 
 
 async def _faults(request: web.Request) -> web.Response:
     plan = request.app[STATE].faults
     form = await request.post()
+    # The form stands on a trade's page too, and leads back there.
+    number = str(form.get("from", ""))
+    target = f"/trades/{number}" if request.app[STATE].ledger.find(number) else "/"
     try:
         if form.get("clear"):
             plan.clear()
+        elif "fault" in form:
+            plan.add(_typed_rule(form))
         else:
             plan.add(json.loads(str(form.get("rules", "[]"))))
     except (InvalidFaultError, ValueError) as error:
-        raise web.HTTPSeeOther(str(request.rel_url.with_path("/").with_query(problem=str(error)))) from error
-    raise web.HTTPSeeOther("/")
+        raise web.HTTPSeeOther(str(request.rel_url.with_path(target).with_query(problem=str(error)))) from error
+    raise web.HTTPSeeOther(target)
 
 
 async def _clock(request: web.Request) -> web.Response:

@@ -1,0 +1,92 @@
+"""The pages: faults by form, what the cashier can do, and that a phone can show them."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from paycenter_server.simulator.faults import APIS
+
+from .merchant import AlipayClient, Bench, WechatClient
+from .xml_merchant import XmlClient
+
+pytestmark = pytest.mark.asyncio
+
+
+async def test_a_fault_from_the_form(bench: Bench) -> None:
+    empty = dict.fromkeys(("skip", "seconds", "amount"), "")
+    answer = await bench.form(
+        "/faults", api="wx2.micropay", fault="decline", out_trade_no="", code="NOTENOUGH", times="2", queries="3", **empty
+    )
+    assert (answer.status, answer.headers["Location"]) == (303, "/")
+    (rule,) = (await bench.get("/simulator/faults")).json["rules"]
+    assert (rule["api"], rule["code"], rule["times"], rule["queries"], rule["amount"]) == ("wx2.micropay", "NOTENOUGH", 2, 3, None)
+    assert (await XmlClient(bench).micropay("order0001"))["err_code"] == "NOTENOUGH"
+    page = (await bench.get("/")).body.decode()
+    assert "wx2.micropay" in page and "NOTENOUGH" in page
+    for wrong in ({"times": "x"}, {"fault": "no"}, {"seconds": "y"}):
+        answer = await bench.form("/faults", **{"api": "wx.native", "fault": "slow", **wrong})
+        assert answer.headers["Location"].startswith("/?problem=")
+
+
+async def test_a_fault_from_the_page_of_a_trade(bench: Bench) -> None:
+    client = WechatClient(bench)
+    await client.create("order0001")
+    await client.create("order0002")
+    answer = await bench.form("/faults", api="wx.query", fault="user_paying", out_trade_no="order0001", **{"from": "order0001"})
+    assert answer.headers["Location"] == "/trades/order0001"
+    assert b"user_paying</td>" in (await bench.get("/trades/order0001")).body
+    assert b"user_paying</td>" not in (await bench.get("/trades/order0002")).body
+    assert (await client.query("order0002")).json["trade_state"] == "NOTPAY"
+    assert (await client.query("order0001")).json["trade_state"] == "USERPAYING"
+    answer = await bench.form("/faults", api="wx.query", fault="no", **{"from": "order0001"})
+    assert answer.headers["Location"].startswith("/trades/order0001?problem=")
+    assert b'role="alert"' in (await bench.get(answer.headers["Location"])).body
+
+
+async def test_the_cashier_refunds_a_part_and_closes(bench: Bench) -> None:
+    client = AlipayClient(bench)
+    await client.precreate("order1", "12.34")
+    await bench.form("/cashier/order1/pay")
+    await bench.form("/cashier/order1/refund", amount="2.3")
+    assert (await bench.get("/simulator/trades/order1")).json["refunded"] == 230
+    for wrong in ("1.234", "x", "99"):
+        assert "problem=" in (await bench.form("/cashier/order1/refund", amount=wrong)).headers["Location"]
+    await bench.form("/cashier/order1/refund", amount="")
+    assert (await bench.get("/simulator/trades/order1")).json["refunded"] == 1234
+    await client.precreate("order2")
+    await bench.get("/cashier/order2")
+    await bench.form("/cashier/order2/close")
+    assert (await client.query("order2"))["trade_status"] == "TRADE_CLOSED"
+
+
+async def test_the_qr_code_is_an_image_by_itself(bench: Bench) -> None:
+    await WechatClient(bench).create("order0001")
+    root = ElementTree.fromstring((await bench.get("/qr/order0001.svg")).body)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+
+
+async def test_the_wire_log_shows_xml_by_line(bench: Bench) -> None:
+    await XmlClient(bench).order("order0001")
+    page = (await bench.get("/trades/order0001")).body.decode()
+    assert "&lt;/appid&gt;\n&lt;mch_id&gt;" in page
+    assert "wx2.unifiedorder" in page
+
+
+async def test_every_call_can_be_chosen(bench: Bench) -> None:
+    page = (await bench.get("/")).body.decode()
+    assert all(f"<option>{api}</option>" in page for api in APIS)
+    served = set()
+    for route in bench.server.app.router.routes():
+        endpoint = getattr(route.handler, "__self__", None)
+        if endpoint is not None and hasattr(endpoint, "api"):
+            served.add(endpoint.api)
+    assert served == {api for api in APIS if api.startswith(("wx.", "wx2.")) and api != "wx.notify"}
+
+
+async def test_pages_fit_a_phone(bench: Bench) -> None:
+    await WechatClient(bench).create("order0001")
+    for path in ("/", "/trades/order0001", "/cashier/order0001"):
+        page = (await bench.get(path)).body.decode()
+        assert 'name="viewport" content="width=device-width' in page
+        assert '<div class="scroll">' not in page
