@@ -18,8 +18,6 @@ settings.register_profile(
 )
 settings.load_profile("default")
 
-VECTORS = Path(__file__).resolve().parents[2] / "shared" / "vectors"
-
 
 @dataclass(frozen=True)
 class Running:

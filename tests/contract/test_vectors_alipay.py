@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from urllib.parse import urlencode, urlsplit
 
 import pytest
-from conftest import VECTORS
 from contract.vector_files import ALIPAY_FILES, OUT_OF_SCOPE, WECHAT_FILES, Vector, cases, load, needs_vectors
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from paycenter_server.channels.alipay.config import check
@@ -35,6 +34,7 @@ from paycenter_server.channels.crypto import (
     load_public_key,
 )
 from paycenter_server.channels.protocol import AnswerError, HttpResponse, NotifyError, NotifyRequest, QueryStatus
+from support.vectors import VECTORS
 from unit.channel_support import MOMENT, ali_cert_config, ali_config, ali_good, ali_signed, cert_sn, certificate
 
 # parse_notify has no time window; the moment plays no part.

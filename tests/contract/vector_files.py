@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from conftest import VECTORS
+from support.vectors import VECTORS
 
 WECHAT_FILES = ("wechat_v3_sign.json", "wechat_v3_go.json", "wechat_v3_java.json", "wechat_v3_yansongda.json")
 ALIPAY_FILES = ("alipay.json",)

@@ -88,7 +88,7 @@ async def test_S5_a_notification_names_its_app_and_order(world: World) -> None:
 
 async def test_S7_secrets_are_write_only(world: World) -> None:
     view = await world.services.channels.get(OPERATOR, world.channels["wx_native"])
-    assert set(view.secrets) == {"private_key", "api_v3_key"}
+    assert set(view.secrets) == {"private_key", "api_v3_key", "mch_key"}
     assert not set(view.secrets) & set(view.config)
     assert world.configs["wx_native"][1]["api_v3_key"] not in repr(view)
 

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import VECTORS
+from support.vectors import VECTORS
 
 from .merchant import CHINA, AlipayClient, Answer, Bench, WechatClient
 from .xml_merchant import XmlClient, fields_of

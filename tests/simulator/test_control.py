@@ -228,7 +228,9 @@ def test_command(tmp_path: Path) -> None:
     result = CliRunner().invoke(command, ["--keys", str(tmp_path / "k"), "--keys-only"])
     assert result.exit_code == 0
     assert (tmp_path / "k/keys.json").exists()
-    assert "--faults" in CliRunner().invoke(command, ["--help"]).output
+    options = CliRunner().invoke(command, ["--help"]).output
+    assert "--faults" in options
+    assert "--tls-port" in options
     (tmp_path / "f.json").write_text("[{}]", encoding="utf-8")
     wrong = CliRunner().invoke(command, ["--keys", str(tmp_path / "k"), "--port", "0", "--faults", str(tmp_path / "f.json")])
     assert wrong.exit_code == 1

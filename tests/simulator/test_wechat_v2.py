@@ -7,12 +7,13 @@ import ssl
 from typing import Any
 
 import aiohttp
+import hypothesis.strategies as st
 import pytest
 from aiohttp import web
-from conftest import VECTORS
 from paycenter_server.simulator import SimulatorConfig, create_app
 from paycenter_server.simulator.tls import server_context
-from paycenter_server.simulator.wechat_v2_wire import sign_fields
+from paycenter_server.simulator.wechat_v2_wire import V2Error, parse_xml, render_xml, sign_fields
+from support.vectors import VECTORS
 
 from .merchant import Bench, WechatClient
 from .test_rotation_and_xml import opened
@@ -243,3 +244,30 @@ async def test_published_signatures() -> None:
     for vector in signed:
         params = {name: str(value) for name, value in vector["params"].items()}
         assert sign_fields(vector["key"], params, vector["sign_type"]) == vector["sign"], vector["id"]
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=200), st.text("<xml>/&;![CDATA]? a\n", max_size=80).map(lambda text: f"<xml>{text}</xml>".encode())
+    )
+)
+async def test_arbitrary_bytes_are_read_or_refused(raw: bytes) -> None:
+    try:
+        fields = parse_xml(raw)
+    except V2Error as error:
+        assert not error.code
+    else:
+        assert all(isinstance(value, str) for value in fields.values())
+
+
+@given(st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), st.text(max_size=40), max_size=5))
+async def test_any_text_survives_the_xml(fields: dict[str, str]) -> None:
+    told = parse_xml(render_xml(fields))
+    assert set(told) == set(fields)
+    for name, value in fields.items():
+        if value.isprintable():
+            assert told[name] == value.strip()
+
+
+async def test_a_note_that_is_too_long(bench: Bench) -> None:
+    assert (await XmlClient(bench).order("order1", attach="x" * 128))["err_code"] == "PARAM_ERROR"

@@ -8,7 +8,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from conftest import VECTORS
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.padding import PKCS7
 from hypothesis import given
@@ -27,6 +26,7 @@ from paycenter_server.channels.protocol import (
 from paycenter_server.channels.registry import installed
 from paycenter_server.channels.wechatpay import v2_outcomes
 from paycenter_server.channels.wechatpay.v2_xml import HMAC_SHA256, MD5, build, parse, sign, verify
+from support.vectors import VECTORS
 from unit.channel_support import ATTEMPT, MOMENT, NOW, NUMBER, PAY, REFUND, REFUND_NUMBER, certificate, wx_config
 
 KEY = "192006250b4c09247ec02edce69f6a2d"
