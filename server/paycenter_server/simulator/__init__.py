@@ -1,6 +1,6 @@
 """A server that speaks the channels' protocols, for development and tests.
 
-It answers as WeChat Pay APIv3 and the Alipay gateway do, signs what they sign, notifies and resends as they do, and lets a
+It answers as WeChat Pay (APIv3 and v2) and the Alipay gateway do, signs what they sign, notifies and resends as they do, and lets a
 person (`GET /`) or a script (`POST /simulator/pay/{out_trade_no}`) play the payer. It must never face the internet.
 
 Names are loaded on first use, so that importing the package costs nothing.

@@ -92,6 +92,8 @@ def _find_or_begin(call: V2Call, api: str, longest: float, notify_url: str) -> t
         raise V2Error("PARAM_ERROR", "商户订单号只能是1至32个数字、字母、_-|*")
     subject, amount = call.text("body", 128), call.fen("total_fee")
     call.text("spbill_create_ip", 64)
+    if len(call.optional("attach")) > 127:
+        raise V2Error("PARAM_ERROR", "attach长度超过限制")
     if call.optional("fee_type") not in ("", "CNY"):
         raise V2Error("PARAM_ERROR", "fee_type不支持")
     lasting = {name: value for name, value in call.fields.items() if value and name not in _PASSING}

@@ -14,6 +14,7 @@ __all__ = ["HMAC", "MD5", "V2Error", "check_request", "nonce", "parse_xml", "ren
 
 MD5, HMAC = "MD5", "HMAC-SHA256"
 _DECLARATION = re.compile(r"<!\s*(?:DOCTYPE|ENTITY)", re.IGNORECASE)
+_CONTROL = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -58,7 +59,8 @@ def sign_fields(key: str, fields: dict[str, str], kind: str) -> str:
 
 def signed_fields(keys: SimulatorKeys, fields: dict[str, str], kind: str, how: str = "") -> dict[str, str]:
     """An answer or notification with its signature; how: "", `unsigned` or `bad_signature`."""
-    told = dict(fields)
+    # What XML cannot carry unchanged must not be signed either.
+    told = {name: _CONTROL.sub("", value) for name, value in fields.items()}
     if how == "unsigned":
         return told
     return told | {"sign": sign_fields(keys.wechatpay["apiv2_key"] + ("x" if how == "bad_signature" else ""), told, kind)}
