@@ -15,6 +15,7 @@ from paycenter_server.services.apps import Apps
 from paycenter_server.services.callbacks import Callbacks
 from paycenter_server.services.channel_admin import ChannelAdmin
 from paycenter_server.services.channel_gateway import ChannelGateway
+from paycenter_server.services.channel_probe import ChannelProbe
 from paycenter_server.services.closing import Closing
 from paycenter_server.services.context import Clock, Context, Doorbell, Options
 from paycenter_server.services.identity import Identity
@@ -110,6 +111,11 @@ class Services:
     def channels(self) -> ChannelAdmin:
         """Administration of channels."""
         return ChannelAdmin(self.context, self.identity, self.gateway)
+
+    @cached_property
+    def channel_probe(self) -> ChannelProbe:
+        """Trying a channel."""
+        return ChannelProbe(self.context, self.identity, self.gateway)
 
     @cached_property
     def notify_admin(self) -> NotifyAdmin:

@@ -152,12 +152,13 @@ class PayOutcome:
 
 @dataclass(frozen=True, slots=True)
 class QueryOutcome:
-    """The answer to a query; `payment` is set when PAID."""
+    """The answer to a query; `payment` is set when PAID. `signed`: the channel proved with its key that it said so."""
 
     status: QueryStatus
     payment: Payment | None = None
     error_code: str = ""
     error_message: str = ""
+    signed: bool = True
 
 
 @dataclass(frozen=True, slots=True)

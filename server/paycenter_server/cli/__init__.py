@@ -12,6 +12,7 @@ _COMMANDS = {
     "worker": ("paycenter_server.cli.processes:worker", "Run the workers: notifications, sync, expire, refund sync."),
     "migrate": ("paycenter_server.cli.operations:migrate", "Bring the database to the schema of this version."),
     "operator": ("paycenter_server.cli.operations:operator", "Create an operator credential."),
+    "channel": ("paycenter_server.cli.operations:channel", "Try an app's channel: `channel test CODE --app APP`."),
     "seed": ("paycenter_server.cli.seed:seed", "Migrate and seed the development data."),
     "dev": ("paycenter_server.local.commands:dev", "Run everything on this machine, for development."),
     "demo": ("paycenter_server.local.commands:demo", "Play two payments from end to end, and check every step."),

@@ -1,4 +1,4 @@
-"""Operations: migrate, operator."""
+"""Operations: migrate, operator, channel test."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from typing import TypeVar
 import click
 
 from paycenter_server.bootstrap import open_services
-from paycenter_server.cli.running import settings_or_exit
+from paycenter_server.cli.running import fail, settings_or_exit
+from paycenter_server.domain.errors import PayCenterError
+from paycenter_server.services.channel_probe import Probe
+from paycenter_server.services.identity import Caller
+from paycenter_server.telemetry import configure_logging
 
 T = TypeVar("T")
 
@@ -52,3 +56,28 @@ def operator(name: str) -> None:
 
     key_id, secret = asyncio.run(create())
     click.echo(f"key id: {key_id}\nsecret: {secret}\nThe secret is shown this one time; keep it safe.")
+
+
+@click.group()
+def channel() -> None:
+    """Look after channels."""
+
+
+@channel.command("test")
+@click.argument("code")
+@click.option("--app", "app_key", required=True, help="The app whose channel it is.")
+def channel_test(code: str, app_key: str) -> None:
+    """Try the channel CODE of an app with a harmless signed query; ends with 1 and says why if it does not work."""
+    settings = settings_or_exit()
+    configure_logging("console", "error")
+
+    async def probe() -> Probe:
+        async with open_services(settings) as services:
+            return await services.channel_probe.probe(Caller("command line", None, ""), app_key, code)
+
+    try:
+        found = asyncio.run(probe())
+    except PayCenterError as error:
+        fail(error.message)
+    click.echo(found.words)
+    raise SystemExit(0 if found.good else 1)

@@ -184,7 +184,7 @@ class WechatV3Codec(ABC):
                 now,
                 transaction,
                 outcomes.QUERY_ERRORS,
-                lambda known, code, message: QueryOutcome(known or QueryStatus.UNKNOWN, None, code, message),
+                lambda known, code, message: QueryOutcome(known or QueryStatus.UNKNOWN, None, code, message, signed=False),
             )
 
         return Call("wx.query", self._request("GET", target, moment), parse, _unclear(QueryOutcome, QueryStatus.UNKNOWN))
