@@ -1,0 +1,264 @@
+"""The same scenarios for every way to pay, against the simulator: what a merchant sees must not depend on the channel.
+
+`WAYS` (test_scenarios_ways.py) are all channel codes, in each protocol version; `SCENARIOS` what happens to each;
+`NOT_APPLICABLE` which pairs cannot happen, and why. `SAMPLED` are pairs that another version
+of the same code stands for. Every other pair is a test of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from contract.test_scenarios_ways import AMOUNT, LIFE, WAYS, Stage, Way
+from paycenter_server.domain.errors import PayCenterError, Reason
+from paycenter_server.domain.states import AttemptState, OrderState, RefundState
+from support.world import World
+
+_PAGES = ("alipay_pc", "alipay_wap", "alipay_app")
+_NEVER_NOTIFIED = "WeChat never notifies bar payments, and a reversed one cannot be paid"
+_NO_CALLBACKS = "the mock channel has no other side: it sends no callbacks and echoes the amount it was asked for"
+NOT_APPLICABLE: dict[tuple[str, str], str] = {
+    **{("decline", name): "made by the payer's side: Alipay tells the payer, and no call of ours is refused" for name in _PAGES},
+    **{
+        (scenario, name): _NEVER_NOTIFIED
+        for scenario in ("late", "same_notification_again")
+        for name in ("wx_bar-v2", "wx_bar-codepay")
+    },
+    ("same_notification_again", "mock"): _NO_CALLBACKS,
+    ("wrong_amount", "mock"): _NO_CALLBACKS,
+}
+# Refunds of these five are the same code in each version, so half of the pairs stand for all of them: it keeps this file quick.
+_REFUNDS = ("partial_refunds", "refund_refused", "refund_retried")
+_V3_ONLY, _V2_ONLY = ("wx_native", "wx_lite", "wx_wap"), ("wx_pub", "wx_app")
+SAMPLED = {
+    *((scenario, f"{code}-v2") for scenario in _REFUNDS for code in _V3_ONLY),
+    *((scenario, f"{code}-v3") for scenario in _REFUNDS for code in _V2_ONLY),
+}
+
+
+async def success(stage: Stage) -> None:
+    paid = await stage.paid()
+    assert (paid.paid_amount, paid.channel_code) == (AMOUNT, stage.way.code)
+    assert paid.channel_order_no
+    assert paid.channel_user_id
+    assert [post.json["type"] for post in await stage.world.deliver()] == ["pay_order.success"]
+    assert await stage.world.cases() == []
+    with pytest.raises(PayCenterError) as caught:
+        await stage.submit()
+    assert caught.value.reason is Reason.ORDER_PAID
+
+
+async def decline(stage: Stage) -> None:
+    way = stage.way
+    if way.pay_api:
+        await stage.fault(way.pay_api, "decline", code=way.decline)
+    with pytest.raises(PayCenterError) as caught:
+        await stage.submit(**({} if way.pay_api else {"behaviour": "failure"}))
+    assert caught.value.reason is Reason.CHANNEL_REFUSED
+    assert caught.value.metadata["channel_error_code"] == way.decline
+    assert await stage.world.value("SELECT state FROM pay_attempt") == "CLOSED"
+    # The payer tries once more: a new number, and the order is paid.
+    await stage.paid()
+    assert await stage.world.value("SELECT count(*) FROM pay_attempt") == 2
+
+
+async def unknown_then_paid(stage: Stage) -> None:
+    way, world = stage.way, stage.world
+    if way.code == "mock":
+        await stage.submit(behaviour="timeout")
+    elif way.pay_api:
+        await stage.fault(way.pay_api, "error_after_commit")
+        with contextlib.suppress(PayCenterError):  # a till's caller may find the payment in the same call
+            await stage.submit()
+        if not way.at_the_till:
+            assert await world.value("SELECT state FROM pay_attempt") == "UNKNOWN"
+            await world.simulator.pay(await stage.number(), notify=False)
+    else:
+        await stage.pay(notify=False)
+        await stage.fault(way.query_api, "error_after_commit")
+        await stage.pass_time(6)
+        assert await stage.state() is OrderState.WAITING
+    await stage.pass_time(31)
+    assert await stage.state() is OrderState.SUCCESS
+    assert await world.value("SELECT count(*) FROM pay_attempt") == 1
+    assert await world.cases() == []
+
+
+async def unknown_then_not_paid(stage: Stage) -> None:
+    way, world = stage.way, stage.world
+    if way.pay_api or way.code == "mock":
+        if way.pay_api:
+            await stage.fault(way.pay_api, "error_before_commit")
+        with pytest.raises(PayCenterError) as caught:
+            await stage.submit(**({} if way.pay_api else {"behaviour": "lost"}))
+        assert caught.value.reason is Reason.CHANNEL_UNCLEAR
+        assert await world.value("SELECT state FROM pay_attempt") == "UNKNOWN"
+    else:
+        await stage.open(await stage.submit())
+        await stage.fault(way.query_api, "error_before_commit")
+    await stage.pass_time(6)
+    # Nobody has said that it is not paid, so nothing is closed before its time is over.
+    assert await stage.state() is OrderState.WAITING
+    await stage.pass_time(LIFE)
+    await stage.pass_time(31)
+    assert await stage.state() is OrderState.CLOSED
+    assert await world.value("SELECT sum(paid_amount) FROM pay_attempt") == 0
+    assert [post.json["type"] for post in await world.deliver()] == ["pay_order.closed"]
+
+
+async def _closed(stage: Stage) -> str:
+    """Closed by the app while the payer thinks. Answers the number."""
+    way = stage.way
+    if way.at_the_till:
+        await stage.fault(way.pay_api, way.waits)
+    attempt = await stage.submit(**({"behaviour": "late_after_close", "late_seconds": "60"} if way.code == "mock" else {}))
+    number = await stage.open(attempt)
+    closed = await stage.world.services.orders.close(stage.world.caller, stage.order.number)
+    assert closed.state is OrderState.CLOSED
+    assert await stage.world.value("SELECT state FROM pay_attempt") == AttemptState.CLOSED.value
+    return number
+
+
+async def closed(stage: Stage) -> None:
+    number = await _closed(stage)
+    if stage.way.code != "mock":
+        assert (await stage.at_channel(number))["state"] in ("CLOSED", "REVOKED")
+        with pytest.raises(AssertionError, match="409"):
+            await stage.world.simulator.pay(number)
+    with pytest.raises(PayCenterError) as caught:
+        await stage.submit()
+    assert caught.value.reason is Reason.ORDER_CLOSED
+    assert [post.json["type"] for post in await stage.world.deliver()] == ["pay_order.closed"]
+
+
+async def late(stage: Stage) -> None:
+    number = await _closed(stage)
+    if stage.way.code == "mock":
+        await stage.pass_time(LIFE + 61)
+    else:
+        await stage.world.simulator.pay(number, force=True)
+    await stage.surplus_is_refunded("LATE_PAYMENT")
+    assert await stage.state() is OrderState.CLOSED
+
+
+async def same_notification_again(stage: Stage) -> None:
+    await stage.pay(**({} if stage.way.at_the_till else {"times": 3}))
+    await stage.world.until(stage.order, "SUCCESS")
+    number = await stage.number()
+    for _ in range(3):
+        await stage.world.simulator.post(f"/simulator/resend/{number}")
+    sends = 0
+    async with asyncio.timeout(5):
+        while sends < 4:
+            await asyncio.sleep(0.02)
+            sends = sum(len(item["attempts"]) for item in (await stage.at_channel(number))["notifications"])
+    assert [post.json["type"] for post in await stage.world.deliver()] == ["pay_order.success"]
+    assert (await stage.world.read(stage.order)).paid_amount == AMOUNT
+    assert await stage.world.cases() == []
+
+
+async def second_payment(stage: Stage) -> None:
+    world, way = stage.world, stage.way
+    if way.notified and not way.at_the_till:
+        # First this way, then another one that is paid at once, and then the payer pays here too.
+        number, booked = await stage.open(await stage.submit()), "mock"
+        await world.submit(stage.order, booked)
+    else:
+        # An Alipay QR code that nobody had scanned cannot be closed, and is paid after this way was.
+        number, booked = (await world.submit(stage.order, "alipay_qr")).out_trade_no, way.code
+        await stage.pay()
+    await world.until(stage.order, "SUCCESS")
+    await world.simulator.pay(number, force=True)
+    await stage.surplus_is_refunded("DUPLICATE_PAYMENT")
+    after = await world.read(stage.order)
+    assert (after.state, after.channel_code, after.refunded_amount) == (OrderState.SUCCESS, booked, 0)
+
+
+async def wrong_amount(stage: Stage) -> None:
+    if stage.way.at_the_till:
+        await stage.fault(stage.way.pay_api, "wrong_amount", amount=1)
+        with contextlib.suppress(PayCenterError):
+            await stage.submit()
+    else:
+        await stage.pay(amount=1)
+    case = await stage.case()
+    assert (case["kind"], case["amount"]) == ("WRONG_AMOUNT", 1)
+    assert await stage.state() is OrderState.WAITING
+
+
+async def partial_refunds(stage: Stage) -> None:
+    world, order = stage.world, await stage.paid()
+    for amount in (33, 33, 33, 1):
+        refund = await stage.settled(await world.refund(order, amount))
+        assert refund.state is RefundState.SUCCESS
+    with pytest.raises(PayCenterError) as caught:
+        await world.refund(order, 1)
+    assert caught.value.reason is Reason.REFUND_EXCEEDS_PAID
+    after = await world.read(order)
+    assert (after.state, after.refunded_amount, after.reserved_amount) == (OrderState.REFUND, AMOUNT, 0)
+    if stage.way.code != "mock":
+        assert [item["amount"] for item in (await stage.at_channel(await stage.number()))["refunds"]] == [33, 33, 33, 1]
+    events = [post.json["type"] for post in await world.deliver()]
+    assert sorted(events) == ["pay_order.success", *["pay_refund.success"] * 4]
+    assert await world.cases() == []
+
+
+async def _refused(stage: Stage) -> Any:
+    """A paid order and its refund that the channel refused, under the number AFTERSALE."""
+    order = await stage.paid(**({"refund": "failure"} if stage.way.code == "mock" else {}))
+    if stage.way.refund_api:
+        await stage.fault(stage.way.refund_api, "decline", code=stage.way.refuse_refund)
+    refund = await stage.settled(await stage.world.refund(order, 40, merchant_refund_no="AFTERSALE"))
+    assert (refund.state, refund.channel_error_code) == (RefundState.FAILURE, stage.way.refuse_refund)
+    return refund
+
+
+async def refund_refused(stage: Stage) -> None:
+    await _refused(stage)
+    after = await stage.world.read(stage.order)
+    assert (after.state, after.refunded_amount, after.reserved_amount) == (OrderState.SUCCESS, 0, 0)
+    events = [post.json["type"] for post in await stage.world.deliver()]
+    assert sorted(events) == ["pay_order.success", "pay_refund.failure"]
+
+
+async def refund_retried(stage: Stage) -> None:
+    world, refused = stage.world, await _refused(stage)
+    if stage.way.code == "mock":
+        await world.rows('UPDATE pay_attempt SET channel_extras = \'{"refund": "success"}\'')
+    else:
+        # Sent again under a new number; the answer is lost, and the app repeats its call.
+        await stage.fault(stage.way.refund_api, "error_after_commit")
+    first = await world.refund(stage.order, 40, merchant_refund_no="AFTERSALE")
+    again = await stage.settled(await world.refund(stage.order, 40, merchant_refund_no="AFTERSALE"))
+    assert (again.id, again.out_refund_no, again.state) == (refused.id, first.out_refund_no, RefundState.SUCCESS)
+    assert again.out_refund_no != refused.out_refund_no
+    assert (await world.read(stage.order)).refunded_amount == 40
+    if stage.way.code != "mock":
+        assert [item["amount"] for item in (await stage.at_channel(await stage.number()))["refunds"]] == [40]
+
+
+SCENARIOS: tuple[Callable[[Stage], Awaitable[None]], ...] = (
+    success, decline, unknown_then_paid, unknown_then_not_paid, closed, late, same_notification_again, second_payment,
+    wrong_amount, partial_refunds, refund_refused, refund_retried,
+)  # fmt: skip
+PAIRS = [
+    pytest.param(scenario, way, id=f"{scenario.__name__}-{way.name}")
+    for scenario in SCENARIOS
+    for way in WAYS
+    if (scenario.__name__, way.name) not in {*NOT_APPLICABLE, *SAMPLED}
+]
+
+
+@pytest.mark.parametrize(("scenario", "way"), PAIRS)
+async def test_scenario(world: World, scenario: Callable[[Stage], Awaitable[None]], way: Way) -> None:
+    stage = Stage(world, way)
+    await stage.set_up()
+    await scenario(stage)
+
+
+def test_what_is_left_out_exists() -> None:
+    assert {(scenario.__name__, way.name) for scenario in SCENARIOS for way in WAYS} > {*NOT_APPLICABLE, *SAMPLED}

@@ -1,0 +1,189 @@
+"""Every way to pay, and the stage on which test_scenarios.py plays its scenarios."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from paycenter_server.channels.registry import installed
+from paycenter_server.domain.ids import Prefix, encode
+from paycenter_server.domain.states import OrderState, RefundState
+from paycenter_server.services.context import deadline
+from support.world import OPERATOR, World
+
+AMOUNT = 100
+LIFE = 90
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to pay. `pay_api` is empty where the payer's browser or app, and not we, calls the channel to pay."""
+
+    code: str
+    version: str
+    pay_api: str
+    query_api: str
+    refund_api: str
+    decline: str
+    refuse_refund: str
+    extras: dict[str, str] = field(default_factory=dict)
+    waits: str = ""
+    notified: bool = True
+
+    @property
+    def name(self) -> str:
+        return f"{self.code}-{self.version}" if self.version else self.code
+
+    @property
+    def at_the_till(self) -> bool:
+        return bool(self.waits)
+
+
+def _v3(code: str, api: str, version: str = "v3", **more: Any) -> Way:
+    return Way(code, version, f"wx.{api}", "wx.query", "wx.refund", "NO_AUTH", "USER_ACCOUNT_ABNORMAL", **more)
+
+
+def _v2(code: str, api: str = "unifiedorder", decline: str = "NOAUTH", **more: Any) -> Way:
+    return Way(code, "v2", f"wx2.{api}", "wx2.orderquery", "wx2.refund", decline, "USER_ACCOUNT_ABNORMAL", **more)
+
+
+def _ali(code: str, api: str = "", decline: str = "ACQ.ACCESS_FORBIDDEN", **more: Any) -> Way:
+    return Way(code, "", api, "alipay.trade.query", "alipay.trade.refund", decline, "ACQ.TRADE_NOT_ALLOW_REFUND", **more)
+
+
+_OPENID = {"openid": "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o"}
+_WECHAT_CODE, _ALIPAY_CODE = {"auth_code": "134567890123456789"}, {"auth_code": "281234567890123456"}
+WAYS = (
+    _v3("wx_native", "native"),
+    _v3("wx_pub", "jsapi", extras=_OPENID),
+    _v3("wx_lite", "jsapi", extras=_OPENID),
+    _v3("wx_app", "app"),
+    _v3("wx_wap", "h5"),
+    _v2("wx_native"),
+    _v2("wx_pub", extras=_OPENID),
+    _v2("wx_lite", extras=_OPENID),
+    _v2("wx_app"),
+    _v2("wx_wap"),
+    _v2("wx_bar", "micropay", "NOTENOUGH", extras=_WECHAT_CODE, waits="user_paying", notified=False),
+    _v3("wx_bar", "codepay", "codepay", extras=_WECHAT_CODE, waits="user_paying", notified=False),
+    _ali("alipay_pc"),
+    _ali("alipay_wap"),
+    _ali("alipay_app"),
+    _ali("alipay_qr", "alipay.trade.precreate"),
+    _ali("alipay_lite", "alipay.trade.create", extras={"buyer_open_id": "074a1CcTG1LelxKe4xQC0zgNdId0nxi95b5lsNpazWYoCo5"}),
+    _ali("alipay_bar", "alipay.trade.pay", "ACQ.BUYER_BALANCE_NOT_ENOUGH", extras=_ALIPAY_CODE, waits="in_process"),
+    Way("mock", "", "", "", "", "MOCK_FAILURE", "MOCK_FAILURE", notified=False),
+)
+
+
+class Stage:
+    """One order on one way to pay."""
+
+    def __init__(self, world: World, way: Way) -> None:
+        self.world, self.way = world, way
+        self.order: Any = None
+
+    async def set_up(self) -> None:
+        """The channel in the wanted version, and an order with a short life."""
+        world, way = self.world, self.way
+        family, v3 = world.configs["wx_native"]
+        if way.version == "v2":
+            world.configs[way.code] = world.configs["wx_bar"]
+        elif way.version == "codepay":
+            world.configs[way.code] = family, {**v3, "use_codepay": "true"}
+        if way.code not in world.channels:
+            await world.add_channel(way.code)
+        elif way.version == "v2":
+            await world.services.channels.update(OPERATOR, world.channels[way.code], {}, *world.configs[way.code])
+        self.order = await world.order(amount=AMOUNT, expire_time=world.clock.now() + timedelta(seconds=LIFE))
+
+    async def submit(self, **more: str) -> Any:
+        """Our side of a submit, and no more; a cashier's caller does not wait for the payer."""
+        deadline.set(asyncio.get_running_loop().time() + 1)
+        try:
+            return await self.world.submit(self.order, self.way.code, **{**self.way.extras, **more})
+        finally:
+            deadline.set(None)
+
+    async def open(self, attempt: Any) -> str:
+        """What the payer does first: opens the page, the app or the QR code. Answers the number."""
+        world, shown = self.world, attempt.display_content
+        if self.way.code in ("alipay_pc", "alipay_wap", "alipay_qr"):
+            number = attempt.out_trade_no
+            url = f"{world.simulator.base}/cashier/{number}" if self.way.code == "alipay_qr" else shown
+            async with world.session.get(url) as page:
+                assert page.status == 200
+        elif self.way.code == "alipay_app":
+            await world.open_in_alipay(shown)
+        return str(attempt.out_trade_no)
+
+    async def pay(self, **options: Any) -> None:
+        """Submitted, opened and paid, as the channel tells it."""
+        attempt = await self.submit()
+        if not self.way.at_the_till and self.way.code != "mock":
+            number = await self.open(attempt)
+            await self.world.simulator.pay(number, **options)
+
+    async def paid(self, **extras: str) -> Any:
+        """The order, paid."""
+        await (self.submit(**extras) if extras else self.pay())
+        return await self.world.until(self.order, "SUCCESS")
+
+    async def fault(self, api: str, fault: str, **more: Any) -> None:
+        await self.world.simulator.fault(api, fault, **more)
+
+    async def number(self) -> str:
+        """The number of the only attempt."""
+        rows = await self.world.rows("SELECT id FROM pay_attempt ORDER BY id")
+        assert len(rows) == 1
+        return encode(Prefix.ATTEMPT, rows[0]["id"])
+
+    async def pass_time(self, seconds: float) -> None:
+        """On both sides of the wire; then the jobs that a worker runs."""
+        self.world.clock.advance(seconds)
+        await self.world.simulator.advance(seconds)
+        await self.world.services.jobs.sync_orders()
+        await self.world.services.jobs.expire_orders()
+
+    async def state(self) -> OrderState:
+        return (await self.world.read(self.order)).state
+
+    async def case(self) -> Any:
+        """The first case, as soon as there is one."""
+        async with asyncio.timeout(5):
+            while not (cases := await self.world.cases()):
+                await asyncio.sleep(0.01)
+        return cases[0]
+
+    async def settled(self, refund: Any) -> Any:
+        """A refund once it is no longer on its way."""
+        async with asyncio.timeout(5):
+            while refund.state is RefundState.WAITING:
+                await asyncio.sleep(0.03)
+                refund = await self.world.services.refunds.sync(self.world.caller, refund)
+        return refund
+
+    async def surplus_is_refunded(self, kind: str) -> None:
+        """A case of this kind is opened, refunded in full, and told to the app as surplus."""
+        world = self.world
+        await self.case()
+        async with asyncio.timeout(8):
+            while (case := await self.case())["state"] != "RESOLVED":
+                world.clock.advance(11)
+                await world.services.jobs.sync_refunds()
+                await asyncio.sleep(0.05)
+        assert case["kind"] == kind
+        refund = (await world.rows("SELECT * FROM pay_refund"))[0]
+        assert (refund["state"], refund["amount"], refund["case_id"]) == ("SUCCESS", AMOUNT, case["id"])
+        events = [post.json for post in await world.deliver()]
+        assert [event["data"]["surplus"] for event in events if event["type"] == "pay_refund.success"] == [True]
+
+    async def at_channel(self, number: str) -> Any:
+        return await self.world.simulator.get(f"/simulator/trades/{number}")
+
+
+def test_every_channel_code_has_its_ways() -> None:
+    assert {way.code for way in WAYS} == set(installed())
+    assert len({way.name for way in WAYS}) == len(WAYS)
