@@ -64,13 +64,16 @@ class Session:
         parts = (self.data.path, self.ports, self._env, self._command)
         seed, simulator, rest = seed_child(*parts), simulator_child(*parts), service_children(*parts)
         if self._as_last_time():
-            self.tree.start([*rest, simulator, seed])
+            self.tree.start([*rest, simulator])
+            self.tree.wait_ready()
+            # It would find all as it left it; should it not, it mends it while everything runs.
+            self.tree.start([seed])
         else:
             # The others need the schema and the file that this makes.
             self.tree.start([seed, simulator])
             self.tree.wait_ready()
             self.tree.start(rest)
-        self.tree.wait_ready()
+            self.tree.wait_ready()
         self._last_start_file.write_text(self._fingerprint())
 
     def play(self, *words: str) -> int:
@@ -125,4 +128,5 @@ class Session:
 def _release() -> list[str]:
     """Changes when the program is installed anew or a checkout gets a migration: reasons to wait for the seed."""
     folder = Path(__file__).resolve().parents[3] / "migrations" / "versions"
-    return [str(Path(__file__).stat().st_mtime_ns), *sorted(path.name for path in folder.glob("*.py"))]
+    seed = Path(__file__).resolve().parents[1] / "cli" / "seed.py"
+    return [str(seed.stat().st_mtime_ns), *sorted(path.name for path in folder.glob("*.py"))]

@@ -5,12 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import select, update
-
 from paycenter_server.domain.models import Credential, PayApp
 from paycenter_server.storage.database import Connection
-from paycenter_server.storage.rows import render, to_model
-from paycenter_server.storage.tables import pay_app
+from paycenter_server.storage.rows import to_model
 
 _CREDENTIAL = "SELECT c.*, a.app_key FROM pay_credential c LEFT JOIN pay_app a ON a.id = c.app_id"
 
@@ -39,6 +36,11 @@ async def get_app_by_id(connection: Connection, app_id: UUID) -> PayApp | None:
 
 async def update_app(connection: Connection, app_key: str, now: datetime, **values: object) -> PayApp | None:
     """Change these columns; None if there is no such app."""
+    from sqlalchemy import update
+
+    from paycenter_server.storage.rendering import render
+    from paycenter_server.storage.tables import pay_app
+
     statement = update(pay_app).where(pay_app.c.app_key == app_key).values(update_time=now, **values).returning(pay_app)
     text, arguments = render(statement)
     row = await connection.fetchrow(text, *arguments)
@@ -62,6 +64,11 @@ async def list_apps(
     connection: Connection, *, limit: int, before: UUID | None, name: str, enabled: bool | None
 ) -> list[tuple[PayApp, list[str]]]:
     """Newest first, each with the codes of its enabled channels."""
+    from sqlalchemy import select
+
+    from paycenter_server.storage.rendering import render
+    from paycenter_server.storage.tables import pay_app
+
     statement = select(pay_app).order_by(pay_app.c.id.desc()).limit(limit)
     if before is not None:
         statement = statement.where(pay_app.c.id < before)

@@ -8,13 +8,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
-
 from paycenter_server.domain.models import NotifyLog, NotifySuccess, NotifyTask, NotifyType
 from paycenter_server.domain.states import OPEN_NOTIFY, NotifyState
 from paycenter_server.storage.database import Connection
-from paycenter_server.storage.rows import render, to_model
-from paycenter_server.storage.tables import pay_app, pay_notify_task
+from paycenter_server.storage.rows import to_model
 
 _TASK = "SELECT t.*, a.app_key FROM pay_notify_task t JOIN pay_app a ON a.id = t.app_id"
 _OPEN = [state.value for state in OPEN_NOTIFY]
@@ -159,6 +156,11 @@ class TaskFilter:
 
 async def list_tasks(connection: Connection, where: TaskFilter, *, limit: int, before: UUID | None) -> list[NotifyTask]:
     """Newest first, by keyset."""
+    from sqlalchemy import select
+
+    from paycenter_server.storage.rendering import render
+    from paycenter_server.storage.tables import pay_app, pay_notify_task
+
     table = pay_notify_task.c
     conditions: list[Any] = []
     for column, value in (

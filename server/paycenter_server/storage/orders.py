@@ -7,13 +7,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
-
 from paycenter_server.domain.models import PayOrder
 from paycenter_server.domain.states import OPEN_ATTEMPT, ORDER, OrderEvent, OrderState, sources
 from paycenter_server.storage.database import Connection
-from paycenter_server.storage.rows import render, to_model
-from paycenter_server.storage.tables import pay_app, pay_attempt, pay_order
+from paycenter_server.storage.rows import to_model
 
 _ORDER = "SELECT o.*, a.app_key FROM pay_order o JOIN pay_app a ON a.id = o.app_id"
 _WAITING = OrderState.WAITING.value
@@ -101,6 +98,11 @@ class OrderFilter:
 
 async def list_orders(connection: Connection, where: OrderFilter, *, limit: int, before: UUID | None) -> list[PayOrder]:
     """Newest first, by keyset. Keys are in the order of creation, so a time range is a key range too."""
+    from sqlalchemy import select
+
+    from paycenter_server.storage.rendering import render
+    from paycenter_server.storage.tables import pay_app, pay_attempt, pay_order
+
     table = pay_order.c
     statement: Any = select(pay_order, pay_app.c.app_key).join(pay_app, pay_app.c.id == table.app_id)
     conditions: list[Any] = []

@@ -7,13 +7,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
-
 from paycenter_server.domain.models import PayRefund
 from paycenter_server.domain.states import ORDER, REFUND, OrderEvent, OrderState, RefundEvent, RefundState, sources
 from paycenter_server.storage.database import Connection
-from paycenter_server.storage.rows import render, to_model
-from paycenter_server.storage.tables import pay_app, pay_refund
+from paycenter_server.storage.rows import to_model
 
 _REFUND = "SELECT r.*, a.app_key FROM pay_refund r JOIN pay_app a ON a.id = r.app_id"
 
@@ -160,6 +157,11 @@ class RefundFilter:
 
 async def list_refunds(connection: Connection, where: RefundFilter, *, limit: int, before: UUID | None) -> list[PayRefund]:
     """Newest first, by keyset."""
+    from sqlalchemy import select
+
+    from paycenter_server.storage.rendering import render
+    from paycenter_server.storage.tables import pay_app, pay_refund
+
     table = pay_refund.c
     conditions: list[Any] = []
     for column, value in (

@@ -1,4 +1,4 @@
-"""Rows to domain values, and Core statements to asyncpg's form."""
+"""Rows to domain values."""
 
 from __future__ import annotations
 
@@ -8,11 +8,7 @@ from enum import StrEnum
 from functools import cache
 from typing import Any, TypeVar, get_type_hints
 
-from sqlalchemy.dialects.postgresql.asyncpg import dialect as asyncpg_dialect
-from sqlalchemy.sql import ClauseElement
-
 T = TypeVar("T")
-_DIALECT = asyncpg_dialect()  # type: ignore[no-untyped-call]
 
 
 @cache
@@ -31,11 +27,3 @@ def to_model(kind: type[T], record: Mapping[str, Any]) -> T:
         value = record[name]
         values.append(enum(value) if enum is not None else value)
     return kind(*values)
-
-
-def render(statement: ClauseElement) -> tuple[str, list[Any]]:
-    """A Core statement as text with $1, $2, … and its arguments."""
-    compiled = statement.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})
-    parameters = compiled.params
-    order: list[str] = list(compiled.positiontup or [])  # type: ignore[attr-defined]
-    return str(compiled), [parameters[name] for name in order]
