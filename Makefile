@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 SOURCES := pyproject.toml client/pyproject.toml constraints.txt
 JOBS ?= 2
 
-.PHONY: run demo setup test lint unit faults interop stubs diagrams format clean help
+.PHONY: run demo setup test lint unit faults interop fuzz stubs diagrams format clean help
 
 help:
 	@echo "make run      set up and run everything on this machine (Ctrl-C stops it)"
@@ -15,6 +15,7 @@ help:
 	@echo "make test     set up and pass every check and test"
 	@echo "make interop  let other SDKs drive the simulator and verify our requests"
 	@echo "make faults   the long campaigns: a kill at every await, many rounds of races"
+	@echo "make fuzz     atheris on every parser, 5 minutes each (SECONDS_EACH=20 for a try)"
 	@echo "make setup    set up only"
 	@echo "make stubs    generate the stubs after a change of protos/"
 	@echo "make diagrams generate the state diagrams of ARCHITECTURE.md"
@@ -60,6 +61,9 @@ faults: $(VENV)/.dev
 
 interop: $(VENV)/.dev
 	$(BIN)/python tests/interop/run.py
+
+fuzz: $(VENV)/.dev
+	$(BIN)/python tests/fuzz/run.py $(or $(SECONDS_EACH),300)
 
 stubs: $(VENV)/.dev
 	$(BIN)/python tools/stubs.py

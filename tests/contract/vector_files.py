@@ -1,4 +1,4 @@
-"""The published vectors: which files are exercised, and which are not yet."""
+"""The published vectors: which files are exercised, and which are elsewhere."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from support.vectors import VECTORS
 
 WECHAT_FILES = ("wechat_v3_sign.json", "wechat_v3_go.json", "wechat_v3_java.json", "wechat_v3_yansongda.json")
 ALIPAY_FILES = ("alipay.json",)
-# There is no codec for WeChat v2 and no reader of bills in the project now.
-OUT_OF_SCOPE = ("wechat_v2.json", "wechat_bill_ALL.csv")
+# In tests/unit/test_wechat_v2.py, and (the format of the bills that the simulator makes) in tests/simulator/test_bills.py.
+ELSEWHERE = ("wechat_v2.json", "wechat_bill_ALL.csv")
 
 Vector = dict[str, Any]
 needs_vectors = pytest.mark.skipif(not VECTORS.is_dir(), reason=f"the published vectors are not at {VECTORS}")

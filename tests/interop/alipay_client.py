@@ -6,15 +6,17 @@ from __future__ import annotations
 
 import base64
 import functools
+import io
 import sys
 import time
+import zipfile
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import alipay  # type: ignore[import-not-found,import-untyped,unused-ignore]
 from alipay.exceptions import AliPayValidationError  # type: ignore[import-not-found,import-untyped,unused-ignore]
-from checks import Checks, Settings  # type: ignore[import-not-found,unused-ignore]
+from checks import Checks, Settings, china_date  # type: ignore[import-not-found,unused-ignore]
 
 
 def client(settings: Any, mode: str) -> Any:
@@ -51,7 +53,7 @@ class Journey:
         checks = [
             self.start, self.precreate, self.not_scanned, self.paid_query, self.payment_notice, self.refund, self.refund_again,
             self.refund_query, self.refund_notice, self.full_refund, self.close, self.page, self.wap, self.wrong_signature,
-            self.tampered_notice,
+            self.tampered_notice, self.app, self.create, self.bar_code, self.bar_code_cancelled, self.bill,
         ]  # fmt: skip
         if self.mode == "certificate":
             checks += [self.serials, self.certificate_download]
@@ -163,6 +165,50 @@ class Journey:
         params, sign = self.notice()
         assert not self.sdk.verify(params | {"total_amount": "9.99"}, sign)
         assert self.sdk.verify(dict(params), sign)
+
+    def app(self) -> None:
+        number = self.number + "a"
+        order = self.sdk.api_alipay_trade_app_pay("Tea 茶", number, "1.00", notify_url=self.notify_url)
+        request = Request(self.settings.base + "/simulator/alipay/app", data=order.encode(), method="POST")
+        with urlopen(request, timeout=10) as answer:
+            assert answer.status == 200
+        assert self.sdk.api_alipay_trade_query(out_trade_no=number)["trade_status"] == "WAIT_BUYER_PAY"
+
+    def create(self) -> None:
+        number = self.number + "m"
+        answer = self.sdk.api_alipay_trade_create(
+            "Tea 茶", number, "1.00", buyer_id="2088123412341234", product_code="JSAPI_PAY",
+            op_app_id=self.settings.ids["alipay"]["app_id"],
+        )  # fmt: skip
+        assert self.good(answer)["trade_no"]
+        assert self.sdk.api_alipay_trade_query(trade_no=answer["trade_no"])["out_trade_no"] == number
+
+    def at_the_till(self, number: str) -> dict[str, Any]:
+        answer: dict[str, Any] = self.sdk.api_alipay_trade_pay(
+            number, "bar_code", "281234567890123456", "Tea 茶", notify_url=self.notify_url + "/till", total_amount="1.00"
+        )
+        return answer
+
+    def bar_code(self) -> None:
+        assert self.good(self.at_the_till(self.number + "b"))["total_amount"] == "1.00"
+
+    def bar_code_cancelled(self) -> None:
+        number = self.number + "v"
+        self.settings.control("/simulator/faults", [{"api": "alipay.trade.pay", "fault": "in_process"}])
+        assert self.at_the_till(number)["code"] == "10003"
+        answer = self.good(self.sdk.api_alipay_trade_cancel(out_trade_no=number))
+        assert (answer["retry_flag"], answer["action"]) == ("N", "close")
+        assert self.sdk.api_alipay_trade_query(out_trade_no=number)["trade_status"] == "TRADE_CLOSED"
+
+    def bill(self) -> None:
+        today = china_date()
+        with self.settings.tomorrow():
+            biz = {"bill_type": "trade", "bill_date": today}
+            answer = self.good(self.sdk.server_api("alipay.data.dataservice.bill.downloadurl.query", biz))
+            with urlopen(answer["bill_download_url"], timeout=10) as file:
+                archive = zipfile.ZipFile(io.BytesIO(file.read()))
+            texts = [archive.read(name).decode("gbk") for name in archive.namelist()]
+            assert any(self.number in text for text in texts)
 
 
 def verify_request(settings: Any, request: dict[str, Any]) -> None:

@@ -15,22 +15,25 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from paycenter_server.channels.alipay.page import AlipayPcCodec
-from paycenter_server.channels.alipay.qr import AlipayQrCodec
 from paycenter_server.channels.protocol import (
     AttemptRef,
     Call,
-    Codec,
+    ChannelSpec,
     HttpRequest,
     Moment,
     PayOutcome,
     PayRequest,
     RefundRequest,
 )
-from paycenter_server.channels.wechatpay.native import WechatNativeCodec
+from paycenter_server.channels.registry import installed
 from paycenter_server.simulator import SimulatorKeys, load_keys
 
 SUBJECT = '一杯 "拿铁" & 50% +1=2 😀 \\n <b>'
+
+EXTRAS = {
+    "wx_pub": {"openid": "oInterop"}, "wx_lite": {"openid": "oInterop"}, "wx_bar": {"auth_code": "134567890123456789"},
+    "alipay_lite": {"buyer_open_id": "074a1CcTG1Lel"}, "alipay_bar": {"auth_code": "281234567890123456"},
+}  # fmt: skip
 
 
 class _Form(HTMLParser):
@@ -59,31 +62,34 @@ def _entry(name: str, request: HttpRequest) -> dict[str, Any]:
 
 
 def _page(name: str, outcome: PayOutcome) -> dict[str, Any]:
-    """What the payer's browser would send."""
+    """What the payer's browser, or Alipay's app, would send."""
     if outcome.display_mode == "url":
         return _entry(name, HttpRequest("GET", outcome.display_content))
+    if outcome.display_mode == "app":
+        return _entry(name, HttpRequest("GET", f"https://openapi.alipay.com/gateway.do?{outcome.display_content}"))
     form = _Form(outcome.display_content)
     return _entry(name, HttpRequest("POST", form.action, (), urlencode(form.fields, quote_via=quote).encode()))
 
 
-def operations(prefix: str, codec: Codec, notify_url: str) -> list[dict[str, Any]]:
+def operations(prefix: str, spec: ChannelSpec, config: dict[str, str], notify_url: str) -> list[dict[str, Any]]:
     """One request for each operation and display mode."""
+    codec = spec.build(config)
     now = datetime.now(UTC)
     moment = Moment(now, "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(32)))
     number = "P" + "".join(secrets.choice("0123456789ABCDEFGHJKMNPQRSTVWXYZ") for _ in range(26))
     attempt = AttemptRef(number, 1_000_000_000, "CNY", now, now + timedelta(hours=2))
     refund = RefundRequest(number, "R" + number[1:], 123_456_789, 1_000_000_000, "CNY", SUBJECT, notify_url, now)
     made: list[dict[str, Any]] = []
-    for mode in ("url", "form"):
+    for mode in spec.display_modes:
         pay = PayRequest(
             out_trade_no=number, subject=SUBJECT, body=SUBJECT, amount=1_000_000_000, currency="CNY",
             expire_time=attempt.expire_time, notify_url=notify_url, return_url="https://shop.example.test/done?a=1&b=茶",
-            user_ip="203.0.113.9", extras={}, display_mode=mode,
+            user_ip="203.0.113.9", extras=EXTRAS.get(spec.code, {}), display_mode=mode,
         )  # fmt: skip
         paying = codec.pay(pay, moment)
         if isinstance(paying, Call):
             made.append(_entry(f"{prefix} pay", paying.request))
-            break
+            continue
         made.append(_page(f"{prefix} {mode}", paying))
     for name, call in (
         ("query", codec.query(attempt, moment)),
@@ -129,12 +135,14 @@ def alipay_config(keys: SimulatorKeys, base: str, mode: str) -> dict[str, str]:
 def build(keys: SimulatorKeys, base: str, notify_url: str) -> dict[str, list[dict[str, Any]]]:
     """Everything, by the client program that verifies it."""
     alipay: list[dict[str, Any]] = []
-    for mode in ("key", "certificate"):
-        config = alipay_config(keys, base, mode)
-        alipay += operations(f"alipay_qr {mode} mode", AlipayQrCodec(config), notify_url)
-        alipay += operations(f"alipay_pc {mode} mode", AlipayPcCodec(config), notify_url)[:2]
-    wechat = operations("wx_native", WechatNativeCodec(wechat_config(keys, base)), notify_url)
-    return {"wechatpay": wechat, "alipay": alipay}
+    wechat: list[dict[str, Any]] = []
+    for code, spec in installed().items():
+        if spec.family == "alipay":
+            for mode in ("key", "certificate"):
+                alipay += operations(f"{code} {mode} mode", spec, alipay_config(keys, base, mode), notify_url)
+        elif spec.family == "wechatpay":
+            wechat += operations(code, spec, {**wechat_config(keys, base), "use_codepay": "true"}, notify_url)
+    return {"wechatpay": wechat, "alipay": alipay, "official": alipay}
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""What the two client programs share: named checks, one line each, and a helper for the simulator's own API.
+"""What the client programs share: named checks, one line each, and a helper for the simulator's own API.
 
 Standard library only: it runs inside the throw-away environments.
 """
@@ -6,11 +6,12 @@ Standard library only: it runs inside the throw-away environments.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import time
 import traceback
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +67,20 @@ class Settings:
                     return document["headers"], base64.b64decode(document["body"])
             time.sleep(0.02)
         raise AssertionError(f"no notification at {mark}")
+
+    @contextlib.contextmanager
+    def tomorrow(self) -> Iterator[None]:
+        """A day later, for the simulator and for this process: the bill of today can be had."""
+        real = time.time
+        self.control("/simulator/clock", {"advance_seconds": 86400})
+        time.time = lambda: real() + 86400
+        try:
+            yield
+        finally:
+            time.time = real
+            self.control("/simulator/clock", {"reset": True})
+
+
+def china_date() -> str:
+    """Today, there."""
+    return time.strftime("%Y-%m-%d", time.gmtime(time.time() + 8 * 3600))

@@ -38,8 +38,10 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 HOME = HERE.parents[1] / ".interop"
-PACKAGES = {"wechatpay": "wechatpayv3==2.0.4", "alipay": "python-alipay-sdk==3.4.0"}
-CLIENTS = {"wechatpay": "wechat_client.py", "alipay": "alipay_client.py"}
+PACKAGES = {
+    "wechatpay": "wechatpayv3[async]==2.0.4", "alipay": "python-alipay-sdk==3.4.0", "official": "alipay-sdk-python==3.7.1411",
+}  # fmt: skip
+CLIENTS = {"wechatpay": "wechat_client.py", "alipay": "alipay_client.py", "official": "alipay_official_client.py"}
 CLIENT_SECONDS = 120
 
 

@@ -1,10 +1,14 @@
-"""Runs inside an environment that has `wechatpayv3`: the SDK pays, queries, closes and refunds at the simulator, in both key modes,
+"""Runs inside an environment that has `wechatpayv3`: the SDK pays, queries, closes and refunds at the simulator, in both key modes and with both its clients (sync and async),
 verifies its notifications, and verifies requests that our codecs built. Only the SDK's base address is changed.
 """
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import gzip
+import hashlib
+import inspect
 import json
 import re
 import sys
@@ -13,20 +17,44 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import wechatpayv3  # type: ignore[import-not-found,import-untyped,unused-ignore]
-from checks import Checks, Settings  # type: ignore[import-not-found,unused-ignore]
-from wechatpayv3 import core, utils  # type: ignore[import-not-found,import-untyped,unused-ignore]
+from checks import Checks, Settings, china_date  # type: ignore[import-not-found,unused-ignore]
+from wechatpayv3 import async_, core, utils  # type: ignore[import-not-found,import-untyped,unused-ignore]
+from wechatpayv3.async_ import core as async_core  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
 
-def client(settings: Any, *, public_key_mode: bool) -> Any:
-    """The SDK's client. In certificate mode it downloads /v3/certificates while it is made."""
+class Blocking:
+    """The SDK's async client, one call at a time, so that both clients make the same journey."""
+
+    def __init__(self, sdk: Any) -> None:
+        self._sdk, self._loop = sdk, asyncio.new_event_loop()
+        self._loop.run_until_complete(sdk.__aenter__())
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._sdk, name)
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            result = method(*arguments, **named)
+            return self._loop.run_until_complete(result) if inspect.isawaitable(result) else result
+
+        return call
+
+    def close_client(self) -> None:
+        self._loop.run_until_complete(self._sdk.__aexit__(None, None, None))
+        self._loop.close()
+
+
+def client(settings: Any, *, public_key_mode: bool, asynchronous: bool) -> Any:
+    """The SDK's client. In certificate mode it downloads /v3/certificates while it is made (or entered)."""
     # The address is an instance attribute set in the constructor, which in certificate mode already calls out.
-    core.Core._gate_way = property(lambda self: settings.base, lambda self, value: None)
+    for made in (core.Core, async_core.AsyncCore):
+        made._gate_way = property(lambda self: settings.base, lambda self, value: None)
     ids = settings.ids["wechatpay"]
     mode = {}
     if public_key_mode:
         mode = {"public_key": settings.text("wechatpay", "pub_key.pem"), "public_key_id": ids["public_key_id"]}
-    return wechatpayv3.WeChatPay(
-        wechatpay_type=wechatpayv3.WeChatPayType.NATIVE,
+    kind = async_.AsyncWeChatPay if asynchronous else wechatpayv3.WeChatPay
+    sdk = kind(
+        wechatpay_type=(async_ if asynchronous else wechatpayv3).WeChatPayType.NATIVE,
         mchid=ids["mchid"],
         private_key=settings.text("wechatpay", "apiclient_key.pem"),
         cert_serial_no=ids["merchant_serial"],
@@ -36,15 +64,18 @@ def client(settings: Any, *, public_key_mode: bool) -> Any:
         timeout=(5, 10),
         **mode,
     )
+    return Blocking(sdk) if asynchronous else sdk
 
 
 class Journey:
     """One key mode from creation to refund; every 2xx answer is verified by the SDK itself, which raises otherwise."""
 
-    def __init__(self, settings: Any, checks: Any, mode: str) -> None:
-        self.settings, self.mode = settings, mode
-        self.number = f"interop_{mode}_{int(time.time())}"
-        self.mark = f"/wechat/{mode}"
+    def __init__(self, settings: Any, checks: Any, mode: str, *, asynchronous: bool) -> None:
+        self.settings, self.mode, self.asynchronous = settings, mode, asynchronous
+        self.kinds = (async_ if asynchronous else wechatpayv3).WeChatPayType
+        self.style = "async" if asynchronous else "sync"
+        self.number = f"interop_{mode[:4]}{self.style[0]}_{int(time.time())}"
+        self.mark = f"/wechat/{mode}_{self.style}"
         self.run = checks.run
         self.sdk: Any = None
 
@@ -53,12 +84,17 @@ class Journey:
         for check in (
             self.start, self.native, self.native_again, self.unpaid_query, self.refused, self.paid_query, self.payment_notice,
             self.refund, self.refund_query, self.refund_notice, self.refunded_query, self.close, self.wrong_signature, self.jsapi,
-            self.query_by_transaction, self.tampered_notice,
+            self.query_by_transaction, self.tampered_notice, self.mini_program, self.app, self.h5, self.codepay, self.codepay_reverse,
+            self.abnormal_refund, self.payer_parameters, self.bill_of_nothing, self.bills, self.end,
         ):  # fmt: skip
-            self.run(f"wechatpayv3 {self.mode}: {check.__name__}", check)
+            self.run(f"wechatpayv3 {self.mode} {self.style}: {check.__name__}", check)
 
     def start(self) -> None:
-        self.sdk = client(self.settings, public_key_mode=self.mode == "public_key")
+        self.sdk = client(self.settings, public_key_mode=self.mode == "public_key", asynchronous=self.asynchronous)
+
+    def end(self) -> None:
+        if self.asynchronous:
+            self.sdk.close_client()
 
     def answer(self, result: tuple[int, Any], status: int = 200) -> Any:
         code, text = result
@@ -142,7 +178,7 @@ class Journey:
         raise AssertionError("the SDK took an answer with a wrong signature")
 
     def jsapi(self) -> None:
-        result = self.pay(self.number + "j", payer={"openid": "oInterop"}, pay_type=wechatpayv3.WeChatPayType.JSAPI)
+        result = self.pay(self.number + "j", payer={"openid": "oInterop"}, pay_type=self.kinds.JSAPI)
         assert self.answer(result)["prepay_id"]
 
     def query_by_transaction(self) -> None:
@@ -154,6 +190,74 @@ class Journey:
         headers, body = self.settings.notification(self.mark)
         assert self.sdk.callback(headers, body.replace(b"REFUND", b"RFFUND")) is None
         assert self.sdk.callback(headers, body)
+
+    def mini_program(self) -> None:
+        result = self.pay(self.number + "m", payer={"openid": "oInterop"}, pay_type=self.kinds.MINIPROG)
+        assert self.answer(result)["prepay_id"]
+
+    def app(self) -> None:
+        assert self.answer(self.pay(self.number + "a", pay_type=self.kinds.APP))["prepay_id"]
+
+    def h5(self) -> None:
+        scene = {"payer_client_ip": "203.0.113.9", "h5_info": {"type": "Wap"}}
+        answer = self.answer(self.pay(self.number + "h", scene_info=scene, pay_type=self.kinds.H5))
+        assert answer["h5_url"].startswith("https://wx.tenpay.com/")
+
+    def at_the_till(self, number: str) -> Any:
+        return self.sdk.pay(
+            description="Tea 茶", out_trade_no=number, amount={"total": 100}, payer={"auth_code": "134567890123456789"},
+            scene_info={"store_info": {"id": "1"}}, pay_type=self.kinds.CODEPAY,
+        )  # fmt: skip
+
+    def codepay(self) -> None:
+        answer = self.answer(self.at_the_till(self.number + "b"))
+        assert (answer["trade_state"], answer["amount"]["total"]) == ("SUCCESS", 100)
+        assert self.answer(self.sdk.query(out_trade_no=self.number + "b"))["trade_state"] == "SUCCESS"
+
+    def codepay_reverse(self) -> None:
+        self.settings.control("/simulator/faults", [{"api": "wx.codepay", "fault": "user_paying"}])
+        assert self.answer(self.at_the_till(self.number + "v"))["trade_state"] == "USERPAYING"
+        assert self.answer(self.sdk.codepay_reverse(self.number + "v"))["out_trade_no"] == self.number + "v"
+        assert self.answer(self.sdk.query(out_trade_no=self.number + "v"))["trade_state"] == "REVOKED"
+
+    def until(self, refund: str, state: str) -> Any:
+        for _ in range(100):
+            answer = self.answer(self.sdk.query_refund(refund))
+            if answer["status"] == state:
+                return answer
+            time.sleep(0.05)
+        raise AssertionError(f"the refund is still {answer['status']}")
+
+    def abnormal_refund(self) -> None:
+        number = self.number + "x"
+        self.settings.control("/simulator/faults", [{"api": "wx.refund", "fault": "refund_abnormal"}])
+        amount = {"refund": 30, "total": 100, "currency": "CNY"}
+        self.answer(self.sdk.refund(number, amount, out_trade_no=self.number + "b"))
+        refund = self.until(number, "ABNORMAL")
+        options = {"type": "MERCHANT_BANK_CARD"}
+        self.answer(self.sdk.abnormal_refund(refund["refund_id"], number, **options))
+        self.until(number, "SUCCESS")
+
+    def payer_parameters(self) -> None:
+        signed = self.sdk.sign(["appid", "1700000000", "nonce", "prepay_id=wx1"])
+        certificate = utils.load_certificate(self.settings.text("wechatpay", "apiclient_cert.pem"))
+        # The helper joins three fields and a line feed each; the first here is the first two of four.
+        assert utils.rsa_verify("appid\n1700000000", "nonce", "prepay_id=wx1", signed, certificate.public_key())
+
+    def bill_of_nothing(self) -> None:
+        assert self.answer(self.sdk.trade_bill("2020-01-02"), 400)["code"] == "NO_STATEMENT_EXIST"
+
+    def bills(self) -> None:
+        today = china_date()
+        with self.settings.tomorrow():
+            for offered in (self.sdk.trade_bill(today), self.sdk.fundflow_bill(today)):
+                offer = self.answer(offered)
+                code, content = self.sdk.download_bill(offer["download_url"])
+                assert code == 200
+                assert isinstance(content, bytes)
+                text = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+                assert offer["hash_value"] in (hashlib.sha1(text).hexdigest(), hashlib.sha1(content).hexdigest())
+                assert self.transaction["transaction_id"].encode() in text
 
 
 def verify_request(settings: Any, request: dict[str, Any]) -> None:
@@ -176,7 +280,8 @@ def main() -> int:
     """All checks."""
     settings, checks = Settings(sys.argv[1]), Checks()
     for mode in ("public_key", "certificate"):
-        Journey(settings, checks, mode).all()
+        for asynchronous in (False, True):
+            Journey(settings, checks, mode, asynchronous=asynchronous).all()
     for request in settings.requests:
         checks.run(f"wechatpayv3 verifies our request: {request['name']}", functools.partial(verify_request, settings, request))
     code: int = checks.exit_code

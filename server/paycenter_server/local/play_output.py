@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-QR_BORDER = 2
+QR_BORDER = 4
 
 
 @dataclass(frozen=True, slots=True)
