@@ -112,10 +112,13 @@ class Simulator:
         await self.post("/simulator/clock", {"advance_seconds": seconds, "wait_seconds": 5})
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def listening_socket() -> socket.socket:
+    """On a port of its own, held from now on: a port that is looked up and let go may be taken by another test."""
+    made = socket.socket()
+    made.bind(("127.0.0.1", 0))
+    made.listen(128)
+    made.setblocking(False)
+    return made
 
 
 @dataclass
@@ -275,8 +278,8 @@ async def open_world(
     channel_timeout: float = 5.0,
 ) -> AsyncIterator[World]:
     await clean(database_url)
-    port = free_port()
-    sidecar_url = f"http://127.0.0.1:{port}"
+    listening = listening_socket()
+    sidecar_url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     settings = Settings(
         mode=mode, database_url=database_url, redis_url=redis_url, master_key_file=master_key_file,
         order_notify_url=f"{sidecar_url}/notify/order", refund_notify_url=f"{sidecar_url}/notify/refund",
@@ -292,7 +295,7 @@ async def open_world(
         services.courier = courier
         sidecar = web.AppRunner(create_sidecar(services.callbacks, services.context.database), access_log=None)
         await sidecar.setup()
-        await web.TCPSite(sidecar, "127.0.0.1", port).start()
+        await web.SockSite(sidecar, listening).start()
         base = str(simulator.make_url("")).rstrip("/")
         configs = channel_configs(load_keys(keys_dir), base)
         world = World(
