@@ -112,6 +112,13 @@ class Simulator:
         await self.post("/simulator/clock", {"advance_seconds": seconds, "wait_seconds": 5})
 
 
+def free_port() -> int:
+    """One that was free a moment ago, for what insists on binding by itself."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def listening_socket() -> socket.socket:
     """On a port of its own, held from now on: a port that is looked up and let go may be taken by another test."""
     made = socket.socket()
