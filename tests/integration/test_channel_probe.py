@@ -51,6 +51,8 @@ async def test_what_is_wrong_is_said_in_plain_words(world: World, other_keys: An
     strange_public = other_keys.text("wechatpay", "pub_key.pem")
     cases: list[tuple[str, dict[str, str], str]] = [
         ("wx_native", {"private_key": strange_private}, "does not accept our signature"),
+        ("wx_native", {"public_key": strange_public}, "does not verify"),
+        ("wx_native", {"public_key_id": "PUB_KEY_ID_0000000000000000000000000001"}, "refuses"),
         ("wx_native", {"gateway_url": "http://127.0.0.1:9"}, "cannot be reached"),
         ("alipay_qr", {"private_key": strange_private}, "does not accept our signature"),
         ("alipay_qr", {"alipay_public_key": strange_public}, "does not verify"),
@@ -81,3 +83,10 @@ async def test_the_command(world: World, master_key_file: Path) -> None:
     assert (found.returncode, "signatures verify" in found.stdout) == (0, True), found
     missing = await asyncio.to_thread(run, "wx_app", "--app", "shop")
     assert (missing.returncode, "no channel" in missing.stderr) == (1, True), missing
+
+
+async def test_a_clock_that_is_off_is_named(world: World) -> None:
+    world.clock.advance(3600)
+    found = await probe(world, "wx_native")
+    assert not found.good
+    assert "clock" in found.words

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from paycenter_server.domain.errors import Violation
 
@@ -308,6 +308,15 @@ class Codec(Protocol):
 
     def fetch_keys(self, serial: str | None, moment: Moment) -> Call[bool] | None:
         """Fetch the channel's keys (the one named, or all) into this codec; None where there is nothing to fetch."""
+        ...
+
+
+@runtime_checkable
+class ProvesKeys(Protocol):
+    """A codec that can ask for something signed, to try the channel's key before the first payment does."""
+
+    def prove_keys(self, moment: Moment) -> Call[str]:
+        """Answers "" if the key fits or the channel has nothing signed to say, else what is wrong."""
         ...
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
+from email.utils import parsedate_to_datetime
 
 CHINA = timezone(timedelta(hours=8))
 _ALIPAY = "%Y-%m-%d %H:%M:%S"
@@ -49,3 +50,12 @@ def parse_wechat_v2(text: str) -> datetime | None:
         return datetime.strptime(text, _WECHAT_V2).replace(tzinfo=CHINA)
     except ValueError:
         return None
+
+
+def parse_http_date(text: str) -> datetime | None:
+    """A Date header; None for anything else."""
+    try:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, TypeError, IndexError):
+        return None
+    return moment if moment.tzinfo else None

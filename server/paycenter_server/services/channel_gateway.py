@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
@@ -32,7 +32,9 @@ T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 _FRESH_SECONDS = 5.0
-_KEY_FETCH_PAUSE = timedelta(minutes=5)
+# An unknown serial in a callback is anybody's to send; one in an answer to our own request comes from the channel.
+_PAUSE_AFTER_CALLBACK = timedelta(minutes=5)
+_PAUSE_AFTER_ANSWER = timedelta(seconds=20)
 
 
 def secret_place(channel_id: UUID, name: str) -> str:
@@ -48,7 +50,7 @@ class Configured:
     spec: ChannelSpec
     codec: Codec
     loaded: float
-    last_key_fetch: datetime | None = None
+    key_fetches: dict[timedelta, datetime] = field(default_factory=dict)
 
 
 class ChannelGateway:
@@ -142,13 +144,13 @@ class ChannelGateway:
             return limit
         return max(0.5, min(limit, end - asyncio.get_running_loop().time() - 0.3))
 
-    async def fetch_keys(self, configured: Configured, serial: str | None) -> bool:
-        """Fetch the channel's keys, at most once in 5 minutes: an unknown serial in a callback is anybody's to send."""
+    async def fetch_keys(self, configured: Configured, serial: str | None, pause: timedelta = _PAUSE_AFTER_ANSWER) -> bool:
+        """Fetch the channel's keys, at most once in a pause. Callbacks have a longer one, of their own."""
         now = self._context.now()
-        last = configured.last_key_fetch
-        if last is not None and now - last < _KEY_FETCH_PAUSE:
+        last = configured.key_fetches.get(pause)
+        if last is not None and now - last < pause:
             return False
-        configured.last_key_fetch = now
+        configured.key_fetches[pause] = now
         moment = self._context.moment()
         call = await self._off_loop(lambda: configured.codec.fetch_keys(serial, moment))
         if call is None:
@@ -160,11 +162,11 @@ class ChannelGateway:
         """A verified callback; NotifyError otherwise."""
         now = self._context.now()
         if configured.codec.keys_due(now):
-            await self.fetch_keys(configured, None)
+            await self.fetch_keys(configured, None, _PAUSE_AFTER_CALLBACK)
         try:
             return configured.codec.parse_notify(request, now)
         except UnknownKeyError as error:
-            if await self.fetch_keys(configured, error.serial):
+            if await self.fetch_keys(configured, error.serial, _PAUSE_AFTER_CALLBACK):
                 try:
                     return configured.codec.parse_notify(request, now)
                 except UnknownKeyError:

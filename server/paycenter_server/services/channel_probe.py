@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from paycenter_server.channels.protocol import AttemptRef, QueryStatus
+from paycenter_server.channels.protocol import AttemptRef, Call, Codec, Moment, ProvesKeys, QueryStatus
 from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.services.channel_gateway import ChannelGateway, channel_not_found
 from paycenter_server.services.context import Context
@@ -62,14 +62,23 @@ class ChannelProbe:
             return Probe(
                 False, "The channel's certificates cannot be fetched or do not decrypt: check the APIv3 key. " + _SIGNATURE
             )
+        if isinstance(configured.codec, ProvesKeys):
+            prover = configured.codec
+
+            def prove(codec: Codec, moment: Moment) -> Call[str] | str:
+                return prover.prove_keys(moment)
+
+            why = await self._gateway.perform(configured, prove)
+            if why:
+                return Probe(False, f"{self._unclear(why)} (in detail: {why})")
         number = encode(Prefix.ATTEMPT, self._context.new_key(now))
         attempt = AttemptRef(number, 1, "CNY", now, now + timedelta(minutes=5), {"behaviour": "lost"})
         outcome = await self._gateway.perform(configured, lambda codec, moment: codec.query(attempt, moment))
         if outcome.status is QueryStatus.NOT_FOUND and outcome.signed:
             return Probe(True, "The channel answers, and both sides' signatures verify.")
         if outcome.status is QueryStatus.NOT_FOUND:
-            # WeChat v3 leaves a 404 unsigned, and has no harmless question that every merchant gets a signed answer to.
-            return Probe(True, "The channel answers and accepts our signature. Its own key is tried by the first payment.")
+            # WeChat v3 leaves a 404 unsigned, and a merchant without certificates gets nothing signed before it is paid.
+            return Probe(True, "The channel answers and accepts our signature, and nothing that it signed failed to verify.")
         said = f" (the channel's words: {outcome.error_code} {outcome.error_message})"
         if outcome.error_code == "UNCLEAR":
             return Probe(False, self._unclear(outcome.error_message) + said)

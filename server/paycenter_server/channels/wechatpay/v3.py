@@ -45,11 +45,12 @@ from paycenter_server.channels.protocol import (
     RefundStatus,
 )
 from paycenter_server.channels.texts import text as _text
-from paycenter_server.channels.times import parse_rfc3339, rfc3339
+from paycenter_server.channels.times import parse_http_date, parse_rfc3339, rfc3339
 from paycenter_server.channels.wechatpay import outcomes
 from paycenter_server.channels.wechatpay.config import GATEWAY
 from paycenter_server.channels.wechatpay.signature import (
     REFRESH_AFTER,
+    WINDOW_SECONDS,
     Verifier,
     authorization,
     decrypt_resource,
@@ -300,6 +301,19 @@ class WechatV3Codec(ABC):
             return True
 
         return Call("wx.certificates", self._request("GET", "/v3/certificates", moment), parse, lambda why: False)
+
+    def prove_keys(self, moment: Moment) -> Call[str]:
+        """`GET /v3/certificates`: signed with the key that `Wechatpay-Serial` asks for; merchants without certificates get 404."""
+
+        def parse(response: HttpResponse, now: datetime) -> str:
+            theirs = parse_http_date(response.headers.get("date", ""))
+            if theirs is not None and abs((now - theirs).total_seconds()) > WINDOW_SECONDS:
+                return "the channel's clock is more than 5 minutes away from ours"
+            if response.status == 200 and not self._download:
+                self._verifier.verify(response.headers, response.body, now)
+            return ""
+
+        return Call("wx.certificates", self._request("GET", "/v3/certificates", moment), parse, lambda why: why)
 
 
 def _unclear(kind: Callable[..., T], status: object) -> Callable[[str], T]:
