@@ -10,7 +10,7 @@ from support.vectors import VECTORS
 
 WECHAT_FILES = ("wechat_v3_sign.json", "wechat_v3_go.json", "wechat_v3_java.json", "wechat_v3_yansongda.json")
 ALIPAY_FILES = ("alipay.json",)
-# In tests/unit/test_wechat_v2.py, and (the format of the bills that the simulator makes) in tests/simulator/test_bills.py.
+# In tests/unit/test_wechat_v2.py; in tests/unit/test_bills.py and tests/simulator/test_bills.py.
 ELSEWHERE = ("wechat_v2.json", "wechat_bill_ALL.csv")
 
 Vector = dict[str, Any]

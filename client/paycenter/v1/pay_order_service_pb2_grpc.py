@@ -81,8 +81,9 @@ class PayOrderServiceServicer(object):
     """
 
     def CreatePayOrder(self, request, context):
-        """CreatePayOrder creates an order. The same merchant_order_id with the same content answers the same order again;
-        with other content it is ALREADY_EXISTS / ORDER_CONFLICT.
+        """CreatePayOrder creates an order. The same merchant_order_id with the same content (subject, body, amount, currency,
+        user_id, return_url) answers the same order again; with other content it is ALREADY_EXISTS / ORDER_CONFLICT. The
+        expiry and the IP are not content: a caller that tries again has moved on in time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -37,8 +37,9 @@ class PayOrderServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PayOrderServiceAsyncStub: ...
     CreatePayOrder: _grpc.UnaryUnaryMultiCallable[_pay_order_service_pb2.CreatePayOrderRequest, _pay_order_service_pb2.CreatePayOrderResponse]
-    """CreatePayOrder creates an order. The same merchant_order_id with the same content answers the same order again;
-    with other content it is ALREADY_EXISTS / ORDER_CONFLICT.
+    """CreatePayOrder creates an order. The same merchant_order_id with the same content (subject, body, amount, currency,
+    user_id, return_url) answers the same order again; with other content it is ALREADY_EXISTS / ORDER_CONFLICT. The
+    expiry and the IP are not content: a caller that tries again has moved on in time.
     """
     SubmitPayOrder: _grpc.UnaryUnaryMultiCallable[_pay_order_service_pb2.SubmitPayOrderRequest, _pay_order_service_pb2.SubmitPayOrderResponse]
     """SubmitPayOrder makes the order payable at one channel and answers what to show to the payer."""
@@ -62,8 +63,9 @@ class PayOrderServiceAsyncStub(PayOrderServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreatePayOrder: _aio.UnaryUnaryMultiCallable[_pay_order_service_pb2.CreatePayOrderRequest, _pay_order_service_pb2.CreatePayOrderResponse]  # type: ignore[assignment]
-    """CreatePayOrder creates an order. The same merchant_order_id with the same content answers the same order again;
-    with other content it is ALREADY_EXISTS / ORDER_CONFLICT.
+    """CreatePayOrder creates an order. The same merchant_order_id with the same content (subject, body, amount, currency,
+    user_id, return_url) answers the same order again; with other content it is ALREADY_EXISTS / ORDER_CONFLICT. The
+    expiry and the IP are not content: a caller that tries again has moved on in time.
     """
     SubmitPayOrder: _aio.UnaryUnaryMultiCallable[_pay_order_service_pb2.SubmitPayOrderRequest, _pay_order_service_pb2.SubmitPayOrderResponse]  # type: ignore[assignment]
     """SubmitPayOrder makes the order payable at one channel and answers what to show to the payer."""
@@ -90,8 +92,9 @@ class PayOrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pay_order_service_pb2.CreatePayOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pay_order_service_pb2.CreatePayOrderResponse, _abc.Awaitable[_pay_order_service_pb2.CreatePayOrderResponse]]:
-        """CreatePayOrder creates an order. The same merchant_order_id with the same content answers the same order again;
-        with other content it is ALREADY_EXISTS / ORDER_CONFLICT.
+        """CreatePayOrder creates an order. The same merchant_order_id with the same content (subject, body, amount, currency,
+        user_id, return_url) answers the same order again; with other content it is ALREADY_EXISTS / ORDER_CONFLICT. The
+        expiry and the IP are not content: a caller that tries again has moved on in time.
         """
 
     @_abc_1.abstractmethod
