@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from urllib.parse import urlsplit
 
+from paycenter_server.channels.addresses import is_gateway
 from paycenter_server.channels.crypto import (
     CryptoError,
     alipay_root_cert_sn,
@@ -40,17 +40,6 @@ def _certificate_wrong(material: str) -> bool:
     except CryptoError:
         return True
     return False
-
-
-def _gateway(value: str) -> bool:
-    """Whether it is https, or http on this machine, without a query of its own."""
-    try:
-        parts = urlsplit(value)
-        local = parts.hostname in ("127.0.0.1", "localhost", "::1")
-        good = parts.scheme == "https" or (parts.scheme == "http" and local)
-        return bool(good and parts.hostname and parts.port != 0 and not parts.query and not parts.fragment)
-    except ValueError:
-        return False
 
 
 def check(config: Mapping[str, str]) -> Sequence[Violation]:
@@ -95,6 +84,6 @@ def check(config: Mapping[str, str]) -> Sequence[Violation]:
             raise CryptoError("length")
     except CryptoError:
         wrong.append(Violation("encrypt_key", "must be the content encryption key (AES), base64"))
-    if config.get("gateway_url") and not _gateway(config["gateway_url"]):
+    if config.get("gateway_url") and not is_gateway(config["gateway_url"]):
         wrong.append(Violation("gateway_url", "must be an https address (http only on this machine)"))
     return wrong

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from urllib.parse import urlsplit
 
+from paycenter_server.channels.addresses import is_gateway
 from paycenter_server.channels.crypto import (
     CryptoError,
     certificate_public_key,
@@ -38,21 +38,6 @@ FIELDS = (
 )
 
 
-def gateway_violation(value: str) -> Violation | None:
-    """A gateway is https, or http on this machine; the API's paths are put behind it."""
-    if not value:
-        return None
-    try:
-        parts = urlsplit(value)
-        local = parts.hostname in ("127.0.0.1", "localhost", "::1")
-        good = parts.scheme == "https" or (parts.scheme == "http" and local)
-        if good and parts.hostname and parts.port != 0 and not parts.query and not parts.fragment:
-            return None
-    except ValueError:
-        pass
-    return Violation("gateway_url", "must be an https address (http only on this machine)")
-
-
 def _usable(certificates: str) -> bool:
     """Whether the codec can be built with them."""
     found = load_certificates(certificates)
@@ -77,9 +62,8 @@ class _Check:
         self.need("appid", r"[0-9A-Za-z_-]{6,32}", "must be the application id (wx…), 6 to 32 characters")
         self.need("mchid", r"[0-9]{6,32}", "must be the merchant number, digits only")
         self.need("api_version", r"(v3|v2)?", "must be v3 or v2")
-        bad_gateway = gateway_violation(self.config.get("gateway_url", ""))
-        if bad_gateway:
-            self.wrong.append(bad_gateway)
+        if self.config.get("gateway_url") and not is_gateway(self.config["gateway_url"]):
+            self.wrong.append(Violation("gateway_url", "must be an https address (http only on this machine)"))
 
     def private_key(self) -> None:
         try:
