@@ -1,5 +1,6 @@
-"""Runs inside an environment that has `wechatpayv3`: the SDK pays, queries, closes and refunds at the simulator, in both key modes and with both its clients (sync and async),
-verifies its notifications, and verifies requests that our codecs built. Only the SDK's base address is changed.
+"""Runs inside an environment that has `wechatpayv3`: the SDK makes every operation that it has for payments at the simulator, in
+both key modes and with both its clients (sync and async), verifies its notifications, and verifies requests that our codecs built.
+Only the SDK's base address is changed.
 """
 
 from __future__ import annotations
@@ -84,8 +85,8 @@ class Journey:
         for check in (
             self.start, self.native, self.native_again, self.unpaid_query, self.refused, self.paid_query, self.payment_notice,
             self.refund, self.refund_query, self.refund_notice, self.refunded_query, self.close, self.wrong_signature, self.jsapi,
-            self.query_by_transaction, self.tampered_notice, self.mini_program, self.app, self.h5, self.codepay, self.codepay_reverse,
-            self.abnormal_refund, self.payer_parameters, self.bill_of_nothing, self.bills, self.end,
+            self.query_by_transaction, self.tampered_notice, self.mini_program, self.app, self.h5, self.codepay,
+            self.codepay_reverse, self.abnormal_refund, self.payer_parameters, self.bill_of_nothing, self.bills, self.end,
         ):  # fmt: skip
             self.run(f"wechatpayv3 {self.mode} {self.style}: {check.__name__}", check)
 

@@ -1,0 +1,29 @@
+"""Alipay notifications: junk forms, and forms of junk that are properly signed."""
+
+from __future__ import annotations
+
+import atheris  # type: ignore[import-not-found,unused-ignore]
+from harness import fuzz
+
+with atheris.instrument_imports(include=["paycenter_server.channels"]):
+    from paycenter_server.channels.protocol import NotifyError, NotifyRequest, UnknownKeyError
+    from paycenter_server.channels.registry import installed
+
+from unit.channel_support import NOW, ali_config, ali_form, ali_notice
+
+CODEC = installed()["alipay_qr"].build(ali_config())
+NAMES = ("total_amount", "gmt_payment", "refund_fee", "out_trade_no", "out_biz_no", "gmt_refund", "buyer_id", "notify_type", "x")
+
+
+def target(data: bytes) -> None:
+    how, rest = data[0] if data else 0, data[1:]
+    if how % 2 == 0:
+        request = NotifyRequest({"content-type": "application/x-www-form-urlencoded"}, rest)
+    else:
+        values = rest.decode("utf-8", "replace").split("|")
+        request = ali_form(ali_notice(**dict(zip(NAMES, values, strict=False))))
+    notification = CODEC.parse_notify(request, NOW)
+    notification.raw.encode()
+
+
+fuzz(target, (NotifyError, UnknownKeyError))
