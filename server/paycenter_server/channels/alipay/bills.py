@@ -6,10 +6,10 @@ Source: Alipay Open API, "bill download", 业务明细. Columns are found by the
 from __future__ import annotations
 
 import csv
-import io
 import zipfile
 import zlib
 from collections.abc import Iterator
+from io import BytesIO
 
 from paycenter_server.channels.bills import BillError, BillKind, BillLine, signed_fen
 from paycenter_server.channels.times import parse_alipay
@@ -23,16 +23,16 @@ _NEEDED = (_FIRST, "商户订单号", "业务类型", "完成时间", "订单金
 def parse_trade_bill(raw: bytes) -> Iterator[BillLine]:
     """The detail lines of a zipped bill. BillError for anything that is not one, or ends before its last comment."""
     try:
-        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+        with zipfile.ZipFile(BytesIO(raw)) as archive:
             entry = next((item for item in archive.infolist() if _is_detail(item)), None)
             if entry is None:
                 raise BillError("the zip holds no 业务明细 file")
-            with archive.open(entry) as file:
-                content = file.read(MAX_BYTES + 1)
+            if entry.file_size > MAX_BYTES:
+                raise BillError("the bill is larger than 256 MiB")
+            # Never more than the size that the zip declares, whatever it really holds.
+            content = archive.read(entry)
     except (zipfile.BadZipFile, ValueError, OSError, EOFError, RuntimeError, NotImplementedError, zlib.error) as error:
         raise BillError(f"the bill is not a zip that can be read: {error}"[:200]) from error
-    if len(content) > MAX_BYTES:
-        raise BillError("the bill is larger than 256 MiB")
     yield from _lines(content)
 
 
@@ -51,7 +51,7 @@ def _lines(content: bytes) -> Iterator[BillLine]:
         raise BillError("the bill is not GBK") from error
     columns: dict[str, int] = {}
     try:
-        for number, row in enumerate(csv.reader(io.StringIO(text)), start=1):
+        for number, row in enumerate(csv.reader(text.split("\n")), start=1):
             cells = [cell.strip() for cell in row]
             if not cells or not any(cells):
                 continue
