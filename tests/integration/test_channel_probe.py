@@ -50,13 +50,17 @@ async def test_what_is_wrong_is_said_in_plain_words(world: World, other_keys: An
     strange_private = other_keys.text("wechatpay", "apiclient_key.pem")
     strange_public = other_keys.text("wechatpay", "pub_key.pem")
     cases: list[tuple[str, dict[str, str], str]] = [
-        ("wx_native", {"private_key": strange_private}, "does not accept our signature"),
+        ("wx_native", {"private_key": strange_private}, "private key is not the one"),
         ("wx_native", {"public_key": strange_public}, "does not verify"),
+        ("wx_native", {"merchant_serial_no": "5F1C72E2A8931B70"}, "serial number is not that of the merchant's certificate"),
+        ("wx_native", {"appid": "wx0000000000000000"}, "not bound"),
+        ("wx_pub", {"appid": "wx0000000000000000"}, "not bound"),
         ("wx_native", {"public_key_id": "PUB_KEY_ID_0000000000000000000000000001"}, "refuses"),
         ("wx_native", {"gateway_url": "http://127.0.0.1:9"}, "cannot be reached"),
         ("alipay_qr", {"private_key": strange_private}, "does not accept our signature"),
         ("alipay_qr", {"alipay_public_key": strange_public}, "does not verify"),
-        ("wx_bar", {"mch_key": "0" * 32}, "APIv2 key"),
+        ("wx_bar", {"mch_key": "0" * 32}, "The APIv2 key is not the merchant's"),
+        ("wx_bar", {"appid": "wx0000000000000000"}, "not bound"),
     ]
     for code, changes, words in cases:
         found = await probe(world, code, **changes)
@@ -64,6 +68,29 @@ async def test_what_is_wrong_is_said_in_plain_words(world: World, other_keys: An
         assert words in found.words, (code, changes.keys(), found.words)
         good = {name: world.configs[code][1].get(name, "") for name in changes}
         assert (await probe(world, code, **good)).good
+
+
+@pytest.mark.parametrize("code", ["wx_native", "wx_app", "wx_bar"])
+async def test_the_order_of_the_trial_is_closed_and_leaves_nothing_behind(world: World, code: str) -> None:
+    assert (await probe(world, code)).good
+    (trade,) = await world.simulator.get("/simulator/trades")
+    assert (trade["state"], trade["amount"], trade["api"]) == ("CLOSED", 1, "native")
+    assert await world.value("SELECT count(*) FROM pay_attempt") == 0
+
+
+async def test_a_product_without_permission_is_no_proof_against_another(world: World) -> None:
+    for code, good in (("wx_native", False), ("wx_pub", True)):
+        await world.simulator.fault("wx.native", "decline", code="NO_AUTH")
+        found = await probe(world, code)
+        assert (found.good, "permission" in found.words) == (good, True), found.words
+
+
+async def test_a_key_that_nothing_was_signed_with_before_the_order(world: World, other_keys: Any) -> None:
+    """A merchant that has no platform certificates gets 404 for them, as for a number that does not exist: both unsigned."""
+    strange_public = other_keys.text("wechatpay", "pub_key.pem")
+    await world.simulator.fault("wx.certificates", "decline", code="RESOURCE_NOT_EXISTS")
+    found = await probe(world, "wx_native", public_key=strange_public)
+    assert (found.good, "does not verify" in found.words) == (False, True), found.words
 
 
 async def test_the_command(world: World, master_key_file: Path) -> None:

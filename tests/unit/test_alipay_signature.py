@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from paycenter_server.channels.alipay.qr import AlipayQrCodec
 from paycenter_server.channels.alipay.signature import extract_signed
-from paycenter_server.channels.crypto import alipay_cert_sn, alipay_root_cert_sn, load_certificate, rsa_sign
+from paycenter_server.channels.crypto import aes_cbc_encrypt, alipay_cert_sn, alipay_root_cert_sn, load_certificate, rsa_sign
 from paycenter_server.channels.protocol import (
     AnswerError,
     Call,
@@ -271,6 +271,21 @@ def test_forged_certificates_are_not_trusted() -> None:
         assert _download(codec, serial).parse(_offered(material), NOW) is False, material
         with pytest.raises(UnknownKeyError):
             _ask(ali_signed(QUERY, CONTENT, key=keys().following, alipay_cert_sn=serial).body, codec)
+
+
+def test_a_certificate_comes_with_content_encryption_too() -> None:
+    key = b"0123456789abcdef"
+    codec = AlipayQrCodec({**ali_cert_config(), "encrypt_key": base64.b64encode(key).decode()})
+    serial = cert_sn("following")
+    call = _download(codec, serial)
+    assert "encrypt_type" not in sent(call.request)
+    content = ali_good(alipay_cert_content=base64.b64encode(certificate("following")).decode())
+    sealed = json.dumps(base64.b64encode(aes_cbc_encrypt(key, compact(content))).decode())
+    answer = ali_signed(QUERY, CONTENT, key=keys().following, alipay_cert_sn=serial)
+    with pytest.raises(UnknownKeyError):
+        _ask(answer.body, codec)
+    assert call.parse(HttpResponse(200, {}, ali_raw(DOWNLOAD, sealed, key=keys().following)), NOW) is True
+    assert _ask(answer.body, codec) is QueryStatus.PAID
 
 
 def test_a_certificate_with_another_sn_or_out_of_date() -> None:

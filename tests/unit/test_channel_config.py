@@ -62,7 +62,7 @@ WECHAT_WRONG: list[tuple[str, list[str]]] = [
         ["", "x", public_pem(keys().ours).decode(), certificate("ours").decode(), _ec_private(), _ed_private()],
     ),
     ("public_key_id", ["", "PUB_KEY_", "pub_key_id_1", "PUB_KEY_ID_", "PUB_KEY_ID_" + "1" * 65, "PUB_KEY_ID_ 1"]),
-    ("public_key", ["", "x", certificate("wechat").decode(), private_pem(keys().ours).decode()]),
+    ("public_key", ["", "x", certificate("wechat").decode(), private_pem(keys().ours).decode(), public_pem(keys().ours).decode()]),
     ("platform_certificates", ["x", public_pem(keys().wechat).decode(), EC_ROOT, certificate("platform").decode() + EC_ROOT]),
     ("use_platform_certificates", ["yes", "1", "True"]),
     ("gateway_url", GATEWAYS_WRONG),

@@ -38,8 +38,7 @@ REFUSED_XML = {"v2-xml-invalid.xxe_injection.sample", "v2-xml-fragment_injection
 def config(**changes: str) -> dict[str, str]:
     v3 = wx_config()
     made = {name: v3[name] for name in ("appid", "mchid", "private_key", "gateway_url")}
-    # Any RSA certificate will do: nothing is connected here.
-    certificate_pem = certificate("platform").decode()
+    certificate_pem = certificate("ours").decode()
     return {**made, "api_version": "v2", "mch_key": KEY, "merchant_certificate": certificate_pem, **changes}
 
 
@@ -283,6 +282,11 @@ def test_a_payment_notice_is_verified_and_answered_in_xml() -> None:
     yes, no = made.acknowledge(True, ""), made.acknowledge(False, "later")
     assert (yes.status, parse(yes.body)["return_code"]) == (200, "SUCCESS")
     assert (no.status, parse(no.body)["return_code"]) == (500, "FAIL")
+
+
+def test_the_certificate_of_another_key_is_told() -> None:
+    wrong = installed()["wx_native"].check(config(merchant_certificate=certificate("platform").decode()))
+    assert [(one.field, one.description) for one in wrong] == [("merchant_certificate", "does not belong to the private key")]
 
 
 def test_every_wrong_field_is_named() -> None:

@@ -1,13 +1,22 @@
-"""Trying a channel's configuration with a harmless signed query, and saying in plain words what is wrong."""
+"""Trying a channel's configuration with harmless signed requests, and saying in plain words what is wrong."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from paycenter_server.channels.protocol import AttemptRef, Call, Codec, Moment, ProvesKeys, QueryStatus
+from paycenter_server.channels.protocol import (
+    AttemptRef,
+    Call,
+    Codec,
+    Moment,
+    PayRequest,
+    PayStatus,
+    ProvesKeys,
+    QueryStatus,
+)
 from paycenter_server.domain.ids import Prefix, encode
-from paycenter_server.services.channel_gateway import ChannelGateway, channel_not_found
+from paycenter_server.services.channel_gateway import ChannelGateway, Configured, channel_not_found
 from paycenter_server.services.context import Context
 from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.storage import channels as channel_rows
@@ -16,21 +25,43 @@ _SIGNATURE = (
     "The channel does not accept our signature. Either the private key is not the one that belongs to the merchant serial "
     "number (WeChat Pay) or to the application (Alipay), or this machine's clock is more than five minutes off."
 )
+_NOT_BOUND = "The application is not bound to the merchant number; bind it at the channel, or correct the one that is wrong."
+_NO_PERMISSION = "The merchant has no permission for this product; apply for it at the channel."
+_NO_MERCHANT = "There is no such merchant number at the channel."
+_NO_APPLICATION = "There is no such application at the channel."
 _WORDS = {
     "SIGN_ERROR": _SIGNATURE,
     "SIGNERROR": _SIGNATURE,
     "isv.invalid-signature": _SIGNATURE,
     "40002": _SIGNATURE,
     "RETURN_FAIL": "The channel does not understand the message, most often because the APIv2 key is not the merchant's.",
-    "NO_AUTH": "The merchant has no permission for this product; apply for it at the channel.",
-    "NOAUTH": "The merchant has no permission for this product; apply for it at the channel.",
-    "MCH_NOT_EXISTS": "There is no such merchant number at the channel.",
-    "MCHID_NOT_EXIST": "There is no such merchant number at the channel.",
-    "APPID_NOT_EXIST": "There is no such application at the channel.",
-    "APPID_MCHID_NOT_MATCH": "The application is not bound to the merchant number; bind it at the channel.",
-    "isv.invalid-app-id": "There is no such application at the channel.",
+    "NO_AUTH": _NO_PERMISSION,
+    "NOAUTH": _NO_PERMISSION,
+    "isv.insufficient-isv-permissions": _NO_PERMISSION,
+    "ACQ.ACCESS_FORBIDDEN": _NO_PERMISSION,
+    "MCH_NOT_EXISTS": _NO_MERCHANT,
+    "MCHID_NOT_EXIST": _NO_MERCHANT,
+    "APPID_NOT_EXIST": _NO_APPLICATION,
+    "APPID_MCHID_NOT_MATCH": _NOT_BOUND,
+    "isv.invalid-app-id": _NO_APPLICATION,
     "isv.missing-signature-key": "The application has no public key at Alipay; upload the one that belongs to the private key.",
 }
+# One code of WeChat's stands for several causes; its message tells them apart.
+_MESSAGES = {
+    "SIGN_ERROR": (
+        ("timestamp", "This machine's clock is more than five minutes away from the channel's: set the clock."),
+        ("序列号", "The merchant serial number is not that of the merchant's certificate at the channel."),
+        ("mchid", "The merchant serial number belongs to another merchant than the merchant number."),
+        ("", "The private key is not the one that belongs to the merchant serial number."),
+    ),
+    "RETURN_FAIL": (
+        ("不匹配", _NOT_BOUND),
+        ("mch_id不存在", _NO_MERCHANT),
+        ("appid不存在", _NO_APPLICATION),
+        ("签名错误", "The APIv2 key is not the merchant's."),
+    ),
+}
+_PERMISSION = ("NO_AUTH", "NOAUTH")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,39 +81,78 @@ class ChannelProbe:
         self._gateway = gateway
 
     async def probe(self, caller: Caller, app_key: str, code: str) -> Probe:
-        """Fetch the channel's certificates where it has such, and query a number that cannot exist. CHANNEL_NOT_FOUND."""
+        """Fetch the channel's certificates where it has such, query a number that cannot exist, and make and close an order of
+        0.01 where the channel lets that be done without a payer. CHANNEL_NOT_FOUND."""
         app = await self._identity.app_of(caller, app_key)
         async with self._context.database.connection() as connection:
             channel = await channel_rows.get_channel_by_code(connection, app.id, code)
         if channel is None:
             raise channel_not_found(code)
         configured = await self._gateway.get(channel.id)
-        now = self._context.now()
-        if configured.codec.keys_due(now) and not await self._gateway.fetch_keys(configured, None):
+        return await self._keys(configured) or await self._query(configured) or await self._order(configured)
+
+    async def _keys(self, configured: Configured) -> Probe | None:
+        if configured.codec.keys_due(self._context.now()) and not await self._gateway.fetch_keys(configured, None):
             return Probe(
                 False, "The channel's certificates cannot be fetched or do not decrypt: check the APIv3 key. " + _SIGNATURE
             )
-        if isinstance(configured.codec, ProvesKeys):
-            prover = configured.codec
+        if not isinstance(configured.codec, ProvesKeys):
+            return None
+        prover = configured.codec
 
-            def prove(codec: Codec, moment: Moment) -> Call[str] | str:
-                return prover.prove_keys(moment)
+        def prove(codec: Codec, moment: Moment) -> Call[str] | str:
+            return prover.prove_keys(moment)
 
-            why = await self._gateway.perform(configured, prove)
-            if why:
-                return Probe(False, f"{self._unclear(why)} (in detail: {why})")
+        why = await self._gateway.perform(configured, prove)
+        return Probe(False, f"{self._unclear(why)} (in detail: {why})") if why else None
+
+    def _attempt(self) -> AttemptRef:
+        now = self._context.now()
         number = encode(Prefix.ATTEMPT, self._context.new_key(now))
-        attempt = AttemptRef(number, 1, "CNY", now, now + timedelta(minutes=5), {"behaviour": "lost"})
+        return AttemptRef(number, 1, "CNY", now, now + timedelta(minutes=5), {"behaviour": "lost"})
+
+    async def _query(self, configured: Configured) -> Probe | None:
+        attempt = self._attempt()
         outcome = await self._gateway.perform(configured, lambda codec, moment: codec.query(attempt, moment))
-        if outcome.status is QueryStatus.NOT_FOUND and outcome.signed:
-            return Probe(True, "The channel answers, and both sides' signatures verify.")
         if outcome.status is QueryStatus.NOT_FOUND:
-            # WeChat v3 leaves a 404 unsigned, and a merchant without certificates gets nothing signed before it is paid.
+            if outcome.signed or configured.spec.trial is not None:
+                return None
             return Probe(True, "The channel answers and accepts our signature, and nothing that it signed failed to verify.")
-        said = f" (the channel's words: {outcome.error_code} {outcome.error_message})"
-        if outcome.error_code == "UNCLEAR":
-            return Probe(False, self._unclear(outcome.error_message) + said)
-        return Probe(False, _WORDS.get(outcome.error_code, "The channel refuses the query.") + said)
+        return self._wrong(outcome.error_code, outcome.error_message, "The channel refuses the query.")
+
+    async def _order(self, configured: Configured) -> Probe:
+        """WeChat compares application and merchant only when an order is made, and leaves the 404 of a query unsigned."""
+        build = configured.spec.trial
+        if build is None:
+            return Probe(True, "The channel answers, and both sides' signatures verify.")
+        config = self._gateway.clear_config(configured.channel)
+        trial = replace(configured, codec=build(config), key_fetches={})
+        attempt = self._attempt()
+        request = PayRequest(
+            attempt.out_trade_no, "PayCenter channel test", "", attempt.amount, attempt.currency, attempt.expire_time,
+            self._gateway.notify_urls(configured.channel)[0], "", "127.0.0.1", {}, "qr_code",
+        )  # fmt: skip
+        made = await self._gateway.perform(trial, lambda codec, moment: codec.pay(request, moment))
+        if made.status is PayStatus.WAITING:
+            # Nobody has seen its code, and it ends in minutes: whether the close worked decides nothing.
+            await self._gateway.perform(trial, lambda codec, moment: codec.close(attempt, moment))
+            return Probe(True, "The channel answers, both sides' signatures verify, and an order of 0.01 was made and closed.")
+        if made.error_code in _PERMISSION and configured.spec.code != trial.codec.code:
+            return Probe(
+                True,
+                "The channel answers and accepts our signature. Whether the application is bound to the merchant number could not "
+                "be tried: that takes an order by QR code (Native), for which the merchant has no permission.",
+            )
+        return self._wrong(made.error_code, made.error_message, "The channel refuses an order of 0.01.")
+
+    def _wrong(self, code: str, message: str, otherwise: str) -> Probe:
+        said = f" (the channel's words: {code} {message})"
+        if code == "UNCLEAR":
+            return Probe(False, self._unclear(message) + said)
+        for mark, words in _MESSAGES.get(code, ()):
+            if mark in message:
+                return Probe(False, words + said)
+        return Probe(False, _WORDS.get(code, otherwise) + said)
 
     @staticmethod
     def _unclear(why: str) -> str:

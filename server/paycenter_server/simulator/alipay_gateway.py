@@ -141,6 +141,8 @@ async def _answer(request: web.Request, call: AlipayCall, entry: Exchange) -> we
     # A declined bar payment leaves a trade behind, so that one is the operation's affair.
     if call.method != "alipay.trade.pay" or call.fault != "decline":
         _raise_before(call.rule)
+    if call.fault == "rotate":
+        simulator.rotation.turn("alipay", done=True)
     if operation is alipay_trades.query:
         bar.asked(simulator, call.trade)
     document = {"code": "10000", "msg": "Success", **operation(call)}

@@ -32,6 +32,8 @@ class AlipayNoticeForm:
 
     def encode(self, notice: Notice, how: str, rule: FaultRule | None) -> tuple[dict[str, str], bytes]:
         """Alipay, asynchronous notification."""
+        if rule is not None and rule.fault == "rotate":
+            self._rotation.turn("alipay", done=True)
         params: dict[str, str] = dict(notice.payload)
         params["notify_time"] = alipay_time(self._clock.now())
         if rule is not None and rule.fault == "wrong_amount":

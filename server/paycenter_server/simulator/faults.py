@@ -48,9 +48,12 @@ DOMAIN = {
     "decline": "refused with `code` (such as ACQ.BUYER_BALANCE_NOT_ENOUGH or NOTENOUGH), nothing was done; a bar trade has failed",
     "retry_flag": "alipay.trade.cancel: retry_flag Y, nothing was done",
     "recall": "WeChat reverse: v2 recall Y, v3 500 SYSTEM_ERROR, nothing was done",
+    "rotate": "WeChat v3, Alipay: from this call (or send) on the next platform certificate, or certificate of Alipay, signs",
 }
 NOTIFY = {
     "drop": "the send is lost, the ladder goes on",
+    "late": "sent `seconds` later by the simulator's clock; the ladder goes on from there",
+    "reordered": "sent after the trade's next notification, or `seconds` later by the simulator's clock if none comes",
     "duplicate": "sent twice",
     "signtest": "WeChat: a WECHATPAY/SIGNTEST/ probe is sent first",
 }

@@ -20,6 +20,7 @@ __all__ = ["NoticeForm", "Notifier"]
 
 _TIMEOUT_SECONDS = 5
 _ANSWER_BYTES = 65536
+_HELD = ("late", "reordered")
 
 
 class NoticeForm(Protocol):
@@ -42,6 +43,7 @@ class Notifier:
         self._forms: dict[str, tuple[str, NoticeForm]] = {}
         self._notices: dict[str, Notice] = {}
         self._of_trade: dict[str, list[Notice]] = {}
+        self._overtaken: list[Notice] = []
         self._session: aiohttp.ClientSession | None = None
 
     def register(self, protocol: str, api: str, form: NoticeForm) -> None:
@@ -72,6 +74,7 @@ class Notifier:
         """Forget all."""
         self._notices.clear()
         self._of_trade.clear()
+        self._overtaken.clear()
 
     def of(self, trade: Trade) -> list[Notice]:
         """A trade's notifications, oldest first."""
@@ -128,21 +131,48 @@ class Notifier:
         self._store.put("notice", notice.id, notice.document())
 
     def _schedule(self, notice: Notice) -> None:
-        self._agenda.at(notice.due, lambda: self._climb(notice))
+        due = notice.due
+        self._agenda.at(due, lambda: self._climb(notice, due))
 
     async def _repeat(self, notice: Notice) -> None:
         if notice.id not in self._notices:
             return
-        if await self._attempt(notice, "again"):
+        rule = self._rule(notice)
+        if rule is not None and rule.fault in _HELD:
+            self._agenda.at(self._clock.now() + rule.seconds, lambda: self._repeat(notice))
+            return
+        if await self._attempt(notice, "again", rule):
             notice.state = "DONE"
         if notice.id in self._notices:  # a reset may have come in between
             self._save(notice)
 
-    async def _climb(self, notice: Notice) -> None:
+    def _postpone(self, notice: Notice, rule: FaultRule) -> None:
+        """Send later: by the clock, or once another notification of the trade has gone out."""
+        notice.due = max(notice.due, self._clock.now()) + rule.seconds
+        self._note(notice, f"step {notice.step}", 0, False, rule.fault)
+        if rule.fault == "reordered":
+            self._overtaken.append(notice)
+        self._schedule(notice)
+        self._save(notice)
+
+    def _let_go(self, after: Notice) -> None:
+        """Send what was held back until another notification of its trade had gone out."""
+        for notice in [held for held in self._overtaken if held.trade_key == after.trade_key and held is not after]:
+            self._overtaken.remove(notice)
+            notice.due = self._clock.now()
+            self._schedule(notice)
+
+    async def _climb(self, notice: Notice, due: float) -> None:
         """One step of the ladder: the next is counted from when this one was due, as if the clock had run through it."""
-        if notice.state != "WAITING" or notice.id not in self._notices:
+        if notice.state != "WAITING" or notice.id not in self._notices or notice.due != due:
             return
-        accepted = await self._attempt(notice, f"step {notice.step}")
+        rule = self._rule(notice)
+        if rule is not None and rule.fault in _HELD:
+            self._postpone(notice, rule)
+            return
+        if notice in self._overtaken:
+            self._overtaken.remove(notice)
+        accepted = await self._attempt(notice, f"step {notice.step}", rule)
         ladder = self._forms[notice.protocol][1].ladder
         if notice.id not in self._notices:
             return
@@ -156,10 +186,11 @@ class Notifier:
             self._schedule(notice)
         self._save(notice)
 
-    async def _attempt(self, notice: Notice, label: str) -> bool:
-        api, form = self._forms[notice.protocol]
-        number = notice.trade_key.partition(":")[2]
-        rule = self._faults.take(api, (number,))
+    def _rule(self, notice: Notice) -> FaultRule | None:
+        return self._faults.take(self._forms[notice.protocol][0], (notice.trade_key.partition(":")[2],))
+
+    async def _attempt(self, notice: Notice, label: str, rule: FaultRule | None) -> bool:
+        form = self._forms[notice.protocol][1]
         fault = rule.fault if rule else ""
         if fault == "drop":
             self._note(notice, label, 0, False, "lost on the way")
@@ -200,6 +231,7 @@ class Notifier:
             return False
         accepted = form.accepted(entry.status, said)
         self._note(notice, label, entry.status, accepted, how)
+        self._let_go(notice)
         return accepted
 
     def _note(self, notice: Notice, label: str, status: int, accepted: bool, remark: str) -> None:

@@ -40,6 +40,8 @@ class WechatNoticeForm:
 
     def encode(self, notice: Notice, how: str, rule: FaultRule | None) -> tuple[dict[str, str], bytes]:
         """WeChat v3, notification: JSON around an AES-256-GCM `resource`."""
+        if rule is not None and rule.fault == "rotate":
+            self._rotation.turn("wechatpay", done=True)
         plain = copy.deepcopy(notice.payload)
         if rule is not None and rule.fault == "wrong_amount":
             name = "refund" if "refund" in plain["amount"] else "total"

@@ -100,6 +100,8 @@ class _Endpoint:
         # A declined bar payment leaves a trade behind, so that one is the operation's affair.
         if self.api != "wx.codepay" or fault != "decline":
             _raise_before(call.rule)
+        if fault == "rotate":
+            call.simulator.rotation.turn("wechatpay", done=True)
         silence = await interfere(request, call.rule, "before")
         if silence is not None:
             return silence

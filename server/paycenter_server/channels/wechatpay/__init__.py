@@ -40,6 +40,9 @@ def _spec(
     def build(config: Mapping[str, str]) -> Codec:
         return v2(config) if choose_v2(config) else v3(config)
 
+    def trial(config: Mapping[str, str]) -> Codec:
+        return WechatNativeV2Codec(config) if choose_v2(config) else WechatNativeCodec(config)
+
     return ChannelSpec(
         code=v3.code,
         family="wechatpay",
@@ -52,6 +55,7 @@ def _spec(
         limits=limits,
         content_minutes=minutes,
         attempt_life=life,
+        trial=trial,
     )
 
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from paycenter_server.channels.addresses import is_gateway
 from paycenter_server.channels.crypto import (
     CryptoError,
+    RSAPrivateKey,
+    RSAPublicKey,
     certificate_public_key,
     load_certificate,
     load_certificates,
@@ -47,6 +49,10 @@ def _usable(certificates: str) -> bool:
         return False
 
 
+def _pair(private: RSAPrivateKey, public: RSAPublicKey) -> bool:
+    return private.public_key().public_numbers() == public.public_numbers()
+
+
 class _Check:
     """Collects wrong fields; values are never repeated, because some are secrets."""
 
@@ -65,11 +71,12 @@ class _Check:
         if self.config.get("gateway_url") and not is_gateway(self.config["gateway_url"]):
             self.wrong.append(Violation("gateway_url", "must be an https address (http only on this machine)"))
 
-    def private_key(self) -> None:
+    def private_key(self) -> RSAPrivateKey | None:
         try:
-            load_private_key(self.config.get("private_key", ""))
+            return load_private_key(self.config.get("private_key", ""))
         except CryptoError:
             self.wrong.append(Violation("private_key", "must be the merchant's RSA private key (apiclient_key.pem)"))
+            return None
 
     def mch_key(self) -> None:
         self.need("mch_key", r"[!-~]{32}", "must be the APIv2 key, exactly 32 characters")
@@ -78,26 +85,31 @@ class _Check:
         self.mch_key()
         self.need("sign_type", r"(MD5|HMAC-SHA256)?", "must be MD5 or HMAC-SHA256")
         # Refunds and reversals go over mutual TLS.
-        self.private_key()
+        private = self.private_key()
         try:
-            certificate_public_key(load_certificate(self.config.get("merchant_certificate", "")))
+            public = certificate_public_key(load_certificate(self.config.get("merchant_certificate", "")))
         except CryptoError:
             self.wrong.append(Violation("merchant_certificate", "must be the merchant's certificate (apiclient_cert.pem)"))
+            return
+        if private is not None and not _pair(private, public):
+            self.wrong.append(Violation("merchant_certificate", "does not belong to the private key"))
 
     def v3(self) -> None:
         self.need("merchant_serial_no", r"[0-9A-Fa-f]{8,40}", "must be the serial number of the merchant certificate, hexadecimal")
         if len(self.config.get("api_v3_key", "").encode()) != 32:
             self.wrong.append(Violation("api_v3_key", "must be the APIv3 key, exactly 32 bytes"))
-        self.private_key()
+        private = self.private_key()
         if self.config.get("mch_key"):
             self.mch_key()
         public = bool(self.config.get("public_key") or self.config.get("public_key_id"))
         if public:
             self.need("public_key_id", r"PUB_KEY_ID_[0-9A-Za-z]{1,64}", "must be the id of WeChat's public key, PUB_KEY_ID_…")
+            description = "must be WeChat's public key (pub_key.pem), not the merchant's certificate"
             try:
-                load_public_key(self.config.get("public_key", ""))
+                theirs = load_public_key(self.config.get("public_key", ""))
+                if private is not None and _pair(private, theirs):
+                    self.wrong.append(Violation("public_key", f"belongs to the merchant's own private key; {description}"))
             except CryptoError:
-                description = "must be WeChat's public key (pub_key.pem), not the merchant's certificate"
                 self.wrong.append(Violation("public_key", description))
         certificates = self.config.get("platform_certificates", "")
         if certificates and not _usable(certificates):
