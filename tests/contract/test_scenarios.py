@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -25,10 +26,11 @@ NOT_APPLICABLE: dict[tuple[str, str], str] = {
     **{("decline", name): "made by the payer's side: Alipay tells the payer, and no call of ours is refused" for name in _PAGES},
     **{
         (scenario, name): _NEVER_NOTIFIED
-        for scenario in ("late", "same_notification_again")
+        for scenario in ("late", "same_notification_again", "reordered")
         for name in ("wx_bar-v2", "wx_bar-codepay")
     },
     ("same_notification_again", "mock"): _NO_CALLBACKS,
+    ("reordered", "mock"): _NO_CALLBACKS,
     ("wrong_amount", "mock"): _NO_CALLBACKS,
 }
 # Refunds of these five are the same code in each version, so half of the pairs stand for all of them: it keeps this file quick.
@@ -45,6 +47,10 @@ async def success(stage: Stage) -> None:
     assert (paid.paid_amount, paid.channel_code) == (AMOUNT, stage.way.code)
     assert paid.channel_order_no
     assert paid.channel_user_id
+    if stage.way.code != "mock":
+        shown = await stage.at_channel(await stage.number())
+        assert (paid.channel_user_id, paid.channel_order_no) == (shown["payer"], shown["transaction_id"])
+        assert paid.success_time == datetime.fromisoformat(shown["paid_at"])
     assert [post.json["type"] for post in await stage.world.deliver()] == ["pay_order.success"]
     assert await stage.world.cases() == []
     with pytest.raises(PayCenterError) as caught:
@@ -161,6 +167,27 @@ async def same_notification_again(stage: Stage) -> None:
     assert await stage.world.cases() == []
 
 
+async def reordered(stage: Stage) -> None:
+    """The refund is told before the payment that it is of; a query had found that payment."""
+    world = stage.world
+    await stage.fault("notify", "reordered", seconds=3600)
+    await stage.pay()
+    await stage.pass_time(6)
+    await world.until(stage.order, "SUCCESS")
+    refund = await stage.settled(await world.refund(stage.order, 40))
+    assert refund.state is RefundState.SUCCESS
+    number = await stage.number()
+    async with asyncio.timeout(5):
+        while [item["state"] for item in (await stage.at_channel(number))["notifications"]] != ["DONE", "DONE"]:
+            await asyncio.sleep(0.02)
+    payment, refunded = (await stage.at_channel(number))["notifications"]
+    assert refunded["attempts"][0]["time"] < payment["attempts"][-1]["time"]
+    after = await world.read(stage.order)
+    assert (after.paid_amount, after.refunded_amount, after.reserved_amount) == (AMOUNT, 40, 0)
+    assert sorted(post.json["type"] for post in await world.deliver()) == ["pay_order.success", "pay_refund.success"]
+    assert await world.cases() == []
+
+
 async def second_payment(stage: Stage) -> None:
     world, way = stage.world, stage.way
     if way.notified and not way.at_the_till:
@@ -242,8 +269,8 @@ async def refund_retried(stage: Stage) -> None:
 
 
 SCENARIOS: tuple[Callable[[Stage], Awaitable[None]], ...] = (
-    success, decline, unknown_then_paid, unknown_then_not_paid, closed, late, same_notification_again, second_payment,
-    wrong_amount, partial_refunds, refund_refused, refund_retried,
+    success, decline, unknown_then_paid, unknown_then_not_paid, closed, late, same_notification_again, reordered,
+    second_payment, wrong_amount, partial_refunds, refund_refused, refund_retried,
 )  # fmt: skip
 PAIRS = [
     pytest.param(scenario, way, id=f"{scenario.__name__}-{way.name}")

@@ -78,7 +78,7 @@ class AlipayTradeCodec:
             answer = self.gateway.read(api, response)
             return good(answer) if answer.code == outcomes.SUCCESS else bad(answer)
 
-        return Call(api, self.gateway.request(api, content, moment, **urls), parse, unclear)
+        return Call(api, self.gateway.request(api, content, moment, plain=False, **urls), parse, unclear)
 
     def refused(self, answer: Answer) -> PayOutcome:
         """A submit that was not accepted: definite only if the answer is signed and its code is in a table."""
