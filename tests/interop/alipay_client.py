@@ -15,8 +15,24 @@ from urllib.parse import parse_qsl, urlsplit
 from urllib.request import Request, urlopen
 
 import alipay  # type: ignore[import-not-found,import-untyped,unused-ignore]
-from alipay.exceptions import AliPayValidationError  # type: ignore[import-not-found,import-untyped,unused-ignore]
+from alipay.exceptions import AliPayException, AliPayValidationError  # type: ignore[import-not-found,import-untyped,unused-ignore]
 from checks import Checks, Settings, china_date  # type: ignore[import-not-found,unused-ignore]
+from surface import Watched, compare  # type: ignore[import-not-found,unused-ignore]
+
+# What the SDK has beyond the ways to pay: APIs of other products, and its own helpers.
+ELSEWHERE = {
+    "api_alipay_ebpp_invoice_token_batchquery": "invoices",
+    "api_alipay_fund_trans_order_query": "transfers to people, the older way",
+    "api_alipay_fund_trans_toaccount_transfer": "transfers to people, the older way",
+    "api_alipay_trade_order_settle": "profit sharing",
+}
+IN_CERTIFICATE_MODE = {
+    "api_alipay_fund_trans_uni_transfer": "transfers to people",
+    "get_cert_sn": "read while the client is made",
+    "get_root_cert_sn": "read while the client is made",
+    "load_alipay_public_key_string": "read while the client is made",
+    "read_pem_cert_chain": "read while the client is made",
+}
 
 
 def client(settings: Any, mode: str) -> Any:
@@ -57,11 +73,46 @@ class Journey:
         ]  # fmt: skip
         if self.mode == "certificate":
             checks += [self.serials, self.certificate_download]
+        checks += [self.signed_and_verified, self.other_products, self.surface]
         for check in checks:
             self.run(f"python-alipay-sdk {self.mode}: {check.__name__}", check)
 
     def start(self) -> None:
-        self.sdk = client(self.settings, self.mode)
+        self.sdk = Watched(client(self.settings, self.mode))
+
+    @property
+    def elsewhere(self) -> dict[str, str]:
+        return ELSEWHERE | (IN_CERTIFICATE_MODE if self.mode == "certificate" else {})
+
+    def signed_and_verified(self) -> None:
+        """The SDK's general calls, with which its own are made."""
+        number = self.number + "g"
+        answer = self.sdk.server_api("alipay.trade.precreate", {"subject": "Tea", "out_trade_no": number, "total_amount": "1.00"})
+        assert self.good(answer)["qr_code"]
+        biz = {"subject": "Tea", "out_trade_no": number + "p", "total_amount": "1.00", "product_code": "FAST_INSTANT_TRADE_PAY"}
+        assert "Pay</button>" in self.visit("/gateway.do?" + self.sdk.client_api("alipay.trade.page.pay", biz))
+        biz["out_trade_no"] += "2"
+        signed = self.sdk.sign_data(self.sdk.build_body("alipay.trade.page.pay", biz))
+        assert "Pay</button>" in self.visit("/gateway.do?" + signed)
+        body = self.sdk.build_body("alipay.trade.query", {"out_trade_no": number + "p"})
+        told = self.sdk.verified_sync_response(body, "alipay_trade_query_response")
+        assert told["trade_status"] == "WAIT_BUYER_PAY"
+
+    def other_products(self) -> None:
+        """A product that the simulator does not have is refused, signed, in the way of the gateway."""
+        for call in (
+            lambda: self.sdk.sdk.api_alipay_fund_trans_order_query(out_biz_no="1"),
+            lambda: self.sdk.sdk.api_alipay_trade_order_settle("1", "2", []),
+            lambda: self.sdk.sdk.server_api("alipay.fund.trans.uni.transfer", {"out_biz_no": "1"}),
+        ):
+            try:
+                raise AssertionError(call())
+            except AliPayException as error:
+                if "isv.invalid-method" not in str(error):
+                    raise
+
+    def surface(self) -> None:
+        compare(type(self.sdk.sdk), self.sdk.called, self.elsewhere)
 
     def serials(self) -> None:
         ids = self.settings.ids["alipay"]
@@ -153,9 +204,11 @@ class Journey:
         raise AssertionError("the SDK took an answer with a wrong signature")
 
     def certificate_download(self) -> None:
-        method = "alipay.open.app.alipaycert.download"
-        biz = {"alipay_cert_sn": self.settings.ids["alipay"]["alipay_cert_sn"]}
-        answer = self.good(self.sdk.server_api(method, biz))
+        serial = self.settings.ids["alipay"]["alipay_cert_sn"]
+        answer = self.good(self.sdk.server_api("alipay.open.app.alipaycert.download", {"alipay_cert_sn": serial}))
+        # The SDK's own operation only builds the query, and leaves the call to its user.
+        query = self.sdk.api_alipay_open_app_alipaycert_download(serial)
+        assert answer["alipay_cert_content"] in self.visit("/gateway.do?" + query)
         assert base64.b64decode(answer["alipay_cert_content"]).decode() == self.settings.text(
             "alipay", "alipayCertPublicKey_RSA2.crt"
         )
