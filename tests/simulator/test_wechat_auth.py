@@ -66,6 +66,13 @@ async def test_the_signature_covers_raw_path_and_body(bench: Bench) -> None:
     refused(await client.call("GET", "/v3/pay/transactions/out-trade-no/order|*02"), 400, "PARAM_ERROR")
 
 
+async def test_a_path_that_is_not_served_is_seen_in_the_wire_log(bench: Bench) -> None:
+    answer = await WechatClient(bench).call("POST", "/v3/marketing/coupons", {"stock": 1})
+    assert (answer.status, answer.body) == (404, b"")
+    (entry,) = (await bench.get("/simulator/log")).json
+    assert (entry["url"], entry["verdict"], entry["status"]) == ("/v3/marketing/coupons", "refused: no such path", 404)
+
+
 async def test_bodies_that_are_no_objects(bench: Bench) -> None:
     client = WechatClient(bench)
     refused(await client.call("POST", "/v3/pay/transactions/native", [1]), 400, "PARAM_ERROR")

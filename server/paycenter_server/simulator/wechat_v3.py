@@ -65,8 +65,10 @@ def add_routes(app: web.Application) -> None:
 
 
 async def _unknown(request: web.Request) -> web.Response:
-    del request
-    return web.Response(status=404)
+    simulator = request.app[STATE]
+    entry = simulator.log.add(simulator.clock.now(), "in", WECHATPAY_V3, "", "", request.method, request.raw_path)
+    entry.request_body, entry.verdict = WireLog.text(await request.read()), "refused: no such path"
+    return _logged(entry, web.Response(status=404), b"")
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,8 @@ def _line(cells: list[str], columns: dict[str, int], where: str) -> BillLine:
         index = columns.get(name)
         return cells[index].strip() if index is not None else ""
 
-    refunded = cell("交易状态") == "REFUND"
+    # A reversed bar payment is listed once more, REVOKED, with the refund that the channel made of it.
+    refunded = cell("交易状态") in ("REFUND", "REVOKED")
     return BillLine(
         kind=BillKind.REFUND if refunded else BillKind.PAYMENT,
         out_trade_no=cell("商户订单号"),
