@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -29,6 +29,8 @@ NOT_APPLICABLE: dict[tuple[str, str], str] = {
         for scenario in ("late", "same_notification_again", "reordered")
         for name in ("wx_bar-v2", "wx_bar-codepay")
     },
+    ("expiry", "wx_bar-codepay"): "codepay takes no expiry: the attempt is reversed after its 45 s",
+    ("expiry", "mock"): "the mock channel has no other side",
     ("same_notification_again", "mock"): _NO_CALLBACKS,
     ("reordered", "mock"): _NO_CALLBACKS,
     ("wrong_amount", "mock"): _NO_CALLBACKS,
@@ -127,6 +129,20 @@ async def _closed(stage: Stage) -> str:
     assert closed.state is OrderState.CLOSED
     assert await stage.world.value("SELECT state FROM pay_attempt") == AttemptState.CLOSED.value
     return number
+
+
+async def expiry(stage: Stage) -> None:
+    """What the channel was told is the attempt's own end, to the second."""
+    way = stage.way
+    if way.at_the_till:
+        await stage.fault(way.pay_api, way.waits)
+    attempt = await stage.submit()
+    shown = datetime.fromisoformat((await stage.at_channel(await stage.open(attempt)))["expires"])
+    if way.at_the_till:
+        # No channel takes less than a minute, and ours is over before; then it is cancelled there.
+        assert timedelta(0) <= shown - attempt.expire_time <= timedelta(seconds=30)
+    else:
+        assert shown == attempt.expire_time == stage.order.expire_time
 
 
 async def closed(stage: Stage) -> None:
@@ -269,7 +285,7 @@ async def refund_retried(stage: Stage) -> None:
 
 
 SCENARIOS: tuple[Callable[[Stage], Awaitable[None]], ...] = (
-    success, decline, unknown_then_paid, unknown_then_not_paid, closed, late, same_notification_again, reordered,
+    success, decline, unknown_then_paid, unknown_then_not_paid, expiry, closed, late, same_notification_again, reordered,
     second_payment, wrong_amount, partial_refunds, refund_refused, refund_retried,
 )  # fmt: skip
 PAIRS = [

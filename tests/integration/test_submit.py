@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import datetime, timedelta
 
 import pytest
 from paycenter_server.domain.errors import PayCenterError, Reason
@@ -180,3 +181,26 @@ async def test_encrypted_contents(world: World) -> None:
     order = await world.paid("alipay_qr")
     refund = await world.refund(order, 40)
     assert refund.state.value == "SUCCESS"
+
+
+@pytest.mark.parametrize(("code", "days"), [("wx_native", 7), ("wx_pub", 7), ("alipay_qr", 15), ("alipay_lite", 15)])
+async def test_an_order_that_outlives_what_its_channel_allows(world: World, code: str, days: int) -> None:
+    extras = {"wx_pub": {"openid": "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o"}, "alipay_lite": {"buyer_id": "2088123412341234"}}.get(code, {})
+    if code not in world.channels:
+        await world.add_channel(code)
+    order = await world.order(expire_time=world.clock.now() + timedelta(days=30))
+    first = await world.submit(order, code, **extras)
+    assert first.expire_time == (world.clock.now() + timedelta(days=days)).replace(microsecond=0)
+    trade = await world.simulator.get(f"/simulator/trades/{first.out_trade_no}")
+    assert datetime.fromisoformat(trade["expires"]) == first.expire_time
+    again = await world.submit(order, code, **extras)
+    assert again.out_trade_no == first.out_trade_no
+    # The channels check signatures by real time, so the attempt is made old, not the clock new.
+    await world.rows("UPDATE pay_attempt SET expire_time = $1", world.clock.now() - timedelta(seconds=1))
+    second = await world.submit(order, code, **extras)
+    assert second.out_trade_no != first.out_trade_no
+    assert [state for _, state, _ in await attempts(world)][-1] == "WAITING"
+    await world.simulator.pay(second.out_trade_no)
+    paid = await world.until(order, "SUCCESS")
+    assert paid.paid_amount == order.amount
+    assert await world.cases() == []

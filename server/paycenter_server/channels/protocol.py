@@ -340,8 +340,9 @@ class ChannelSpec:
     must come with a submit ("a|b": one of them); `check` names every wrong field of a configuration; `build` makes the
     codec. `limits` names every field of a submit that the channel would refuse. `content_minutes`: how long what is shown
     may be shown again. `attempt_life`: for bar codes, how long the payer may take to confirm before the attempt is
-    cancelled; such an attempt is never sent twice, only asked about. `trial`: the codec of a way to pay in which an order can
-    be made without a payer and closed again, for channels that check only then what belongs together.
+    cancelled; such an attempt is never sent twice, only asked about. `longest_life`: the most that the channel lets an attempt
+    live; an order that lives longer gets another attempt at the next submit. `trial`: the codec of a way to pay in which an
+    order can be made without a payer and closed again, for channels that check only then what belongs together.
     """
 
     code: str
@@ -356,6 +357,7 @@ class ChannelSpec:
     limits: Callable[[PayRequest], Sequence[Violation]] = _no_limits
     content_minutes: int = 60
     attempt_life: timedelta | None = None
+    longest_life: timedelta | None = None
     trial: Callable[[Mapping[str, str]], Codec] | None = None
 
     @property

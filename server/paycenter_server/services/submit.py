@@ -171,6 +171,8 @@ class Submit:
         """Whether an open attempt is what this submit asks for, so that its number is used again."""
         return (
             attempt.channel_id == configured.channel.id
+            # One that lived as long as its channel lets it is followed by another; a bar code is only asked about.
+            and (attempt.expire_time > self._context.now() or configured.spec.attempt_life is not None)
             and attempt.amount == order.amount
             and dict(attempt.channel_extras) == dict(new.extras)
             and attempt.wanted_mode == new.display_mode
@@ -203,14 +205,15 @@ class Submit:
         return tolerated
 
     def _new_attempt(self, order: PayOrder, configured: Configured, new: NewSubmit) -> PayAttempt:
-        now, life = self._context.now(), configured.spec.attempt_life
+        now, spec = self._context.now(), configured.spec
+        lives = [life for life in (spec.attempt_life, spec.longest_life) if life is not None]
         return PayAttempt(
             id=self._context.new_key(now), order_id=order.id, app_id=order.app_id, channel_id=configured.channel.id,
             channel_code=configured.channel.code, amount=order.amount, currency=order.currency,
             state=AttemptState.WAITING, display_mode="", display_content="", wanted_mode=new.display_mode,
             channel_extras=dict(new.extras), return_url=new.return_url or order.return_url,
             user_ip=new.user_ip or order.user_ip,
-            expire_time=min(order.expire_time, now + life) if life else order.expire_time, paid_amount=0,
+            expire_time=min([order.expire_time, *((now + life).replace(microsecond=0) for life in lives)]), paid_amount=0,
             channel_order_no=None, channel_user_id=None, channel_error_code=None, channel_error_message=None, success_time=None,
             next_check_time=due_after(now, ORDER_SYNC_DELAYS, 1), check_count=0, create_time=now, update_time=now,
         )  # fmt: skip

@@ -37,6 +37,8 @@ def _spec(
         required_extras=required_extras,
         limits=limits,
         attempt_life=life,
+        # "1m to 15d".
+        longest_life=timedelta(days=15),
     )
 
 

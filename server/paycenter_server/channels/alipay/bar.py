@@ -7,6 +7,7 @@ Source: Alipay Open API, "bar code payment", and `alipay.trade.cancel`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import ceil
 from typing import Any
 
 from paycenter_server.channels.alipay import outcomes
@@ -37,8 +38,13 @@ class AlipayBarCodec(AlipayTradeCodec):
 
     def pay(self, request: PayRequest, moment: Moment) -> Call[PayOutcome]:
         """Paid at once (10000), or the payer has to confirm (10003): WAITING, with nothing to show."""
+        fields = self.create_fields(request)
+        # A minute is the least that Alipay takes, and what such an attempt lives: counted there, no clock can make it less.
+        del fields["time_expire"]
+        minutes = max(ceil((request.expire_time - moment.now).total_seconds() / 60), 1)
         content = {
-            **self.create_fields(request),
+            **fields,
+            "timeout_express": f"{minutes}m",
             "scene": "bar_code",
             "auth_code": request.extras.get("auth_code", ""),
             "product_code": "FACE_TO_FACE_PAYMENT",

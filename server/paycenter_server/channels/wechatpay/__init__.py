@@ -24,6 +24,9 @@ from paycenter_server.channels.wechatpay.v2_products import (
 from paycenter_server.channels.wechatpay.v3 import WechatV3Codec
 from paycenter_server.domain.errors import Violation
 
+# "Native at most 7 days", the others 15; sources differ, so the shorter for all.
+_LONGEST = timedelta(days=7)
+
 
 def _spec(
     v3: type[WechatV3Codec],
@@ -55,6 +58,7 @@ def _spec(
         limits=limits,
         content_minutes=minutes,
         attempt_life=life,
+        longest_life=_LONGEST,
         trial=trial,
     )
 

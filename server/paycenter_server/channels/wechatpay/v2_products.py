@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import timedelta
 from urllib.parse import quote
 
 from paycenter_server.channels.protocol import (
@@ -18,6 +19,7 @@ from paycenter_server.channels.protocol import (
     PayStatus,
     QueryStatus,
 )
+from paycenter_server.channels.times import wechat_v2
 from paycenter_server.channels.wechatpay import v2_outcomes
 from paycenter_server.channels.wechatpay.v2 import WechatV2Codec
 from paycenter_server.channels.wechatpay.v2_xml import sign
@@ -129,7 +131,12 @@ class WechatBarV2Codec(WechatV2Codec):
 
     def pay(self, request: PayRequest, moment: Moment) -> Call[PayOutcome]:
         """Paid, or USERPAYING: WAITING, with nothing to show."""
-        fields = {**self.pay_fields(request), "auth_code": request.extras.get("auth_code", "")}
+        fields = {
+            **self.pay_fields(request),
+            # "More than a minute": longer than we wait, and reversed by us before that.
+            "time_expire": wechat_v2(max(request.expire_time, moment.now + timedelta(seconds=70))),
+            "auth_code": request.extras.get("auth_code", ""),
+        }
         return self.call(
             "wx2.micropay",
             self.request("/pay/micropay", fields, moment),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, TypeVar
 
 from paycenter_server.channels.crypto import (
@@ -59,9 +59,6 @@ from paycenter_server.channels.wechatpay.signature import (
 from paycenter_server.channels.wechatpay.v2_notify import read_refund
 
 T = TypeVar("T")
-
-# "Native at most 7 days": a longer order stays payable by submitting it again, and expires here when it should.
-LONGEST = timedelta(days=7)
 
 
 def _whole(value: object) -> int | None:
@@ -153,7 +150,7 @@ class WechatV3Codec(ABC):
             "mchid": self._mchid,
             "description": request.subject,
             "out_trade_no": request.out_trade_no,
-            "time_expire": rfc3339(min(request.expire_time, moment.now + LONGEST)),
+            "time_expire": rfc3339(request.expire_time),
             "notify_url": request.notify_url,
             "amount": {"total": request.amount, "currency": request.currency},
             "scene_info": {"payer_client_ip": request.user_ip},
