@@ -185,6 +185,10 @@ class ChannelUnclearError(UnavailableError, reason=Reason.CHANNEL_UNCLEAR):
     """The channel did not answer clearly. Nothing is decided: repeat the same call."""
 
 
+class ChannelChangedError(PayCenterError, reason=Reason.CHANNEL_CHANGED):
+    """The channel was changed by somebody else at the same time; read it and try again."""
+
+
 class OrderNotFoundError(NotFoundError, reason=Reason.ORDER_NOT_FOUND):
     """There is no such pay order."""
 

@@ -66,6 +66,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. The channel refused; metadata `channel_error_code` and `channel_error_message` say why."""
     ERROR_REASON_CHANNEL_UNCLEAR: _ErrorReason.ValueType  # 26
     """UNAVAILABLE. The channel did not answer clearly. Nothing is decided: repeat the same call."""
+    ERROR_REASON_CHANNEL_CHANGED: _ErrorReason.ValueType  # 27
+    """ABORTED. The channel was changed by somebody else at the same time; read it and try again."""
     ERROR_REASON_ORDER_NOT_FOUND: _ErrorReason.ValueType  # 30
     """NOT_FOUND. There is no such pay order."""
     ERROR_REASON_ORDER_CONFLICT: _ErrorReason.ValueType  # 31
@@ -144,6 +146,8 @@ ERROR_REASON_CHANNEL_REFUSED: ErrorReason.ValueType  # 25
 """FAILED_PRECONDITION. The channel refused; metadata `channel_error_code` and `channel_error_message` say why."""
 ERROR_REASON_CHANNEL_UNCLEAR: ErrorReason.ValueType  # 26
 """UNAVAILABLE. The channel did not answer clearly. Nothing is decided: repeat the same call."""
+ERROR_REASON_CHANNEL_CHANGED: ErrorReason.ValueType  # 27
+"""ABORTED. The channel was changed by somebody else at the same time; read it and try again."""
 ERROR_REASON_ORDER_NOT_FOUND: ErrorReason.ValueType  # 30
 """NOT_FOUND. There is no such pay order."""
 ERROR_REASON_ORDER_CONFLICT: ErrorReason.ValueType  # 31

@@ -150,7 +150,7 @@ class ChannelAdmin:
                 remark=changes.get("remark", channel.remark), config=stored,
             )  # fmt: skip
         if not done:
-            raise PayCenterError(Reason.ORDER_CHANGED, "The channel was changed by somebody else; read it and try again.")
+            raise PayCenterError(Reason.CHANNEL_CHANGED, "The channel was changed by somebody else; read it and try again.")
         return self.view(await self._load(caller, number))
 
     async def delete(self, caller: Caller, number: str) -> None:
