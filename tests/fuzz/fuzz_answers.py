@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from typing import Any
 
 import atheris  # type: ignore[import-not-found,unused-ignore]
 from harness import fuzz
 
 with atheris.instrument_imports(include=["paycenter_server.channels"]):
+    from paycenter_server.channels import crypto
     from paycenter_server.channels.protocol import AnswerError, Call, HttpResponse, UnknownKeyError
     from paycenter_server.channels.registry import installed
 
-from unit.channel_support import ATTEMPT, MOMENT, NOW, PAY, REFUND, ali_config, ali_raw, certificate, wx_config, wx_headers
+from unit.channel_support import (
+    ATTEMPT,
+    MOMENT,
+    NOW,
+    PAY,
+    REFUND,
+    ali_cert_config,
+    ali_config,
+    ali_raw,
+    certificate,
+    wx_config,
+    wx_headers,
+)
 
 SUBJECTS: dict[str, Any] = {"pay": PAY, "query": ATTEMPT, "close": ATTEMPT, "refund": REFUND, "query_refund": REFUND}
 V2 = {
@@ -26,6 +41,12 @@ for spec in installed().values():
             call = getattr(spec.build(config), name)(subject, MOMENT)
             if isinstance(call, Call):
                 CALLS.append((spec.family, call))
+for made in (
+    installed()["wx_native"].build({**wx_config(), "use_platform_certificates": "true"}).fetch_keys(None, MOMENT),
+    installed()["alipay_qr"].build(ali_cert_config()).fetch_keys("f" * 32, MOMENT),
+):
+    assert made is not None
+    CALLS.append(("alipay" if made.api.startswith("alipay") else "wechatpay", made))
 STATUS = (200, 204, 400, 404, 429, 500)
 
 
@@ -36,7 +57,13 @@ def target(data: bytes) -> None:
     if how % 2 == 0:
         response = HttpResponse(status, {}, body)
     elif family == "alipay":
-        response = HttpResponse(200, {}, ali_raw(call.api, body.decode("utf-8", "replace")))
+        method = "alipay.open.app.alipaycert.download" if call.api == "alipay.certificate" else call.api
+        response = HttpResponse(200, {}, ali_raw(method, body.decode("utf-8", "replace")))
+    elif call.api == "wx.certificates":
+        sealed = crypto.aes_gcm_encrypt(wx_config()["api_v3_key"].encode(), b"0" * 12, body, b"certificate")
+        secret = {"nonce": "0" * 12, "associated_data": "certificate", "ciphertext": base64.b64encode(sealed).decode()}
+        offered = json.dumps({"data": [{"serial_no": "7A", "encrypt_certificate": secret}]}).encode()
+        response = HttpResponse(200, wx_headers(offered), offered)
     else:
         response = HttpResponse(status, wx_headers(body), body)
     call.parse(response, NOW)
