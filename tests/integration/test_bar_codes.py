@@ -4,35 +4,52 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
+from paycenter_server.channels.protocol import HttpRequest, HttpResponse
+from paycenter_server.channels.transport import AiohttpTransport, TransportUnclearError
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.states import OrderState
 from paycenter_server.services.context import deadline
-from support.world import OPERATOR, World
+from support.world import OPERATOR, World, open_world
 
 KINDS = {
-    "alipay": ("alipay_bar", "281234567890123456", "alipay.trade.pay", "in_process", "alipay.trade.cancel", "retry_flag"),
-    "v2": ("wx_bar", "134567890123456789", "wx2.micropay", "user_paying", "wx2.reverse", "recall"),
-    "v3": ("wx_bar", "134567890123456789", "wx.codepay", "user_paying", "wx.reverse", "recall"),
-}
+    "alipay": (
+        "alipay_bar", "281234567890123456", "alipay.trade.pay", "alipay.trade.query", "in_process", "alipay.trade.cancel",
+        "retry_flag",
+    ),
+    "v2": ("wx_bar", "134567890123456789", "wx2.micropay", "wx2.orderquery", "user_paying", "wx2.reverse", "recall"),
+    "v3": ("wx_bar", "134567890123456789", "wx.codepay", "wx.query", "user_paying", "wx.reverse", "recall"),
+}  # fmt: skip
 
 
 @pytest.fixture(params=list(KINDS))
 async def till(world: World, request: pytest.FixtureRequest) -> Till:
-    code, auth_code, api, waits, cancel, again = KINDS[request.param]
-    if request.param == "v3":
+    return await make_till(world, request.param)
+
+
+async def make_till(world: World, kind: str) -> Till:
+    if kind == "v3":
         family, config = world.configs["wx_native"]
         world.configs["wx_bar"] = family, {**config, "use_codepay": "true"}
-    await world.add_channel(code)
-    return Till(world, code, auth_code, api, waits, cancel, again)
+    made = Till(world, *KINDS[kind])
+    await world.add_channel(made.code)
+    return made
 
 
+@dataclass
 class Till:
-    def __init__(self, world: World, code: str, auth_code: str, api: str, waits: str, cancel: str, again: str) -> None:
-        self.world, self.code, self.auth_code = world, code, auth_code
-        self.api, self.waits, self.cancel, self.again = api, waits, cancel, again
+    world: World
+    code: str
+    auth_code: str
+    api: str
+    query: str
+    waits: str
+    cancel: str
+    again: str
 
     async def scan(self, order: Any, seconds: float = 1.0) -> Any:
         """The cashier's call, by a service that waits so many seconds."""
@@ -153,9 +170,88 @@ async def test_close_while_the_payer_thinks(world: World, till: Till) -> None:
     order = await world.order()
     await world.simulator.fault(till.api, till.waits)
     attempt = await till.scan(order)
+    if till.code == "wx_bar":
+        # WeChat asks for 15 s between payment and reversal: until then nothing is sent, and the caller is told when.
+        till.auth_code = till.auth_code[:-1] + "1"
+        for call in (lambda: world.services.orders.close(world.caller, order.number), lambda: till.scan(order)):
+            with pytest.raises(PayCenterError) as caught:
+                await call()
+            assert caught.value.reason is Reason.ATTEMPT_PENDING
+            assert caught.value.retry_after is not None
+            assert 10 < caught.value.retry_after <= 15
+        assert (await till.trade(attempt))["state"] == "USERPAYING"
+        world.clock.advance(15)
     closed = await world.services.orders.close(world.caller, order.number)
     assert closed.state is OrderState.CLOSED
     assert (await till.trade(attempt))["state"] in ("CLOSED", "REVOKED")
+
+
+@pytest.mark.parametrize("fault", ["error_before_commit", "unsigned"])
+async def test_a_query_that_says_nothing_does_not_keep_the_till_from_cancelling(world: World, till: Till, fault: str) -> None:
+    """ "Still unknown: cancel at once after the last query." """
+    order = await world.order()
+    await world.simulator.fault(till.api, till.waits)
+    attempt = await till.scan(order)
+    await world.simulator.fault(till.query, fault, times=-1)
+    await till.pass_time(31)
+    assert (await till.trade(attempt))["state"] == "USERPAYING"
+    await till.pass_time(31)
+    assert await world.value("SELECT state FROM pay_attempt") == "CLOSED"
+    assert (await till.trade(attempt))["state"] in ("CLOSED", "REVOKED")
+
+
+async def test_what_is_a_case_is_not_cancelled(world: World, till: Till) -> None:
+    """Paid with another amount: a person decides, so the money stays where it is."""
+    order = await world.order()
+    await world.simulator.fault(till.api, till.waits)
+    attempt = await till.scan(order)
+    await world.simulator.post(f"/simulator/pay/{attempt.out_trade_no}", {"amount": 1})
+    await till.pass_time(6)
+    await till.pass_time(61)
+    assert [case["kind"] for case in await world.cases()] == ["WRONG_AMOUNT"]
+    assert (await till.trade(attempt))["refunded"] == 0
+
+
+class Slow:
+    """A network that keeps one payment for as long as a test wants."""
+
+    def __init__(self) -> None:
+        self.inner = AiohttpTransport()
+        self.kept: list[HttpRequest] = []
+
+    async def send(self, request: HttpRequest, seconds: float) -> HttpResponse:
+        if request.url.endswith(("/pay/micropay", "/codepay")) and not self.kept:
+            self.kept.append(request)
+            raise TransportUnclearError("on its way")
+        return await self.inner.send(request, seconds)
+
+
+@pytest.mark.parametrize("kind", ["v2", "v3"])
+@pytest.mark.parametrize("then", ["user_paying", ""], ids=["waits", "pays"])
+async def test_a_code_that_arrives_after_its_reversal(
+    kind: str, then: str, database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
+) -> None:
+    """WeChat does not know the number when it is reversed, so it is looked at once more: reversed then, or booked."""
+    transport = Slow()
+    async with open_world(database_url, redis_url, keys_dir, master_key_file, transport=transport) as world:
+        till = await make_till(world, kind)
+        order = await world.order()
+        with pytest.raises(PayCenterError):
+            await till.scan(order)
+        await till.pass_time(61)
+        assert await world.value("SELECT state FROM pay_attempt") == "CLOSED"
+        if then:
+            await world.simulator.fault(till.api, then)
+        await transport.inner.send(transport.kept[0], 5)
+        (attempt,) = await world.services.orders.attempts(order)
+        await till.pass_time(61)
+        if then:
+            assert (await till.trade(attempt))["state"] == "REVOKED"
+            assert await world.value("SELECT next_check_time FROM pay_attempt") is None
+        else:
+            # Nobody had closed the order, so it is paid after all.
+            assert (await world.read(order)).state is OrderState.SUCCESS
+        await transport.inner.aclose()
 
 
 async def test_the_code_is_needed(world: World, till: Till) -> None:

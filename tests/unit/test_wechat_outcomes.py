@@ -7,14 +7,16 @@ from typing import Any
 import pytest
 from paycenter_server.channels.protocol import (
     AnswerError,
+    Call,
     CloseStatus,
     HttpResponse,
     PayStatus,
     QueryStatus,
     RefundStatus,
 )
+from paycenter_server.channels.registry import installed
 from paycenter_server.channels.wechatpay import outcomes
-from unit.channel_support import ATTEMPT, MOMENT, NOW, PAY, REFUND, wx, wx_error, wx_refund, wx_signed, wx_transaction
+from unit.channel_support import ATTEMPT, MOMENT, NOW, PAY, REFUND, wx, wx_config, wx_error, wx_refund, wx_signed, wx_transaction
 
 TRADE_STATES = {
     "NOTPAY": "WAITING", "USERPAYING": "WAITING", "ACCEPT": "WAITING", "PAYERROR": "WAITING", "SUCCESS": "PAID",
@@ -177,3 +179,19 @@ def test_a_text_that_no_database_takes_is_replaced() -> None:
     body = b'{"code":"PARAM_ERROR","message":"a\\u0000b\\ud800c"}'
     outcome = wx().pay(PAY, MOMENT).parse(HttpResponse(400, {}, body), NOW)
     assert (outcome.error_code, outcome.error_message) == ("PARAM_ERROR", "a\ufffdb?c")
+
+
+# Of bar codes: what a close says of paid and unknown orders means something else to a reversal.
+REVERSALS = {
+    **{row[0]: row[4] for row in CODES if row[4] is not None}, "ORDERPAID": "UNKNOWN", "ORDER_PAID": "UNKNOWN",
+    "ORDER_NOT_EXIST": "STILL_PAYABLE", "ORDERNOTEXIST": "STILL_PAYABLE",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "expected"), [*REVERSALS.items(), ("A_CODE_OF_TOMORROW", "UNKNOWN")])
+def test_a_reversal_that_failed(code: str, expected: str) -> None:
+    assert set(outcomes.REVERSE_ERRORS) == set(REVERSALS)
+    call = installed()["wx_bar"].build(wx_config(use_codepay="true")).close(ATTEMPT, MOMENT)
+    assert isinstance(call, Call)
+    outcome = call.parse(wx_error(400, code), NOW)
+    assert (outcome.status, outcome.error_code) == (expected, code)

@@ -24,7 +24,6 @@ from paycenter_server.channels.protocol import (
     RefundStatus,
 )
 from paycenter_server.channels.registry import installed
-from paycenter_server.channels.wechatpay import v2_outcomes
 from paycenter_server.channels.wechatpay.v2_xml import HMAC_SHA256, MD5, build, parse, sign, verify
 from support.vectors import VECTORS
 from unit.channel_support import ATTEMPT, MOMENT, NOW, NUMBER, PAY, REFUND, REFUND_NUMBER, certificate, wx_config
@@ -168,62 +167,6 @@ def test_parameters_for_the_payers_side_are_signed(code: str, name: str) -> None
     fields = json.loads(outcome.display_content)
     assert sign({key: value for key, value in fields.items() if key != name}, KEY, HMAC_SHA256) == fields[name]
     assert outcome.display_mode == "app"
-
-
-def rows(table: Any) -> list[Any]:
-    return [pytest.param(code, status, id=code) for code, status in table.items()]
-
-
-@pytest.mark.parametrize(("code", "status"), [*rows(v2_outcomes.PAY_ERRORS), ("NEVER_SEEN", PayStatus.UNKNOWN)])
-def test_pay_error(code: str, status: PayStatus) -> None:
-    assert codec().pay(PAY, MOMENT).parse(answer(result_code="FAIL", err_code=code), NOW).status is status
-
-
-@pytest.mark.parametrize(("code", "status"), [*rows(v2_outcomes.MICROPAY_ERRORS), ("NEVER_SEEN", PayStatus.UNKNOWN)])
-def test_micropay_error(code: str, status: PayStatus) -> None:
-    assert codec("wx_bar").pay(PAY, MOMENT).parse(answer(result_code="FAIL", err_code=code), NOW).status is status
-
-
-@pytest.mark.parametrize(("code", "status"), [*rows(v2_outcomes.QUERY_ERRORS), ("NEVER_SEEN", QueryStatus.UNKNOWN)])
-def test_query_error(code: str, status: QueryStatus) -> None:
-    assert codec().query(ATTEMPT, MOMENT).parse(answer(result_code="FAIL", err_code=code), NOW).status is status
-
-
-@pytest.mark.parametrize(("code", "status"), [*rows(v2_outcomes.CLOSE_ERRORS), ("NEVER_SEEN", CloseStatus.UNKNOWN)])
-def test_close_error(code: str, status: CloseStatus) -> None:
-    assert codec().close(ATTEMPT, MOMENT).parse(answer(result_code="FAIL", err_code=code), NOW).status is status
-
-
-@pytest.mark.parametrize(("code", "status"), [*rows(v2_outcomes.REFUND_ERRORS), ("NEVER_SEEN", RefundStatus.UNKNOWN)])
-def test_refund_error(code: str, status: RefundStatus) -> None:
-    assert codec().refund(REFUND, MOMENT).parse(answer(result_code="FAIL", err_code=code), NOW).status is status
-
-
-@pytest.mark.parametrize(("code", "status"), [*rows(v2_outcomes.REFUND_STATES), ("NEVER_SEEN", RefundStatus.UNKNOWN)])
-def test_refund_state(code: str, status: RefundStatus) -> None:
-    given = answer(
-        result_code="SUCCESS", refund_status_0=code, out_refund_no_0=REFUND_NUMBER, out_trade_no=NUMBER,
-        refund_fee_0=str(REFUND.amount), refund_id_0="5000", refund_success_time_0="2026-01-02 03:04:05",
-    )  # fmt: skip
-    outcome = codec().query_refund(REFUND, MOMENT).parse(given, NOW)
-    assert outcome.status is status
-    assert outcome.facts.amount == REFUND.amount
-
-
-@pytest.mark.parametrize(
-    ("state", "status"),
-    [
-        ("SUCCESS", QueryStatus.PAID), ("REFUND", QueryStatus.PAID), ("NOTPAY", QueryStatus.WAITING),
-        ("USERPAYING", QueryStatus.WAITING), ("CLOSED", QueryStatus.CLOSED), ("REVOKED", QueryStatus.CLOSED),
-        ("PAYERROR", QueryStatus.WAITING), ("NEVER_SEEN", QueryStatus.UNKNOWN),
-    ],
-)  # fmt: skip
-def test_trade_state(state: str, status: QueryStatus) -> None:
-    given = answer(result_code="SUCCESS", trade_state=state, out_trade_no=NUMBER, total_fee="100", time_end="20260102030405")
-    outcome = codec().query(ATTEMPT, MOMENT).parse(given, NOW)
-    assert outcome.status is status
-    assert (outcome.payment.amount, outcome.payment.currency) == (100, "CNY")
-    assert outcome.payment.success_time.isoformat() == "2026-01-02T03:04:05+08:00"
 
 
 @pytest.mark.parametrize("operation", ["query", "close"])

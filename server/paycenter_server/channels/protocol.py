@@ -341,7 +341,8 @@ class ChannelSpec:
     codec. `limits` names every field of a submit that the channel would refuse. `content_minutes`: how long what is shown
     may be shown again. `attempt_life`: for bar codes, how long the payer may take to confirm before the attempt is
     cancelled; such an attempt is never sent twice, only asked about. `longest_life`: the most that the channel lets an attempt
-    live; an order that lives longer gets another attempt at the next submit. `trial`: the codec of a way to pay in which an
+    live; an order that lives longer gets another attempt at the next submit. `close_after`: how long after its creation an attempt
+    may first be closed, where the channel asks for a pause. `trial`: the codec of a way to pay in which an
     order can be made without a payer and closed again, for channels that check only then what belongs together.
     """
 
@@ -358,6 +359,7 @@ class ChannelSpec:
     content_minutes: int = 60
     attempt_life: timedelta | None = None
     longest_life: timedelta | None = None
+    close_after: timedelta = timedelta(0)
     trial: Callable[[Mapping[str, str]], Codec] | None = None
 
     @property

@@ -21,15 +21,19 @@ from paycenter_server.storage import orders as order_rows
 
 log = structlog.get_logger(__name__)
 WATCH_AFTER_EXPIRY = timedelta(minutes=1)
+FACTS_MISMATCH = "FACTS_MISMATCH"
+_ASK_AGAIN = 3.0
 
 
 class Settled(StrEnum):
-    """How an open attempt ended up. STILL_PAYABLE: the channel cannot close it. UNCLEAR: the channel did not say."""
+    """How an open attempt ended up. STILL_PAYABLE: the channel cannot close it. UNCLEAR: the channel did not say. TOO_SOON: the
+    channel wants more time between creating and closing, so it was not told to close."""
 
     PAID = "PAID"
     CLOSED = "CLOSED"
     STILL_PAYABLE = "STILL_PAYABLE"
     UNCLEAR = "UNCLEAR"
+    TOO_SOON = "TOO_SOON"
 
 
 def attempt_ref(attempt: PayAttempt) -> AttemptRef:
@@ -64,12 +68,12 @@ class Closing:
         payment = outcome.payment
         if payment is None or payment.out_trade_no != attempt.out_trade_no:
             log.error("query_answered_another_number", out_trade_no=attempt.out_trade_no)
-            return QueryOutcome(QueryStatus.UNKNOWN, None, "FACTS_MISMATCH", "the answer is about another number")
+            return QueryOutcome(QueryStatus.UNKNOWN, None, FACTS_MISMATCH, "the answer is about another number")
         try:
             await self._payments.book(configured, payment, raw="")
         except FactsMismatchError as error:
             log.error("query_facts_mismatch", out_trade_no=attempt.out_trade_no, why=str(error))
-            return QueryOutcome(QueryStatus.UNKNOWN, None, "FACTS_MISMATCH", str(error))
+            return QueryOutcome(QueryStatus.UNKNOWN, None, FACTS_MISMATCH, str(error))
         return outcome
 
     async def settle_or_close(self, attempt: PayAttempt) -> Settled:
@@ -80,9 +84,11 @@ class Closing:
         if outcome.status is QueryStatus.CLOSED:
             await self._close_here(attempt, outcome.error_code, outcome.error_message)
             return Settled.CLOSED
-        if outcome.status is QueryStatus.UNKNOWN:
-            return Settled.UNCLEAR
         configured = await self._gateway.get(attempt.channel_id)
+        if outcome.status is QueryStatus.UNKNOWN and not self._cancel_unasked(configured, attempt, outcome):
+            return Settled.UNCLEAR
+        if self._context.now() < attempt.create_time + configured.spec.close_after:
+            return Settled.TOO_SOON
         closed = await self._gateway.perform(configured, lambda codec, moment: codec.close(attempt_ref(attempt), moment))
         if closed.status is CloseStatus.CLOSED:
             await self._close_here(attempt, "", "")
@@ -93,6 +99,12 @@ class Closing:
             again = await self.query(attempt)
             return Settled.PAID if again.status is QueryStatus.PAID else Settled.UNCLEAR
         return Settled.UNCLEAR
+
+    def _cancel_unasked(self, configured: Configured, attempt: PayAttempt, outcome: QueryOutcome) -> bool:
+        """A bar code whose time is over is cancelled even if the query says nothing: cancelling gives back what was paid. Not if
+        it was paid with facts that are not ours, which has become a case."""
+        over = configured.spec.attempt_life is not None and attempt.expire_time <= self._context.now()
+        return over and outcome.error_code != FACTS_MISMATCH
 
     async def _close_here(self, attempt: PayAttempt, code: str, message: str) -> None:
         async with self._context.database.connection() as connection:
@@ -107,8 +119,20 @@ class Closing:
         async with self._context.database.connection() as connection:
             await attempt_rows.close_attempt(connection, attempt.id, now, watch_until=watch_until)
 
+    async def pending(self, attempt: PayAttempt) -> PayCenterError:
+        """ATTEMPT_PENDING, to be repeated when the channel may be told to close."""
+        configured = await self._gateway.get(attempt.channel_id)
+        wait = (attempt.create_time + configured.spec.close_after - self._context.now()).total_seconds()
+        return PayCenterError(
+            Reason.ATTEMPT_PENDING,
+            f"An earlier submit to {attempt.channel_code!r} is still being decided there; repeat the call in a moment.",
+            metadata={"out_trade_no": attempt.out_trade_no},
+            retry_after=max(wait, _ASK_AGAIN),
+        )
+
     async def close_all(self, order_id: UUID) -> None:
-        """Every open attempt of an order; ORDER_PAID if one turns out to be paid, CHANNEL_UNCLEAR if one cannot be decided."""
+        """Every open attempt of an order; ORDER_PAID if one turns out to be paid, CHANNEL_UNCLEAR or ATTEMPT_PENDING if one cannot
+        be decided (yet)."""
         async with self._context.database.connection() as connection:
             attempts = await attempt_rows.open_attempts(connection, order_id)
         for attempt in attempts:
@@ -117,6 +141,8 @@ class Closing:
                 raise order_paid()
             if settled is Settled.UNCLEAR:
                 raise channel_unclear(attempt.channel_code)
+            if settled is Settled.TOO_SOON:
+                raise await self.pending(attempt)
             if settled is Settled.STILL_PAYABLE:
                 await self.give_up_on(attempt)
 
@@ -146,5 +172,5 @@ def channel_unclear(code: str) -> PayCenterError:
         Reason.CHANNEL_UNCLEAR,
         f"The channel {code!r} did not answer clearly, so nothing was decided; repeat the same call in a moment.",
         metadata={"channel_code": code},
-        retry_after=3.0,
+        retry_after=_ASK_AGAIN,
     )

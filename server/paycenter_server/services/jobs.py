@@ -115,7 +115,7 @@ class Jobs:
         settled = await self._closing.settle_or_close(attempt)
         if settled is Settled.STILL_PAYABLE:
             await self._closing.give_up_on(attempt)
-        elif settled is Settled.UNCLEAR:
+        elif settled in (Settled.UNCLEAR, Settled.TOO_SOON):
             await self._postpone(attempt)
 
     async def _postpone(self, attempt: PayAttempt) -> None:
@@ -130,10 +130,11 @@ class Jobs:
             await self._payments.stale(attempt)
 
     async def _watch(self, attempt: PayAttempt) -> None:
-        """Closed here but not at the channel: one more look after its expiry, until the channel gives a clear answer."""
-        outcome = await self._closing.query(attempt)
+        """Closed here but not at the channel: one more look after its expiry, until the channel gives a clear answer. What has
+        become payable meanwhile (a QR code scanned late, a bar code that arrived late) is closed there now."""
+        settled = await self._closing.settle_or_close(attempt)
         when = None
-        if outcome.status is QueryStatus.UNKNOWN:
+        if settled in (Settled.UNCLEAR, Settled.TOO_SOON):
             when = due_after(self._context.now(), ORDER_SYNC_DELAYS, attempt.check_count)
         async with self._context.database.connection() as connection:
             await attempt_rows.set_next_check(connection, attempt.id, when, only_open=False)
@@ -160,7 +161,7 @@ class Jobs:
                 return
             if settled is Settled.STILL_PAYABLE:
                 await self._closing.give_up_on(attempt)
-            if settled is Settled.UNCLEAR:
+            if settled in (Settled.UNCLEAR, Settled.TOO_SOON):
                 late = max((now - attempt.expire_time).total_seconds(), 0)
                 step = sum(1 for delay in EXPIRE_RETRY_DELAYS if delay < late)
                 async with self._context.database.connection() as connection:

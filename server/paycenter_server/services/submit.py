@@ -17,7 +17,7 @@ from paycenter_server.domain.schedule import ORDER_SYNC_DELAYS, due_after
 from paycenter_server.domain.states import AttemptState, OrderState
 from paycenter_server.domain.validation import Check
 from paycenter_server.services.channel_gateway import ChannelGateway, Configured, channel_not_found
-from paycenter_server.services.closing import Closing, Settled, channel_unclear, order_paid
+from paycenter_server.services.closing import FACTS_MISMATCH, Closing, Settled, channel_unclear, order_paid
 from paycenter_server.services.context import Context, deadline
 from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.services.orders import Orders, order_changed, order_closed, order_not_found
@@ -193,14 +193,9 @@ class Submit:
             settled = await self._closing.settle_or_close(attempt)
             if settled is Settled.PAID:
                 raise order_paid()
-            if settled is Settled.UNCLEAR and attempt.channel_id == configured.channel.id:
-                raise PayCenterError(
-                    Reason.ATTEMPT_PENDING,
-                    f"An earlier submit to {attempt.channel_code!r} is still being decided there; repeat the call in a moment.",
-                    metadata={"out_trade_no": attempt.out_trade_no},
-                    retry_after=3.0,
-                )
-            if settled in (Settled.UNCLEAR, Settled.STILL_PAYABLE):
+            if settled in (Settled.UNCLEAR, Settled.TOO_SOON) and attempt.channel_id == configured.channel.id:
+                raise await self._closing.pending(attempt)
+            if settled is not Settled.CLOSED:
                 tolerated.add(attempt.id)
         return tolerated
 
@@ -267,7 +262,7 @@ class Submit:
                 await self._payments.book(configured, outcome.payment, raw="")
             except FactsMismatchError as error:
                 log.error("pay_facts_mismatch", out_trade_no=attempt.out_trade_no, why=str(error))
-                await self._unclear(attempt, "FACTS_MISMATCH", str(error))
+                await self._unclear(attempt, FACTS_MISMATCH, str(error))
                 raise channel_unclear(attempt.channel_code) from error
         elif outcome.status is PayStatus.WAITING:
             async with self._context.database.connection() as connection:

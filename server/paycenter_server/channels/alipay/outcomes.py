@@ -27,7 +27,12 @@ PAY_ERRORS: Mapping[str, PayStatus] = {
     "ACQ.ACCESS_FORBIDDEN": PayStatus.REFUSED,
     "ACQ.PARTNER_ERROR": PayStatus.REFUSED,
     "ACQ.TOTAL_FEE_EXCEED": PayStatus.REFUSED,
+    # Bar codes: failed for good; another code needs another out_trade_no.
     "ACQ.PAYMENT_FAIL": PayStatus.REFUSED,
+    "ACQ.PAYMENT_AUTH_CODE_INVALID": PayStatus.REFUSED,
+    "ACQ.BUYER_BALANCE_NOT_ENOUGH": PayStatus.REFUSED,
+    "ACQ.BUYER_BANKCARD_BALANCE_NOT_ENOUGH": PayStatus.REFUSED,
+    "ACQ.ERROR_BALANCE_PAYMENT_DISABLE": PayStatus.REFUSED,
 }
 
 CLOSE_ERRORS: Mapping[str, CloseStatus] = {

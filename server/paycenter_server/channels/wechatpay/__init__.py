@@ -37,6 +37,7 @@ def _spec(
     *,
     minutes: int = 60,
     life: timedelta | None = None,
+    close_after: timedelta = timedelta(0),
     choose_v2: Callable[[Mapping[str, str]], bool] = is_v2,
     check_config: Callable[[Mapping[str, str]], Sequence[Violation]] = check,
 ) -> ChannelSpec:
@@ -59,6 +60,7 @@ def _spec(
         content_minutes=minutes,
         attempt_life=life,
         longest_life=_LONGEST,
+        close_after=close_after,
         trial=trial,
     )
 
@@ -70,7 +72,7 @@ CHANNELS = (
     _spec(WechatAppCodec, WechatAppV2Codec, "WeChat Pay App", "app"),
     # An h5_url lives five minutes.
     _spec(WechatWapCodec, WechatWapV2Codec, "WeChat Pay H5", "url", minutes=4),
-    # "Query every 5 s, 30 to 45 s, then reverse."
+    # "Query every 5 s, 30 to 45 s, then reverse"; "at least 15 s after the payment, please".
     _spec(
         WechatBarCodec,
         WechatBarV2Codec,
@@ -78,6 +80,7 @@ CHANNELS = (
         "bar_code",
         ("auth_code",),
         life=timedelta(seconds=45),
+        close_after=timedelta(seconds=15),
         choose_v2=bar_is_v2,
         check_config=check_bar,
     ),

@@ -16,6 +16,7 @@ from paycenter_server.channels.protocol import (
     PayStatus,
     QueryStatus,
 )
+from paycenter_server.channels.wechatpay import outcomes
 from paycenter_server.channels.wechatpay.v3 import WechatV3Codec, transaction
 
 
@@ -54,4 +55,4 @@ class WechatBarCodec(WechatV3Codec):
         """Reverse: cancels what is unpaid, refunds what was paid."""
         fields = {"appid": self.account["appid"], "mchid": self.account["mchid"]}
         target = f"/v3/pay/transactions/out-trade-no/{attempt.out_trade_no}/reverse"
-        return self._end("wx.reverse", target, fields, moment)
+        return self._end("wx.reverse", target, fields, moment, outcomes.REVERSE_ERRORS)

@@ -57,6 +57,14 @@ CLOSE_ERRORS: Mapping[str, CloseStatus] = {
     **dict.fromkeys((*_DEFINITE, *_UNCLEAR, "SIGN_ERROR", "TRADE_ERROR"), CloseStatus.UNKNOWN),
 }
 
+# Bar codes. A payment that never arrived, or has not yet: closed here, and looked at once more after its short life.
+REVERSE_ERRORS: Mapping[str, CloseStatus] = {
+    **CLOSE_ERRORS,
+    **dict.fromkeys(("ORDER_NOT_EXIST", "ORDERNOTEXIST"), CloseStatus.STILL_PAYABLE),
+    # Reversing gives back what was paid: that it is paid only means that it was not reversed.
+    **dict.fromkeys(("ORDERPAID", "ORDER_PAID"), CloseStatus.UNKNOWN),
+}
+
 REFUND_ERRORS: Mapping[str, RefundStatus] = {
     **dict.fromkeys(_DEFINITE, RefundStatus.FAILED),
     **dict.fromkeys(_UNCLEAR, RefundStatus.UNKNOWN),

@@ -49,6 +49,14 @@ CLOSE_ERRORS: Mapping[str, CloseStatus] = {
     "SYSTEMERROR": CloseStatus.UNKNOWN,
 }
 
+# Bar codes. A payment that never arrived, or has not yet: closed here, and looked at once more after its short life.
+REVERSE_ERRORS: Mapping[str, CloseStatus] = {
+    "ORDERREVERSED": CloseStatus.CLOSED,
+    "ORDERNOTEXIST": CloseStatus.STILL_PAYABLE,
+    "SYSTEMERROR": CloseStatus.UNKNOWN,
+    "USERPAYING": CloseStatus.UNKNOWN,
+}
+
 REFUND_ERRORS: Mapping[str, RefundStatus] = {
     **dict.fromkeys(_DEFINITE, RefundStatus.FAILED),
     "SIGNERROR": RefundStatus.RETRY_LATER,

@@ -157,7 +157,6 @@ class WechatBarV2Codec(WechatV2Codec):
             "wx2.reverse",
             self.request("/secapi/pay/reverse", {"out_trade_no": attempt.out_trade_no}, moment, certificate=True),
             good,
-            # A payment that never arrived, or has not yet: closed here, and looked at once more after its short life.
-            {"ORDERREVERSED": CloseStatus.CLOSED, "ORDERNOTEXIST": CloseStatus.STILL_PAYABLE},
+            v2_outcomes.REVERSE_ERRORS,
             lambda known, code, why: CloseOutcome(known or CloseStatus.UNKNOWN, code, why),
         )

@@ -189,17 +189,18 @@ class WechatV3Codec(ABC):
 
     def close(self, attempt: AttemptRef, moment: Moment) -> Call[CloseOutcome]:
         """`POST /v3/pay/transactions/out-trade-no/{out_trade_no}/close`, answered with a signed 204."""
-        return self._end(
-            "wx.close", f"/v3/pay/transactions/out-trade-no/{attempt.out_trade_no}/close", {"mchid": self._mchid}, moment
-        )
+        target = f"/v3/pay/transactions/out-trade-no/{attempt.out_trade_no}/close"
+        return self._end("wx.close", target, {"mchid": self._mchid}, moment, outcomes.CLOSE_ERRORS)
 
-    def _end(self, api: str, target: str, fields: Mapping[str, str], moment: Moment) -> Call[CloseOutcome]:
+    def _end(
+        self, api: str, target: str, fields: Mapping[str, str], moment: Moment, errors: Mapping[str, CloseStatus]
+    ) -> Call[CloseOutcome]:
         def parse(response: HttpResponse, now: datetime) -> CloseOutcome:
             return self._read(
                 response,
                 now,
                 lambda answer: CloseOutcome(CloseStatus.CLOSED),
-                outcomes.CLOSE_ERRORS,
+                errors,
                 lambda known, code, message: CloseOutcome(known or CloseStatus.UNKNOWN, code, message),
             )
 
