@@ -44,7 +44,7 @@ __all__ = [
     "signed_with_rsa",
 ]
 
-_PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----(.*?)-----END \1-----", re.DOTALL)
+_PEM_MARK = re.compile(rb"-----(BEGIN|END) ([A-Z0-9 ]{1,64})-----")
 _RSA_SIGNATURE_OID = "1.2.840.113549.1.1."
 _ZERO_IV = bytes(16)
 
@@ -62,10 +62,20 @@ def b64decode(text: str | bytes) -> bytes:
         raise CryptoError("not valid base64") from error
 
 
+def _pem_bodies(raw: bytes) -> Iterator[bytes]:
+    """What stands between each BEGIN and the END of the same name that follows it at once; one pass, however many have no end."""
+    begin: re.Match[bytes] | None = None
+    for mark in _PEM_MARK.finditer(raw):
+        if mark.group(1) == b"BEGIN":
+            begin = mark
+        elif begin is not None and begin.group(2) == mark.group(2):
+            yield raw[begin.end() : mark.start()]
+            begin = None
+
+
 def _der(material: str | bytes) -> bytes:
     raw = material.encode() if isinstance(material, str) else material
-    match = _PEM.search(raw)
-    return b64decode(match.group(2) if match else raw)
+    return b64decode(next(_pem_bodies(raw), raw))
 
 
 def _armour(kind: str, der: bytes) -> bytes:
@@ -118,9 +128,9 @@ def load_certificates(bundle: str | bytes) -> list[x509.Certificate]:
 
 def _each_certificate(bundle: str | bytes) -> Iterator[x509.Certificate]:
     raw = bundle.encode() if isinstance(bundle, str) else bundle
-    for match in _PEM.finditer(raw):
+    for body in _pem_bodies(raw):
         try:
-            yield x509.load_der_x509_certificate(b64decode(match.group(2)))
+            yield x509.load_der_x509_certificate(b64decode(body))
         except ValueError:
             continue
 
