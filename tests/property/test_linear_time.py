@@ -44,10 +44,10 @@ WECHAT_BILL = "\ufeff交易时间,微信订单号,商户订单号,交易状态,�
 ALIPAY_BILL = "支付宝交易号,商户订单号,业务类型,完成时间,订单金额（元）,商家实收（元）,服务费（元）,退款批次号/请求号\n"
 
 PIECES = [
-    b"{", b"[", b'{"a":', b'"', b"\\", b'\\"', b'"a",', b"1", b'{"alipay_trade_query_response":', b"<a>", b"<xml>", b"<!",
-    b"<![CDATA[", b"]]>", b"</xml>", b"&amp;", b"&a=1", b"%", b"%25", b"=", b"a=1&", b"\n", b",", b"`,", b",`", b'",', b"#", b" ", b"\t",
-    b"-----BEGIN CERTIFICATE-----", b"-----BEGIN A-----\n", b"-----END A-----", b"-----BEGIN ", b"\xe4\xbd\xa0", b"PK\x05\x06",
-    b"PK\x01\x02",
+    b"{", b"[", b'{"a":', b'"', b"\\", b'\\"', b'"a",', b"1", b'{"alipay_trade_query_response":', b"\n", b",", b"`,", b",`", b'",',
+    b"<a>", b"<xml>", b"<!", b"<![CDATA[", b"]]>", b"</xml>", b"&amp;", b"&a=1", b"%", b"%25", b"=", b"a=1&", b"#", b" ", b"\t",
+    b"-----BEGIN CERTIFICATE-----", b"-----BEGIN A-----\n", b"-----END A-----", b"-----BEGIN ", b"\xe4\xbd\xa0",
+    b"PK\x05\x06", b"PK\x01\x02",
 ]  # fmt: skip
 
 
