@@ -7,7 +7,8 @@ import pytest
 from paycenter_server.channels.alipay.limits import limits as alipay
 from paycenter_server.channels.registry import installed
 from paycenter_server.channels.wechatpay.limits import limits as wechat
-from unit.channel_support import PAY
+from paycenter_server.channels.wechatpay.limits import refund_limits
+from unit.channel_support import PAY, REFUND
 
 PAYABLE = replace(PAY, return_url="https://shop.example.test/")
 
@@ -25,6 +26,7 @@ def fields(found: Any) -> list[str]:
         ({"subject": ""}, "subject"),
         ({"notify_url": "https://pay.example.test/" + "x" * 240}, "notify_url"),
         ({"notify_url": "https://pay.example.test/?a=1"}, "notify_url"),
+        ({"notify_url": "http://pay.example.test/"}, "notify_url"),
         ({"extras": {"openid": "o" * 129}}, "channel_extras.openid"),
         ({"extras": {"openid": "o p"}}, "channel_extras.openid"),
         ({"extras": {"auth_code": "28" + "0" * 16}}, "channel_extras.auth_code"),
@@ -51,6 +53,25 @@ def test_what_wechat_would_refuse_is_named(changes: dict[str, Any], field: str) 
 )
 def test_what_alipay_would_refuse_is_named(changes: dict[str, Any], field: str) -> None:
     assert fields(alipay(replace(PAYABLE, **changes))) == [field]
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"out_refund_no": "R" * 65}, "out_refund_no"),
+        ({"out_refund_no": "R#1"}, "out_refund_no"),
+        ({"reason": "字" * 27}, "reason"),
+        ({"reason": "x" * 81}, "reason"),
+        ({"notify_url": "https://pay.example.test/?a=1"}, "notify_url"),
+    ],
+)
+def test_what_wechat_would_refuse_of_a_refund_is_named(changes: dict[str, Any], field: str) -> None:
+    assert fields(refund_limits(replace(REFUND, **changes))) == [field]
+
+
+@pytest.mark.parametrize("code", list(installed()))
+def test_an_ordinary_refund_is_within_the_limits(code: str) -> None:
+    assert fields(installed()[code].refund_limits(replace(REFUND, reason="字" * 26))) == []
 
 
 @pytest.mark.parametrize("code", list(installed()))

@@ -328,7 +328,7 @@ class ConfigField:
     secret: bool = False
 
 
-def _no_limits(request: PayRequest) -> Sequence[Violation]:
+def _no_limits(request: PayRequest | RefundRequest) -> Sequence[Violation]:
     return ()
 
 
@@ -338,7 +338,7 @@ class ChannelSpec:
 
     `family` names the group that shares a configuration; `display_modes` starts with the default; `required_extras`
     must come with a submit ("a|b": one of them); `check` names every wrong field of a configuration; `build` makes the
-    codec. `limits` names every field of a submit that the channel would refuse. `content_minutes`: how long what is shown
+    codec. `limits` and `refund_limits` name every field that the channel would refuse. `content_minutes`: how long what is shown
     may be shown again. `attempt_life`: for bar codes, how long the payer may take to confirm before the attempt is
     cancelled; such an attempt is never sent twice, only asked about. `longest_life`: the most that the channel lets an attempt
     live; an order that lives longer gets another attempt at the next submit. `close_after`: how long after its creation an attempt
@@ -356,6 +356,7 @@ class ChannelSpec:
     required_extras: tuple[str, ...] = ()
     development_only: bool = False
     limits: Callable[[PayRequest], Sequence[Violation]] = _no_limits
+    refund_limits: Callable[[RefundRequest], Sequence[Violation]] = _no_limits
     content_minutes: int = 60
     attempt_life: timedelta | None = None
     longest_life: timedelta | None = None

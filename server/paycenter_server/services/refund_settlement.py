@@ -7,6 +7,7 @@ from datetime import datetime
 import structlog
 
 from paycenter_server.channels.protocol import RefundFacts, RefundOutcome, RefundRequest, RefundStatus
+from paycenter_server.domain.errors import invalid
 from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.models import CaseKind, PayCase, PayRefund
 from paycenter_server.domain.schedule import REFUND_SYNC_DELAYS, STALE_AFTER, due_after
@@ -45,6 +46,12 @@ class RefundSettlement:
             create_time=refund.create_time,
             extras=attempt.channel_extras if attempt else {},
         )
+
+    async def check_limits(self, refund: PayRefund) -> None:
+        """INVALID_FIELD names every field that the refund's channel would refuse, before anything is reserved."""
+        configured = await self._gateway.get(refund.channel_id)
+        if wrong := configured.spec.refund_limits(await self._request(refund, configured)):
+            raise invalid(list(wrong))
 
     async def send(self, refund: PayRefund) -> None:
         """Send it, or send it once more under the same number, which every channel takes as the same refund."""

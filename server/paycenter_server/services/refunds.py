@@ -107,6 +107,7 @@ class Refunds:
         ) if new.amount <= order.paid_amount else None  # fmt: skip
         if refund is None:
             raise exceeds(order)
+        await self._settlement.check_limits(refund)
         try:
             async with self._context.database.transaction() as connection:
                 # The refund row first: a repeat that lost the race must find the other's refund, not "exceeds".

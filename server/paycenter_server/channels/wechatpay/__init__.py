@@ -10,7 +10,7 @@ from paycenter_server.channels.wechatpay.codepay import WechatBarCodec
 from paycenter_server.channels.wechatpay.config import FIELDS, bar_is_v2, check, check_bar, is_v2
 from paycenter_server.channels.wechatpay.h5 import WechatWapCodec
 from paycenter_server.channels.wechatpay.in_app import WechatAppCodec, WechatLiteCodec, WechatPubCodec
-from paycenter_server.channels.wechatpay.limits import limits
+from paycenter_server.channels.wechatpay.limits import limits, refund_limits
 from paycenter_server.channels.wechatpay.native import WechatNativeCodec
 from paycenter_server.channels.wechatpay.v2 import WechatV2Codec
 from paycenter_server.channels.wechatpay.v2_products import (
@@ -57,6 +57,7 @@ def _spec(
         build=build,
         required_extras=required_extras,
         limits=limits,
+        refund_limits=refund_limits,
         content_minutes=minutes,
         attempt_life=life,
         longest_life=_LONGEST,
