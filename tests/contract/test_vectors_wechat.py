@@ -113,10 +113,7 @@ def _notify(vector: Vector) -> None:
 
 def _certificates(vector: Vector) -> None:
     found = read_certificates(vector["apiv3_key"].encode(), vector["body"].encode())
-    expected = {one["serial_no"]: certificate_public_key(load_certificate(one["pem"])) for one in vector["certs"]}
-    assert {name: key.public_numbers() for name, key in found.items()} == {
-        name: key.public_numbers() for name, key in expected.items()
-    }
+    assert found == {one["serial_no"]: load_certificate(one["pem"]) for one in vector["certs"]}
     with pytest.raises(AnswerError):
         read_certificates(b"x" * len(vector["apiv3_key"]), vector["body"].encode())
 

@@ -252,6 +252,25 @@ def test_a_rotated_certificate_joins_the_old_one() -> None:
         assert _ask(wx_signed(BODY, serial=serial, key=key), codec=codec) is QueryStatus.PAID
 
 
+@pytest.mark.parametrize("fetched", [True, False], ids=["fetched", "configured"])
+def test_a_certificate_is_trusted_until_it_expires(fetched: bool) -> None:
+    codec = _downloading()
+    if fetched:
+        call = codec.fetch_keys(None, MOMENT)
+        assert call is not None
+        assert call.parse(wx_signed(_listed("platform"), serial=platform_serial(), key=keys().platform), NOW)
+    else:
+        codec = WechatNativeCodec(wx_config(platform_certificates=certificate("platform").decode()))
+    ends = load_certificate(certificate("platform")).not_valid_after_utc
+    for moment, good in ((ends, True), (ends + timedelta(seconds=1), False)):
+        answer = wx_signed(BODY, serial=platform_serial(), key=keys().platform, at=moment)
+        if good:
+            assert codec.query(ATTEMPT, MOMENT).parse(answer, moment).status is QueryStatus.PAID
+        else:
+            with pytest.raises(AnswerError, match="expired"):
+                codec.query(ATTEMPT, MOMENT).parse(answer, moment)
+
+
 def test_public_key_mode_fetches_nothing() -> None:
     assert not wx().keys_due(NOW)
     assert wx().fetch_keys(None, MOMENT) is None

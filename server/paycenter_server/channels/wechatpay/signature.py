@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from cryptography import x509
+
 from paycenter_server.channels.crypto import (
     CryptoError,
     RSAPrivateKey,
@@ -67,16 +69,20 @@ def decrypt_resource(key: bytes, resource: Mapping[str, Any]) -> bytes:
 class Verifier:
     """WeChat's keys by serial: public-key mode and platform certificates in one map, looked up by the raw header.
 
-    While a merchant moves from one mode to the other, both kinds arrive.
+    While a merchant moves from one mode to the other, both kinds arrive. Certificates are trusted until they expire.
     """
 
-    def __init__(self, keys: Mapping[str, RSAPublicKey]) -> None:
+    def __init__(self, keys: Mapping[str, RSAPublicKey], certificates: Mapping[str, x509.Certificate] | None = None) -> None:
         self._keys = dict(keys)
+        self._until: dict[str, datetime] = {}
         self.refreshed: datetime | None = None
+        self.add(certificates or {})
 
-    def add(self, serial: str, key: RSAPublicKey) -> None:
-        """Trust one more key."""
-        self._keys[serial] = key
+    def add(self, certificates: Mapping[str, x509.Certificate]) -> None:
+        """Trust more certificates, by serial. CryptoError if one holds no RSA key."""
+        for serial, certificate in certificates.items():
+            self._keys[serial] = certificate_public_key(certificate)
+            self._until[serial] = certificate.not_valid_after_utc
 
     @property
     def serials(self) -> tuple[str, ...]:
@@ -101,12 +107,14 @@ class Verifier:
         key = self._keys.get(serial)
         if key is None:
             raise UnknownKeyError(serial[:80])
+        if serial in self._until and now > self._until[serial]:
+            raise AnswerError("signed with a platform certificate that has expired")
         if not rsa_verify(key, answer_message(timestamp, nonce, body), signature):
             raise AnswerError("the signature does not verify")
 
 
-def read_certificates(api_v3_key: bytes, body: bytes) -> dict[str, RSAPublicKey]:
-    """The keys in an answer of /v3/certificates by serial; AnswerError if it cannot be read.
+def read_certificates(api_v3_key: bytes, body: bytes) -> dict[str, x509.Certificate]:
+    """The certificates in an answer of /v3/certificates by serial; AnswerError if it cannot be read.
 
     Decrypting with the APIv3 key is what proves them: the answer itself is signed with one of them.
     """
@@ -117,7 +125,8 @@ def read_certificates(api_v3_key: bytes, body: bytes) -> dict[str, RSAPublicKey]
             certificate = load_certificate(decrypt_resource(api_v3_key, item["encrypt_certificate"]))
             if certificate_serial(certificate).lstrip("0") != str(item["serial_no"]).upper().lstrip("0"):
                 raise AnswerError("a platform certificate does not have the serial it is listed under")
-            found[str(item["serial_no"])] = certificate_public_key(certificate)
+            certificate_public_key(certificate)
+            found[str(item["serial_no"])] = certificate
     except (CryptoError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AnswerError(f"the platform certificates cannot be read: {error}"[:200]) from error
     if not found:

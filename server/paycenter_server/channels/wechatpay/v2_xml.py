@@ -27,29 +27,30 @@ def parse(body: bytes) -> dict[str, str]:
         raise AnswerError("the message is not UTF-8") from error
     if _DECLARATION.search(text) or "\0" in text:
         raise AnswerError("the message declares a document type or an entity, which is never part of WeChat's messages")
-    parser = ElementTree.XMLParser(target=_Flat())  # noqa: S314 (declarations, the only danger, were refused above)
+    flat = _Flat()
+    parser = ElementTree.XMLParser(target=flat)  # noqa: S314 (declarations, the only danger, were refused above)
     try:
         parser.feed(text)
-        fields: dict[str, str] = parser.close()
+        parser.close()
     except (ElementTree.ParseError, ValueError) as error:
         raise AnswerError("the message is not XML") from error
-    return fields
+    return flat.fields
 
 
 class _Flat:
     """Collects the fields, and refuses what is not flat where it first shows: no tree is built of what anybody may send."""
 
     def __init__(self) -> None:
-        self._fields: dict[str, str] = {}
+        self.fields: dict[str, str] = {}
         self._depth = 0
         self._parts: list[str] = []
 
     def start(self, tag: str, attributes: object) -> None:
         self._depth += 1
         self._parts = []
-        if self._depth > 2 or tag in self._fields:
+        if self._depth > 2 or tag in self.fields:
             raise AnswerError("the message is not flat, or holds a field twice")
-        if len(self._fields) >= MAX_FIELDS:
+        if len(self.fields) >= MAX_FIELDS:
             raise AnswerError("the message has too many fields")
 
     def data(self, data: str) -> None:
@@ -57,12 +58,9 @@ class _Flat:
 
     def end(self, tag: str) -> None:
         if self._depth == 2:
-            self._fields[tag] = storable("".join(self._parts))
+            self.fields[tag] = storable("".join(self._parts))
         self._depth -= 1
         self._parts = []
-
-    def close(self) -> dict[str, str]:
-        return self._fields
 
 
 def build(fields: Mapping[str, str]) -> bytes:

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 from paycenter_server.channels.crypto import (
     CryptoError,
-    certificate_public_key,
     certificate_serial,
     load_certificates,
     load_private_key,
@@ -89,9 +88,8 @@ class WechatV3Codec(ABC):
         keys = {}
         if self._public_key_id:
             keys[self._public_key_id] = load_public_key(config["public_key"])
-        for certificate in load_certificates(config.get("platform_certificates", "")):
-            keys[certificate_serial(certificate)] = certificate_public_key(certificate)
-        self._verifier = Verifier(keys)
+        certificates = load_certificates(config.get("platform_certificates", ""))
+        self._verifier = Verifier(keys, {certificate_serial(certificate): certificate for certificate in certificates})
 
     @abstractmethod
     def created(self, answer: Mapping[str, Any], request: PayRequest, moment: Moment) -> PayOutcome:
@@ -289,12 +287,11 @@ class WechatV3Codec(ABC):
             if response.status != 200:
                 return False
             found = read_certificates(self._api_v3_key, response.body)
-            trial = Verifier(found)
+            trial = Verifier({}, found)
             if response.headers.get("wechatpay-serial", "") == self._public_key_id:
                 trial = self._verifier
             trial.verify(response.headers, response.body, now)
-            for name, key in found.items():
-                self._verifier.add(name, key)
+            self._verifier.add(found)
             self._verifier.refreshed = now
             return True
 
