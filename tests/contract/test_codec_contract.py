@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import unquote_plus
 
 import pytest
+from contract.codec_junk import ANSWERS, JUNK_NOTICES, NOTICES, PLAIN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from paycenter_server.channels.protocol import (
@@ -42,19 +43,15 @@ from unit.channel_support import (
     REFUND,
     ali_cert_config,
     ali_config,
-    ali_form,
-    ali_raw,
     certificate,
     compact,
     wx_config,
-    wx_headers,
-    wx_notice,
 )
+from unit.test_wechat_v2 import config as v2_config
 
 SPECS = installed()
 # A configuration of each family; a codec of a new family adds its own here.
 CONFIGS: dict[str, Callable[[], dict[str, str]]] = {
-    # v3 for every code; v2 has tests of its own (tests/unit/test_wechat_v2*.py).
     "wechatpay": lambda: wx_config(
         platform_certificates=certificate("platform").decode(), use_codepay="true", mch_key="0123456789abcdef0123456789abcdef"
     ),
@@ -66,13 +63,23 @@ OUTCOMES: dict[str, type[Any]] = {
 }  # fmt: skip
 SUBJECTS: dict[str, Any] = {"pay": PAY, "query": ATTEMPT, "close": ATTEMPT, "refund": REFUND, "query_refund": REFUND}
 
-each_code = pytest.mark.parametrize("code", list(SPECS))
+# WeChat's v2 is a configuration of the same codes.
+CODES = [*SPECS, *(f"{code}@v2" for code, made in SPECS.items() if made.family == "wechatpay")]
+each_code = pytest.mark.parametrize("code", CODES)
 each_operation = pytest.mark.parametrize("operation", list(OUTCOMES))
+
+
+def spec(code: str) -> ChannelSpec:
+    return SPECS[code.partition("@")[0]]
+
+
+def config(code: str) -> dict[str, str]:
+    return v2_config() if code.endswith("@v2") else CONFIGS[spec(code).family]()
 
 
 @functools.cache
 def codec(code: str) -> Codec:
-    return SPECS[code].build(CONFIGS[SPECS[code].family]())
+    return spec(code).build(config(code))
 
 
 def perform(code: str, operation: str, moment: Moment = MOMENT, **changes: Any) -> Any:
@@ -88,27 +95,27 @@ def text_of(request: HttpRequest) -> str:
 
 @each_code
 def test_the_spec_is_complete(code: str) -> None:
-    spec: ChannelSpec = SPECS[code]
-    assert re.fullmatch(r"[a-z0-9_]{2,32}", spec.code)
-    assert spec.code == code == codec(code).code
-    assert spec.title
-    assert re.fullmatch(r"[a-z0-9_]{2,32}", spec.family)
-    assert spec.display_modes
-    assert len({field.name for field in spec.config_fields}) == len(spec.config_fields)
-    assert spec.content_minutes > 0
-    assert set(CONFIGS[spec.family]()) <= {field.name for field in spec.config_fields}
-    assert list(spec.check(CONFIGS[spec.family]())) == []
+    its = spec(code)
+    assert re.fullmatch(r"[a-z0-9_]{2,32}", its.code)
+    assert its.code == code.partition("@")[0] == codec(code).code
+    assert its.title
+    assert re.fullmatch(r"[a-z0-9_]{2,32}", its.family)
+    assert its.display_modes
+    assert len({field.name for field in its.config_fields}) == len(its.config_fields)
+    assert its.content_minutes > 0
+    assert set(config(code)) <= {field.name for field in its.config_fields}
+    assert list(its.check(config(code))) == []
 
 
 @each_code
 def test_private_material_is_declared_secret(code: str) -> None:
-    names = {field.name for field in SPECS[code].config_fields}
-    assert {name for name in names if name in ("private_key", "api_v3_key", "mch_key", "encrypt_key")} == SPECS[code].secret_fields
+    names = {field.name for field in spec(code).config_fields}
+    assert {name for name in names if name in ("private_key", "api_v3_key", "mch_key", "encrypt_key")} == spec(code).secret_fields
 
 
 @each_code
 def test_a_mode_that_is_offered_is_answered(code: str) -> None:
-    for mode in SPECS[code].display_modes:
+    for mode in spec(code).display_modes:
         made = perform(code, "pay", display_mode=mode)
         if not isinstance(made, Call) and made.display_content:
             assert made.display_mode == mode
@@ -158,16 +165,17 @@ def test_requests_are_deterministic(code: str, operation: str) -> None:
         assert first == second
         return
     assert first.request == second.request
-    assert (
-        first.request == getattr(SPECS[code].build(CONFIGS[SPECS[code].family]()), operation)(SUBJECTS[operation], MOMENT).request
-    )
+    other = getattr(spec(code).build(config(code)), operation)(SUBJECTS[operation], MOMENT).request
+    # A client certificate is compared by identity: each codec has one of its own.
+    assert (other.client_certificate is None) is (first.request.client_certificate is None)
+    assert replace(first.request, client_certificate=None) == replace(other, client_certificate=None)
 
 
 @each_code
 @each_operation
 def test_requests_go_to_the_configured_gateway(code: str, operation: str) -> None:
     made = perform(code, operation)
-    gateway = CONFIGS[SPECS[code].family]().get("gateway_url", "")
+    gateway = config(code).get("gateway_url", "")
     if isinstance(made, Call):
         assert made.request.url.startswith(gateway + "/" if "gateway.do" not in gateway else gateway + "?")
     elif isinstance(made, PayOutcome) and made.display_mode in ("url", "form"):
@@ -182,7 +190,7 @@ def test_the_request_holds_the_exact_amount(code: str, operation: str, amount: i
     made = perform(code, operation, amount=amount)
     text = text_of(made.request) if isinstance(made, Call) else unquote_plus(getattr(made, "display_content", ""))
     if text:
-        assert re.search(rf'[:"]({amount}|{amount // 100}\.{amount % 100:02d})[,"}}]', text)
+        assert re.search(rf'[:"[]({amount}|{amount // 100}\.{amount % 100:02d})[],"}}]', text)
         assert not re.search(r'[:"][0-9.]+[eE][+-]?[0-9]+[,"}]', text)
 
 
@@ -197,66 +205,24 @@ def test_numbers_reach_the_channel_unchanged(code: str, operation: str) -> None:
 @each_code
 @each_operation
 def test_keys_are_in_no_repr_and_in_no_request(code: str, operation: str) -> None:
-    config = CONFIGS[SPECS[code].family]()
+    configured = config(code)
     made = perform(code, operation)
     shown = repr(codec(code)) + str(codec(code)) + repr(made)
-    for name in SPECS[code].secret_fields:
-        lines = [line for line in config.get(name, "").splitlines() if line and "-----" not in line]
-        assert lines or name == "encrypt_key"  # an option that the plain configuration leaves out
+    for name in spec(code).secret_fields:
+        lines = [line for line in configured.get(name, "").splitlines() if line and "-----" not in line]
+        assert lines or name in ("encrypt_key", "api_v3_key")  # options that the configuration leaves out, or v2 does not have
         assert not [line for line in lines if line in shown]
 
 
+def answers(code: str) -> st.SearchStrategy[HttpResponse]:
+    return ANSWERS.get("wechatpay_v2" if code.endswith("@v2") else spec(code).family, PLAIN)
+
+
+def notices(code: str) -> st.SearchStrategy[NotifyRequest]:
+    return NOTICES.get("wechatpay_v2" if code.endswith("@v2") else spec(code).family, JUNK_NOTICES)
+
+
 # Answers
-
-KNOWN = [
-    "code", "sub_code", "msg", "sub_msg", "message", "trade_state", "trade_status", "status", "refund_status", "amount", "total",
-    "refund", "currency", "payer", "openid", "success_time", "send_pay_date", "total_amount", "refund_amount", "refund_fee",
-    "fund_change", "out_trade_no", "out_refund_no", "out_request_no", "transaction_id", "trade_no", "code_url", "qr_code", "data",
-    "resource", "event_type", "algorithm", "nonce", "ciphertext", "associated_data", "mchid", "appid", "gmt_refund",
-    "encrypt_certificate", "serial_no", "alipay_cert_content", "notify_type", "sign", "alipay_cert_sn", "charset",
-]  # fmt: skip
-TELLING = st.sampled_from(
-    [
-        "10000", "40004", "SUCCESS", "TRADE_SUCCESS", "TRADE_CLOSED", "CLOSED", "PROCESSING", "Y", "N", "REFUND_SUCCESS", "1.00",
-        "-1", "1e5", "CNY", "TRANSACTION.SUCCESS", "REFUND.SUCCESS", "trade_status_sync", "AEAD_AES_256_GCM", "\x00", "\ud800",
-        "2026-03-04T13:06:07+08:00", "2026-03-04 13:06:07", "0001-01-01T00:00:00+08:00", PAY.out_trade_no, "ACQ.TRADE_NOT_EXIST",
-    ]
-)  # fmt: skip
-LEAF = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | TELLING
-JSON = st.recursive(
-    LEAF, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KNOWN), inner, max_size=6), max_leaves=12
-)
-OBJECT = st.dictionaries(st.sampled_from(KNOWN), JSON, max_size=8)
-STATUS = st.sampled_from([100, 200, 201, 202, 204, 301, 400, 401, 403, 404, 429, 500, 502, 503, 599])
-HEADER_NAMES = ["content-type", *wx_headers(b"")]
-HEADERS = st.dictionaries(
-    st.sampled_from(HEADER_NAMES), st.text(max_size=30) | st.sampled_from(list(wx_headers(b"{}").values())), max_size=6
-)
-RAW = (
-    st.binary(max_size=200)
-    | JSON.map(lambda value: json.dumps(value).encode())
-    | st.text(max_size=50).map(lambda text: text.encode("utf-8", "surrogatepass"))
-)
-NODES = [perform("alipay_qr", operation).api.replace(".", "_") + "_response" for operation in OUTCOMES]
-
-
-@st.composite
-def wechat_answers(draw: st.DrawFn) -> HttpResponse:
-    """Junk that is properly signed."""
-    body = draw(RAW | OBJECT.map(lambda value: json.dumps(value).encode()))
-    return HttpResponse(draw(STATUS), wx_headers(body), body)
-
-
-@st.composite
-def alipay_answers(draw: st.DrawFn) -> HttpResponse:
-    content = draw(OBJECT)
-    node = draw(st.sampled_from(NODES))
-    sign = draw(st.sampled_from([None, None, "", "junk"]))
-    return HttpResponse(200, {}, ali_raw(node.removesuffix("_response"), json.dumps({"code": "10000", **content}), sign=sign))
-
-
-PLAIN = st.builds(HttpResponse, STATUS, HEADERS, RAW | OBJECT.map(lambda value: json.dumps(dict.fromkeys(NODES, value)).encode()))
-ANSWERS = {"wechatpay": PLAIN | wechat_answers(), "alipay": PLAIN | alipay_answers()}
 
 
 def _can_be_stored(outcome: Any) -> None:
@@ -277,7 +243,7 @@ def test_an_answer_of_junk_is_refused_or_an_outcome(code: str, operation: str, d
     made = perform(code, operation)
     if not isinstance(made, Call):
         return
-    response = data.draw(ANSWERS.get(SPECS[code].family, PLAIN))
+    response = data.draw(answers(code))
     try:
         outcome = made.parse(response, NOW)
     except (AnswerError, UnknownKeyError):
@@ -306,53 +272,34 @@ def test_an_unsigned_answer_moves_no_money(code: str, response: HttpResponse) ->
 @given(data=st.data())
 @settings(max_examples=40)
 def test_fetched_keys_of_junk_are_refused(code: str, data: st.DataObject) -> None:
-    configs = [CONFIGS[SPECS[code].family]()]
-    if SPECS[code].family == "wechatpay":
-        configs = [configs[0] | {"use_platform_certificates": "true"}]
-    elif SPECS[code].family == "alipay":
-        configs = [ali_cert_config()]
-    call = _fetching(code, tuple(sorted(configs[0].items())))
+    fetching = config(code)
+    if spec(code).family == "wechatpay":
+        fetching |= {"use_platform_certificates": "true"}
+    elif spec(code).family == "alipay":
+        fetching = ali_cert_config()
+    call = _fetching(code, tuple(sorted(fetching.items())))
     if call is None:
         return
     assert call.unclear("time-out") is False
     try:
-        assert call.parse(data.draw(ANSWERS.get(SPECS[code].family, PLAIN)), NOW) is False
+        assert call.parse(data.draw(answers(code)), NOW) is False
     except (AnswerError, UnknownKeyError):
         pass
 
 
 @functools.cache
 def _fetching(code: str, config: tuple[tuple[str, str], ...]) -> Call[bool] | None:
-    return SPECS[code].build(dict(config)).fetch_keys("f" * 32, MOMENT)
+    return spec(code).build(dict(config)).fetch_keys("f" * 32, MOMENT)
 
 
 # Callbacks
-
-
-@st.composite
-def wechat_notices(draw: st.DrawFn) -> NotifyRequest:
-    content = draw(RAW | OBJECT.map(lambda value: json.dumps(value).encode()))
-    sealed = wx_notice(draw(st.sampled_from(["TRANSACTION.SUCCESS", "REFUND.SUCCESS", "X", ""])), content)
-    if draw(st.booleans()):
-        return sealed
-    body = json.dumps({"event_type": "TRANSACTION.SUCCESS", "resource": draw(JSON), **draw(OBJECT)}).encode()
-    return NotifyRequest(wx_headers(body), body)
-
-
-FIELD = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-FORMS = st.dictionaries(st.sampled_from(KNOWN), FIELD | st.sampled_from(["trade_status_sync", "TRADE_SUCCESS", "1.00"]), max_size=8)
-ALIPAY_NOTICES = FORMS.map(
-    lambda fields: ali_form({name: value for name, value in fields.items() if name not in ("sign", "charset")})
-)
-JUNK_NOTICES = st.builds(NotifyRequest, HEADERS, RAW, st.text(max_size=20))
-NOTICES = {"wechatpay": JUNK_NOTICES | wechat_notices(), "alipay": JUNK_NOTICES | ALIPAY_NOTICES}
 
 
 @each_code
 @given(data=st.data())
 @settings(max_examples=80)
 def test_a_callback_of_junk_is_refused_or_read(code: str, data: st.DataObject) -> None:
-    request = data.draw(NOTICES.get(SPECS[code].family, JUNK_NOTICES))
+    request = data.draw(notices(code))
     try:
         notification = codec(code).parse_notify(request, NOW)
     except (NotifyError, UnknownKeyError) as error:
@@ -378,10 +325,13 @@ def test_only_what_is_stored_is_acknowledged(code: str, message: str) -> None:
     yes, no = codec(code).acknowledge(True, message), codec(code).acknowledge(False, message)
     assert 200 <= yes.status < 300
     assert not 200 <= no.status < 400
-    if SPECS[code].family == "alipay":
+    if spec(code).family == "alipay":
         assert (yes.status, yes.body) == (200, b"success")
         assert no.body != b"success"
-    if SPECS[code].family == "wechatpay":
+    if code.endswith("@v2"):
+        assert (yes.status, b"<return_code><![CDATA[SUCCESS]]></return_code>" in yes.body) == (200, True)
+        assert b"<return_code><![CDATA[FAIL]]></return_code>" in no.body
+    elif spec(code).family == "wechatpay":
         assert (yes.status, yes.body) == (204, b"")
         assert json.loads(no.body)["code"] == "FAIL"
 
