@@ -90,7 +90,7 @@ class Services:
     @cached_property
     def callbacks(self) -> Callbacks:
         """The channels' callbacks."""
-        return Callbacks(self.context, self.gateway, self.payments, self.refund_settlement)
+        return Callbacks(self.context, self.gateway, self.payments, self.closing, self.refund_settlement)
 
     @cached_property
     def jobs(self) -> Jobs:

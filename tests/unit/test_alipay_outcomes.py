@@ -8,12 +8,14 @@ import pytest
 from paycenter_server.channels.alipay import outcomes
 from paycenter_server.channels.protocol import (
     AnswerError,
+    Call,
     CloseStatus,
     HttpResponse,
     PayStatus,
     QueryStatus,
     RefundStatus,
 )
+from paycenter_server.channels.registry import installed
 from unit.channel_support import (
     ATTEMPT,
     MOMENT,
@@ -23,6 +25,7 @@ from unit.channel_support import (
     REFUND,
     REFUND_NUMBER,
     ali_bad,
+    ali_config,
     ali_form,
     ali_good,
     ali_notice,
@@ -41,7 +44,7 @@ CODES: list[tuple[str, str | None, str | None, str | None, str | None, str | Non
     ("isv.app-call-limited", "UNKNOWN", "UNKNOWN", "UNKNOWN", "UNKNOWN", "UNKNOWN"),
     ("ACQ.TRADE_HAS_SUCCESS", "UNKNOWN", None, None, None, None),
     ("ACQ.CONTEXT_INCONSISTENT", "UNKNOWN", None, None, None, None),
-    ("ACQ.TRADE_HAS_CLOSE", "REFUSED", None, None, None, None),
+    ("ACQ.TRADE_HAS_CLOSE", "REFUSED", None, "CLOSED", None, None),
     ("ACQ.INVALID_PARAMETER", "REFUSED", None, None, None, None),
     ("ACQ.ACCESS_FORBIDDEN", "REFUSED", None, None, None, None),
     ("ACQ.PARTNER_ERROR", "REFUSED", None, None, None, None),
@@ -253,3 +256,30 @@ def test_what_is_not_scanned_stays_payable() -> None:
 def test_a_number_with_a_nul_is_not_ours() -> None:
     outcome = _signed(1, ali_good(**ali_trade(out_trade_no=NUMBER + "\0")))
     assert outcome.payment.out_trade_no == NUMBER + "\ufffd"
+
+
+CANCELS = {
+    **{row[0]: "UNKNOWN" for row in CODES[:5]}, "ACQ.TRADE_HAS_FINISHED": "PAID", "ACQ.SELLER_BALANCE_NOT_ENOUGH": "PAID",
+    "ACQ.TRADE_CANCEL_TIME_OUT": "PAID",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "expected"), [*CANCELS.items(), ("ACQ.A_CODE_OF_TOMORROW", "UNKNOWN")])
+def test_a_cancellation_that_failed(code: str, expected: str) -> None:
+    assert set(outcomes.CANCEL_ERRORS) == set(CANCELS)
+    call = installed()["alipay_bar"].build(ali_config()).close(ATTEMPT, MOMENT)
+    assert isinstance(call, Call)
+    outcome = call.parse(ali_signed(call.api, ali_bad(code)), NOW)
+    assert (outcome.status, outcome.error_code) == (expected, code)
+    assert call.parse(ali_unsigned(call.api, ali_bad(code)), NOW).status == "UNKNOWN"
+
+
+@pytest.mark.parametrize(("flag", "action", "expected"), [
+    ("N", "close", "CLOSED"), ("N", "refund", "CLOSED"), ("N", None, "CLOSED"), ("Y", "close", "UNKNOWN"), (None, None, "UNKNOWN"),
+])  # fmt: skip
+def test_a_cancellation(flag: str | None, action: str | None, expected: str) -> None:
+    call = installed()["alipay_bar"].build(ali_config()).close(ATTEMPT, MOMENT)
+    assert isinstance(call, Call)
+    given = {"out_trade_no": NUMBER, "retry_flag": flag, "action": action}
+    outcome = call.parse(ali_signed(call.api, ali_good(**{name: value for name, value in given.items() if value})), NOW)
+    assert (outcome.status, outcome.error_code == "CANCEL_REFUNDED") == (expected, (flag, action) == ("N", "refund"))

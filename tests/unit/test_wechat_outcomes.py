@@ -184,7 +184,7 @@ def test_a_text_that_no_database_takes_is_replaced() -> None:
 # Of bar codes: what a close says of paid and unknown orders means something else to a reversal.
 REVERSALS = {
     **{row[0]: row[4] for row in CODES if row[4] is not None}, "ORDERPAID": "UNKNOWN", "ORDER_PAID": "UNKNOWN",
-    "ORDER_NOT_EXIST": "STILL_PAYABLE", "ORDERNOTEXIST": "STILL_PAYABLE",
+    "ORDER_NOT_EXIST": "STILL_PAYABLE", "ORDERNOTEXIST": "STILL_PAYABLE", "NOT_ENOUGH": "PAID",
 }  # fmt: skip
 
 
@@ -192,6 +192,22 @@ REVERSALS = {
 def test_a_reversal_that_failed(code: str, expected: str) -> None:
     assert set(outcomes.REVERSE_ERRORS) == set(REVERSALS)
     call = installed()["wx_bar"].build(wx_config(use_codepay="true")).close(ATTEMPT, MOMENT)
+    assert isinstance(call, Call)
+    outcome = call.parse(wx_error(400, code), NOW)
+    assert (outcome.status, outcome.error_code) == (expected, code)
+
+
+CODEPAY = {
+    **{row[0]: row[2] for row in CODES if row[2] is not None}, "USERPAYING": "WAITING", "BANKERROR": "UNKNOWN",
+    "AUTHCODEEXPIRE": "REFUSED", "AUTH_CODE_ERROR": "REFUSED", "AUTH_CODE_INVALID": "REFUSED", "NOTENOUGH": "REFUSED",
+    "NOT_ENOUGH": "REFUSED", "NOTSUPORTCARD": "REFUSED", "ORDERREVERSED": "REFUSED", "BUYER_MISMATCH": "REFUSED",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "expected"), [*CODEPAY.items(), ("A_CODE_OF_TOMORROW", "UNKNOWN")])
+def test_a_bar_code_that_was_not_charged(code: str, expected: str) -> None:
+    assert set(outcomes.CODEPAY_ERRORS) == set(CODEPAY)
+    call = installed()["wx_bar"].build(wx_config(use_codepay="true")).pay(PAY, MOMENT)
     assert isinstance(call, Call)
     outcome = call.parse(wx_error(400, code), NOW)
     assert (outcome.status, outcome.error_code) == (expected, code)

@@ -88,7 +88,8 @@ class Call(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Payment:
-    """What the channel says was paid. Amount in minor units; None where the channel did not say."""
+    """What the channel says was paid. Amount in minor units; None where the channel did not say. `refunded`: some or all of it
+    has gone back since."""
 
     out_trade_no: str
     channel_order_no: str
@@ -97,6 +98,7 @@ class Payment:
     account: Mapping[str, str]
     channel_user_id: str = ""
     success_time: datetime | None = None
+    refunded: bool = False
 
 
 class PayStatus(StrEnum):

@@ -142,7 +142,8 @@ class PayOrder:
 
 @dataclass(frozen=True, slots=True)
 class PayAttempt:
-    """One submit of an order to one channel; `amount` is what was sent."""
+    """One submit of an order to one channel; `amount` is what was sent. `cancel_until`: the channel was asked to cancel
+    it, which gives back what was paid (bar codes); what it said before this moment says nothing any more."""
 
     id: UUID
     order_id: UUID
@@ -169,6 +170,7 @@ class PayAttempt:
     check_count: int
     create_time: datetime
     update_time: datetime
+    cancel_until: datetime | None = None
 
     @property
     def out_trade_no(self) -> str:

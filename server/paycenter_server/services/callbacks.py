@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import structlog
 
-from paycenter_server.channels.protocol import Notification, NotifyAnswer, NotifyError, NotifyRequest, QueryStatus
+from paycenter_server.channels.protocol import Notification, NotifyAnswer, NotifyError, NotifyRequest, Payment, QueryStatus
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.services.channel_gateway import ChannelGateway, Configured
+from paycenter_server.services.closing import Closing
 from paycenter_server.services.context import Context
-from paycenter_server.services.payments import FactsMismatchError, Payments
+from paycenter_server.services.payments import BeingCancelledError, FactsMismatchError, Payments
 from paycenter_server.services.refund_settlement import RefundSettlement
 
 log = structlog.get_logger(__name__)
@@ -21,10 +22,13 @@ UNAVAILABLE = NotifyAnswer(503, b"not stored, send again")
 class Callbacks:
     """One entrance for all callbacks. A disabled channel still books what was paid."""
 
-    def __init__(self, context: Context, gateway: ChannelGateway, payments: Payments, refunds: RefundSettlement) -> None:
+    def __init__(
+        self, context: Context, gateway: ChannelGateway, payments: Payments, closing: Closing, refunds: RefundSettlement
+    ) -> None:
         self._context = context
         self._gateway = gateway
         self._payments = payments
+        self._closing = closing
         self._refunds = refunds
 
     async def receive(self, channel_number: str, request: NotifyRequest) -> NotifyAnswer:
@@ -60,8 +64,18 @@ class Callbacks:
         if notification.payment is not None and notification.payment.status is QueryStatus.PAID:
             if notification.payment.payment is None:
                 raise FactsMismatchError("the message names no payment")
-            booked = await self._payments.book(configured, notification.payment.payment, notification.raw)
-            log.info("callback_stored", channel=configured.channel.number, result=booked.value)
+            await self._book(configured, notification.payment.payment, notification.raw)
         if notification.refund is not None:
             await self._refunds.notified(configured, notification.refund, notification.raw)
         return notification
+
+    async def _book(self, configured: Configured, payment: Payment, raw: str) -> None:
+        try:
+            booked = await self._payments.book(configured, payment, raw)
+            log.info("callback_stored", channel=configured.channel.number, result=booked.value)
+        except BeingCancelledError:
+            # What the message says may be older than the cancellation: only an answer to a question asked now counts.
+            outcome = await self._closing.query_number(payment.out_trade_no)
+            if outcome.status not in (QueryStatus.PAID, QueryStatus.CLOSED):
+                raise
+            log.info("callback_of_cancelled", channel=configured.channel.number, out_trade_no=payment.out_trade_no)

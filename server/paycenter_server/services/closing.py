@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
 
 import structlog
 
-from paycenter_server.channels.protocol import AttemptRef, CloseStatus, QueryOutcome, QueryStatus
+from paycenter_server.channels.protocol import AttemptRef, CloseOutcome, CloseStatus, QueryOutcome, QueryStatus
 from paycenter_server.domain.errors import PayCenterError, Reason
+from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.models import PayAttempt, PayOrder
 from paycenter_server.services import notices
 from paycenter_server.services.channel_gateway import ChannelGateway, Configured
 from paycenter_server.services.context import Context
-from paycenter_server.services.payments import FactsMismatchError, Payments
+from paycenter_server.services.payments import BeingCancelledError, FactsMismatchError, Payments
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import notifications as notify_rows
 from paycenter_server.storage import orders as order_rows
 
 log = structlog.get_logger(__name__)
 WATCH_AFTER_EXPIRY = timedelta(minutes=1)
-FACTS_MISMATCH = "FACTS_MISMATCH"
+FACTS_MISMATCH, BEING_CANCELLED = "FACTS_MISMATCH", "BEING_CANCELLED"
+# A cancellation that was sent may still be carried out within this; our time-out for the answer is 10 s.
+CANCEL_SETTLES = timedelta(seconds=60)
+_PAID = QueryStatus.PAID
+_DEFINITE = (QueryStatus.PAID, QueryStatus.CLOSED, QueryStatus.WAITING)
 _ASK_AGAIN = 3.0
 
 
@@ -59,21 +64,35 @@ class Closing:
     async def query(self, attempt: PayAttempt) -> QueryOutcome:
         """Ask the channel; a payment is booked before this returns. Facts that are not ours make it UNKNOWN."""
         configured = await self._gateway.get(attempt.channel_id)
+        asked = self._context.now()
         outcome = await self._gateway.perform(configured, lambda codec, moment: codec.query(attempt_ref(attempt), moment))
-        if outcome.status is QueryStatus.PAID:
-            return await self._book(configured, attempt, outcome)
-        return outcome
-
-    async def _book(self, configured: Configured, attempt: PayAttempt, outcome: QueryOutcome) -> QueryOutcome:
-        payment = outcome.payment
-        if payment is None or payment.out_trade_no != attempt.out_trade_no:
+        number = outcome.payment.out_trade_no if outcome.payment else None
+        if outcome.status in _DEFINITE and number != attempt.out_trade_no and (number is not None or outcome.status is _PAID):
             log.error("query_answered_another_number", out_trade_no=attempt.out_trade_no)
             return QueryOutcome(QueryStatus.UNKNOWN, None, FACTS_MISMATCH, "the answer is about another number")
+        if outcome.status is QueryStatus.PAID:
+            return await self._book(configured, attempt, outcome, asked)
+        return outcome
+
+    async def query_number(self, out_trade_no: str) -> QueryOutcome:
+        """The same by the channel's number of an attempt of ours."""
+        key = decode(Prefix.ATTEMPT, out_trade_no)
+        async with self._context.database.connection() as connection:
+            attempt = await attempt_rows.get_attempt(connection, key) if key else None
+        if attempt is None:
+            return QueryOutcome(QueryStatus.UNKNOWN, None, FACTS_MISMATCH, "there is no such attempt")
+        return await self.query(attempt)
+
+    async def _book(self, configured: Configured, attempt: PayAttempt, outcome: QueryOutcome, asked: datetime) -> QueryOutcome:
+        assert outcome.payment is not None
         try:
-            await self._payments.book(configured, payment, raw="")
+            await self._payments.book(configured, outcome.payment, raw="", asked=asked)
         except FactsMismatchError as error:
             log.error("query_facts_mismatch", out_trade_no=attempt.out_trade_no, why=str(error))
             return QueryOutcome(QueryStatus.UNKNOWN, None, FACTS_MISMATCH, str(error))
+        except BeingCancelledError as error:
+            log.warning("paid_while_being_cancelled", out_trade_no=attempt.out_trade_no)
+            return QueryOutcome(QueryStatus.UNKNOWN, None, BEING_CANCELLED, str(error))
         return outcome
 
     async def settle_or_close(self, attempt: PayAttempt) -> Settled:
@@ -89,9 +108,16 @@ class Closing:
             return Settled.UNCLEAR
         if self._context.now() < attempt.create_time + configured.spec.close_after:
             return Settled.TOO_SOON
-        closed = await self._gateway.perform(configured, lambda codec, moment: codec.close(attempt_ref(attempt), moment))
+        if configured.spec.attempt_life is not None:
+            return await self._cancel(configured, attempt)
+        return await self._after(attempt, await self._close(configured, attempt))
+
+    async def _close(self, configured: Configured, attempt: PayAttempt) -> CloseOutcome:
+        return await self._gateway.perform(configured, lambda codec, moment: codec.close(attempt_ref(attempt), moment))
+
+    async def _after(self, attempt: PayAttempt, closed: CloseOutcome) -> Settled:
         if closed.status is CloseStatus.CLOSED:
-            await self._close_here(attempt, "", "")
+            await self._close_here(attempt, closed.error_code, closed.error_message)
             return Settled.CLOSED
         if closed.status is CloseStatus.STILL_PAYABLE:
             return Settled.STILL_PAYABLE
@@ -99,6 +125,21 @@ class Closing:
             again = await self.query(attempt)
             return Settled.PAID if again.status is QueryStatus.PAID else Settled.UNCLEAR
         return Settled.UNCLEAR
+
+    async def _cancel(self, configured: Configured, attempt: PayAttempt) -> Settled:
+        """Cancelling gives back what was paid, so nothing may be booked from before it: that is written down first (rule 1)."""
+        now = self._context.now()
+        async with self._context.database.connection() as connection:
+            cancelling = await attempt_rows.begin_cancel(connection, attempt.id, now, now + CANCEL_SETTLES)
+        if cancelling is None:
+            return Settled.PAID
+        closed = await self._close(configured, attempt)
+        if closed.status in (CloseStatus.CLOSED, CloseStatus.PAID):
+            # PAID: refused for good, so the money is there, and stays.
+            decided = self._context.now() if closed.status is CloseStatus.CLOSED else cancelling.before
+            async with self._context.database.connection() as connection:
+                await attempt_rows.end_cancel(connection, attempt.id, cancelling, decided)
+        return await self._after(attempt, closed)
 
     def _cancel_unasked(self, configured: Configured, attempt: PayAttempt, outcome: QueryOutcome) -> bool:
         """A bar code whose time is over is cancelled even if the query says nothing: cancelling gives back what was paid. Not if

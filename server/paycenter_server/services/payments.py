@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -39,14 +40,22 @@ class FactsMismatchError(Exception):
     """A verified message whose facts are not ours: another account, or no amount. It books nothing (rule 4)."""
 
 
+class BeingCancelledError(Exception):
+    """The channel was asked to cancel this payment, which gives the money back; only a query asked well after that decides."""
+
+
 class Payments:
     """Turns verified facts into state, exactly once."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
 
-    async def book(self, configured: Configured, payment: Payment, raw: str) -> Booked:
-        """Compare the facts with the attempt, then book them in one statement, or open a case for what cannot be booked."""
+    async def book(self, configured: Configured, payment: Payment, raw: str, asked: datetime | None = None) -> Booked:
+        """Compare the facts with the attempt, then book them in one statement, or open a case for what cannot be booked.
+
+        `asked`: when the question was sent to which these facts are the answer. BeingCancelledError if they may be older than a
+        cancellation.
+        """
         self._compare_account(configured, payment)
         if payment.amount is None or payment.amount <= 0 or not payment.currency:
             raise FactsMismatchError("the message names no amount or currency")
@@ -58,12 +67,12 @@ class Payments:
                 return Booked.SURPLUS
             if attempt.state is AttemptState.SUCCESS:
                 return Booked.ALREADY
-            if payment.amount == attempt.amount and payment.currency == attempt.currency:
+            if payment.amount == attempt.amount and payment.currency == attempt.currency and not payment.refunded:
                 order = await order_rows.get_order(connection, attempt.order_id)
-                if order is not None and await self._settle(connection, configured, order, attempt, payment, raw):
+                if order is not None and await self._settle(connection, configured, order, attempt, payment, raw, asked=asked):
                     self._context.bell.ring()
                     return Booked.BOOKED
-        return await self._surplus(configured, attempt, payment, raw)
+        return await self._surplus(configured, attempt, payment, raw, asked)
 
     def _compare_account(self, configured: Configured, payment: Payment) -> None:
         for name, ours in configured.codec.account.items():
@@ -81,6 +90,7 @@ class Payments:
         event: OrderEvent = OrderEvent.PAID,
         *,
         closed_attempt: bool = False,
+        asked: datetime | None,
     ) -> bool:
         now = self._context.now()
         rate = configured.channel.fee_rate_ppm
@@ -108,9 +118,11 @@ class Payments:
             channel_order_no=booking.channel_order_no,
             success_time=success_time,
         )
-        return await settlement.settle(connection, booking, task, now, event, closed_attempt=closed_attempt)
+        return await settlement.settle(connection, booking, task, now, event, closed_attempt=closed_attempt, asked=asked)
 
-    async def _surplus(self, configured: Configured, attempt: PayAttempt, payment: Payment, raw: str) -> Booked:
+    async def _surplus(
+        self, configured: Configured, attempt: PayAttempt, payment: Payment, raw: str, asked: datetime | None
+    ) -> Booked:
         """The one statement did not apply: look again with both rows held, and decide."""
         now = self._context.now()
         async with self._context.database.transaction() as connection:
@@ -120,19 +132,22 @@ class Payments:
                 raise FactsMismatchError("the attempt has gone")
             if current.state is AttemptState.SUCCESS:
                 return Booked.ALREADY
+            if current.cancel_until is not None and (asked is None or asked < current.cancel_until):
+                raise BeingCancelledError("the channel was asked to cancel it, and has not said yet how that ended")
             app = await app_rows.get_app_by_id(connection, order.app_id)
             if app is None:
                 raise FactsMismatchError("the app has gone")
             kind = self._kind(order, current, payment)
             event = self._acceptable(kind, order, app)
             if event is not None and await self._settle(
-                connection, configured, order, current, payment, raw, event, closed_attempt=True
+                connection, configured, order, current, payment, raw, event, closed_attempt=True, asked=asked
             ):
                 result = Booked.BOOKED
             else:
                 kind = kind or CaseKind.DUPLICATE_PAYMENT
                 await self._open_case(connection, configured, kind, app, order, current, payment, raw)
                 result = Booked.SURPLUS
+            await self._refunded_before(connection, configured, current, payment, raw)
         log.warning("payment_out_of_turn", kind=kind, result=result.value, out_trade_no=attempt.out_trade_no, at=now.isoformat())
         self._context.bell.ring()
         return result
@@ -231,6 +246,23 @@ class Payments:
             create_time=now,
             update_time=now,
         )
+
+    async def _refunded_before(
+        self, connection: Connection, configured: Configured, attempt: PayAttempt, payment: Payment, raw: str
+    ) -> None:
+        """Booked for the first time, and given back in part or whole already: not by a refund of ours, so a person looks at it."""
+        if not payment.refunded:
+            return
+        now = self._context.now()
+        case = PayCase(
+            id=self._context.new_key(now), kind=CaseKind.REFUND_CONFLICT, state=CaseState.OPEN, app_id=attempt.app_id,
+            channel_id=configured.channel.id, order_id=attempt.order_id, attempt_id=attempt.id, refund_id=None,
+            reference=f"{attempt.out_trade_no}:refunded", amount=None, currency=attempt.currency,
+            detail={"why": "refunded at the channel before the payment was known here", "raw": raw[:NOTIFY_DATA_MAX]},
+            create_time=now, update_time=now,
+        )  # fmt: skip
+        if await case_rows.insert_case(connection, case):
+            log.error("paid_and_refunded_elsewhere", out_trade_no=attempt.out_trade_no)
 
     async def _unknown_order(self, connection: Connection, configured: Configured, payment: Payment, raw: str) -> None:
         """Paid under a number that is not an attempt of this channel: kept for a person, whoever it belongs to."""

@@ -21,7 +21,7 @@ from paycenter_server.services.closing import FACTS_MISMATCH, Closing, Settled, 
 from paycenter_server.services.context import Context, deadline
 from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.services.orders import Orders, order_changed, order_closed, order_not_found
-from paycenter_server.services.payments import FactsMismatchError, Payments
+from paycenter_server.services.payments import BeingCancelledError, FactsMismatchError, Payments
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import channels as channel_rows
 from paycenter_server.storage import orders as order_rows
@@ -139,7 +139,8 @@ class Submit:
     def _showable(self, configured: Configured, attempt: PayAttempt) -> bool:
         """Whether what was shown before can be shown again without asking the channel."""
         life = timedelta(minutes=configured.spec.content_minutes)
-        return bool(attempt.display_content) and self._context.now() - attempt.update_time < life
+        fresh = attempt.state is AttemptState.WAITING and self._context.now() - attempt.update_time < life
+        return bool(attempt.display_content) and fresh
 
     async def _bar_code(self, order: PayOrder, configured: Configured, attempt: PayAttempt, *, fresh: bool) -> None:
         """The payer may have to confirm. The caller waits as long as its deadline allows, or comes back with the same call.
@@ -260,20 +261,25 @@ class Submit:
         if outcome.status is PayStatus.PAID and outcome.payment is not None:
             try:
                 await self._payments.book(configured, outcome.payment, raw="")
-            except FactsMismatchError as error:
+            except (FactsMismatchError, BeingCancelledError) as error:
                 log.error("pay_facts_mismatch", out_trade_no=attempt.out_trade_no, why=str(error))
                 await self._unclear(attempt, FACTS_MISMATCH, str(error))
                 raise channel_unclear(attempt.channel_code) from error
         elif outcome.status is PayStatus.WAITING:
             async with self._context.database.connection() as connection:
                 await attempt_rows.answered(connection, attempt.id, outcome.display_mode, outcome.display_content, now, next_check)
-        elif outcome.status is PayStatus.REFUSED and attempt.display_content:
-            await self._refused_again(attempt, outcome)
         elif outcome.status is PayStatus.REFUSED:
             async with self._context.database.connection() as connection:
-                await attempt_rows.close_attempt(
-                    connection, attempt.id, now, code=outcome.error_code, message=outcome.error_message, watch_until=None
-                )
+                closed = await attempt_rows.close_attempt(
+                    connection, attempt.id, now, code=outcome.error_code, message=outcome.error_message, watch_until=None,
+                    unshown=True,
+                )  # fmt: skip
+                current = await attempt_rows.get_attempt(connection, attempt.id)
+            if not closed and current is not None and self._showable(configured, current):
+                return  # the same call beside this one was accepted: that is shown
+            if not closed and current is not None and current.state in (AttemptState.WAITING, AttemptState.UNKNOWN):
+                await self._refused_again(current, outcome)
+                return
             raise channel_refused(attempt.channel_code, outcome.error_code, outcome.error_message)
         else:
             await self._unclear(attempt, outcome.error_code, outcome.error_message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
@@ -66,18 +67,50 @@ async def unclear(connection: Connection, attempt_id: UUID, code: str, message: 
 
 
 async def close_attempt(
-    connection: Connection, attempt_id: UUID, now: datetime, *, code: str = "", message: str = "", watch_until: datetime | None
+    connection: Connection,
+    attempt_id: UUID,
+    now: datetime,
+    *,
+    code: str = "",
+    message: str = "",
+    watch_until: datetime | None,
+    unshown: bool = False,
 ) -> bool:
     """Not payable any more, as far as we are concerned. `watch_until`: the channel could not close it, so it is asked once
-    more then. False if it has moved on meanwhile."""
+    more then. `unshown`: only if nobody has been shown anything to pay it with. False if it has moved on meanwhile."""
     done = await connection.fetchval(
         """UPDATE pay_attempt SET state = $5, channel_error_code = coalesce($2, channel_error_code),
            channel_error_message = coalesce($3, channel_error_message), update_time = $4, next_check_time = $6
-           WHERE id = $1 AND state = ANY($7) RETURNING id""",
+           WHERE id = $1 AND state = ANY($7) AND (display_content = '' OR NOT $8) RETURNING id""",
         attempt_id, code[:128] or None, message[:512] or None, now, AttemptState.CLOSED.value, watch_until,
-        sources(ATTEMPT, AttemptEvent.CLOSE),
+        sources(ATTEMPT, AttemptEvent.CLOSE), unshown,
     )  # fmt: skip
     return done is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelling:
+    """A cancellation that is asked for: until when it may be carried out, and until when the one before it might have been."""
+
+    until: datetime
+    before: datetime | None
+
+
+async def begin_cancel(connection: Connection, attempt_id: UUID, now: datetime, until: datetime) -> Cancelling | None:
+    """From here on nothing is booked that the channel may be about to give back; None if it is paid here already."""
+    row = await connection.fetchrow(
+        """WITH old AS (SELECT id, cancel_until FROM pay_attempt WHERE id = $1 AND state <> $4 FOR UPDATE)
+           UPDATE pay_attempt a SET cancel_until = $3, update_time = $2 FROM old WHERE a.id = old.id RETURNING old.cancel_until""",
+        attempt_id, now, until, AttemptState.SUCCESS.value,
+    )  # fmt: skip
+    return Cancelling(until, row["cancel_until"]) if row else None
+
+
+async def end_cancel(connection: Connection, attempt_id: UUID, cancelling: Cancelling, decided: datetime | None) -> None:
+    """The channel has decided it: what is asked from `decided` on counts again. Not if another one has begun meanwhile."""
+    await connection.execute(
+        "UPDATE pay_attempt SET cancel_until = $3 WHERE id = $1 AND cancel_until = $2", attempt_id, cancelling.until, decided
+    )
 
 
 async def pay_late(

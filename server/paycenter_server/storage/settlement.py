@@ -15,7 +15,8 @@ WITH o AS (
   SELECT id, app_id FROM pay_order WHERE id = $1 AND state = ANY($2) FOR UPDATE
 ), t AS (
   SELECT a.id, o.id AS order_id, o.app_id FROM o JOIN pay_attempt a ON a.order_id = o.id
-  WHERE a.id = $3 AND a.channel_id = $4 AND a.amount = $5 AND a.state = ANY($6) FOR UPDATE OF a
+  WHERE a.id = $3 AND a.channel_id = $4 AND a.amount = $5 AND a.state = ANY($6)
+    AND (a.cancel_until IS NULL OR a.cancel_until <= $26) FOR UPDATE OF a
 ), attempt AS (
   UPDATE pay_attempt a SET state = $7, paid_amount = $5, channel_order_no = $8, channel_user_id = $9, success_time = $10,
     notify_data = $11, update_time = $12, next_check_time = NULL
@@ -56,11 +57,19 @@ class Booking:
 
 
 async def settle(
-    connection: Connection, booking: Booking, task: NotifyTask, now: datetime, event: OrderEvent, *, closed_attempt: bool = False
+    connection: Connection,
+    booking: Booking,
+    task: NotifyTask,
+    now: datetime,
+    event: OrderEvent,
+    *,
+    closed_attempt: bool = False,
+    asked: datetime | None = None,
 ) -> bool:
     """Book a payment of an order that can take it; False, with nothing changed, if order or attempt have moved on.
 
-    `closed_attempt`: the caller holds both rows and has decided that a payment of a closed attempt is right for the order.
+    `asked`: when the question was sent that the facts are the answer to. `closed_attempt`: the caller holds both rows and has
+    decided that a payment of a closed attempt is right for the order.
     """
     late = sources(ATTEMPT, AttemptEvent.PAID_LATE) if closed_attempt else []
     row = await connection.fetchrow(
@@ -70,6 +79,6 @@ async def settle(
         AttemptState.SUCCESS.value, booking.channel_order_no, booking.channel_user_id, booking.success_time,
         booking.notify_data, now, OrderState.SUCCESS.value, booking.channel_code, booking.fee_rate_ppm, booking.fee_amount,
         task.id, task.type.value, task.event, task.merchant_order_id, task.notify_url, task.payload, task.state.value,
-        task.max_notify_times, OPEN_ATTEMPT,
+        task.max_notify_times, OPEN_ATTEMPT, asked,
     )  # fmt: skip
     return bool(row["attempts"] == 1 and row["orders"] == 1)

@@ -172,6 +172,7 @@ pay_attempt = Table(
     Column("next_check_time", TIME),
     Column("check_count", Integer, nullable=False, server_default=text("0")),
     *_times(),
+    Column("cancel_until", TIME),
     Index("pay_attempt_next_check_time_idx", "next_check_time", postgresql_where=text("next_check_time IS NOT NULL")),
     _one_of("state", AttemptState),
     CheckConstraint("amount > 0", name="amount"),

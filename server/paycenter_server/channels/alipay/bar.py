@@ -96,7 +96,8 @@ class AlipayBarCodec(AlipayTradeCodec):
             )
 
         def bad(answer: Answer) -> CloseOutcome:
-            return CloseOutcome(CloseStatus.UNKNOWN, answer.sub_code, answer.message)
+            status = outcomes.CANCEL_ERRORS.get(answer.sub_code, CloseStatus.UNKNOWN) if answer.signed else CloseStatus.UNKNOWN
+            return CloseOutcome(status, answer.sub_code, answer.message)
 
         return self.call(
             "alipay.trade.cancel", {"out_trade_no": attempt.out_trade_no}, moment, good, bad,

@@ -38,8 +38,17 @@ PAY_ERRORS: Mapping[str, PayStatus] = {
 CLOSE_ERRORS: Mapping[str, CloseStatus] = {
     **dict.fromkeys(_UNCLEAR, CloseStatus.UNKNOWN),
     "ACQ.TRADE_NOT_EXIST": CloseStatus.STILL_PAYABLE,
+    "ACQ.TRADE_HAS_CLOSE": CloseStatus.CLOSED,
     "ACQ.TRADE_STATUS_ERROR": CloseStatus.UNKNOWN,
     "ACQ.REASON_TRADE_STATUS_INVALID": CloseStatus.UNKNOWN,
+}
+
+# Bar codes. PAID: what was paid cannot be given back any more, or not now; the trade is asked about, and booked.
+CANCEL_ERRORS: Mapping[str, CloseStatus] = {
+    **dict.fromkeys(_UNCLEAR, CloseStatus.UNKNOWN),
+    "ACQ.TRADE_HAS_FINISHED": CloseStatus.PAID,
+    "ACQ.SELLER_BALANCE_NOT_ENOUGH": CloseStatus.PAID,
+    "ACQ.TRADE_CANCEL_TIME_OUT": CloseStatus.PAID,
 }
 
 QUERY_ERRORS: Mapping[str, QueryStatus] = {

@@ -214,6 +214,7 @@ class AlipayTradeCodec:
             account=account,
             channel_user_id=text(trade.get("buyer_user_id")) or text(trade.get("buyer_id")) or text(trade.get("buyer_open_id")),
             success_time=parse_alipay(text(trade.get(paid_field))),
+            refunded=refunded or (status is QueryStatus.PAID and state == "TRADE_CLOSED"),
         )
         return QueryOutcome(status, payment, "" if status is not QueryStatus.UNKNOWN else "TRADE_STATUS", state)
 

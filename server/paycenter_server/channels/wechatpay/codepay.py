@@ -37,7 +37,7 @@ class WechatBarCodec(WechatV3Codec):
             "payer": {"auth_code": request.extras.get("auth_code", "")},
             "scene_info": {"store_info": {"id": request.extras.get("store_id") or "1"}},
         }
-        return self._create(fields, request, moment)
+        return self._create(fields, request, moment, outcomes.CODEPAY_ERRORS)
 
     def created(self, answer: Mapping[str, Any], request: PayRequest, moment: Moment) -> PayOutcome:
         """Paid at once, or the payer is asked for a password."""

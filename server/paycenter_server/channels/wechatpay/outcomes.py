@@ -42,6 +42,18 @@ PAY_ERRORS: Mapping[str, PayStatus] = {
     "OUT_TRADE_NO_USED": PayStatus.UNKNOWN,
 }
 
+# Bar codes. The same names as in v2, where they are documented: a new code needs a new out_trade_no.
+CODEPAY_ERRORS: Mapping[str, PayStatus] = {
+    **PAY_ERRORS,
+    "USERPAYING": PayStatus.WAITING,
+    "BANKERROR": PayStatus.UNKNOWN,
+    **dict.fromkeys(
+        ("AUTHCODEEXPIRE", "AUTH_CODE_ERROR", "AUTH_CODE_INVALID", "NOTENOUGH", "NOT_ENOUGH", "NOTSUPORTCARD", "ORDERREVERSED",
+         "BUYER_MISMATCH"),
+        PayStatus.REFUSED,
+    ),
+}  # fmt: skip
+
 QUERY_ERRORS: Mapping[str, QueryStatus] = {
     "ORDER_NOT_EXIST": QueryStatus.NOT_FOUND,
     "ORDERNOTEXIST": QueryStatus.NOT_FOUND,
@@ -61,6 +73,8 @@ CLOSE_ERRORS: Mapping[str, CloseStatus] = {
 REVERSE_ERRORS: Mapping[str, CloseStatus] = {
     **CLOSE_ERRORS,
     **dict.fromkeys(("ORDER_NOT_EXIST", "ORDERNOTEXIST"), CloseStatus.STILL_PAYABLE),
+    # What was paid cannot be given back now: the trade is asked about, and booked.
+    "NOT_ENOUGH": CloseStatus.PAID,
     # Reversing gives back what was paid: that it is paid only means that it was not reversed.
     **dict.fromkeys(("ORDERPAID", "ORDER_PAID"), CloseStatus.UNKNOWN),
 }

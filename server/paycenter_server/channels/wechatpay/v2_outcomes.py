@@ -55,6 +55,9 @@ REVERSE_ERRORS: Mapping[str, CloseStatus] = {
     "ORDERNOTEXIST": CloseStatus.STILL_PAYABLE,
     "SYSTEMERROR": CloseStatus.UNKNOWN,
     "USERPAYING": CloseStatus.UNKNOWN,
+    # What was paid cannot be given back any more, or not now: the trade is asked about, and booked.
+    "NOTENOUGH": CloseStatus.PAID,
+    "REVERSE_EXPIRE": CloseStatus.PAID,
 }
 
 REFUND_ERRORS: Mapping[str, RefundStatus] = {

@@ -154,16 +154,17 @@ class WechatV3Codec(ABC):
             "scene_info": {"payer_client_ip": request.user_ip},
             **self.create_fields(request),
         }
-        return self._create(fields, request, moment)
+        return self._create(fields, request, moment, outcomes.PAY_ERRORS)
 
-    def _create(self, fields: Mapping[str, Any], request: PayRequest, moment: Moment) -> Call[PayOutcome]:
-
+    def _create(
+        self, fields: Mapping[str, Any], request: PayRequest, moment: Moment, errors: Mapping[str, PayStatus]
+    ) -> Call[PayOutcome]:
         def parse(response: HttpResponse, now: datetime) -> PayOutcome:
             return self._read(
                 response,
                 now,
                 lambda answer: self.created(answer, request, moment),
-                outcomes.PAY_ERRORS,
+                errors,
                 lambda known, code, message: PayOutcome(known or PayStatus.UNKNOWN, error_code=code, error_message=message),
             )
 
@@ -338,6 +339,7 @@ def transaction(answer: Mapping[str, Any]) -> QueryOutcome:
         account={"appid": _text(answer.get("appid")), "mchid": _text(answer.get("mchid"))},
         channel_user_id=_text(_inner(answer, "payer").get("openid")),
         success_time=parse_rfc3339(_text(answer.get("success_time"))),
+        refunded=state == "REFUND",
     )
     return QueryOutcome(status, payment, "" if status is not QueryStatus.UNKNOWN else "TRADE_STATE", state)
 

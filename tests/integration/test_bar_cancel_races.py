@@ -1,0 +1,150 @@
+"""Cancelling a bar code gives back what was paid: whatever happens at that moment, money is booked or given back, never both."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from integration.test_bar_codes import KINDS, Till, make_till
+from paycenter_server.channels.protocol import HttpRequest, HttpResponse
+from paycenter_server.channels.transport import AiohttpTransport, TransportUnclearError
+from paycenter_server.domain.states import OrderState
+from support.world import World, open_world
+
+
+def is_query(request: HttpRequest) -> bool:
+    return (
+        "orderquery" in request.url
+        or "alipay.trade.query" in request.url
+        or (request.method == "GET" and "/out-trade-no/" in request.url)
+    )
+
+
+class Staged:
+    """A network on which something happens before or after the next query."""
+
+    def __init__(self) -> None:
+        self.inner = AiohttpTransport()
+        self.before: Callable[[], Awaitable[None]] | None = None
+        self.after: Callable[[], Awaitable[None]] | None = None
+        self.lose_next = False
+
+    async def send(self, request: HttpRequest, seconds: float) -> HttpResponse:
+        if not is_query(request):
+            return await self.inner.send(request, seconds)
+        before, self.before = self.before, None
+        lose, self.lose_next = self.lose_next, False
+        if before:
+            await before()
+        if lose:
+            raise TransportUnclearError("no answer")
+        after, self.after = self.after, None
+        answer = await self.inner.send(request, seconds)
+        if after:
+            await after()
+        return answer
+
+
+@pytest.fixture(params=list(KINDS))
+async def stage(
+    request: pytest.FixtureRequest, database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
+) -> AsyncIterator[tuple[World, Till, Staged]]:
+    network = Staged()
+    async with open_world(database_url, redis_url, keys_dir, master_key_file, transport=network) as world:
+        yield world, await make_till(world, request.param), network
+        await network.inner.aclose()
+
+
+async def waiting(world: World, till: Till) -> tuple[Any, Any]:
+    """An order whose payer has been asked for a password, and its attempt."""
+    order = await world.order()
+    await world.simulator.fault(till.api, till.waits)
+    return order, await till.scan(order)
+
+
+async def test_booked_by_another_while_the_job_is_about_to_cancel(stage: tuple[World, Till, Staged]) -> None:
+    world, till, network = stage
+    order, attempt = await waiting(world, till)
+
+    async def confirmed_and_booked() -> None:
+        await world.simulator.pay(attempt.out_trade_no, notify=False)
+        await world.services.orders.sync(world.caller, order.number)
+
+    network.before, network.lose_next = confirmed_and_booked, True
+    await till.pass_time(61)
+    assert (await world.read(order)).state is OrderState.SUCCESS
+    assert (await till.trade(attempt))["refunded"] == 0
+
+
+async def test_an_answer_from_before_the_cancellation_books_nothing(stage: tuple[World, Till, Staged]) -> None:
+    """A caller's query has found it paid; before its answer is read, the job has cancelled, and the money is back."""
+    world, till, network = stage
+    order, attempt = await waiting(world, till)
+    await world.simulator.pay(attempt.out_trade_no, notify=False)
+
+    async def cancelled() -> None:
+        network.lose_next = True
+        await till.pass_time(61)
+
+    network.after = cancelled
+    await world.services.orders.sync(world.caller, order.number)
+    assert (await till.trade(attempt))["refunded"] == 100
+    assert await world.value("SELECT state FROM pay_attempt") == "CLOSED"
+    after = await world.read(order)
+    assert (after.state, after.paid_amount) == (OrderState.WAITING, 0)
+    assert await world.cases() == []
+
+
+async def test_a_refused_cancellation_leaves_the_money_booked(stage: tuple[World, Till, Staged]) -> None:
+    """Confirmed between the query and the cancellation, which cannot give it back."""
+    world, till, network = stage
+    order, attempt = await waiting(world, till)
+
+    async def confirmed() -> None:
+        await world.simulator.pay(attempt.out_trade_no, notify=False)
+
+    network.before, network.lose_next = confirmed, True
+    await world.simulator.fault(till.cancel, "not_enough")
+    await till.pass_time(61)
+    assert (await world.read(order)).state is OrderState.SUCCESS
+    assert (await till.trade(attempt))["refunded"] == 0
+    assert await world.cases() == []
+
+
+async def test_while_a_cancellation_is_undecided_nothing_is_booked(stage: tuple[World, Till, Staged]) -> None:
+    """Its answer was lost: the money may be on its way back, so the order is not paid; the next cancellation settles it."""
+    world, till, network = stage
+    order, attempt = await waiting(world, till)
+    network.lose_next = True
+    await world.simulator.fault(till.cancel, "error_before_commit")
+    await till.pass_time(61)
+    await world.simulator.pay(attempt.out_trade_no, notify=False)
+    await world.services.orders.sync(world.caller, order.number)
+    assert (await world.read(order)).state is OrderState.WAITING
+    await till.pass_time(6)
+    assert await world.value("SELECT state FROM pay_attempt") == "CLOSED"
+    assert (await till.trade(attempt))["refunded"] == 100
+    assert (await world.read(order)).state is OrderState.WAITING
+
+
+@pytest.mark.parametrize("policy", ["REFUND", "ACCEPT"])
+async def test_a_late_notice_of_what_was_given_back(world: World, policy: str) -> None:
+    """Alipay tells of bar payments: the notice of a payment that our own cancellation has given back books nothing."""
+    till = await make_till(world, "alipay")
+    await world.rows(f"UPDATE pay_app SET surplus_policy = '{policy}'")
+    order, attempt = await waiting(world, till)
+    await world.simulator.pay(attempt.out_trade_no, delay_seconds=600)
+    await world.simulator.fault(till.query, "error_before_commit")
+    await till.pass_time(61)
+    assert await world.value("SELECT channel_error_code FROM pay_attempt") == "CANCEL_REFUNDED"
+    await world.simulator.advance(700)
+    async with asyncio.timeout(5):
+        while any(item["state"] != "DONE" for item in (await till.trade(attempt))["notifications"]):
+            await asyncio.sleep(0.02)
+    assert (await till.trade(attempt))["refunded"] == 100
+    after = await world.read(order)
+    assert (after.state, after.paid_amount) == (OrderState.WAITING, 0)
+    assert await world.cases() == []
