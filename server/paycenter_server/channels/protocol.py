@@ -258,10 +258,10 @@ class NotifyAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """What a verified callback says: about a payment, about a refund, or (both None) nothing that concerns us.
+    """What a verified callback says: about a payment, about a refund, about both, or (both None) nothing that concerns us.
 
     `raw` is its readable content, kept with the attempt or refund for people. A refund that is only PENDING is asked about at
-    once. `answer`: the acknowledgement, where this form of callback has another than the codec's.
+    once, also one that is not ours. `answer`: the acknowledgement, where this form of callback has another than the codec's.
     """
 
     payment: QueryOutcome | None = None

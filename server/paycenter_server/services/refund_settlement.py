@@ -9,9 +9,9 @@ import structlog
 from paycenter_server.channels.protocol import RefundFacts, RefundOutcome, RefundRequest, RefundStatus
 from paycenter_server.domain.errors import invalid
 from paycenter_server.domain.ids import Prefix, decode
-from paycenter_server.domain.models import CaseKind, PayCase, PayRefund
+from paycenter_server.domain.models import CaseKind, PayAttempt, PayCase, PayRefund
 from paycenter_server.domain.schedule import REFUND_SYNC_DELAYS, STALE_AFTER, due_after
-from paycenter_server.domain.states import CaseEvent, CaseState, RefundState
+from paycenter_server.domain.states import AttemptState, CaseEvent, CaseState, RefundState
 from paycenter_server.services import notices
 from paycenter_server.services.channel_gateway import ChannelGateway, Configured
 from paycenter_server.services.context import Context
@@ -22,6 +22,10 @@ from paycenter_server.storage import notifications as notify_rows
 from paycenter_server.storage import refunds as refund_rows
 
 log = structlog.get_logger(__name__)
+
+
+class UndecidedError(Exception):
+    """A notice that says nothing certain, and the channel did not say more: it is to be sent again."""
 
 
 class RefundSettlement:
@@ -82,6 +86,7 @@ class RefundSettlement:
             self._compare(configured, refund, outcome.facts)
             await self._succeed(refund, outcome.facts, raw)
         elif outcome.status is RefundStatus.FAILED:
+            self._compare_failed(refund, outcome.facts)
             await self._fail(refund, outcome, raw)
         else:
             await self._note(refund, outcome.error_code, outcome.error_message)
@@ -95,6 +100,15 @@ class RefundSettlement:
                 raise FactsMismatchError(f"the message's {name} is not the channel's")
         theirs = (facts.out_refund_no, facts.out_trade_no, facts.amount)
         if theirs != (refund.out_refund_no, refund.out_trade_no, refund.amount):
+            raise FactsMismatchError("the message's numbers or amount are not the refund's")
+
+    @staticmethod
+    def _compare_failed(refund: PayRefund, facts: RefundFacts | None) -> None:
+        """A failure gives the reserved amount free, so it must be this refund's too. An error code alone names no numbers."""
+        if facts is None:
+            return
+        same = (facts.out_refund_no, facts.out_trade_no) == (refund.out_refund_no, refund.out_trade_no)
+        if not same or facts.amount not in (None, refund.amount):
             raise FactsMismatchError("the message's numbers or amount are not the refund's")
 
     async def _succeed(self, refund: PayRefund, facts: RefundFacts | None, raw: str) -> None:
@@ -176,20 +190,36 @@ class RefundSettlement:
             refund = await refund_rows.get_refund_by_out_key(connection, key) if key else None
             if refund is not None and refund.channel_id != configured.channel.id:
                 refund = None
-            if refund is None:
-                if outcome.status is RefundStatus.SUCCESS:
-                    await self._unknown(connection, configured, facts, raw)
-                return
-        if outcome.status is RefundStatus.PENDING and refund.state is RefundState.WAITING:
-            # A notice that proves nothing by itself (v2): the channel is asked.
+        if refund is None:
+            await self._not_ours(configured, outcome, facts, raw)
+        elif outcome.status is not RefundStatus.PENDING:
+            await self.apply(configured, refund, outcome, raw)
+        elif refund.state is RefundState.WAITING:
+            # A notice that proves nothing by itself (v2), or names no amount (Alipay): the channel is asked.
             await self.check(refund)
-            return
-        await self.apply(configured, refund, outcome, raw)
 
-    async def _unknown(self, connection: object, configured: Configured, facts: RefundFacts, raw: str) -> None:
-        now = self._context.now()
+    async def _not_ours(self, configured: Configured, outcome: RefundOutcome, facts: RefundFacts, raw: str) -> None:
+        """Made at the channel's own console, or under a number that has had its end here."""
+        if outcome.status is RefundStatus.PENDING:
+            request = RefundRequest(
+                facts.out_trade_no, facts.out_refund_no, facts.amount or 0, 0, "CNY", "", "", self._context.now()
+            )
+            outcome = await self._gateway.perform(configured, lambda codec, moment: codec.query_refund(request, moment))
+            if outcome.status in (RefundStatus.PENDING, RefundStatus.UNKNOWN):
+                raise UndecidedError("the channel does not say yet how this refund ended")
+        if outcome.status is not RefundStatus.SUCCESS:
+            return
         attempt_id = decode(Prefix.ATTEMPT, facts.out_trade_no)
-        attempt = await attempt_rows.get_attempt(connection, attempt_id) if attempt_id else None
+        async with self._context.database.connection() as connection:
+            attempt = await attempt_rows.get_attempt(connection, attempt_id) if attempt_id else None
+            if attempt is not None and attempt.state is not AttemptState.SUCCESS:
+                return  # never booked here: a bar code that was cancelled after it had been paid
+            await self._unknown(connection, configured, outcome.facts or facts, attempt, raw)
+
+    async def _unknown(
+        self, connection: object, configured: Configured, facts: RefundFacts, attempt: PayAttempt | None, raw: str
+    ) -> None:
+        now = self._context.now()
         key = decode(Prefix.OUT_REFUND, facts.out_refund_no)
         earlier = await refund_rows.find_earlier_key(connection, attempt.id, key) if attempt and key else None
         case = PayCase(

@@ -229,7 +229,12 @@ class AlipayTradeCodec:
         if fields.get("notify_type") != "trade_status_sync":
             return Notification(raw=raw)
         account = {name: fields.get(name, "") for name in ("app_id", "seller_id")}
-        return Notification(payment=self.read_trade(fields, account, "gmt_payment"), raw=raw)
+        refund = None
+        if fields.get("out_biz_no") and fields.get("gmt_refund"):
+            # Told with its trade, and by the trade's total only: the refund itself is asked about.
+            facts = RefundFacts(fields["out_biz_no"], fields.get("out_trade_no", ""), None, account)
+            refund = RefundOutcome(RefundStatus.PENDING, facts)
+        return Notification(self.read_trade(fields, account, "gmt_payment"), refund, raw)
 
     def acknowledge(self, received: bool, message: str) -> NotifyAnswer:
         """Exactly `success`, or anything else with a status that makes Alipay send again."""

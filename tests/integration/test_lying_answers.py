@@ -1,0 +1,93 @@
+"""Answers that are the channel's, signed and all, but about something else; and two equal calls that are answered differently."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from paycenter_server.channels.protocol import HttpRequest, HttpResponse
+from paycenter_server.channels.transport import AiohttpTransport
+from paycenter_server.domain.states import AttemptState
+from support.world import World, open_world
+
+
+class Replaying:
+    """A network that answers a query with the answer to an earlier one."""
+
+    def __init__(self, mark: str) -> None:
+        self.inner, self.mark = AiohttpTransport(), mark
+        self.kept: HttpResponse | None = None
+        self.replay = False
+
+    async def send(self, request: HttpRequest, seconds: float) -> HttpResponse:
+        if self.mark in request.url and self.replay and self.kept is not None:
+            return self.kept
+        answer = await self.inner.send(request, seconds)
+        if self.mark in request.url:
+            self.kept = answer
+        return answer
+
+
+@pytest.mark.parametrize(("code", "mark"), [("alipay_qr", "alipay.trade.query"), ("wx_native", "?mchid=")])
+async def test_an_answer_about_another_trade_closes_nothing(
+    code: str, mark: str, database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
+) -> None:
+    network = Replaying(mark)
+    async with open_world(database_url, redis_url, keys_dir, master_key_file, transport=network) as world:
+        closed, order = await world.order(), await world.order()
+        for one in (closed, order):
+            attempt = await world.submit(one, code)
+            await world.session.get(f"{world.simulator.base}/cashier/{attempt.out_trade_no}")
+            if one is closed:
+                await world.simulator.post(f"/simulator/close/{attempt.out_trade_no}")
+        await world.services.orders.sync(world.caller, closed.number)
+        network.replay = True
+        await world.services.orders.sync(world.caller, order.number)
+        (attempt,) = await world.services.orders.attempts(order)
+        assert attempt.state in (AttemptState.WAITING, AttemptState.UNKNOWN)
+        assert attempt.next_check_time is not None
+        await network.inner.aclose()
+
+
+class Beside:
+    """A network that lets the second of two equal payments wait for the first one's answer, and then has it refused."""
+
+    def __init__(self) -> None:
+        self.inner = AiohttpTransport()
+        self.world: World | None = None
+        self.calls = 0
+        self.answered = asyncio.Event()
+
+    async def send(self, request: HttpRequest, seconds: float) -> HttpResponse:
+        if not request.url.endswith("/native"):
+            return await self.inner.send(request, seconds)
+        self.calls += 1
+        if self.calls == 1:
+            return await self.inner.send(request, seconds)
+        await self.answered.wait()
+        assert self.world is not None
+        await self.world.simulator.fault("wx.native", "decline", code="RULE_LIMIT")
+        return await self.inner.send(request, seconds)
+
+
+async def test_a_refusal_beside_an_acceptance_closes_nothing(
+    database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
+) -> None:
+    network = Beside()
+    async with open_world(database_url, redis_url, keys_dir, master_key_file, transport=network) as world:
+        network.world = world
+        order = await world.order()
+        # Both read the attempt before either is answered.
+        first = asyncio.create_task(world.submit(order))
+        while not network.calls:
+            await asyncio.sleep(0)
+        second = asyncio.create_task(world.submit(order))
+        shown = await first
+        network.answered.set()
+        again = await second
+        assert shown.display_content
+        assert (again.id, again.state, again.display_content) == (shown.id, AttemptState.WAITING, shown.display_content)
+        await world.simulator.pay(shown.out_trade_no)
+        await world.until(order, "SUCCESS")
+        await network.inner.aclose()
