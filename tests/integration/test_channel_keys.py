@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from pathlib import Path
 
 from paycenter_server.channels.protocol import HttpRequest, HttpResponse
@@ -11,12 +12,20 @@ from support.world import OPERATOR, World, open_world
 
 
 class Counting:
+    """A network that counts, and on which the certificates may take their time or be missing."""
+
     def __init__(self) -> None:
         self.inner = AiohttpTransport()
         self.urls: list[str] = []
+        self.certificates_take = 0.0
+        self.no_certificates = False
 
     async def send(self, request: HttpRequest, seconds: float) -> HttpResponse:
         self.urls.append(request.url)
+        if request.url.endswith("/v3/certificates"):
+            await asyncio.sleep(self.certificates_take)
+            if self.no_certificates:
+                return HttpResponse(404, {}, '{"code":"RESOURCE_NOT_EXISTS","message":"无可用的平台证书"}'.encode())
         return await self.inner.send(request, seconds)
 
     @property
@@ -87,3 +96,65 @@ async def test_both_key_modes_at_once_and_signtest_probes(world: World) -> None:
     await world.simulator.fault("wx.native", "other_key")
     order = await world.order()
     assert (await world.submit(order)).display_content
+
+
+async def test_whoever_needs_keys_that_are_being_fetched_waits_for_them(
+    database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
+) -> None:
+    transport = Counting()
+    transport.certificates_take = 0.3
+    async with open_world(database_url, redis_url, keys_dir, master_key_file, transport=transport) as world:
+        await use(world, use_platform_certificates="true", public_key="", public_key_id="")
+        orders = [await world.order() for _ in range(6)]
+        attempts = await asyncio.gather(*(world.submit(order) for order in orders))
+        assert all(attempt.display_content for attempt in attempts)
+        assert transport.certificate_calls == 1
+        # A refresh goes on beside the payments.
+        transport.certificates_take = 5.0
+        configured = await world.services.gateway.get(next(iter(world.services.gateway._known)))
+        configured.codec._verifier.refreshed -= timedelta(hours=12)  # type: ignore[attr-defined]
+        world.clock.advance(21)
+        async with asyncio.timeout(3):
+            order = await world.order()
+            assert (await world.submit(order)).display_content
+        assert transport.certificate_calls == 2
+        await transport.inner.aclose()
+
+
+async def test_a_merchant_that_has_moved_to_the_public_key(
+    database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
+) -> None:
+    """The channel is still configured for both, but WeChat has no certificates for it any more: it is not asked at each payment."""
+    transport = Counting()
+    transport.no_certificates = True
+    async with open_world(database_url, redis_url, keys_dir, master_key_file, transport=transport) as world:
+        await use(world, use_platform_certificates="true")
+        for _ in range(4):
+            world.clock.advance(21)
+            await world.paid("wx_native")
+        assert transport.certificate_calls == 1
+        await transport.inner.aclose()
+
+
+class Foreign(Counting):
+    """Certificates that are signed with a key nobody knows."""
+
+    async def send(self, request: HttpRequest, seconds: float) -> HttpResponse:
+        answer = await super().send(request, seconds)
+        if request.url.endswith("/v3/certificates"):
+            return HttpResponse(answer.status, {**answer.headers, "wechatpay-serial": "7" * 40}, answer.body)
+        return answer
+
+
+async def test_one_unknown_serial_is_one_call(database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path) -> None:
+    transport = Foreign()
+    async with open_world(database_url, redis_url, keys_dir, master_key_file, transport=transport) as world:
+        await use(world, use_platform_certificates="true")
+        now = str(int(world.clock.now().timestamp()))
+        headers = {
+            "Wechatpay-Timestamp": now, "Wechatpay-Nonce": "n", "Wechatpay-Signature": "AAAA", "Wechatpay-Serial": "7A" * 20,
+        }  # fmt: skip
+        status, _ = await world.call_back("wx_native", b"{}", headers)
+        assert status >= 400
+        assert transport.certificate_calls == 1
+        await transport.inner.aclose()

@@ -344,7 +344,8 @@ class ChannelSpec:
     may be shown again. `attempt_life`: for bar codes, how long the payer may take to confirm before the attempt is
     cancelled; such an attempt is never sent twice, only asked about. `longest_life`: the most that the channel lets an attempt
     live; an order that lives longer gets another attempt at the next submit. `close_after`: how long after its creation an attempt
-    may first be closed, where the channel asks for a pause. `trial`: the codec of a way to pay in which an
+    may first be closed, where the channel asks for a pause. `alarm_codes`: error codes that mean that the channel turns us away
+    (key, clock, configuration), which a person has to mend. `trial`: the codec of a way to pay in which an
     order can be made without a payer and closed again, for channels that check only then what belongs together.
     """
 
@@ -363,6 +364,7 @@ class ChannelSpec:
     attempt_life: timedelta | None = None
     longest_life: timedelta | None = None
     close_after: timedelta = timedelta(0)
+    alarm_codes: frozenset[str] = frozenset()
     trial: Callable[[Mapping[str, str]], Codec] | None = None
 
     @property

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 from uuid import UUID
 
 import structlog
@@ -51,6 +51,8 @@ class Configured:
     codec: Codec
     loaded: float
     key_fetches: dict[timedelta, datetime] = field(default_factory=dict)
+    fetching: asyncio.Task[bool] | None = None
+    has_fetched: bool = False
 
 
 class ChannelGateway:
@@ -106,15 +108,15 @@ class ChannelGateway:
     async def perform(self, configured: Configured, operation: Callable[[Codec, Moment], Call[T] | T]) -> T:
         """Build (and sign) a request, send it, read the answer. Whatever goes wrong on the way is the outcome's "unclear"."""
         codec = configured.codec
-        if codec.keys_due(self._context.now()):
-            await self.fetch_keys(configured, None)
+        await self._refresh_keys(configured)
         moment = self._context.moment()
         made = await self._off_loop(lambda: operation(codec, moment))
         if not isinstance(made, Call):
             return made
         return await self._carry(configured, made)
 
-    async def _carry(self, configured: Configured, call: Call[T]) -> T:
+    async def _carry(self, configured: Configured, call: Call[T], *, fetching: bool = False) -> T:
+        """Send, and read the answer. One that is signed with an unknown key is read again when the keys have been fetched."""
         bound = log.bind(channel=configured.channel.number, api=call.api)
         started = asyncio.get_running_loop().time()
         try:
@@ -122,20 +124,33 @@ class ChannelGateway:
         except TransportUnclearError as error:
             bound.warning("channel_unclear", why=str(error))
             return call.unclear(str(error))
-        bound.info("channel_answered", status=response.status, ms=int((asyncio.get_running_loop().time() - started) * 1000))
+        milliseconds = int((asyncio.get_running_loop().time() - started) * 1000)
         try:
-            return call.parse(response, self._context.now())
+            outcome = call.parse(response, self._context.now())
         except UnknownKeyError as error:
-            if await self.fetch_keys(configured, error.serial):
+            why = str(error)
+            if not fetching and await self.fetch_keys(configured, error.serial):
                 try:
-                    return call.parse(response, self._context.now())
+                    return self._told(configured, call, call.parse(response, self._context.now()), response.status, milliseconds)
                 except (AnswerError, UnknownKeyError) as again:
-                    error = again  # type: ignore[assignment]
-            bound.warning("channel_answer_refused", why=str(error))
-            return call.unclear(str(error))
+                    why = str(again)
         except AnswerError as error:
-            bound.warning("channel_answer_refused", why=str(error))
-            return call.unclear(str(error))
+            why = str(error)
+        else:
+            return self._told(configured, call, outcome, response.status, milliseconds)
+        bound.warning("channel_answer_refused", why=why, status=response.status, ms=milliseconds)
+        return call.unclear(why)
+
+    @staticmethod
+    def _told(configured: Configured, call: Call[T], outcome: T, status: int, milliseconds: int) -> T:
+        """Log what was said. That the channel turns us away (our key, our clock) is an error that no repeat mends."""
+        code = getattr(outcome, "error_code", "")
+        bound = log.bind(channel=configured.channel.number, api=call.api, status=status, ms=milliseconds)
+        if code in configured.spec.alarm_codes:
+            bound.error("channel_turns_us_away", code=code, message=getattr(outcome, "error_message", ""))
+        else:
+            bound.info("channel_answered", outcome=str(getattr(outcome, "status", outcome)), code=code)
+        return outcome
 
     def _seconds(self) -> float:
         limit = self._context.options.channel_timeout
@@ -145,24 +160,44 @@ class ChannelGateway:
         return max(0.5, min(limit, end - asyncio.get_running_loop().time() - 0.3))
 
     async def fetch_keys(self, configured: Configured, serial: str | None, pause: timedelta = _PAUSE_AFTER_ANSWER) -> bool:
-        """Fetch the channel's keys, at most once in a pause. Callbacks have a longer one, of their own."""
+        """Fetch the channel's keys, at most once in a pause; whether there are new ones. Callbacks have a longer one, of their own.
+
+        Whoever needs keys while they are being fetched waits for them; a caller that goes away does not end the fetch.
+        """
+        task = self._start_fetch(configured, serial, pause)
+        return await asyncio.shield(task) if task else False
+
+    def _start_fetch(self, configured: Configured, serial: str | None, pause: timedelta) -> asyncio.Task[bool] | None:
+        """The fetch that is under way, or a new one; None within the pause."""
+        if configured.fetching is not None and not configured.fetching.done():
+            return configured.fetching
         now = self._context.now()
         last = configured.key_fetches.get(pause)
         if last is not None and now - last < pause:
-            return False
+            return None
         configured.key_fetches[pause] = now
+        configured.fetching = asyncio.create_task(self._fetch(configured, serial))
+        return configured.fetching
+
+    async def _fetch(self, configured: Configured, serial: str | None) -> bool:
+        deadline.set(None)  # of the caller that happened to start it; others wait too
         moment = self._context.moment()
         call = await self._off_loop(lambda: configured.codec.fetch_keys(serial, moment))
-        if call is None:
-            return False
-        fetched: bool = await self._carry(configured, call)
+        fetched = call is not None and await self._carry(configured, call, fetching=True)
+        configured.has_fetched |= fetched
         return fetched
+
+    async def _refresh_keys(self, configured: Configured, pause: timedelta = _PAUSE_AFTER_ANSWER) -> None:
+        """Before the first use the keys are waited for; a refresh goes on beside the payments."""
+        if configured.codec.keys_due(self._context.now()):
+            task = self._start_fetch(configured, None, pause)
+            if task is not None and not configured.has_fetched:
+                await asyncio.shield(task)
 
     async def parse_notify(self, configured: Configured, request: NotifyRequest) -> Notification:
         """A verified callback; NotifyError otherwise."""
         now = self._context.now()
-        if configured.codec.keys_due(now):
-            await self.fetch_keys(configured, None, _PAUSE_AFTER_CALLBACK)
+        await self._refresh_keys(configured, _PAUSE_AFTER_CALLBACK)
         try:
             return configured.codec.parse_notify(request, now)
         except UnknownKeyError as error:
@@ -185,8 +220,3 @@ def channel_not_found(code: str = "") -> PayCenterError:
     return PayCenterError(
         Reason.CHANNEL_NOT_FOUND, f"{what}; ListPayChannels shows those there are.", metadata={"channel_code": code}
     )
-
-
-def as_metadata(values: Mapping[str, Any]) -> dict[str, str]:
-    """Metadata of errors are texts."""
-    return {name: str(value) for name, value in values.items()}

@@ -10,6 +10,7 @@ from paycenter_server.channels.alipay.bar import AlipayBarCodec
 from paycenter_server.channels.alipay.config import FIELDS, check
 from paycenter_server.channels.alipay.limits import limits
 from paycenter_server.channels.alipay.lite import AlipayLiteCodec
+from paycenter_server.channels.alipay.outcomes import ALARM_CODES
 from paycenter_server.channels.alipay.page import AlipayAppCodec, AlipayPcCodec, AlipayWapCodec
 from paycenter_server.channels.alipay.qr import AlipayQrCodec
 from paycenter_server.channels.protocol import ChannelSpec, Codec
@@ -37,6 +38,7 @@ def _spec(
         required_extras=required_extras,
         limits=limits,
         attempt_life=life,
+        alarm_codes=ALARM_CODES,
         # "1m to 15d".
         longest_life=timedelta(days=15),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from paycenter_server.channels.texts import text
 from paycenter_server.channels.times import alipay
 
 CERT_DOWNLOAD = "alipay.open.app.alipaycert.download"
+_SERIAL = re.compile(r"[0-9a-f]{32}")
 _FORM = "application/x-www-form-urlencoded;charset=utf-8"
 
 
@@ -166,7 +168,7 @@ class Gateway:
         name = serial if self.certificate_mode and isinstance(serial, str) else ""
         key = self._keys.get(name)
         if key is None:
-            raise UnknownKeyError(name)
+            raise UnknownKeyError(name[:80])
         return key
 
     def notify_keys(self, serial: str | None) -> list[RSAPublicKey]:
@@ -179,7 +181,7 @@ class Gateway:
 
     def fetch_certificate(self, serial: str, moment: Moment) -> Call[bool] | None:
         """`alipay.open.app.alipaycert.download`: the certificate must chain to the configured roots to be trusted."""
-        if not self.certificate_mode or not serial:
+        if not self.certificate_mode or not _SERIAL.fullmatch(serial):
             return None
 
         def parse(response: HttpResponse, now: datetime) -> bool:

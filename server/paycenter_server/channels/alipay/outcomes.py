@@ -16,6 +16,12 @@ IN_PROCESS = "10003"
 # The gateway turned the request away before any trade was touched. Definite only if the answer itself was signed.
 CONFIGURATION_CODES = frozenset({"40001", "40002", "40006"})
 
+# The gateway turns us away: the key, the clock, or the application.
+ALARM_CODES = CONFIGURATION_CODES | {
+    "isv.invalid-signature", "isv.missing-signature-key", "isv.invalid-app-id", "isv.invalid-timestamp",
+    "isv.insufficient-isv-permissions", "isv.invalid-app-cert-sn", "isv.invalid-alipay-root-cert-sn",
+}  # fmt: skip
+
 _UNCLEAR = ("ACQ.SYSTEM_ERROR", "SYSTEM_ERROR", "isp.unknow-error", "aop.unknow-error", "isv.app-call-limited")
 
 PAY_ERRORS: Mapping[str, PayStatus] = {

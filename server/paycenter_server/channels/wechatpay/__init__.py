@@ -12,7 +12,9 @@ from paycenter_server.channels.wechatpay.h5 import WechatWapCodec
 from paycenter_server.channels.wechatpay.in_app import WechatAppCodec, WechatLiteCodec, WechatPubCodec
 from paycenter_server.channels.wechatpay.limits import limits, refund_limits
 from paycenter_server.channels.wechatpay.native import WechatNativeCodec
+from paycenter_server.channels.wechatpay.outcomes import ALARM_CODES
 from paycenter_server.channels.wechatpay.v2 import WechatV2Codec
+from paycenter_server.channels.wechatpay.v2_outcomes import ALARM_CODES as V2_ALARM_CODES
 from paycenter_server.channels.wechatpay.v2_products import (
     WechatAppV2Codec,
     WechatBarV2Codec,
@@ -62,6 +64,7 @@ def _spec(
         attempt_life=life,
         longest_life=_LONGEST,
         close_after=close_after,
+        alarm_codes=ALARM_CODES | V2_ALARM_CODES,
         trial=trial,
     )
 

@@ -32,6 +32,9 @@ REFUND_STATES: Mapping[str, RefundStatus] = {
 _DEFINITE = ("PARAM_ERROR", "INVALID_REQUEST", "APPID_MCHID_NOT_MATCH", "MCH_NOT_EXISTS", "NO_AUTH", "RULE_LIMIT")
 _UNCLEAR = ("SYSTEM_ERROR", "SERVICE_UNAVAILABLE", "FREQUENCY_LIMITED", "RATELIMIT_EXCEEDED", "BANK_ERROR")
 
+# The channel turns us away: keys, serial number, clock, or what belongs together.
+ALARM_CODES = frozenset({"SIGN_ERROR", "APPID_MCHID_NOT_MATCH", "MCH_NOT_EXISTS", "NO_AUTH"})
+
 PAY_ERRORS: Mapping[str, PayStatus] = {
     **dict.fromkeys(_DEFINITE, PayStatus.REFUSED),
     **dict.fromkeys(_UNCLEAR, PayStatus.UNKNOWN),

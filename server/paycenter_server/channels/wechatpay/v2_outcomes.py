@@ -14,6 +14,9 @@ _DEFINITE = (
     "POST_DATA_EMPTY", "NOT_UTF8", "REQUIRE_POST_METHOD", "SIGNERROR", "PARAM_ERROR",
 )  # fmt: skip
 
+# The channel turns us away: the key, or what belongs together.
+ALARM_CODES = frozenset({"SIGNERROR", "NOAUTH", "APPID_NOT_EXIST", "MCHID_NOT_EXIST", "APPID_MCHID_NOT_MATCH", "RETURN_FAIL"})
+
 PAY_ERRORS: Mapping[str, PayStatus] = {
     **dict.fromkeys(_DEFINITE, PayStatus.REFUSED),
     "ORDERCLOSED": PayStatus.REFUSED,

@@ -285,6 +285,9 @@ class WechatV3Codec(ABC):
             return None
 
         def parse(response: HttpResponse, now: datetime) -> bool:
+            if response.status == 404 and self._public_key_id:
+                # "There is no usable platform certificate": the merchant has moved to the public key, which we have.
+                self._verifier.refreshed = now
             if response.status != 200:
                 return False
             found = read_certificates(self._api_v3_key, response.body)
