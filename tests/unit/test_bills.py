@@ -49,6 +49,25 @@ def test_an_alipay_bill() -> None:
     assert (refunded.kind, refunded.out_refund_no, refunded.amount, refunded.fee) == (BillKind.REFUND, "R1", 3_000, -18)
 
 
+def test_a_quotation_mark_swallows_nothing() -> None:
+    header = HEADER + ",商品名称\t"
+    lines = [f"2026,P{n},交易,2026-01-02 03:04:05,1.00,1.00,-0.01,,{name}" for n, name in enumerate(['"Tea', "x", '"', "y", '""'])]
+    text = "\n".join(["#x", header, *lines, "#业务明细列表结束"])
+    assert [line.out_trade_no for line in alipay(zipped(text))] == ["P0", "P1", "P2", "P3", "P4"]
+    with pytest.raises(BillError, match="10 fields instead of 9"):
+        list(alipay(zipped(text.replace('"Tea', "Tea, green"))))
+
+
+def test_a_zip_of_another_method_is_refused() -> None:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("2088_业务明细.csv", "x" * 200)
+    whole = made.getvalue()
+    for place in range(60, len(whole) - 80):
+        with pytest.raises(BillError):
+            list(alipay(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :]))
+
+
 @pytest.mark.parametrize(
     "text", ["", "#x", "a,b\n1,2\n", HEADER, f"{HEADER}\n1,2\n#业务明细列表结束", f"{HEADER}\n1,2,交易,x,1e5,1,1,\n"]
 )

@@ -31,6 +31,7 @@ def fields(found: Any) -> list[str]:
         ({"extras": {"openid": "o p"}}, "channel_extras.openid"),
         ({"extras": {"auth_code": "28" + "0" * 16}}, "channel_extras.auth_code"),
         ({"extras": {"h5_type": "Desktop"}}, "channel_extras.h5_type"),
+        ({"extras": {"store_id": "1" * 33}}, "channel_extras.store_id"),
     ],
 )
 def test_what_wechat_would_refuse_is_named(changes: dict[str, Any], field: str) -> None:

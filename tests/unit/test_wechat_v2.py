@@ -24,9 +24,11 @@ from paycenter_server.channels.protocol import (
     RefundStatus,
 )
 from paycenter_server.channels.registry import installed
+from paycenter_server.channels.transport import client_context
 from paycenter_server.channels.wechatpay.v2_xml import HMAC_SHA256, MD5, build, parse, sign, verify
+from paycenter_server.simulator.certificates import private_pem
 from support.vectors import VECTORS
-from unit.channel_support import ATTEMPT, MOMENT, NOW, NUMBER, PAY, REFUND, REFUND_NUMBER, certificate, wx_config
+from unit.channel_support import ATTEMPT, MOMENT, NOW, NUMBER, PAY, REFUND, REFUND_NUMBER, certificate, keys, wx_config
 
 KEY = "192006250b4c09247ec02edce69f6a2d"
 PATH = VECTORS / "wechat_v2.json"
@@ -142,6 +144,29 @@ def test_refund_and_reverse_use_mutual_tls_with_one_certificate() -> None:
     assert "PRIVATE" not in repr(refund)
 
 
+def _bare(pem: str) -> str:
+    return "".join(pem.strip().splitlines()[1:-1])
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        str,
+        _bare,
+        lambda pem: pem.replace("\n", "\r\n"),
+        lambda pem: "\n".join("  " + line for line in pem.splitlines()),
+        lambda pem: " ".join(pem.split("\n")),
+    ],
+    ids=["pem", "bare", "crlf", "indented", "one line"],
+)
+def test_what_the_check_takes_openssl_takes(shape: Any) -> None:
+    """People paste keys in every shape; one that is taken here must not fail at the first refund."""
+    key, own = private_pem(keys().platform).decode(), certificate("platform").decode()
+    made = codec("wx_bar", private_key=shape(key), merchant_certificate=shape(own))
+    used = made.refund(REFUND, MOMENT).request.client_certificate
+    assert client_context(used).check_hostname
+
+
 @pytest.mark.parametrize(
     ("code", "given", "shown"),
     [
@@ -204,6 +229,8 @@ def test_a_refund_notice_decides_nothing_by_itself(version: str) -> None:
         "req_info": encrypted(build(fields).replace(b"xml>", b"root>")),
     }  # fmt: skip
     made = codec() if version == "v2" else installed()["wx_native"].build(wx_config(mch_key=KEY))
+    for before in (b"\xef\xbb\xbf", b'<?xml version="1.0" encoding="UTF-8"?>\n', b"\r\n "):
+        assert made.parse_notify(NotifyRequest({}, before.lstrip() + build(envelope)), NOW).refund is not None
     notification = made.parse_notify(NotifyRequest({}, build(envelope)), NOW)
     assert notification.refund.status is RefundStatus.PENDING
     assert notification.refund.facts.out_refund_no == REFUND_NUMBER

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPubl
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.padding import PKCS7
+from cryptography.x509.oid import NameOID
 
 __all__ = [
     "CryptoError",
@@ -33,12 +34,15 @@ __all__ = [
     "alipay_cert_sn",
     "alipay_root_cert_sn",
     "b64decode",
+    "certificate_pem",
     "certificate_public_key",
     "certificate_serial",
     "load_certificate",
     "load_certificates",
     "load_private_key",
     "load_public_key",
+    "organisations",
+    "private_key_pem",
     "rsa_sign",
     "rsa_verify",
     "signed_with_rsa",
@@ -96,6 +100,16 @@ def load_private_key(material: str | bytes) -> RSAPrivateKey:
     raise CryptoError("not an RSA private key (PKCS#1 or PKCS#8, PEM or bare base64)")
 
 
+def private_key_pem(key: RSAPrivateKey) -> bytes:
+    """PKCS#8 PEM, as OpenSSL reads it."""
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+
+
+def certificate_pem(certificate: x509.Certificate) -> bytes:
+    """PEM, as OpenSSL reads it."""
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
 def load_public_key(material: str | bytes) -> RSAPublicKey:
     """An RSA public key from SubjectPublicKeyInfo or PKCS#1, with or without PEM armour."""
     der = _der(material)
@@ -112,9 +126,13 @@ def load_public_key(material: str | bytes) -> RSAPublicKey:
 
 def load_certificate(material: str | bytes) -> x509.Certificate:
     """One X.509 certificate, PEM or bare base64."""
+    return _certificate(_der(material))
+
+
+def _certificate(der: bytes) -> x509.Certificate:
     try:
-        return x509.load_der_x509_certificate(_der(material))
-    except ValueError as error:
+        return x509.load_der_x509_certificate(der)
+    except (ValueError, x509.InvalidVersion) as error:
         raise CryptoError("not an X.509 certificate") from error
 
 
@@ -130,8 +148,8 @@ def _each_certificate(bundle: str | bytes) -> Iterator[x509.Certificate]:
     raw = bundle.encode() if isinstance(bundle, str) else bundle
     for body in _pem_bodies(raw):
         try:
-            yield x509.load_der_x509_certificate(b64decode(body))
-        except ValueError:
+            yield _certificate(b64decode(body))
+        except CryptoError:
             continue
 
 
@@ -149,6 +167,11 @@ def certificate_public_key(certificate: x509.Certificate) -> RSAPublicKey:
     if not isinstance(key, RSAPublicKey):
         raise CryptoError("the certificate does not hold an RSA key")
     return key
+
+
+def organisations(certificate: x509.Certificate) -> tuple[str, ...]:
+    """Whose certificate it is: the O of its subject."""
+    return tuple(str(one.value) for one in certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME))
 
 
 def rsa_sign(key: RSAPrivateKey, message: bytes) -> str:

@@ -56,6 +56,6 @@ def parse_http_date(text: str) -> datetime | None:
     """A Date header; None for anything else."""
     try:
         moment = parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError):
+    except (ValueError, TypeError, IndexError, OverflowError):
         return None
     return moment if moment.tzinfo else None

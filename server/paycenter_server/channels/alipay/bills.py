@@ -1,11 +1,11 @@
-"""Alipay trade bills: a zip of GBK CSV files, comment lines with `#`, values padded with tabs.
+"""Alipay trade bills: a zip of GBK files of comma-separated values, comment lines with `#`, values padded with tabs.
 
 Source: Alipay Open API, "bill download", 业务明细. Columns are found by their names.
 """
 
 from __future__ import annotations
 
-import csv
+import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -31,7 +31,16 @@ def parse_trade_bill(raw: bytes) -> Iterator[BillLine]:
                 raise BillError("the bill is larger than 256 MiB")
             # Never more than the size that the zip declares, whatever it really holds.
             content = archive.read(entry)
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, RuntimeError, NotImplementedError, zlib.error) as error:
+    except (
+        zipfile.BadZipFile,
+        ValueError,
+        OSError,
+        EOFError,
+        RuntimeError,
+        NotImplementedError,
+        zlib.error,
+        lzma.LZMAError,
+    ) as error:
         raise BillError(f"the bill is not a zip that can be read: {error}"[:200]) from error
     yield from _lines(content)
 
@@ -50,26 +59,27 @@ def _lines(content: bytes) -> Iterator[BillLine]:
     except UnicodeDecodeError as error:
         raise BillError("the bill is not GBK") from error
     columns: dict[str, int] = {}
-    try:
-        for number, row in enumerate(csv.reader(text.split("\n")), start=1):
-            cells = [cell.strip() for cell in row]
-            if not cells or not any(cells):
-                continue
-            if cells[0].startswith("#"):
-                if _END in cells[0]:
-                    return
-                continue
-            if not columns:
-                columns = {name: index for index, name in enumerate(cells)}
-                missing = [name for name in _NEEDED if name not in columns]
-                if missing:
-                    raise BillError(f"the bill has no column {missing[0]}")
-                continue
-            if len(cells) < len(columns):
-                raise BillError(f"line {number}: {len(cells)} fields instead of {len(columns)}")
-            yield _line(cells, columns, f"line {number}")
-    except csv.Error as error:
-        raise BillError(f"the bill is not CSV: {error}") from error
+    width = 0
+    for number, line in enumerate(text.split("\n"), start=1):
+        # Nothing is quoted: a quotation mark in a product's name is one, and must not swallow the lines that follow.
+        cells = [cell.strip() for cell in line.split(",")]
+        if not any(cells):
+            continue
+        if cells[0].startswith("#"):
+            if _END in cells[0]:
+                return
+            continue
+        if not columns:
+            columns, width = {name: index for index, name in enumerate(cells)}, len(cells)
+            missing = [name for name in _NEEDED if name not in columns]
+            if missing:
+                raise BillError(f"the bill has no column {missing[0]}")
+            continue
+        if len(cells) == width + 1 and not cells[-1]:
+            cells.pop()  # a comma at the end of the line
+        if len(cells) != width:
+            raise BillError(f"line {number}: {len(cells)} fields instead of {width}")
+        yield _line(cells, columns, f"line {number}")
     raise BillError("the bill ends before its last line: it is not complete")
 
 

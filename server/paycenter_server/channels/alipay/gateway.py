@@ -29,6 +29,7 @@ from paycenter_server.channels.crypto import (
     load_certificates,
     load_private_key,
     load_public_key,
+    organisations,
     rsa_sign,
     signed_with_rsa,
 )
@@ -81,6 +82,7 @@ class Gateway:
         if config["mode"] == "certificate":
             own = load_certificate(config["alipay_cert"])
             self._keys: dict[str, RSAPublicKey] = {alipay_cert_sn(own): certificate_public_key(own)}
+            self._organisation = organisations(own)
             self._roots = config["root_cert"]
             self._certificates = {
                 "app_cert_sn": alipay_cert_sn(load_certificate(config["app_cert"])),
@@ -201,7 +203,8 @@ class Gateway:
         try:
             chain = load_certificates(material) or [load_certificate(material)]
             leaf = chain[0]
-            if alipay_cert_sn(leaf) != serial:
+            # The same roots stand above the certificates of every merchant: only Alipay's own may sign for Alipay.
+            if alipay_cert_sn(leaf) != serial or organisations(leaf) != self._organisation:
                 return False
             # The real bundle holds SM2 roots too; nothing about them can be asked, and they cannot have signed RSA2.
             roots = [one for one in load_certificates(self._roots) if signed_with_rsa(one)]

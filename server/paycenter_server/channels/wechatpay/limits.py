@@ -28,6 +28,8 @@ def limits(request: PayRequest) -> Sequence[Violation]:
         wrong.append(Violation("channel_extras.openid", "must be the payer's openid, at most 128 letters, digits, _ and -"))
     if (auth_code := request.extras.get("auth_code")) and not _AUTH_CODE.fullmatch(auth_code):
         wrong.append(Violation("channel_extras.auth_code", "must be WeChat's 18 digits, starting with 10 to 15"))
+    if len(request.extras.get("store_id", "")) > 32:
+        wrong.append(Violation("channel_extras.store_id", "has more than 32 characters"))
     if (kind := request.extras.get("h5_type")) and kind not in H5_TYPES:
         wrong.append(Violation("channel_extras.h5_type", f"must be one of {', '.join(H5_TYPES)}"))
     return wrong

@@ -84,11 +84,6 @@ class Verifier:
             self._keys[serial] = certificate_public_key(certificate)
             self._until[serial] = certificate.not_valid_after_utc
 
-    @property
-    def serials(self) -> tuple[str, ...]:
-        """What is trusted, oldest first."""
-        return tuple(self._keys)
-
     def verify(self, headers: Mapping[str, str], body: bytes, now: datetime) -> None:
         """Raise AnswerError unless these exact bytes are WeChat's and fresh; UnknownKeyError for a serial not in the map."""
         kind = headers.get("wechatpay-signature-type", SCHEME)

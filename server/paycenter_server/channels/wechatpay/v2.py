@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar
 
+from paycenter_server.channels.crypto import certificate_pem, load_certificate, load_private_key, private_key_pem
 from paycenter_server.channels.protocol import (
     AnswerError,
     AttemptRef,
@@ -61,7 +62,11 @@ class WechatV2Codec(ABC):
         self.sign_type = config.get("sign_type") or HMAC_SHA256
         self._certificate: ClientCertificate | None = None
         if config.get("merchant_certificate") and config.get("private_key"):
-            self._certificate = ClientCertificate(config["merchant_certificate"].encode(), config["private_key"].encode())
+            # Written anew: OpenSSL takes only well-formed PEM, people paste it with other line breaks, or bare.
+            self._certificate = ClientCertificate(
+                certificate_pem(load_certificate(config["merchant_certificate"])),
+                private_key_pem(load_private_key(config["private_key"])),
+            )
 
     @abstractmethod
     def created(self, answer: Mapping[str, str], request: PayRequest, moment: Moment) -> PayOutcome:

@@ -244,7 +244,7 @@ class WechatV3Codec(ABC):
 
         A refund made without a notify_url, or in the merchant console, is reported in the XML of v2.
         """
-        if self._mch_key and request.body.lstrip()[:4].lower() == b"<xml":
+        if self._mch_key and request.body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<":
             return read_refund(request.body, self._mch_key, self._appid, self._mchid)
         try:
             self._verifier.verify(request.headers, request.body, now)
