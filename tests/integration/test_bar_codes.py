@@ -89,6 +89,16 @@ async def test_paid_while_the_caller_waits(world: World, till: Till) -> None:
     assert (await world.read(order)).state is OrderState.SUCCESS
 
 
+async def test_an_unclear_answer_is_waited_for_like_a_password(world: World, till: Till) -> None:
+    """SYSTEMERROR, BANKERROR and silence: the waiting call asks on, and is answered with the payment."""
+    for fault in ("error_after_commit", *(["bank_error"] if till.api == "wx2.micropay" else [])):
+        order = await world.order()
+        await world.simulator.fault(till.api, fault, queries=0)
+        attempt = await till.scan(order, seconds=9)
+        assert attempt.state.value == "SUCCESS"
+        assert (await world.read(order)).state is OrderState.SUCCESS
+
+
 async def test_the_caller_comes_back_with_the_same_code(world: World, till: Till) -> None:
     order = await world.order()
     await world.simulator.fault(till.api, till.waits, queries=0)

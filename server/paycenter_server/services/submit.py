@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from uuid import UUID
 
 import structlog
 
-from paycenter_server.channels.protocol import PayOutcome, PayRequest, PayStatus, QueryStatus
+from paycenter_server.channels.protocol import PayOutcome, PayRequest, PayStatus, QueryOutcome, QueryStatus
 from paycenter_server.domain.errors import PayCenterError, Reason, invalid
 from paycenter_server.domain.models import PayAttempt, PayOrder
 from paycenter_server.domain.schedule import ORDER_SYNC_DELAYS, due_after
@@ -153,20 +153,23 @@ class Submit:
         end = loop.time() + _BAR_WAIT
         if (caller_ends := deadline.get()) is not None:
             end = min(end, caller_ends - _BAR_STEP)
+        ask = not fresh
         while True:
             async with self._context.database.connection() as connection:
                 current = await attempt_rows.get_attempt(connection, attempt.id)
             if current is None or current.state not in (AttemptState.WAITING, AttemptState.UNKNOWN):
                 return
-            if fresh:
-                fresh = False
-            else:
-                answer = await self._closing.query(current)
+            last = loop.time() + _BAR_STEP > end
+            if ask or (last and current.state is AttemptState.UNKNOWN):
+                answer = await self._ask(current)
                 if answer.status is QueryStatus.PAID:
                     return
-            if loop.time() + _BAR_STEP > end:
+                if last and current.state is AttemptState.UNKNOWN:
+                    raise channel_unclear(attempt.channel_code)
+            if last:
                 return
             await asyncio.sleep(_BAR_STEP)
+            ask = True
 
     def _same(self, order: PayOrder, attempt: PayAttempt, configured: Configured, new: NewSubmit) -> bool:
         """Whether an open attempt is what this submit asks for, so that its number is used again."""
@@ -282,8 +285,10 @@ class Submit:
                 return
             raise channel_refused(attempt.channel_code, outcome.error_code, outcome.error_message)
         else:
-            await self._unclear(attempt, outcome.error_code, outcome.error_message)
-            await self._ask(attempt, outcome)
+            unclear = await self._unclear(attempt, outcome.error_code, outcome.error_message)
+            # At the till the waiting call asks, in a moment: "query every 5 s", not at once.
+            if configured.spec.attempt_life is None and (await self._ask(unclear)).status is not QueryStatus.PAID:
+                raise channel_unclear(attempt.channel_code)
 
     async def _refused_again(self, attempt: PayAttempt, outcome: PayOutcome) -> None:
         """A repeat was refused, but the payer has seen the first one, which may be paid: the channel decides."""
@@ -294,24 +299,25 @@ class Submit:
             await self._closing.give_up_on(attempt)
         raise channel_refused(attempt.channel_code, outcome.error_code, outcome.error_message)
 
-    async def _unclear(self, attempt: PayAttempt, code: str, message: str) -> None:
+    async def _unclear(self, attempt: PayAttempt, code: str, message: str) -> PayAttempt:
+        """Keep what was said; the attempt with it."""
         now = self._context.now()
         async with self._context.database.connection() as connection:
             await attempt_rows.unclear(connection, attempt.id, code, message, now, due_after(now, ORDER_SYNC_DELAYS, 0))
+        return replace(attempt, channel_error_code=code, channel_error_message=message)
 
-    async def _ask(self, attempt: PayAttempt, outcome: PayOutcome) -> None:
-        """Rule 2: after an unclear answer the same number is queried; only what the channel then says decides."""
+    async def _ask(self, attempt: PayAttempt) -> QueryOutcome:
+        """Rule 2: after an unclear answer the same number is queried; only what the channel then says decides. CHANNEL_REFUSED,
+        with what it said first, if it is closed there."""
         answer = await self._closing.query(attempt)
-        if answer.status is QueryStatus.PAID:
-            return
         if answer.status is QueryStatus.CLOSED:
+            code, message = attempt.channel_error_code or answer.error_code, attempt.channel_error_message or answer.error_message
             async with self._context.database.connection() as connection:
                 await attempt_rows.close_attempt(
-                    connection, attempt.id, self._context.now(), code=outcome.error_code, message=outcome.error_message,
-                    watch_until=None,
-                )  # fmt: skip
-            raise channel_refused(attempt.channel_code, outcome.error_code, outcome.error_message)
-        raise channel_unclear(attempt.channel_code)
+                    connection, attempt.id, self._context.now(), code=code, message=message, watch_until=None
+                )
+            raise channel_refused(attempt.channel_code, code, message)
+        return answer
 
 
 def channel_refused(channel_code: str, code: str, message: str) -> PayCenterError:
