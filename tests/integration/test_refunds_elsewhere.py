@@ -92,6 +92,26 @@ async def test_paid_and_refunded_before_we_knew(world: World, way: str) -> None:
     assert [post.json["type"] for post in await world.deliver()] == ["pay_order.success"]
 
 
+async def test_a_refund_of_what_has_all_gone_back_fails(world: World) -> None:
+    """ "Not in a state for it": the trade is asked about, and says that nothing is left."""
+    order, number = await paid(world, "alipay_qr")
+    await refund_in_the_console(world, "alipay_qr", number, 100)
+    await world.simulator.fault("alipay.trade.refund", "decline", code="ACQ.TRADE_STATUS_ERROR", times=2)
+    refund = await world.refund(order, 40)
+    assert refund.state is RefundState.WAITING
+    refund = await world.services.refunds.sync(world.caller, refund)
+    assert (refund.state, refund.channel_error_code) == (RefundState.FAILURE, "ACQ.TRADE_STATUS_ERROR")
+    assert (await world.read(order)).reserved_amount == 0
+
+
+async def test_a_refund_of_a_trade_that_still_holds_the_money_waits(world: World) -> None:
+    order, _ = await paid(world, "alipay_qr")
+    await world.simulator.fault("alipay.trade.refund", "decline", code="ACQ.TRADE_STATUS_ERROR", times=2)
+    refund = await world.services.refunds.sync(world.caller, await world.refund(order, 40))
+    assert refund.state is RefundState.WAITING
+    assert (await world.services.refunds.sync(world.caller, refund)).state is RefundState.SUCCESS
+
+
 async def test_alipays_notice_settles_a_refund_whose_answer_was_lost(world: World) -> None:
     order, _ = await paid(world, "alipay_qr")
     await world.simulator.fault("alipay.trade.refund", "error_after_commit")

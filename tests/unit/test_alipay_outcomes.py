@@ -55,7 +55,7 @@ CODES: list[tuple[str, str | None, str | None, str | None, str | None, str | Non
     ("ACQ.BUYER_BANKCARD_BALANCE_NOT_ENOUGH", "REFUSED", None, None, None, None),
     ("ACQ.ERROR_BALANCE_PAYMENT_DISABLE", "REFUSED", None, None, None, None),
     ("ACQ.TRADE_NOT_EXIST", None, "NOT_FOUND", "STILL_PAYABLE", None, "UNKNOWN"),
-    ("ACQ.TRADE_STATUS_ERROR", None, None, "UNKNOWN", "UNKNOWN", None),
+    ("ACQ.TRADE_STATUS_ERROR", None, None, "UNKNOWN", "TRADE_DECIDES", None),
     ("ACQ.REASON_TRADE_STATUS_INVALID", None, None, "UNKNOWN", None, None),
     ("ACQ.SELLER_BALANCE_NOT_ENOUGH", None, None, None, "RETRY_LATER", None),
     ("ACQ.TRADE_HAS_FINISHED", None, None, None, "FAILED", None),

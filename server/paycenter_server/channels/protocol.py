@@ -86,10 +86,17 @@ class Call(Generic[T]):
     unclear: Callable[[str], T]
 
 
+class Refunded(StrEnum):
+    """What has gone back since the payment, as far as the channel says. SOME: that, or all."""
+
+    NOTHING = "NOTHING"
+    SOME = "SOME"
+    ALL = "ALL"
+
+
 @dataclass(frozen=True, slots=True)
 class Payment:
-    """What the channel says was paid. Amount in minor units; None where the channel did not say. `refunded`: some or all of it
-    has gone back since."""
+    """What the channel says was paid. Amount in minor units; None where the channel did not say."""
 
     out_trade_no: str
     channel_order_no: str
@@ -98,7 +105,7 @@ class Payment:
     account: Mapping[str, str]
     channel_user_id: str = ""
     success_time: datetime | None = None
-    refunded: bool = False
+    refunded: Refunded = Refunded.NOTHING
 
 
 class PayStatus(StrEnum):
@@ -130,13 +137,15 @@ class CloseStatus(StrEnum):
 
 
 class RefundStatus(StrEnum):
-    """RETRY_LATER: not accepted now (balance, limits); the same number again later. NOT_FOUND: never arrived."""
+    """RETRY_LATER: not accepted now (balance, limits); the same number again later. NOT_FOUND: never arrived. TRADE_DECIDES: the
+    trade is not in a state for it, so it is asked about; if all of it has gone back already, the refund fails."""
 
     SUCCESS = "SUCCESS"
     PENDING = "PENDING"
     FAILED = "FAILED"
     NOT_FOUND = "NOT_FOUND"
     RETRY_LATER = "RETRY_LATER"
+    TRADE_DECIDES = "TRADE_DECIDES"
     UNKNOWN = "UNKNOWN"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-from paycenter_server.channels.protocol import Payment
+from paycenter_server.channels.protocol import Payment, Refunded
 from paycenter_server.domain.ids import Prefix, decode, encode
 from paycenter_server.domain.models import CaseKind, PayApp, PayAttempt, PayCase, PayOrder, PayRefund, SurplusPolicy
 from paycenter_server.domain.money import fee
@@ -67,7 +67,7 @@ class Payments:
                 return Booked.SURPLUS
             if attempt.state is AttemptState.SUCCESS:
                 return Booked.ALREADY
-            if payment.amount == attempt.amount and payment.currency == attempt.currency and not payment.refunded:
+            if payment.amount == attempt.amount and payment.currency == attempt.currency and payment.refunded is Refunded.NOTHING:
                 order = await order_rows.get_order(connection, attempt.order_id)
                 if order is not None and await self._settle(connection, configured, order, attempt, payment, raw, asked=asked):
                     self._context.bell.ring()
@@ -251,7 +251,7 @@ class Payments:
         self, connection: Connection, configured: Configured, attempt: PayAttempt, payment: Payment, raw: str
     ) -> None:
         """Booked for the first time, and given back in part or whole already: not by a refund of ours, so a person looks at it."""
-        if not payment.refunded:
+        if payment.refunded is Refunded.NOTHING:
             return
         now = self._context.now()
         case = PayCase(

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 import structlog
 
-from paycenter_server.channels.protocol import RefundFacts, RefundOutcome, RefundRequest, RefundStatus
+from paycenter_server.channels.protocol import (
+    QueryStatus,
+    Refunded,
+    RefundFacts,
+    RefundOutcome,
+    RefundRequest,
+    RefundStatus,
+)
 from paycenter_server.domain.errors import invalid
 from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.models import CaseKind, PayAttempt, PayCase, PayRefund
@@ -14,6 +22,7 @@ from paycenter_server.domain.schedule import REFUND_SYNC_DELAYS, STALE_AFTER, du
 from paycenter_server.domain.states import AttemptState, CaseEvent, CaseState, RefundState
 from paycenter_server.services import notices
 from paycenter_server.services.channel_gateway import ChannelGateway, Configured
+from paycenter_server.services.closing import attempt_ref
 from paycenter_server.services.context import Context
 from paycenter_server.services.payments import NOTIFY_DATA_MAX, FactsMismatchError
 from paycenter_server.storage import attempts as attempt_rows
@@ -71,7 +80,19 @@ class RefundSettlement:
         outcome = await self._gateway.perform(configured, lambda codec, moment: codec.query_refund(request, moment))
         if outcome.status is RefundStatus.NOT_FOUND:
             outcome = await self._gateway.perform(configured, lambda codec, moment: codec.refund(request, moment))
+            if outcome.status is RefundStatus.TRADE_DECIDES and await self._all_went_back(refund, configured):
+                outcome = replace(outcome, status=RefundStatus.FAILED)
         await self._quietly(configured, refund, outcome)
+
+    async def _all_went_back(self, refund: PayRefund, configured: Configured) -> bool:
+        """Whether the channel has given back the whole trade already, by refunds among which this one is not."""
+        async with self._context.database.connection() as connection:
+            attempt = await attempt_rows.get_attempt(connection, refund.attempt_id)
+        if attempt is None:
+            return False
+        trade = await self._gateway.perform(configured, lambda codec, moment: codec.query(attempt_ref(attempt), moment))
+        payment = trade.payment if trade.status is QueryStatus.PAID else None
+        return payment is not None and (payment.out_trade_no, payment.refunded) == (attempt.out_trade_no, Refunded.ALL)
 
     async def _quietly(self, configured: Configured, refund: PayRefund, outcome: RefundOutcome) -> None:
         try:

@@ -64,7 +64,7 @@ QUERY_ERRORS: Mapping[str, QueryStatus] = {
 
 REFUND_ERRORS: Mapping[str, RefundStatus] = {
     **dict.fromkeys(_UNCLEAR, RefundStatus.UNKNOWN),
-    "ACQ.TRADE_STATUS_ERROR": RefundStatus.UNKNOWN,
+    "ACQ.TRADE_STATUS_ERROR": RefundStatus.TRADE_DECIDES,
     "ACQ.SELLER_BALANCE_NOT_ENOUGH": RefundStatus.RETRY_LATER,
     "ACQ.TRADE_HAS_FINISHED": RefundStatus.FAILED,
     "ACQ.REASON_TRADE_REFUND_FEE_ERR": RefundStatus.FAILED,

@@ -29,6 +29,7 @@ from paycenter_server.channels.protocol import (
     PayStatus,
     QueryOutcome,
     QueryStatus,
+    Refunded,
     RefundFacts,
     RefundOutcome,
     RefundRequest,
@@ -206,6 +207,9 @@ class AlipayTradeCodec:
             status = QueryStatus.PAID if refunded or text(trade.get(paid_field)) else QueryStatus.CLOSED
         else:
             status = QueryStatus.WAITING if state == "WAIT_BUYER_PAY" else QueryStatus.UNKNOWN
+        back = Refunded.SOME if refunded else Refunded.NOTHING
+        if status is QueryStatus.PAID and state == "TRADE_CLOSED":
+            back = Refunded.ALL
         payment = Payment(
             out_trade_no=text(trade.get("out_trade_no")),
             channel_order_no=text(trade.get("trade_no")),
@@ -214,7 +218,7 @@ class AlipayTradeCodec:
             account=account,
             channel_user_id=text(trade.get("buyer_user_id")) or text(trade.get("buyer_id")) or text(trade.get("buyer_open_id")),
             success_time=parse_alipay(text(trade.get(paid_field))),
-            refunded=refunded or (status is QueryStatus.PAID and state == "TRADE_CLOSED"),
+            refunded=back,
         )
         return QueryOutcome(status, payment, "" if status is not QueryStatus.UNKNOWN else "TRADE_STATUS", state)
 

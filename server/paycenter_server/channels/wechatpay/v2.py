@@ -32,6 +32,7 @@ from paycenter_server.channels.protocol import (
     PayStatus,
     QueryOutcome,
     QueryStatus,
+    Refunded,
     RefundFacts,
     RefundOutcome,
     RefundRequest,
@@ -179,7 +180,7 @@ class WechatV2Codec(ABC):
             account={"appid": fields.get("appid", ""), "mchid": fields.get("mch_id", "")},
             channel_user_id=fields.get("openid", ""),
             success_time=parse_wechat_v2(fields.get("time_end", "")),
-            refunded=state == "REFUND",
+            refunded=Refunded.SOME if state == "REFUND" else Refunded.NOTHING,
         )
         return QueryOutcome(status, payment, "" if status is not QueryStatus.UNKNOWN else "TRADE_STATE", state)
 

@@ -38,6 +38,7 @@ from paycenter_server.channels.protocol import (
     PayStatus,
     QueryOutcome,
     QueryStatus,
+    Refunded,
     RefundFacts,
     RefundOutcome,
     RefundRequest,
@@ -342,7 +343,7 @@ def transaction(answer: Mapping[str, Any]) -> QueryOutcome:
         account={"appid": _text(answer.get("appid")), "mchid": _text(answer.get("mchid"))},
         channel_user_id=_text(_inner(answer, "payer").get("openid")),
         success_time=parse_rfc3339(_text(answer.get("success_time"))),
-        refunded=state == "REFUND",
+        refunded=Refunded.SOME if state == "REFUND" else Refunded.NOTHING,
     )
     return QueryOutcome(status, payment, "" if status is not QueryStatus.UNKNOWN else "TRADE_STATE", state)
 
