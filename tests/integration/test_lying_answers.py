@@ -9,6 +9,7 @@ import pytest
 from paycenter_server.channels.protocol import HttpRequest, HttpResponse
 from paycenter_server.channels.transport import AiohttpTransport
 from paycenter_server.domain.states import AttemptState
+from structlog.testing import capture_logs
 from support.world import World, open_world
 
 
@@ -91,3 +92,18 @@ async def test_a_refusal_beside_an_acceptance_closes_nothing(
         await world.simulator.pay(shown.out_trade_no)
         await world.until(order, "SUCCESS")
         await network.inner.aclose()
+
+
+async def test_being_turned_away_is_an_error_in_the_log(world: World) -> None:
+    """A rotated key or a wrong clock makes every query fail: somebody has to hear of it, whatever the HTTP status was."""
+    for code, api, error in (
+        ("wx_native", "wx.query", "SIGN_ERROR"),
+        ("alipay_qr", "alipay.trade.query", "isv.invalid-signature"),
+    ):
+        order = await world.order()
+        await world.submit(order, code)
+        await world.simulator.fault(api, "decline", code=error)
+        with capture_logs() as logs:
+            await world.services.orders.sync(world.caller, order.number)
+        turned = [entry for entry in logs if entry["event"] == "channel_turns_us_away"]
+        assert [(entry["log_level"], entry["code"]) for entry in turned] == [("error", error)]
