@@ -69,11 +69,7 @@ class AlipayBarCodec(AlipayTradeCodec):
                 return PayOutcome(PayStatus.WAITING, "bar_code")
             return self.refused(answer)
 
-        return self.call(
-            "alipay.trade.pay", content, moment, good, bad,
-            lambda why: PayOutcome(PayStatus.UNKNOWN, error_code="UNCLEAR", error_message=why),
-            notify_url=request.notify_url,
-        )  # fmt: skip
+        return self.pay_call("alipay.trade.pay", content, request, moment, good, bad)
 
     def read_trade(self, trade: Mapping[str, Any], account: Mapping[str, str], paid_field: str) -> QueryOutcome:
         """As of every trade, but a closed one was cancelled: what was paid has gone back, so it is not to be booked."""

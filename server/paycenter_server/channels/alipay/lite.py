@@ -31,8 +31,4 @@ class AlipayLiteCodec(AlipayTradeCodec):
             return PayOutcome(PayStatus.WAITING, "app", json.dumps({"tradeNO": trade_no}, separators=(",", ":")))
 
         content = {**self.create_fields(request), "product_code": "JSAPI_PAY", **self.buyer_fields(request)}
-        return self.call(
-            "alipay.trade.create", content, moment, good, self.refused,
-            lambda why: PayOutcome(PayStatus.UNKNOWN, error_code="UNCLEAR", error_message=why),
-            notify_url=request.notify_url,
-        )  # fmt: skip
+        return self.pay_call("alipay.trade.create", content, request, moment, good)

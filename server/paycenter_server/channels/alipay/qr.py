@@ -22,8 +22,4 @@ class AlipayQrCodec(AlipayTradeCodec):
             return PayOutcome(PayStatus.WAITING, "qr_code", qr_code)
 
         content = {**self.create_fields(request), "product_code": "FACE_TO_FACE_PAYMENT"}
-        return self.call(
-            "alipay.trade.precreate", content, moment, good, self.refused,
-            lambda why: PayOutcome(PayStatus.UNKNOWN, error_code="UNCLEAR", error_message=why),
-            notify_url=request.notify_url,
-        )  # fmt: skip
+        return self.pay_call("alipay.trade.precreate", content, request, moment, good)

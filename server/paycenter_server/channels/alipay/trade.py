@@ -81,6 +81,22 @@ class AlipayTradeCodec:
 
         return Call(api, self.gateway.request(api, content, moment, plain=False, **urls), parse, unclear)
 
+    def pay_call(
+        self,
+        api: str,
+        content: Mapping[str, Any],
+        request: PayRequest,
+        moment: Moment,
+        good: Callable[[Answer], PayOutcome],
+        bad: Callable[[Answer], PayOutcome] | None = None,
+    ) -> Call[PayOutcome]:
+        """A call that makes a trade."""
+
+        def unclear(why: str) -> PayOutcome:
+            return PayOutcome(PayStatus.UNKNOWN, error_code="UNCLEAR", error_message=why)
+
+        return self.call(api, content, moment, good, bad or self.refused, unclear, notify_url=request.notify_url)
+
     def refused(self, answer: Answer) -> PayOutcome:
         """A submit that was not accepted: definite only if the answer is signed and its code is in a table."""
         status = outcomes.PAY_ERRORS.get(answer.sub_code, PayStatus.UNKNOWN)

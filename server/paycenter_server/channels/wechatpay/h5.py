@@ -12,6 +12,18 @@ from paycenter_server.channels.wechatpay.v3 import WechatV3Codec
 H5_TYPES = ("Wap", "iOS", "Android")
 
 
+def h5_info(request: PayRequest) -> dict[str, str]:
+    """The kind of browser, from the extra `h5_type`."""
+    return {"type": request.extras.get("h5_type") or H5_TYPES[0]}
+
+
+def with_way_back(url: str, request: PayRequest) -> str:
+    """The address of WeChat's page, with the way back to the shop (`redirect_url`) where there is one."""
+    if not request.return_url:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}redirect_url={quote(request.return_url, safe='')}"
+
+
 class WechatWapCodec(WechatV3Codec):
     """`POST /v3/pay/transactions/h5`, answered with `h5_url` (valid for five minutes)."""
 
@@ -20,14 +32,11 @@ class WechatWapCodec(WechatV3Codec):
 
     def create_fields(self, request: PayRequest) -> dict[str, Any]:
         """`h5_info.type` from the extra `h5_type`; "Wap" if it is not given."""
-        kind = request.extras.get("h5_type") or "Wap"
-        return {"scene_info": {"payer_client_ip": request.user_ip, "h5_info": {"type": kind}}}
+        return {"scene_info": {"payer_client_ip": request.user_ip, "h5_info": h5_info(request)}}
 
     def created(self, answer: Mapping[str, Any], request: PayRequest, moment: Moment) -> PayOutcome:
         """The URL, with the way back to the shop where there is one."""
         h5_url = answer.get("h5_url")
         if not isinstance(h5_url, str) or not h5_url:
             raise AnswerError("the answer has no h5_url")
-        if request.return_url:
-            h5_url += f"{'&' if '?' in h5_url else '?'}redirect_url={quote(request.return_url, safe='')}"
-        return PayOutcome(PayStatus.WAITING, "url", h5_url)
+        return PayOutcome(PayStatus.WAITING, "url", with_way_back(h5_url, request))

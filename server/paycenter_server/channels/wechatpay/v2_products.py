@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import timedelta
-from urllib.parse import quote
 
 from paycenter_server.channels.protocol import (
     AnswerError,
@@ -21,6 +20,7 @@ from paycenter_server.channels.protocol import (
 )
 from paycenter_server.channels.times import wechat_v2
 from paycenter_server.channels.wechatpay import v2_outcomes
+from paycenter_server.channels.wechatpay.h5 import h5_info, with_way_back
 from paycenter_server.channels.wechatpay.v2 import WechatV2Codec
 from paycenter_server.channels.wechatpay.v2_xml import sign
 
@@ -104,15 +104,11 @@ class WechatWapV2Codec(WechatV2Codec):
 
     def create_fields(self, request: PayRequest) -> dict[str, str]:
         """The scene."""
-        kind = request.extras.get("h5_type") or "Wap"
-        return {"scene_info": json.dumps({"h5_info": {"type": kind}}, separators=(",", ":"))}
+        return {"scene_info": json.dumps({"h5_info": h5_info(request)}, separators=(",", ":"))}
 
     def created(self, answer: Mapping[str, str], request: PayRequest, moment: Moment) -> PayOutcome:
         """The URL, with the way back to the shop where there is one."""
-        url = _needed(answer, "mweb_url")
-        if request.return_url:
-            url += f"{'&' if '?' in url else '?'}redirect_url={quote(request.return_url, safe='')}"
-        return PayOutcome(PayStatus.WAITING, "url", url)
+        return PayOutcome(PayStatus.WAITING, "url", with_way_back(_needed(answer, "mweb_url"), request))
 
 
 class WechatBarV2Codec(WechatV2Codec):
