@@ -9,7 +9,7 @@ from typing import TypeVar
 import click
 
 from paycenter_server.bootstrap import open_services
-from paycenter_server.cli.running import fail, settings_or_exit
+from paycenter_server.cli.running import fail, settings_of_dev_or_exit, settings_or_exit
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.services.channel_probe import Probe
 from paycenter_server.services.identity import Caller
@@ -67,8 +67,11 @@ def channel() -> None:
 @click.argument("code")
 @click.option("--app", "app_key", required=True, help="The app whose channel it is.")
 def channel_test(code: str, app_key: str) -> None:
-    """Try the channel CODE of an app with a harmless signed query; ends with 1 and says why if it does not work."""
-    settings = settings_or_exit()
+    """Try the channel CODE of an app with a harmless signed query; ends with 1 and says why if it does not work.
+
+    Beside a running `paycenter dev` it needs no settings.
+    """
+    settings = settings_of_dev_or_exit()
     configure_logging("console", "error")
 
     async def probe() -> Probe:
@@ -79,5 +82,7 @@ def channel_test(code: str, app_key: str) -> None:
         found = asyncio.run(probe())
     except PayCenterError as error:
         fail(error.message)
+    except OSError as error:
+        fail(f"The database cannot be reached: {error}")
     click.echo(found.words)
     raise SystemExit(0 if found.good else 1)

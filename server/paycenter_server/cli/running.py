@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -28,6 +31,15 @@ def settings_or_exit() -> Settings:
             variable = f"PAYCENTER_{name}: " if name else ""
             click.echo(f"  {variable}{item['msg']}", err=True)
         sys.exit(2)
+
+
+def settings_of_dev_or_exit() -> Settings:
+    """The same, from a running `paycenter dev` on the data folder here if the environment names no database."""
+    file = Path(os.environ.get("PAYCENTER_DATA_DIR") or ".paycenter") / "secrets" / "settings.json"
+    if not os.environ.get("PAYCENTER_DATABASE_URL") and file.is_file():
+        os.environ.update(json.loads(file.read_text(encoding="utf-8")))
+        click.echo(f"(with the settings of `paycenter dev` on {file.parent.parent})", err=True)
+    return settings_or_exit()
 
 
 def fail(message: str) -> NoReturn:

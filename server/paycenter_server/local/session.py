@@ -75,6 +75,8 @@ class Session:
             self.tree.start(rest)
             self.tree.wait_ready()
         self._last_start_file.write_text(self._fingerprint())
+        ours = {name: value for name, value in self._env.items() if name.startswith("PAYCENTER_")}
+        _write_private(self._settings_file, json.dumps(ours, indent=2).encode())
 
     def play(self, *words: str) -> int:
         """Play the demonstration on the terminal; its exit code."""
@@ -92,9 +94,15 @@ class Session:
     def stop(self) -> None:
         """Stop API, worker, simulator, merchant, Valkey and PostgreSQL, in this order."""
         try:
+            self._settings_file.unlink(missing_ok=True)
             self.tree.stop()
         finally:
             self._embedded.stop()
+
+    @property
+    def _settings_file(self) -> Path:
+        """The settings of the running system, for commands that are typed beside it (`paycenter channel test`)."""
+        return self.data.secrets / "settings.json"
 
     @property
     def _last_start_file(self) -> Path:
@@ -115,14 +123,19 @@ class Session:
         """The key that encrypts secrets at rest: 32 random bytes in base64, made once."""
         path = self.data.secrets / "master.key"
         if not path.exists():
-            new = path.with_suffix(".new")
-            new.unlink(missing_ok=True)
-            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(base64.b64encode(secrets.token_bytes(MASTER_KEY_BYTES)) + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            new.rename(path)
+            _write_private(path, base64.b64encode(secrets.token_bytes(MASTER_KEY_BYTES)) + b"\n")
         return path
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    """Whole or not at all, for its owner only."""
+    new = path.with_suffix(".new")
+    new.unlink(missing_ok=True)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    new.rename(path)
 
 
 def _release() -> list[str]:
