@@ -31,7 +31,7 @@ async def test_trades_log_reset_health(bench: Bench) -> None:
     await alipay.precreate("order1")
     trades = (await bench.get("/simulator/trades")).json
     assert [trade["out_trade_no"] for trade in trades] == ["order1", "order0001"]
-    assert trades[1]["cashier_url"] == bench.base + "/cashier/order0001"
+    assert trades[1]["cashier_url"] == bench.base + "/cashier/order0001?protocol=wechatpay_v3"
     log = (await bench.get("/simulator/log")).json
     assert [(entry["api"], entry["verdict"]) for entry in log][:2] == [
         ("alipay.trade.precreate", "valid"),
@@ -72,7 +72,7 @@ async def test_buttons(bench: Bench, button: str) -> None:
     client = WechatClient(bench)
     await client.create("order0001")
     page = (await bench.get("/cashier/order0001")).body.decode()
-    assert f'action="/cashier/order0001/{button}"' in page
+    assert f'action="/cashier/order0001/{button}?protocol=wechatpay_v3"' in page
     assert "¥ 1.00" in page
     assert not re.search(r'(src|href)="(?!/)', page), "no foreign content"
     await bench.form("/cashier/order0001/fail")

@@ -18,7 +18,7 @@ async def test_a_fault_from_the_form(bench: Bench) -> None:
     answer = await bench.form(
         "/faults", api="wx2.micropay", fault="decline", out_trade_no="", code="NOTENOUGH", times="2", queries="3", **empty
     )
-    assert (answer.status, answer.headers["Location"]) == (303, "/")
+    assert (answer.status, answer.headers["Location"]) == (303, "/#faults")
     (rule,) = (await bench.get("/simulator/faults")).json["rules"]
     assert (rule["api"], rule["code"], rule["times"], rule["queries"], rule["amount"]) == ("wx2.micropay", "NOTENOUGH", 2, 3, None)
     assert (await XmlClient(bench).micropay("order0001"))["err_code"] == "NOTENOUGH"
@@ -34,13 +34,13 @@ async def test_a_fault_from_the_page_of_a_trade(bench: Bench) -> None:
     await client.create("order0001")
     await client.create("order0002")
     answer = await bench.form("/faults", api="wx.query", fault="user_paying", out_trade_no="order0001", **{"from": "order0001"})
-    assert answer.headers["Location"] == "/trades/order0001"
+    assert answer.headers["Location"] == "/trades/order0001?protocol=wechatpay_v3"
     assert b"user_paying</td>" in (await bench.get("/trades/order0001")).body
     assert b"user_paying</td>" not in (await bench.get("/trades/order0002")).body
     assert (await client.query("order0002")).json["trade_state"] == "NOTPAY"
     assert (await client.query("order0001")).json["trade_state"] == "USERPAYING"
     answer = await bench.form("/faults", api="wx.query", fault="no", **{"from": "order0001"})
-    assert answer.headers["Location"].startswith("/trades/order0001?problem=")
+    assert answer.headers["Location"].startswith("/trades/order0001?protocol=wechatpay_v3&problem=")
     assert b'role="alert"' in (await bench.get(answer.headers["Location"])).body
 
 
