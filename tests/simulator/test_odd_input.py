@@ -55,7 +55,11 @@ V3_PATHS = (
 
 
 def full_order(client: WechatClient) -> dict[str, Any]:
-    more: dict[str, Any] = {"payer": {"openid": "o", "auth_code": "134567890123456789"}, "attach": "a", "time_expire": "2099-01-01T00:00:00+08:00"}
+    more: dict[str, Any] = {
+        "payer": {"openid": "o", "auth_code": "134567890123456789"},
+        "attach": "a",
+        "time_expire": "2099-01-01T00:00:00+08:00",
+    }
     scene: dict[str, Any] = {"payer_client_ip": "127.0.0.1", "h5_info": {"type": "Wap"}, "store_info": {"id": "1"}}
     refund: dict[str, Any] = {"out_refund_no": "refund1", "reason": "r", "transaction_id": "4200"}
     return client.order("order0001", **more, scene_info=scene, **refund)
