@@ -39,6 +39,7 @@ __all__ = [
 
 _FORCED_STATES = ("NOTPAY", "USERPAYING", "PAYERROR", "REVOKED", "CLOSED")
 _MOST_SENDS = 100
+_LONGEST_PAYER = 128
 
 
 class ActionRefusedError(Exception):
@@ -74,8 +75,12 @@ class PayOptions:
         if not isinstance(options.bad_signature, bool):  # true stands for one
             whole(options.bad_signature, "bad_signature", 0, _MOST_SENDS)
         finite(options.delay_seconds, "delay_seconds", 0, MOST_SECONDS)
-        if not isinstance(options.payer, str) or not all(isinstance(value, bool) for value in (options.notify, options.force)):
-            raise ValueError("payer must be text, notify and force true or false")
+        if (
+            not isinstance(options.payer, str)
+            or len(options.payer) > _LONGEST_PAYER
+            or not all(isinstance(value, bool) for value in (options.notify, options.force))
+        ):
+            raise ValueError(f"payer must be text of at most {_LONGEST_PAYER} characters, notify and force true or false")
         return options
 
 

@@ -109,16 +109,17 @@ def _faults_shown() -> dict[str, Any]:
     return {"fault_groups": _FAULT_GROUPS, "fault_places": {fault: places(fault) for fault in FAULTS}, "apis": APIS}
 
 
+def _has(trade: Trade, sought: str) -> bool:
+    numbers = (trade.number, trade.transaction_id, *(refund.number for refund in trade.refunds))
+    return sought == trade.code or any(sought in number for number in numbers)
+
+
 async def _index(request: web.Request) -> web.Response:
     simulator, sought = request.app[STATE], request.query.get("q", "").strip()
     asked = request.query.get("page", "")
     page = int(asked) if re.fullmatch(r"[0-9]{1,6}", asked) else 0
     first = page * _TRADES_SHOWN
-    found = (
-        trade
-        for trade in simulator.ledger.newest()
-        if not sought or sought in (trade.transaction_id, trade.code) or sought in trade.number
-    )
+    found = (trade for trade in simulator.ledger.newest() if not sought or _has(trade, sought))
     chosen = list(itertools.islice(found, first, first + _TRADES_SHOWN + 1))
     log = simulator.log
     return _html(

@@ -46,10 +46,11 @@ class Store:
         self._database.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._database.execute("COMMIT")
         except BaseException:
-            self._database.execute("ROLLBACK")
+            if self._database.in_transaction:  # some failures of SQLite have rolled back already
+                self._database.execute("ROLLBACK")
             raise
-        self._database.execute("COMMIT")
 
     def all(self, kind: str) -> Iterator[dict[str, Any]]:
         """All documents of a kind."""
