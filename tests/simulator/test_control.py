@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -257,6 +258,10 @@ def test_what_cannot_be_used_is_told_in_a_sentence(tmp_path: Path) -> None:
     generate_keys(tmp_path / "k")
     (tmp_path / "d.sqlite3").write_bytes(b"this is not a database, however long it may be" * 100)
     assert "d.sqlite3 cannot be used as --data" in run(tmp_path, "--data", str(tmp_path / "d.sqlite3"))
+    with sqlite3.connect(tmp_path / "other.sqlite3") as database:
+        database.execute("CREATE TABLE document (kind TEXT, key TEXT, body TEXT, PRIMARY KEY (kind, key))")
+        database.execute("INSERT INTO document VALUES ('trade', 'x', '{}')")
+    assert "other.sqlite3 holds what this version does not" in run(tmp_path, "--data", str(tmp_path / "other.sqlite3"))
     (tmp_path / "f.json").write_text("[" * 3000, encoding="utf-8")
     assert "f.json: nested" in run(tmp_path, "--faults", str(tmp_path / "f.json"))
     assert "--refund-notify-url" in run(tmp_path, "--refund-notify-url", "http://shop.example/")
