@@ -57,6 +57,16 @@ async def test_what_alipay_and_v2_refuse_is_on_the_page_of_the_trade(bench: Benc
     assert verdicts == ["refused: XML格式错误"] * 2 + ["refused: 签名错误"]
 
 
+async def test_what_cannot_be_read_as_a_whole_is_on_the_page_too(bench: Bench) -> None:
+    body = b'{"out_trade_no": "order0001", "description": "\\ud800"}'
+    async with bench.session.post(bench.base + "/v3/pay/transactions/native", data=body) as answer:
+        assert answer.status in (400, 401)
+    data = {"method": "alipay.trade.query", "biz_content": '{"out_trade_no": "order0001", "x": ' + "[" * 3000}
+    async with bench.session.post(bench.base + "/gateway.do", data=data) as answer:
+        assert answer.status == 200
+    assert [entry["api"] for entry in await log(bench, "order0001")] == ["alipay.trade.query", "wx.native"]
+
+
 async def test_a_trade_that_is_polled_for_ever_crowds_out_nobody(bench: Bench) -> None:
     client = WechatClient(bench)
     await client.create("order0001")

@@ -13,6 +13,7 @@ from paycenter_server.simulator.alipay_call import AlipayCall, AlipayError, acq,
 from paycenter_server.simulator.alipay_content import read_content
 from paycenter_server.simulator.control import base_url, trade_path
 from paycenter_server.simulator.faults import FaultRule
+from paycenter_server.simulator.inputs import numbers_in
 from paycenter_server.simulator.ledger import random_text
 from paycenter_server.simulator.model import ALIPAY, Trade
 from paycenter_server.simulator.pages import alipay_error_page, cashier_page
@@ -57,7 +58,7 @@ def _begin(request: web.Request, params: dict[str, str], method: str, raw: bytes
     try:
         biz = read_content(simulator.keys, params)
     except AlipayError:
-        biz = {}
+        biz = numbers_in(params.get("biz_content", ""))
     number = AlipayCall(simulator, method, params, biz).number
     entry = simulator.log.add(
         simulator.clock.now(), "in", ALIPAY, method[:_LONGEST_METHOD], number, request.method, request.raw_path

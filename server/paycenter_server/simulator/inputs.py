@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
-__all__ = ["MOST_FEN", "MOST_SECONDS", "clean", "finite", "finite_text", "read_json", "whole"]
+__all__ = ["MOST_FEN", "MOST_SECONDS", "clean", "finite", "finite_text", "numbers_in", "read_json", "whole"]
 
 MOST_FEN = 10**12
 """More than any channel takes, and little enough for every sum."""
 MOST_SECONDS = 366 * 86400.0
 """The longest delay of a notification."""
 _DEEPEST = 64
+_NUMBERS = re.compile(r'"(out_trade_no|transaction_id|trade_no|out_refund_no)"\s*:\s*"([0-9A-Za-z_\-|*@]{1,64})"')
 
 
 def whole(value: object, what: str, low: int, high: int) -> int:
@@ -72,3 +74,8 @@ def read_json(raw: bytes | str, *, exact: bool = False) -> Any:
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     return document
+
+
+def numbers_in(text: str) -> dict[str, Any]:
+    """The numbers in a document that cannot be read as a whole, for the log."""
+    return dict(_NUMBERS.findall(text))

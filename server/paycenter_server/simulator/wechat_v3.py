@@ -15,7 +15,7 @@ from aiohttp import web
 
 from paycenter_server.simulator import bar, wechat_bills, wechat_codepay, wechat_orders, wechat_refunds
 from paycenter_server.simulator.faults import FaultRule
-from paycenter_server.simulator.inputs import read_json
+from paycenter_server.simulator.inputs import numbers_in, read_json
 from paycenter_server.simulator.ledger import random_digits
 from paycenter_server.simulator.model import WECHATPAY_V3
 from paycenter_server.simulator.state import STATE
@@ -151,7 +151,7 @@ def _glance(raw: bytes) -> dict[str, Any]:
     try:
         return _document(raw)
     except WechatError:
-        return {}
+        return numbers_in(raw.decode("utf-8", "replace"))
 
 
 def _check_type(request: web.Request, raw: bytes) -> None:
