@@ -45,7 +45,7 @@ async def test_scanning_makes_the_trade(bench: Bench) -> None:
     closed = await client.call("alipay.trade.close", {"out_trade_no": "order1"})
     assert closed["sub_code"] == "ACQ.TRADE_NOT_EXIST"
     by_code = await bench.get("/cashier?" + urlencode({"code": created["qr_code"]}))
-    assert by_code.headers["Location"] == "/cashier/order1"
+    assert by_code.headers["Location"] == "/cashier/order1?protocol=alipay"
     assert (await bench.get("/cashier/order1")).status == 200
     assert (await client.query("order1"))["trade_status"] == "WAIT_BUYER_PAY"
     assert (await client.call("alipay.trade.close", {"out_trade_no": "order1"}))["code"] == "10000"
@@ -76,7 +76,7 @@ async def test_page_pay(bench: Bench, get: bool) -> None:
     assert "&lt;b&gt;Tea" in text
     assert (await client.query("page1"))["trade_status"] == "WAIT_BUYER_PAY"
     pressed = await bench.form("/cashier/page1/pay")
-    assert (pressed.status, pressed.headers["Location"]) == (303, "/cashier/page1")
+    assert (pressed.status, pressed.headers["Location"]) == (303, "/cashier/page1?protocol=alipay")
     client.notified((await bench.notifications(1))[0])
     cashier = (await bench.get("/cashier/page1")).body.decode()
     back = cashier.split('href="', 2)[1].split('"')[0].replace("&amp;", "&")

@@ -6,6 +6,8 @@ import asyncio
 import os
 import re
 import signal
+import socket
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -31,7 +33,7 @@ async def test_trades_log_reset_health(bench: Bench) -> None:
     await alipay.precreate("order1")
     trades = (await bench.get("/simulator/trades")).json
     assert [trade["out_trade_no"] for trade in trades] == ["order1", "order0001"]
-    assert trades[1]["cashier_url"] == bench.base + "/cashier/order0001"
+    assert trades[1]["cashier_url"] == bench.base + "/cashier/order0001?protocol=wechatpay_v3"
     log = (await bench.get("/simulator/log")).json
     assert [(entry["api"], entry["verdict"]) for entry in log][:2] == [
         ("alipay.trade.precreate", "valid"),
@@ -72,7 +74,7 @@ async def test_buttons(bench: Bench, button: str) -> None:
     client = WechatClient(bench)
     await client.create("order0001")
     page = (await bench.get("/cashier/order0001")).body.decode()
-    assert f'action="/cashier/order0001/{button}"' in page
+    assert f'action="/cashier/order0001/{button}?protocol=wechatpay_v3"' in page
     assert "¥ 1.00" in page
     assert not re.search(r'(src|href)="(?!/)', page), "no foreign content"
     await bench.form("/cashier/order0001/fail")
@@ -242,3 +244,56 @@ def test_command(tmp_path: Path) -> None:
 def test_importing_the_package_is_cheap() -> None:
     code = "import sys, paycenter_server.simulator; print('aiohttp' in sys.modules, 'cryptography' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["False", "False"]
+
+
+def run(folder: Path, *arguments: str) -> str:
+    """What the command says when it cannot start: one sentence."""
+    result = CliRunner().invoke(command, ["--keys", str(folder / "k"), "--port", "0", *arguments])
+    assert result.exit_code in (1, 2) and isinstance(result.exception, SystemExit), result.output
+    assert "Traceback" not in result.output
+    return result.output
+
+
+def test_what_cannot_be_used_is_told_in_a_sentence(tmp_path: Path) -> None:
+    generate_keys(tmp_path / "k")
+    (tmp_path / "d.sqlite3").write_bytes(b"this is not a database, however long it may be" * 100)
+    assert "d.sqlite3 cannot be used as --data" in run(tmp_path, "--data", str(tmp_path / "d.sqlite3"))
+    with sqlite3.connect(tmp_path / "other.sqlite3") as database:
+        database.execute("CREATE TABLE document (kind TEXT, key TEXT, body TEXT, PRIMARY KEY (kind, key))")
+        database.execute("INSERT INTO document VALUES ('trade', 'x', '{}')")
+    assert "other.sqlite3 holds what this version does not" in run(tmp_path, "--data", str(tmp_path / "other.sqlite3"))
+    (tmp_path / "f.json").write_text("[" * 3000, encoding="utf-8")
+    assert "f.json: nested" in run(tmp_path, "--faults", str(tmp_path / "f.json"))
+    assert "--refund-notify-url" in run(tmp_path, "--refund-notify-url", "http://shop.example/")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert f"cannot listen on 127.0.0.1:{port}" in run(tmp_path, "--tls-port", port)
+        assert f"cannot listen on 127.0.0.1:{port}" in run(tmp_path, "--port", port)
+    (tmp_path / "file").write_bytes(b"")
+    assert "cannot be used" in run(tmp_path, "--keys", str(tmp_path / "file/k"))
+    for broken in ("{", "[1]", '{"wechatpay": 5}', '{"wechatpay": {"mchid": 5}}', "[" * 3000):
+        (tmp_path / "k/keys.json").write_text(broken, encoding="utf-8")
+        assert "keys.json" in run(tmp_path)
+    (tmp_path / "k/keys.json").unlink()
+    (tmp_path / "k/alipay/app_private_key.pem").write_text("nothing", encoding="utf-8")
+    assert "cannot be used" in run(tmp_path)
+
+
+def test_each_side_has_its_own_name_in_its_certificates(keys: SimulatorKeys) -> None:
+    organisations = {
+        name: x509.load_pem_x509_certificate(keys.file(channel, name).read_bytes()).subject.rfc4514_string().split(",")[2]
+        for channel, name in (
+            ("alipay", "appCertPublicKey.crt"),
+            ("alipay", "alipayCertPublicKey_RSA2.crt"),
+            ("alipay", "alipayCertPublicKey_RSA2_next.crt"),
+            ("wechatpay", "apiclient_cert.pem"),
+        )
+    }
+    assert list(organisations.values()) == [
+        "O=Simulated Merchant",
+        "O=Alipay simulator",
+        "O=Alipay simulator",
+        "O=Simulated Merchant",
+    ]

@@ -103,7 +103,7 @@ async def test_a_certificate_that_is_replaced_by_the_script(bench: Bench) -> Non
     (notification,) = await bench.notifications(1)
     alipay.public = public_key(bench.keys.file("alipay", "alipayCertPublicKey_RSA2_next.crt"))
     alipay.notified(notification)
-    assert (await bench.get("/simulator/rotation")).json == {"wechatpay": True, "alipay": True}
+    assert (await bench.get("/simulator/rotation")).json == {"wechatpay": True, "alipay": True, "migration": False}
 
 
 async def test_a_certificate_that_is_replaced_with_a_notification(bench: Bench) -> None:

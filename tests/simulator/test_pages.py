@@ -5,7 +5,8 @@ from __future__ import annotations
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from paycenter_server.simulator.faults import APIS
+from markupsafe import escape
+from paycenter_server.simulator.fault_names import APIS, FAULTS, places
 
 from .merchant import AlipayClient, Bench, WechatClient
 from .xml_merchant import XmlClient
@@ -18,7 +19,7 @@ async def test_a_fault_from_the_form(bench: Bench) -> None:
     answer = await bench.form(
         "/faults", api="wx2.micropay", fault="decline", out_trade_no="", code="NOTENOUGH", times="2", queries="3", **empty
     )
-    assert (answer.status, answer.headers["Location"]) == (303, "/")
+    assert (answer.status, answer.headers["Location"]) == (303, "/#faults")
     (rule,) = (await bench.get("/simulator/faults")).json["rules"]
     assert (rule["api"], rule["code"], rule["times"], rule["queries"], rule["amount"]) == ("wx2.micropay", "NOTENOUGH", 2, 3, None)
     assert (await XmlClient(bench).micropay("order0001"))["err_code"] == "NOTENOUGH"
@@ -34,13 +35,13 @@ async def test_a_fault_from_the_page_of_a_trade(bench: Bench) -> None:
     await client.create("order0001")
     await client.create("order0002")
     answer = await bench.form("/faults", api="wx.query", fault="user_paying", out_trade_no="order0001", **{"from": "order0001"})
-    assert answer.headers["Location"] == "/trades/order0001"
+    assert answer.headers["Location"] == "/trades/order0001?protocol=wechatpay_v3"
     assert b"user_paying</td>" in (await bench.get("/trades/order0001")).body
     assert b"user_paying</td>" not in (await bench.get("/trades/order0002")).body
     assert (await client.query("order0002")).json["trade_state"] == "NOTPAY"
     assert (await client.query("order0001")).json["trade_state"] == "USERPAYING"
     answer = await bench.form("/faults", api="wx.query", fault="no", **{"from": "order0001"})
-    assert answer.headers["Location"].startswith("/trades/order0001?problem=")
+    assert answer.headers["Location"].startswith("/trades/order0001?protocol=wechatpay_v3&problem=")
     assert b'role="alert"' in (await bench.get(answer.headers["Location"])).body
 
 
@@ -82,6 +83,56 @@ async def test_every_call_can_be_chosen(bench: Bench) -> None:
         if endpoint is not None and hasattr(endpoint, "api"):
             served.add(endpoint.api)
     assert served == {api for api in APIS if api.startswith(("wx.", "wx2.")) and api != "wx.notify"}
+
+
+async def test_the_list_is_paged_and_searched(bench: Bench) -> None:
+    client = WechatClient(bench)
+    for number in range(53):
+        await client.create(f"order{number:04d}")
+    first = (await bench.get("/")).body.decode()
+    assert first.count("Cashier</a>") == 50 and 'href="#faults"' in first and 'id="faults"' in first
+    older = first.split(">Older</a>")[0].rpartition('href="')[2].rstrip('"').replace("&amp;", "&")
+    second = (await bench.get(older)).body.decode()
+    assert second.count("Cashier</a>") == 3 and "order0000" in second and ">Newer</a>" in second
+    found = (await bench.get("/?q=der0007")).body.decode()
+    assert found.count("Cashier</a>") == 1 and "order0007" in found
+    assert "No trade has this" in (await bench.get("/?q=nothing")).body.decode()
+    for page in ("-1", "x", "9" * 5000):
+        assert (await bench.get(f"/?page={page}")).body.decode().count("Cashier</a>") == 50
+
+
+async def test_what_is_not_there_is_a_page_too(bench: Bench) -> None:
+    await AlipayClient(bench).precreate("order1")
+    for path in (
+        "/trades/x",
+        "/cashier/x",
+        "/qr/x.svg",
+        "/cashier?code=",
+        "/cashier?code=x",
+        "/trades/order1?protocol=wechatpay_v3",
+    ):
+        answer = await bench.get(path)
+        assert (answer.status, answer.headers["Content-Type"]) == (404, "text/html; charset=utf-8")
+        assert b'role="alert"' in answer.body and b'href="/"' in answer.body
+    assert (await bench.form("/cashier/x/pay")).status == 404
+    assert (await bench.form("/cashier/order1/nothing")).status == 404
+
+
+async def test_rotations_are_made_and_undone(bench: Bench) -> None:
+    for channel in ("wechatpay", "alipay", "migration"):
+        assert (await bench.form("/rotation", channel=channel, done="1")).headers["Location"] == "/#certificates"
+        assert (await bench.get("/simulator/rotation")).json[channel] is True
+        await bench.form("/rotation", channel=channel, done="0")
+        assert (await bench.get("/simulator/rotation")).json[channel] is False
+    assert "problem=" in (await bench.form("/rotation", channel="x", done="1")).headers["Location"]
+
+
+async def test_every_fault_is_explained_with_its_places(bench: Bench) -> None:
+    page = (await bench.get("/")).body.decode()
+    for fault, text in FAULTS.items():
+        assert f"<option>{fault}</option>" in page
+        assert f"<dt>{fault}</dt>" in page and str(escape(text)) in page
+        assert ", ".join(places(fault)) in page
 
 
 async def test_pages_fit_a_phone(bench: Bench) -> None:

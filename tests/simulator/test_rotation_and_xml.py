@@ -19,7 +19,11 @@ pytestmark = pytest.mark.asyncio
 async def test_wechat_platform_certificate(bench: Bench) -> None:
     client = WechatClient(bench, public_key_mode=False)
     await client.create("order0001")
-    assert (await bench.post("/simulator/rotation", {"channel": "wechatpay"})).json == {"wechatpay": True, "alipay": False}
+    assert (await bench.post("/simulator/rotation", {"channel": "wechatpay"})).json == {
+        "wechatpay": True,
+        "alipay": False,
+        "migration": False,
+    }
     answer = await client.call("GET", "/v3/certificates")
     assert answer.headers["Wechatpay-Serial"] == client.ids["platform_next_serial"]
     assert [item["serial_no"] for item in answer.json["data"]] == [

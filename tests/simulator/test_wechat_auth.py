@@ -54,6 +54,7 @@ async def test_the_signature_covers_raw_path_and_body(bench: Bench) -> None:
         "Authorization": client.authorization("POST", "/v3/pay/transactions/native", spaced),
         "User-Agent": "merchant/1",
         "Accept": "application/json",
+        "Content-Type": "application/json",
     }
     async with bench.session.post(bench.base + "/v3/pay/transactions/native", data=spaced, headers=headers) as response:
         assert response.status == 200

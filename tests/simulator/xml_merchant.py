@@ -68,7 +68,7 @@ class XmlClient:
             "spbill_create_ip": "127.0.0.1",
             "notify_url": self.bench.receiver_url,
             "trade_type": kind,
-        }
+        } | ({"product_id": "p1"} if kind == "NATIVE" else {})
         return await self.call("/pay/unifiedorder", signed=signed, **fields | more)
 
     async def micropay(self, number: str, code: str = "134567890123456789", **more: Any) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from typing import Any
+from urllib.parse import quote
 
 from paycenter_server.simulator import (
     alipay_notices,
@@ -14,6 +15,7 @@ from paycenter_server.simulator import (
     wechat_xml,
 )
 from paycenter_server.simulator.clock import rfc3339
+from paycenter_server.simulator.inputs import MOST_FEN, MOST_SECONDS, finite, whole
 from paycenter_server.simulator.ledger import random_text
 from paycenter_server.simulator.model import ALIPAY, Notice, Refund, Trade
 from paycenter_server.simulator.state import Simulator
@@ -36,6 +38,8 @@ __all__ = [
 ]
 
 _FORCED_STATES = ("NOTPAY", "USERPAYING", "PAYERROR", "REVOKED", "CLOSED")
+_MOST_SENDS = 100
+_LONGEST_PAYER = 128
 
 
 class ActionRefusedError(Exception):
@@ -65,11 +69,18 @@ class PayOptions:
         if set(document) - known:
             raise ValueError(f"unknown fields: {', '.join(sorted(set(document) - known))}; known: {', '.join(sorted(known))}")
         options = cls(**document)
-        numbers = (options.times, options.delay_seconds, options.bad_signature, 0 if options.amount is None else options.amount)
-        if not all(isinstance(value, (int, float)) and value >= 0 for value in numbers):
-            raise ValueError("amount, times, delay_seconds and bad_signature must be numbers that are not negative")
-        if not isinstance(options.payer, str) or not all(isinstance(value, bool) for value in (options.notify, options.force)):
-            raise ValueError("payer must be text, notify and force true or false")
+        if options.amount is not None:
+            whole(options.amount, "amount", 0, MOST_FEN)
+        whole(options.times, "times", 0, _MOST_SENDS)
+        if not isinstance(options.bad_signature, bool):  # true stands for one
+            whole(options.bad_signature, "bad_signature", 0, _MOST_SENDS)
+        finite(options.delay_seconds, "delay_seconds", 0, MOST_SECONDS)
+        if (
+            not isinstance(options.payer, str)
+            or len(options.payer) > _LONGEST_PAYER
+            or not all(isinstance(value, bool) for value in (options.notify, options.force))
+        ):
+            raise ValueError(f"payer must be text of at most {_LONGEST_PAYER} characters, notify and force true or false")
         return options
 
 
@@ -96,14 +107,14 @@ def scan(simulator: Simulator, trade: Trade) -> None:
 
 def pay(simulator: Simulator, trade: Trade, options: PayOptions) -> None:
     """Money and notification become durable together. NotPayableError as in Ledger.pay."""
-    with simulator.store.together():
+    with simulator.together(trade):
         simulator.ledger.pay(trade, amount=options.amount, payer=options.payer, force=options.force)
         if options.notify and options.times:
             _notify_payment(simulator, trade, options)
 
 
 def _notify_payment(simulator: Simulator, trade: Trade, options: PayOptions) -> None:
-    delay, copies, wrong = options.delay_seconds, int(options.times), int(options.bad_signature)
+    delay, copies, wrong = float(options.delay_seconds), options.times, int(options.bad_signature)
     notifier = simulator.notifier
     if trade.protocol == ALIPAY:
         alipay_notices.notify_payment(notifier, simulator.keys, trade, delay=delay, copies=copies, wrong_signatures=wrong)
@@ -138,16 +149,16 @@ def finish(simulator: Simulator, trade: Trade) -> None:
     """Alipay: the time for refunds is over (TRADE_FINISHED)."""
     if trade.protocol != ALIPAY or not trade.paid:
         raise ActionRefusedError("only a paid Alipay trade finishes")
-    trade.finished = True
-    trade.record(simulator.clock.now(), "finished")
-    with simulator.store.together():
+    with simulator.together(trade):
+        trade.finished = True
+        trade.record(simulator.clock.now(), "finished")
         simulator.ledger.save(trade)
         alipay_notices.notify_payment(simulator.notifier, simulator.keys, trade, delay=0.0, copies=1, wrong_signatures=0)
 
 
-def refund(simulator: Simulator, trade: Trade, amount: int | None, notify_url: str = "") -> Refund:
-    """A refund made in the merchant's console. Alipay tells the payment's notify_url; WeChat an address that merchants
-    configure, so only one given here, and in v2 XML."""
+def refund(simulator: Simulator, trade: Trade, amount: int | None, notify_url: str | None = None) -> Refund:
+    """A refund made in the merchant's console. Alipay tells the payment's notify_url; WeChat the address that merchants configure,
+    unless another (or "", none) is given here, and in v2 XML."""
     left = trade.paid_amount - trade.refunded
     amount = left if amount is None else amount
     if not trade.paid or not 0 < amount <= left:
@@ -160,7 +171,7 @@ def refund(simulator: Simulator, trade: Trade, amount: int | None, notify_url: s
         amount,
         trade.paid_amount,
         "console",
-        notify_url,
+        simulator.settings.refund_notify_url if notify_url is None else notify_url,
         now,
         now + delay,
         signer=trade.signer,
@@ -225,7 +236,7 @@ def trade_document(simulator: Simulator, trade: Trade, base_url: str) -> dict[st
         "payer": trade.payer,
         "notify_url": trade.notify_url,
         "code": trade.code,
-        "cashier_url": f"{base_url}/cashier/{trade.number}",
+        "cashier_url": f"{base_url}/cashier/{quote(trade.number, safe='')}?protocol={trade.protocol}",
         **stamp,
         "refunds": [
             {

@@ -19,8 +19,11 @@ _REQUIRED = {"method": "method", "app_id": "app-id", "sign_type": "signature-typ
 
 def read_params(query: str, body: bytes) -> dict[str, str]:
     """All parameters, decoded once, whether they came in the query string or in a form body."""
-    params = dict(parse_qsl(query, keep_blank_values=True))
-    params.update(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
+    # Raw bytes in a query string come as surrogates, which nothing could sign or store.
+    texts = (query.encode("utf-8", "surrogateescape"), body)
+    params: dict[str, str] = {}
+    for text in texts:
+        params.update(parse_qsl(text.decode("utf-8", "replace"), keep_blank_values=True))
     return params
 
 

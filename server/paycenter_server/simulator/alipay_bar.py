@@ -82,7 +82,7 @@ def _refund_all(call: AlipayCall, trade: Trade) -> None:
         number, trade.transaction_id, amount, trade.paid_amount, "cancel", trade.notify_url, now, now,
         state="SUCCESS", finished=now, signer=trade.signer,
     )  # fmt: skip
-    with simulator.store.together():
+    with simulator.together(trade):
         simulator.ledger.add_refund(trade, refund)
         notify_refund(simulator.notifier, simulator.keys, trade, refund)
 

@@ -13,10 +13,13 @@ from paycenter_server.simulator.bill_facts import Fact, Span, fee_of, fund_facts
 from paycenter_server.simulator.clock import alipay_time
 from paycenter_server.simulator.model import ALIPAY
 from paycenter_server.simulator.state import STATE, Simulator
+from paycenter_server.simulator.web_faults import bad_gateway, interfere
+from paycenter_server.simulator.wire_log import WireLog
 
 __all__ = ["add_routes", "download_url"]
 
 _PATH = "/downloadBillFile.resource"
+_API = "alipay.billdownload"
 _URL_SECONDS = 30
 _PAYER = "sim***@example.com"
 _TRADE_COLUMNS = (
@@ -41,10 +44,27 @@ def add_routes(app: web.Application) -> None:
 
 
 async def _download(request: web.Request) -> web.Response:
-    content = request.app[STATE].bills.get(request.query.get("fileId", ""))
-    if content is None:
-        return web.Response(status=403, text="the address has expired")
-    return web.Response(body=content, headers={"Content-Type": "application/octet-stream"})
+    simulator = request.app[STATE]
+    entry = simulator.log.add(simulator.clock.now(), "in", ALIPAY, _API, "", request.method, request.raw_path)
+    entry.request_headers = WireLog.headers(request.headers)
+    rule = simulator.faults.take(_API)
+    entry.fault = rule.fault if rule else ""
+    silence = await interfere(request, rule, "before")
+    if silence is not None:
+        return silence
+    content = simulator.bills.get(request.query.get("fileId", ""))
+    entry.verdict = "valid" if content is not None else "refused: the address has expired"
+    if entry.fault in ("http_502", "http_503"):
+        response = bad_gateway(entry.fault)
+    elif content is None:
+        response = web.Response(status=403, text="the address has expired")
+    else:
+        response = web.Response(body=content, headers={"Content-Type": "application/octet-stream"})
+    silence = await interfere(request, rule, "after")
+    if silence is not None:
+        return silence
+    entry.answered(response.status, response.headers, response.body if isinstance(response.body, bytes) else b"")
+    return response
 
 
 def download_url(call: AlipayCall) -> dict[str, Any]:

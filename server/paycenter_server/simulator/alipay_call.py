@@ -5,20 +5,21 @@ from __future__ import annotations
 import datetime
 import re
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from typing import Any
-from urllib.parse import urlsplit
 
+from paycenter_server.simulator.addresses import web_address
 from paycenter_server.simulator.clock import CHINA, parse_alipay_time
 from paycenter_server.simulator.faults import FaultRule
 from paycenter_server.simulator.model import ALIPAY, Trade
 from paycenter_server.simulator.state import Simulator
 
-__all__ = ["AlipayCall", "AlipayError", "acq", "invalid_parameter", "parse_yuan", "yuan"]
+__all__ = ["AlipayCall", "AlipayError", "acq", "fen_of", "invalid_parameter", "parse_yuan", "yuan"]
 
-_EXPRESS = re.compile(r"([1-9][0-9]{0,5})([mhdc])")
+_EXPRESS = re.compile(r"([1-9][0-9]{0,5})([mhd])|1(c)")
 _UNIT_SECONDS = {"m": 60, "h": 3600, "d": 86400}
+_YUAN = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,2})?")
 _MOST_FEN = 100_000_000_00
+_LONGEST_SECONDS = 15 * 86400
 
 
 class AlipayError(Exception):
@@ -48,17 +49,22 @@ def yuan(fen: int) -> str:
     return f"{fen // 100}.{fen % 100:02d}"
 
 
+def fen_of(text: str) -> int:
+    """The reverse, of what was written so."""
+    return int(text.replace(".", ""))
+
+
 def parse_yuan(value: object, field: str) -> int:
-    """Fen of a yuan amount, which may come as string or number; at least one fen, at most two decimals."""
-    if isinstance(value, bool) or not isinstance(value, (str, int, Decimal)):
+    """Fen of a yuan amount, 0.01 to 100000000.00: digits with at most two decimals, in a string or as a number, whose text the
+    content keeps."""
+    text = str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
+    if not _YUAN.fullmatch(text):
         raise invalid_parameter(f"参数无效:{field}")
-    try:
-        fen = Decimal(value) * 100
-    except InvalidOperation as error:
-        raise invalid_parameter(f"参数无效:{field}") from error
-    if not fen.is_finite() or fen != int(fen) or not 1 <= fen <= _MOST_FEN:
+    whole, _, part = text.partition(".")
+    fen = int(whole) * 100 + int(part.ljust(2, "0"))
+    if not 1 <= fen <= _MOST_FEN:
         raise invalid_parameter(f"参数无效:{field}")
-    return int(fen)
+    return fen
 
 
 @dataclass
@@ -90,7 +96,7 @@ class AlipayCall:
     @property
     def trade(self) -> Trade | None:
         """The trade that the call is about; a QR code nobody scanned is not a trade yet."""
-        found = self.simulator.ledger.get(ALIPAY, self.optional("out_trade_no"), self.optional("trade_no"))
+        found = self.simulator.ledger.get(ALIPAY, self._given("out_trade_no"), self._given("trade_no"))
         if found is None:
             return None
         now = self.simulator.clock.now()
@@ -101,13 +107,17 @@ class AlipayCall:
     @property
     def number(self) -> str:
         """The trade's number, for the log."""
-        trade = self.simulator.ledger.get(ALIPAY, self.optional("out_trade_no"), self.optional("trade_no"))
-        return trade.number if trade else self.optional("out_trade_no")
+        trade = self.simulator.ledger.get(ALIPAY, self._given("out_trade_no"), self._given("trade_no"))
+        return trade.number if trade else self._given("out_trade_no")
 
     @property
     def numbers(self) -> set[str]:
         """All numbers by which a fault rule may mean this call."""
-        return {self.number, self.optional("out_request_no")} - {""}
+        return {self.number, self._given("out_request_no")} - {""}
+
+    def _given(self, field: str) -> str:
+        value = self.biz.get(field)
+        return str(value) if isinstance(value, (str, int)) else ""
 
     def existing(self) -> Trade:
         """The trade, or ACQ.TRADE_NOT_EXIST."""
@@ -119,9 +129,11 @@ class AlipayCall:
         return trade
 
     def optional(self, field: str) -> str:
-        """A text of biz_content; "" if absent."""
+        """A text (or a number) of biz_content; "" if absent."""
         value = self.biz.get(field)
-        return "" if value is None else str(value)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (str, int))):
+            raise invalid_parameter(f"参数无效:{field}")
+        return self._given(field)
 
     def text(self, field: str, limit: int) -> str:
         """A required text of at most `limit` characters."""
@@ -132,9 +144,15 @@ class AlipayCall:
 
     def address(self, field: str) -> str:
         """An optional web address of at most 400 characters."""
-        value = self.optional(field)
-        parts = urlsplit(value)
-        if value and (len(value) > 400 or parts.scheme not in ("http", "https") or not parts.netloc):
+        return self._address(field, self.optional(field), 400)
+
+    def common_address(self, field: str) -> str:
+        """The same among the common parameters, of at most 256 characters."""
+        return self._address(field, self.params.get(field, ""), 256)
+
+    @staticmethod
+    def _address(field: str, value: str, limit: int) -> str:
+        if value and (len(value) > limit or web_address(value) is None):
             raise invalid_parameter(f"参数无效:{field}")
         return value
 
@@ -154,6 +172,8 @@ class AlipayCall:
             raise invalid_parameter("参数无效:time_expire") from error
         if moment <= self.simulator.clock.now():
             raise invalid_parameter("参数无效:time_expire已过")
+        if moment > self.simulator.clock.now() + _LONGEST_SECONDS + 60:
+            raise invalid_parameter("参数无效:time_expire超过15天")
         return moment
 
     @staticmethod
@@ -161,8 +181,10 @@ class AlipayCall:
         match = _EXPRESS.fullmatch(value)
         if match is None:
             raise invalid_parameter(f"参数无效:{field}")
-        count, unit = int(match[1]), match[2]
-        if unit == "c":  # until the end of the day, in China
+        if match[3]:  # only 1c: until the end of the day, in China
             today = datetime.datetime.fromtimestamp(now, CHINA).replace(hour=0, minute=0, second=0, microsecond=0)
-            return (today + datetime.timedelta(days=count)).timestamp() - now
-        return float(min(count * _UNIT_SECONDS[unit], 15 * 86400))
+            return (today + datetime.timedelta(days=1)).timestamp() - now
+        count, unit = int(match[1]), match[2]
+        if count * _UNIT_SECONDS[unit] > _LONGEST_SECONDS:
+            raise invalid_parameter(f"参数无效:{field}")
+        return float(count * _UNIT_SECONDS[unit])

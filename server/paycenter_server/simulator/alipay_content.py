@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import base64
-import json
-from decimal import Decimal
 from typing import Any
 
 from paycenter_server.channels.crypto import CryptoError, aes_cbc_decrypt, aes_cbc_encrypt, b64decode
 from paycenter_server.simulator.alipay_call import AlipayError
+from paycenter_server.simulator.inputs import read_json
 from paycenter_server.simulator.keys import SimulatorKeys
 
 __all__ = ["read_content", "seal_content"]
@@ -23,7 +22,7 @@ def _invalid(code: str, text: str) -> AlipayError:
 
 
 def read_content(keys: SimulatorKeys, params: dict[str, str]) -> dict[str, Any]:
-    """`biz_content` as a document, decrypted if `encrypt_type` says so; numbers as Decimal."""
+    """`biz_content` as a document, decrypted if `encrypt_type` says so; numbers that are not whole as their text."""
     text = params.get("biz_content") or ""
     kind = params.get("encrypt_type", "")
     if kind not in ("", "AES"):
@@ -34,7 +33,7 @@ def read_content(keys: SimulatorKeys, params: dict[str, str]) -> dict[str, Any]:
         except (CryptoError, UnicodeDecodeError) as error:
             raise _invalid("isv.decryption-error-unknown", "解密出错,未知异常") from error
     try:
-        document = json.loads(text or "{}", parse_float=Decimal)
+        document = read_json(text or "{}", exact=True)
     except ValueError as error:
         raise _invalid("isv.invalid-parameter", "biz_content不是有效的JSON") from error
     if not isinstance(document, dict):

@@ -7,7 +7,7 @@ import secrets
 from urllib.parse import urlencode
 
 from paycenter_server.simulator.alipay_auth import sign_params
-from paycenter_server.simulator.alipay_call import parse_yuan, yuan
+from paycenter_server.simulator.alipay_call import fen_of, yuan
 from paycenter_server.simulator.alipay_trades import trade_status
 from paycenter_server.simulator.clock import Clock, alipay_time
 from paycenter_server.simulator.faults import FaultRule
@@ -37,8 +37,7 @@ class AlipayNoticeForm:
         params: dict[str, str] = dict(notice.payload)
         params["notify_time"] = alipay_time(self._clock.now())
         if rule is not None and rule.fault == "wrong_amount":
-            told = parse_yuan(params["total_amount"], "total_amount") + 1 if rule.amount is None else rule.amount
-            params["total_amount"] = yuan(told)
+            params["total_amount"] = yuan(fen_of(params["total_amount"]) + 1 if rule.amount is None else rule.amount)
         rotated = notice.signer == "certificate" and self._rotation.done("alipay")
         body = urlencode(sign_params(self._keys, params, how, rotated=rotated)).encode()
         return {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8", "User-Agent": "Mozilla/4.0"}, body

@@ -17,6 +17,8 @@ def refund(call: AlipayCall) -> dict[str, Any]:
     """alipay.trade.refund. `fund_change` is Y when money moved in this call, N on a repeat; `refund_fee` is the trade's total."""
     trade = call.existing()
     amount = parse_yuan(call.biz.get("refund_amount"), "refund_amount")
+    _wants_detail(call)  # what is wrong must be known before money moves
+    call.optional("refund_reason")
     number = call.optional("out_request_no")
     if len(number) > 64 or (not number and amount != trade.paid_amount):
         raise invalid_parameter("部分退款必须传入out_request_no,且不超过64个字符")
@@ -59,11 +61,18 @@ def _accept(call: AlipayCall, trade: Trade, number: str, amount: int) -> Refund:
         finished=0.0 if pending else now,
         signer=trade.signer,
     )
-    with simulator.store.together():
+    with simulator.together(trade):
         simulator.ledger.add_refund(trade, created)
         if not pending:
             notify_refund(simulator.notifier, simulator.keys, trade, created)
     return created
+
+
+def _wants_detail(call: AlipayCall) -> bool:
+    options = call.biz.get("query_options") or []
+    if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
+        raise invalid_parameter("参数无效:query_options")
+    return "refund_detail_item_list" in options
 
 
 def _answer(call: AlipayCall, trade: Trade, item: Refund, fund_change: str) -> dict[str, Any]:
@@ -77,7 +86,7 @@ def _answer(call: AlipayCall, trade: Trade, item: Refund, fund_change: str) -> d
         "send_back_fee": yuan(item.amount if item.state == "SUCCESS" else 0),
         "trade_no": trade.transaction_id,
     }
-    if "refund_detail_item_list" in (call.biz.get("query_options") or ()):
+    if _wants_detail(call):
         document["refund_detail_item_list"] = [{"amount": yuan(item.amount), "fund_channel": "ALIPAYACCOUNT"}]
     return document
 

@@ -45,6 +45,8 @@ class Span:
         day = datetime.datetime.strptime(text, form).replace(tzinfo=CHINA).date()
         if day.strftime(form) != text:
             raise ValueError("not written in full")
+        if not 2000 <= day.year < 2100:
+            raise ValueError("outside the time that the simulator knows")
         if "%d" in form:
             return cls(day, day)
         following = (day.replace(day=28) + datetime.timedelta(days=4)).replace(day=1)

@@ -78,9 +78,10 @@ class CertificateMaker:
         """The self-signed root."""
         return self._root.public_bytes(serialization.Encoding.PEM)
 
-    def issue(self, common_name: str, key: rsa.RSAPrivateKey) -> bytes:
-        """PEM of a leaf for `key`, signed by the root."""
-        subject = _name(common_name, self._unit, self._organisation)
+    def issue(self, common_name: str, key: rsa.RSAPrivateKey, organisation: str = "") -> bytes:
+        """PEM of a leaf for `key`, signed by the root. organisation: of the holder, the root's own by default; who takes the
+        certificate of one side for the other's can be told so."""
+        subject = _name(common_name, self._unit, organisation or self._organisation)
         builder = _builder(subject, self._name, authority=False).public_key(key.public_key())
         return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sqlite3
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from paycenter_server.simulator.config import SimulatorConfig
+    from paycenter_server.simulator.keys import SimulatorKeys
 
 __all__ = ["command", "main"]
 
@@ -42,6 +50,11 @@ No real money moves here. Stop with Ctrl-C."""
 @click.option(
     "--faults", "faults_file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="JSON file of fault rules."
 )
+@click.option(
+    "--refund-notify-url",
+    default="",
+    help="What the merchant configured in WeChat's console: where to tell of refunds that name no address, in v2 XML.",
+)
 @click.option("--base-url", default="", help="Where people reach it, if not at host and port.")
 @click.option("--keys-only", is_flag=True, help="Generate the keys and stop.")
 def command(
@@ -52,46 +65,75 @@ def command(
     data_file: Path | None,
     faults_file: Path | None,
     base_url: str,
+    refund_notify_url: str,
     keys_only: bool,
 ) -> None:
     """Start it and serve until a signal comes."""
     from paycenter_server.simulator.config import SimulatorConfig
-    from paycenter_server.simulator.faults import InvalidFaultError
     from paycenter_server.simulator.keys import generate_keys
+    from paycenter_server.simulator.settings import notify_address
 
-    keys = generate_keys(keys_dir)
+    try:
+        keys = generate_keys(keys_dir)
+    except (OSError, ValueError) as error:
+        raise click.ClickException(f"the keys in {keys_dir} cannot be used: {_reason(error)}") from error
     if keys_only:
         click.echo(str(keys_dir))
         return
-    config = SimulatorConfig(keys_dir=keys.directory, base_url=base_url, data_file=data_file, faults_file=faults_file)
     try:
-        asyncio.run(_serve(config, host, port, tls_port, keys))
+        told = notify_address(refund_notify_url)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--refund-notify-url") from error
+    config = SimulatorConfig(
+        keys_dir=keys.directory, base_url=base_url, data_file=data_file, faults_file=faults_file, refund_notify_url=told
+    )
+    asyncio.run(_serve(config, host, port, tls_port, keys))
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
+
+
+def _application(config: SimulatorConfig) -> web.Application:
+    """Built, or a sentence about the file that is wrong."""
+    from paycenter_server.simulator.app import create_app
+    from paycenter_server.simulator.faults import InvalidFaultError
+
+    try:
+        return create_app(config)
+    except sqlite3.Error as error:
+        raise click.ClickException(f"{config.data_file} cannot be used as --data: {error}") from error
     except (InvalidFaultError, ValueError) as error:
-        raise click.ClickException(f"{faults_file}: {error}") from error
+        raise click.ClickException(f"{config.faults_file}: {error}") from error
     except OSError as error:
-        raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+        raise click.ClickException(f"{error.filename or config.data_file}: {_reason(error)}") from error
 
 
-async def _serve(config: object, host: str, port: int, tls_port: int | None, keys: object) -> None:
+async def _listen(site: web.BaseSite, host: str, port: int) -> None:
+    try:
+        await site.start()
+    except OSError as error:
+        raise click.ClickException(f"cannot listen on {host}:{port}: {_reason(error)}") from error
+
+
+async def _serve(config: SimulatorConfig, host: str, port: int, tls_port: int | None, keys: SimulatorKeys) -> None:
     from aiohttp import web
 
-    from paycenter_server.simulator.app import create_app
-    from paycenter_server.simulator.config import SimulatorConfig
-    from paycenter_server.simulator.keys import SimulatorKeys
     from paycenter_server.simulator.tls import server_context
 
-    assert isinstance(config, SimulatorConfig)
-    assert isinstance(keys, SimulatorKeys)
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    runner = web.AppRunner(create_app(config), access_log=None, shutdown_timeout=2)
-    await runner.setup()
+    runner = web.AppRunner(_application(config), access_log=None, shutdown_timeout=2)
     try:
-        await web.TCPSite(runner, host, port).start()
+        try:
+            await runner.setup()
+        except (KeyError, TypeError, ValueError, sqlite3.Error) as error:
+            raise click.ClickException(f"{config.data_file} holds what this version does not understand: {error}") from error
+        await _listen(web.TCPSite(runner, host, port), host, port)
         bound = runner.addresses[0][1]
         if tls_port is not None:
-            await web.TCPSite(runner, host, tls_port, ssl_context=server_context(keys)).start()
+            await _listen(web.TCPSite(runner, host, tls_port, ssl_context=server_context(keys)), host, tls_port)
         address = config.base_url.rstrip("/") or f"http://{host}:{bound}"
         click.echo(
             _HOW_TO.format(

@@ -6,20 +6,27 @@ import datetime
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import quote
 
 from aiohttp import web
 
 from paycenter_server.simulator import actions
-from paycenter_server.simulator.clock import CHINA, rfc3339
-from paycenter_server.simulator.faults import FAULTS, InvalidFaultError
+from paycenter_server.simulator.clock import CHINA, MOST_SHIFT, parse_rfc3339, rfc3339
+from paycenter_server.simulator.fault_names import APIS, FAULTS, places
+from paycenter_server.simulator.faults import InvalidFaultError
+from paycenter_server.simulator.inputs import finite, read_json
 from paycenter_server.simulator.keys import public_settings
 from paycenter_server.simulator.ledger import NotPayableError
 from paycenter_server.simulator.model import Trade
+from paycenter_server.simulator.settings import notify_address
 from paycenter_server.simulator.state import STATE, Simulator
+from paycenter_server.simulator.web_faults import origin
 
-__all__ = ["add_routes", "base_url", "trade_of"]
+__all__ = ["add_routes", "base_url", "trade_of", "trade_path"]
 
 Action = Callable[[Simulator, Trade, dict[str, Any]], None]
+_LONGEST_WAIT = 600
+_CHOSEN_BY = ("id", "api", "fault", "out_trade_no")
 
 
 def add_routes(app: web.Application) -> None:
@@ -39,12 +46,19 @@ def add_routes(app: web.Application) -> None:
     app.router.add_delete("/simulator/faults", _clear_faults)
     app.router.add_get("/simulator/rotation", _rotation)
     app.router.add_post("/simulator/rotation", _rotate)
+    app.router.add_get("/simulator/settings", _settings)
+    app.router.add_post("/simulator/settings", _set_settings)
     app.router.add_post("/simulator/reset", _reset)
 
 
 def base_url(request: web.Request) -> str:
     """Where people reach the simulator."""
-    return request.app[STATE].config.base_url.rstrip("/") or str(request.url.origin())
+    return request.app[STATE].config.base_url.rstrip("/") or origin(request)
+
+
+def trade_path(page: str, trade: Trade) -> str:
+    """Path of a trade's page (`cashier`, `trades`); it names the channel, because another one may know the same number."""
+    return f"/{page}/{quote(trade.number, safe='')}?protocol={trade.protocol}"
 
 
 def trade_of(request: web.Request) -> Trade:
@@ -62,7 +76,7 @@ def _error(status: int, text: str, **more: Any) -> web.Response:
 
 async def _json(request: web.Request) -> Any:
     raw = await request.read()
-    return json.loads(raw) if raw.strip() else {}
+    return read_json(raw) if raw.strip() else {}
 
 
 def _acting(action: Action) -> Callable[[web.Request], Awaitable[web.Response]]:
@@ -76,7 +90,7 @@ def _acting(action: Action) -> Callable[[web.Request], Awaitable[web.Response]]:
             action(simulator, trade, options)
         except (NotPayableError, actions.ActionRefusedError) as error:
             return _error(409, str(error), trade=actions.trade_document(simulator, trade, base_url(request)))
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             return _error(400, str(error))
         return web.json_response(actions.trade_document(simulator, trade, base_url(request)))
 
@@ -105,7 +119,8 @@ def _refund(simulator: Simulator, trade: Trade, options: dict[str, Any]) -> None
     amount = options.get("amount")
     if amount is not None and (not isinstance(amount, int) or isinstance(amount, bool)):
         raise ValueError("amount must be an integer, in fen")
-    actions.refund(simulator, trade, amount, str(options.get("notify_url", "")))
+    given = options.get("notify_url")
+    actions.refund(simulator, trade, amount, None if given is None else notify_address(given))
 
 
 def _resend(simulator: Simulator, trade: Trade, options: dict[str, Any]) -> None:
@@ -128,7 +143,10 @@ async def _trades(request: web.Request) -> web.Response:
 
 async def _log(request: web.Request) -> web.Response:
     number = request.query.get("out_trade_no", "")
-    return web.json_response([entry.document() for entry in request.app[STATE].log.newest(number)])
+    protocol, log = request.query.get("protocol", ""), request.app[STATE].log
+    # In a header, because the list of exchanges is the whole body.
+    headers = {"Simulator-Dropped": str(log.dropped(number, protocol))}
+    return web.json_response([entry.document() for entry in log.newest(number, protocol)], headers=headers)
 
 
 async def _keys(request: web.Request) -> web.Response:
@@ -150,9 +168,12 @@ async def _set_clock(request: web.Request) -> web.Response:
     simulator = request.app[STATE]
     try:
         options = await _json(request)
+        if not isinstance(options, dict):
+            raise ValueError("the body must be a JSON object")
+        wait = finite(options.get("wait_seconds", 0), "wait_seconds", 0, _LONGEST_WAIT)
         simulator.set_clock(_offset(simulator, options))
-        settled = await simulator.agenda.settle(float(options.get("wait_seconds", 0)))
-    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        settled = await simulator.agenda.settle(wait)
+    except ValueError as error:
         return _error(400, str(error))
     return web.json_response({**_clock_document(simulator), "settled": settled})
 
@@ -162,16 +183,19 @@ def _offset(simulator: Simulator, options: dict[str, Any]) -> float:
     if options.get("reset"):
         return 0.0
     if "advance_seconds" in options:
-        return clock.offset + float(options["advance_seconds"])
+        return clock.offset + finite(options["advance_seconds"], "advance_seconds", -MOST_SHIFT, MOST_SHIFT)
     if "now" in options:
-        moment = datetime.datetime.fromisoformat(options["now"])
+        text = options["now"] if isinstance(options["now"], str) else ""
+        moment = datetime.datetime.fromisoformat(text)
         moment = moment if moment.tzinfo else moment.replace(tzinfo=CHINA)
-        return clock.offset + moment.timestamp() - clock.now()
+        return clock.offset + parse_rfc3339(moment.isoformat()) - clock.now()
     raise ValueError("give advance_seconds, now (ISO 8601, +08:00 if it names no zone) or reset")
 
 
 async def _faults(request: web.Request) -> web.Response:
-    return web.json_response({"rules": request.app[STATE].faults.documents(), "known": FAULTS})
+    where = {fault: places(fault) for fault in FAULTS}
+    rules = request.app[STATE].faults.documents()
+    return web.json_response({"rules": rules, "known": FAULTS, "apis": APIS, "applies": where})
 
 
 async def _add_faults(request: web.Request) -> web.Response:
@@ -184,8 +208,13 @@ async def _add_faults(request: web.Request) -> web.Response:
 
 
 async def _clear_faults(request: web.Request) -> web.Response:
-    request.app[STATE].faults.clear()
-    return web.json_response({"rules": []})
+    """All of them, or those that have all of the id, api, fault and out_trade_no that the query names."""
+    plan, query = request.app[STATE].faults, request.query
+    unknown = set(query) - set(_CHOSEN_BY)
+    if unknown:
+        return _error(400, f"unknown: {', '.join(sorted(unknown))}; choose rules by {', '.join(_CHOSEN_BY)}, or none for all")
+    plan.remove(lambda rule: all(str(getattr(rule, name)) == value for name, value in query.items()))
+    return web.json_response({"rules": plan.documents()})
 
 
 async def _rotation(request: web.Request) -> web.Response:
@@ -193,14 +222,31 @@ async def _rotation(request: web.Request) -> web.Response:
 
 
 async def _rotate(request: web.Request) -> web.Response:
-    """{"channel": "wechatpay" or "alipay", "done": true}: from now on the next platform (or Alipay) certificate signs."""
+    """{"channel": "wechatpay" or "alipay", "done": true}: from now on the next platform (or Alipay) certificate signs; "migration":
+    WeChat's public key alone."""
     rotation = request.app[STATE].rotation
     try:
         options = await _json(request)
-        rotation.turn(str(options.get("channel")), done=bool(options.get("done", True)))
-    except (ValueError, AttributeError) as error:
+        if not isinstance(options, dict) or not isinstance(options.get("done", True), bool):
+            raise ValueError("give channel, and done as true or false")
+        rotation.turn(str(options.get("channel")), done=options.get("done", True))
+    except ValueError as error:
         return _error(400, str(error))
     return web.json_response(rotation.document())
+
+
+async def _settings(request: web.Request) -> web.Response:
+    return web.json_response(request.app[STATE].settings.document())
+
+
+async def _set_settings(request: web.Request) -> web.Response:
+    """{"refund_notify_url": address, or "" for none}: what the merchant configures in WeChat's console."""
+    settings = request.app[STATE].settings
+    try:
+        settings.change(await _json(request))
+    except ValueError as error:
+        return _error(400, str(error))
+    return web.json_response(settings.document())
 
 
 async def _reset(request: web.Request) -> web.Response:

@@ -1,91 +1,38 @@
 """The fault script: rules that make the simulated channels misbehave, a counted number of times.
 
 A rule is JSON: {"api": "wx.native", "fault": "timeout_after_commit", "out_trade_no": "…", "times": 1, "skip": 0, "seconds": 5,
-"amount": 1, "code": "…", "queries": 2}. Only api and fault are needed. api is `wx.` + native, jsapi, app, h5, codepay, query,
-close, reverse, refund, refund_query, abnormal_refund, certificates, tradebill, fundflowbill, billdownload; or `wx2.` +
-unifiedorder, micropay, orderquery, closeorder, reverse, refund, refundquery, downloadbill; or the Alipay method; or `wx.notify`,
-`alipay.notify`, `notify` (both); or `*`. out_trade_no may be a refund's number too. times below zero means for ever. skip lets
-that many matching calls pass first. code: of `decline`. queries: after so many queries the payer of a bar payment has paid; never
-by itself without it.
+"amount": 1, "code": "…", "queries": 2}. Only api and fault are needed; see fault_names for both. `notify` are all notifications,
+`*` everything, as far as the fault applies to it. out_trade_no may be a refund's number too. times below zero means for ever. skip
+lets that many matching calls pass first. code: of `decline`. queries: after so many queries the payer of a bar payment has paid;
+never by itself without it. An `id` is given to each rule; one that is sent is ignored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import difflib
+import itertools
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["AFTER", "APIS", "BEFORE", "DOMAIN", "FAULTS", "NOTIFY", "FaultPlan", "FaultRule", "InvalidFaultError"]
+from paycenter_server.simulator.fault_names import APIS, FAULTS, applies, places, possible
+from paycenter_server.simulator.inputs import MOST_FEN, clean, finite, whole
 
-BEFORE = {
-    "timeout_before_commit": "no answer, nothing was done",
-    "error_before_commit": "500 SYSTEM_ERROR or 20000 isp.unknow-error, nothing was done",
-    "reset_before_commit": "connection cut, nothing was done",
-    "http_503": "503, nothing was done",
-    "rate_limit": "429 FREQUENCY_LIMITED or isv.app-call-limited, nothing was done",
-}
-AFTER = {
-    "timeout_after_commit": "done, but no answer",
-    "error_after_commit": "done, but 500 SYSTEM_ERROR or 40004 ACQ.SYSTEM_ERROR",
-    "reset": "done, but the connection is cut",
-    "unsigned": "done, the answer carries no signature",
-    "bad_signature": "the signature is of other bytes",
-    "other_key": "WeChat: signed with the key of the other mode, as during the migration to public keys",
-    "slow": "done, answered (or sent) `seconds` later",
-    "wrong_amount": "the amount told is `amount` fen, or one fen more than true",
-    "slash": "Alipay: signed before its slashes were escaped",
-    "brace": "Alipay: a closing brace inside a string of the answer",
-}
-DOMAIN = {
-    "not_enough": "refund: NOT_ENOUGH or ACQ.SELLER_BALANCE_NOT_ENOUGH, nothing was done",
-    "refund_abnormal": "WeChat refund ends ABNORMAL",
-    "xml_notify": "WeChat refund is notified in v2 XML, as one without notify_url is",
-    "refund_closed": "WeChat refund ends CLOSED",
-    "refund_pending": "refund stays unconfirmed for `seconds` (Alipay: fund_change N and an empty refund query)",
-    "user_paying": "WeChat: USERPAYING, at a query of what is not paid or at a bar payment (paid after `queries` queries)",
-    "bank_error": "WeChat v2 micropay: BANKERROR, the payer pays after `queries` queries",
-    "in_process": "alipay.trade.pay: 10003, the payer pays after `queries` queries",
-    "decline": "refused with `code` (such as ACQ.BUYER_BALANCE_NOT_ENOUGH or NOTENOUGH), nothing was done; a bar trade has failed",
-    "retry_flag": "alipay.trade.cancel: retry_flag Y, nothing was done",
-    "recall": "WeChat reverse: v2 recall Y, v3 500 SYSTEM_ERROR, nothing was done",
-    "rotate": "WeChat v3, Alipay: from this call (or send) on the next platform certificate, or certificate of Alipay, signs",
-}
-NOTIFY = {
-    "drop": "the send is lost, the ladder goes on",
-    "late": "sent `seconds` later by the simulator's clock; the ladder goes on from there",
-    "reordered": "sent after the trade's next notification, or `seconds` later by the simulator's clock if none comes",
-    "duplicate": "sent twice",
-    "signtest": "WeChat: a WECHATPAY/SIGNTEST/ probe is sent first",
-}
-FAULTS = {**BEFORE, **AFTER, **DOMAIN, **NOTIFY}
-APIS = (
-    *("wx." + name for name in ("native", "jsapi", "app", "h5", "codepay", "query", "close", "reverse")),
-    *("wx." + name for name in ("refund", "refund_query", "abnormal_refund", "certificates")),
-    *("wx." + name for name in ("tradebill", "fundflowbill", "billdownload")),
-    *("wx2." + name for name in ("unifiedorder", "micropay", "orderquery", "closeorder", "reverse")),
-    *("wx2." + name for name in ("refund", "refundquery", "downloadbill")),
-    *("alipay.trade." + name for name in ("precreate", "create", "pay", "query", "close", "cancel", "refund")),
-    *("alipay.trade." + name for name in ("fastpay.refund.query", "page.pay", "wap.pay", "app.pay")),
-    "alipay.data.dataservice.bill.downloadurl.query",
-    "alipay.open.app.alipaycert.download",
-    *("wx.notify", "alipay.notify", "notify", "*"),
-)
-"""All that a rule's `api` may be."""
-_KINDS: dict[str, type | tuple[type, ...]] = {
-    "api": str,
-    "fault": str,
-    "out_trade_no": str,
-    "times": int,
-    "skip": int,
-    "seconds": (int, float),
-    "amount": (int, type(None)),
-    "code": str,
-    "queries": (int, type(None)),
-}
+__all__ = ["APIS", "FAULTS", "FaultPlan", "FaultRule", "InvalidFaultError"]
+
+_MOST_SECONDS = 10**7
+_MOST_TIMES = 10**6
+_LONGEST_TEXT = 128
+_TEXTS = ("api", "fault", "out_trade_no", "code")
 
 
 class InvalidFaultError(ValueError):
     """A rule that cannot be understood; the text says why."""
+
+
+def _near(word: str, words: Collection[str]) -> str:
+    near = difflib.get_close_matches(word, list(words), n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(words)}"
 
 
 @dataclass(slots=True)
@@ -101,29 +48,57 @@ class FaultRule:
     amount: int | None = None
     code: str = ""
     queries: int | None = None
+    id: int = 0
 
     @classmethod
     def parse(cls, document: object) -> FaultRule:
         """From JSON; InvalidFaultError says what is wrong."""
         if not isinstance(document, dict):
             raise InvalidFaultError("a rule must be a JSON object")
-        unknown = set(document) - set(cls.__slots__)
+        given = {name: value for name, value in document.items() if name != "id"}
+        unknown = set(given) - set(cls.__slots__)
         if unknown:
             raise InvalidFaultError(f"unknown fields: {', '.join(sorted(unknown))}")
-        for name, kinds in _KINDS.items():
-            if name in document and (not isinstance(document[name], kinds) or isinstance(document[name], bool)):
-                raise InvalidFaultError(f"{name} has the wrong type")
-        if not document.get("api"):
+        for name in _TEXTS:
+            text = given.get(name, "")
+            if not isinstance(text, str) or len(text) > _LONGEST_TEXT or not clean(text):
+                raise InvalidFaultError(f"{name} must be a text of at most {_LONGEST_TEXT} characters")
+        if not given.get("api"):
             raise InvalidFaultError("api is required")
-        if document.get("fault") not in FAULTS:
-            raise InvalidFaultError(f"fault must be one of {', '.join(FAULTS)}")
-        return cls(**document)
+        try:
+            rule = cls(**{"fault": "", **given})
+            rule._check_numbers()
+        except InvalidFaultError:
+            raise
+        except ValueError as error:
+            raise InvalidFaultError(str(error)) from error
+        rule._check_names()
+        return rule
 
-    def matches(self, api: str, numbers: Collection[str]) -> bool:
-        """Whether the rule is about this call."""
+    def _check_numbers(self) -> None:
+        if whole(self.times, "times", -_MOST_TIMES, _MOST_TIMES) == 0:
+            raise InvalidFaultError("times must not be 0; below zero means for ever")
+        whole(self.skip, "skip", 0, _MOST_TIMES)
+        finite(self.seconds, "seconds", 0, _MOST_SECONDS)
+        if self.amount is not None:
+            whole(self.amount, "amount", 0, MOST_FEN)
+        if self.queries is not None:
+            whole(self.queries, "queries", 0, _MOST_TIMES)
+
+    def _check_names(self) -> None:
+        if self.fault not in FAULTS:
+            raise InvalidFaultError(f"no fault is called {self.fault!r}; {_near(self.fault, FAULTS)}")
+        if self.api not in APIS:
+            raise InvalidFaultError(f"no api is called {self.api!r}; {_near(self.api, APIS)}")
+        if not possible(self.fault, self.api):
+            raise InvalidFaultError(f"{self.fault} cannot happen at {self.api}; it applies to {', '.join(places(self.fault))}")
+
+    def matches(self, call: str, numbers: Collection[str]) -> bool:
+        """Whether the rule is about this call, and its fault possible there."""
+        api = call.partition("/")[0]
         if self.api not in (api, "*") and not (self.api == "notify" and api.endswith(".notify")):
             return False
-        return not self.out_trade_no or self.out_trade_no in numbers
+        return applies(self.fault, call) and (not self.out_trade_no or self.out_trade_no in numbers)
 
 
 class FaultPlan:
@@ -131,21 +106,31 @@ class FaultPlan:
 
     def __init__(self) -> None:
         self.rules: list[FaultRule] = []
+        self._ids = itertools.count(1)
 
     def add(self, documents: object) -> list[FaultRule]:
         """Append rules from a JSON list (or one object); all or none."""
         rules = [FaultRule.parse(item) for item in (documents if isinstance(documents, list) else [documents])]
-        self.rules.extend(rule for rule in rules if rule.times)
+        for rule in rules:
+            rule.id = next(self._ids)
+        self.rules.extend(rules)
         return rules
+
+    def remove(self, chosen: Callable[[FaultRule], bool]) -> int:
+        """Take rules away; how many there were."""
+        kept = [rule for rule in self.rules if not chosen(rule)]
+        gone = len(self.rules) - len(kept)
+        self.rules[:] = kept
+        return gone
 
     def clear(self) -> None:
         """Behave well again."""
         self.rules.clear()
 
-    def take(self, api: str, numbers: Collection[str] = ()) -> FaultRule | None:
-        """The rule that strikes this call, one of its times used up."""
+    def take(self, call: str, numbers: Collection[str] = (), *, without: Collection[str] = ()) -> FaultRule | None:
+        """The rule that strikes this call, one of its times used up; without: faults that it has had already."""
         for rule in self.rules:
-            if not rule.matches(api, numbers):
+            if rule.fault in without or not rule.matches(call, numbers):
                 continue
             if rule.skip > 0:
                 rule.skip -= 1

@@ -29,9 +29,11 @@ from paycenter_server.channels.crypto import (
     load_public_key,
 )
 from paycenter_server.simulator.certificates import CertificateMaker, new_rsa_key, private_pem, public_pem
+from paycenter_server.simulator.inputs import read_json
 
 __all__ = ["SimulatorKeys", "generate_keys", "load_keys", "public_settings"]
 
+_MERCHANT = "Simulated Merchant"
 _ALPHANUMERIC = string.ascii_letters + string.digits
 
 
@@ -111,8 +113,8 @@ class SimulatorKeys:
 
 
 def load_keys(directory: Path) -> SimulatorKeys:
-    """The keys of a folder made by generate_keys; FileNotFoundError when there are none."""
-    settings: dict[str, dict[str, str]] = json.loads((directory / "keys.json").read_text(encoding="utf-8"))
+    """The keys of a folder made by generate_keys; FileNotFoundError when there are none, ValueError when they cannot be read."""
+    settings = _read_settings(directory / "keys.json")
     return SimulatorKeys(directory, settings)
 
 
@@ -123,13 +125,26 @@ def generate_keys(directory: Path) -> SimulatorKeys:
     settings_file = directory / "keys.json"
     settings: dict[str, dict[str, str]] = {}
     if settings_file.exists():
-        settings = json.loads(settings_file.read_text(encoding="utf-8"))
+        settings = _read_settings(settings_file)
     _wechatpay_files(_Folder(directory / "wechatpay"), settings.setdefault("wechatpay", {}))
     _alipay_files(_Folder(directory / "alipay"), settings.setdefault("alipay", {}))
     wanted = json.dumps(settings, indent=2, sort_keys=True) + "\n"
     if not settings_file.exists() or settings_file.read_text(encoding="utf-8") != wanted:
         _write(settings_file, wanted.encode(), private=True)
     return SimulatorKeys(directory, settings)
+
+
+def _read_settings(file: Path) -> dict[str, dict[str, str]]:
+    """ValueError says what is wrong."""
+    try:
+        document = read_json(file.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{file.name} is not JSON: {error}") from error
+    parts = document.items() if isinstance(document, dict) else [("", None)]
+    if not all(isinstance(part, dict) and all(isinstance(value, str) for value in part.values()) for _, part in parts):
+        raise ValueError(f"{file.name} must be an object of channels, each with texts by name")
+    settings: dict[str, dict[str, str]] = document
+    return settings
 
 
 class _Folder:
@@ -181,7 +196,7 @@ def _wechatpay_files(folder: _Folder, settings: dict[str, str]) -> None:
     folder.put("pub_key.pem", public_pem(folder.private_key("pub_key_private.pem")))
     if not folder.has("apiclient_cert.pem", "platform_cert.pem", "platform_cert_next.pem"):
         authority = CertificateMaker("Tenpay.com Root CA", "Tenpay.com", "Tenpay.com CA Center")
-        folder.put("apiclient_cert.pem", authority.issue(settings["mchid"], merchant))
+        folder.put("apiclient_cert.pem", authority.issue(settings["mchid"], merchant, _MERCHANT))
         folder.put("platform_cert.pem", authority.issue("Tenpay.com sign", platform))
         folder.put("platform_cert_next.pem", authority.issue("Tenpay.com sign", following))
     settings["merchant_serial"] = folder.certificate_serial("apiclient_cert.pem")
@@ -203,9 +218,9 @@ def _alipay_files(folder: _Folder, settings: dict[str, str]) -> None:
         for name in names:  # one chain or none: a leaf under a root that is gone helps nobody
             (folder.path / name).unlink(missing_ok=True)
         authority = CertificateMaker("Ant Financial Certification Authority R1", "Certification Authority", "Ant Financial")
-        folder.put(names[0], authority.issue(settings["app_id"], app))
-        folder.put(names[1], authority.issue("Alipay simulator", alipay))
-        folder.put(names[3], authority.issue("Alipay simulator", following))
+        folder.put(names[0], authority.issue(settings["app_id"], app, _MERCHANT))
+        folder.put(names[1], authority.issue("Alipay simulator", alipay, "Alipay simulator"))
+        folder.put(names[3], authority.issue("Alipay simulator", following, "Alipay simulator"))
         # As in the real bundle there is a member that is not RSA; it takes no part in the root SN. SDKs split at the blank line.
         folder.put(names[2], authority.root_pem() + b"\n" + CertificateMaker.elliptic_root("Ant Financial EC Root"))
     settings["app_cert_sn"] = _alipay_sn(folder, names[0])

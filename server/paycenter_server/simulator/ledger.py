@@ -60,9 +60,22 @@ class Ledger:
         self._by_refund.clear()
 
     def save(self, trade: Trade) -> None:
-        """Write through."""
+        """Write through; what cannot be stored is not in memory either."""
+        try:
+            self._store.put("trade", trade.key, trade.document())
+        except Exception:
+            self.reload(trade)
+            raise
         self._index(trade)
-        self._store.put("trade", trade.key, trade.document())
+
+    def reload(self, trade: Trade) -> None:
+        """Back to what the store has, which may be nothing."""
+        document = self._store.get("trade", trade.key)
+        if document is not None:
+            trade.restore(document)
+        elif self._trades.get(trade.key) is trade:
+            del self._trades[trade.key]
+            self._by_transaction.pop(trade.transaction_id, None)
 
     def _index(self, trade: Trade) -> None:
         self._trades[trade.key] = trade

@@ -123,6 +123,18 @@ class Trade:
         """For the store."""
         return asdict(self)
 
+    def restore(self, document: dict[str, Any]) -> None:
+        """Be as the store has it again; refunds that are under way keep being the same objects."""
+        known = {refund.number: refund for refund in self.refunds}
+        self.refunds = []
+        for stored in document.pop("refunds"):
+            refund = known.get(stored["number"]) or Refund(**stored)
+            for name, value in stored.items():
+                setattr(refund, name, value)
+            self.refunds.append(refund)
+        for name, value in document.items():
+            setattr(self, name, value)
+
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> Trade:
         """From the store."""
@@ -136,6 +148,7 @@ class Notice:
 
     payload is what is told, before encryption and signing. step counts the sends of the ladder that have been done, due is when the
     next one is; state is WAITING, DONE (accepted) or GAVE_UP. wrong_signatures is how many of the next sends carry a wrong one.
+    held: a fault rule put the next send off once, and must not again.
     """
 
     id: str
@@ -150,6 +163,7 @@ class Notice:
     step: int = 0
     state: str = "WAITING"
     wrong_signatures: int = 0
+    held: bool = False
     attempts: list[dict[str, Any]] = field(default_factory=list)
 
     def document(self) -> dict[str, Any]:

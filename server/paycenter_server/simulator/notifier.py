@@ -47,7 +47,7 @@ class Notifier:
         self._session: aiohttp.ClientSession | None = None
 
     def register(self, protocol: str, api: str, form: NoticeForm) -> None:
-        """Teach a protocol; api is its name in the fault script."""
+        """Teach a protocol; api is the call's name for fault rules, with what form it has behind a slash."""
         self._forms[protocol] = (api, form)
 
     async def start(self) -> None:
@@ -75,6 +75,13 @@ class Notifier:
         self._notices.clear()
         self._of_trade.clear()
         self._overtaken.clear()
+
+    def forget_unstored(self, trade: Trade) -> None:
+        """After a rollback: what was queued for this trade and is not in the store."""
+        for notice in list(self.of(trade)):
+            if self._store.get("notice", notice.id) is None:
+                self._of_trade[trade.key].remove(notice)
+                del self._notices[notice.id]
 
     def of(self, trade: Trade) -> list[Notice]:
         """A trade's notifications, oldest first."""
@@ -134,12 +141,12 @@ class Notifier:
         due = notice.due
         self._agenda.at(due, lambda: self._climb(notice, due))
 
-    async def _repeat(self, notice: Notice) -> None:
+    async def _repeat(self, notice: Notice, *, held: bool = False) -> None:
         if notice.id not in self._notices:
             return
-        rule = self._rule(notice)
+        rule = self._rule(notice, held=held)
         if rule is not None and rule.fault in _HELD:
-            self._agenda.at(self._clock.now() + rule.seconds, lambda: self._repeat(notice))
+            self._agenda.at(self._clock.now() + rule.seconds, lambda: self._repeat(notice, held=True))
             return
         if await self._attempt(notice, "again", rule):
             notice.state = "DONE"
@@ -148,7 +155,7 @@ class Notifier:
 
     def _postpone(self, notice: Notice, rule: FaultRule) -> None:
         """Send later: by the clock, or once another notification of the trade has gone out."""
-        notice.due = max(notice.due, self._clock.now()) + rule.seconds
+        notice.due, notice.held = max(notice.due, self._clock.now()) + rule.seconds, True
         self._note(notice, f"step {notice.step}", 0, False, rule.fault)
         if rule.fault == "reordered":
             self._overtaken.append(notice)
@@ -166,7 +173,8 @@ class Notifier:
         """One step of the ladder: the next is counted from when this one was due, as if the clock had run through it."""
         if notice.state != "WAITING" or notice.id not in self._notices or notice.due != due:
             return
-        rule = self._rule(notice)
+        rule = self._rule(notice, held=notice.held)
+        notice.held = False
         if rule is not None and rule.fault in _HELD:
             self._postpone(notice, rule)
             return
@@ -186,8 +194,10 @@ class Notifier:
             self._schedule(notice)
         self._save(notice)
 
-    def _rule(self, notice: Notice) -> FaultRule | None:
-        return self._faults.take(self._forms[notice.protocol][0], (notice.trade_key.partition(":")[2],))
+    def _rule(self, notice: Notice, *, held: bool) -> FaultRule | None:
+        # What was held back once goes out when it is due, however many times a rule is to strike.
+        without = _HELD if held else ()
+        return self._faults.take(self._forms[notice.protocol][0], (notice.trade_key.partition(":")[2],), without=without)
 
     async def _attempt(self, notice: Notice, label: str, rule: FaultRule | None) -> bool:
         form = self._forms[notice.protocol][1]
@@ -212,7 +222,7 @@ class Notifier:
         assert self._session is not None
         headers, body = form.encode(notice, how, rule)
         number = notice.trade_key.partition(":")[2]
-        api = self._forms[notice.protocol][0]
+        api = self._forms[notice.protocol][0].partition("/")[0]
         entry = self._log.add(self._clock.now(), "out", notice.protocol, api, number, "POST", notice.url)
         entry.request_headers, entry.request_body = headers, WireLog.text(body)
         entry.verdict, entry.fault = how or "rightly signed", rule.fault if rule else ""
@@ -224,7 +234,7 @@ class Notifier:
                     said += chunk
                     if len(said) >= _ANSWER_BYTES:
                         break
-                entry.status, entry.answer_body = answer.status, WireLog.text(said)
+                entry.answered(answer.status, answer.headers, said)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             entry.answer_body = f"{type(error).__name__}: {error}"
             self._note(notice, label, 0, False, entry.answer_body)

@@ -5,45 +5,44 @@ from __future__ import annotations
 import datetime
 import functools
 import io
+import itertools
 import json
 import re
-from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlencode
 
 import jinja2
 import segno
 from aiohttp import web
 
 from paycenter_server.simulator import actions
-from paycenter_server.simulator.actions import PayOptions
 from paycenter_server.simulator.alipay_notices import return_address
 from paycenter_server.simulator.clock import CHINA, rfc3339
-from paycenter_server.simulator.control import base_url, trade_of
-from paycenter_server.simulator.faults import APIS, FAULTS, InvalidFaultError
+from paycenter_server.simulator.control import base_url, trade_path
+from paycenter_server.simulator.fault_names import AFTER, APIS, BEFORE, DOMAIN, FAULTS, NOTIFY, places
+from paycenter_server.simulator.inputs import read_json
 from paycenter_server.simulator.keys import public_settings
-from paycenter_server.simulator.ledger import NotPayableError
 from paycenter_server.simulator.model import ALIPAY, WECHATPAY_V3, Trade
 from paycenter_server.simulator.state import STATE
+from paycenter_server.simulator.wire_log import KEPT_OF_TRADE
 
-__all__ = ["add_routes", "alipay_error_page", "cashier_page"]
+__all__ = ["add_routes", "alipay_error_page", "cashier_page", "error_page", "trade_or_page"]
 
-_TRADES_SHOWN = 200
+_TRADES_SHOWN = 50
 _EXCHANGES_SHOWN = 50
 _CHANNELS = {WECHATPAY_V3: "WeChat Pay", ALIPAY: "Alipay"}
+_FAULT_GROUPS = {"Nothing done": BEFORE, "Done": AFTER, "Of one operation": DOMAIN, "Of notifications": NOTIFY}
 # No script, no foreign content: what merchants send is shown, never run.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; form-action 'self'; frame-ancestors 'none'"
 
 
 def add_routes(app: web.Application) -> None:
-    """Serve the pages."""
+    """Serve the pages; what is sent from them goes to page_forms."""
     app.router.add_get("/", _index)
     app.router.add_get("/trades/{out_trade_no}", _trade)
     app.router.add_get("/cashier", _by_code)
     app.router.add_get("/cashier/{out_trade_no}", _cashier)
-    app.router.add_post("/cashier/{out_trade_no}/{action}", _act)
     app.router.add_get("/qr/{out_trade_no}.svg", _qr)
-    app.router.add_post("/faults", _faults)
-    app.router.add_post("/clock", _clock)
 
 
 @functools.cache
@@ -58,6 +57,7 @@ def _templates() -> jinja2.Environment:
     environment.filters["yuan"] = lambda fen: f"{fen // 100:,}.{fen % 100:02d}"
     environment.filters["moment"] = lambda value: datetime.datetime.fromtimestamp(value, CHINA).strftime("%m-%d %H:%M:%S")
     environment.filters["pretty"] = _pretty
+    environment.filters["seconds"] = lambda value: f"{value:g}"
     return environment
 
 
@@ -65,7 +65,7 @@ def _pretty(text: str) -> str:
     if text.startswith("<xml>"):
         return re.sub(r"(</\w+>|<xml>)\s*(?=<)", r"\1\n", text)
     try:
-        return json.dumps(json.loads(text), ensure_ascii=False, indent=2)
+        return json.dumps(read_json(text), ensure_ascii=False, indent=2)
     except ValueError:
         return text
 
@@ -73,27 +73,68 @@ def _pretty(text: str) -> str:
 def _html(name: str, status: int = 200, **values: Any) -> web.Response:
     text = _templates().get_template(name).render(**values)
     headers = {"Content-Security-Policy": _POLICY, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-    return web.Response(text=text, status=status, content_type="text/html", headers=headers)
+    # Bytes that are no text came in with some request, and are shown as what they are.
+    body = text.encode("utf-8", "backslashreplace")
+    return web.Response(body=body, status=status, content_type="text/html", charset="utf-8", headers=headers)
+
+
+def error_page(status: int, text: str, code: str = "") -> web.Response:
+    """One sentence, and a way back to the list."""
+    return _html("error.html", status, code=code, text=text, home=True)
+
+
+def alipay_error_page(code: str, text: str) -> web.Response:
+    """What a buyer sees when the merchant's page request is refused."""
+    return _html("error.html", code=code, text=text, home=False)
+
+
+def trade_or_page(request: web.Request) -> Trade | web.Response:
+    """The trade of the path, or a 404 for people; `?protocol=` decides if both channels know the number."""
+    number = request.match_info["out_trade_no"]
+    trade = request.app[STATE].ledger.find(number, request.query.get("protocol", ""))
+    return trade if trade is not None else error_page(404, f"There is no trade {number[:64]} here.")
 
 
 def _shown(request: web.Request, trade: Trade) -> dict[str, Any]:
     document = actions.trade_document(request.app[STATE], trade, base_url(request))
-    return document | {"channel": _CHANNELS[trade.protocol]}
+    return document | {
+        "channel": _CHANNELS[trade.protocol],
+        "page": trade_path("trades", trade),
+        "cashier": trade_path("cashier", trade),
+        "qr": trade_path("qr", trade).replace("?", ".svg?"),
+    }
+
+
+def _faults_shown() -> dict[str, Any]:
+    return {"fault_groups": _FAULT_GROUPS, "fault_places": {fault: places(fault) for fault in FAULTS}, "apis": APIS}
+
+
+def _has(trade: Trade, sought: str) -> bool:
+    numbers = (trade.number, trade.transaction_id, *(refund.number for refund in trade.refunds))
+    return sought == trade.code or any(sought in number for number in numbers)
 
 
 async def _index(request: web.Request) -> web.Response:
-    simulator = request.app[STATE]
-    trades = [_shown(request, trade) for trade, _ in zip(simulator.ledger.newest(), range(_TRADES_SHOWN), strict=False)]
-    exchanges = [entry for entry, _ in zip(simulator.log.newest(), range(_EXCHANGES_SHOWN), strict=False)]
+    simulator, sought = request.app[STATE], request.query.get("q", "").strip()
+    asked = request.query.get("page", "")
+    page = int(asked) if re.fullmatch(r"[0-9]{1,6}", asked) else 0
+    first = page * _TRADES_SHOWN
+    found = (trade for trade in simulator.ledger.newest() if not sought or _has(trade, sought))
+    chosen = list(itertools.islice(found, first, first + _TRADES_SHOWN + 1))
+    log = simulator.log
     return _html(
         "index.html",
-        trades=trades,
-        exchanges=exchanges,
+        trades=[_shown(request, trade) for trade in chosen[:_TRADES_SHOWN]],
+        sought=sought,
+        newer=f"/?{urlencode({'q': sought, 'page': page - 1})}" if page else "",
+        older=f"/?{urlencode({'q': sought, 'page': page + 1})}" if len(chosen) > _TRADES_SHOWN else "",
+        exchanges=list(itertools.islice(log.newest(), _EXCHANGES_SHOWN)),
         rules=simulator.faults.documents(),
-        faults=FAULTS,
-        apis=APIS,
+        **_faults_shown(),
         clock=rfc3339(simulator.clock.now()),
         offset=round(simulator.clock.offset),
+        rotation=simulator.rotation.document(),
+        settings=simulator.settings.document(),
         keys=public_settings(simulator.keys),
         keys_dir=str(simulator.keys.directory),
         base_url=base_url(request),
@@ -101,30 +142,46 @@ async def _index(request: web.Request) -> web.Response:
     )
 
 
+def _about(rule: dict[str, Any], trade: Trade) -> bool:
+    """Whether a fault rule may strike this trade."""
+    family = "alipay." if trade.protocol == ALIPAY else "wx"
+    return rule["api"].startswith((family, "notify", "*")) and rule["out_trade_no"] in (
+        "",
+        trade.number,
+        *(refund.number for refund in trade.refunds),
+    )
+
+
 async def _trade(request: web.Request) -> web.Response:
-    trade = trade_of(request)
+    trade = trade_or_page(request)
+    if isinstance(trade, web.Response):
+        return trade
     simulator = request.app[STATE]
     return _html(
         "trade.html",
         trade=_shown(request, trade),
-        exchanges=list(simulator.log.newest(trade.number)),
-        rules=[rule for rule in simulator.faults.documents() if rule["out_trade_no"] in ("", trade.number)],
-        faults=FAULTS,
-        apis=APIS,
+        exchanges=list(simulator.log.newest(trade.number, trade.protocol)),
+        dropped=simulator.log.dropped(trade.number, trade.protocol),
+        kept=KEPT_OF_TRADE,
+        rules=[rule for rule in simulator.faults.documents() if _about(rule, trade)],
+        **_faults_shown(),
         problem=request.query.get("problem", ""),
     )
 
 
 async def _by_code(request: web.Request) -> web.Response:
     """`/cashier?code=weixin://…`: the cashier behind a QR code's text, which no phone could open here."""
-    trade = request.app[STATE].ledger.by_code(request.query.get("code", ""))
+    code = request.query.get("code", "")
+    trade = request.app[STATE].ledger.by_code(code) if code else None
     if trade is None:
-        raise web.HTTPNotFound(text="no trade has this code")
-    raise web.HTTPSeeOther(f"/cashier/{trade.number}")
+        return error_page(404, "No trade has this code.")
+    raise web.HTTPSeeOther(trade_path("cashier", trade))
 
 
 async def _cashier(request: web.Request) -> web.Response:
-    trade = trade_of(request)
+    trade = trade_or_page(request)
+    if isinstance(trade, web.Response):
+        return trade
     actions.scan(request.app[STATE], trade)
     return cashier_page(request, trade, request.query.get("problem", ""))
 
@@ -134,100 +191,20 @@ def cashier_page(request: web.Request, trade: Trade, problem: str = "") -> web.R
     simulator = request.app[STATE]
     back = return_address(simulator.keys, simulator.clock, trade) if trade.paid else ""
     return _html(
-        "cashier.html", trade=_shown(request, trade), back=back, quit="" if trade.paid else trade.quit_url, problem=problem
+        "cashier.html",
+        trade=_shown(request, trade),
+        wechat=trade.protocol == WECHATPAY_V3,
+        refund_notify_url=simulator.settings.refund_notify_url,
+        back=back,
+        quit="" if trade.paid else trade.quit_url,
+        problem=problem,
     )
 
 
-def alipay_error_page(code: str, text: str) -> web.Response:
-    """What a buyer sees when the merchant's page request is refused."""
-    return _html("error.html", code=code, text=text)
-
-
-async def _act(request: web.Request) -> web.Response:
-    simulator, trade = request.app[STATE], trade_of(request)
-    form = await request.post()
-    target = f"/{'trades' if form.get('from') == 'trade' else 'cashier'}/{trade.number}"
-    try:
-        actions.expire_if_due(simulator, trade)
-        match request.match_info["action"]:
-            case "pay":
-                actions.pay(simulator, trade, PayOptions())
-            case "pay-twice":
-                actions.pay(simulator, trade, PayOptions(times=2))
-            case "delay":
-                actions.pay(simulator, trade, PayOptions(delay_seconds=float(str(form.get("seconds") or 60))))
-            case "bad-signature":
-                actions.pay(simulator, trade, PayOptions(bad_signature=1))
-            case "late":
-                actions.pay(simulator, trade, PayOptions(force=True))
-            case "fail":
-                actions.fail(simulator, trade)
-            case "refund":
-                actions.refund(simulator, trade, _fen(str(form.get("amount") or "")))
-            case "close":
-                actions.close(simulator, trade)
-            case "resend":
-                actions.resend(simulator, trade)
-            case _:
-                raise web.HTTPNotFound
-    except (NotPayableError, actions.ActionRefusedError, ValueError) as error:
-        raise web.HTTPSeeOther(str(request.rel_url.with_path(target).with_query(problem=str(error)))) from error
-    raise web.HTTPSeeOther(target)
-
-
 async def _qr(request: web.Request) -> web.Response:
-    address = f"{base_url(request)}/cashier/{trade_of(request).number}"
+    trade = trade_or_page(request)
+    if isinstance(trade, web.Response):
+        return trade
     stream = io.BytesIO()
-    segno.make_qr(address).save(stream, kind="svg", scale=4, border=2)
+    segno.make_qr(base_url(request) + trade_path("cashier", trade)).save(stream, kind="svg", scale=4, border=2)
     return web.Response(body=stream.getvalue(), content_type="image/svg+xml")
-
-
-def _fen(text: str) -> int | None:
-    """Fen of an amount in yuan that somebody typed; None for all that is left."""
-    if not text.strip():
-        return None
-    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,2})?", text.strip()):
-        raise ValueError("the amount must be yuan with at most two decimals")
-    whole, _, part = text.strip().partition(".")
-    return int(whole) * 100 + int(part.ljust(2, "0"))
-
-
-def _typed_rule(form: Mapping[str, Any]) -> dict[str, Any]:
-    """A rule from the form's fields; what is left empty is not in it."""
-    rule: dict[str, Any] = {name: str(form.get(name, "")).strip() for name in ("api", "fault", "out_trade_no", "code")}
-    for name in ("times", "skip", "amount", "queries"):
-        text = str(form.get(name, "")).strip()
-        if text:
-            rule[name] = int(text)
-    if str(form.get("seconds", "")).strip():
-        rule["seconds"] = float(str(form["seconds"]))
-    return {name: value for name, value in rule.items() if value != ""}
-
-
-async def _faults(request: web.Request) -> web.Response:
-    plan = request.app[STATE].faults
-    form = await request.post()
-    # The form stands on a trade's page too, and leads back there.
-    number = str(form.get("from", ""))
-    target = f"/trades/{number}" if request.app[STATE].ledger.find(number) else "/"
-    try:
-        if form.get("clear"):
-            plan.clear()
-        elif "fault" in form:
-            plan.add(_typed_rule(form))
-        else:
-            plan.add(json.loads(str(form.get("rules", "[]"))))
-    except (InvalidFaultError, ValueError) as error:
-        raise web.HTTPSeeOther(str(request.rel_url.with_path(target).with_query(problem=str(error)))) from error
-    raise web.HTTPSeeOther(target)
-
-
-async def _clock(request: web.Request) -> web.Response:
-    simulator = request.app[STATE]
-    form = await request.post()
-    try:
-        offset = 0.0 if form.get("reset") else simulator.clock.offset + float(str(form.get("advance_seconds", "0")))
-    except ValueError as error:
-        raise web.HTTPSeeOther(str(request.rel_url.with_path("/").with_query(problem=str(error)))) from error
-    simulator.set_clock(offset)
-    raise web.HTTPSeeOther("/")

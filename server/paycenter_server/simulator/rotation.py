@@ -1,4 +1,4 @@
-"""Certificates that are replaced while merchants run: from some moment on, the next ones sign."""
+"""Certificates that are replaced while merchants run: from some moment on, the next ones sign, or WeChat's public key alone."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ __all__ = ["Rotation"]
 
 
 class Rotation:
-    """Which channels (`wechatpay`, `alipay`) sign with their next certificate; survives a restart."""
+    """Which channels (`wechatpay`, `alipay`) sign with their next certificate, and whether the `migration` to WeChat's public key
+    is over, after which nothing is signed with a platform certificate; survives a restart."""
 
-    channels = ("wechatpay", "alipay")
+    channels = ("wechatpay", "alipay", "migration")
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -21,7 +22,7 @@ class Rotation:
         self._done = {document["channel"] for document in self._store.all("rotation") if document["done"]}
 
     def turn(self, channel: str, *, done: bool) -> None:
-        """Rotate a channel's certificate, or go back."""
+        """Rotate a channel's certificate, or go back. ValueError for another channel."""
         if channel not in self.channels:
             raise ValueError(f"channel must be one of {', '.join(self.channels)}")
         self._store.put("rotation", channel, {"channel": channel, "done": done})
@@ -32,7 +33,7 @@ class Rotation:
         self._done.clear()
 
     def done(self, channel: str) -> bool:
-        """Whether the next certificate signs."""
+        """Whether the next certificate signs, or the migration is over."""
         return channel in self._done
 
     def document(self) -> dict[str, bool]:

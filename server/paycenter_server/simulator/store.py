@@ -34,16 +34,23 @@ class Store:
         body = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
         self._database.execute("INSERT OR REPLACE INTO document VALUES (?, ?, ?)", (kind, key, body))
 
+    def get(self, kind: str, key: str) -> dict[str, Any] | None:
+        """One document."""
+        row = self._database.execute("SELECT body FROM document WHERE kind = ? AND key = ?", (kind, key)).fetchone()
+        document: dict[str, Any] | None = json.loads(row[0]) if row else None
+        return document
+
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
         """All puts inside become durable at once: a trade is never paid without the notification that tells of it."""
         self._database.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._database.execute("COMMIT")
         except BaseException:
-            self._database.execute("ROLLBACK")
+            if self._database.in_transaction:  # some failures of SQLite have rolled back already
+                self._database.execute("ROLLBACK")
             raise
-        self._database.execute("COMMIT")
 
     def all(self, kind: str) -> Iterator[dict[str, Any]]:
         """All documents of a kind."""

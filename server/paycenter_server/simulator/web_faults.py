@@ -10,7 +10,7 @@ from aiohttp import web
 
 from paycenter_server.simulator.faults import FaultRule
 
-__all__ = ["STOPPING", "hang", "interfere", "reset"]
+__all__ = ["STOPPING", "bad_gateway", "hang", "interfere", "origin", "reset"]
 
 STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping", asyncio.Event)
 
@@ -34,10 +34,26 @@ def reset(request: web.Request) -> web.Response:
     return web.Response()
 
 
+def bad_gateway(fault: str) -> web.Response:
+    """What stands before a channel answers for it, in no form of the channel's."""
+    reasons = {"http_502": "502 Bad Gateway", "http_503": "503 Service Unavailable"}
+    page = f"<html><head><title>{reasons[fault]}</title></head><body><h1>{reasons[fault]}</h1></body></html>".encode()
+    return web.Response(status=int(fault[-3:]), body=page, content_type="text/html")
+
+
 async def hang(request: web.Request, seconds: float) -> web.Response:
     """Say nothing for so long that a client gives up, then cut the connection."""
     await _pause(request, seconds)
     return reset(request)
+
+
+def origin(request: web.Request) -> str:
+    """Where the caller reached us; a Host header that is none does not count."""
+    try:
+        return str(request.url.origin())
+    except ValueError:
+        name = request.transport.get_extra_info("sockname") if request.transport else None
+        return f"{request.scheme}://127.0.0.1:{name[1]}" if name else f"{request.scheme}://127.0.0.1"
 
 
 async def interfere(request: web.Request, rule: FaultRule | None, phase: str) -> web.Response | None:

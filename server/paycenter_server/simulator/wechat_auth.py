@@ -51,13 +51,15 @@ def check_request(keys: SimulatorKeys, method: str, raw_path: str, headers: Mapp
     fields = dict(_FIELD.findall(rest))
     if schema != SCHEMA or not _REQUIRED.issubset(fields):
         raise _sign_error("Http头Authorization值格式错误,请参考微信支付商户REST API签名规则")
-    if not fields["timestamp"].isdecimal() or abs(time.time() - int(fields["timestamp"])) > _WINDOW_SECONDS:
+    # isdecimal() takes other scripts' digits too, and int() no more than some thousands
+    if not re.fullmatch(r"[0-9]{1,15}", fields["timestamp"]) or abs(time.time() - int(fields["timestamp"])) > _WINDOW_SECONDS:
         raise _sign_error("Http头Authorization中的timestamp与发起请求的时间不得超过5分钟")
     if fields["serial_no"].upper() != keys.wechatpay["merchant_serial"]:
         raise _sign_error("商户证书序列号有误。请使用签名私钥匹配的证书序列号")
     if fields["mchid"] != keys.wechatpay["mchid"]:
         raise _sign_error("Http头Authorization中的mchid与商户证书不匹配")
-    signed = f"{method}\n{raw_path}\n{fields['timestamp']}\n{fields['nonce_str']}\n".encode() + body + b"\n"
+    head = f"{method}\n{raw_path}\n{fields['timestamp']}\n{fields['nonce_str']}\n"
+    signed = head.encode("utf-8", "surrogateescape") + body + b"\n"  # raw bytes in a path come as surrogates
     if not rsa_verify(keys.merchant_public_key, signed, fields["signature"]):
         raise _sign_error("错误的签名,验签失败")
 

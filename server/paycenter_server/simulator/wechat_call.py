@@ -31,6 +31,8 @@ class WechatCall:
     query: dict[str, str]
     rule: FaultRule | None = None
     origin: str = ""
+    note: str = ""
+    """What the channel lets pass this time, for the log: "sooner than …"."""
 
     @property
     def fault(self) -> str:

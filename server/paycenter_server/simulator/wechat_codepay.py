@@ -12,7 +12,7 @@ from paycenter_server.simulator.model import BAR, WECHATPAY_V3
 from paycenter_server.simulator.wechat_auth import WechatError
 from paycenter_server.simulator.wechat_call import WechatCall, invalid
 from paycenter_server.simulator.wechat_orders import begin, check_order, transaction
-from paycenter_server.simulator.wechat_reverse import REVERSE_SECONDS
+from paycenter_server.simulator.wechat_reverse import REVERSE_SECONDS, too_soon
 from paycenter_server.simulator.wechat_reverse import reverse as reverse_trade
 
 __all__ = ["codepay", "reverse"]
@@ -63,5 +63,6 @@ def reverse(call: WechatCall) -> tuple[int, dict[str, Any]]:
         raise WechatError(400, "INVALID_REQUEST", "订单超过可撤销时间")
     if call.fault == "not_enough" and trade.paid:
         raise WechatError(403, "NOT_ENOUGH", "余额不足")
+    call.note = too_soon(call.simulator, trade)
     reverse_trade(call.simulator, trade)
     return 200, {"appid": trade.app_id, "mchid": trade.merchant_id, "out_trade_no": trade.number}

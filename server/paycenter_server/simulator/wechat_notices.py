@@ -15,7 +15,7 @@ from paycenter_server.simulator.ledger import random_text
 from paycenter_server.simulator.model import Notice, Refund, Trade
 from paycenter_server.simulator.notifier import Notifier
 from paycenter_server.simulator.rotation import Rotation
-from paycenter_server.simulator.wechat_auth import signature_headers
+from paycenter_server.simulator.wechat_auth import PUBLIC_KEY, signature_headers
 from paycenter_server.simulator.wechat_orders import transaction
 
 __all__ = ["LADDER", "WechatNoticeForm", "notify_payment", "notify_refund"]
@@ -42,6 +42,8 @@ class WechatNoticeForm:
         """WeChat v3, notification: JSON around an AES-256-GCM `resource`."""
         if rule is not None and rule.fault == "rotate":
             self._rotation.turn("wechatpay", done=True)
+        if rule is not None and rule.fault == "migrate":
+            self._rotation.turn("migration", done=True)
         plain = copy.deepcopy(notice.payload)
         if rule is not None and rule.fault == "wrong_amount":
             name = "refund" if "refund" in plain["amount"] else "total"
@@ -74,7 +76,8 @@ class WechatNoticeForm:
         ).encode()
         headers = {"Content-Type": "application/json", "Accept": "*/*", "User-Agent": "Mozilla/4.0"}
         rotated = self._rotation.done("wechatpay")
-        return headers | signature_headers(self._keys, notice.signer, body, how, rotated=rotated), body
+        signer = PUBLIC_KEY if self._rotation.done("migration") else notice.signer
+        return headers | signature_headers(self._keys, signer, body, how, rotated=rotated), body
 
     def accepted(self, status: int, body: bytes) -> bool:
         """200 or 204, whatever the body."""

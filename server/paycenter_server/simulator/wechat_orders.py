@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import base64
-import datetime
 import hashlib
 import json
 import re
 from typing import Any
-from urllib.parse import urlsplit
 
 from paycenter_server.channels.crypto import aes_gcm_encrypt, certificate_serial, load_certificate
-from paycenter_server.simulator.clock import rfc3339
+from paycenter_server.simulator.addresses import calls_back_safely, web_address
+from paycenter_server.simulator.clock import parse_rfc3339, rfc3339
 from paycenter_server.simulator.keys import SimulatorKeys
 from paycenter_server.simulator.ledger import random_digits, random_text
 from paycenter_server.simulator.model import BAR, WECHATPAY_V3, Trade
@@ -19,6 +18,8 @@ from paycenter_server.simulator.wechat_auth import WechatError
 from paycenter_server.simulator.wechat_call import WechatCall, invalid
 
 __all__ = [
+    "H5_TYPES",
+    "MOST_FEN",
     "TRADE_STATES",
     "begin",
     "certificates",
@@ -32,6 +33,9 @@ __all__ = [
 ]
 
 _NUMBER = re.compile(r"[0-9A-Za-z_\-|*]{6,32}")
+MOST_FEN = 10**10
+"""The largest order or refund. The channel's own bound is not published; this one no merchant reaches."""
+H5_TYPES = ("Wap", "iOS", "Android")
 _DAY = 86400
 _LONGEST = {"native": 7 * _DAY}
 TRADE_STATES = {
@@ -107,8 +111,8 @@ def _check_create(call: WechatCall, api: str) -> tuple[str, int]:
         raise invalid("payer.openid", "缺少必填参数openid")
     scene = call.part("scene_info")
     h5_info = scene.get("h5_info")
-    if api == "h5" and not (scene.get("payer_client_ip") and isinstance(h5_info, dict) and h5_info.get("type")):
-        raise invalid("scene_info", "缺少必填参数payer_client_ip或h5_info.type")
+    if api == "h5" and not (scene.get("payer_client_ip") and isinstance(h5_info, dict) and h5_info.get("type") in H5_TYPES):
+        raise invalid("scene_info", "缺少必填参数payer_client_ip或h5_info.type,type只能是Wap、iOS或Android")
     return number, total
 
 
@@ -126,18 +130,18 @@ def check_order(call: WechatCall) -> tuple[str, int]:
         raise invalid("out_trade_no", "商户订单号只能是6至32个数字、字母、_-|*")
     amount = call.part("amount")
     total = amount.get("total")
-    if not isinstance(total, int) or isinstance(total, bool) or total < 1:
-        raise invalid("amount.total", "订单金额必须是不小于1的整数")
+    if not isinstance(total, int) or isinstance(total, bool) or not 1 <= total <= MOST_FEN:
+        raise invalid("amount.total", f"订单金额必须是1至{MOST_FEN}的整数")
     if amount.get("currency", "CNY") != "CNY":
         raise invalid("amount.currency", "币种不支持")
     return number, total
 
 
 def check_notify_url(url: str) -> None:
-    """An absolute address without query; plain http is let through because the receivers here are on loopback."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc or parts.query:
-        raise invalid("notify_url", "notify_url必须是不带参数的完整URL")
+    """An absolute https address without query; plain http is let through to loopback, where the receivers of tests are."""
+    parts = web_address(url)
+    if parts is None or "?" in url or not calls_back_safely(parts):
+        raise invalid("notify_url", "notify_url必须是不带参数的完整https URL")
 
 
 def begin(call: WechatCall, api: str, number: str, amount: int, digest: str) -> Trade:
@@ -178,14 +182,12 @@ def _expiry(call: WechatCall, api: str, now: float) -> float:
     if not text:
         return now + longest
     try:
-        moment = datetime.datetime.fromisoformat(text)
+        moment = parse_rfc3339(text)
     except ValueError as error:
-        raise invalid("time_expire", "time_expire必须符合RFC3339") from error
-    if moment.tzinfo is None:
-        raise invalid("time_expire", "time_expire必须带时区")
-    if moment.timestamp() > now + longest + 60:
+        raise invalid("time_expire", "time_expire必须符合RFC3339且带时区") from error
+    if moment > now + longest + 60:
         raise invalid("time_expire", "time_expire超过最长支付时间")
-    return max(moment.timestamp(), now + 60)  # shorter than a minute is raised to one
+    return max(moment, now + 60)  # shorter than a minute is raised to one
 
 
 def query(call: WechatCall) -> tuple[int, dict[str, Any]]:
@@ -215,7 +217,10 @@ def close(call: WechatCall) -> tuple[int, None]:
 
 
 def certificates(call: WechatCall) -> tuple[int, dict[str, Any]]:
-    """GET /v3/certificates: the platform certificates, encrypted with the APIv3 key; after a rotation there are two."""
+    """GET /v3/certificates: the platform certificates, encrypted with the APIv3 key; after a rotation there are two, after the
+    migration to the public key none."""
+    if call.simulator.rotation.done("migration"):
+        raise WechatError(404, "RESOURCE_NOT_EXISTS", "无可用的平台证书")
     names = ["platform_cert.pem"]
     if call.simulator.rotation.done("wechatpay"):
         names.insert(0, "platform_cert_next.pem")

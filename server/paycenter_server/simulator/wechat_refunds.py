@@ -12,12 +12,14 @@ from paycenter_server.simulator.model import WECHATPAY_V3, Refund, Trade
 from paycenter_server.simulator.state import Simulator
 from paycenter_server.simulator.wechat_auth import WechatError
 from paycenter_server.simulator.wechat_call import WechatCall, invalid
-from paycenter_server.simulator.wechat_orders import check_notify_url
+from paycenter_server.simulator.wechat_orders import MOST_FEN, check_notify_url
 
-__all__ = ["NUMBER", "accept", "apply_abnormal", "check_new", "create", "new_refund_id", "query"]
+__all__ = ["NUMBER", "REASON_BYTES", "accept", "apply_abnormal", "check_new", "create", "new_refund_id", "query"]
 
 NUMBER = re.compile(r"[0-9A-Za-z_\-|*@]{1,64}")
+REASON_BYTES = 80
 _PARTIAL_REFUNDS = 50
+_WINDOW_SECONDS = 365 * 86400
 _OUTCOMES = {"refund_abnormal": "ABNORMAL", "refund_closed": "CLOSED"}
 
 
@@ -57,8 +59,8 @@ def _answer(trade: Trade, refund: Refund) -> dict[str, Any]:
 
 def _fen(amount: dict[str, Any], field: str) -> int:
     value = amount.get(field)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise invalid(f"amount.{field}", f"amount.{field}必须是不小于1的整数")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST_FEN:
+        raise invalid(f"amount.{field}", f"amount.{field}必须是1至{MOST_FEN}的整数")
     return value
 
 
@@ -67,7 +69,9 @@ def create(call: WechatCall) -> tuple[int, dict[str, Any]]:
     number = call.text("out_refund_no", 64)
     if not NUMBER.fullmatch(number):
         raise invalid("out_refund_no", "商户退款单号只能是1至64个数字、字母、_-|*@")
-    reason = call.text("reason", 80, required=False)
+    reason = call.text("reason", REASON_BYTES, required=False)
+    if len(reason.encode()) > REASON_BYTES:
+        raise invalid("reason", "reason超过80个字节")
     notify_url = call.text("notify_url", 255, required=False)
     if notify_url:
         check_notify_url(notify_url)
@@ -88,7 +92,7 @@ def create(call: WechatCall) -> tuple[int, dict[str, Any]]:
         if (known.amount, known.total) != (amount, total):
             raise WechatError(403, "REFUND_FEE_MISMATCH", "订单金额或退款金额与之前请求不一致,请核实后再试")
         return 200, _answer(trade, known)
-    check_new(trade, amount, total, call.fault)
+    check_new(trade, amount, total, call.simulator.clock.now(), call.fault)
     refund = accept(
         call.simulator,
         call.rule,
@@ -99,13 +103,15 @@ def create(call: WechatCall) -> tuple[int, dict[str, Any]]:
         reason,
         notify_url,
         signer=call.signer,
-        xml=call.fault == "xml_notify",
+        xml=call.fault == "xml_notify" or not notify_url,
     )
     return 200, _answer(trade, refund)
 
 
-def check_new(trade: Trade, amount: int, total: int, fault: str) -> None:
-    """WechatError if this trade cannot give so much back."""
+def check_new(trade: Trade, amount: int, total: int, now: float, fault: str) -> None:
+    """WechatError if this trade cannot give so much back (any more)."""
+    if now - trade.paid_at > _WINDOW_SECONDS:
+        raise WechatError(403, "TRADE_OVERDUE", "订单已经超过退款期限")
     # A lying channel shows paid_amount everywhere, so a client may rightly repeat that one.
     if total not in (trade.amount, trade.paid_amount):
         raise WechatError(403, "REFUND_FEE_MISMATCH", "订单金额或退款金额与之前请求不一致,请核实后再试")
@@ -130,7 +136,8 @@ def accept(
     signer: str,
     xml: bool,
 ) -> Refund:
-    """A new refund, PROCESSING; signer is the key that signs its notification, unless that is v2 XML."""
+    """A new refund, PROCESSING; signer is the key that signs its notification, unless that is v2 XML, as it always is without a
+    notify_url of its own: then it goes to the address of the merchant's console."""
     now = simulator.clock.now()
     delay = simulator.config.refund_delay_seconds
     if rule is not None and rule.fault == "refund_pending":
@@ -141,7 +148,7 @@ def accept(
         amount,
         total,
         reason,
-        notify_url,
+        notify_url or simulator.settings.refund_notify_url,
         now,
         now + delay,
         outcome=_OUTCOMES.get(rule.fault if rule else "", "SUCCESS"),

@@ -14,9 +14,18 @@ from aiohttp import web
 from paycenter_server.simulator import bar, wechat_bills, wechat_v2_orders, wechat_v2_refunds
 from paycenter_server.simulator.faults import FaultRule
 from paycenter_server.simulator.state import STATE, Simulator
-from paycenter_server.simulator.web_faults import interfere
+from paycenter_server.simulator.web_faults import bad_gateway, interfere
 from paycenter_server.simulator.wechat_v2_call import V2Call
-from paycenter_server.simulator.wechat_v2_wire import MD5, V2Error, check_request, nonce, parse_xml, render_xml, signed_fields
+from paycenter_server.simulator.wechat_v2_wire import (
+    MD5,
+    V2Error,
+    check_request,
+    glance,
+    nonce,
+    parse_xml,
+    render_xml,
+    signed_fields,
+)
 from paycenter_server.simulator.wechat_xml import WECHATPAY_V2
 from paycenter_server.simulator.wire_log import Exchange, WireLog
 
@@ -37,9 +46,21 @@ _MONEY_FIELDS = ("refund_fee", "refund_fee_0", "total_fee")
 
 
 def add_routes(app: web.Application) -> None:
-    """Serve the v2 paths."""
+    """Serve the v2 paths; what else is below /pay/ and /secapi/ is a 404."""
     for path, operation in _ROUTES:
         app.router.add_post(path, _Endpoint("wx2." + path.rpartition("/")[2], operation).serve)
+    for folder in ("pay", "secapi"):
+        app.router.add_route("*", f"/{folder}/{{rest:.*}}", _unknown)
+
+
+async def _unknown(request: web.Request) -> web.Response:
+    simulator = request.app[STATE]
+    raw = await request.read()
+    number = glance(raw).get("out_trade_no", "")
+    entry = simulator.log.add(simulator.clock.now(), "in", WECHATPAY_V2, "", number, request.method, request.raw_path)
+    entry.request_headers, entry.request_body = WireLog.headers(request.headers), WireLog.text(raw)
+    entry.verdict = "refused: no such path"
+    return _logged(entry, web.Response(status=404))
 
 
 @dataclass(frozen=True)
@@ -50,37 +71,41 @@ class _Endpoint:
     async def serve(self, request: web.Request) -> web.Response:
         simulator = request.app[STATE]
         raw = await request.read()
-        entry = simulator.log.add(simulator.clock.now(), "in", WECHATPAY_V2, self.api, "", request.method, request.raw_path)
-        entry.request_body = WireLog.text(raw)
+        # Whose it is must be known before it is refused: the page of the trade is where somebody looks for the reason.
+        number = V2Call(simulator, self.api, MD5, glance(raw)).number
+        entry = simulator.log.add(simulator.clock.now(), "in", WECHATPAY_V2, self.api, number, request.method, request.raw_path)
+        entry.request_headers, entry.request_body = WireLog.headers(request.headers), WireLog.text(raw)
         kind, how = MD5, ""
         try:
             fields = parse_xml(raw)
-            entry.number = fields.get("out_trade_no", "")
             kind = check_request(simulator.keys, fields)
             entry.verdict = "valid"
             call = V2Call(simulator, self.api, kind, fields)
-            entry.number = call.number
             call.rule = simulator.faults.take(self.api, call.numbers)
             entry.fault = how = call.fault
             silence = await interfere(request, call.rule, "before")
             if silence is not None:
                 return silence
-            if call.fault == "http_503":
-                return _logged(entry, web.Response(status=503, text="503 Service Unavailable"), b"")
+            if how in ("http_502", "http_503"):
+                return _logged(entry, bad_gateway(how))
             self._raise_before(call.rule)
             if self.api == "wx2.orderquery":
                 bar.asked(simulator, call.trade)
             document = self.operation(call)
+            if call.note:
+                entry.verdict = f"valid, but {call.note}"
             silence = await interfere(request, call.rule, "after")
             if silence is not None:
                 return silence
-            if call.fault == "error_after_commit":
+            if how == "error_after_commit":
                 raise V2Error("SYSTEMERROR", "系统错误")
+            if how == "rate_limit_after_commit":
+                raise V2Error("FREQUENCY_LIMITED", "频率限制")
         except V2Error as error:
             entry.verdict = entry.verdict or f"refused: {error.text}"
             return _answer(simulator, entry, _failure(simulator, error), kind, how)
         if isinstance(document, bytes):  # a bill
-            return _logged(entry, web.Response(body=document, headers={"Content-Type": "text/plain"}), document)
+            return _logged(entry, web.Response(body=document, headers={"Content-Type": "text/plain"}))
         if call.rule is not None and call.fault == "wrong_amount":
             _lie(document, call.rule)
         return _answer(simulator, entry, _head(simulator) | {"result_code": "SUCCESS"} | document, kind, how)
@@ -123,9 +148,9 @@ def _answer(simulator: Simulator, entry: Exchange, fields: dict[str, str], kind:
     # Failures of the transport carry no signature.
     signed = fields if fields["return_code"] == "FAIL" else signed_fields(simulator.keys, fields, kind, how)
     body = render_xml(signed)
-    return _logged(entry, web.Response(body=body, headers={"Content-Type": "text/plain"}), body)
+    return _logged(entry, web.Response(body=body, headers={"Content-Type": "text/plain"}))
 
 
-def _logged(entry: Exchange, response: web.Response, body: bytes) -> web.Response:
-    entry.status, entry.answer_headers, entry.answer_body = response.status, dict(response.headers), WireLog.text(body)
+def _logged(entry: Exchange, response: web.Response) -> web.Response:
+    entry.answered(response.status, response.headers, response.body if isinstance(response.body, bytes) else b"")
     return response

@@ -35,6 +35,8 @@ class V2Call:
     kind: str
     fields: dict[str, str]
     rule: FaultRule | None = None
+    note: str = ""
+    """What the channel lets pass this time, for the log: "sooner than …"."""
 
     @property
     def fault(self) -> str:
@@ -98,7 +100,7 @@ class V2Call:
             return now + longest
         try:
             moment = datetime.datetime.strptime(value, "%Y%m%d%H%M%S").replace(tzinfo=CHINA).timestamp()
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise V2Error("PARAM_ERROR", "time_expire格式错误") from error
         if moment > now + longest + 60:
             raise V2Error("PARAM_ERROR", "time_expire超过最长支付时间")

@@ -7,11 +7,12 @@ import json
 import re
 
 from paycenter_server.simulator import bar
+from paycenter_server.simulator.inputs import read_json
 from paycenter_server.simulator.ledger import random_digits, random_text
 from paycenter_server.simulator.model import BAR, WECHATPAY_V3, Trade
 from paycenter_server.simulator.wechat_auth import WechatError
-from paycenter_server.simulator.wechat_orders import TRADE_STATES, check_notify_url, trade_state
-from paycenter_server.simulator.wechat_reverse import REVERSE_SECONDS
+from paycenter_server.simulator.wechat_orders import H5_TYPES, TRADE_STATES, check_notify_url, trade_state
+from paycenter_server.simulator.wechat_reverse import REVERSE_SECONDS, too_soon
 from paycenter_server.simulator.wechat_reverse import reverse as reverse_trade
 from paycenter_server.simulator.wechat_v2_call import V2Call, compact_time
 from paycenter_server.simulator.wechat_v2_wire import V2Error
@@ -22,6 +23,7 @@ _NUMBER = re.compile(r"[0-9A-Za-z_\-|*]{1,32}")
 _AUTH_CODE = re.compile(r"1[0-5][0-9]{16}")
 _APIS = {"JSAPI": "jsapi", "NATIVE": "native", "APP": "app", "MWEB": "h5"}
 _DAY = 86400
+_CLOSE_SECONDS = 300
 # What differs between two sends of the same order.
 _PASSING = ("sign", "nonce_str", "sign_type", "time_start")
 _OVER = {
@@ -62,7 +64,9 @@ def unified_order(call: V2Call) -> dict[str, str]:
     if kind == "JSAPI" and not call.optional("openid"):
         raise V2Error("PARAM_ERROR", "JSAPI支付必须传openid")
     if kind == "MWEB" and not _has_h5_info(call.optional("scene_info")):
-        raise V2Error("PARAM_ERROR", "H5支付必须传scene_info")
+        raise V2Error("PARAM_ERROR", "H5支付必须传scene_info,type只能是Wap、IOS或Android")
+    if kind == "NATIVE":
+        call.text("product_id", 32)
     notify_url = call.text("notify_url", 256)
     try:
         check_notify_url(notify_url)
@@ -80,10 +84,12 @@ def unified_order(call: V2Call) -> dict[str, str]:
 
 def _has_h5_info(text: str) -> bool:
     try:
-        document = json.loads(text or "null")
+        document = read_json(text or "null")
     except ValueError:
         return False
-    return isinstance(document, dict) and isinstance(document.get("h5_info"), dict) and bool(document["h5_info"].get("type"))
+    info = document.get("h5_info") if isinstance(document, dict) else None
+    # v2 writes IOS where v3 writes iOS
+    return isinstance(info, dict) and str(info.get("type")).casefold() in {kind.casefold() for kind in H5_TYPES}
 
 
 def _find_or_begin(call: V2Call, api: str, longest: float, notify_url: str) -> tuple[Trade, str]:
@@ -178,6 +184,8 @@ def close(call: V2Call) -> dict[str, str]:
         raise V2Error("ORDERPAID", "订单已支付,不能发起关单")
     if trade.state == "CLOSED":
         raise V2Error("ORDERCLOSED", "订单已关闭,无法重复关闭")
+    if call.simulator.clock.now() - trade.created < _CLOSE_SECONDS:
+        call.note = "sooner than 5 minutes after the create: WeChat asks for 5 minutes"
     call.simulator.ledger.close(trade, "closed by the merchant")
     return {}
 
@@ -196,5 +204,6 @@ def reverse(call: V2Call) -> dict[str, str]:
         raise V2Error("REVERSE_EXPIRE", "订单无法撤销", recall="N")
     if call.fault == "not_enough" and trade.paid:
         raise V2Error("NOTENOUGH", "余额不足", recall="N")
+    call.note = too_soon(call.simulator, trade)
     reverse_trade(call.simulator, trade)
     return {"recall": "N"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from paycenter_server.simulator import wechat_refunds
 from paycenter_server.simulator.clock import alipay_time
 from paycenter_server.simulator.model import WECHATPAY_V3, Refund, Trade
@@ -15,6 +17,7 @@ __all__ = ["query", "refund"]
 _CODES = {"NOT_ENOUGH": "NOTENOUGH"}
 _STATES = {"SUCCESS": "SUCCESS", "PROCESSING": "PROCESSING", "ABNORMAL": "CHANGE", "CLOSED": "REFUNDCLOSE"}
 _PAGE = 10
+_OFFSET = re.compile(r"[0-9]{1,6}")
 
 
 def _shown(trade: Trade) -> dict[str, str]:
@@ -39,7 +42,9 @@ def refund(call: V2Call) -> dict[str, str]:
     if not wechat_refunds.NUMBER.fullmatch(number):
         raise V2Error("PARAM_ERROR", "商户退款单号只能是1至64个数字、字母、_-|*@")
     amount, total = call.fen("refund_fee"), call.fen("total_fee")
-    notify_url = call.optional("notify_url")
+    reason, notify_url = call.optional("refund_desc"), call.optional("notify_url")
+    if len(reason.encode()) > wechat_refunds.REASON_BYTES:
+        raise V2Error("PARAM_ERROR", "refund_desc超过80个字节")
     trade = call.existing()
     if not trade.paid:
         raise V2Error("TRADE_STATE_ERROR", "订单未支付")
@@ -54,10 +59,9 @@ def refund(call: V2Call) -> dict[str, str]:
     try:
         if notify_url:
             check_notify_url(notify_url)
-        wechat_refunds.check_new(trade, amount, total, call.fault)
+        wechat_refunds.check_new(trade, amount, total, call.simulator.clock.now(), call.fault)
     except WechatError as error:
         raise V2Error(_CODES.get(error.code, error.code), error.message) from error
-    reason = call.optional("refund_desc")
     created = wechat_refunds.accept(
         call.simulator, call.rule, trade, number, amount, total, reason, notify_url, signer="", xml=True
     )
@@ -79,7 +83,7 @@ def query(call: V2Call) -> dict[str, str]:
     ]
     if trade is None or not found:
         raise V2Error("REFUNDNOTEXIST", "退款订单查询失败")
-    offset = int(call.optional("offset") or 0) if call.optional("offset").isdecimal() else 0
+    offset = int(call.optional("offset")) if _OFFSET.fullmatch(call.optional("offset")) else 0
     page = found[offset : offset + _PAGE]
     document = _shown(trade) | {"total_refund_count": str(len(found)), "refund_count": str(len(page)), "fee_type": "CNY"}
     for index, item in enumerate(page):

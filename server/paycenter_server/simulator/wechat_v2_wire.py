@@ -10,11 +10,12 @@ import xml.etree.ElementTree as ElementTree
 from paycenter_server.simulator.keys import SimulatorKeys
 from paycenter_server.simulator.ledger import random_text
 
-__all__ = ["HMAC", "MD5", "V2Error", "check_request", "nonce", "parse_xml", "render_xml", "sign_fields", "signed_fields"]
+__all__ = ["HMAC", "MD5", "V2Error", "check_request", "glance", "nonce", "parse_xml", "render_xml", "sign_fields", "signed_fields"]
 
 MD5, HMAC = "MD5", "HMAC-SHA256"
 _DECLARATION = re.compile(r"<!\s*(?:DOCTYPE|ENTITY)", re.IGNORECASE)
 _CONTROL = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_NUMBERS = re.compile(rb"<(out_trade_no|transaction_id|out_refund_no)>\s*(?:<!\[CDATA\[)?([0-9A-Za-z_\-|*@]{1,64})[\s<\]]")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -40,6 +41,14 @@ def parse_xml(raw: bytes) -> dict[str, str]:
     if root.tag != "xml" or len(fields) != len(root) or any(len(child) for child in root):
         raise V2Error("", "XML格式错误")
     return fields
+
+
+def glance(raw: bytes) -> dict[str, str]:
+    """The numbers in a body, even in one that is not what it should be, for the log."""
+    try:
+        return parse_xml(raw)
+    except V2Error:
+        return {name.decode(): value.decode() for name, value in _NUMBERS.findall(raw)}
 
 
 def render_xml(fields: dict[str, str], root: str = "xml") -> bytes:

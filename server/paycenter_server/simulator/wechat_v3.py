@@ -15,18 +15,18 @@ from aiohttp import web
 
 from paycenter_server.simulator import bar, wechat_bills, wechat_codepay, wechat_orders, wechat_refunds
 from paycenter_server.simulator.faults import FaultRule
+from paycenter_server.simulator.inputs import numbers_in, read_json
 from paycenter_server.simulator.ledger import random_digits
 from paycenter_server.simulator.model import WECHATPAY_V3
 from paycenter_server.simulator.state import STATE
-from paycenter_server.simulator.web_faults import interfere
-from paycenter_server.simulator.wechat_auth import WechatError, check_request, choose_signer, signature_headers
+from paycenter_server.simulator.web_faults import bad_gateway, interfere, origin
+from paycenter_server.simulator.wechat_auth import PUBLIC_KEY, WechatError, check_request, choose_signer, signature_headers
 from paycenter_server.simulator.wechat_call import WechatCall
 from paycenter_server.simulator.wire_log import Exchange, WireLog
 
 __all__ = ["add_routes"]
 
 Operation = Callable[[WechatCall], tuple[int, dict[str, Any] | None] | bytes]
-_LOGGED = ("Authorization", "Wechatpay-Serial", "Content-Type", "User-Agent", "Accept")
 # The HTTP status that goes with a code; 403 with any other.
 _STATUS = {
     **dict.fromkeys(("PARAM_ERROR", "INVALID_REQUEST", "APPID_MCHID_NOT_MATCH", "MCH_NOT_EXISTS"), 400),
@@ -66,9 +66,11 @@ def add_routes(app: web.Application) -> None:
 
 async def _unknown(request: web.Request) -> web.Response:
     simulator = request.app[STATE]
+    raw = await request.read()
     entry = simulator.log.add(simulator.clock.now(), "in", WECHATPAY_V3, "", "", request.method, request.raw_path)
-    entry.request_body, entry.verdict = WireLog.text(await request.read()), "refused: no such path"
-    return _logged(entry, web.Response(status=404), b"")
+    entry.request_headers, entry.request_body = WireLog.headers(request.headers), WireLog.text(raw)
+    entry.verdict = "refused: no such path"
+    return _logged(entry, web.Response(status=404))
 
 
 @dataclass(frozen=True)
@@ -76,20 +78,22 @@ class _Endpoint:
     api: str
     operation: Operation
 
+    def _call(self, request: web.Request, document: dict[str, Any], signer: str) -> WechatCall:
+        simulator, path, query = request.app[STATE], dict(request.match_info), dict(request.query)
+        return WechatCall(simulator, self.api, signer, document, path, query, origin=origin(request))
+
     async def serve(self, request: web.Request) -> web.Response:
         simulator = request.app[STATE]
         raw = await request.read()
-        number = request.match_info.get("out_trade_no", "")
+        # Whose it is must be known before it is refused: the page of the trade is where somebody looks for the reason.
+        number = self._call(request, _glance(raw), "").number
         entry = simulator.log.add(simulator.clock.now(), "in", WECHATPAY_V3, self.api, number, request.method, request.raw_path)
-        entry.request_headers = {name: request.headers[name] for name in _LOGGED if name in request.headers}
-        entry.request_body = WireLog.text(raw)
+        entry.request_headers, entry.request_body = WireLog.headers(request.headers), WireLog.text(raw)
         try:
             check_request(simulator.keys, request.method, request.raw_path, request.headers, raw)
             entry.verdict = "valid"
-            signer = choose_signer(simulator.keys, request.headers)
-            call = WechatCall(simulator, self.api, signer, _document(raw), dict(request.match_info), dict(request.query))
-            call.origin = str(request.url.origin())
-            entry.number = call.number
+            _check_type(request, raw)
+            call = self._call(request, _document(raw), choose_signer(simulator.keys, request.headers))
             call.rule = simulator.faults.take(self.api, call.numbers)
             return await self._answer(request, call, entry)
         except WechatError as error:
@@ -97,43 +101,69 @@ class _Endpoint:
             return _refusal(entry, error)
 
     async def _answer(self, request: web.Request, call: WechatCall, entry: Exchange) -> web.Response:
-        fault = call.rule.fault if call.rule else ""
+        fault, rotation = call.fault, call.simulator.rotation
         entry.fault = fault
         # A declined bar payment leaves a trade behind, so that one is the operation's affair.
         if self.api != "wx.codepay" or fault != "decline":
             _raise_before(call.rule)
-        if fault == "rotate":
-            call.simulator.rotation.turn("wechatpay", done=True)
+        if fault in ("rotate", "migrate"):
+            rotation.turn("wechatpay" if fault == "rotate" else "migration", done=True)
         silence = await interfere(request, call.rule, "before")
         if silence is not None:
             return silence
+        if fault == "http_502":
+            return _logged(entry, bad_gateway(fault))
+        if fault == "accepted_202":
+            return _signed(call, entry, 202, None)
         if self.api == "wx.query":
             bar.asked(call.simulator, call.trade)
         result = self.operation(call)
+        if call.note:
+            entry.verdict = f"valid, but {call.note}"
         silence = await interfere(request, call.rule, "after")
         if silence is not None:
             return silence
         if fault == "error_after_commit":
             raise WechatError(500, "SYSTEM_ERROR", "系统异常,请稍后重试")
+        if fault == "rate_limit_after_commit":
+            raise WechatError(429, "FREQUENCY_LIMITED", "频率超限")
         if isinstance(result, bytes):  # a bill, the only success without signature
-            return _logged(entry, web.Response(body=result, headers={"Content-Type": "text/plain;charset=utf-8"}), result[:4096])
+            return _logged(entry, web.Response(body=result, headers={"Content-Type": "text/plain;charset=utf-8"}))
         status, document = result
         if document is not None and fault == "wrong_amount":
             _lie(document, call.rule)
-        body = b"" if document is None else json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
-        rotated = call.simulator.rotation.done("wechatpay")
-        signed = signature_headers(call.simulator.keys, call.signer, body, fault, rotated=rotated)
-        headers = {"Request-ID": _request_id(), **signed}
-        if body:
-            headers["Content-Type"] = "application/json; charset=utf-8"
-        return _logged(entry, web.Response(status=status, body=body or None, headers=headers), body)
+        return _signed(call, entry, status, document)
+
+
+def _signed(call: WechatCall, entry: Exchange, status: int, document: dict[str, Any] | None) -> web.Response:
+    rotation = call.simulator.rotation
+    body = b"" if document is None else json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    signer = PUBLIC_KEY if rotation.done("migration") else call.signer
+    signed = signature_headers(call.simulator.keys, signer, body, call.fault, rotated=rotation.done("wechatpay"))
+    headers = {"Request-ID": _request_id(), **signed}
+    if body:
+        headers["Content-Type"] = "application/json; charset=utf-8"
+    return _logged(entry, web.Response(status=status, body=body or None, headers=headers))
+
+
+def _glance(raw: bytes) -> dict[str, Any]:
+    """The body as far as it can be read, for the log."""
+    try:
+        return _document(raw)
+    except WechatError:
+        return numbers_in(raw.decode("utf-8", "replace"))
+
+
+def _check_type(request: web.Request, raw: bytes) -> None:
+    if raw and request.method == "POST" and request.content_type != "application/json":
+        raise WechatError(400, "INVALID_REQUEST", "Http头Content-Type必须为application/json")
 
 
 def _document(raw: bytes) -> dict[str, Any]:
     if not raw:
         return {}
     try:
-        document = json.loads(raw)
+        document = read_json(raw)
     except ValueError as error:
         raise WechatError(400, "PARAM_ERROR", "请求体不是有效的JSON") from error
     if not isinstance(document, dict):
@@ -168,9 +198,9 @@ def _request_id() -> str:
 def _refusal(entry: Exchange, error: WechatError) -> web.Response:
     body = json.dumps(error.document(), ensure_ascii=False).encode()
     headers = {"Request-ID": _request_id(), "Content-Type": "application/json; charset=utf-8"}
-    return _logged(entry, web.Response(status=error.status, body=body, headers=headers), body)
+    return _logged(entry, web.Response(status=error.status, body=body, headers=headers))
 
 
-def _logged(entry: Exchange, response: web.Response, body: bytes) -> web.Response:
-    entry.status, entry.answer_headers, entry.answer_body = response.status, dict(response.headers), WireLog.text(body)
+def _logged(entry: Exchange, response: web.Response) -> web.Response:
+    entry.answered(response.status, response.headers, response.body if isinstance(response.body, bytes) else b"")
     return response

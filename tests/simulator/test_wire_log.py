@@ -1,0 +1,179 @@
+"""The wire log: whose an exchange is, what is kept of it, and that what is gone is told."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from paycenter_server.simulator.wire_log import KEPT_OF_TRADE, WireLog
+
+from .merchant import AlipayClient, Bench, WechatClient
+from .xml_merchant import XmlClient
+
+pytestmark = pytest.mark.asyncio
+
+
+async def log(bench: Bench, number: str, more: str = "") -> list[dict[str, Any]]:
+    return list((await bench.get(f"/simulator/log?out_trade_no={number}{more}")).json)
+
+
+async def test_what_v3_refuses_is_on_the_page_of_the_trade(bench: Bench) -> None:
+    client = WechatClient(bench)
+    await client.create("order0001")
+    await bench.post("/simulator/pay/order0001", {"notify": False})
+    await client.refund("order0001", "refund1", 1)
+    transaction = (await client.query("order0001")).json["transaction_id"]
+    before = len(await log(bench, "order0001"))
+    order, refund = client.order("order0001"), {"transaction_id": transaction, "out_refund_no": "refund2"}
+    for method, path, body in (
+        ("POST", "/v3/pay/transactions/native", order),
+        ("POST", "/v3/refund/domestic/refunds", refund),
+        ("GET", "/v3/refund/domestic/refunds/refund1", None),
+        ("GET", f"/v3/pay/transactions/id/{transaction}?mchid=1", None),
+        ("GET", "/v3/pay/transactions/out-trade-no/order0001?mchid=1", None),
+    ):
+        assert (await client.call(method, path, body, signature="AAAA")).status == 401
+    refused = (await log(bench, "order0001"))[:5]
+    assert {entry["verdict"] for entry in refused} == {"refused: 错误的签名,验签失败"}
+    assert len(await log(bench, "order0001")) == before + 5
+    assert "refused: 错误的签名" in (await bench.get("/trades/order0001")).body.decode()
+
+
+async def test_what_alipay_and_v2_refuse_is_on_the_page_of_the_trade(bench: Bench) -> None:
+    alipay, xml = AlipayClient(bench), XmlClient(bench)
+    await alipay.precreate("ali1")
+    for biz in ({"out_trade_no": "ali1"}, {"out_trade_no": "ali1", "out_request_no": "r"}):
+        await alipay.raw(alipay.params("alipay.trade.query", biz) | {"sign": "AAAA"})
+    assert [entry["verdict"] for entry in await log(bench, "ali1")][:2] == ["refused: isv.invalid-signature"] * 2
+    assert "isv.invalid-signature" in (await bench.get("/trades/ali1")).body.decode()
+    await xml.order("order1")
+    good = xml.body({"out_trade_no": "order1"})
+    for body in (good.replace(b"<sign>", b"<sign>0"), good.replace(b"</xml>", b""), good + b"<"):
+        await xml.raw("/pay/orderquery", body)
+    verdicts = [entry["verdict"] for entry in await log(bench, "order1")][:3]
+    assert verdicts == ["refused: XML格式错误"] * 2 + ["refused: 签名错误"]
+
+
+async def test_what_cannot_be_read_as_a_whole_is_on_the_page_too(bench: Bench) -> None:
+    body = b'{"out_trade_no": "order0001", "description": "\\ud800"}'
+    async with bench.session.post(bench.base + "/v3/pay/transactions/native", data=body) as answer:
+        assert answer.status in (400, 401)
+    data = {"method": "alipay.trade.query", "biz_content": '{"out_trade_no": "order0001", "x": ' + "[" * 3000}
+    async with bench.session.post(bench.base + "/gateway.do", data=data) as answer:
+        assert answer.status == 200
+    assert [entry["api"] for entry in await log(bench, "order0001")] == ["alipay.trade.query", "wx.native"]
+
+
+async def test_a_trade_that_is_polled_for_ever_crowds_out_nobody(bench: Bench) -> None:
+    client = WechatClient(bench)
+    await client.create("order0001")
+    await client.create("order0002")
+    for _ in range(KEPT_OF_TRADE + 5):
+        await client.query("order0002")
+    assert [entry["api"] for entry in await log(bench, "order0001")] == ["wx.native"]
+    assert len(await log(bench, "order0002")) == KEPT_OF_TRADE
+    answer = await bench.get("/simulator/log?out_trade_no=order0002")
+    assert answer.headers["Simulator-Dropped"] == "6"
+    assert "6 older exchanges were dropped" in (await bench.get("/trades/order0002")).body.decode()
+    assert "dropped" not in (await bench.get("/trades/order0001")).body.decode()
+    await bench.restart()
+    assert "Nothing since the start of the program." in (await bench.get("/trades/order0001")).body.decode()
+
+
+async def test_the_whole_is_bounded_and_the_oldest_go() -> None:
+    kept = WireLog()
+    for number in range(6000):
+        kept.add(0.0, "in", "wechatpay_v3", "wx.native", f"order{number}", "POST", "/")
+    assert sum(1 for _ in kept.newest()) == 5000
+    assert (list(kept.newest("order0")), kept.dropped("order0")) == ([], 1)
+    assert kept.dropped("order5999") == 0
+    for _ in range(2000):
+        kept.add(0.0, "in", "wechatpay_v3", "", "", "POST", "/")
+    assert sum(1 for entry in kept.newest() if not entry.number) == 500
+    entry = kept.add(0.0, "in", "alipay", "", "", "POST", "/")
+    kept.name(entry, "order5999")
+    assert [item.protocol for item in kept.newest("order5999")] == ["alipay", "wechatpay_v3"]
+    assert len(list(kept.newest("order5999", "alipay"))) == 1
+
+
+async def test_the_same_number_at_both_channels(bench: Bench) -> None:
+    await WechatClient(bench).create("order_1")
+    await AlipayClient(bench).precreate("order_1")
+    await bench.fault("wx.query", "slow", out_trade_no="order_1")
+    assert len(await log(bench, "order_1")) == 2
+    for protocol, mine, other in (("wechatpay_v3", "wx.native", "precreate"), ("alipay", "alipay.trade.precreate", "wx.native")):
+        assert [entry["api"] for entry in await log(bench, "order_1", f"&protocol={protocol}")] == [mine]
+        page = (await bench.get(f"/trades/order_1?protocol={protocol}")).body.decode()
+        assert f"<b>{mine}</b>" in page and f"<b>{other}" not in page
+        assert f'href="/cashier/order_1?protocol={protocol}"' in page
+        assert ('<td data-name="Fault">slow' in page) is (protocol == "wechatpay_v3")
+    index = (await bench.get("/")).body.decode()
+    assert 'href="/trades/order_1?protocol=wechatpay_v3"' in index and 'href="/trades/order_1?protocol=alipay"' in index
+    pressed = await bench.form("/cashier/order_1/pay?protocol=wechatpay_v3")
+    assert pressed.headers["Location"] == "/cashier/order_1?protocol=wechatpay_v3"
+    assert (await bench.get("/simulator/trades/order_1?protocol=wechatpay_v3")).json["paid"] is True
+    assert (await bench.get("/simulator/trades/order_1?protocol=alipay")).json["paid"] is False
+    back = await bench.form("/faults", api="wx.query", fault="no", protocol="wechatpay_v3", **{"from": "order_1"})
+    assert back.headers["Location"].startswith("/trades/order_1?protocol=wechatpay_v3&problem=")
+
+
+async def test_headers_and_bodies_of_all_ways_in(bench: Bench) -> None:
+    alipay, xml, wechat = AlipayClient(bench), XmlClient(bench), WechatClient(bench)
+    await alipay.precreate("ali1")
+    await xml.order("order1")
+    await wechat.create("order0001")
+    for number in ("ali1", "order1", "order0001"):
+        headers = (await log(bench, number))[-1]["request_headers"]
+        assert {"Host", "Content-Type", "User-Agent", "Accept"} <= set(headers)
+    assert (await log(bench, "order0001"))[0]["request_headers"]["Authorization"]
+    biz = {"out_trade_no": "page1", "total_amount": "1.00", "subject": "Tea", "product_code": "FAST_INSTANT_TRADE_PAY"}
+    await alipay.raw(alipay.params("alipay.trade.page.pay", biz))
+    shown = (await log(bench, "page1"))[0]
+    assert shown["answer_body"].startswith("<!doctype html>") and len(shown["answer_body"]) < 5000
+    async with bench.session.post(bench.base + "/pay/nothing", data=xml.body({"out_trade_no": "order1"})) as answer:
+        assert answer.status == 404
+    assert (await log(bench, "order1"))[0]["verdict"] == "refused: no such path"
+
+
+async def test_the_answer_of_the_merchant_is_kept_with_its_headers(bench: Bench) -> None:
+    async def receive(request: web.Request) -> web.Response:
+        await request.read()
+        return web.json_response({"code": "FAIL"}, status=500, headers={"X-Trace": "trace-1"})
+
+    app = web.Application()
+    app.router.add_post("/n", receive)
+    server = TestServer(app)
+    await server.start_server()
+    try:
+        await WechatClient(bench).create("order0001", notify_url=str(server.make_url("/n")))
+        await bench.post("/simulator/pay/order0001")
+        await bench.advance(1)
+    finally:
+        await server.close()
+    entry = (await log(bench, "order0001"))[0]
+    assert (entry["direction"], entry["status"], entry["answer_headers"]["X-Trace"]) == ("out", 500, "trace-1")
+    assert json.loads(entry["answer_body"]) == {"code": "FAIL"}
+
+
+async def test_what_is_let_pass_too_soon_is_noted(bench: Bench) -> None:
+    xml, wechat = XmlClient(bench), WechatClient(bench)
+    for number, wait in (("order1", 0), ("order2", 301)):
+        await xml.order(number)
+        await bench.advance(wait)
+        await xml.call("/pay/closeorder", out_trade_no=number)
+        verdict = (await log(bench, number))[0]["verdict"]
+        assert verdict == ("valid" if wait else "valid, but sooner than 5 minutes after the create: WeChat asks for 5 minutes")
+    for number, wait in (("order3", 0), ("order4", 16)):
+        await xml.micropay(number)
+        await bench.advance(wait)
+        await xml.reverse(number)
+        assert (await log(bench, number))[0]["verdict"].startswith("valid, but sooner than 15 seconds") is not bool(wait)
+    order = wechat.order("order0005") | {"payer": {"auth_code": "134567890123456789"}, "scene_info": {"store_info": {"id": "1"}}}
+    del order["notify_url"]
+    assert (await wechat.call("POST", "/v3/pay/transactions/codepay", order)).json["trade_state"] == "SUCCESS"
+    ids = {"appid": wechat.ids["appid"], "mchid": wechat.ids["mchid"]}
+    assert (await wechat.call("POST", "/v3/pay/transactions/out-trade-no/order0005/reverse", ids)).status == 200
+    assert (await log(bench, "order0005"))[0]["verdict"].startswith("valid, but sooner than 15 seconds")
