@@ -41,8 +41,8 @@ class Way:
         return bool(self.waits)
 
 
-def _v3(code: str, api: str, version: str = "v3", **more: Any) -> Way:
-    return Way(code, version, f"wx.{api}", "wx.query", "wx.refund", "NO_AUTH", "USER_ACCOUNT_ABNORMAL", **more)
+def _v3(code: str, api: str, version: str = "v3", decline: str = "NO_AUTH", **more: Any) -> Way:
+    return Way(code, version, f"wx.{api}", "wx.query", "wx.refund", decline, "USER_ACCOUNT_ABNORMAL", **more)
 
 
 def _v2(code: str, api: str = "unifiedorder", decline: str = "NOAUTH", **more: Any) -> Way:
@@ -67,7 +67,7 @@ WAYS = (
     _v2("wx_app"),
     _v2("wx_wap"),
     _v2("wx_bar", "micropay", "NOTENOUGH", extras=_WECHAT_CODE, waits="user_paying", notified=False),
-    _v3("wx_bar", "codepay", "codepay", extras=_WECHAT_CODE, waits="user_paying", notified=False),
+    _v3("wx_bar", "codepay", "codepay", "NOTENOUGH", extras=_WECHAT_CODE, waits="user_paying", notified=False),
     _ali("alipay_pc"),
     _ali("alipay_wap"),
     _ali("alipay_app"),

@@ -165,7 +165,7 @@ async def test_unknown_then_never_arrived(world: World, till: Till, fault: str) 
 
 async def test_declined_says_why(world: World, till: Till) -> None:
     order = await world.order()
-    words = {"alipay_bar": "ACQ.BUYER_BALANCE_NOT_ENOUGH", "wx_bar": "NOTENOUGH" if till.api == "wx2.micropay" else "NO_AUTH"}
+    words = {"alipay_bar": "ACQ.BUYER_BALANCE_NOT_ENOUGH", "wx_bar": "NOTENOUGH"}
     await world.simulator.fault(till.api, "decline", code=words[till.code])
     with pytest.raises(PayCenterError) as caught:
         await till.scan(order)

@@ -257,10 +257,12 @@ def test_a_rotated_certificate_is_fetched_by_its_sn() -> None:
 def test_forged_certificates_are_not_trusted() -> None:
     codec = cert_qr()
     forged = keys().stranger.issue("following", keys().following)
+    # The same roots stand above every merchant's certificate: one of them may not sign for Alipay.
+    merchants = keys().authority.issue("following", keys().following, "Some Merchant Ltd.")
     self_made = _leaf(certificate("ours"), keys().ours)
     expired = _leaf(keys().authority.root_pem(), keys().stranger._key, days=-1)
     for material in (
-        forged, forged + keys().stranger.root_pem(), self_made, self_made + certificate("ours"), expired,
+        forged, forged + keys().stranger.root_pem(), merchants, self_made, self_made + certificate("ours"), expired,
         keys().stranger.root_pem(),
         b"", b"x", b"-----BEGIN CERTIFICATE-----\nQUJD\n-----END CERTIFICATE-----",
     ):  # fmt: skip
