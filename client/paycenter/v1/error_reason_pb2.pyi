@@ -85,7 +85,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_ATTEMPT_NOT_FOUND: _ErrorReason.ValueType  # 40
     """NOT_FOUND. There is no such attempt."""
     ERROR_REASON_ATTEMPT_PENDING: _ErrorReason.ValueType  # 41
-    """FAILED_PRECONDITION. An attempt of this order is still being decided at the channel; wait for it."""
+    """FAILED_PRECONDITION. An attempt of this order is still being decided at the channel; repeat the call after the RetryInfo."""
     ERROR_REASON_REFUND_NOT_FOUND: _ErrorReason.ValueType  # 50
     """NOT_FOUND. There is no such refund."""
     ERROR_REASON_REFUND_CONFLICT: _ErrorReason.ValueType  # 51
@@ -165,7 +165,7 @@ ERROR_REASON_ORDER_CHANGED: ErrorReason.ValueType  # 36
 ERROR_REASON_ATTEMPT_NOT_FOUND: ErrorReason.ValueType  # 40
 """NOT_FOUND. There is no such attempt."""
 ERROR_REASON_ATTEMPT_PENDING: ErrorReason.ValueType  # 41
-"""FAILED_PRECONDITION. An attempt of this order is still being decided at the channel; wait for it."""
+"""FAILED_PRECONDITION. An attempt of this order is still being decided at the channel; repeat the call after the RetryInfo."""
 ERROR_REASON_REFUND_NOT_FOUND: ErrorReason.ValueType  # 50
 """NOT_FOUND. There is no such refund."""
 ERROR_REASON_REFUND_CONFLICT: ErrorReason.ValueType  # 51

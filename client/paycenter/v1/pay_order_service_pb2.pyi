@@ -435,7 +435,10 @@ class SubmitPayOrderRequest(_message.Message):
     """Replaces the order's user_ip for this submit; optional."""
     @_builtins.property
     def channel_extras(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """What the channel needs besides: `openid` for wx_pub and wx_lite, `auth_code` for bar codes, and so on."""
+        """What the channel needs besides: `openid` for wx_pub and wx_lite, `auth_code` for wx_bar and alipay_bar, `buyer_open_id` or
+        `buyer_id` for alipay_lite. Optional: `op_app_id` for alipay_lite, `h5_type` (Wap, iOS, Android) for wx_wap, `store_id` for
+        wx_bar over codepay.
+        """
 
     def __init__(
         self,

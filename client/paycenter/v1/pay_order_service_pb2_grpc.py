@@ -91,6 +91,10 @@ class PayOrderServiceServicer(object):
 
     def SubmitPayOrder(self, request, context):
         """SubmitPayOrder makes the order payable at one channel and answers what to show to the payer.
+
+        With a bar code the payer may have to confirm: the call waits as long as its deadline allows (30 seconds without one) and
+        answers WAITING if that was too short. Come back with the same call, or read the order. After 45 seconds (WeChat Pay) or 60
+        (Alipay) the payment is cancelled at the channel, and another code may be tried.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,7 +42,12 @@ class PayOrderServiceStub:
     expiry and the IP are not content: a caller that tries again has moved on in time.
     """
     SubmitPayOrder: _grpc.UnaryUnaryMultiCallable[_pay_order_service_pb2.SubmitPayOrderRequest, _pay_order_service_pb2.SubmitPayOrderResponse]
-    """SubmitPayOrder makes the order payable at one channel and answers what to show to the payer."""
+    """SubmitPayOrder makes the order payable at one channel and answers what to show to the payer.
+
+    With a bar code the payer may have to confirm: the call waits as long as its deadline allows (30 seconds without one) and
+    answers WAITING if that was too short. Come back with the same call, or read the order. After 45 seconds (WeChat Pay) or 60
+    (Alipay) the payment is cancelled at the channel, and another code may be tried.
+    """
     GetPayOrder: _grpc.UnaryUnaryMultiCallable[_pay_order_service_pb2.GetPayOrderRequest, _pay_order_service_pb2.GetPayOrderResponse]
     """GetPayOrder reads one order by id or by merchant_order_id."""
     ListPayOrders: _grpc.UnaryUnaryMultiCallable[_pay_order_service_pb2.ListPayOrdersRequest, _pay_order_service_pb2.ListPayOrdersResponse]
@@ -68,7 +73,12 @@ class PayOrderServiceAsyncStub(PayOrderServiceStub):
     expiry and the IP are not content: a caller that tries again has moved on in time.
     """
     SubmitPayOrder: _aio.UnaryUnaryMultiCallable[_pay_order_service_pb2.SubmitPayOrderRequest, _pay_order_service_pb2.SubmitPayOrderResponse]  # type: ignore[assignment]
-    """SubmitPayOrder makes the order payable at one channel and answers what to show to the payer."""
+    """SubmitPayOrder makes the order payable at one channel and answers what to show to the payer.
+
+    With a bar code the payer may have to confirm: the call waits as long as its deadline allows (30 seconds without one) and
+    answers WAITING if that was too short. Come back with the same call, or read the order. After 45 seconds (WeChat Pay) or 60
+    (Alipay) the payment is cancelled at the channel, and another code may be tried.
+    """
     GetPayOrder: _aio.UnaryUnaryMultiCallable[_pay_order_service_pb2.GetPayOrderRequest, _pay_order_service_pb2.GetPayOrderResponse]  # type: ignore[assignment]
     """GetPayOrder reads one order by id or by merchant_order_id."""
     ListPayOrders: _aio.UnaryUnaryMultiCallable[_pay_order_service_pb2.ListPayOrdersRequest, _pay_order_service_pb2.ListPayOrdersResponse]  # type: ignore[assignment]
@@ -103,7 +113,12 @@ class PayOrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pay_order_service_pb2.SubmitPayOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pay_order_service_pb2.SubmitPayOrderResponse, _abc.Awaitable[_pay_order_service_pb2.SubmitPayOrderResponse]]:
-        """SubmitPayOrder makes the order payable at one channel and answers what to show to the payer."""
+        """SubmitPayOrder makes the order payable at one channel and answers what to show to the payer.
+
+        With a bar code the payer may have to confirm: the call waits as long as its deadline allows (30 seconds without one) and
+        answers WAITING if that was too short. Come back with the same call, or read the order. After 45 seconds (WeChat Pay) or 60
+        (Alipay) the payment is cancelled at the channel, and another code may be tried.
+        """
 
     @_abc_1.abstractmethod
     def GetPayOrder(
