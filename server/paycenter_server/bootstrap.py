@@ -80,7 +80,7 @@ class Services:
     @cached_property
     def refund_settlement(self) -> RefundSettlement:
         """Carrying refunds to their end."""
-        return RefundSettlement(self.context, self.gateway)
+        return RefundSettlement(self.context, self.gateway, self.closing)
 
     @cached_property
     def refunds(self) -> Refunds:

@@ -275,7 +275,8 @@ def test_a_cancellation_that_failed(code: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(("flag", "action", "expected"), [
-    ("N", "close", "CLOSED"), ("N", "refund", "CLOSED"), ("N", None, "CLOSED"), ("Y", "close", "UNKNOWN"), (None, None, "UNKNOWN"),
+    ("N", "close", "CLOSED"), ("N", "refund", "CLOSED"), ("N", None, "STILL_PAYABLE"),
+    ("Y", "close", "UNKNOWN"), (None, None, "UNKNOWN"),
 ])  # fmt: skip
 def test_a_cancellation(flag: str | None, action: str | None, expected: str) -> None:
     call = installed()["alipay_bar"].build(ali_config()).close(ATTEMPT, MOMENT)

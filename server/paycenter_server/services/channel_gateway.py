@@ -105,14 +105,22 @@ class ChannelGateway:
     async def _off_loop(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._context.signers, work)
 
-    async def perform(self, configured: Configured, operation: Callable[[Codec, Moment], Call[T] | T]) -> T:
-        """Build (and sign) a request, send it, read the answer. Whatever goes wrong on the way is the outcome's "unclear"."""
+    async def perform(
+        self, configured: Configured, operation: Callable[[Codec, Moment], Call[T] | T], *, not_after: datetime | None = None
+    ) -> T:
+        """Build (and sign) a request, send it, read the answer. Whatever goes wrong on the way is the outcome's "unclear".
+
+        `not_after`: rather not sent at all than later.
+        """
         codec = configured.codec
         await self._refresh_keys(configured)
         moment = self._context.moment()
         made = await self._off_loop(lambda: operation(codec, moment))
         if not isinstance(made, Call):
             return made
+        if not_after is not None and self._context.now() > not_after:
+            log.warning("channel_too_late_to_send", channel=configured.channel.number, api=made.api)
+            return made.unclear("not sent: it took too long to get there")
         return await self._carry(configured, made)
 
     async def _carry(self, configured: Configured, call: Call[T], *, fetching: bool = False) -> T:

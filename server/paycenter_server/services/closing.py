@@ -12,6 +12,7 @@ from paycenter_server.channels.protocol import AttemptRef, CloseOutcome, CloseSt
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.models import PayAttempt, PayOrder
+from paycenter_server.domain.states import AttemptState
 from paycenter_server.services import notices
 from paycenter_server.services.channel_gateway import ChannelGateway, Configured
 from paycenter_server.services.context import Context
@@ -19,12 +20,16 @@ from paycenter_server.services.payments import BeingCancelledError, FactsMismatc
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import notifications as notify_rows
 from paycenter_server.storage import orders as order_rows
+from paycenter_server.storage.settlement import Asked
 
 log = structlog.get_logger(__name__)
 WATCH_AFTER_EXPIRY = timedelta(minutes=1)
 FACTS_MISMATCH, BEING_CANCELLED = "FACTS_MISMATCH", "BEING_CANCELLED"
-# A cancellation that was sent may still be carried out within this; our time-out for the answer is 10 s.
-CANCEL_SETTLES = timedelta(seconds=60)
+# A cancellation is sent within this or not at all, answered within the channel's time-out, and carried out soon after.
+_SEND_WITHIN, _CARRIED_OUT_WITHIN = timedelta(seconds=20), timedelta(seconds=30)
+# Asked to come again (retry_flag, recall), or not answered: for so long after the attempt's end.
+_CANCEL_AGAIN_WITHIN = timedelta(minutes=3)
+_LOOK_AGAIN = timedelta(seconds=5)
 _PAID = QueryStatus.PAID
 _DEFINITE = (QueryStatus.PAID, QueryStatus.CLOSED, QueryStatus.WAITING)
 _ASK_AGAIN = 3.0
@@ -64,7 +69,7 @@ class Closing:
     async def query(self, attempt: PayAttempt) -> QueryOutcome:
         """Ask the channel; a payment is booked before this returns. Facts that are not ours make it UNKNOWN."""
         configured = await self._gateway.get(attempt.channel_id)
-        asked = self._context.now()
+        asked = Asked(self._context.now(), attempt.cancel_until)
         outcome = await self._gateway.perform(configured, lambda codec, moment: codec.query(attempt_ref(attempt), moment))
         number = outcome.payment.out_trade_no if outcome.payment else None
         if outcome.status in _DEFINITE and number != attempt.out_trade_no and (number is not None or outcome.status is _PAID):
@@ -83,7 +88,7 @@ class Closing:
             return QueryOutcome(QueryStatus.UNKNOWN, None, FACTS_MISMATCH, "there is no such attempt")
         return await self.query(attempt)
 
-    async def _book(self, configured: Configured, attempt: PayAttempt, outcome: QueryOutcome, asked: datetime) -> QueryOutcome:
+    async def _book(self, configured: Configured, attempt: PayAttempt, outcome: QueryOutcome, asked: Asked) -> QueryOutcome:
         assert outcome.payment is not None
         try:
             await self._payments.book(configured, outcome.payment, raw="", asked=asked)
@@ -92,6 +97,7 @@ class Closing:
             return QueryOutcome(QueryStatus.UNKNOWN, None, FACTS_MISMATCH, str(error))
         except BeingCancelledError as error:
             log.warning("paid_while_being_cancelled", out_trade_no=attempt.out_trade_no)
+            await self.look_again(attempt)
             return QueryOutcome(QueryStatus.UNKNOWN, None, BEING_CANCELLED, str(error))
         return outcome
 
@@ -104,7 +110,7 @@ class Closing:
             await self._close_here(attempt, outcome.error_code, outcome.error_message)
             return Settled.CLOSED
         configured = await self._gateway.get(attempt.channel_id)
-        if outcome.status is QueryStatus.UNKNOWN and not self._cancel_unasked(configured, attempt, outcome):
+        if outcome.status is QueryStatus.UNKNOWN and not self._to_be_cancelled(configured, attempt, outcome):
             return Settled.UNCLEAR
         if self._context.now() < attempt.create_time + configured.spec.close_after:
             return Settled.TOO_SOON
@@ -112,8 +118,10 @@ class Closing:
             return await self._cancel(configured, attempt)
         return await self._after(attempt, await self._close(configured, attempt))
 
-    async def _close(self, configured: Configured, attempt: PayAttempt) -> CloseOutcome:
-        return await self._gateway.perform(configured, lambda codec, moment: codec.close(attempt_ref(attempt), moment))
+    async def _close(self, configured: Configured, attempt: PayAttempt, not_after: datetime | None = None) -> CloseOutcome:
+        return await self._gateway.perform(
+            configured, lambda codec, moment: codec.close(attempt_ref(attempt), moment), not_after=not_after
+        )
 
     async def _after(self, attempt: PayAttempt, closed: CloseOutcome) -> Settled:
         if closed.status is CloseStatus.CLOSED:
@@ -122,18 +130,20 @@ class Closing:
         if closed.status is CloseStatus.STILL_PAYABLE:
             return Settled.STILL_PAYABLE
         if closed.status is CloseStatus.PAID:
-            again = await self.query(attempt)
+            again = await self.query_number(attempt.out_trade_no)
             return Settled.PAID if again.status is QueryStatus.PAID else Settled.UNCLEAR
         return Settled.UNCLEAR
 
     async def _cancel(self, configured: Configured, attempt: PayAttempt) -> Settled:
         """Cancelling gives back what was paid, so nothing may be booked from before it: that is written down first (rule 1)."""
         now = self._context.now()
+        answered = timedelta(seconds=self._context.options.channel_timeout)
+        until = now + _SEND_WITHIN + answered + _CARRIED_OUT_WITHIN
         async with self._context.database.connection() as connection:
-            cancelling = await attempt_rows.begin_cancel(connection, attempt.id, now, now + CANCEL_SETTLES)
+            cancelling = await attempt_rows.begin_cancel(connection, attempt.id, now, until)
         if cancelling is None:
             return Settled.PAID
-        closed = await self._close(configured, attempt)
+        closed = await self._close(configured, attempt, not_after=now + _SEND_WITHIN)
         if closed.status in (CloseStatus.CLOSED, CloseStatus.PAID):
             # PAID: refused for good, so the money is there, and stays.
             decided = self._context.now() if closed.status is CloseStatus.CLOSED else cancelling.before
@@ -141,17 +151,33 @@ class Closing:
                 await attempt_rows.end_cancel(connection, attempt.id, cancelling, decided)
         return await self._after(attempt, closed)
 
-    def _cancel_unasked(self, configured: Configured, attempt: PayAttempt, outcome: QueryOutcome) -> bool:
-        """A bar code whose time is over is cancelled even if the query says nothing: cancelling gives back what was paid. Not if
-        it was paid with facts that are not ours, which has become a case."""
-        over = configured.spec.attempt_life is not None and attempt.expire_time <= self._context.now()
-        return over and outcome.error_code != FACTS_MISMATCH
+    def _to_be_cancelled(self, configured: Configured, attempt: PayAttempt, outcome: QueryOutcome) -> bool:
+        """A bar code whose time is over is cancelled even if the query says nothing: cancelling gives back what was paid.
+
+        Not if it was paid with facts that are not ours: that is for a person (a case at once for another amount, in a day
+        otherwise). Nor, after some minutes, what is paid and could not be cancelled: then the last cancellation is waited for, and
+        what is still paid after it is booked.
+        """
+        late = self._context.now() - attempt.expire_time
+        if configured.spec.attempt_life is None or late < timedelta(0) or outcome.error_code == FACTS_MISMATCH:
+            return False
+        return outcome.error_code != BEING_CANCELLED or late < _CANCEL_AGAIN_WITHIN
 
     async def _close_here(self, attempt: PayAttempt, code: str, message: str) -> None:
         async with self._context.database.connection() as connection:
-            await attempt_rows.close_attempt(
+            if await attempt_rows.close_attempt(
                 connection, attempt.id, self._context.now(), code=code, message=message, watch_until=None
-            )
+            ):
+                return
+            current = await attempt_rows.get_attempt(connection, attempt.id)
+        if current is not None and current.state is AttemptState.SUCCESS:
+            # However it came about: money that is booked here is not at the channel any more.
+            await self._payments.closed_after_booking(current)
+
+    async def look_again(self, attempt: PayAttempt) -> None:
+        """Soon, also if it is closed: its money may be there, or on its way back."""
+        async with self._context.database.connection() as connection:
+            await attempt_rows.look_again(connection, attempt.id, self._context.now() + _LOOK_AGAIN)
 
     async def give_up_on(self, attempt: PayAttempt) -> None:
         """Close here what the channel cannot close; it is asked once more after its expiry, for a late payment."""

@@ -136,6 +136,8 @@ class Jobs:
         when = None
         if settled in (Settled.UNCLEAR, Settled.TOO_SOON):
             when = due_after(self._context.now(), ORDER_SYNC_DELAYS, attempt.check_count)
+            if self._context.now() - attempt.expire_time > STALE_AFTER:
+                await self._payments.stale(attempt)
         async with self._context.database.connection() as connection:
             await attempt_rows.set_next_check(connection, attempt.id, when, only_open=False)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from contextlib import AsyncExitStack
 from enum import StrEnum
 from typing import Any
 
@@ -50,11 +50,10 @@ class Payments:
     def __init__(self, context: Context) -> None:
         self._context = context
 
-    async def book(self, configured: Configured, payment: Payment, raw: str, asked: datetime | None = None) -> Booked:
+    async def book(self, configured: Configured, payment: Payment, raw: str, asked: settlement.Asked | None = None) -> Booked:
         """Compare the facts with the attempt, then book them in one statement, or open a case for what cannot be booked.
 
-        `asked`: when the question was sent to which these facts are the answer. BeingCancelledError if they may be older than a
-        cancellation.
+        `asked`: the question to which these facts are the answer. BeingCancelledError if they may be older than a cancellation.
         """
         self._compare_account(configured, payment)
         if payment.amount is None or payment.amount <= 0 or not payment.currency:
@@ -90,7 +89,7 @@ class Payments:
         event: OrderEvent = OrderEvent.PAID,
         *,
         closed_attempt: bool = False,
-        asked: datetime | None,
+        asked: settlement.Asked | None,
     ) -> bool:
         now = self._context.now()
         rate = configured.channel.fee_rate_ppm
@@ -121,7 +120,7 @@ class Payments:
         return await settlement.settle(connection, booking, task, now, event, closed_attempt=closed_attempt, asked=asked)
 
     async def _surplus(
-        self, configured: Configured, attempt: PayAttempt, payment: Payment, raw: str, asked: datetime | None
+        self, configured: Configured, attempt: PayAttempt, payment: Payment, raw: str, asked: settlement.Asked | None
     ) -> Booked:
         """The one statement did not apply: look again with both rows held, and decide."""
         now = self._context.now()
@@ -132,7 +131,7 @@ class Payments:
                 raise FactsMismatchError("the attempt has gone")
             if current.state is AttemptState.SUCCESS:
                 return Booked.ALREADY
-            if current.cancel_until is not None and (asked is None or asked < current.cancel_until):
+            if not (asked.counts(current.cancel_until) if asked else current.cancel_until is None):
                 raise BeingCancelledError("the channel was asked to cancel it, and has not said yet how that ended")
             app = await app_rows.get_app_by_id(connection, order.app_id)
             if app is None:
@@ -147,7 +146,10 @@ class Payments:
                 kind = kind or CaseKind.DUPLICATE_PAYMENT
                 await self._open_case(connection, configured, kind, app, order, current, payment, raw)
                 result = Booked.SURPLUS
-            await self._refunded_before(connection, configured, current, payment, raw)
+            if payment.refunded is not Refunded.NOTHING:
+                # Booked for the first time, and given back already: not by a refund of ours.
+                why = "refunded at the channel before the payment was known here"
+                await self._conflict(current, "refunded", why, raw, connection)
         log.warning("payment_out_of_turn", kind=kind, result=result.value, out_trade_no=attempt.out_trade_no, at=now.isoformat())
         self._context.bell.ring()
         return result
@@ -247,23 +249,6 @@ class Payments:
             update_time=now,
         )
 
-    async def _refunded_before(
-        self, connection: Connection, configured: Configured, attempt: PayAttempt, payment: Payment, raw: str
-    ) -> None:
-        """Booked for the first time, and given back in part or whole already: not by a refund of ours, so a person looks at it."""
-        if payment.refunded is Refunded.NOTHING:
-            return
-        now = self._context.now()
-        case = PayCase(
-            id=self._context.new_key(now), kind=CaseKind.REFUND_CONFLICT, state=CaseState.OPEN, app_id=attempt.app_id,
-            channel_id=configured.channel.id, order_id=attempt.order_id, attempt_id=attempt.id, refund_id=None,
-            reference=f"{attempt.out_trade_no}:refunded", amount=None, currency=attempt.currency,
-            detail={"why": "refunded at the channel before the payment was known here", "raw": raw[:NOTIFY_DATA_MAX]},
-            create_time=now, update_time=now,
-        )  # fmt: skip
-        if await case_rows.insert_case(connection, case):
-            log.error("paid_and_refunded_elsewhere", out_trade_no=attempt.out_trade_no)
-
     async def _unknown_order(self, connection: Connection, configured: Configured, payment: Payment, raw: str) -> None:
         """Paid under a number that is not an attempt of this channel: kept for a person, whoever it belongs to."""
         now = self._context.now()
@@ -286,6 +271,23 @@ class Payments:
         )
         if await case_rows.insert_case(connection, case):
             log.error("payment_of_unknown_order", out_trade_no=payment.out_trade_no, channel=configured.channel.number)
+
+    async def closed_after_booking(self, attempt: PayAttempt) -> None:
+        """Booked as paid here, and then closed or cancelled at the channel: a person looks at it."""
+        await self._conflict(attempt, "cancelled", "closed or cancelled at the channel after it was booked as paid here", "")
+
+    async def _conflict(self, attempt: PayAttempt, mark: str, why: str, raw: str, connection: Connection | None = None) -> None:
+        now = self._context.now()
+        case = PayCase(
+            id=self._context.new_key(now), kind=CaseKind.REFUND_CONFLICT, state=CaseState.OPEN, app_id=attempt.app_id,
+            channel_id=attempt.channel_id, order_id=attempt.order_id, attempt_id=attempt.id, refund_id=None,
+            reference=f"{attempt.out_trade_no}:{mark}", amount=None, currency=attempt.currency,
+            detail={"why": why, "raw": raw[:NOTIFY_DATA_MAX]}, create_time=now, update_time=now,
+        )  # fmt: skip
+        async with AsyncExitStack() as stack:
+            where = connection or await stack.enter_async_context(self._context.database.connection())
+            if not await case_rows.conflict_is_open(where, attempt.id) and await case_rows.insert_case(where, case):
+                log.error("refund_conflict", out_trade_no=attempt.out_trade_no, why=why)
 
     async def stale(self, attempt: PayAttempt) -> None:
         """An attempt that the channel has not decided a day after its expiry: a person should look; the sync goes on."""

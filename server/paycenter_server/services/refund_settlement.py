@@ -22,13 +22,14 @@ from paycenter_server.domain.schedule import REFUND_SYNC_DELAYS, STALE_AFTER, du
 from paycenter_server.domain.states import AttemptState, CaseEvent, CaseState, RefundState
 from paycenter_server.services import notices
 from paycenter_server.services.channel_gateway import ChannelGateway, Configured
-from paycenter_server.services.closing import attempt_ref
+from paycenter_server.services.closing import Closing, attempt_ref
 from paycenter_server.services.context import Context
 from paycenter_server.services.payments import NOTIFY_DATA_MAX, FactsMismatchError
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import cases as case_rows
 from paycenter_server.storage import notifications as notify_rows
 from paycenter_server.storage import refunds as refund_rows
+from paycenter_server.storage.database import Connection
 
 log = structlog.get_logger(__name__)
 
@@ -40,9 +41,10 @@ class UndecidedError(Exception):
 class RefundSettlement:
     """Every refund comes through here: first sends, repeats, queries and callbacks."""
 
-    def __init__(self, context: Context, gateway: ChannelGateway) -> None:
+    def __init__(self, context: Context, gateway: ChannelGateway, closing: Closing) -> None:
         self._context = context
         self._gateway = gateway
+        self._closing = closing
 
     async def _request(self, refund: PayRefund, configured: Configured) -> RefundRequest:
         _, notify_url = self._gateway.notify_urls(configured.channel)
@@ -81,17 +83,20 @@ class RefundSettlement:
         if outcome.status is RefundStatus.NOT_FOUND:
             outcome = await self._gateway.perform(configured, lambda codec, moment: codec.refund(request, moment))
             if outcome.status is RefundStatus.TRADE_DECIDES and await self._all_went_back(refund, configured):
-                outcome = replace(outcome, status=RefundStatus.FAILED)
+                # What went back last may be this one, which an earlier send of ours has made.
+                last = await self._gateway.perform(configured, lambda codec, moment: codec.query_refund(request, moment))
+                outcome = replace(outcome, status=RefundStatus.FAILED) if last.status is RefundStatus.NOT_FOUND else last
         await self._quietly(configured, refund, outcome)
 
     async def _all_went_back(self, refund: PayRefund, configured: Configured) -> bool:
-        """Whether the channel has given back the whole trade already, by refunds among which this one is not."""
+        """Whether the channel has given back the whole trade."""
         async with self._context.database.connection() as connection:
             attempt = await attempt_rows.get_attempt(connection, refund.attempt_id)
         if attempt is None:
             return False
         trade = await self._gateway.perform(configured, lambda codec, moment: codec.query(attempt_ref(attempt), moment))
-        payment = trade.payment if trade.status is QueryStatus.PAID else None
+        # A bar code's trade that is all given back is CLOSED.
+        payment = trade.payment if trade.status in (QueryStatus.PAID, QueryStatus.CLOSED) else None
         return payment is not None and (payment.out_trade_no, payment.refunded) == (attempt.out_trade_no, Refunded.ALL)
 
     async def _quietly(self, configured: Configured, refund: PayRefund, outcome: RefundOutcome) -> None:
@@ -185,10 +190,10 @@ class RefundSettlement:
             if now - refund.create_time > STALE_AFTER:
                 await self._stale(connection, refund, now)
 
-    async def _stale(self, connection: object, refund: PayRefund, now: datetime) -> None:
+    async def _stale(self, connection: Connection, refund: PayRefund, now: datetime) -> None:
         await case_rows.insert_case(connection, self._case(CaseKind.STALE_REFUND, refund, now, {}))
 
-    async def _conflict(self, connection: object, refund: PayRefund, why: str) -> None:
+    async def _conflict(self, connection: Connection, refund: PayRefund, why: str) -> None:
         log.error("refund_conflict", refund=refund.number, why=why)
         case = self._case(CaseKind.REFUND_CONFLICT, refund, self._context.now(), {"why": why})
         await case_rows.insert_case(connection, case)
@@ -218,28 +223,48 @@ class RefundSettlement:
         elif refund.state is RefundState.WAITING:
             # A notice that proves nothing by itself (v2), or names no amount (Alipay): the channel is asked.
             await self.check(refund)
+        elif refund.state is RefundState.FAILURE:
+            confirmed = await self._confirm(configured, await self._request(refund, configured))
+            if confirmed.status is RefundStatus.SUCCESS:
+                await self.apply(configured, refund, confirmed, raw)
 
     async def _not_ours(self, configured: Configured, outcome: RefundOutcome, facts: RefundFacts, raw: str) -> None:
         """Made at the channel's own console, or under a number that has had its end here."""
         if outcome.status is RefundStatus.PENDING:
-            request = RefundRequest(
-                facts.out_trade_no, facts.out_refund_no, facts.amount or 0, 0, "CNY", "", "", self._context.now()
-            )
-            outcome = await self._gateway.perform(configured, lambda codec, moment: codec.query_refund(request, moment))
-            if outcome.status in (RefundStatus.PENDING, RefundStatus.UNKNOWN):
-                raise UndecidedError("the channel does not say yet how this refund ended")
+            number, amount = facts.out_refund_no, facts.amount or 0
+            request = RefundRequest(facts.out_trade_no, number, amount, 0, "CNY", "", "", self._context.now())
+            outcome = await self._confirm(configured, request)
         if outcome.status is not RefundStatus.SUCCESS:
             return
-        attempt_id = decode(Prefix.ATTEMPT, facts.out_trade_no)
+        attempt = await self._attempt(facts)
+        if attempt is not None and attempt.state is not AttemptState.SUCCESS:
+            if attempt.cancel_until is not None:
+                return  # our own cancellation of a bar code gave it back, and nothing was booked
+            # Told before its payment: that is asked for, and booked, first.
+            await self._closing.query(attempt)
+            attempt = await self._attempt(facts)
+            if attempt is None or attempt.state is not AttemptState.SUCCESS:
+                raise UndecidedError("a refund of a payment that is not known here yet")
         async with self._context.database.connection() as connection:
-            attempt = await attempt_rows.get_attempt(connection, attempt_id) if attempt_id else None
-            if attempt is not None and attempt.state is not AttemptState.SUCCESS:
-                return  # never booked here: a bar code that was cancelled after it had been paid
             await self._unknown(connection, configured, outcome.facts or facts, attempt, raw)
 
+    async def _attempt(self, facts: RefundFacts) -> PayAttempt | None:
+        attempt_id = decode(Prefix.ATTEMPT, facts.out_trade_no)
+        async with self._context.database.connection() as connection:
+            return await attempt_rows.get_attempt(connection, attempt_id) if attempt_id else None
+
+    async def _confirm(self, configured: Configured, request: RefundRequest) -> RefundOutcome:
+        """What the channel says of a refund that a notice tells of, without proof. UndecidedError if it does not say."""
+        outcome = await self._gateway.perform(configured, lambda codec, moment: codec.query_refund(request, moment))
+        if outcome.status in (RefundStatus.PENDING, RefundStatus.UNKNOWN):
+            raise UndecidedError("the channel does not say yet how this refund ended")
+        return outcome
+
     async def _unknown(
-        self, connection: object, configured: Configured, facts: RefundFacts, attempt: PayAttempt | None, raw: str
+        self, connection: Connection, configured: Configured, facts: RefundFacts, attempt: PayAttempt | None, raw: str
     ) -> None:
+        if attempt is not None and await case_rows.conflict_is_open(connection, attempt.id, f"{attempt.out_trade_no}:refunded"):
+            return  # a person has been asked to look at this trade's refunds when its payment became known
         now = self._context.now()
         key = decode(Prefix.OUT_REFUND, facts.out_refund_no)
         earlier = await refund_rows.find_earlier_key(connection, attempt.id, key) if attempt and key else None

@@ -17,7 +17,7 @@ from paycenter_server.domain.schedule import ORDER_SYNC_DELAYS, due_after
 from paycenter_server.domain.states import AttemptState, OrderState
 from paycenter_server.domain.validation import Check
 from paycenter_server.services.channel_gateway import ChannelGateway, Configured, channel_not_found
-from paycenter_server.services.closing import FACTS_MISMATCH, Closing, Settled, channel_unclear, order_paid
+from paycenter_server.services.closing import BEING_CANCELLED, FACTS_MISMATCH, Closing, Settled, channel_unclear, order_paid
 from paycenter_server.services.context import Context, deadline
 from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.services.orders import Orders, order_changed, order_closed, order_not_found
@@ -264,13 +264,22 @@ class Submit:
         if outcome.status is PayStatus.PAID and outcome.payment is not None:
             try:
                 await self._payments.book(configured, outcome.payment, raw="")
-            except (FactsMismatchError, BeingCancelledError) as error:
+            except BeingCancelledError as error:
+                # Paid while it was being cancelled: only what the channel says from now on counts, and it is asked.
+                await self._unclear(attempt, BEING_CANCELLED, str(error))
+                await self._closing.look_again(attempt)
+                raise channel_unclear(attempt.channel_code) from error
+            except FactsMismatchError as error:
                 log.error("pay_facts_mismatch", out_trade_no=attempt.out_trade_no, why=str(error))
                 await self._unclear(attempt, FACTS_MISMATCH, str(error))
                 raise channel_unclear(attempt.channel_code) from error
         elif outcome.status is PayStatus.WAITING:
             async with self._context.database.connection() as connection:
-                await attempt_rows.answered(connection, attempt.id, outcome.display_mode, outcome.display_content, now, next_check)
+                shown = await attempt_rows.answered(
+                    connection, attempt.id, outcome.display_mode, outcome.display_content, now, next_check
+                )
+            if not shown:
+                await self._accepted_too_late(attempt)
         elif outcome.status is PayStatus.REFUSED:
             async with self._context.database.connection() as connection:
                 closed = await attempt_rows.close_attempt(
@@ -280,6 +289,8 @@ class Submit:
                 current = await attempt_rows.get_attempt(connection, attempt.id)
             if not closed and current is not None and self._showable(configured, current):
                 return  # the same call beside this one was accepted: that is shown
+            if current is not None and current.state is AttemptState.SUCCESS:
+                return
             if not closed and current is not None and current.state in (AttemptState.WAITING, AttemptState.UNKNOWN):
                 await self._refused_again(current, outcome)
                 return
@@ -289,6 +300,16 @@ class Submit:
             # At the till the waiting call asks, in a moment: "query every 5 s", not at once.
             if configured.spec.attempt_life is None and (await self._ask(unclear)).status is not QueryStatus.PAID:
                 raise channel_unclear(attempt.channel_code)
+
+    async def _accepted_too_late(self, attempt: PayAttempt) -> None:
+        """Payable at the channel, but paid or closed here meanwhile (by the same call beside this one, which was refused)."""
+        async with self._context.database.connection() as connection:
+            current = await attempt_rows.get_attempt(connection, attempt.id)
+        if current is None or current.state is not AttemptState.CLOSED:
+            return
+        await self._closing.look_again(current)
+        await self._closing.settle_or_close(current)
+        raise order_changed()
 
     async def _refused_again(self, attempt: PayAttempt, outcome: PayOutcome) -> None:
         """A repeat was refused, but the payer has seen the first one, which may be paid: the channel decides."""

@@ -113,6 +113,14 @@ async def end_cancel(connection: Connection, attempt_id: UUID, cancelling: Cance
     )
 
 
+async def look_again(connection: Connection, attempt_id: UUID, when: datetime) -> None:
+    """Due by then at the latest, whatever its state, unless it is paid."""
+    await connection.execute(
+        "UPDATE pay_attempt SET next_check_time = least(coalesce(next_check_time, $2), $2) WHERE id = $1 AND state <> $3",
+        attempt_id, when, AttemptState.SUCCESS.value,
+    )  # fmt: skip
+
+
 async def pay_late(
     connection: Connection,
     attempt_id: UUID,

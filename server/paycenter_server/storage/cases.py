@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from paycenter_server.domain.models import PayCase
-from paycenter_server.domain.states import CASE, CaseEvent, sources
+from paycenter_server.domain.models import CaseKind, PayCase
+from paycenter_server.domain.states import CASE, CaseEvent, CaseState, sources
 from paycenter_server.storage.database import Connection
 from paycenter_server.storage.rows import to_model
 
@@ -21,6 +21,16 @@ async def insert_case(connection: Connection, case: PayCase) -> bool:
         case.refund_id, case.reference, case.amount, case.currency, dict(case.detail), case.create_time,
     )  # fmt: skip
     return done is not None
+
+
+async def conflict_is_open(connection: Connection, attempt_id: UUID, reference: str | None = None) -> bool:
+    """Whether a person has been asked already to look at what was given back of this attempt (under this reference, if given)."""
+    found = await connection.fetchval(
+        """SELECT 1 FROM pay_case WHERE attempt_id = $1 AND kind = $2 AND state = $3 AND ($4::text IS NULL OR reference = $4)
+           LIMIT 1""",
+        attempt_id, CaseKind.REFUND_CONFLICT.value, CaseState.OPEN.value, reference,
+    )  # fmt: skip
+    return found is not None
 
 
 async def move_case(connection: Connection, case_id: UUID, event: CaseEvent, now: datetime, refund_id: UUID | None = None) -> bool:

@@ -16,7 +16,7 @@ WITH o AS (
 ), t AS (
   SELECT a.id, o.id AS order_id, o.app_id FROM o JOIN pay_attempt a ON a.order_id = o.id
   WHERE a.id = $3 AND a.channel_id = $4 AND a.amount = $5 AND a.state = ANY($6)
-    AND (a.cancel_until IS NULL OR a.cancel_until <= $26) FOR UPDATE OF a
+    AND a.cancel_until IS NOT DISTINCT FROM $26 AND (a.cancel_until IS NULL OR a.cancel_until <= $27) FOR UPDATE OF a
 ), attempt AS (
   UPDATE pay_attempt a SET state = $7, paid_amount = $5, channel_order_no = $8, channel_user_id = $9, success_time = $10,
     notify_data = $11, update_time = $12, next_check_time = NULL
@@ -56,6 +56,19 @@ class Booking:
     notify_data: str
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question to a channel: when it was asked, and what the attempt's `cancel_until` was before that."""
+
+    at: datetime
+    cancel_until: datetime | None
+
+    def counts(self, cancel_until: datetime | None) -> bool:
+        """Whether its answer says anything of an attempt that now has this `cancel_until`: no cancellation has begun or ended
+        since, and none may still be carried out."""
+        return cancel_until == self.cancel_until and (cancel_until is None or cancel_until <= self.at)
+
+
 async def settle(
     connection: Connection,
     booking: Booking,
@@ -64,11 +77,12 @@ async def settle(
     event: OrderEvent,
     *,
     closed_attempt: bool = False,
-    asked: datetime | None = None,
+    asked: Asked | None = None,
 ) -> bool:
     """Book a payment of an order that can take it; False, with nothing changed, if order or attempt have moved on.
 
-    `asked`: when the question was sent that the facts are the answer to. `closed_attempt`: the caller holds both rows and has
+    `asked`: the question that the facts are the answer to; None if they came unasked. `closed_attempt`: the caller holds both rows
+    and has
     decided that a payment of a closed attempt is right for the order.
     """
     late = sources(ATTEMPT, AttemptEvent.PAID_LATE) if closed_attempt else []
@@ -79,6 +93,6 @@ async def settle(
         AttemptState.SUCCESS.value, booking.channel_order_no, booking.channel_user_id, booking.success_time,
         booking.notify_data, now, OrderState.SUCCESS.value, booking.channel_code, booking.fee_rate_ppm, booking.fee_amount,
         task.id, task.type.value, task.event, task.merchant_order_id, task.notify_url, task.payload, task.state.value,
-        task.max_notify_times, OPEN_ATTEMPT, asked,
+        task.max_notify_times, OPEN_ATTEMPT, asked.cancel_until if asked else None, asked.at if asked else None,
     )  # fmt: skip
     return bool(row["attempts"] == 1 and row["orders"] == 1)

@@ -86,6 +86,9 @@ class AlipayBarCodec(AlipayTradeCodec):
                 raise AnswerError("the answer is about another out_trade_no")
             if answer.text("retry_flag") != "N":
                 return CloseOutcome(CloseStatus.UNKNOWN, "RETRY_FLAG", "to be cancelled once more")
+            if not answer.text("action"):
+                # No such trade (yet): a payment that is still on its way would be carried out.
+                return CloseOutcome(CloseStatus.STILL_PAYABLE)
             refunded = answer.text("action") == "refund"
             return CloseOutcome(
                 CloseStatus.CLOSED, "CANCEL_REFUNDED" if refunded else "", "paid, and given back" if refunded else ""
