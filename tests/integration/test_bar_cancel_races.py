@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,27 @@ def is_query(request: HttpRequest) -> bool:
     )
 
 
+def is_cancel(request: HttpRequest) -> bool:
+    return "reverse" in request.url or "alipay.trade.cancel" in request.url
+
+
 class Staged:
-    """A network on which something happens before or after the next query."""
+    """A network on which something happens before or after the next query, or before the next cancellation."""
 
     def __init__(self) -> None:
         self.inner = AiohttpTransport()
         self.before: Callable[[], Awaitable[None]] | None = None
         self.after: Callable[[], Awaitable[None]] | None = None
+        self.before_cancel: Callable[[], Awaitable[None]] | None = None
         self.lose_next = False
+        self.cancels = 0
 
     async def send(self, request: HttpRequest, seconds: float) -> HttpResponse:
+        if is_cancel(request):
+            self.cancels += 1
+            hook, self.before_cancel = self.before_cancel, None
+            if hook:
+                await hook()
         if not is_query(request):
             return await self.inner.send(request, seconds)
         before, self.before = self.before, None
@@ -128,6 +140,122 @@ async def test_while_a_cancellation_is_undecided_nothing_is_booked(stage: tuple[
     assert await world.value("SELECT state FROM pay_attempt") == "CLOSED"
     assert (await till.trade(attempt))["refunded"] == 100
     assert (await world.read(order)).state is OrderState.WAITING
+
+
+async def test_a_process_that_stands_still_before_it_cancels(stage: tuple[World, Till, Staged]) -> None:
+    """It wrote down that it will cancel, and sends that a minute later, when another has booked: nobody can prevent that any more,
+    but a person is told."""
+    world, till, network = stage
+    order, attempt = await waiting(world, till)
+
+    async def confirmed_and_booked() -> None:
+        world.clock.advance(61)
+        await world.simulator.pay(attempt.out_trade_no, notify=False)
+        await world.services.orders.sync(world.caller, order.number)
+
+    network.before_cancel = confirmed_and_booked
+    await till.pass_time(61)
+    assert (await world.read(order)).state is OrderState.SUCCESS
+    assert (await till.trade(attempt))["refunded"] == 100
+    assert [(case["kind"], case["order_id"]) for case in await world.cases()] == [("REFUND_CONFLICT", order.id)]
+
+
+async def test_hosts_whose_clocks_differ(stage: tuple[World, Till, Staged]) -> None:
+    """The one that asks is ahead of the one that cancels: what was asked before is not the later for it."""
+    world, till, network = stage
+    order, attempt = await waiting(world, till)
+    await world.simulator.pay(attempt.out_trade_no, notify=False)
+    world.clock.advance(65)
+
+    async def cancelled() -> None:
+        world.clock.advance(-2)
+        network.lose_next = True
+        await till.pass_time(0)
+        world.clock.advance(2)
+
+    network.after = cancelled
+    await world.services.orders.sync(world.caller, order.number)
+    assert (await till.trade(attempt))["refunded"] == 100
+    after = await world.read(order)
+    assert (after.state, after.paid_amount) == (OrderState.WAITING, 0)
+
+
+async def test_what_cannot_be_cancelled_is_booked_in_minutes(stage: tuple[World, Till, Staged]) -> None:
+    """Cancelling never works, and the payer confirms after the end: not cancelled for ever, nor kept from being booked."""
+    world, till, network = stage
+    order, attempt = await waiting(world, till)
+    await world.simulator.fault(till.cancel, "error_before_commit", times=-1)
+    await till.pass_time(61)
+    await world.simulator.pay(attempt.out_trade_no, notify=False)
+    # The channels check signatures by real time, so the attempt is made old, not the clock new.
+    for _ in range(100):
+        await world.rows(
+            """UPDATE pay_attempt SET next_check_time = next_check_time - $1, cancel_until = cancel_until - $1,
+               expire_time = expire_time - $1, create_time = create_time - $1""",
+            timedelta(seconds=4),
+        )
+        await till.pass_time(0)
+        if (await world.read(order)).state is OrderState.SUCCESS:
+            break
+    assert (await world.read(order)).state is OrderState.SUCCESS
+    assert network.cancels < 60
+    assert await world.cases() == []
+
+
+class OnItsWay:
+    """A network on which a payment takes its time to get to Alipay."""
+
+    def __init__(self) -> None:
+        self.inner = AiohttpTransport()
+        self.sent, self.arrives = asyncio.Event(), asyncio.Event()
+        self.kept: HttpRequest | None = None
+        self.answered = True
+
+    async def send(self, request: HttpRequest, seconds: float) -> HttpResponse:
+        if "method=alipay.trade.pay&" in request.url and self.kept is None:
+            self.kept = request
+            self.sent.set()
+            if not self.answered:
+                raise TransportUnclearError("no answer")
+            await self.arrives.wait()
+        return await self.inner.send(request, seconds)
+
+
+@pytest.mark.parametrize("answered", [True, False])
+async def test_alipay_pays_after_the_cancellation_found_nothing(
+    answered: bool, database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
+) -> None:
+    """The order is closed, or the till's time is over, while the payment is on its way; and no notice ever comes."""
+    network = OnItsWay()
+    network.answered = answered
+    async with open_world(database_url, redis_url, keys_dir, master_key_file, transport=network) as world:
+        till = await make_till(world, "alipay")
+        await world.simulator.fault("alipay.notify", "drop", times=-1)
+        order = await world.order()
+        scan = asyncio.create_task(till.scan(order, 9 if answered else 1))
+        await network.sent.wait()
+        if answered:
+            await world.services.orders.close(world.caller, order.number)
+            network.arrives.set()
+            await asyncio.wait([scan])
+        else:
+            await asyncio.wait([scan])
+            await till.pass_time(61)
+            assert network.kept is not None
+            await network.inner.send(network.kept, 5)
+        assert scan.exception() is not None
+        (attempt,) = await world.services.orders.attempts(order)
+        async with asyncio.timeout(5):
+            while True:
+                await world.rows(
+                    """UPDATE pay_attempt SET next_check_time = now() - interval '1 s',
+                       cancel_until = cancel_until - interval '61 s' WHERE next_check_time IS NOT NULL"""
+                )
+                await world.services.jobs.sync_orders()
+                booked = [case["kind"] for case in await world.cases()] == ["LATE_PAYMENT"] if answered else False
+                if booked or (await till.trade(attempt))["refunded"] or (await world.read(order)).state is OrderState.SUCCESS:
+                    break
+        await network.inner.aclose()
 
 
 @pytest.mark.parametrize("policy", ["REFUND", "ACCEPT"])

@@ -6,8 +6,12 @@ import asyncio
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 from paycenter_server.channels.protocol import HttpRequest, HttpResponse
 from paycenter_server.channels.transport import AiohttpTransport
+from paycenter_server.domain.errors import PayCenterError, Reason
+from paycenter_server.services.context import deadline
+from structlog.testing import capture_logs
 from support.world import OPERATOR, World, open_world
 
 
@@ -118,6 +122,49 @@ async def test_whoever_needs_keys_that_are_being_fetched_waits_for_them(
             order = await world.order()
             assert (await world.submit(order)).display_content
         assert transport.certificate_calls == 2
+        await transport.inner.aclose()
+
+
+async def test_certificates_that_hang_keep_nobody_waiting_who_has_a_key(
+    database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
+) -> None:
+    transport = Counting()
+    transport.certificates_take = 5.0
+    async with open_world(database_url, redis_url, keys_dir, master_key_file, transport=transport) as world:
+        await use(world, use_platform_certificates="true")
+        async with asyncio.timeout(3):
+            assert (await world.submit(await world.order())).display_content
+        assert transport.certificate_calls == 1
+
+
+async def test_certificates_that_hang_keep_nobody_longer_than_it_waits(
+    database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
+) -> None:
+    transport = Counting()
+    transport.certificates_take = 5.0
+    async with open_world(database_url, redis_url, keys_dir, master_key_file, transport=transport) as world:
+        # Without any key they are waited for, but no longer than the caller waits.
+        await use(world, use_platform_certificates="true", public_key="", public_key_id="")
+        deadline.set(asyncio.get_running_loop().time() + 1)
+        async with asyncio.timeout(3):
+            with pytest.raises(PayCenterError) as caught:
+                await world.submit(await world.order())
+        assert caught.value.reason is Reason.CHANNEL_UNCLEAR
+        await transport.inner.aclose()
+
+
+async def test_certificates_that_are_refused_are_heard_of(
+    database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
+) -> None:
+    transport = Counting()
+    async with open_world(database_url, redis_url, keys_dir, master_key_file, transport=transport) as world:
+        await use(world, use_platform_certificates="true")
+        await world.simulator.fault("wx.certificates", "decline", code="SIGN_ERROR")
+        with capture_logs() as logs:
+            await world.paid("wx_native")
+        said = {entry["event"]: entry for entry in logs if entry["log_level"] == "warning"}
+        assert "SIGN_ERROR" in said["channel_answer_refused"]["why"]
+        assert "channel_keys_not_fetched" in said
         await transport.inner.aclose()
 
 

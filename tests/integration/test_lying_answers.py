@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from paycenter_server.channels.protocol import HttpRequest, HttpResponse
 from paycenter_server.channels.transport import AiohttpTransport
+from paycenter_server.domain.errors import PayCenterError, Reason
+from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.domain.states import AttemptState
 from structlog.testing import capture_logs
 from support.world import World, open_world
@@ -91,6 +93,76 @@ async def test_a_refusal_beside_an_acceptance_closes_nothing(
         assert (again.id, again.state, again.display_content) == (shown.id, AttemptState.WAITING, shown.display_content)
         await world.simulator.pay(shown.out_trade_no)
         await world.until(order, "SUCCESS")
+        await network.inner.aclose()
+
+
+class BesideAndFirst(Beside):
+    """The other order: the second of two equal payments is refused while the first one's acceptance is on its way back."""
+
+    async def send(self, request: HttpRequest, seconds: float) -> HttpResponse:
+        if not request.url.endswith("/native"):
+            return await self.inner.send(request, seconds)
+        self.calls += 1
+        if self.calls == 1:
+            answer = await self.inner.send(request, seconds)
+            await self.answered.wait()
+            return answer
+        if self.calls == 2 and self.world is not None:
+            await self.world.simulator.fault("wx.native", "decline", code="RULE_LIMIT")
+        return await self.inner.send(request, seconds)
+
+
+async def test_an_acceptance_that_comes_after_its_refusal_leaves_nothing_payable(
+    database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
+) -> None:
+    network = BesideAndFirst()
+    async with open_world(database_url, redis_url, keys_dir, master_key_file, transport=network) as world:
+        network.world = world
+        order = await world.order()
+        first = asyncio.create_task(world.submit(order))
+        while not network.calls:
+            await asyncio.sleep(0)
+        with pytest.raises(PayCenterError) as refused:
+            await world.submit(order)
+        assert refused.value.reason is Reason.CHANNEL_REFUSED
+        network.answered.set()
+        with pytest.raises(PayCenterError) as changed:
+            await first
+        assert changed.value.reason is Reason.ORDER_CHANGED
+        (attempt,) = await world.services.orders.attempts(order)
+        assert (await world.simulator.get(f"/simulator/trades/{attempt.out_trade_no}"))["state"] == "CLOSED"
+        # Repeated, as the error says.
+        await world.simulator.pay((await world.submit(order)).out_trade_no)
+        await world.until(order, "SUCCESS")
+        await network.inner.aclose()
+
+
+class PaidMeanwhile(Beside):
+    """A network on which the payer pays while the shop asks for the code once more."""
+
+    async def send(self, request: HttpRequest, seconds: float) -> HttpResponse:
+        if request.url.endswith("/native"):
+            self.calls += 1
+            if self.calls == 2 and self.world is not None:
+                (row,) = await self.world.rows("SELECT id, order_id FROM pay_attempt")
+                await self.world.simulator.pay(encode(Prefix.ATTEMPT, row["id"]))
+                while await self.world.value("SELECT state FROM pay_order") != "SUCCESS":
+                    await asyncio.sleep(0.01)
+                await self.world.simulator.fault("wx.native", "decline", code="RULE_LIMIT")
+        return await self.inner.send(request, seconds)
+
+
+async def test_a_repeat_that_is_refused_because_it_was_paid(
+    database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
+) -> None:
+    network = PaidMeanwhile()
+    async with open_world(database_url, redis_url, keys_dir, master_key_file, transport=network) as world:
+        network.world = world
+        order = await world.order()
+        await world.submit(order)
+        # What was shown is too old to be shown again without asking.
+        await world.rows("UPDATE pay_attempt SET update_time = update_time - interval '61 minutes'")
+        assert (await world.submit(order)).state is AttemptState.SUCCESS
         await network.inner.aclose()
 
 

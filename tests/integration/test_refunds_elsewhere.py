@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
+from integration.test_bar_codes import make_till
+from paycenter_server.channels.protocol import HttpRequest, HttpResponse
+from paycenter_server.channels.transport import AiohttpTransport, TransportUnclearError
 from paycenter_server.domain.states import OrderState, RefundState
-from support.world import OPERATOR, World
+from support.world import OPERATOR, World, open_world
 
 WAYS = ["wx_native-v3", "wx_native-v2", "alipay_qr"]
 
@@ -87,8 +91,10 @@ async def test_paid_and_refunded_before_we_knew(world: World, way: str) -> None:
     await world.services.orders.sync(world.caller, order.number)
     after = await world.read(order)
     assert (after.state, after.paid_amount, after.refunded_amount) == (OrderState.SUCCESS, 100, 0)
-    kinds = {case["kind"] for case in await world.cases()}
-    assert kinds == {"REFUND_CONFLICT"}
+    # The refund is told too; one case is enough.
+    await world.simulator.post(f"/simulator/resend/{number}", {"every": True})
+    await asyncio.sleep(0.2)
+    assert [case["kind"] for case in await world.cases()] == ["REFUND_CONFLICT"]
     assert [post.json["type"] for post in await world.deliver()] == ["pay_order.success"]
 
 
@@ -110,6 +116,86 @@ async def test_a_refund_of_a_trade_that_still_holds_the_money_waits(world: World
     refund = await world.services.refunds.sync(world.caller, await world.refund(order, 40))
     assert refund.state is RefundState.WAITING
     assert (await world.services.refunds.sync(world.caller, refund)).state is RefundState.SUCCESS
+
+
+async def test_a_refund_told_before_its_payment(world: World, way: str) -> None:
+    """The payment's notice is late: the payment is asked for, booked, and a person hears of the refund, once."""
+    order = await world.order()
+    code = way.partition("-")[0]
+    number = (await world.submit(order, code)).out_trade_no
+    if code == "alipay_qr":
+        await world.session.get(f"{world.simulator.base}/cashier/{number}")
+    await world.simulator.pay(number, delay_seconds=3600)
+    await refund_in_the_console(world, way, number, 40)
+    async with asyncio.timeout(5):
+        while not await world.cases():
+            await asyncio.sleep(0.02)
+    await world.simulator.advance(3601)
+    await asyncio.sleep(0.2)
+    after = await world.read(order)
+    assert (after.state, after.paid_amount, after.refunded_amount) == (OrderState.SUCCESS, 100, 0)
+    assert [case["kind"] for case in await world.cases()] == ["REFUND_CONFLICT"]
+
+
+async def test_a_notice_of_success_after_a_failure(world: World, way: str) -> None:
+    """Failed here, and went through there: a person hears of it, in whatever form it is told."""
+    order, number = await paid(world, way)
+    refund = await world.refund(order, 40)
+    async with asyncio.timeout(5):
+        while refund.state is RefundState.WAITING:
+            refund = await world.services.refunds.sync(world.caller, refund)
+            await asyncio.sleep(0.02)
+    await world.rows("UPDATE pay_refund SET state = 'FAILURE', success_time = NULL")
+    await world.rows("UPDATE pay_order SET state = 'SUCCESS', refunded_amount = 0")
+    await world.simulator.post(f"/simulator/resend/{number}", {"every": True})
+    async with asyncio.timeout(5):
+        while not (cases := await world.cases()):
+            await asyncio.sleep(0.02)
+    assert [(case["kind"], case["refund_id"]) for case in cases] == [("REFUND_CONFLICT", refund.id)]
+
+
+async def test_a_refund_of_a_bar_code_that_has_all_gone_back_fails(world: World) -> None:
+    till = await make_till(world, "alipay")
+    order = await world.order()
+    attempt = await till.scan(order)
+    await refund_in_the_console(world, "alipay_qr", attempt.out_trade_no, 100)
+    await world.simulator.fault("alipay.trade.refund", "decline", code="ACQ.TRADE_STATUS_ERROR", times=2)
+    refund = await world.services.refunds.sync(world.caller, await world.refund(await world.read(order), 40))
+    assert refund.state is RefundState.FAILURE
+
+
+class LateFirst:
+    """A network on which the first send of a refund arrives just before the second one."""
+
+    def __init__(self) -> None:
+        self.inner = AiohttpTransport()
+        self.world: World | None = None
+        self.kept: HttpRequest | None = None
+
+    async def send(self, request: HttpRequest, seconds: float) -> HttpResponse:
+        if "method=alipay.trade.refund&" in request.url:
+            if self.kept is None:
+                self.kept = request
+                raise TransportUnclearError("on its way")
+            assert self.world is not None
+            await self.inner.send(self.kept, seconds)
+            await self.world.simulator.fault("alipay.trade.refund", "decline", code="ACQ.TRADE_STATUS_ERROR")
+        return await self.inner.send(request, seconds)
+
+
+async def test_what_all_went_back_by_this_very_refund_is_a_success(
+    database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
+) -> None:
+    network = LateFirst()
+    async with open_world(database_url, redis_url, keys_dir, master_key_file, transport=network) as world:
+        network.world = world
+        order, number = await paid(world, "alipay_qr")
+        await world.simulator.fault("alipay.notify", "drop", times=-1)
+        refund = await world.services.refunds.sync(world.caller, await world.refund(order, 100))
+        assert refund.state is RefundState.SUCCESS
+        assert (await world.simulator.get(f"/simulator/trades/{number}"))["refunded"] == 100
+        assert (await world.read(order)).refunded_amount == 100
+        await network.inner.aclose()
 
 
 async def test_alipays_notice_settles_a_refund_whose_answer_was_lost(world: World) -> None:

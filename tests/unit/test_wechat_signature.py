@@ -283,6 +283,8 @@ def test_certificates_of_somebody_else() -> None:
     good = _listed("platform")
     for response in (
         HttpResponse(200, {}, good),
+        HttpResponse(404, {}, b"{}"),
+        HttpResponse(401, {}, b'{"code":"SIGN_ERROR"}'),
         wx_signed(good, serial=platform_serial(), key=keys().ours),
         wx_signed(good, serial=platform_serial(), key=keys().platform, at=NOW - timedelta(hours=1)),
         wx_signed(_listed("platform", serial="ABC"), serial="ABC", key=keys().platform),
@@ -292,7 +294,6 @@ def test_certificates_of_somebody_else() -> None:
     ):  # fmt: skip
         with pytest.raises((AnswerError, UnknownKeyError)):
             call.parse(response, NOW)
-    assert call.parse(HttpResponse(404, {}, b"{}"), NOW) is False
     assert call.unclear("time-out") is False
     assert codec.keys_due(NOW)
     with pytest.raises(UnknownKeyError):

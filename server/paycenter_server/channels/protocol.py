@@ -331,6 +331,15 @@ class ProvesKeys(Protocol):
         ...
 
 
+@runtime_checkable
+class HoldsKeys(Protocol):
+    """A codec that has keys of its own, so that nobody has to wait while the channel's are fetched."""
+
+    def has_keys(self, now: datetime) -> bool:
+        """Whether there is a key that answers can be verified with."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ConfigField:
     """One field of a channel's configuration."""

@@ -16,6 +16,7 @@ from paycenter_server.channels.protocol import (
     Call,
     ChannelSpec,
     Codec,
+    HoldsKeys,
     Moment,
     Notification,
     NotifyError,
@@ -52,7 +53,6 @@ class Configured:
     loaded: float
     key_fetches: dict[timedelta, datetime] = field(default_factory=dict)
     fetching: asyncio.Task[bool] | None = None
-    has_fetched: bool = False
 
 
 class ChannelGateway:
@@ -173,7 +173,10 @@ class ChannelGateway:
         Whoever needs keys while they are being fetched waits for them; a caller that goes away does not end the fetch.
         """
         task = self._start_fetch(configured, serial, pause)
-        return await asyncio.shield(task) if task else False
+        if task is None:
+            return False
+        await asyncio.wait({task}, timeout=self._seconds())
+        return task.done() and not task.cancelled() and task.exception() is None and task.result()
 
     def _start_fetch(self, configured: Configured, serial: str | None, pause: timedelta) -> asyncio.Task[bool] | None:
         """The fetch that is under way, or a new one; None within the pause."""
@@ -185,22 +188,24 @@ class ChannelGateway:
             return None
         configured.key_fetches[pause] = now
         configured.fetching = asyncio.create_task(self._fetch(configured, serial))
+        configured.fetching.add_done_callback(_report)
         return configured.fetching
 
     async def _fetch(self, configured: Configured, serial: str | None) -> bool:
         deadline.set(None)  # of the caller that happened to start it; others wait too
         moment = self._context.moment()
         call = await self._off_loop(lambda: configured.codec.fetch_keys(serial, moment))
-        fetched = call is not None and await self._carry(configured, call, fetching=True)
-        configured.has_fetched |= fetched
-        return fetched
+        return call is not None and await self._carry(configured, call, fetching=True)
 
     async def _refresh_keys(self, configured: Configured, pause: timedelta = _PAUSE_AFTER_ANSWER) -> None:
-        """Before the first use the keys are waited for; a refresh goes on beside the payments."""
-        if configured.codec.keys_due(self._context.now()):
-            task = self._start_fetch(configured, None, pause)
-            if task is not None and not configured.has_fetched:
-                await asyncio.shield(task)
+        """Keys are waited for where there are none; otherwise a refresh goes on beside the payments."""
+        codec, now = configured.codec, self._context.now()
+        if not codec.keys_due(now):
+            return
+        if isinstance(codec, HoldsKeys) and codec.has_keys(now):
+            self._start_fetch(configured, None, pause)
+        else:
+            await self.fetch_keys(configured, None, pause)
 
     async def parse_notify(self, configured: Configured, request: NotifyRequest) -> Notification:
         """A verified callback; NotifyError otherwise."""
@@ -220,6 +225,14 @@ class ChannelGateway:
         """Where this channel calls back: for payments, and for refunds."""
         options = self._context.options
         return f"{options.order_notify_url}/{channel.number}", f"{options.refund_notify_url}/{channel.number}"
+
+
+def _report(task: asyncio.Task[bool]) -> None:
+    """Whatever ends a fetch that nobody may be waiting for is said."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("channel_keys_failed", exc_info=error)
+    elif not task.cancelled() and not task.result():
+        log.warning("channel_keys_not_fetched")
 
 
 def channel_not_found(code: str = "") -> PayCenterError:

@@ -26,6 +26,8 @@ from paycenter_server.storage.database import Connection
 
 log = structlog.get_logger(__name__)
 NOTIFY_DATA_MAX = 16_384
+# Marks of the cases about all that was given back of a trade.
+TOLD = ("refunded", "cancelled")
 
 
 class Booked(StrEnum):

@@ -24,7 +24,7 @@ from paycenter_server.services import notices
 from paycenter_server.services.channel_gateway import ChannelGateway, Configured
 from paycenter_server.services.closing import Closing, attempt_ref
 from paycenter_server.services.context import Context
-from paycenter_server.services.payments import NOTIFY_DATA_MAX, FactsMismatchError
+from paycenter_server.services.payments import NOTIFY_DATA_MAX, TOLD, FactsMismatchError
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import cases as case_rows
 from paycenter_server.storage import notifications as notify_rows
@@ -263,8 +263,9 @@ class RefundSettlement:
     async def _unknown(
         self, connection: Connection, configured: Configured, facts: RefundFacts, attempt: PayAttempt | None, raw: str
     ) -> None:
-        if attempt is not None and await case_rows.conflict_is_open(connection, attempt.id, f"{attempt.out_trade_no}:refunded"):
-            return  # a person has been asked to look at this trade's refunds when its payment became known
+        known = [f"{attempt.out_trade_no}:{mark}" for mark in TOLD] if attempt else []
+        if attempt is not None and await case_rows.conflict_is_open(connection, attempt.id, known):
+            return  # a person has been asked to look at all that was given back of this trade
         now = self._context.now()
         key = decode(Prefix.OUT_REFUND, facts.out_refund_no)
         earlier = await refund_rows.find_earlier_key(connection, attempt.id, key) if attempt and key else None

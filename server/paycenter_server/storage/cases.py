@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -23,12 +24,12 @@ async def insert_case(connection: Connection, case: PayCase) -> bool:
     return done is not None
 
 
-async def conflict_is_open(connection: Connection, attempt_id: UUID, reference: str | None = None) -> bool:
-    """Whether a person has been asked already to look at what was given back of this attempt (under this reference, if given)."""
+async def conflict_is_open(connection: Connection, attempt_id: UUID, references: Sequence[str] = ()) -> bool:
+    """Whether a person has been asked already to look at what was given back of this attempt (under one of these, if given)."""
     found = await connection.fetchval(
-        """SELECT 1 FROM pay_case WHERE attempt_id = $1 AND kind = $2 AND state = $3 AND ($4::text IS NULL OR reference = $4)
-           LIMIT 1""",
-        attempt_id, CaseKind.REFUND_CONFLICT.value, CaseState.OPEN.value, reference,
+        """SELECT 1 FROM pay_case WHERE attempt_id = $1 AND kind = $2 AND state = $3
+           AND (cardinality($4::text[]) = 0 OR reference = ANY($4)) LIMIT 1""",
+        attempt_id, CaseKind.REFUND_CONFLICT.value, CaseState.OPEN.value, list(references),
     )  # fmt: skip
     return found is not None
 

@@ -84,6 +84,10 @@ class Verifier:
             self._keys[serial] = certificate_public_key(certificate)
             self._until[serial] = certificate.not_valid_after_utc
 
+    def usable(self, now: datetime) -> bool:
+        """Whether any key may still be used."""
+        return any(serial not in self._until or now <= self._until[serial] for serial in self._keys)
+
     def verify(self, headers: Mapping[str, str], body: bytes, now: datetime) -> None:
         """Raise AnswerError unless these exact bytes are WeChat's and fresh; UnknownKeyError for a serial not in the map."""
         kind = headers.get("wechatpay-signature-type", SCHEME)

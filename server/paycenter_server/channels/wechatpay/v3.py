@@ -132,10 +132,7 @@ class WechatV3Codec(ABC):
             return bad(None, "ACCEPTED", "the request was accepted but not carried out yet")
         if 200 <= response.status < 300:
             return good(self._verified(response, now))
-        try:
-            answer = _json_object(response.body)
-        except AnswerError:
-            answer = {}
+        answer = _read_or_nothing(response.body)
         code, message = _text(answer.get("code")), _text(answer.get("message"))
         known = errors.get(code) if response.status < 500 and response.status != 429 else None
         return bad(known, code or f"HTTP_{response.status}", message)
@@ -280,6 +277,10 @@ class WechatV3Codec(ABC):
         refreshed = self._verifier.refreshed
         return refreshed is None or now - refreshed > REFRESH_AFTER
 
+    def has_keys(self, now: datetime) -> bool:
+        """The public key, or a certificate that has not expired."""
+        return self._verifier.usable(now)
+
     def fetch_keys(self, serial: str | None, moment: Moment) -> Call[bool] | None:
         """`GET /v3/certificates`: decrypt, then verify the answer with the certificate that its header names."""
         if not self._download:
@@ -289,8 +290,10 @@ class WechatV3Codec(ABC):
             if response.status == 404 and self._public_key_id:
                 # "There is no usable platform certificate": the merchant has moved to the public key, which we have.
                 self._verifier.refreshed = now
-            if response.status != 200:
                 return False
+            if response.status != 200:
+                code = _text(_read_or_nothing(response.body).get("code"))
+                raise AnswerError(f"HTTP status {response.status} {code}")
             found = read_certificates(self._api_v3_key, response.body)
             trial = Verifier({}, found)
             if response.headers.get("wechatpay-serial", "") == self._public_key_id:
@@ -328,6 +331,13 @@ def _json_object(body: bytes) -> Mapping[str, Any]:
     if not isinstance(answer, dict):
         raise AnswerError("the content is not a JSON object")
     return answer
+
+
+def _read_or_nothing(body: bytes) -> Mapping[str, Any]:
+    try:
+        return _json_object(body)
+    except AnswerError:
+        return {}
 
 
 def transaction(answer: Mapping[str, Any]) -> QueryOutcome:
