@@ -190,7 +190,7 @@ async def test_what_cannot_be_cancelled_is_booked_in_minutes(stage: tuple[World,
     # The channels check signatures by real time, so the attempt is made old, not the clock new.
     for _ in range(100):
         await world.rows(
-            """UPDATE pay_attempt SET next_check_time = next_check_time - $1, cancel_until = cancel_until - $1,
+            """UPDATE pay_attempt SET next_check_time = next_check_time - $1::interval, cancel_until = cancel_until - $1,
                expire_time = expire_time - $1, create_time = create_time - $1""",
             timedelta(seconds=4),
         )
