@@ -6,7 +6,7 @@ another package implements `Codec`, describes itself with a `ChannelSpec` and re
 `paycenter.channels`.
 
 Three rules for every codec:
-- an answer that is not definite is UNKNOWN, never a failure (DESIGN, rule 2);
+- an answer that is not definite is UNKNOWN, never a failure (ARCHITECTURE, rule 2);
 - facts come only from bytes whose signature was verified (rule 4);
 - the codec states facts, the core compares them with the attempt.
 """

@@ -147,7 +147,8 @@ class ChannelProbe:
 
     def _wrong(self, code: str, message: str, otherwise: str) -> Probe:
         said = f" (the channel's words: {code} {message})"
-        if code == "UNCLEAR":
+        # What a codec makes of "no usable answer" has no code of the channel's.
+        if code in ("", "UNCLEAR"):
             return Probe(False, self._unclear(message) + said)
         for mark, words in _MESSAGES.get(code, ()):
             if mark in message:
