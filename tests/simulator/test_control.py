@@ -37,7 +37,7 @@ async def test_trades_log_reset_health(bench: Bench) -> None:
     log = (await bench.get("/simulator/log")).json
     assert [(entry["api"], entry["verdict"]) for entry in log][:2] == [
         ("alipay.trade.precreate", "valid"),
-        ("wx.certificates", "refused: 错误的签名,验签失败"),
+        ("wx.certificates", "refused: SIGN_ERROR 错误的签名,验签失败"),
     ]
     assert (await bench.get("/simulator/log?out_trade_no=order0001")).json[0]["status"] == 200
     assert (await bench.get("/simulator/keys")).json["wechatpay"]["mchid"] == client.ids["mchid"]

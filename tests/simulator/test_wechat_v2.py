@@ -125,7 +125,7 @@ async def test_transport_failures_carry_no_signature(bench: Bench) -> None:
         assert not {"sign", "result_code"} & set(answer)
     assert (await client.raw("/pay/orderquery", good))["err_code"] == "ORDERNOTEXIST"
     log = (await bench.get("/simulator/log")).json
-    assert [entry["verdict"] for entry in log[:2]] == ["valid", "refused: 缺少参数sign"]
+    assert [entry["verdict"] for entry in log[:2]] == ["valid", "refused: FAIL 缺少参数sign"]
 
 
 async def test_both_protocols_see_the_trade(bench: Bench) -> None:

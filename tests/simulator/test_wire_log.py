@@ -37,9 +37,9 @@ async def test_what_v3_refuses_is_on_the_page_of_the_trade(bench: Bench) -> None
     ):
         assert (await client.call(method, path, body, signature="AAAA")).status == 401
     refused = (await log(bench, "order0001"))[:5]
-    assert {entry["verdict"] for entry in refused} == {"refused: 错误的签名,验签失败"}
+    assert {entry["verdict"] for entry in refused} == {"refused: SIGN_ERROR 错误的签名,验签失败"}
     assert len(await log(bench, "order0001")) == before + 5
-    assert "refused: 错误的签名" in (await bench.get("/trades/order0001")).body.decode()
+    assert "refused: SIGN_ERROR 错误的签名" in (await bench.get("/trades/order0001")).body.decode()
 
 
 async def test_what_alipay_and_v2_refuse_is_on_the_page_of_the_trade(bench: Bench) -> None:
@@ -54,7 +54,7 @@ async def test_what_alipay_and_v2_refuse_is_on_the_page_of_the_trade(bench: Benc
     for body in (good.replace(b"<sign>", b"<sign>0"), good.replace(b"</xml>", b""), good + b"<"):
         await xml.raw("/pay/orderquery", body)
     verdicts = [entry["verdict"] for entry in await log(bench, "order1")][:3]
-    assert verdicts == ["refused: XML格式错误"] * 2 + ["refused: 签名错误"]
+    assert verdicts == ["refused: FAIL XML格式错误"] * 2 + ["refused: FAIL 签名错误"]
 
 
 async def test_what_cannot_be_read_as_a_whole_is_on_the_page_too(bench: Bench) -> None:

@@ -14,6 +14,7 @@ from paycenter_server.simulator.keys import SimulatorKeys
 
 __all__ = ["answer_body", "check_request", "read_params", "sign_params"]
 
+_TOLD = 2000
 _REQUIRED = {"method": "method", "app_id": "app-id", "sign_type": "signature-type", "sign": "signature", "timestamp": "timestamp"}
 
 
@@ -51,7 +52,9 @@ def check_request(keys: SimulatorKeys, params: dict[str, str]) -> None:
         raise _invalid("isv.invalid-signature-type", "无效签名类型")
     sources = [_source(params, without=("sign",), keep_empty=keep) for keep in (False, True)]
     if not any(rsa_verify(keys.app_public_key, source, params["sign"]) for source in sources):
-        raise _invalid("isv.invalid-signature", "验签出错,建议检查签名字符串或签名私钥与应用公钥是否匹配")
+        told = sources[0].decode("utf-8", "replace")[:_TOLD]
+        text = "验签出错,建议检查签名字符串或签名私钥与应用公钥是否匹配,网关生成的验签字符串为:"
+        raise _invalid("isv.invalid-signature", text + told)
     _check_certificates(keys, params)
     if params.get("charset", "utf-8").lower() not in ("utf-8", "utf8"):
         raise _invalid("isv.invalid-charset", "字符集错误")

@@ -24,6 +24,7 @@ from paycenter_server.simulator.web_faults import origin
 
 __all__ = ["add_routes", "base_url", "trade_of", "trade_path"]
 
+_PROTOCOLS = ("wechatpay_v3", "wechatpay_v2", "alipay")
 Action = Callable[[Simulator, Trade, dict[str, Any]], None]
 _LONGEST_WAIT = 600
 _CHOSEN_BY = ("id", "api", "fault", "out_trade_no")
@@ -74,6 +75,15 @@ def _error(status: int, text: str, **more: Any) -> web.Response:
     return web.json_response({"error": text, **more}, status=status)
 
 
+def _only(options: object, *known: str) -> dict[str, Any]:
+    """The options of a call; ValueError names what it does not take, so that a misspelt one does not go unnoticed."""
+    if not isinstance(options, dict):
+        raise ValueError("the body must be a JSON object")
+    if unknown := sorted(set(options) - set(known)):
+        raise ValueError(f"unknown: {', '.join(unknown)[:200]}; this call takes {', '.join(known) or 'nothing'}")
+    return options
+
+
 async def _json(request: web.Request) -> Any:
     raw = await request.read()
     return read_json(raw) if raw.strip() else {}
@@ -102,21 +112,21 @@ def _pay(simulator: Simulator, trade: Trade, options: dict[str, Any]) -> None:
 
 
 def _fail(simulator: Simulator, trade: Trade, options: dict[str, Any]) -> None:
-    actions.fail(simulator, trade, str(options.get("state", "")))
+    actions.fail(simulator, trade, str(_only(options, "state").get("state", "")))
 
 
 def _close(simulator: Simulator, trade: Trade, options: dict[str, Any]) -> None:
-    del options
+    _only(options)
     actions.close(simulator, trade)
 
 
 def _finish(simulator: Simulator, trade: Trade, options: dict[str, Any]) -> None:
-    del options
+    _only(options)
     actions.finish(simulator, trade)
 
 
 def _refund(simulator: Simulator, trade: Trade, options: dict[str, Any]) -> None:
-    amount = options.get("amount")
+    amount = _only(options, "amount", "notify_url").get("amount")
     if amount is not None and (not isinstance(amount, int) or isinstance(amount, bool)):
         raise ValueError("amount must be an integer, in fen")
     given = options.get("notify_url")
@@ -124,7 +134,7 @@ def _refund(simulator: Simulator, trade: Trade, options: dict[str, Any]) -> None
 
 
 def _resend(simulator: Simulator, trade: Trade, options: dict[str, Any]) -> None:
-    actions.resend(simulator, trade, every=bool(options.get("every")))
+    actions.resend(simulator, trade, every=bool(_only(options, "every").get("every")))
 
 
 async def _health(request: web.Request) -> web.Response:
@@ -144,6 +154,8 @@ async def _trades(request: web.Request) -> web.Response:
 async def _log(request: web.Request) -> web.Response:
     number = request.query.get("out_trade_no", "")
     protocol, log = request.query.get("protocol", ""), request.app[STATE].log
+    if protocol not in ("", *_PROTOCOLS):
+        return _error(400, f"protocol must be one of {', '.join(_PROTOCOLS)}")
     # In a header, because the list of exchanges is the whole body.
     headers = {"Simulator-Dropped": str(log.dropped(number, protocol))}
     return web.json_response([entry.document() for entry in log.newest(number, protocol)], headers=headers)
@@ -167,9 +179,7 @@ async def _set_clock(request: web.Request) -> web.Response:
     """{"advance_seconds": n} or {"now": iso} or {"reset": true}; "wait_seconds": answer once what is due has been done."""
     simulator = request.app[STATE]
     try:
-        options = await _json(request)
-        if not isinstance(options, dict):
-            raise ValueError("the body must be a JSON object")
+        options = _only(await _json(request), "advance_seconds", "now", "reset", "wait_seconds")
         wait = finite(options.get("wait_seconds", 0), "wait_seconds", 0, _LONGEST_WAIT)
         simulator.set_clock(_offset(simulator, options))
         settled = await simulator.agenda.settle(wait)
@@ -226,8 +236,8 @@ async def _rotate(request: web.Request) -> web.Response:
     WeChat's public key alone."""
     rotation = request.app[STATE].rotation
     try:
-        options = await _json(request)
-        if not isinstance(options, dict) or not isinstance(options.get("done", True), bool):
+        options = _only(await _json(request), "channel", "done")
+        if not isinstance(options.get("done", True), bool):
             raise ValueError("give channel, and done as true or false")
         rotation.turn(str(options.get("channel")), done=options.get("done", True))
     except ValueError as error:

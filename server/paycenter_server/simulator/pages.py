@@ -105,6 +105,9 @@ def _shown(request: web.Request, trade: Trade) -> dict[str, Any]:
     }
 
 
+_API_PREFIX = {WECHATPAY_V3: "wx", ALIPAY: "alipay"}
+
+
 def _faults_shown() -> dict[str, Any]:
     return {"fault_groups": _FAULT_GROUPS, "fault_places": {fault: places(fault) for fault in FAULTS}, "apis": APIS}
 
@@ -164,6 +167,7 @@ async def _trade(request: web.Request) -> web.Response:
         dropped=simulator.log.dropped(trade.number, trade.protocol),
         kept=KEPT_OF_TRADE,
         rules=[rule for rule in simulator.faults.documents() if _about(rule, trade)],
+        trade_apis=[api for api in APIS if api.startswith(_API_PREFIX[trade.protocol]) or api in ("notify", "*")],
         **_faults_shown(),
         problem=request.query.get("problem", ""),
     )

@@ -24,15 +24,16 @@ _REQUIRED = {"mchid", "nonce_str", "timestamp", "serial_no", "signature"}
 class WechatError(Exception):
     """An error answer; 4xx and 5xx are never signed."""
 
-    def __init__(self, status: int, code: str, message: str, field: str = "") -> None:
+    def __init__(self, status: int, code: str, message: str, field: str = "", detail: dict[str, Any] | None = None) -> None:
         super().__init__(f"{status} {code}: {message}")
-        self.status, self.code, self.message, self.field = status, code, message, field
+        self.status, self.code, self.message = status, code, message
+        self.detail = {"location": "body", "field": field, "issue": message} if field and detail is None else detail
 
     def document(self) -> dict[str, Any]:
         """The JSON body."""
         document: dict[str, Any] = {"code": self.code, "message": self.message}
-        if self.field:
-            document["detail"] = {"location": "body", "field": self.field, "issue": self.message}
+        if self.detail:
+            document["detail"] = self.detail
         return document
 
 
@@ -61,7 +62,15 @@ def check_request(keys: SimulatorKeys, method: str, raw_path: str, headers: Mapp
     head = f"{method}\n{raw_path}\n{fields['timestamp']}\n{fields['nonce_str']}\n"
     signed = head.encode("utf-8", "surrogateescape") + body + b"\n"  # raw bytes in a path come as surrogates
     if not rsa_verify(keys.merchant_public_key, signed, fields["signature"]):
-        raise _sign_error("错误的签名,验签失败")
+        # What was verified, but for the body: whoever writes a signer needs this more than anything.
+        told = {
+            "method": method,
+            "url": raw_path,
+            "sign_message_length": len(signed),
+            "truncated_sign_message": head.encode("utf-8", "replace").decode(),
+        }
+        detail = {"field": "signature", "location": "authorization", "issue": "sign not match", "sign_information": told}
+        raise WechatError(401, "SIGN_ERROR", "错误的签名,验签失败", detail=detail)
 
 
 def choose_signer(keys: SimulatorKeys, headers: Mapping[str, str]) -> str:

@@ -102,7 +102,7 @@ class _Endpoint:
             if how == "rate_limit_after_commit":
                 raise V2Error("FREQUENCY_LIMITED", "频率限制")
         except V2Error as error:
-            entry.verdict = entry.verdict or f"refused: {error.text}"
+            entry.verdict = entry.verdict or f"refused: {error.code or 'FAIL'} {error.text}"
             return _answer(simulator, entry, _failure(simulator, error), kind, how)
         if isinstance(document, bytes):  # a bill
             return _logged(entry, web.Response(body=document, headers={"Content-Type": "text/plain"}))

@@ -97,7 +97,7 @@ class _Endpoint:
             call.rule = simulator.faults.take(self.api, call.numbers)
             return await self._answer(request, call, entry)
         except WechatError as error:
-            entry.verdict = entry.verdict or f"refused: {error.message}"
+            entry.verdict = entry.verdict or f"refused: {error.code} {error.message}"
             return _refusal(entry, error)
 
     async def _answer(self, request: web.Request, call: WechatCall, entry: Exchange) -> web.Response:

@@ -47,9 +47,14 @@ class Exchange:
     answer_body: str = ""
 
     @property
+    def channel(self) -> str:
+        """v2 and v3 of WeChat are doors to the same trades."""
+        return ALIPAY if self.protocol == ALIPAY else WECHATPAY_V3
+
+    @property
     def owner(self) -> Owner:
-        """Whose it is: the channel, and the trade's number or "". v2 and v3 of WeChat are doors to the same trades."""
-        return (ALIPAY if self.protocol == ALIPAY else WECHATPAY_V3, self.number) if self.number else ("", "")
+        """Whose it is: the channel, and the trade's number or ""."""
+        return (self.channel, self.number) if self.number else ("", "")
 
     def document(self) -> dict[str, Any]:
         """As JSON."""
@@ -108,7 +113,7 @@ class WireLog:
     def newest(self, number: str = "", protocol: str = "") -> Iterator[Exchange]:
         """Entries, newest first; of one trade if a number is given, at one channel if a protocol is too."""
         if not number:
-            return reversed(self._entries.values())
+            return (entry for entry in reversed(self._entries.values()) if protocol in ("", entry.protocol, entry.channel))
         found = [entry for owner in _owners(number, protocol) if owner in self._owned for entry in self._owned[owner]]
         return iter(sorted(found, key=lambda entry: entry.serial, reverse=True))
 
