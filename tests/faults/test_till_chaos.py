@@ -23,7 +23,7 @@ from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.domain.states import OrderState
 from support.world import World, open_world
 
-ROUNDS = 80 if os.environ.get("FAULTS") == "all" else 8
+ROUNDS = 80 if os.environ.get("FAULTS") == "all" else 14
 STARTS = (5, 16, 44, 46, 59, 61, 62)
 
 
