@@ -37,6 +37,8 @@ from unit.channel_support import (
 
 # sub_code, and what it means: to create, query, close, refund, refund query. None: no row, so it decides nothing.
 CODES: list[tuple[str, str | None, str | None, str | None, str | None, str | None]] = [
+    ("20000", "UNKNOWN", "UNKNOWN", "UNKNOWN", "UNKNOWN", "UNKNOWN"),
+    ("40005", "UNKNOWN", "UNKNOWN", "UNKNOWN", "UNKNOWN", "UNKNOWN"),
     ("ACQ.SYSTEM_ERROR", "UNKNOWN", "UNKNOWN", "UNKNOWN", "UNKNOWN", "UNKNOWN"),
     ("SYSTEM_ERROR", "UNKNOWN", "UNKNOWN", "UNKNOWN", "UNKNOWN", "UNKNOWN"),
     ("isp.unknow-error", "UNKNOWN", "UNKNOWN", "UNKNOWN", "UNKNOWN", "UNKNOWN"),
@@ -259,7 +261,7 @@ def test_a_number_with_a_nul_is_not_ours() -> None:
 
 
 CANCELS = {
-    **{row[0]: "UNKNOWN" for row in CODES[:5]}, "ACQ.TRADE_HAS_FINISHED": "PAID", "ACQ.SELLER_BALANCE_NOT_ENOUGH": "PAID",
+    **{row[0]: "UNKNOWN" for row in CODES[:7]}, "ACQ.TRADE_HAS_FINISHED": "PAID", "ACQ.SELLER_BALANCE_NOT_ENOUGH": "PAID",
     "ACQ.TRADE_CANCEL_TIME_OUT": "PAID",
 }  # fmt: skip
 

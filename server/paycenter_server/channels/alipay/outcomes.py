@@ -22,7 +22,10 @@ ALARM_CODES = CONFIGURATION_CODES | {
     "isv.insufficient-isv-permissions", "isv.invalid-app-cert-sn", "isv.invalid-alipay-root-cert-sn",
 }  # fmt: skip
 
-_UNCLEAR = ("ACQ.SYSTEM_ERROR", "SYSTEM_ERROR", "isp.unknow-error", "aop.unknow-error", "isv.app-call-limited")
+# 20000 and 40005 where they come without a sub_code.
+_UNCLEAR = (
+    "20000", "40005", "ACQ.SYSTEM_ERROR", "SYSTEM_ERROR", "isp.unknow-error", "aop.unknow-error", "isv.app-call-limited",
+)  # fmt: skip
 
 PAY_ERRORS: Mapping[str, PayStatus] = {
     **dict.fromkeys(_UNCLEAR, PayStatus.UNKNOWN),
