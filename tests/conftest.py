@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from paycenter_server.local import Embedded, LocalServices
-from support.world import World, open_world
+from support.world import World, WorldOn, open_world
 
 settings.register_profile(
     "default", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
@@ -69,3 +71,16 @@ def master_key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def world(database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path) -> AsyncIterator[World]:
     async with open_world(database_url, redis_url, keys_dir, master_key_file) as opened:
         yield opened
+
+
+@pytest.fixture
+def world_on(database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path) -> WorldOn:
+    """The same on a network of the test's own, which wraps a real one as `inner`."""
+
+    @asynccontextmanager
+    async def opened(network: Any) -> AsyncIterator[World]:
+        async with open_world(database_url, redis_url, keys_dir, master_key_file, transport=network) as world:
+            yield world
+        await network.inner.aclose()
+
+    return opened

@@ -12,7 +12,6 @@ import os
 import random
 from collections.abc import Coroutine
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ from paycenter_server.channels.protocol import HttpRequest, HttpResponse
 from paycenter_server.channels.transport import AiohttpTransport, TransportUnclearError
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.domain.states import OrderState
-from support.world import World, open_world
+from support.world import World, WorldOn
 
 ROUNDS = 80 if os.environ.get("FAULTS") == "all" else 14
 STARTS = (5, 16, 44, 46, 59, 61, 62)
@@ -84,9 +83,9 @@ async def confirm(world: World, attempt: Any, chance: random.Random) -> None:
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
-async def test_a_till_in_chaos(kind: str, database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path) -> None:
+async def test_a_till_in_chaos(kind: str, world_on: WorldOn) -> None:
     network = Chaos()
-    async with open_world(database_url, redis_url, keys_dir, master_key_file, transport=network) as world:
+    async with world_on(network) as world:
         till = await make_till(world, kind)
         for seed in range(ROUNDS):
             chance = random.Random(seed)
@@ -111,7 +110,6 @@ async def test_a_till_in_chaos(kind: str, database_url: str, redis_url: str, key
             # The channels check signatures by real time.
             world.clock.offset = timedelta()
         assert await world.cases() == []
-        await network.inner.aclose()
 
 
 async def settled(world: World, till: Till, order: Any, seed: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from integration.test_bar_codes import KINDS, Till, make_till
 from paycenter_server.channels.protocol import HttpRequest, HttpResponse
 from paycenter_server.channels.transport import AiohttpTransport, TransportUnclearError
 from paycenter_server.domain.states import OrderState
-from support.world import World, open_world
+from support.world import World, WorldOn
 
 
 def is_query(request: HttpRequest) -> bool:
@@ -61,13 +60,10 @@ class Staged:
 
 
 @pytest.fixture(params=list(KINDS))
-async def stage(
-    request: pytest.FixtureRequest, database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
-) -> AsyncIterator[tuple[World, Till, Staged]]:
+async def stage(request: pytest.FixtureRequest, world_on: WorldOn) -> AsyncIterator[tuple[World, Till, Staged]]:
     network = Staged()
-    async with open_world(database_url, redis_url, keys_dir, master_key_file, transport=network) as world:
+    async with world_on(network) as world:
         yield world, await make_till(world, request.param), network
-        await network.inner.aclose()
 
 
 async def waiting(world: World, till: Till) -> tuple[Any, Any]:
@@ -222,13 +218,11 @@ class OnItsWay:
 
 
 @pytest.mark.parametrize("answered", [True, False])
-async def test_alipay_pays_after_the_cancellation_found_nothing(
-    answered: bool, database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
-) -> None:
+async def test_alipay_pays_after_the_cancellation_found_nothing(answered: bool, world_on: WorldOn) -> None:
     """The order is closed, or the till's time is over, while the payment is on its way; and no notice ever comes."""
     network = OnItsWay()
     network.answered = answered
-    async with open_world(database_url, redis_url, keys_dir, master_key_file, transport=network) as world:
+    async with world_on(network) as world:
         till = await make_till(world, "alipay")
         await world.simulator.fault("alipay.notify", "drop", times=-1)
         order = await world.order()
@@ -255,7 +249,6 @@ async def test_alipay_pays_after_the_cancellation_found_nothing(
                 booked = [case["kind"] for case in await world.cases()] == ["LATE_PAYMENT"] if answered else False
                 if booked or (await till.trade(attempt))["refunded"] or (await world.read(order)).state is OrderState.SUCCESS:
                     break
-        await network.inner.aclose()
 
 
 @pytest.mark.parametrize("policy", ["REFUND", "ACCEPT"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from paycenter_server.channels.transport import AiohttpTransport, TransportUncle
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.states import OrderState
 from paycenter_server.services.context import deadline
-from support.world import OPERATOR, World, open_world
+from support.world import OPERATOR, World, WorldOn
 
 KINDS = {
     "alipay": (
@@ -238,12 +237,10 @@ class Slow:
 
 @pytest.mark.parametrize("kind", ["v2", "v3"])
 @pytest.mark.parametrize("then", ["user_paying", ""], ids=["waits", "pays"])
-async def test_a_code_that_arrives_after_its_reversal(
-    kind: str, then: str, database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
-) -> None:
+async def test_a_code_that_arrives_after_its_reversal(kind: str, then: str, world_on: WorldOn) -> None:
     """WeChat does not know the number when it is reversed, so it is looked at once more: reversed then, or booked."""
     transport = Slow()
-    async with open_world(database_url, redis_url, keys_dir, master_key_file, transport=transport) as world:
+    async with world_on(transport) as world:
         till = await make_till(world, kind)
         order = await world.order()
         with pytest.raises(PayCenterError):
@@ -261,7 +258,6 @@ async def test_a_code_that_arrives_after_its_reversal(
         else:
             # Nobody had closed the order, so it is paid after all.
             assert (await world.read(order)).state is OrderState.SUCCESS
-        await transport.inner.aclose()
 
 
 async def test_the_code_is_needed(world: World, till: Till) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from paycenter_server.channels.protocol import HttpRequest, HttpResponse
@@ -12,7 +11,7 @@ from paycenter_server.channels.transport import AiohttpTransport
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.services.context import deadline
 from structlog.testing import capture_logs
-from support.world import OPERATOR, World, open_world
+from support.world import OPERATOR, World, WorldOn
 
 
 class Counting:
@@ -45,11 +44,9 @@ async def use(world: World, **changes: str) -> None:
     await world.add_channel("wx_native")
 
 
-async def test_platform_certificates_are_fetched_once_and_refreshed(
-    database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
-) -> None:
+async def test_platform_certificates_are_fetched_once_and_refreshed(world_on: WorldOn) -> None:
     transport = Counting()
-    async with open_world(database_url, redis_url, keys_dir, master_key_file, transport=transport) as world:
+    async with world_on(transport) as world:
         await use(world, use_platform_certificates="true", public_key="", public_key_id="")
         await world.paid("wx_native")
         await world.paid("wx_native")
@@ -62,14 +59,11 @@ async def test_platform_certificates_are_fetched_once_and_refreshed(
         await world.simulator.pay(attempt.out_trade_no)
         await world.until(order, "SUCCESS")
         await world.simulator.post("/simulator/rotation", {"channel": "wechatpay", "done": True})
-        await transport.inner.aclose()
 
 
-async def test_made_up_serials_cannot_make_us_call_out(
-    database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
-) -> None:
+async def test_made_up_serials_cannot_make_us_call_out(world_on: WorldOn) -> None:
     transport = Counting()
-    async with open_world(database_url, redis_url, keys_dir, master_key_file, transport=transport) as world:
+    async with world_on(transport) as world:
         await use(world, use_platform_certificates="true")
         await world.paid("wx_native")
         before = transport.certificate_calls
@@ -82,7 +76,6 @@ async def test_made_up_serials_cannot_make_us_call_out(
             status, _ = await world.call_back("wx_native", b"{}", headers)
             assert status >= 400
         assert transport.certificate_calls - before <= 1
-        await transport.inner.aclose()
 
 
 async def test_both_key_modes_at_once_and_signtest_probes(world: World) -> None:
@@ -102,12 +95,10 @@ async def test_both_key_modes_at_once_and_signtest_probes(world: World) -> None:
     assert (await world.submit(order)).display_content
 
 
-async def test_whoever_needs_keys_that_are_being_fetched_waits_for_them(
-    database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
-) -> None:
+async def test_whoever_needs_keys_that_are_being_fetched_waits_for_them(world_on: WorldOn) -> None:
     transport = Counting()
     transport.certificates_take = 0.3
-    async with open_world(database_url, redis_url, keys_dir, master_key_file, transport=transport) as world:
+    async with world_on(transport) as world:
         await use(world, use_platform_certificates="true", public_key="", public_key_id="")
         orders = [await world.order() for _ in range(6)]
         attempts = await asyncio.gather(*(world.submit(order) for order in orders))
@@ -122,29 +113,23 @@ async def test_whoever_needs_keys_that_are_being_fetched_waits_for_them(
             order = await world.order()
             assert (await world.submit(order)).display_content
         assert transport.certificate_calls == 2
-        await transport.inner.aclose()
 
 
-async def test_certificates_that_hang_keep_nobody_waiting_who_has_a_key(
-    database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
-) -> None:
+async def test_certificates_that_hang_keep_nobody_waiting_who_has_a_key(world_on: WorldOn) -> None:
     transport = Counting()
     transport.certificates_take = 5.0
-    async with open_world(database_url, redis_url, keys_dir, master_key_file, transport=transport) as world:
+    async with world_on(transport) as world:
         await use(world, use_platform_certificates="true")
         async with asyncio.timeout(3):
             assert (await world.submit(await world.order())).display_content
             while transport.certificate_calls != 1:
                 await asyncio.sleep(0.01)
-        await transport.inner.aclose()
 
 
-async def test_certificates_that_hang_keep_nobody_longer_than_it_waits(
-    database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
-) -> None:
+async def test_certificates_that_hang_keep_nobody_longer_than_it_waits(world_on: WorldOn) -> None:
     transport = Counting()
     transport.certificates_take = 5.0
-    async with open_world(database_url, redis_url, keys_dir, master_key_file, transport=transport) as world:
+    async with world_on(transport) as world:
         # Without any key they are waited for, but no longer than the caller waits.
         await use(world, use_platform_certificates="true", public_key="", public_key_id="")
         deadline.set(asyncio.get_running_loop().time() + 1)
@@ -152,14 +137,11 @@ async def test_certificates_that_hang_keep_nobody_longer_than_it_waits(
             with pytest.raises(PayCenterError) as caught:
                 await world.submit(await world.order())
         assert caught.value.reason is Reason.CHANNEL_UNCLEAR
-        await transport.inner.aclose()
 
 
-async def test_certificates_that_are_refused_are_heard_of(
-    database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
-) -> None:
+async def test_certificates_that_are_refused_are_heard_of(world_on: WorldOn) -> None:
     transport = Counting()
-    async with open_world(database_url, redis_url, keys_dir, master_key_file, transport=transport) as world:
+    async with world_on(transport) as world:
         await use(world, use_platform_certificates="true")
         await world.simulator.fault("wx.certificates", "decline", code="SIGN_ERROR")
         with capture_logs() as logs:
@@ -167,22 +149,18 @@ async def test_certificates_that_are_refused_are_heard_of(
         said = {entry["event"]: entry for entry in logs if entry["log_level"] == "warning"}
         assert "SIGN_ERROR" in said["channel_answer_refused"]["why"]
         assert "channel_keys_not_fetched" in said
-        await transport.inner.aclose()
 
 
-async def test_a_merchant_that_has_moved_to_the_public_key(
-    database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
-) -> None:
+async def test_a_merchant_that_has_moved_to_the_public_key(world_on: WorldOn) -> None:
     """The channel is still configured for both, but WeChat has no certificates for it any more: it is not asked at each payment."""
     transport = Counting()
     transport.no_certificates = True
-    async with open_world(database_url, redis_url, keys_dir, master_key_file, transport=transport) as world:
+    async with world_on(transport) as world:
         await use(world, use_platform_certificates="true")
         for _ in range(4):
             world.clock.advance(21)
             await world.paid("wx_native")
         assert transport.certificate_calls == 1
-        await transport.inner.aclose()
 
 
 class Foreign(Counting):
@@ -195,9 +173,9 @@ class Foreign(Counting):
         return answer
 
 
-async def test_one_unknown_serial_is_one_call(database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path) -> None:
+async def test_one_unknown_serial_is_one_call(world_on: WorldOn) -> None:
     transport = Foreign()
-    async with open_world(database_url, redis_url, keys_dir, master_key_file, transport=transport) as world:
+    async with world_on(transport) as world:
         await use(world, use_platform_certificates="true")
         now = str(int(world.clock.now().timestamp()))
         headers = {
@@ -206,4 +184,3 @@ async def test_one_unknown_serial_is_one_call(database_url: str, redis_url: str,
         status, _ = await world.call_back("wx_native", b"{}", headers)
         assert status >= 400
         assert transport.certificate_calls == 1
-        await transport.inner.aclose()

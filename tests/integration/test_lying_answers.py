@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import pytest
 from paycenter_server.channels.protocol import HttpRequest, HttpResponse
@@ -12,7 +11,7 @@ from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.domain.states import AttemptState
 from structlog.testing import capture_logs
-from support.world import World, open_world
+from support.world import World, WorldOn
 
 
 class Replaying:
@@ -33,11 +32,9 @@ class Replaying:
 
 
 @pytest.mark.parametrize(("code", "mark"), [("alipay_qr", "alipay.trade.query"), ("wx_native", "?mchid=")])
-async def test_an_answer_about_another_trade_closes_nothing(
-    code: str, mark: str, database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
-) -> None:
+async def test_an_answer_about_another_trade_closes_nothing(code: str, mark: str, world_on: WorldOn) -> None:
     network = Replaying(mark)
-    async with open_world(database_url, redis_url, keys_dir, master_key_file, transport=network) as world:
+    async with world_on(network) as world:
         closed, order = await world.order(), await world.order()
         for one in (closed, order):
             attempt = await world.submit(one, code)
@@ -50,7 +47,6 @@ async def test_an_answer_about_another_trade_closes_nothing(
         (attempt,) = await world.services.orders.attempts(order)
         assert attempt.state in (AttemptState.WAITING, AttemptState.UNKNOWN)
         assert attempt.next_check_time is not None
-        await network.inner.aclose()
 
 
 class Beside:
@@ -74,11 +70,9 @@ class Beside:
         return await self.inner.send(request, seconds)
 
 
-async def test_a_refusal_beside_an_acceptance_closes_nothing(
-    database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
-) -> None:
+async def test_a_refusal_beside_an_acceptance_closes_nothing(world_on: WorldOn) -> None:
     network = Beside()
-    async with open_world(database_url, redis_url, keys_dir, master_key_file, transport=network) as world:
+    async with world_on(network) as world:
         network.world = world
         order = await world.order()
         # Both read the attempt before either is answered.
@@ -93,7 +87,6 @@ async def test_a_refusal_beside_an_acceptance_closes_nothing(
         assert (again.id, again.state, again.display_content) == (shown.id, AttemptState.WAITING, shown.display_content)
         await world.simulator.pay(shown.out_trade_no)
         await world.until(order, "SUCCESS")
-        await network.inner.aclose()
 
 
 class BesideAndFirst(Beside):
@@ -112,11 +105,9 @@ class BesideAndFirst(Beside):
         return await self.inner.send(request, seconds)
 
 
-async def test_an_acceptance_that_comes_after_its_refusal_leaves_nothing_payable(
-    database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
-) -> None:
+async def test_an_acceptance_that_comes_after_its_refusal_leaves_nothing_payable(world_on: WorldOn) -> None:
     network = BesideAndFirst()
-    async with open_world(database_url, redis_url, keys_dir, master_key_file, transport=network) as world:
+    async with world_on(network) as world:
         network.world = world
         order = await world.order()
         first = asyncio.create_task(world.submit(order))
@@ -134,7 +125,6 @@ async def test_an_acceptance_that_comes_after_its_refusal_leaves_nothing_payable
         # Repeated, as the error says.
         await world.simulator.pay((await world.submit(order)).out_trade_no)
         await world.until(order, "SUCCESS")
-        await network.inner.aclose()
 
 
 class PaidMeanwhile(Beside):
@@ -152,18 +142,15 @@ class PaidMeanwhile(Beside):
         return await self.inner.send(request, seconds)
 
 
-async def test_a_repeat_that_is_refused_because_it_was_paid(
-    database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
-) -> None:
+async def test_a_repeat_that_is_refused_because_it_was_paid(world_on: WorldOn) -> None:
     network = PaidMeanwhile()
-    async with open_world(database_url, redis_url, keys_dir, master_key_file, transport=network) as world:
+    async with world_on(network) as world:
         network.world = world
         order = await world.order()
         await world.submit(order)
         # What was shown is too old to be shown again without asking.
         await world.rows("UPDATE pay_attempt SET update_time = update_time - interval '61 minutes'")
         assert (await world.submit(order)).state is AttemptState.SUCCESS
-        await network.inner.aclose()
 
 
 async def test_being_turned_away_is_an_error_in_the_log(world: World) -> None:

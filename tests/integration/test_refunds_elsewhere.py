@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from integration.test_bar_codes import make_till
 from paycenter_server.channels.protocol import HttpRequest, HttpResponse
 from paycenter_server.channels.transport import AiohttpTransport, TransportUnclearError
 from paycenter_server.domain.states import OrderState, RefundState
-from support.world import OPERATOR, World, open_world
+from support.world import OPERATOR, World, WorldOn
 
 WAYS = ["wx_native-v3", "wx_native-v2", "alipay_qr"]
 
@@ -183,11 +182,9 @@ class LateFirst:
         return await self.inner.send(request, seconds)
 
 
-async def test_what_all_went_back_by_this_very_refund_is_a_success(
-    database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
-) -> None:
+async def test_what_all_went_back_by_this_very_refund_is_a_success(world_on: WorldOn) -> None:
     network = LateFirst()
-    async with open_world(database_url, redis_url, keys_dir, master_key_file, transport=network) as world:
+    async with world_on(network) as world:
         network.world = world
         order, number = await paid(world, "alipay_qr")
         await world.simulator.fault("alipay.notify", "drop", times=-1)
@@ -195,7 +192,6 @@ async def test_what_all_went_back_by_this_very_refund_is_a_success(
         assert refund.state is RefundState.SUCCESS
         assert (await world.simulator.get(f"/simulator/trades/{number}"))["refunded"] == 100
         assert (await world.read(order)).refunded_amount == 100
-        await network.inner.aclose()
 
 
 async def test_alipays_notice_settles_a_refund_whose_answer_was_lost(world: World) -> None:

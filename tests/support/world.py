@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -110,6 +110,10 @@ class Simulator:
 
     async def advance(self, seconds: float) -> None:
         await self.post("/simulator/clock", {"advance_seconds": seconds, "wait_seconds": 5})
+
+
+# A world on a network of the test's own: the fixture `world_on`.
+WorldOn = Callable[[Any], AbstractAsyncContextManager["World"]]
 
 
 def free_port() -> int:
