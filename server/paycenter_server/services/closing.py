@@ -30,7 +30,6 @@ _SEND_WITHIN, _CARRIED_OUT_WITHIN = timedelta(seconds=20), timedelta(seconds=30)
 # Asked to come again (retry_flag, recall), or not answered: for so long after the attempt's end.
 _CANCEL_AGAIN_WITHIN = timedelta(minutes=3)
 _LOOK_AGAIN = timedelta(seconds=5)
-_PAID = QueryStatus.PAID
 _DEFINITE = (QueryStatus.PAID, QueryStatus.CLOSED, QueryStatus.WAITING)
 _ASK_AGAIN = 3.0
 
@@ -71,19 +70,25 @@ class Closing:
         configured = await self._gateway.get(attempt.channel_id)
         asked = Asked(self._context.now(), attempt.cancel_until)
         outcome = await self._gateway.perform(configured, lambda codec, moment: codec.query(attempt_ref(attempt), moment))
-        number = outcome.payment.out_trade_no if outcome.payment else None
-        if outcome.status in _DEFINITE and number != attempt.out_trade_no and (number is not None or outcome.status is _PAID):
+        # Only a payment has to name its number; a codec may say the rest without one.
+        unnamed = "" if outcome.status is QueryStatus.PAID else attempt.out_trade_no
+        number = outcome.payment.out_trade_no if outcome.payment else unnamed
+        if outcome.status in _DEFINITE and number != attempt.out_trade_no:
             log.error("query_answered_another_number", out_trade_no=attempt.out_trade_no)
             return QueryOutcome(QueryStatus.UNKNOWN, None, FACTS_MISMATCH, "the answer is about another number")
         if outcome.status is QueryStatus.PAID:
             return await self._book(configured, attempt, outcome, asked)
         return outcome
 
-    async def query_number(self, out_trade_no: str) -> QueryOutcome:
-        """The same by the channel's number of an attempt of ours."""
+    async def attempt_of(self, out_trade_no: str) -> PayAttempt | None:
+        """The attempt that the channel knows by this number, as it is now; None if it is not ours."""
         key = decode(Prefix.ATTEMPT, out_trade_no)
         async with self._context.database.connection() as connection:
-            attempt = await attempt_rows.get_attempt(connection, key) if key else None
+            return await attempt_rows.get_attempt(connection, key) if key else None
+
+    async def query_number(self, out_trade_no: str) -> QueryOutcome:
+        """The same by the channel's number of an attempt of ours."""
+        attempt = await self.attempt_of(out_trade_no)
         if attempt is None:
             return QueryOutcome(QueryStatus.UNKNOWN, None, FACTS_MISMATCH, "there is no such attempt")
         return await self.query(attempt)

@@ -236,22 +236,17 @@ class RefundSettlement:
             outcome = await self._confirm(configured, request)
         if outcome.status is not RefundStatus.SUCCESS:
             return
-        attempt = await self._attempt(facts)
+        attempt = await self._closing.attempt_of(facts.out_trade_no)
         if attempt is not None and attempt.state is not AttemptState.SUCCESS:
             if attempt.cancel_until is not None:
                 return  # our own cancellation of a bar code gave it back, and nothing was booked
             # Told before its payment: that is asked for, and booked, first.
             await self._closing.query(attempt)
-            attempt = await self._attempt(facts)
+            attempt = await self._closing.attempt_of(facts.out_trade_no)
             if attempt is None or attempt.state is not AttemptState.SUCCESS:
                 raise UndecidedError("a refund of a payment that is not known here yet")
         async with self._context.database.connection() as connection:
             await self._unknown(connection, configured, outcome.facts or facts, attempt, raw)
-
-    async def _attempt(self, facts: RefundFacts) -> PayAttempt | None:
-        attempt_id = decode(Prefix.ATTEMPT, facts.out_trade_no)
-        async with self._context.database.connection() as connection:
-            return await attempt_rows.get_attempt(connection, attempt_id) if attempt_id else None
 
     async def _confirm(self, configured: Configured, request: RefundRequest) -> RefundOutcome:
         """What the channel says of a refund that a notice tells of, without proof. UndecidedError if it does not say."""
