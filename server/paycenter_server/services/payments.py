@@ -287,7 +287,8 @@ class Payments:
             detail={"why": why, "raw": raw[:NOTIFY_DATA_MAX]}, create_time=now, update_time=now,
         )  # fmt: skip
         async with AsyncExitStack() as stack:
-            where = connection or await stack.enter_async_context(self._context.database.connection())
+            where = connection or await stack.enter_async_context(self._context.database.transaction())
+            await attempt_rows.get_attempt(where, attempt.id, lock=True)  # one case, whoever tells of it first
             if not await case_rows.conflict_is_open(where, attempt.id) and await case_rows.insert_case(where, case):
                 log.error("refund_conflict", out_trade_no=attempt.out_trade_no, why=why)
 

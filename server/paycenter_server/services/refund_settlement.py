@@ -245,7 +245,9 @@ class RefundSettlement:
             attempt = await self._closing.attempt_of(facts.out_trade_no)
             if attempt is None or attempt.state is not AttemptState.SUCCESS:
                 raise UndecidedError("a refund of a payment that is not known here yet")
-        async with self._context.database.connection() as connection:
+        async with self._context.database.transaction() as connection:
+            if attempt is not None:
+                await attempt_rows.get_attempt(connection, attempt.id, lock=True)  # one case, whoever tells of it first
             await self._unknown(connection, configured, outcome.facts or facts, attempt, raw)
 
     async def _confirm(self, configured: Configured, request: RefundRequest) -> RefundOutcome:
