@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from paycenter_server.local import Embedded, LocalServices
-from support.world import World, WorldOn, open_world
+from support.system import PayCenterSystem, SystemOn, open_system
 
 settings.register_profile(
     "default", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
@@ -68,19 +68,19 @@ def master_key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-async def world(database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path) -> AsyncIterator[World]:
-    async with open_world(database_url, redis_url, keys_dir, master_key_file) as opened:
+async def system(database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path) -> AsyncIterator[PayCenterSystem]:
+    async with open_system(database_url, redis_url, keys_dir, master_key_file) as opened:
         yield opened
 
 
 @pytest.fixture
-def world_on(database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path) -> WorldOn:
+def system_on(database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path) -> SystemOn:
     """The same on a network of the test's own, which wraps a real one as `inner`."""
 
     @asynccontextmanager
-    async def opened(network: Any) -> AsyncIterator[World]:
-        async with open_world(database_url, redis_url, keys_dir, master_key_file, transport=network) as world:
-            yield world
+    async def opened(network: Any) -> AsyncIterator[PayCenterSystem]:
+        async with open_system(database_url, redis_url, keys_dir, master_key_file, transport=network) as system:
+            yield system
         await network.inner.aclose()
 
     return opened

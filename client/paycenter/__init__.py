@@ -1,6 +1,6 @@
 """Client of PayCenter: typed calls, typed errors, and a verifier for its notifications.
 
-    from paycenter import PayCenter, WebhookVerifier
+    from paycenter import PayCenter, NotificationVerifier
 
 `PayCenter` blocks, `AsyncPayCenter` is for asyncio; both have the same methods. Amounts are whole fen (`paycenter.money`
 converts yuan). Everything belongs to the client object; this package keeps no state of its own.
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from paycenter.aio import AsyncPayCenter
     from paycenter.client import PayCenter
     from paycenter.errors import PayCenterError, WaitTimeoutError
+    from paycenter.notifications import Notification, NotificationError, NotificationVerifier
     from paycenter.reasons import Reason
-    from paycenter.states import AttemptState, DisplayMode, NotifyState, NotifyType, OrderState, RefundState
-    from paycenter.v1.pay_notify_service_pb2 import NotifyTask
+    from paycenter.states import AttemptState, DisplayMode, NotificationState, NotificationType, OrderState, RefundState
+    from paycenter.v1.pay_notification_service_pb2 import PayNotification
     from paycenter.v1.pay_order_service_pb2 import PayOrder
     from paycenter.v1.pay_refund_service_pb2 import PayRefund
-    from paycenter.webhook import Notification, WebhookError, WebhookVerifier
 
 __version__ = "0.1.0"
 
@@ -27,9 +27,9 @@ __all__ = [
     "AttemptState",
     "DisplayMode",
     "Notification",
-    "NotifyState",
-    "NotifyTask",
-    "NotifyType",
+    "NotificationState",
+    "PayNotification",
+    "NotificationType",
     "OrderState",
     "PayCenter",
     "PayCenterError",
@@ -38,8 +38,8 @@ __all__ = [
     "Reason",
     "RefundState",
     "WaitTimeoutError",
-    "WebhookError",
-    "WebhookVerifier",
+    "NotificationError",
+    "NotificationVerifier",
 ]
 
 _PLACES = {
@@ -47,11 +47,11 @@ _PLACES = {
     "paycenter.client": ("PayCenter",),
     "paycenter.errors": ("PayCenterError", "WaitTimeoutError"),
     "paycenter.reasons": ("Reason",),
-    "paycenter.states": ("AttemptState", "DisplayMode", "NotifyState", "NotifyType", "OrderState", "RefundState"),
-    "paycenter.v1.pay_notify_service_pb2": ("NotifyTask",),
+    "paycenter.states": ("AttemptState", "DisplayMode", "NotificationState", "NotificationType", "OrderState", "RefundState"),
+    "paycenter.v1.pay_notification_service_pb2": ("PayNotification",),
     "paycenter.v1.pay_order_service_pb2": ("PayOrder",),
     "paycenter.v1.pay_refund_service_pb2": ("PayRefund",),
-    "paycenter.webhook": ("Notification", "WebhookError", "WebhookVerifier"),
+    "paycenter.notifications": ("Notification", "NotificationError", "NotificationVerifier"),
 }
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import grpc
 
 # Calls whose repetition changes nothing: creates are idempotent by their natural key, the rest answers the same again.
-# Not here: calls that show a secret once or fail when they are repeated (CreatePayApp, RotateWebhookSecret, deletes, resend).
+# Not here: calls that show a secret once or fail when they are repeated (CreatePayApp, RotateNotificationSecret, deletes, resend).
 _REPEATABLE = {
     "PayOrderService": (),
     "PayRefundService": (),
     "PayAppService": ("UpdatePayApp", "GetPayApp", "ListPayApps", "ListAppCredentials", "DisableAppCredential"),
     "PayChannelService": ("UpdatePayChannel", "GetPayChannel", "ListPayChannels", "ListEnabledChannelCodes"),
-    "PayNotifyService": ("ListNotifyTasks", "GetNotifyTask"),
+    "PayNotificationService": ("ListPayNotifications", "GetPayNotification"),
 }
 _MOST_ATTEMPTS = 5  # gRPC's own limit
 

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from paycenter.v1 import pay_notify_service_pb2 as notify
+from paycenter.v1 import pay_notification_service_pb2 as notify
 from paycenter.v1 import pay_order_service_pb2 as orders
 from paycenter.v1 import pay_refund_service_pb2 as refunds
 
@@ -157,11 +157,11 @@ class RefundFilter(TypedDict, total=False):
 
 
 class NotificationFilter(TypedDict, total=False):
-    """What `list_notifications` can be limited to; see ListNotifyTasksRequest. Times are aware."""
+    """What `list_notifications` can be limited to; see ListPayNotificationsRequest. Times are aware."""
 
     app_key: str
-    type: notify.NotifyType.ValueType
-    state: notify.NotifyState.ValueType
+    type: notify.NotificationType.ValueType
+    state: notify.NotificationState.ValueType
     merchant_order_id: str
     merchant_refund_no: str
     data_id: str
@@ -180,9 +180,9 @@ def refund_page(filters: RefundFilter) -> refunds.ListPayRefundsRequest:
     return refunds.ListPayRefundsRequest(**_fields(filters))
 
 
-def notification_page(filters: NotificationFilter) -> notify.ListNotifyTasksRequest:
+def notification_page(filters: NotificationFilter) -> notify.ListPayNotificationsRequest:
     """The first page."""
-    return notify.ListNotifyTasksRequest(**_fields(filters))
+    return notify.ListPayNotificationsRequest(**_fields(filters))
 
 
 def _fields(filters: Mapping[str, object]) -> dict[str, Any]:

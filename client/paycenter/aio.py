@@ -17,11 +17,11 @@ from paycenter._options import Options
 from paycenter._waiting import Pace, is_transient, timed_out
 from paycenter.errors import PayCenterError
 from paycenter.states import OrderState, RefundState
-from paycenter.v1 import pay_notify_service_pb2 as notify
+from paycenter.v1 import pay_notification_service_pb2 as notify
 from paycenter.v1.pay_app_service_pb2_grpc import PayAppServiceStub
 from paycenter.v1.pay_channel_service_pb2 import ListEnabledChannelCodesRequest
 from paycenter.v1.pay_channel_service_pb2_grpc import PayChannelServiceStub
-from paycenter.v1.pay_notify_service_pb2_grpc import PayNotifyServiceStub
+from paycenter.v1.pay_notification_service_pb2_grpc import PayNotificationServiceStub
 from paycenter.v1.pay_order_service_pb2 import (
     DISPLAY_MODE_UNSPECIFIED,
     ClosePayOrderRequest,
@@ -79,7 +79,7 @@ class AsyncPayCenter:
         self.refunds = PayRefundServiceStub(wrapped)
         self.apps = PayAppServiceStub(wrapped)
         self.channels = PayChannelServiceStub(wrapped)
-        self.notifications = PayNotifyServiceStub(wrapped)
+        self.notifications = PayNotificationServiceStub(wrapped)
 
     async def __aenter__(self) -> Self:
         return self
@@ -250,24 +250,26 @@ class AsyncPayCenter:
         """The codes of the app's enabled channels, sorted: the ways to pay."""
         return list((await self.channels.ListEnabledChannelCodes(ListEnabledChannelCodesRequest(app_key=app_key), timeout)).codes)
 
-    async def list_notifications(self, **filters: Unpack[requests.NotificationFilter]) -> AsyncIterator[notify.NotifyTask]:
+    async def list_notifications(self, **filters: Unpack[requests.NotificationFilter]) -> AsyncIterator[notify.PayNotification]:
         """What the app was told or is to be told, newest first."""
         request = requests.notification_page(filters)
         while True:
-            page = await self.notifications.ListNotifyTasks(request)
-            for task in page.notify_tasks:
+            page = await self.notifications.ListPayNotifications(request)
+            for task in page.pay_notifications:
                 yield task
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
 
-    async def get_notification(self, id: str, *, timeout: float | None = None) -> notify.GetNotifyTaskResponse:
-        """One notification (`notify_task`) and its deliveries (`logs`)."""
-        return await self.notifications.GetNotifyTask(notify.GetNotifyTaskRequest(id=id), timeout)
+    async def get_notification(self, id: str, *, timeout: float | None = None) -> notify.GetPayNotificationResponse:
+        """One notification (`pay_notification`) and its deliveries (`logs`)."""
+        return await self.notifications.GetPayNotification(notify.GetPayNotificationRequest(id=id), timeout)
 
-    async def resend_notification(self, id: str, *, timeout: float | None = None) -> notify.NotifyTask:
+    async def resend_notification(self, id: str, *, timeout: float | None = None) -> notify.PayNotification:
         """Send a finished notification once more, now."""
-        return (await self.notifications.ResendNotifyTask(notify.ResendNotifyTaskRequest(id=id), timeout)).notify_task
+        return (
+            await self.notifications.ResendPayNotification(notify.ResendPayNotificationRequest(id=id), timeout)
+        ).pay_notification
 
     async def _wait(
         self, look: Callable[[bool, float], Awaitable[_T]], done: Callable[[_T], bool], timeout: float, what: str

@@ -16,11 +16,11 @@ from paycenter._options import Options
 from paycenter._waiting import Pace, is_transient, timed_out
 from paycenter.errors import PayCenterError
 from paycenter.states import OrderState, RefundState
-from paycenter.v1 import pay_notify_service_pb2 as notify
+from paycenter.v1 import pay_notification_service_pb2 as notify
 from paycenter.v1.pay_app_service_pb2_grpc import PayAppServiceStub
 from paycenter.v1.pay_channel_service_pb2 import ListEnabledChannelCodesRequest
 from paycenter.v1.pay_channel_service_pb2_grpc import PayChannelServiceStub
-from paycenter.v1.pay_notify_service_pb2_grpc import PayNotifyServiceStub
+from paycenter.v1.pay_notification_service_pb2_grpc import PayNotificationServiceStub
 from paycenter.v1.pay_order_service_pb2 import (
     DISPLAY_MODE_UNSPECIFIED,
     ClosePayOrderRequest,
@@ -77,7 +77,7 @@ class PayCenter:
         self.refunds = PayRefundServiceStub(wrapped)
         self.apps = PayAppServiceStub(wrapped)
         self.channels = PayChannelServiceStub(wrapped)
-        self.notifications = PayNotifyServiceStub(wrapped)
+        self.notifications = PayNotificationServiceStub(wrapped)
 
     def __enter__(self) -> Self:
         return self
@@ -246,23 +246,23 @@ class PayCenter:
         """The codes of the app's enabled channels, sorted: the ways to pay."""
         return list(self.channels.ListEnabledChannelCodes(ListEnabledChannelCodesRequest(app_key=app_key), timeout).codes)
 
-    def list_notifications(self, **filters: Unpack[requests.NotificationFilter]) -> Iterator[notify.NotifyTask]:
+    def list_notifications(self, **filters: Unpack[requests.NotificationFilter]) -> Iterator[notify.PayNotification]:
         """What the app was told or is to be told, newest first."""
         request = requests.notification_page(filters)
         while True:
-            page = self.notifications.ListNotifyTasks(request)
-            yield from page.notify_tasks
+            page = self.notifications.ListPayNotifications(request)
+            yield from page.pay_notifications
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
 
-    def get_notification(self, id: str, *, timeout: float | None = None) -> notify.GetNotifyTaskResponse:
-        """One notification (`notify_task`) and its deliveries (`logs`)."""
-        return self.notifications.GetNotifyTask(notify.GetNotifyTaskRequest(id=id), timeout)
+    def get_notification(self, id: str, *, timeout: float | None = None) -> notify.GetPayNotificationResponse:
+        """One notification (`pay_notification`) and its deliveries (`logs`)."""
+        return self.notifications.GetPayNotification(notify.GetPayNotificationRequest(id=id), timeout)
 
-    def resend_notification(self, id: str, *, timeout: float | None = None) -> notify.NotifyTask:
+    def resend_notification(self, id: str, *, timeout: float | None = None) -> notify.PayNotification:
         """Send a finished notification once more, now."""
-        return self.notifications.ResendNotifyTask(notify.ResendNotifyTaskRequest(id=id), timeout).notify_task
+        return self.notifications.ResendPayNotification(notify.ResendPayNotificationRequest(id=id), timeout).pay_notification
 
     def _wait(self, look: Callable[[bool, float], _T], done: Callable[[_T], bool], timeout: float, what: str) -> _T:
         pace = Pace(timeout, time.monotonic())

@@ -237,9 +237,9 @@ class RefundExceedsPaidError(PreconditionError, reason=Reason.REFUND_EXCEEDS_PAI
     """More than what is left of the paid amount."""
 
 
-class NotifyTaskNotFoundError(NotFoundError, reason=Reason.NOTIFY_TASK_NOT_FOUND):
+class NotificationNotFoundError(NotFoundError, reason=Reason.NOTIFICATION_NOT_FOUND):
     """There is no such notification task."""
 
 
-class NotifyTaskOpenError(PreconditionError, reason=Reason.NOTIFY_TASK_OPEN):
+class NotificationOpenError(PreconditionError, reason=Reason.NOTIFICATION_OPEN):
     """The task is still being delivered, so there is nothing to resend."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Final
 
-from paycenter.v1 import pay_notify_service_pb2 as notify
+from paycenter.v1 import pay_notification_service_pb2 as notify
 from paycenter.v1 import pay_order_service_pb2 as orders
 from paycenter.v1 import pay_refund_service_pb2 as refunds
 
@@ -64,31 +64,31 @@ class RefundState:
         return _name(refunds.PayRefundState.items(), value, "PAY_REFUND_STATE_")
 
 
-class NotifyState:
+class NotificationState:
     """Where a notification stands."""
 
-    WAITING: Final = notify.NOTIFY_STATE_WAITING
-    SUCCESS: Final = notify.NOTIFY_STATE_SUCCESS
-    FAILURE: Final = notify.NOTIFY_STATE_FAILURE
-    REQUEST_SUCCESS: Final = notify.NOTIFY_STATE_REQUEST_SUCCESS
-    REQUEST_FAILURE: Final = notify.NOTIFY_STATE_REQUEST_FAILURE
+    WAITING: Final = notify.NOTIFICATION_STATE_WAITING
+    SUCCESS: Final = notify.NOTIFICATION_STATE_SUCCESS
+    FAILURE: Final = notify.NOTIFICATION_STATE_FAILURE
+    REQUEST_SUCCESS: Final = notify.NOTIFICATION_STATE_REQUEST_SUCCESS
+    REQUEST_FAILURE: Final = notify.NOTIFICATION_STATE_REQUEST_FAILURE
 
     @staticmethod
-    def name(value: notify.NotifyState.ValueType) -> str:
+    def name(value: notify.NotificationState.ValueType) -> str:
         """Like `OrderState.name`."""
-        return _name(notify.NotifyState.items(), value, "NOTIFY_STATE_")
+        return _name(notify.NotificationState.items(), value, "NOTIFICATION_STATE_")
 
 
-class NotifyType:
+class NotificationType:
     """What a notification is about."""
 
-    ORDER: Final = notify.NOTIFY_TYPE_ORDER
-    REFUND: Final = notify.NOTIFY_TYPE_REFUND
+    ORDER: Final = notify.NOTIFICATION_TYPE_ORDER
+    REFUND: Final = notify.NOTIFICATION_TYPE_REFUND
 
     @staticmethod
-    def name(value: notify.NotifyType.ValueType) -> str:
+    def name(value: notify.NotificationType.ValueType) -> str:
         """Like `OrderState.name`."""
-        return _name(notify.NotifyType.items(), value, "NOTIFY_TYPE_")
+        return _name(notify.NotificationType.items(), value, "NOTIFICATION_TYPE_")
 
 
 def _name(items: Iterable[tuple[str, int]], value: int, prefix: str) -> str:

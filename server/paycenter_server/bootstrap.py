@@ -12,31 +12,31 @@ from paycenter_server.channels.registry import installed
 from paycenter_server.channels.transport import AiohttpTransport, Transport
 from paycenter_server.clock import SystemClock
 from paycenter_server.services.apps import Apps
+from paycenter_server.services.attempts import AttemptSettlement
+from paycenter_server.services.attempts_submission import Submission
 from paycenter_server.services.callbacks import Callbacks
-from paycenter_server.services.channel_admin import ChannelAdmin
-from paycenter_server.services.channel_gateway import ChannelGateway
-from paycenter_server.services.channel_probe import ChannelProbe
-from paycenter_server.services.closing import Closing
-from paycenter_server.services.context import Clock, Context, Doorbell, Options
+from paycenter_server.services.channels import Channels
+from paycenter_server.services.channels_gateway import ChannelGateway
+from paycenter_server.services.channels_probe import ChannelProbe
+from paycenter_server.services.context import Clock, Context, Options, WakeUp
 from paycenter_server.services.identity import Identity
 from paycenter_server.services.jobs import Jobs
-from paycenter_server.services.notify_admin import NotifyAdmin
-from paycenter_server.services.notifying import Courier, Notifying
+from paycenter_server.services.notifications import Notifications
+from paycenter_server.services.notifications_delivery import NotificationDelivery, NotificationSender
 from paycenter_server.services.orders import Orders
 from paycenter_server.services.payments import Payments
-from paycenter_server.services.refund_settlement import RefundSettlement
 from paycenter_server.services.refunds import Refunds
+from paycenter_server.services.refunds_settlement import RefundSettlement
 from paycenter_server.services.secrets import SecretBox
-from paycenter_server.services.submit import Submit
 from paycenter_server.settings import Settings
 from paycenter_server.storage.database import Database
-from paycenter_server.workers.courier import AddressGuard, AiohttpCourier, parse_networks
+from paycenter_server.workers.notification_sender import AddressGuard, AiohttpNotificationSender, parse_networks
 
 
-class SilentBell:
-    """A doorbell for processes that have none; the workers' poll finds the rows."""
+class NoWakeUp:
+    """A wake-up for processes that have none; the workers' poll finds the rows."""
 
-    def ring(self) -> None:
+    def send(self) -> None:
         """Nothing."""
 
 
@@ -45,7 +45,7 @@ class Services:
     """Every use case over one context, made when first used."""
 
     context: Context
-    courier: Courier
+    sender: NotificationSender
 
     @cached_property
     def identity(self) -> Identity:
@@ -54,7 +54,7 @@ class Services:
 
     @cached_property
     def gateway(self) -> ChannelGateway:
-        """Configured channels."""
+        """ConfiguredChannel channels."""
         return ChannelGateway(self.context)
 
     @cached_property
@@ -63,24 +63,24 @@ class Services:
         return Payments(self.context)
 
     @cached_property
-    def closing(self) -> Closing:
+    def attempts(self) -> AttemptSettlement:
         """Making attempts unpayable."""
-        return Closing(self.context, self.gateway, self.payments)
+        return AttemptSettlement(self.context, self.gateway, self.payments)
 
     @cached_property
     def orders(self) -> Orders:
         """Pay orders."""
-        return Orders(self.context, self.identity, self.closing)
+        return Orders(self.context, self.identity, self.attempts)
 
     @cached_property
-    def submit(self) -> Submit:
+    def submission(self) -> Submission:
         """Submitting."""
-        return Submit(self.context, self.identity, self.orders, self.gateway, self.payments, self.closing)
+        return Submission(self.context, self.identity, self.orders, self.gateway, self.payments, self.attempts)
 
     @cached_property
     def refund_settlement(self) -> RefundSettlement:
         """Carrying refunds to their end."""
-        return RefundSettlement(self.context, self.gateway, self.closing)
+        return RefundSettlement(self.context, self.gateway, self.attempts)
 
     @cached_property
     def refunds(self) -> Refunds:
@@ -90,17 +90,17 @@ class Services:
     @cached_property
     def callbacks(self) -> Callbacks:
         """The channels' callbacks."""
-        return Callbacks(self.context, self.gateway, self.payments, self.closing, self.refund_settlement)
+        return Callbacks(self.context, self.gateway, self.payments, self.attempts, self.refund_settlement)
 
     @cached_property
     def jobs(self) -> Jobs:
         """Sync, expire, refund sync."""
-        return Jobs(self.context, self.closing, self.payments, self.refund_settlement)
+        return Jobs(self.context, self.attempts, self.payments, self.refund_settlement)
 
     @cached_property
-    def notifying(self) -> Notifying:
+    def delivery(self) -> NotificationDelivery:
         """Deliveries."""
-        return Notifying(self.context, self.courier)
+        return NotificationDelivery(self.context, self.sender)
 
     @cached_property
     def apps(self) -> Apps:
@@ -108,9 +108,9 @@ class Services:
         return Apps(self.context, self.identity)
 
     @cached_property
-    def channels(self) -> ChannelAdmin:
+    def channels(self) -> Channels:
         """Administration of channels."""
-        return ChannelAdmin(self.context, self.identity, self.gateway)
+        return Channels(self.context, self.identity, self.gateway)
 
     @cached_property
     def channel_probe(self) -> ChannelProbe:
@@ -118,9 +118,9 @@ class Services:
         return ChannelProbe(self.context, self.identity, self.gateway)
 
     @cached_property
-    def notify_admin(self) -> NotifyAdmin:
+    def notifications(self) -> Notifications:
         """What apps were told."""
-        return NotifyAdmin(self.context, self.identity, self.orders)
+        return Notifications(self.context, self.identity, self.orders)
 
 
 def read_settings() -> Settings:
@@ -142,33 +142,33 @@ def open_box(settings: Settings) -> SecretBox:
 
 @asynccontextmanager
 async def open_services(
-    settings: Settings, *, bell: Doorbell | None = None, clock: Clock | None = None, transport: Transport | None = None
+    settings: Settings, *, wake_up: WakeUp | None = None, clock: Clock | None = None, transport: Transport | None = None
 ) -> AsyncIterator[Services]:
     """Services with an open database. Ports may be replaced; what callers left running is waited for at the end."""
     clock = clock or SystemClock()
     own_transport = AiohttpTransport() if transport is None else None
-    courier = AiohttpCourier(AddressGuard(parse_networks(settings.notify_allowed_networks)), clock)
+    sender = AiohttpNotificationSender(AddressGuard(parse_networks(settings.notification_allowed_networks)), clock)
     database = Database(settings.database_url, size=settings.database_pool)
     context = Context(
         database=database,
         clock=clock,
-        bell=bell or SilentBell(),
+        wake_up=wake_up or NoWakeUp(),
         registry=installed(),
         transport=transport or own_transport or AiohttpTransport(),
         box=open_box(settings),
         options=Options(
-            order_notify_url=settings.order_notify_url,
-            refund_notify_url=settings.refund_notify_url,
+            order_callback_url=settings.order_callback_url,
+            refund_callback_url=settings.refund_callback_url,
             production=settings.production,
             channel_timeout=settings.channel_timeout,
         ),
     )
     await database.open()
     try:
-        yield Services(context, courier)
+        yield Services(context, sender)
     finally:
         await context.drain(settings.channel_timeout + 2)
-        await courier.aclose()
+        await sender.aclose()
         if own_transport is not None:
             await own_transport.aclose()
         await database.close()

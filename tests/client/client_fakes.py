@@ -15,12 +15,15 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 from paycenter.v1 import pay_app_service_pb2 as apps
 from paycenter.v1 import pay_channel_service_pb2 as channels
-from paycenter.v1 import pay_notify_service_pb2 as notify
+from paycenter.v1 import pay_notification_service_pb2 as notify
 from paycenter.v1 import pay_order_service_pb2 as orders
 from paycenter.v1 import pay_refund_service_pb2 as refunds
 from paycenter.v1.pay_app_service_pb2_grpc import PayAppServiceServicer, add_PayAppServiceServicer_to_server
 from paycenter.v1.pay_channel_service_pb2_grpc import PayChannelServiceServicer, add_PayChannelServiceServicer_to_server
-from paycenter.v1.pay_notify_service_pb2_grpc import PayNotifyServiceServicer, add_PayNotifyServiceServicer_to_server
+from paycenter.v1.pay_notification_service_pb2_grpc import (
+    PayNotificationServiceServicer,
+    add_PayNotificationServiceServicer_to_server,
+)
 from paycenter.v1.pay_order_service_pb2_grpc import PayOrderServiceServicer, add_PayOrderServiceServicer_to_server
 from paycenter.v1.pay_refund_service_pb2_grpc import PayRefundServiceServicer, add_PayRefundServiceServicer_to_server
 
@@ -70,7 +73,7 @@ class FakePayCenter:
         add_PayOrderServiceServicer_to_server(_Orders(self), server)
         add_PayRefundServiceServicer_to_server(_Refunds(self), server)
         add_PayChannelServiceServicer_to_server(_Channels(self), server)  # type: ignore[abstract]
-        add_PayNotifyServiceServicer_to_server(_Notifications(self), server)
+        add_PayNotificationServiceServicer_to_server(_Notifications(self), server)
         add_PayAppServiceServicer_to_server(_Apps(self), server)  # type: ignore[abstract]
         self.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         server.start()
@@ -233,23 +236,23 @@ class _Channels(PayChannelServiceServicer):
         return channels.ListEnabledChannelCodesResponse(codes=["alipay_qr", "wx_native"])
 
 
-class _Notifications(PayNotifyServiceServicer):
+class _Notifications(PayNotificationServiceServicer):
     def __init__(self, fake: FakePayCenter) -> None:
         self.fake = fake
 
-    def ListNotifyTasks(self, request: Any, context: Any) -> notify.ListNotifyTasksResponse:
-        self.fake.arrived("ListNotifyTasks", request, context)
+    def ListPayNotifications(self, request: Any, context: Any) -> notify.ListPayNotificationsResponse:
+        self.fake.arrived("ListPayNotifications", request, context)
         token = "" if request.page_token else "more"
-        return notify.ListNotifyTasksResponse(notify_tasks=[notify.NotifyTask(id="N1")], next_page_token=token)
+        return notify.ListPayNotificationsResponse(pay_notifications=[notify.PayNotification(id="N1")], next_page_token=token)
 
-    def GetNotifyTask(self, request: Any, context: Any) -> notify.GetNotifyTaskResponse:
-        self.fake.arrived("GetNotifyTask", request, context)
-        task = notify.NotifyTask(id=request.id)
-        return notify.GetNotifyTaskResponse(notify_task=task, logs=[notify.NotifyLog(notify_times=1)])
+    def GetPayNotification(self, request: Any, context: Any) -> notify.GetPayNotificationResponse:
+        self.fake.arrived("GetPayNotification", request, context)
+        task = notify.PayNotification(id=request.id)
+        return notify.GetPayNotificationResponse(pay_notification=task, logs=[notify.NotificationLog(notify_times=1)])
 
-    def ResendNotifyTask(self, request: Any, context: Any) -> notify.ResendNotifyTaskResponse:
-        self.fake.arrived("ResendNotifyTask", request, context)
-        return notify.ResendNotifyTaskResponse(notify_task=notify.NotifyTask(id=request.id))
+    def ResendPayNotification(self, request: Any, context: Any) -> notify.ResendPayNotificationResponse:
+        self.fake.arrived("ResendPayNotification", request, context)
+        return notify.ResendPayNotificationResponse(pay_notification=notify.PayNotification(id=request.id))
 
 
 class _Apps(PayAppServiceServicer):

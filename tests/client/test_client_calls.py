@@ -115,7 +115,7 @@ class TestRetries:
         fake.failures["CreatePayApp"] = [plain(UNAVAILABLE)]
         with pytest.raises(errors.UnreachableError):
             pay.apps.CreatePayApp(CreatePayAppRequest(app_key="demo"))
-        fake.failures["ResendNotifyTask"] = [plain(UNAVAILABLE)]
+        fake.failures["ResendPayNotification"] = [plain(UNAVAILABLE)]
         with pytest.raises(errors.UnreachableError):
             pay.resend_notification("N1")
         assert len(fake.seen) == 2
@@ -305,7 +305,7 @@ class TestParity:
         assert pay.sync_refund(refund).id == pay.get_refund(merchant_refund_no="R-1").id
         assert [found.id for found in pay.list_refunds()] == [refund.id]
         assert pay.list_channel_codes() == ["alipay_qr", "wx_native"]
-        assert pay.get_notification("N1").notify_task.id == "N1"
+        assert pay.get_notification("N1").pay_notification.id == "N1"
         assert pay.close_order(order).state == OrderState.CLOSED
 
     async def test_cancelling_ends_the_call(self, fake: FakePayCenter) -> None:

@@ -11,8 +11,8 @@ from paycenter import (
     AsyncPayCenter,
     AttemptState,
     DisplayMode,
-    NotifyState,
-    NotifyType,
+    NotificationState,
+    NotificationType,
     OrderState,
     PayCenter,
     Reason,
@@ -20,7 +20,7 @@ from paycenter import (
     errors,
 )
 from paycenter.v1 import error_reason_pb2
-from paycenter.v1 import pay_notify_service_pb2 as notify
+from paycenter.v1 import pay_notification_service_pb2 as notify
 from paycenter.v1 import pay_order_service_pb2 as orders
 from paycenter.v1 import pay_refund_service_pb2 as refunds
 
@@ -127,8 +127,8 @@ def test_errors_survive_pickling() -> None:
         (AttemptState, orders.PayAttemptState, "PAY_ATTEMPT_STATE_"),
         (DisplayMode, orders.DisplayMode, "DISPLAY_MODE_"),
         (RefundState, refunds.PayRefundState, "PAY_REFUND_STATE_"),
-        (NotifyState, notify.NotifyState, "NOTIFY_STATE_"),
-        (NotifyType, notify.NotifyType, "NOTIFY_TYPE_"),
+        (NotificationState, notify.NotificationState, "NOTIFICATION_STATE_"),
+        (NotificationType, notify.NotificationType, "NOTIFICATION_TYPE_"),
     ],
 )
 def test_short_names_are_the_protos(short: type, enum: object, prefix: str) -> None:

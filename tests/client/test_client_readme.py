@@ -29,7 +29,7 @@ def test_they_are_ten() -> None:
 
 
 def test_they_run(fake: FakePayCenter, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, value in {"TARGET": fake.target, "KEY_ID": KEY_ID, "KEY_SECRET": KEY_SECRET, "WEBHOOK_SECRET": SECRET}.items():
+    for name, value in {"TARGET": fake.target, "KEY_ID": KEY_ID, "KEY_SECRET": KEY_SECRET, "NOTIFICATION_SECRET": SECRET}.items():
         monkeypatch.setenv(name, value)
     names: dict[str, Any] = {}
     exec(compile(ten_lines(), str(README), "exec"), names)

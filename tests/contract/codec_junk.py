@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 from hypothesis import strategies as st
-from paycenter_server.channels.protocol import HttpResponse, NotifyRequest
+from paycenter_server.channels.protocol import CallbackRequest, HttpResponse
 from paycenter_server.channels.wechatpay.v2_xml import HMAC_SHA256, build, sign
-from unit.channel_support import PAY, ali_form, ali_raw, wx_headers, wx_notice
+from unit.channel_support import PAY, ali_form, ali_raw, wx_callback, wx_headers
 from unit.test_wechat_v2 import KEY, encrypted
 from unit.test_wechat_v2 import config as v2_config
 
@@ -92,11 +92,11 @@ def v2_signed(fields: dict[str, str]) -> bytes:
     return build(named)
 
 
-def v2_notice(fields: dict[str, str]) -> NotifyRequest:
+def v2_notice(fields: dict[str, str]) -> CallbackRequest:
     """A refund notice around junk."""
     hidden = encrypted(build(fields).replace(b"xml>", b"root>"))
     ids = {"return_code": "SUCCESS", "appid": v2_config()["appid"], "mch_id": v2_config()["mchid"]}
-    return NotifyRequest({}, build({**ids, "req_info": hidden}))
+    return CallbackRequest({}, build({**ids, "req_info": hidden}))
 
 
 V2_BODIES = V2_FIELDS.map(v2_signed) | V2_FIELDS.map(build) | st.binary(max_size=60).map(lambda junk: b"<xml>" + junk + b"</xml>")
@@ -109,23 +109,23 @@ ANSWERS = {
 
 
 @st.composite
-def wechat_notices(draw: st.DrawFn) -> NotifyRequest:
+def wechat_notices(draw: st.DrawFn) -> CallbackRequest:
     content = draw(RAW | OBJECT.map(lambda value: json.dumps(value).encode()))
-    sealed = wx_notice(draw(st.sampled_from(["TRANSACTION.SUCCESS", "REFUND.SUCCESS", "X", ""])), content)
+    sealed = wx_callback(draw(st.sampled_from(["TRANSACTION.SUCCESS", "REFUND.SUCCESS", "X", ""])), content)
     if draw(st.booleans()):
         return sealed
     body = json.dumps({"event_type": "TRANSACTION.SUCCESS", "resource": draw(JSON), **draw(OBJECT)}).encode()
-    return NotifyRequest(wx_headers(body), body)
+    return CallbackRequest(wx_headers(body), body)
 
 
 FIELD = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 FORMS = st.dictionaries(st.sampled_from(KNOWN), FIELD | st.sampled_from(["trade_status_sync", "TRADE_SUCCESS", "1.00"]), max_size=8)
-ALIPAY_NOTICES = FORMS.map(
+ALIPAY_CALLBACKS = FORMS.map(
     lambda fields: ali_form({name: value for name, value in fields.items() if name not in ("sign", "charset")})
 )
-JUNK_NOTICES = st.builds(NotifyRequest, HEADERS, RAW, st.text(max_size=20))
-NOTICES = {
-    "wechatpay": JUNK_NOTICES | wechat_notices() | V2_FIELDS.map(v2_notice),
-    "wechatpay_v2": JUNK_NOTICES | V2_FIELDS.map(v2_notice) | V2_BODIES.map(lambda body: NotifyRequest({}, body)),
-    "alipay": JUNK_NOTICES | ALIPAY_NOTICES,
+JUNK_CALLBACKS = st.builds(CallbackRequest, HEADERS, RAW, st.text(max_size=20))
+CALLBACKS = {
+    "wechatpay": JUNK_CALLBACKS | wechat_notices() | V2_FIELDS.map(v2_notice),
+    "wechatpay_v2": JUNK_CALLBACKS | V2_FIELDS.map(v2_notice) | V2_BODIES.map(lambda body: CallbackRequest({}, body)),
+    "alipay": JUNK_CALLBACKS | ALIPAY_CALLBACKS,
 }

@@ -12,25 +12,25 @@ from typing import Any
 from urllib.parse import unquote_plus
 
 import pytest
-from contract.codec_junk import ANSWERS, JUNK_NOTICES, NOTICES, PLAIN
+from contract.codec_junk import ANSWERS, CALLBACKS, JUNK_CALLBACKS, PLAIN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from paycenter_server.channels.protocol import (
     AnswerError,
     Call,
+    Callback,
+    CallbackError,
+    CallbackRequest,
+    CallbackResponse,
     ChannelSpec,
     CloseOutcome,
     Codec,
     HttpRequest,
     HttpResponse,
-    Moment,
-    Notification,
-    NotifyAnswer,
-    NotifyError,
-    NotifyRequest,
     PayOutcome,
     QueryOutcome,
     RefundOutcome,
+    RequestContext,
     UnknownKeyError,
 )
 from paycenter_server.channels.registry import installed
@@ -89,7 +89,7 @@ def codec(code: str) -> Codec:
     return spec(code).build(config(code))
 
 
-def perform(code: str, operation: str, moment: Moment = MOMENT, **changes: Any) -> Any:
+def perform(code: str, operation: str, moment: RequestContext = MOMENT, **changes: Any) -> Any:
     return getattr(codec(code), operation)(replace(SUBJECTS[operation], **changes), moment)
 
 
@@ -228,8 +228,8 @@ def answers(code: str) -> st.SearchStrategy[HttpResponse]:
     return ANSWERS.get("wechatpay_v2" if code.endswith("@v2") else spec(code).family, PLAIN)
 
 
-def notices(code: str) -> st.SearchStrategy[NotifyRequest]:
-    return NOTICES.get("wechatpay_v2" if code.endswith("@v2") else spec(code).family, JUNK_NOTICES)
+def notices(code: str) -> st.SearchStrategy[CallbackRequest]:
+    return CALLBACKS.get("wechatpay_v2" if code.endswith("@v2") else spec(code).family, JUNK_CALLBACKS)
 
 
 # Answers
@@ -311,21 +311,21 @@ def _fetching(code: str, config: tuple[tuple[str, str], ...]) -> Call[bool] | No
 def test_a_callback_of_junk_is_refused_or_read(code: str, data: st.DataObject) -> None:
     request = data.draw(notices(code))
     try:
-        notification = codec(code).parse_notify(request, NOW)
-    except (NotifyError, UnknownKeyError) as error:
+        notification = codec(code).parse_callback(request, NOW)
+    except (CallbackError, UnknownKeyError) as error:
         answer = codec(code).acknowledge(False, str(error))
     else:
-        answer = NotifyAnswer(500)
-        assert isinstance(notification, Notification)
+        answer = CallbackResponse(500)
+        assert isinstance(notification, Callback)
     assert answer.status >= 400
 
 
 @each_code
-@given(request=JUNK_NOTICES)
+@given(request=JUNK_CALLBACKS)
 @settings(max_examples=40)
-def test_an_unsigned_callback_is_refused(code: str, request: NotifyRequest) -> None:
-    with pytest.raises((NotifyError, UnknownKeyError)):
-        codec(code).parse_notify(request, NOW)
+def test_an_unsigned_callback_is_refused(code: str, request: CallbackRequest) -> None:
+    with pytest.raises((CallbackError, UnknownKeyError)):
+        codec(code).parse_callback(request, NOW)
 
 
 @each_code

@@ -17,7 +17,7 @@ import pytest
 from contract.test_scenarios_ways import AMOUNT, LIFE, WAYS, Stage, Way
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.states import AttemptState, OrderState, RefundState
-from support.world import World
+from support.system import PayCenterSystem
 
 _PAGES = ("alipay_pc", "alipay_wap", "alipay_app")
 _NEVER_NOTIFIED = "WeChat never notifies bar payments, and a reversed one cannot be paid"
@@ -53,8 +53,8 @@ async def success(stage: Stage) -> None:
         shown = await stage.at_channel(await stage.number())
         assert (paid.channel_user_id, paid.channel_order_no) == (shown["payer"], shown["transaction_id"])
         assert paid.success_time == datetime.fromisoformat(shown["paid_at"])
-    assert [post.json["type"] for post in await stage.world.deliver()] == ["pay_order.success"]
-    assert await stage.world.cases() == []
+    assert [post.json["type"] for post in await stage.system.deliver()] == ["pay_order.success"]
+    assert await stage.system.cases() == []
     with pytest.raises(PayCenterError) as caught:
         await stage.submit()
     assert caught.value.reason is Reason.ORDER_PAID
@@ -68,23 +68,23 @@ async def decline(stage: Stage) -> None:
         await stage.submit(**({} if way.pay_api else {"behaviour": "failure"}))
     assert caught.value.reason is Reason.CHANNEL_REFUSED
     assert caught.value.metadata["channel_error_code"] == way.decline
-    assert await stage.world.value("SELECT state FROM pay_attempt") == "CLOSED"
+    assert await stage.system.value("SELECT state FROM pay_attempt") == "CLOSED"
     # The payer tries once more: a new number, and the order is paid.
     await stage.paid()
-    assert await stage.world.value("SELECT count(*) FROM pay_attempt") == 2
+    assert await stage.system.value("SELECT count(*) FROM pay_attempt") == 2
 
 
 async def unknown_then_paid(stage: Stage) -> None:
-    way, world = stage.way, stage.world
+    way, system = stage.way, stage.system
     if way.code == "mock":
         await stage.submit(behaviour="timeout")
     elif way.pay_api:
         await stage.fault(way.pay_api, "error_after_commit")
-        with contextlib.suppress(PayCenterError):  # a till's caller may find the payment in the same call
+        with contextlib.suppress(PayCenterError):  # a point of sale's caller may find the payment in the same call
             await stage.submit()
         if not way.at_the_till:
-            assert await world.value("SELECT state FROM pay_attempt") == "UNKNOWN"
-            await world.simulator.pay(await stage.number(), notify=False)
+            assert await system.value("SELECT state FROM pay_attempt") == "UNKNOWN"
+            await system.simulator.pay(await stage.number(), notify=False)
     else:
         await stage.pay(notify=False)
         await stage.fault(way.query_api, "error_after_commit")
@@ -92,19 +92,19 @@ async def unknown_then_paid(stage: Stage) -> None:
         assert await stage.state() is OrderState.WAITING
     await stage.pass_time(31)
     assert await stage.state() is OrderState.SUCCESS
-    assert await world.value("SELECT count(*) FROM pay_attempt") == 1
-    assert await world.cases() == []
+    assert await system.value("SELECT count(*) FROM pay_attempt") == 1
+    assert await system.cases() == []
 
 
 async def unknown_then_not_paid(stage: Stage) -> None:
-    way, world = stage.way, stage.world
+    way, system = stage.way, stage.system
     if way.pay_api or way.code == "mock":
         if way.pay_api:
             await stage.fault(way.pay_api, "error_before_commit")
         with pytest.raises(PayCenterError) as caught:
             await stage.submit(**({} if way.pay_api else {"behaviour": "lost"}))
         assert caught.value.reason is Reason.CHANNEL_UNCLEAR
-        assert await world.value("SELECT state FROM pay_attempt") == "UNKNOWN"
+        assert await system.value("SELECT state FROM pay_attempt") == "UNKNOWN"
     else:
         await stage.open(await stage.submit())
         await stage.fault(way.query_api, "error_before_commit")
@@ -114,8 +114,8 @@ async def unknown_then_not_paid(stage: Stage) -> None:
     await stage.pass_time(LIFE)
     await stage.pass_time(31)
     assert await stage.state() is OrderState.CLOSED
-    assert await world.value("SELECT sum(paid_amount) FROM pay_attempt") == 0
-    assert [post.json["type"] for post in await world.deliver()] == ["pay_order.closed"]
+    assert await system.value("SELECT sum(paid_amount) FROM pay_attempt") == 0
+    assert [post.json["type"] for post in await system.deliver()] == ["pay_order.closed"]
 
 
 async def _closed(stage: Stage) -> str:
@@ -126,10 +126,10 @@ async def _closed(stage: Stage) -> str:
     attempt = await stage.submit(**({"behaviour": "late_after_close", "late_seconds": "60"} if way.code == "mock" else {}))
     number = await stage.open(attempt)
     if way.code == "wx_bar":
-        stage.world.clock.advance(15)  # WeChat wants so long between a payment and its reversal
-    closed = await stage.world.services.orders.close(stage.world.caller, stage.order.number)
+        stage.system.clock.advance(15)  # WeChat wants so long between a payment and its reversal
+    closed = await stage.system.services.orders.close(stage.system.caller, stage.order.number)
     assert closed.state is OrderState.CLOSED
-    assert await stage.world.value("SELECT state FROM pay_attempt") == AttemptState.CLOSED.value
+    assert await stage.system.value("SELECT state FROM pay_attempt") == AttemptState.CLOSED.value
     return number
 
 
@@ -152,11 +152,11 @@ async def closed(stage: Stage) -> None:
     if stage.way.code != "mock":
         assert (await stage.at_channel(number))["state"] in ("CLOSED", "REVOKED")
         with pytest.raises(AssertionError, match="409"):
-            await stage.world.simulator.pay(number)
+            await stage.system.simulator.pay(number)
     with pytest.raises(PayCenterError) as caught:
         await stage.submit()
     assert caught.value.reason is Reason.ORDER_CLOSED
-    assert [post.json["type"] for post in await stage.world.deliver()] == ["pay_order.closed"]
+    assert [post.json["type"] for post in await stage.system.deliver()] == ["pay_order.closed"]
 
 
 async def late(stage: Stage) -> None:
@@ -164,35 +164,35 @@ async def late(stage: Stage) -> None:
     if stage.way.code == "mock":
         await stage.pass_time(LIFE + 61)
     else:
-        await stage.world.simulator.pay(number, force=True)
+        await stage.system.simulator.pay(number, force=True)
     await stage.surplus_is_refunded("LATE_PAYMENT")
     assert await stage.state() is OrderState.CLOSED
 
 
 async def same_notification_again(stage: Stage) -> None:
     await stage.pay(**({} if stage.way.at_the_till else {"times": 3}))
-    await stage.world.until(stage.order, "SUCCESS")
+    await stage.system.until(stage.order, "SUCCESS")
     number = await stage.number()
     for _ in range(3):
-        await stage.world.simulator.post(f"/simulator/resend/{number}")
+        await stage.system.simulator.post(f"/simulator/resend/{number}")
     sends = 0
     async with asyncio.timeout(5):
         while sends < 4:
             await asyncio.sleep(0.02)
             sends = sum(len(item["attempts"]) for item in (await stage.at_channel(number))["notifications"])
-    assert [post.json["type"] for post in await stage.world.deliver()] == ["pay_order.success"]
-    assert (await stage.world.read(stage.order)).paid_amount == AMOUNT
-    assert await stage.world.cases() == []
+    assert [post.json["type"] for post in await stage.system.deliver()] == ["pay_order.success"]
+    assert (await stage.system.read(stage.order)).paid_amount == AMOUNT
+    assert await stage.system.cases() == []
 
 
 async def reordered(stage: Stage) -> None:
     """The refund is told before the payment that it is of; a query had found that payment."""
-    world = stage.world
+    system = stage.system
     await stage.fault("notify", "reordered", seconds=3600)
     await stage.pay()
     await stage.pass_time(6)
-    await world.until(stage.order, "SUCCESS")
-    refund = await stage.settled(await world.refund(stage.order, 40))
+    await system.until(stage.order, "SUCCESS")
+    refund = await stage.settled(await system.refund(stage.order, 40))
     assert refund.state is RefundState.SUCCESS
     number = await stage.number()
     async with asyncio.timeout(5):
@@ -200,26 +200,26 @@ async def reordered(stage: Stage) -> None:
             await asyncio.sleep(0.02)
     payment, refunded = (await stage.at_channel(number))["notifications"]
     assert refunded["attempts"][0]["time"] < payment["attempts"][-1]["time"]
-    after = await world.read(stage.order)
+    after = await system.read(stage.order)
     assert (after.paid_amount, after.refunded_amount, after.reserved_amount) == (AMOUNT, 40, 0)
-    assert sorted(post.json["type"] for post in await world.deliver()) == ["pay_order.success", "pay_refund.success"]
-    assert await world.cases() == []
+    assert sorted(post.json["type"] for post in await system.deliver()) == ["pay_order.success", "pay_refund.success"]
+    assert await system.cases() == []
 
 
 async def second_payment(stage: Stage) -> None:
-    world, way = stage.world, stage.way
+    system, way = stage.system, stage.way
     if way.notified and not way.at_the_till:
         # First this way, then another one that is paid at once, and then the payer pays here too.
         number, booked = await stage.open(await stage.submit()), "mock"
-        await world.submit(stage.order, booked)
+        await system.submit(stage.order, booked)
     else:
         # An Alipay QR code that nobody had scanned cannot be closed, and is paid after this way was.
-        number, booked = (await world.submit(stage.order, "alipay_qr")).out_trade_no, way.code
+        number, booked = (await system.submit(stage.order, "alipay_qr")).out_trade_no, way.code
         await stage.pay()
-    await world.until(stage.order, "SUCCESS")
-    await world.simulator.pay(number, force=True)
+    await system.until(stage.order, "SUCCESS")
+    await system.simulator.pay(number, force=True)
     await stage.surplus_is_refunded("DUPLICATE_PAYMENT")
-    after = await world.read(stage.order)
+    after = await system.read(stage.order)
     assert (after.state, after.channel_code, after.refunded_amount) == (OrderState.SUCCESS, booked, 0)
 
 
@@ -236,20 +236,20 @@ async def wrong_amount(stage: Stage) -> None:
 
 
 async def partial_refunds(stage: Stage) -> None:
-    world, order = stage.world, await stage.paid()
+    system, order = stage.system, await stage.paid()
     for amount in (33, 33, 33, 1):
-        refund = await stage.settled(await world.refund(order, amount))
+        refund = await stage.settled(await system.refund(order, amount))
         assert refund.state is RefundState.SUCCESS
     with pytest.raises(PayCenterError) as caught:
-        await world.refund(order, 1)
+        await system.refund(order, 1)
     assert caught.value.reason is Reason.REFUND_EXCEEDS_PAID
-    after = await world.read(order)
+    after = await system.read(order)
     assert (after.state, after.refunded_amount, after.reserved_amount) == (OrderState.REFUND, AMOUNT, 0)
     if stage.way.code != "mock":
         assert [item["amount"] for item in (await stage.at_channel(await stage.number()))["refunds"]] == [33, 33, 33, 1]
-    events = [post.json["type"] for post in await world.deliver()]
+    events = [post.json["type"] for post in await system.deliver()]
     assert sorted(events) == ["pay_order.success", *["pay_refund.success"] * 4]
-    assert await world.cases() == []
+    assert await system.cases() == []
 
 
 async def _refused(stage: Stage) -> Any:
@@ -257,31 +257,31 @@ async def _refused(stage: Stage) -> Any:
     order = await stage.paid(**({"refund": "failure"} if stage.way.code == "mock" else {}))
     if stage.way.refund_api:
         await stage.fault(stage.way.refund_api, "decline", code=stage.way.refuse_refund)
-    refund = await stage.settled(await stage.world.refund(order, 40, merchant_refund_no="AFTERSALE"))
+    refund = await stage.settled(await stage.system.refund(order, 40, merchant_refund_no="AFTERSALE"))
     assert (refund.state, refund.channel_error_code) == (RefundState.FAILURE, stage.way.refuse_refund)
     return refund
 
 
 async def refund_refused(stage: Stage) -> None:
     await _refused(stage)
-    after = await stage.world.read(stage.order)
+    after = await stage.system.read(stage.order)
     assert (after.state, after.refunded_amount, after.reserved_amount) == (OrderState.SUCCESS, 0, 0)
-    events = [post.json["type"] for post in await stage.world.deliver()]
+    events = [post.json["type"] for post in await stage.system.deliver()]
     assert sorted(events) == ["pay_order.success", "pay_refund.failure"]
 
 
 async def refund_retried(stage: Stage) -> None:
-    world, refused = stage.world, await _refused(stage)
+    system, refused = stage.system, await _refused(stage)
     if stage.way.code == "mock":
-        await world.rows('UPDATE pay_attempt SET channel_extras = \'{"refund": "success"}\'')
+        await system.rows('UPDATE pay_attempt SET channel_extras = \'{"refund": "success"}\'')
     else:
         # Sent again under a new number; the answer is lost, and the app repeats its call.
         await stage.fault(stage.way.refund_api, "error_after_commit")
-    first = await world.refund(stage.order, 40, merchant_refund_no="AFTERSALE")
-    again = await stage.settled(await world.refund(stage.order, 40, merchant_refund_no="AFTERSALE"))
+    first = await system.refund(stage.order, 40, merchant_refund_no="AFTERSALE")
+    again = await stage.settled(await system.refund(stage.order, 40, merchant_refund_no="AFTERSALE"))
     assert (again.id, again.out_refund_no, again.state) == (refused.id, first.out_refund_no, RefundState.SUCCESS)
     assert again.out_refund_no != refused.out_refund_no
-    assert (await world.read(stage.order)).refunded_amount == 40
+    assert (await system.read(stage.order)).refunded_amount == 40
     if stage.way.code != "mock":
         assert [item["amount"] for item in (await stage.at_channel(await stage.number()))["refunds"]] == [40]
 
@@ -299,8 +299,8 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(("scenario", "way"), PAIRS)
-async def test_scenario(world: World, scenario: Callable[[Stage], Awaitable[None]], way: Way) -> None:
-    stage = Stage(world, way)
+async def test_scenario(system: PayCenterSystem, scenario: Callable[[Stage], Awaitable[None]], way: Way) -> None:
+    stage = Stage(system, way)
     await stage.set_up()
     await scenario(stage)
 

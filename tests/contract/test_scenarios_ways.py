@@ -11,7 +11,7 @@ from paycenter_server.channels.registry import installed
 from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.domain.states import OrderState, RefundState
 from paycenter_server.services.context import deadline
-from support.world import OPERATOR, World
+from support.system import OPERATOR, PayCenterSystem
 
 AMOUNT = 100
 LIFE = 90
@@ -81,42 +81,42 @@ WAYS = (
 class Stage:
     """One order on one way to pay."""
 
-    def __init__(self, world: World, way: Way) -> None:
-        self.world, self.way = world, way
+    def __init__(self, system: PayCenterSystem, way: Way) -> None:
+        self.system, self.way = system, way
         self.order: Any = None
 
     async def set_up(self) -> None:
         """The channel in the wanted version, and an order with a short life."""
-        world, way = self.world, self.way
-        family, v3 = world.configs["wx_native"]
+        system, way = self.system, self.way
+        family, v3 = system.configs["wx_native"]
         if way.version == "v2":
-            world.configs[way.code] = world.configs["wx_bar"]
+            system.configs[way.code] = system.configs["wx_bar"]
         elif way.version == "codepay":
-            world.configs[way.code] = family, {**v3, "use_codepay": "true"}
-        if way.code not in world.channels:
-            await world.add_channel(way.code)
+            system.configs[way.code] = family, {**v3, "use_codepay": "true"}
+        if way.code not in system.channels:
+            await system.add_channel(way.code)
         elif way.version == "v2":
-            await world.services.channels.update(OPERATOR, world.channels[way.code], {}, *world.configs[way.code])
-        self.order = await world.order(amount=AMOUNT, expire_time=world.clock.now() + timedelta(seconds=LIFE))
+            await system.services.channels.update(OPERATOR, system.channels[way.code], {}, *system.configs[way.code])
+        self.order = await system.order(amount=AMOUNT, expire_time=system.clock.now() + timedelta(seconds=LIFE))
 
     async def submit(self, **more: str) -> Any:
         """Our side of a submit, and no more; a cashier's caller does not wait for the payer."""
         deadline.set(asyncio.get_running_loop().time() + 1)
         try:
-            return await self.world.submit(self.order, self.way.code, **{**self.way.extras, **more})
+            return await self.system.submit(self.order, self.way.code, **{**self.way.extras, **more})
         finally:
             deadline.set(None)
 
     async def open(self, attempt: Any) -> str:
         """What the payer does first: opens the page, the app or the QR code. Answers the number."""
-        world, shown = self.world, attempt.display_content
+        system, shown = self.system, attempt.display_content
         if self.way.code in ("alipay_pc", "alipay_wap", "alipay_qr"):
             number = attempt.out_trade_no
-            url = f"{world.simulator.base}/cashier/{number}" if self.way.code == "alipay_qr" else shown
-            async with world.session.get(url) as page:
+            url = f"{system.simulator.base}/cashier/{number}" if self.way.code == "alipay_qr" else shown
+            async with system.session.get(url) as page:
                 assert page.status == 200
         elif self.way.code == "alipay_app":
-            await world.open_in_alipay(shown)
+            await system.open_in_alipay(shown)
         return str(attempt.out_trade_no)
 
     async def pay(self, **options: Any) -> None:
@@ -124,36 +124,36 @@ class Stage:
         attempt = await self.submit()
         if not self.way.at_the_till and self.way.code != "mock":
             number = await self.open(attempt)
-            await self.world.simulator.pay(number, **options)
+            await self.system.simulator.pay(number, **options)
 
     async def paid(self, **extras: str) -> Any:
         """The order, paid."""
         await (self.submit(**extras) if extras else self.pay())
-        return await self.world.until(self.order, "SUCCESS")
+        return await self.system.until(self.order, "SUCCESS")
 
     async def fault(self, api: str, fault: str, **more: Any) -> None:
-        await self.world.simulator.fault(api, fault, **more)
+        await self.system.simulator.fault(api, fault, **more)
 
     async def number(self) -> str:
         """The number of the only attempt."""
-        rows = await self.world.rows("SELECT id FROM pay_attempt ORDER BY id")
+        rows = await self.system.rows("SELECT id FROM pay_attempt ORDER BY id")
         assert len(rows) == 1
         return encode(Prefix.ATTEMPT, rows[0]["id"])
 
     async def pass_time(self, seconds: float) -> None:
         """On both sides of the wire; then the jobs that a worker runs."""
-        self.world.clock.advance(seconds)
-        await self.world.simulator.advance(seconds)
-        await self.world.services.jobs.sync_orders()
-        await self.world.services.jobs.expire_orders()
+        self.system.clock.advance(seconds)
+        await self.system.simulator.advance(seconds)
+        await self.system.services.jobs.sync_orders()
+        await self.system.services.jobs.expire_orders()
 
     async def state(self) -> OrderState:
-        return (await self.world.read(self.order)).state
+        return (await self.system.read(self.order)).state
 
     async def case(self) -> Any:
         """The first case, as soon as there is one."""
         async with asyncio.timeout(5):
-            while not (cases := await self.world.cases()):
+            while not (cases := await self.system.cases()):
                 await asyncio.sleep(0.01)
         return cases[0]
 
@@ -162,26 +162,26 @@ class Stage:
         async with asyncio.timeout(5):
             while refund.state is RefundState.WAITING:
                 await asyncio.sleep(0.03)
-                refund = await self.world.services.refunds.sync(self.world.caller, refund)
+                refund = await self.system.services.refunds.sync(self.system.caller, refund)
         return refund
 
     async def surplus_is_refunded(self, kind: str) -> None:
         """A case of this kind is opened, refunded in full, and told to the app as surplus."""
-        world = self.world
+        system = self.system
         await self.case()
         async with asyncio.timeout(8):
             while (case := await self.case())["state"] != "RESOLVED":
-                world.clock.advance(11)
-                await world.services.jobs.sync_refunds()
+                system.clock.advance(11)
+                await system.services.jobs.sync_refunds()
                 await asyncio.sleep(0.05)
         assert case["kind"] == kind
-        refund = (await world.rows("SELECT * FROM pay_refund"))[0]
+        refund = (await system.rows("SELECT * FROM pay_refund"))[0]
         assert (refund["state"], refund["amount"], refund["case_id"]) == ("SUCCESS", AMOUNT, case["id"])
-        events = [post.json for post in await world.deliver()]
+        events = [post.json for post in await system.deliver()]
         assert [event["data"]["surplus"] for event in events if event["type"] == "pay_refund.success"] == [True]
 
     async def at_channel(self, number: str) -> Any:
-        return await self.world.simulator.get(f"/simulator/trades/{number}")
+        return await self.system.simulator.get(f"/simulator/trades/{number}")
 
 
 def test_every_channel_code_has_its_ways() -> None:

@@ -18,7 +18,7 @@ from paycenter_server.channels.alipay.signature import (
     parse_form,
     sign_content,
     verify_answer,
-    verify_notify,
+    verify_callback,
 )
 from paycenter_server.channels.crypto import (
     CryptoError,
@@ -33,11 +33,11 @@ from paycenter_server.channels.crypto import (
     load_certificates,
     load_public_key,
 )
-from paycenter_server.channels.protocol import AnswerError, HttpResponse, NotifyError, NotifyRequest, QueryStatus
+from paycenter_server.channels.protocol import AnswerError, CallbackError, CallbackRequest, HttpResponse, QueryStatus
 from support.vectors import VECTORS
 from unit.channel_support import MOMENT, ali_cert_config, ali_config, ali_good, ali_signed, cert_sn, certificate
 
-# parse_notify has no time window; the moment plays no part.
+# parse_callback has no time window; the moment plays no part.
 NOW = datetime(2024, 1, 1, tzinfo=UTC)
 
 
@@ -80,8 +80,8 @@ def _notify(vector: Vector) -> None:
     body = urlencode(params).encode()
     assert parse_form(body) == params
     assert sign_content(params, drop=_dropped(vector), keep_empty=True).decode() == vector["sign_content"]
-    assert verify_notify(_key(vector), params)
-    outcome = _codec(vector).parse_notify(NotifyRequest({}, body), NOW)
+    assert verify_callback(_key(vector), params)
+    outcome = _codec(vector).parse_callback(CallbackRequest({}, body), NOW)
     assert json.loads(outcome.raw) == params
     if params["notify_type"] != "trade_status_sync":
         assert outcome.payment is None
@@ -97,22 +97,22 @@ def _notify(vector: Vector) -> None:
     assert payment.success_time == datetime.fromisoformat(params["gmt_payment"] + "+08:00")
     decoded_twice = urlencode({**params, "subject": params["subject"].replace("+", " ")}).encode()
     if "+" in params["subject"]:
-        with pytest.raises(NotifyError):
-            _codec(vector).parse_notify(NotifyRequest({}, decoded_twice), NOW)
+        with pytest.raises(CallbackError):
+            _codec(vector).parse_callback(CallbackRequest({}, decoded_twice), NOW)
 
 
 def _notify_negative(vector: Vector) -> None:
-    assert not verify_notify(_key(vector), vector["params"])
-    with pytest.raises(NotifyError, match="does not verify"):
-        _codec(vector).parse_notify(NotifyRequest({}, urlencode(vector["params"]).encode()), NOW)
+    assert not verify_callback(_key(vector), vector["params"])
+    with pytest.raises(CallbackError, match="does not verify"):
+        _codec(vector).parse_callback(CallbackRequest({}, urlencode(vector["params"]).encode()), NOW)
 
 
 def _return(vector: Vector) -> None:
     params = parse_form(urlsplit(vector["url"]).query.encode())
     assert params == vector["params"]
     assert sign_content(params, drop=("sign", "sign_type"), keep_empty=True).decode() == vector["sign_content"]
-    assert verify_notify(_key(vector), params)
-    assert not verify_notify(_key(vector), {**params, "total_amount": "0.02"})
+    assert verify_callback(_key(vector), params)
+    assert not verify_callback(_key(vector), {**params, "total_amount": "0.02"})
 
 
 def _cert_sn(vector: Vector) -> None:

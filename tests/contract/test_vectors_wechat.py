@@ -22,7 +22,7 @@ from paycenter_server.channels.crypto import (
     rsa_sign,
     rsa_verify,
 )
-from paycenter_server.channels.protocol import AnswerError, NotifyError, NotifyRequest, UnknownKeyError
+from paycenter_server.channels.protocol import AnswerError, CallbackError, CallbackRequest, UnknownKeyError
 from paycenter_server.channels.wechatpay.native import WechatNativeCodec
 from paycenter_server.channels.wechatpay.signature import (
     Verifier,
@@ -103,12 +103,12 @@ def _notify(vector: Vector) -> None:
     assert plain.decode() == vector["plaintext"]
     config = wx_config(api_v3_key=vector["apiv3_key"], platform_certificates=vector["platform_cert_pem"])
     codec = WechatNativeCodec(config)
-    notification = codec.parse_notify(NotifyRequest(headers, body), now)
+    notification = codec.parse_callback(CallbackRequest(headers, body), now)
     assert (notification.payment, notification.refund, notification.raw) == (None, None, vector["plaintext"])
-    with pytest.raises(NotifyError):
-        codec.parse_notify(NotifyRequest(headers, body.replace("签约".encode(), "解约".encode())), now)
-    with pytest.raises(NotifyError):
-        codec.parse_notify(NotifyRequest(headers, body), now + timedelta(seconds=301))
+    with pytest.raises(CallbackError):
+        codec.parse_callback(CallbackRequest(headers, body.replace("签约".encode(), "解约".encode())), now)
+    with pytest.raises(CallbackError):
+        codec.parse_callback(CallbackRequest(headers, body), now + timedelta(seconds=301))
 
 
 def _certificates(vector: Vector) -> None:

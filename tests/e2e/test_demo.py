@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 import pytest
-from paycenter_server.local.play import CHANNELS
+from paycenter_server.local.demo_steps import CHANNELS
 
 from .conftest import RunningPayCenter, plain_environment
 

@@ -55,7 +55,7 @@ def test_ten_lines(
     assert match is not None
     app = running_paycenter.data["app"]
     monkeypatch.setenv("TARGET", running_paycenter.addresses["grpc"])
-    for name in ("key_id", "key_secret", "webhook_secret"):
+    for name in ("key_id", "key_secret", "notification_secret"):
         monkeypatch.setenv(name.upper(), app[name])
     names: dict[str, Any] = {}
     exec(compile(match[1], str(README), "exec"), names)

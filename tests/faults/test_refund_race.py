@@ -8,21 +8,21 @@ import os
 import sys
 from pathlib import Path
 
-from support.world import World
+from support.system import PayCenterSystem
 
 PROCESSES, EACH, ROUNDS = 4, 10, 20
 SCRIPT = Path(__file__).with_name("refund_racer.py")
 
 
-async def test_separate_processes_never_refund_too_much(world: World, master_key_file: Path) -> None:
-    orders = [await world.paid("mock", amount=100) for _ in range(ROUNDS)]
+async def test_separate_processes_never_refund_too_much(system: PayCenterSystem, master_key_file: Path) -> None:
+    orders = [await system.paid("mock", amount=100) for _ in range(ROUNDS)]
     environment = {
         **os.environ,
         "PAYCENTER_MODE": "development",
-        "PAYCENTER_DATABASE_URL": world.database_url,
+        "PAYCENTER_DATABASE_URL": system.database_url,
         "PAYCENTER_MASTER_KEY_FILE": str(master_key_file),
-        "PAYCENTER_ORDER_NOTIFY_URL": world.settings.order_notify_url,
-        "PAYCENTER_REFUND_NOTIFY_URL": world.settings.refund_notify_url,
+        "PAYCENTER_ORDER_CALLBACK_URL": system.settings.order_callback_url,
+        "PAYCENTER_REFUND_CALLBACK_URL": system.settings.refund_callback_url,
         "PAYCENTER_DATABASE_POOL": "4",
     }
     racers = [
@@ -38,7 +38,7 @@ async def test_separate_processes_never_refund_too_much(world: World, master_key
     outputs = await asyncio.gather(*(racer.communicate(b"go\n") for racer in racers))
     counts = [json.loads(output) for output, _ in outputs]
     for index, order in enumerate(orders):
-        after = await world.read(order)
+        after = await system.read(order)
         assert after.refunded_amount + after.reserved_amount == 90, index
-        assert await world.value("SELECT sum(amount) FROM pay_refund WHERE order_id = $1 AND state <> 'FAILURE'", order.id) == 90
+        assert await system.value("SELECT sum(amount) FROM pay_refund WHERE order_id = $1 AND state <> 'FAILURE'", order.id) == 90
         assert sum(count[index] for count in counts) == 3

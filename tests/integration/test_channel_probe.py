@@ -8,35 +8,35 @@ from typing import Any
 
 import pytest
 from paycenter_server.simulator import generate_keys, load_keys
-from support.world import OPERATOR, World
+from support.system import OPERATOR, PayCenterSystem
 
 CODES = ["wx_native", "wx_bar", "alipay_qr", "alipay_pc", "mock"]
 
 
-async def probe(world: World, code: str, **changes: str) -> Any:
-    if code not in world.channels:
-        await world.add_channel(code)
+async def probe(system: PayCenterSystem, code: str, **changes: str) -> Any:
+    if code not in system.channels:
+        await system.add_channel(code)
     if changes:
-        family, config = world.configs[code]
-        await world.services.channels.update(OPERATOR, world.channels[code], {}, family, {**config, **changes})
-        world.services.gateway._known.clear()
-    return await world.services.channel_probe.probe(OPERATOR, "shop", code)
+        family, config = system.configs[code]
+        await system.services.channels.update(OPERATOR, system.channels[code], {}, family, {**config, **changes})
+        system.services.gateway._known.clear()
+    return await system.services.channel_probe.probe(OPERATOR, "shop", code)
 
 
 @pytest.mark.parametrize("code", CODES)
-async def test_a_channel_that_works(world: World, code: str) -> None:
-    found = await probe(world, code)
+async def test_a_channel_that_works(system: PayCenterSystem, code: str) -> None:
+    found = await probe(system, code)
     assert found.good, found.words
 
 
-async def test_platform_certificates_are_fetched(world: World) -> None:
-    family, config = world.configs["wx_native"]
+async def test_platform_certificates_are_fetched(system: PayCenterSystem) -> None:
+    family, config = system.configs["wx_native"]
     plain = {name: value for name, value in config.items() if not name.startswith("public_key")}
-    world.configs["wx_native"] = family, {**plain, "use_platform_certificates": "true"}
-    await world.services.channels.delete(OPERATOR, world.channels.pop("wx_native"))
-    found = await probe(world, "wx_native")
+    system.configs["wx_native"] = family, {**plain, "use_platform_certificates": "true"}
+    await system.services.channels.delete(OPERATOR, system.channels.pop("wx_native"))
+    found = await probe(system, "wx_native")
     assert found.good, found.words
-    assert not (await probe(world, "wx_native", api_v3_key="x" * 32)).good
+    assert not (await probe(system, "wx_native", api_v3_key="x" * 32)).good
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def other_keys(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return load_keys(folder)
 
 
-async def test_what_is_wrong_is_said_in_plain_words(world: World, other_keys: Any) -> None:
+async def test_what_is_wrong_is_said_in_plain_words(system: PayCenterSystem, other_keys: Any) -> None:
     strange_private = other_keys.text("wechatpay", "apiclient_key.pem")
     strange_public = other_keys.text("wechatpay", "pub_key.pem")
     cases: list[tuple[str, dict[str, str], str]] = [
@@ -63,41 +63,41 @@ async def test_what_is_wrong_is_said_in_plain_words(world: World, other_keys: An
         ("wx_bar", {"appid": "wx0000000000000000"}, "not bound"),
     ]
     for code, changes, words in cases:
-        found = await probe(world, code, **changes)
+        found = await probe(system, code, **changes)
         assert not found.good
         assert words in found.words, (code, changes.keys(), found.words)
-        good = {name: world.configs[code][1].get(name, "") for name in changes}
-        assert (await probe(world, code, **good)).good
+        good = {name: system.configs[code][1].get(name, "") for name in changes}
+        assert (await probe(system, code, **good)).good
 
 
 @pytest.mark.parametrize("code", ["wx_native", "wx_app", "wx_bar"])
-async def test_the_order_of_the_trial_is_closed_and_leaves_nothing_behind(world: World, code: str) -> None:
-    assert (await probe(world, code)).good
-    (trade,) = await world.simulator.get("/simulator/trades")
+async def test_the_order_of_the_trial_is_closed_and_leaves_nothing_behind(system: PayCenterSystem, code: str) -> None:
+    assert (await probe(system, code)).good
+    (trade,) = await system.simulator.get("/simulator/trades")
     assert (trade["state"], trade["amount"], trade["api"]) == ("CLOSED", 1, "native")
-    assert await world.value("SELECT count(*) FROM pay_attempt") == 0
+    assert await system.value("SELECT count(*) FROM pay_attempt") == 0
 
 
-async def test_a_product_without_permission_is_no_proof_against_another(world: World) -> None:
+async def test_a_product_without_permission_is_no_proof_against_another(system: PayCenterSystem) -> None:
     for code, good in (("wx_native", False), ("wx_pub", True)):
-        await world.simulator.fault("wx.native", "decline", code="NO_AUTH")
-        found = await probe(world, code)
+        await system.simulator.fault("wx.native", "decline", code="NO_AUTH")
+        found = await probe(system, code)
         assert (found.good, "permission" in found.words) == (good, True), found.words
 
 
-async def test_a_key_that_nothing_was_signed_with_before_the_order(world: World, other_keys: Any) -> None:
+async def test_a_key_that_nothing_was_signed_with_before_the_order(system: PayCenterSystem, other_keys: Any) -> None:
     """A merchant that has no platform certificates gets 404 for them, as for a number that does not exist: both unsigned."""
     strange_public = other_keys.text("wechatpay", "pub_key.pem")
-    await world.simulator.fault("wx.certificates", "decline", code="RESOURCE_NOT_EXISTS")
-    found = await probe(world, "wx_native", public_key=strange_public)
+    await system.simulator.fault("wx.certificates", "decline", code="RESOURCE_NOT_EXISTS")
+    found = await probe(system, "wx_native", public_key=strange_public)
     assert (found.good, "does not verify" in found.words) == (False, True), found.words
 
 
-async def test_the_command(world: World, master_key_file: Path) -> None:
+async def test_the_command(system: PayCenterSystem, master_key_file: Path) -> None:
     environment = {
-        **os.environ, "PAYCENTER_MODE": "development", "PAYCENTER_DATABASE_URL": world.database_url,
-        "PAYCENTER_MASTER_KEY_FILE": str(master_key_file), "PAYCENTER_ORDER_NOTIFY_URL": world.settings.order_notify_url,
-        "PAYCENTER_REFUND_NOTIFY_URL": world.settings.refund_notify_url,
+        **os.environ, "PAYCENTER_MODE": "development", "PAYCENTER_DATABASE_URL": system.database_url,
+        "PAYCENTER_MASTER_KEY_FILE": str(master_key_file), "PAYCENTER_ORDER_CALLBACK_URL": system.settings.order_callback_url,
+        "PAYCENTER_REFUND_CALLBACK_URL": system.settings.refund_callback_url,
     }  # fmt: skip
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
@@ -112,8 +112,8 @@ async def test_the_command(world: World, master_key_file: Path) -> None:
     assert (missing.returncode, "no channel" in missing.stderr) == (1, True), missing
 
 
-async def test_a_clock_that_is_off_is_named(world: World) -> None:
-    world.clock.advance(3600)
-    found = await probe(world, "wx_native")
+async def test_a_clock_that_is_off_is_named(system: PayCenterSystem) -> None:
+    system.clock.advance(3600)
+    found = await probe(system, "wx_native")
     assert not found.good
     assert "clock" in found.words

@@ -10,111 +10,111 @@ from datetime import timedelta
 
 import pytest
 from aiohttp import web
-from paycenter_server.domain.models import NotifyType
-from paycenter_server.domain.schedule import NOTIFY_DELAYS, NOTIFY_MAX_TIMES
-from paycenter_server.domain.states import NotifyState
-from paycenter_server.services.notifying import LEASE, Notifying, Received
-from paycenter_server.storage import notifications as notify_rows
-from paycenter_server.storage.notifications import Delivery, claim_due
-from paycenter_server.workers.courier import AddressGuard, AiohttpCourier, parse_networks
+from paycenter_server.domain.models import NotificationType
+from paycenter_server.domain.schedule import NOTIFICATION_DELAYS, NOTIFICATION_MAX_TIMES
+from paycenter_server.domain.states import NotificationState
+from paycenter_server.services.notifications_delivery import LEASE, DeliveryResponse, NotificationDelivery
+from paycenter_server.storage import notifications as notification_rows
+from paycenter_server.storage.notifications import DeliveryResult, claim_due
+from paycenter_server.workers.notification_sender import AddressGuard, AiohttpNotificationSender, parse_networks
 from standardwebhooks import Webhook
-from support.world import OPERATOR, World
+from support.system import OPERATOR, PayCenterSystem
 
 
 @dataclass
 class Gate:
-    """A courier that holds what it posts until it is opened."""
+    """A sender that holds what it posts until it is opened."""
 
     open: asyncio.Event = field(default_factory=asyncio.Event)
-    posts: Counter[str] = field(default_factory=Counter)
-    answer: Received = field(default_factory=lambda: Received(200, "ok"))
+    sent: Counter[str] = field(default_factory=Counter)
+    answer: DeliveryResponse = field(default_factory=lambda: DeliveryResponse(200, "ok"))
 
-    async def post(self, url: str, headers: dict[str, str], body: bytes) -> Received:
-        self.posts[headers["webhook-id"]] += 1
+    async def send(self, url: str, headers: dict[str, str], body: bytes) -> DeliveryResponse:
+        self.sent[headers["webhook-id"]] += 1
         await self.open.wait()
         return self.answer
 
 
-async def task_row(world: World) -> dict[str, object]:
-    (row,) = await world.rows("SELECT * FROM pay_notify_task")
+async def task_row(system: PayCenterSystem) -> dict[str, object]:
+    (row,) = await system.rows("SELECT * FROM pay_notify_task")
     return dict(row)
 
 
-async def test_the_whole_schedule(world: World) -> None:
+async def test_the_whole_schedule(system: PayCenterSystem) -> None:
     """18 attempts over three days, then never again; a resend starts the schedule once more."""
-    world.services.context.random_bits = lambda bits: 0
-    world.courier.default = Received(500, "down")
-    await world.paid("mock")
+    system.services.context.random_bits = lambda bits: 0
+    system.sender.default = DeliveryResponse(500, "down")
+    await system.paid("mock")
     for round_ in (0, 1):
-        first = NOTIFY_MAX_TIMES * round_
-        assert len(await world.deliver()) == 1
-        for step, delay in enumerate(NOTIFY_DELAYS, 1):
-            row = await task_row(world)
+        first = NOTIFICATION_MAX_TIMES * round_
+        assert len(await system.deliver()) == 1
+        for step, delay in enumerate(NOTIFICATION_DELAYS, 1):
+            row = await task_row(system)
             assert (row["state"], row["notify_times"]) == ("REQUEST_SUCCESS", first + step)
-            wait = row["next_notify_time"] - world.clock.now()  # type: ignore[operator]
+            wait = row["next_notify_time"] - system.clock.now()  # type: ignore[operator]
             assert timedelta(seconds=delay - 5) < wait <= timedelta(seconds=delay)
-            world.clock.advance(wait.total_seconds() - 1)
-            assert await world.deliver() == []
-            world.clock.advance(1.5)
-            assert len(await world.deliver()) == 1, step
-        row = await task_row(world)
-        assert (row["state"], row["notify_times"], row["next_notify_time"]) == ("FAILURE", first + NOTIFY_MAX_TIMES, None)
+            system.clock.advance(wait.total_seconds() - 1)
+            assert await system.deliver() == []
+            system.clock.advance(1.5)
+            assert len(await system.deliver()) == 1, step
+        row = await task_row(system)
+        assert (row["state"], row["notify_times"], row["next_notify_time"]) == ("FAILURE", first + NOTIFICATION_MAX_TIMES, None)
         for _ in range(3):
-            world.clock.advance(86_400 * 30)
-            assert await world.deliver() == []
+            system.clock.advance(86_400 * 30)
+            assert await system.deliver() == []
         if round_ == 0:
-            number = world.courier.posts[0].headers["webhook-id"]
-            task = await world.services.notify_admin.resend(world.caller, number)
-            assert (task.state, task.max_notify_times) == (NotifyState.WAITING, 2 * NOTIFY_MAX_TIMES)
-    assert NOTIFY_MAX_TIMES == 18
-    assert sum(NOTIFY_DELAYS) >= 72 * 3600
-    logs = await world.rows("SELECT * FROM pay_notify_log ORDER BY id")
+            number = system.sender.sent[0].headers["webhook-id"]
+            task = await system.services.notifications.resend(system.caller, number)
+            assert (task.state, task.max_notify_times) == (NotificationState.WAITING, 2 * NOTIFICATION_MAX_TIMES)
+    assert NOTIFICATION_MAX_TIMES == 18
+    assert sum(NOTIFICATION_DELAYS) >= 72 * 3600
+    logs = await system.rows("SELECT * FROM pay_notify_log ORDER BY id")
     assert [row["notify_times"] for row in logs] == list(range(1, 37))
     assert {row["state"] for row in logs} == {"REQUEST_SUCCESS", "FAILURE"}
     assert [row["state"] for row in logs].count("FAILURE") == 2
     for row in logs:
         assert (row["http_status"], row["answer"], row["url"]) == (500, "down", "http://merchant.test/shop/order")
         assert row["duration_ms"] >= 0
-        assert row["request"] == world.courier.posts[0].body.decode()
-    assert len({post.headers["webhook-id"] for post in world.courier.posts}) == 1
-    assert len({post.headers["webhook-timestamp"] for post in world.courier.posts}) > 30
+        assert row["request"] == system.sender.sent[0].body.decode()
+    assert len({post.headers["webhook-id"] for post in system.sender.sent}) == 1
+    assert len({post.headers["webhook-timestamp"] for post in system.sender.sent}) > 30
 
 
-async def test_jitter_only_lengthens_by_a_tenth(world: World) -> None:
-    world.services.context.random_bits = lambda bits: (1 << bits) - 1
-    world.courier.default = Received(0, "no answer")
-    await world.paid("mock")
-    await world.deliver()
-    row = await task_row(world)
-    wait = (row["next_notify_time"] - world.clock.now()).total_seconds()  # type: ignore[operator]
+async def test_jitter_only_lengthens_by_a_tenth(system: PayCenterSystem) -> None:
+    system.services.context.random_bits = lambda bits: (1 << bits) - 1
+    system.sender.default = DeliveryResponse(0, "no answer")
+    await system.paid("mock")
+    await system.deliver()
+    row = await task_row(system)
+    wait = (row["next_notify_time"] - system.clock.now()).total_seconds()  # type: ignore[operator]
     assert 15 < wait <= 16.5
     assert row["state"] == "REQUEST_FAILURE"
 
 
 @pytest.mark.parametrize(("after", "low", "high"), [(300.0, 295, 300), (1.0, 14, 16.5), (10**7, 86_395, 86_400)])
-async def test_retry_after_is_obeyed_up_to_a_day(world: World, after: float, low: float, high: float) -> None:
-    world.courier.default = Received(429, "slow down", after)
-    await world.paid("mock")
-    await world.deliver()
-    wait = ((await task_row(world))["next_notify_time"] - world.clock.now()).total_seconds()  # type: ignore[operator]
+async def test_retry_after_is_obeyed_up_to_a_day(system: PayCenterSystem, after: float, low: float, high: float) -> None:
+    system.sender.default = DeliveryResponse(429, "slow down", after)
+    await system.paid("mock")
+    await system.deliver()
+    wait = ((await task_row(system))["next_notify_time"] - system.clock.now()).total_seconds()  # type: ignore[operator]
     assert low <= wait <= high
 
 
-async def test_gone_is_the_end(world: World) -> None:
-    world.courier.default = Received(410, "gone")
-    await world.paid("mock")
-    await world.deliver()
-    row = await task_row(world)
+async def test_gone_is_the_end(system: PayCenterSystem) -> None:
+    system.sender.default = DeliveryResponse(410, "gone")
+    await system.paid("mock")
+    await system.deliver()
+    row = await task_row(system)
     assert (row["state"], row["next_notify_time"]) == ("FAILURE", None)
-    world.clock.advance(86_400 * 9)
-    assert await world.deliver() == []
+    system.clock.advance(86_400 * 9)
+    assert await system.deliver() == []
 
 
-async def test_both_signatures_while_a_secret_is_rotated(world: World) -> None:
-    new = await world.services.apps.rotate_webhook_secret(OPERATOR, "shop")
-    newest = await world.services.apps.rotate_webhook_secret(OPERATOR, "shop")
-    await world.paid("mock")
-    (post,) = await world.deliver()
+async def test_both_signatures_while_a_secret_is_rotated(system: PayCenterSystem) -> None:
+    new = await system.services.apps.rotate_notification_secret(OPERATOR, "shop")
+    newest = await system.services.apps.rotate_notification_secret(OPERATOR, "shop")
+    await system.paid("mock")
+    (post,) = await system.deliver()
     signatures = post.headers["webhook-signature"].split(" ")
     assert len(signatures) == 2
     for secret in (newest, new):
@@ -122,90 +122,90 @@ async def test_both_signatures_while_a_secret_is_rotated(world: World) -> None:
     assert all(signature.startswith("v1,") for signature in signatures)
 
 
-async def test_a_late_result_never_overwrites_success(world: World) -> None:
+async def test_a_late_result_never_overwrites_success(system: PayCenterSystem) -> None:
     """Two deliveries of one notification: whichever ends last, a recorded SUCCESS stays (issue #350)."""
-    await world.paid("mock")
-    database, now = world.services.context.database, world.clock.now()
+    await system.paid("mock")
+    database, now = system.services.context.database, system.clock.now()
     async with database.connection() as connection:
         (slow,) = await claim_due(connection, now, now + LEASE, 10, 10)
-        world.clock.advance(61)
-        now = world.clock.now()
+        system.clock.advance(61)
+        now = system.clock.now()
         (quick,) = await claim_due(connection, now, now + LEASE, 10, 10)
         assert slow.id == quick.id
 
-        def result(state: NotifyState, claimed: int) -> Delivery:
-            waiting = state is NotifyState.REQUEST_FAILURE
-            return Delivery(
+        def result(state: NotificationState, claimed: int) -> DeliveryResult:
+            waiting = state is NotificationState.REQUEST_FAILURE
+            return DeliveryResult(
                 task_id=slow.id, claimed_times=claimed, state=state, next_notify_time=now if waiting else None, url="u",
                 request="r", http_status=200, duration_ms=1, answer="", at=now,
             )  # fmt: skip
 
-        assert await notify_rows.record(connection, [result(NotifyState.SUCCESS, quick.notify_times)]) == 1
+        assert await notification_rows.record(connection, [result(NotificationState.SUCCESS, quick.notify_times)]) == 1
         for claimed in (0, 1, 2):
-            assert await notify_rows.record(connection, [result(NotifyState.REQUEST_FAILURE, claimed)]) == 0
-        row = await task_row(world)
+            assert await notification_rows.record(connection, [result(NotificationState.REQUEST_FAILURE, claimed)]) == 0
+        row = await task_row(system)
         assert (row["state"], row["notify_times"], row["next_notify_time"]) == ("SUCCESS", 1, None)
         # Both in one statement: one of them wins, and the row is whole.
-        await notify_rows.resend(connection, slow.id, now, NOTIFY_MAX_TIMES)
-        both = [result(NotifyState.SUCCESS, 1), result(NotifyState.REQUEST_FAILURE, 1)]
-        assert await notify_rows.record(connection, both) == 1
-        row = await task_row(world)
+        await notification_rows.resend(connection, slow.id, now, NOTIFICATION_MAX_TIMES)
+        both = [result(NotificationState.SUCCESS, 1), result(NotificationState.REQUEST_FAILURE, 1)]
+        assert await notification_rows.record(connection, both) == 1
+        row = await task_row(system)
         assert (row["state"] == "SUCCESS") is (row["next_notify_time"] is None)
         assert row["notify_times"] == 2
-    assert await world.deliver() == [] or row["state"] != "SUCCESS"
+    assert await system.deliver() == [] or row["state"] != "SUCCESS"
 
 
-async def test_a_worker_that_dies_between_claim_and_record(world: World) -> None:
-    await world.paid("mock")
+async def test_a_worker_that_dies_between_claim_and_record(system: PayCenterSystem) -> None:
+    await system.paid("mock")
     gate = Gate()
-    doomed = Notifying(world.services.context, gate)
+    doomed = NotificationDelivery(system.services.context, gate)
     assert await doomed.deliver_due() == 1
     await asyncio.sleep(0.05)
     for flight in list(doomed._flights):
         flight.cancel()
-    assert await world.deliver() == []
-    world.clock.advance(LEASE.total_seconds() + 1)
-    assert len(await world.deliver()) == 1
-    row = await task_row(world)
+    assert await system.deliver() == []
+    system.clock.advance(LEASE.total_seconds() + 1)
+    assert len(await system.deliver()) == 1
+    row = await task_row(system)
     assert (row["state"], row["notify_times"]) == ("SUCCESS", 1)
-    assert sum(gate.posts.values()) == 1
+    assert sum(gate.sent.values()) == 1
 
 
-async def test_one_poisoned_answer_does_not_keep_the_others_from_being_recorded(world: World) -> None:
+async def test_one_poisoned_answer_does_not_keep_the_others_from_being_recorded(system: PayCenterSystem) -> None:
     for _ in range(6):
-        await world.paid("mock")
+        await system.paid("mock")
     texts = ["\0", "\ud800 lone", "a\0b" * 9000, "\U0010ffff" * 5000, "\r\n\t\x01", "fine"]
-    world.courier.answers = [Received(500, text) for text in texts]
-    await world.deliver()
-    rows = await world.rows("SELECT * FROM pay_notify_log")
+    system.sender.answers = [DeliveryResponse(500, text) for text in texts]
+    await system.deliver()
+    rows = await system.rows("SELECT * FROM pay_notify_log")
     assert len(rows) == 6
     assert all(len(row["answer"]) <= 2000 for row in rows)
-    assert await world.value("SELECT count(*) FROM pay_notify_task WHERE notify_times = 1") == 6
+    assert await system.value("SELECT count(*) FROM pay_notify_task WHERE notify_times = 1") == 6
 
 
-async def test_a_task_whose_secret_cannot_be_opened_harms_no_other(world: World) -> None:
-    await world.add_app("broken", codes=("mock",))
-    await world.rows("UPDATE pay_app SET notify_secret = 'v1:none:AAAA' WHERE app_key = 'broken'")
-    await fill(world, "broken", 3)
-    await fill(world, "shop", 3)
-    posts = await world.deliver()
+async def test_a_task_whose_secret_cannot_be_opened_harms_no_other(system: PayCenterSystem) -> None:
+    await system.add_app("broken", codes=("mock",))
+    await system.rows("UPDATE pay_app SET notification_secret = 'v1:none:AAAA' WHERE app_key = 'broken'")
+    await fill(system, "broken", 3)
+    await fill(system, "shop", 3)
+    posts = await system.deliver()
     assert len(posts) == 3
-    assert await world.value("SELECT count(*) FROM pay_notify_task WHERE state = 'SUCCESS'") == 3
+    assert await system.value("SELECT count(*) FROM pay_notify_task WHERE state = 'SUCCESS'") == 3
 
 
-async def fill(world: World, app_key: str, count: int, url: str = "http://merchant.test/x") -> None:
+async def fill(system: PayCenterSystem, app_key: str, count: int, url: str = "http://merchant.test/x") -> None:
     """Many due tasks of an app."""
-    await world.rows(
+    await system.rows(
         """INSERT INTO pay_notify_task (id, app_id, type, event, data_id, data_version, merchant_order_id, merchant_refund_no,
-             notify_url, payload, state, notify_times, max_notify_times, next_notify_time, create_time, update_time)
+             notification_url, payload, state, notify_times, max_notify_times, next_notify_time, create_time, update_time)
            SELECT gen_random_uuid(), a.id, $4, 'pay_order.success', gen_random_uuid(), 0, 'M' || n, '', $3, '{"type":"x"}',
              'WAITING', 0, 18, now() - interval '1 second' * (2 - n * 0.001), now(), now()
            FROM pay_app a, generate_series(1, $2) n WHERE a.app_key = $1""",
-        app_key, count, url, NotifyType.ORDER.value,
+        app_key, count, url, NotificationType.ORDER.value,
     )  # fmt: skip
 
 
-async def test_a_receiver_that_hangs_delays_nobody_else(world: World) -> None:
+async def test_a_receiver_that_hangs_delays_nobody_else(system: PayCenterSystem) -> None:
     hanging = asyncio.Event()
     served: list[float] = []
 
@@ -224,40 +224,40 @@ async def test_a_receiver_that_hangs_delays_nobody_else(world: World) -> None:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     base = "http://{}:{}".format(*runner.addresses[0][:2])
-    await world.add_app("slow", codes=())
+    await system.add_app("slow", codes=())
     # The slow app's tasks are older, and more than one look into the queue can see.
-    await fill(world, "slow", 1500, f"{base}/hang")
-    await world.rows("UPDATE pay_notify_task SET next_notify_time = next_notify_time - interval '1 hour'")
-    await fill(world, "shop", 200, f"{base}/quick")
-    courier = AiohttpCourier(AddressGuard(parse_networks("127.0.0.0/8")), world.clock, timeout=3)
-    notifying = Notifying(world.services.context, courier)
+    await fill(system, "slow", 1500, f"{base}/hang")
+    await system.rows("UPDATE pay_notify_task SET next_notify_time = next_notify_time - interval '1 hour'")
+    await fill(system, "shop", 200, f"{base}/quick")
+    sender = AiohttpNotificationSender(AddressGuard(parse_networks("127.0.0.0/8")), system.clock, timeout=3)
+    delivery = NotificationDelivery(system.services.context, sender)
     started = time.monotonic()
-    await notifying.deliver_due()
+    await delivery.deliver_due()
     async with asyncio.timeout(3):
         while len(served) < 200:
-            await notifying.deliver_due()
+            await delivery.deliver_due()
             await asyncio.sleep(0.02)
     took = max(served) - started
     print(f"200 notifications beside 1,500 that hang: {took:.2f} s")
     assert took < 2
-    for flight in list(notifying._flights):
+    for flight in list(delivery._flights):
         flight.cancel()
     hanging.set()
     await asyncio.sleep(0.05)
-    await courier.aclose()
+    await sender.aclose()
     await runner.cleanup()
 
 
-async def test_how_many_are_delivered_in_a_second(world: World) -> None:
-    await fill(world, "shop", 600)
+async def test_how_many_are_delivered_in_a_second(system: PayCenterSystem) -> None:
+    await fill(system, "shop", 600)
     gate = Gate()
     gate.open.set()
-    notifying = Notifying(world.services.context, gate)
+    delivery = NotificationDelivery(system.services.context, gate)
     started = time.monotonic()
-    while await world.value("SELECT count(*) FROM pay_notify_task WHERE state <> 'SUCCESS'"):
-        await notifying.deliver_due()
-        await notifying.settle()
+    while await system.value("SELECT count(*) FROM pay_notify_task WHERE state <> 'SUCCESS'"):
+        await delivery.deliver_due()
+        await delivery.settle()
     took = time.monotonic() - started
     print(f"600 deliveries, claimed and recorded in batches: {600 / took:.0f}/s")
-    assert set(gate.posts.values()) == {1}
+    assert set(gate.sent.values()) == {1}
     assert took < 5

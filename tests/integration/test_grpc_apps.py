@@ -9,18 +9,18 @@ from typing import Any
 
 import grpc
 import pytest
-from paycenter import PayCenterError, WebhookError, WebhookVerifier
+from paycenter import NotificationError, NotificationVerifier, PayCenterError
 from paycenter.v1 import pay_app_service_pb2 as pb
 from standardwebhooks import Webhook
-from support.world import World
+from support.system import PayCenterSystem
 from test_grpc_support import Rig, eventually, fails, open_rig
 
-URLS = {"order_notify_url": "https://shop.test/order", "refund_notify_url": "https://shop.test/refund"}
+URLS = {"order_notification_url": "https://shop.test/order", "refund_notification_url": "https://shop.test/refund"}
 
 
 @pytest.fixture
-async def rig(world: World) -> AsyncIterator[Rig]:
-    async with open_rig(world) as opened:
+async def rig(system: PayCenterSystem) -> AsyncIterator[Rig]:
+    async with open_rig(system) as opened:
         yield opened
 
 
@@ -34,20 +34,20 @@ async def test_create_read_change_list_delete(rig: Rig) -> None:
     app = made.pay_app
     assert (app.app_key, app.name, app.enabled, app.remark) == ("books", "Books", True, "纸")
     assert app.surplus_policy == pb.SURPLUS_POLICY_REFUND
-    assert app.notify_success == pb.NOTIFY_SUCCESS_HTTP_2XX
-    assert made.webhook_secret.startswith("whsec_")
+    assert app.notification_success == pb.NOTIFICATION_SUCCESS_HTTP_2XX
+    assert made.notification_secret.startswith("whsec_")
     assert app.create_time.seconds > 0
 
     changed = await rig.op.apps.UpdatePayApp(
         pb.UpdatePayAppRequest(
             app_key="books", name="书店", enabled=False, remark="", surplus_policy=pb.SURPLUS_POLICY_HOLD,
-            notify_success=pb.NOTIFY_SUCCESS_CODE_ZERO, order_notify_url="https://books.test/o",
+            notification_success=pb.NOTIFICATION_SUCCESS_CODE_ZERO, order_notification_url="https://books.test/o",
         )
     )  # fmt: skip
     app = changed.pay_app
-    assert (app.name, app.enabled, app.remark, app.order_notify_url) == ("书店", False, "", "https://books.test/o")
-    assert (app.surplus_policy, app.notify_success) == (pb.SURPLUS_POLICY_HOLD, pb.NOTIFY_SUCCESS_CODE_ZERO)
-    assert app.refund_notify_url == URLS["refund_notify_url"]
+    assert (app.name, app.enabled, app.remark, app.order_notification_url) == ("书店", False, "", "https://books.test/o")
+    assert (app.surplus_policy, app.notification_success) == (pb.SURPLUS_POLICY_HOLD, pb.NOTIFICATION_SUCCESS_CODE_ZERO)
+    assert app.refund_notification_url == URLS["refund_notification_url"]
     again = await rig.op.apps.GetPayApp(pb.GetPayAppRequest(app_key="books"))
     assert again.pay_app == app
     unchanged = await rig.op.apps.UpdatePayApp(pb.UpdatePayAppRequest(app_key="books"))
@@ -75,37 +75,43 @@ async def test_create_read_change_list_delete(rig: Rig) -> None:
                  rig.op.apps.UpdatePayApp(pb.UpdatePayAppRequest(app_key="books", name="x"))):  # fmt: skip
         async with fails("APP_NOT_FOUND", grpc.StatusCode.NOT_FOUND):
             await call
-    assert await rig.world.value("SELECT count(*) FROM pay_credential WHERE app_id IS NOT NULL") == 1
+    assert await rig.system.value("SELECT count(*) FROM pay_credential WHERE app_id IS NOT NULL") == 1
 
 
 async def test_an_app_key_is_taken_once(rig: Rig) -> None:
     async with fails("APP_EXISTS", grpc.StatusCode.ALREADY_EXISTS) as caught:
         await rig.op.apps.CreatePayApp(create("shop"))
     assert caught[0].metadata == {"app_key": "shop"}
-    assert await rig.world.value("SELECT count(*) FROM pay_app") == 1
+    assert await rig.system.value("SELECT count(*) FROM pay_app") == 1
 
 
 async def test_every_wrong_field_is_named(rig: Rig) -> None:
     async with fails("INVALID_FIELD", grpc.StatusCode.INVALID_ARGUMENT) as caught:
         await rig.op.apps.CreatePayApp(
-            create("No Such", name="", remark="x" * 256, order_notify_url="ftp://a", refund_notify_url="http://u:p@a/")
+            create("No Such", name="", remark="x" * 256, order_notification_url="ftp://a", refund_notification_url="http://u:p@a/")
         )
-    assert {item.field for item in caught[0].violations} == {"app_key", "name", "remark", "order_notify_url", "refund_notify_url"}
+    assert {item.field for item in caught[0].violations} == {
+        "app_key",
+        "name",
+        "remark",
+        "order_notification_url",
+        "refund_notification_url",
+    }
     async with fails("INVALID_FIELD") as caught:
-        await rig.op.apps.UpdatePayApp(pb.UpdatePayAppRequest(app_key="shop", name="", order_notify_url=""))
-    assert {item.field for item in caught[0].violations} == {"name", "order_notify_url"}
+        await rig.op.apps.UpdatePayApp(pb.UpdatePayAppRequest(app_key="shop", name="", order_notification_url=""))
+    assert {item.field for item in caught[0].violations} == {"name", "order_notification_url"}
 
 
 async def test_an_app_with_orders_or_refunds_stays(rig: Rig) -> None:
-    world = rig.world
-    order = await world.paid("mock")
+    system = rig.system
+    order = await system.paid("mock")
     async with fails("APP_HAS_ORDERS", grpc.StatusCode.FAILED_PRECONDITION):
         await rig.op.apps.DeletePayApp(pb.DeletePayAppRequest(app_key="shop"))
-    await world.refund(order, 10)
+    await system.refund(order, 10)
     async with fails("APP_HAS_REFUNDS", grpc.StatusCode.FAILED_PRECONDITION):
         await rig.op.apps.DeletePayApp(pb.DeletePayAppRequest(app_key="shop"))
     assert (await rig.op.apps.GetPayApp(pb.GetPayAppRequest(app_key="shop"))).pay_app.app_key == "shop"
-    assert await world.value("SELECT count(*) FROM pay_channel") == 4
+    assert await system.value("SELECT count(*) FROM pay_channel") == 4
 
 
 async def test_secrets_are_shown_once_and_kept_as_hashes_or_sealed(rig: Rig) -> None:
@@ -115,13 +121,13 @@ async def test_secrets_are_shown_once_and_kept_as_hashes_or_sealed(rig: Rig) -> 
     assert [item.key_id for item in listed.credentials] == [made.key_id, further.credential.key_id]
     assert [item.name for item in listed.credentials] == ["first", "blue"]
     assert all(item.enabled for item in listed.credentials)
-    stored = {row["key_id"]: row["secret_hash"] for row in await rig.world.rows("SELECT * FROM pay_credential")}
+    stored = {row["key_id"]: row["secret_hash"] for row in await rig.system.rows("SELECT * FROM pay_credential")}
     for key_id, secret in ((made.key_id, made.key_secret), (further.credential.key_id, further.key_secret)):
         assert stored[key_id] == hashlib.sha256(secret.encode()).digest()
-    rotated = await rig.op.apps.RotateWebhookSecret(pb.RotateWebhookSecretRequest(app_key="books"))
-    rows = [*await rig.world.rows("SELECT * FROM pay_app"), *await rig.world.rows("SELECT * FROM pay_credential")]
+    rotated = await rig.op.apps.RotateNotificationSecret(pb.RotateNotificationSecretRequest(app_key="books"))
+    rows = [*await rig.system.rows("SELECT * FROM pay_app"), *await rig.system.rows("SELECT * FROM pay_credential")]
     dump = "".join(str(dict(row)) for row in rows)
-    secrets = (made.key_secret, further.key_secret, made.webhook_secret, rotated.webhook_secret)
+    secrets = (made.key_secret, further.key_secret, made.notification_secret, rotated.notification_secret)
     for secret in secrets:
         assert secret.removeprefix("whsec_") not in dump
     shown = [
@@ -177,12 +183,12 @@ async def test_a_credential_is_disabled_only_through_its_own_app(rig: Rig) -> No
 
 
 async def test_both_webhook_secrets_sign_for_a_day(rig: Rig) -> None:
-    world = rig.world
-    old = Webhook(world.secrets["shop"])
-    rotated = (await rig.op.apps.RotateWebhookSecret(pb.RotateWebhookSecretRequest(app_key="shop"))).webhook_secret
+    system = rig.system
+    old = Webhook(system.secrets["shop"])
+    rotated = (await rig.op.apps.RotateNotificationSecret(pb.RotateNotificationSecretRequest(app_key="shop"))).notification_secret
     new = Webhook(rotated)
-    await world.paid("mock")
-    (post,) = await world.deliver()
+    await system.paid("mock")
+    (post,) = await system.deliver()
     assert len(post.headers["webhook-signature"].split(" ")) == 2
     old.verify(post.body, post.headers)
     new.verify(post.body, post.headers)
@@ -190,11 +196,11 @@ async def test_both_webhook_secrets_sign_for_a_day(rig: Rig) -> None:
     first_only = {**post.headers, "webhook-signature": post.headers["webhook-signature"].split(" ")[0]}
     new.verify(post.body, first_only)
 
-    world.clock.advance(86_401)
-    await world.paid("mock")
-    (post,) = await world.deliver()
+    system.clock.advance(86_401)
+    await system.paid("mock")
+    (post,) = await system.deliver()
     assert len(post.headers["webhook-signature"].split(" ")) == 1
-    now = world.clock.now()
-    WebhookVerifier(rotated).verify(post.headers, post.body, now=now)
-    with pytest.raises(WebhookError, match="no signature fits"):
-        WebhookVerifier(world.secrets["shop"]).verify(post.headers, post.body, now=now)
+    now = system.clock.now()
+    NotificationVerifier(rotated).verify(post.headers, post.body, now=now)
+    with pytest.raises(NotificationError, match="no signature fits"):
+        NotificationVerifier(system.secrets["shop"]).verify(post.headers, post.body, now=now)

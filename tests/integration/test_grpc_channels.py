@@ -17,15 +17,15 @@ from paycenter.v1 import pay_channel_service_pb2 as pb
 from paycenter_server.bootstrap import open_services
 from paycenter_server.channels.crypto import CryptoError
 from paycenter_server.settings import Settings
-from support.world import World
+from support.system import PayCenterSystem
 from test_grpc_support import Rig, fails, open_rig
 
 PROTO = Path(__file__).resolve().parents[2] / "protos" / "paycenter" / "v1" / "pay_channel_service.proto"
 
 
 @pytest.fixture
-async def rig(world: World) -> AsyncIterator[Rig]:
-    async with open_rig(world) as opened:
+async def rig(system: PayCenterSystem) -> AsyncIterator[Rig]:
+    async with open_rig(system) as opened:
         yield opened
 
 
@@ -42,7 +42,7 @@ def config(family: str, **fields: Any) -> pb.PayChannelConfig:
 
 
 async def books(rig: Rig) -> None:
-    await rig.world.add_app("books", codes=())
+    await rig.system.add_app("books", codes=())
 
 
 def request(code: str, given: pb.PayChannelConfig, **more: Any) -> pb.CreatePayChannelRequest:
@@ -50,14 +50,14 @@ def request(code: str, given: pb.PayChannelConfig, **more: Any) -> pb.CreatePayC
 
 
 async def make(rig: Rig, code: str, **more: Any) -> pb.PayChannel:
-    family, fields = rig.world.configs[code]
+    family, fields = rig.system.configs[code]
     return (await rig.op.channels.CreatePayChannel(request(code, config(family, **fields), **more))).pay_channel
 
 
 @pytest.mark.parametrize("code", ["wx_native", "alipay_qr", "alipay_pc", "mock"])
 async def test_create_read_change_list_delete(rig: Rig, code: str) -> None:
     await books(rig)
-    family, fields = rig.world.configs[code]
+    family, fields = rig.system.configs[code]
     made = await make(rig, code, remark="主", disabled=True)
     assert (made.app_key, made.code, made.enabled, made.fee_rate_ppm, made.remark) == ("books", code, False, 6000, "主")
     assert made.config.WhichOneof("family") == family
@@ -67,8 +67,8 @@ async def test_create_read_change_list_delete(rig: Rig, code: str) -> None:
     shown = getattr(made.config, family)
     for name, value in fields.items():
         assert getattr(shown, name) == ("" if name in secrets else value), name
-    assert made.order_notify_url == f"{rig.world.settings.order_notify_url}/{made.id}"
-    assert made.refund_notify_url == f"{rig.world.settings.refund_notify_url}/{made.id}"
+    assert made.order_callback_url == f"{rig.system.settings.order_callback_url}/{made.id}"
+    assert made.refund_callback_url == f"{rig.system.settings.refund_callback_url}/{made.id}"
 
     changed = await rig.op.channels.UpdatePayChannel(
         pb.UpdatePayChannelRequest(id=made.id, enabled=True, fee_rate_ppm=0, remark="")
@@ -84,7 +84,7 @@ async def test_create_read_change_list_delete(rig: Rig, code: str) -> None:
     assert len({item.id for item in (*everything.pay_channels, *rest.pay_channels)}) == 5
     codes = await rig.op.channels.ListEnabledChannelCodes(pb.ListEnabledChannelCodesRequest(app_key="books"))
     assert list(codes.codes) == [code]
-    raw = await rig.world.value("SELECT config::text FROM pay_channel WHERE remark = '' AND app_id = "
+    raw = await rig.system.value("SELECT config::text FROM pay_channel WHERE remark = '' AND app_id = "
                                 "(SELECT id FROM pay_app WHERE app_key = 'books')")  # fmt: skip
     for name in secrets:
         assert json.dumps(fields[name])[1:-1] not in raw
@@ -131,12 +131,12 @@ async def test_every_wrong_field_of_a_configuration_is_named(
         await rig.op.channels.CreatePayChannel(request(code, given))
     assert {item.field for item in caught[0].violations} == {f"config.{name}" for name in wrong}
     assert "secret-" not in f"{caught[0]} {caught[0].violations}"
-    assert await rig.world.value("SELECT count(*) FROM pay_channel") == 4
+    assert await rig.system.value("SELECT count(*) FROM pay_channel") == 4
 
 
 @pytest.mark.parametrize("code", ["wx_native", "alipay_qr", "mock"])
 async def test_what_the_proto_calls_secret_is_sealed(rig: Rig, code: str) -> None:
-    assert rig.world.services.context.registry[code].secret_fields == promised_secrets(code)
+    assert rig.system.services.context.registry[code].secret_fields == promised_secrets(code)
 
 
 async def test_the_family_must_be_the_code_s(rig: Rig) -> None:
@@ -162,7 +162,7 @@ async def test_the_family_must_be_the_code_s(rig: Rig) -> None:
 async def test_an_update_keeps_the_secrets_that_it_leaves_empty(rig: Rig) -> None:
     await books(rig)
     made = await make(rig, "wx_native")
-    _, fields = rig.world.configs["wx_native"]
+    _, fields = rig.system.configs["wx_native"]
     shown = pb.PayChannelConfig()
     shown.CopyFrom(made.config)
     shown.wechatpay.mchid = "1900000109"
@@ -171,8 +171,8 @@ async def test_an_update_keeps_the_secrets_that_it_leaves_empty(rig: Rig) -> Non
     assert after.configured_secrets == made.configured_secrets
     shown.wechatpay.api_v3_key = "k" * 32
     await rig.op.channels.UpdatePayChannel(pb.UpdatePayChannelRequest(id=made.id, config=shown))
-    (row,) = await rig.world.rows("SELECT * FROM pay_channel WHERE config->>'mchid' = '1900000109'")
-    opened = rig.world.services.context.box.open
+    (row,) = await rig.system.rows("SELECT * FROM pay_channel WHERE config->>'mchid' = '1900000109'")
+    opened = rig.system.services.context.box.open
     assert opened(row["config"]["api_v3_key"]["sealed"], f"pay_channel:{row['id']}:api_v3_key") == "k" * 32
     kept = opened(row["config"]["private_key"]["sealed"], f"pay_channel:{row['id']}:private_key")
     assert kept == fields["private_key"]
@@ -183,8 +183,8 @@ async def test_an_update_keeps_the_secrets_that_it_leaves_empty(rig: Rig) -> Non
 
 
 async def test_a_sealed_secret_is_tied_to_its_row_and_field(rig: Rig) -> None:
-    rows = await rig.world.rows("SELECT * FROM pay_channel WHERE code IN ('wx_native', 'alipay_qr') ORDER BY code")
-    box = rig.world.services.context.box
+    rows = await rig.system.rows("SELECT * FROM pay_channel WHERE code IN ('wx_native', 'alipay_qr') ORDER BY code")
+    box = rig.system.services.context.box
     alipay, wechat = rows
     sealed = wechat["config"]["private_key"]["sealed"]
     assert box.open(sealed, f"pay_channel:{wechat['id']}:private_key").startswith("-----BEGIN")
@@ -195,7 +195,7 @@ async def test_a_sealed_secret_is_tied_to_its_row_and_field(rig: Rig) -> None:
     with pytest.raises(CryptoError):
         box.open(f"{version}:{key_id}:{body[:-8]}AAAAAAA=", f"pay_channel:{wechat['id']}:private_key")
     # Moved to another row by somebody with access to the database, it does not open there.
-    await rig.world.rows(
+    await rig.system.rows(
         "UPDATE pay_channel SET config = jsonb_set(config, '{private_key,sealed}', to_jsonb($1::text)), version = version + 1 "
         "WHERE id = $2", sealed, alipay["id"],
     )  # fmt: skip
@@ -216,11 +216,11 @@ async def test_a_channel_that_carried_orders_stays(rig: Rig) -> None:
     order = await rig.order()
     await rig.shop.submit_order(order, "mock")
     async with fails("CHANNEL_HAS_ORDERS", grpc.StatusCode.FAILED_PRECONDITION):
-        await rig.op.channels.DeletePayChannel(pb.DeletePayChannelRequest(id=rig.world.channels["mock"]))
+        await rig.op.channels.DeletePayChannel(pb.DeletePayChannelRequest(id=rig.system.channels["mock"]))
 
 
 async def test_a_disabled_channel_takes_nothing_new(rig: Rig) -> None:
-    await rig.op.channels.UpdatePayChannel(pb.UpdatePayChannelRequest(id=rig.world.channels["mock"], enabled=False))
+    await rig.op.channels.UpdatePayChannel(pb.UpdatePayChannelRequest(id=rig.system.channels["mock"], enabled=False))
     order = await rig.order()
     async with fails("CHANNEL_DISABLED", grpc.StatusCode.FAILED_PRECONDITION) as caught:
         await rig.shop.submit_order(order, "mock")
@@ -232,13 +232,13 @@ async def test_a_disabled_channel_takes_nothing_new(rig: Rig) -> None:
 
 async def test_two_operators_do_not_overwrite_each_other(rig: Rig) -> None:
     calls = [
-        rig.op.channels.UpdatePayChannel(pb.UpdatePayChannelRequest(id=rig.world.channels["mock"], remark=f"r{index}"))
+        rig.op.channels.UpdatePayChannel(pb.UpdatePayChannelRequest(id=rig.system.channels["mock"], remark=f"r{index}"))
         for index in range(8)
     ]
     results = await asyncio.gather(*(_outcome(call) for call in calls))
     assert set(results) <= {"done", "CHANNEL_CHANGED"}
     assert "done" in results
-    version = await rig.world.value("SELECT version FROM pay_channel WHERE code = 'mock'")
+    version = await rig.system.value("SELECT version FROM pay_channel WHERE code = 'mock'")
     assert version == 1 + results.count("done")
 
 
@@ -250,27 +250,27 @@ async def _outcome(call: Any) -> str:
     return "done"
 
 
-async def test_mock_is_refused_in_production(world: World) -> None:
+async def test_mock_is_refused_in_production(system: PayCenterSystem) -> None:
     settings = Settings(
-        mode="production", database_url=world.database_url, redis_url=world.settings.redis_url,
-        master_key_file=world.settings.master_key_file, order_notify_url="https://pay.test/notify/order",
-        refund_notify_url="https://pay.test/notify/refund",
+        mode="production", database_url=system.database_url, redis_url=system.settings.redis_url,
+        master_key_file=system.settings.master_key_file, order_callback_url="https://pay.test/callback/order",
+        refund_callback_url="https://pay.test/callback/refund",
     )  # fmt: skip
-    await world.add_app("books", codes=())
-    async with open_services(settings) as services, open_rig(replace(world, services=services)) as rig:
+    await system.add_app("books", codes=())
+    async with open_services(settings) as services, open_rig(replace(system, services=services)) as rig:
         async with fails("CHANNEL_NOT_ALLOWED", grpc.StatusCode.FAILED_PRECONDITION):
             await rig.op.channels.CreatePayChannel(request("mock", config("mock")))
         # One that was made in development, in a database that has become production's.
         order = await rig.order()
         async with fails("CHANNEL_NOT_ALLOWED"):
             await rig.shop.submit_order(order, "mock")
-        family, fields = world.configs["wx_native"]
+        family, fields = system.configs["wx_native"]
         made = await rig.op.channels.CreatePayChannel(request("wx_native", config(family, **fields)))
-        assert made.pay_channel.order_notify_url == f"https://pay.test/notify/order/{made.pay_channel.id}"
+        assert made.pay_channel.order_callback_url == f"https://pay.test/callback/order/{made.pay_channel.id}"
 
 
 @pytest.mark.parametrize("url", ["http://pay.test/notify", "pay.test/notify", "https://pay.test/n?x=1", "ftp://pay.test/n"])
 def test_production_needs_https_where_channels_call_back(url: str, master_key_file: Path) -> None:
     with pytest.raises(ValueError, match=r"https|absolute"):
         Settings(mode="production", database_url="postgresql://x/y", master_key_file=master_key_file,
-                 order_notify_url=url, refund_notify_url="https://pay.test/r")  # fmt: skip
+                 order_callback_url=url, refund_callback_url="https://pay.test/r")  # fmt: skip

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from paycenter import PayCenterError
 from paycenter.v1 import pay_app_service_pb2 as app_pb
 from paycenter.v1 import pay_channel_service_pb2 as channel_pb
-from paycenter.v1 import pay_notify_service_pb2 as notify_pb
+from paycenter.v1 import pay_notification_service_pb2 as notify_pb
 from paycenter.v1 import pay_order_service_pb2 as order_pb
 from paycenter.v1 import pay_refund_service_pb2 as refund_pb
 from paycenter.v1.pay_order_service_pb2_grpc import PayOrderServiceStub
 from paycenter_server.channels.protocol import HttpRequest, HttpResponse
-from support.world import World, open_world
+from support.system import PayCenterSystem, open_system
 from test_grpc_support import Rig, fails, open_rig, raw_call, refused
 
 SECRET = "password=hunter2"
@@ -31,8 +31,8 @@ TEXTS = ["\0", "a\0b", "\U0001f600" * 500, "x" * 100_000, "'; DROP TABLE pay_ord
 
 
 @pytest.fixture
-async def rig(world: World) -> AsyncIterator[Rig]:
-    async with open_rig(world) as opened:
+async def rig(system: PayCenterSystem) -> AsyncIterator[Rig]:
+    async with open_rig(system) as opened:
         yield opened
 
 
@@ -52,8 +52,8 @@ async def test_an_unexpected_exception_tells_nothing_but_its_request_id(
     database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with (
-        open_world(database_url, redis_url, keys_dir, master_key_file, transport=Leaking()) as world,
-        open_rig(world) as rig,
+        open_system(database_url, redis_url, keys_dir, master_key_file, transport=Leaking()) as system,
+        open_rig(system) as rig,
     ):
         order = await rig.order()
         async with fails("INTERNAL", grpc.StatusCode.INTERNAL) as caught:
@@ -63,17 +63,17 @@ async def test_an_unexpected_exception_tells_nothing_but_its_request_id(
         assert request_id in caught[0].message
         logged = capsys.readouterr()
         assert request_id in logged.out + logged.err
-        world.services.context.clock = LeakingClock()
+        system.services.context.clock = LeakingClock()
         async with fails("INTERNAL") as caught:
             await rig.order()
         assert SECRET not in f"{caught[0]} {caught[0].metadata}"
         assert caught[0].metadata["request_id"] != request_id
-        world.services.context.clock = world.clock
+        system.services.context.clock = system.clock
 
 
 async def test_details_of_bad_fields(rig: Rig) -> None:
     async with rig.bare() as channel:
-        metadata = (("authorization", rig.world.secrets["shop:authorization"]),)
+        metadata = (("authorization", rig.system.secrets["shop:authorization"]),)
         error = await refused(PayOrderServiceStub(channel).CreatePayOrder(order_pb.CreatePayOrderRequest(), metadata=metadata))
         assert error.code is grpc.StatusCode.INVALID_ARGUMENT
         assert (error.info.reason, error.info.domain) == ("INVALID_FIELD", "paycenter")
@@ -88,7 +88,7 @@ async def test_details_of_what_is_worth_repeating(rig: Rig) -> None:
     order = await rig.order()
     async with rig.bare() as channel:
         request = order_pb.SubmitPayOrderRequest(id=order.id, channel_code="mock", channel_extras={"behaviour": "lost"})
-        metadata = (("authorization", rig.world.secrets["shop:authorization"]),)
+        metadata = (("authorization", rig.system.secrets["shop:authorization"]),)
         error = await refused(PayOrderServiceStub(channel).SubmitPayOrder(request, metadata=metadata))
         assert (error.code, error.info.reason) == (grpc.StatusCode.UNAVAILABLE, "CHANNEL_UNCLEAR")
         assert error.info.metadata == {"channel_code": "mock"}
@@ -136,20 +136,20 @@ def junk(rig: Rig) -> list[tuple[Any, Any]]:
             (refunds.GetPayRefund, refund_pb.GetPayRefundRequest(id=text)),
             (refunds.SyncPayRefund, refund_pb.SyncPayRefundRequest(id=text)),
             (refunds.ListPayRefunds, refund_pb.ListPayRefundsRequest(page_token=text)),
-            (apps.CreatePayApp, app_pb.CreatePayAppRequest(app_key=text, name=text, order_notify_url=text)),
+            (apps.CreatePayApp, app_pb.CreatePayAppRequest(app_key=text, name=text, order_notification_url=text)),
             (apps.GetPayApp, app_pb.GetPayAppRequest(app_key=text)),
             (apps.DeletePayApp, app_pb.DeletePayAppRequest(app_key=text)),
             (apps.UpdatePayApp, app_pb.UpdatePayAppRequest(app_key=text, remark="r")),
             (apps.DisableAppCredential, app_pb.DisableAppCredentialRequest(app_key="shop", key_id=text)),
-            (apps.RotateWebhookSecret, app_pb.RotateWebhookSecretRequest(app_key=text)),
+            (apps.RotateNotificationSecret, app_pb.RotateNotificationSecretRequest(app_key=text)),
             (apps.ListPayApps, app_pb.ListPayAppsRequest(page_token=text)),
             (channels.CreatePayChannel, channel_pb.CreatePayChannelRequest(app_key=text, code="mock")),
             (channels.CreatePayChannel, channel_pb.CreatePayChannelRequest(app_key="shop", code=text)),
             (channels.GetPayChannel, channel_pb.GetPayChannelRequest(id=text)),
             (channels.ListEnabledChannelCodes, channel_pb.ListEnabledChannelCodesRequest(app_key=text)),
-            (notify.GetNotifyTask, notify_pb.GetNotifyTaskRequest(id=text)),
-            (notify.ResendNotifyTask, notify_pb.ResendNotifyTaskRequest(id=text)),
-            (notify.ListNotifyTasks, notify_pb.ListNotifyTasksRequest(page_token=text)),
+            (notify.GetPayNotification, notify_pb.GetPayNotificationRequest(id=text)),
+            (notify.ResendPayNotification, notify_pb.ResendPayNotificationRequest(id=text)),
+            (notify.ListPayNotifications, notify_pb.ListPayNotificationsRequest(page_token=text)),
         ]  # fmt: skip
     for stamp in stamps():
         calls.append((orders.CreatePayOrder, order_request(app_key="shop", expire_time=stamp)))
@@ -158,7 +158,7 @@ def junk(rig: Rig) -> list[tuple[Any, Any]]:
             (orders.ListPayOrders, order_pb.ListPayOrdersRequest(create_time_from=bad)),
             (orders.ListPayOrders, order_pb.ListPayOrdersRequest(success_time_to=bad)),
             (refunds.ListPayRefunds, refund_pb.ListPayRefundsRequest(create_time_to=bad)),
-            (notify.ListNotifyTasks, notify_pb.ListNotifyTasksRequest(create_time_from=bad)),
+            (notify.ListPayNotifications, notify_pb.ListPayNotificationsRequest(create_time_from=bad)),
         ]
     for amount in (0, -1, 2**63 - 1, -(2**63)):
         calls.append((orders.CreatePayOrder, order_request(app_key="shop", amount=amount)))
@@ -169,18 +169,18 @@ def junk(rig: Rig) -> list[tuple[Any, Any]]:
         calls += [
             (orders.ListPayOrders, order_pb.ListPayOrdersRequest(state=number)),
             (refunds.ListPayRefunds, refund_pb.ListPayRefundsRequest(state=number)),
-            (notify.ListNotifyTasks, notify_pb.ListNotifyTasksRequest(state=number)),
-            (notify.ListNotifyTasks, notify_pb.ListNotifyTasksRequest(type=number)),
+            (notify.ListPayNotifications, notify_pb.ListPayNotificationsRequest(state=number)),
+            (notify.ListPayNotifications, notify_pb.ListPayNotificationsRequest(type=number)),
             (orders.SubmitPayOrder, order_pb.SubmitPayOrderRequest(id="O", display_mode=number)),
             (apps.UpdatePayApp, app_pb.UpdatePayAppRequest(app_key="shop", surplus_policy=number)),
-            (apps.UpdatePayApp, app_pb.UpdatePayAppRequest(app_key="shop", notify_success=number)),
+            (apps.UpdatePayApp, app_pb.UpdatePayAppRequest(app_key="shop", notification_success=number)),
         ]
     lists: list[tuple[Any, Any]] = [
         (orders.ListPayOrders, order_pb.ListPayOrdersRequest),
         (refunds.ListPayRefunds, refund_pb.ListPayRefundsRequest),
         (apps.ListPayApps, app_pb.ListPayAppsRequest),
         (channels.ListPayChannels, channel_pb.ListPayChannelsRequest),
-        (notify.ListNotifyTasks, notify_pb.ListNotifyTasksRequest),
+        (notify.ListPayNotifications, notify_pb.ListPayNotificationsRequest),
     ]
     for call, kind in lists:
         calls += [(call, kind(page_size=-1)), (call, kind(page_size=-(2**31))), (call, kind(page_token="A" * 32))]
@@ -199,7 +199,7 @@ async def test_malformed_input_is_the_caller_s_fault(rig: Rig) -> None:
         else:
             wrong.append(f"accepted {type(request).__name__} {str(request)[:80]!r}")
     assert wrong == []
-    assert await rig.world.value("SELECT count(*) FROM pay_app") == 1
+    assert await rig.system.value("SELECT count(*) FROM pay_app") == 1
 
 
 async def test_filters_take_any_text(rig: Rig) -> None:
@@ -214,8 +214,12 @@ async def test_filters_take_any_text(rig: Rig) -> None:
             (rig.shop.orders.ListPayOrders, order_pb.ListPayOrdersRequest(out_trade_no=text), "pay_orders"),
             (rig.shop.refunds.ListPayRefunds, refund_pb.ListPayRefundsRequest(merchant_refund_no=text), "pay_refunds"),
             (rig.shop.refunds.ListPayRefunds, refund_pb.ListPayRefundsRequest(channel_refund_no=text), "pay_refunds"),
-            (rig.shop.notifications.ListNotifyTasks, notify_pb.ListNotifyTasksRequest(data_id=text), "notify_tasks"),
-            (rig.shop.notifications.ListNotifyTasks, notify_pb.ListNotifyTasksRequest(merchant_order_id=text), "notify_tasks"),
+            (rig.shop.notifications.ListPayNotifications, notify_pb.ListPayNotificationsRequest(data_id=text), "pay_notifications"),
+            (
+                rig.shop.notifications.ListPayNotifications,
+                notify_pb.ListPayNotificationsRequest(merchant_order_id=text),
+                "pay_notifications",
+            ),
             (rig.op.apps.ListPayApps, app_pb.ListPayAppsRequest(name=text), "pay_apps"),
             (rig.op.channels.ListPayChannels, channel_pb.ListPayChannelsRequest(app_key=text), "pay_channels"),
         ]
@@ -246,7 +250,7 @@ async def test_junk_around_a_submit(rig: Rig) -> None:
             await rig.shop.orders.SubmitPayOrder(request)
         assert caught.value.code in BAD, repr(caught.value)
         assert caught.value.reason, "the error must keep its reason on the wire"
-    assert await rig.world.value("SELECT count(*) FROM pay_attempt") == 0
+    assert await rig.system.value("SELECT count(*) FROM pay_attempt") == 0
 
 
 async def test_a_message_that_is_too_large_or_no_message(rig: Rig) -> None:
@@ -255,7 +259,7 @@ async def test_a_message_that_is_too_large_or_no_message(rig: Rig) -> None:
     assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
     async with rig.bare() as channel:
         raw = raw_call(channel, "/paycenter.v1.PayOrderService/GetPayOrder")
-        metadata = (("authorization", rig.world.secrets["shop:authorization"]),)
+        metadata = (("authorization", rig.system.secrets["shop:authorization"]),)
         # Not protobuf, a field cut off, a text that is not UTF-8.
         for body in (b"\xff\xff\xff", b"\x0a\x05ab", b"\x0a\x02\xff\xfe"):
             error = await refused(raw(body, metadata=metadata))

@@ -14,15 +14,15 @@ from paycenter.v1 import pay_app_service_pb2 as app_pb
 from paycenter.v1 import pay_channel_service_pb2 as channel_pb
 from paycenter.v1 import pay_order_service_pb2 as order_pb
 from paycenter.v1.pay_order_service_pb2_grpc import PayOrderServiceStub
-from support.world import World
+from support.system import PayCenterSystem
 from test_grpc_support import Rig, fails, key_of, open_rig, raw_call, refused
 
-SERVICES = ("PayAppService", "PayChannelService", "PayNotifyService", "PayOrderService", "PayRefundService")
+SERVICES = ("PayAppService", "PayChannelService", "PayNotificationService", "PayOrderService", "PayRefundService")
 
 
 @pytest.fixture
-async def rig(world: World) -> AsyncIterator[Rig]:
-    async with open_rig(world) as opened:
+async def rig(system: PayCenterSystem) -> AsyncIterator[Rig]:
+    async with open_rig(system) as opened:
         yield opened
 
 
@@ -40,7 +40,7 @@ async def test_without_credentials(rig: Rig) -> None:
 
 
 async def test_with_wrong_credentials(rig: Rig) -> None:
-    key_id, secret = key_of(rig.world)
+    key_id, secret = key_of(rig.system)
     wrong = [
         basic(f"{key_id}:{secret}x"), basic(f"{key_id}:"), basic(key_id), basic(f":{secret}"), basic(f"nobody:{secret}"),
         basic(f"{'k' * 65}:{secret}"), basic("\0:x"), basic(f"{key_id}\0:{secret}"), basic("\U0001f600:\U0001f600"), "Basic",
@@ -63,7 +63,7 @@ async def test_with_wrong_credentials(rig: Rig) -> None:
 
 def admin_calls(rig: Rig) -> list[Any]:
     apps, channels = rig.shop.apps, rig.shop.channels
-    channel = rig.world.channels["mock"]
+    channel = rig.system.channels["mock"]
     return [
         apps.CreatePayApp(app_pb.CreatePayAppRequest(app_key="new", name="n")),
         apps.UpdatePayApp(app_pb.UpdatePayAppRequest(app_key="shop", enabled=False)),
@@ -72,7 +72,7 @@ def admin_calls(rig: Rig) -> list[Any]:
         apps.CreateAppCredential(app_pb.CreateAppCredentialRequest(app_key="shop", name="x")),
         apps.ListAppCredentials(app_pb.ListAppCredentialsRequest(app_key="shop")),
         apps.DisableAppCredential(app_pb.DisableAppCredentialRequest(app_key="shop", key_id="k")),
-        apps.RotateWebhookSecret(app_pb.RotateWebhookSecretRequest(app_key="shop")),
+        apps.RotateNotificationSecret(app_pb.RotateNotificationSecretRequest(app_key="shop")),
         channels.CreatePayChannel(channel_pb.CreatePayChannelRequest(app_key="shop", code="mock")),
         channels.UpdatePayChannel(channel_pb.UpdatePayChannelRequest(id=channel, enabled=False)),
         channels.DeletePayChannel(channel_pb.DeletePayChannelRequest(id=channel)),
@@ -85,7 +85,7 @@ async def test_an_app_at_the_operators_door(rig: Rig) -> None:
     for call in admin_calls(rig):
         async with fails("PERMISSION_DENIED", grpc.StatusCode.PERMISSION_DENIED):
             await call
-    assert await rig.world.value("SELECT enabled FROM pay_app")
+    assert await rig.system.value("SELECT enabled FROM pay_app")
     async with fails("PERMISSION_DENIED"):
         await rig.shop.list_channel_codes(app_key="other")
     async with fails("PERMISSION_DENIED"):

@@ -1,4 +1,4 @@
-"""PayOrderService, PayRefundService and PayNotifyService over the wire, with the real client."""
+"""PayOrderService, PayRefundService and PayNotificationService over the wire, with the real client."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 import grpc
 import pytest
-from paycenter import AttemptState, DisplayMode, NotifyState, NotifyType, OrderState, RefundState
-from paycenter_server.services.notifying import Received
-from support.world import World
+from paycenter import AttemptState, DisplayMode, NotificationState, NotificationType, OrderState, RefundState
+from paycenter_server.services.notifications_delivery import DeliveryResponse
+from support.system import PayCenterSystem
 from test_grpc_support import Rig, fails, key_of, open_rig
 
 
 @pytest.fixture
-async def rig(world: World) -> AsyncIterator[Rig]:
-    async with open_rig(world) as opened:
+async def rig(system: PayCenterSystem) -> AsyncIterator[Rig]:
+    async with open_rig(system) as opened:
         yield opened
 
 
@@ -31,10 +31,10 @@ async def test_an_order_from_end_to_end(rig: Rig) -> None:
     assert submitted.state == OrderState.WAITING
     again = await rig.shop.submit_order(order.id, "wx_native")
     assert again.out_trade_no == submitted.out_trade_no
-    await rig.world.simulator.pay(submitted.out_trade_no)
+    await rig.system.simulator.pay(submitted.out_trade_no)
     paid = await rig.shop.wait_for_order(order, timeout=5)
     assert (paid.state, paid.paid_amount, paid.channel_fee_amount) == (OrderState.SUCCESS, 10_000, 60)
-    assert (paid.channel_code, paid.channel_id) == ("wx_native", rig.world.channels["wx_native"])
+    assert (paid.channel_code, paid.channel_id) == ("wx_native", rig.system.channels["wx_native"])
     assert paid.out_trade_no == submitted.out_trade_no
     assert paid.channel_order_no
     assert paid.success_time.seconds
@@ -78,7 +78,7 @@ async def test_close_price_sync_and_conflicts(rig: Rig) -> None:
         async with fails("ORDER_PAID", grpc.StatusCode.FAILED_PRECONDITION):
             await call
     late = await rig.order()
-    rig.world.clock.advance(3600)
+    rig.system.clock.advance(3600)
     async with fails("ORDER_EXPIRED", grpc.StatusCode.FAILED_PRECONDITION):
         await rig.shop.submit_order(late, "mock")
 
@@ -115,39 +115,39 @@ async def test_lists_filter_and_page(rig: Rig) -> None:
     assert [item async for item in rig.shop.list_refunds(state=RefundState.FAILURE)] == []
     events = [item.event async for item in rig.shop.list_notifications()]
     assert events == ["pay_refund.success"] * 3 + ["pay_order.success"]
-    assert len([item async for item in rig.shop.list_notifications(type=NotifyType.ORDER)]) == 1
+    assert len([item async for item in rig.shop.list_notifications(type=NotificationType.ORDER)]) == 1
     assert len([item async for item in rig.shop.list_notifications(data_id=paid.id)]) == 1
     assert [item async for item in rig.shop.list_notifications(data_id="junk")] == []
     assert [item.id async for item in rig.op.list_orders(app_key="shop", merchant_order_id=number)] == [paid.id]
 
 
 async def test_a_notification_is_read_with_its_log_and_sent_again(rig: Rig) -> None:
-    world = rig.world
-    world.courier.answers = [Received(500, "not \0 now")]
-    await world.paid("mock")
-    await world.deliver()
+    system = rig.system
+    system.sender.answers = [DeliveryResponse(500, "not \0 now")]
+    await system.paid("mock")
+    await system.deliver()
     (task,) = [item async for item in rig.shop.list_notifications()]
-    assert (task.state, task.notify_times, task.max_notify_times) == (NotifyState.REQUEST_SUCCESS, 1, 18)
-    async with fails("NOTIFY_TASK_OPEN", grpc.StatusCode.FAILED_PRECONDITION):
+    assert (task.state, task.notify_times, task.max_notify_times) == (NotificationState.REQUEST_SUCCESS, 1, 18)
+    async with fails("NOTIFICATION_OPEN", grpc.StatusCode.FAILED_PRECONDITION):
         await rig.shop.resend_notification(task.id)
-    world.clock.advance(20)
-    await world.deliver()
+    system.clock.advance(20)
+    await system.deliver()
     got = await rig.shop.get_notification(task.id)
-    assert got.notify_task.state == NotifyState.SUCCESS
-    assert not got.notify_task.HasField("next_notify_time")
+    assert got.pay_notification.state == NotificationState.SUCCESS
+    assert not got.pay_notification.HasField("next_notify_time")
     assert [(item.notify_times, item.http_status, item.answer) for item in got.logs] == [(1, 500, "not  now"), (2, 200, "ok")]
-    assert got.logs[0].request == world.courier.posts[0].body.decode()
+    assert got.logs[0].request == system.sender.sent[0].body.decode()
     again = await rig.shop.resend_notification(task.id)
-    assert (again.state, again.max_notify_times) == (NotifyState.WAITING, 20)
-    assert len(await world.deliver()) == 1
+    assert (again.state, again.max_notify_times) == (NotificationState.WAITING, 20)
+    assert len(await system.deliver()) == 1
     got = await rig.shop.get_notification(task.id)
     assert [item.notify_times for item in got.logs] == [1, 2, 3]
-    assert world.courier.posts[-1].headers["webhook-id"] == task.id
+    assert system.sender.sent[-1].headers["webhook-id"] == task.id
 
 
 async def test_nobody_sees_what_is_another_app_s(rig: Rig) -> None:
-    order = await rig.world.paid("mock")
-    refund = await rig.world.refund(order, 10)
+    order = await rig.system.paid("mock")
+    refund = await rig.system.refund(order, 10)
     (task, _) = [item async for item in rig.op.list_notifications()]
     async with await rig.app("other") as other:
         wanted: dict[str, list[Any]] = {
@@ -163,7 +163,7 @@ async def test_nobody_sees_what_is_another_app_s(rig: Rig) -> None:
                 other.get_refund(id=refund.number), other.sync_refund(refund.number),
                 other.get_refund(merchant_refund_no=refund.merchant_refund_no),
             ],
-            "NOTIFY_TASK_NOT_FOUND": [other.get_notification(task.id), other.resend_notification(task.id)],
+            "NOTIFICATION_NOT_FOUND": [other.get_notification(task.id), other.resend_notification(task.id)],
         }  # fmt: skip
         for reason, calls in wanted.items():
             for call in calls:
@@ -187,4 +187,4 @@ async def test_nobody_sees_what_is_another_app_s(rig: Rig) -> None:
     async with fails("APP_NOT_FOUND", grpc.StatusCode.NOT_FOUND):
         await rig.order(rig.op)
     assert len([item async for item in rig.op.list_orders()]) == 2
-    assert key_of(rig.world)[0].startswith("app_")
+    assert key_of(rig.system)[0].startswith("app_")

@@ -16,7 +16,7 @@ from paycenter_server.bootstrap import open_services
 from paycenter_server.channels.protocol import HttpRequest, HttpResponse
 from paycenter_server.channels.transport import AiohttpTransport
 from paycenter_server.grpc_server.server import Server
-from support.world import World, open_world
+from support.system import PayCenterSystem, open_system
 from test_grpc_support import Line, Rig, eventually, fails, key_of, open_rig, parts_of, raw_call, write_pem
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -40,8 +40,8 @@ class Slow:
 
 
 @pytest.fixture
-async def rig(world: World) -> AsyncIterator[Rig]:
-    async with open_rig(world) as opened:
+async def rig(system: PayCenterSystem) -> AsyncIterator[Rig]:
+    async with open_rig(system) as opened:
         yield opened
 
 
@@ -50,8 +50,8 @@ async def test_work_outlives_the_deadline_of_its_caller(
 ) -> None:
     slow = Slow(1.3)
     async with (
-        open_world(database_url, redis_url, keys_dir, master_key_file, transport=slow) as world,
-        open_rig(world) as rig,
+        open_system(database_url, redis_url, keys_dir, master_key_file, transport=slow) as system,
+        open_rig(system) as rig,
     ):
         order = await rig.order()
         started = asyncio.get_running_loop().time()
@@ -63,7 +63,7 @@ async def test_work_outlives_the_deadline_of_its_caller(
 
         async def booked() -> bool:
             (attempt,) = (await rig.shop.get_order(id=order.id)).attempts
-            return bool(await world.value("SELECT display_content FROM pay_attempt") and attempt.state)
+            return bool(await system.value("SELECT display_content FROM pay_attempt") and attempt.state)
 
         await eventually(booked)
         slow.seconds = 0
@@ -78,14 +78,14 @@ async def test_a_caller_that_hangs_up_does_not_stop_its_work(
 ) -> None:
     slow = Slow(0.3)
     async with (
-        open_world(database_url, redis_url, keys_dir, master_key_file, transport=slow) as world,
-        open_rig(world) as rig,
+        open_system(database_url, redis_url, keys_dir, master_key_file, transport=slow) as system,
+        open_rig(system) as rig,
     ):
         order = await rig.order()
         call = asyncio.ensure_future(rig.shop.submit_order(order, "alipay_qr"))
         await slow.arrived.wait()
         call.cancel()
-        await eventually(lambda: world.value("SELECT display_content FROM pay_attempt WHERE display_content <> ''"))
+        await eventually(lambda: system.value("SELECT display_content FROM pay_attempt WHERE display_content <> ''"))
         await slow.inner.aclose()
 
 
@@ -94,8 +94,8 @@ async def test_a_running_call_ends_before_the_server_does(
 ) -> None:
     slow = Slow(0.5)
     async with (
-        open_world(database_url, redis_url, keys_dir, master_key_file, transport=slow) as world,
-        open_rig(world) as rig,
+        open_system(database_url, redis_url, keys_dir, master_key_file, transport=slow) as system,
+        open_rig(system) as rig,
     ):
         order = await rig.order()
         call = asyncio.ensure_future(rig.shop.submit_order(order, "wx_native"))
@@ -103,7 +103,7 @@ async def test_a_running_call_ends_before_the_server_does(
         started = asyncio.get_running_loop().time()
         rig.stop.set()
         await asyncio.sleep(0.1)
-        async with rig.client(*key_of(world), timeout=1.0) as late:
+        async with rig.client(*key_of(system), timeout=1.0) as late:
             with pytest.raises(PayCenterError) as caught:
                 await rig.order(late)
             assert caught.value.code is grpc.StatusCode.UNAVAILABLE
@@ -113,13 +113,13 @@ async def test_a_running_call_ends_before_the_server_does(
         await slow.inner.aclose()
 
 
-async def test_the_database_goes_away_and_comes_back(world: World) -> None:
-    line = Line(world.database_url)
+async def test_the_database_goes_away_and_comes_back(system: PayCenterSystem) -> None:
+    line = Line(system.database_url)
     await line.mend()
-    settings = world.settings.model_copy(update={"database_url": line.url})
+    settings = system.settings.model_copy(update={"database_url": line.url})
     async with (
-        open_services(settings, clock=world.clock, bell=world.bell) as services,
-        open_rig(replace(world, services=services)) as rig,
+        open_services(settings, clock=system.clock, wake_up=system.wake_up) as services,
+        open_rig(replace(system, services=services)) as rig,
         rig.bare() as channel,
     ):
         health = health_pb2_grpc.HealthStub(channel)
@@ -145,7 +145,7 @@ async def test_the_database_goes_away_and_comes_back(world: World) -> None:
             assert (await rig.shop.get_order(id=order.id)).id == order.id
         # A client with retries does not notice a short absence.
         await line.cut()
-        async with rig.client(*key_of(world), attempts=4) as patient:
+        async with rig.client(*key_of(system), attempts=4) as patient:
             waiting = asyncio.ensure_future(patient.get_order(id=order.id))
             await asyncio.sleep(0.2)
             await line.mend()
@@ -153,13 +153,13 @@ async def test_the_database_goes_away_and_comes_back(world: World) -> None:
         await line.cut()
 
 
-async def test_nothing_is_half_done_when_the_database_goes_during_a_burst(world: World) -> None:
-    line = Line(world.database_url)
+async def test_nothing_is_half_done_when_the_database_goes_during_a_burst(system: PayCenterSystem) -> None:
+    line = Line(system.database_url)
     await line.mend()
-    settings = world.settings.model_copy(update={"database_url": line.url})
+    settings = system.settings.model_copy(update={"database_url": line.url})
     async with (
-        open_services(settings, clock=world.clock, bell=world.bell) as services,
-        open_rig(replace(world, services=services)) as rig,
+        open_services(settings, clock=system.clock, wake_up=system.wake_up) as services,
+        open_rig(replace(system, services=services)) as rig,
     ):
         results: list[str] = []
 
@@ -184,11 +184,11 @@ async def test_nothing_is_half_done_when_the_database_goes_during_a_burst(world:
         await asyncio.gather(*(one(number) for number in range(200)))
         assert results == ["done"] * 200
         await line.cut()
-    assert await world.value("SELECT count(*) FROM pay_order WHERE merchant_order_id LIKE 'B%'") == 200
+    assert await system.value("SELECT count(*) FROM pay_order WHERE merchant_order_id LIKE 'B%'") == 200
 
 
-async def test_a_crash_of_postgresql(world: World, embedded: Any) -> None:
-    async with open_rig(world) as rig:
+async def test_a_crash_of_postgresql(system: PayCenterSystem, embedded: Any) -> None:
+    async with open_rig(system) as rig:
         order = await rig.order()
         flying = [asyncio.ensure_future(rig.shop.get_order(id=order.id)) for _ in range(20)]
         await asyncio.sleep(0)
@@ -210,11 +210,11 @@ async def _answers(rig: Rig) -> bool:
     return True
 
 
-async def test_a_server_that_starts_without_its_database_is_not_serving(world: World) -> None:
-    line = Line(world.database_url)
+async def test_a_server_that_starts_without_its_database_is_not_serving(system: PayCenterSystem) -> None:
+    line = Line(system.database_url)
     await line.mend()
-    settings = world.settings.model_copy(update={"database_url": line.url})
-    async with open_services(settings, clock=world.clock) as services:
+    settings = system.settings.model_copy(update={"database_url": line.url})
+    async with open_services(settings, clock=system.clock) as services:
         await line.cut()
         server = Server(parts_of(services), "127.0.0.1:0", tls=None, with_reflection=False, health_seconds=0.05)
         await server.start()
@@ -237,9 +237,9 @@ async def test_a_server_that_starts_without_its_database_is_not_serving(world: W
         await line.cut()
 
 
-async def test_tls(world: World, tmp_path: Path) -> None:
+async def test_tls(system: PayCenterSystem, tmp_path: Path) -> None:
     tls, pem = write_pem(tmp_path)
-    async with open_rig(world, tls=tls, trusted=pem) as rig:
+    async with open_rig(system, tls=tls, trusted=pem) as rig:
         order = await rig.order()
         assert (await rig.shop.get_order(id=order.id)).id == order.id
         target = f"localhost:{rig.server.port}"
@@ -258,4 +258,4 @@ async def test_tls(world: World, tmp_path: Path) -> None:
 
 async def test_two_servers_do_not_share_a_port(rig: Rig) -> None:
     with pytest.raises(RuntimeError):
-        Server(parts_of(rig.world.services), rig.target, tls=None, with_reflection=False)
+        Server(parts_of(rig.system.services), rig.target, tls=None, with_reflection=False)

@@ -1,4 +1,4 @@
-"""No tests: what the gRPC and sidecar tests share. A real server over a world, its clients, and a database that can be cut off."""
+"""No tests: what the gRPC and sidecar tests share. A real server over a system, its clients, and a database that can be cut off."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from google.rpc.status_pb2 import Status
 from paycenter import AsyncPayCenter, PayCenterError
 from paycenter_server.bootstrap import Services
 from paycenter_server.grpc_server.server import Parts, Server, Tls
-from support.world import World, free_port
+from support.system import PayCenterSystem, free_port
 
 
 def parts_of(services: Services) -> Parts:
     """As `paycenter serve` puts them together."""
     return Parts(
-        identity=services.identity, orders=services.orders, submit=services.submit, refunds=services.refunds, apps=services.apps,
-        channels=services.channels, notifications=services.notify_admin, database=services.context.database,
+        identity=services.identity, orders=services.orders, submission=services.submission, refunds=services.refunds,
+        apps=services.apps, channels=services.channels, notifications=services.notifications, database=services.context.database,
     )  # fmt: skip
 
 
 @dataclass
 class Rig:
-    """A server over a world. `shop` is the client of the app, `op` an operator's."""
+    """A server over a system. `shop` is the client of the app, `op` an operator's."""
 
-    world: World
+    system: PayCenterSystem
     server: Server
     stop: asyncio.Event
     running: asyncio.Task[None]
@@ -56,35 +56,35 @@ class Rig:
 
     async def app(self, app_key: str) -> AsyncPayCenter:
         """Another app and its client."""
-        await self.world.add_app(app_key, codes=("mock",))
-        return self.client(*key_of(self.world, app_key))
+        await self.system.add_app(app_key, codes=("mock",))
+        return self.client(*key_of(self.system, app_key))
 
     async def order(self, client: AsyncPayCenter | None = None, **more: Any) -> Any:
         """A new order, over the wire."""
-        values = {"merchant_order_id": self.world.next_id(), "subject": "咖啡", "amount": 100, "user_ip": "203.0.113.9", **more}
+        values = {"merchant_order_id": self.system.next_id(), "subject": "咖啡", "amount": 100, "user_ip": "203.0.113.9", **more}
         return await (client or self.shop).create_order(**values)
 
 
-def key_of(world: World, app_key: str = "shop") -> tuple[str, str]:
-    """Key id and secret of an app of the world."""
-    key_id, _, secret = base64.b64decode(world.secrets[f"{app_key}:authorization"].removeprefix("Basic ")).decode().partition(":")
+def key_of(system: PayCenterSystem, app_key: str = "shop") -> tuple[str, str]:
+    """Key id and secret of an app of the system."""
+    key_id, _, secret = base64.b64decode(system.secrets[f"{app_key}:authorization"].removeprefix("Basic ")).decode().partition(":")
     return key_id, secret
 
 
 @asynccontextmanager
-async def open_rig(world: World, *, tls: Tls | None = None, trusted: bytes | bool = False) -> AsyncIterator[Rig]:
+async def open_rig(system: PayCenterSystem, *, tls: Tls | None = None, trusted: bytes | bool = False) -> AsyncIterator[Rig]:
     """Started on a free port; its health looks at the database every 50 ms."""
     host = "localhost" if tls else "127.0.0.1"
-    server = Server(parts_of(world.services), f"{host}:0", tls=tls, with_reflection=True, health_seconds=0.05)
+    server = Server(parts_of(system.services), f"{host}:0", tls=tls, with_reflection=True, health_seconds=0.05)
     await server.start()
     stop = asyncio.Event()
     running = asyncio.create_task(server.run(stop))
     target = f"{host}:{server.port}"
     clients = []
-    for key_id, secret in (key_of(world), await world.services.apps.create_operator("test")):
+    for key_id, secret in (key_of(system), await system.services.apps.create_operator("test")):
         clients.append(AsyncPayCenter(target, key_id=key_id, key_secret=secret, attempts=1, tls=trusted))
     try:
-        yield Rig(world, server, stop, running, *clients)
+        yield Rig(system, server, stop, running, *clients)
     finally:
         stop.set()
         for client in clients:

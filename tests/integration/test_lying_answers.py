@@ -11,7 +11,7 @@ from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.domain.states import AttemptState
 from structlog.testing import capture_logs
-from support.world import World, WorldOn
+from support.system import PayCenterSystem, SystemOn
 
 
 class Replaying:
@@ -32,19 +32,19 @@ class Replaying:
 
 
 @pytest.mark.parametrize(("code", "mark"), [("alipay_qr", "alipay.trade.query"), ("wx_native", "?mchid=")])
-async def test_an_answer_about_another_trade_closes_nothing(code: str, mark: str, world_on: WorldOn) -> None:
+async def test_an_answer_about_another_trade_closes_nothing(code: str, mark: str, system_on: SystemOn) -> None:
     network = Replaying(mark)
-    async with world_on(network) as world:
-        closed, order = await world.order(), await world.order()
+    async with system_on(network) as system:
+        closed, order = await system.order(), await system.order()
         for one in (closed, order):
-            attempt = await world.submit(one, code)
-            await world.session.get(f"{world.simulator.base}/cashier/{attempt.out_trade_no}")
+            attempt = await system.submit(one, code)
+            await system.session.get(f"{system.simulator.base}/cashier/{attempt.out_trade_no}")
             if one is closed:
-                await world.simulator.post(f"/simulator/close/{attempt.out_trade_no}")
-        await world.services.orders.sync(world.caller, closed.number)
+                await system.simulator.post(f"/simulator/close/{attempt.out_trade_no}")
+        await system.services.orders.sync(system.caller, closed.number)
         network.replay = True
-        await world.services.orders.sync(world.caller, order.number)
-        (attempt,) = await world.services.orders.attempts(order)
+        await system.services.orders.sync(system.caller, order.number)
+        (attempt,) = await system.services.orders.attempts(order)
         assert attempt.state in (AttemptState.WAITING, AttemptState.UNKNOWN)
         assert attempt.next_check_time is not None
 
@@ -54,7 +54,7 @@ class Beside:
 
     def __init__(self) -> None:
         self.inner = AiohttpTransport()
-        self.world: World | None = None
+        self.system: PayCenterSystem | None = None
         self.calls = 0
         self.answered = asyncio.Event()
 
@@ -65,28 +65,28 @@ class Beside:
         if self.calls == 1:
             return await self.inner.send(request, seconds)
         await self.answered.wait()
-        assert self.world is not None
-        await self.world.simulator.fault("wx.native", "decline", code="RULE_LIMIT")
+        assert self.system is not None
+        await self.system.simulator.fault("wx.native", "decline", code="RULE_LIMIT")
         return await self.inner.send(request, seconds)
 
 
-async def test_a_refusal_beside_an_acceptance_closes_nothing(world_on: WorldOn) -> None:
+async def test_a_refusal_beside_an_acceptance_closes_nothing(system_on: SystemOn) -> None:
     network = Beside()
-    async with world_on(network) as world:
-        network.world = world
-        order = await world.order()
+    async with system_on(network) as system:
+        network.system = system
+        order = await system.order()
         # Both read the attempt before either is answered.
-        first = asyncio.create_task(world.submit(order))
+        first = asyncio.create_task(system.submit(order))
         while not network.calls:
             await asyncio.sleep(0)
-        second = asyncio.create_task(world.submit(order))
+        second = asyncio.create_task(system.submit(order))
         shown = await first
         network.answered.set()
         again = await second
         assert shown.display_content
         assert (again.id, again.state, again.display_content) == (shown.id, AttemptState.WAITING, shown.display_content)
-        await world.simulator.pay(shown.out_trade_no)
-        await world.until(order, "SUCCESS")
+        await system.simulator.pay(shown.out_trade_no)
+        await system.until(order, "SUCCESS")
 
 
 class BesideAndFirst(Beside):
@@ -100,31 +100,31 @@ class BesideAndFirst(Beside):
             answer = await self.inner.send(request, seconds)
             await self.answered.wait()
             return answer
-        if self.calls == 2 and self.world is not None:
-            await self.world.simulator.fault("wx.native", "decline", code="RULE_LIMIT")
+        if self.calls == 2 and self.system is not None:
+            await self.system.simulator.fault("wx.native", "decline", code="RULE_LIMIT")
         return await self.inner.send(request, seconds)
 
 
-async def test_an_acceptance_that_comes_after_its_refusal_leaves_nothing_payable(world_on: WorldOn) -> None:
+async def test_an_acceptance_that_comes_after_its_refusal_leaves_nothing_payable(system_on: SystemOn) -> None:
     network = BesideAndFirst()
-    async with world_on(network) as world:
-        network.world = world
-        order = await world.order()
-        first = asyncio.create_task(world.submit(order))
+    async with system_on(network) as system:
+        network.system = system
+        order = await system.order()
+        first = asyncio.create_task(system.submit(order))
         while not network.calls:
             await asyncio.sleep(0)
         with pytest.raises(PayCenterError) as refused:
-            await world.submit(order)
+            await system.submit(order)
         assert refused.value.reason is Reason.CHANNEL_REFUSED
         network.answered.set()
         with pytest.raises(PayCenterError) as changed:
             await first
         assert changed.value.reason is Reason.ORDER_CHANGED
-        (attempt,) = await world.services.orders.attempts(order)
-        assert (await world.simulator.get(f"/simulator/trades/{attempt.out_trade_no}"))["state"] == "CLOSED"
+        (attempt,) = await system.services.orders.attempts(order)
+        assert (await system.simulator.get(f"/simulator/trades/{attempt.out_trade_no}"))["state"] == "CLOSED"
         # Repeated, as the error says.
-        await world.simulator.pay((await world.submit(order)).out_trade_no)
-        await world.until(order, "SUCCESS")
+        await system.simulator.pay((await system.submit(order)).out_trade_no)
+        await system.until(order, "SUCCESS")
 
 
 class PaidMeanwhile(Beside):
@@ -133,36 +133,36 @@ class PaidMeanwhile(Beside):
     async def send(self, request: HttpRequest, seconds: float) -> HttpResponse:
         if request.url.endswith("/native"):
             self.calls += 1
-            if self.calls == 2 and self.world is not None:
-                (row,) = await self.world.rows("SELECT id, order_id FROM pay_attempt")
-                await self.world.simulator.pay(encode(Prefix.ATTEMPT, row["id"]))
-                while await self.world.value("SELECT state FROM pay_order") != "SUCCESS":
+            if self.calls == 2 and self.system is not None:
+                (row,) = await self.system.rows("SELECT id, order_id FROM pay_attempt")
+                await self.system.simulator.pay(encode(Prefix.ATTEMPT, row["id"]))
+                while await self.system.value("SELECT state FROM pay_order") != "SUCCESS":
                     await asyncio.sleep(0.01)
-                await self.world.simulator.fault("wx.native", "decline", code="RULE_LIMIT")
+                await self.system.simulator.fault("wx.native", "decline", code="RULE_LIMIT")
         return await self.inner.send(request, seconds)
 
 
-async def test_a_repeat_that_is_refused_because_it_was_paid(world_on: WorldOn) -> None:
+async def test_a_repeat_that_is_refused_because_it_was_paid(system_on: SystemOn) -> None:
     network = PaidMeanwhile()
-    async with world_on(network) as world:
-        network.world = world
-        order = await world.order()
-        await world.submit(order)
+    async with system_on(network) as system:
+        network.system = system
+        order = await system.order()
+        await system.submit(order)
         # What was shown is too old to be shown again without asking.
-        await world.rows("UPDATE pay_attempt SET update_time = update_time - interval '61 minutes'")
-        assert (await world.submit(order)).state is AttemptState.SUCCESS
+        await system.rows("UPDATE pay_attempt SET update_time = update_time - interval '61 minutes'")
+        assert (await system.submit(order)).state is AttemptState.SUCCESS
 
 
-async def test_being_turned_away_is_an_error_in_the_log(world: World) -> None:
+async def test_being_turned_away_is_an_error_in_the_log(system: PayCenterSystem) -> None:
     """A rotated key or a wrong clock makes every query fail: somebody has to hear of it, whatever the HTTP status was."""
     for code, api, error in (
         ("wx_native", "wx.query", "SIGN_ERROR"),
         ("alipay_qr", "alipay.trade.query", "isv.invalid-signature"),
     ):
-        order = await world.order()
-        await world.submit(order, code)
-        await world.simulator.fault(api, "decline", code=error)
+        order = await system.order()
+        await system.submit(order, code)
+        await system.simulator.fault(api, "decline", code=error)
         with capture_logs() as logs:
-            await world.services.orders.sync(world.caller, order.number)
+            await system.services.orders.sync(system.caller, order.number)
         turned = [entry for entry in logs if entry["event"] == "channel_turns_us_away"]
         assert [(entry["log_level"], entry["code"]) for entry in turned] == [("error", error)]

@@ -232,7 +232,7 @@ def paycenter(url: str, key_file: Path, *arguments: str) -> subprocess.Completed
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("PAYCENTER_")},
         "PAYCENTER_DATABASE_URL": url, "PAYCENTER_MASTER_KEY_FILE": str(key_file), "PAYCENTER_MODE": "development",
-        "PAYCENTER_ORDER_NOTIFY_URL": "http://127.0.0.1/o", "PAYCENTER_REFUND_NOTIFY_URL": "http://127.0.0.1/r",
+        "PAYCENTER_ORDER_CALLBACK_URL": "http://127.0.0.1/o", "PAYCENTER_REFUND_CALLBACK_URL": "http://127.0.0.1/r",
     }  # fmt: skip
     return subprocess.run(
         [sys.executable, "-m", "paycenter_server.cli", *arguments], env=environment, capture_output=True, text=True, timeout=60,

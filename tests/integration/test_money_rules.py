@@ -13,7 +13,7 @@ from paycenter_server.channels.transport import AiohttpTransport, TransportUncle
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.guard import TransactionOpenError
 from paycenter_server.domain.states import AttemptState, OrderState
-from support.world import OPERATOR, World, open_world
+from support.system import OPERATOR, PayCenterSystem, open_system
 
 
 class Watching:
@@ -21,13 +21,13 @@ class Watching:
 
     def __init__(self) -> None:
         self.inner = AiohttpTransport()
-        self.world: World | None = None
+        self.system: PayCenterSystem | None = None
         self.seen: list[tuple[str, int, int]] = []
 
     async def send(self, request: HttpRequest, seconds: float) -> HttpResponse:
-        assert self.world is not None
-        attempts = await self.world.value("SELECT count(*) FROM pay_attempt")
-        refunds = await self.world.value("SELECT count(*) FROM pay_refund")
+        assert self.system is not None
+        attempts = await self.system.value("SELECT count(*) FROM pay_attempt")
+        refunds = await self.system.value("SELECT count(*) FROM pay_refund")
         self.seen.append((request.url, attempts, refunds))
         return await self.inner.send(request, seconds)
 
@@ -36,54 +36,54 @@ async def test_rule_1_the_intent_is_committed_before_the_channel_is_called(
     database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
 ) -> None:
     transport = Watching()
-    async with open_world(database_url, redis_url, keys_dir, master_key_file, transport=transport) as world:
-        transport.world = world
-        order = await world.paid("wx_native")
+    async with open_system(database_url, redis_url, keys_dir, master_key_file, transport=transport) as system:
+        transport.system = system
+        order = await system.paid("wx_native")
         assert transport.seen[0][1] == 1
-        await world.refund(order, 10)
+        await system.refund(order, 10)
         assert transport.seen[-1][2] == 1
         await transport.inner.aclose()
 
 
-async def test_rule_1_the_guard_refuses_to_send_inside_a_transaction(world: World) -> None:
-    async with world.services.context.database.transaction():
+async def test_rule_1_the_guard_refuses_to_send_inside_a_transaction(system: PayCenterSystem) -> None:
+    async with system.services.context.database.transaction():
         with pytest.raises(TransactionOpenError):
-            await world.services.context.transport.send(HttpRequest("GET", world.simulator.base), 1)
+            await system.services.context.transport.send(HttpRequest("GET", system.simulator.base), 1)
 
 
 @pytest.mark.parametrize("fault", ["timeout_after_commit", "error_after_commit", "reset", "unsigned", "bad_signature", "http_503"])
-async def test_rule_2_an_unclear_submit_is_unknown_then_the_same_number(world: World, fault: str) -> None:
-    order = await world.order()
-    await world.simulator.fault("wx.native", fault, seconds=20)
+async def test_rule_2_an_unclear_submit_is_unknown_then_the_same_number(system: PayCenterSystem, fault: str) -> None:
+    order = await system.order()
+    await system.simulator.fault("wx.native", fault, seconds=20)
     with pytest.raises(PayCenterError) as caught:
-        await asyncio.wait_for(world.submit(order), 12)
+        await asyncio.wait_for(system.submit(order), 12)
     assert caught.value.reason is Reason.CHANNEL_UNCLEAR
-    row = (await world.rows("SELECT id, state, next_check_time FROM pay_attempt"))[0]
+    row = (await system.rows("SELECT id, state, next_check_time FROM pay_attempt"))[0]
     assert row["state"] == "UNKNOWN"
     assert row["next_check_time"] is not None
-    again = await world.submit(order)
+    again = await system.submit(order)
     assert (again.id, again.state) == (row["id"], AttemptState.WAITING)
     assert again.display_content
-    await world.simulator.pay(again.out_trade_no)
-    await world.until(order, "SUCCESS")
+    await system.simulator.pay(again.out_trade_no)
+    await system.until(order, "SUCCESS")
 
 
 @pytest.mark.parametrize("code", ["wx_native", "alipay_qr"])
 @pytest.mark.parametrize("fault", ["error_after_commit", "reset", "unsigned", "bad_signature"])
-async def test_rule_2_an_unclear_refund_is_asked_about_and_happens_once(world: World, code: str, fault: str) -> None:
-    order = await world.paid(code)
+async def test_rule_2_an_unclear_refund_is_asked_about_and_happens_once(system: PayCenterSystem, code: str, fault: str) -> None:
+    order = await system.paid(code)
     api = "wx.refund" if code == "wx_native" else "alipay.trade.refund"
-    await world.simulator.fault(api, fault)
-    refund = await world.refund(order, 40)
+    await system.simulator.fault(api, fault)
+    refund = await system.refund(order, 40)
     assert refund.state.value == "WAITING"
-    assert (await world.read(order)).reserved_amount == 40
+    assert (await system.read(order)).reserved_amount == 40
     for _ in range(20):
-        refund = await world.services.refunds.sync(world.caller, refund)
+        refund = await system.services.refunds.sync(system.caller, refund)
         if refund.state.value == "SUCCESS":
             break
         await asyncio.sleep(0.05)
     assert refund.state.value == "SUCCESS"
-    trade = await world.simulator.get(f"/simulator/trades/{order_out_trade_no(await world.read(order))}")
+    trade = await system.simulator.get(f"/simulator/trades/{order_out_trade_no(await system.read(order))}")
     assert [item["amount"] for item in trade["refunds"]] == [40]
 
 
@@ -93,49 +93,49 @@ def order_out_trade_no(order: object) -> str:
     return encode(Prefix.ATTEMPT, order.attempt_id)  # type: ignore[attr-defined]
 
 
-async def test_rule_3_concurrent_refunds_never_exceed_what_was_paid(world: World) -> None:
-    order = await world.paid("mock", amount=100)
-    results = await asyncio.gather(*(world.refund(order, 30) for _ in range(40)), return_exceptions=True)
+async def test_rule_3_concurrent_refunds_never_exceed_what_was_paid(system: PayCenterSystem) -> None:
+    order = await system.paid("mock", amount=100)
+    results = await asyncio.gather(*(system.refund(order, 30) for _ in range(40)), return_exceptions=True)
     refused = [item for item in results if isinstance(item, PayCenterError)]
     assert {item.reason for item in refused} == {Reason.REFUND_EXCEEDS_PAID}
-    after = await world.read(order)
+    after = await system.read(order)
     assert (after.refunded_amount, after.reserved_amount) == (90, 0)
     assert len(refused) == 37
 
 
-async def test_rule_3_twenty_equal_callbacks_book_once(world: World) -> None:
-    order = await world.order()
-    attempt = await world.submit(order)
-    await world.simulator.pay(attempt.out_trade_no, times=20)
-    await world.until(order, "SUCCESS")
+async def test_rule_3_twenty_equal_callbacks_book_once(system: PayCenterSystem) -> None:
+    order = await system.order()
+    attempt = await system.submit(order)
+    await system.simulator.pay(attempt.out_trade_no, times=20)
+    await system.until(order, "SUCCESS")
     await asyncio.sleep(0.3)
-    assert await world.value("SELECT count(*) FROM pay_notify_task") == 1
-    assert await world.cases() == []
+    assert await system.value("SELECT count(*) FROM pay_notify_task") == 1
+    assert await system.cases() == []
 
 
 @pytest.mark.parametrize("code", ["wx_native", "alipay_qr"])
-async def test_rule_4_a_lying_amount_is_never_booked(world: World, code: str) -> None:
-    order = await world.order(amount=100)
-    attempt = await world.submit(order, code)
-    await world.simulator.pay(attempt.out_trade_no, amount=1)
+async def test_rule_4_a_lying_amount_is_never_booked(system: PayCenterSystem, code: str) -> None:
+    order = await system.order(amount=100)
+    attempt = await system.submit(order, code)
+    await system.simulator.pay(attempt.out_trade_no, amount=1)
     async with asyncio.timeout(5):
-        while not (cases := await world.cases()):
+        while not (cases := await system.cases()):
             await asyncio.sleep(0.01)
     assert cases[0]["kind"] == "WRONG_AMOUNT"
     assert cases[0]["amount"] == 1
-    assert (await world.read(order)).state is OrderState.WAITING
+    assert (await system.read(order)).state is OrderState.WAITING
 
 
-async def test_rule_4_a_message_without_amount_fails_closed(world: World) -> None:
+async def test_rule_4_a_message_without_amount_fails_closed(system: PayCenterSystem) -> None:
     from paycenter_server.channels.protocol import Payment
     from paycenter_server.domain.ids import Prefix, decode
     from paycenter_server.services.payments import FactsMismatchError
 
-    order = await world.order()
-    attempt = await world.submit(order)
-    key = decode(Prefix.CHANNEL, world.channels["wx_native"])
+    order = await system.order()
+    attempt = await system.submit(order)
+    key = decode(Prefix.CHANNEL, system.channels["wx_native"])
     assert key is not None
-    configured = await world.services.gateway.get(key)
+    configured = await system.services.gateway.get(key)
     account = dict(configured.codec.account)
     good = {"out_trade_no": attempt.out_trade_no, "channel_order_no": "1", "amount": 100, "currency": "CNY", "account": account}
     for wrong in (
@@ -147,186 +147,186 @@ async def test_rule_4_a_message_without_amount_fails_closed(world: World) -> Non
         {"account": {**account, "appid": "wx0"}},
     ):
         with pytest.raises(FactsMismatchError):
-            await world.services.payments.book(configured, Payment(**{**good, **wrong}), "")  # type: ignore[arg-type]
-    assert (await world.read(order)).state is OrderState.WAITING
-    await world.services.payments.book(configured, Payment(**good), "")  # type: ignore[arg-type]
-    assert (await world.read(order)).state is OrderState.SUCCESS
+            await system.services.payments.book(configured, Payment(**{**good, **wrong}), "")  # type: ignore[arg-type]
+    assert (await system.read(order)).state is OrderState.WAITING
+    await system.services.payments.book(configured, Payment(**good), "")  # type: ignore[arg-type]
+    assert (await system.read(order)).state is OrderState.SUCCESS
 
 
-async def test_rule_5_only_what_is_stored_is_acknowledged(world: World) -> None:
-    order = await world.order()
-    attempt = await world.submit(order)
-    await world.simulator.pay(attempt.out_trade_no, bad_signature=True)
+async def test_rule_5_only_what_is_stored_is_acknowledged(system: PayCenterSystem) -> None:
+    order = await system.order()
+    attempt = await system.submit(order)
+    await system.simulator.pay(attempt.out_trade_no, bad_signature=True)
     await asyncio.sleep(0.3)
-    assert (await world.read(order)).state is OrderState.WAITING
+    assert (await system.read(order)).state is OrderState.WAITING
     # Refused, so the channel's ladder sends it again, this time as it should be.
-    await world.simulator.advance(16)
-    await world.until(order, "SUCCESS")
+    await system.simulator.advance(16)
+    await system.until(order, "SUCCESS")
 
 
-async def test_rule_6_sync_never_stops_and_old_rows_become_cases(world: World) -> None:
-    order = await world.order(expire_time=world.clock.now() + timedelta(hours=1))
-    attempt = await world.submit(order)
-    await world.simulator.fault("wx.query", "http_503", times=-1)
+async def test_rule_6_sync_never_stops_and_old_rows_become_cases(system: PayCenterSystem) -> None:
+    order = await system.order(expire_time=system.clock.now() + timedelta(hours=1))
+    attempt = await system.submit(order)
+    await system.simulator.fault("wx.query", "http_503", times=-1)
     for days in range(1, 4):
-        world.clock.offset = timedelta(days=days, hours=2)
-        await world.services.jobs.sync_orders()
-        await world.services.jobs.expire_orders()
-        assert await world.value("SELECT next_check_time IS NOT NULL FROM pay_attempt")
-        assert (await world.read(order)).state is OrderState.WAITING
-    assert [case["kind"] for case in await world.cases()] == ["STALE_ATTEMPT"]
-    world.clock.offset = timedelta(days=4)
-    assert attempt.out_trade_no == (await world.cases())[0]["reference"]
+        system.clock.offset = timedelta(days=days, hours=2)
+        await system.services.jobs.sync_orders()
+        await system.services.jobs.expire_orders()
+        assert await system.value("SELECT next_check_time IS NOT NULL FROM pay_attempt")
+        assert (await system.read(order)).state is OrderState.WAITING
+    assert [case["kind"] for case in await system.cases()] == ["STALE_ATTEMPT"]
+    system.clock.offset = timedelta(days=4)
+    assert attempt.out_trade_no == (await system.cases())[0]["reference"]
 
 
-async def test_rule_6_expiry_queries_and_closes_at_the_channel_first(world: World) -> None:
-    paid, unpaid = await world.order(expire_time=world.clock.now() + timedelta(seconds=70)), None
-    attempt = await world.submit(paid)
-    await world.simulator.pay(attempt.out_trade_no, notify=False)
-    unpaid = await world.order(expire_time=world.clock.now() + timedelta(seconds=70))
-    other = await world.submit(unpaid)
-    world.clock.advance(71)
-    assert await world.services.jobs.expire_orders() == 2
-    assert (await world.read(paid)).state is OrderState.SUCCESS
-    assert (await world.read(unpaid)).state is OrderState.CLOSED
-    trade = await world.simulator.get(f"/simulator/trades/{other.out_trade_no}")
+async def test_rule_6_expiry_queries_and_closes_at_the_channel_first(system: PayCenterSystem) -> None:
+    paid, unpaid = await system.order(expire_time=system.clock.now() + timedelta(seconds=70)), None
+    attempt = await system.submit(paid)
+    await system.simulator.pay(attempt.out_trade_no, notify=False)
+    unpaid = await system.order(expire_time=system.clock.now() + timedelta(seconds=70))
+    other = await system.submit(unpaid)
+    system.clock.advance(71)
+    assert await system.services.jobs.expire_orders() == 2
+    assert (await system.read(paid)).state is OrderState.SUCCESS
+    assert (await system.read(unpaid)).state is OrderState.CLOSED
+    trade = await system.simulator.get(f"/simulator/trades/{other.out_trade_no}")
     assert trade["state"] == "CLOSED"
 
 
 @pytest.mark.parametrize("code", ["wx_native", "alipay_qr"])
-async def test_rule_7_a_late_payment_is_refunded(world: World, code: str) -> None:
-    order = await world.order()
-    attempt = await world.submit(order, code)
-    await world.services.orders.close(world.caller, order.number)
-    await world.simulator.pay(attempt.out_trade_no, force=True)
-    await surplus_is_refunded(world, "LATE_PAYMENT")
-    assert (await world.read(order)).state is OrderState.CLOSED
+async def test_rule_7_a_late_payment_is_refunded(system: PayCenterSystem, code: str) -> None:
+    order = await system.order()
+    attempt = await system.submit(order, code)
+    await system.services.orders.close(system.caller, order.number)
+    await system.simulator.pay(attempt.out_trade_no, force=True)
+    await surplus_is_refunded(system, "LATE_PAYMENT")
+    assert (await system.read(order)).state is OrderState.CLOSED
 
 
-async def surplus_is_refunded(world: World, kind: str) -> None:
+async def surplus_is_refunded(system: PayCenterSystem, kind: str) -> None:
     async with asyncio.timeout(8):
-        while not await world.cases():
+        while not await system.cases():
             await asyncio.sleep(0.01)
-        while (case := (await world.cases())[0])["state"] != "RESOLVED":
-            await world.services.jobs.sync_refunds()
+        while (case := (await system.cases())[0])["state"] != "RESOLVED":
+            await system.services.jobs.sync_refunds()
             await asyncio.sleep(0.05)
-            world.clock.advance(11)
+            system.clock.advance(11)
     assert case["kind"] == kind
-    refund = (await world.rows("SELECT * FROM pay_refund"))[0]
+    refund = (await system.rows("SELECT * FROM pay_refund"))[0]
     assert (refund["state"], refund["amount"], refund["case_id"]) == ("SUCCESS", 100, case["id"])
-    events = [post.json for post in await world.deliver()]
+    events = [post.json for post in await system.deliver()]
     assert [event["data"]["surplus"] for event in events if event["type"] == "pay_refund.success"] == [True]
 
 
-async def test_rule_7_a_second_payment_through_another_channel_is_refunded(world: World) -> None:
-    order = await world.order()
-    first = await world.submit(order, "alipay_qr")
-    second = await world.submit(order, "wx_native")
+async def test_rule_7_a_second_payment_through_another_channel_is_refunded(system: PayCenterSystem) -> None:
+    order = await system.order()
+    first = await system.submit(order, "alipay_qr")
+    second = await system.submit(order, "wx_native")
     # Alipay could not close what nobody had scanned, so both can be paid.
-    await world.simulator.pay(second.out_trade_no)
-    await world.until(order, "SUCCESS")
-    await world.simulator.pay(first.out_trade_no)
-    await surplus_is_refunded(world, "DUPLICATE_PAYMENT")
-    after = await world.read(order)
+    await system.simulator.pay(second.out_trade_no)
+    await system.until(order, "SUCCESS")
+    await system.simulator.pay(first.out_trade_no)
+    await surplus_is_refunded(system, "DUPLICATE_PAYMENT")
+    after = await system.read(order)
     assert (after.state, after.channel_code, after.refunded_amount) == (OrderState.SUCCESS, "wx_native", 0)
 
 
-async def test_rule_7_hold_keeps_it_for_a_person(world: World) -> None:
-    await world.services.apps.update(OPERATOR, "shop", {"surplus_policy": "HOLD"})
-    order = await world.order()
-    attempt = await world.submit(order)
-    await world.services.orders.close(world.caller, order.number)
-    await world.simulator.pay(attempt.out_trade_no, force=True)
+async def test_rule_7_hold_keeps_it_for_a_person(system: PayCenterSystem) -> None:
+    await system.services.apps.update(OPERATOR, "shop", {"surplus_policy": "HOLD"})
+    order = await system.order()
+    attempt = await system.submit(order)
+    await system.services.orders.close(system.caller, order.number)
+    await system.simulator.pay(attempt.out_trade_no, force=True)
     async with asyncio.timeout(5):
-        while not (cases := await world.cases()):
+        while not (cases := await system.cases()):
             await asyncio.sleep(0.01)
     assert (cases[0]["state"], cases[0]["kind"]) == ("OPEN", "LATE_PAYMENT")
-    assert await world.value("SELECT count(*) FROM pay_refund") == 0
+    assert await system.value("SELECT count(*) FROM pay_refund") == 0
 
 
-async def test_rule_7_an_unknown_order_is_kept_and_acknowledged(world: World) -> None:
-    order = await world.order()
-    attempt = await world.submit(order)
-    await world.rows("DELETE FROM pay_attempt")
-    await world.simulator.pay(attempt.out_trade_no)
+async def test_rule_7_an_unknown_order_is_kept_and_acknowledged(system: PayCenterSystem) -> None:
+    order = await system.order()
+    attempt = await system.submit(order)
+    await system.rows("DELETE FROM pay_attempt")
+    await system.simulator.pay(attempt.out_trade_no)
     async with asyncio.timeout(5):
-        while not (cases := await world.cases()):
+        while not (cases := await system.cases()):
             await asyncio.sleep(0.01)
     assert (cases[0]["kind"], cases[0]["amount"]) == ("UNKNOWN_ORDER", 100)
     assert json.loads(cases[0]["detail"]["raw"])["out_trade_no"] == attempt.out_trade_no
 
 
-async def test_rule_7_what_cannot_be_closed_is_looked_at_after_its_expiry(world: World) -> None:
-    order = await world.order(expire_time=world.clock.now() + timedelta(seconds=90))
-    attempt = await world.submit(order, "alipay_qr")
-    await world.services.orders.close(world.caller, order.number)
+async def test_rule_7_what_cannot_be_closed_is_looked_at_after_its_expiry(system: PayCenterSystem) -> None:
+    order = await system.order(expire_time=system.clock.now() + timedelta(seconds=90))
+    attempt = await system.submit(order, "alipay_qr")
+    await system.services.orders.close(system.caller, order.number)
     # Paid after our close, and the callback is lost.
-    await world.simulator.pay(attempt.out_trade_no, notify=False)
-    world.clock.advance(151)
-    await world.services.jobs.sync_orders()
-    assert [case["kind"] for case in await world.cases()] == ["LATE_PAYMENT"]
+    await system.simulator.pay(attempt.out_trade_no, notify=False)
+    system.clock.advance(151)
+    await system.services.jobs.sync_orders()
+    assert [case["kind"] for case in await system.cases()] == ["LATE_PAYMENT"]
 
 
-async def test_rule_8_the_notification_is_in_the_same_commit(world: World) -> None:
-    order = await world.order()
-    attempt = await world.submit(order)
-    await world.rows("ALTER TABLE pay_notify_task ADD CONSTRAINT broken CHECK (false) NOT VALID")
+async def test_rule_8_the_notification_is_in_the_same_commit(system: PayCenterSystem) -> None:
+    order = await system.order()
+    attempt = await system.submit(order)
+    await system.rows("ALTER TABLE pay_notify_task ADD CONSTRAINT broken CHECK (false) NOT VALID")
     try:
-        await world.simulator.pay(attempt.out_trade_no)
+        await system.simulator.pay(attempt.out_trade_no)
         await asyncio.sleep(0.3)
         # The row cannot be written, so nothing is booked and the channel is told to send again.
-        assert (await world.read(order)).state is OrderState.WAITING
+        assert (await system.read(order)).state is OrderState.WAITING
     finally:
-        await world.rows("ALTER TABLE pay_notify_task DROP CONSTRAINT broken")
-    await world.simulator.advance(16)
-    await world.until(order, "SUCCESS")
-    assert await world.value("SELECT count(*) FROM pay_notify_task") == 1
+        await system.rows("ALTER TABLE pay_notify_task DROP CONSTRAINT broken")
+    await system.simulator.advance(16)
+    await system.until(order, "SUCCESS")
+    assert await system.value("SELECT count(*) FROM pay_notify_task") == 1
 
 
-async def test_rule_9_a_refund_is_idempotent_by_its_number(world: World) -> None:
-    order = await world.paid("mock")
-    first = await world.refund(order, 40, merchant_refund_no="R1")
-    again = await world.refund(order, 40, merchant_refund_no="R1")
+async def test_rule_9_a_refund_is_idempotent_by_its_number(system: PayCenterSystem) -> None:
+    order = await system.paid("mock")
+    first = await system.refund(order, 40, merchant_refund_no="R1")
+    again = await system.refund(order, 40, merchant_refund_no="R1")
     assert first.id == again.id
     with pytest.raises(PayCenterError) as caught:
-        await world.refund(order, 41, merchant_refund_no="R1")
+        await system.refund(order, 41, merchant_refund_no="R1")
     assert caught.value.reason is Reason.REFUND_CONFLICT
     assert caught.value.metadata["pay_refund_id"] == first.number
     assert caught.value.metadata["merchant_refund_no"] == "R1"
-    parallel = await asyncio.gather(*(world.refund(order, 10, merchant_refund_no="R2") for _ in range(10)))
+    parallel = await asyncio.gather(*(system.refund(order, 10, merchant_refund_no="R2") for _ in range(10)))
     assert len({refund.id for refund in parallel}) == 1
-    assert (await world.read(order)).refunded_amount == 50
+    assert (await system.read(order)).refunded_amount == 50
 
 
-async def test_rule_10_secrets_are_sealed_and_tied_to_their_place(world: World) -> None:
-    raw = json.dumps([str(dict(row)) for row in await world.rows("SELECT * FROM pay_channel")])
-    raw += str([dict(row) for row in await world.rows("SELECT * FROM pay_app")])
-    for secret in (*world.configs["wx_native"][1].values(), *world.configs["alipay_qr"][1].values()):
+async def test_rule_10_secrets_are_sealed_and_tied_to_their_place(system: PayCenterSystem) -> None:
+    raw = json.dumps([str(dict(row)) for row in await system.rows("SELECT * FROM pay_channel")])
+    raw += str([dict(row) for row in await system.rows("SELECT * FROM pay_app")])
+    for secret in (*system.configs["wx_native"][1].values(), *system.configs["alipay_qr"][1].values()):
         if "PRIVATE KEY" in secret or len(secret) == 32:
             assert secret.strip().splitlines()[0] not in raw or "PUBLIC" in secret
-    assert world.configs["wx_native"][1]["api_v3_key"] not in raw
-    assert world.secrets["shop"] not in raw
+    assert system.configs["wx_native"][1]["api_v3_key"] not in raw
+    assert system.secrets["shop"] not in raw
     # A secret that is moved to another row does not open there.
-    rows = await world.rows("SELECT id, code, config FROM pay_channel WHERE code IN ('alipay_qr', 'alipay_pc') ORDER BY code")
+    rows = await system.rows("SELECT id, code, config FROM pay_channel WHERE code IN ('alipay_qr', 'alipay_pc') ORDER BY code")
     moved = {**rows[0]["config"], "private_key": rows[1]["config"]["private_key"]}
-    await world.rows("UPDATE pay_channel SET config = $2, version = version + 1 WHERE id = $1", rows[0]["id"], moved)
-    order = await world.order()
+    await system.rows("UPDATE pay_channel SET config = $2, version = version + 1 WHERE id = $1", rows[0]["id"], moved)
+    order = await system.order()
     with pytest.raises(Exception, match="does not decrypt"):
-        await world.submit(order, "alipay_pc")
+        await system.submit(order, "alipay_pc")
 
 
-async def test_rule_10_keys_are_loaded_once(world: World) -> None:
-    order = await world.order()
-    await world.submit(order)
+async def test_rule_10_keys_are_loaded_once(system: PayCenterSystem) -> None:
+    order = await system.order()
+    await system.submit(order)
     from paycenter_server.domain.ids import Prefix, decode
 
-    key = decode(Prefix.CHANNEL, world.channels["wx_native"])
+    key = decode(Prefix.CHANNEL, system.channels["wx_native"])
     assert key is not None
-    first = await world.services.gateway.get(key)
+    first = await system.services.gateway.get(key)
     first.loaded -= 10
-    assert (await world.services.gateway.get(key)).codec is first.codec
+    assert (await system.services.gateway.get(key)).codec is first.codec
 
 
-async def test_transport_errors_are_never_a_refusal(world: World) -> None:
+async def test_transport_errors_are_never_a_refusal(system: PayCenterSystem) -> None:
     with pytest.raises(TransportUnclearError):
-        await world.services.context.transport.send(HttpRequest("GET", "http://127.0.0.1:9/"), 1)
+        await system.services.context.transport.send(HttpRequest("GET", "http://127.0.0.1:9/"), 1)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp.test_utils import TestServer
-from paycenter_server.channels.protocol import Call, ClientCertificate, Moment, RefundRequest
+from paycenter_server.channels.protocol import Call, ClientCertificate, RefundRequest, RequestContext
 from paycenter_server.channels.registry import installed
 from paycenter_server.channels.transport import AiohttpTransport, TransportUnclearError
 from paycenter_server.cli.seed import wechat_v2_config
@@ -26,7 +26,7 @@ async def test_refunds_go_over_mutual_tls(keys_dir: Path, monkeypatch: pytest.Mo
     codec = installed()["wx_native"].build(config)
     now = datetime.now(UTC)
     refund = RefundRequest("P" + "0" * 26, "R" + "0" * 26, 10, 100, "CNY", "x", "https://pay.example.test/n", now)
-    call = codec.refund(refund, Moment(now, "n" * 32))
+    call = codec.refund(refund, RequestContext(now, "n" * 32))
     assert isinstance(call, Call)
     transport = AiohttpTransport()
     answer = await transport.send(call.request, 3)

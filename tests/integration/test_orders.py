@@ -9,102 +9,102 @@ from paycenter_server.domain.models import SurplusPolicy
 from paycenter_server.domain.states import OrderState
 from paycenter_server.services.paging import Pager
 from paycenter_server.storage.orders import OrderFilter
-from support.world import OPERATOR, World
+from support.system import OPERATOR, PayCenterSystem
 
 
 def reason(caught: pytest.ExceptionInfo[PayCenterError]) -> Reason:
     return caught.value.reason
 
 
-async def test_create_again_answers_the_same_order(world: World) -> None:
-    new = world.new_order()
-    first = await world.services.orders.create(world.caller, new)
-    world.clock.advance(5)
-    again = await world.services.orders.create(world.caller, new)
+async def test_create_again_answers_the_same_order(system: PayCenterSystem) -> None:
+    new = system.new_order()
+    first = await system.services.orders.create(system.caller, new)
+    system.clock.advance(5)
+    again = await system.services.orders.create(system.caller, new)
     assert first.id == again.id
-    assert await world.value("SELECT count(*) FROM pay_order") == 1
+    assert await system.value("SELECT count(*) FROM pay_order") == 1
 
 
-async def test_create_with_other_content_is_a_conflict_with_both_numbers(world: World) -> None:
-    new = world.new_order(amount=100)
-    first = await world.services.orders.create(world.caller, new)
-    other = world.new_order(merchant_order_id=new.merchant_order_id, amount=101, subject="茶")
+async def test_create_with_other_content_is_a_conflict_with_both_numbers(system: PayCenterSystem) -> None:
+    new = system.new_order(amount=100)
+    first = await system.services.orders.create(system.caller, new)
+    other = system.new_order(merchant_order_id=new.merchant_order_id, amount=101, subject="茶")
     with pytest.raises(PayCenterError) as caught:
-        await world.services.orders.create(world.caller, other)
+        await system.services.orders.create(system.caller, other)
     assert reason(caught) is Reason.ORDER_CONFLICT
     assert caught.value.metadata["pay_order_id"] == first.number
     assert caught.value.metadata["merchant_order_id"] == new.merchant_order_id
     assert caught.value.metadata["differing_fields"] == "subject,amount"
-    assert (await world.read(first)).amount == 100
+    assert (await system.read(first)).amount == 100
 
 
-async def test_concurrent_creates_make_one_order(world: World) -> None:
-    new = world.new_order()
-    orders = await asyncio.gather(*(world.services.orders.create(world.caller, new) for _ in range(20)))
+async def test_concurrent_creates_make_one_order(system: PayCenterSystem) -> None:
+    new = system.new_order()
+    orders = await asyncio.gather(*(system.services.orders.create(system.caller, new) for _ in range(20)))
     assert len({order.id for order in orders}) == 1
 
 
-async def test_bad_input_names_every_wrong_field_and_stores_nothing(world: World) -> None:
-    new = world.new_order(
+async def test_bad_input_names_every_wrong_field_and_stores_nothing(system: PayCenterSystem) -> None:
+    new = system.new_order(
         merchant_order_id="", subject="字" * 33, body="x" * 129, amount=0, currency="EUR", user_ip="1.2.3", user_id="u" * 65,
-        expire_time=world.clock.now() - timedelta(seconds=1), return_url="javascript:alert(1)",
+        expire_time=system.clock.now() - timedelta(seconds=1), return_url="javascript:alert(1)",
     )  # fmt: skip
     with pytest.raises(PayCenterError) as caught:
-        await world.services.orders.create(world.caller, new)
+        await system.services.orders.create(system.caller, new)
     assert {violation.field for violation in caught.value.violations} == {
         "merchant_order_id", "subject", "body", "amount", "currency", "user_ip", "user_id", "expire_time", "return_url",
     }  # fmt: skip
-    assert await world.value("SELECT count(*) FROM pay_order") == 0
+    assert await system.value("SELECT count(*) FROM pay_order") == 0
 
 
-async def test_subject_counts_characters_not_bytes(world: World) -> None:
-    assert (await world.order(subject="字" * 32)).subject == "字" * 32
+async def test_subject_counts_characters_not_bytes(system: PayCenterSystem) -> None:
+    assert (await system.order(subject="字" * 32)).subject == "字" * 32
 
 
-async def test_an_app_sees_and_changes_only_its_own(world: World) -> None:
-    order = await world.order()
-    stranger = await world.add_app("other", codes=("mock",))
+async def test_an_app_sees_and_changes_only_its_own(system: PayCenterSystem) -> None:
+    order = await system.order()
+    stranger = await system.add_app("other", codes=("mock",))
     for call in (
-        world.services.orders.load(stranger, order.number),
-        world.services.orders.close(stranger, order.number),
-        world.services.orders.update_price(stranger, order.number, 5),
-        world.services.orders.sync(stranger, order.number),
+        system.services.orders.load(stranger, order.number),
+        system.services.orders.close(stranger, order.number),
+        system.services.orders.update_price(stranger, order.number, 5),
+        system.services.orders.sync(stranger, order.number),
     ):
         with pytest.raises(PayCenterError) as caught:
             await call
         assert reason(caught) is Reason.ORDER_NOT_FOUND
     with pytest.raises(PayCenterError) as caught:
-        await world.services.orders.create(stranger, world.new_order(app_key="shop"))
+        await system.services.orders.create(stranger, system.new_order(app_key="shop"))
     assert reason(caught) is Reason.PERMISSION_DENIED
-    page = await world.services.orders.search(stranger, "", OrderFilter(), Pager(0, ""))
+    page = await system.services.orders.search(stranger, "", OrderFilter(), Pager(0, ""))
     assert page.items == []
-    same_number = await world.services.orders.create(stranger, world.new_order(merchant_order_id=order.merchant_order_id))
+    same_number = await system.services.orders.create(stranger, system.new_order(merchant_order_id=order.merchant_order_id))
     assert same_number.id != order.id
 
 
-async def test_an_operator_may_name_any_app(world: World) -> None:
-    order = await world.services.orders.create(OPERATOR, world.new_order(app_key="shop"))
+async def test_an_operator_may_name_any_app(system: PayCenterSystem) -> None:
+    order = await system.services.orders.create(OPERATOR, system.new_order(app_key="shop"))
     assert order.app_key == "shop"
     with pytest.raises(PayCenterError) as caught:
-        await world.services.orders.create(OPERATOR, world.new_order(app_key="nobody"))
+        await system.services.orders.create(OPERATOR, system.new_order(app_key="nobody"))
     assert reason(caught) is Reason.APP_NOT_FOUND
 
 
-async def test_a_disabled_app_creates_nothing(world: World) -> None:
-    await world.services.apps.update(OPERATOR, "shop", {"enabled": False})
+async def test_a_disabled_app_creates_nothing(system: PayCenterSystem) -> None:
+    await system.services.apps.update(OPERATOR, "shop", {"enabled": False})
     with pytest.raises(PayCenterError) as caught:
-        await world.order()
+        await system.order()
     assert reason(caught) is Reason.APP_DISABLED
 
 
-async def test_list_filters_and_pages(world: World) -> None:
-    orders = [await world.order(amount=100 + index) for index in range(5)]
-    await world.submit(orders[0], "mock")
+async def test_list_filters_and_pages(system: PayCenterSystem) -> None:
+    orders = [await system.order(amount=100 + index) for index in range(5)]
+    await system.submit(orders[0], "mock")
     pager = Pager(2, "")
     seen = []
     where = OrderFilter()
     while True:
-        page = await world.services.orders.search(world.caller, "", where, pager)
+        page = await system.services.orders.search(system.caller, "", where, pager)
         seen += [order.number for order in page.items]
         if not page.next_token:
             break
@@ -112,89 +112,89 @@ async def test_list_filters_and_pages(world: World) -> None:
     assert seen == [order.number for order in reversed(orders)]
 
     async def listed(**filters: object) -> list[str]:
-        page = await world.services.orders.search(world.caller, "", OrderFilter(**filters), Pager(50, ""))  # type: ignore[arg-type]
+        page = await system.services.orders.search(system.caller, "", OrderFilter(**filters), Pager(50, ""))  # type: ignore[arg-type]
         return [order.merchant_order_id for order in page.items]
 
-    paid = await world.read(orders[0])
+    paid = await system.read(orders[0])
     assert await listed(state=OrderState.SUCCESS) == [paid.merchant_order_id]
     assert await listed(channel_code="mock") == [paid.merchant_order_id]
     assert await listed(channel_order_no=paid.channel_order_no) == [paid.merchant_order_id]
     assert await listed(attempt_id=paid.attempt_id) == [paid.merchant_order_id]
     assert await listed(merchant_order_id=orders[3].merchant_order_id) == [orders[3].merchant_order_id]
-    assert await listed(success_time_from=world.clock.now() + timedelta(minutes=1)) == []
+    assert await listed(success_time_from=system.clock.now() + timedelta(minutes=1)) == []
     assert len(await listed(create_time_to=orders[2].create_time)) == 2
 
 
-async def test_a_page_token_belongs_to_its_filters(world: World) -> None:
+async def test_a_page_token_belongs_to_its_filters(system: PayCenterSystem) -> None:
     for _ in range(3):
-        await world.order()
-    page = await world.services.orders.search(world.caller, "", OrderFilter(), Pager(1, ""))
+        await system.order()
+    page = await system.services.orders.search(system.caller, "", OrderFilter(), Pager(1, ""))
     for token, where in ((page.next_token, OrderFilter(channel_code="mock")), ("nonsense", OrderFilter()), ("é", OrderFilter())):
         with pytest.raises(PayCenterError) as caught:
-            await world.services.orders.search(world.caller, "", where, Pager(1, token))
+            await system.services.orders.search(system.caller, "", where, Pager(1, token))
         assert reason(caught) is Reason.PAGE_TOKEN_INVALID
 
 
 @pytest.mark.parametrize("code", ["wx_native", "alipay_qr"])
-async def test_close_closes_at_the_channel_too(world: World, code: str) -> None:
-    order = await world.order()
-    attempt = await world.submit(order, code)
-    closed = await world.services.orders.close(world.caller, order.number)
+async def test_close_closes_at_the_channel_too(system: PayCenterSystem, code: str) -> None:
+    order = await system.order()
+    attempt = await system.submit(order, code)
+    closed = await system.services.orders.close(system.caller, order.number)
     assert closed.state is OrderState.CLOSED
-    trade = await world.simulator.get(f"/simulator/trades/{attempt.out_trade_no}")
+    trade = await system.simulator.get(f"/simulator/trades/{attempt.out_trade_no}")
     if code == "wx_native":
         assert trade["state"] == "CLOSED"
-    assert (await world.services.orders.close(world.caller, order.number)).id == order.id
-    assert [post.json["type"] for post in await world.deliver()] == ["pay_order.closed"]
+    assert (await system.services.orders.close(system.caller, order.number)).id == order.id
+    assert [post.json["type"] for post in await system.deliver()] == ["pay_order.closed"]
     with pytest.raises(PayCenterError) as caught:
-        await world.submit(order, code)
+        await system.submit(order, code)
     assert reason(caught) is Reason.ORDER_CLOSED
 
 
-async def test_close_of_what_was_paid_meanwhile_books_it(world: World) -> None:
-    order = await world.order()
-    attempt = await world.submit(order)
-    await world.simulator.pay(attempt.out_trade_no, notify=False)
+async def test_close_of_what_was_paid_meanwhile_books_it(system: PayCenterSystem) -> None:
+    order = await system.order()
+    attempt = await system.submit(order)
+    await system.simulator.pay(attempt.out_trade_no, notify=False)
     with pytest.raises(PayCenterError) as caught:
-        await world.services.orders.close(world.caller, order.number)
+        await system.services.orders.close(system.caller, order.number)
     assert reason(caught) is Reason.ORDER_PAID
-    assert (await world.read(order)).state is OrderState.SUCCESS
+    assert (await system.read(order)).state is OrderState.SUCCESS
 
 
-async def test_close_while_the_channel_is_silent_decides_nothing(world: World) -> None:
-    order = await world.order()
-    await world.submit(order)
-    await world.simulator.fault("wx.query", "http_503", times=-1)
+async def test_close_while_the_channel_is_silent_decides_nothing(system: PayCenterSystem) -> None:
+    order = await system.order()
+    await system.submit(order)
+    await system.simulator.fault("wx.query", "http_503", times=-1)
     with pytest.raises(PayCenterError) as caught:
-        await world.services.orders.close(world.caller, order.number)
+        await system.services.orders.close(system.caller, order.number)
     assert reason(caught) is Reason.CHANNEL_UNCLEAR
     assert caught.value.retry_after
-    assert (await world.read(order)).state is OrderState.WAITING
+    assert (await system.read(order)).state is OrderState.WAITING
 
 
-async def test_price_changes_only_while_waiting(world: World) -> None:
-    order = await world.order(amount=100)
-    assert (await world.services.orders.update_price(world.caller, order.number, 90)).amount == 90
-    attempt = await world.submit(order)
+async def test_price_changes_only_while_waiting(system: PayCenterSystem) -> None:
+    order = await system.order(amount=100)
+    assert (await system.services.orders.update_price(system.caller, order.number, 90)).amount == 90
+    attempt = await system.submit(order)
     assert attempt.amount == 90
-    cheaper = await world.services.orders.update_price(world.caller, order.number, 80)
+    cheaper = await system.services.orders.update_price(system.caller, order.number, 80)
     assert cheaper.amount == 80
-    trade = await world.simulator.get(f"/simulator/trades/{attempt.out_trade_no}")
+    trade = await system.simulator.get(f"/simulator/trades/{attempt.out_trade_no}")
     assert trade["state"] == "CLOSED"
-    await world.submit(order, "mock")
+    await system.submit(order, "mock")
     with pytest.raises(PayCenterError) as caught:
-        await world.services.orders.update_price(world.caller, order.number, 70)
+        await system.services.orders.update_price(system.caller, order.number, 70)
     assert reason(caught) is Reason.ORDER_PAID
 
 
-async def test_accept_policy_takes_a_late_payment(world: World) -> None:
-    await world.services.apps.update(OPERATOR, "shop", {"surplus_policy": SurplusPolicy.ACCEPT.value})
-    order = await world.order()
-    attempt = await world.submit(order, "alipay_qr")
-    await world.services.orders.close(world.caller, order.number)
-    await world.deliver()
-    await world.simulator.pay(attempt.out_trade_no)
-    paid = await world.until(order, "SUCCESS")
+async def test_accept_policy_takes_a_late_payment(system: PayCenterSystem) -> None:
+    await system.services.apps.update(OPERATOR, "shop", {"surplus_policy": SurplusPolicy.ACCEPT.value})
+    order = await system.order()
+    attempt = await system.submit(order, "alipay_qr")
+    await system.services.orders.close(system.caller, order.number)
+    await system.deliver()
+    await system.simulator.pay(attempt.out_trade_no)
+    paid = await system.until(order, "SUCCESS")
     assert paid.paid_amount == 100
-    assert await world.cases() == []
-    assert [post.json["type"] for post in await world.deliver()] == ["pay_order.success"]
+    assert await system.cases() == []
+    assert [post.json["type"] for post in await system.deliver()] == ["pay_order.success"]

@@ -18,19 +18,19 @@ from aiohttp import web
 from paycenter_server.bootstrap import open_services
 from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.http_callback.app import MAX_BODY, create_app, serve
-from support.world import World, free_port
+from support.system import PayCenterSystem, free_port
 from test_grpc_support import Line, eventually
 
 REFUSED = b'{"code": "FAIL", "message": "the notification does not verify"}'
 CODES = ("wx_native", "alipay_qr", "alipay_pc", "mock")
 
 
-def notify_url(world: World, code: str = "wx_native") -> str:
-    return f"{world.sidecar}/notify/order/{world.channels[code]}"
+def notification_url(system: PayCenterSystem, code: str = "wx_native") -> str:
+    return f"{system.sidecar}/callback/order/{system.channels[code]}"
 
 
-async def post(world: World, url: str, body: Any = b"{}", **more: Any) -> tuple[int, str]:
-    async with world.session.post(url, data=body, **more) as response:
+async def post(system: PayCenterSystem, url: str, body: Any = b"{}", **more: Any) -> tuple[int, str]:
+    async with system.session.post(url, data=body, **more) as response:
         return response.status, await response.text()
 
 
@@ -48,16 +48,16 @@ async def raw(url: str, request: bytes, wait: float = 3.0, *, whole: bool = Fals
         writer.close()
 
 
-async def test_health_and_readiness(world: World) -> None:
+async def test_health_and_readiness(system: PayCenterSystem) -> None:
     for path in ("/healthz", "/readyz"):
-        async with world.session.get(world.sidecar + path) as response:
+        async with system.session.get(system.sidecar + path) as response:
             assert (response.status, await response.text()) == (200, "ok")
 
 
-async def test_bodies_over_64_kib_are_refused(world: World) -> None:
-    url = notify_url(world)
+async def test_bodies_over_64_kib_are_refused(system: PayCenterSystem) -> None:
+    url = notification_url(system)
     for size, wanted in ((MAX_BODY - 1, False), (MAX_BODY + 1, True), (1 << 20, True)):
-        status, text = await post(world, url, b"x" * size)
+        status, text = await post(system, url, b"x" * size)
         assert (status == 413) is wanted, size
         assert "Traceback" not in text
 
@@ -65,18 +65,18 @@ async def test_bodies_over_64_kib_are_refused(world: World) -> None:
         for _ in range(80):
             yield b"x" * 1024
 
-    status, _ = await post(world, url, drip())
+    status, _ = await post(system, url, drip())
     assert status == 413
 
 
-async def test_a_compressed_body_is_limited_by_what_it_becomes(world: World) -> None:
+async def test_a_compressed_body_is_limited_by_what_it_becomes(system: PayCenterSystem) -> None:
     packer = zlib.compressobj(9, wbits=31)
     bomb = b"".join([*(packer.compress(bytes(1 << 20)) for _ in range(200)), packer.flush()])
     layered = gzip.compress(bomb, 9)
     assert len(layered) < MAX_BODY
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for body, encoding, wanted in ((bomb, "gzip", 413), (layered, "gzip", 413), (layered, "gzip, gzip", 500)):
-        status, text = await post(world, notify_url(world), body, headers={"content-encoding": encoding})
+        status, text = await post(system, notification_url(system), body, headers={"content-encoding": encoding})
         assert status == wanted, (status, text)
     for body, encoding in (
         (b"not gzip", "gzip"),
@@ -86,7 +86,7 @@ async def test_a_compressed_body_is_limited_by_what_it_becomes(world: World) -> 
         (b"x", "deflate"),
         (b"{}", "nonsense"),
     ):
-        status, text = await post(world, notify_url(world), body, headers={"content-encoding": encoding})
+        status, text = await post(system, notification_url(system), body, headers={"content-encoding": encoding})
         assert status >= 400, (encoding, status, text)
         assert "Traceback" not in text
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
@@ -94,17 +94,17 @@ async def test_a_compressed_body_is_limited_by_what_it_becomes(world: World) -> 
     assert grown < 40
 
 
-async def test_a_body_that_does_not_come_is_given_up(world: World) -> None:
-    services, port, stop = world.services, free_port(), asyncio.Event()
+async def test_a_body_that_does_not_come_is_given_up(system: PayCenterSystem) -> None:
+    services, port, stop = system.services, free_port(), asyncio.Event()
     serving = asyncio.create_task(
         serve(create_app(services.callbacks, services.context.database, read_seconds=0.2), "127.0.0.1", port, stop)
     )
-    head = f"POST /notify/order/{world.channels['wx_native']} HTTP/1.1\r\nHost: x\r\n"
+    head = f"POST /callback/order/{system.channels['wx_native']} HTTP/1.1\r\nHost: x\r\n"
     url = f"http://127.0.0.1:{port}"
 
     async def listening() -> bool:
         try:
-            return (await world.session.get(f"{url}/healthz")).status == 200
+            return (await system.session.get(f"{url}/healthz")).status == 200
         except aiohttp.ClientError:
             return False
 
@@ -122,27 +122,27 @@ async def test_a_body_that_does_not_come_is_given_up(world: World) -> None:
 
 
 @pytest.mark.parametrize("kind", ["order", "refund"])
-async def test_a_channel_that_is_not_there(world: World, kind: str) -> None:
-    key = await world.value("SELECT id FROM pay_app")
+async def test_a_channel_that_is_not_there(system: PayCenterSystem, kind: str) -> None:
+    key = await system.value("SELECT id FROM pay_app")
     unknown = encode(Prefix.CHANNEL, key)
-    for number in (unknown, "x", "C", "C" * 27, world.channels["mock"].lower(), world.channels["mock"] + "0", "%00", "%F0%9F%98%80",
-                   "..%2f..%2fetc", "%ff", "'", "C" + "Z" * 26, "x" * 3000):  # fmt: skip
-        status, text = await post(world, f"{world.sidecar}/notify/{kind}/{number}")
+    for number in (unknown, "x", "C", "C" * 27, system.channels["mock"].lower(), system.channels["mock"] + "0", "%00",
+                   "%F0%9F%98%80", "..%2f..%2fetc", "%ff", "'", "C" + "Z" * 26, "x" * 3000):  # fmt: skip
+        status, text = await post(system, f"{system.sidecar}/callback/{kind}/{number}")
         assert status == 404, (number, status, text)
         assert "Traceback" not in text
 
 
-async def test_other_methods_and_paths(world: World) -> None:
+async def test_other_methods_and_paths(system: PayCenterSystem) -> None:
     for method in ("GET", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS"):
-        async with world.session.request(method, notify_url(world)) as response:
+        async with system.session.request(method, notification_url(system)) as response:
             assert response.status == 405, method
             assert response.headers["allow"] == "POST"
-    for path in ("/", "/notify", "/notify/order", "/notify/order/", "/notify/other/x", "/notify/order/x/y", "/metrics"):
-        assert (await post(world, world.sidecar + path))[0] == 404, path
+    for path in ("/", "/notify", "/callback/order", "/callback/order/", "/callback/other/x", "/callback/order/x/y", "/metrics"):
+        assert (await post(system, system.sidecar + path))[0] == 404, path
 
 
-async def test_no_client_sends_this(world: World) -> None:
-    path = f"/notify/order/{world.channels['wx_native']}"
+async def test_no_client_sends_this(system: PayCenterSystem) -> None:
+    path = f"/callback/order/{system.channels['wx_native']}"
     for request in (
         b"\0\xff\r\n\r\n",
         b"POST / HTTP/9.9\r\n\r\n",
@@ -152,7 +152,7 @@ async def test_no_client_sends_this(world: World) -> None:
         f"POST {path} HTTP/1.1\r\nHost: x\r\nWechatpay-Serial: \xff\xfe\r\nContent-Length: 2\r\n\r\n{{}}".encode("latin-1"),
         f"POST {path}?{'a=%ff&' * 50} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{}}".encode(),
     ):
-        answer = await raw(world.sidecar, request, 1)
+        answer = await raw(system.sidecar, request, 1)
         assert answer[9:12] in (b"400", b"401", b"404", b"413", b"431") or REFUSED in answer, answer[:80]
         assert b"Traceback" not in answer
 
@@ -194,28 +194,28 @@ def junk_bodies() -> list[tuple[bytes, dict[str, str]]]:
 
 
 @pytest.mark.parametrize("code", CODES)
-async def test_junk_is_never_acknowledged(world: World, code: str) -> None:
-    order = await world.order()
+async def test_junk_is_never_acknowledged(system: PayCenterSystem, code: str) -> None:
+    order = await system.order()
     if code != "mock":
-        await world.submit(order, code)
+        await system.submit(order, code)
     for kind in ("order", "refund"):
-        url = f"{world.sidecar}/notify/{kind}/{world.channels[code]}"
+        url = f"{system.sidecar}/callback/{kind}/{system.channels[code]}"
         for body, headers in junk_bodies():
-            status, text = await post(world, url, body, headers=headers)
+            status, text = await post(system, url, body, headers=headers)
             assert status >= 400, (status, text, body[:60], headers)
             assert len(text) < 200
             assert "Traceback" not in text
             assert text.strip() != "success"
-    assert (await world.read(order)).state.value == "WAITING"
-    assert await world.cases() == []
-    assert await world.value("SELECT count(*) FROM pay_notify_task") == 0
+    assert (await system.read(order)).state.value == "WAITING"
+    assert await system.cases() == []
+    assert await system.value("SELECT count(*) FROM pay_notify_task") == 0
 
 
 @asynccontextmanager
-async def second_sidecar(world: World, url: str, **more: float) -> AsyncIterator[str]:
+async def second_sidecar(system: PayCenterSystem, url: str, **more: float) -> AsyncIterator[str]:
     """A sidecar of its own over another way to the database."""
-    settings = world.settings.model_copy(update={"database_url": url})
-    async with open_services(settings, clock=world.clock, bell=world.bell) as services:
+    settings = system.settings.model_copy(update={"database_url": url})
+    async with open_services(settings, clock=system.clock, wake_up=system.wake_up) as services:
         runner = web.AppRunner(create_app(services.callbacks, services.context.database, **more), access_log=None)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -245,77 +245,77 @@ class Tap:
 
 
 @asynccontextmanager
-async def tapped(world: World) -> AsyncIterator[Tap]:
+async def tapped(system: PayCenterSystem) -> AsyncIterator[Tap]:
     """Callbacks of new payments come here."""
     tap, receiver = Tap(), web.Application()
     receiver.router.add_post("/{rest:.*}", tap.handle)
     runner = web.AppRunner(receiver, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    context, url = world.services.context, "http://{}:{}/notify/order".format(*runner.addresses[0][:2])
-    context.options = replace(context.options, order_notify_url=url)
+    context, url = system.services.context, "http://{}:{}/callback/order".format(*runner.addresses[0][:2])
+    context.options = replace(context.options, order_callback_url=url)
     yield tap
     await runner.cleanup()
 
 
-async def test_the_tap_sees_what_the_sidecar_would(world: World) -> None:
-    async with tapped(world) as tap:
-        order = await world.order()
-        attempt = await world.submit(order, "wx_native")
-        await world.simulator.pay(attempt.out_trade_no)
+async def test_the_tap_sees_what_the_sidecar_would(system: PayCenterSystem) -> None:
+    async with tapped(system) as tap:
+        order = await system.order()
+        attempt = await system.submit(order, "wx_native")
+        await system.simulator.pay(attempt.out_trade_no)
         body, headers = await tap.first()
-        assert (await post(world, notify_url(world), body, headers=headers))[0] in (200, 204)
-    assert (await world.read(order)).state.value == "SUCCESS"
+        assert (await post(system, notification_url(system), body, headers=headers))[0] in (200, 204)
+    assert (await system.read(order)).state.value == "SUCCESS"
 
 
 @pytest.mark.parametrize("code", ["wx_native", "alipay_qr"])
-async def test_what_comes_while_the_database_is_away_is_booked_when_it_is_sent_again(world: World, code: str) -> None:
-    line = Line(world.database_url)
+async def test_what_comes_while_the_database_is_away_is_booked_when_it_is_sent_again(system: PayCenterSystem, code: str) -> None:
+    line = Line(system.database_url)
     await line.mend()
-    async with tapped(world) as tap, second_sidecar(world, line.url) as sidecar:
-        order = await world.order()
-        attempt = await world.submit(order, code)
-        await world.simulator.pay(attempt.out_trade_no)
+    async with tapped(system) as tap, second_sidecar(system, line.url) as sidecar:
+        order = await system.order()
+        attempt = await system.submit(order, code)
+        await system.simulator.pay(attempt.out_trade_no)
         body, headers = await tap.first()
-        target = f"{sidecar}/notify/order/{world.channels[code]}"
+        target = f"{sidecar}/callback/order/{system.channels[code]}"
         await line.cut()
-        status, text = await post(world, target, body, headers=headers)
+        status, text = await post(system, target, body, headers=headers)
         assert status == 503, text
         assert "success" not in text.lower()
-        async with world.session.get(f"{sidecar}/healthz") as response:
+        async with system.session.get(f"{sidecar}/healthz") as response:
             assert response.status == 200
-        async with world.session.get(f"{sidecar}/readyz") as response:
+        async with system.session.get(f"{sidecar}/readyz") as response:
             assert response.status == 503
-        assert (await world.read(order)).state.value == "WAITING"
+        assert (await system.read(order)).state.value == "WAITING"
         await line.mend()
 
         async def ready() -> bool:
-            async with world.session.get(f"{sidecar}/readyz") as response:
+            async with system.session.get(f"{sidecar}/readyz") as response:
                 return response.status == 200
 
         await eventually(ready)
         # Sent again, also several times at once, it is booked once.
-        answers = await asyncio.gather(*(post(world, target, body, headers=headers) for _ in range(8)))
+        answers = await asyncio.gather(*(post(system, target, body, headers=headers) for _ in range(8)))
         assert {status for status, _ in answers} <= {200, 204}
-        assert (await world.read(order)).state.value == "SUCCESS"
-        assert await world.value("SELECT count(*) FROM pay_notify_task") == 1
+        assert (await system.read(order)).state.value == "SUCCESS"
+        assert await system.value("SELECT count(*) FROM pay_notify_task") == 1
         await line.cut()
 
 
-async def test_a_database_that_hangs_does_not_hold_the_channel_for_long(world: World) -> None:
+async def test_a_database_that_hangs_does_not_hold_the_channel_for_long(system: PayCenterSystem) -> None:
     """WeChat Pay waits for five seconds; the answer must come before, and say that it is not stored."""
-    async with tapped(world) as tap, second_sidecar(world, world.database_url, answer_seconds=0.3) as sidecar:
-        order = await world.order()
-        attempt = await world.submit(order, "wx_native")
-        await world.simulator.pay(attempt.out_trade_no)
+    async with tapped(system) as tap, second_sidecar(system, system.database_url, answer_seconds=0.3) as sidecar:
+        order = await system.order()
+        attempt = await system.submit(order, "wx_native")
+        await system.simulator.pay(attempt.out_trade_no)
         body, headers = await tap.first()
-        target = f"{sidecar}/notify/order/{world.channels['wx_native']}"
-        async with world.services.context.database.transaction() as connection:
+        target = f"{sidecar}/callback/order/{system.channels['wx_native']}"
+        async with system.services.context.database.transaction() as connection:
             await connection.execute("SELECT 1 FROM pay_order WHERE id = $1 FOR UPDATE", order.id)
             started = asyncio.get_running_loop().time()
-            assert (await post(world, target, body, headers=headers))[0] == 503
+            assert (await post(system, target, body, headers=headers))[0] == 503
             assert asyncio.get_running_loop().time() - started < 1
         # What was waiting goes on, and books it.
-        await world.until(order, "SUCCESS", 3)
-        assert (await post(world, target, body, headers=headers))[0] in (200, 204)
-    assert await world.value("SELECT count(*) FROM pay_notify_task") == 1
+        await system.until(order, "SUCCESS", 3)
+        assert (await post(system, target, body, headers=headers))[0] in (200, 204)
+    assert await system.value("SELECT count(*) FROM pay_notify_task") == 1

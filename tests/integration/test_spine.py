@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 from standardwebhooks import Webhook
-from support.world import OPERATOR, World
+from support.system import OPERATOR, PayCenterSystem
 
 OPENID = {"openid": "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o"}
 EXTRAS = {
@@ -18,43 +18,43 @@ CASES = [*((code, "v3") for code in V3), *((code, "v2") for code in V3), *((code
 
 
 @pytest.mark.parametrize(("code", "version"), CASES)
-async def test_payment_end_to_end(world: World, code: str, version: str) -> None:
+async def test_payment_end_to_end(system: PayCenterSystem, code: str, version: str) -> None:
     if version == "v2":
-        world.configs[code] = world.configs["wx_bar"]
-        if code in world.channels:
-            await world.services.channels.update(OPERATOR, world.channels[code], {}, *world.configs[code])
-    if code not in world.channels:
-        await world.add_channel(code)
-    order = await world.order(amount=10_000, body="中杯 & <热>")
-    attempt = await world.submit(order, code, **EXTRAS.get(code, {}))
+        system.configs[code] = system.configs["wx_bar"]
+        if code in system.channels:
+            await system.services.channels.update(OPERATOR, system.channels[code], {}, *system.configs[code])
+    if code not in system.channels:
+        await system.add_channel(code)
+    order = await system.order(amount=10_000, body="中杯 & <热>")
+    attempt = await system.submit(order, code, **EXTRAS.get(code, {}))
     assert attempt.state.value == "WAITING"
     assert attempt.display_content
     if code in ("alipay_pc", "alipay_wap"):
-        async with world.session.get(attempt.display_content) as page:
+        async with system.session.get(attempt.display_content) as page:
             assert page.status == 200
     if code == "alipay_app":
-        await world.open_in_alipay(attempt.display_content)
-    await world.simulator.pay(attempt.out_trade_no)
-    paid = await world.until(order, "SUCCESS")
+        await system.open_in_alipay(attempt.display_content)
+    await system.simulator.pay(attempt.out_trade_no)
+    paid = await system.until(order, "SUCCESS")
     assert (paid.paid_amount, paid.channel_fee_amount, paid.channel_code) == (10_000, 60, code)
     assert paid.channel_order_no
     assert paid.channel_user_id
-    assert world.bell.rings >= 1
+    assert system.wake_up.count >= 1
 
-    posts = await world.deliver()
+    posts = await system.deliver()
     assert [post.json["type"] for post in posts] == ["pay_order.success"]
-    Webhook(world.secrets["shop"]).verify(posts[0].body, posts[0].headers)
+    Webhook(system.secrets["shop"]).verify(posts[0].body, posts[0].headers)
     assert posts[0].json["data"]["merchant_order_id"] == order.merchant_order_id
     assert posts[0].json["data"]["paid_amount"] == 10_000
 
-    refund = await world.refund(paid, 3_000)
+    refund = await system.refund(paid, 3_000)
     async with asyncio.timeout(5):
         while refund.state.value != "SUCCESS":
             await asyncio.sleep(0.02)
-            refund = await world.services.refunds.load(world.caller, refund.number)
-    after = await world.read(order)
+            refund = await system.services.refunds.load(system.caller, refund.number)
+    after = await system.read(order)
     assert (after.state.value, after.refunded_amount, after.reserved_amount) == ("REFUND", 3_000, 0)
-    posts = await world.deliver()
+    posts = await system.deliver()
     assert [post.json["type"] for post in posts] == ["pay_refund.success"]
     assert posts[0].json["data"]["amount"] == 3_000
-    assert await world.cases() == []
+    assert await system.cases() == []

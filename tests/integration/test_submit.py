@@ -7,59 +7,59 @@ from datetime import datetime, timedelta
 import pytest
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.states import AttemptState, OrderState
-from paycenter_server.services.submit import NewSubmit
-from support.world import OPERATOR, World
+from paycenter_server.services.attempts_submission import NewSubmission
+from support.system import OPERATOR, PayCenterSystem
 
 
-async def attempts(world: World) -> list[tuple[str, str, str]]:
-    rows = await world.rows("SELECT channel_code, state, id::text AS out FROM pay_attempt ORDER BY pay_attempt.id")
+async def attempts(system: PayCenterSystem) -> list[tuple[str, str, str]]:
+    rows = await system.rows("SELECT channel_code, state, id::text AS out FROM pay_attempt ORDER BY pay_attempt.id")
     return [(row["channel_code"], row["state"], row["out"]) for row in rows]
 
 
-async def test_submit_again_shows_the_same_code(world: World) -> None:
-    order = await world.order()
-    first = await world.submit(order)
-    again = await world.submit(order)
+async def test_submit_again_shows_the_same_code(system: PayCenterSystem) -> None:
+    order = await system.order()
+    first = await system.submit(order)
+    again = await system.submit(order)
     assert first.out_trade_no == again.out_trade_no
     assert first.display_content == again.display_content
-    assert len(await attempts(world)) == 1
+    assert len(await attempts(system)) == 1
 
 
-async def test_an_old_code_is_asked_for_again_under_the_same_number(world: World) -> None:
-    order = await world.order()
-    first = await world.submit(order)
-    await world.rows("UPDATE pay_attempt SET update_time = update_time - interval '90 minutes'")
-    again = await world.submit(order)
+async def test_an_old_code_is_asked_for_again_under_the_same_number(system: PayCenterSystem) -> None:
+    order = await system.order()
+    first = await system.submit(order)
+    await system.rows("UPDATE pay_attempt SET update_time = update_time - interval '90 minutes'")
+    again = await system.submit(order)
     assert first.out_trade_no == again.out_trade_no
     assert again.display_content
 
 
-async def test_concurrent_submits_share_one_number(world: World) -> None:
-    order = await world.order()
-    results = await asyncio.gather(*(world.submit(order) for _ in range(6)))
+async def test_concurrent_submits_share_one_number(system: PayCenterSystem) -> None:
+    order = await system.order()
+    results = await asyncio.gather(*(system.submit(order) for _ in range(6)))
     assert len({attempt.out_trade_no for attempt in results}) == 1
-    assert len(await attempts(world)) == 1
+    assert len(await attempts(system)) == 1
 
 
-async def test_another_channel_closes_the_earlier_attempt_there(world: World) -> None:
-    order = await world.order()
-    first = await world.submit(order, "wx_native")
-    second = await world.submit(order, "alipay_qr")
-    assert [(code, state) for code, state, _ in await attempts(world)] == [("wx_native", "CLOSED"), ("alipay_qr", "WAITING")]
-    trade = await world.simulator.get(f"/simulator/trades/{first.out_trade_no}")
+async def test_another_channel_closes_the_earlier_attempt_there(system: PayCenterSystem) -> None:
+    order = await system.order()
+    first = await system.submit(order, "wx_native")
+    second = await system.submit(order, "alipay_qr")
+    assert [(code, state) for code, state, _ in await attempts(system)] == [("wx_native", "CLOSED"), ("alipay_qr", "WAITING")]
+    trade = await system.simulator.get(f"/simulator/trades/{first.out_trade_no}")
     assert trade["state"] == "CLOSED"
-    await world.simulator.pay(second.out_trade_no)
-    await world.until(order, "SUCCESS")
+    await system.simulator.pay(second.out_trade_no)
+    await system.until(order, "SUCCESS")
 
 
-async def test_paid_but_not_notified_is_booked_by_the_next_submit(world: World) -> None:
-    order = await world.order()
-    first = await world.submit(order, "wx_native")
-    await world.simulator.pay(first.out_trade_no, notify=False)
+async def test_paid_but_not_notified_is_booked_by_the_next_submit(system: PayCenterSystem) -> None:
+    order = await system.order()
+    first = await system.submit(order, "wx_native")
+    await system.simulator.pay(first.out_trade_no, notify=False)
     with pytest.raises(PayCenterError) as caught:
-        await world.submit(order, "alipay_qr")
+        await system.submit(order, "alipay_qr")
     assert caught.value.reason is Reason.ORDER_PAID
-    assert (await world.read(order)).channel_code == "wx_native"
+    assert (await system.read(order)).channel_code == "wx_native"
 
 
 @pytest.mark.parametrize(
@@ -75,34 +75,34 @@ async def test_paid_but_not_notified_is_booked_by_the_next_submit(world: World) 
         ({"extras": {str(index): "1" for index in range(17)}}, Reason.INVALID_FIELD),
     ],
 )
-async def test_refusals_have_their_reason(world: World, changes: dict[str, object], expected: Reason) -> None:
-    order = await world.order()
+async def test_refusals_have_their_reason(system: PayCenterSystem, changes: dict[str, object], expected: Reason) -> None:
+    order = await system.order()
     values: dict[str, object] = {
         "order_number": order.number, "channel_code": "wx_native", "extras": {}, "display_mode": "", "return_url": "",
         "user_ip": "", **changes,
     }  # fmt: skip
     with pytest.raises(PayCenterError) as caught:
-        await world.services.submit.submit(world.caller, NewSubmit(**values))  # type: ignore[arg-type]
+        await system.services.submission.submit(system.caller, NewSubmission(**values))  # type: ignore[arg-type]
     assert caught.value.reason is expected
-    assert await attempts(world) == []
+    assert await attempts(system) == []
 
 
-async def test_disabled_channel_and_expired_order(world: World) -> None:
-    order = await world.order()
-    await world.services.channels.update(OPERATOR, world.channels["mock"], {"enabled": False}, "", None)
+async def test_disabled_channel_and_expired_order(system: PayCenterSystem) -> None:
+    order = await system.order()
+    await system.services.channels.update(OPERATOR, system.channels["mock"], {"enabled": False}, "", None)
     with pytest.raises(PayCenterError) as caught:
-        await world.submit(order, "mock")
+        await system.submit(order, "mock")
     assert caught.value.reason is Reason.CHANNEL_DISABLED
-    world.clock.advance(7201)
+    system.clock.advance(7201)
     with pytest.raises(PayCenterError) as caught:
-        await world.submit(order, "wx_native")
+        await system.submit(order, "wx_native")
     assert caught.value.reason is Reason.ORDER_EXPIRED
 
 
-async def test_form_mode_of_alipay_pc(world: World) -> None:
-    order = await world.order(subject='"><script>alert(1)</script>')
-    new = NewSubmit(order.number, "alipay_pc", {}, "form", "https://shop.test/back", "")
-    _, attempt = await world.services.submit.submit(world.caller, new)
+async def test_form_mode_of_alipay_pc(system: PayCenterSystem) -> None:
+    order = await system.order(subject='"><script>alert(1)</script>')
+    new = NewSubmission(order.number, "alipay_pc", {}, "form", "https://shop.test/back", "")
+    _, attempt = await system.services.submission.submit(system.caller, new)
     assert attempt.display_mode == "form"
     assert "<script>alert(1)" not in attempt.display_content
 
@@ -115,94 +115,94 @@ async def test_form_mode_of_alipay_pc(world: World) -> None:
         ("late", OrderState.WAITING, AttemptState.WAITING),
     ],
 )
-async def test_mock_behaviours(world: World, behaviour: str, state: OrderState, attempt_state: AttemptState) -> None:
-    order = await world.order()
-    attempt = await world.submit(order, "mock", behaviour=behaviour)
+async def test_mock_behaviours(system: PayCenterSystem, behaviour: str, state: OrderState, attempt_state: AttemptState) -> None:
+    order = await system.order()
+    attempt = await system.submit(order, "mock", behaviour=behaviour)
     assert attempt.state is attempt_state
-    assert (await world.read(order)).state is state
+    assert (await system.read(order)).state is state
 
 
-async def test_mock_failure_is_refused_and_another_try_gets_a_new_number(world: World) -> None:
-    order = await world.order()
+async def test_mock_failure_is_refused_and_another_try_gets_a_new_number(system: PayCenterSystem) -> None:
+    order = await system.order()
     with pytest.raises(PayCenterError) as caught:
-        await world.submit(order, "mock", behaviour="failure")
+        await system.submit(order, "mock", behaviour="failure")
     assert caught.value.reason is Reason.CHANNEL_REFUSED
     assert caught.value.metadata["channel_error_code"] == "MOCK_FAILURE"
-    await world.submit(order, "mock")
-    found = await attempts(world)
+    await system.submit(order, "mock")
+    found = await attempts(system)
     assert [state for _, state, _ in found] == ["CLOSED", "SUCCESS"]
 
 
-async def test_channel_refusal_carries_the_channels_words(world: World) -> None:
-    order = await world.order()
+async def test_channel_refusal_carries_the_channels_words(system: PayCenterSystem) -> None:
+    order = await system.order()
     # The channel knows no such merchant: its own code and words come through.
-    view = world.services.channels
-    family, config = world.configs["wx_native"]
-    await view.update(OPERATOR, world.channels["wx_native"], {}, family, {**config, "appid": "wx0000000000000000"})
+    view = system.services.channels
+    family, config = system.configs["wx_native"]
+    await view.update(OPERATOR, system.channels["wx_native"], {}, family, {**config, "appid": "wx0000000000000000"})
     with pytest.raises(PayCenterError) as caught:
-        await world.submit(order)
+        await system.submit(order)
     assert caught.value.reason is Reason.CHANNEL_REFUSED
     assert caught.value.metadata["channel_error_code"]
-    assert [state for _, state, _ in await attempts(world)] == ["CLOSED"]
+    assert [state for _, state, _ in await attempts(system)] == ["CLOSED"]
 
 
-async def test_a_refused_repeat_of_a_code_that_was_shown_is_decided_by_the_channel(world: World) -> None:
-    order = await world.order()
-    attempt = await world.submit(order)
-    await world.simulator.pay(attempt.out_trade_no, notify=False)
-    await world.rows("UPDATE pay_attempt SET update_time = update_time - interval '90 minutes'")
-    # Asked again, the channel says that the order is paid: that is booked, not refused.
-    again = await world.submit(order)
+async def test_a_refused_repeat_of_a_code_that_was_shown_is_decided_by_the_channel(system: PayCenterSystem) -> None:
+    order = await system.order()
+    attempt = await system.submit(order)
+    await system.simulator.pay(attempt.out_trade_no, notify=False)
+    await system.rows("UPDATE pay_attempt SET update_time = update_time - interval '90 minutes'")
+    # QuerySnapshot again, the channel says that the order is paid: that is booked, not refused.
+    again = await system.submit(order)
     assert again.state is AttemptState.SUCCESS
-    other = await world.order()
-    shown = await world.submit(other)
-    await world.rows("UPDATE pay_attempt SET update_time = update_time - interval '90 minutes' WHERE state = 'WAITING'")
-    await world.simulator.post(f"/simulator/close/{shown.out_trade_no}")
+    other = await system.order()
+    shown = await system.submit(other)
+    await system.rows("UPDATE pay_attempt SET update_time = update_time - interval '90 minutes' WHERE state = 'WAITING'")
+    await system.simulator.post(f"/simulator/close/{shown.out_trade_no}")
     with pytest.raises(PayCenterError) as caught:
-        await world.submit(other)
+        await system.submit(other)
     assert caught.value.reason is Reason.CHANNEL_REFUSED
-    assert await world.value("SELECT state FROM pay_attempt WHERE order_id = $1", other.id) == "CLOSED"
+    assert await system.value("SELECT state FROM pay_attempt WHERE order_id = $1", other.id) == "CLOSED"
 
 
-async def test_a_channels_own_limits_are_named_before_anything_is_sent(world: World) -> None:
-    await world.add_channel("wx_pub")
-    order = await world.order()
+async def test_a_channels_own_limits_are_named_before_anything_is_sent(system: PayCenterSystem) -> None:
+    await system.add_channel("wx_pub")
+    order = await system.order()
     with pytest.raises(PayCenterError) as caught:
-        await world.submit(order, "wx_pub", openid="not an openid")
+        await system.submit(order, "wx_pub", openid="not an openid")
     assert [violation.field for violation in caught.value.violations] == ["channel_extras.openid"]
-    assert await attempts(world) == []
+    assert await attempts(system) == []
 
 
-async def test_encrypted_contents(world: World) -> None:
-    keys = json.loads((world.keys_dir / "keys.json").read_text())
-    family, config = world.configs["alipay_qr"]
-    world.configs["alipay_qr"] = family, {**config, "encrypt_key": keys["alipay"]["aes_key"]}
-    await world.services.channels.update(OPERATOR, world.channels["alipay_qr"], {}, *world.configs["alipay_qr"])
-    order = await world.paid("alipay_qr")
-    refund = await world.refund(order, 40)
+async def test_encrypted_contents(system: PayCenterSystem) -> None:
+    keys = json.loads((system.keys_dir / "keys.json").read_text())
+    family, config = system.configs["alipay_qr"]
+    system.configs["alipay_qr"] = family, {**config, "encrypt_key": keys["alipay"]["aes_key"]}
+    await system.services.channels.update(OPERATOR, system.channels["alipay_qr"], {}, *system.configs["alipay_qr"])
+    order = await system.paid("alipay_qr")
+    refund = await system.refund(order, 40)
     assert refund.state.value == "SUCCESS"
 
 
 @pytest.mark.parametrize(("code", "days"), [("wx_native", 7), ("wx_pub", 7), ("alipay_qr", 15), ("alipay_lite", 15)])
-async def test_an_order_that_outlives_what_its_channel_allows(world: World, code: str, days: int) -> None:
+async def test_an_order_that_outlives_what_its_channel_allows(system: PayCenterSystem, code: str, days: int) -> None:
     extras = {"wx_pub": {"openid": "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o"}, "alipay_lite": {"buyer_id": "2088123412341234"}}.get(code, {})
-    if code not in world.channels:
-        await world.add_channel(code)
-    order = await world.order(expire_time=world.clock.now() + timedelta(days=30))
-    before = world.clock.now().replace(microsecond=0)
-    first = await world.submit(order, code, **extras)
-    assert before <= first.expire_time - timedelta(days=days) <= world.clock.now()
+    if code not in system.channels:
+        await system.add_channel(code)
+    order = await system.order(expire_time=system.clock.now() + timedelta(days=30))
+    before = system.clock.now().replace(microsecond=0)
+    first = await system.submit(order, code, **extras)
+    assert before <= first.expire_time - timedelta(days=days) <= system.clock.now()
     assert first.expire_time.microsecond == 0
-    trade = await world.simulator.get(f"/simulator/trades/{first.out_trade_no}")
+    trade = await system.simulator.get(f"/simulator/trades/{first.out_trade_no}")
     assert datetime.fromisoformat(trade["expires"]) == first.expire_time
-    again = await world.submit(order, code, **extras)
+    again = await system.submit(order, code, **extras)
     assert again.out_trade_no == first.out_trade_no
     # The channels check signatures by real time, so the attempt is made old, not the clock new.
-    await world.rows("UPDATE pay_attempt SET expire_time = $1", world.clock.now() - timedelta(seconds=1))
-    second = await world.submit(order, code, **extras)
+    await system.rows("UPDATE pay_attempt SET expire_time = $1", system.clock.now() - timedelta(seconds=1))
+    second = await system.submit(order, code, **extras)
     assert second.out_trade_no != first.out_trade_no
-    assert [state for _, state, _ in await attempts(world)][-1] == "WAITING"
-    await world.simulator.pay(second.out_trade_no)
-    paid = await world.until(order, "SUCCESS")
+    assert [state for _, state, _ in await attempts(system)][-1] == "WAITING"
+    await system.simulator.pay(second.out_trade_no)
+    paid = await system.until(order, "SUCCESS")
     assert paid.paid_amount == order.amount
-    assert await world.cases() == []
+    assert await system.cases() == []

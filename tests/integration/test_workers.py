@@ -1,4 +1,4 @@
-"""The workers on a real Valkey: the bell, its net, and what happens when Redis stops, forgets or comes back."""
+"""The workers on a real Valkey: the wake_up, its net, and what happens when Redis stops, forgets or comes back."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 import redis.asyncio
-from paycenter_server.services.notifying import Notifying, Received
-from paycenter_server.workers.doorbell import BELL_QUEUE, ArqDoorbell
+from paycenter_server.services.notifications_delivery import DeliveryResponse, NotificationDelivery
 from paycenter_server.workers.runner import Job, Runner, make_jobs
-from support.world import World
+from paycenter_server.workers.wake_up import WAKE_UP_QUEUE, ArqWakeUp
+from support.system import PayCenterSystem
 from test_grpc_support import eventually
 
 NAMES = ("pay_notify_job", "pay_order_sync_job", "pay_order_expire_job", "pay_refund_sync_job")
@@ -29,167 +29,167 @@ class TimingCourier:
     at: dict[str, list[float]] = field(default_factory=dict)
     seconds: float = 0.0
 
-    async def post(self, url: str, headers: dict[str, str], body: bytes) -> Received:
+    async def send(self, url: str, headers: dict[str, str], body: bytes) -> DeliveryResponse:
         self.at.setdefault(headers["webhook-id"], []).append(time.monotonic())
         await asyncio.sleep(self.seconds)
-        return Received(200, "ok")
+        return DeliveryResponse(200, "ok")
 
 
 @dataclass
 class Running:
-    world: World
-    bell: ArqDoorbell
+    system: PayCenterSystem
+    wake_up: ArqWakeUp
     jobs: dict[str, Job]
-    notifying: Notifying
-    courier: TimingCourier
+    delivery: NotificationDelivery
+    sender: TimingCourier
     stop: asyncio.Event
     task: asyncio.Task[None]
 
 
 @asynccontextmanager
-async def workers(world: World, courier: TimingCourier, *, url: str | None = None) -> AsyncIterator[Running]:
-    """A runner of its own, as in a worker process, and a bell that rings it through Valkey."""
-    url = url or world.settings.redis_url
-    notifying = Notifying(world.services.context, courier)
-    jobs = make_jobs(world.services.jobs, notifying)
-    bell, stop = ArqDoorbell(url), asyncio.Event()
-    world.services.context.bell = bell
-    task = asyncio.create_task(Runner(jobs, url, notifying).run(stop))
+async def workers(system: PayCenterSystem, sender: TimingCourier, *, url: str | None = None) -> AsyncIterator[Running]:
+    """A runner of its own, as in a worker process, and a wake_up that rings it through Valkey."""
+    url = url or system.settings.redis_url
+    delivery = NotificationDelivery(system.services.context, sender)
+    jobs = make_jobs(system.services.jobs, delivery)
+    wake_up, stop = ArqWakeUp(url), asyncio.Event()
+    system.services.context.wake_up = wake_up
+    task = asyncio.create_task(Runner(jobs, url, delivery).run(stop))
     try:
-        yield Running(world, bell, jobs, notifying, courier, stop, task)
+        yield Running(system, wake_up, jobs, delivery, sender, stop, task)
     finally:
         stop.set()
         await task
-        await bell.aclose()
+        await wake_up.aclose()
 
 
-async def flush(world: World) -> None:
-    async with redis.asyncio.Redis.from_url(world.settings.redis_url) as client:
+async def flush(system: PayCenterSystem) -> None:
+    async with redis.asyncio.Redis.from_url(system.settings.redis_url) as client:
         await client.flushall()
 
 
-async def pay(world: World) -> str:
+async def pay(system: PayCenterSystem) -> str:
     """The notification's number of a payment that was committed just now."""
-    order = await world.order()
-    await world.submit(order, "mock")
+    order = await system.order()
+    await system.submit(order, "mock")
     return order.number
 
 
-async def delivered(world: World, wanted: int) -> bool:
-    return bool(await world.value("SELECT count(*) FROM pay_notify_task WHERE state = 'SUCCESS'") >= wanted)
+async def delivered(system: PayCenterSystem, wanted: int) -> bool:
+    return bool(await system.value("SELECT count(*) FROM pay_notify_task WHERE state = 'SUCCESS'") >= wanted)
 
 
 @pytest.fixture(autouse=True)
-async def _empty_redis(world: World) -> None:
-    await flush(world)
+async def _empty_redis(system: PayCenterSystem) -> None:
+    await flush(system)
 
 
 async def settled(running: Running, seconds: float = 5.0) -> None:
-    """The bell works: a payment is delivered faster than the net would."""
+    """The wake_up works: a payment is delivered faster than the net would."""
 
     async def quick() -> bool:
-        before = len(running.courier.at)
-        await pay(running.world)
+        before = len(running.sender.at)
+        await pay(running.system)
         await asyncio.sleep(0.15)
-        return len(running.courier.at) > before
+        return len(running.sender.at) > before
 
     await eventually(quick, seconds)
 
 
-async def test_the_bell_brings_the_first_delivery_within_a_tenth_of_a_second(world: World) -> None:
-    courier = TimingCourier()
-    async with workers(world, courier) as running:
+async def test_the_bell_brings_the_first_delivery_within_a_tenth_of_a_second(system: PayCenterSystem) -> None:
+    sender = TimingCourier()
+    async with workers(system, sender) as running:
         await settled(running)
-        courier.at.clear()
+        sender.at.clear()
         waits = []
         for _ in range(30):
-            before = len(courier.at)
-            await pay(world)
+            before = len(sender.at)
+            await pay(system)
             committed = time.monotonic()
 
             async def came(before: int = before) -> bool:
-                return len(courier.at) > before
+                return len(sender.at) > before
 
             await eventually(came)
-            waits.append(max(list(courier.at.values())[-1][0] - committed, 0.0) * 1000)
+            waits.append(max(list(sender.at.values())[-1][0] - committed, 0.0) * 1000)
             await asyncio.sleep(0.02)
         waits.sort()
         print(f"commit to delivery: p50 {statistics.median(waits):.1f} ms, p99 {waits[-1]:.1f} ms, best {waits[0]:.1f} ms")
         assert statistics.median(waits) < 100
-    assert all(len(times) == 1 for times in courier.at.values())
+    assert all(len(times) == 1 for times in sender.at.values())
 
 
-async def test_all_four_jobs_run_by_the_names_that_operators_know(world: World) -> None:
-    async with workers(world, TimingCourier()) as running:
+async def test_all_four_jobs_run_by_the_names_that_operators_know(system: PayCenterSystem) -> None:
+    async with workers(system, TimingCourier()) as running:
         assert tuple(running.jobs) == NAMES
 
         async def all_ran() -> bool:
             return all(job.last > 0 for job in running.jobs.values())
 
         await eventually(all_ran)
-    runner = Runner(running.jobs, world.settings.redis_url, running.notifying)
+    runner = Runner(running.jobs, system.settings.redis_url, running.delivery)
     crons = {job.name for job in runner._worker("paycenter:cron").cron_jobs}
     assert crons == set(NAMES)
-    assert set(runner._worker(BELL_QUEUE).functions) == {"pay_notify_job"}
+    assert set(runner._worker(WAKE_UP_QUEUE).functions) == {"pay_notify_job"}
 
 
-async def test_without_redis_nothing_waits_and_everything_arrives(world: World, embedded: Any) -> None:
-    courier = TimingCourier()
-    async with workers(world, courier) as running:
+async def test_without_redis_nothing_waits_and_everything_arrives(system: PayCenterSystem, embedded: Any) -> None:
+    sender = TimingCourier()
+    async with workers(system, sender) as running:
         await settled(running)
         embedded.servers.stop_redis()
         try:
             started = time.monotonic()
             for _ in range(1000):
-                running.bell.ring()
+                running.wake_up.send()
             assert time.monotonic() - started < 0.1
-            count = len(courier.at)
-            await asyncio.gather(*(pay(world) for _ in range(10)))
+            count = len(sender.at)
+            await asyncio.gather(*(pay(system) for _ in range(10)))
             assert time.monotonic() - started < 2
-            await eventually(lambda: delivered(world, count + 10), 5)
+            await eventually(lambda: delivered(system, count + 10), 5)
             print(f"ten deliveries without Redis: {time.monotonic() - started:.1f} s")
         finally:
             embedded.servers.start_redis()
-        # The workers are started again by themselves, and the bell is heard.
+        # The workers are started again by themselves, and the wake_up is heard.
         started = time.monotonic()
         await settled(running, 8)
-        print(f"the bell is heard {time.monotonic() - started:.1f} s after Redis came back")
+        print(f"the wake_up is heard {time.monotonic() - started:.1f} s after Redis came back")
         assert not running.task.done()
-    assert all(len(times) == 1 for times in courier.at.values())
+    assert all(len(times) == 1 for times in sender.at.values())
 
 
-async def test_a_redis_that_forgets_in_a_burst_loses_nothing(world: World) -> None:
-    courier = TimingCourier(seconds=0.02)
-    async with workers(world, courier) as running:
+async def test_a_redis_that_forgets_in_a_burst_loses_nothing(system: PayCenterSystem) -> None:
+    sender = TimingCourier(seconds=0.02)
+    async with workers(system, sender) as running:
         await settled(running)
 
         async def forget() -> None:
             for _ in range(8):
-                await flush(world)
+                await flush(system)
                 await asyncio.sleep(0.05)
 
-        count = len(courier.at)
-        await asyncio.gather(*(pay(world) for _ in range(100)), forget())
-        await eventually(lambda: delivered(world, count + 100), 8)
-    assert all(len(times) == 1 for times in courier.at.values())
-    logs = await world.rows("SELECT task_id, count(*) AS n FROM pay_notify_log GROUP BY 1")
+        count = len(sender.at)
+        await asyncio.gather(*(pay(system) for _ in range(100)), forget())
+        await eventually(lambda: delivered(system, count + 100), 8)
+    assert all(len(times) == 1 for times in sender.at.values())
+    logs = await system.rows("SELECT task_id, count(*) AS n FROM pay_notify_log GROUP BY 1")
     assert len(logs) == count + 100
     assert {row["n"] for row in logs} == {1}
 
 
-async def test_two_workers_share_the_work(world: World) -> None:
-    courier = TimingCourier(seconds=0.01)
-    async with workers(world, courier) as first, workers(world, courier):
-        await asyncio.gather(*(pay(world) for _ in range(120)))
-        await eventually(lambda: delivered(world, 120), 8)
+async def test_two_workers_share_the_work(system: PayCenterSystem) -> None:
+    sender = TimingCourier(seconds=0.01)
+    async with workers(system, sender) as first, workers(system, sender):
+        await asyncio.gather(*(pay(system) for _ in range(120)))
+        await eventually(lambda: delivered(system, 120), 8)
         assert not first.task.done()
-    assert len(courier.at) == 120
-    assert all(len(times) == 1 for times in courier.at.values())
-    assert await world.value("SELECT count(*) FROM pay_notify_log") == 120
+    assert len(sender.at) == 120
+    assert all(len(times) == 1 for times in sender.at.values())
+    assert await system.value("SELECT count(*) FROM pay_notify_log") == 120
 
 
-async def test_a_job_that_fails_harms_no_other(world: World) -> None:
-    courier = TimingCourier()
+async def test_a_job_that_fails_harms_no_other(system: PayCenterSystem) -> None:
+    sender = TimingCourier()
     counts: Counter[str] = Counter()
 
     def failing(name: str, error: BaseException) -> Callable[[], Awaitable[int]]:
@@ -199,33 +199,33 @@ async def test_a_job_that_fails_harms_no_other(world: World) -> None:
 
         return work
 
-    notifying = Notifying(world.services.context, courier)
-    jobs = make_jobs(world.services.jobs, notifying)
+    delivery = NotificationDelivery(system.services.context, sender)
+    jobs = make_jobs(system.services.jobs, delivery)
     jobs["pay_order_sync_job"] = Job("pay_order_sync_job", failing("sync", RuntimeError("broken")), 1)
     jobs["pay_refund_sync_job"] = Job("pay_refund_sync_job", failing("refund", asyncio.CancelledError()), 1)
-    bell, stop = ArqDoorbell(world.settings.redis_url), asyncio.Event()
-    world.services.context.bell = bell
-    task = asyncio.create_task(Runner(jobs, world.settings.redis_url, notifying).run(stop))
+    wake_up, stop = ArqWakeUp(system.settings.redis_url), asyncio.Event()
+    system.services.context.wake_up = wake_up
+    task = asyncio.create_task(Runner(jobs, system.settings.redis_url, delivery).run(stop))
     await asyncio.sleep(0.6)
-    await pay(world)
-    await eventually(lambda: delivered(world, 1))
+    await pay(system)
+    await eventually(lambda: delivered(system, 1))
 
     async def again() -> bool:
         return counts["sync"] >= 2 and counts["refund"] >= 2
 
     await eventually(again, 4)
-    await pay(world)
-    await eventually(lambda: delivered(world, 2))
+    await pay(system)
+    await eventually(lambda: delivered(system, 2))
     assert not task.done()
     assert not any(jobs[name].running for name in ("pay_order_sync_job", "pay_refund_sync_job"))
     stop.set()
     await task
-    await bell.aclose()
+    await wake_up.aclose()
 
 
-async def test_redis_goes_while_a_job_is_running(world: World, embedded: Any) -> None:
+async def test_redis_goes_while_a_job_is_running(system: PayCenterSystem, embedded: Any) -> None:
     """arq ends its running jobs then; its own end must not keep it from being started again."""
-    courier = TimingCourier()
+    sender = TimingCourier()
     entered, calls = asyncio.Event(), 0
 
     async def long() -> int:
@@ -235,10 +235,10 @@ async def test_redis_goes_while_a_job_is_running(world: World, embedded: Any) ->
         await asyncio.sleep(30)
         return 0
 
-    notifying = Notifying(world.services.context, courier)
-    jobs = {**make_jobs(world.services.jobs, notifying), "pay_order_sync_job": Job("pay_order_sync_job", long, 1)}
+    delivery = NotificationDelivery(system.services.context, sender)
+    jobs = {**make_jobs(system.services.jobs, delivery), "pay_order_sync_job": Job("pay_order_sync_job", long, 1)}
     stop = asyncio.Event()
-    runner = Runner(jobs, world.settings.redis_url, notifying)
+    runner = Runner(jobs, system.settings.redis_url, delivery)
     # Only the cron worker, so that it is arq and not the net that runs the job.
     keeping = asyncio.create_task(runner._keep("paycenter:cron"))
     await asyncio.wait_for(entered.wait(), 5)
@@ -254,16 +254,16 @@ async def test_redis_goes_while_a_job_is_running(world: World, embedded: Any) ->
     await asyncio.gather(keeping, return_exceptions=True)
 
 
-async def test_the_end_waits_for_deliveries_under_way(world: World) -> None:
-    courier = TimingCourier(seconds=0.6)
-    async with workers(world, courier) as running:
-        await asyncio.gather(*(pay(world) for _ in range(5)))
+async def test_the_end_waits_for_deliveries_under_way(system: PayCenterSystem) -> None:
+    sender = TimingCourier(seconds=0.6)
+    async with workers(system, sender) as running:
+        await asyncio.gather(*(pay(system) for _ in range(5)))
 
         async def sent() -> bool:
-            return len(courier.at) == 5
+            return len(sender.at) == 5
 
         await eventually(sent)
         running.stop.set()
         await running.task
-        assert await delivered(world, 5)
-    assert await world.value("SELECT count(*) FROM pay_notify_log") == 5
+        assert await delivered(system, 5)
+    assert await system.value("SELECT count(*) FROM pay_notify_log") == 5

@@ -20,10 +20,10 @@ from paycenter_server.channels.protocol import (
     Call,
     ChannelSpec,
     HttpRequest,
-    Moment,
     PayOutcome,
     PayRequest,
     RefundRequest,
+    RequestContext,
 )
 from paycenter_server.channels.registry import installed
 from paycenter_server.simulator import SimulatorKeys, load_keys
@@ -75,7 +75,7 @@ def operations(prefix: str, spec: ChannelSpec, config: dict[str, str], notify_ur
     """One request for each operation and display mode."""
     codec = spec.build(config)
     now = datetime.now(UTC)
-    moment = Moment(now, "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(32)))
+    moment = RequestContext(now, "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(32)))
     number = "P" + "".join(secrets.choice("0123456789ABCDEFGHJKMNPQRSTVWXYZ") for _ in range(26))
     attempt = AttemptRef(number, 1_000_000_000, "CNY", now, now + timedelta(hours=2))
     refund = RefundRequest(number, "R" + number[1:], 123_456_789, 1_000_000_000, "CNY", SUBJECT, notify_url, now)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from paycenter_server.channels.alipay.amounts import fen, yuan
-from paycenter_server.channels.alipay.signature import extract_signed, parse_form, sign_content, verify_answer, verify_notify
+from paycenter_server.channels.alipay.signature import extract_signed, parse_form, sign_content, verify_answer, verify_callback
 from paycenter_server.channels.crypto import (
     CryptoError,
     aes_cbc_decrypt,
@@ -26,7 +26,7 @@ from paycenter_server.channels.crypto import (
     rsa_sign,
     rsa_verify,
 )
-from paycenter_server.channels.protocol import AnswerError, NotifyError
+from paycenter_server.channels.protocol import AnswerError, CallbackError
 from paycenter_server.channels.texts import text
 from paycenter_server.channels.times import alipay, parse_alipay, parse_rfc3339, rfc3339
 from paycenter_server.channels.wechatpay.signature import answer_message, request_message
@@ -92,16 +92,16 @@ def test_a_form_comes_back_and_verifies(fields: dict[str, str], subject: str) ->
     fields.pop("sign", None)
     signed = {**fields, "sign": rsa_sign(KEY, sign_content(fields, drop=("sign", "sign_type"), keep_empty=True))}
     assert parse_form(urlencode(signed).encode()) == signed
-    assert verify_notify(KEY.public_key(), signed)
-    assert not verify_notify(KEY.public_key(), {**signed, "subject": subject + "x"})
-    assert not verify_notify(KEY.public_key(), {**signed, "one_more": ""})
+    assert verify_callback(KEY.public_key(), signed)
+    assert not verify_callback(KEY.public_key(), {**signed, "subject": subject + "x"})
+    assert not verify_callback(KEY.public_key(), {**signed, "one_more": ""})
 
 
 @given(body=BYTES)
 def test_a_form_of_junk(body: bytes) -> None:
     try:
         assert isinstance(parse_form(body), dict)
-    except NotifyError:
+    except CallbackError:
         pass
 
 

@@ -18,7 +18,7 @@ import pytest
 from paycenter_server.channels import crypto
 from paycenter_server.channels.alipay import bills as alipay_bills
 from paycenter_server.channels.bills import BillError
-from paycenter_server.channels.protocol import AnswerError, Call, HttpResponse, NotifyError, NotifyRequest, UnknownKeyError
+from paycenter_server.channels.protocol import AnswerError, Call, CallbackError, CallbackRequest, HttpResponse, UnknownKeyError
 from paycenter_server.channels.registry import installed
 from paycenter_server.channels.wechatpay import bills as wechat_bills
 from unit.channel_support import (
@@ -36,7 +36,7 @@ from unit.test_wechat_v2 import KEY, encrypted
 from unit.test_wechat_v2 import config as v2_config
 
 SMALL, TIMES, MOST = 32 * 1024, 8, 24
-EXPECTED = (AnswerError, UnknownKeyError, NotifyError, BillError, crypto.CryptoError)
+EXPECTED = (AnswerError, UnknownKeyError, CallbackError, BillError, crypto.CryptoError)
 WECHAT = installed()["wx_native"].build(wx_config(mch_key=KEY))
 WECHAT_V2 = installed()["wx_native"].build(v2_config())
 ALIPAY = installed()["alipay_qr"].build(ali_config())
@@ -64,33 +64,33 @@ def zipped(content: bytes) -> bytes:
     return made.getvalue()
 
 
-def sealed(body: bytes) -> NotifyRequest:
+def sealed(body: bytes) -> CallbackRequest:
     """Junk where WeChat puts the resource."""
     envelope = json.dumps({"event_type": "TRANSACTION.SUCCESS", "resource": body.decode("latin-1")}).encode()
-    return NotifyRequest(wx_headers(envelope), envelope)
+    return CallbackRequest(wx_headers(envelope), envelope)
 
 
-def v2_notice(body: bytes) -> NotifyRequest:
+def v2_notice(body: bytes) -> CallbackRequest:
     inner = encrypted(b"<root><a>" + body + b"</a></root>")
     ids = "".join(f"<{name}>{v2_config()[source]}</{name}>" for name, source in (("appid", "appid"), ("mch_id", "mchid")))
-    return NotifyRequest({}, f"<xml><return_code>SUCCESS</return_code>{ids}<req_info>{inner}</req_info></xml>".encode())
+    return CallbackRequest({}, f"<xml><return_code>SUCCESS</return_code>{ids}<req_info>{inner}</req_info></xml>".encode())
 
 
 PARSERS: dict[str, Callable[[bytes], object]] = {
     "WeChat answer": call(WECHAT, "query", ATTEMPT),
     "WeChat create": call(WECHAT, "pay", PAY),
-    "WeChat callback": lambda body: WECHAT.parse_notify(NotifyRequest(wx_headers(body), body), NOW),
-    "WeChat resource": lambda body: WECHAT.parse_notify(sealed(body), NOW),
+    "WeChat callback": lambda body: WECHAT.parse_callback(CallbackRequest(wx_headers(body), body), NOW),
+    "WeChat resource": lambda body: WECHAT.parse_callback(sealed(body), NOW),
     "WeChat v2 answer": call(WECHAT_V2, "query", ATTEMPT),
-    "WeChat v2 callback": lambda body: WECHAT_V2.parse_notify(NotifyRequest({}, body), NOW),
-    "WeChat v2 field": lambda body: WECHAT_V2.parse_notify(NotifyRequest({}, b"<xml><a>" + body + b"</a></xml>"), NOW),
-    "WeChat v2 refund notice": lambda body: WECHAT_V2.parse_notify(v2_notice(body), NOW),
+    "WeChat v2 callback": lambda body: WECHAT_V2.parse_callback(CallbackRequest({}, body), NOW),
+    "WeChat v2 field": lambda body: WECHAT_V2.parse_callback(CallbackRequest({}, b"<xml><a>" + body + b"</a></xml>"), NOW),
+    "WeChat v2 refund notice": lambda body: WECHAT_V2.parse_callback(v2_notice(body), NOW),
     "Alipay answer": call(ALIPAY, "query", ATTEMPT),
     "Alipay signed answer": lambda body: call(ALIPAY, "query", ATTEMPT)(
         ali_raw("alipay.trade.query", json.dumps({"code": "10000", "a": body.decode("latin-1")}))
     ),
-    "Alipay callback": lambda body: ALIPAY.parse_notify(NotifyRequest({}, body), NOW),
-    "Alipay signed callback": lambda body: ALIPAY.parse_notify(ali_form({"subject": body.decode("latin-1")}), NOW),
+    "Alipay callback": lambda body: ALIPAY.parse_callback(CallbackRequest({}, body), NOW),
+    "Alipay signed callback": lambda body: ALIPAY.parse_callback(ali_form({"subject": body.decode("latin-1")}), NOW),
     "private key": crypto.load_private_key,
     "public key": crypto.load_public_key,
     "certificate": crypto.load_certificate,

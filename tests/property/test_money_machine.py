@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.domain.models import PayOrder
-from support.world import World, open_world
+from support.system import PayCenterSystem, open_system
 
 _BALANCE = """
 SELECT count(*) FROM pay_order o
@@ -43,9 +43,9 @@ SELECT (SELECT count(*) FROM pay_attempt WHERE state IN ('WAITING', 'UNKNOWN') A
 
 
 class MoneyMachine(RuleBasedStateMachine):
-    """`world` and `runner` are set by the test."""
+    """`system` and `runner` are set by the test."""
 
-    world: World
+    system: PayCenterSystem
     runner: asyncio.Runner
     orders = Bundle("orders")
 
@@ -57,7 +57,7 @@ class MoneyMachine(RuleBasedStateMachine):
 
     @rule(target=orders, amount=st.integers(1, 1000))
     def create(self, amount: int) -> PayOrder:
-        order: PayOrder = self.run(self.world.order(amount=amount))
+        order: PayOrder = self.run(self.system.order(amount=amount))
         return order
 
     @rule(
@@ -67,36 +67,36 @@ class MoneyMachine(RuleBasedStateMachine):
         late=st.sampled_from(["1", "30", "9000"]),
     )
     def submit(self, order: PayOrder, behaviour: str, refund: str, late: str) -> None:
-        self.run(self.world.submit(order, "mock", behaviour=behaviour, refund=refund, late_seconds=late))
+        self.run(self.system.submit(order, "mock", behaviour=behaviour, refund=refund, late_seconds=late))
 
     @rule(order=orders, amount=st.integers(1, 700), number=st.sampled_from(["a", "b", "c", None]))
     def refund(self, order: PayOrder, amount: int, number: str | None) -> None:
         changes = {"merchant_refund_no": f"{order.merchant_order_id}-{number}"} if number else {}
-        self.run(self.world.refund(order, amount, **changes))
+        self.run(self.system.refund(order, amount, **changes))
 
     @rule(order=orders, amounts=st.lists(st.integers(1, 500), min_size=2, max_size=5))
     def refunds_at_once(self, order: PayOrder, amounts: list[int]) -> None:
         async def together() -> None:
-            await asyncio.gather(*(self.world.refund(order, amount) for amount in amounts), return_exceptions=True)
+            await asyncio.gather(*(self.system.refund(order, amount) for amount in amounts), return_exceptions=True)
 
         self.run(together())
 
     @rule(order=orders)
     def close(self, order: PayOrder) -> None:
-        self.run(self.world.services.orders.close(self.world.caller, order.number))
+        self.run(self.system.services.orders.close(self.system.caller, order.number))
 
     @rule(order=orders, amount=st.integers(1, 1000))
     def update_price(self, order: PayOrder, amount: int) -> None:
-        self.run(self.world.services.orders.update_price(self.world.caller, order.number, amount))
+        self.run(self.system.services.orders.update_price(self.system.caller, order.number, amount))
 
     @rule(seconds=st.sampled_from([1, 31, 600, 4000]))
     def time_passes(self, seconds: int) -> None:
-        self.world.clock.advance(seconds)
+        self.system.clock.advance(seconds)
 
     @rule()
     def jobs_run(self) -> None:
         async def all_of_them() -> None:
-            jobs = self.world.services.jobs
+            jobs = self.system.services.jobs
             await asyncio.gather(jobs.sync_orders(), jobs.expire_orders(), jobs.sync_refunds())
 
         self.run(all_of_them())
@@ -104,7 +104,7 @@ class MoneyMachine(RuleBasedStateMachine):
     @invariant()
     def the_books_balance(self) -> None:
         async def look() -> list[int]:
-            return [await self.world.value(query) for query in (_BALANCE, _SURPLUS, _TOLD, _DROPPED)]
+            return [await self.system.value(query) for query in (_BALANCE, _SURPLUS, _TOLD, _DROPPED)]
 
         assert self.runner.run(look()) == [0, 0, 0, 0]
 
@@ -115,9 +115,9 @@ def test_the_books_balance_whatever_happens(
 ) -> None:
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
-        world = runner.run(stack.enter_async_context(open_world(database_url, redis_url, keys_dir, master_key_file)))
-        runner.run(world.value("UPDATE pay_app SET surplus_policy = $1 RETURNING 1", policy))
-        MoneyMachine.world, MoneyMachine.runner = world, runner
+        system = runner.run(stack.enter_async_context(open_system(database_url, redis_url, keys_dir, master_key_file)))
+        runner.run(system.value("UPDATE pay_app SET surplus_policy = $1 RETURNING 1", policy))
+        MoneyMachine.system, MoneyMachine.runner = system, runner
         random.seed(0)
         try:
             run_state_machine_as_test(

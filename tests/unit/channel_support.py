@@ -26,12 +26,12 @@ from paycenter_server.channels.crypto import (
 )
 from paycenter_server.channels.protocol import (
     AttemptRef,
+    CallbackRequest,
     HttpRequest,
     HttpResponse,
-    Moment,
-    NotifyRequest,
     PayRequest,
     RefundRequest,
+    RequestContext,
 )
 from paycenter_server.channels.wechatpay.native import WechatNativeCodec
 from paycenter_server.channels.wechatpay.signature import answer_message
@@ -39,7 +39,7 @@ from paycenter_server.simulator.certificates import CertificateMaker, new_rsa_ke
 
 # The certificates are valid from yesterday on, so the tests' "now" is the day they are made.
 NOW = datetime.now(UTC).replace(microsecond=890123)
-MOMENT = Moment(NOW, "0123456789abcdefghijklmnopqrstuv")
+MOMENT = RequestContext(NOW, "0123456789abcdefghijklmnopqrstuv")
 WX_GATEWAY = "https://wx.example.test"
 ALI_GATEWAY = "https://ali.example.test/gateway.do"
 PUBLIC_KEY_ID = "PUB_KEY_ID_0114232134912410000000000000"
@@ -48,13 +48,13 @@ NUMBER, REFUND_NUMBER = "P01JN2E3F4G5H6J7K8M9N0P1Q2R", "R01JN2E3F4G5H6J7K8M9N0P1
 
 PAY = PayRequest(
     out_trade_no=NUMBER, subject="一杯咖啡", body="", amount=1_000_000_000, currency="CNY",
-    expire_time=NOW + timedelta(hours=2), notify_url="https://pay.example.test/notify/order/C1",
+    expire_time=NOW + timedelta(hours=2), callback_url="https://pay.example.test/callback/order/C1",
     return_url="https://shop.example.test/done?a=1&b=2", user_ip="203.0.113.9", extras={}, display_mode="",
 )  # fmt: skip
 ATTEMPT = AttemptRef(NUMBER, 1_000_000_000, "CNY", NOW - timedelta(minutes=5), NOW + timedelta(hours=2))
 REFUND = RefundRequest(
     out_trade_no=NUMBER, out_refund_no=REFUND_NUMBER, amount=123_456_789, total=1_000_000_000, currency="CNY",
-    reason="退货", notify_url="https://pay.example.test/notify/refund/C1", create_time=NOW - timedelta(minutes=1),
+    reason="退货", callback_url="https://pay.example.test/callback/refund/C1", create_time=NOW - timedelta(minutes=1),
 )  # fmt: skip
 
 
@@ -213,10 +213,10 @@ def wx_sealed(plain: bytes, associated: str = "transaction", nonce: str = "12345
     }  # fmt: skip
 
 
-def wx_notice(event: str, content: object, **how: Any) -> NotifyRequest:
+def wx_callback(event: str, content: object, **how: Any) -> CallbackRequest:
     plain = content if isinstance(content, bytes) else compact(content)
     body = compact({"id": "1", "event_type": event, "resource_type": "encrypt-resource", "resource": wx_sealed(plain)})
-    return NotifyRequest(wx_headers(body, **how), body)
+    return CallbackRequest(wx_headers(body, **how), body)
 
 
 # Alipay's side
@@ -250,14 +250,16 @@ def ali_trade(status: str = "TRADE_SUCCESS", **changes: Any) -> dict[str, Any]:
     return {**trade, "buyer_user_id": "2088999", **changes}
 
 
-def ali_form(fields: Mapping[str, str], key: RSAPrivateKey | None = None, charset: str = "utf-8", **headers: str) -> NotifyRequest:
+def ali_form(
+    fields: Mapping[str, str], key: RSAPrivateKey | None = None, charset: str = "utf-8", **headers: str
+) -> CallbackRequest:
     """A callback, signed as Alipay does: without `sign` and `sign_type`, with empty values."""
     content = sign_content(fields, drop=("sign", "sign_type"), keep_empty=True).decode().encode(charset)
     signed = {**fields, "sign": rsa_sign(key or keys().alipay, content), "sign_type": "RSA2"}
-    return NotifyRequest({**headers}, urlencode(signed, encoding=charset).encode())
+    return CallbackRequest({**headers}, urlencode(signed, encoding=charset).encode())
 
 
-def ali_notice(status: str = "TRADE_SUCCESS", **changes: str) -> dict[str, str]:
+def ali_callback(status: str = "TRADE_SUCCESS", **changes: str) -> dict[str, str]:
     fields = {
         "notify_type": "trade_status_sync", "notify_id": "n1", "charset": "utf-8", "app_id": "2021000000000001",
         "seller_id": "2088000000000001", "out_trade_no": NUMBER, "trade_no": "20260304", "trade_status": status,

@@ -25,10 +25,10 @@ from unit.channel_support import (
     REFUND,
     REFUND_NUMBER,
     ali_bad,
+    ali_callback,
     ali_config,
     ali_form,
     ali_good,
-    ali_notice,
     ali_signed,
     ali_trade,
     ali_unsigned,
@@ -196,8 +196,8 @@ def test_trade_status_in_answers_and_callbacks(state: str, more: dict[str, str],
     asked = {name.replace("PAID_AT", "send_pay_date"): value for name, value in more.items()}
     assert _signed(1, ali_good(**ali_trade(state, **asked))).status == expected
     told = {name.replace("PAID_AT", "gmt_payment"): value for name, value in more.items()}
-    fields = ali_notice(state, **{"gmt_payment": "-", **told})
-    payment = qr().parse_notify(ali_form(fields), NOW).payment
+    fields = ali_callback(state, **{"gmt_payment": "-", **told})
+    payment = qr().parse_callback(ali_form(fields), NOW).payment
     assert payment is not None
     assert payment.status == expected
 

@@ -17,9 +17,9 @@ from paycenter_server.channels.crypto import aes_cbc_encrypt, alipay_cert_sn, al
 from paycenter_server.channels.protocol import (
     AnswerError,
     Call,
+    CallbackError,
+    CallbackRequest,
     HttpResponse,
-    NotifyError,
-    NotifyRequest,
     QueryStatus,
     UnknownKeyError,
 )
@@ -27,10 +27,10 @@ from unit.channel_support import (
     ATTEMPT,
     MOMENT,
     NOW,
+    ali_callback,
     ali_cert_config,
     ali_form,
     ali_good,
-    ali_notice,
     ali_raw,
     ali_signed,
     ali_trade,
@@ -126,8 +126,8 @@ def test_encrypted_content_is_taken_with_its_quotes() -> None:
 
 def test_a_notice_with_text_that_needs_escaping() -> None:
     subject = '100% 一杯 "咖啡" & +😀=;'
-    notice = ali_form(ali_notice(subject=subject, refund_fee=""))
-    notification = qr().parse_notify(notice, NOW)
+    notice = ali_form(ali_callback(subject=subject, refund_fee=""))
+    notification = qr().parse_callback(notice, NOW)
     assert json.loads(notification.raw)["subject"] == subject
     payment = notification.payment
     assert payment is not None
@@ -137,26 +137,26 @@ def test_a_notice_with_text_that_needs_escaping() -> None:
 
 
 def test_a_gbk_notice() -> None:
-    fields = ali_notice(charset="GBK", subject="一杯咖啡")
-    notification = qr().parse_notify(ali_form(fields, charset="gbk"), NOW)
+    fields = ali_callback(charset="GBK", subject="一杯咖啡")
+    notification = qr().parse_callback(ali_form(fields, charset="gbk"), NOW)
     assert json.loads(notification.raw)["subject"] == "一杯咖啡"
 
 
 def test_a_notice_without_the_account_says_so() -> None:
-    payment = qr().parse_notify(ali_form(ali_notice(app_id="-", seller_id="-")), NOW).payment
+    payment = qr().parse_callback(ali_form(ali_callback(app_id="-", seller_id="-")), NOW).payment
     assert payment is not None
     assert payment.payment is not None
     assert payment.payment.account == {"app_id": "", "seller_id": ""}
 
 
-@pytest.mark.parametrize("name", [*ali_notice(), "sign_type_", "extra"])
+@pytest.mark.parametrize("name", [*ali_callback(), "sign_type_", "extra"])
 def test_every_field_is_covered(name: str) -> None:
-    notice = ali_form(ali_notice())
+    notice = ali_form(ali_callback())
     body = notice.body + b"&extra=1" if name == "extra" else notice.body.replace(name.encode() + b"=", name.encode() + b"=x")
     if body == notice.body:
         return
-    with pytest.raises(NotifyError):
-        qr().parse_notify(NotifyRequest({}, body), NOW)
+    with pytest.raises(CallbackError):
+        qr().parse_callback(CallbackRequest({}, body), NOW)
 
 
 @pytest.mark.parametrize(
@@ -167,26 +167,26 @@ def test_every_field_is_covered(name: str) -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_notice(body: bytes) -> None:
-    with pytest.raises(NotifyError):
-        qr().parse_notify(NotifyRequest({}, body), NOW)
+    with pytest.raises(CallbackError):
+        qr().parse_callback(CallbackRequest({}, body), NOW)
 
 
 def test_a_field_given_twice_is_refused_whichever_one_verifies() -> None:
-    body = ali_form(ali_notice()).body
+    body = ali_form(ali_callback()).body
     for doubled in (b"total_amount=0.01&" + body, body + b"&total_amount=0.01", body + b"&" + body):
-        with pytest.raises(NotifyError, match="twice"):
-            qr().parse_notify(NotifyRequest({}, doubled), NOW)
+        with pytest.raises(CallbackError, match="twice"):
+            qr().parse_callback(CallbackRequest({}, doubled), NOW)
 
 
 def test_parameters_of_the_address_are_never_read() -> None:
-    notice = ali_form(ali_notice())
-    with pytest.raises(NotifyError):
-        qr().parse_notify(NotifyRequest({}, b"", notice.body.decode()), NOW)
+    notice = ali_form(ali_callback())
+    with pytest.raises(CallbackError):
+        qr().parse_callback(CallbackRequest({}, b"", notice.body.decode()), NOW)
 
 
 def test_a_return_url_is_not_a_notice() -> None:
-    fields = {name: value for name, value in ali_notice().items() if name != "notify_type"}
-    assert qr().parse_notify(ali_form(fields), NOW).payment is None
+    fields = {name: value for name, value in ali_callback().items() if name != "notify_type"}
+    assert qr().parse_callback(ali_form(fields), NOW).payment is None
 
 
 # Certificate mode
@@ -213,12 +213,12 @@ def test_the_answer_names_its_certificate() -> None:
 
 def test_a_notice_in_certificate_mode() -> None:
     codec = cert_qr()
-    assert codec.parse_notify(ali_form(ali_notice()), NOW).payment is not None
-    assert codec.parse_notify(ali_form(ali_notice(alipay_cert_sn=cert_sn("alipay"))), NOW).payment is not None
-    with pytest.raises(NotifyError):
-        codec.parse_notify(ali_form(ali_notice(), keys().following), NOW)
+    assert codec.parse_callback(ali_form(ali_callback()), NOW).payment is not None
+    assert codec.parse_callback(ali_form(ali_callback(alipay_cert_sn=cert_sn("alipay"))), NOW).payment is not None
+    with pytest.raises(CallbackError):
+        codec.parse_callback(ali_form(ali_callback(), keys().following), NOW)
     with pytest.raises(UnknownKeyError):
-        codec.parse_notify(ali_form(ali_notice(alipay_cert_sn=cert_sn("following")), keys().following), NOW)
+        codec.parse_callback(ali_form(ali_callback(alipay_cert_sn=cert_sn("following")), keys().following), NOW)
 
 
 def _download(codec: AlipayQrCodec, serial: str) -> Call[bool]:
@@ -249,7 +249,7 @@ def test_a_rotated_certificate_is_fetched_by_its_sn() -> None:
     assert (fields["method"], json.loads(fields["biz_content"])) == (DOWNLOAD, {"alipay_cert_sn": serial})
     assert call.parse(_offered(certificate("following")), NOW)
     for owner in ("alipay", "following"):
-        assert codec.parse_notify(ali_form(ali_notice(), getattr(keys(), owner)), NOW).payment is not None
+        assert codec.parse_callback(ali_form(ali_callback(), getattr(keys(), owner)), NOW).payment is not None
         answer = ali_signed(QUERY, CONTENT, key=getattr(keys(), owner), alipay_cert_sn=cert_sn(owner))
         assert _ask(answer.body, codec) is QueryStatus.PAID
 

@@ -15,7 +15,7 @@ from paycenter_server.channels.alipay.amounts import fen, yuan
 from paycenter_server.channels.alipay.page import AlipayPcCodec
 from paycenter_server.channels.alipay.signature import sign_content
 from paycenter_server.channels.crypto import rsa_verify
-from paycenter_server.channels.protocol import HttpRequest, Moment, PayOutcome, PayStatus
+from paycenter_server.channels.protocol import HttpRequest, PayOutcome, PayStatus, RequestContext
 from paycenter_server.channels.times import alipay, parse_alipay, parse_rfc3339, rfc3339
 from paycenter_server.channels.wechatpay.signature import request_message
 from unit.channel_support import (
@@ -71,7 +71,7 @@ def test_wechat_create() -> None:
     assert (request.method, request.url) == ("POST", "https://wx.example.test/v3/pay/transactions/native")
     assert json.loads(request.body) == {
         "appid": "wx1234567890abcdef", "mchid": "1900000001", "description": "一杯咖啡", "out_trade_no": PAY.out_trade_no,
-        "time_expire": rfc3339(PAY.expire_time), "notify_url": PAY.notify_url,
+        "time_expire": rfc3339(PAY.expire_time), "notify_url": PAY.callback_url,
         "amount": {"total": 1_000_000_000, "currency": "CNY"}, "scene_info": {"payer_client_ip": "203.0.113.9"},
     }  # fmt: skip
     assert _wx_signature_is_right(request)
@@ -91,7 +91,7 @@ def test_wechat_refund_and_queries() -> None:
     refund = wx().refund(REFUND, MOMENT).request
     assert json.loads(refund.body) == {
         "out_trade_no": REFUND.out_trade_no, "out_refund_no": REFUND.out_refund_no, "reason": "退货",
-        "notify_url": REFUND.notify_url, "amount": {"refund": 123_456_789, "total": 1_000_000_000, "currency": "CNY"},
+        "notify_url": REFUND.callback_url, "amount": {"refund": 123_456_789, "total": 1_000_000_000, "currency": "CNY"},
     }  # fmt: skip
     query = wx().query(ATTEMPT, MOMENT).request
     assert (query.method, query.body) == ("GET", b"")
@@ -116,7 +116,7 @@ def test_alipay_precreate() -> None:
     assert request.method == "POST"
     assert [name for name, _ in parse_qsl(request.body.decode())] == ["biz_content"]
     assert (fields["method"], fields["app_id"], fields["notify_url"]) == (
-        "alipay.trade.precreate", "2021000000000001", PAY.notify_url,
+        "alipay.trade.precreate", "2021000000000001", PAY.callback_url,
     )  # fmt: skip
     assert (fields["format"], fields["charset"], fields["sign_type"], fields["version"]) == ("JSON", "utf-8", "RSA2", "1.0")
     assert biz(request) == {
@@ -181,7 +181,7 @@ def test_alipay_urls_are_encoded_once_and_in_full() -> None:
     url = qr().pay(PAY, MOMENT).request.url
     assert re.fullmatch(r"https://ali\.example\.test/gateway\.do\?[A-Za-z0-9_.~%&=-]+", url)
     assert "+" not in url
-    assert unquote(url.split("notify_url=")[1].split("&")[0]) == PAY.notify_url
+    assert unquote(url.split("notify_url=")[1].split("&")[0]) == PAY.callback_url
 
 
 class _Form(HTMLParser):
@@ -218,7 +218,7 @@ def test_the_page(mode: str) -> None:
     assert outcome.display_mode == (mode or "url")
     fields = _page_fields(outcome)
     assert (fields["method"], fields["return_url"], fields["notify_url"]) == (
-        "alipay.trade.page.pay", PAY.return_url, PAY.notify_url,
+        "alipay.trade.page.pay", PAY.return_url, PAY.callback_url,
     )  # fmt: skip
     content = json.loads(fields["biz_content"])
     assert (content["product_code"], content["total_amount"]) == ("FAST_INSTANT_TRADE_PAY", "10000000.00")
@@ -252,7 +252,7 @@ def test_the_page_in_certificate_mode() -> None:
 def test_times_are_china_time_wherever_the_server_stands(zone: str) -> None:
     late = datetime(2026, 12, 31, 16, 0, 0, 999_999, tzinfo=UTC)
     for moment in (late, late.astimezone(timezone(timedelta(hours=-5))), late.astimezone(timezone(timedelta(hours=5, minutes=45)))):
-        at = Moment(moment, "n" * 32)
+        at = RequestContext(moment, "n" * 32)
         order = paying(expire_time=moment + timedelta(minutes=30))
         request = wx().pay(order, at).request
         assert json.loads(request.body)["time_expire"] == "2027-01-01T00:30:00+08:00"

@@ -14,22 +14,22 @@ from paycenter_server.channels.protocol import HttpRequest
 from paycenter_server.channels.transport import AiohttpTransport
 from paycenter_server.domain import schedule
 from paycenter_server.domain.guard import TransactionOpenError, refuse_in_transaction, transaction_open
-from paycenter_server.domain.schedule import notify_delay, widening
+from paycenter_server.domain.schedule import notification_delay, widening
 from paycenter_server.domain.states import (
     ATTEMPT,
     CASE,
     MACHINES,
-    NOTIFY,
+    NOTIFICATION,
     OPEN_ATTEMPT,
-    OPEN_NOTIFY,
+    OPEN_NOTIFICATION,
     ORDER,
     REFUND,
     AttemptEvent,
     AttemptState,
     CaseEvent,
     CaseState,
-    NotifyEvent,
-    NotifyState,
+    NotificationEvent,
+    NotificationState,
     OrderEvent,
     OrderState,
     RefundEvent,
@@ -39,10 +39,10 @@ from paycenter_server.domain.states import (
 
 STARTS: dict[str, StrEnum] = {
     "pay_order": OrderState.WAITING, "pay_attempt": AttemptState.WAITING, "pay_refund": RefundState.WAITING,
-    "pay_notify_task": NotifyState.WAITING, "pay_case": CaseState.OPEN,
+    "pay_notify_task": NotificationState.WAITING, "pay_case": CaseState.OPEN,
 }  # fmt: skip
 EVENTS: dict[str, type[StrEnum]] = {
-    "pay_order": OrderEvent, "pay_attempt": AttemptEvent, "pay_refund": RefundEvent, "pay_notify_task": NotifyEvent,
+    "pay_order": OrderEvent, "pay_attempt": AttemptEvent, "pay_refund": RefundEvent, "pay_notify_task": NotificationEvent,
     "pay_case": CaseEvent,
 }  # fmt: skip
 
@@ -73,9 +73,9 @@ def test_every_state_is_reachable_and_every_event_is_used(name: str) -> None:
         (REFUND, RefundEvent.SUCCEED, ["WAITING"]),
         (REFUND, RefundEvent.FAIL, ["WAITING"]),
         (REFUND, RefundEvent.SEND_AGAIN, ["FAILURE"]),
-        (NOTIFY, NotifyEvent.RECEIVED, ["WAITING", "REQUEST_SUCCESS", "REQUEST_FAILURE"]),
-        (NOTIFY, NotifyEvent.GIVE_UP, ["WAITING", "REQUEST_SUCCESS", "REQUEST_FAILURE"]),
-        (NOTIFY, NotifyEvent.RESEND, ["SUCCESS", "FAILURE"]),
+        (NOTIFICATION, NotificationEvent.RECEIVED, ["WAITING", "REQUEST_SUCCESS", "REQUEST_FAILURE"]),
+        (NOTIFICATION, NotificationEvent.GIVE_UP, ["WAITING", "REQUEST_SUCCESS", "REQUEST_FAILURE"]),
+        (NOTIFICATION, NotificationEvent.RESEND, ["SUCCESS", "FAILURE"]),
         (CASE, CaseEvent.RESOLVE, ["OPEN", "REFUNDING"]),
         (CASE, CaseEvent.REFUND, ["OPEN"]),
     ],
@@ -93,30 +93,30 @@ def test_money_never_comes_back_from_a_final_state() -> None:
 
 def test_open_states() -> None:
     assert OPEN_ATTEMPT == ["WAITING", "UNKNOWN"]
-    assert {NotifyState.SUCCESS, NotifyState.FAILURE}.isdisjoint(OPEN_NOTIFY)
+    assert {NotificationState.SUCCESS, NotificationState.FAILURE}.isdisjoint(OPEN_NOTIFICATION)
 
 
 # Schedules
 
 
 def _delay(times: int, jitter: float = 0.0, retry_after: float | None = None) -> float:
-    delay = notify_delay(times, jitter, retry_after)
+    delay = notification_delay(times, jitter, retry_after)
     assert delay is not None
     return delay.total_seconds()
 
 
 def test_the_notify_schedule() -> None:
-    times = range(1, schedule.NOTIFY_MAX_TIMES)
+    times = range(1, schedule.NOTIFICATION_MAX_TIMES)
     delays = [_delay(number) for number in times]
     assert delays[:8] == [15, 15, 30, 180, 1800, 1800, 1800, 3600]
     assert delays == sorted(delays)
-    assert schedule.NOTIFY_MAX_TIMES >= 16
+    assert schedule.NOTIFICATION_MAX_TIMES >= 16
     assert sum(delays) >= 72 * 3600
-    assert notify_delay(schedule.NOTIFY_MAX_TIMES, 0) is None
-    assert notify_delay(schedule.NOTIFY_MAX_TIMES + 1, 1, 5.0) is None
+    assert notification_delay(schedule.NOTIFICATION_MAX_TIMES, 0) is None
+    assert notification_delay(schedule.NOTIFICATION_MAX_TIMES + 1, 1, 5.0) is None
 
 
-@given(times=st.integers(1, schedule.NOTIFY_MAX_TIMES - 1), jitter=st.floats(0, 1))
+@given(times=st.integers(1, schedule.NOTIFICATION_MAX_TIMES - 1), jitter=st.floats(0, 1))
 def test_jitter_only_lengthens(times: int, jitter: float) -> None:
     assert _delay(times) <= _delay(times, jitter) <= _delay(times) * 1.1 + 0.001
 

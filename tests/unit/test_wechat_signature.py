@@ -11,9 +11,9 @@ import pytest
 from paycenter_server.channels.crypto import aes_gcm_encrypt, certificate_serial, load_certificate
 from paycenter_server.channels.protocol import (
     AnswerError,
+    CallbackError,
+    CallbackRequest,
     HttpResponse,
-    NotifyError,
-    NotifyRequest,
     QueryStatus,
     RefundStatus,
     UnknownKeyError,
@@ -30,9 +30,9 @@ from unit.channel_support import (
     keys,
     platform_serial,
     wx,
+    wx_callback,
     wx_config,
     wx_headers,
-    wx_notice,
     wx_refund,
     wx_sealed,
     wx_signed,
@@ -99,8 +99,8 @@ def test_a_header_that_is_wrong(headers: dict[str, str]) -> None:
     with pytest.raises((AnswerError, UnknownKeyError)):
         _ask(_altered(**headers))
     altered = _altered(**headers)
-    with pytest.raises((NotifyError, UnknownKeyError)):
-        wx().parse_notify(NotifyRequest(altered.headers, altered.body), NOW)
+    with pytest.raises((CallbackError, UnknownKeyError)):
+        wx().parse_callback(CallbackRequest(altered.headers, altered.body), NOW)
 
 
 def test_an_absent_signature_type_is_rsa() -> None:
@@ -115,10 +115,10 @@ def test_a_changed_body(body: bytes) -> None:
 
 
 def test_signtest_probes_just_fail() -> None:
-    notice = wx_notice("TRANSACTION.SUCCESS", wx_transaction())
+    notice = wx_callback("TRANSACTION.SUCCESS", wx_transaction())
     signature = "WECHATPAY/SIGNTEST/" + notice.headers["wechatpay-signature"][19:]
-    with pytest.raises(NotifyError):
-        wx().parse_notify(NotifyRequest({**notice.headers, "wechatpay-signature": signature}, notice.body), NOW)
+    with pytest.raises(CallbackError):
+        wx().parse_callback(CallbackRequest({**notice.headers, "wechatpay-signature": signature}, notice.body), NOW)
     with pytest.raises(AnswerError):
         _ask(_altered(signature=signature))
 
@@ -127,15 +127,15 @@ def test_signtest_probes_just_fail() -> None:
 def test_a_signed_answer_that_is_no_object(body: bytes) -> None:
     with pytest.raises(AnswerError):
         _ask(wx_signed(body))
-    with pytest.raises(NotifyError):
-        wx().parse_notify(NotifyRequest(wx_headers(body), body), NOW)
+    with pytest.raises(CallbackError):
+        wx().parse_callback(CallbackRequest(wx_headers(body), body), NOW)
 
 
 # Callbacks
 
 
 def test_a_payment_notice() -> None:
-    notification = wx().parse_notify(wx_notice("TRANSACTION.SUCCESS", wx_transaction()), NOW)
+    notification = wx().parse_callback(wx_callback("TRANSACTION.SUCCESS", wx_transaction()), NOW)
     assert notification.refund is None
     assert notification.payment is not None
     assert notification.payment.status is QueryStatus.PAID
@@ -146,7 +146,7 @@ def test_a_payment_notice() -> None:
 
 @pytest.mark.parametrize(("state", "expected"), [("SUCCESS", "SUCCESS"), ("CLOSED", "FAILED"), ("ABNORMAL", "PENDING")])
 def test_a_refund_notice(state: str, expected: str) -> None:
-    notification = wx().parse_notify(wx_notice(f"REFUND.{state}", wx_refund(state, "refund_status")), NOW)
+    notification = wx().parse_callback(wx_callback(f"REFUND.{state}", wx_refund(state, "refund_status")), NOW)
     assert notification.payment is None
     assert notification.refund is not None
     assert notification.refund.status == expected
@@ -155,21 +155,21 @@ def test_a_refund_notice(state: str, expected: str) -> None:
 
 
 def test_a_refund_notice_of_another_merchant_says_so() -> None:
-    notice = wx_notice("REFUND.SUCCESS", wx_refund("SUCCESS", "refund_status", mchid="1900000002"))
-    refund = wx().parse_notify(notice, NOW).refund
+    notice = wx_callback("REFUND.SUCCESS", wx_refund("SUCCESS", "refund_status", mchid="1900000002"))
+    refund = wx().parse_callback(notice, NOW).refund
     assert refund is not None
     assert refund.facts is not None
     assert refund.facts.account["mchid"] == "1900000002"
 
 
 def test_a_refund_notice_without_a_status_is_unknown() -> None:
-    refund = wx().parse_notify(wx_notice("REFUND.SUCCESS", wx_refund("SUCCESS", "status")), NOW).refund
+    refund = wx().parse_callback(wx_callback("REFUND.SUCCESS", wx_refund("SUCCESS", "status")), NOW).refund
     assert refund is not None
     assert refund.status is RefundStatus.UNKNOWN
 
 
 def test_other_events_concern_nobody() -> None:
-    notification = wx().parse_notify(wx_notice("COUPON.USE", {"a": 1}), NOW)
+    notification = wx().parse_callback(wx_callback("COUPON.USE", {"a": 1}), NOW)
     assert (notification.payment, notification.refund, notification.raw) == (None, None, '{"a":1}')
 
 
@@ -184,25 +184,25 @@ def test_other_events_concern_nobody() -> None:
 def test_a_resource_that_is_not_ours(changes: dict[str, Any]) -> None:
     resource = {**wx_sealed(BODY), **changes}
     text = json.dumps({"event_type": "TRANSACTION.X", "resource": resource}).encode()
-    with pytest.raises(NotifyError):
-        wx().parse_notify(NotifyRequest(wx_headers(text), text), NOW)
+    with pytest.raises(CallbackError):
+        wx().parse_callback(CallbackRequest(wx_headers(text), text), NOW)
 
 
 def test_associated_data_may_be_empty() -> None:
     body = compact({"event_type": "TRANSACTION.SUCCESS", "resource": wx_sealed(BODY, associated="")})
-    assert wx().parse_notify(NotifyRequest(wx_headers(body), body), NOW).payment is not None
+    assert wx().parse_callback(CallbackRequest(wx_headers(body), body), NOW).payment is not None
 
 
 @pytest.mark.parametrize("resource", [None, [], "x", 7, {}])
 def test_no_resource(resource: object) -> None:
     body = compact({"event_type": "TRANSACTION.SUCCESS", "resource": resource})
-    with pytest.raises(NotifyError):
-        wx().parse_notify(NotifyRequest(wx_headers(body), body), NOW)
+    with pytest.raises(CallbackError):
+        wx().parse_callback(CallbackRequest(wx_headers(body), body), NOW)
 
 
 def test_a_v2_xml_notice_is_refused() -> None:
-    with pytest.raises(NotifyError):
-        wx().parse_notify(NotifyRequest({}, b"<xml><return_code>SUCCESS</return_code></xml>"), NOW)
+    with pytest.raises(CallbackError):
+        wx().parse_callback(CallbackRequest({}, b"<xml><return_code>SUCCESS</return_code></xml>"), NOW)
 
 
 # Platform certificates

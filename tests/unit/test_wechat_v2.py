@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from paycenter_server.channels.crypto import aes_ecb_decrypt, b64decode
 from paycenter_server.channels.protocol import (
     AnswerError,
+    CallbackError,
+    CallbackRequest,
     CloseStatus,
     HttpResponse,
-    NotifyError,
-    NotifyRequest,
     PayStatus,
     QueryStatus,
     RefundStatus,
@@ -127,7 +127,7 @@ def test_a_request_is_signed_and_holds_what_it_must() -> None:
     local = PAY.expire_time + timedelta(hours=8)
     expected = {
         "total_fee": str(PAY.amount), "out_trade_no": NUMBER, "time_expire": local.strftime("%Y%m%d%H%M%S"),
-        "trade_type": "NATIVE", "product_id": NUMBER, "sign_type": "HMAC-SHA256", "notify_url": PAY.notify_url,
+        "trade_type": "NATIVE", "product_id": NUMBER, "sign_type": "HMAC-SHA256", "notify_url": PAY.callback_url,
     }  # fmt: skip
     assert expected.items() <= fields.items()
     assert call.request.client_certificate is None
@@ -230,25 +230,25 @@ def test_a_refund_notice_decides_nothing_by_itself(version: str) -> None:
     }  # fmt: skip
     made = codec() if version == "v2" else installed()["wx_native"].build(wx_config(mch_key=KEY))
     for before in (b"\xef\xbb\xbf", b'<?xml version="1.0" encoding="UTF-8"?>\n', b"\r\n "):
-        assert made.parse_notify(NotifyRequest({}, before.lstrip() + build(envelope)), NOW).refund is not None
-    notification = made.parse_notify(NotifyRequest({}, build(envelope)), NOW)
+        assert made.parse_callback(CallbackRequest({}, before.lstrip() + build(envelope)), NOW).refund is not None
+    notification = made.parse_callback(CallbackRequest({}, build(envelope)), NOW)
     assert notification.refund.status is RefundStatus.PENDING
     assert notification.refund.facts.out_refund_no == REFUND_NUMBER
     assert b"SUCCESS" in notification.answer.body
     for wrong in ({"mch_id": "1"}, {"req_info": "AAAA"}, {"req_info": encrypted(b"x")}, {"return_code": "FAIL"}):
-        with pytest.raises(NotifyError):
-            made.parse_notify(NotifyRequest({}, build({**envelope, **wrong})), NOW)
+        with pytest.raises(CallbackError):
+            made.parse_callback(CallbackRequest({}, build({**envelope, **wrong})), NOW)
 
 
 def test_a_payment_notice_is_verified_and_answered_in_xml() -> None:
     made = codec()
     good = parse(answer(result_code="SUCCESS", out_trade_no=NUMBER, total_fee="100", transaction_id="42", openid="o1").body)
-    notification = made.parse_notify(NotifyRequest({}, build(good)), NOW)
+    notification = made.parse_callback(CallbackRequest({}, build(good)), NOW)
     assert notification.payment.status is QueryStatus.PAID
     assert notification.payment.payment.amount == 100
     for wrong in ({"total_fee": "1"}, {"sign": "0" * 32}):
-        with pytest.raises(NotifyError):
-            made.parse_notify(NotifyRequest({}, build({**good, **wrong})), NOW)
+        with pytest.raises(CallbackError):
+            made.parse_callback(CallbackRequest({}, build({**good, **wrong})), NOW)
     yes, no = made.acknowledge(True, ""), made.acknowledge(False, "later")
     assert (yes.status, parse(yes.body)["return_code"]) == (200, "SUCCESS")
     assert (no.status, parse(no.body)["return_code"]) == (500, "FAIL")

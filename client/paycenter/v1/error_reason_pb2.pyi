@@ -92,9 +92,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ALREADY_EXISTS. The merchant_refund_no is taken by a refund with other content."""
     ERROR_REASON_REFUND_EXCEEDS_PAID: _ErrorReason.ValueType  # 52
     """FAILED_PRECONDITION. More than what is left of the paid amount."""
-    ERROR_REASON_NOTIFY_TASK_NOT_FOUND: _ErrorReason.ValueType  # 60
+    ERROR_REASON_NOTIFICATION_NOT_FOUND: _ErrorReason.ValueType  # 60
     """NOT_FOUND. There is no such notification task."""
-    ERROR_REASON_NOTIFY_TASK_OPEN: _ErrorReason.ValueType  # 61
+    ERROR_REASON_NOTIFICATION_OPEN: _ErrorReason.ValueType  # 61
     """FAILED_PRECONDITION. The task is still being delivered, so there is nothing to resend."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -172,8 +172,8 @@ ERROR_REASON_REFUND_CONFLICT: ErrorReason.ValueType  # 51
 """ALREADY_EXISTS. The merchant_refund_no is taken by a refund with other content."""
 ERROR_REASON_REFUND_EXCEEDS_PAID: ErrorReason.ValueType  # 52
 """FAILED_PRECONDITION. More than what is left of the paid amount."""
-ERROR_REASON_NOTIFY_TASK_NOT_FOUND: ErrorReason.ValueType  # 60
+ERROR_REASON_NOTIFICATION_NOT_FOUND: ErrorReason.ValueType  # 60
 """NOT_FOUND. There is no such notification task."""
-ERROR_REASON_NOTIFY_TASK_OPEN: ErrorReason.ValueType  # 61
+ERROR_REASON_NOTIFICATION_OPEN: ErrorReason.ValueType  # 61
 """FAILED_PRECONDITION. The task is still being delivered, so there is nothing to resend."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -48,29 +48,29 @@ SURPLUS_POLICY_ACCEPT: SurplusPolicy.ValueType  # 3
 """Accept a late payment of a closed order; hold what cannot be accepted."""
 Global___SurplusPolicy: _TypeAlias = SurplusPolicy  # noqa: Y015
 
-class _NotifySuccess:
+class _NotificationSuccess:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _NotifySuccessEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NotifySuccess.ValueType], _builtins.type):
+class _NotificationSuccessEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NotificationSuccess.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
-    NOTIFY_SUCCESS_UNSPECIFIED: _NotifySuccess.ValueType  # 0
+    NOTIFICATION_SUCCESS_UNSPECIFIED: _NotificationSuccess.ValueType  # 0
     """Not set."""
-    NOTIFY_SUCCESS_HTTP_2XX: _NotifySuccess.ValueType  # 1
+    NOTIFICATION_SUCCESS_HTTP_2XX: _NotificationSuccess.ValueType  # 1
     """Any 2xx status."""
-    NOTIFY_SUCCESS_CODE_ZERO: _NotifySuccess.ValueType  # 2
+    NOTIFICATION_SUCCESS_CODE_ZERO: _NotificationSuccess.ValueType  # 2
     """A 2xx status and a JSON body whose `code` is 0."""
 
-class NotifySuccess(_NotifySuccess, metaclass=_NotifySuccessEnumTypeWrapper):
-    """NotifySuccess says which answer to a notification counts as received."""
+class NotificationSuccess(_NotificationSuccess, metaclass=_NotificationSuccessEnumTypeWrapper):
+    """NotificationSuccess says which answer to a notification counts as received."""
 
-NOTIFY_SUCCESS_UNSPECIFIED: NotifySuccess.ValueType  # 0
+NOTIFICATION_SUCCESS_UNSPECIFIED: NotificationSuccess.ValueType  # 0
 """Not set."""
-NOTIFY_SUCCESS_HTTP_2XX: NotifySuccess.ValueType  # 1
+NOTIFICATION_SUCCESS_HTTP_2XX: NotificationSuccess.ValueType  # 1
 """Any 2xx status."""
-NOTIFY_SUCCESS_CODE_ZERO: NotifySuccess.ValueType  # 2
+NOTIFICATION_SUCCESS_CODE_ZERO: NotificationSuccess.ValueType  # 2
 """A 2xx status and a JSON body whose `code` is 0."""
-Global___NotifySuccess: _TypeAlias = NotifySuccess  # noqa: Y015
+Global___NotificationSuccess: _TypeAlias = NotificationSuccess  # noqa: Y015
 
 @_typing.final
 class PayApp(_message.Message):
@@ -82,10 +82,10 @@ class PayApp(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     ENABLED_FIELD_NUMBER: _builtins.int
     REMARK_FIELD_NUMBER: _builtins.int
-    ORDER_NOTIFY_URL_FIELD_NUMBER: _builtins.int
-    REFUND_NOTIFY_URL_FIELD_NUMBER: _builtins.int
+    ORDER_NOTIFICATION_URL_FIELD_NUMBER: _builtins.int
+    REFUND_NOTIFICATION_URL_FIELD_NUMBER: _builtins.int
     SURPLUS_POLICY_FIELD_NUMBER: _builtins.int
-    NOTIFY_SUCCESS_FIELD_NUMBER: _builtins.int
+    NOTIFICATION_SUCCESS_FIELD_NUMBER: _builtins.int
     CHANNEL_CODES_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
@@ -97,13 +97,13 @@ class PayApp(_message.Message):
     """A disabled app can create nothing; what was paid is still booked."""
     remark: _builtins.str
     """A note."""
-    order_notify_url: _builtins.str
+    order_notification_url: _builtins.str
     """Where payments are notified."""
-    refund_notify_url: _builtins.str
+    refund_notification_url: _builtins.str
     """Where refunds are notified."""
     surplus_policy: Global___SurplusPolicy.ValueType
     """What happens to surplus money."""
-    notify_success: Global___NotifySuccess.ValueType
+    notification_success: Global___NotificationSuccess.ValueType
     """Which answers count."""
     @_builtins.property
     def channel_codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -124,17 +124,17 @@ class PayApp(_message.Message):
         name: _builtins.str = ...,
         enabled: _builtins.bool = ...,
         remark: _builtins.str = ...,
-        order_notify_url: _builtins.str = ...,
-        refund_notify_url: _builtins.str = ...,
+        order_notification_url: _builtins.str = ...,
+        refund_notification_url: _builtins.str = ...,
         surplus_policy: Global___SurplusPolicy.ValueType = ...,
-        notify_success: Global___NotifySuccess.ValueType = ...,
+        notification_success: Global___NotificationSuccess.ValueType = ...,
         channel_codes: _abc.Iterable[_builtins.str] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_key", b"app_key", "channel_codes", b"channel_codes", "create_time", b"create_time", "enabled", b"enabled", "name", b"name", "notify_success", b"notify_success", "order_notify_url", b"order_notify_url", "refund_notify_url", b"refund_notify_url", "remark", b"remark", "surplus_policy", b"surplus_policy", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_key", b"app_key", "channel_codes", b"channel_codes", "create_time", b"create_time", "enabled", b"enabled", "name", b"name", "notification_success", b"notification_success", "order_notification_url", b"order_notification_url", "refund_notification_url", b"refund_notification_url", "remark", b"remark", "surplus_policy", b"surplus_policy", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___PayApp: _TypeAlias = PayApp  # noqa: Y015
@@ -183,23 +183,23 @@ class CreatePayAppRequest(_message.Message):
     APP_KEY_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     REMARK_FIELD_NUMBER: _builtins.int
-    ORDER_NOTIFY_URL_FIELD_NUMBER: _builtins.int
-    REFUND_NOTIFY_URL_FIELD_NUMBER: _builtins.int
+    ORDER_NOTIFICATION_URL_FIELD_NUMBER: _builtins.int
+    REFUND_NOTIFICATION_URL_FIELD_NUMBER: _builtins.int
     SURPLUS_POLICY_FIELD_NUMBER: _builtins.int
-    NOTIFY_SUCCESS_FIELD_NUMBER: _builtins.int
+    NOTIFICATION_SUCCESS_FIELD_NUMBER: _builtins.int
     app_key: _builtins.str
     """1 to 64 of `a-z 0-9 _ -`."""
     name: _builtins.str
     """1 to 64 characters."""
     remark: _builtins.str
     """Up to 255 characters."""
-    order_notify_url: _builtins.str
+    order_notification_url: _builtins.str
     """An http or https URL."""
-    refund_notify_url: _builtins.str
+    refund_notification_url: _builtins.str
     """An http or https URL."""
     surplus_policy: Global___SurplusPolicy.ValueType
     """Unspecified means REFUND."""
-    notify_success: Global___NotifySuccess.ValueType
+    notification_success: Global___NotificationSuccess.ValueType
     """Unspecified means HTTP_2XX."""
     def __init__(
         self,
@@ -207,12 +207,12 @@ class CreatePayAppRequest(_message.Message):
         app_key: _builtins.str = ...,
         name: _builtins.str = ...,
         remark: _builtins.str = ...,
-        order_notify_url: _builtins.str = ...,
-        refund_notify_url: _builtins.str = ...,
+        order_notification_url: _builtins.str = ...,
+        refund_notification_url: _builtins.str = ...,
         surplus_policy: Global___SurplusPolicy.ValueType = ...,
-        notify_success: Global___NotifySuccess.ValueType = ...,
+        notification_success: Global___NotificationSuccess.ValueType = ...,
     ) -> None: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_key", b"app_key", "name", b"name", "notify_success", b"notify_success", "order_notify_url", b"order_notify_url", "refund_notify_url", b"refund_notify_url", "remark", b"remark", "surplus_policy", b"surplus_policy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_key", b"app_key", "name", b"name", "notification_success", b"notification_success", "order_notification_url", b"order_notification_url", "refund_notification_url", b"refund_notification_url", "remark", b"remark", "surplus_policy", b"surplus_policy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___CreatePayAppRequest: _TypeAlias = CreatePayAppRequest  # noqa: Y015
@@ -224,10 +224,10 @@ class CreatePayAppResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PAY_APP_FIELD_NUMBER: _builtins.int
-    WEBHOOK_SECRET_FIELD_NUMBER: _builtins.int
+    NOTIFICATION_SECRET_FIELD_NUMBER: _builtins.int
     KEY_ID_FIELD_NUMBER: _builtins.int
     KEY_SECRET_FIELD_NUMBER: _builtins.int
-    webhook_secret: _builtins.str
+    notification_secret: _builtins.str
     """Verifies notifications ("whsec_…"). Shown once."""
     key_id: _builtins.str
     """The first credential's public part."""
@@ -241,13 +241,13 @@ class CreatePayAppResponse(_message.Message):
         self,
         *,
         pay_app: Global___PayApp | None = ...,
-        webhook_secret: _builtins.str = ...,
+        notification_secret: _builtins.str = ...,
         key_id: _builtins.str = ...,
         key_secret: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["pay_app", b"pay_app"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "key_secret", b"key_secret", "pay_app", b"pay_app", "webhook_secret", b"webhook_secret"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "key_secret", b"key_secret", "notification_secret", b"notification_secret", "pay_app", b"pay_app"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___CreatePayAppResponse: _TypeAlias = CreatePayAppResponse  # noqa: Y015
@@ -262,10 +262,10 @@ class UpdatePayAppRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     ENABLED_FIELD_NUMBER: _builtins.int
     REMARK_FIELD_NUMBER: _builtins.int
-    ORDER_NOTIFY_URL_FIELD_NUMBER: _builtins.int
-    REFUND_NOTIFY_URL_FIELD_NUMBER: _builtins.int
+    ORDER_NOTIFICATION_URL_FIELD_NUMBER: _builtins.int
+    REFUND_NOTIFICATION_URL_FIELD_NUMBER: _builtins.int
     SURPLUS_POLICY_FIELD_NUMBER: _builtins.int
-    NOTIFY_SUCCESS_FIELD_NUMBER: _builtins.int
+    NOTIFICATION_SUCCESS_FIELD_NUMBER: _builtins.int
     app_key: _builtins.str
     """Which app."""
     name: _builtins.str
@@ -274,13 +274,13 @@ class UpdatePayAppRequest(_message.Message):
     """Enable or disable."""
     remark: _builtins.str
     """A new note."""
-    order_notify_url: _builtins.str
+    order_notification_url: _builtins.str
     """A new URL; orders that exist keep theirs."""
-    refund_notify_url: _builtins.str
+    refund_notification_url: _builtins.str
     """A new URL; refunds that exist keep theirs."""
     surplus_policy: Global___SurplusPolicy.ValueType
     """A new policy."""
-    notify_success: Global___NotifySuccess.ValueType
+    notification_success: Global___NotificationSuccess.ValueType
     """A new rule."""
     def __init__(
         self,
@@ -289,25 +289,25 @@ class UpdatePayAppRequest(_message.Message):
         name: _builtins.str | None = ...,
         enabled: _builtins.bool | None = ...,
         remark: _builtins.str | None = ...,
-        order_notify_url: _builtins.str | None = ...,
-        refund_notify_url: _builtins.str | None = ...,
+        order_notification_url: _builtins.str | None = ...,
+        refund_notification_url: _builtins.str | None = ...,
         surplus_policy: Global___SurplusPolicy.ValueType | None = ...,
-        notify_success: Global___NotifySuccess.ValueType | None = ...,
+        notification_success: Global___NotificationSuccess.ValueType | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "_name", b"_name", "_notify_success", b"_notify_success", "_order_notify_url", b"_order_notify_url", "_refund_notify_url", b"_refund_notify_url", "_remark", b"_remark", "_surplus_policy", b"_surplus_policy", "enabled", b"enabled", "name", b"name", "notify_success", b"notify_success", "order_notify_url", b"order_notify_url", "refund_notify_url", b"refund_notify_url", "remark", b"remark", "surplus_policy", b"surplus_policy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "_name", b"_name", "_notification_success", b"_notification_success", "_order_notification_url", b"_order_notification_url", "_refund_notification_url", b"_refund_notification_url", "_remark", b"_remark", "_surplus_policy", b"_surplus_policy", "enabled", b"enabled", "name", b"name", "notification_success", b"notification_success", "order_notification_url", b"order_notification_url", "refund_notification_url", b"refund_notification_url", "remark", b"remark", "surplus_policy", b"surplus_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "_name", b"_name", "_notify_success", b"_notify_success", "_order_notify_url", b"_order_notify_url", "_refund_notify_url", b"_refund_notify_url", "_remark", b"_remark", "_surplus_policy", b"_surplus_policy", "app_key", b"app_key", "enabled", b"enabled", "name", b"name", "notify_success", b"notify_success", "order_notify_url", b"order_notify_url", "refund_notify_url", b"refund_notify_url", "remark", b"remark", "surplus_policy", b"surplus_policy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "_name", b"_name", "_notification_success", b"_notification_success", "_order_notification_url", b"_order_notification_url", "_refund_notification_url", b"_refund_notification_url", "_remark", b"_remark", "_surplus_policy", b"_surplus_policy", "app_key", b"app_key", "enabled", b"enabled", "name", b"name", "notification_success", b"notification_success", "order_notification_url", b"order_notification_url", "refund_notification_url", b"refund_notification_url", "remark", b"remark", "surplus_policy", b"surplus_policy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__enabled: _TypeAlias = _typing.Literal["enabled"]  # noqa: Y015
     _WhichOneofArgType__enabled: _TypeAlias = _typing.Literal["_enabled", b"_enabled"]  # noqa: Y015
     _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
     _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
-    _WhichOneofReturnType__notify_success: _TypeAlias = _typing.Literal["notify_success"]  # noqa: Y015
-    _WhichOneofArgType__notify_success: _TypeAlias = _typing.Literal["_notify_success", b"_notify_success"]  # noqa: Y015
-    _WhichOneofReturnType__order_notify_url: _TypeAlias = _typing.Literal["order_notify_url"]  # noqa: Y015
-    _WhichOneofArgType__order_notify_url: _TypeAlias = _typing.Literal["_order_notify_url", b"_order_notify_url"]  # noqa: Y015
-    _WhichOneofReturnType__refund_notify_url: _TypeAlias = _typing.Literal["refund_notify_url"]  # noqa: Y015
-    _WhichOneofArgType__refund_notify_url: _TypeAlias = _typing.Literal["_refund_notify_url", b"_refund_notify_url"]  # noqa: Y015
+    _WhichOneofReturnType__notification_success: _TypeAlias = _typing.Literal["notification_success"]  # noqa: Y015
+    _WhichOneofArgType__notification_success: _TypeAlias = _typing.Literal["_notification_success", b"_notification_success"]  # noqa: Y015
+    _WhichOneofReturnType__order_notification_url: _TypeAlias = _typing.Literal["order_notification_url"]  # noqa: Y015
+    _WhichOneofArgType__order_notification_url: _TypeAlias = _typing.Literal["_order_notification_url", b"_order_notification_url"]  # noqa: Y015
+    _WhichOneofReturnType__refund_notification_url: _TypeAlias = _typing.Literal["refund_notification_url"]  # noqa: Y015
+    _WhichOneofArgType__refund_notification_url: _TypeAlias = _typing.Literal["_refund_notification_url", b"_refund_notification_url"]  # noqa: Y015
     _WhichOneofReturnType__remark: _TypeAlias = _typing.Literal["remark"]  # noqa: Y015
     _WhichOneofArgType__remark: _TypeAlias = _typing.Literal["_remark", b"_remark"]  # noqa: Y015
     _WhichOneofReturnType__surplus_policy: _TypeAlias = _typing.Literal["surplus_policy"]  # noqa: Y015
@@ -317,11 +317,11 @@ class UpdatePayAppRequest(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__name) -> _WhichOneofReturnType__name | None: ...
     @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__notify_success) -> _WhichOneofReturnType__notify_success | None: ...
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__notification_success) -> _WhichOneofReturnType__notification_success | None: ...
     @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__order_notify_url) -> _WhichOneofReturnType__order_notify_url | None: ...
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__order_notification_url) -> _WhichOneofReturnType__order_notification_url | None: ...
     @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__refund_notify_url) -> _WhichOneofReturnType__refund_notify_url | None: ...
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__refund_notification_url) -> _WhichOneofReturnType__refund_notification_url | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__remark) -> _WhichOneofReturnType__remark | None: ...
     @_typing.overload
@@ -623,8 +623,8 @@ class DisableAppCredentialResponse(_message.Message):
 Global___DisableAppCredentialResponse: _TypeAlias = DisableAppCredentialResponse  # noqa: Y015
 
 @_typing.final
-class RotateWebhookSecretRequest(_message.Message):
-    """RotateWebhookSecretRequest names an app."""
+class RotateNotificationSecretRequest(_message.Message):
+    """RotateNotificationSecretRequest names an app."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -639,23 +639,23 @@ class RotateWebhookSecretRequest(_message.Message):
     _ClearFieldArgType: _TypeAlias = _typing.Literal["app_key", b"app_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
-Global___RotateWebhookSecretRequest: _TypeAlias = RotateWebhookSecretRequest  # noqa: Y015
+Global___RotateNotificationSecretRequest: _TypeAlias = RotateNotificationSecretRequest  # noqa: Y015
 
 @_typing.final
-class RotateWebhookSecretResponse(_message.Message):
-    """RotateWebhookSecretResponse holds the new secret."""
+class RotateNotificationSecretResponse(_message.Message):
+    """RotateNotificationSecretResponse holds the new secret."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    WEBHOOK_SECRET_FIELD_NUMBER: _builtins.int
-    webhook_secret: _builtins.str
+    NOTIFICATION_SECRET_FIELD_NUMBER: _builtins.int
+    notification_secret: _builtins.str
     """The new secret. Shown once."""
     def __init__(
         self,
         *,
-        webhook_secret: _builtins.str = ...,
+        notification_secret: _builtins.str = ...,
     ) -> None: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["webhook_secret", b"webhook_secret"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["notification_secret", b"notification_secret"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
-Global___RotateWebhookSecretResponse: _TypeAlias = RotateWebhookSecretResponse  # noqa: Y015
+Global___RotateNotificationSecretResponse: _TypeAlias = RotateNotificationSecretResponse  # noqa: Y015

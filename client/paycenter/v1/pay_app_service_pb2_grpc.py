@@ -75,10 +75,10 @@ class PayAppServiceStub(object):
                 request_serializer=paycenter_dot_v1_dot_pay__app__service__pb2.DisableAppCredentialRequest.SerializeToString,
                 response_deserializer=paycenter_dot_v1_dot_pay__app__service__pb2.DisableAppCredentialResponse.FromString,
                 _registered_method=True)
-        self.RotateWebhookSecret = channel.unary_unary(
-                '/paycenter.v1.PayAppService/RotateWebhookSecret',
-                request_serializer=paycenter_dot_v1_dot_pay__app__service__pb2.RotateWebhookSecretRequest.SerializeToString,
-                response_deserializer=paycenter_dot_v1_dot_pay__app__service__pb2.RotateWebhookSecretResponse.FromString,
+        self.RotateNotificationSecret = channel.unary_unary(
+                '/paycenter.v1.PayAppService/RotateNotificationSecret',
+                request_serializer=paycenter_dot_v1_dot_pay__app__service__pb2.RotateNotificationSecretRequest.SerializeToString,
+                response_deserializer=paycenter_dot_v1_dot_pay__app__service__pb2.RotateNotificationSecretResponse.FromString,
                 _registered_method=True)
 
 
@@ -142,8 +142,8 @@ class PayAppServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def RotateWebhookSecret(self, request, context):
-        """RotateWebhookSecret makes a new webhook secret; notifications carry both signatures for a day.
+    def RotateNotificationSecret(self, request, context):
+        """RotateNotificationSecret makes a new webhook secret; notifications carry both signatures for a day.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -192,10 +192,10 @@ def add_PayAppServiceServicer_to_server(servicer, server):
                     request_deserializer=paycenter_dot_v1_dot_pay__app__service__pb2.DisableAppCredentialRequest.FromString,
                     response_serializer=paycenter_dot_v1_dot_pay__app__service__pb2.DisableAppCredentialResponse.SerializeToString,
             ),
-            'RotateWebhookSecret': grpc.unary_unary_rpc_method_handler(
-                    servicer.RotateWebhookSecret,
-                    request_deserializer=paycenter_dot_v1_dot_pay__app__service__pb2.RotateWebhookSecretRequest.FromString,
-                    response_serializer=paycenter_dot_v1_dot_pay__app__service__pb2.RotateWebhookSecretResponse.SerializeToString,
+            'RotateNotificationSecret': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateNotificationSecret,
+                    request_deserializer=paycenter_dot_v1_dot_pay__app__service__pb2.RotateNotificationSecretRequest.FromString,
+                    response_serializer=paycenter_dot_v1_dot_pay__app__service__pb2.RotateNotificationSecretResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -426,7 +426,7 @@ class PayAppService(object):
             _registered_method=True)
 
     @staticmethod
-    def RotateWebhookSecret(request,
+    def RotateNotificationSecret(request,
             target,
             options=(),
             channel_credentials=None,
@@ -439,9 +439,9 @@ class PayAppService(object):
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/paycenter.v1.PayAppService/RotateWebhookSecret',
-            paycenter_dot_v1_dot_pay__app__service__pb2.RotateWebhookSecretRequest.SerializeToString,
-            paycenter_dot_v1_dot_pay__app__service__pb2.RotateWebhookSecretResponse.FromString,
+            '/paycenter.v1.PayAppService/RotateNotificationSecret',
+            paycenter_dot_v1_dot_pay__app__service__pb2.RotateNotificationSecretRequest.SerializeToString,
+            paycenter_dot_v1_dot_pay__app__service__pb2.RotateNotificationSecretResponse.FromString,
             options,
             channel_credentials,
             insecure,

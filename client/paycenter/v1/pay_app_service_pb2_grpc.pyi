@@ -49,8 +49,8 @@ class PayAppServiceStub:
     """ListAppCredentials lists an app's credentials, without secrets."""
     DisableAppCredential: _grpc.UnaryUnaryMultiCallable[_pay_app_service_pb2.DisableAppCredentialRequest, _pay_app_service_pb2.DisableAppCredentialResponse]
     """DisableAppCredential ends a credential, within 5 seconds everywhere."""
-    RotateWebhookSecret: _grpc.UnaryUnaryMultiCallable[_pay_app_service_pb2.RotateWebhookSecretRequest, _pay_app_service_pb2.RotateWebhookSecretResponse]
-    """RotateWebhookSecret makes a new webhook secret; notifications carry both signatures for a day."""
+    RotateNotificationSecret: _grpc.UnaryUnaryMultiCallable[_pay_app_service_pb2.RotateNotificationSecretRequest, _pay_app_service_pb2.RotateNotificationSecretResponse]
+    """RotateNotificationSecret makes a new webhook secret; notifications carry both signatures for a day."""
 
 @_typing.type_check_only
 class PayAppServiceAsyncStub(PayAppServiceStub):
@@ -73,8 +73,8 @@ class PayAppServiceAsyncStub(PayAppServiceStub):
     """ListAppCredentials lists an app's credentials, without secrets."""
     DisableAppCredential: _aio.UnaryUnaryMultiCallable[_pay_app_service_pb2.DisableAppCredentialRequest, _pay_app_service_pb2.DisableAppCredentialResponse]  # type: ignore[assignment]
     """DisableAppCredential ends a credential, within 5 seconds everywhere."""
-    RotateWebhookSecret: _aio.UnaryUnaryMultiCallable[_pay_app_service_pb2.RotateWebhookSecretRequest, _pay_app_service_pb2.RotateWebhookSecretResponse]  # type: ignore[assignment]
-    """RotateWebhookSecret makes a new webhook secret; notifications carry both signatures for a day."""
+    RotateNotificationSecret: _aio.UnaryUnaryMultiCallable[_pay_app_service_pb2.RotateNotificationSecretRequest, _pay_app_service_pb2.RotateNotificationSecretResponse]  # type: ignore[assignment]
+    """RotateNotificationSecret makes a new webhook secret; notifications carry both signatures for a day."""
 
 class PayAppServiceServicer(metaclass=_abc_1.ABCMeta):
     """PayAppService administers the connected services. For operator credentials."""
@@ -144,11 +144,11 @@ class PayAppServiceServicer(metaclass=_abc_1.ABCMeta):
         """DisableAppCredential ends a credential, within 5 seconds everywhere."""
 
     @_abc_1.abstractmethod
-    def RotateWebhookSecret(
+    def RotateNotificationSecret(
         self,
-        request: _pay_app_service_pb2.RotateWebhookSecretRequest,
+        request: _pay_app_service_pb2.RotateNotificationSecretRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_pay_app_service_pb2.RotateWebhookSecretResponse, _abc.Awaitable[_pay_app_service_pb2.RotateWebhookSecretResponse]]:
-        """RotateWebhookSecret makes a new webhook secret; notifications carry both signatures for a day."""
+    ) -> _typing.Union[_pay_app_service_pb2.RotateNotificationSecretResponse, _abc.Awaitable[_pay_app_service_pb2.RotateNotificationSecretResponse]]:
+        """RotateNotificationSecret makes a new webhook secret; notifications carry both signatures for a day."""
 
 def add_PayAppServiceServicer_to_server(servicer: PayAppServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

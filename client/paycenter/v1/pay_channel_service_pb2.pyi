@@ -33,8 +33,8 @@ class PayChannel(_message.Message):
     REMARK_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
     CONFIGURED_SECRETS_FIELD_NUMBER: _builtins.int
-    ORDER_NOTIFY_URL_FIELD_NUMBER: _builtins.int
-    REFUND_NOTIFY_URL_FIELD_NUMBER: _builtins.int
+    ORDER_CALLBACK_URL_FIELD_NUMBER: _builtins.int
+    REFUND_CALLBACK_URL_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
@@ -49,9 +49,9 @@ class PayChannel(_message.Message):
     """The fee in millionths of the amount (0.6 % = 6000)."""
     remark: _builtins.str
     """A note."""
-    order_notify_url: _builtins.str
+    order_callback_url: _builtins.str
     """Where the channel reports payments."""
-    refund_notify_url: _builtins.str
+    refund_callback_url: _builtins.str
     """Where the channel reports refunds."""
     @_builtins.property
     def config(self) -> Global___PayChannelConfig:
@@ -80,14 +80,14 @@ class PayChannel(_message.Message):
         remark: _builtins.str = ...,
         config: Global___PayChannelConfig | None = ...,
         configured_secrets: _abc.Iterable[_builtins.str] | None = ...,
-        order_notify_url: _builtins.str = ...,
-        refund_notify_url: _builtins.str = ...,
+        order_callback_url: _builtins.str = ...,
+        refund_callback_url: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_key", b"app_key", "code", b"code", "config", b"config", "configured_secrets", b"configured_secrets", "create_time", b"create_time", "enabled", b"enabled", "fee_rate_ppm", b"fee_rate_ppm", "id", b"id", "order_notify_url", b"order_notify_url", "refund_notify_url", b"refund_notify_url", "remark", b"remark", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_key", b"app_key", "code", b"code", "config", b"config", "configured_secrets", b"configured_secrets", "create_time", b"create_time", "enabled", b"enabled", "fee_rate_ppm", b"fee_rate_ppm", "id", b"id", "order_callback_url", b"order_callback_url", "refund_callback_url", b"refund_callback_url", "remark", b"remark", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___PayChannel: _TypeAlias = PayChannel  # noqa: Y015

@@ -53,7 +53,7 @@ class HttpResponse:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class RequestContext:
     """The time of an operation and its random text (32 characters of 0-9 A-Z a-z)."""
 
     now: datetime
@@ -64,7 +64,7 @@ class AnswerError(Exception):
     """An answer that cannot be used: malformed, or its signature does not verify. It decides nothing."""
 
 
-class NotifyError(Exception):
+class CallbackError(Exception):
     """A callback that is not the channel's, or cannot be read. The message is for our log and the channel's operator."""
 
 
@@ -205,7 +205,7 @@ class RefundOutcome:
 
 @dataclass(frozen=True, slots=True)
 class PayRequest:
-    """A submit. Amount in minor units; `notify_url` already names our channel."""
+    """A submit. Amount in minor units; `callback_url` already names our channel."""
 
     out_trade_no: str
     subject: str
@@ -213,7 +213,7 @@ class PayRequest:
     amount: int
     currency: str
     expire_time: datetime
-    notify_url: str
+    callback_url: str
     return_url: str
     user_ip: str
     extras: Mapping[str, str]
@@ -242,13 +242,13 @@ class RefundRequest:
     total: int
     currency: str
     reason: str
-    notify_url: str
+    callback_url: str
     create_time: datetime
     extras: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class NotifyRequest:
+class CallbackRequest:
     """A callback as it came: raw body, header names in lower case, raw query string."""
 
     headers: Mapping[str, str]
@@ -257,7 +257,7 @@ class NotifyRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class NotifyAnswer:
+class CallbackResponse:
     """What we answer to a callback, in the channel's own form."""
 
     status: int
@@ -266,7 +266,7 @@ class NotifyAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class Notification:
+class Callback:
     """What a verified callback says: about a payment, about a refund, about both, or (both None) nothing that concerns us.
 
     `raw` is its readable content, kept with the attempt or refund for people. A refund that is only PENDING is asked about at
@@ -276,7 +276,7 @@ class Notification:
     payment: QueryOutcome | None = None
     refund: RefundOutcome | None = None
     raw: str = ""
-    answer: NotifyAnswer | None = None
+    answer: CallbackResponse | None = None
 
 
 class Codec(Protocol):
@@ -285,31 +285,31 @@ class Codec(Protocol):
     code: str
     account: Mapping[str, str]
 
-    def pay(self, request: PayRequest, moment: Moment) -> Call[PayOutcome] | PayOutcome:
+    def pay(self, request: PayRequest, moment: RequestContext) -> Call[PayOutcome] | PayOutcome:
         """Make an attempt payable. Repeating it with the same number and content must be safe."""
         ...
 
-    def query(self, attempt: AttemptRef, moment: Moment) -> Call[QueryOutcome] | QueryOutcome:
+    def query(self, attempt: AttemptRef, moment: RequestContext) -> Call[QueryOutcome] | QueryOutcome:
         """Ask how an attempt stands."""
         ...
 
-    def close(self, attempt: AttemptRef, moment: Moment) -> Call[CloseOutcome] | CloseOutcome:
+    def close(self, attempt: AttemptRef, moment: RequestContext) -> Call[CloseOutcome] | CloseOutcome:
         """Make an attempt unpayable."""
         ...
 
-    def refund(self, request: RefundRequest, moment: Moment) -> Call[RefundOutcome] | RefundOutcome:
+    def refund(self, request: RefundRequest, moment: RequestContext) -> Call[RefundOutcome] | RefundOutcome:
         """Send money back. Repeating it with the same number and content must be safe."""
         ...
 
-    def query_refund(self, request: RefundRequest, moment: Moment) -> Call[RefundOutcome] | RefundOutcome:
+    def query_refund(self, request: RefundRequest, moment: RequestContext) -> Call[RefundOutcome] | RefundOutcome:
         """Ask how a refund stands."""
         ...
 
-    def parse_notify(self, request: NotifyRequest, now: datetime) -> Notification:
-        """Verify and read a callback. Raises NotifyError, or UnknownKeyError."""
+    def parse_callback(self, request: CallbackRequest, now: datetime) -> Callback:
+        """Verify and read a callback. Raises CallbackError, or UnknownKeyError."""
         ...
 
-    def acknowledge(self, received: bool, message: str) -> NotifyAnswer:
+    def acknowledge(self, received: bool, message: str) -> CallbackResponse:
         """The answer that the channel understands. Not received: a status that makes it send again."""
         ...
 
@@ -317,7 +317,7 @@ class Codec(Protocol):
         """Whether the channel's keys should be fetched before the next use."""
         ...
 
-    def fetch_keys(self, serial: str | None, moment: Moment) -> Call[bool] | None:
+    def fetch_keys(self, serial: str | None, moment: RequestContext) -> Call[bool] | None:
         """Fetch the channel's keys (the one named, or all) into this codec; None where there is nothing to fetch."""
         ...
 
@@ -326,7 +326,7 @@ class Codec(Protocol):
 class ProvesKeys(Protocol):
     """A codec that can ask for something signed, to try the channel's key before the first payment does."""
 
-    def prove_keys(self, moment: Moment) -> Call[str]:
+    def prove_keys(self, moment: RequestContext) -> Call[str]:
         """Answers "" if the key fits or the channel has nothing signed to say, else what is wrong."""
         ...
 

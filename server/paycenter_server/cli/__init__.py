@@ -18,7 +18,7 @@ _COMMANDS = {
     "demo": ("paycenter_server.local.commands:demo", "Play two payments from end to end, and check every step."),
     "simulator": ("paycenter_server.simulator.cli:command", "Run the channel simulator alone."),
     "merchant": ("paycenter_server.local.merchant:command", "Run the demo merchant."),
-    "play": ("paycenter_server.local.play:command", "Play two payments against a running development system."),
+    "play": ("paycenter_server.local.demo_steps:command", "Play two payments against a running development system."),
 }
 
 

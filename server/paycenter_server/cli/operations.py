@@ -11,7 +11,7 @@ import click
 from paycenter_server.bootstrap import open_services
 from paycenter_server.cli.running import fail, settings_of_dev_or_exit, settings_or_exit
 from paycenter_server.domain.errors import PayCenterError
-from paycenter_server.services.channel_probe import Probe
+from paycenter_server.services.channels_probe import Probe
 from paycenter_server.services.identity import Caller
 from paycenter_server.telemetry import configure_logging
 

@@ -35,24 +35,24 @@ def serve() -> None:
 
 async def _serve(settings: Settings, stop: asyncio.Event) -> None:
     from paycenter_server.grpc_server.server import Parts, Server, Tls
-    from paycenter_server.workers.doorbell import ArqDoorbell
+    from paycenter_server.workers.wake_up import ArqWakeUp
 
-    bell = ArqDoorbell(settings.redis_url)
-    async with open_services(settings, bell=bell) as services:
+    wake_up = ArqWakeUp(settings.redis_url)
+    async with open_services(settings, wake_up=wake_up) as services:
         await _wait_for_schema(services, stop)
         tls = None
         if settings.tls_certificate_file and settings.tls_key_file:
             tls = Tls(settings.tls_certificate_file, settings.tls_key_file)
         parts = Parts(
-            identity=services.identity, orders=services.orders, submit=services.submit, refunds=services.refunds,
-            apps=services.apps, channels=services.channels, notifications=services.notify_admin,
+            identity=services.identity, orders=services.orders, submission=services.submission, refunds=services.refunds,
+            apps=services.apps, channels=services.channels, notifications=services.notifications,
             database=services.context.database,
         )  # fmt: skip
         reflection = settings.reflection if settings.reflection is not None else not settings.production
         server = Server(parts, settings.grpc_address, tls=tls, with_reflection=reflection)
         await server.start()
         await server.run(stop)
-    await bell.aclose()
+    await wake_up.aclose()
 
 
 @click.command()
@@ -64,14 +64,14 @@ def callback() -> None:
 async def _callback(settings: Settings, stop: asyncio.Event) -> None:
     from paycenter_server.http_callback.app import create_app
     from paycenter_server.http_callback.app import serve as serve_http
-    from paycenter_server.workers.doorbell import ArqDoorbell
+    from paycenter_server.workers.wake_up import ArqWakeUp
 
-    bell = ArqDoorbell(settings.redis_url)
-    async with open_services(settings, bell=bell) as services:
+    wake_up = ArqWakeUp(settings.redis_url)
+    async with open_services(settings, wake_up=wake_up) as services:
         await _wait_for_schema(services, stop)
         host, port = split_address(settings.callback_address)
         await serve_http(create_app(services.callbacks, services.context.database), host, port, stop)
-    await bell.aclose()
+    await wake_up.aclose()
 
 
 @click.command()
@@ -83,14 +83,14 @@ def worker() -> None:
 async def _worker(settings: Settings, stop: asyncio.Event) -> None:
     from paycenter_server.workers.runner import Runner, make_jobs
 
-    class OwnBell:
+    class LocalWakeUp:
         """What this process commits, it delivers itself."""
 
-        def ring(self) -> None:
+        def send(self) -> None:
             ring()
 
-    async with open_services(settings, bell=OwnBell()) as services:
-        jobs = make_jobs(services.jobs, services.notifying)
+    async with open_services(settings, wake_up=LocalWakeUp()) as services:
+        jobs = make_jobs(services.jobs, services.delivery)
         notify = jobs["pay_notify_job"]
         ringing: set[asyncio.Task[None]] = set()
 
@@ -100,4 +100,4 @@ async def _worker(settings: Settings, stop: asyncio.Event) -> None:
             task.add_done_callback(ringing.discard)
 
         await _wait_for_schema(services, stop)
-        await Runner(jobs, settings.redis_url, services.notifying).run(stop)
+        await Runner(jobs, settings.redis_url, services.delivery).run(stop)

@@ -27,7 +27,7 @@ def settings_or_exit() -> Settings:
     except ValidationError as error:
         click.echo("Set these environment variables right and start again:", err=True)
         for item in error.errors():
-            name = "_".join(str(part) for part in item["loc"]).upper()
+            name = "_".join(str(part) for part in item["loc"]).upper().removeprefix("PAYCENTER_")
             variable = f"PAYCENTER_{name}: " if name else ""
             click.echo(f"  {variable}{item['msg']}", err=True)
         sys.exit(2)

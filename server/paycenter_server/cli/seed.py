@@ -13,9 +13,9 @@ import click
 from paycenter_server.bootstrap import Services, open_services
 from paycenter_server.cli.running import fail, settings_or_exit
 from paycenter_server.domain.errors import PayCenterError, Reason
-from paycenter_server.domain.models import NotifySuccess, SurplusPolicy
+from paycenter_server.domain.models import NotificationSuccess, SurplusPolicy
 from paycenter_server.services.apps import NewApp
-from paycenter_server.services.channel_admin import NewChannel
+from paycenter_server.services.channels import NewChannel
 from paycenter_server.services.identity import Caller
 from paycenter_server.settings import Settings
 
@@ -121,7 +121,10 @@ async def _seed(
     operator = Caller("seed", None, "")
     async with open_services(settings) as services:
         made: dict[str, Any] = {name: kept[name] for name in ("app", "operator") if name in kept}
-        urls = {"order_notify_url": f"{merchant_url}/notify/order", "refund_notify_url": f"{merchant_url}/notify/refund"}
+        urls = {
+            "order_notification_url": f"{merchant_url}/notify/order",
+            "refund_notification_url": f"{merchant_url}/notify/refund",
+        }
         try:
             await services.apps.get(operator, APP_KEY)
             await services.apps.update(operator, APP_KEY, urls)
@@ -129,15 +132,21 @@ async def _seed(
             if error.reason is not Reason.APP_NOT_FOUND:
                 raise
             new = NewApp(APP_KEY, "Demo shop", "made by paycenter dev", **urls, surplus_policy=SurplusPolicy.REFUND,
-                         notify_success=NotifySuccess.HTTP_2XX)  # fmt: skip
-            _, webhook_secret, key_id, key_secret = await services.apps.create(operator, new)
-            made["app"] = {"app_key": APP_KEY, "key_id": key_id, "key_secret": key_secret, "webhook_secret": webhook_secret}
+                         notification_success=NotificationSuccess.HTTP_2XX)  # fmt: skip
+            _, notification_secret, key_id, key_secret = await services.apps.create(operator, new)
+            made["app"] = {
+                "app_key": APP_KEY,
+                "key_id": key_id,
+                "key_secret": key_secret,
+                "notification_secret": notification_secret,
+            }
         if "app" not in made:
             # The data folder lost its dev.json: secrets are shown once, so new ones are made.
             credential, key_secret = await services.apps.create_credential(operator, APP_KEY, "seed")
-            webhook_secret = await services.apps.rotate_webhook_secret(operator, APP_KEY)
+            notification_secret = await services.apps.rotate_notification_secret(operator, APP_KEY)
             made["app"] = {
-                "app_key": APP_KEY, "key_id": credential.key_id, "key_secret": key_secret, "webhook_secret": webhook_secret,
+                "app_key": APP_KEY, "key_id": credential.key_id, "key_secret": key_secret,
+                "notification_secret": notification_secret,
             }  # fmt: skip
         if "operator" not in made:
             key_id, key_secret = await services.apps.create_operator("dev")

@@ -23,7 +23,7 @@ class Prefix(StrEnum):
     ATTEMPT = "P"
     REFUND = "F"
     OUT_REFUND = "R"
-    NOTIFY = "N"
+    NOTIFICATION = "N"
     CHANNEL = "C"
     CASE = "K"
 

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from paycenter_server.domain.ids import Prefix, encode
-from paycenter_server.domain.states import AttemptState, CaseState, NotifyState, OrderState, RefundState
+from paycenter_server.domain.states import AttemptState, CaseState, NotificationState, OrderState, RefundState
 
 
 class SurplusPolicy(StrEnum):
@@ -21,14 +21,14 @@ class SurplusPolicy(StrEnum):
     ACCEPT = "ACCEPT"
 
 
-class NotifySuccess(StrEnum):
+class NotificationSuccess(StrEnum):
     """Which answer to a notification counts as received."""
 
     HTTP_2XX = "HTTP_2XX"
     CODE_ZERO = "CODE_ZERO"
 
 
-class NotifyType(StrEnum):
+class NotificationType(StrEnum):
     """What a notification is about."""
 
     ORDER = "ORDER"
@@ -44,7 +44,7 @@ class CaseKind(StrEnum):
     UNKNOWN_ORDER = "UNKNOWN_ORDER"
     STALE_ATTEMPT = "STALE_ATTEMPT"
     STALE_REFUND = "STALE_REFUND"
-    REFUND_CONFLICT = "REFUND_CONFLICT"
+    REFUND_MISMATCH = "REFUND_MISMATCH"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +56,13 @@ class PayApp:
     name: str
     enabled: bool
     remark: str
-    order_notify_url: str
-    refund_notify_url: str
+    order_notification_url: str
+    refund_notification_url: str
     surplus_policy: SurplusPolicy
-    notify_success: NotifySuccess
-    notify_secret: str = field(repr=False)
-    notify_secret_previous: str | None = field(repr=False)
-    notify_secret_previous_until: datetime | None
+    notification_success: NotificationSuccess
+    notification_secret: str = field(repr=False)
+    notification_secret_previous: str | None = field(repr=False)
+    notification_secret_previous_until: datetime | None
     create_time: datetime
     update_time: datetime
 
@@ -119,7 +119,7 @@ class PayOrder:
     user_ip: str
     user_id: str
     return_url: str
-    notify_url: str
+    notification_url: str
     paid_amount: int
     refunded_amount: int
     reserved_amount: int
@@ -197,7 +197,7 @@ class PayRefund:
     total_amount: int
     currency: str
     reason: str
-    notify_url: str
+    notification_url: str
     state: RefundState
     send_count: int
     channel_refund_no: str | None
@@ -226,20 +226,20 @@ class PayRefund:
 
 
 @dataclass(frozen=True, slots=True)
-class NotifyTask:
+class PayNotification:
     """One thing that an app must be told."""
 
     id: UUID
     app_id: UUID
     app_key: str
-    type: NotifyType
+    type: NotificationType
     event: str
     data_id: UUID
     merchant_order_id: str
     merchant_refund_no: str
-    notify_url: str
+    notification_url: str
     payload: str
-    state: NotifyState
+    state: NotificationState
     notify_times: int
     max_notify_times: int
     next_notify_time: datetime | None
@@ -249,16 +249,16 @@ class NotifyTask:
     @property
     def number(self) -> str:
         """The id as receivers see it (`webhook-id`)."""
-        return encode(Prefix.NOTIFY, self.id)
+        return encode(Prefix.NOTIFICATION, self.id)
 
 
 @dataclass(frozen=True, slots=True)
-class NotifyLog:
+class NotificationLog:
     """One delivery: what was sent, and what came back."""
 
     task_id: UUID
     notify_times: int
-    state: NotifyState
+    state: NotificationState
     url: str
     request: str
     http_status: int

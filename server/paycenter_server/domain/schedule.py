@@ -8,12 +8,12 @@ _MINUTE = 60
 _HOUR = 3600
 
 # 15 s, 15 s, 30 s, 3 min, 30 min x3, 1 h as the reference meant it, then widening: 18 attempts over 77 hours.
-NOTIFY_DELAYS: tuple[int, ...] = (
+NOTIFICATION_DELAYS: tuple[int, ...] = (
     15, 15, 30, 3 * _MINUTE, 30 * _MINUTE, 30 * _MINUTE, 30 * _MINUTE, 1 * _HOUR,
     2 * _HOUR, 3 * _HOUR, 4 * _HOUR, 6 * _HOUR, 8 * _HOUR, 10 * _HOUR, 12 * _HOUR, 14 * _HOUR, 15 * _HOUR,
 )  # fmt: skip
-NOTIFY_MAX_TIMES = len(NOTIFY_DELAYS) + 1
-NOTIFY_JITTER = 0.1
+NOTIFICATION_MAX_TIMES = len(NOTIFICATION_DELAYS) + 1
+NOTIFICATION_JITTER = 0.1
 
 # WeChat's own poll plan, then every half hour; never an end (rule 6).
 ORDER_SYNC_DELAYS: tuple[int, ...] = (5, 30, 60, 180, 300, 600, 1800)
@@ -23,19 +23,19 @@ EXPIRE_RETRY_DELAYS: tuple[int, ...] = (10, 30, 60, 300, 900, 1800)
 
 STALE_AFTER = timedelta(days=1)
 
-# Attempts that live no longer than this are bar codes: a payer stands at the till.
+# Attempts that live no longer than this are bar codes: a payer stands at the point of sale.
 SHORT_LIFE = timedelta(minutes=2)
-TILL_STEP = timedelta(seconds=4)
+POINT_OF_SALE_STEP = timedelta(seconds=4)
 
 
-def notify_delay(notify_times: int, jitter: float, retry_after: float | None = None) -> timedelta | None:
+def notification_delay(notify_times: int, jitter: float, retry_after: float | None = None) -> timedelta | None:
     """How long after delivery number `notify_times` (from 1) the next one goes out; None: that was the last.
 
     `jitter` is from 0 to 1 and only lengthens. `retry_after` (seconds, from 429 or 503) is obeyed up to a day.
     """
-    if notify_times > len(NOTIFY_DELAYS):
+    if notify_times > len(NOTIFICATION_DELAYS):
         return None
-    seconds = NOTIFY_DELAYS[notify_times - 1] * (1 + NOTIFY_JITTER * jitter)
+    seconds = NOTIFICATION_DELAYS[notify_times - 1] * (1 + NOTIFICATION_JITTER * jitter)
     if retry_after is not None:
         seconds = max(seconds, min(retry_after, 24 * _HOUR))
     return timedelta(seconds=seconds)

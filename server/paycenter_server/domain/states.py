@@ -96,7 +96,7 @@ REFUND: Mapping[tuple[RefundState, RefundEvent], RefundState] = {
 }
 
 
-class NotifyState(StrEnum):
+class NotificationState(StrEnum):
     """Where a notification stands. REQUEST_SUCCESS: answered, but no. REQUEST_FAILURE: not answered. FAILURE: gave up."""
 
     WAITING = "WAITING"
@@ -106,7 +106,7 @@ class NotifyState(StrEnum):
     REQUEST_FAILURE = "REQUEST_FAILURE"
 
 
-class NotifyEvent(StrEnum):
+class NotificationEvent(StrEnum):
     """What can happen to a notification."""
 
     RECEIVED = "received"
@@ -116,15 +116,15 @@ class NotifyEvent(StrEnum):
     RESEND = "resend"
 
 
-OPEN_NOTIFY = (NotifyState.WAITING, NotifyState.REQUEST_SUCCESS, NotifyState.REQUEST_FAILURE)
+OPEN_NOTIFICATION = (NotificationState.WAITING, NotificationState.REQUEST_SUCCESS, NotificationState.REQUEST_FAILURE)
 
-NOTIFY: Mapping[tuple[NotifyState, NotifyEvent], NotifyState] = {
-    **{(state, NotifyEvent.RECEIVED): NotifyState.SUCCESS for state in OPEN_NOTIFY},
-    **{(state, NotifyEvent.REFUSED): NotifyState.REQUEST_SUCCESS for state in OPEN_NOTIFY},
-    **{(state, NotifyEvent.UNANSWERED): NotifyState.REQUEST_FAILURE for state in OPEN_NOTIFY},
-    **{(state, NotifyEvent.GIVE_UP): NotifyState.FAILURE for state in OPEN_NOTIFY},
-    (NotifyState.SUCCESS, NotifyEvent.RESEND): NotifyState.WAITING,
-    (NotifyState.FAILURE, NotifyEvent.RESEND): NotifyState.WAITING,
+NOTIFICATION: Mapping[tuple[NotificationState, NotificationEvent], NotificationState] = {
+    **{(state, NotificationEvent.RECEIVED): NotificationState.SUCCESS for state in OPEN_NOTIFICATION},
+    **{(state, NotificationEvent.REFUSED): NotificationState.REQUEST_SUCCESS for state in OPEN_NOTIFICATION},
+    **{(state, NotificationEvent.UNANSWERED): NotificationState.REQUEST_FAILURE for state in OPEN_NOTIFICATION},
+    **{(state, NotificationEvent.GIVE_UP): NotificationState.FAILURE for state in OPEN_NOTIFICATION},
+    (NotificationState.SUCCESS, NotificationEvent.RESEND): NotificationState.WAITING,
+    (NotificationState.FAILURE, NotificationEvent.RESEND): NotificationState.WAITING,
 }
 
 
@@ -162,6 +162,6 @@ MACHINES: Mapping[str, Mapping[Any, StrEnum]] = {
     "pay_order": ORDER,
     "pay_attempt": ATTEMPT,
     "pay_refund": REFUND,
-    "pay_notify_task": NOTIFY,
+    "pay_notify_task": NOTIFICATION,
     "pay_case": CASE,
 }

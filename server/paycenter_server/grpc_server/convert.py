@@ -8,7 +8,7 @@ from typing import TypeVar
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from paycenter.v1 import pay_app_service_pb2 as app_pb
-from paycenter.v1 import pay_notify_service_pb2 as notify_pb
+from paycenter.v1 import pay_notification_service_pb2 as notify_pb
 from paycenter.v1 import pay_order_service_pb2 as order_pb
 from paycenter.v1 import pay_refund_service_pb2 as refund_pb
 
@@ -16,16 +16,16 @@ from paycenter_server.domain.errors import Violation, invalid
 from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.domain.models import (
     Credential,
-    NotifyLog,
-    NotifySuccess,
-    NotifyTask,
-    NotifyType,
+    NotificationLog,
+    NotificationSuccess,
+    NotificationType,
     PayAttempt,
+    PayNotification,
     PayOrder,
     PayRefund,
     SurplusPolicy,
 )
-from paycenter_server.domain.states import NotifyState, OrderState, RefundState
+from paycenter_server.domain.states import NotificationState, OrderState, RefundState
 from paycenter_server.services.apps import ListedApp
 
 E = TypeVar("E")
@@ -77,13 +77,21 @@ ORDER_STATES: dict[int, str] = {order_pb.PayOrderState.Value(f"PAY_ORDER_STATE_{
 REFUND_STATES: dict[int, str] = {
     refund_pb.PayRefundState.Value(f"PAY_REFUND_STATE_{state.value}"): state.value for state in RefundState
 }
-NOTIFY_STATES: dict[int, str] = {notify_pb.NotifyState.Value(f"NOTIFY_STATE_{state.value}"): state.value for state in NotifyState}
-NOTIFY_TYPES: dict[int, str] = {notify_pb.NotifyType.Value(f"NOTIFY_TYPE_{kind.value}"): kind.value for kind in NotifyType}
+NOTIFICATION_STATES: dict[int, str] = {
+    notify_pb.NotificationState.Value(f"NOTIFICATION_STATE_{state.value}"): state.value for state in NotificationState
+}
+NOTIFICATION_TYPES: dict[int, str] = {
+    notify_pb.NotificationType.Value(f"NOTIFICATION_TYPE_{kind.value}"): kind.value for kind in NotificationType
+}
 POLICIES: dict[int, str] = {app_pb.SurplusPolicy.Value(f"SURPLUS_POLICY_{policy.value}"): policy.value for policy in SurplusPolicy}
-NOTIFY_RULES: dict[int, str] = {app_pb.NotifySuccess.Value(f"NOTIFY_SUCCESS_{rule.value}"): rule.value for rule in NotifySuccess}
+NOTIFICATION_RULES: dict[int, str] = {
+    app_pb.NotificationSuccess.Value(f"NOTIFICATION_SUCCESS_{rule.value}"): rule.value for rule in NotificationSuccess
+}
 _ORDER_STATE = {state.value: order_pb.PayOrderState.Value(f"PAY_ORDER_STATE_{state.value}") for state in OrderState}
 _REFUND_STATE = {state.value: refund_pb.PayRefundState.Value(f"PAY_REFUND_STATE_{state.value}") for state in RefundState}
-_NOTIFY_STATE = {state.value: notify_pb.NotifyState.Value(f"NOTIFY_STATE_{state.value}") for state in NotifyState}
+_NOTIFICATION_STATE = {
+    state.value: notify_pb.NotificationState.Value(f"NOTIFICATION_STATE_{state.value}") for state in NotificationState
+}
 
 
 def order_message(order: PayOrder, attempts: list[PayAttempt] | None = None) -> order_pb.PayOrder:
@@ -171,10 +179,10 @@ def app_message(listed: ListedApp) -> app_pb.PayApp:
         name=app.name,
         enabled=app.enabled,
         remark=app.remark,
-        order_notify_url=app.order_notify_url,
-        refund_notify_url=app.refund_notify_url,
+        order_notification_url=app.order_notification_url,
+        refund_notification_url=app.refund_notification_url,
         surplus_policy=app_pb.SurplusPolicy.Value(f"SURPLUS_POLICY_{app.surplus_policy.value}"),
-        notify_success=app_pb.NotifySuccess.Value(f"NOTIFY_SUCCESS_{app.notify_success.value}"),
+        notification_success=app_pb.NotificationSuccess.Value(f"NOTIFICATION_SUCCESS_{app.notification_success.value}"),
         channel_codes=listed.channel_codes,
         create_time=stamp(app.create_time),
         update_time=stamp(app.update_time),
@@ -188,19 +196,19 @@ def credential_message(credential: Credential) -> app_pb.AppCredential:
     )
 
 
-def task_message(task: NotifyTask) -> notify_pb.NotifyTask:
+def notification_message(task: PayNotification) -> notify_pb.PayNotification:
     """A notification."""
-    prefix = Prefix.ORDER if task.type is NotifyType.ORDER else Prefix.REFUND
-    return notify_pb.NotifyTask(
+    prefix = Prefix.ORDER if task.type is NotificationType.ORDER else Prefix.REFUND
+    return notify_pb.PayNotification(
         id=task.number,
         app_key=task.app_key,
-        type=notify_pb.NotifyType.Value(f"NOTIFY_TYPE_{task.type.value}"),
+        type=notify_pb.NotificationType.Value(f"NOTIFICATION_TYPE_{task.type.value}"),
         event=task.event,
         data_id=encode(prefix, task.data_id),
         merchant_order_id=task.merchant_order_id,
         merchant_refund_no=task.merchant_refund_no,
-        notify_url=task.notify_url,
-        state=_NOTIFY_STATE[task.state.value],
+        notification_url=task.notification_url,
+        state=_NOTIFICATION_STATE[task.state.value],
         notify_times=task.notify_times,
         max_notify_times=task.max_notify_times,
         next_notify_time=stamp(task.next_notify_time),
@@ -209,11 +217,11 @@ def task_message(task: NotifyTask) -> notify_pb.NotifyTask:
     )
 
 
-def log_message(entry: NotifyLog) -> notify_pb.NotifyLog:
+def log_message(entry: NotificationLog) -> notify_pb.NotificationLog:
     """A delivery."""
-    return notify_pb.NotifyLog(
+    return notify_pb.NotificationLog(
         notify_times=entry.notify_times,
-        state=_NOTIFY_STATE[entry.state.value],
+        state=_NOTIFICATION_STATE[entry.state.value],
         request=entry.request,
         http_status=entry.http_status,
         duration_ms=entry.duration_ms,

@@ -17,27 +17,27 @@ from paycenter.v1 import (
     pay_app_service_pb2_grpc,
     pay_channel_service_pb2,
     pay_channel_service_pb2_grpc,
-    pay_notify_service_pb2,
-    pay_notify_service_pb2_grpc,
+    pay_notification_service_pb2,
+    pay_notification_service_pb2_grpc,
     pay_order_service_pb2,
     pay_order_service_pb2_grpc,
     pay_refund_service_pb2,
     pay_refund_service_pb2_grpc,
 )
 
-from paycenter_server.grpc_server.app_service import AppServicer
-from paycenter_server.grpc_server.channel_service import ChannelServicer
+from paycenter_server.grpc_server.apps import AppServicer
+from paycenter_server.grpc_server.channels import ChannelServicer
 from paycenter_server.grpc_server.interceptor import Interceptor
-from paycenter_server.grpc_server.notify_service import NotifyServicer
-from paycenter_server.grpc_server.order_service import OrderServicer
-from paycenter_server.grpc_server.refund_service import RefundServicer
+from paycenter_server.grpc_server.notifications import NotificationServicer
+from paycenter_server.grpc_server.orders import OrderServicer
+from paycenter_server.grpc_server.refunds import RefundServicer
 from paycenter_server.services.apps import Apps
-from paycenter_server.services.channel_admin import ChannelAdmin
+from paycenter_server.services.attempts_submission import Submission
+from paycenter_server.services.channels import Channels
 from paycenter_server.services.identity import Identity
-from paycenter_server.services.notify_admin import NotifyAdmin
+from paycenter_server.services.notifications import Notifications
 from paycenter_server.services.orders import Orders
 from paycenter_server.services.refunds import Refunds
-from paycenter_server.services.submit import Submit
 from paycenter_server.storage.database import Database
 
 log = structlog.get_logger(__name__)
@@ -60,7 +60,7 @@ _NAMES = tuple(
         (pay_refund_service_pb2, "PayRefundService"),
         (pay_app_service_pb2, "PayAppService"),
         (pay_channel_service_pb2, "PayChannelService"),
-        (pay_notify_service_pb2, "PayNotifyService"),
+        (pay_notification_service_pb2, "PayNotificationService"),
     )
 )
 
@@ -79,11 +79,11 @@ class Parts:
 
     identity: Identity
     orders: Orders
-    submit: Submit
+    submission: Submission
     refunds: Refunds
     apps: Apps
-    channels: ChannelAdmin
-    notifications: NotifyAdmin
+    channels: Channels
+    notifications: Notifications
     database: Database
 
 
@@ -96,11 +96,15 @@ class Server:
         self._database = parts.database
         self._health_seconds = health_seconds
         self._server = grpc.aio.server(interceptors=(Interceptor(parts.identity),), options=_OPTIONS)
-        pay_order_service_pb2_grpc.add_PayOrderServiceServicer_to_server(OrderServicer(parts.orders, parts.submit), self._server)
+        pay_order_service_pb2_grpc.add_PayOrderServiceServicer_to_server(
+            OrderServicer(parts.orders, parts.submission), self._server
+        )
         pay_refund_service_pb2_grpc.add_PayRefundServiceServicer_to_server(RefundServicer(parts.refunds), self._server)
         pay_app_service_pb2_grpc.add_PayAppServiceServicer_to_server(AppServicer(parts.apps), self._server)
         pay_channel_service_pb2_grpc.add_PayChannelServiceServicer_to_server(ChannelServicer(parts.channels), self._server)
-        pay_notify_service_pb2_grpc.add_PayNotifyServiceServicer_to_server(NotifyServicer(parts.notifications), self._server)
+        pay_notification_service_pb2_grpc.add_PayNotificationServiceServicer_to_server(
+            NotificationServicer(parts.notifications), self._server
+        )
         self._health = HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if with_reflection:

@@ -1,4 +1,6 @@
-"""`POST /notify/order/{channel_id}`, `POST /notify/refund/{channel_id}`, `GET /healthz`, `GET /readyz`.
+"""`POST /callback/order/{channel_id}`, `POST /callback/refund/{channel_id}`, `GET /healthz`, `GET /readyz`.
+
+`/notify/order/…` and `/notify/refund/…` are aliases, for operators who keep the addresses of the reference system.
 
 The raw body goes to the codec untouched. Bodies are limited to 64 KiB and reading to 5 seconds. The answer comes within 4.5
 seconds of the body, because WeChat Pay waits for 5: what is not stored by then is to be sent again.
@@ -11,7 +13,7 @@ import asyncio
 import structlog
 from aiohttp import web
 
-from paycenter_server.channels.protocol import NotifyRequest
+from paycenter_server.channels.protocol import CallbackRequest
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.services.callbacks import UNAVAILABLE, Callbacks
 from paycenter_server.storage.database import Database
@@ -28,7 +30,7 @@ def create_app(
 ) -> web.Application:
     """The sidecar."""
 
-    async def notify(request: web.Request) -> web.Response:
+    async def callback(request: web.Request) -> web.Response:
         try:
             async with asyncio.timeout(read_seconds):
                 body = await request.read()
@@ -36,9 +38,9 @@ def create_app(
             return web.Response(status=408, text="the body did not arrive in time")
         headers = {name.lower(): value for name, value in request.headers.items()}
         try:
-            notification = NotifyRequest(headers, body, request.rel_url.raw_query_string)
+            callback_request = CallbackRequest(headers, body, request.rel_url.raw_query_string)
             async with asyncio.timeout(answer_seconds):
-                answer = await callbacks.receive(request.match_info["channel_id"], notification)
+                answer = await callbacks.receive(request.match_info["channel_id"], callback_request)
         except PayCenterError as error:
             log.error("callback_not_handled", reason=error.reason.value, why=error.message)
             answer = UNAVAILABLE
@@ -57,8 +59,9 @@ def create_app(
         return web.Response(status=200 if healthy else 503, text="ok" if healthy else "the database does not answer")
 
     app = web.Application(client_max_size=MAX_BODY)
-    app.router.add_post("/notify/order/{channel_id}", notify)
-    app.router.add_post("/notify/refund/{channel_id}", notify)
+    for path in ("callback", "notify"):
+        app.router.add_post(f"/{path}/order/{{channel_id}}", callback)
+        app.router.add_post(f"/{path}/refund/{{channel_id}}", callback)
     app.router.add_get("/healthz", alive)
     app.router.add_get("/readyz", ready)
     return app

@@ -54,7 +54,7 @@ def choose_ports(wanted: Ports | None) -> tuple[Ports, list[str]]:
 def environment(data_dir: Path, services: LocalServices, ports: Ports, master_key_file: Path) -> dict[str, str]:
     """The children's environment: ours with the settings of development mode."""
     return {
-        "PAYCENTER_NOTIFY_ALLOWED_NETWORKS": "127.0.0.0/8",
+        "PAYCENTER_NOTIFICATION_ALLOWED_NETWORKS": "127.0.0.0/8",
         **os.environ,
         "PYTHONUNBUFFERED": "1",
         "PAYCENTER_MODE": "development",
@@ -64,8 +64,8 @@ def environment(data_dir: Path, services: LocalServices, ports: Ports, master_ke
         "PAYCENTER_MASTER_KEY_FILE": str(master_key_file),
         "PAYCENTER_GRPC_ADDRESS": f"{HOST}:{ports.grpc}",
         "PAYCENTER_CALLBACK_ADDRESS": f"{HOST}:{ports.callback}",
-        "PAYCENTER_ORDER_NOTIFY_URL": f"{ports.url('callback')}/notify/order",
-        "PAYCENTER_REFUND_NOTIFY_URL": f"{ports.url('callback')}/notify/refund",
+        "PAYCENTER_ORDER_CALLBACK_URL": f"{ports.url('callback')}/callback/order",
+        "PAYCENTER_REFUND_CALLBACK_URL": f"{ports.url('callback')}/callback/refund",
     }
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import click
-from paycenter.webhook import WebhookError, WebhookVerifier
+from paycenter.notifications import NotificationError, NotificationVerifier
 
 from paycenter_server.local.datadir import default_data_dir
 
@@ -27,7 +27,7 @@ _Stamp: TypeAlias = tuple[int, int, int]
 
 
 @dataclass(slots=True)
-class Received:
+class DeliveryResponse:
     """One notification. `refusal` is empty when it was verified; `deliveries` counts how often it came."""
 
     id: str
@@ -60,10 +60,10 @@ class Inbox:
     """The last 200 notifications, in memory. The same id that verified before is counted, not kept twice."""
 
     def __init__(self) -> None:
-        self._kept: deque[Received] = deque()
-        self._verified: dict[str, Received] = {}
+        self._kept: deque[DeliveryResponse] = deque()
+        self._verified: dict[str, DeliveryResponse] = {}
 
-    def add(self, new: Received) -> None:
+    def add(self, new: DeliveryResponse) -> None:
         """Remember one."""
         known = self._verified.get(new.id) if not new.refusal else None
         if known is not None:
@@ -77,7 +77,7 @@ class Inbox:
             if self._verified.get(oldest.id) is oldest:
                 del self._verified[oldest.id]
 
-    def newest(self, type: str = "", merchant_order_id: str = "") -> list[Received]:
+    def newest(self, type: str = "", merchant_order_id: str = "") -> list[DeliveryResponse]:
         """Newest first; empty filters let everything through."""
         return [
             one
@@ -92,9 +92,9 @@ class Verifiers:
     def __init__(self, data_file: Path) -> None:
         self._file = data_file
         self._stamp: _Stamp | None = None
-        self._verifier: WebhookVerifier | None = None
+        self._verifier: NotificationVerifier | None = None
 
-    def current(self) -> WebhookVerifier | None:
+    def current(self) -> NotificationVerifier | None:
         """None while there is no usable file."""
         try:
             status = self._file.stat()
@@ -103,8 +103,8 @@ class Verifiers:
         stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
         if stamp != self._stamp:
             try:
-                secret = json.loads(self._file.read_text())["app"]["webhook_secret"]
-                self._verifier, self._stamp = WebhookVerifier(secret), stamp
+                secret = json.loads(self._file.read_text())["app"]["notification_secret"]
+                self._verifier, self._stamp = NotificationVerifier(secret), stamp
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 # Being written, or not ours: what worked before goes on working, and the next request looks again.
                 return self._verifier
@@ -130,22 +130,22 @@ class Merchant:
         now = self._now()
         try:
             told = verifier.verify(headers, body, now=now)
-        except WebhookError as error:
-            refused = Received(kept.get("webhook-id", "")[:64], "", path, str(error), now, {}, kept, text[:_SHOWN_BODY])
+        except NotificationError as error:
+            refused = DeliveryResponse(kept.get("webhook-id", "")[:64], "", path, str(error), now, {}, kept, text[:_SHOWN_BODY])
             self.inbox.add(refused)
             return 401, {"code": 401, "message": str(error)}
-        self.inbox.add(Received(told.id, told.type, path, "", now, told.data, kept, text))
+        self.inbox.add(DeliveryResponse(told.id, told.type, path, "", now, told.data, kept, text))
         # A 2xx is enough for PayCenter; `code` is for apps that ask for that rule.
         return 200, {"code": 0}
 
 
-def page(received: list[Received]) -> str:
+def page(received: list[DeliveryResponse]) -> str:
     """What was received, as HTML that refreshes itself."""
     cards = "".join(_card(one) for one in received) or '<p class="none">Nothing yet. <code>paycenter play</code> makes some.</p>'
     return _PAGE.replace("{cards}", cards)
 
 
-def _card(one: Received) -> str:
+def _card(one: DeliveryResponse) -> str:
     verdict = "refused" if one.refusal else "verified"
     again = f" &middot; came {one.deliveries} times" if one.deliveries > 1 else ""
     payload = html.escape(_pretty(one.body))

@@ -9,13 +9,13 @@ from datetime import timedelta
 from typing import Any
 
 from paycenter_server.domain.errors import PayCenterError, Reason
-from paycenter_server.domain.models import Credential, NotifySuccess, PayApp, SurplusPolicy
+from paycenter_server.domain.models import Credential, NotificationSuccess, PayApp, SurplusPolicy
 from paycenter_server.domain.validation import Check
 from paycenter_server.services.context import Context
 from paycenter_server.services.identity import Caller, Identity
-from paycenter_server.services.notifying import secret_place
+from paycenter_server.services.notifications_delivery import secret_place
 from paycenter_server.services.paging import Page, Pager
-from paycenter_server.services.secrets import hash_secret, new_secret, new_webhook_secret
+from paycenter_server.services.secrets import hash_secret, new_notification_secret, new_secret
 from paycenter_server.storage import apps as app_rows
 from paycenter_server.storage.database import ForeignKeyViolation, UniqueViolation
 
@@ -29,10 +29,10 @@ class NewApp:
     app_key: str
     name: str
     remark: str
-    order_notify_url: str
-    refund_notify_url: str
+    order_notification_url: str
+    refund_notification_url: str
     surplus_policy: SurplusPolicy
-    notify_success: NotifySuccess
+    notification_success: NotificationSuccess
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +62,17 @@ class Apps:
         check.app_key("app_key", new.app_key)
         check.text("name", new.name, 64, minimum=1)
         check.text("remark", new.remark, 255)
-        check.url("order_notify_url", new.order_notify_url, required=True)
-        check.url("refund_notify_url", new.refund_notify_url, required=True)
+        check.url("order_notification_url", new.order_notification_url, required=True)
+        check.url("refund_notification_url", new.refund_notification_url, required=True)
         check.done()
         now = self._context.now()
-        key, webhook_secret = self._context.new_key(now), new_webhook_secret()
+        key, notification_secret = self._context.new_key(now), new_notification_secret()
         app = PayApp(
             id=key, app_key=new.app_key, name=new.name, enabled=True, remark=new.remark,
-            order_notify_url=new.order_notify_url, refund_notify_url=new.refund_notify_url,
-            surplus_policy=new.surplus_policy, notify_success=new.notify_success,
-            notify_secret=self._context.box.seal(webhook_secret, secret_place(key)), notify_secret_previous=None,
-            notify_secret_previous_until=None, create_time=now, update_time=now,
+            order_notification_url=new.order_notification_url, refund_notification_url=new.refund_notification_url,
+            surplus_policy=new.surplus_policy, notification_success=new.notification_success,
+            notification_secret=self._context.box.seal(notification_secret, secret_place(key)), notification_secret_previous=None,
+            notification_secret_previous_until=None, create_time=now, update_time=now,
         )  # fmt: skip
         credential, secret = self._credential(app, "first")
         try:
@@ -83,7 +83,7 @@ class Apps:
             raise PayCenterError(
                 Reason.APP_EXISTS, f"The app key {new.app_key!r} is taken; choose another.", metadata={"app_key": new.app_key}
             ) from None
-        return app, webhook_secret, credential.key_id, secret
+        return app, notification_secret, credential.key_id, secret
 
     def _credential(self, app: PayApp | None, name: str) -> tuple[Credential, str]:
         secret = new_secret()
@@ -113,7 +113,7 @@ class Apps:
             check.text("name", changes["name"], 64, minimum=1)
         if "remark" in changes:
             check.text("remark", changes["remark"], 255)
-        for name in ("order_notify_url", "refund_notify_url"):
+        for name in ("order_notification_url", "refund_notification_url"):
             if name in changes:
                 check.url(name, changes[name], required=True)
         check.done()
@@ -191,14 +191,14 @@ class Apps:
         assert credential is not None
         return credential
 
-    async def rotate_webhook_secret(self, caller: Caller, app_key: str) -> str:
+    async def rotate_notification_secret(self, caller: Caller, app_key: str) -> str:
         """A new secret; notifications carry both signatures for a day."""
         self._identity.require_operator(caller)
         app = await self._identity.app_of(caller, app_key)
-        secret, now = new_webhook_secret(), self._context.now()
+        secret, now = new_notification_secret(), self._context.now()
         async with self._context.database.connection() as connection:
             await app_rows.update_app(
-                connection, app_key, now, notify_secret=self._context.box.seal(secret, secret_place(app.id)),
-                notify_secret_previous=app.notify_secret, notify_secret_previous_until=now + _ROTATION,
+                connection, app_key, now, notification_secret=self._context.box.seal(secret, secret_place(app.id)),
+                notification_secret_previous=app.notification_secret, notification_secret_previous_until=now + _ROTATION,
             )  # fmt: skip
         return secret

@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import structlog
 
-from paycenter_server.channels.protocol import Notification, NotifyAnswer, NotifyError, NotifyRequest, Payment, QueryStatus
+from paycenter_server.channels.protocol import Callback, CallbackError, CallbackRequest, CallbackResponse, Payment, QueryStatus
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.ids import Prefix, decode
-from paycenter_server.services.channel_gateway import ChannelGateway, Configured
-from paycenter_server.services.closing import Closing
+from paycenter_server.services.attempts import AttemptSettlement
+from paycenter_server.services.channels_gateway import ChannelGateway, ConfiguredChannel
 from paycenter_server.services.context import Context
 from paycenter_server.services.payments import BeingCancelledError, FactsMismatchError, Payments
-from paycenter_server.services.refund_settlement import RefundSettlement
+from paycenter_server.services.refunds_settlement import RefundSettlement
 
 log = structlog.get_logger(__name__)
 
-NOT_FOUND = NotifyAnswer(404, b"no such channel")
-UNAVAILABLE = NotifyAnswer(503, b"not stored, send again")
+NOT_FOUND = CallbackResponse(404, b"no such channel")
+UNAVAILABLE = CallbackResponse(503, b"not stored, send again")
 
 
 class Callbacks:
     """One entrance for all callbacks. A disabled channel still books what was paid."""
 
     def __init__(
-        self, context: Context, gateway: ChannelGateway, payments: Payments, closing: Closing, refunds: RefundSettlement
+        self, context: Context, gateway: ChannelGateway, payments: Payments, attempts: AttemptSettlement, refunds: RefundSettlement
     ) -> None:
         self._context = context
         self._gateway = gateway
         self._payments = payments
-        self._closing = closing
+        self._attempts = attempts
         self._refunds = refunds
 
-    async def receive(self, channel_number: str, request: NotifyRequest) -> NotifyAnswer:
+    async def receive(self, channel_number: str, request: CallbackRequest) -> CallbackResponse:
         """The answer in the channel's own form. Anything but "stored" gets a status that makes it send again.
 
         Payments and refunds are told apart by content, not by address: channels mix them.
@@ -47,8 +47,8 @@ class Callbacks:
             raise
         bound = log.bind(channel=channel_number, code=configured.channel.code)
         try:
-            notification = await self._context.to_the_end(self._store(configured, request))
-        except NotifyError as error:
+            notification = await self._context.run_to_completion(self._store(configured, request))
+        except CallbackError as error:
             bound.warning("callback_refused", why=str(error))
             return configured.codec.acknowledge(False, "the notification does not verify")
         except FactsMismatchError as error:
@@ -59,23 +59,23 @@ class Callbacks:
             return configured.codec.acknowledge(False, "not stored, send again")
         return notification.answer or configured.codec.acknowledge(True, "")
 
-    async def _store(self, configured: Configured, request: NotifyRequest) -> Notification:
-        notification = await self._gateway.parse_notify(configured, request)
+    async def _store(self, configured: ConfiguredChannel, request: CallbackRequest) -> Callback:
+        notification = await self._gateway.parse_callback(configured, request)
         if notification.payment is not None and notification.payment.status is QueryStatus.PAID:
             if notification.payment.payment is None:
                 raise FactsMismatchError("the message names no payment")
             await self._book(configured, notification.payment.payment, notification.raw)
         if notification.refund is not None:
-            await self._refunds.notified(configured, notification.refund, notification.raw)
+            await self._refunds.receive_callback(configured, notification.refund, notification.raw)
         return notification
 
-    async def _book(self, configured: Configured, payment: Payment, raw: str) -> None:
+    async def _book(self, configured: ConfiguredChannel, payment: Payment, raw: str) -> None:
         try:
             booked = await self._payments.book(configured, payment, raw)
             log.info("callback_stored", channel=configured.channel.number, result=booked.value)
         except BeingCancelledError:
             # What the message says may be older than the cancellation: only an answer to a question asked now counts.
-            outcome = await self._closing.query_number(payment.out_trade_no)
+            outcome = await self._attempts.query_number(payment.out_trade_no)
             if outcome.status not in (QueryStatus.PAID, QueryStatus.CLOSED):
                 raise
             log.info("callback_of_cancelled", channel=configured.channel.number, out_trade_no=payment.out_trade_no)

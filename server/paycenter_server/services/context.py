@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
-from paycenter_server.channels.protocol import Moment
+from paycenter_server.channels.protocol import RequestContext
 from paycenter_server.channels.registry import Registry
 from paycenter_server.channels.transport import Transport
 from paycenter_server.domain.ids import RANDOM_BITS, uuid7
@@ -35,10 +35,10 @@ class Clock(Protocol):
         ...
 
 
-class Doorbell(Protocol):
+class WakeUp(Protocol):
     """A port: tells the workers that a notification is due. May lose everything; the rows are what counts."""
 
-    def ring(self) -> None:
+    def send(self) -> None:
         """After a commit. Never waits, never fails."""
         ...
 
@@ -47,8 +47,8 @@ class Doorbell(Protocol):
 class Options:
     """The settings that use cases need. URLs are what channels call back, without the channel id."""
 
-    order_notify_url: str
-    refund_notify_url: str
+    order_callback_url: str
+    refund_callback_url: str
     production: bool
     channel_timeout: float = 10.0
     sync_batch: int = 50
@@ -60,7 +60,7 @@ class Context:
 
     database: Database
     clock: Clock
-    bell: Doorbell
+    wake_up: WakeUp
     registry: Registry
     transport: Transport
     box: SecretBox
@@ -77,11 +77,11 @@ class Context:
         """A fresh UUIDv7."""
         return uuid7(now, self.random_bits(RANDOM_BITS))
 
-    def moment(self) -> Moment:
+    def moment(self) -> RequestContext:
         """The time and a nonce for one channel operation."""
-        return Moment(self.now(), "".join(secrets.choice(_NONCE) for _ in range(32)))
+        return RequestContext(self.now(), "".join(secrets.choice(_NONCE) for _ in range(32)))
 
-    async def to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
+    async def run_to_completion(self, work: Coroutine[Any, Any, T]) -> T:
         """Run work that must not stop half-way because its caller went away: a cancelled caller leaves it running."""
         task = asyncio.ensure_future(work)
         self._running.add(task)

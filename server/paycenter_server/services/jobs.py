@@ -20,16 +20,16 @@ from paycenter_server.domain.models import PayAttempt, PayRefund
 from paycenter_server.domain.schedule import (
     EXPIRE_RETRY_DELAYS,
     ORDER_SYNC_DELAYS,
+    POINT_OF_SALE_STEP,
     SHORT_LIFE,
     STALE_AFTER,
-    TILL_STEP,
     due_after,
 )
 from paycenter_server.domain.states import AttemptState, OrderState
-from paycenter_server.services.closing import Closing, Settled
+from paycenter_server.services.attempts import AttemptSettlement, SettleResult
 from paycenter_server.services.context import Context
 from paycenter_server.services.payments import Payments
-from paycenter_server.services.refund_settlement import RefundSettlement
+from paycenter_server.services.refunds_settlement import RefundSettlement
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage import refunds as refund_rows
@@ -44,9 +44,9 @@ _PARALLEL = 8
 class Jobs:
     """One pass of a job handles everything that is due now, and says how many rows that was."""
 
-    def __init__(self, context: Context, closing: Closing, payments: Payments, refunds: RefundSettlement) -> None:
+    def __init__(self, context: Context, attempts: AttemptSettlement, payments: Payments, refunds: RefundSettlement) -> None:
         self._context = context
-        self._closing = closing
+        self._attempts = attempts
         self._payments = payments
         self._refunds = refunds
 
@@ -101,7 +101,7 @@ class Jobs:
         if attempt.expire_time <= self._context.now():
             await self._end_of_life(attempt)
             return
-        outcome = await self._closing.query(attempt)
+        outcome = await self._attempts.query(attempt)
         if outcome.status is QueryStatus.PAID:
             return
         if outcome.status is QueryStatus.CLOSED:
@@ -112,18 +112,18 @@ class Jobs:
 
     async def _end_of_life(self, attempt: PayAttempt) -> None:
         """Past its own expiry (a bar code's comes before the order's): closed or cancelled at the channel, then here."""
-        settled = await self._closing.settle_or_close(attempt)
-        if settled is Settled.STILL_PAYABLE:
-            await self._closing.give_up_on(attempt)
-        elif settled in (Settled.UNCLEAR, Settled.TOO_SOON):
+        settled = await self._attempts.settle_or_close(attempt)
+        if settled is SettleResult.STILL_PAYABLE:
+            await self._attempts.give_up_on(attempt)
+        elif settled in (SettleResult.UNCLEAR, SettleResult.TOO_SOON):
             await self._postpone(attempt)
 
     async def _postpone(self, attempt: PayAttempt) -> None:
         now = self._context.now()
         when = due_after(now, ORDER_SYNC_DELAYS, attempt.check_count)
         if attempt.expire_time - attempt.create_time <= SHORT_LIFE and now - attempt.create_time < 5 * SHORT_LIFE:
-            # A payer stands at the till: every few seconds, and on the dot when the time is over.
-            when = min(when, now + TILL_STEP)
+            # A payer stands at the point of sale: every few seconds, and on the dot when the time is over.
+            when = min(when, now + POINT_OF_SALE_STEP)
         async with self._context.database.connection() as connection:
             await attempt_rows.set_next_check(connection, attempt.id, when)
         if now - attempt.expire_time > STALE_AFTER:
@@ -132,9 +132,9 @@ class Jobs:
     async def _watch(self, attempt: PayAttempt) -> None:
         """Closed here but not at the channel: one more look after its expiry, until the channel gives a clear answer. What has
         become payable meanwhile (a QR code scanned late, a bar code that arrived late) is closed there now."""
-        settled = await self._closing.settle_or_close(attempt)
+        settled = await self._attempts.settle_or_close(attempt)
         when = None
-        if settled in (Settled.UNCLEAR, Settled.TOO_SOON):
+        if settled in (SettleResult.UNCLEAR, SettleResult.TOO_SOON):
             when = due_after(self._context.now(), ORDER_SYNC_DELAYS, attempt.check_count)
             if self._context.now() - attempt.expire_time > STALE_AFTER:
                 await self._payments.stale(attempt)
@@ -158,12 +158,12 @@ class Jobs:
             attempts = await attempt_rows.open_attempts(connection, order_id)
         now = self._context.now()
         for attempt in attempts:
-            settled = await self._closing.settle_or_close(attempt)
-            if settled is Settled.PAID:
+            settled = await self._attempts.settle_or_close(attempt)
+            if settled is SettleResult.PAID:
                 return
-            if settled is Settled.STILL_PAYABLE:
-                await self._closing.give_up_on(attempt)
-            if settled in (Settled.UNCLEAR, Settled.TOO_SOON):
+            if settled is SettleResult.STILL_PAYABLE:
+                await self._attempts.give_up_on(attempt)
+            if settled in (SettleResult.UNCLEAR, SettleResult.TOO_SOON):
                 late = max((now - attempt.expire_time).total_seconds(), 0)
                 step = sum(1 for delay in EXPIRE_RETRY_DELAYS if delay < late)
                 async with self._context.database.connection() as connection:
@@ -171,7 +171,7 @@ class Jobs:
                 if now - attempt.expire_time > STALE_AFTER:
                     await self._payments.stale(attempt)
                 return
-        await self._closing.close_order(order_id)
+        await self._attempts.close_order(order_id)
 
     # Refund sync
 

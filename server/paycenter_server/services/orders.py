@@ -11,7 +11,7 @@ from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.models import PayAttempt, PayOrder
 from paycenter_server.domain.states import OrderState
 from paycenter_server.domain.validation import Check
-from paycenter_server.services.closing import Closing, order_paid
+from paycenter_server.services.attempts import AttemptSettlement, order_paid
 from paycenter_server.services.context import Context
 from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.services.paging import Page, Pager
@@ -41,10 +41,10 @@ class NewOrder:
 class Orders:
     """What apps do with their orders, channels aside."""
 
-    def __init__(self, context: Context, identity: Identity, closing: Closing) -> None:
+    def __init__(self, context: Context, identity: Identity, attempts: AttemptSettlement) -> None:
         self._context = context
         self._identity = identity
-        self._closing = closing
+        self._attempts = attempts
 
     async def create(self, caller: Caller, new: NewOrder) -> PayOrder:
         """Idempotent by (app, merchant_order_id): the same content answers the same order, other content ORDER_CONFLICT.
@@ -70,7 +70,8 @@ class Orders:
             subject=new.subject, body=new.body, amount=new.amount, currency=new.currency, state=OrderState.WAITING,
             # Channels take whole seconds; ours is the same moment, so that both expire together.
             expire_time=new.expire_time.replace(microsecond=0), user_ip=new.user_ip, user_id=new.user_id,
-            return_url=new.return_url, notify_url=app.order_notify_url, paid_amount=0, refunded_amount=0, reserved_amount=0,
+            return_url=new.return_url, notification_url=app.order_notification_url,
+            paid_amount=0, refunded_amount=0, reserved_amount=0,
             attempt_id=None, channel_id=None, channel_code=None, channel_order_no=None, channel_user_id=None,
             channel_fee_rate_ppm=0, channel_fee_amount=0, success_time=None, create_time=now, update_time=now,
         )  # fmt: skip
@@ -145,7 +146,7 @@ class Orders:
         async with self._context.database.connection() as connection:
             attempts = await attempt_rows.open_attempts(connection, order.id)
         for attempt in reversed(attempts):
-            await self._context.to_the_end(self._closing.query(attempt))
+            await self._context.run_to_completion(self._attempts.query(attempt))
 
     async def close(self, caller: Caller, number: str) -> PayOrder:
         """Close an unpaid order, at its channels too. A closed one answers itself again."""
@@ -154,12 +155,12 @@ class Orders:
             return order
         if order.state is not OrderState.WAITING:
             raise order_paid()
-        await self._context.to_the_end(self._close(order))
+        await self._context.run_to_completion(self._close(order))
         return await self.load(caller, number)
 
     async def _close(self, order: PayOrder) -> None:
-        await self._closing.close_all(order.id)
-        if await self._closing.close_order(order.id) is None:
+        await self._attempts.close_all(order.id)
+        if await self._attempts.close_order(order.id) is None:
             raise order_changed()
 
     async def update_price(self, caller: Caller, number: str, amount: int) -> PayOrder:
@@ -173,11 +174,11 @@ class Orders:
         if order.state is not OrderState.WAITING:
             raise order_paid()
         if order.amount != amount:
-            await self._context.to_the_end(self._update_price(order, amount))
+            await self._context.run_to_completion(self._update_price(order, amount))
         return await self.load(caller, number)
 
     async def _update_price(self, order: PayOrder, amount: int) -> None:
-        await self._closing.close_all(order.id)
+        await self._attempts.close_all(order.id)
         async with self._context.database.transaction() as connection:
             await order_rows.get_order(connection, order.id, lock=True)
             done = await order_rows.update_price(connection, order.id, order.amount, amount, self._context.now())

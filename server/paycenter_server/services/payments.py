@@ -13,19 +13,19 @@ from paycenter_server.domain.ids import Prefix, decode, encode
 from paycenter_server.domain.models import CaseKind, PayApp, PayAttempt, PayCase, PayOrder, PayRefund, SurplusPolicy
 from paycenter_server.domain.money import fee
 from paycenter_server.domain.states import AttemptState, CaseState, OrderEvent, OrderState, RefundState
-from paycenter_server.services import notices
-from paycenter_server.services.channel_gateway import Configured
+from paycenter_server.services import notifications_payloads as payloads
+from paycenter_server.services.channels_gateway import ConfiguredChannel
 from paycenter_server.services.context import Context
 from paycenter_server.storage import apps as app_rows
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import cases as case_rows
 from paycenter_server.storage import orders as order_rows
+from paycenter_server.storage import payments as payment_rows
 from paycenter_server.storage import refunds as refund_rows
-from paycenter_server.storage import settlement
 from paycenter_server.storage.database import Connection
 
 log = structlog.get_logger(__name__)
-NOTIFY_DATA_MAX = 16_384
+CALLBACK_DATA_MAX = 16_384
 # Marks of the cases about all that was given back of a trade.
 TOLD = ("refunded", "cancelled")
 
@@ -52,7 +52,9 @@ class Payments:
     def __init__(self, context: Context) -> None:
         self._context = context
 
-    async def book(self, configured: Configured, payment: Payment, raw: str, asked: settlement.Asked | None = None) -> Booked:
+    async def book(
+        self, configured: ConfiguredChannel, payment: Payment, raw: str, asked: payment_rows.QuerySnapshot | None = None
+    ) -> Booked:
         """Compare the facts with the attempt, then book them in one statement, or open a case for what cannot be booked.
 
         `asked`: the question to which these facts are the answer. BeingCancelledError if they may be older than a cancellation.
@@ -71,11 +73,11 @@ class Payments:
             if payment.amount == attempt.amount and payment.currency == attempt.currency and payment.refunded is Refunded.NOTHING:
                 order = await order_rows.get_order(connection, attempt.order_id)
                 if order is not None and await self._settle(connection, configured, order, attempt, payment, raw, asked=asked):
-                    self._context.bell.ring()
+                    self._context.wake_up.send()
                     return Booked.BOOKED
         return await self._surplus(configured, attempt, payment, raw, asked)
 
-    def _compare_account(self, configured: Configured, payment: Payment) -> None:
+    def _compare_account(self, configured: ConfiguredChannel, payment: Payment) -> None:
         for name, ours in configured.codec.account.items():
             if payment.account.get(name) != ours:
                 raise FactsMismatchError(f"the message's {name} is not the channel's")
@@ -83,7 +85,7 @@ class Payments:
     async def _settle(
         self,
         connection: Connection,
-        configured: Configured,
+        configured: ConfiguredChannel,
         order: PayOrder,
         attempt: PayAttempt,
         payment: Payment,
@@ -91,12 +93,12 @@ class Payments:
         event: OrderEvent = OrderEvent.PAID,
         *,
         closed_attempt: bool = False,
-        asked: settlement.Asked | None,
+        asked: payment_rows.QuerySnapshot | None,
     ) -> bool:
         now = self._context.now()
         rate = configured.channel.fee_rate_ppm
         success_time = payment.success_time or now
-        booking = settlement.Booking(
+        booking = payment_rows.Booking(
             order_id=order.id,
             attempt_id=attempt.id,
             channel_id=attempt.channel_id,
@@ -107,9 +109,9 @@ class Payments:
             success_time=success_time,
             fee_rate_ppm=rate,
             fee_amount=fee(attempt.amount, rate),
-            notify_data=raw[:NOTIFY_DATA_MAX],
+            callback_data=raw[:CALLBACK_DATA_MAX],
         )
-        task = notices.order_paid(
+        task = payloads.order_paid(
             order,
             self._context.new_key(now),
             now,
@@ -119,10 +121,15 @@ class Payments:
             channel_order_no=booking.channel_order_no,
             success_time=success_time,
         )
-        return await settlement.settle(connection, booking, task, now, event, closed_attempt=closed_attempt, asked=asked)
+        return await payment_rows.settle(connection, booking, task, now, event, closed_attempt=closed_attempt, asked=asked)
 
     async def _surplus(
-        self, configured: Configured, attempt: PayAttempt, payment: Payment, raw: str, asked: settlement.Asked | None
+        self,
+        configured: ConfiguredChannel,
+        attempt: PayAttempt,
+        payment: Payment,
+        raw: str,
+        asked: payment_rows.QuerySnapshot | None,
     ) -> Booked:
         """The one statement did not apply: look again with both rows held, and decide."""
         now = self._context.now()
@@ -153,7 +160,7 @@ class Payments:
                 why = "refunded at the channel before the payment was known here"
                 await self._conflict(current, "refunded", why, raw, connection)
         log.warning("payment_out_of_turn", kind=kind, result=result.value, out_trade_no=attempt.out_trade_no, at=now.isoformat())
-        self._context.bell.ring()
+        self._context.wake_up.send()
         return result
 
     @staticmethod
@@ -178,7 +185,7 @@ class Payments:
     async def _open_case(
         self,
         connection: Connection,
-        configured: Configured,
+        configured: ConfiguredChannel,
         kind: CaseKind,
         app: PayApp,
         order: PayOrder,
@@ -195,7 +202,7 @@ class Payments:
             channel_order_no=payment.channel_order_no[:64],
             channel_user_id=payment.channel_user_id[:255],
             success_time=payment.success_time or now,
-            notify_data=raw[:NOTIFY_DATA_MAX],
+            callback_data=raw[:CALLBACK_DATA_MAX],
             now=now,
         )
         # A foreign currency cannot be refunded by an amount of ours: a person looks at it.
@@ -238,7 +245,7 @@ class Payments:
             total_amount=amount,
             currency=attempt.currency,
             reason="重复或超时支付退款",
-            notify_url=app.refund_notify_url,
+            notification_url=app.refund_notification_url,
             state=RefundState.WAITING,
             send_count=1,
             channel_refund_no=None,
@@ -251,10 +258,10 @@ class Payments:
             update_time=now,
         )
 
-    async def _unknown_order(self, connection: Connection, configured: Configured, payment: Payment, raw: str) -> None:
+    async def _unknown_order(self, connection: Connection, configured: ConfiguredChannel, payment: Payment, raw: str) -> None:
         """Paid under a number that is not an attempt of this channel: kept for a person, whoever it belongs to."""
         now = self._context.now()
-        detail: dict[str, Any] = {"channel_order_no": payment.channel_order_no, "raw": raw[:NOTIFY_DATA_MAX]}
+        detail: dict[str, Any] = {"channel_order_no": payment.channel_order_no, "raw": raw[:CALLBACK_DATA_MAX]}
         case = PayCase(
             id=self._context.new_key(now),
             kind=CaseKind.UNKNOWN_ORDER,
@@ -281,10 +288,10 @@ class Payments:
     async def _conflict(self, attempt: PayAttempt, mark: str, why: str, raw: str, connection: Connection | None = None) -> None:
         now = self._context.now()
         case = PayCase(
-            id=self._context.new_key(now), kind=CaseKind.REFUND_CONFLICT, state=CaseState.OPEN, app_id=attempt.app_id,
+            id=self._context.new_key(now), kind=CaseKind.REFUND_MISMATCH, state=CaseState.OPEN, app_id=attempt.app_id,
             channel_id=attempt.channel_id, order_id=attempt.order_id, attempt_id=attempt.id, refund_id=None,
             reference=f"{attempt.out_trade_no}:{mark}", amount=None, currency=attempt.currency,
-            detail={"why": why, "raw": raw[:NOTIFY_DATA_MAX]}, create_time=now, update_time=now,
+            detail={"why": why, "raw": raw[:CALLBACK_DATA_MAX]}, create_time=now, update_time=now,
         )  # fmt: skip
         async with AsyncExitStack() as stack:
             where = connection or await stack.enter_async_context(self._context.database.transaction())

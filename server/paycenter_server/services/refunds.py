@@ -14,7 +14,7 @@ from paycenter_server.services.context import Context
 from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.services.orders import Orders, order_changed
 from paycenter_server.services.paging import Page, Pager
-from paycenter_server.services.refund_settlement import RefundSettlement
+from paycenter_server.services.refunds_settlement import RefundSettlement
 from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage import refunds as refund_rows
 from paycenter_server.storage.database import UniqueViolation
@@ -50,7 +50,7 @@ class Refunds:
         check.text("reason", new.reason, 80, minimum=1)
         check.done()
         app = await self._identity.app_of(caller, new.app_key, enabled=True)
-        return await self._context.to_the_end(self._create(app, new))
+        return await self._context.run_to_completion(self._create(app, new))
 
     async def _create(self, app: PayApp, new: NewRefund) -> PayRefund:
         existing = await self._existing(app, new)
@@ -101,7 +101,7 @@ class Refunds:
             channel_id=order.channel_id, channel_code=order.channel_code, case_id=None,
             merchant_order_id=order.merchant_order_id, merchant_refund_no=new.merchant_refund_no,
             out_refund_key=self._context.new_key(now), amount=new.amount, total_amount=order.paid_amount,
-            currency=order.currency, reason=new.reason, notify_url=app.refund_notify_url, state=RefundState.WAITING,
+            currency=order.currency, reason=new.reason, notification_url=app.refund_notification_url, state=RefundState.WAITING,
             send_count=1, channel_refund_no=None, channel_error_code=None, channel_error_message=None, success_time=None,
             next_check_time=due_after(now, REFUND_SYNC_DELAYS, 0), check_count=0, create_time=now, update_time=now,
         ) if new.amount <= order.paid_amount else None  # fmt: skip
@@ -160,7 +160,7 @@ class Refunds:
     async def sync(self, caller: Caller, refund: PayRefund) -> PayRefund:
         """Ask the channel about a WAITING refund."""
         if refund.state is RefundState.WAITING:
-            await self._context.to_the_end(self._settlement.check(refund))
+            await self._context.run_to_completion(self._settlement.check(refund))
         return await self.load(caller, refund.number)
 
     async def search(self, caller: Caller, app_key: str, where: RefundFilter, pager: Pager) -> Page[PayRefund]:

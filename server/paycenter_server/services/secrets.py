@@ -50,7 +50,7 @@ def new_secret() -> str:
     return secrets.token_urlsafe(32)
 
 
-def new_webhook_secret() -> str:
+def new_notification_secret() -> str:
     """Standard Webhooks: `whsec_` and base64 of 32 random bytes."""
     return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
 

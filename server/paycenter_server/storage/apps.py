@@ -15,10 +15,10 @@ _CREDENTIAL = "SELECT c.*, a.app_key FROM pay_credential c LEFT JOIN pay_app a O
 async def insert_app(connection: Connection, app: PayApp) -> None:
     """Raises UniqueViolation if the app key is taken."""
     await connection.execute(
-        """INSERT INTO pay_app (id, app_key, name, enabled, remark, order_notify_url, refund_notify_url, surplus_policy,
-           notify_success, notify_secret, create_time, update_time) VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12)""",
-        app.id, app.app_key, app.name, app.enabled, app.remark, app.order_notify_url, app.refund_notify_url,
-        app.surplus_policy.value, app.notify_success.value, app.notify_secret, app.create_time, app.update_time,
+        """INSERT INTO pay_app (id, app_key, name, enabled, remark, order_notification_url, refund_notification_url, surplus_policy,
+           notification_success, notification_secret, create_time, update_time) VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12)""",
+        app.id, app.app_key, app.name, app.enabled, app.remark, app.order_notification_url, app.refund_notification_url,
+        app.surplus_policy.value, app.notification_success.value, app.notification_secret, app.create_time, app.update_time,
     )  # fmt: skip
 
 

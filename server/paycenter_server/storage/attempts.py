@@ -129,15 +129,15 @@ async def pay_late(
     channel_order_no: str,
     channel_user_id: str,
     success_time: datetime,
-    notify_data: str,
+    callback_data: str,
     now: datetime,
 ) -> bool:
     """Paid, whatever we thought of it: from any state but SUCCESS. The caller holds the row and opens the case."""
     allowed = [*sources(ATTEMPT, AttemptEvent.PAID), *sources(ATTEMPT, AttemptEvent.PAID_LATE)]
     done = await connection.fetchval(
         """UPDATE pay_attempt SET state = $8, paid_amount = $2, channel_order_no = $3, channel_user_id = $4, success_time = $5,
-           notify_data = $6, update_time = $7, next_check_time = NULL WHERE id = $1 AND state = ANY($9) RETURNING id""",
-        attempt_id, amount, channel_order_no, channel_user_id, success_time, notify_data, now, AttemptState.SUCCESS.value,
+           callback_data = $6, update_time = $7, next_check_time = NULL WHERE id = $1 AND state = ANY($9) RETURNING id""",
+        attempt_id, amount, channel_order_no, channel_user_id, success_time, callback_data, now, AttemptState.SUCCESS.value,
         allowed,
     )  # fmt: skip
     return done is not None

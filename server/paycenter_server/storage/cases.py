@@ -29,7 +29,7 @@ async def conflict_is_open(connection: Connection, attempt_id: UUID, references:
     found = await connection.fetchval(
         """SELECT 1 FROM pay_case WHERE attempt_id = $1 AND kind = $2 AND state = $3
            AND (cardinality($4::text[]) = 0 OR reference = ANY($4)) LIMIT 1""",
-        attempt_id, CaseKind.REFUND_CONFLICT.value, CaseState.OPEN.value, list(references),
+        attempt_id, CaseKind.REFUND_MISMATCH.value, CaseState.OPEN.value, list(references),
     )  # fmt: skip
     return found is not None
 

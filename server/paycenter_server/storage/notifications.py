@@ -8,49 +8,49 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from paycenter_server.domain.models import NotifyLog, NotifySuccess, NotifyTask, NotifyType
-from paycenter_server.domain.states import OPEN_NOTIFY, NotifyState
+from paycenter_server.domain.models import NotificationLog, NotificationSuccess, NotificationType, PayNotification
+from paycenter_server.domain.states import OPEN_NOTIFICATION, NotificationState
 from paycenter_server.storage.database import Connection
 from paycenter_server.storage.rows import to_model
 
 _TASK = "SELECT t.*, a.app_key FROM pay_notify_task t JOIN pay_app a ON a.id = t.app_id"
-_OPEN = [state.value for state in OPEN_NOTIFY]
+_OPEN = [state.value for state in OPEN_NOTIFICATION]
 
 
-async def insert_task(connection: Connection, task: NotifyTask, *, data_version: int) -> bool:
+async def insert_notification(connection: Connection, task: PayNotification, *, data_version: int) -> bool:
     """In the same transaction as the change that it tells of; False if that was told before."""
     done = await connection.fetchval(
         """INSERT INTO pay_notify_task (id, app_id, type, event, data_id, data_version, merchant_order_id, merchant_refund_no,
-             notify_url, payload, state, notify_times, max_notify_times, next_notify_time, create_time, update_time)
+             notification_url, payload, state, notify_times, max_notify_times, next_notify_time, create_time, update_time)
            VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,0,$12,$13,$14,$14)
            ON CONFLICT (data_id, event, data_version) DO NOTHING RETURNING id""",
         task.id, task.app_id, task.type.value, task.event, task.data_id, data_version, task.merchant_order_id,
-        task.merchant_refund_no, task.notify_url, task.payload, task.state.value, task.max_notify_times,
+        task.merchant_refund_no, task.notification_url, task.payload, task.state.value, task.max_notify_times,
         task.next_notify_time, task.create_time,
     )  # fmt: skip
     return done is not None
 
 
 @dataclass(frozen=True, slots=True)
-class DueTask:
+class DueNotification:
     """A claimed task and what its delivery needs of its app; secrets are envelopes."""
 
     id: UUID
     app_id: UUID
     app_key: str
-    notify_url: str
+    notification_url: str
     payload: str
     notify_times: int
     max_notify_times: int
-    notify_success: NotifySuccess
-    notify_secret: str
-    notify_secret_previous: str | None
-    notify_secret_previous_until: datetime | None
+    notification_success: NotificationSuccess
+    notification_secret: str
+    notification_secret_previous: str | None
+    notification_secret_previous_until: datetime | None
 
 
 async def claim_due(
     connection: Connection, now: datetime, lease: datetime, limit: int, per_app: int, busy: Sequence[UUID] = ()
-) -> list[DueTask]:
+) -> list[DueNotification]:
     """Due tasks, at most `per_app` of one app, so that a slow receiver delays nobody else. `busy` apps are passed over.
 
     Each is due again at `lease`, so that a killed worker loses nothing.
@@ -65,20 +65,20 @@ async def claim_due(
                SELECT id FROM ranked WHERE place <= $4 LIMIT $3) FOR UPDATE SKIP LOCKED
            ), due AS (
              UPDATE pay_notify_task t SET next_notify_time = $2 FROM locked WHERE t.id = locked.id RETURNING t.*
-           ) SELECT d.*, a.app_key, a.notify_success, a.notify_secret, a.notify_secret_previous,
-               a.notify_secret_previous_until FROM due d JOIN pay_app a ON a.id = d.app_id""",
+           ) SELECT d.*, a.app_key, a.notification_success, a.notification_secret, a.notification_secret_previous,
+               a.notification_secret_previous_until FROM due d JOIN pay_app a ON a.id = d.app_id""",
         now, lease, limit, per_app, list(busy),
     )  # fmt: skip
-    return [to_model(DueTask, row) for row in rows]
+    return [to_model(DueNotification, row) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
+class DeliveryResult:
     """The result of one delivery, to be recorded."""
 
     task_id: UUID
     claimed_times: int
-    state: NotifyState
+    state: NotificationState
     next_notify_time: datetime | None
     url: str
     request: str
@@ -88,7 +88,7 @@ class Delivery:
     at: datetime
 
 
-async def record(connection: Connection, deliveries: Sequence[Delivery]) -> int:
+async def record(connection: Connection, deliveries: Sequence[DeliveryResult]) -> int:
     """Book deliveries and their log in one statement. A task that someone else has moved on keeps what it has."""
     recorded = await connection.fetchval(
             """WITH given AS (
@@ -118,16 +118,16 @@ async def record(connection: Connection, deliveries: Sequence[Delivery]) -> int:
     return int(recorded)
 
 
-async def get_task(connection: Connection, task_id: UUID) -> NotifyTask | None:
+async def get_notification(connection: Connection, task_id: UUID) -> PayNotification | None:
     """By id."""
     row = await connection.fetchrow(f"{_TASK} WHERE t.id = $1", task_id)
-    return to_model(NotifyTask, row) if row else None
+    return to_model(PayNotification, row) if row else None
 
 
-async def list_logs(connection: Connection, task_id: UUID, limit: int = 100) -> list[NotifyLog]:
+async def list_logs(connection: Connection, task_id: UUID, limit: int = 100) -> list[NotificationLog]:
     """The last deliveries, oldest first."""
     rows = await connection.fetch("SELECT * FROM pay_notify_log WHERE task_id = $1 ORDER BY id DESC LIMIT $2", task_id, limit)
-    return [to_model(NotifyLog, row) for row in reversed(rows)]
+    return [to_model(NotificationLog, row) for row in reversed(rows)]
 
 
 async def resend(connection: Connection, task_id: UUID, now: datetime, max_notify_times: int) -> bool:
@@ -135,18 +135,18 @@ async def resend(connection: Connection, task_id: UUID, now: datetime, max_notif
     done = await connection.fetchval(
         """UPDATE pay_notify_task SET state = $3, next_notify_time = $2, update_time = $2,
            max_notify_times = notify_times + $4 WHERE id = $1 AND NOT state = ANY($5) RETURNING id""",
-        task_id, now, NotifyState.WAITING.value, max_notify_times, _OPEN,
+        task_id, now, NotificationState.WAITING.value, max_notify_times, _OPEN,
     )  # fmt: skip
     return done is not None
 
 
 @dataclass(frozen=True, slots=True)
-class TaskFilter:
-    """What ListNotifyTasks filters by; empty values let everything through."""
+class NotificationFilter:
+    """What ListPayNotifications filters by; empty values let everything through."""
 
     app_id: UUID | None = None
-    type: NotifyType | None = None
-    state: NotifyState | None = None
+    type: NotificationType | None = None
+    state: NotificationState | None = None
     merchant_order_id: str = ""
     merchant_refund_no: str = ""
     data_id: UUID | None = None
@@ -154,7 +154,9 @@ class TaskFilter:
     create_time_to: datetime | None = None
 
 
-async def list_tasks(connection: Connection, where: TaskFilter, *, limit: int, before: UUID | None) -> list[NotifyTask]:
+async def list_notifications(
+    connection: Connection, where: NotificationFilter, *, limit: int, before: UUID | None
+) -> list[PayNotification]:
     """Newest first, by keyset."""
     from sqlalchemy import select
 
@@ -181,4 +183,4 @@ async def list_tasks(connection: Connection, where: TaskFilter, *, limit: int, b
         conditions.append(table.id < before)
     statement = select(pay_notify_task, pay_app.c.app_key).join(pay_app, pay_app.c.id == table.app_id).where(*conditions)
     text, arguments = render(statement.order_by(table.id.desc()).limit(limit))
-    return [to_model(NotifyTask, row) for row in await connection.fetch(text, *arguments)]
+    return [to_model(PayNotification, row) for row in await connection.fetch(text, *arguments)]

@@ -20,11 +20,11 @@ async def insert_order(connection: Connection, order: PayOrder) -> bool:
     """False if the app has an order under this merchant_order_id."""
     done = await connection.fetchval(
         """INSERT INTO pay_order (id, app_id, merchant_order_id, subject, body, amount, currency, state, expire_time, user_ip,
-           user_id, return_url, notify_url, next_check_time, create_time, update_time)
+           user_id, return_url, notification_url, next_check_time, create_time, update_time)
            VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$9,$14,$14)
            ON CONFLICT (app_id, merchant_order_id) DO NOTHING RETURNING id""",
         order.id, order.app_id, order.merchant_order_id, order.subject, order.body, order.amount, order.currency,
-        order.state.value, order.expire_time, order.user_ip, order.user_id, order.return_url, order.notify_url,
+        order.state.value, order.expire_time, order.user_ip, order.user_id, order.return_url, order.notification_url,
         order.create_time,
     )  # fmt: skip
     return done is not None

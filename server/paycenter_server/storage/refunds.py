@@ -32,12 +32,12 @@ async def insert_refund(connection: Connection, refund: PayRefund) -> None:
     """Raises UniqueViolation if the app has a refund under this merchant_refund_no (or the case has its refund)."""
     await connection.execute(
         """INSERT INTO pay_refund (id, app_id, order_id, attempt_id, channel_id, channel_code, case_id, merchant_order_id,
-           merchant_refund_no, out_refund_key, amount, total_amount, currency, reason, notify_url, state, send_count,
+           merchant_refund_no, out_refund_key, amount, total_amount, currency, reason, notification_url, state, send_count,
            next_check_time, create_time, update_time)
            VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$19)""",
         refund.id, refund.app_id, refund.order_id, refund.attempt_id, refund.channel_id, refund.channel_code, refund.case_id,
         refund.merchant_order_id, refund.merchant_refund_no, refund.out_refund_key, refund.amount, refund.total_amount,
-        refund.currency, refund.reason, refund.notify_url, refund.state.value, refund.send_count, refund.next_check_time,
+        refund.currency, refund.reason, refund.notification_url, refund.state.value, refund.send_count, refund.next_check_time,
         refund.create_time,
     )  # fmt: skip
 
@@ -83,13 +83,13 @@ async def succeed(
     *,
     channel_refund_no: str,
     success_time: datetime,
-    notify_data: str,
+    callback_data: str,
     now: datetime,
 ) -> bool:
     """WAITING to SUCCESS, and the reserved amount becomes refunded; False if it was no longer WAITING."""
     row = await connection.fetchrow(
         """WITH done AS (
-             UPDATE pay_refund SET state = $3, channel_refund_no = $4, success_time = $5, notify_data = $6, update_time = $7,
+             UPDATE pay_refund SET state = $3, channel_refund_no = $4, success_time = $5, callback_data = $6, update_time = $7,
                next_check_time = NULL, channel_error_code = NULL, channel_error_message = NULL
              WHERE id = $1 AND out_refund_key = $2 AND state = ANY($8) RETURNING order_id, amount, case_id
            ), moved AS (
@@ -97,24 +97,24 @@ async def succeed(
                reserved_amount = reserved_amount - done.amount, update_time = $7
              FROM done WHERE o.id = done.order_id AND done.case_id IS NULL RETURNING o.id
            ) SELECT (SELECT count(*) FROM done) AS refunds, (SELECT count(*) FROM moved) AS orders""",
-        refund.id, refund.out_refund_key, RefundState.SUCCESS.value, channel_refund_no, success_time, notify_data, now,
+        refund.id, refund.out_refund_key, RefundState.SUCCESS.value, channel_refund_no, success_time, callback_data, now,
         sources(REFUND, RefundEvent.SUCCEED), OrderState.REFUND.value,
     )  # fmt: skip
     return bool(row["refunds"])
 
 
-async def fail(connection: Connection, refund: PayRefund, *, code: str, message: str, notify_data: str, now: datetime) -> bool:
+async def fail(connection: Connection, refund: PayRefund, *, code: str, message: str, callback_data: str, now: datetime) -> bool:
     """WAITING to FAILURE, and the reserved amount is free again; False if it was no longer WAITING."""
     row = await connection.fetchrow(
         """WITH done AS (
-             UPDATE pay_refund SET state = $3, channel_error_code = $4, channel_error_message = $5, notify_data = $6,
+             UPDATE pay_refund SET state = $3, channel_error_code = $4, channel_error_message = $5, callback_data = $6,
                update_time = $7, next_check_time = NULL
              WHERE id = $1 AND out_refund_key = $2 AND state = ANY($8) RETURNING order_id, amount, case_id
            ), freed AS (
              UPDATE pay_order o SET reserved_amount = reserved_amount - done.amount, update_time = $7
              FROM done WHERE o.id = done.order_id AND done.case_id IS NULL RETURNING o.id
            ) SELECT (SELECT count(*) FROM done) AS refunds, (SELECT count(*) FROM freed) AS orders""",
-        refund.id, refund.out_refund_key, RefundState.FAILURE.value, code[:128], message[:512], notify_data, now,
+        refund.id, refund.out_refund_key, RefundState.FAILURE.value, code[:128], message[:512], callback_data, now,
         sources(REFUND, RefundEvent.FAIL),
     )  # fmt: skip
     return bool(row["refunds"])

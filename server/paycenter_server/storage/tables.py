@@ -25,8 +25,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 
-from paycenter_server.domain.models import CaseKind, NotifySuccess, NotifyType, SurplusPolicy
-from paycenter_server.domain.states import AttemptState, CaseState, NotifyState, OrderState, RefundState
+from paycenter_server.domain.models import CaseKind, NotificationSuccess, NotificationType, SurplusPolicy
+from paycenter_server.domain.states import AttemptState, CaseState, NotificationState, OrderState, RefundState
 
 metadata = MetaData(
     naming_convention={
@@ -60,16 +60,16 @@ pay_app = Table(
     Column("name", String(64), nullable=False),
     Column("enabled", Boolean, nullable=False),
     Column("remark", String(255), nullable=False),
-    Column("order_notify_url", String(1024), nullable=False),
-    Column("refund_notify_url", String(1024), nullable=False),
+    Column("order_notification_url", String(1024), nullable=False),
+    Column("refund_notification_url", String(1024), nullable=False),
     Column("surplus_policy", String(16), nullable=False),
-    Column("notify_success", String(16), nullable=False),
-    Column("notify_secret", Text, nullable=False),
-    Column("notify_secret_previous", Text),
-    Column("notify_secret_previous_until", TIME),
+    Column("notification_success", String(16), nullable=False),
+    Column("notification_secret", Text, nullable=False),
+    Column("notification_secret_previous", Text),
+    Column("notification_secret_previous_until", TIME),
     *_times(),
     _one_of("surplus_policy", SurplusPolicy),
-    _one_of("notify_success", NotifySuccess),
+    _one_of("notification_success", NotificationSuccess),
 )
 
 pay_credential = Table(
@@ -114,7 +114,7 @@ pay_order = Table(
     Column("user_ip", String(64), nullable=False),
     Column("user_id", String(64), nullable=False),
     Column("return_url", String(1024), nullable=False),
-    Column("notify_url", String(1024), nullable=False),
+    Column("notification_url", String(1024), nullable=False),
     Column("paid_amount", BigInteger, nullable=False, server_default=text("0")),
     Column("refunded_amount", BigInteger, nullable=False, server_default=text("0")),
     Column("reserved_amount", BigInteger, nullable=False, server_default=text("0")),
@@ -167,7 +167,7 @@ pay_attempt = Table(
     Column("channel_user_id", String(255)),
     Column("channel_error_code", String(128)),
     Column("channel_error_message", String(512)),
-    Column("notify_data", Text),
+    Column("callback_data", Text),
     Column("success_time", TIME),
     Column("next_check_time", TIME),
     Column("check_count", Integer, nullable=False, server_default=text("0")),
@@ -219,13 +219,13 @@ pay_refund = Table(
     Column("total_amount", BigInteger, nullable=False),
     Column("currency", String(3), nullable=False),
     Column("reason", String(128), nullable=False),
-    Column("notify_url", String(1024), nullable=False),
+    Column("notification_url", String(1024), nullable=False),
     Column("state", String(16), nullable=False),
     Column("send_count", Integer, nullable=False),
     Column("channel_refund_no", String(64)),
     Column("channel_error_code", String(128)),
     Column("channel_error_message", String(512)),
-    Column("notify_data", Text),
+    Column("callback_data", Text),
     Column("success_time", TIME),
     Column("next_check_time", TIME),
     Column("check_count", Integer, nullable=False, server_default=text("0")),
@@ -249,7 +249,7 @@ pay_notify_task = Table(
     Column("data_version", Integer, nullable=False),
     Column("merchant_order_id", String(64), nullable=False),
     Column("merchant_refund_no", String(64), nullable=False),
-    Column("notify_url", String(1024), nullable=False),
+    Column("notification_url", String(1024), nullable=False),
     Column("payload", Text, nullable=False),
     Column("state", String(16), nullable=False),
     Column("notify_times", Integer, nullable=False),
@@ -261,8 +261,8 @@ pay_notify_task = Table(
     UniqueConstraint("data_id", "event", "data_version"),
     Index("pay_notify_task_app_id_id_idx", "app_id", "id"),
     Index("pay_notify_task_next_notify_time_idx", "next_notify_time", postgresql_where=text("next_notify_time IS NOT NULL")),
-    _one_of("type", NotifyType),
-    _one_of("state", NotifyState),
+    _one_of("type", NotificationType),
+    _one_of("state", NotificationState),
     postgresql_with={"fillfactor": "85", "autovacuum_vacuum_scale_factor": "0.02"},
 )
 
@@ -279,5 +279,5 @@ pay_notify_log = Table(
     Column("duration_ms", Integer, nullable=False),
     Column("answer", Text, nullable=False),
     Column("create_time", TIME, nullable=False),
-    _one_of("state", NotifyState),
+    _one_of("state", NotificationState),
 )

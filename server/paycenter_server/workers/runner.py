@@ -16,8 +16,8 @@ from arq import cron, func
 from arq.worker import Worker
 
 from paycenter_server.services.jobs import Jobs
-from paycenter_server.services.notifying import Notifying
-from paycenter_server.workers.doorbell import BELL_QUEUE, CRON_QUEUE, deserialize, redis_settings, serialize
+from paycenter_server.services.notifications_delivery import NotificationDelivery
+from paycenter_server.workers.wake_up import CRON_QUEUE, WAKE_UP_QUEUE, deserialize, redis_settings, serialize
 
 log = structlog.get_logger(__name__)
 
@@ -58,10 +58,10 @@ class Job:
             self.running = False
 
 
-def make_jobs(jobs: Jobs, notifying: Notifying) -> dict[str, Job]:
+def make_jobs(jobs: Jobs, delivery: NotificationDelivery) -> dict[str, Job]:
     """By name."""
     made = (
-        Job("pay_notify_job", notifying.deliver_due, 1),
+        Job("pay_notify_job", delivery.deliver_due, 1),
         Job("pay_order_sync_job", jobs.sync_orders, 2),
         Job("pay_order_expire_job", jobs.expire_orders, 2),
         Job("pay_refund_sync_job", jobs.sync_refunds, 2),
@@ -77,10 +77,10 @@ def _noted(closing: asyncio.Future[None]) -> None:
 class Runner:
     """Runs until `stop`."""
 
-    def __init__(self, jobs: Mapping[str, Job], redis_url: str, notifying: Notifying) -> None:
+    def __init__(self, jobs: Mapping[str, Job], redis_url: str, delivery: NotificationDelivery) -> None:
         self._jobs = jobs
         self._redis_url = redis_url
-        self._notifying = notifying
+        self._notifying = delivery
 
     def _function(self, job: Job) -> Any:
         async def call(context: dict[Any, Any]) -> None:
@@ -102,7 +102,7 @@ class Runner:
             "max_tries": 1,
             "health_check_interval": 3600,
         }
-        if queue == BELL_QUEUE:
+        if queue == WAKE_UP_QUEUE:
             job = self._jobs["pay_notify_job"]
             return Worker(functions=[func(self._function(job), name=job.name, keep_result=0)], **common)
         crons = [
@@ -143,7 +143,7 @@ class Runner:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`; deliveries under way are waited for."""
-        tasks = [asyncio.create_task(self._keep(queue)) for queue in (BELL_QUEUE, CRON_QUEUE)]
+        tasks = [asyncio.create_task(self._keep(queue)) for queue in (WAKE_UP_QUEUE, CRON_QUEUE)]
         tasks.append(asyncio.create_task(self._net()))
         log.info("workers_running", jobs=list(self._jobs))
         try:

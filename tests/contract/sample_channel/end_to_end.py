@@ -13,8 +13,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.states import OrderState, RefundState
-from paycenter_server.services.channel_admin import NewChannel
-from support.world import OPERATOR, World
+from paycenter_server.services.channels import NewChannel
+from support.system import OPERATOR, PayCenterSystem
 
 KEY = "a secret of 26 characters."
 
@@ -64,7 +64,7 @@ class SamplePay:
 
 
 @pytest.fixture
-async def company(world: World) -> AsyncIterator[SamplePay]:
+async def company(system: PayCenterSystem) -> AsyncIterator[SamplePay]:
     company = SamplePay()
     app = web.Application()
     app.router.add_post("/{name}", company.serve)
@@ -73,73 +73,73 @@ async def company(world: World) -> AsyncIterator[SamplePay]:
     gateway = str(server.make_url("")).rstrip("/")
     config = {"merchant": "M1", "mch_key": KEY, "gateway_url": gateway}
     new = NewChannel("shop", "samplepay", 6000, "", "generic", config, enabled=True)
-    world.channels["samplepay"] = (await world.services.channels.create(OPERATOR, new)).channel.number
+    system.channels["samplepay"] = (await system.services.channels.create(OPERATOR, new)).channel.number
     yield company
     await server.close()
 
 
-async def notify(world: World, body: bytes, signature: str) -> tuple[int, bytes]:
-    return await world.call_back("samplepay", body, {"X-Sample-Signature": signature})
+async def notify(system: PayCenterSystem, body: bytes, signature: str) -> tuple[int, bytes]:
+    return await system.call_back("samplepay", body, {"X-Sample-Signature": signature})
 
 
-async def test_paid_and_refunded(world: World, company: SamplePay) -> None:
-    order = await world.order(amount=100)
-    attempt = await world.submit(order, "samplepay")
+async def test_paid_and_refunded(system: PayCenterSystem, company: SamplePay) -> None:
+    order = await system.order(amount=100)
+    attempt = await system.submit(order, "samplepay")
     assert attempt.display_content == f"https://samplepay.test/{attempt.out_trade_no}"
     body = company.pay(attempt.out_trade_no)
-    assert (await notify(world, body, sign(body + b" ")))[0] >= 400
-    assert (await world.read(order)).state is OrderState.WAITING
-    assert await notify(world, body, sign(body)) == (200, b"OK")
-    assert await notify(world, body, sign(body)) == (200, b"OK")
-    paid = await world.read(order)
+    assert (await notify(system, body, sign(body + b" ")))[0] >= 400
+    assert (await system.read(order)).state is OrderState.WAITING
+    assert await notify(system, body, sign(body)) == (200, b"OK")
+    assert await notify(system, body, sign(body)) == (200, b"OK")
+    paid = await system.read(order)
     assert (paid.state, paid.paid_amount, paid.channel_user_id) == (OrderState.SUCCESS, 100, "somebody")
     for amount in (33, 67):
-        assert (await world.refund(order, amount)).state is RefundState.SUCCESS
-    events = [post.json["type"] for post in await world.deliver()]
+        assert (await system.refund(order, amount)).state is RefundState.SUCCESS
+    events = [post.json["type"] for post in await system.deliver()]
     assert sorted(events) == ["pay_order.success", "pay_refund.success", "pay_refund.success"]
-    assert await world.cases() == []
+    assert await system.cases() == []
 
 
-async def test_lost_answers_decide_nothing(world: World, company: SamplePay) -> None:
-    order = await world.order(amount=100)
+async def test_lost_answers_decide_nothing(system: PayCenterSystem, company: SamplePay) -> None:
+    order = await system.order(amount=100)
     company.lose_answers = 2
     with pytest.raises(PayCenterError) as caught:
-        await world.submit(order, "samplepay")
+        await system.submit(order, "samplepay")
     assert caught.value.reason is Reason.CHANNEL_UNCLEAR
-    attempt = await world.submit(order, "samplepay")
+    attempt = await system.submit(order, "samplepay")
     assert list(company.trades) == [attempt.out_trade_no]
     company.pay(attempt.out_trade_no)
-    world.clock.advance(31)
-    await world.services.jobs.sync_orders()
-    assert (await world.read(order)).state is OrderState.SUCCESS
+    system.clock.advance(31)
+    await system.services.jobs.sync_orders()
+    assert (await system.read(order)).state is OrderState.SUCCESS
     company.lose_answers = 1
-    refund = await world.refund(order, 40)
+    refund = await system.refund(order, 40)
     assert refund.state is RefundState.WAITING
-    assert (await world.services.refunds.sync(world.caller, refund)).state is RefundState.SUCCESS
+    assert (await system.services.refunds.sync(system.caller, refund)).state is RefundState.SUCCESS
     assert len(company.refunds) == 1
 
 
-async def test_closed(world: World, company: SamplePay) -> None:
-    order = await world.order()
-    attempt = await world.submit(order, "samplepay")
-    assert (await world.services.orders.close(world.caller, order.number)).state is OrderState.CLOSED
+async def test_closed(system: PayCenterSystem, company: SamplePay) -> None:
+    order = await system.order()
+    attempt = await system.submit(order, "samplepay")
+    assert (await system.services.orders.close(system.caller, order.number)).state is OrderState.CLOSED
     assert company.trades[attempt.out_trade_no]["status"] == "CLOSED"
 
 
-async def test_the_secret_is_sealed_and_never_shown(world: World, company: SamplePay) -> None:
-    row = (await world.rows("SELECT * FROM pay_channel WHERE code = 'samplepay'"))[0]
+async def test_the_secret_is_sealed_and_never_shown(system: PayCenterSystem, company: SamplePay) -> None:
+    row = (await system.rows("SELECT * FROM pay_channel WHERE code = 'samplepay'"))[0]
     assert row["config"]["merchant"] == "M1"
     assert set(row["config"]["mch_key"]) == {"sealed"}
     assert KEY not in str(dict(row))
-    view = await world.services.channels.get(OPERATOR, world.channels["samplepay"])
+    view = await system.services.channels.get(OPERATOR, system.channels["samplepay"])
     assert view.secrets == ["mch_key"]
     assert "mch_key" not in view.config
     assert company.calls == []
 
 
-async def test_every_wrong_field_is_named(world: World) -> None:
+async def test_every_wrong_field_is_named(system: PayCenterSystem) -> None:
     new = NewChannel("shop", "samplepay", 6000, "", "generic", {"gateway_url": "ftp://x", "colour": "red"}, enabled=True)
     with pytest.raises(PayCenterError) as caught:
-        await world.services.channels.create(OPERATOR, new)
+        await system.services.channels.create(OPERATOR, new)
     named = {violation.field for violation in caught.value.violations}
     assert named == {"config.merchant", "config.mch_key", "config.gateway_url", "config.colour"}

@@ -100,7 +100,8 @@ def _main(name: str, words: list[str]) -> None:
         folder = option("--data-dir")
         with open(os.path.join(folder, "dev.json"), "w") as file:
             json.dump(
-                {"app": {"app_key": "demo"}, "credentials": {"key_id": "k1", "secret": "s3cret"}, "webhook_secret": "whsec_x"}, file
+                {"app": {"app_key": "demo"}, "credentials": {"key_id": "k1", "secret": "s3cret"}, "notification_secret": "whsec_x"},
+                file,
             )
         _note("seeded")
     elif name == "play":

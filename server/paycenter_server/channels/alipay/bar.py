@@ -20,13 +20,13 @@ from paycenter_server.channels.protocol import (
     Call,
     CloseOutcome,
     CloseStatus,
-    Moment,
     Payment,
     PayOutcome,
     PayRequest,
     PayStatus,
     QueryOutcome,
     QueryStatus,
+    RequestContext,
 )
 from paycenter_server.channels.times import parse_alipay
 
@@ -36,7 +36,7 @@ class AlipayBarCodec(AlipayTradeCodec):
 
     code = "alipay_bar"
 
-    def pay(self, request: PayRequest, moment: Moment) -> Call[PayOutcome]:
+    def pay(self, request: PayRequest, moment: RequestContext) -> Call[PayOutcome]:
         """Paid at once (10000), or the payer has to confirm (10003): WAITING, with nothing to show."""
         fields = self.create_fields(request)
         # A minute is the least that Alipay takes, and what such an attempt lives: counted there, no clock can make it less.
@@ -78,7 +78,7 @@ class AlipayBarCodec(AlipayTradeCodec):
             return QueryOutcome(QueryStatus.CLOSED, outcome.payment, "CANCEL_REFUNDED", "it had been paid, and was given back")
         return outcome
 
-    def close(self, attempt: AttemptRef, moment: Moment) -> Call[CloseOutcome]:
+    def close(self, attempt: AttemptRef, moment: RequestContext) -> Call[CloseOutcome]:
         """`alipay.trade.cancel`: closes what is unpaid, refunds what was paid; `retry_flag` Y means once more."""
 
         def good(answer: Answer) -> CloseOutcome:

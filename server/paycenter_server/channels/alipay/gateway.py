@@ -33,7 +33,7 @@ from paycenter_server.channels.crypto import (
     rsa_sign,
     signed_with_rsa,
 )
-from paycenter_server.channels.protocol import AnswerError, Call, HttpRequest, HttpResponse, Moment, UnknownKeyError
+from paycenter_server.channels.protocol import AnswerError, Call, HttpRequest, HttpResponse, RequestContext, UnknownKeyError
 from paycenter_server.channels.texts import text
 from paycenter_server.channels.times import alipay
 
@@ -97,7 +97,7 @@ class Gateway:
         return bool(self._certificates)
 
     def signed_fields(
-        self, method: str, content: Mapping[str, Any], moment: Moment, *, plain: bool = False, **urls: str
+        self, method: str, content: Mapping[str, Any], moment: RequestContext, *, plain: bool = False, **urls: str
     ) -> dict[str, str]:
         """All parameters of a request, `sign` included. Empty ones are left out, so that every reading of the rule agrees."""
         fields = {
@@ -122,7 +122,9 @@ class Gateway:
         """The gateway's URL with these parameters as its query."""
         return f"{self._url}?{urlencode(fields, quote_via=quote)}"
 
-    def request(self, method: str, content: Mapping[str, Any], moment: Moment, *, plain: bool = False, **urls: str) -> HttpRequest:
+    def request(
+        self, method: str, content: Mapping[str, Any], moment: RequestContext, *, plain: bool = False, **urls: str
+    ) -> HttpRequest:
         """A POST with the common parameters in the query and `biz_content` in the body; `plain` is never encrypted."""
         fields = self.signed_fields(method, content, moment, plain=plain, **urls)
         body = urlencode({"biz_content": fields.pop("biz_content")}, quote_via=quote).encode()
@@ -173,7 +175,7 @@ class Gateway:
             raise UnknownKeyError(name[:80])
         return key
 
-    def notify_keys(self, serial: str | None) -> list[RSAPublicKey]:
+    def callback_keys(self, serial: str | None) -> list[RSAPublicKey]:
         """The keys that a callback may be signed with: the one it names in `alipay_cert_sn`, else any that is trusted."""
         if self.certificate_mode and serial is None:
             return list(self._keys.values())
@@ -181,7 +183,7 @@ class Gateway:
 
     # Alipay's certificate is replaced from time to time; the new one is fetched by its SN.
 
-    def fetch_certificate(self, serial: str, moment: Moment) -> Call[bool] | None:
+    def fetch_certificate(self, serial: str, moment: RequestContext) -> Call[bool] | None:
         """`alipay.open.app.alipaycert.download`: the certificate must chain to the configured roots to be trusted."""
         if not self.certificate_mode or not _SERIAL.fullmatch(serial):
             return None

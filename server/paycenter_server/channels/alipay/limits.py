@@ -22,8 +22,8 @@ def limits(request: PayRequest) -> Sequence[Violation]:
         wrong.append(Violation("subject", "Alipay takes 1 to 256 characters"))
     if not 1 <= request.amount <= _MOST:
         wrong.append(Violation("amount", "Alipay takes 0.01 to 100000000.00 yuan"))
-    if len(request.notify_url) > 256:
-        wrong.append(Violation("notify_url", "Alipay takes at most 256 characters"))
+    if len(request.callback_url) > 256:
+        wrong.append(Violation("callback_url", "Alipay takes at most 256 characters"))
     if len(request.return_url) > 256:
         wrong.append(Violation("return_url", "Alipay takes at most 256 characters"))
     if (auth_code := request.extras.get("auth_code")) and not _AUTH_CODE.fullmatch(auth_code):

@@ -7,7 +7,7 @@ from typing import Any
 
 from paycenter_server.channels.alipay.gateway import Answer
 from paycenter_server.channels.alipay.trade import AlipayTradeCodec
-from paycenter_server.channels.protocol import AnswerError, Call, Moment, PayOutcome, PayRequest, PayStatus
+from paycenter_server.channels.protocol import AnswerError, Call, PayOutcome, PayRequest, PayStatus, RequestContext
 
 
 class AlipayLiteCodec(AlipayTradeCodec):
@@ -21,7 +21,7 @@ class AlipayLiteCodec(AlipayTradeCodec):
         buyer = {name: request.extras[name] for name in wanted if request.extras.get(name)}
         return {**buyer, "op_app_id": request.extras.get("op_app_id") or self.gateway.app_id}
 
-    def pay(self, request: PayRequest, moment: Moment) -> Call[PayOutcome]:
+    def pay(self, request: PayRequest, moment: RequestContext) -> Call[PayOutcome]:
         """The content is JSON with the `tradeNO` that `my.tradePay` takes."""
 
         def good(answer: Answer) -> PayOutcome:

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from paycenter_server.channels.alipay.trade import AlipayTradeCodec
-from paycenter_server.channels.protocol import Moment, PayOutcome, PayRequest, PayStatus
+from paycenter_server.channels.protocol import PayOutcome, PayRequest, PayStatus, RequestContext
 
 
 class AlipayPcCodec(AlipayTradeCodec):
@@ -21,11 +21,11 @@ class AlipayPcCodec(AlipayTradeCodec):
         """What this product adds. `qr_pay_mode` 2: Alipay's page shows the code itself."""
         return {"qr_pay_mode": "2"}
 
-    def pay(self, request: PayRequest, moment: Moment) -> PayOutcome:
+    def pay(self, request: PayRequest, moment: RequestContext) -> PayOutcome:
         """A URL (GET) or a form that submits itself (POST)."""
         content = {**self.create_fields(request), "product_code": self.product_code, **self.page_fields(request)}
         fields = self.gateway.signed_fields(
-            self.method, content, moment, notify_url=request.notify_url, return_url=request.return_url
+            self.method, content, moment, notify_url=request.callback_url, return_url=request.return_url
         )
         if request.display_mode != "form":
             return PayOutcome(PayStatus.WAITING, "url", self.gateway.address(fields))
@@ -56,8 +56,8 @@ class AlipayAppCodec(AlipayTradeCodec):
     code = "alipay_app"
     method = "alipay.trade.app.pay"
 
-    def pay(self, request: PayRequest, moment: Moment) -> PayOutcome:
+    def pay(self, request: PayRequest, moment: RequestContext) -> PayOutcome:
         """Sorted `k=urlencode(v)`, `sign` included."""
         content = {**self.create_fields(request), "product_code": "QUICK_MSECURITY_PAY"}
-        fields = self.gateway.signed_fields(self.method, content, moment, notify_url=request.notify_url)
+        fields = self.gateway.signed_fields(self.method, content, moment, notify_url=request.callback_url)
         return PayOutcome(PayStatus.WAITING, "app", urlencode(sorted(fields.items()), quote_via=quote))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from paycenter_server.channels.alipay.gateway import Answer
 from paycenter_server.channels.alipay.trade import AlipayTradeCodec
-from paycenter_server.channels.protocol import AnswerError, Call, Moment, PayOutcome, PayRequest, PayStatus
+from paycenter_server.channels.protocol import AnswerError, Call, PayOutcome, PayRequest, PayStatus, RequestContext
 
 
 class AlipayQrCodec(AlipayTradeCodec):
@@ -12,7 +12,7 @@ class AlipayQrCodec(AlipayTradeCodec):
 
     code = "alipay_qr"
 
-    def pay(self, request: PayRequest, moment: Moment) -> Call[PayOutcome]:
+    def pay(self, request: PayRequest, moment: RequestContext) -> Call[PayOutcome]:
         """The content is the text of the QR code."""
 
         def good(answer: Answer) -> PayOutcome:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from urllib.parse import parse_qsl
 
 from paycenter_server.channels.crypto import RSAPublicKey, rsa_verify
-from paycenter_server.channels.protocol import AnswerError, NotifyError
+from paycenter_server.channels.protocol import AnswerError, CallbackError
 
 MAX_FIELDS = 200
 
@@ -80,21 +80,21 @@ def verify_answer(key: RSAPublicKey, signed: str, signature: str) -> bool:
 
 
 def parse_form(body: bytes, charset: str = "utf-8") -> dict[str, str]:
-    """A callback's form, decoded exactly once. NotifyError for a body that is no form, or a field given twice."""
+    """A callback's form, decoded exactly once. CallbackError for a body that is no form, or a field given twice."""
     try:
         pairs = parse_qsl(
             body.decode("ascii"), keep_blank_values=True, strict_parsing=True, encoding=charset, errors="strict",
             max_num_fields=MAX_FIELDS,
         )  # fmt: skip
     except (ValueError, LookupError) as error:
-        raise NotifyError("the body is not a form") from error
+        raise CallbackError("the body is not a form") from error
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        raise NotifyError("the form holds a field twice")
+        raise CallbackError("the form holds a field twice")
     return fields
 
 
-def verify_notify(key: RSAPublicKey, fields: Mapping[str, str], charset: str = "utf-8") -> bool:
+def verify_callback(key: RSAPublicKey, fields: Mapping[str, str], charset: str = "utf-8") -> bool:
     """rsaCheckV1 (without `sign_type`), else rsaCheckV2 (with it); empty fields take part as they came, in their charset."""
     signature = fields.get("sign", "")
     if not signature:

@@ -10,19 +10,18 @@ from typing import Any, TypeVar
 from paycenter_server.channels.alipay import outcomes
 from paycenter_server.channels.alipay.amounts import fen, yuan
 from paycenter_server.channels.alipay.gateway import Answer, Gateway
-from paycenter_server.channels.alipay.signature import parse_form, verify_notify
+from paycenter_server.channels.alipay.signature import parse_form, verify_callback
 from paycenter_server.channels.protocol import (
     AnswerError,
     AttemptRef,
     Call,
+    Callback,
+    CallbackError,
+    CallbackRequest,
+    CallbackResponse,
     CloseOutcome,
     CloseStatus,
     HttpResponse,
-    Moment,
-    Notification,
-    NotifyAnswer,
-    NotifyError,
-    NotifyRequest,
     Payment,
     PayOutcome,
     PayRequest,
@@ -34,6 +33,7 @@ from paycenter_server.channels.protocol import (
     RefundOutcome,
     RefundRequest,
     RefundStatus,
+    RequestContext,
 )
 from paycenter_server.channels.texts import text
 from paycenter_server.channels.times import alipay, parse_alipay
@@ -67,7 +67,7 @@ class AlipayTradeCodec:
         self,
         api: str,
         content: Mapping[str, Any],
-        moment: Moment,
+        moment: RequestContext,
         good: Callable[[Answer], T],
         bad: Callable[[Answer], T],
         unclear: Callable[[str], T],
@@ -86,7 +86,7 @@ class AlipayTradeCodec:
         api: str,
         content: Mapping[str, Any],
         request: PayRequest,
-        moment: Moment,
+        moment: RequestContext,
         good: Callable[[Answer], PayOutcome],
         bad: Callable[[Answer], PayOutcome] | None = None,
     ) -> Call[PayOutcome]:
@@ -95,7 +95,7 @@ class AlipayTradeCodec:
         def unclear(why: str) -> PayOutcome:
             return PayOutcome(PayStatus.UNKNOWN, error_code="UNCLEAR", error_message=why)
 
-        return self.call(api, content, moment, good, bad or self.refused, unclear, notify_url=request.notify_url)
+        return self.call(api, content, moment, good, bad or self.refused, unclear, notify_url=request.callback_url)
 
     def refused(self, answer: Answer) -> PayOutcome:
         """A submit that was not accepted: definite only if the answer is signed and its code is in a table."""
@@ -106,7 +106,7 @@ class AlipayTradeCodec:
             status = PayStatus.UNKNOWN
         return PayOutcome(status, error_code=answer.sub_code, error_message=answer.message)
 
-    def query(self, attempt: AttemptRef, moment: Moment) -> Call[QueryOutcome]:
+    def query(self, attempt: AttemptRef, moment: RequestContext) -> Call[QueryOutcome]:
         """`alipay.trade.query`. An unknown number may still be a QR code that nobody has scanned yet."""
 
         def bad(answer: Answer) -> QueryOutcome:
@@ -123,7 +123,7 @@ class AlipayTradeCodec:
             lambda why: QueryOutcome(QueryStatus.UNKNOWN, None, "UNCLEAR", why),
         )
 
-    def close(self, attempt: AttemptRef, moment: Moment) -> Call[CloseOutcome]:
+    def close(self, attempt: AttemptRef, moment: RequestContext) -> Call[CloseOutcome]:
         """`alipay.trade.close`; answers TRADE_NOT_EXIST for what nobody has scanned, which stays payable."""
 
         def good(answer: Answer) -> CloseOutcome:
@@ -144,7 +144,7 @@ class AlipayTradeCodec:
             lambda why: CloseOutcome(CloseStatus.UNKNOWN, "UNCLEAR", why),
         )
 
-    def refund(self, request: RefundRequest, moment: Moment) -> Call[RefundOutcome]:
+    def refund(self, request: RefundRequest, moment: RequestContext) -> Call[RefundOutcome]:
         """`alipay.trade.refund`. `fund_change` N: no money moved by this call, so the refund is asked about."""
         content = {
             "out_trade_no": request.out_trade_no,
@@ -165,7 +165,7 @@ class AlipayTradeCodec:
 
         return self._refund_call("alipay.trade.refund", content, moment, good, outcomes.REFUND_ERRORS, RefundStatus.RETRY_LATER)
 
-    def query_refund(self, request: RefundRequest, moment: Moment) -> Call[RefundOutcome]:
+    def query_refund(self, request: RefundRequest, moment: RequestContext) -> Call[RefundOutcome]:
         """`alipay.trade.fastpay.refund.query`; a success without `refund_status` means that it never arrived."""
         content = {
             "out_trade_no": request.out_trade_no,
@@ -195,7 +195,7 @@ class AlipayTradeCodec:
         self,
         api: str,
         content: Mapping[str, Any],
-        moment: Moment,
+        moment: RequestContext,
         good: Callable[[Answer], RefundOutcome],
         errors: Mapping[str, RefundStatus],
         turned_away: RefundStatus,
@@ -238,32 +238,32 @@ class AlipayTradeCodec:
         )
         return QueryOutcome(status, payment, "" if status is not QueryStatus.UNKNOWN else "TRADE_STATUS", state)
 
-    def parse_notify(self, request: NotifyRequest, now: datetime) -> Notification:
+    def parse_callback(self, request: CallbackRequest, now: datetime) -> Callback:
         """The form of the body only: what is verified is what is read. Parameters of the address are never looked at."""
         charset = "gbk" if b"charset=gbk" in request.body[:20_000].lower() else "utf-8"
         fields = parse_form(request.body, charset)
-        keys = self.gateway.notify_keys(fields.get("alipay_cert_sn") or None)
-        if not any(verify_notify(key, fields, charset) for key in keys):
-            raise NotifyError("the signature does not verify")
+        keys = self.gateway.callback_keys(fields.get("alipay_cert_sn") or None)
+        if not any(verify_callback(key, fields, charset) for key in keys):
+            raise CallbackError("the signature does not verify")
         raw = json.dumps(fields, ensure_ascii=False, sort_keys=True)
         if fields.get("notify_type") != "trade_status_sync":
-            return Notification(raw=raw)
+            return Callback(raw=raw)
         account = {name: fields.get(name, "") for name in ("app_id", "seller_id")}
         refund = None
         if fields.get("out_biz_no") and fields.get("gmt_refund"):
             # Told with its trade, and by the trade's total only: the refund itself is asked about.
             facts = RefundFacts(fields["out_biz_no"], fields.get("out_trade_no", ""), None, account)
             refund = RefundOutcome(RefundStatus.PENDING, facts)
-        return Notification(self.read_trade(fields, account, "gmt_payment"), refund, raw)
+        return Callback(self.read_trade(fields, account, "gmt_payment"), refund, raw)
 
-    def acknowledge(self, received: bool, message: str) -> NotifyAnswer:
+    def acknowledge(self, received: bool, message: str) -> CallbackResponse:
         """Exactly `success`, or anything else with a status that makes Alipay send again."""
-        return NotifyAnswer(200, b"success") if received else NotifyAnswer(500, b"fail")
+        return CallbackResponse(200, b"success") if received else CallbackResponse(500, b"fail")
 
     def keys_due(self, now: datetime) -> bool:
         """Certificates are fetched when an unknown one appears."""
         return False
 
-    def fetch_keys(self, serial: str | None, moment: Moment) -> Call[bool] | None:
+    def fetch_keys(self, serial: str | None, moment: RequestContext) -> Call[bool] | None:
         """The certificate with this SN."""
         return self.gateway.fetch_certificate(serial or "", moment)

@@ -16,15 +16,14 @@ from datetime import datetime, timedelta
 from paycenter_server.channels.protocol import (
     AttemptRef,
     Call,
+    Callback,
+    CallbackError,
+    CallbackRequest,
+    CallbackResponse,
     ChannelSpec,
     CloseOutcome,
     CloseStatus,
     ConfigField,
-    Moment,
-    Notification,
-    NotifyAnswer,
-    NotifyError,
-    NotifyRequest,
     Payment,
     PayOutcome,
     PayRequest,
@@ -35,6 +34,7 @@ from paycenter_server.channels.protocol import (
     RefundOutcome,
     RefundRequest,
     RefundStatus,
+    RequestContext,
 )
 from paycenter_server.domain.errors import Violation
 
@@ -56,7 +56,7 @@ class MockCodec:
     def _payment(self, number: str, amount: int, currency: str, at: datetime) -> Payment:
         return Payment(number, f"MOCK-P-{number}", amount, currency, self.account, "mock-payer", at)
 
-    def pay(self, request: PayRequest, moment: Moment) -> PayOutcome:
+    def pay(self, request: PayRequest, moment: RequestContext) -> PayOutcome:
         """Decided by the behaviour."""
         behaviour = self._behaviour_of(request.extras)
         if behaviour == "success":
@@ -68,7 +68,7 @@ class MockCodec:
             return PayOutcome(PayStatus.UNKNOWN, error_code="MOCK_TIMEOUT", error_message="the mock channel was asked to time out")
         return PayOutcome(PayStatus.WAITING)
 
-    def query(self, attempt: AttemptRef, moment: Moment) -> QueryOutcome:
+    def query(self, attempt: AttemptRef, moment: RequestContext) -> QueryOutcome:
         """Decided by the behaviour and the age of the attempt."""
         behaviour = self._behaviour_of(attempt.extras)
         late = attempt.create_time + timedelta(seconds=_late_seconds(attempt.extras))
@@ -80,7 +80,7 @@ class MockCodec:
             return QueryOutcome(QueryStatus.NOT_FOUND)
         return QueryOutcome(QueryStatus.CLOSED if behaviour == "failure" else QueryStatus.WAITING)
 
-    def close(self, attempt: AttemptRef, moment: Moment) -> CloseOutcome:
+    def close(self, attempt: AttemptRef, moment: RequestContext) -> CloseOutcome:
         """Closed, unless it is paid or was asked to stay payable."""
         if self.query(attempt, moment).status is QueryStatus.PAID:
             return CloseOutcome(CloseStatus.PAID)
@@ -93,7 +93,7 @@ class MockCodec:
         )
         return RefundOutcome(RefundStatus.SUCCESS, facts)
 
-    def refund(self, request: RefundRequest, moment: Moment) -> RefundOutcome:
+    def refund(self, request: RefundRequest, moment: RequestContext) -> RefundOutcome:
         """Decided by `refund` of the attempt's extras."""
         behaviour = request.extras.get("refund") or "success"
         if behaviour == "failure":
@@ -104,7 +104,7 @@ class MockCodec:
             return RefundOutcome(RefundStatus.PENDING)
         return self._refunded(request, moment.now)
 
-    def query_refund(self, request: RefundRequest, moment: Moment) -> RefundOutcome:
+    def query_refund(self, request: RefundRequest, moment: RequestContext) -> RefundOutcome:
         """Refunded, unless it was asked to fail or is still pending."""
         behaviour = request.extras.get("refund") or "success"
         if behaviour == "failure":
@@ -113,19 +113,19 @@ class MockCodec:
             return RefundOutcome(RefundStatus.PENDING)
         return self._refunded(request, moment.now)
 
-    def parse_notify(self, request: NotifyRequest, now: datetime) -> Notification:
+    def parse_callback(self, request: CallbackRequest, now: datetime) -> Callback:
         """The mock channel never calls back: anybody could."""
-        raise NotifyError("the mock channel sends no callbacks")
+        raise CallbackError("the mock channel sends no callbacks")
 
-    def acknowledge(self, received: bool, message: str) -> NotifyAnswer:
+    def acknowledge(self, received: bool, message: str) -> CallbackResponse:
         """Plain text."""
-        return NotifyAnswer(200, b"success") if received else NotifyAnswer(400, message.encode())
+        return CallbackResponse(200, b"success") if received else CallbackResponse(400, message.encode())
 
     def keys_due(self, now: datetime) -> bool:
         """It has no keys."""
         return False
 
-    def fetch_keys(self, serial: str | None, moment: Moment) -> Call[bool] | None:
+    def fetch_keys(self, serial: str | None, moment: RequestContext) -> Call[bool] | None:
         """It has no keys."""
         return None
 

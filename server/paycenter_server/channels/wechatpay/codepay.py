@@ -10,11 +10,11 @@ from paycenter_server.channels.protocol import (
     AttemptRef,
     Call,
     CloseOutcome,
-    Moment,
     PayOutcome,
     PayRequest,
     PayStatus,
     QueryStatus,
+    RequestContext,
 )
 from paycenter_server.channels.wechatpay import outcomes
 from paycenter_server.channels.wechatpay.v3 import WechatV3Codec, transaction
@@ -26,7 +26,7 @@ class WechatBarCodec(WechatV3Codec):
     code = "wx_bar"
     product = "codepay"
 
-    def pay(self, request: PayRequest, moment: Moment) -> Call[PayOutcome]:
+    def pay(self, request: PayRequest, moment: RequestContext) -> Call[PayOutcome]:
         """No notify_url and no expiry: bar codes never notify, and live for less than a minute."""
         fields = {
             "appid": self.account["appid"],
@@ -39,7 +39,7 @@ class WechatBarCodec(WechatV3Codec):
         }
         return self._create(fields, request, moment, outcomes.CODEPAY_ERRORS)
 
-    def created(self, answer: Mapping[str, Any], request: PayRequest, moment: Moment) -> PayOutcome:
+    def created(self, answer: Mapping[str, Any], request: PayRequest, moment: RequestContext) -> PayOutcome:
         """Paid at once, or the payer is asked for a password."""
         outcome = transaction(answer)
         payment = outcome.payment
@@ -51,7 +51,7 @@ class WechatBarCodec(WechatV3Codec):
             return PayOutcome(PayStatus.WAITING, "bar_code")
         return PayOutcome(PayStatus.UNKNOWN, error_code=outcome.error_code, error_message=outcome.error_message)
 
-    def close(self, attempt: AttemptRef, moment: Moment) -> Call[CloseOutcome]:
+    def close(self, attempt: AttemptRef, moment: RequestContext) -> Call[CloseOutcome]:
         """Reverse: cancels what is unpaid, refunds what was paid."""
         fields = {"appid": self.account["appid"], "mchid": self.account["mchid"]}
         target = f"/v3/pay/transactions/out-trade-no/{attempt.out_trade_no}/reverse"

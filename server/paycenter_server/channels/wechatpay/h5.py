@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from paycenter_server.channels.protocol import AnswerError, Moment, PayOutcome, PayRequest, PayStatus
+from paycenter_server.channels.protocol import AnswerError, PayOutcome, PayRequest, PayStatus, RequestContext
 from paycenter_server.channels.wechatpay.v3 import WechatV3Codec
 
 H5_TYPES = ("Wap", "iOS", "Android")
@@ -34,7 +34,7 @@ class WechatWapCodec(WechatV3Codec):
         """`h5_info.type` from the extra `h5_type`; "Wap" if it is not given."""
         return {"scene_info": {"payer_client_ip": request.user_ip, "h5_info": h5_info(request)}}
 
-    def created(self, answer: Mapping[str, Any], request: PayRequest, moment: Moment) -> PayOutcome:
+    def created(self, answer: Mapping[str, Any], request: PayRequest, moment: RequestContext) -> PayOutcome:
         """The URL, with the way back to the shop where there is one."""
         h5_url = answer.get("h5_url")
         if not isinstance(h5_url, str) or not h5_url:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from paycenter_server.channels.crypto import rsa_sign
-from paycenter_server.channels.protocol import AnswerError, Moment, PayOutcome, PayRequest, PayStatus
+from paycenter_server.channels.protocol import AnswerError, PayOutcome, PayRequest, PayStatus, RequestContext
 from paycenter_server.channels.wechatpay.v3 import WechatV3Codec
 
 
@@ -36,7 +36,7 @@ class WechatPubCodec(WechatV3Codec):
         """The payer's openid, as the application of this channel knows it."""
         return {"payer": {"openid": request.extras.get("openid", "")}}
 
-    def created(self, answer: Mapping[str, Any], request: PayRequest, moment: Moment) -> PayOutcome:
+    def created(self, answer: Mapping[str, Any], request: PayRequest, moment: RequestContext) -> PayOutcome:
         """Signed over appId, timeStamp, nonceStr and package, one a line."""
         timestamp, package = str(int(moment.now.timestamp())), f"prepay_id={_prepay_id(answer)}"
         message = f"{self.account['appid']}\n{timestamp}\n{moment.nonce}\n{package}\n"
@@ -64,7 +64,7 @@ class WechatAppCodec(WechatV3Codec):
     code = "wx_app"
     product = "app"
 
-    def created(self, answer: Mapping[str, Any], request: PayRequest, moment: Moment) -> PayOutcome:
+    def created(self, answer: Mapping[str, Any], request: PayRequest, moment: RequestContext) -> PayOutcome:
         """Signed over appid, timestamp, noncestr and the bare prepay_id, one a line."""
         timestamp, prepay_id = str(int(moment.now.timestamp())), _prepay_id(answer)
         message = f"{self.account['appid']}\n{timestamp}\n{moment.nonce}\n{prepay_id}\n"

@@ -23,7 +23,7 @@ def limits(request: PayRequest) -> Sequence[Violation]:
         wrong.append(Violation("out_trade_no", "WeChat Pay takes 6 to 32 of 0-9 A-Z a-z _ - | *"))
     if not 1 <= len(request.subject) <= 127:
         wrong.append(Violation("subject", "WeChat Pay takes 1 to 127 characters"))
-    wrong += _notify_url(request.notify_url)
+    wrong += _callback_url(request.callback_url)
     if (openid := request.extras.get("openid")) and not _OPENID.fullmatch(openid):
         wrong.append(Violation("channel_extras.openid", "must be the payer's openid, at most 128 letters, digits, _ and -"))
     if (auth_code := request.extras.get("auth_code")) and not _AUTH_CODE.fullmatch(auth_code):
@@ -42,10 +42,10 @@ def refund_limits(request: RefundRequest) -> Sequence[Violation]:
         wrong.append(Violation("out_refund_no", "WeChat Pay takes 1 to 64 of 0-9 A-Z a-z _ - | * @"))
     if len(request.reason.encode()) > 80:
         wrong.append(Violation("reason", "WeChat Pay takes at most 80 bytes in UTF-8, which are 26 Chinese characters"))
-    return [*wrong, *_notify_url(request.notify_url)]
+    return [*wrong, *_callback_url(request.callback_url)]
 
 
-def _notify_url(value: str) -> list[Violation]:
+def _callback_url(value: str) -> list[Violation]:
     if len(value) <= 255 and is_gateway(value):
         return []
-    return [Violation("notify_url", "WeChat Pay takes an https address without a query, at most 255 characters")]
+    return [Violation("callback_url", "WeChat Pay takes an https address without a query, at most 255 characters")]

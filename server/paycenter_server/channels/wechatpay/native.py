@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from paycenter_server.channels.protocol import AnswerError, Moment, PayOutcome, PayRequest, PayStatus
+from paycenter_server.channels.protocol import AnswerError, PayOutcome, PayRequest, PayStatus, RequestContext
 from paycenter_server.channels.wechatpay.v3 import WechatV3Codec
 
 
@@ -15,7 +15,7 @@ class WechatNativeCodec(WechatV3Codec):
     code = "wx_native"
     product = "native"
 
-    def created(self, answer: Mapping[str, Any], request: PayRequest, moment: Moment) -> PayOutcome:
+    def created(self, answer: Mapping[str, Any], request: PayRequest, moment: RequestContext) -> PayOutcome:
         """The content is the text of the QR code, valid for two hours at most."""
         code_url = answer.get("code_url")
         if not isinstance(code_url, str) or not code_url:

@@ -16,16 +16,15 @@ from paycenter_server.channels.protocol import (
     AnswerError,
     AttemptRef,
     Call,
+    Callback,
+    CallbackError,
+    CallbackRequest,
+    CallbackResponse,
     ClientCertificate,
     CloseOutcome,
     CloseStatus,
     HttpRequest,
     HttpResponse,
-    Moment,
-    Notification,
-    NotifyAnswer,
-    NotifyError,
-    NotifyRequest,
     Payment,
     PayOutcome,
     PayRequest,
@@ -37,13 +36,14 @@ from paycenter_server.channels.protocol import (
     RefundOutcome,
     RefundRequest,
     RefundStatus,
+    RequestContext,
 )
 from paycenter_server.channels.times import parse_alipay, parse_wechat_v2, wechat_v2
 from paycenter_server.channels.wechatpay import outcomes as v3_outcomes
 from paycenter_server.channels.wechatpay import v2_outcomes
 from paycenter_server.channels.wechatpay.config import GATEWAY
-from paycenter_server.channels.wechatpay.v2_notify import answer as notify_answer
-from paycenter_server.channels.wechatpay.v2_notify import read_refund, whole
+from paycenter_server.channels.wechatpay.v2_callbacks import answer as callback_response
+from paycenter_server.channels.wechatpay.v2_callbacks import read_refund, whole
 from paycenter_server.channels.wechatpay.v2_xml import HMAC_SHA256, build, parse, sign, verify
 
 T = TypeVar("T")
@@ -70,7 +70,7 @@ class WechatV2Codec(ABC):
             )
 
     @abstractmethod
-    def created(self, answer: Mapping[str, str], request: PayRequest, moment: Moment) -> PayOutcome:
+    def created(self, answer: Mapping[str, str], request: PayRequest, moment: RequestContext) -> PayOutcome:
         """What a product's create answer means."""
 
     def create_fields(self, request: PayRequest) -> dict[str, str]:
@@ -79,7 +79,7 @@ class WechatV2Codec(ABC):
 
     # Requests
 
-    def request(self, path: str, fields: Mapping[str, str], moment: Moment, *, certificate: bool = False) -> HttpRequest:
+    def request(self, path: str, fields: Mapping[str, str], moment: RequestContext, *, certificate: bool = False) -> HttpRequest:
         """A signed message; with the client certificate for the /secapi ones."""
         named = {
             "appid": self._appid, "mch_id": self._mchid, "nonce_str": moment.nonce, "sign_type": self.sign_type, **fields,
@@ -130,11 +130,11 @@ class WechatV2Codec(ABC):
             "time_expire": wechat_v2(request.expire_time),
         }
 
-    def pay(self, request: PayRequest, moment: Moment) -> Call[PayOutcome]:
+    def pay(self, request: PayRequest, moment: RequestContext) -> Call[PayOutcome]:
         """`/pay/unifiedorder`."""
         fields = {
             **self.pay_fields(request),
-            "notify_url": request.notify_url,
+            "notify_url": request.callback_url,
             "trade_type": self.trade_type,
             **self.create_fields(request),
         }
@@ -148,7 +148,7 @@ class WechatV2Codec(ABC):
             PayStatus.REFUSED,
         )
 
-    def query(self, attempt: AttemptRef, moment: Moment) -> Call[QueryOutcome]:
+    def query(self, attempt: AttemptRef, moment: RequestContext) -> Call[QueryOutcome]:
         """`/pay/orderquery`."""
         return self.call(
             "wx2.query",
@@ -158,7 +158,7 @@ class WechatV2Codec(ABC):
             lambda known, code, why: QueryOutcome(known or QueryStatus.UNKNOWN, None, code, why),
         )
 
-    def close(self, attempt: AttemptRef, moment: Moment) -> Call[CloseOutcome]:
+    def close(self, attempt: AttemptRef, moment: RequestContext) -> Call[CloseOutcome]:
         """`/pay/closeorder`."""
         return self.call(
             "wx2.close",
@@ -186,8 +186,8 @@ class WechatV2Codec(ABC):
 
     # Refunds
 
-    def refund(self, request: RefundRequest, moment: Moment) -> Call[RefundOutcome]:
-        """`/secapi/pay/refund`: a success means accepted; the result comes by query or notice."""
+    def refund(self, request: RefundRequest, moment: RequestContext) -> Call[RefundOutcome]:
+        """`/secapi/pay/refund`: a success means accepted; the result comes by query or callback."""
         fields = {
             "out_trade_no": request.out_trade_no,
             "out_refund_no": request.out_refund_no,
@@ -195,7 +195,7 @@ class WechatV2Codec(ABC):
             "refund_fee": str(request.amount),
             "refund_fee_type": request.currency,
             "refund_desc": request.reason,
-            "notify_url": request.notify_url,
+            "notify_url": request.callback_url,
         }
         return self.call(
             "wx2.refund",
@@ -206,7 +206,7 @@ class WechatV2Codec(ABC):
             RefundStatus.RETRY_LATER,
         )
 
-    def query_refund(self, request: RefundRequest, moment: Moment) -> Call[RefundOutcome]:
+    def query_refund(self, request: RefundRequest, moment: RequestContext) -> Call[RefundOutcome]:
         """`/pay/refundquery` by out_refund_no."""
 
         def good(fields: Mapping[str, str]) -> RefundOutcome:
@@ -232,30 +232,30 @@ class WechatV2Codec(ABC):
 
     # Callbacks
 
-    def parse_notify(self, request: NotifyRequest, now: datetime) -> Notification:
-        """A signed payment, or a refund notice."""
+    def parse_callback(self, request: CallbackRequest, now: datetime) -> Callback:
+        """A signed payment, or a refund callback."""
         try:
             fields = parse(request.body)
         except AnswerError as error:
-            raise NotifyError(str(error)) from error
+            raise CallbackError(str(error)) from error
         if "req_info" in fields:
             return read_refund(request.body, self.mch_key, self._appid, self._mchid)
         if fields.get("return_code") != "SUCCESS" or not verify(fields, self.mch_key):
-            raise NotifyError("the signature does not verify")
+            raise CallbackError("the signature does not verify")
         raw = request.body.decode(errors="replace")
         if fields.get("result_code") != "SUCCESS":
-            return Notification(raw=raw)
-        return Notification(payment=self.transaction(fields, "SUCCESS"), raw=raw)
+            return Callback(raw=raw)
+        return Callback(payment=self.transaction(fields, "SUCCESS"), raw=raw)
 
-    def acknowledge(self, received: bool, message: str) -> NotifyAnswer:
+    def acknowledge(self, received: bool, message: str) -> CallbackResponse:
         """XML, or it does not count."""
-        return notify_answer(received, message)
+        return callback_response(received, message)
 
     def keys_due(self, now: datetime) -> bool:
         """v2 has one shared key."""
         return False
 
-    def fetch_keys(self, serial: str | None, moment: Moment) -> Call[bool] | None:
+    def fetch_keys(self, serial: str | None, moment: RequestContext) -> Call[bool] | None:
         """Nothing to fetch."""
         return None
 

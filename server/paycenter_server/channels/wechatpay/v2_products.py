@@ -12,11 +12,11 @@ from paycenter_server.channels.protocol import (
     Call,
     CloseOutcome,
     CloseStatus,
-    Moment,
     PayOutcome,
     PayRequest,
     PayStatus,
     QueryStatus,
+    RequestContext,
 )
 from paycenter_server.channels.times import wechat_v2
 from paycenter_server.channels.wechatpay import v2_outcomes
@@ -42,7 +42,7 @@ class WechatNativeV2Codec(WechatV2Codec):
         """NATIVE needs a product_id; the number is as good as any."""
         return {"product_id": request.out_trade_no}
 
-    def created(self, answer: Mapping[str, str], request: PayRequest, moment: Moment) -> PayOutcome:
+    def created(self, answer: Mapping[str, str], request: PayRequest, moment: RequestContext) -> PayOutcome:
         """The text of the QR code."""
         return PayOutcome(PayStatus.WAITING, "qr_code", _needed(answer, "code_url"))
 
@@ -57,7 +57,7 @@ class WechatPubV2Codec(WechatV2Codec):
         """The payer's openid."""
         return {"openid": request.extras.get("openid", "")}
 
-    def created(self, answer: Mapping[str, str], request: PayRequest, moment: Moment) -> PayOutcome:
+    def created(self, answer: Mapping[str, str], request: PayRequest, moment: RequestContext) -> PayOutcome:
         """Parameters for the payer's side, signed with the API key."""
         fields = {
             "appId": self.account["appid"],
@@ -82,7 +82,7 @@ class WechatAppV2Codec(WechatV2Codec):
     code = "wx_app"
     trade_type = "APP"
 
-    def created(self, answer: Mapping[str, str], request: PayRequest, moment: Moment) -> PayOutcome:
+    def created(self, answer: Mapping[str, str], request: PayRequest, moment: RequestContext) -> PayOutcome:
         """Parameters for the SDK in the app, signed with the API key by the method of the order."""
         fields = {
             "appid": self.account["appid"],
@@ -106,7 +106,7 @@ class WechatWapV2Codec(WechatV2Codec):
         """The scene."""
         return {"scene_info": json.dumps({"h5_info": h5_info(request)}, separators=(",", ":"))}
 
-    def created(self, answer: Mapping[str, str], request: PayRequest, moment: Moment) -> PayOutcome:
+    def created(self, answer: Mapping[str, str], request: PayRequest, moment: RequestContext) -> PayOutcome:
         """The URL, with the way back to the shop where there is one."""
         return PayOutcome(PayStatus.WAITING, "url", with_way_back(_needed(answer, "mweb_url"), request))
 
@@ -117,7 +117,7 @@ class WechatBarV2Codec(WechatV2Codec):
     code = "wx_bar"
     trade_type = "MICROPAY"
 
-    def created(self, answer: Mapping[str, str], request: PayRequest, moment: Moment) -> PayOutcome:
+    def created(self, answer: Mapping[str, str], request: PayRequest, moment: RequestContext) -> PayOutcome:
         """Paid at once."""
         outcome = self.transaction(answer, "SUCCESS")
         payment = outcome.payment
@@ -125,7 +125,7 @@ class WechatBarV2Codec(WechatV2Codec):
             raise AnswerError("the answer is about another out_trade_no")
         return PayOutcome(PayStatus.PAID, "bar_code", payment=payment)
 
-    def pay(self, request: PayRequest, moment: Moment) -> Call[PayOutcome]:
+    def pay(self, request: PayRequest, moment: RequestContext) -> Call[PayOutcome]:
         """Paid, or USERPAYING: WAITING, with nothing to show."""
         fields = {
             **self.pay_fields(request),
@@ -141,7 +141,7 @@ class WechatBarV2Codec(WechatV2Codec):
             lambda known, code, why: PayOutcome(known or PayStatus.UNKNOWN, "bar_code", error_code=code, error_message=why),
         )
 
-    def close(self, attempt: AttemptRef, moment: Moment) -> Call[CloseOutcome]:
+    def close(self, attempt: AttemptRef, moment: RequestContext) -> Call[CloseOutcome]:
         """`/secapi/pay/reverse`: cancels what is unpaid, refunds what was paid; `recall` Y means once more."""
 
         def good(answer: Mapping[str, str]) -> CloseOutcome:

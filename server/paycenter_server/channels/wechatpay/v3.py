@@ -23,15 +23,14 @@ from paycenter_server.channels.protocol import (
     AnswerError,
     AttemptRef,
     Call,
+    Callback,
+    CallbackError,
+    CallbackRequest,
+    CallbackResponse,
     CloseOutcome,
     CloseStatus,
     HttpRequest,
     HttpResponse,
-    Moment,
-    Notification,
-    NotifyAnswer,
-    NotifyError,
-    NotifyRequest,
     Payment,
     PayOutcome,
     PayRequest,
@@ -43,6 +42,7 @@ from paycenter_server.channels.protocol import (
     RefundOutcome,
     RefundRequest,
     RefundStatus,
+    RequestContext,
 )
 from paycenter_server.channels.texts import text as _text
 from paycenter_server.channels.times import parse_http_date, parse_rfc3339, rfc3339
@@ -56,7 +56,7 @@ from paycenter_server.channels.wechatpay.signature import (
     decrypt_resource,
     read_certificates,
 )
-from paycenter_server.channels.wechatpay.v2_notify import read_refund
+from paycenter_server.channels.wechatpay.v2_callbacks import read_refund
 
 T = TypeVar("T")
 
@@ -93,7 +93,7 @@ class WechatV3Codec(ABC):
         self._verifier = Verifier(keys, {certificate_serial(certificate): certificate for certificate in certificates})
 
     @abstractmethod
-    def created(self, answer: Mapping[str, Any], request: PayRequest, moment: Moment) -> PayOutcome:
+    def created(self, answer: Mapping[str, Any], request: PayRequest, moment: RequestContext) -> PayOutcome:
         """What a product's create answer means."""
 
     def create_fields(self, request: PayRequest) -> dict[str, Any]:
@@ -102,7 +102,7 @@ class WechatV3Codec(ABC):
 
     # Requests
 
-    def _request(self, method: str, target: str, moment: Moment, fields: Mapping[str, Any] | None = None) -> HttpRequest:
+    def _request(self, method: str, target: str, moment: RequestContext, fields: Mapping[str, Any] | None = None) -> HttpRequest:
         body = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode() if fields is not None else b""
         timestamp = str(int(moment.now.timestamp()))
         signed = authorization(self.private_key, self._mchid, self._serial, method, target, timestamp, moment.nonce, body)
@@ -139,7 +139,7 @@ class WechatV3Codec(ABC):
 
     # Pay, query, close
 
-    def pay(self, request: PayRequest, moment: Moment) -> Call[PayOutcome]:
+    def pay(self, request: PayRequest, moment: RequestContext) -> Call[PayOutcome]:
         """`POST /v3/pay/transactions/{product}`; repeating it with the same content answers the same again."""
         fields: dict[str, Any] = {
             "appid": self._appid,
@@ -147,7 +147,7 @@ class WechatV3Codec(ABC):
             "description": request.subject,
             "out_trade_no": request.out_trade_no,
             "time_expire": rfc3339(request.expire_time),
-            "notify_url": request.notify_url,
+            "notify_url": request.callback_url,
             "amount": {"total": request.amount, "currency": request.currency},
             "scene_info": {"payer_client_ip": request.user_ip},
             **self.create_fields(request),
@@ -155,7 +155,7 @@ class WechatV3Codec(ABC):
         return self._create(fields, request, moment, outcomes.PAY_ERRORS)
 
     def _create(
-        self, fields: Mapping[str, Any], request: PayRequest, moment: Moment, errors: Mapping[str, PayStatus]
+        self, fields: Mapping[str, Any], request: PayRequest, moment: RequestContext, errors: Mapping[str, PayStatus]
     ) -> Call[PayOutcome]:
         def parse(response: HttpResponse, now: datetime) -> PayOutcome:
             return self._read(
@@ -169,7 +169,7 @@ class WechatV3Codec(ABC):
         target = f"/v3/pay/transactions/{self.product}"
         return Call("wx.pay", self._request("POST", target, moment, fields), parse, _unclear(PayOutcome, PayStatus.UNKNOWN))
 
-    def query(self, attempt: AttemptRef, moment: Moment) -> Call[QueryOutcome]:
+    def query(self, attempt: AttemptRef, moment: RequestContext) -> Call[QueryOutcome]:
         """`GET /v3/pay/transactions/out-trade-no/{out_trade_no}`."""
         target = f"/v3/pay/transactions/out-trade-no/{attempt.out_trade_no}?mchid={self._mchid}"
 
@@ -184,13 +184,13 @@ class WechatV3Codec(ABC):
 
         return Call("wx.query", self._request("GET", target, moment), parse, _unclear(QueryOutcome, QueryStatus.UNKNOWN))
 
-    def close(self, attempt: AttemptRef, moment: Moment) -> Call[CloseOutcome]:
+    def close(self, attempt: AttemptRef, moment: RequestContext) -> Call[CloseOutcome]:
         """`POST /v3/pay/transactions/out-trade-no/{out_trade_no}/close`, answered with a signed 204."""
         target = f"/v3/pay/transactions/out-trade-no/{attempt.out_trade_no}/close"
         return self._end("wx.close", target, {"mchid": self._mchid}, moment, outcomes.CLOSE_ERRORS)
 
     def _end(
-        self, api: str, target: str, fields: Mapping[str, str], moment: Moment, errors: Mapping[str, CloseStatus]
+        self, api: str, target: str, fields: Mapping[str, str], moment: RequestContext, errors: Mapping[str, CloseStatus]
     ) -> Call[CloseOutcome]:
         def parse(response: HttpResponse, now: datetime) -> CloseOutcome:
             return self._read(
@@ -206,19 +206,19 @@ class WechatV3Codec(ABC):
 
     # Refunds
 
-    def refund(self, request: RefundRequest, moment: Moment) -> Call[RefundOutcome]:
+    def refund(self, request: RefundRequest, moment: RequestContext) -> Call[RefundOutcome]:
         """`POST /v3/refund/domestic/refunds`. The notify_url always goes with it: without one WeChat notifies in v2 XML."""
         fields = {
             "out_trade_no": request.out_trade_no,
             "out_refund_no": request.out_refund_no,
             "reason": request.reason,
-            "notify_url": request.notify_url,
+            "notify_url": request.callback_url,
             "amount": {"refund": request.amount, "total": request.total, "currency": request.currency},
         }
         http = self._request("POST", "/v3/refund/domestic/refunds", moment, fields)
         return self._refund_call("wx.refund", http, outcomes.REFUND_ERRORS)
 
-    def query_refund(self, request: RefundRequest, moment: Moment) -> Call[RefundOutcome]:
+    def query_refund(self, request: RefundRequest, moment: RequestContext) -> Call[RefundOutcome]:
         """`GET /v3/refund/domestic/refunds/{out_refund_no}`."""
         http = self._request("GET", f"/v3/refund/domestic/refunds/{request.out_refund_no}", moment)
         return self._refund_call("wx.refund_query", http, outcomes.REFUND_QUERY_ERRORS)
@@ -237,7 +237,7 @@ class WechatV3Codec(ABC):
 
     # Callbacks
 
-    def parse_notify(self, request: NotifyRequest, now: datetime) -> Notification:
+    def parse_callback(self, request: CallbackRequest, now: datetime) -> Callback:
         """Raw bytes, then window, serial, signature, decryption; the core compares the facts.
 
         A refund made without a notify_url, or in the merchant console, is reported in the XML of v2.
@@ -251,22 +251,22 @@ class WechatV3Codec(ABC):
             plain = decrypt_resource(self._api_v3_key, _inner(envelope, "resource"))
             content = _json_object(plain)
         except (AnswerError, CryptoError) as error:
-            raise NotifyError(str(error)) from error
+            raise CallbackError(str(error)) from error
         raw = plain.decode(errors="replace")
         if event.startswith("TRANSACTION."):
-            return Notification(payment=transaction(content), raw=raw)
+            return Callback(payment=transaction(content), raw=raw)
         if event.startswith("REFUND."):
             # A refund callback names the merchant only; the application was compared when the payment was booked.
             account = {"appid": self._appid, "mchid": _text(content.get("mchid"))}
-            return Notification(refund=_refund(content, "refund_status", account), raw=raw)
-        return Notification(raw=raw)
+            return Callback(refund=_refund(content, "refund_status", account), raw=raw)
+        return Callback(raw=raw)
 
-    def acknowledge(self, received: bool, message: str) -> NotifyAnswer:
+    def acknowledge(self, received: bool, message: str) -> CallbackResponse:
         """204 when stored, else 500 with FAIL, which makes WeChat send again."""
         if received:
-            return NotifyAnswer(204)
+            return CallbackResponse(204)
         body = json.dumps({"code": "FAIL", "message": message}, ensure_ascii=False).encode()
-        return NotifyAnswer(500, body, "application/json")
+        return CallbackResponse(500, body, "application/json")
 
     # Keys
 
@@ -281,7 +281,7 @@ class WechatV3Codec(ABC):
         """The public key, or a certificate that has not expired."""
         return self._verifier.usable(now)
 
-    def fetch_keys(self, serial: str | None, moment: Moment) -> Call[bool] | None:
+    def fetch_keys(self, serial: str | None, moment: RequestContext) -> Call[bool] | None:
         """`GET /v3/certificates`: decrypt, then verify the answer with the certificate that its header names."""
         if not self._download:
             return None
@@ -305,7 +305,7 @@ class WechatV3Codec(ABC):
 
         return Call("wx.certificates", self._request("GET", "/v3/certificates", moment), parse, lambda why: False)
 
-    def prove_keys(self, moment: Moment) -> Call[str]:
+    def prove_keys(self, moment: RequestContext) -> Call[str]:
         """`GET /v3/certificates`: signed with the key that `Wechatpay-Serial` asks for; merchants without certificates get 404."""
 
         def parse(response: HttpResponse, now: datetime) -> str:

@@ -17,17 +17,16 @@ from paycenter_server.channels.protocol import (
     AnswerError,
     AttemptRef,
     Call,
+    Callback,
+    CallbackError,
+    CallbackRequest,
+    CallbackResponse,
     ChannelSpec,
     CloseOutcome,
     CloseStatus,
     ConfigField,
     HttpRequest,
     HttpResponse,
-    Moment,
-    Notification,
-    NotifyAnswer,
-    NotifyError,
-    NotifyRequest,
     Payment,
     PayOutcome,
     PayRequest,
@@ -38,6 +37,7 @@ from paycenter_server.channels.protocol import (
     RefundOutcome,
     RefundRequest,
     RefundStatus,
+    RequestContext,
 )
 from paycenter_server.channels.texts import text
 from paycenter_server.domain.errors import Violation
@@ -123,11 +123,11 @@ class SamplePayCodec:
         )  # fmt: skip
         return RefundOutcome(status, facts)
 
-    def pay(self, request: PayRequest, moment: Moment) -> Call[PayOutcome]:
+    def pay(self, request: PayRequest, moment: RequestContext) -> Call[PayOutcome]:
         """`/pay`: a URL for the payer."""
         fields = {
             "number": request.out_trade_no, "subject": request.subject, "amount": request.amount, "currency": request.currency,
-            "expires": int(request.expire_time.timestamp()), "notify_url": request.notify_url,
+            "expires": int(request.expire_time.timestamp()), "notify_url": request.callback_url,
         }  # fmt: skip
 
         def good(answer: dict[str, Any]) -> PayOutcome:
@@ -138,12 +138,12 @@ class SamplePayCodec:
 
         return self._call("pay", fields, good, lambda why: PayOutcome(PayStatus.UNKNOWN, error_message=why))
 
-    def query(self, attempt: AttemptRef, moment: Moment) -> Call[QueryOutcome]:
+    def query(self, attempt: AttemptRef, moment: RequestContext) -> Call[QueryOutcome]:
         """`/query`."""
         fields = {"number": attempt.out_trade_no}
         return self._call("query", fields, self._queried, lambda why: QueryOutcome(QueryStatus.UNKNOWN, error_message=why))
 
-    def close(self, attempt: AttemptRef, moment: Moment) -> Call[CloseOutcome]:
+    def close(self, attempt: AttemptRef, moment: RequestContext) -> Call[CloseOutcome]:
         """`/close`."""
 
         def good(answer: dict[str, Any]) -> CloseOutcome:
@@ -152,35 +152,35 @@ class SamplePayCodec:
         fields = {"number": attempt.out_trade_no}
         return self._call("close", fields, good, lambda why: CloseOutcome(CloseStatus.UNKNOWN, error_message=why))
 
-    def refund(self, request: RefundRequest, moment: Moment) -> Call[RefundOutcome]:
+    def refund(self, request: RefundRequest, moment: RequestContext) -> Call[RefundOutcome]:
         """`/refund`: done within the call; the same number again is the same refund."""
         fields = {"number": request.out_trade_no, "refund": request.out_refund_no, "amount": request.amount}
         return self._call("refund", fields, self._refunded, lambda why: RefundOutcome(RefundStatus.UNKNOWN, error_message=why))
 
-    def query_refund(self, request: RefundRequest, moment: Moment) -> Call[RefundOutcome]:
+    def query_refund(self, request: RefundRequest, moment: RequestContext) -> Call[RefundOutcome]:
         """`/refund-query`."""
         fields = {"number": request.out_trade_no, "refund": request.out_refund_no}
         return self._call(
             "refund-query", fields, self._refunded, lambda why: RefundOutcome(RefundStatus.UNKNOWN, error_message=why)
         )
 
-    def parse_notify(self, request: NotifyRequest, now: datetime) -> Notification:
+    def parse_callback(self, request: CallbackRequest, now: datetime) -> Callback:
         """A payment, in the words of a query."""
         try:
             document = self._read(request.headers, request.body)
         except ValueError as error:
-            raise NotifyError(str(error)) from error
-        return Notification(payment=self._queried(document), raw=text(request.body.decode("utf-8", "replace")))
+            raise CallbackError(str(error)) from error
+        return Callback(payment=self._queried(document), raw=text(request.body.decode("utf-8", "replace")))
 
-    def acknowledge(self, received: bool, message: str) -> NotifyAnswer:
+    def acknowledge(self, received: bool, message: str) -> CallbackResponse:
         """`OK`, or a status that makes it send again."""
-        return NotifyAnswer(200, b"OK") if received else NotifyAnswer(503, b"AGAIN")
+        return CallbackResponse(200, b"OK") if received else CallbackResponse(503, b"AGAIN")
 
     def keys_due(self, now: datetime) -> bool:
         """It has one key, in its configuration."""
         return False
 
-    def fetch_keys(self, serial: str | None, moment: Moment) -> Call[bool] | None:
+    def fetch_keys(self, serial: str | None, moment: RequestContext) -> Call[bool] | None:
         """Nothing to fetch."""
         return None
 

@@ -13,7 +13,7 @@ import yarl
 
 from paycenter_server.domain.guard import refuse_in_transaction
 from paycenter_server.services.context import Clock
-from paycenter_server.services.notifying import Received
+from paycenter_server.services.notifications_delivery import DeliveryResponse
 
 TIMEOUT = 10.0
 MAX_ANSWER = 64 * 1024
@@ -65,15 +65,15 @@ class AddressGuard:
         family, kind, proto, _, sockaddr = info
         if not self.permits(sockaddr[0]):
             raise ForbiddenAddressError(
-                f"{sockaddr[0]} is a private address; allow its network in PAYCENTER_NOTIFY_ALLOWED_NETWORKS"
+                f"{sockaddr[0]} is a private address; allow its network in PAYCENTER_NOTIFICATION_ALLOWED_NETWORKS"
             )
         made = socket.socket(family, kind, proto)
         made.setblocking(False)
         return made
 
 
-class AiohttpCourier:
-    """See `services.notifying.Courier`."""
+class AiohttpNotificationSender:
+    """See `services.delivery.NotificationSender`."""
 
     def __init__(self, guard: AddressGuard, clock: Clock, *, timeout: float = TIMEOUT) -> None:
         self._guard = guard
@@ -89,7 +89,7 @@ class AiohttpCourier:
             )
         return self._session
 
-    async def post(self, url: str, headers: dict[str, str], body: bytes) -> Received:
+    async def send(self, url: str, headers: dict[str, str], body: bytes) -> DeliveryResponse:
         """The answer, at most 64 KiB of it; or why there was none."""
         refuse_in_transaction()
         try:
@@ -101,11 +101,11 @@ class AiohttpCourier:
                     raw += chunk[: MAX_ANSWER - len(raw)]
                     if len(raw) >= MAX_ANSWER:
                         break
-                return Received(response.status, raw.decode("utf-8", "replace"), self._retry_after(response))
+                return DeliveryResponse(response.status, raw.decode("utf-8", "replace"), self._retry_after(response))
         except TimeoutError:
-            return Received(0, f"no answer within {self._timeout:g} seconds")
+            return DeliveryResponse(0, f"no answer within {self._timeout:g} seconds")
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return Received(0, f"{type(error).__name__}: {error}"[:500])
+            return DeliveryResponse(0, f"{type(error).__name__}: {error}"[:500])
 
     def _retry_after(self, response: aiohttp.ClientResponse) -> float | None:
         value = response.headers.get("Retry-After", "")

@@ -1,4 +1,4 @@
-"""The doorbell: after a commit, a job in Redis tells a worker to look at the outbox. It may be lost; a poll is the net."""
+"""The wake-up: after a commit, a job in Redis tells a worker to look at the outbox. It may be lost; a poll is the net."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from arq.connections import ArqRedis, RedisSettings, create_pool
 
 log = structlog.get_logger(__name__)
 
-BELL_QUEUE = "paycenter:bell"
+WAKE_UP_QUEUE = "paycenter:wake_up"
 CRON_QUEUE = "paycenter:cron"
 _QUIET_SECONDS = 0.02
 
@@ -33,7 +33,7 @@ def redis_settings(url: str) -> RedisSettings:
     return settings
 
 
-class ArqDoorbell:
+class ArqWakeUp:
     """Rings at most every 20 ms, from a task of its own, so that callers never wait for Redis."""
 
     def __init__(self, url: str) -> None:
@@ -42,8 +42,8 @@ class ArqDoorbell:
         self._rung = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    def ring(self) -> None:
-        """See `services.context.Doorbell`."""
+    def send(self) -> None:
+        """See `services.context.WakeUp`."""
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._run())
         self._rung.set()
@@ -55,14 +55,14 @@ class ArqDoorbell:
             try:
                 if self._redis is None:
                     self._redis = await create_pool(
-                        self._settings, job_serializer=serialize, job_deserializer=deserialize, default_queue_name=BELL_QUEUE
+                        self._settings, job_serializer=serialize, job_deserializer=deserialize, default_queue_name=WAKE_UP_QUEUE
                     )
                 async with asyncio.timeout(1):
-                    await self._redis.enqueue_job("pay_notify_job", _queue_name=BELL_QUEUE)
+                    await self._redis.enqueue_job("pay_notify_job", _queue_name=WAKE_UP_QUEUE)
             except asyncio.CancelledError:
                 raise
             except Exception as error:
-                log.warning("doorbell_silent", why=f"{type(error).__name__}: {error}")
+                log.warning("wake_up_failed", why=f"{type(error).__name__}: {error}")
                 await self._forget()
                 await asyncio.sleep(1)
             await asyncio.sleep(_QUIET_SECONDS)
@@ -73,7 +73,7 @@ class ArqDoorbell:
             try:
                 await redis.aclose()
             except Exception:
-                log.debug("doorbell_close_failed")
+                log.debug("wake_up_close_failed")
 
     async def aclose(self) -> None:
         """Stop ringing."""

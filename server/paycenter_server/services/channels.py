@@ -12,7 +12,7 @@ from paycenter_server.domain.errors import PayCenterError, Reason, Violation, in
 from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.models import PayChannel
 from paycenter_server.domain.validation import Check
-from paycenter_server.services.channel_gateway import ChannelGateway, channel_not_found, secret_place
+from paycenter_server.services.channels_gateway import ChannelGateway, channel_not_found, secret_place
 from paycenter_server.services.context import Context
 from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.services.paging import Page, Pager
@@ -42,11 +42,11 @@ class ChannelView:
     family: str
     config: Mapping[str, str]
     secrets: list[str]
-    order_notify_url: str
-    refund_notify_url: str
+    order_callback_url: str
+    refund_callback_url: str
 
 
-class ChannelAdmin:
+class Channels:
     """Create, read, change, delete."""
 
     def __init__(self, context: Context, identity: Identity, gateway: ChannelGateway) -> None:
@@ -59,7 +59,7 @@ class ChannelAdmin:
         spec = self._context.registry.get(channel.code)
         shown = {name: value for name, value in channel.config.items() if not isinstance(value, dict)}
         secrets = sorted(name for name, value in channel.config.items() if isinstance(value, dict))
-        order_url, refund_url = self._gateway.notify_urls(channel)
+        order_url, refund_url = self._gateway.callback_urls(channel)
         return ChannelView(channel, spec.family if spec else "", shown, secrets, order_url, refund_url)
 
     def _spec(self, code: str, family: str) -> ChannelSpec:

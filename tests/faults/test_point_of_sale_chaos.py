@@ -1,4 +1,4 @@
-"""A till in chaos: callers, jobs, closings and the payer at once, over a network that loses, delays and kills.
+"""A point of sale in chaos: callers, jobs, closings and the payer at once, over a network that loses, delays and kills.
 
 Whatever happens, in the end an order that is paid has its money at the channel once, one that is not has none there, and nothing is
 left open. The seed of a round that fails is in the assertion.
@@ -15,12 +15,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from integration.test_bar_codes import KINDS, Till, make_till
+from integration.test_bar_codes import KINDS, PointOfSale, make_point_of_sale
 from paycenter_server.channels.protocol import HttpRequest, HttpResponse
 from paycenter_server.channels.transport import AiohttpTransport, TransportUnclearError
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.domain.states import OrderState
-from support.world import World, WorldOn
+from support.system import PayCenterSystem, SystemOn
 
 ROUNDS = 80 if os.environ.get("FAULTS") == "all" else 14
 STARTS = (5, 16, 44, 46, 59, 61, 62)
@@ -60,65 +60,65 @@ async def survive(work: Coroutine[Any, Any, Any]) -> None:
         await work
 
 
-async def act(world: World, till: Till, order: Any, chance: random.Random) -> None:
+async def act(system: PayCenterSystem, pos: PointOfSale, order: Any, chance: random.Random) -> None:
     await asyncio.sleep(chance.random() * 0.15)
     what = chance.choice(["ask", "ask", "job", "job", "expire", "close", "scan"])
     if what == "ask":
-        await survive(world.services.orders.sync(world.caller, order.number))
+        await survive(system.services.orders.sync(system.caller, order.number))
     elif what == "job":
-        await world.rows("UPDATE pay_attempt SET next_check_time = $1 WHERE next_check_time IS NOT NULL", world.clock.now())
-        await survive(world.services.jobs.sync_orders())
+        await system.rows("UPDATE pay_attempt SET next_check_time = $1 WHERE next_check_time IS NOT NULL", system.clock.now())
+        await survive(system.services.jobs.sync_orders())
     elif what == "expire":
-        await survive(world.services.jobs.expire_orders())
+        await survive(system.services.jobs.expire_orders())
     elif what == "close" and chance.random() < 0.3:
-        await survive(world.services.orders.close(world.caller, order.number))
+        await survive(system.services.orders.close(system.caller, order.number))
     elif what == "scan":
-        await survive(till.scan(order))
+        await survive(pos.scan(order))
 
 
-async def confirm(world: World, attempt: Any, chance: random.Random) -> None:
+async def confirm(system: PayCenterSystem, attempt: Any, chance: random.Random) -> None:
     await asyncio.sleep(chance.random() * 0.2)
     with contextlib.suppress(AssertionError):  # cancelled already
-        await world.simulator.pay(attempt.out_trade_no)
+        await system.simulator.pay(attempt.out_trade_no)
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
-async def test_a_till_in_chaos(kind: str, world_on: WorldOn) -> None:
+async def test_a_till_in_chaos(kind: str, system_on: SystemOn) -> None:
     network = Chaos()
-    async with world_on(network) as world:
-        till = await make_till(world, kind)
+    async with system_on(network) as system:
+        pos = await make_point_of_sale(system, kind)
         for seed in range(ROUNDS):
             chance = random.Random(seed)
-            order = await world.order()
-            await world.simulator.fault(till.api, till.waits)
-            attempt = await till.scan(order)
+            order = await system.order()
+            await system.simulator.fault(pos.api, pos.waits)
+            attempt = await pos.scan(order)
             if chance.random() < 0.3:
-                await world.simulator.fault(till.cancel, till.again)
-            world.clock.advance(chance.choice(STARTS))
-            acts = [act(world, till, order, chance) for _ in range(chance.randint(3, 9))]
+                await system.simulator.fault(pos.cancel, pos.again)
+            system.clock.advance(chance.choice(STARTS))
+            acts = [act(system, pos, order, chance) for _ in range(chance.randint(3, 9))]
             if chance.random() < 0.8:
-                acts.append(confirm(world, attempt, chance))
+                acts.append(confirm(system, attempt, chance))
             network.random = chance
             await asyncio.gather(*acts)
             network.random = None
-            await world.simulator.post("/simulator/faults", [])
+            await system.simulator.post("/simulator/faults", [])
             for _ in range(14):
-                world.clock.advance(45)
-                await world.services.jobs.sync_orders()
-                await world.services.jobs.expire_orders()
-            await settled(world, till, order, seed)
+                system.clock.advance(45)
+                await system.services.jobs.sync_orders()
+                await system.services.jobs.expire_orders()
+            await settled(system, pos, order, seed)
             # The channels check signatures by real time.
-            world.clock.offset = timedelta()
-        assert await world.cases() == []
+            system.clock.offset = timedelta()
+        assert await system.cases() == []
 
 
-async def settled(world: World, till: Till, order: Any, seed: int) -> None:
-    after = await world.read(order)
-    attempts = await world.services.orders.attempts(order)
+async def settled(system: PayCenterSystem, pos: PointOfSale, order: Any, seed: int) -> None:
+    after = await system.read(order)
+    attempts = await system.services.orders.attempts(order)
     assert {attempt.state.value for attempt in attempts} <= {"SUCCESS", "CLOSED"}, seed
     kept = 0
     for attempt in attempts:
         with contextlib.suppress(AssertionError):  # never arrived at the channel
-            trade = await till.trade(attempt)
+            trade = await pos.trade(attempt)
             kept += trade["paid"] and trade["refunded"] == 0
     assert kept == (1 if after.state is OrderState.SUCCESS else 0), seed

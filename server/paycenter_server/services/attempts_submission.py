@@ -16,8 +16,15 @@ from paycenter_server.domain.models import PayAttempt, PayOrder
 from paycenter_server.domain.schedule import ORDER_SYNC_DELAYS, due_after
 from paycenter_server.domain.states import AttemptState, OrderState
 from paycenter_server.domain.validation import Check
-from paycenter_server.services.channel_gateway import ChannelGateway, Configured, channel_not_found
-from paycenter_server.services.closing import BEING_CANCELLED, FACTS_MISMATCH, Closing, Settled, channel_unclear, order_paid
+from paycenter_server.services.attempts import (
+    BEING_CANCELLED,
+    FACTS_MISMATCH,
+    AttemptSettlement,
+    SettleResult,
+    channel_unclear,
+    order_paid,
+)
+from paycenter_server.services.channels_gateway import ChannelGateway, ConfiguredChannel, channel_not_found
 from paycenter_server.services.context import Context, deadline
 from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.services.orders import Orders, order_changed, order_closed, order_not_found
@@ -35,7 +42,7 @@ _BAR_WAIT = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class NewSubmit:
+class NewSubmission:
     """A submit request."""
 
     order_number: str
@@ -46,7 +53,7 @@ class NewSubmit:
     user_ip: str
 
 
-class Submit:
+class Submission:
     """One open attempt per order, as far as channels allow it."""
 
     def __init__(
@@ -56,23 +63,23 @@ class Submit:
         orders: Orders,
         gateway: ChannelGateway,
         payments: Payments,
-        closing: Closing,
+        attempts: AttemptSettlement,
     ) -> None:
         self._context = context
         self._identity = identity
         self._orders = orders
         self._gateway = gateway
         self._payments = payments
-        self._closing = closing
+        self._attempts = attempts
 
-    async def submit(self, caller: Caller, new: NewSubmit) -> tuple[PayOrder, PayAttempt]:
+    async def submit(self, caller: Caller, new: NewSubmission) -> tuple[PayOrder, PayAttempt]:
         """The order as it stands now, and the attempt with what to show."""
         order = await self._orders.load(caller, new.order_number)
         self._payable(order)
         await self._identity.app_of(caller, order.app_key, enabled=True)
         configured = await self._channel(order.app_id, new.channel_code)
         self._check(new, configured)
-        attempt = await self._context.to_the_end(self._run(order, configured, new))
+        attempt = await self._context.run_to_completion(self._run(order, configured, new))
         return await self._orders.load(caller, new.order_number), attempt
 
     def _payable(self, order: PayOrder) -> None:
@@ -83,7 +90,7 @@ class Submit:
         if order.expire_time <= self._context.now():
             raise PayCenterError(Reason.ORDER_EXPIRED, "The order has expired; create a new one under a new merchant_order_id.")
 
-    async def _channel(self, app_id: UUID, code: str) -> Configured:
+    async def _channel(self, app_id: UUID, code: str) -> ConfiguredChannel:
         async with self._context.database.connection() as connection:
             channel = await channel_rows.get_channel_by_code(connection, app_id, code)
         if channel is None:
@@ -103,7 +110,7 @@ class Submit:
             )
         return configured
 
-    def _check(self, new: NewSubmit, configured: Configured) -> None:
+    def _check(self, new: NewSubmission, configured: ConfiguredChannel) -> None:
         check = Check()
         modes = configured.spec.display_modes
         if new.display_mode and new.display_mode not in modes:
@@ -123,7 +130,7 @@ class Submit:
             check.ip("user_ip", new.user_ip)
         check.done()
 
-    async def _run(self, order: PayOrder, configured: Configured, new: NewSubmit) -> PayAttempt:
+    async def _run(self, order: PayOrder, configured: ConfiguredChannel, new: NewSubmission) -> PayAttempt:
         wanted = self._new_attempt(order, configured, new)
         if wrong := configured.spec.limits(self._pay_request(order, configured, wanted)):
             raise invalid(list(wrong))
@@ -136,13 +143,13 @@ class Submit:
         async with self._context.database.connection() as connection:
             return await attempt_rows.get_attempt(connection, attempt.id) or attempt
 
-    def _showable(self, configured: Configured, attempt: PayAttempt) -> bool:
+    def _showable(self, configured: ConfiguredChannel, attempt: PayAttempt) -> bool:
         """Whether what was shown before can be shown again without asking the channel."""
         life = timedelta(minutes=configured.spec.content_minutes)
         fresh = attempt.state is AttemptState.WAITING and self._context.now() - attempt.update_time < life
         return bool(attempt.display_content) and fresh
 
-    async def _bar_code(self, order: PayOrder, configured: Configured, attempt: PayAttempt, *, fresh: bool) -> None:
+    async def _bar_code(self, order: PayOrder, configured: ConfiguredChannel, attempt: PayAttempt, *, fresh: bool) -> None:
         """The payer may have to confirm. The caller waits as long as its deadline allows, or comes back with the same call.
 
         A bar code is sent once. The sync job asks on, and cancels at the channel when the attempt's short life is over.
@@ -171,7 +178,7 @@ class Submit:
             await asyncio.sleep(_BAR_STEP)
             ask = True
 
-    def _same(self, order: PayOrder, attempt: PayAttempt, configured: Configured, new: NewSubmit) -> bool:
+    def _same(self, order: PayOrder, attempt: PayAttempt, configured: ConfiguredChannel, new: NewSubmission) -> bool:
         """Whether an open attempt is what this submit asks for, so that its number is used again."""
         return (
             attempt.channel_id == configured.channel.id
@@ -183,7 +190,7 @@ class Submit:
             and attempt.return_url == (new.return_url or order.return_url)
         )
 
-    async def _close_others(self, order: PayOrder, configured: Configured, new: NewSubmit) -> set[UUID]:
+    async def _close_others(self, order: PayOrder, configured: ConfiguredChannel, new: NewSubmission) -> set[UUID]:
         """Query and close open attempts that are not the one asked for. Answers those that no channel could close.
 
         One that is still payable elsewhere does not keep the payer from paying here: a second payment has its path.
@@ -194,16 +201,16 @@ class Submit:
         for attempt in attempts:
             if self._same(order, attempt, configured, new):
                 continue
-            settled = await self._closing.settle_or_close(attempt)
-            if settled is Settled.PAID:
+            settled = await self._attempts.settle_or_close(attempt)
+            if settled is SettleResult.PAID:
                 raise order_paid()
-            if settled in (Settled.UNCLEAR, Settled.TOO_SOON) and attempt.channel_id == configured.channel.id:
-                raise await self._closing.pending(attempt)
-            if settled is not Settled.CLOSED:
+            if settled in (SettleResult.UNCLEAR, SettleResult.TOO_SOON) and attempt.channel_id == configured.channel.id:
+                raise await self._attempts.pending(attempt)
+            if settled is not SettleResult.CLOSED:
                 tolerated.add(attempt.id)
         return tolerated
 
-    def _new_attempt(self, order: PayOrder, configured: Configured, new: NewSubmit) -> PayAttempt:
+    def _new_attempt(self, order: PayOrder, configured: ConfiguredChannel, new: NewSubmission) -> PayAttempt:
         now, spec = self._context.now(), configured.spec
         lives = [life for life in (spec.attempt_life, spec.longest_life) if life is not None]
         return PayAttempt(
@@ -218,7 +225,7 @@ class Submit:
         )  # fmt: skip
 
     async def _intent(
-        self, order: PayOrder, configured: Configured, new: NewSubmit, tolerated: set[UUID]
+        self, order: PayOrder, configured: ConfiguredChannel, new: NewSubmission, tolerated: set[UUID]
     ) -> tuple[PayAttempt, bool]:
         """Under the order's lock: the open attempt that this is a repeat of, or a new one (True)."""
         async with self._context.database.transaction() as connection:
@@ -237,8 +244,8 @@ class Submit:
             await attempt_rows.insert_attempt(connection, attempt)
             return attempt, True
 
-    def _pay_request(self, order: PayOrder, configured: Configured, attempt: PayAttempt) -> PayRequest:
-        notify_url, _ = self._gateway.notify_urls(configured.channel)
+    def _pay_request(self, order: PayOrder, configured: ConfiguredChannel, attempt: PayAttempt) -> PayRequest:
+        callback_url, _ = self._gateway.callback_urls(configured.channel)
         return PayRequest(
             out_trade_no=attempt.out_trade_no,
             subject=order.subject,
@@ -246,19 +253,19 @@ class Submit:
             amount=attempt.amount,
             currency=attempt.currency,
             expire_time=attempt.expire_time,
-            notify_url=notify_url,
+            callback_url=callback_url,
             return_url=attempt.return_url,
             user_ip=attempt.user_ip,
             extras=attempt.channel_extras,
             display_mode=attempt.wanted_mode or configured.spec.display_modes[0],
         )
 
-    async def _call(self, order: PayOrder, configured: Configured, attempt: PayAttempt) -> None:
+    async def _call(self, order: PayOrder, configured: ConfiguredChannel, attempt: PayAttempt) -> None:
         request = self._pay_request(order, configured, attempt)
         outcome = await self._gateway.perform(configured, lambda codec, moment: codec.pay(request, moment))
         await self._store(configured, attempt, outcome)
 
-    async def _store(self, configured: Configured, attempt: PayAttempt, outcome: PayOutcome) -> None:
+    async def _store(self, configured: ConfiguredChannel, attempt: PayAttempt, outcome: PayOutcome) -> None:
         now = self._context.now()
         next_check = due_after(now, ORDER_SYNC_DELAYS, 0)
         if outcome.status is PayStatus.PAID and outcome.payment is not None:
@@ -267,7 +274,7 @@ class Submit:
             except BeingCancelledError as error:
                 # Paid while it was being cancelled: only what the channel says from now on counts, and it is asked.
                 await self._unclear(attempt, BEING_CANCELLED, str(error))
-                await self._closing.look_again(attempt)
+                await self._attempts.look_again(attempt)
                 raise channel_unclear(attempt.channel_code) from error
             except FactsMismatchError as error:
                 log.error("pay_facts_mismatch", out_trade_no=attempt.out_trade_no, why=str(error))
@@ -297,7 +304,7 @@ class Submit:
             raise channel_refused(attempt.channel_code, outcome.error_code, outcome.error_message)
         else:
             unclear = await self._unclear(attempt, outcome.error_code, outcome.error_message)
-            # At the till the waiting call asks, in a moment: "query every 5 s", not at once.
+            # At the point of sale the waiting call asks, in a moment: "query every 5 s", not at once.
             if configured.spec.attempt_life is None and (await self._ask(unclear)).status is not QueryStatus.PAID:
                 raise channel_unclear(attempt.channel_code)
 
@@ -307,17 +314,17 @@ class Submit:
             current = await attempt_rows.get_attempt(connection, attempt.id)
         if current is None or current.state is not AttemptState.CLOSED:
             return
-        await self._closing.look_again(current)
-        await self._closing.settle_or_close(current)
+        await self._attempts.look_again(current)
+        await self._attempts.settle_or_close(current)
         raise order_changed()
 
     async def _refused_again(self, attempt: PayAttempt, outcome: PayOutcome) -> None:
         """A repeat was refused, but the payer has seen the first one, which may be paid: the channel decides."""
-        settled = await self._closing.settle_or_close(attempt)
-        if settled is Settled.PAID:
+        settled = await self._attempts.settle_or_close(attempt)
+        if settled is SettleResult.PAID:
             return
-        if settled is Settled.STILL_PAYABLE:
-            await self._closing.give_up_on(attempt)
+        if settled is SettleResult.STILL_PAYABLE:
+            await self._attempts.give_up_on(attempt)
         raise channel_refused(attempt.channel_code, outcome.error_code, outcome.error_message)
 
     async def _unclear(self, attempt: PayAttempt, code: str, message: str) -> PayAttempt:
@@ -330,7 +337,7 @@ class Submit:
     async def _ask(self, attempt: PayAttempt) -> QueryOutcome:
         """Rule 2: after an unclear answer the same number is queried; only what the channel then says decides. CHANNEL_REFUSED,
         with what it said first, if it is closed there."""
-        answer = await self._closing.query(attempt)
+        answer = await self._attempts.query(attempt)
         if answer.status is QueryStatus.CLOSED:
             code, message = attempt.channel_error_code or answer.error_code, attempt.channel_error_message or answer.error_message
             async with self._context.database.connection() as connection:

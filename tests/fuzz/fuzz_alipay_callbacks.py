@@ -6,10 +6,10 @@ import atheris  # type: ignore[import-not-found,unused-ignore]
 from harness import fuzz
 
 with atheris.instrument_imports(include=["paycenter_server.channels"]):
-    from paycenter_server.channels.protocol import NotifyError, NotifyRequest, UnknownKeyError
+    from paycenter_server.channels.protocol import CallbackError, CallbackRequest, UnknownKeyError
     from paycenter_server.channels.registry import installed
 
-from unit.channel_support import NOW, ali_config, ali_form, ali_notice
+from unit.channel_support import NOW, ali_callback, ali_config, ali_form
 
 CODEC = installed()["alipay_qr"].build(ali_config())
 NAMES = ("total_amount", "gmt_payment", "refund_fee", "out_trade_no", "out_biz_no", "gmt_refund", "buyer_id", "notify_type", "x")
@@ -18,12 +18,12 @@ NAMES = ("total_amount", "gmt_payment", "refund_fee", "out_trade_no", "out_biz_n
 def target(data: bytes) -> None:
     how, rest = data[0] if data else 0, data[1:]
     if how % 2 == 0:
-        request = NotifyRequest({"content-type": "application/x-www-form-urlencoded"}, rest)
+        request = CallbackRequest({"content-type": "application/x-www-form-urlencoded"}, rest)
     else:
         values = rest.decode("utf-8", "replace").split("|")
-        request = ali_form(ali_notice(**dict(zip(NAMES, values, strict=False))))
-    notification = CODEC.parse_notify(request, NOW)
+        request = ali_form(ali_callback(**dict(zip(NAMES, values, strict=False))))
+    notification = CODEC.parse_callback(request, NOW)
     notification.raw.encode()
 
 
-fuzz(target, (NotifyError, UnknownKeyError))
+fuzz(target, (CallbackError, UnknownKeyError))

@@ -11,9 +11,9 @@ from typing import Any
 from uuid import UUID
 
 from paycenter_server.domain.ids import Prefix, encode
-from paycenter_server.domain.models import NotifyTask, NotifyType, PayOrder, PayRefund
-from paycenter_server.domain.schedule import NOTIFY_MAX_TIMES
-from paycenter_server.domain.states import NotifyState
+from paycenter_server.domain.models import NotificationType, PayNotification, PayOrder, PayRefund
+from paycenter_server.domain.schedule import NOTIFICATION_MAX_TIMES
+from paycenter_server.domain.states import NotificationState
 
 ORDER_SUCCESS = "pay_order.success"
 ORDER_CLOSED = "pay_order.closed"
@@ -26,16 +26,18 @@ def _payload(event: str, at: datetime, data: dict[str, Any]) -> str:
     return json.dumps(body, ensure_ascii=False, separators=(",", ":"))
 
 
-def _task(key: UUID, event: str, kind: NotifyType, data_id: UUID, payload: str, now: datetime, **names: Any) -> NotifyTask:
-    return NotifyTask(
+def _task(
+    key: UUID, event: str, kind: NotificationType, data_id: UUID, payload: str, now: datetime, **names: Any
+) -> PayNotification:
+    return PayNotification(
         id=key,
         type=kind,
         event=event,
         data_id=data_id,
         payload=payload,
-        state=NotifyState.WAITING,
+        state=NotificationState.WAITING,
         notify_times=0,
-        max_notify_times=NOTIFY_MAX_TIMES,
+        max_notify_times=NOTIFICATION_MAX_TIMES,
         next_notify_time=now,
         last_execute_time=None,
         create_time=now,
@@ -65,7 +67,7 @@ def order_paid(
     out_trade_no: str,
     channel_order_no: str,
     success_time: datetime,
-) -> NotifyTask:
+) -> PayNotification:
     """`pay_order.success`."""
     data = {
         **_order_data(order),
@@ -79,21 +81,21 @@ def order_paid(
     return _order_task(order, key, ORDER_SUCCESS, data, now)
 
 
-def order_closed(order: PayOrder, key: UUID, now: datetime) -> NotifyTask:
+def order_closed(order: PayOrder, key: UUID, now: datetime) -> PayNotification:
     """`pay_order.closed`."""
     return _order_task(order, key, ORDER_CLOSED, {**_order_data(order), "state": "CLOSED"}, now)
 
 
-def _order_task(order: PayOrder, key: UUID, event: str, data: dict[str, Any], now: datetime) -> NotifyTask:
+def _order_task(order: PayOrder, key: UUID, event: str, data: dict[str, Any], now: datetime) -> PayNotification:
     return _task(
-        key, event, NotifyType.ORDER, order.id, _payload(event, now, data), now, app_id=order.app_id, app_key=order.app_key,
-        merchant_order_id=order.merchant_order_id, merchant_refund_no="", notify_url=order.notify_url,
+        key, event, NotificationType.ORDER, order.id, _payload(event, now, data), now, app_id=order.app_id, app_key=order.app_key,
+        merchant_order_id=order.merchant_order_id, merchant_refund_no="", notification_url=order.notification_url,
     )  # fmt: skip
 
 
 def refund_settled(
     refund: PayRefund, key: UUID, now: datetime, *, success_time: datetime | None, code: str = "", message: str = ""
-) -> NotifyTask:
+) -> PayNotification:
     """`pay_refund.success`, or `pay_refund.failure` when there is no success time. `surplus`: no order held the money."""
     event = REFUND_SUCCESS if success_time else REFUND_FAILURE
     data = {
@@ -113,7 +115,7 @@ def refund_settled(
         "channel_error_message": message,
     }
     return _task(
-        key, event, NotifyType.REFUND, refund.id, _payload(event, now, data), now, app_id=refund.app_id,
+        key, event, NotificationType.REFUND, refund.id, _payload(event, now, data), now, app_id=refund.app_id,
         app_key=refund.app_key, merchant_order_id=refund.merchant_order_id, merchant_refund_no=refund.merchant_refund_no,
-        notify_url=refund.notify_url,
+        notification_url=refund.notification_url,
     )  # fmt: skip

@@ -19,15 +19,15 @@ from aiohttp.test_utils import TestServer
 from paycenter_server.bootstrap import Services, open_services
 from paycenter_server.channels.transport import Transport
 from paycenter_server.cli.seed import channel_configs
-from paycenter_server.domain.models import NotifySuccess, PayOrder, SurplusPolicy
+from paycenter_server.domain.models import NotificationSuccess, PayOrder, SurplusPolicy
 from paycenter_server.http_callback.app import create_app as create_sidecar
 from paycenter_server.services.apps import NewApp
-from paycenter_server.services.channel_admin import NewChannel
+from paycenter_server.services.attempts_submission import NewSubmission
+from paycenter_server.services.channels import NewChannel
 from paycenter_server.services.identity import Caller
-from paycenter_server.services.notifying import Received
+from paycenter_server.services.notifications_delivery import DeliveryResponse
 from paycenter_server.services.orders import NewOrder
 from paycenter_server.services.refunds import NewRefund
-from paycenter_server.services.submit import NewSubmit
 from paycenter_server.settings import Settings
 from paycenter_server.simulator import SimulatorConfig, create_app, load_keys
 
@@ -48,16 +48,16 @@ class FakeClock:
         self.offset += timedelta(seconds=seconds)
 
 
-class CountingBell:
+class CountingWakeUp:
     def __init__(self) -> None:
-        self.rings = 0
+        self.count = 0
 
-    def ring(self) -> None:
-        self.rings += 1
+    def send(self) -> None:
+        self.count += 1
 
 
 @dataclass
-class Post:
+class SentNotification:
     url: str
     headers: dict[str, str]
     body: bytes
@@ -67,21 +67,21 @@ class Post:
         return json.loads(self.body)
 
 
-class RecordingCourier:
+class RecordingSender:
     """Answers what it is told to; 200 by default."""
 
     def __init__(self) -> None:
-        self.posts: list[Post] = []
-        self.answers: list[Received] = []
-        self.default = Received(200, "ok")
+        self.sent: list[SentNotification] = []
+        self.answers: list[DeliveryResponse] = []
+        self.default = DeliveryResponse(200, "ok")
 
-    async def post(self, url: str, headers: dict[str, str], body: bytes) -> Received:
-        self.posts.append(Post(url, headers, body))
+    async def send(self, url: str, headers: dict[str, str], body: bytes) -> DeliveryResponse:
+        self.sent.append(SentNotification(url, headers, body))
         return self.answers.pop(0) if self.answers else self.default
 
     @property
     def events(self) -> list[str]:
-        return [post.json["type"] for post in self.posts]
+        return [post.json["type"] for post in self.sent]
 
 
 class Simulator:
@@ -112,8 +112,8 @@ class Simulator:
         await self.post("/simulator/clock", {"advance_seconds": seconds, "wait_seconds": 5})
 
 
-# A world on a network of the test's own: the fixture `world_on`.
-WorldOn = Callable[[Any], AbstractAsyncContextManager["World"]]
+# A system on a network of the test's own: the fixture `system_on`.
+SystemOn = Callable[[Any], AbstractAsyncContextManager["PayCenterSystem"]]
 
 
 def free_port() -> int:
@@ -133,11 +133,11 @@ def listening_socket() -> socket.socket:
 
 
 @dataclass
-class World:
+class PayCenterSystem:
     services: Services
     clock: FakeClock
-    bell: CountingBell
-    courier: RecordingCourier
+    wake_up: CountingWakeUp
+    sender: RecordingSender
     simulator: Simulator
     session: aiohttp.ClientSession
     database_url: str
@@ -155,15 +155,15 @@ class World:
         app_key: str = "shop",
         *,
         policy: SurplusPolicy = SurplusPolicy.REFUND,
-        rule: NotifySuccess = NotifySuccess.HTTP_2XX,
+        rule: NotificationSuccess = NotificationSuccess.HTTP_2XX,
         codes: tuple[str, ...] = ("wx_native", "alipay_qr", "alipay_pc", "mock"),
         fee_rate_ppm: int = 6000,
     ) -> Caller:
         new = NewApp(
             app_key, "Shop", "", f"http://merchant.test/{app_key}/order", f"http://merchant.test/{app_key}/refund", policy, rule
         )
-        app, webhook_secret, key_id, secret = await self.services.apps.create(OPERATOR, new)
-        self.secrets[app_key] = webhook_secret
+        app, notification_secret, key_id, secret = await self.services.apps.create(OPERATOR, new)
+        self.secrets[app_key] = notification_secret
         self.secrets[f"{app_key}:authorization"] = "Basic " + base64.b64encode(f"{key_id}:{secret}".encode()).decode()
         for code in codes:
             family, config = self.configs[code]
@@ -206,8 +206,8 @@ class World:
         return await self.services.orders.create(self.caller, self.new_order(**changes))
 
     async def submit(self, order: PayOrder, code: str = "wx_native", **extras: str) -> Any:
-        new = NewSubmit(order.number, code, extras, "", "", "")
-        _, attempt = await self.services.submit.submit(self.caller, new)
+        new = NewSubmission(order.number, code, extras, "", "", "")
+        _, attempt = await self.services.submission.submit(self.caller, new)
         return attempt
 
     async def read(self, order: PayOrder) -> PayOrder:
@@ -245,12 +245,12 @@ class World:
         }
         return await self.services.refunds.create(self.caller, NewRefund(**values))
 
-    async def deliver(self) -> list[Post]:
+    async def deliver(self) -> list[SentNotification]:
         """Everything that is due now, delivered and recorded."""
-        before = len(self.courier.posts)
-        await self.services.notifying.deliver_due()
-        await self.services.notifying.settle()
-        return self.courier.posts[before:]
+        before = len(self.sender.sent)
+        await self.services.delivery.deliver_due()
+        await self.services.delivery.settle()
+        return self.sender.sent[before:]
 
     async def rows(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
         async with self.services.context.database.connection() as connection:
@@ -264,7 +264,7 @@ class World:
         return await self.rows("SELECT * FROM pay_case ORDER BY id")
 
     async def call_back(self, code: str, body: bytes, headers: dict[str, str], kind: str = "order") -> tuple[int, bytes]:
-        url = f"{self.sidecar}/notify/{kind}/{self.channels.get(code, code)}"
+        url = f"{self.sidecar}/callback/{kind}/{self.channels.get(code, code)}"
         async with self.session.post(url, data=body, headers=headers) as response:
             return response.status, await response.read()
 
@@ -278,7 +278,7 @@ async def clean(database_url: str) -> None:
 
 
 @asynccontextmanager
-async def open_world(
+async def open_system(
     database_url: str,
     redis_url: str,
     keys_dir: Path,
@@ -287,33 +287,33 @@ async def open_world(
     transport: Transport | None = None,
     mode: str = "development",
     channel_timeout: float = 5.0,
-) -> AsyncIterator[World]:
+) -> AsyncIterator[PayCenterSystem]:
     await clean(database_url)
     listening = listening_socket()
     sidecar_url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     settings = Settings(
         mode=mode, database_url=database_url, redis_url=redis_url, master_key_file=master_key_file,
-        order_notify_url=f"{sidecar_url}/notify/order", refund_notify_url=f"{sidecar_url}/notify/refund",
-        channel_timeout=channel_timeout, notify_allowed_networks="127.0.0.0/8",
+        order_callback_url=f"{sidecar_url}/callback/order", refund_callback_url=f"{sidecar_url}/callback/refund",
+        channel_timeout=channel_timeout, notification_allowed_networks="127.0.0.0/8",
     )  # fmt: skip
-    clock, bell, courier = FakeClock(), CountingBell(), RecordingCourier()
+    clock, wake_up, sender = FakeClock(), CountingWakeUp(), RecordingSender()
     simulator = TestServer(create_app(SimulatorConfig(keys_dir=keys_dir, refund_delay_seconds=0.05)))
     await simulator.start_server()
     async with (
         aiohttp.ClientSession() as session,
-        open_services(settings, bell=bell, clock=clock, transport=transport) as services,
+        open_services(settings, wake_up=wake_up, clock=clock, transport=transport) as services,
     ):
-        services.courier = courier
+        services.sender = sender
         sidecar = web.AppRunner(create_sidecar(services.callbacks, services.context.database), access_log=None)
         await sidecar.setup()
         await web.SockSite(sidecar, listening).start()
         base = str(simulator.make_url("")).rstrip("/")
         configs = channel_configs(load_keys(keys_dir), base)
-        world = World(
+        system = PayCenterSystem(
             services,
             clock,
-            bell,
-            courier,
+            wake_up,
+            sender,
             Simulator(base, session),
             session,
             database_url,
@@ -322,9 +322,9 @@ async def open_world(
             configs,
             keys_dir,
         )
-        world.caller = await world.add_app()
+        system.caller = await system.add_app()
         try:
-            yield world
+            yield system
         finally:
             await simulator.close()
             await sidecar.cleanup()

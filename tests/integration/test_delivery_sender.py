@@ -1,4 +1,4 @@
-"""The real courier against a receiver on this machine: what it reads, what it obeys, where it goes."""
+"""The real sender against a receiver on this machine: what it reads, what it obeys, where it goes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from paycenter_server.domain.models import NotifySuccess
-from paycenter_server.services.notifying import Notifying, clean
-from paycenter_server.workers.courier import AddressGuard, AiohttpCourier, parse_networks
+from paycenter_server.domain.models import NotificationSuccess
+from paycenter_server.services.notifications_delivery import NotificationDelivery, clean
+from paycenter_server.workers.notification_sender import AddressGuard, AiohttpNotificationSender, parse_networks
 from standardwebhooks import Webhook
-from support.world import OPERATOR, FakeClock, World
+from support.system import OPERATOR, FakeClock, PayCenterSystem
 
 LOOPBACK = parse_networks("127.0.0.0/8")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -60,38 +60,38 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 
 @pytest.fixture
-async def courier() -> AsyncIterator[AiohttpCourier]:
-    made = AiohttpCourier(AddressGuard(LOOPBACK), FakeClock(), timeout=0.4)
+async def sender() -> AsyncIterator[AiohttpNotificationSender]:
+    made = AiohttpNotificationSender(AddressGuard(LOOPBACK), FakeClock(), timeout=0.4)
     yield made
     await made.aclose()
 
 
-async def test_a_post_carries_exactly_what_was_signed(receiver: Receiver, courier: AiohttpCourier) -> None:
+async def test_a_post_carries_exactly_what_was_signed(receiver: Receiver, sender: AiohttpNotificationSender) -> None:
     body = '{"a":"茶\\u0000"}'.encode()
     headers = {"webhook-id": "N1", "content-type": "application/json; charset=utf-8"}
-    assert (await courier.post(f"{receiver.url}/a%2Fb?q=%E8%8C%B6", headers, body)).status == 200
+    assert (await sender.send(f"{receiver.url}/a%2Fb?q=%E8%8C%B6", headers, body)).status == 200
     _, sent, got = receiver.requests[0]
     assert got == body
     assert sent["webhook-id"] == "N1"
     assert sent["Content-Type"] == "application/json; charset=utf-8"
 
 
-async def test_a_large_answer_is_cut(receiver: Receiver, courier: AiohttpCourier) -> None:
+async def test_a_large_answer_is_cut(receiver: Receiver, sender: AiohttpNotificationSender) -> None:
     receiver.answers(body=b"x" * (1 << 20))
-    received = await courier.post(receiver.url, {}, b"{}")
+    received = await sender.send(receiver.url, {}, b"{}")
     assert (received.status, len(received.text)) == (200, 64 * 1024)
     assert len(clean(received.text)) == 2000
 
 
-async def test_a_compressed_answer_is_cut_as_well(receiver: Receiver, courier: AiohttpCourier) -> None:
+async def test_a_compressed_answer_is_cut_as_well(receiver: Receiver, sender: AiohttpNotificationSender) -> None:
     receiver.answers(body=gzip.compress(b"\0" * (64 << 20)), content_encoding="gzip")
     started = time.monotonic()
-    received = await courier.post(receiver.url, {}, b"{}")
+    received = await sender.send(receiver.url, {}, b"{}")
     assert (received.status, len(received.text)) == (200, 64 * 1024)
     assert time.monotonic() - started < 0.4
 
 
-async def test_an_answer_that_never_ends(receiver: Receiver, courier: AiohttpCourier) -> None:
+async def test_an_answer_that_never_ends(receiver: Receiver, sender: AiohttpNotificationSender) -> None:
     async def drip(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
@@ -101,43 +101,43 @@ async def test_an_answer_that_never_ends(receiver: Receiver, courier: AiohttpCou
 
     receiver.answer = drip
     started = time.monotonic()
-    received = await courier.post(receiver.url, {}, b"{}")
+    received = await sender.send(receiver.url, {}, b"{}")
     assert (received.status, received.text) == (0, "no answer within 0.4 seconds")
     assert time.monotonic() - started < 0.8
 
 
-async def test_no_answer_in_time(receiver: Receiver, courier: AiohttpCourier) -> None:
+async def test_no_answer_in_time(receiver: Receiver, sender: AiohttpNotificationSender) -> None:
     async def hang(request: web.Request) -> web.StreamResponse:
         await asyncio.sleep(5)
         return web.Response()
 
     receiver.answer = hang
-    received = await courier.post(receiver.url, {}, b"{}")
+    received = await sender.send(receiver.url, {}, b"{}")
     assert (received.status, received.text) == (0, "no answer within 0.4 seconds")
 
 
-async def test_a_redirect_is_not_followed(receiver: Receiver, courier: AiohttpCourier) -> None:
+async def test_a_redirect_is_not_followed(receiver: Receiver, sender: AiohttpNotificationSender) -> None:
     for status in (301, 302, 303, 307, 308):
         receiver.answers(status, location=f"{receiver.url}/elsewhere")
-        assert (await courier.post(f"{receiver.url}/here", {}, b"{}")).status == status
+        assert (await sender.send(f"{receiver.url}/here", {}, b"{}")).status == status
     assert {path for path, _, _ in receiver.requests} == {"/here"}
 
 
 async def test_retry_after(receiver: Receiver) -> None:
     clock = FakeClock()
-    courier = AiohttpCourier(AddressGuard(LOOPBACK), clock)
+    sender = AiohttpNotificationSender(AddressGuard(LOOPBACK), clock)
     later = format_datetime(clock.now() + timedelta(seconds=90), usegmt=True)
     early = format_datetime(clock.now() - timedelta(seconds=90), usegmt=True)
     for status, value, low, high in (
         (429, "120", 120, 120), (503, "0", 0, 0), (429, later, 85, 91), (503, early, 0, 0), (503, "9" * 50, 86_400, 86_400),
     ):  # fmt: skip
         receiver.answers(status, retry_after=value)
-        after = (await courier.post(receiver.url, {}, b"{}")).retry_after
+        after = (await sender.send(receiver.url, {}, b"{}")).retry_after
         assert after is not None
         assert low <= after <= high, (status, value, after)
     receiver.answers(500, retry_after="120")
-    assert (await courier.post(receiver.url, {}, b"{}")).retry_after is None
-    await courier.aclose()
+    assert (await sender.send(receiver.url, {}, b"{}")).retry_after is None
+    await sender.aclose()
 
 
 @pytest.mark.parametrize(
@@ -160,9 +160,11 @@ async def test_retry_after(receiver: Receiver) -> None:
         "1 1 1 1 1 1 1",
     ],
 )
-async def test_a_retry_after_that_says_nothing_harms_nothing(receiver: Receiver, courier: AiohttpCourier, value: str) -> None:
+async def test_a_retry_after_that_says_nothing_harms_nothing(
+    receiver: Receiver, sender: AiohttpNotificationSender, value: str
+) -> None:
     receiver.answers(503, retry_after=value)
-    received = await courier.post(receiver.url, {}, b"{}")
+    received = await sender.send(receiver.url, {}, b"{}")
     assert received.status == 503
     assert received.retry_after is None or received.retry_after >= 0
 
@@ -184,7 +186,7 @@ async def test_a_retry_after_that_says_nothing_harms_nothing(receiver: Receiver,
         b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=nonsense\r\nContent-Length: 2\r\n\r\n\xff\xfe",
     ],
 )
-async def test_a_receiver_that_speaks_no_http(courier: AiohttpCourier, answer: bytes) -> None:
+async def test_a_receiver_that_speaks_no_http(sender: AiohttpNotificationSender, answer: bytes) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(answer)
@@ -193,7 +195,7 @@ async def test_a_receiver_that_speaks_no_http(courier: AiohttpCourier, answer: b
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    received = await courier.post(f"http://127.0.0.1:{port}/", {}, b"{}")
+    received = await sender.send(f"http://127.0.0.1:{port}/", {}, b"{}")
     assert received.status in (0, 101, 200)
     clean(received.text).encode()
     server.close()
@@ -225,9 +227,9 @@ async def test_a_receiver_that_speaks_no_http(courier: AiohttpCourier, answer: b
     ],
 )
 async def test_private_addresses_are_refused(receiver: Receiver, url: str) -> None:
-    guarded = AiohttpCourier(AddressGuard([]), FakeClock(), timeout=2)
+    guarded = AiohttpNotificationSender(AddressGuard([]), FakeClock(), timeout=2)
     started = time.monotonic()
-    received = await guarded.post(url.format(port=receiver.url.rpartition(":")[2]), {}, b"{}")
+    received = await guarded.send(url.format(port=receiver.url.rpartition(":")[2]), {}, b"{}")
     await guarded.aclose()
     assert received.status == 0
     assert receiver.requests == []
@@ -274,13 +276,13 @@ def test_networks_are_allowed_by_name() -> None:
     assert ipaddress.ip_network("127.0.0.0/8") in LOOPBACK
 
 
-async def test_an_allowed_name_and_literal_work(receiver: Receiver, courier: AiohttpCourier) -> None:
+async def test_an_allowed_name_and_literal_work(receiver: Receiver, sender: AiohttpNotificationSender) -> None:
     port = receiver.url.rpartition(":")[2]
     for host in ("127.0.0.1", "localhost"):
-        assert (await courier.post(f"http://{host}:{port}/", {}, b"{}")).status == 200
+        assert (await sender.send(f"http://{host}:{port}/", {}, b"{}")).status == 200
 
 
-async def test_urls_that_are_none(courier: AiohttpCourier) -> None:
+async def test_urls_that_are_none(sender: AiohttpNotificationSender) -> None:
     for url in (
         "",
         "x",
@@ -292,12 +294,12 @@ async def test_urls_that_are_none(courier: AiohttpCourier) -> None:
         "http://exa mple/",
         "http://" + "a" * 300 + "/",
     ):
-        received = await courier.post(url, {}, b"{}")
+        received = await sender.send(url, {}, b"{}")
         assert received.status == 0, url
         clean(received.text).encode()
 
 
-ZERO, ANY = NotifySuccess.CODE_ZERO, NotifySuccess.HTTP_2XX
+ZERO, ANY = NotificationSuccess.CODE_ZERO, NotificationSuccess.HTTP_2XX
 ANSWERS = [
     (200, b"", ANY, "SUCCESS"),
     (204, b"", ANY, "SUCCESS"),
@@ -321,27 +323,27 @@ ANSWERS = [
 ]
 
 
-async def test_what_counts_as_received(world: World, receiver: Receiver, courier: AiohttpCourier) -> None:
-    notifying = Notifying(world.services.context, courier)
+async def test_what_counts_as_received(system: PayCenterSystem, receiver: Receiver, sender: AiohttpNotificationSender) -> None:
+    delivery = NotificationDelivery(system.services.context, sender)
     for status, body, rule, state in ANSWERS:
-        await world.services.apps.update(OPERATOR, "shop", {"notify_success": rule.value, **urls(receiver)})
+        await system.services.apps.update(OPERATOR, "shop", {"notification_success": rule.value, **urls(receiver)})
         receiver.answers(status, body)
         receiver.requests.clear()
-        order = await world.paid("mock")
-        assert await notifying.deliver_due() == 1
-        await notifying.settle()
-        (task,) = await world.rows("SELECT * FROM pay_notify_task WHERE data_id = $1", order.id)
-        (entry,) = await world.rows("SELECT * FROM pay_notify_log WHERE task_id = $1", task["id"])
+        order = await system.paid("mock")
+        assert await delivery.deliver_due() == 1
+        await delivery.settle()
+        (task,) = await system.rows("SELECT * FROM pay_notify_task WHERE data_id = $1", order.id)
+        (entry,) = await system.rows("SELECT * FROM pay_notify_log WHERE task_id = $1", task["id"])
         assert (task["state"], task["notify_times"], entry["http_status"]) == (state, 1, status), (status, body[:40], rule)
         assert (task["next_notify_time"] is None) is (state in ("SUCCESS", "FAILURE"))
         assert len(entry["answer"]) <= 2000
         _, headers, sent = receiver.requests[0]
         assert entry["request"] == task["payload"] == sent.decode()
-        Webhook(world.secrets["shop"]).verify(sent, {name.lower(): value for name, value in headers.items()})
+        Webhook(system.secrets["shop"]).verify(sent, {name.lower(): value for name, value in headers.items()})
 
 
 def urls(receiver: Receiver) -> dict[str, Any]:
-    return {"order_notify_url": f"{receiver.url}/order", "refund_notify_url": f"{receiver.url}/refund"}
+    return {"order_notification_url": f"{receiver.url}/order", "refund_notification_url": f"{receiver.url}/refund"}
 
 
 def test_now_is_aware() -> None:

@@ -14,13 +14,13 @@ import structlog
 from paycenter_server.channels.protocol import (
     AnswerError,
     Call,
+    Callback,
+    CallbackError,
+    CallbackRequest,
     ChannelSpec,
     Codec,
     HoldsKeys,
-    Moment,
-    Notification,
-    NotifyError,
-    NotifyRequest,
+    RequestContext,
     UnknownKeyError,
 )
 from paycenter_server.channels.transport import TransportUnclearError
@@ -44,7 +44,7 @@ def secret_place(channel_id: UUID, name: str) -> str:
 
 
 @dataclass
-class Configured:
+class ConfiguredChannel:
     """A channel row, what its code can do, and its codec."""
 
     channel: PayChannel
@@ -60,10 +60,10 @@ class ChannelGateway:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._known: dict[UUID, Configured] = {}
+        self._known: dict[UUID, ConfiguredChannel] = {}
         self._building: dict[UUID, asyncio.Lock] = {}
 
-    async def get(self, channel_id: UUID) -> Configured:
+    async def get(self, channel_id: UUID) -> ConfiguredChannel:
         """CHANNEL_NOT_FOUND if there is none. Disabled channels are found: what was paid must be booked."""
         now = asyncio.get_running_loop().time()
         known = self._known.get(channel_id)
@@ -89,7 +89,7 @@ class ChannelGateway:
                 )
             # Parsing a private key costs more than 50 ms: not on the event loop.
             codec = await self._off_loop(lambda: spec.build(self.clear_config(channel)))
-            built = Configured(channel, spec, codec, now)
+            built = ConfiguredChannel(channel, spec, codec, now)
             self._known[channel_id] = built
             return built
 
@@ -106,7 +106,11 @@ class ChannelGateway:
         return await asyncio.get_running_loop().run_in_executor(self._context.signers, work)
 
     async def perform(
-        self, configured: Configured, operation: Callable[[Codec, Moment], Call[T] | T], *, not_after: datetime | None = None
+        self,
+        configured: ConfiguredChannel,
+        operation: Callable[[Codec, RequestContext], Call[T] | T],
+        *,
+        not_after: datetime | None = None,
     ) -> T:
         """Build (and sign) a request, send it, read the answer. Whatever goes wrong on the way is the outcome's "unclear".
 
@@ -123,7 +127,7 @@ class ChannelGateway:
             return made.unclear("not sent: it took too long to get there")
         return await self._carry(configured, made)
 
-    async def _carry(self, configured: Configured, call: Call[T], *, fetching: bool = False) -> T:
+    async def _carry(self, configured: ConfiguredChannel, call: Call[T], *, fetching: bool = False) -> T:
         """Send, and read the answer. One that is signed with an unknown key is read again when the keys have been fetched."""
         bound = log.bind(channel=configured.channel.number, api=call.api)
         started = asyncio.get_running_loop().time()
@@ -150,7 +154,7 @@ class ChannelGateway:
         return call.unclear(why)
 
     @staticmethod
-    def _told(configured: Configured, call: Call[T], outcome: T, status: int, milliseconds: int) -> T:
+    def _told(configured: ConfiguredChannel, call: Call[T], outcome: T, status: int, milliseconds: int) -> T:
         """Log what was said. That the channel turns us away (our key, our clock) is an error that no repeat mends."""
         code = getattr(outcome, "error_code", "")
         bound = log.bind(channel=configured.channel.number, api=call.api, status=status, ms=milliseconds)
@@ -167,7 +171,7 @@ class ChannelGateway:
             return limit
         return max(0.5, min(limit, end - asyncio.get_running_loop().time() - 0.3))
 
-    async def fetch_keys(self, configured: Configured, serial: str | None, pause: timedelta = _PAUSE_AFTER_ANSWER) -> bool:
+    async def fetch_keys(self, configured: ConfiguredChannel, serial: str | None, pause: timedelta = _PAUSE_AFTER_ANSWER) -> bool:
         """Fetch the channel's keys, at most once in a pause; whether there are new ones. Callbacks have a longer one, of their own.
 
         Whoever needs keys while they are being fetched waits for them; a caller that goes away does not end the fetch.
@@ -178,7 +182,7 @@ class ChannelGateway:
         await asyncio.wait({task}, timeout=self._seconds())
         return task.done() and not task.cancelled() and task.exception() is None and task.result()
 
-    def _start_fetch(self, configured: Configured, serial: str | None, pause: timedelta) -> asyncio.Task[bool] | None:
+    def _start_fetch(self, configured: ConfiguredChannel, serial: str | None, pause: timedelta) -> asyncio.Task[bool] | None:
         """The fetch that is under way, or a new one; None within the pause."""
         if configured.fetching is not None and not configured.fetching.done():
             return configured.fetching
@@ -191,13 +195,13 @@ class ChannelGateway:
         configured.fetching.add_done_callback(_report)
         return configured.fetching
 
-    async def _fetch(self, configured: Configured, serial: str | None) -> bool:
+    async def _fetch(self, configured: ConfiguredChannel, serial: str | None) -> bool:
         deadline.set(None)  # of the caller that happened to start it; others wait too
         moment = self._context.moment()
         call = await self._off_loop(lambda: configured.codec.fetch_keys(serial, moment))
         return call is not None and await self._carry(configured, call, fetching=True)
 
-    async def _refresh_keys(self, configured: Configured, pause: timedelta = _PAUSE_AFTER_ANSWER) -> None:
+    async def _refresh_keys(self, configured: ConfiguredChannel, pause: timedelta = _PAUSE_AFTER_ANSWER) -> None:
         """Keys are waited for where there are none; otherwise a refresh goes on beside the payments."""
         codec, now = configured.codec, self._context.now()
         if not codec.keys_due(now):
@@ -207,24 +211,24 @@ class ChannelGateway:
         else:
             await self.fetch_keys(configured, None, pause)
 
-    async def parse_notify(self, configured: Configured, request: NotifyRequest) -> Notification:
-        """A verified callback; NotifyError otherwise."""
+    async def parse_callback(self, configured: ConfiguredChannel, request: CallbackRequest) -> Callback:
+        """A verified callback; CallbackError otherwise."""
         now = self._context.now()
         await self._refresh_keys(configured, _PAUSE_AFTER_CALLBACK)
         try:
-            return configured.codec.parse_notify(request, now)
+            return configured.codec.parse_callback(request, now)
         except UnknownKeyError as error:
             if await self.fetch_keys(configured, error.serial, _PAUSE_AFTER_CALLBACK):
                 try:
-                    return configured.codec.parse_notify(request, now)
+                    return configured.codec.parse_callback(request, now)
                 except UnknownKeyError:
                     pass
-            raise NotifyError(str(error)) from error
+            raise CallbackError(str(error)) from error
 
-    def notify_urls(self, channel: PayChannel) -> tuple[str, str]:
+    def callback_urls(self, channel: PayChannel) -> tuple[str, str]:
         """Where this channel calls back: for payments, and for refunds."""
         options = self._context.options
-        return f"{options.order_notify_url}/{channel.number}", f"{options.refund_notify_url}/{channel.number}"
+        return f"{options.order_callback_url}/{channel.number}", f"{options.refund_callback_url}/{channel.number}"
 
 
 def _report(task: asyncio.Task[bool]) -> None:

@@ -6,10 +6,10 @@ import atheris  # type: ignore[import-not-found,unused-ignore]
 from harness import fuzz
 
 with atheris.instrument_imports(include=["paycenter_server.channels"]):
-    from paycenter_server.channels.protocol import NotifyError, NotifyRequest, UnknownKeyError
+    from paycenter_server.channels.protocol import CallbackError, CallbackRequest, UnknownKeyError
     from paycenter_server.channels.registry import installed
 
-from unit.channel_support import NOW, wx_config, wx_headers, wx_notice
+from unit.channel_support import NOW, wx_callback, wx_config, wx_headers
 
 CODEC = installed()["wx_native"].build(wx_config(mch_key="0123456789abcdef0123456789abcdef"))
 EVENTS = ("TRANSACTION.SUCCESS", "REFUND.SUCCESS", "REFUND.CLOSED", "X")
@@ -18,13 +18,13 @@ EVENTS = ("TRANSACTION.SUCCESS", "REFUND.SUCCESS", "REFUND.CLOSED", "X")
 def target(data: bytes) -> None:
     how, body = data[0] if data else 0, data[1:]
     if how % 3 == 0:
-        request = NotifyRequest({}, body)
+        request = CallbackRequest({}, body)
     elif how % 3 == 1:
-        request = NotifyRequest(wx_headers(body), body)
+        request = CallbackRequest(wx_headers(body), body)
     else:
-        request = wx_notice(EVENTS[how // 3 % 4], body)
-    notification = CODEC.parse_notify(request, NOW)
+        request = wx_callback(EVENTS[how // 3 % 4], body)
+    notification = CODEC.parse_callback(request, NOW)
     notification.raw.encode()
 
 
-fuzz(target, (NotifyError, UnknownKeyError))
+fuzz(target, (CallbackError, UnknownKeyError))

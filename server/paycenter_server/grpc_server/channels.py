@@ -9,7 +9,7 @@ from paycenter.v1.pay_channel_service_pb2_grpc import PayChannelServiceServicer
 
 from paycenter_server.grpc_server.convert import stamp
 from paycenter_server.grpc_server.interceptor import current_caller
-from paycenter_server.services.channel_admin import ChannelAdmin, ChannelView, NewChannel
+from paycenter_server.services.channels import Channels, ChannelView, NewChannel
 from paycenter_server.services.paging import Pager
 
 _PLAIN: Any = ("enabled", "fee_rate_ppm", "remark")
@@ -51,8 +51,8 @@ def channel_message(view: ChannelView) -> pb.PayChannel:
         remark=channel.remark,
         config=_config_message(view),
         configured_secrets=view.secrets,
-        order_notify_url=view.order_notify_url,
-        refund_notify_url=view.refund_notify_url,
+        order_callback_url=view.order_callback_url,
+        refund_callback_url=view.refund_callback_url,
         create_time=stamp(channel.create_time),
         update_time=stamp(channel.update_time),
     )
@@ -61,7 +61,7 @@ def channel_message(view: ChannelView) -> pb.PayChannel:
 class ChannelServicer(PayChannelServiceServicer):
     """Messages in, messages out."""
 
-    def __init__(self, channels: ChannelAdmin) -> None:
+    def __init__(self, channels: Channels) -> None:
         self._channels = channels
 
     async def CreatePayChannel(self, request: pb.CreatePayChannelRequest, context: Any) -> pb.CreatePayChannelResponse:

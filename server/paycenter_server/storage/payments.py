@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from paycenter_server.domain.models import NotifyTask
+from paycenter_server.domain.models import PayNotification
 from paycenter_server.domain.states import ATTEMPT, OPEN_ATTEMPT, ORDER, AttemptEvent, AttemptState, OrderEvent, OrderState, sources
 from paycenter_server.storage.database import Connection
 
@@ -19,7 +19,7 @@ WITH o AS (
     AND a.cancel_until IS NOT DISTINCT FROM $26 AND (a.cancel_until IS NULL OR a.cancel_until <= $27) FOR UPDATE OF a
 ), attempt AS (
   UPDATE pay_attempt a SET state = $7, paid_amount = $5, channel_order_no = $8, channel_user_id = $9, success_time = $10,
-    notify_data = $11, update_time = $12, next_check_time = NULL
+    callback_data = $11, update_time = $12, next_check_time = NULL
   FROM t WHERE a.id = t.id RETURNING a.id
 ), others AS (
   -- Nobody should pay twice: the sync job closes what is still payable elsewhere, starting now.
@@ -31,7 +31,7 @@ WITH o AS (
   FROM t WHERE p.id = t.order_id RETURNING p.id, p.app_id
 ), task AS (
   INSERT INTO pay_notify_task (id, app_id, type, event, data_id, data_version, merchant_order_id, merchant_refund_no,
-    notify_url, payload, state, notify_times, max_notify_times, next_notify_time, create_time, update_time)
+    notification_url, payload, state, notify_times, max_notify_times, next_notify_time, create_time, update_time)
   SELECT $17, paid.app_id, $18, $19, paid.id, 0, $20, '', $21, $22, $23, 0, $24, $12, $12, $12 FROM paid
   ON CONFLICT (data_id, event, data_version) DO NOTHING RETURNING id
 )
@@ -53,11 +53,11 @@ class Booking:
     success_time: datetime
     fee_rate_ppm: int
     fee_amount: int
-    notify_data: str
+    callback_data: str
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class QuerySnapshot:
     """A question to a channel: when it was asked, and what the attempt's `cancel_until` was before that."""
 
     at: datetime
@@ -72,12 +72,12 @@ class Asked:
 async def settle(
     connection: Connection,
     booking: Booking,
-    task: NotifyTask,
+    task: PayNotification,
     now: datetime,
     event: OrderEvent,
     *,
     closed_attempt: bool = False,
-    asked: Asked | None = None,
+    asked: QuerySnapshot | None = None,
 ) -> bool:
     """Book a payment of an order that can take it; False, with nothing changed, if order or attempt have moved on.
 
@@ -91,8 +91,8 @@ async def settle(
         booking.order_id, sources(ORDER, event), booking.attempt_id, booking.channel_id, booking.amount,
         [*sources(ATTEMPT, AttemptEvent.PAID), *late],
         AttemptState.SUCCESS.value, booking.channel_order_no, booking.channel_user_id, booking.success_time,
-        booking.notify_data, now, OrderState.SUCCESS.value, booking.channel_code, booking.fee_rate_ppm, booking.fee_amount,
-        task.id, task.type.value, task.event, task.merchant_order_id, task.notify_url, task.payload, task.state.value,
+        booking.callback_data, now, OrderState.SUCCESS.value, booking.channel_code, booking.fee_rate_ppm, booking.fee_amount,
+        task.id, task.type.value, task.event, task.merchant_order_id, task.notification_url, task.payload, task.state.value,
         task.max_notify_times, OPEN_ATTEMPT, asked.cancel_until if asked else None, asked.at if asked else None,
     )  # fmt: skip
     return bool(row["attempts"] == 1 and row["orders"] == 1)

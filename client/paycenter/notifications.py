@@ -17,7 +17,7 @@ from typing import Any
 _SECONDS = re.compile(r"[0-9]{1,12}", re.ASCII)
 
 
-class WebhookError(Exception):
+class NotificationError(Exception):
     """The notification is not to be trusted, or is none. Answer it with 401 or 400; the text is for your log."""
 
 
@@ -36,7 +36,7 @@ class Notification:
     data: dict[str, Any]
 
 
-class WebhookVerifier:
+class NotificationVerifier:
     """Checks notifications against an app's webhook secrets (`whsec_…`); give old and new while a secret is rotated."""
 
     def __init__(self, *secrets: str, tolerance: float = 300) -> None:
@@ -52,7 +52,7 @@ class WebhookVerifier:
         """The notification, once its signature, time and form have been checked.
 
         `body`: the bytes as they were received, not JSON that was parsed and written again. `now`: Unix seconds or an aware
-        datetime, for tests. Raises WebhookError.
+        datetime, for tests. Raises NotificationError.
         """
         if isinstance(body, str):
             raise TypeError("body must be the bytes that were received")
@@ -80,15 +80,15 @@ class WebhookVerifier:
                 # No early exit: the time taken says nothing about which secret or signature was right.
                 matches |= hmac.compare_digest(digest, given)
         if not matches:
-            raise WebhookError("no signature fits; check the webhook secret and that the body is passed on unchanged")
+            raise NotificationError("no signature fits; check the webhook secret and that the body is passed on unchanged")
 
     def _check_time(self, stamp: str, now: float | datetime | None) -> None:
         if not _SECONDS.fullmatch(stamp):
-            raise WebhookError("webhook-timestamp is not a number of seconds")
+            raise NotificationError("webhook-timestamp is not a number of seconds")
         moment = time.time() if now is None else now.timestamp() if isinstance(now, datetime) else now
         apart = moment - int(stamp)
         if abs(apart) > self._tolerance:
-            raise WebhookError(f"webhook-timestamp is {apart:.0f} s from now; more than {self._tolerance:.0f} s is a replay")
+            raise NotificationError(f"webhook-timestamp is {apart:.0f} s from now; more than {self._tolerance:.0f} s is a replay")
 
 
 def _key(secret: str) -> bytes:
@@ -106,7 +106,7 @@ def _key(secret: str) -> bytes:
 def _header(headers: Mapping[str, str], name: str) -> str:
     value = headers.get(name, "")
     if not value:
-        raise WebhookError(f"the header {name} is missing")
+        raise NotificationError(f"the header {name} is missing")
     return value
 
 
@@ -115,7 +115,7 @@ def _parse(number: str, raw: bytes) -> Notification:
         document = json.loads(raw)
         kind, data, happened = document["type"], document["data"], datetime.fromisoformat(document["timestamp"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise WebhookError("the signature fits, but the body is not a notification") from None
+        raise NotificationError("the signature fits, but the body is not a notification") from None
     if not isinstance(kind, str) or not isinstance(data, dict) or happened.tzinfo is None:
-        raise WebhookError("the signature fits, but the body is not a notification")
+        raise NotificationError("the signature fits, but the body is not a notification")
     return Notification(number, kind, happened, data)

@@ -20,69 +20,69 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class _NotifyState:
+class _NotificationState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _NotifyStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NotifyState.ValueType], _builtins.type):
+class _NotificationStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NotificationState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
-    NOTIFY_STATE_UNSPECIFIED: _NotifyState.ValueType  # 0
+    NOTIFICATION_STATE_UNSPECIFIED: _NotificationState.ValueType  # 0
     """Not set."""
-    NOTIFY_STATE_WAITING: _NotifyState.ValueType  # 1
+    NOTIFICATION_STATE_WAITING: _NotificationState.ValueType  # 1
     """Not delivered yet."""
-    NOTIFY_STATE_SUCCESS: _NotifyState.ValueType  # 2
+    NOTIFICATION_STATE_SUCCESS: _NotificationState.ValueType  # 2
     """Received."""
-    NOTIFY_STATE_FAILURE: _NotifyState.ValueType  # 3
+    NOTIFICATION_STATE_FAILURE: _NotificationState.ValueType  # 3
     """Given up, for good; it can be resent by hand."""
-    NOTIFY_STATE_REQUEST_SUCCESS: _NotifyState.ValueType  # 4
+    NOTIFICATION_STATE_REQUEST_SUCCESS: _NotificationState.ValueType  # 4
     """Answered, but the answer was no; it will be tried again."""
-    NOTIFY_STATE_REQUEST_FAILURE: _NotifyState.ValueType  # 5
+    NOTIFICATION_STATE_REQUEST_FAILURE: _NotificationState.ValueType  # 5
     """Not answered; it will be tried again."""
 
-class NotifyState(_NotifyState, metaclass=_NotifyStateEnumTypeWrapper):
-    """NotifyState is where a notification stands."""
+class NotificationState(_NotificationState, metaclass=_NotificationStateEnumTypeWrapper):
+    """NotificationState is where a notification stands."""
 
-NOTIFY_STATE_UNSPECIFIED: NotifyState.ValueType  # 0
+NOTIFICATION_STATE_UNSPECIFIED: NotificationState.ValueType  # 0
 """Not set."""
-NOTIFY_STATE_WAITING: NotifyState.ValueType  # 1
+NOTIFICATION_STATE_WAITING: NotificationState.ValueType  # 1
 """Not delivered yet."""
-NOTIFY_STATE_SUCCESS: NotifyState.ValueType  # 2
+NOTIFICATION_STATE_SUCCESS: NotificationState.ValueType  # 2
 """Received."""
-NOTIFY_STATE_FAILURE: NotifyState.ValueType  # 3
+NOTIFICATION_STATE_FAILURE: NotificationState.ValueType  # 3
 """Given up, for good; it can be resent by hand."""
-NOTIFY_STATE_REQUEST_SUCCESS: NotifyState.ValueType  # 4
+NOTIFICATION_STATE_REQUEST_SUCCESS: NotificationState.ValueType  # 4
 """Answered, but the answer was no; it will be tried again."""
-NOTIFY_STATE_REQUEST_FAILURE: NotifyState.ValueType  # 5
+NOTIFICATION_STATE_REQUEST_FAILURE: NotificationState.ValueType  # 5
 """Not answered; it will be tried again."""
-Global___NotifyState: _TypeAlias = NotifyState  # noqa: Y015
+Global___NotificationState: _TypeAlias = NotificationState  # noqa: Y015
 
-class _NotifyType:
+class _NotificationType:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _NotifyTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NotifyType.ValueType], _builtins.type):
+class _NotificationTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NotificationType.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
-    NOTIFY_TYPE_UNSPECIFIED: _NotifyType.ValueType  # 0
+    NOTIFICATION_TYPE_UNSPECIFIED: _NotificationType.ValueType  # 0
     """Not set."""
-    NOTIFY_TYPE_ORDER: _NotifyType.ValueType  # 1
+    NOTIFICATION_TYPE_ORDER: _NotificationType.ValueType  # 1
     """A pay order."""
-    NOTIFY_TYPE_REFUND: _NotifyType.ValueType  # 2
+    NOTIFICATION_TYPE_REFUND: _NotificationType.ValueType  # 2
     """A refund."""
 
-class NotifyType(_NotifyType, metaclass=_NotifyTypeEnumTypeWrapper):
-    """NotifyType is what a notification is about."""
+class NotificationType(_NotificationType, metaclass=_NotificationTypeEnumTypeWrapper):
+    """NotificationType is what a notification is about."""
 
-NOTIFY_TYPE_UNSPECIFIED: NotifyType.ValueType  # 0
+NOTIFICATION_TYPE_UNSPECIFIED: NotificationType.ValueType  # 0
 """Not set."""
-NOTIFY_TYPE_ORDER: NotifyType.ValueType  # 1
+NOTIFICATION_TYPE_ORDER: NotificationType.ValueType  # 1
 """A pay order."""
-NOTIFY_TYPE_REFUND: NotifyType.ValueType  # 2
+NOTIFICATION_TYPE_REFUND: NotificationType.ValueType  # 2
 """A refund."""
-Global___NotifyType: _TypeAlias = NotifyType  # noqa: Y015
+Global___NotificationType: _TypeAlias = NotificationType  # noqa: Y015
 
 @_typing.final
-class NotifyTask(_message.Message):
-    """NotifyTask is one thing that an app must be told."""
+class PayNotification(_message.Message):
+    """PayNotification is one thing that an app must be told."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -93,7 +93,7 @@ class NotifyTask(_message.Message):
     DATA_ID_FIELD_NUMBER: _builtins.int
     MERCHANT_ORDER_ID_FIELD_NUMBER: _builtins.int
     MERCHANT_REFUND_NO_FIELD_NUMBER: _builtins.int
-    NOTIFY_URL_FIELD_NUMBER: _builtins.int
+    NOTIFICATION_URL_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     NOTIFY_TIMES_FIELD_NUMBER: _builtins.int
     MAX_NOTIFY_TIMES_FIELD_NUMBER: _builtins.int
@@ -104,7 +104,7 @@ class NotifyTask(_message.Message):
     """Its number, "N" and 26 characters; sent as `webhook-id`."""
     app_key: _builtins.str
     """The app."""
-    type: Global___NotifyType.ValueType
+    type: Global___NotificationType.ValueType
     """What it is about."""
     event: _builtins.str
     """What happened, for example "pay_order.success"."""
@@ -114,9 +114,9 @@ class NotifyTask(_message.Message):
     """The app's number of the order."""
     merchant_refund_no: _builtins.str
     """The app's number of the refund, for refunds."""
-    notify_url: _builtins.str
+    notification_url: _builtins.str
     """Where it goes."""
-    state: Global___NotifyState.ValueType
+    state: Global___NotificationState.ValueType
     """Where it stands."""
     notify_times: _builtins.int
     """How often it was sent."""
@@ -139,13 +139,13 @@ class NotifyTask(_message.Message):
         *,
         id: _builtins.str = ...,
         app_key: _builtins.str = ...,
-        type: Global___NotifyType.ValueType = ...,
+        type: Global___NotificationType.ValueType = ...,
         event: _builtins.str = ...,
         data_id: _builtins.str = ...,
         merchant_order_id: _builtins.str = ...,
         merchant_refund_no: _builtins.str = ...,
-        notify_url: _builtins.str = ...,
-        state: Global___NotifyState.ValueType = ...,
+        notification_url: _builtins.str = ...,
+        state: Global___NotificationState.ValueType = ...,
         notify_times: _builtins.int = ...,
         max_notify_times: _builtins.int = ...,
         next_notify_time: _timestamp_pb2.Timestamp | None = ...,
@@ -154,14 +154,14 @@ class NotifyTask(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "last_execute_time", b"last_execute_time", "next_notify_time", b"next_notify_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_key", b"app_key", "create_time", b"create_time", "data_id", b"data_id", "event", b"event", "id", b"id", "last_execute_time", b"last_execute_time", "max_notify_times", b"max_notify_times", "merchant_order_id", b"merchant_order_id", "merchant_refund_no", b"merchant_refund_no", "next_notify_time", b"next_notify_time", "notify_times", b"notify_times", "notify_url", b"notify_url", "state", b"state", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_key", b"app_key", "create_time", b"create_time", "data_id", b"data_id", "event", b"event", "id", b"id", "last_execute_time", b"last_execute_time", "max_notify_times", b"max_notify_times", "merchant_order_id", b"merchant_order_id", "merchant_refund_no", b"merchant_refund_no", "next_notify_time", b"next_notify_time", "notification_url", b"notification_url", "notify_times", b"notify_times", "state", b"state", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
-Global___NotifyTask: _TypeAlias = NotifyTask  # noqa: Y015
+Global___PayNotification: _TypeAlias = PayNotification  # noqa: Y015
 
 @_typing.final
-class NotifyLog(_message.Message):
-    """NotifyLog is one delivery."""
+class NotificationLog(_message.Message):
+    """NotificationLog is one delivery."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -174,7 +174,7 @@ class NotifyLog(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     notify_times: _builtins.int
     """The how-manieth, from 1."""
-    state: Global___NotifyState.ValueType
+    state: Global___NotificationState.ValueType
     """Where the task stood afterwards."""
     request: _builtins.str
     """The body that was sent."""
@@ -192,7 +192,7 @@ class NotifyLog(_message.Message):
         self,
         *,
         notify_times: _builtins.int = ...,
-        state: Global___NotifyState.ValueType = ...,
+        state: Global___NotificationState.ValueType = ...,
         request: _builtins.str = ...,
         http_status: _builtins.int = ...,
         duration_ms: _builtins.int = ...,
@@ -204,11 +204,11 @@ class NotifyLog(_message.Message):
     _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "create_time", b"create_time", "duration_ms", b"duration_ms", "http_status", b"http_status", "notify_times", b"notify_times", "request", b"request", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
-Global___NotifyLog: _TypeAlias = NotifyLog  # noqa: Y015
+Global___NotificationLog: _TypeAlias = NotificationLog  # noqa: Y015
 
 @_typing.final
-class ListNotifyTasksRequest(_message.Message):
-    """ListNotifyTasksRequest filters notifications."""
+class ListPayNotificationsRequest(_message.Message):
+    """ListPayNotificationsRequest filters notifications."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -228,9 +228,9 @@ class ListNotifyTasksRequest(_message.Message):
     """From the answer before; the filters must be the same."""
     app_key: _builtins.str
     """The app; app credentials always see their own only."""
-    type: Global___NotifyType.ValueType
+    type: Global___NotificationType.ValueType
     """What it is about."""
-    state: Global___NotifyState.ValueType
+    state: Global___NotificationState.ValueType
     """Where it stands."""
     merchant_order_id: _builtins.str
     """The app's number of the order, exact."""
@@ -252,8 +252,8 @@ class ListNotifyTasksRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         app_key: _builtins.str = ...,
-        type: Global___NotifyType.ValueType = ...,
-        state: Global___NotifyState.ValueType = ...,
+        type: Global___NotificationType.ValueType = ...,
+        state: Global___NotificationState.ValueType = ...,
         merchant_order_id: _builtins.str = ...,
         merchant_refund_no: _builtins.str = ...,
         data_id: _builtins.str = ...,
@@ -265,36 +265,36 @@ class ListNotifyTasksRequest(_message.Message):
     _ClearFieldArgType: _TypeAlias = _typing.Literal["app_key", b"app_key", "create_time_from", b"create_time_from", "create_time_to", b"create_time_to", "data_id", b"data_id", "merchant_order_id", b"merchant_order_id", "merchant_refund_no", b"merchant_refund_no", "page_size", b"page_size", "page_token", b"page_token", "state", b"state", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
-Global___ListNotifyTasksRequest: _TypeAlias = ListNotifyTasksRequest  # noqa: Y015
+Global___ListPayNotificationsRequest: _TypeAlias = ListPayNotificationsRequest  # noqa: Y015
 
 @_typing.final
-class ListNotifyTasksResponse(_message.Message):
-    """ListNotifyTasksResponse is one page."""
+class ListPayNotificationsResponse(_message.Message):
+    """ListPayNotificationsResponse is one page."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    NOTIFY_TASKS_FIELD_NUMBER: _builtins.int
+    PAY_NOTIFICATIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """For the next page; empty on the last."""
     @_builtins.property
-    def notify_tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___NotifyTask]:
+    def pay_notifications(self) -> _containers.RepeatedCompositeFieldContainer[Global___PayNotification]:
         """The notifications, newest first."""
 
     def __init__(
         self,
         *,
-        notify_tasks: _abc.Iterable[Global___NotifyTask] | None = ...,
+        pay_notifications: _abc.Iterable[Global___PayNotification] | None = ...,
         next_page_token: _builtins.str = ...,
     ) -> None: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "notify_tasks", b"notify_tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "pay_notifications", b"pay_notifications"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
-Global___ListNotifyTasksResponse: _TypeAlias = ListNotifyTasksResponse  # noqa: Y015
+Global___ListPayNotificationsResponse: _TypeAlias = ListPayNotificationsResponse  # noqa: Y015
 
 @_typing.final
-class GetNotifyTaskRequest(_message.Message):
-    """GetNotifyTaskRequest names a notification."""
+class GetPayNotificationRequest(_message.Message):
+    """GetPayNotificationRequest names a notification."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -309,40 +309,40 @@ class GetNotifyTaskRequest(_message.Message):
     _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
-Global___GetNotifyTaskRequest: _TypeAlias = GetNotifyTaskRequest  # noqa: Y015
+Global___GetPayNotificationRequest: _TypeAlias = GetPayNotificationRequest  # noqa: Y015
 
 @_typing.final
-class GetNotifyTaskResponse(_message.Message):
-    """GetNotifyTaskResponse holds the notification and its log."""
+class GetPayNotificationResponse(_message.Message):
+    """GetPayNotificationResponse holds the notification and its log."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    NOTIFY_TASK_FIELD_NUMBER: _builtins.int
+    PAY_NOTIFICATION_FIELD_NUMBER: _builtins.int
     LOGS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def notify_task(self) -> Global___NotifyTask:
+    def pay_notification(self) -> Global___PayNotification:
         """The notification."""
 
     @_builtins.property
-    def logs(self) -> _containers.RepeatedCompositeFieldContainer[Global___NotifyLog]:
+    def logs(self) -> _containers.RepeatedCompositeFieldContainer[Global___NotificationLog]:
         """Its deliveries, oldest first; the last 100."""
 
     def __init__(
         self,
         *,
-        notify_task: Global___NotifyTask | None = ...,
-        logs: _abc.Iterable[Global___NotifyLog] | None = ...,
+        pay_notification: Global___PayNotification | None = ...,
+        logs: _abc.Iterable[Global___NotificationLog] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["notify_task", b"notify_task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pay_notification", b"pay_notification"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["logs", b"logs", "notify_task", b"notify_task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logs", b"logs", "pay_notification", b"pay_notification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
-Global___GetNotifyTaskResponse: _TypeAlias = GetNotifyTaskResponse  # noqa: Y015
+Global___GetPayNotificationResponse: _TypeAlias = GetPayNotificationResponse  # noqa: Y015
 
 @_typing.final
-class ResendNotifyTaskRequest(_message.Message):
-    """ResendNotifyTaskRequest names a notification."""
+class ResendPayNotificationRequest(_message.Message):
+    """ResendPayNotificationRequest names a notification."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -357,27 +357,27 @@ class ResendNotifyTaskRequest(_message.Message):
     _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
-Global___ResendNotifyTaskRequest: _TypeAlias = ResendNotifyTaskRequest  # noqa: Y015
+Global___ResendPayNotificationRequest: _TypeAlias = ResendPayNotificationRequest  # noqa: Y015
 
 @_typing.final
-class ResendNotifyTaskResponse(_message.Message):
-    """ResendNotifyTaskResponse holds the notification."""
+class ResendPayNotificationResponse(_message.Message):
+    """ResendPayNotificationResponse holds the notification."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    NOTIFY_TASK_FIELD_NUMBER: _builtins.int
+    PAY_NOTIFICATION_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def notify_task(self) -> Global___NotifyTask:
+    def pay_notification(self) -> Global___PayNotification:
         """The notification, WAITING again."""
 
     def __init__(
         self,
         *,
-        notify_task: Global___NotifyTask | None = ...,
+        pay_notification: Global___PayNotification | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["notify_task", b"notify_task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pay_notification", b"pay_notification"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["notify_task", b"notify_task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pay_notification", b"pay_notification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
-Global___ResendNotifyTaskResponse: _TypeAlias = ResendNotifyTaskResponse  # noqa: Y015
+Global___ResendPayNotificationResponse: _TypeAlias = ResendPayNotificationResponse  # noqa: Y015

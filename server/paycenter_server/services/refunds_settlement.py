@@ -20,14 +20,14 @@ from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.models import CaseKind, PayAttempt, PayCase, PayRefund
 from paycenter_server.domain.schedule import REFUND_SYNC_DELAYS, STALE_AFTER, due_after
 from paycenter_server.domain.states import AttemptState, CaseEvent, CaseState, RefundState
-from paycenter_server.services import notices
-from paycenter_server.services.channel_gateway import ChannelGateway, Configured
-from paycenter_server.services.closing import Closing, attempt_ref
+from paycenter_server.services import notifications_payloads as payloads
+from paycenter_server.services.attempts import AttemptSettlement, attempt_ref
+from paycenter_server.services.channels_gateway import ChannelGateway, ConfiguredChannel
 from paycenter_server.services.context import Context
-from paycenter_server.services.payments import NOTIFY_DATA_MAX, TOLD, FactsMismatchError
+from paycenter_server.services.payments import CALLBACK_DATA_MAX, TOLD, FactsMismatchError
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import cases as case_rows
-from paycenter_server.storage import notifications as notify_rows
+from paycenter_server.storage import notifications as notification_rows
 from paycenter_server.storage import refunds as refund_rows
 from paycenter_server.storage.database import Connection
 
@@ -35,19 +35,19 @@ log = structlog.get_logger(__name__)
 
 
 class UndecidedError(Exception):
-    """A notice that says nothing certain, and the channel did not say more: it is to be sent again."""
+    """A callback that says nothing certain, and the channel did not say more: it is to be sent again."""
 
 
 class RefundSettlement:
     """Every refund comes through here: first sends, repeats, queries and callbacks."""
 
-    def __init__(self, context: Context, gateway: ChannelGateway, closing: Closing) -> None:
+    def __init__(self, context: Context, gateway: ChannelGateway, attempts: AttemptSettlement) -> None:
         self._context = context
         self._gateway = gateway
-        self._closing = closing
+        self._attempts = attempts
 
-    async def _request(self, refund: PayRefund, configured: Configured) -> RefundRequest:
-        _, notify_url = self._gateway.notify_urls(configured.channel)
+    async def _request(self, refund: PayRefund, configured: ConfiguredChannel) -> RefundRequest:
+        _, callback_url = self._gateway.callback_urls(configured.channel)
         async with self._context.database.connection() as connection:
             attempt = await attempt_rows.get_attempt(connection, refund.attempt_id)
         return RefundRequest(
@@ -57,7 +57,7 @@ class RefundSettlement:
             total=refund.total_amount,
             currency=refund.currency,
             reason=refund.reason,
-            notify_url=notify_url,
+            callback_url=callback_url,
             create_time=refund.create_time,
             extras=attempt.channel_extras if attempt else {},
         )
@@ -88,7 +88,7 @@ class RefundSettlement:
                 outcome = replace(outcome, status=RefundStatus.FAILED) if last.status is RefundStatus.NOT_FOUND else last
         await self._quietly(configured, refund, outcome)
 
-    async def _all_went_back(self, refund: PayRefund, configured: Configured) -> bool:
+    async def _all_went_back(self, refund: PayRefund, configured: ConfiguredChannel) -> bool:
         """Whether the channel has given back the whole trade."""
         async with self._context.database.connection() as connection:
             attempt = await attempt_rows.get_attempt(connection, refund.attempt_id)
@@ -99,14 +99,14 @@ class RefundSettlement:
         payment = trade.payment if trade.status in (QueryStatus.PAID, QueryStatus.CLOSED) else None
         return payment is not None and (payment.out_trade_no, payment.refunded) == (attempt.out_trade_no, Refunded.ALL)
 
-    async def _quietly(self, configured: Configured, refund: PayRefund, outcome: RefundOutcome) -> None:
+    async def _quietly(self, configured: ConfiguredChannel, refund: PayRefund, outcome: RefundOutcome) -> None:
         try:
             await self.apply(configured, refund, outcome, raw="")
         except FactsMismatchError as error:
             log.error("refund_facts_mismatch", out_refund_no=refund.out_refund_no, why=str(error))
             await self._note(refund, "FACTS_MISMATCH", str(error))
 
-    async def apply(self, configured: Configured, refund: PayRefund, outcome: RefundOutcome, raw: str) -> None:
+    async def apply(self, configured: ConfiguredChannel, refund: PayRefund, outcome: RefundOutcome, raw: str) -> None:
         """Book an outcome. FactsMismatchError if it is a success whose facts are not this refund's."""
         if outcome.status is RefundStatus.SUCCESS:
             self._compare(configured, refund, outcome.facts)
@@ -118,7 +118,7 @@ class RefundSettlement:
             await self._note(refund, outcome.error_code, outcome.error_message)
 
     @staticmethod
-    def _compare(configured: Configured, refund: PayRefund, facts: RefundFacts | None) -> None:
+    def _compare(configured: ConfiguredChannel, refund: PayRefund, facts: RefundFacts | None) -> None:
         if facts is None or facts.amount is None:
             raise FactsMismatchError("the message names no amount")
         for name, ours in configured.codec.account.items():
@@ -146,12 +146,12 @@ class RefundSettlement:
                 refund,
                 channel_refund_no=(facts.channel_refund_no if facts else "")[:64],
                 success_time=success_time,
-                notify_data=raw[:NOTIFY_DATA_MAX],
+                callback_data=raw[:CALLBACK_DATA_MAX],
                 now=now,
             )
             if done:
-                task = notices.refund_settled(refund, self._context.new_key(now), now, success_time=success_time)
-                await notify_rows.insert_task(connection, task, data_version=refund.send_count)
+                task = payloads.refund_settled(refund, self._context.new_key(now), now, success_time=success_time)
+                await notification_rows.insert_notification(connection, task, data_version=refund.send_count)
                 if refund.case_id is not None:
                     await case_rows.move_case(connection, refund.case_id, CaseEvent.RESOLVE, now)
             else:
@@ -160,25 +160,25 @@ class RefundSettlement:
                 if current is None or not same or current.state is RefundState.FAILURE:
                     await self._conflict(connection, refund, "succeeded at the channel after it had failed there")
         if done:
-            self._context.bell.ring()
+            self._context.wake_up.send()
 
     async def _fail(self, refund: PayRefund, outcome: RefundOutcome, raw: str) -> None:
         now = self._context.now()
         async with self._context.database.transaction() as connection:
             done = await refund_rows.fail(
-                connection, refund, code=outcome.error_code, message=outcome.error_message, notify_data=raw[:NOTIFY_DATA_MAX],
+                connection, refund, code=outcome.error_code, message=outcome.error_message, callback_data=raw[:CALLBACK_DATA_MAX],
                 now=now,
             )  # fmt: skip
             if done:
-                task = notices.refund_settled(
+                task = payloads.refund_settled(
                     refund, self._context.new_key(now), now, success_time=None, code=outcome.error_code,
                     message=outcome.error_message,
                 )  # fmt: skip
-                await notify_rows.insert_task(connection, task, data_version=refund.send_count)
+                await notification_rows.insert_notification(connection, task, data_version=refund.send_count)
                 if refund.case_id is not None:
                     await case_rows.move_case(connection, refund.case_id, CaseEvent.REFUND_FAILED, now)
         if done:
-            self._context.bell.ring()
+            self._context.wake_up.send()
 
     async def _note(self, refund: PayRefund, code: str, message: str) -> None:
         now = self._context.now()
@@ -195,7 +195,7 @@ class RefundSettlement:
 
     async def _conflict(self, connection: Connection, refund: PayRefund, why: str) -> None:
         log.error("refund_conflict", refund=refund.number, why=why)
-        case = self._case(CaseKind.REFUND_CONFLICT, refund, self._context.now(), {"why": why})
+        case = self._case(CaseKind.REFUND_MISMATCH, refund, self._context.now(), {"why": why})
         await case_rows.insert_case(connection, case)
 
     def _case(self, kind: CaseKind, refund: PayRefund, now: datetime, detail: dict[str, str]) -> PayCase:
@@ -206,7 +206,7 @@ class RefundSettlement:
             update_time=now,
         )  # fmt: skip
 
-    async def notified(self, configured: Configured, outcome: RefundOutcome, raw: str) -> None:
+    async def receive_callback(self, configured: ConfiguredChannel, outcome: RefundOutcome, raw: str) -> None:
         """A callback about a refund. One that we never sent (made in the channel's own console) becomes a case."""
         facts = outcome.facts
         if facts is None:
@@ -221,14 +221,14 @@ class RefundSettlement:
         elif outcome.status is not RefundStatus.PENDING:
             await self.apply(configured, refund, outcome, raw)
         elif refund.state is RefundState.WAITING:
-            # A notice that proves nothing by itself (v2), or names no amount (Alipay): the channel is asked.
+            # A callback that proves nothing by itself (v2), or names no amount (Alipay): the channel is asked.
             await self.check(refund)
         elif refund.state is RefundState.FAILURE:
             confirmed = await self._confirm(configured, await self._request(refund, configured))
             if confirmed.status is RefundStatus.SUCCESS:
                 await self.apply(configured, refund, confirmed, raw)
 
-    async def _not_ours(self, configured: Configured, outcome: RefundOutcome, facts: RefundFacts, raw: str) -> None:
+    async def _not_ours(self, configured: ConfiguredChannel, outcome: RefundOutcome, facts: RefundFacts, raw: str) -> None:
         """Made at the channel's own console, or under a number that has had its end here."""
         if outcome.status is RefundStatus.PENDING:
             number, amount = facts.out_refund_no, facts.amount or 0
@@ -236,13 +236,13 @@ class RefundSettlement:
             outcome = await self._confirm(configured, request)
         if outcome.status is not RefundStatus.SUCCESS:
             return
-        attempt = await self._closing.attempt_of(facts.out_trade_no)
+        attempt = await self._attempts.attempt_of(facts.out_trade_no)
         if attempt is not None and attempt.state is not AttemptState.SUCCESS:
             if attempt.cancel_until is not None:
                 return  # our own cancellation of a bar code gave it back, and nothing was booked
             # Told before its payment: that is asked for, and booked, first.
-            await self._closing.query(attempt)
-            attempt = await self._closing.attempt_of(facts.out_trade_no)
+            await self._attempts.query(attempt)
+            attempt = await self._attempts.attempt_of(facts.out_trade_no)
             if attempt is None or attempt.state is not AttemptState.SUCCESS:
                 raise UndecidedError("a refund of a payment that is not known here yet")
         async with self._context.database.transaction() as connection:
@@ -250,15 +250,15 @@ class RefundSettlement:
                 await attempt_rows.get_attempt(connection, attempt.id, lock=True)  # one case, whoever tells of it first
             await self._unknown(connection, configured, outcome.facts or facts, attempt, raw)
 
-    async def _confirm(self, configured: Configured, request: RefundRequest) -> RefundOutcome:
-        """What the channel says of a refund that a notice tells of, without proof. UndecidedError if it does not say."""
+    async def _confirm(self, configured: ConfiguredChannel, request: RefundRequest) -> RefundOutcome:
+        """What the channel says of a refund that a callback tells of, without proof. UndecidedError if it does not say."""
         outcome = await self._gateway.perform(configured, lambda codec, moment: codec.query_refund(request, moment))
         if outcome.status in (RefundStatus.PENDING, RefundStatus.UNKNOWN):
             raise UndecidedError("the channel does not say yet how this refund ended")
         return outcome
 
     async def _unknown(
-        self, connection: Connection, configured: Configured, facts: RefundFacts, attempt: PayAttempt | None, raw: str
+        self, connection: Connection, configured: ConfiguredChannel, facts: RefundFacts, attempt: PayAttempt | None, raw: str
     ) -> None:
         known = [f"{attempt.out_trade_no}:{mark}" for mark in TOLD] if attempt else []
         if attempt is not None and await case_rows.conflict_is_open(connection, attempt.id, known):
@@ -267,11 +267,11 @@ class RefundSettlement:
         key = decode(Prefix.OUT_REFUND, facts.out_refund_no)
         earlier = await refund_rows.find_earlier_key(connection, attempt.id, key) if attempt and key else None
         case = PayCase(
-            id=self._context.new_key(now), kind=CaseKind.REFUND_CONFLICT, state=CaseState.OPEN,
+            id=self._context.new_key(now), kind=CaseKind.REFUND_MISMATCH, state=CaseState.OPEN,
             app_id=configured.channel.app_id, channel_id=configured.channel.id, order_id=attempt.order_id if attempt else None,
             attempt_id=attempt.id if attempt else None, refund_id=earlier.id if earlier else None,
             reference=f"{configured.channel.number}:{facts.out_refund_no}"[:128], amount=facts.amount, currency=None,
-            detail={"why": "refunded at the channel under a number that is not in flight here", "raw": raw[:NOTIFY_DATA_MAX]},
+            detail={"why": "refunded at the channel under a number that is not in flight here", "raw": raw[:CALLBACK_DATA_MAX]},
             create_time=now, update_time=now,
         )  # fmt: skip
         await case_rows.insert_case(connection, case)

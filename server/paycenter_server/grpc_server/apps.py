@@ -7,13 +7,13 @@ from typing import Any
 from paycenter.v1 import pay_app_service_pb2 as pb
 from paycenter.v1.pay_app_service_pb2_grpc import PayAppServiceServicer
 
-from paycenter_server.domain.models import NotifySuccess, SurplusPolicy
-from paycenter_server.grpc_server.convert import NOTIFY_RULES, POLICIES, app_message, credential_message, enum_value
+from paycenter_server.domain.models import NotificationSuccess, SurplusPolicy
+from paycenter_server.grpc_server.convert import NOTIFICATION_RULES, POLICIES, app_message, credential_message, enum_value
 from paycenter_server.grpc_server.interceptor import current_caller
 from paycenter_server.services.apps import Apps, ListedApp, NewApp
 from paycenter_server.services.paging import Pager
 
-_PLAIN: Any = ("name", "enabled", "remark", "order_notify_url", "refund_notify_url")
+_PLAIN: Any = ("name", "enabled", "remark", "order_notification_url", "refund_notification_url")
 
 
 class AppServicer(PayAppServiceServicer):
@@ -28,26 +28,28 @@ class AppServicer(PayAppServiceServicer):
             app_key=request.app_key,
             name=request.name,
             remark=request.remark,
-            order_notify_url=request.order_notify_url,
-            refund_notify_url=request.refund_notify_url,
+            order_notification_url=request.order_notification_url,
+            refund_notification_url=request.refund_notification_url,
             surplus_policy=enum_value(SurplusPolicy, "surplus_policy", request.surplus_policy, POLICIES) or SurplusPolicy.REFUND,
-            notify_success=enum_value(NotifySuccess, "notify_success", request.notify_success, NOTIFY_RULES)
-            or NotifySuccess.HTTP_2XX,
+            notification_success=enum_value(
+                NotificationSuccess, "notification_success", request.notification_success, NOTIFICATION_RULES
+            )
+            or NotificationSuccess.HTTP_2XX,
         )
-        app, webhook_secret, key_id, key_secret = await self._apps.create(current_caller(), new)
+        app, notification_secret, key_id, key_secret = await self._apps.create(current_caller(), new)
         return pb.CreatePayAppResponse(
-            pay_app=app_message(ListedApp(app, [])), webhook_secret=webhook_secret, key_id=key_id, key_secret=key_secret
+            pay_app=app_message(ListedApp(app, [])), notification_secret=notification_secret, key_id=key_id, key_secret=key_secret
         )
 
     async def UpdatePayApp(self, request: pb.UpdatePayAppRequest, context: Any) -> pb.UpdatePayAppResponse:
         """See the proto."""
         changes: dict[str, Any] = {name: getattr(request, name) for name in _PLAIN if request.HasField(name)}
         policy = enum_value(SurplusPolicy, "surplus_policy", request.surplus_policy, POLICIES)
-        rule = enum_value(NotifySuccess, "notify_success", request.notify_success, NOTIFY_RULES)
+        rule = enum_value(NotificationSuccess, "notification_success", request.notification_success, NOTIFICATION_RULES)
         if policy is not None:
             changes["surplus_policy"] = policy.value
         if rule is not None:
-            changes["notify_success"] = rule.value
+            changes["notification_success"] = rule.value
         listed = await self._apps.update(current_caller(), request.app_key, changes)
         return pb.UpdatePayAppResponse(pay_app=app_message(listed))
 
@@ -82,7 +84,9 @@ class AppServicer(PayAppServiceServicer):
         credential = await self._apps.disable_credential(current_caller(), request.app_key, request.key_id)
         return pb.DisableAppCredentialResponse(credential=credential_message(credential))
 
-    async def RotateWebhookSecret(self, request: pb.RotateWebhookSecretRequest, context: Any) -> pb.RotateWebhookSecretResponse:
+    async def RotateNotificationSecret(
+        self, request: pb.RotateNotificationSecretRequest, context: Any
+    ) -> pb.RotateNotificationSecretResponse:
         """See the proto."""
-        secret = await self._apps.rotate_webhook_secret(current_caller(), request.app_key)
-        return pb.RotateWebhookSecretResponse(webhook_secret=secret)
+        secret = await self._apps.rotate_notification_secret(current_caller(), request.app_key)
+        return pb.RotateNotificationSecretResponse(notification_secret=secret)

@@ -20,12 +20,12 @@ from uuid import UUID
 import structlog
 
 from paycenter_server.domain.ids import Prefix, encode
-from paycenter_server.domain.models import NotifySuccess
-from paycenter_server.domain.schedule import NOTIFY_MAX_TIMES, notify_delay
-from paycenter_server.domain.states import NotifyState
+from paycenter_server.domain.models import NotificationSuccess
+from paycenter_server.domain.schedule import NOTIFICATION_MAX_TIMES, notification_delay
+from paycenter_server.domain.states import NotificationState
 from paycenter_server.services.context import Context
-from paycenter_server.storage import notifications as notify_rows
-from paycenter_server.storage.notifications import Delivery, DueTask
+from paycenter_server.storage import notifications as notification_rows
+from paycenter_server.storage.notifications import DeliveryResult, DueNotification
 
 log = structlog.get_logger(__name__)
 
@@ -36,7 +36,7 @@ _ANSWER_KEPT = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
+class DeliveryResponse:
     """What a receiver answered. `status` 0: it did not, and `text` says why."""
 
     status: int
@@ -44,17 +44,17 @@ class Received:
     retry_after: float | None = None
 
 
-class Courier(Protocol):
+class NotificationSender(Protocol):
     """A port: posts one notification. Never raises; takes at most ten seconds."""
 
-    async def post(self, url: str, headers: dict[str, str], body: bytes) -> Received:
+    async def send(self, url: str, headers: dict[str, str], body: bytes) -> DeliveryResponse:
         """The answer, or why there was none."""
         ...
 
 
 def secret_place(app_id: UUID) -> str:
     """What an app's webhook secret is tied to."""
-    return f"pay_app:{app_id}:notify_secret"
+    return f"pay_app:{app_id}:notification_secret"
 
 
 def sign(secret: str, number: str, timestamp: int, body: str) -> str:
@@ -64,18 +64,18 @@ def sign(secret: str, number: str, timestamp: int, body: str) -> str:
     return "v1," + base64.b64encode(mac.digest()).decode()
 
 
-class Notifying:
+class NotificationDelivery:
     """The claim loop. Several may run at once, in one process or many."""
 
-    def __init__(self, context: Context, courier: Courier) -> None:
+    def __init__(self, context: Context, sender: NotificationSender) -> None:
         self._context = context
-        self._courier = courier
+        self._sender = sender
         self._busy: Counter[UUID] = Counter()
         self._flights: set[asyncio.Task[None]] = set()
         self._pumps: set[asyncio.Future[int]] = set()
         self._wake = asyncio.Event()
         self._pumping = False
-        self._results: list[Delivery] = []
+        self._results: list[DeliveryResult] = []
         self._recorder: asyncio.Task[None] | None = None
 
     async def deliver_due(self) -> int:
@@ -100,7 +100,7 @@ class Notifying:
                 now = self._context.now()
                 full = [app for app, count in self._busy.items() if count >= _PER_APP]
                 async with self._context.database.connection() as connection:
-                    tasks = await notify_rows.claim_due(connection, now, now + LEASE, _BATCH, _PER_APP, full)
+                    tasks = await notification_rows.claim_due(connection, now, now + LEASE, _BATCH, _PER_APP, full)
                 for task in tasks:
                     self._busy[task.app_id] += 1
                     flight = asyncio.create_task(self._deliver(task))
@@ -119,13 +119,13 @@ class Notifying:
                 waiting.append(self._recorder)
             await asyncio.wait(waiting)
 
-    async def _deliver(self, task: DueTask) -> None:
+    async def _deliver(self, task: DueNotification) -> None:
         try:
             delivery = await self._post(task)
         except Exception as error:
             # A secret that does not open, say: recorded like any failure, so that it ends and people see it.
-            log.exception("notify_not_sent", task=encode(Prefix.NOTIFY, task.id))
-            delivery = self._delivery(task, Received(0, f"not sent: {type(error).__name__}: {error}"), 0)
+            log.exception("notify_not_sent", task=encode(Prefix.NOTIFICATION, task.id))
+            delivery = self._delivery(task, DeliveryResponse(0, f"not sent: {type(error).__name__}: {error}"), 0)
         finally:
             self._free_place(task.app_id)
         self._results.append(delivery)
@@ -148,9 +148,9 @@ class Notifying:
         if not pump.cancelled() and (error := pump.exception()) is not None:
             log.warning("notify_claim_failed", why=str(error))
 
-    async def _post(self, task: DueTask) -> Delivery:
+    async def _post(self, task: DueNotification) -> DeliveryResult:
         started = self._context.now()
-        number, timestamp = encode(Prefix.NOTIFY, task.id), int(started.timestamp())
+        number, timestamp = encode(Prefix.NOTIFICATION, task.id), int(started.timestamp())
         signatures = [sign(secret, number, timestamp, task.payload) for secret in self._secrets(task, started)]
         headers = {
             "content-type": "application/json; charset=utf-8",
@@ -161,39 +161,39 @@ class Notifying:
         }
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        received = await self._courier.post(task.notify_url, headers, task.payload.encode())
+        received = await self._sender.send(task.notification_url, headers, task.payload.encode())
         duration = int((loop.time() - begun) * 1000)
         return self._delivery(task, received, duration)
 
-    def _delivery(self, task: DueTask, received: Received, duration: int) -> Delivery:
+    def _delivery(self, task: DueNotification, received: DeliveryResponse, duration: int) -> DeliveryResult:
         state, next_time = self._judge(task, received)
-        return Delivery(
-            task_id=task.id, claimed_times=task.notify_times, state=state, next_notify_time=next_time, url=task.notify_url,
+        return DeliveryResult(
+            task_id=task.id, claimed_times=task.notify_times, state=state, next_notify_time=next_time, url=task.notification_url,
             request=task.payload, http_status=received.status, duration_ms=duration, answer=clean(received.text),
             at=self._context.now(),
         )  # fmt: skip
 
-    def _secrets(self, task: DueTask, now: datetime) -> list[str]:
+    def _secrets(self, task: DueNotification, now: datetime) -> list[str]:
         place = secret_place(task.app_id)
-        secrets = [self._context.box.open(task.notify_secret, place)]
-        until = task.notify_secret_previous_until
-        if task.notify_secret_previous and until and until > now:
-            secrets.append(self._context.box.open(task.notify_secret_previous, place))
+        secrets = [self._context.box.open(task.notification_secret, place)]
+        until = task.notification_secret_previous_until
+        if task.notification_secret_previous and until and until > now:
+            secrets.append(self._context.box.open(task.notification_secret_previous, place))
         return secrets
 
-    def _judge(self, task: DueTask, received: Received) -> tuple[NotifyState, datetime | None]:
-        if _is_received(task.notify_success, received):
-            return NotifyState.SUCCESS, None
+    def _judge(self, task: DueNotification, received: DeliveryResponse) -> tuple[NotificationState, datetime | None]:
+        if _is_received(task.notification_success, received):
+            return NotificationState.SUCCESS, None
         if received.status == 410:
-            return NotifyState.FAILURE, None
+            return NotificationState.FAILURE, None
         jitter = self._context.random_bits(16) / 65_536
         # A resend starts the schedule again: it moved the maximum, not the count.
-        step = task.notify_times + 1 - (task.max_notify_times - NOTIFY_MAX_TIMES)
-        delay = notify_delay(step, jitter, received.retry_after)
+        step = task.notify_times + 1 - (task.max_notify_times - NOTIFICATION_MAX_TIMES)
+        delay = notification_delay(step, jitter, received.retry_after)
         if delay is None:
-            log.error("notify_gave_up", task=encode(Prefix.NOTIFY, task.id), app=task.app_key)
-            return NotifyState.FAILURE, None
-        state = NotifyState.REQUEST_SUCCESS if received.status else NotifyState.REQUEST_FAILURE
+            log.error("notify_gave_up", task=encode(Prefix.NOTIFICATION, task.id), app=task.app_key)
+            return NotificationState.FAILURE, None
+        state = NotificationState.REQUEST_SUCCESS if received.status else NotificationState.REQUEST_FAILURE
         return state, self._context.now() + delay
 
     async def _record(self) -> None:
@@ -203,7 +203,7 @@ class Notifying:
                 batch, self._results = self._results[:500], self._results[500:]
                 try:
                     async with self._context.database.connection() as connection:
-                        await notify_rows.record(connection, batch)
+                        await notification_rows.record(connection, batch)
                 except Exception:
                     # Not recorded: the lease runs out and they are sent again. At least once, never lost.
                     log.exception("notify_not_recorded", deliveries=len(batch))
@@ -213,10 +213,10 @@ class Notifying:
                 self._recorder = asyncio.create_task(self._record())
 
 
-def _is_received(rule: NotifySuccess, received: Received) -> bool:
+def _is_received(rule: NotificationSuccess, received: DeliveryResponse) -> bool:
     if not 200 <= received.status < 300:
         return False
-    if rule is NotifySuccess.HTTP_2XX:
+    if rule is NotificationSuccess.HTTP_2XX:
         return True
     try:
         body = json.loads(received.text)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from paycenter_server.local.datadir import default_data_dir
-from paycenter_server.local.play_output import HumanOutput, JsonOutput, Output, Step
+from paycenter_server.local.demo_output import HumanOutput, JsonOutput, Output, Step
 
 if TYPE_CHECKING:
     import aiohttp
@@ -139,10 +139,10 @@ class _Payment:
         await self._step("paid", self._pay_at_simulator)
         await self._step("callback", self._wait_for_callback)
         await self._step("order_success", self._check_order)
-        await self._step("notified", lambda: self._wait_for_notice("pay_order.success", AMOUNT))
+        await self._step("notified", lambda: self._wait_for_notification("pay_order.success", AMOUNT))
         await self._step("refunded", self._create_refund)
         await self._step("refund_success", self._wait_for_refund)
-        await self._step("refund_notified", lambda: self._wait_for_notice("pay_refund.success", REFUND))
+        await self._step("refund_notified", lambda: self._wait_for_notification("pay_refund.success", REFUND))
 
     async def _step(self, name: str, work: Callable[[], Awaitable[_Done]]) -> None:
         import aiohttp
@@ -200,7 +200,7 @@ class _Payment:
 
     async def _accepted_callbacks(self) -> list[dict[str, Any]]:
         trade = await self._json("GET", f"{self._file.simulator}/simulator/trades/{self._out_trade_no}")
-        return [attempt for notice in trade["notifications"] for attempt in notice["attempts"] if attempt["accepted"]]
+        return [attempt for notification in trade["notifications"] for attempt in notification["attempts"] if attempt["accepted"]]
 
     async def _check_order(self) -> _Done:
         order = self._order
@@ -213,15 +213,15 @@ class _Payment:
         detail = {"state": "SUCCESS", "paid_amount": order.paid_amount, "fee": fee, "channel_order_no": order.channel_order_no}
         return _Done(f"{_yuan(order.paid_amount)} yuan paid, fee {_yuan(fee)} yuan ({rate:g} %)", detail)
 
-    async def _wait_for_notice(self, event: str, amount: int) -> _Done:
+    async def _wait_for_notification(self, event: str, amount: int) -> _Done:
         async def look() -> list[dict[str, Any]]:
             query = {"type": event, "merchant_order_id": self._number}
             found = await self._json("GET", f"{self._file.merchant}/notifications", params=query)
             return [one for one in found["notifications"] if one["verified"]]
 
-        notice = (await self._until(look, bool))[0]
-        _expect(f"an amount of {amount} fen", notice["data"]["amount"] == amount, notice["data"]["amount"])
-        return _Done(f"{event}, signature verified by the merchant", {"id": notice["id"], "type": event, "verified": True})
+        notification = (await self._until(look, bool))[0]
+        _expect(f"an amount of {amount} fen", notification["data"]["amount"] == amount, notification["data"]["amount"])
+        return _Done(f"{event}, signature verified by the merchant", {"id": notification["id"], "type": event, "verified": True})
 
     async def _create_refund(self) -> _Done:
         self._refund = await self._pay.create_refund(

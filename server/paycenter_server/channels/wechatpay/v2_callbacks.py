@@ -12,9 +12,9 @@ import re
 from paycenter_server.channels.crypto import CryptoError, aes_ecb_decrypt, b64decode
 from paycenter_server.channels.protocol import (
     AnswerError,
-    Notification,
-    NotifyAnswer,
-    NotifyError,
+    Callback,
+    CallbackError,
+    CallbackResponse,
     RefundFacts,
     RefundOutcome,
     RefundStatus,
@@ -29,26 +29,26 @@ def whole(value: str) -> int | None:
     return int(value) if _NUMBER.fullmatch(value) else None
 
 
-def answer(received: bool, message: str) -> NotifyAnswer:
+def answer(received: bool, message: str) -> CallbackResponse:
     """The only words that v2 takes for an acknowledgement are these."""
     if received:
-        return NotifyAnswer(200, build({"return_code": "SUCCESS", "return_msg": "OK"}), "text/xml")
-    return NotifyAnswer(500, build({"return_code": "FAIL", "return_msg": message[:100]}), "text/xml")
+        return CallbackResponse(200, build({"return_code": "SUCCESS", "return_msg": "OK"}), "text/xml")
+    return CallbackResponse(500, build({"return_code": "FAIL", "return_msg": message[:100]}), "text/xml")
 
 
-def read_refund(body: bytes, mch_key: str, appid: str, mchid: str) -> Notification:
-    """A refund notice. It carries no signature, only a shared key, so it decides nothing: the refund is asked about."""
+def read_refund(body: bytes, mch_key: str, appid: str, mchid: str) -> Callback:
+    """A refund callback. It carries no signature, only a shared key, so it decides nothing: the refund is asked about."""
     try:
         envelope = parse(body)
         if envelope.get("return_code") != "SUCCESS" or "req_info" not in envelope:
-            raise NotifyError("neither a signed payment nor a refund notice")
+            raise CallbackError("neither a signed payment nor a refund callback")
         if (envelope.get("appid"), envelope.get("mch_id")) != (appid, mchid):
-            raise NotifyError("the notice is for another merchant or application")
+            raise CallbackError("the callback is for another merchant or application")
         key = hashlib.md5(mch_key.encode(), usedforsecurity=False).hexdigest().encode()
         plain = aes_ecb_decrypt(key, b64decode(envelope["req_info"]))
         fields = parse(plain)
     except (AnswerError, CryptoError) as error:
-        raise NotifyError(str(error)) from error
+        raise CallbackError(str(error)) from error
     facts = RefundFacts(
         out_refund_no=fields.get("out_refund_no", ""),
         out_trade_no=fields.get("out_trade_no", ""),
@@ -57,4 +57,4 @@ def read_refund(body: bytes, mch_key: str, appid: str, mchid: str) -> Notificati
         channel_refund_no=fields.get("refund_id", ""),
     )
     raw = plain.decode(errors="replace")
-    return Notification(refund=RefundOutcome(RefundStatus.PENDING, facts), raw=raw, answer=answer(True, ""))
+    return Callback(refund=RefundOutcome(RefundStatus.PENDING, facts), raw=raw, answer=answer(True, ""))

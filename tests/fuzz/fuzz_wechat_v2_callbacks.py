@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.padding import PKCS7
 from harness import fuzz
 
 with atheris.instrument_imports(include=["paycenter_server.channels"]):
-    from paycenter_server.channels.protocol import NotifyError, NotifyRequest, UnknownKeyError
+    from paycenter_server.channels.protocol import CallbackError, CallbackRequest, UnknownKeyError
     from paycenter_server.channels.registry import installed
     from paycenter_server.channels.wechatpay import v2_xml
 
@@ -46,8 +46,8 @@ def target(data: bytes) -> None:
         encryptor = Cipher(algorithms.AES(hashlib.md5(KEY.encode()).hexdigest().encode()), modes.ECB()).encryptor()
         sealed = base64.b64encode(encryptor.update(padded) + encryptor.finalize()).decode()
         body = v2_xml.build({**BASE, "req_info": sealed})
-    notification = CODEC.parse_notify(NotifyRequest({}, body), NOW)
+    notification = CODEC.parse_callback(CallbackRequest({}, body), NOW)
     notification.raw.encode()
 
 
-fuzz(target, (NotifyError, UnknownKeyError))
+fuzz(target, (CallbackError, UnknownKeyError))

@@ -13,28 +13,28 @@ from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.models import PayAttempt, PayOrder
 from paycenter_server.domain.states import AttemptState
-from paycenter_server.services import notices
-from paycenter_server.services.channel_gateway import ChannelGateway, Configured
+from paycenter_server.services import notifications_payloads as payloads
+from paycenter_server.services.channels_gateway import ChannelGateway, ConfiguredChannel
 from paycenter_server.services.context import Context
 from paycenter_server.services.payments import BeingCancelledError, FactsMismatchError, Payments
 from paycenter_server.storage import attempts as attempt_rows
-from paycenter_server.storage import notifications as notify_rows
+from paycenter_server.storage import notifications as notification_rows
 from paycenter_server.storage import orders as order_rows
-from paycenter_server.storage.settlement import Asked
+from paycenter_server.storage.payments import QuerySnapshot
 
 log = structlog.get_logger(__name__)
 WATCH_AFTER_EXPIRY = timedelta(minutes=1)
 FACTS_MISMATCH, BEING_CANCELLED = "FACTS_MISMATCH", "BEING_CANCELLED"
 # A cancellation is sent within this or not at all, answered within the channel's time-out, and carried out soon after.
 _SEND_WITHIN, _CARRIED_OUT_WITHIN = timedelta(seconds=20), timedelta(seconds=30)
-# Asked to come again (retry_flag, recall), or not answered: for so long after the attempt's end.
+# QuerySnapshot to come again (retry_flag, recall), or not answered: for so long after the attempt's end.
 _CANCEL_AGAIN_WITHIN = timedelta(minutes=3)
 _LOOK_AGAIN = timedelta(seconds=5)
 _DEFINITE = (QueryStatus.PAID, QueryStatus.CLOSED, QueryStatus.WAITING)
 _ASK_AGAIN = 3.0
 
 
-class Settled(StrEnum):
+class SettleResult(StrEnum):
     """How an open attempt ended up. STILL_PAYABLE: the channel cannot close it. UNCLEAR: the channel did not say. TOO_SOON: the
     channel wants more time between creating and closing, so it was not told to close."""
 
@@ -57,7 +57,7 @@ def attempt_ref(attempt: PayAttempt) -> AttemptRef:
     )
 
 
-class Closing:
+class AttemptSettlement:
     """Queries, closes, and books what turns out to be paid."""
 
     def __init__(self, context: Context, gateway: ChannelGateway, payments: Payments) -> None:
@@ -68,7 +68,7 @@ class Closing:
     async def query(self, attempt: PayAttempt) -> QueryOutcome:
         """Ask the channel; a payment is booked before this returns. Facts that are not ours make it UNKNOWN."""
         configured = await self._gateway.get(attempt.channel_id)
-        asked = Asked(self._context.now(), attempt.cancel_until)
+        asked = QuerySnapshot(self._context.now(), attempt.cancel_until)
         outcome = await self._gateway.perform(configured, lambda codec, moment: codec.query(attempt_ref(attempt), moment))
         # Only a payment has to name its number; a codec may say the rest without one.
         unnamed = "" if outcome.status is QueryStatus.PAID else attempt.out_trade_no
@@ -93,7 +93,9 @@ class Closing:
             return QueryOutcome(QueryStatus.UNKNOWN, None, FACTS_MISMATCH, "there is no such attempt")
         return await self.query(attempt)
 
-    async def _book(self, configured: Configured, attempt: PayAttempt, outcome: QueryOutcome, asked: Asked) -> QueryOutcome:
+    async def _book(
+        self, configured: ConfiguredChannel, attempt: PayAttempt, outcome: QueryOutcome, asked: QuerySnapshot
+    ) -> QueryOutcome:
         assert outcome.payment is not None
         try:
             await self._payments.book(configured, outcome.payment, raw="", asked=asked)
@@ -106,40 +108,40 @@ class Closing:
             return QueryOutcome(QueryStatus.UNKNOWN, None, BEING_CANCELLED, str(error))
         return outcome
 
-    async def settle_or_close(self, attempt: PayAttempt) -> Settled:
+    async def settle_or_close(self, attempt: PayAttempt) -> SettleResult:
         """Query, book if paid, else close at the channel and here."""
         outcome = await self.query(attempt)
         if outcome.status is QueryStatus.PAID:
-            return Settled.PAID
+            return SettleResult.PAID
         if outcome.status is QueryStatus.CLOSED:
             await self._close_here(attempt, outcome.error_code, outcome.error_message)
-            return Settled.CLOSED
+            return SettleResult.CLOSED
         configured = await self._gateway.get(attempt.channel_id)
         if outcome.status is QueryStatus.UNKNOWN and not self._to_be_cancelled(configured, attempt, outcome):
-            return Settled.UNCLEAR
+            return SettleResult.UNCLEAR
         if self._context.now() < attempt.create_time + configured.spec.close_after:
-            return Settled.TOO_SOON
+            return SettleResult.TOO_SOON
         if configured.spec.attempt_life is not None:
             return await self._cancel(configured, attempt)
         return await self._after(attempt, await self._close(configured, attempt))
 
-    async def _close(self, configured: Configured, attempt: PayAttempt, not_after: datetime | None = None) -> CloseOutcome:
+    async def _close(self, configured: ConfiguredChannel, attempt: PayAttempt, not_after: datetime | None = None) -> CloseOutcome:
         return await self._gateway.perform(
             configured, lambda codec, moment: codec.close(attempt_ref(attempt), moment), not_after=not_after
         )
 
-    async def _after(self, attempt: PayAttempt, closed: CloseOutcome) -> Settled:
+    async def _after(self, attempt: PayAttempt, closed: CloseOutcome) -> SettleResult:
         if closed.status is CloseStatus.CLOSED:
             await self._close_here(attempt, closed.error_code, closed.error_message)
-            return Settled.CLOSED
+            return SettleResult.CLOSED
         if closed.status is CloseStatus.STILL_PAYABLE:
-            return Settled.STILL_PAYABLE
+            return SettleResult.STILL_PAYABLE
         if closed.status is CloseStatus.PAID:
             again = await self.query_number(attempt.out_trade_no)
-            return Settled.PAID if again.status is QueryStatus.PAID else Settled.UNCLEAR
-        return Settled.UNCLEAR
+            return SettleResult.PAID if again.status is QueryStatus.PAID else SettleResult.UNCLEAR
+        return SettleResult.UNCLEAR
 
-    async def _cancel(self, configured: Configured, attempt: PayAttempt) -> Settled:
+    async def _cancel(self, configured: ConfiguredChannel, attempt: PayAttempt) -> SettleResult:
         """Cancelling gives back what was paid, so nothing may be booked from before it: that is written down first (rule 1)."""
         now = self._context.now()
         answered = timedelta(seconds=self._context.options.channel_timeout)
@@ -147,7 +149,7 @@ class Closing:
         async with self._context.database.connection() as connection:
             cancelling = await attempt_rows.begin_cancel(connection, attempt.id, now, until)
         if cancelling is None:
-            return Settled.PAID
+            return SettleResult.PAID
         closed = await self._close(configured, attempt, not_after=now + _SEND_WITHIN)
         if closed.status in (CloseStatus.CLOSED, CloseStatus.PAID):
             # PAID: refused for good, so the money is there, and stays.
@@ -156,7 +158,7 @@ class Closing:
                 await attempt_rows.end_cancel(connection, attempt.id, cancelling, decided)
         return await self._after(attempt, closed)
 
-    def _to_be_cancelled(self, configured: Configured, attempt: PayAttempt, outcome: QueryOutcome) -> bool:
+    def _to_be_cancelled(self, configured: ConfiguredChannel, attempt: PayAttempt, outcome: QueryOutcome) -> bool:
         """A bar code whose time is over is cancelled even if the query says nothing: cancelling gives back what was paid.
 
         Not if it was paid with facts that are not ours: that is for a person (a case at once for another amount, in a day
@@ -209,13 +211,13 @@ class Closing:
             attempts = await attempt_rows.open_attempts(connection, order_id)
         for attempt in attempts:
             settled = await self.settle_or_close(attempt)
-            if settled is Settled.PAID:
+            if settled is SettleResult.PAID:
                 raise order_paid()
-            if settled is Settled.UNCLEAR:
+            if settled is SettleResult.UNCLEAR:
                 raise channel_unclear(attempt.channel_code)
-            if settled is Settled.TOO_SOON:
+            if settled is SettleResult.TOO_SOON:
                 raise await self.pending(attempt)
-            if settled is Settled.STILL_PAYABLE:
+            if settled is SettleResult.STILL_PAYABLE:
                 await self.give_up_on(attempt)
 
     async def close_order(self, order_id: UUID) -> PayOrder | None:
@@ -226,10 +228,10 @@ class Closing:
                 return None
             closed = await order_rows.close_order(connection, order_id, now)
             if closed is not None:
-                task = notices.order_closed(closed, self._context.new_key(now), now)
-                await notify_rows.insert_task(connection, task, data_version=0)
+                task = payloads.order_closed(closed, self._context.new_key(now), now)
+                await notification_rows.insert_notification(connection, task, data_version=0)
         if closed is not None:
-            self._context.bell.ring()
+            self._context.wake_up.send()
         return closed
 
 

@@ -9,14 +9,14 @@ from paycenter_server.channels.protocol import (
     AttemptRef,
     Call,
     Codec,
-    Moment,
     PayRequest,
     PayStatus,
     ProvesKeys,
     QueryStatus,
+    RequestContext,
 )
 from paycenter_server.domain.ids import Prefix, encode
-from paycenter_server.services.channel_gateway import ChannelGateway, Configured, channel_not_found
+from paycenter_server.services.channels_gateway import ChannelGateway, ConfiguredChannel, channel_not_found
 from paycenter_server.services.context import Context
 from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.storage import channels as channel_rows
@@ -91,7 +91,7 @@ class ChannelProbe:
         configured = await self._gateway.get(channel.id)
         return await self._keys(configured) or await self._query(configured) or await self._order(configured)
 
-    async def _keys(self, configured: Configured) -> Probe | None:
+    async def _keys(self, configured: ConfiguredChannel) -> Probe | None:
         if configured.codec.keys_due(self._context.now()) and not await self._gateway.fetch_keys(configured, None):
             return Probe(
                 False, "The channel's certificates cannot be fetched or do not decrypt: check the APIv3 key. " + _SIGNATURE
@@ -100,7 +100,7 @@ class ChannelProbe:
             return None
         prover = configured.codec
 
-        def prove(codec: Codec, moment: Moment) -> Call[str] | str:
+        def prove(codec: Codec, moment: RequestContext) -> Call[str] | str:
             return prover.prove_keys(moment)
 
         why = await self._gateway.perform(configured, prove)
@@ -111,7 +111,7 @@ class ChannelProbe:
         number = encode(Prefix.ATTEMPT, self._context.new_key(now))
         return AttemptRef(number, 1, "CNY", now, now + timedelta(minutes=5), {"behaviour": "lost"})
 
-    async def _query(self, configured: Configured) -> Probe | None:
+    async def _query(self, configured: ConfiguredChannel) -> Probe | None:
         attempt = self._attempt()
         outcome = await self._gateway.perform(configured, lambda codec, moment: codec.query(attempt, moment))
         if outcome.status is QueryStatus.NOT_FOUND:
@@ -120,7 +120,7 @@ class ChannelProbe:
             return Probe(True, "The channel answers and accepts our signature, and nothing that it signed failed to verify.")
         return self._wrong(outcome.error_code, outcome.error_message, "The channel refuses the query.")
 
-    async def _order(self, configured: Configured) -> Probe:
+    async def _order(self, configured: ConfiguredChannel) -> Probe:
         """WeChat compares application and merchant only when an order is made, and leaves the 404 of a query unsigned."""
         build = configured.spec.trial
         if build is None:
@@ -130,7 +130,7 @@ class ChannelProbe:
         attempt = self._attempt()
         request = PayRequest(
             attempt.out_trade_no, "PayCenter channel test", "", attempt.amount, attempt.currency, attempt.expire_time,
-            self._gateway.notify_urls(configured.channel)[0], "", "127.0.0.1", {}, "qr_code",
+            self._gateway.callback_urls(configured.channel)[0], "", "127.0.0.1", {}, "qr_code",
         )  # fmt: skip
         made = await self._gateway.perform(trial, lambda codec, moment: codec.pay(request, moment))
         if made.status is PayStatus.WAITING:

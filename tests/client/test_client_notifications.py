@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from paycenter.money import fen_to_yuan, yuan_to_fen
-from paycenter.webhook import WebhookError, WebhookVerifier
-from paycenter_server.services.notifying import sign
+from paycenter.notifications import NotificationError, NotificationVerifier
+from paycenter_server.services.notifications_delivery import sign
 from standardwebhooks.webhooks import Webhook
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
@@ -32,7 +32,7 @@ def signed(body: bytes = BODY, secret: str = SECRET, number: str = "N1", at: flo
 
 
 def test_what_the_package_signs_we_verify() -> None:
-    notification = WebhookVerifier(SECRET).verify(signed(), BODY)
+    notification = NotificationVerifier(SECRET).verify(signed(), BODY)
     assert notification.id == "N1"
     assert notification.type == "pay_order.success"
     assert notification.timestamp == datetime(2026, 1, 1, tzinfo=UTC)
@@ -42,7 +42,7 @@ def test_what_the_package_signs_we_verify() -> None:
 def test_what_the_server_signs_both_verify() -> None:
     stamp = int(time.time())
     headers = {"webhook-id": "N2", "webhook-timestamp": str(stamp), "webhook-signature": sign(SECRET, "N2", stamp, BODY.decode())}
-    assert WebhookVerifier(SECRET).verify(headers, BODY).id == "N2"
+    assert NotificationVerifier(SECRET).verify(headers, BODY).id == "N2"
     assert Webhook(SECRET).verify(BODY, headers) == PAYLOAD
 
 
@@ -51,24 +51,24 @@ def test_both_agree(text: str, number: str, key: bytes) -> None:
     secret = "whsec_" + base64.b64encode(key).decode()
     body = json.dumps({**PAYLOAD, "data": {"text": text}}).encode()
     headers = signed(body, secret, number)
-    assert WebhookVerifier(secret).verify(headers, body).data == {"text": text}
+    assert NotificationVerifier(secret).verify(headers, body).data == {"text": text}
     assert Webhook(secret).verify(body, headers)
 
 
 def test_headers_in_any_case() -> None:
-    assert WebhookVerifier(SECRET).verify({name.title(): value for name, value in signed().items()}, BODY).id == "N1"
+    assert NotificationVerifier(SECRET).verify({name.title(): value for name, value in signed().items()}, BODY).id == "N1"
 
 
 def test_unpadded_secret_and_other_buffers() -> None:
-    assert WebhookVerifier(SECRET.rstrip("=")).verify(signed(), bytearray(BODY)).id == "N1"
-    assert WebhookVerifier(SECRET.removeprefix("whsec_")).verify(signed(), memoryview(BODY)).id == "N1"
+    assert NotificationVerifier(SECRET.rstrip("=")).verify(signed(), bytearray(BODY)).id == "N1"
+    assert NotificationVerifier(SECRET.removeprefix("whsec_")).verify(signed(), memoryview(BODY)).id == "N1"
 
 
 def test_while_a_secret_is_rotated() -> None:
     both = signed(secret=OTHER)
     both["webhook-signature"] += " " + signed()["webhook-signature"]
-    assert WebhookVerifier(SECRET).verify(both, BODY).id == "N1"
-    assert WebhookVerifier(OTHER, SECRET).verify(signed(), BODY).id == "N1"
+    assert NotificationVerifier(SECRET).verify(both, BODY).id == "N1"
+    assert NotificationVerifier(OTHER, SECRET).verify(signed(), BODY).id == "N1"
 
 
 @pytest.mark.parametrize(
@@ -86,39 +86,41 @@ def test_while_a_secret_is_rotated() -> None:
     ],
 )
 def test_refused(change: dict[str, str]) -> None:
-    with pytest.raises(WebhookError):
-        WebhookVerifier(SECRET).verify({**signed(), **change}, BODY)
+    with pytest.raises(NotificationError):
+        NotificationVerifier(SECRET).verify({**signed(), **change}, BODY)
 
 
 def test_refused_by_body_secret_and_version() -> None:
-    with pytest.raises(WebhookError):
-        WebhookVerifier(SECRET).verify(signed(), BODY + b" ")
-    with pytest.raises(WebhookError):
-        WebhookVerifier(OTHER).verify(signed(), BODY)
+    with pytest.raises(NotificationError):
+        NotificationVerifier(SECRET).verify(signed(), BODY + b" ")
+    with pytest.raises(NotificationError):
+        NotificationVerifier(OTHER).verify(signed(), BODY)
     headers = signed()
-    with pytest.raises(WebhookError):
-        WebhookVerifier(SECRET).verify({**headers, "webhook-signature": headers["webhook-signature"].replace("v1,", "v2,")}, BODY)
+    with pytest.raises(NotificationError):
+        NotificationVerifier(SECRET).verify(
+            {**headers, "webhook-signature": headers["webhook-signature"].replace("v1,", "v2,")}, BODY
+        )
     with pytest.raises(TypeError):
-        WebhookVerifier(SECRET).verify(signed(), BODY.decode())  # type: ignore[arg-type]
+        NotificationVerifier(SECRET).verify(signed(), BODY.decode())  # type: ignore[arg-type]
 
 
 def test_tolerance() -> None:
     now = 1_800_000_000.0
-    verifier = WebhookVerifier(SECRET)
+    verifier = NotificationVerifier(SECRET)
     assert verifier.verify(signed(at=now - 300), BODY, now=now).id == "N1"
     assert verifier.verify(signed(at=now), BODY, now=datetime.fromtimestamp(now, UTC) + timedelta(seconds=299)).id == "N1"
     for at in (now - 301, now + 302):
-        with pytest.raises(WebhookError, match="replay"):
+        with pytest.raises(NotificationError, match="replay"):
             verifier.verify(signed(at=at), BODY, now=now)
-    assert WebhookVerifier(SECRET, tolerance=1000).verify(signed(at=now - 999), BODY, now=now).id == "N1"
+    assert NotificationVerifier(SECRET, tolerance=1000).verify(signed(at=now - 999), BODY, now=now).id == "N1"
 
 
 @pytest.mark.parametrize("stamp", ["nan", "1e9", "-1", " 1", "1.5", "１"])
 def test_a_timestamp_is_whole_seconds(stamp: str) -> None:
     headers = signed()
     mac = sign(SECRET, "N1", stamp, BODY.decode())  # type: ignore[arg-type]
-    with pytest.raises(WebhookError, match="seconds"):
-        WebhookVerifier(SECRET).verify({**headers, "webhook-timestamp": stamp, "webhook-signature": mac}, BODY)
+    with pytest.raises(NotificationError, match="seconds"):
+        NotificationVerifier(SECRET).verify({**headers, "webhook-timestamp": stamp, "webhook-signature": mac}, BODY)
 
 
 @pytest.mark.parametrize(
@@ -133,20 +135,20 @@ def test_a_timestamp_is_whole_seconds(stamp: str) -> None:
     ],
 )
 def test_signed_but_no_notification(body: bytes) -> None:
-    with pytest.raises(WebhookError, match="not a notification"):
-        WebhookVerifier(SECRET).verify(signed(body), body)
+    with pytest.raises(NotificationError, match="not a notification"):
+        NotificationVerifier(SECRET).verify(signed(body), body)
 
 
 @pytest.mark.parametrize("secret", ["", "whsec_", "whsec_!!!!"])
 def test_bad_secrets(secret: str) -> None:
     with pytest.raises(ValueError, match="whsec_"):
-        WebhookVerifier(secret)
+        NotificationVerifier(secret)
     with pytest.raises(ValueError):
-        WebhookVerifier()
+        NotificationVerifier()
 
 
 def test_needs_no_grpc() -> None:
-    code = "import sys; from paycenter import WebhookVerifier; assert not {'grpc', 'google.protobuf'} & set(sys.modules)"
+    code = "import sys; from paycenter import NotificationVerifier; assert not {'grpc', 'google.protobuf'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

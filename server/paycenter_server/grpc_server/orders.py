@@ -20,18 +20,18 @@ from paycenter_server.grpc_server.convert import (
     order_message,
 )
 from paycenter_server.grpc_server.interceptor import current_caller
+from paycenter_server.services.attempts_submission import NewSubmission, Submission
 from paycenter_server.services.orders import NewOrder, Orders
 from paycenter_server.services.paging import Pager
-from paycenter_server.services.submit import NewSubmit, Submit
 from paycenter_server.storage.orders import OrderFilter
 
 
 class OrderServicer(PayOrderServiceServicer):
     """Messages in, messages out; everything else is the services'."""
 
-    def __init__(self, orders: Orders, submit: Submit) -> None:
+    def __init__(self, orders: Orders, submit: Submission) -> None:
         self._orders = orders
-        self._submit = submit
+        self._submission = submit
 
     async def CreatePayOrder(self, request: pb.CreatePayOrderRequest, context: Any) -> pb.CreatePayOrderResponse:
         """See the proto."""
@@ -53,7 +53,7 @@ class OrderServicer(PayOrderServiceServicer):
         """See the proto."""
         if request.display_mode not in DISPLAY_MODES:
             raise invalid([Violation("display_mode", "is not one of the values that there are")])
-        new = NewSubmit(
+        new = NewSubmission(
             order_number=request.id,
             channel_code=request.channel_code,
             extras=dict(request.channel_extras),
@@ -61,7 +61,7 @@ class OrderServicer(PayOrderServiceServicer):
             return_url=request.return_url,
             user_ip=request.user_ip,
         )
-        order, attempt = await self._submit.submit(current_caller(), new)
+        order, attempt = await self._submission.submit(current_caller(), new)
         message = order_message(order)
         return pb.SubmitPayOrderResponse(
             state=message.state,

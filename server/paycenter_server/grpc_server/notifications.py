@@ -1,0 +1,66 @@
+"""PayNotificationService."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from paycenter.v1 import pay_notification_service_pb2 as pb
+from paycenter.v1.pay_notification_service_pb2_grpc import PayNotificationServiceServicer
+
+from paycenter_server.domain.ids import Prefix, decode
+from paycenter_server.domain.models import NotificationType
+from paycenter_server.domain.states import NotificationState
+from paycenter_server.grpc_server.convert import (
+    NOTIFICATION_STATES,
+    NOTIFICATION_TYPES,
+    enum_value,
+    log_message,
+    moment,
+    notification_message,
+)
+from paycenter_server.grpc_server.interceptor import current_caller
+from paycenter_server.services.notifications import Notifications
+from paycenter_server.services.paging import Pager
+from paycenter_server.storage.notifications import NotificationFilter
+
+
+class NotificationServicer(PayNotificationServiceServicer):
+    """Messages in, messages out."""
+
+    def __init__(self, notifications: Notifications) -> None:
+        self._notifications = notifications
+
+    async def ListPayNotifications(self, request: pb.ListPayNotificationsRequest, context: Any) -> pb.ListPayNotificationsResponse:
+        """See the proto."""
+        data_id = decode(Prefix.ORDER, request.data_id) or decode(Prefix.REFUND, request.data_id)
+        if request.data_id and data_id is None:
+            return pb.ListPayNotificationsResponse()
+        where = NotificationFilter(
+            type=enum_value(NotificationType, "type", request.type, NOTIFICATION_TYPES),
+            state=enum_value(NotificationState, "state", request.state, NOTIFICATION_STATES),
+            merchant_order_id=request.merchant_order_id,
+            merchant_refund_no=request.merchant_refund_no,
+            data_id=data_id,
+            create_time_from=moment(request, "create_time_from"),
+            create_time_to=moment(request, "create_time_to"),
+        )
+        pager = Pager(request.page_size, request.page_token)
+        page = await self._notifications.search(current_caller(), request.app_key, where, pager)
+        return pb.ListPayNotificationsResponse(
+            pay_notifications=[notification_message(task) for task in page.items], next_page_token=page.next_token
+        )
+
+    async def GetPayNotification(self, request: pb.GetPayNotificationRequest, context: Any) -> pb.GetPayNotificationResponse:
+        """See the proto."""
+        task, logs = await self._notifications.get(current_caller(), request.id)
+        return pb.GetPayNotificationResponse(
+            pay_notification=notification_message(task), logs=[log_message(entry) for entry in logs]
+        )
+
+    async def ResendPayNotification(
+        self, request: pb.ResendPayNotificationRequest, context: Any
+    ) -> pb.ResendPayNotificationResponse:
+        """See the proto."""
+        return pb.ResendPayNotificationResponse(
+            pay_notification=notification_message(await self._notifications.resend(current_caller(), request.id))
+        )
