@@ -39,7 +39,7 @@ async def merchant(file: Path) -> AsyncIterator[Client]:
 
 
 async def tell(
-    client: Client, number: str = "N1", secret: str = SECRET, path: str = "/callback/order", body: bytes | None = None, **data: Any
+    client: Client, number: str = "N1", secret: str = SECRET, path: str = "/notifications/order", body: bytes | None = None, **data: Any
 ) -> int:
     kind = "pay_order.success" if path.endswith("order") else "pay_refund.success"
     payload = {"type": kind, "timestamp": "2026-01-01T00:00:00Z", "data": {"merchant_order_id": "A-1", **data}}
@@ -71,7 +71,7 @@ async def test_verified_and_counted_once(merchant: Client) -> None:
 async def test_refused(merchant: Client) -> None:
     assert await tell(merchant, secret=NEXT) == 401
     assert await tell(merchant, body=b"{}") == 401
-    async with merchant.post("/callback/order", data=b"hello") as answer:
+    async with merchant.post("/notifications/order", data=b"hello") as answer:
         assert answer.status == 401
     assert [one["verified"] for one in await listed(merchant)] == [False] * 3
     # One that was forged under the same id does not hide the real one, nor the other way round.
@@ -82,7 +82,7 @@ async def test_refused(merchant: Client) -> None:
 
 async def test_filters(merchant: Client) -> None:
     await tell(merchant, "N1")
-    await tell(merchant, "N2", path="/callback/refund")
+    await tell(merchant, "N2", path="/notifications/refund")
     await tell(merchant, "N3", merchant_order_id="A-2")
     assert [one["id"] for one in await listed(merchant)] == ["N3", "N2", "N1"]
     assert [one["id"] for one in await listed(merchant, type="pay_refund.success")] == ["N2"]

@@ -110,7 +110,7 @@ async def test_submit_killed_anywhere(system: PayCenterSystem, code: str) -> Non
 
         new = NewSubmission(order.number, code, {}, "", "", "")
         services = await fresh(system)
-        killed = await kill(services, lambda one, new=new: one.submit.submit(system.caller, new), at)  # type: ignore[misc]
+        killed = await kill(services, lambda one, new=new: one.submission.submit(system.caller, new), at)  # type: ignore[misc]
         attempt = await system.submit(order, code)
         assert await system.value("SELECT count(*) FROM pay_attempt WHERE order_id = $1", order.id) == 1
         await system.simulator.pay(attempt.out_trade_no)

@@ -122,8 +122,8 @@ async def _seed(
     async with open_services(settings) as services:
         made: dict[str, Any] = {name: kept[name] for name in ("app", "operator") if name in kept}
         urls = {
-            "order_notification_url": f"{merchant_url}/notify/order",
-            "refund_notification_url": f"{merchant_url}/notify/refund",
+            "order_notification_url": f"{merchant_url}/notifications/order",
+            "refund_notification_url": f"{merchant_url}/notifications/refund",
         }
         try:
             await services.apps.get(operator, APP_KEY)

@@ -222,8 +222,8 @@ def create_app(data_file: Path, now: Callable[[], datetime] = lambda: datetime.n
         return web.Response(text="ok")
 
     app = web.Application(client_max_size=_LARGEST_BODY)
-    app.router.add_post("/notify/order", notified)
-    app.router.add_post("/notify/refund", notified)
+    app.router.add_post("/notifications/order", notified)
+    app.router.add_post("/notifications/refund", notified)
     app.router.add_get("/", show)
     app.router.add_get("/notifications", listed)
     app.router.add_get("/healthz", health)
