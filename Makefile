@@ -47,7 +47,7 @@ lint: $(VENV)/.dev
 	cd protos && ../$(BIN)/buf lint && ../$(BIN)/buf format --diff --exit-code
 	cd protos && ../$(BIN)/buf breaking --against baseline.binpb
 	$(BIN)/lint-imports
-	$(BIN)/python -m mypy server client tests/support tools
+	$(BIN)/python -m mypy server client tests tools
 	$(BIN)/python tools/stubs.py --check
 	$(BIN)/python tools/diagrams.py --check
 

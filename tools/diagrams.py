@@ -17,9 +17,8 @@ def render() -> str:
     parts = ["<!-- states:begin -->", "Generated from `domain/states.py` by `make diagrams`.", ""]
     for name, table in MACHINES.items():
         parts += [f"`{name}`", "", "```mermaid", "stateDiagram-v2"]
-        first = next(iter(table))[0]
-        parts.append(f"    [*] --> {first.value}")
-        parts += [f"    {state.value} --> {target.value}: {event.value}" for (state, event), target in table.items()]
+        for (state, event), target in table.items():
+            parts.append(f"    {'[*]' if state is None else state.value} --> {target.value}: {event.value}")
         parts += ["```", ""]
     return "\n".join([*parts, "<!-- states:end -->"])
 

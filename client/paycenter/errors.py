@@ -125,6 +125,10 @@ class PermissionDeniedError(PayCenterError, reason=Reason.PERMISSION_DENIED):
     """This kind of credential may not make this call, or names another app."""
 
 
+class DatabaseConflictError(PayCenterError, reason=Reason.DATABASE_CONFLICT):
+    """Two calls locked the same rows; this one changed nothing. Repeat it after `retry_after`."""
+
+
 class DatabaseUnavailableError(UnavailableError, reason=Reason.DATABASE_UNAVAILABLE):
     """The database does not answer; try again."""
 
@@ -154,7 +158,11 @@ class AppExistsError(AlreadyExistsError, reason=Reason.APP_EXISTS):
 
 
 class CredentialNotFoundError(NotFoundError, reason=Reason.CREDENTIAL_NOT_FOUND):
-    """There is no such credential of this app."""
+    """There is no such credential."""
+
+
+class CredentialLastError(PreconditionError, reason=Reason.CREDENTIAL_LAST):
+    """The last enabled operator credential cannot be disabled."""
 
 
 class ChannelNotFoundError(NotFoundError, reason=Reason.CHANNEL_NOT_FOUND):
@@ -238,7 +246,7 @@ class RefundExceedsPaidError(PreconditionError, reason=Reason.REFUND_EXCEEDS_PAI
 
 
 class NotificationNotFoundError(NotFoundError, reason=Reason.NOTIFICATION_NOT_FOUND):
-    """There is no such notification task."""
+    """There is no such notification."""
 
 
 class NotificationOpenError(PreconditionError, reason=Reason.NOTIFICATION_OPEN):

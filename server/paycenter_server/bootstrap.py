@@ -15,10 +15,12 @@ from paycenter_server.services.apps import Apps
 from paycenter_server.services.attempts import AttemptSettlement
 from paycenter_server.services.attempts_submission import Submission
 from paycenter_server.services.callbacks import Callbacks
+from paycenter_server.services.cases import Cases
 from paycenter_server.services.channels import Channels
 from paycenter_server.services.channels_gateway import ChannelGateway
 from paycenter_server.services.channels_probe import ChannelProbe
 from paycenter_server.services.context import Clock, Context, Options, WakeUp
+from paycenter_server.services.credentials import Credentials
 from paycenter_server.services.identity import Identity
 from paycenter_server.services.jobs import Jobs
 from paycenter_server.services.notifications import Notifications
@@ -58,14 +60,19 @@ class Services:
         return ChannelGateway(self.context)
 
     @cached_property
+    def cases(self) -> Cases:
+        """Money that needs a decision."""
+        return Cases(self.context)
+
+    @cached_property
     def payments(self) -> Payments:
         """Booking."""
-        return Payments(self.context)
+        return Payments(self.context, self.cases)
 
     @cached_property
     def attempts(self) -> AttemptSettlement:
         """Making attempts unpayable."""
-        return AttemptSettlement(self.context, self.gateway, self.payments)
+        return AttemptSettlement(self.context, self.gateway, self.payments, self.cases)
 
     @cached_property
     def orders(self) -> Orders:
@@ -80,12 +87,12 @@ class Services:
     @cached_property
     def refund_settlement(self) -> RefundSettlement:
         """Carrying refunds to their end."""
-        return RefundSettlement(self.context, self.gateway, self.attempts)
+        return RefundSettlement(self.context, self.gateway, self.attempts, self.cases)
 
     @cached_property
     def refunds(self) -> Refunds:
         """Refunds."""
-        return Refunds(self.context, self.identity, self.orders, self.refund_settlement)
+        return Refunds(self.context, self.identity, self.refund_settlement)
 
     @cached_property
     def callbacks(self) -> Callbacks:
@@ -95,7 +102,7 @@ class Services:
     @cached_property
     def jobs(self) -> Jobs:
         """Sync, expire, refund sync."""
-        return Jobs(self.context, self.attempts, self.payments, self.refund_settlement)
+        return Jobs(self.context, self.attempts, self.cases, self.refund_settlement)
 
     @cached_property
     def delivery(self) -> NotificationDelivery:
@@ -106,6 +113,11 @@ class Services:
     def apps(self) -> Apps:
         """Administration of apps."""
         return Apps(self.context, self.identity)
+
+    @cached_property
+    def credentials(self) -> Credentials:
+        """Credentials of apps and operators."""
+        return Credentials(self.context, self.identity)
 
     @cached_property
     def channels(self) -> Channels:
@@ -120,7 +132,7 @@ class Services:
     @cached_property
     def notifications(self) -> Notifications:
         """What apps were told."""
-        return Notifications(self.context, self.identity, self.orders)
+        return Notifications(self.context, self.identity)
 
 
 def read_settings() -> Settings:

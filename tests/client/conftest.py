@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from client_fakes import KEY_ID, KEY_SECRET, FakePayCenter
 from paycenter import PayCenter
+from support.client_fakes import KEY_ID, KEY_SECRET, FakePayCenter
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ from typing import Any
 
 import grpc
 import pytest
-from client_fakes import KEY_ID, KEY_SECRET, FakePayCenter, plain, rich
 from paycenter import AsyncPayCenter, OrderState, PayCenter, RefundState, WaitTimeoutError, errors
 from paycenter._options import Options, service_config
 from paycenter._waiting import Pace
 from paycenter.v1.pay_app_service_pb2 import CreatePayAppRequest
 from paycenter.v1.pay_order_service_pb2 import DISPLAY_MODE_URL, GetPayOrderRequest
+from support.client_fakes import KEY_ID, KEY_SECRET, FakePayCenter, plain, rich
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 NEW: dict[str, Any] = {"merchant_order_id": "A-1", "subject": "Tea", "amount": 1234, "user_ip": "203.0.113.7"}

@@ -6,7 +6,6 @@ import pickle
 
 import grpc
 import pytest
-from client_fakes import KEY_ID, KEY_SECRET, FakePayCenter, plain, rich
 from paycenter import (
     AsyncPayCenter,
     AttemptState,
@@ -23,6 +22,7 @@ from paycenter.v1 import error_reason_pb2
 from paycenter.v1 import pay_notification_service_pb2 as notify
 from paycenter.v1 import pay_order_service_pb2 as orders
 from paycenter.v1 import pay_refund_service_pb2 as refunds
+from support.client_fakes import KEY_ID, KEY_SECRET, FakePayCenter, plain, rich
 
 REASONS = [name.removeprefix("ERROR_REASON_") for name in error_reason_pb2.ErrorReason.keys()]  # noqa: SIM118
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from client_fakes import KEY_ID, KEY_SECRET, FakePayCenter
 from standardwebhooks.webhooks import Webhook
+from support.client_fakes import KEY_ID, KEY_SECRET, FakePayCenter
 
 README = Path(__file__).resolve().parents[2] / "client" / "README.md"
 SECRET = "whsec_" + "A" * 32

@@ -39,7 +39,12 @@ async def merchant(file: Path) -> AsyncIterator[Client]:
 
 
 async def tell(
-    client: Client, number: str = "N1", secret: str = SECRET, path: str = "/notifications/order", body: bytes | None = None, **data: Any
+    client: Client,
+    number: str = "N1",
+    secret: str = SECRET,
+    path: str = "/notifications/order",
+    body: bytes | None = None,
+    **data: Any,
 ) -> int:
     kind = "pay_order.success" if path.endswith("order") else "pay_refund.success"
     payload = {"type": kind, "timestamp": "2026-01-01T00:00:00Z", "data": {"merchant_order_id": "A-1", **data}}

@@ -56,7 +56,7 @@ async def kill(services: Services, work: Callable[[Services], Coroutine[Any, Any
     async def unshielded(coroutine: Coroutine[Any, Any, Any]) -> Any:
         return await coroutine
 
-    services.context.run_to_completion = unshielded  # type: ignore[method-assign]
+    services.context.run_to_completion = unshielded  # type: ignore[assignment,method-assign]
     killable = Killable(work(services), at)
     try:
         await asyncio.wait_for(_run(killable), 20)
@@ -140,7 +140,7 @@ async def test_callback_killed_anywhere(system: PayCenterSystem, code: str) -> N
 
             return UNAVAILABLE
 
-        system.services.callbacks.receive = catch  # type: ignore[method-assign]
+        system.services.callbacks.receive = catch  # type: ignore[assignment,method-assign]
         await system.simulator.pay(attempt.out_trade_no)
         async with asyncio.timeout(5):
             while not caught:

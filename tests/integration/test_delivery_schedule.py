@@ -10,9 +10,10 @@ from datetime import timedelta
 
 import pytest
 from aiohttp import web
-from paycenter_server.domain.models import NotificationType
+from paycenter_server.domain import schedule
+from paycenter_server.domain.notifications import NotificationType
 from paycenter_server.domain.schedule import NOTIFICATION_DELAYS, NOTIFICATION_MAX_TIMES
-from paycenter_server.domain.states import NotificationState
+from paycenter_server.domain.states import NotificationEvent, NotificationState
 from paycenter_server.services.notifications_delivery import LEASE, DeliveryResponse, NotificationDelivery
 from paycenter_server.storage import notifications as notification_rows
 from paycenter_server.storage.notifications import DeliveryResult, claim_due
@@ -133,21 +134,21 @@ async def test_a_late_result_never_overwrites_success(system: PayCenterSystem) -
         (quick,) = await claim_due(connection, now, now + LEASE, 10, 10)
         assert slow.id == quick.id
 
-        def result(state: NotificationState, claimed: int) -> DeliveryResult:
-            waiting = state is NotificationState.REQUEST_FAILURE
+        def result(event: NotificationEvent, claimed: int) -> DeliveryResult:
+            waiting = event is NotificationEvent.UNANSWERED
             return DeliveryResult(
-                task_id=slow.id, claimed_times=claimed, state=state, next_notify_time=now if waiting else None, url="u",
+                task_id=slow.id, claimed_times=claimed, event=event, next_notify_time=now if waiting else None, url="u",
                 request="r", http_status=200, duration_ms=1, answer="", at=now,
             )  # fmt: skip
 
-        assert await notification_rows.record(connection, [result(NotificationState.SUCCESS, quick.notify_times)]) == 1
+        assert await notification_rows.record(connection, [result(NotificationEvent.RECEIVED, quick.notify_times)]) == 1
         for claimed in (0, 1, 2):
-            assert await notification_rows.record(connection, [result(NotificationState.REQUEST_FAILURE, claimed)]) == 0
+            assert await notification_rows.record(connection, [result(NotificationEvent.UNANSWERED, claimed)]) == 0
         row = await task_row(system)
         assert (row["state"], row["notify_times"], row["next_notify_time"]) == ("SUCCESS", 1, None)
         # Both in one statement: one of them wins, and the row is whole.
-        await notification_rows.resend(connection, slow.id, now, NOTIFICATION_MAX_TIMES)
-        both = [result(NotificationState.SUCCESS, 1), result(NotificationState.REQUEST_FAILURE, 1)]
+        await notification_rows.resend(connection, slow.id, now)
+        both = [result(NotificationEvent.RECEIVED, 1), result(NotificationEvent.UNANSWERED, 1)]
         assert await notification_rows.record(connection, both) == 1
         row = await task_row(system)
         assert (row["state"] == "SUCCESS") is (row["next_notify_time"] is None)
@@ -161,8 +162,8 @@ async def test_a_worker_that_dies_between_claim_and_record(system: PayCenterSyst
     doomed = NotificationDelivery(system.services.context, gate)
     assert await doomed.deliver_due() == 1
     await asyncio.sleep(0.05)
-    for flight in list(doomed._flights):
-        flight.cancel()
+    for delivering in list(doomed._deliveries):
+        delivering.cancel()
     assert await system.deliver() == []
     system.clock.advance(LEASE.total_seconds() + 1)
     assert len(await system.deliver()) == 1
@@ -197,9 +198,10 @@ async def fill(system: PayCenterSystem, app_key: str, count: int, url: str = "ht
     """Many due tasks of an app."""
     await system.rows(
         """INSERT INTO pay_notify_task (id, app_id, type, event, data_id, data_version, merchant_order_id, merchant_refund_no,
-             notification_url, payload, state, notify_times, max_notify_times, next_notify_time, create_time, update_time)
+             notification_url, payload, state, notify_times, next_notify_time, schedule_start_time,
+             schedule_start_times, create_time, update_time)
            SELECT gen_random_uuid(), a.id, $4, 'pay_order.success', gen_random_uuid(), 0, 'M' || n, '', $3, '{"type":"x"}',
-             'WAITING', 0, 18, now() - interval '1 second' * (2 - n * 0.001), now(), now()
+             'WAITING', 0, now() - interval '1 second' * (2 - n * 0.001), now(), 0, now(), now()
            FROM pay_app a, generate_series(1, $2) n WHERE a.app_key = $1""",
         app_key, count, url, NotificationType.ORDER.value,
     )  # fmt: skip
@@ -240,8 +242,8 @@ async def test_a_receiver_that_hangs_delays_nobody_else(system: PayCenterSystem)
     took = max(served) - started
     print(f"200 notifications beside 1,500 that hang: {took:.2f} s")
     assert took < 2
-    for flight in list(delivery._flights):
-        flight.cancel()
+    for delivering in list(delivery._deliveries):
+        delivering.cancel()
     hanging.set()
     await asyncio.sleep(0.05)
     await sender.aclose()
@@ -261,3 +263,18 @@ async def test_how_many_are_delivered_in_a_second(system: PayCenterSystem) -> No
     print(f"600 deliveries, claimed and recorded in batches: {600 / took:.0f}/s")
     assert set(gate.sent.values()) == {1}
     assert took < 5
+
+
+@pytest.mark.parametrize("sent_before", [0, 3])
+async def test_the_schedule_may_change_while_a_notification_is_in_it(
+    system: PayCenterSystem, monkeypatch: pytest.MonkeyPatch, sent_before: int
+) -> None:
+    """The row keeps at which delivery its schedule started, so a shorter or longer list of delays applies from its beginning."""
+    await system.paid("mock")
+    await system.rows("UPDATE pay_notify_task SET notify_times = $1, schedule_start_times = $1", sent_before)
+    system.sender.default = DeliveryResponse(500, "no")
+    monkeypatch.setattr(schedule, "NOTIFICATION_DELAYS", NOTIFICATION_DELAYS[:-1])
+    await system.deliver()
+    row = await task_row(system)
+    waits = row["next_notify_time"] - row["last_execute_time"]  # type: ignore[operator]
+    assert NOTIFICATION_DELAYS[0] <= waits.total_seconds() <= NOTIFICATION_DELAYS[0] * 1.2

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from paycenter_server.domain.models import NotificationSuccess
+from paycenter_server.domain.apps import NotificationSuccess
 from paycenter_server.services.notifications_delivery import NotificationDelivery, clean
 from paycenter_server.workers.notification_sender import AddressGuard, AiohttpNotificationSender, parse_networks
 from standardwebhooks import Webhook

@@ -11,9 +11,10 @@ import grpc
 import pytest
 from paycenter import NotificationError, NotificationVerifier, PayCenterError
 from paycenter.v1 import pay_app_service_pb2 as pb
+from paycenter.v1 import pay_credential_service_pb2 as credential_pb
 from standardwebhooks import Webhook
+from support.grpc_rig import Rig, eventually, fails, open_rig
 from support.system import PayCenterSystem
-from test_grpc_support import Rig, eventually, fails, open_rig
 
 URLS = {"order_notification_url": "https://shop.test/order", "refund_notification_url": "https://shop.test/refund"}
 
@@ -116,8 +117,8 @@ async def test_an_app_with_orders_or_refunds_stays(rig: Rig) -> None:
 
 async def test_secrets_are_shown_once_and_kept_as_hashes_or_sealed(rig: Rig) -> None:
     made = await rig.op.apps.CreatePayApp(create("books"))
-    further = await rig.op.apps.CreateAppCredential(pb.CreateAppCredentialRequest(app_key="books", name="blue"))
-    listed = await rig.op.apps.ListAppCredentials(pb.ListAppCredentialsRequest(app_key="books"))
+    further = await rig.op.credentials.CreateAppCredential(credential_pb.CreateAppCredentialRequest(app_key="books", name="blue"))
+    listed = await rig.op.credentials.ListAppCredentials(credential_pb.ListAppCredentialsRequest(app_key="books"))
     assert [item.key_id for item in listed.credentials] == [made.key_id, further.credential.key_id]
     assert [item.name for item in listed.credentials] == ["first", "blue"]
     assert all(item.enabled for item in listed.credentials)
@@ -140,8 +141,8 @@ async def test_secrets_are_shown_once_and_kept_as_hashes_or_sealed(rig: Rig) -> 
 
 
 async def test_several_credentials_work_and_one_is_disabled_within_five_seconds(rig: Rig) -> None:
-    first = await rig.op.apps.CreateAppCredential(pb.CreateAppCredentialRequest(app_key="shop", name="blue"))
-    second = await rig.op.apps.CreateAppCredential(pb.CreateAppCredentialRequest(app_key="shop", name="green"))
+    first = await rig.op.credentials.CreateAppCredential(credential_pb.CreateAppCredentialRequest(app_key="shop", name="blue"))
+    second = await rig.op.credentials.CreateAppCredential(credential_pb.CreateAppCredentialRequest(app_key="shop", name="green"))
     async with (
         rig.client(first.credential.key_id, first.key_secret) as blue,
         rig.client(second.credential.key_id, second.key_secret) as green,
@@ -150,8 +151,8 @@ async def test_several_credentials_work_and_one_is_disabled_within_five_seconds(
         assert {(await rig.order(client)).app_key for client in (blue, green, rig.shop)} == {"shop"}
         async with fails("CREDENTIALS_INVALID", grpc.StatusCode.UNAUTHENTICATED):
             await rig.order(crossed)
-        request = pb.DisableAppCredentialRequest(app_key="shop", key_id=first.credential.key_id)
-        disabled = await rig.op.apps.DisableAppCredential(request)
+        request = credential_pb.DisableAppCredentialRequest(app_key="shop", key_id=first.credential.key_id)
+        disabled = await rig.op.credentials.DisableAppCredential(request)
         assert not disabled.credential.enabled
         since = asyncio.get_running_loop().time()
 
@@ -165,9 +166,9 @@ async def test_several_credentials_work_and_one_is_disabled_within_five_seconds(
         await eventually(refused, 6)
         assert asyncio.get_running_loop().time() - since < 5.3
         assert (await rig.order(green)).app_key == "shop"
-        again = await rig.op.apps.DisableAppCredential(request)
+        again = await rig.op.credentials.DisableAppCredential(request)
         assert not again.credential.enabled
-    listed = await rig.op.apps.ListAppCredentials(pb.ListAppCredentialsRequest(app_key="shop"))
+    listed = await rig.op.credentials.ListAppCredentials(credential_pb.ListAppCredentialsRequest(app_key="shop"))
     assert [item.enabled for item in listed.credentials] == [True, False, True]
 
 
@@ -175,11 +176,11 @@ async def test_a_credential_is_disabled_only_through_its_own_app(rig: Rig) -> No
     made = await rig.op.apps.CreatePayApp(create("books"))
     for key_id in (made.key_id, "app_0000", "", "\U0001f600"):
         async with fails("CREDENTIAL_NOT_FOUND", grpc.StatusCode.NOT_FOUND):
-            await rig.op.apps.DisableAppCredential(pb.DisableAppCredentialRequest(app_key="shop", key_id=key_id))
+            await rig.op.credentials.DisableAppCredential(credential_pb.DisableAppCredentialRequest(app_key="shop", key_id=key_id))
     async with fails("INVALID_FIELD"):
-        await rig.op.apps.CreateAppCredential(pb.CreateAppCredentialRequest(app_key="shop", name="x" * 65))
+        await rig.op.credentials.CreateAppCredential(credential_pb.CreateAppCredentialRequest(app_key="shop", name="x" * 65))
     async with fails("APP_NOT_FOUND"):
-        await rig.op.apps.CreateAppCredential(pb.CreateAppCredentialRequest(app_key="nobody", name="x"))
+        await rig.op.credentials.CreateAppCredential(credential_pb.CreateAppCredentialRequest(app_key="nobody", name="x"))
 
 
 async def test_both_webhook_secrets_sign_for_a_day(rig: Rig) -> None:

@@ -17,8 +17,8 @@ from paycenter.v1 import pay_channel_service_pb2 as pb
 from paycenter_server.bootstrap import open_services
 from paycenter_server.channels.crypto import CryptoError
 from paycenter_server.settings import Settings
+from support.grpc_rig import Rig, fails, open_rig
 from support.system import PayCenterSystem
-from test_grpc_support import Rig, fails, open_rig
 
 PROTO = Path(__file__).resolve().parents[2] / "protos" / "paycenter" / "v1" / "pay_channel_service.proto"
 
@@ -51,7 +51,8 @@ def request(code: str, given: pb.PayChannelConfig, **more: Any) -> pb.CreatePayC
 
 async def make(rig: Rig, code: str, **more: Any) -> pb.PayChannel:
     family, fields = rig.system.configs[code]
-    return (await rig.op.channels.CreatePayChannel(request(code, config(family, **fields), **more))).pay_channel
+    made: pb.PayChannel = (await rig.op.channels.CreatePayChannel(request(code, config(family, **fields), **more))).pay_channel
+    return made
 
 
 @pytest.mark.parametrize("code", ["wx_native", "alipay_qr", "alipay_pc", "mock"])

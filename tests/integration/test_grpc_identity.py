@@ -12,10 +12,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from paycenter.v1 import pay_app_service_pb2 as app_pb
 from paycenter.v1 import pay_channel_service_pb2 as channel_pb
+from paycenter.v1 import pay_credential_service_pb2 as credential_pb
 from paycenter.v1 import pay_order_service_pb2 as order_pb
 from paycenter.v1.pay_order_service_pb2_grpc import PayOrderServiceStub
+from support.grpc_rig import Rig, fails, key_of, open_rig, raw_call, refused
 from support.system import PayCenterSystem
-from test_grpc_support import Rig, fails, key_of, open_rig, raw_call, refused
 
 SERVICES = ("PayAppService", "PayChannelService", "PayNotificationService", "PayOrderService", "PayRefundService")
 
@@ -62,16 +63,16 @@ async def test_with_wrong_credentials(rig: Rig) -> None:
 
 
 def admin_calls(rig: Rig) -> list[Any]:
-    apps, channels = rig.shop.apps, rig.shop.channels
+    apps, channels, credentials = rig.shop.apps, rig.shop.channels, rig.shop.credentials
     channel = rig.system.channels["mock"]
     return [
         apps.CreatePayApp(app_pb.CreatePayAppRequest(app_key="new", name="n")),
         apps.UpdatePayApp(app_pb.UpdatePayAppRequest(app_key="shop", enabled=False)),
         apps.DeletePayApp(app_pb.DeletePayAppRequest(app_key="shop")),
         apps.ListPayApps(app_pb.ListPayAppsRequest()),
-        apps.CreateAppCredential(app_pb.CreateAppCredentialRequest(app_key="shop", name="x")),
-        apps.ListAppCredentials(app_pb.ListAppCredentialsRequest(app_key="shop")),
-        apps.DisableAppCredential(app_pb.DisableAppCredentialRequest(app_key="shop", key_id="k")),
+        credentials.CreateAppCredential(credential_pb.CreateAppCredentialRequest(app_key="shop", name="x")),
+        credentials.ListAppCredentials(credential_pb.ListAppCredentialsRequest(app_key="shop")),
+        credentials.DisableAppCredential(credential_pb.DisableAppCredentialRequest(app_key="shop", key_id="k")),
         apps.RotateNotificationSecret(app_pb.RotateNotificationSecretRequest(app_key="shop")),
         channels.CreatePayChannel(channel_pb.CreatePayChannelRequest(app_key="shop", code="mock")),
         channels.UpdatePayChannel(channel_pb.UpdatePayChannelRequest(id=channel, enabled=False)),

@@ -10,8 +10,8 @@ import grpc
 import pytest
 from paycenter import AttemptState, DisplayMode, NotificationState, NotificationType, OrderState, RefundState
 from paycenter_server.services.notifications_delivery import DeliveryResponse
+from support.grpc_rig import Rig, fails, key_of, open_rig
 from support.system import PayCenterSystem
-from test_grpc_support import Rig, fails, key_of, open_rig
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from paycenter_server.bootstrap import open_services
 from paycenter_server.channels.protocol import HttpRequest, HttpResponse
 from paycenter_server.channels.transport import AiohttpTransport
 from paycenter_server.grpc_server.server import Server
+from support.grpc_rig import Line, Rig, eventually, fails, key_of, open_rig, parts_of, raw_call, write_pem
 from support.system import PayCenterSystem, open_system
-from test_grpc_support import Line, Rig, eventually, fails, key_of, open_rig, parts_of, raw_call, write_pem
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

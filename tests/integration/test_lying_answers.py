@@ -164,5 +164,5 @@ async def test_being_turned_away_is_an_error_in_the_log(system: PayCenterSystem)
         await system.simulator.fault(api, "decline", code=error)
         with capture_logs() as logs:
             await system.services.orders.sync(system.caller, order.number)
-        turned = [entry for entry in logs if entry["event"] == "channel_turns_us_away"]
+        turned = [entry for entry in logs if entry["event"] == "channel_rejects_configuration"]
         assert [(entry["log_level"], entry["code"]) for entry in turned] == [("error", error)]

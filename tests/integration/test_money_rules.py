@@ -6,6 +6,7 @@ import asyncio
 import json
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from paycenter_server.channels.protocol import HttpRequest, HttpResponse
@@ -137,19 +138,26 @@ async def test_rule_4_a_message_without_amount_fails_closed(system: PayCenterSys
     assert key is not None
     configured = await system.services.gateway.get(key)
     account = dict(configured.codec.account)
-    good = {"out_trade_no": attempt.out_trade_no, "channel_order_no": "1", "amount": 100, "currency": "CNY", "account": account}
-    for wrong in (
+    good: dict[str, Any] = {
+        "out_trade_no": attempt.out_trade_no,
+        "channel_order_no": "1",
+        "amount": 100,
+        "currency": "CNY",
+        "account": account,
+    }
+    mismatches: tuple[dict[str, Any], ...] = (
         {"amount": None},
         {"currency": None},
         {"amount": 0},
         {"account": {}},
         {"account": {**account, "mchid": "1"}},
         {"account": {**account, "appid": "wx0"}},
-    ):
+    )
+    for wrong in mismatches:
         with pytest.raises(FactsMismatchError):
-            await system.services.payments.book(configured, Payment(**{**good, **wrong}), "")  # type: ignore[arg-type]
+            await system.services.payments.book(configured, Payment(**{**good, **wrong}), "")
     assert (await system.read(order)).state is OrderState.WAITING
-    await system.services.payments.book(configured, Payment(**good), "")  # type: ignore[arg-type]
+    await system.services.payments.book(configured, Payment(**good), "")
     assert (await system.read(order)).state is OrderState.SUCCESS
 
 

@@ -4,8 +4,8 @@ import asyncio
 from datetime import timedelta
 
 import pytest
+from paycenter_server.domain.apps import SurplusPolicy
 from paycenter_server.domain.errors import PayCenterError, Reason
-from paycenter_server.domain.models import SurplusPolicy
 from paycenter_server.domain.states import OrderState
 from paycenter_server.services.paging import Pager
 from paycenter_server.storage.orders import OrderFilter

@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 from paycenter_server.channels.protocol import HttpRequest, HttpResponse
 from paycenter_server.channels.transport import AiohttpTransport
+from paycenter_server.domain.apps import NotificationSuccess, SurplusPolicy
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.schedule import NOTIFICATION_MAX_TIMES
@@ -155,16 +156,10 @@ async def test_R9_two_refunds_that_finish_together_are_both_counted(system: PayC
 
 async def test_R10_natural_keys_are_unique(system: PayCenterSystem) -> None:
     new = NewApp(
-        "twice", "x", "", "http://a.test/", "http://a.test/", *_policies()
+        "twice", "x", "", "http://a.test/", "http://a.test/", SurplusPolicy.REFUND, NotificationSuccess.HTTP_2XX
     )  # fmt: skip
     results = await asyncio.gather(*(system.services.apps.create(OPERATOR, new) for _ in range(5)), return_exceptions=True)
     assert sum(1 for item in results if isinstance(item, PayCenterError) and item.reason is Reason.APP_EXISTS) == 4
-
-
-def _policies() -> tuple[object, object]:
-    from paycenter_server.domain.models import NotificationSuccess, SurplusPolicy
-
-    return SurplusPolicy.REFUND, NotificationSuccess.HTTP_2XX
 
 
 async def test_R11_a_disabled_channel_books_syncs_expires_and_refunds(system: PayCenterSystem) -> None:
@@ -236,7 +231,7 @@ async def test_R16_the_schedule_is_what_it_says(system: PayCenterSystem) -> None
     await system.paid("mock")
     system.sender.default = DeliveryResponse(500, "no")
     task = (await system.rows("SELECT * FROM pay_notify_task"))[0]
-    assert task["max_notify_times"] == NOTIFICATION_MAX_TIMES
+    assert task["schedule_start_times"] == 0
     for _ in range(NOTIFICATION_MAX_TIMES):
         assert len(await system.deliver()) == 1
         system.clock.advance(17 * 3600)

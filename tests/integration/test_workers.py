@@ -16,8 +16,8 @@ import redis.asyncio
 from paycenter_server.services.notifications_delivery import DeliveryResponse, NotificationDelivery
 from paycenter_server.workers.runner import Job, Runner, make_jobs
 from paycenter_server.workers.wake_up import WAKE_UP_QUEUE, ArqWakeUp
+from support.grpc_rig import eventually
 from support.system import PayCenterSystem
-from test_grpc_support import eventually
 
 NAMES = ("pay_notify_job", "pay_order_sync_job", "pay_order_expire_job", "pay_refund_sync_job")
 

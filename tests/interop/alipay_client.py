@@ -106,7 +106,7 @@ class Journey:
             lambda: self.sdk.sdk.server_api("alipay.fund.trans.uni.transfer", {"out_biz_no": "1"}),
         ):
             try:
-                raise AssertionError(call())
+                raise AssertionError(call())  # type: ignore[no-untyped-call]
             except AliPayException as error:
                 if "isv.invalid-method" not in str(error):
                     raise

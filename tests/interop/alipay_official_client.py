@@ -134,7 +134,7 @@ class Journey:
         assert self.query(number)["trade_status"] == "TRADE_CLOSED"
 
     def at_the_till(self, number: str) -> dict[str, Any]:
-        return self.call("AlipayTradePay", number, scene="bar_code", auth_code="281234567890123456", **self.order)
+        return self.call("AlipayTradePay", number, scene="bar_code", auth_code="281234567890123456", notify=False, **self.order)
 
     def bar_code(self) -> None:
         assert self.at_the_till(self.number + "b")["code"] == "10000"

@@ -83,7 +83,7 @@ def operations(prefix: str, spec: ChannelSpec, config: dict[str, str], notify_ur
     for mode in spec.display_modes:
         pay = PayRequest(
             out_trade_no=number, subject=SUBJECT, body=SUBJECT, amount=1_000_000_000, currency="CNY",
-            expire_time=attempt.expire_time, notify_url=notify_url, return_url="https://shop.example.test/done?a=1&b=茶",
+            expire_time=attempt.expire_time, callback_url=notify_url, return_url="https://shop.example.test/done?a=1&b=茶",
             user_ip="203.0.113.9", extras=EXTRAS.get(spec.code, {}), display_mode=mode,
         )  # fmt: skip
         paying = codec.pay(pay, moment)

@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from paycenter_server.domain.errors import PayCenterError
-from paycenter_server.domain.models import PayOrder
+from paycenter_server.domain.orders import PayOrder
 from support.system import PayCenterSystem, open_system
 
 _BALANCE = """

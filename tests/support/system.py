@@ -19,7 +19,8 @@ from aiohttp.test_utils import TestServer
 from paycenter_server.bootstrap import Services, open_services
 from paycenter_server.channels.transport import Transport
 from paycenter_server.cli.seed import channel_configs
-from paycenter_server.domain.models import NotificationSuccess, PayOrder, SurplusPolicy
+from paycenter_server.domain.apps import NotificationSuccess, SurplusPolicy
+from paycenter_server.domain.orders import PayOrder
 from paycenter_server.http_callback.app import create_app as create_sidecar
 from paycenter_server.services.apps import NewApp
 from paycenter_server.services.attempts_submission import NewSubmission

@@ -24,6 +24,7 @@ from paycenter_server.domain.states import (
     OPEN_NOTIFICATION,
     ORDER,
     REFUND,
+    UNPAID_ATTEMPT,
     AttemptEvent,
     AttemptState,
     CaseEvent,
@@ -34,12 +35,14 @@ from paycenter_server.domain.states import (
     OrderState,
     RefundEvent,
     RefundState,
+    created,
     sources,
+    target,
 )
 
-STARTS: dict[str, StrEnum] = {
-    "pay_order": OrderState.WAITING, "pay_attempt": AttemptState.WAITING, "pay_refund": RefundState.WAITING,
-    "pay_notify_task": NotificationState.WAITING, "pay_case": CaseState.OPEN,
+STATES: dict[str, type[StrEnum]] = {
+    "pay_order": OrderState, "pay_attempt": AttemptState, "pay_refund": RefundState, "pay_notify_task": NotificationState,
+    "pay_case": CaseState,
 }  # fmt: skip
 EVENTS: dict[str, type[StrEnum]] = {
     "pay_order": OrderEvent, "pay_attempt": AttemptEvent, "pay_refund": RefundEvent, "pay_notify_task": NotificationEvent,
@@ -50,13 +53,14 @@ EVENTS: dict[str, type[StrEnum]] = {
 @pytest.mark.parametrize("name", list(MACHINES))
 def test_every_state_is_reachable_and_every_event_is_used(name: str) -> None:
     table: Any = MACHINES[name]
-    reached, waiting = {STARTS[name]}, [STARTS[name]]
+    waiting = [target for (source, _), target in table.items() if source is None]
+    reached = set(waiting)
     while waiting:
         state = waiting.pop()
         following = {target for (source, _), target in table.items() if source is state} - reached
         reached |= following
         waiting += following
-    assert reached == set(type(STARTS[name]))
+    assert reached == set(STATES[name])
     assert {event for _, event in table} == set(EVENTS[name])
 
 
@@ -93,7 +97,26 @@ def test_money_never_comes_back_from_a_final_state() -> None:
 
 def test_open_states() -> None:
     assert OPEN_ATTEMPT == ["WAITING", "UNKNOWN"]
+    assert UNPAID_ATTEMPT == ["WAITING", "UNKNOWN", "CLOSED"]
     assert {NotificationState.SUCCESS, NotificationState.FAILURE}.isdisjoint(OPEN_NOTIFICATION)
+
+
+@pytest.mark.parametrize("name", list(MACHINES))
+def test_every_event_leads_to_one_state(name: str) -> None:
+    """So that a statement can write the state of an event without knowing from which state it comes."""
+    table: Any = MACHINES[name]
+    for event in EVENTS[name]:
+        assert target(table, event) in [state.value for state in STATES[name]]
+
+
+def test_what_creates_a_row_has_no_other_source() -> None:
+    for table in MACHINES.values():
+        for (state, event), first in table.items():
+            if state is None:
+                assert sources(table, event) == []
+                assert created(table, event) is first
+    with pytest.raises(KeyError):
+        created(ORDER, OrderEvent.PAID)
 
 
 # Schedules

@@ -231,10 +231,13 @@ def test_a_refund_notice_decides_nothing_by_itself(version: str) -> None:
     made = codec() if version == "v2" else installed()["wx_native"].build(wx_config(mch_key=KEY))
     for before in (b"\xef\xbb\xbf", b'<?xml version="1.0" encoding="UTF-8"?>\n', b"\r\n "):
         assert made.parse_callback(CallbackRequest({}, before.lstrip() + build(envelope)), NOW).refund is not None
-    notification = made.parse_callback(CallbackRequest({}, build(envelope)), NOW)
-    assert notification.refund.status is RefundStatus.PENDING
-    assert notification.refund.facts.out_refund_no == REFUND_NUMBER
-    assert b"SUCCESS" in notification.answer.body
+    callback = made.parse_callback(CallbackRequest({}, build(envelope)), NOW)
+    assert callback.refund is not None
+    assert callback.refund.facts is not None
+    assert callback.answer is not None
+    assert callback.refund.status is RefundStatus.PENDING
+    assert callback.refund.facts.out_refund_no == REFUND_NUMBER
+    assert b"SUCCESS" in callback.answer.body
     for wrong in ({"mch_id": "1"}, {"req_info": "AAAA"}, {"req_info": encrypted(b"x")}, {"return_code": "FAIL"}):
         with pytest.raises(CallbackError):
             made.parse_callback(CallbackRequest({}, build({**envelope, **wrong})), NOW)

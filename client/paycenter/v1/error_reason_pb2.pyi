@@ -40,10 +40,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE. The database does not answer; try again."""
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 8
     """DEADLINE_EXCEEDED. The caller's deadline passed; read the resource to learn its state."""
+    ERROR_REASON_DATABASE_CONFLICT: _ErrorReason.ValueType  # 9
+    """ABORTED. Two calls locked the same rows in the database; this one changed nothing. Repeat it after the RetryInfo."""
     ERROR_REASON_APP_NOT_FOUND: _ErrorReason.ValueType  # 10
     """NOT_FOUND. There is no such app."""
     ERROR_REASON_APP_DISABLED: _ErrorReason.ValueType  # 11
-    """FAILED_PRECONDITION. The app is disabled."""
+    """FAILED_PRECONDITION. The app is disabled: it can read and refund, and take no new payments."""
     ERROR_REASON_APP_HAS_ORDERS: _ErrorReason.ValueType  # 12
     """FAILED_PRECONDITION. The app has pay orders and cannot be deleted."""
     ERROR_REASON_APP_HAS_REFUNDS: _ErrorReason.ValueType  # 13
@@ -51,7 +53,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_APP_EXISTS: _ErrorReason.ValueType  # 14
     """ALREADY_EXISTS. Another app has this app key."""
     ERROR_REASON_CREDENTIAL_NOT_FOUND: _ErrorReason.ValueType  # 15
-    """NOT_FOUND. There is no such credential of this app."""
+    """NOT_FOUND. There is no such credential."""
+    ERROR_REASON_CREDENTIAL_LAST: _ErrorReason.ValueType  # 16
+    """FAILED_PRECONDITION. The last enabled operator credential cannot be disabled."""
     ERROR_REASON_CHANNEL_NOT_FOUND: _ErrorReason.ValueType  # 20
     """NOT_FOUND. The app has no such channel."""
     ERROR_REASON_CHANNEL_DISABLED: _ErrorReason.ValueType  # 21
@@ -93,9 +97,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_REFUND_EXCEEDS_PAID: _ErrorReason.ValueType  # 52
     """FAILED_PRECONDITION. More than what is left of the paid amount."""
     ERROR_REASON_NOTIFICATION_NOT_FOUND: _ErrorReason.ValueType  # 60
-    """NOT_FOUND. There is no such notification task."""
+    """NOT_FOUND. There is no such notification."""
     ERROR_REASON_NOTIFICATION_OPEN: _ErrorReason.ValueType  # 61
-    """FAILED_PRECONDITION. The task is still being delivered, so there is nothing to resend."""
+    """FAILED_PRECONDITION. The notification is still being delivered, so there is nothing to resend."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the stable reason of an error. It travels as `google.rpc.ErrorInfo.reason`, without the
@@ -120,10 +124,12 @@ ERROR_REASON_DATABASE_UNAVAILABLE: ErrorReason.ValueType  # 7
 """UNAVAILABLE. The database does not answer; try again."""
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 8
 """DEADLINE_EXCEEDED. The caller's deadline passed; read the resource to learn its state."""
+ERROR_REASON_DATABASE_CONFLICT: ErrorReason.ValueType  # 9
+"""ABORTED. Two calls locked the same rows in the database; this one changed nothing. Repeat it after the RetryInfo."""
 ERROR_REASON_APP_NOT_FOUND: ErrorReason.ValueType  # 10
 """NOT_FOUND. There is no such app."""
 ERROR_REASON_APP_DISABLED: ErrorReason.ValueType  # 11
-"""FAILED_PRECONDITION. The app is disabled."""
+"""FAILED_PRECONDITION. The app is disabled: it can read and refund, and take no new payments."""
 ERROR_REASON_APP_HAS_ORDERS: ErrorReason.ValueType  # 12
 """FAILED_PRECONDITION. The app has pay orders and cannot be deleted."""
 ERROR_REASON_APP_HAS_REFUNDS: ErrorReason.ValueType  # 13
@@ -131,7 +137,9 @@ ERROR_REASON_APP_HAS_REFUNDS: ErrorReason.ValueType  # 13
 ERROR_REASON_APP_EXISTS: ErrorReason.ValueType  # 14
 """ALREADY_EXISTS. Another app has this app key."""
 ERROR_REASON_CREDENTIAL_NOT_FOUND: ErrorReason.ValueType  # 15
-"""NOT_FOUND. There is no such credential of this app."""
+"""NOT_FOUND. There is no such credential."""
+ERROR_REASON_CREDENTIAL_LAST: ErrorReason.ValueType  # 16
+"""FAILED_PRECONDITION. The last enabled operator credential cannot be disabled."""
 ERROR_REASON_CHANNEL_NOT_FOUND: ErrorReason.ValueType  # 20
 """NOT_FOUND. The app has no such channel."""
 ERROR_REASON_CHANNEL_DISABLED: ErrorReason.ValueType  # 21
@@ -173,7 +181,7 @@ ERROR_REASON_REFUND_CONFLICT: ErrorReason.ValueType  # 51
 ERROR_REASON_REFUND_EXCEEDS_PAID: ErrorReason.ValueType  # 52
 """FAILED_PRECONDITION. More than what is left of the paid amount."""
 ERROR_REASON_NOTIFICATION_NOT_FOUND: ErrorReason.ValueType  # 60
-"""NOT_FOUND. There is no such notification task."""
+"""NOT_FOUND. There is no such notification."""
 ERROR_REASON_NOTIFICATION_OPEN: ErrorReason.ValueType  # 61
-"""FAILED_PRECONDITION. The task is still being delivered, so there is nothing to resend."""
+"""FAILED_PRECONDITION. The notification is still being delivered, so there is nothing to resend."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -60,21 +60,6 @@ class PayAppServiceStub(object):
                 request_serializer=paycenter_dot_v1_dot_pay__app__service__pb2.ListPayAppsRequest.SerializeToString,
                 response_deserializer=paycenter_dot_v1_dot_pay__app__service__pb2.ListPayAppsResponse.FromString,
                 _registered_method=True)
-        self.CreateAppCredential = channel.unary_unary(
-                '/paycenter.v1.PayAppService/CreateAppCredential',
-                request_serializer=paycenter_dot_v1_dot_pay__app__service__pb2.CreateAppCredentialRequest.SerializeToString,
-                response_deserializer=paycenter_dot_v1_dot_pay__app__service__pb2.CreateAppCredentialResponse.FromString,
-                _registered_method=True)
-        self.ListAppCredentials = channel.unary_unary(
-                '/paycenter.v1.PayAppService/ListAppCredentials',
-                request_serializer=paycenter_dot_v1_dot_pay__app__service__pb2.ListAppCredentialsRequest.SerializeToString,
-                response_deserializer=paycenter_dot_v1_dot_pay__app__service__pb2.ListAppCredentialsResponse.FromString,
-                _registered_method=True)
-        self.DisableAppCredential = channel.unary_unary(
-                '/paycenter.v1.PayAppService/DisableAppCredential',
-                request_serializer=paycenter_dot_v1_dot_pay__app__service__pb2.DisableAppCredentialRequest.SerializeToString,
-                response_deserializer=paycenter_dot_v1_dot_pay__app__service__pb2.DisableAppCredentialResponse.FromString,
-                _registered_method=True)
         self.RotateNotificationSecret = channel.unary_unary(
                 '/paycenter.v1.PayAppService/RotateNotificationSecret',
                 request_serializer=paycenter_dot_v1_dot_pay__app__service__pb2.RotateNotificationSecretRequest.SerializeToString,
@@ -87,7 +72,7 @@ class PayAppServiceServicer(object):
     """
 
     def CreatePayApp(self, request, context):
-        """CreatePayApp connects a service. The answer holds its webhook secret, this one time.
+        """CreatePayApp connects a service. The answer holds its notification secret, this one time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,29 +106,8 @@ class PayAppServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def CreateAppCredential(self, request, context):
-        """CreateAppCredential makes a further credential for an app. The secret is shown this one time.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def ListAppCredentials(self, request, context):
-        """ListAppCredentials lists an app's credentials, without secrets.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def DisableAppCredential(self, request, context):
-        """DisableAppCredential ends a credential, within 5 seconds everywhere.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
     def RotateNotificationSecret(self, request, context):
-        """RotateNotificationSecret makes a new webhook secret; notifications carry both signatures for a day.
+        """RotateNotificationSecret makes a new notification secret; notifications carry both signatures for a day.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -176,21 +140,6 @@ def add_PayAppServiceServicer_to_server(servicer, server):
                     servicer.ListPayApps,
                     request_deserializer=paycenter_dot_v1_dot_pay__app__service__pb2.ListPayAppsRequest.FromString,
                     response_serializer=paycenter_dot_v1_dot_pay__app__service__pb2.ListPayAppsResponse.SerializeToString,
-            ),
-            'CreateAppCredential': grpc.unary_unary_rpc_method_handler(
-                    servicer.CreateAppCredential,
-                    request_deserializer=paycenter_dot_v1_dot_pay__app__service__pb2.CreateAppCredentialRequest.FromString,
-                    response_serializer=paycenter_dot_v1_dot_pay__app__service__pb2.CreateAppCredentialResponse.SerializeToString,
-            ),
-            'ListAppCredentials': grpc.unary_unary_rpc_method_handler(
-                    servicer.ListAppCredentials,
-                    request_deserializer=paycenter_dot_v1_dot_pay__app__service__pb2.ListAppCredentialsRequest.FromString,
-                    response_serializer=paycenter_dot_v1_dot_pay__app__service__pb2.ListAppCredentialsResponse.SerializeToString,
-            ),
-            'DisableAppCredential': grpc.unary_unary_rpc_method_handler(
-                    servicer.DisableAppCredential,
-                    request_deserializer=paycenter_dot_v1_dot_pay__app__service__pb2.DisableAppCredentialRequest.FromString,
-                    response_serializer=paycenter_dot_v1_dot_pay__app__service__pb2.DisableAppCredentialResponse.SerializeToString,
             ),
             'RotateNotificationSecret': grpc.unary_unary_rpc_method_handler(
                     servicer.RotateNotificationSecret,
@@ -334,87 +283,6 @@ class PayAppService(object):
             '/paycenter.v1.PayAppService/ListPayApps',
             paycenter_dot_v1_dot_pay__app__service__pb2.ListPayAppsRequest.SerializeToString,
             paycenter_dot_v1_dot_pay__app__service__pb2.ListPayAppsResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def CreateAppCredential(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/paycenter.v1.PayAppService/CreateAppCredential',
-            paycenter_dot_v1_dot_pay__app__service__pb2.CreateAppCredentialRequest.SerializeToString,
-            paycenter_dot_v1_dot_pay__app__service__pb2.CreateAppCredentialResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def ListAppCredentials(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/paycenter.v1.PayAppService/ListAppCredentials',
-            paycenter_dot_v1_dot_pay__app__service__pb2.ListAppCredentialsRequest.SerializeToString,
-            paycenter_dot_v1_dot_pay__app__service__pb2.ListAppCredentialsResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def DisableAppCredential(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/paycenter.v1.PayAppService/DisableAppCredential',
-            paycenter_dot_v1_dot_pay__app__service__pb2.DisableAppCredentialRequest.SerializeToString,
-            paycenter_dot_v1_dot_pay__app__service__pb2.DisableAppCredentialResponse.FromString,
             options,
             channel_credentials,
             insecure,

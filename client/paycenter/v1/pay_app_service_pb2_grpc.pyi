@@ -34,7 +34,7 @@ class PayAppServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PayAppServiceAsyncStub: ...
     CreatePayApp: _grpc.UnaryUnaryMultiCallable[_pay_app_service_pb2.CreatePayAppRequest, _pay_app_service_pb2.CreatePayAppResponse]
-    """CreatePayApp connects a service. The answer holds its webhook secret, this one time."""
+    """CreatePayApp connects a service. The answer holds its notification secret, this one time."""
     UpdatePayApp: _grpc.UnaryUnaryMultiCallable[_pay_app_service_pb2.UpdatePayAppRequest, _pay_app_service_pb2.UpdatePayAppResponse]
     """UpdatePayApp changes the fields that are set."""
     DeletePayApp: _grpc.UnaryUnaryMultiCallable[_pay_app_service_pb2.DeletePayAppRequest, _pay_app_service_pb2.DeletePayAppResponse]
@@ -43,14 +43,8 @@ class PayAppServiceStub:
     """GetPayApp reads one app."""
     ListPayApps: _grpc.UnaryUnaryMultiCallable[_pay_app_service_pb2.ListPayAppsRequest, _pay_app_service_pb2.ListPayAppsResponse]
     """ListPayApps lists apps, newest first."""
-    CreateAppCredential: _grpc.UnaryUnaryMultiCallable[_pay_app_service_pb2.CreateAppCredentialRequest, _pay_app_service_pb2.CreateAppCredentialResponse]
-    """CreateAppCredential makes a further credential for an app. The secret is shown this one time."""
-    ListAppCredentials: _grpc.UnaryUnaryMultiCallable[_pay_app_service_pb2.ListAppCredentialsRequest, _pay_app_service_pb2.ListAppCredentialsResponse]
-    """ListAppCredentials lists an app's credentials, without secrets."""
-    DisableAppCredential: _grpc.UnaryUnaryMultiCallable[_pay_app_service_pb2.DisableAppCredentialRequest, _pay_app_service_pb2.DisableAppCredentialResponse]
-    """DisableAppCredential ends a credential, within 5 seconds everywhere."""
     RotateNotificationSecret: _grpc.UnaryUnaryMultiCallable[_pay_app_service_pb2.RotateNotificationSecretRequest, _pay_app_service_pb2.RotateNotificationSecretResponse]
-    """RotateNotificationSecret makes a new webhook secret; notifications carry both signatures for a day."""
+    """RotateNotificationSecret makes a new notification secret; notifications carry both signatures for a day."""
 
 @_typing.type_check_only
 class PayAppServiceAsyncStub(PayAppServiceStub):
@@ -58,7 +52,7 @@ class PayAppServiceAsyncStub(PayAppServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreatePayApp: _aio.UnaryUnaryMultiCallable[_pay_app_service_pb2.CreatePayAppRequest, _pay_app_service_pb2.CreatePayAppResponse]  # type: ignore[assignment]
-    """CreatePayApp connects a service. The answer holds its webhook secret, this one time."""
+    """CreatePayApp connects a service. The answer holds its notification secret, this one time."""
     UpdatePayApp: _aio.UnaryUnaryMultiCallable[_pay_app_service_pb2.UpdatePayAppRequest, _pay_app_service_pb2.UpdatePayAppResponse]  # type: ignore[assignment]
     """UpdatePayApp changes the fields that are set."""
     DeletePayApp: _aio.UnaryUnaryMultiCallable[_pay_app_service_pb2.DeletePayAppRequest, _pay_app_service_pb2.DeletePayAppResponse]  # type: ignore[assignment]
@@ -67,14 +61,8 @@ class PayAppServiceAsyncStub(PayAppServiceStub):
     """GetPayApp reads one app."""
     ListPayApps: _aio.UnaryUnaryMultiCallable[_pay_app_service_pb2.ListPayAppsRequest, _pay_app_service_pb2.ListPayAppsResponse]  # type: ignore[assignment]
     """ListPayApps lists apps, newest first."""
-    CreateAppCredential: _aio.UnaryUnaryMultiCallable[_pay_app_service_pb2.CreateAppCredentialRequest, _pay_app_service_pb2.CreateAppCredentialResponse]  # type: ignore[assignment]
-    """CreateAppCredential makes a further credential for an app. The secret is shown this one time."""
-    ListAppCredentials: _aio.UnaryUnaryMultiCallable[_pay_app_service_pb2.ListAppCredentialsRequest, _pay_app_service_pb2.ListAppCredentialsResponse]  # type: ignore[assignment]
-    """ListAppCredentials lists an app's credentials, without secrets."""
-    DisableAppCredential: _aio.UnaryUnaryMultiCallable[_pay_app_service_pb2.DisableAppCredentialRequest, _pay_app_service_pb2.DisableAppCredentialResponse]  # type: ignore[assignment]
-    """DisableAppCredential ends a credential, within 5 seconds everywhere."""
     RotateNotificationSecret: _aio.UnaryUnaryMultiCallable[_pay_app_service_pb2.RotateNotificationSecretRequest, _pay_app_service_pb2.RotateNotificationSecretResponse]  # type: ignore[assignment]
-    """RotateNotificationSecret makes a new webhook secret; notifications carry both signatures for a day."""
+    """RotateNotificationSecret makes a new notification secret; notifications carry both signatures for a day."""
 
 class PayAppServiceServicer(metaclass=_abc_1.ABCMeta):
     """PayAppService administers the connected services. For operator credentials."""
@@ -85,7 +73,7 @@ class PayAppServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pay_app_service_pb2.CreatePayAppRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pay_app_service_pb2.CreatePayAppResponse, _abc.Awaitable[_pay_app_service_pb2.CreatePayAppResponse]]:
-        """CreatePayApp connects a service. The answer holds its webhook secret, this one time."""
+        """CreatePayApp connects a service. The answer holds its notification secret, this one time."""
 
     @_abc_1.abstractmethod
     def UpdatePayApp(
@@ -120,35 +108,11 @@ class PayAppServiceServicer(metaclass=_abc_1.ABCMeta):
         """ListPayApps lists apps, newest first."""
 
     @_abc_1.abstractmethod
-    def CreateAppCredential(
-        self,
-        request: _pay_app_service_pb2.CreateAppCredentialRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_pay_app_service_pb2.CreateAppCredentialResponse, _abc.Awaitable[_pay_app_service_pb2.CreateAppCredentialResponse]]:
-        """CreateAppCredential makes a further credential for an app. The secret is shown this one time."""
-
-    @_abc_1.abstractmethod
-    def ListAppCredentials(
-        self,
-        request: _pay_app_service_pb2.ListAppCredentialsRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_pay_app_service_pb2.ListAppCredentialsResponse, _abc.Awaitable[_pay_app_service_pb2.ListAppCredentialsResponse]]:
-        """ListAppCredentials lists an app's credentials, without secrets."""
-
-    @_abc_1.abstractmethod
-    def DisableAppCredential(
-        self,
-        request: _pay_app_service_pb2.DisableAppCredentialRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_pay_app_service_pb2.DisableAppCredentialResponse, _abc.Awaitable[_pay_app_service_pb2.DisableAppCredentialResponse]]:
-        """DisableAppCredential ends a credential, within 5 seconds everywhere."""
-
-    @_abc_1.abstractmethod
     def RotateNotificationSecret(
         self,
         request: _pay_app_service_pb2.RotateNotificationSecretRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pay_app_service_pb2.RotateNotificationSecretResponse, _abc.Awaitable[_pay_app_service_pb2.RotateNotificationSecretResponse]]:
-        """RotateNotificationSecret makes a new webhook secret; notifications carry both signatures for a day."""
+        """RotateNotificationSecret makes a new notification secret; notifications carry both signatures for a day."""
 
 def add_PayAppServiceServicer_to_server(servicer: PayAppServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

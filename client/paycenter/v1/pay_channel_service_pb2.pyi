@@ -182,7 +182,7 @@ class WechatPayConfig(_message.Message):
     gateway_url: _builtins.str
     """Another address of the API, for tests; empty means the real one."""
     mch_key: _builtins.str
-    """Secret. The APIv2 key, 32 characters. Needed for v2, and for v3 to read refund notices that come as v2 XML."""
+    """Secret. The APIv2 key, 32 characters. Needed for v2, and for v3 to read refund callbacks that come as v2 XML."""
     merchant_certificate: _builtins.str
     """v2: the merchant's certificate, apiclient_cert.pem, for mutual TLS."""
     sign_type: _builtins.str
@@ -232,7 +232,7 @@ class AlipayConfig(_message.Message):
     app_id: _builtins.str
     """The application id."""
     seller_id: _builtins.str
-    """The seller's user id (2088…); checked in notifications when set."""
+    """The seller's user id (2088…); checked in callbacks when set."""
     mode: _builtins.str
     """"key" (public keys) or "certificate"."""
     private_key: _builtins.str

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class PayChannelServiceStub(object):
-    """PayChannelService administers the apps' accounts at the channels. For operator credentials; app credentials may read
+    """PayChannelService administers the apps' ways to pay. For operator credentials; app credentials may read
     which of their channels are enabled.
     """
 
@@ -69,7 +69,7 @@ class PayChannelServiceStub(object):
 
 
 class PayChannelServiceServicer(object):
-    """PayChannelService administers the apps' accounts at the channels. For operator credentials; app credentials may read
+    """PayChannelService administers the apps' ways to pay. For operator credentials; app credentials may read
     which of their channels are enabled.
     """
 
@@ -157,7 +157,7 @@ def add_PayChannelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PayChannelService(object):
-    """PayChannelService administers the apps' accounts at the channels. For operator credentials; app credentials may read
+    """PayChannelService administers the apps' ways to pay. For operator credentials; app credentials may read
     which of their channels are enabled.
     """
 

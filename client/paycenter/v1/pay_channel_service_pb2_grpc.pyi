@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PayChannelServiceStub:
-    """PayChannelService administers the apps' accounts at the channels. For operator credentials; app credentials may read
+    """PayChannelService administers the apps' ways to pay. For operator credentials; app credentials may read
     which of their channels are enabled.
     """
 
@@ -50,7 +50,7 @@ class PayChannelServiceStub:
 
 @_typing.type_check_only
 class PayChannelServiceAsyncStub(PayChannelServiceStub):
-    """PayChannelService administers the apps' accounts at the channels. For operator credentials; app credentials may read
+    """PayChannelService administers the apps' ways to pay. For operator credentials; app credentials may read
     which of their channels are enabled.
     """
 
@@ -69,7 +69,7 @@ class PayChannelServiceAsyncStub(PayChannelServiceStub):
     """ListEnabledChannelCodes tells which ways to pay an app has."""
 
 class PayChannelServiceServicer(metaclass=_abc_1.ABCMeta):
-    """PayChannelService administers the apps' accounts at the channels. For operator credentials; app credentials may read
+    """PayChannelService administers the apps' ways to pay. For operator credentials; app credentials may read
     which of their channels are enabled.
     """
 

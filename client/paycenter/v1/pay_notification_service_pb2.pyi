@@ -100,6 +100,7 @@ class PayNotification(_message.Message):
     NEXT_NOTIFY_TIME_FIELD_NUMBER: _builtins.int
     LAST_EXECUTE_TIME_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    SCHEDULE_START_TIME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its number, "N" and 26 characters; sent as `webhook-id`."""
     app_key: _builtins.str
@@ -121,7 +122,7 @@ class PayNotification(_message.Message):
     notify_times: _builtins.int
     """How often it was sent."""
     max_notify_times: _builtins.int
-    """How often it is sent at most."""
+    """How often it is sent at most, by the retry schedule as it is configured now."""
     @_builtins.property
     def next_notify_time(self) -> _timestamp_pb2.Timestamp:
         """When it is sent next, if it will be."""
@@ -133,6 +134,10 @@ class PayNotification(_message.Message):
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was created."""
+
+    @_builtins.property
+    def schedule_start_time(self) -> _timestamp_pb2.Timestamp:
+        """When its retry schedule started: when it was created, or last resent."""
 
     def __init__(
         self,
@@ -151,10 +156,11 @@ class PayNotification(_message.Message):
         next_notify_time: _timestamp_pb2.Timestamp | None = ...,
         last_execute_time: _timestamp_pb2.Timestamp | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        schedule_start_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "last_execute_time", b"last_execute_time", "next_notify_time", b"next_notify_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "last_execute_time", b"last_execute_time", "next_notify_time", b"next_notify_time", "schedule_start_time", b"schedule_start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_key", b"app_key", "create_time", b"create_time", "data_id", b"data_id", "event", b"event", "id", b"id", "last_execute_time", b"last_execute_time", "max_notify_times", b"max_notify_times", "merchant_order_id", b"merchant_order_id", "merchant_refund_no", b"merchant_refund_no", "next_notify_time", b"next_notify_time", "notification_url", b"notification_url", "notify_times", b"notify_times", "state", b"state", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_key", b"app_key", "create_time", b"create_time", "data_id", b"data_id", "event", b"event", "id", b"id", "last_execute_time", b"last_execute_time", "max_notify_times", b"max_notify_times", "merchant_order_id", b"merchant_order_id", "merchant_refund_no", b"merchant_refund_no", "next_notify_time", b"next_notify_time", "notification_url", b"notification_url", "notify_times", b"notify_times", "schedule_start_time", b"schedule_start_time", "state", b"state", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___PayNotification: _TypeAlias = PayNotification  # noqa: Y015
@@ -173,9 +179,9 @@ class NotificationLog(_message.Message):
     ANSWER_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     notify_times: _builtins.int
-    """The how-manieth, from 1."""
+    """The number of this delivery, from 1."""
     state: Global___NotificationState.ValueType
-    """Where the task stood afterwards."""
+    """The state of the notification after it."""
     request: _builtins.str
     """The body that was sent."""
     http_status: _builtins.int

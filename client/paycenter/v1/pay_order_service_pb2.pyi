@@ -348,7 +348,7 @@ class CreatePayOrderRequest(_message.Message):
     """Where the channel sends the payer's browser afterwards; optional."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """In the future, at most 30 days ahead."""
+        """In the future, at most 30 days ahead. Left out: 30 minutes from now."""
 
     def __init__(
         self,

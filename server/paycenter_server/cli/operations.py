@@ -52,7 +52,7 @@ def operator(name: str) -> None:
 
     async def create() -> tuple[str, str]:
         async with open_services(settings) as services:
-            return await services.apps.create_operator(name)
+            return await services.credentials.create_operator(name)
 
     key_id, secret = asyncio.run(create())
     click.echo(f"key id: {key_id}\nsecret: {secret}\nThe secret is shown this one time; keep it safe.")

@@ -12,8 +12,8 @@ import click
 
 from paycenter_server.bootstrap import Services, open_services
 from paycenter_server.cli.running import fail, settings_or_exit
+from paycenter_server.domain.apps import NotificationSuccess, SurplusPolicy
 from paycenter_server.domain.errors import PayCenterError, Reason
-from paycenter_server.domain.models import NotificationSuccess, SurplusPolicy
 from paycenter_server.services.apps import NewApp
 from paycenter_server.services.channels import NewChannel
 from paycenter_server.services.identity import Caller
@@ -142,14 +142,14 @@ async def _seed(
             }
         if "app" not in made:
             # The data folder lost its dev.json: secrets are shown once, so new ones are made.
-            credential, key_secret = await services.apps.create_credential(operator, APP_KEY, "seed")
+            credential, key_secret = await services.credentials.create(operator, APP_KEY, "seed")
             notification_secret = await services.apps.rotate_notification_secret(operator, APP_KEY)
             made["app"] = {
                 "app_key": APP_KEY, "key_id": credential.key_id, "key_secret": key_secret,
                 "notification_secret": notification_secret,
             }  # fmt: skip
         if "operator" not in made:
-            key_id, key_secret = await services.apps.create_operator("dev")
+            key_id, key_secret = await services.credentials.create_operator("dev")
             made["operator"] = {"key_id": key_id, "key_secret": key_secret}
         made["channels"] = await _seed_channels(services, operator, configs)
         return made

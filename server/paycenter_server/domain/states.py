@@ -1,7 +1,8 @@
 """The state machines, as data.
 
-Each table maps (state, event) to the next state; what is not in it does not happen. Storage takes its
-`WHERE state = ANY(…)` from `sources`, and the diagrams in ARCHITECTURE.md are generated from the same tables.
+Each table maps (state, event) to the next state; an event whose source is None creates the row. What is not in a table does not
+happen. Storage takes the state that a statement writes from `target` and its `WHERE state = ANY(…)` from `sources`; the diagrams in
+ARCHITECTURE.md are generated from the same tables.
 """
 
 from __future__ import annotations
@@ -26,13 +27,17 @@ class OrderState(StrEnum):
 class OrderEvent(StrEnum):
     """What can happen to a pay order."""
 
+    CREATE = "create"
+    CHANGE_PRICE = "change price"
     PAID = "paid"
     CLOSE = "close"
     REFUNDED = "refunded"
     LATE_PAYMENT_ACCEPTED = "late payment accepted"
 
 
-ORDER: Mapping[tuple[OrderState, OrderEvent], OrderState] = {
+ORDER: Mapping[tuple[OrderState | None, OrderEvent], OrderState] = {
+    (None, OrderEvent.CREATE): OrderState.WAITING,
+    (OrderState.WAITING, OrderEvent.CHANGE_PRICE): OrderState.WAITING,
     (OrderState.WAITING, OrderEvent.PAID): OrderState.SUCCESS,
     (OrderState.WAITING, OrderEvent.CLOSE): OrderState.CLOSED,
     (OrderState.SUCCESS, OrderEvent.REFUNDED): OrderState.REFUND,
@@ -53,6 +58,7 @@ class AttemptState(StrEnum):
 class AttemptEvent(StrEnum):
     """What can happen to an attempt."""
 
+    CREATE = "create"
     ANSWERED = "answered"
     UNCLEAR = "unclear answer"
     PAID = "paid"
@@ -60,7 +66,8 @@ class AttemptEvent(StrEnum):
     PAID_LATE = "paid late"
 
 
-ATTEMPT: Mapping[tuple[AttemptState, AttemptEvent], AttemptState] = {
+ATTEMPT: Mapping[tuple[AttemptState | None, AttemptEvent], AttemptState] = {
+    (None, AttemptEvent.CREATE): AttemptState.WAITING,
     (AttemptState.WAITING, AttemptEvent.ANSWERED): AttemptState.WAITING,
     (AttemptState.WAITING, AttemptEvent.UNCLEAR): AttemptState.UNKNOWN,
     (AttemptState.WAITING, AttemptEvent.PAID): AttemptState.SUCCESS,
@@ -84,12 +91,16 @@ class RefundState(StrEnum):
 class RefundEvent(StrEnum):
     """What can happen to a refund."""
 
+    CREATE = "create"
+    UNDECIDED = "undecided answer"
     SUCCEED = "succeed"
     FAIL = "fail"
     SEND_AGAIN = "send again"
 
 
-REFUND: Mapping[tuple[RefundState, RefundEvent], RefundState] = {
+REFUND: Mapping[tuple[RefundState | None, RefundEvent], RefundState] = {
+    (None, RefundEvent.CREATE): RefundState.WAITING,
+    (RefundState.WAITING, RefundEvent.UNDECIDED): RefundState.WAITING,
     (RefundState.WAITING, RefundEvent.SUCCEED): RefundState.SUCCESS,
     (RefundState.WAITING, RefundEvent.FAIL): RefundState.FAILURE,
     (RefundState.FAILURE, RefundEvent.SEND_AGAIN): RefundState.WAITING,
@@ -109,6 +120,7 @@ class NotificationState(StrEnum):
 class NotificationEvent(StrEnum):
     """What can happen to a notification."""
 
+    CREATE = "create"
     RECEIVED = "received"
     REFUSED = "answered no"
     UNANSWERED = "not answered"
@@ -118,7 +130,8 @@ class NotificationEvent(StrEnum):
 
 OPEN_NOTIFICATION = (NotificationState.WAITING, NotificationState.REQUEST_SUCCESS, NotificationState.REQUEST_FAILURE)
 
-NOTIFICATION: Mapping[tuple[NotificationState, NotificationEvent], NotificationState] = {
+NOTIFICATION: Mapping[tuple[NotificationState | None, NotificationEvent], NotificationState] = {
+    (None, NotificationEvent.CREATE): NotificationState.WAITING,
     **{(state, NotificationEvent.RECEIVED): NotificationState.SUCCESS for state in OPEN_NOTIFICATION},
     **{(state, NotificationEvent.REFUSED): NotificationState.REQUEST_SUCCESS for state in OPEN_NOTIFICATION},
     **{(state, NotificationEvent.UNANSWERED): NotificationState.REQUEST_FAILURE for state in OPEN_NOTIFICATION},
@@ -137,14 +150,18 @@ class CaseState(StrEnum):
 
 
 class CaseEvent(StrEnum):
-    """What can happen to a case."""
+    """What can happen to a case. CREATE_WITH_REFUND: the app's policy refunds surplus money at once."""
 
+    CREATE = "create"
+    CREATE_WITH_REFUND = "create with refund"
     REFUND = "refund"
     RESOLVE = "resolve"
     REFUND_FAILED = "refund failed"
 
 
-CASE: Mapping[tuple[CaseState, CaseEvent], CaseState] = {
+CASE: Mapping[tuple[CaseState | None, CaseEvent], CaseState] = {
+    (None, CaseEvent.CREATE): CaseState.OPEN,
+    (None, CaseEvent.CREATE_WITH_REFUND): CaseState.REFUNDING,
     (CaseState.OPEN, CaseEvent.REFUND): CaseState.REFUNDING,
     (CaseState.OPEN, CaseEvent.RESOLVE): CaseState.RESOLVED,
     (CaseState.REFUNDING, CaseEvent.RESOLVE): CaseState.RESOLVED,
@@ -152,12 +169,28 @@ CASE: Mapping[tuple[CaseState, CaseEvent], CaseState] = {
 }
 
 
-def sources(table: Mapping[tuple[_S, _E], _S], event: _E) -> list[str]:
-    """The states in which the event can happen, in the order of the table."""
-    return [state.value for (state, known) in table if known is event]
+def sources(table: Mapping[tuple[_S | None, _E], _S], *events: _E) -> list[str]:
+    """The states in which one of the events can happen, in the order of the table."""
+    return [state.value for (state, known) in table if known in events and state is not None]
 
 
-OPEN_ATTEMPT = [AttemptState.WAITING.value, AttemptState.UNKNOWN.value]
+def target(table: Mapping[tuple[_S | None, _E], _S], event: _E) -> str:
+    """The state that the event leads to, from whatever state. ValueError for an event that leads to several."""
+    states = {state for (_, known), state in table.items() if known is event}
+    if len(states) != 1:
+        raise ValueError(f"{event!r} leads to {len(states)} states")
+    return states.pop().value
+
+
+def created(table: Mapping[tuple[_S | None, _E], _S], event: _E) -> _S:
+    """The state of a row that the event creates. KeyError for an event that does not create one."""
+    return table[None, event]
+
+
+# An attempt that may still be paid; and one that may turn out to be paid whatever its state here.
+OPEN_ATTEMPT = sources(ATTEMPT, AttemptEvent.PAID)
+UNPAID_ATTEMPT = sources(ATTEMPT, AttemptEvent.PAID, AttemptEvent.PAID_LATE)
+
 MACHINES: Mapping[str, Mapping[Any, StrEnum]] = {
     "pay_order": ORDER,
     "pay_attempt": ATTEMPT,

@@ -49,17 +49,18 @@ class Check:
             self.fail(field, f"must be one of {', '.join(sorted(CURRENCIES))}")
 
     def ip(self, field: str, value: str) -> None:
-        """An IPv4 or IPv6 address."""
+        """An IPv4 or IPv6 address. One with a scope id (fe80::1%eth0) means nothing to another machine."""
         try:
-            ipaddress.ip_address(value)
+            scoped = getattr(ipaddress.ip_address(value), "scope_id", None) is not None
         except ValueError:
             self.fail(field, "must be an IP address, v4 or v6")
+        else:
+            if scoped:
+                self.fail(field, "must be an IP address without a scope id (the part behind %)")
 
-    def future(self, field: str, value: datetime | None, now: datetime) -> None:
+    def future(self, field: str, value: datetime, now: datetime) -> None:
         """In the future, at most 30 days ahead."""
-        if value is None:
-            self.fail(field, "must be set")
-        elif value <= now:
+        if value <= now:
             self.fail(field, "must be in the future")
         elif value > now + MAX_EXPIRY:
             self.fail(field, f"must be within {MAX_EXPIRY.days} days")

@@ -7,13 +7,35 @@ from typing import Any
 from paycenter.v1 import pay_app_service_pb2 as pb
 from paycenter.v1.pay_app_service_pb2_grpc import PayAppServiceServicer
 
-from paycenter_server.domain.models import NotificationSuccess, SurplusPolicy
-from paycenter_server.grpc_server.convert import NOTIFICATION_RULES, POLICIES, app_message, credential_message, enum_value
+from paycenter_server.domain.apps import NotificationSuccess, SurplusPolicy
+from paycenter_server.grpc_server.convert import enum_value, numbers, stamp
 from paycenter_server.grpc_server.interceptor import current_caller
 from paycenter_server.services.apps import Apps, ListedApp, NewApp
 from paycenter_server.services.paging import Pager
 
 _PLAIN: Any = ("name", "enabled", "remark", "order_notification_url", "refund_notification_url")
+
+
+POLICIES = numbers(pb.SurplusPolicy, "SURPLUS_POLICY", SurplusPolicy)
+NOTIFICATION_RULES = numbers(pb.NotificationSuccess, "NOTIFICATION_SUCCESS", NotificationSuccess)
+
+
+def app_message(listed: ListedApp) -> pb.PayApp:
+    """An app, without secrets."""
+    app = listed.app
+    return pb.PayApp(
+        app_key=app.app_key,
+        name=app.name,
+        enabled=app.enabled,
+        remark=app.remark,
+        order_notification_url=app.order_notification_url,
+        refund_notification_url=app.refund_notification_url,
+        surplus_policy=pb.SurplusPolicy.Value(f"SURPLUS_POLICY_{app.surplus_policy.value}"),
+        notification_success=pb.NotificationSuccess.Value(f"NOTIFICATION_SUCCESS_{app.notification_success.value}"),
+        channel_codes=listed.channel_codes,
+        create_time=stamp(app.create_time),
+        update_time=stamp(app.update_time),
+    )
 
 
 class AppServicer(PayAppServiceServicer):
@@ -68,21 +90,6 @@ class AppServicer(PayAppServiceServicer):
         pager = Pager(request.page_size, request.page_token)
         page = await self._apps.search(current_caller(), request.name, enabled, pager)
         return pb.ListPayAppsResponse(pay_apps=[app_message(item) for item in page.items], next_page_token=page.next_token)
-
-    async def CreateAppCredential(self, request: pb.CreateAppCredentialRequest, context: Any) -> pb.CreateAppCredentialResponse:
-        """See the proto."""
-        credential, secret = await self._apps.create_credential(current_caller(), request.app_key, request.name)
-        return pb.CreateAppCredentialResponse(credential=credential_message(credential), key_secret=secret)
-
-    async def ListAppCredentials(self, request: pb.ListAppCredentialsRequest, context: Any) -> pb.ListAppCredentialsResponse:
-        """See the proto."""
-        credentials = await self._apps.credentials(current_caller(), request.app_key)
-        return pb.ListAppCredentialsResponse(credentials=[credential_message(item) for item in credentials])
-
-    async def DisableAppCredential(self, request: pb.DisableAppCredentialRequest, context: Any) -> pb.DisableAppCredentialResponse:
-        """See the proto."""
-        credential = await self._apps.disable_credential(current_caller(), request.app_key, request.key_id)
-        return pb.DisableAppCredentialResponse(credential=credential_message(credential))
 
     async def RotateNotificationSecret(
         self, request: pb.RotateNotificationSecretRequest, context: Any

@@ -7,21 +7,53 @@ from typing import Any
 from paycenter.v1 import pay_notification_service_pb2 as pb
 from paycenter.v1.pay_notification_service_pb2_grpc import PayNotificationServiceServicer
 
-from paycenter_server.domain.ids import Prefix, decode
-from paycenter_server.domain.models import NotificationType
+from paycenter_server.domain.ids import Prefix, decode, encode
+from paycenter_server.domain.notifications import NotificationLog, NotificationType, PayNotification
 from paycenter_server.domain.states import NotificationState
-from paycenter_server.grpc_server.convert import (
-    NOTIFICATION_STATES,
-    NOTIFICATION_TYPES,
-    enum_value,
-    log_message,
-    moment,
-    notification_message,
-)
+from paycenter_server.grpc_server.convert import enum_value, numbers, read_time, stamp
 from paycenter_server.grpc_server.interceptor import current_caller
 from paycenter_server.services.notifications import Notifications
 from paycenter_server.services.paging import Pager
 from paycenter_server.storage.notifications import NotificationFilter
+
+NOTIFICATION_STATES = numbers(pb.NotificationState, "NOTIFICATION_STATE", NotificationState)
+NOTIFICATION_TYPES = numbers(pb.NotificationType, "NOTIFICATION_TYPE", NotificationType)
+_STATE_NUMBERS = {state: pb.NotificationState.Value(f"NOTIFICATION_STATE_{state.value}") for state in NotificationState}
+
+
+def notification_message(task: PayNotification) -> pb.PayNotification:
+    """A notification."""
+    prefix = Prefix.ORDER if task.type is NotificationType.ORDER else Prefix.REFUND
+    return pb.PayNotification(
+        id=task.number,
+        app_key=task.app_key,
+        type=pb.NotificationType.Value(f"NOTIFICATION_TYPE_{task.type.value}"),
+        event=task.event,
+        data_id=encode(prefix, task.data_id),
+        merchant_order_id=task.merchant_order_id,
+        merchant_refund_no=task.merchant_refund_no,
+        notification_url=task.notification_url,
+        state=_STATE_NUMBERS[task.state],
+        notify_times=task.notify_times,
+        max_notify_times=task.max_notify_times,
+        next_notify_time=stamp(task.next_notify_time),
+        last_execute_time=stamp(task.last_execute_time),
+        create_time=stamp(task.create_time),
+        schedule_start_time=stamp(task.schedule_start_time),
+    )
+
+
+def log_message(entry: NotificationLog) -> pb.NotificationLog:
+    """A delivery."""
+    return pb.NotificationLog(
+        notify_times=entry.notify_times,
+        state=_STATE_NUMBERS[entry.state],
+        request=entry.request,
+        http_status=entry.http_status,
+        duration_ms=entry.duration_ms,
+        answer=entry.answer,
+        create_time=stamp(entry.create_time),
+    )
 
 
 class NotificationServicer(PayNotificationServiceServicer):
@@ -41,8 +73,8 @@ class NotificationServicer(PayNotificationServiceServicer):
             merchant_order_id=request.merchant_order_id,
             merchant_refund_no=request.merchant_refund_no,
             data_id=data_id,
-            create_time_from=moment(request, "create_time_from"),
-            create_time_to=moment(request, "create_time_to"),
+            create_time_from=read_time(request, "create_time_from"),
+            create_time_to=read_time(request, "create_time_to"),
         )
         pager = Pager(request.page_size, request.page_token)
         page = await self._notifications.search(current_caller(), request.app_key, where, pager)

@@ -7,23 +7,53 @@ from typing import Any
 from paycenter.v1 import pay_order_service_pb2 as pb
 from paycenter.v1.pay_order_service_pb2_grpc import PayOrderServiceServicer
 
+from paycenter_server.domain.attempts import PayAttempt
 from paycenter_server.domain.errors import Violation, invalid
-from paycenter_server.domain.ids import Prefix, decode
-from paycenter_server.domain.models import PayOrder
+from paycenter_server.domain.ids import Prefix, decode, encode
+from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.states import OrderState
-from paycenter_server.grpc_server.convert import (
-    DISPLAY_MODES,
-    ORDER_STATES,
-    display_mode,
-    enum_value,
-    moment,
-    order_message,
-)
+from paycenter_server.grpc_server.attempts import DISPLAY_MODES, attempt_message, display_mode
+from paycenter_server.grpc_server.convert import enum_value, numbers, read_time, stamp
 from paycenter_server.grpc_server.interceptor import current_caller
 from paycenter_server.services.attempts_submission import NewSubmission, Submission
 from paycenter_server.services.orders import NewOrder, Orders
 from paycenter_server.services.paging import Pager
 from paycenter_server.storage.orders import OrderFilter
+
+ORDER_STATES = numbers(pb.PayOrderState, "PAY_ORDER_STATE", OrderState)
+_STATE_NUMBERS = {state: pb.PayOrderState.Value(f"PAY_ORDER_STATE_{state.value}") for state in OrderState}
+
+
+def order_message(order: PayOrder, attempts: list[PayAttempt] | None = None) -> pb.PayOrder:
+    """An order, with its attempts where they are given."""
+    return pb.PayOrder(
+        id=order.number,
+        app_key=order.app_key,
+        merchant_order_id=order.merchant_order_id,
+        subject=order.subject,
+        body=order.body,
+        amount=order.amount,
+        currency=order.currency,
+        state=_STATE_NUMBERS[order.state],
+        expire_time=stamp(order.expire_time),
+        user_ip=order.user_ip,
+        user_id=order.user_id,
+        return_url=order.return_url,
+        paid_amount=order.paid_amount,
+        refunded_amount=order.refunded_amount,
+        reserved_amount=order.reserved_amount,
+        channel_code=order.channel_code or "",
+        channel_id=encode(Prefix.CHANNEL, order.channel_id) if order.channel_id else "",
+        out_trade_no=encode(Prefix.ATTEMPT, order.attempt_id) if order.attempt_id else "",
+        channel_order_no=order.channel_order_no or "",
+        channel_user_id=order.channel_user_id or "",
+        channel_fee_rate_ppm=order.channel_fee_rate_ppm,
+        channel_fee_amount=order.channel_fee_amount,
+        success_time=stamp(order.success_time),
+        create_time=stamp(order.create_time),
+        update_time=stamp(order.update_time),
+        attempts=[attempt_message(attempt) for attempt in attempts or ()],
+    )
 
 
 class OrderServicer(PayOrderServiceServicer):
@@ -42,7 +72,7 @@ class OrderServicer(PayOrderServiceServicer):
             body=request.body,
             amount=request.amount,
             currency=request.currency or "CNY",
-            expire_time=moment(request, "expire_time"),
+            expire_time=read_time(request, "expire_time"),
             user_ip=request.user_ip,
             user_id=request.user_id,
             return_url=request.return_url,
@@ -99,10 +129,10 @@ class OrderServicer(PayOrderServiceServicer):
             merchant_order_id=request.merchant_order_id,
             channel_order_no=request.channel_order_no,
             attempt_id=attempt_id,
-            create_time_from=moment(request, "create_time_from"),
-            create_time_to=moment(request, "create_time_to"),
-            success_time_from=moment(request, "success_time_from"),
-            success_time_to=moment(request, "success_time_to"),
+            create_time_from=read_time(request, "create_time_from"),
+            create_time_to=read_time(request, "create_time_to"),
+            success_time_from=read_time(request, "success_time_from"),
+            success_time_to=read_time(request, "success_time_to"),
         )
         pager = Pager(request.page_size, request.page_token)
         page = await self._orders.search(current_caller(), request.app_key, where, pager)

@@ -8,13 +8,41 @@ from paycenter.v1 import pay_refund_service_pb2 as pb
 from paycenter.v1.pay_refund_service_pb2_grpc import PayRefundServiceServicer
 
 from paycenter_server.domain.errors import Violation, invalid
-from paycenter_server.domain.models import PayRefund
+from paycenter_server.domain.ids import Prefix, encode
+from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.domain.states import RefundState
-from paycenter_server.grpc_server.convert import REFUND_STATES, enum_value, moment, refund_message
+from paycenter_server.grpc_server.convert import enum_value, numbers, read_time, stamp
 from paycenter_server.grpc_server.interceptor import current_caller
 from paycenter_server.services.paging import Pager
 from paycenter_server.services.refunds import NewRefund, Refunds
 from paycenter_server.storage.refunds import RefundFilter
+
+REFUND_STATES = numbers(pb.PayRefundState, "PAY_REFUND_STATE", RefundState)
+_STATE_NUMBERS = {state: pb.PayRefundState.Value(f"PAY_REFUND_STATE_{state.value}") for state in RefundState}
+
+
+def refund_message(refund: PayRefund) -> pb.PayRefund:
+    """A refund."""
+    return pb.PayRefund(
+        id=refund.number,
+        app_key=refund.app_key,
+        pay_order_id=encode(Prefix.ORDER, refund.order_id),
+        merchant_order_id=refund.merchant_order_id,
+        merchant_refund_no=refund.merchant_refund_no,
+        amount=refund.amount,
+        currency=refund.currency,
+        reason=refund.reason,
+        state=_STATE_NUMBERS[refund.state],
+        channel_code=refund.channel_code,
+        out_trade_no=refund.out_trade_no,
+        out_refund_no=refund.out_refund_no,
+        channel_refund_no=refund.channel_refund_no or "",
+        channel_error_code=refund.channel_error_code or "",
+        channel_error_message=refund.channel_error_message or "",
+        success_time=stamp(refund.success_time),
+        create_time=stamp(refund.create_time),
+        update_time=stamp(refund.update_time),
+    )
 
 
 class RefundServicer(PayRefundServiceServicer):
@@ -57,8 +85,8 @@ class RefundServicer(PayRefundServiceServicer):
             merchant_order_id=request.merchant_order_id,
             merchant_refund_no=request.merchant_refund_no,
             channel_refund_no=request.channel_refund_no,
-            create_time_from=moment(request, "create_time_from"),
-            create_time_to=moment(request, "create_time_to"),
+            create_time_from=read_time(request, "create_time_from"),
+            create_time_to=read_time(request, "create_time_to"),
         )
         pager = Pager(request.page_size, request.page_token)
         page = await self._refunds.search(current_caller(), request.app_key, where, pager)

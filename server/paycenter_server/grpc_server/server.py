@@ -17,6 +17,8 @@ from paycenter.v1 import (
     pay_app_service_pb2_grpc,
     pay_channel_service_pb2,
     pay_channel_service_pb2_grpc,
+    pay_credential_service_pb2,
+    pay_credential_service_pb2_grpc,
     pay_notification_service_pb2,
     pay_notification_service_pb2_grpc,
     pay_order_service_pb2,
@@ -27,6 +29,7 @@ from paycenter.v1 import (
 
 from paycenter_server.grpc_server.apps import AppServicer
 from paycenter_server.grpc_server.channels import ChannelServicer
+from paycenter_server.grpc_server.credentials import CredentialServicer
 from paycenter_server.grpc_server.interceptor import Interceptor
 from paycenter_server.grpc_server.notifications import NotificationServicer
 from paycenter_server.grpc_server.orders import OrderServicer
@@ -34,6 +37,7 @@ from paycenter_server.grpc_server.refunds import RefundServicer
 from paycenter_server.services.apps import Apps
 from paycenter_server.services.attempts_submission import Submission
 from paycenter_server.services.channels import Channels
+from paycenter_server.services.credentials import Credentials
 from paycenter_server.services.identity import Identity
 from paycenter_server.services.notifications import Notifications
 from paycenter_server.services.orders import Orders
@@ -60,6 +64,7 @@ _NAMES = tuple(
         (pay_refund_service_pb2, "PayRefundService"),
         (pay_app_service_pb2, "PayAppService"),
         (pay_channel_service_pb2, "PayChannelService"),
+        (pay_credential_service_pb2, "PayCredentialService"),
         (pay_notification_service_pb2, "PayNotificationService"),
     )
 )
@@ -83,6 +88,7 @@ class Parts:
     refunds: Refunds
     apps: Apps
     channels: Channels
+    credentials: Credentials
     notifications: Notifications
     database: Database
 
@@ -102,6 +108,9 @@ class Server:
         pay_refund_service_pb2_grpc.add_PayRefundServiceServicer_to_server(RefundServicer(parts.refunds), self._server)
         pay_app_service_pb2_grpc.add_PayAppServiceServicer_to_server(AppServicer(parts.apps), self._server)
         pay_channel_service_pb2_grpc.add_PayChannelServiceServicer_to_server(ChannelServicer(parts.channels), self._server)
+        pay_credential_service_pb2_grpc.add_PayCredentialServiceServicer_to_server(
+            CredentialServicer(parts.credentials), self._server
+        )
         pay_notification_service_pb2_grpc.add_PayNotificationServiceServicer_to_server(
             NotificationServicer(parts.notifications), self._server
         )

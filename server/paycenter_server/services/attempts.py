@@ -9,11 +9,14 @@ from uuid import UUID
 import structlog
 
 from paycenter_server.channels.protocol import AttemptRef, CloseOutcome, CloseStatus, QueryOutcome, QueryStatus
-from paycenter_server.domain.errors import PayCenterError, Reason
+from paycenter_server.domain.attempts import PayAttempt
+from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.domain.ids import Prefix, decode
-from paycenter_server.domain.models import PayAttempt, PayOrder
+from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.states import AttemptState
+from paycenter_server.services import errors
 from paycenter_server.services import notifications_payloads as payloads
+from paycenter_server.services.cases import Cases
 from paycenter_server.services.channels_gateway import ChannelGateway, ConfiguredChannel
 from paycenter_server.services.context import Context
 from paycenter_server.services.payments import BeingCancelledError, FactsMismatchError, Payments
@@ -31,7 +34,6 @@ _SEND_WITHIN, _CARRIED_OUT_WITHIN = timedelta(seconds=20), timedelta(seconds=30)
 _CANCEL_AGAIN_WITHIN = timedelta(minutes=3)
 _LOOK_AGAIN = timedelta(seconds=5)
 _DEFINITE = (QueryStatus.PAID, QueryStatus.CLOSED, QueryStatus.WAITING)
-_ASK_AGAIN = 3.0
 
 
 class SettleResult(StrEnum):
@@ -60,10 +62,11 @@ def attempt_ref(attempt: PayAttempt) -> AttemptRef:
 class AttemptSettlement:
     """Queries, closes, and books what turns out to be paid."""
 
-    def __init__(self, context: Context, gateway: ChannelGateway, payments: Payments) -> None:
+    def __init__(self, context: Context, gateway: ChannelGateway, payments: Payments, cases: Cases) -> None:
         self._context = context
         self._gateway = gateway
         self._payments = payments
+        self._cases = cases
 
     async def query(self, attempt: PayAttempt) -> QueryOutcome:
         """Ask the channel; a payment is booked before this returns. Facts that are not ours make it UNKNOWN."""
@@ -179,7 +182,7 @@ class AttemptSettlement:
             current = await attempt_rows.get_attempt(connection, attempt.id)
         if current is not None and current.state is AttemptState.SUCCESS:
             # However it came about: money that is booked here is not at the channel any more.
-            await self._payments.closed_after_booking(current)
+            await self._cases.closed_after_booking(current)
 
     async def look_again(self, attempt: PayAttempt) -> None:
         """Soon, also if it is closed: its money may be there, or on its way back."""
@@ -197,12 +200,7 @@ class AttemptSettlement:
         """ATTEMPT_PENDING, to be repeated when the channel may be told to close."""
         configured = await self._gateway.get(attempt.channel_id)
         wait = (attempt.create_time + configured.spec.close_after - self._context.now()).total_seconds()
-        return PayCenterError(
-            Reason.ATTEMPT_PENDING,
-            f"An earlier submit to {attempt.channel_code!r} is still being decided there; repeat the call in a moment.",
-            metadata={"out_trade_no": attempt.out_trade_no},
-            retry_after=max(wait, _ASK_AGAIN),
-        )
+        return errors.attempt_pending(attempt.channel_code, attempt.out_trade_no, wait)
 
     async def close_all(self, order_id: UUID) -> None:
         """Every open attempt of an order; ORDER_PAID if one turns out to be paid, CHANNEL_UNCLEAR or ATTEMPT_PENDING if one cannot
@@ -212,9 +210,9 @@ class AttemptSettlement:
         for attempt in attempts:
             settled = await self.settle_or_close(attempt)
             if settled is SettleResult.PAID:
-                raise order_paid()
+                raise errors.order_paid()
             if settled is SettleResult.UNCLEAR:
-                raise channel_unclear(attempt.channel_code)
+                raise errors.channel_unclear(attempt.channel_code)
             if settled is SettleResult.TOO_SOON:
                 raise await self.pending(attempt)
             if settled is SettleResult.STILL_PAYABLE:
@@ -224,27 +222,12 @@ class AttemptSettlement:
         """Close an order whose attempts are closed, and tell the app; None if it has moved on or has an open attempt."""
         now = self._context.now()
         async with self._context.database.transaction() as connection:
-            if await order_rows.get_order(connection, order_id, lock=True) is None:
+            if await order_rows.lock_order(connection, order_id) is None:
                 return None
             closed = await order_rows.close_order(connection, order_id, now)
             if closed is not None:
                 task = payloads.order_closed(closed, self._context.new_key(now), now)
-                await notification_rows.insert_notification(connection, task, data_version=0)
+                await notification_rows.insert_notification(connection, task)
         if closed is not None:
             self._context.wake_up.send()
         return closed
-
-
-def order_paid() -> PayCenterError:
-    """The order is paid."""
-    return PayCenterError(Reason.ORDER_PAID, "The order is already paid; read it to see by which payment.")
-
-
-def channel_unclear(code: str) -> PayCenterError:
-    """The channel did not say."""
-    return PayCenterError(
-        Reason.CHANNEL_UNCLEAR,
-        f"The channel {code!r} did not answer clearly, so nothing was decided; repeat the same call in a moment.",
-        metadata={"channel_code": code},
-        retry_after=_ASK_AGAIN,
-    )

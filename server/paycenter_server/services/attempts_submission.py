@@ -11,23 +11,18 @@ from uuid import UUID
 import structlog
 
 from paycenter_server.channels.protocol import PayOutcome, PayRequest, PayStatus, QueryOutcome, QueryStatus
-from paycenter_server.domain.errors import PayCenterError, Reason, invalid
-from paycenter_server.domain.models import PayAttempt, PayOrder
+from paycenter_server.domain.attempts import PayAttempt, new_attempt
+from paycenter_server.domain.errors import invalid
+from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.schedule import ORDER_SYNC_DELAYS, due_after
 from paycenter_server.domain.states import AttemptState, OrderState
 from paycenter_server.domain.validation import Check
-from paycenter_server.services.attempts import (
-    BEING_CANCELLED,
-    FACTS_MISMATCH,
-    AttemptSettlement,
-    SettleResult,
-    channel_unclear,
-    order_paid,
-)
-from paycenter_server.services.channels_gateway import ChannelGateway, ConfiguredChannel, channel_not_found
+from paycenter_server.services import errors
+from paycenter_server.services.attempts import BEING_CANCELLED, FACTS_MISMATCH, AttemptSettlement, SettleResult
+from paycenter_server.services.channels_gateway import ChannelGateway, ConfiguredChannel
 from paycenter_server.services.context import Context, deadline
 from paycenter_server.services.identity import Caller, Identity
-from paycenter_server.services.orders import Orders, order_changed, order_closed, order_not_found
+from paycenter_server.services.orders import Orders
 from paycenter_server.services.payments import BeingCancelledError, FactsMismatchError, Payments
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import channels as channel_rows
@@ -84,30 +79,22 @@ class Submission:
 
     def _payable(self, order: PayOrder) -> None:
         if order.state in (OrderState.SUCCESS, OrderState.REFUND):
-            raise order_paid()
+            raise errors.order_paid()
         if order.state is OrderState.CLOSED:
-            raise order_closed()
+            raise errors.order_closed()
         if order.expire_time <= self._context.now():
-            raise PayCenterError(Reason.ORDER_EXPIRED, "The order has expired; create a new one under a new merchant_order_id.")
+            raise errors.order_expired()
 
     async def _channel(self, app_id: UUID, code: str) -> ConfiguredChannel:
         async with self._context.database.connection() as connection:
             channel = await channel_rows.get_channel_by_code(connection, app_id, code)
         if channel is None:
-            raise channel_not_found(code)
+            raise errors.channel_code_not_found(code)
         if not channel.enabled:
-            raise PayCenterError(
-                Reason.CHANNEL_DISABLED,
-                f"The channel {code!r} is disabled; offer another one, or ask an operator to enable it.",
-                metadata={"channel_code": code},
-            )
+            raise errors.channel_disabled(code)
         configured = await self._gateway.get(channel.id)
         if configured.spec.development_only and self._context.options.production:
-            raise PayCenterError(
-                Reason.CHANNEL_NOT_ALLOWED,
-                f"The channel {code!r} is for development and refused in production mode.",
-                metadata={"channel_code": code},
-            )
+            raise errors.channel_not_allowed(code)
         return configured
 
     def _check(self, new: NewSubmission, configured: ConfiguredChannel) -> None:
@@ -172,7 +159,7 @@ class Submission:
                 if answer.status is QueryStatus.PAID:
                     return
                 if last and current.state is AttemptState.UNKNOWN:
-                    raise channel_unclear(attempt.channel_code)
+                    raise errors.channel_unclear(attempt.channel_code)
             if last:
                 return
             await asyncio.sleep(_BAR_STEP)
@@ -203,7 +190,7 @@ class Submission:
                 continue
             settled = await self._attempts.settle_or_close(attempt)
             if settled is SettleResult.PAID:
-                raise order_paid()
+                raise errors.order_paid()
             if settled in (SettleResult.UNCLEAR, SettleResult.TOO_SOON) and attempt.channel_id == configured.channel.id:
                 raise await self._attempts.pending(attempt)
             if settled is not SettleResult.CLOSED:
@@ -213,15 +200,12 @@ class Submission:
     def _new_attempt(self, order: PayOrder, configured: ConfiguredChannel, new: NewSubmission) -> PayAttempt:
         now, spec = self._context.now(), configured.spec
         lives = [life for life in (spec.attempt_life, spec.longest_life) if life is not None]
-        return PayAttempt(
-            id=self._context.new_key(now), order_id=order.id, app_id=order.app_id, channel_id=configured.channel.id,
-            channel_code=configured.channel.code, amount=order.amount, currency=order.currency,
-            state=AttemptState.WAITING, display_mode="", display_content="", wanted_mode=new.display_mode,
-            channel_extras=dict(new.extras), return_url=new.return_url or order.return_url,
+        return new_attempt(
+            self._context.new_key(now), now, order, channel_id=configured.channel.id, channel_code=configured.channel.code,
+            wanted_mode=new.display_mode, channel_extras=new.extras, return_url=new.return_url or order.return_url,
             user_ip=new.user_ip or order.user_ip,
-            expire_time=min([order.expire_time, *((now + life).replace(microsecond=0) for life in lives)]), paid_amount=0,
-            channel_order_no=None, channel_user_id=None, channel_error_code=None, channel_error_message=None, success_time=None,
-            next_check_time=due_after(now, ORDER_SYNC_DELAYS, 1), check_count=0, create_time=now, update_time=now,
+            expire_time=min([order.expire_time, *((now + life).replace(microsecond=0) for life in lives)]),
+            next_check_time=due_after(now, ORDER_SYNC_DELAYS, 1),
         )  # fmt: skip
 
     async def _intent(
@@ -229,17 +213,17 @@ class Submission:
     ) -> tuple[PayAttempt, bool]:
         """Under the order's lock: the open attempt that this is a repeat of, or a new one (True)."""
         async with self._context.database.transaction() as connection:
-            current = await order_rows.get_order(connection, order.id, lock=True)
+            current = await order_rows.lock_order(connection, order.id)
             if current is None:
-                raise order_not_found()
+                raise errors.order_not_found()
             self._payable(current)
             if current.amount != order.amount:
-                raise order_changed()
+                raise errors.order_changed()
             for attempt in await attempt_rows.open_attempts(connection, order.id):
                 if self._same(current, attempt, configured, new):
                     return attempt, False
                 if attempt.id not in tolerated:
-                    raise order_changed()
+                    raise errors.order_changed()
             attempt = self._new_attempt(current, configured, new)
             await attempt_rows.insert_attempt(connection, attempt)
             return attempt, True
@@ -275,11 +259,11 @@ class Submission:
                 # Paid while it was being cancelled: only what the channel says from now on counts, and it is asked.
                 await self._unclear(attempt, BEING_CANCELLED, str(error))
                 await self._attempts.look_again(attempt)
-                raise channel_unclear(attempt.channel_code) from error
+                raise errors.channel_unclear(attempt.channel_code) from error
             except FactsMismatchError as error:
                 log.error("pay_facts_mismatch", out_trade_no=attempt.out_trade_no, why=str(error))
                 await self._unclear(attempt, FACTS_MISMATCH, str(error))
-                raise channel_unclear(attempt.channel_code) from error
+                raise errors.channel_unclear(attempt.channel_code) from error
         elif outcome.status is PayStatus.WAITING:
             async with self._context.database.connection() as connection:
                 shown = await attempt_rows.answered(
@@ -301,12 +285,12 @@ class Submission:
             if not closed and current is not None and current.state in (AttemptState.WAITING, AttemptState.UNKNOWN):
                 await self._refused_again(current, outcome)
                 return
-            raise channel_refused(attempt.channel_code, outcome.error_code, outcome.error_message)
+            raise errors.channel_refused(attempt.channel_code, outcome.error_code, outcome.error_message)
         else:
             unclear = await self._unclear(attempt, outcome.error_code, outcome.error_message)
             # At the point of sale the waiting call asks, in a moment: "query every 5 s", not at once.
             if configured.spec.attempt_life is None and (await self._ask(unclear)).status is not QueryStatus.PAID:
-                raise channel_unclear(attempt.channel_code)
+                raise errors.channel_unclear(attempt.channel_code)
 
     async def _accepted_too_late(self, attempt: PayAttempt) -> None:
         """Payable at the channel, but paid or closed here meanwhile (by the same call beside this one, which was refused)."""
@@ -316,7 +300,7 @@ class Submission:
             return
         await self._attempts.look_again(current)
         await self._attempts.settle_or_close(current)
-        raise order_changed()
+        raise errors.order_changed()
 
     async def _refused_again(self, attempt: PayAttempt, outcome: PayOutcome) -> None:
         """A repeat was refused, but the payer has seen the first one, which may be paid: the channel decides."""
@@ -325,7 +309,7 @@ class Submission:
             return
         if settled is SettleResult.STILL_PAYABLE:
             await self._attempts.give_up_on(attempt)
-        raise channel_refused(attempt.channel_code, outcome.error_code, outcome.error_message)
+        raise errors.channel_refused(attempt.channel_code, outcome.error_code, outcome.error_message)
 
     async def _unclear(self, attempt: PayAttempt, code: str, message: str) -> PayAttempt:
         """Keep what was said; the attempt with it."""
@@ -344,14 +328,5 @@ class Submission:
                 await attempt_rows.close_attempt(
                     connection, attempt.id, self._context.now(), code=code, message=message, watch_until=None
                 )
-            raise channel_refused(attempt.channel_code, code, message)
+            raise errors.channel_refused(attempt.channel_code, code, message)
         return answer
-
-
-def channel_refused(channel_code: str, code: str, message: str) -> PayCenterError:
-    """The channel said no, in its own words."""
-    return PayCenterError(
-        Reason.CHANNEL_REFUSED,
-        f"The channel {channel_code!r} refused ({code}: {message}); correct what it names, or offer another channel.",
-        metadata={"channel_code": channel_code, "channel_error_code": code, "channel_error_message": message},
-    )

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from paycenter_server.channels.protocol import ChannelSpec
-from paycenter_server.domain.errors import PayCenterError, Reason, Violation, invalid
+from paycenter_server.domain.channels import PayChannel, new_channel
+from paycenter_server.domain.errors import Violation, invalid
 from paycenter_server.domain.ids import Prefix, decode
-from paycenter_server.domain.models import PayChannel
 from paycenter_server.domain.validation import Check
-from paycenter_server.services.channels_gateway import ChannelGateway, channel_not_found, secret_place
+from paycenter_server.services import errors
+from paycenter_server.services.channels_gateway import ChannelGateway, secret_place
 from paycenter_server.services.context import Context
 from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.services.paging import Page, Pager
@@ -68,9 +69,7 @@ class Channels:
             known = ", ".join(self._context.registry)
             raise invalid([Violation("code", f"is not an installed channel; installed: {known}")])
         if spec.development_only and self._context.options.production:
-            raise PayCenterError(
-                Reason.CHANNEL_NOT_ALLOWED, f"The channel {code!r} is for development and refused in production mode."
-            )
+            raise errors.channel_not_allowed(code)
         ours = spec.family if spec.family in ("wechatpay", "alipay", "mock") else "generic"
         if family != ours:
             raise invalid([Violation("config", f"must be the {ours} configuration for the channel code {code!r}")])
@@ -105,18 +104,15 @@ class Channels:
         config = await self._checked(spec, new.config)
         now = self._context.now()
         key = self._context.new_key(now)
-        channel = PayChannel(
-            id=key, app_id=app.id, app_key=app.app_key, code=new.code, enabled=new.enabled, fee_rate_ppm=new.fee_rate_ppm,
-            remark=new.remark, config=self._sealed(spec, key, config), create_time=now, update_time=now, version=1,
+        channel = new_channel(
+            key, now, app, code=new.code, enabled=new.enabled, fee_rate_ppm=new.fee_rate_ppm, remark=new.remark,
+            config=self._sealed(spec, key, config),
         )  # fmt: skip
         try:
             async with self._context.database.connection() as connection:
                 await channel_rows.insert_channel(connection, channel)
         except UniqueViolation:
-            raise PayCenterError(
-                Reason.CHANNEL_EXISTS, f"The app has a channel {new.code!r} already; update that one.",
-                metadata={"channel_code": new.code},
-            ) from None  # fmt: skip
+            raise errors.channel_exists(new.code) from None
         return self.view(channel)
 
     async def _load(self, caller: Caller, number: str) -> PayChannel:
@@ -124,7 +120,7 @@ class Channels:
         async with self._context.database.connection() as connection:
             channel = await channel_rows.get_channel(connection, key) if key else None
         if channel is None or not self._identity.owns(caller, channel.app_id):
-            raise channel_not_found()
+            raise errors.channel_not_found()
         return channel
 
     async def update(
@@ -150,7 +146,7 @@ class Channels:
                 remark=changes.get("remark", channel.remark), config=stored,
             )  # fmt: skip
         if not done:
-            raise PayCenterError(Reason.CHANNEL_CHANGED, "The channel was changed by somebody else; read it and try again.")
+            raise errors.channel_changed()
         return self.view(await self._load(caller, number))
 
     async def delete(self, caller: Caller, number: str) -> None:
@@ -161,9 +157,7 @@ class Channels:
             async with self._context.database.connection() as connection:
                 await channel_rows.delete_channel(connection, channel.id)
         except ForeignKeyViolation:
-            raise PayCenterError(
-                Reason.CHANNEL_HAS_ORDERS, "The channel carried payments and cannot be deleted; disable it instead."
-            ) from None
+            raise errors.channel_has_orders() from None
 
     async def get(self, caller: Caller, number: str) -> ChannelView:
         """By id."""

@@ -24,8 +24,8 @@ from paycenter_server.channels.protocol import (
     UnknownKeyError,
 )
 from paycenter_server.channels.transport import TransportUnclearError
-from paycenter_server.domain.errors import PayCenterError, Reason
-from paycenter_server.domain.models import PayChannel
+from paycenter_server.domain.channels import PayChannel
+from paycenter_server.services import errors
 from paycenter_server.services.context import Context, deadline
 from paycenter_server.storage import channels as channel_rows
 
@@ -77,16 +77,13 @@ class ChannelGateway:
                 channel = await channel_rows.get_channel(connection, channel_id)
             if channel is None:
                 self._known.pop(channel_id, None)
-                raise channel_not_found()
+                raise errors.channel_not_found()
             if known is not None and known.channel.version == channel.version:
                 known.loaded, known.channel = now, channel
                 return known
             spec = self._context.registry.get(channel.code)
             if spec is None:
-                raise PayCenterError(
-                    Reason.CHANNEL_NOT_FOUND,
-                    f"No installed package provides the channel code {channel.code!r}; install it, or use another channel.",
-                )
+                raise errors.channel_not_installed(channel.code)
             # Parsing a private key costs more than 50 ms: not on the event loop.
             codec = await self._off_loop(lambda: spec.build(self.clear_config(channel)))
             built = ConfiguredChannel(channel, spec, codec, now)
@@ -125,9 +122,9 @@ class ChannelGateway:
         if not_after is not None and self._context.now() > not_after:
             log.warning("channel_too_late_to_send", channel=configured.channel.number, api=made.api)
             return made.unclear("not sent: it took too long to get there")
-        return await self._carry(configured, made)
+        return await self._send(configured, made)
 
-    async def _carry(self, configured: ConfiguredChannel, call: Call[T], *, fetching: bool = False) -> T:
+    async def _send(self, configured: ConfiguredChannel, call: Call[T], *, fetching: bool = False) -> T:
         """Send, and read the answer. One that is signed with an unknown key is read again when the keys have been fetched."""
         bound = log.bind(channel=configured.channel.number, api=call.api)
         started = asyncio.get_running_loop().time()
@@ -143,23 +140,25 @@ class ChannelGateway:
             why = str(error)
             if not fetching and await self.fetch_keys(configured, error.serial):
                 try:
-                    return self._told(configured, call, call.parse(response, self._context.now()), response.status, milliseconds)
+                    return self._log_outcome(
+                        configured, call, call.parse(response, self._context.now()), response.status, milliseconds
+                    )
                 except (AnswerError, UnknownKeyError) as again:
                     why = str(again)
         except AnswerError as error:
             why = str(error)
         else:
-            return self._told(configured, call, outcome, response.status, milliseconds)
+            return self._log_outcome(configured, call, outcome, response.status, milliseconds)
         bound.warning("channel_answer_refused", why=why, status=response.status, ms=milliseconds)
         return call.unclear(why)
 
     @staticmethod
-    def _told(configured: ConfiguredChannel, call: Call[T], outcome: T, status: int, milliseconds: int) -> T:
+    def _log_outcome(configured: ConfiguredChannel, call: Call[T], outcome: T, status: int, milliseconds: int) -> T:
         """Log what was said. That the channel turns us away (our key, our clock) is an error that no repeat mends."""
         code = getattr(outcome, "error_code", "")
         bound = log.bind(channel=configured.channel.number, api=call.api, status=status, ms=milliseconds)
         if code in configured.spec.alarm_codes:
-            bound.error("channel_turns_us_away", code=code, message=getattr(outcome, "error_message", ""))
+            bound.error("channel_rejects_configuration", code=code, message=getattr(outcome, "error_message", ""))
         else:
             bound.info("channel_answered", outcome=str(getattr(outcome, "status", outcome)), code=code)
         return outcome
@@ -199,7 +198,7 @@ class ChannelGateway:
         deadline.set(None)  # of the caller that happened to start it; others wait too
         moment = self._context.moment()
         call = await self._off_loop(lambda: configured.codec.fetch_keys(serial, moment))
-        return call is not None and await self._carry(configured, call, fetching=True)
+        return call is not None and await self._send(configured, call, fetching=True)
 
     async def _refresh_keys(self, configured: ConfiguredChannel, pause: timedelta = _PAUSE_AFTER_ANSWER) -> None:
         """Keys are waited for where there are none; otherwise a refresh goes on beside the payments."""
@@ -237,11 +236,3 @@ def _report(task: asyncio.Task[bool]) -> None:
         log.error("channel_keys_failed", exc_info=error)
     elif not task.cancelled() and not task.result():
         log.warning("channel_keys_not_fetched")
-
-
-def channel_not_found(code: str = "") -> PayCenterError:
-    """The one error for a channel that is not there."""
-    what = f"The app has no channel {code!r}" if code else "There is no such channel"
-    return PayCenterError(
-        Reason.CHANNEL_NOT_FOUND, f"{what}; ListPayChannels shows those there are.", metadata={"channel_code": code}
-    )

@@ -16,7 +16,8 @@ from paycenter_server.channels.protocol import (
     RequestContext,
 )
 from paycenter_server.domain.ids import Prefix, encode
-from paycenter_server.services.channels_gateway import ChannelGateway, ConfiguredChannel, channel_not_found
+from paycenter_server.services import errors
+from paycenter_server.services.channels_gateway import ChannelGateway, ConfiguredChannel
 from paycenter_server.services.context import Context
 from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.storage import channels as channel_rows
@@ -87,7 +88,7 @@ class ChannelProbe:
         async with self._context.database.connection() as connection:
             channel = await channel_rows.get_channel_by_code(connection, app.id, code)
         if channel is None:
-            raise channel_not_found(code)
+            raise errors.channel_code_not_found(code)
         configured = await self._gateway.get(channel.id)
         return await self._keys(configured) or await self._query(configured) or await self._order(configured)
 

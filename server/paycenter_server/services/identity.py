@@ -8,11 +8,13 @@ import binascii
 from dataclasses import dataclass
 from uuid import UUID
 
-from paycenter_server.domain.errors import PayCenterError, Reason
-from paycenter_server.domain.models import Credential, PayApp
+from paycenter_server.domain.apps import PayApp
+from paycenter_server.domain.credentials import Credential
+from paycenter_server.services import errors
 from paycenter_server.services.context import Context
 from paycenter_server.services.secrets import same_secret
 from paycenter_server.storage import apps as app_rows
+from paycenter_server.storage import credentials as credential_rows
 
 _FRESH_SECONDS = 5.0
 _MAX_CACHED = 10_000
@@ -32,20 +34,6 @@ class Caller:
         return self.app_id is None
 
 
-def app_not_found(app_key: str) -> PayCenterError:
-    """The one error for an app that is not there."""
-    return PayCenterError(
-        Reason.APP_NOT_FOUND, f"There is no app {app_key!r}; an operator creates it.", metadata={"app_key": app_key}
-    )
-
-
-def _invalid() -> PayCenterError:
-    return PayCenterError(
-        Reason.CREDENTIALS_INVALID,
-        "The credential is unknown, disabled, or its secret is wrong; check the key id and secret that this service uses.",
-    )
-
-
 class Identity:
     """Checks credentials; a verified one is remembered for 5 seconds, so disabling one works within that time."""
 
@@ -56,10 +44,7 @@ class Identity:
     async def authenticate(self, authorization: str | None) -> Caller:
         """`authorization` is `Basic base64(key_id:secret)`, as in HTTP."""
         if not authorization:
-            raise PayCenterError(
-                Reason.CREDENTIALS_MISSING,
-                "Send credentials as `authorization: Basic base64(key_id:secret)` metadata; the client library does it for you.",
-            )
+            raise errors.credentials_missing()
         now = asyncio.get_running_loop().time()
         known = self._known.get(authorization)
         if known is not None and now - known[0] < _FRESH_SECONDS:
@@ -70,18 +55,23 @@ class Identity:
         self._known[authorization] = (now, caller)
         return caller
 
+    def forget(self, key_id: str) -> None:
+        """A credential has changed: it is looked up again at its next use in this process."""
+        for authorization in [known for known, (_, caller) in self._known.items() if caller.key_id == key_id]:
+            del self._known[authorization]
+
     async def _check(self, authorization: str) -> Caller:
         scheme, _, encoded = authorization.partition(" ")
         try:
             key_id, colon, secret = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
         except (binascii.Error, ValueError):
-            raise _invalid() from None
+            raise errors.credentials_invalid() from None
         if scheme.lower() != "basic" or not colon or not key_id or len(key_id) > 64 or "\0" in key_id:
-            raise _invalid()
+            raise errors.credentials_invalid()
         async with self._context.database.connection() as connection:
-            credential: Credential | None = await app_rows.get_credential(connection, key_id)
+            credential: Credential | None = await credential_rows.get_credential(connection, key_id)
         if credential is None or not same_secret(secret, credential.secret_hash) or not credential.enabled:
-            raise _invalid()
+            raise errors.credentials_invalid()
         return Caller(credential.key_id, credential.app_id, credential.app_key or "")
 
     async def app_of(self, caller: Caller, app_key: str, *, enabled: bool = False) -> PayApp:
@@ -90,26 +80,26 @@ class Identity:
         `enabled`: the call creates something, so the app must be enabled.
         """
         if not caller.is_operator and app_key and app_key != caller.app_key:
-            raise PayCenterError(
-                Reason.PERMISSION_DENIED,
-                f"This credential belongs to the app {caller.app_key!r}; leave app_key empty or name that app.",
-                metadata={"app_key": app_key},
-            )
+            raise errors.another_app(caller.app_key, app_key)
         key = caller.app_key or app_key
         async with self._context.database.connection() as connection:
             app = await app_rows.get_app(connection, key)
         if app is None:
-            raise app_not_found(key)
+            raise errors.app_not_found(key)
         if enabled and not app.enabled:
-            raise PayCenterError(
-                Reason.APP_DISABLED, f"The app {key!r} is disabled; an operator can enable it.", metadata={"app_key": key}
-            )
+            raise errors.app_disabled(key)
         return app
+
+    async def list_scope(self, caller: Caller, app_key: str) -> UUID | None:
+        """The app that a list is limited to; None: all, for operators."""
+        if caller.is_operator and not app_key:
+            return None
+        return (await self.app_of(caller, app_key)).id
 
     def require_operator(self, caller: Caller) -> None:
         """PERMISSION_DENIED for apps."""
         if not caller.is_operator:
-            raise PayCenterError(Reason.PERMISSION_DENIED, "Administration needs an operator credential.")
+            raise errors.operators_only()
 
     def owns(self, caller: Caller, app_id: UUID) -> bool:
         """Whether the caller may see what belongs to this app."""

@@ -15,8 +15,9 @@ from uuid import UUID
 import structlog
 
 from paycenter_server.channels.protocol import QueryStatus
+from paycenter_server.domain.attempts import PayAttempt
 from paycenter_server.domain.errors import PayCenterError
-from paycenter_server.domain.models import PayAttempt, PayRefund
+from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.domain.schedule import (
     EXPIRE_RETRY_DELAYS,
     ORDER_SYNC_DELAYS,
@@ -27,8 +28,8 @@ from paycenter_server.domain.schedule import (
 )
 from paycenter_server.domain.states import AttemptState, OrderState
 from paycenter_server.services.attempts import AttemptSettlement, SettleResult
+from paycenter_server.services.cases import Cases
 from paycenter_server.services.context import Context
-from paycenter_server.services.payments import Payments
 from paycenter_server.services.refunds_settlement import RefundSettlement
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import orders as order_rows
@@ -44,10 +45,10 @@ _PARALLEL = 8
 class Jobs:
     """One pass of a job handles everything that is due now, and says how many rows that was."""
 
-    def __init__(self, context: Context, attempts: AttemptSettlement, payments: Payments, refunds: RefundSettlement) -> None:
+    def __init__(self, context: Context, attempts: AttemptSettlement, cases: Cases, refunds: RefundSettlement) -> None:
         self._context = context
         self._attempts = attempts
-        self._payments = payments
+        self._cases = cases
         self._refunds = refunds
 
     async def _each(self, items: Sequence[T], work: Callable[[T], Awaitable[None]], job: str) -> None:
@@ -127,7 +128,7 @@ class Jobs:
         async with self._context.database.connection() as connection:
             await attempt_rows.set_next_check(connection, attempt.id, when)
         if now - attempt.expire_time > STALE_AFTER:
-            await self._payments.stale(attempt)
+            await self._cases.stale_attempt(attempt)
 
     async def _watch(self, attempt: PayAttempt) -> None:
         """Closed here but not at the channel: one more look after its expiry, until the channel gives a clear answer. What has
@@ -137,7 +138,7 @@ class Jobs:
         if settled in (SettleResult.UNCLEAR, SettleResult.TOO_SOON):
             when = due_after(self._context.now(), ORDER_SYNC_DELAYS, attempt.check_count)
             if self._context.now() - attempt.expire_time > STALE_AFTER:
-                await self._payments.stale(attempt)
+                await self._cases.stale_attempt(attempt)
         async with self._context.database.connection() as connection:
             await attempt_rows.set_next_check(connection, attempt.id, when, only_open=False)
 
@@ -169,7 +170,7 @@ class Jobs:
                 async with self._context.database.connection() as connection:
                     await order_rows.set_next_check(connection, order_id, due_after(now, EXPIRE_RETRY_DELAYS, step))
                 if now - attempt.expire_time > STALE_AFTER:
-                    await self._payments.stale(attempt)
+                    await self._cases.stale_attempt(attempt)
                 return
         await self._attempts.close_order(order_id)
 

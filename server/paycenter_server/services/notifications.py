@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.ids import Prefix, decode
-from paycenter_server.domain.models import NotificationLog, PayNotification
-from paycenter_server.domain.schedule import NOTIFICATION_MAX_TIMES
+from paycenter_server.domain.notifications import NotificationLog, PayNotification
+from paycenter_server.services import errors
 from paycenter_server.services.context import Context
 from paycenter_server.services.identity import Caller, Identity
-from paycenter_server.services.orders import Orders
 from paycenter_server.services.paging import Page, Pager
 from paycenter_server.storage import notifications as notification_rows
 from paycenter_server.storage.notifications import NotificationFilter
@@ -19,14 +17,13 @@ from paycenter_server.storage.notifications import NotificationFilter
 class Notifications:
     """Apps see and resend their own."""
 
-    def __init__(self, context: Context, identity: Identity, orders: Orders) -> None:
+    def __init__(self, context: Context, identity: Identity) -> None:
         self._context = context
         self._identity = identity
-        self._orders = orders
 
     async def search(self, caller: Caller, app_key: str, where: NotificationFilter, pager: Pager) -> Page[PayNotification]:
         """Newest first."""
-        where = replace(where, app_id=await self._orders.list_scope(caller, app_key))
+        where = replace(where, app_id=await self._identity.list_scope(caller, app_key))
         async with self._context.database.connection() as connection:
             rows = await notification_rows.list_notifications(connection, where, limit=pager.size + 1, before=pager.before(where))
         return pager.page(rows, where)
@@ -37,16 +34,14 @@ class Notifications:
         async with self._context.database.connection() as connection:
             task = await notification_rows.get_notification(connection, key) if key else None
             if task is None or not self._identity.owns(caller, task.app_id):
-                raise PayCenterError(Reason.NOTIFICATION_NOT_FOUND, "There is no such notification; check the number.")
+                raise errors.notification_not_found()
             return task, await notification_rows.list_logs(connection, task.id)
 
     async def resend(self, caller: Caller, number: str) -> PayNotification:
         """A finished one is sent again now, and then by the whole schedule."""
         task, _ = await self.get(caller, number)
         async with self._context.database.connection() as connection:
-            if not await notification_rows.resend(connection, task.id, self._context.now(), NOTIFICATION_MAX_TIMES):
-                raise PayCenterError(
-                    Reason.NOTIFICATION_OPEN, "The notification is still being delivered by its schedule; wait for it."
-                )
+            if not await notification_rows.resend(connection, task.id, self._context.now()):
+                raise errors.notification_open()
         self._context.wake_up.send()
         return (await self.get(caller, number))[0]

@@ -19,10 +19,10 @@ from uuid import UUID
 
 import structlog
 
+from paycenter_server.domain.apps import NotificationSuccess
 from paycenter_server.domain.ids import Prefix, encode
-from paycenter_server.domain.models import NotificationSuccess
-from paycenter_server.domain.schedule import NOTIFICATION_MAX_TIMES, notification_delay
-from paycenter_server.domain.states import NotificationState
+from paycenter_server.domain.schedule import notification_delay
+from paycenter_server.domain.states import NotificationEvent
 from paycenter_server.services.context import Context
 from paycenter_server.storage import notifications as notification_rows
 from paycenter_server.storage.notifications import DeliveryResult, DueNotification
@@ -71,10 +71,10 @@ class NotificationDelivery:
         self._context = context
         self._sender = sender
         self._busy: Counter[UUID] = Counter()
-        self._flights: set[asyncio.Task[None]] = set()
-        self._pumps: set[asyncio.Future[int]] = set()
+        self._deliveries: set[asyncio.Task[None]] = set()
+        self._claims: set[asyncio.Future[int]] = set()
         self._wake = asyncio.Event()
-        self._pumping = False
+        self._claiming = False
         self._results: list[DeliveryResult] = []
         self._recorder: asyncio.Task[None] | None = None
 
@@ -84,15 +84,15 @@ class NotificationDelivery:
         While another call is at it, this one only tells it to look again.
         """
         self._wake.set()
-        if self._pumping:
+        if self._claiming:
             return 0
-        self._pumping = True
+        self._claiming = True
         try:
-            return await self._pump()
+            return await self._claim_due()
         finally:
-            self._pumping = False
+            self._claiming = False
 
-    async def _pump(self) -> int:
+    async def _claim_due(self) -> int:
         started = 0
         while self._wake.is_set():
             self._wake.clear()
@@ -103,9 +103,9 @@ class NotificationDelivery:
                     tasks = await notification_rows.claim_due(connection, now, now + LEASE, _BATCH, _PER_APP, full)
                 for task in tasks:
                     self._busy[task.app_id] += 1
-                    flight = asyncio.create_task(self._deliver(task))
-                    self._flights.add(flight)
-                    flight.add_done_callback(self._flights.discard)
+                    delivery = asyncio.create_task(self._deliver(task))
+                    self._deliveries.add(delivery)
+                    delivery.add_done_callback(self._deliveries.discard)
                 started += len(tasks)
                 if not tasks:
                     break
@@ -113,8 +113,8 @@ class NotificationDelivery:
 
     async def settle(self) -> None:
         """Wait until everything that was started is recorded."""
-        while self._flights or self._pumps or self._recorder is not None:
-            waiting: list[asyncio.Future[Any]] = [*self._flights, *self._pumps]
+        while self._deliveries or self._claims or self._recorder is not None:
+            waiting: list[asyncio.Future[Any]] = [*self._deliveries, *self._claims]
             if self._recorder is not None:
                 waiting.append(self._recorder)
             await asyncio.wait(waiting)
@@ -124,7 +124,7 @@ class NotificationDelivery:
             delivery = await self._post(task)
         except Exception as error:
             # A secret that does not open, say: recorded like any failure, so that it ends and people see it.
-            log.exception("notify_not_sent", task=encode(Prefix.NOTIFICATION, task.id))
+            log.exception("notification_not_sent", task=encode(Prefix.NOTIFICATION, task.id))
             delivery = self._delivery(task, DeliveryResponse(0, f"not sent: {type(error).__name__}: {error}"), 0)
         finally:
             self._free_place(task.app_id)
@@ -140,13 +140,13 @@ class NotificationDelivery:
         if was_full:
             # Due tasks of this app may have been passed over while it had no place.
             again = asyncio.ensure_future(self.deliver_due())
-            self._pumps.add(again)
-            again.add_done_callback(self._pump_done)
+            self._claims.add(again)
+            again.add_done_callback(self._claim_done)
 
-    def _pump_done(self, pump: asyncio.Future[int]) -> None:
-        self._pumps.discard(pump)
-        if not pump.cancelled() and (error := pump.exception()) is not None:
-            log.warning("notify_claim_failed", why=str(error))
+    def _claim_done(self, claim: asyncio.Future[int]) -> None:
+        self._claims.discard(claim)
+        if not claim.cancelled() and (error := claim.exception()) is not None:
+            log.warning("notification_claim_failed", why=str(error))
 
     async def _post(self, task: DueNotification) -> DeliveryResult:
         started = self._context.now()
@@ -166,9 +166,9 @@ class NotificationDelivery:
         return self._delivery(task, received, duration)
 
     def _delivery(self, task: DueNotification, received: DeliveryResponse, duration: int) -> DeliveryResult:
-        state, next_time = self._judge(task, received)
+        event, next_time = self._judge(task, received)
         return DeliveryResult(
-            task_id=task.id, claimed_times=task.notify_times, state=state, next_notify_time=next_time, url=task.notification_url,
+            task_id=task.id, claimed_times=task.notify_times, event=event, next_notify_time=next_time, url=task.notification_url,
             request=task.payload, http_status=received.status, duration_ms=duration, answer=clean(received.text),
             at=self._context.now(),
         )  # fmt: skip
@@ -181,20 +181,20 @@ class NotificationDelivery:
             secrets.append(self._context.box.open(task.notification_secret_previous, place))
         return secrets
 
-    def _judge(self, task: DueNotification, received: DeliveryResponse) -> tuple[NotificationState, datetime | None]:
+    def _judge(self, task: DueNotification, received: DeliveryResponse) -> tuple[NotificationEvent, datetime | None]:
         if _is_received(task.notification_success, received):
-            return NotificationState.SUCCESS, None
+            return NotificationEvent.RECEIVED, None
         if received.status == 410:
-            return NotificationState.FAILURE, None
+            return NotificationEvent.GIVE_UP, None
         jitter = self._context.random_bits(16) / 65_536
-        # A resend starts the schedule again: it moved the maximum, not the count.
-        step = task.notify_times + 1 - (task.max_notify_times - NOTIFICATION_MAX_TIMES)
+        # A resend starts the schedule anew.
+        step = task.notify_times + 1 - task.schedule_start_times
         delay = notification_delay(step, jitter, received.retry_after)
         if delay is None:
-            log.error("notify_gave_up", task=encode(Prefix.NOTIFICATION, task.id), app=task.app_key)
-            return NotificationState.FAILURE, None
-        state = NotificationState.REQUEST_SUCCESS if received.status else NotificationState.REQUEST_FAILURE
-        return state, self._context.now() + delay
+            log.error("notification_given_up", task=encode(Prefix.NOTIFICATION, task.id), app=task.app_key)
+            return NotificationEvent.GIVE_UP, None
+        event = NotificationEvent.REFUSED if received.status else NotificationEvent.UNANSWERED
+        return event, self._context.now() + delay
 
     async def _record(self) -> None:
         """Everything that has come back so far, in one statement; again until nothing is left."""
@@ -206,7 +206,7 @@ class NotificationDelivery:
                         await notification_rows.record(connection, batch)
                 except Exception:
                     # Not recorded: the lease runs out and they are sent again. At least once, never lost.
-                    log.exception("notify_not_recorded", deliveries=len(batch))
+                    log.exception("deliveries_not_recorded", deliveries=len(batch))
         finally:
             self._recorder = None
             if self._results:

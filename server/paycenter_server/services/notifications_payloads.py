@@ -11,9 +11,9 @@ from typing import Any
 from uuid import UUID
 
 from paycenter_server.domain.ids import Prefix, encode
-from paycenter_server.domain.models import NotificationType, PayNotification, PayOrder, PayRefund
-from paycenter_server.domain.schedule import NOTIFICATION_MAX_TIMES
-from paycenter_server.domain.states import NotificationState
+from paycenter_server.domain.notifications import NotificationType, PayNotification, new_notification
+from paycenter_server.domain.orders import PayOrder
+from paycenter_server.domain.refunds import PayRefund
 
 ORDER_SUCCESS = "pay_order.success"
 ORDER_CLOSED = "pay_order.closed"
@@ -24,25 +24,6 @@ REFUND_FAILURE = "pay_refund.failure"
 def _payload(event: str, at: datetime, data: dict[str, Any]) -> str:
     body = {"type": event, "timestamp": at.isoformat(), "data": data}
     return json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-
-
-def _task(
-    key: UUID, event: str, kind: NotificationType, data_id: UUID, payload: str, now: datetime, **names: Any
-) -> PayNotification:
-    return PayNotification(
-        id=key,
-        type=kind,
-        event=event,
-        data_id=data_id,
-        payload=payload,
-        state=NotificationState.WAITING,
-        notify_times=0,
-        max_notify_times=NOTIFICATION_MAX_TIMES,
-        next_notify_time=now,
-        last_execute_time=None,
-        create_time=now,
-        **names,
-    )
 
 
 def _order_data(order: PayOrder) -> dict[str, Any]:
@@ -87,9 +68,10 @@ def order_closed(order: PayOrder, key: UUID, now: datetime) -> PayNotification:
 
 
 def _order_task(order: PayOrder, key: UUID, event: str, data: dict[str, Any], now: datetime) -> PayNotification:
-    return _task(
-        key, event, NotificationType.ORDER, order.id, _payload(event, now, data), now, app_id=order.app_id, app_key=order.app_key,
-        merchant_order_id=order.merchant_order_id, merchant_refund_no="", notification_url=order.notification_url,
+    return new_notification(
+        key, now, app_id=order.app_id, app_key=order.app_key, kind=NotificationType.ORDER, event=event, data_id=order.id,
+        data_version=0, merchant_order_id=order.merchant_order_id, merchant_refund_no="",
+        notification_url=order.notification_url, payload=_payload(event, now, data),
     )  # fmt: skip
 
 
@@ -114,8 +96,9 @@ def refund_settled(
         "channel_error_code": code,
         "channel_error_message": message,
     }
-    return _task(
-        key, event, NotificationType.REFUND, refund.id, _payload(event, now, data), now, app_id=refund.app_id,
-        app_key=refund.app_key, merchant_order_id=refund.merchant_order_id, merchant_refund_no=refund.merchant_refund_no,
-        notification_url=refund.notification_url,
+    return new_notification(
+        key, now, app_id=refund.app_id, app_key=refund.app_key, kind=NotificationType.REFUND, event=event, data_id=refund.id,
+        data_version=refund.send_count, merchant_order_id=refund.merchant_order_id,
+        merchant_refund_no=refund.merchant_refund_no, notification_url=refund.notification_url,
+        payload=_payload(event, now, data),
     )  # fmt: skip

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime
-from uuid import UUID
+from datetime import datetime, timedelta
 
-from paycenter_server.domain.errors import PayCenterError, Reason
+from paycenter_server.domain.attempts import PayAttempt
 from paycenter_server.domain.ids import Prefix, decode
-from paycenter_server.domain.models import PayAttempt, PayOrder
+from paycenter_server.domain.orders import PayOrder, new_order
 from paycenter_server.domain.states import OrderState
 from paycenter_server.domain.validation import Check
-from paycenter_server.services.attempts import AttemptSettlement, order_paid
+from paycenter_server.services import errors
+from paycenter_server.services.attempts import AttemptSettlement
 from paycenter_server.services.context import Context
 from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.services.paging import Page, Pager
@@ -19,12 +19,13 @@ from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage.orders import OrderFilter
 
+DEFAULT_LIFE = timedelta(minutes=30)
 _CONTENT = ("subject", "body", "amount", "currency", "user_id", "return_url")
 
 
 @dataclass(frozen=True, slots=True)
 class NewOrder:
-    """A create request. Amount in minor units."""
+    """A create request. Amount in minor units. Without `expire_time` the order expires after DEFAULT_LIFE."""
 
     app_key: str
     merchant_order_id: str
@@ -58,41 +59,29 @@ class Orders:
         check.text("body", new.body, 128)
         check.amount("amount", new.amount)
         check.currency("currency", new.currency)
-        check.future("expire_time", new.expire_time, now)
+        if new.expire_time is not None:
+            check.future("expire_time", new.expire_time, now)
         check.ip("user_ip", new.user_ip)
         check.text("user_id", new.user_id, 64)
         check.url("return_url", new.return_url)
         check.done()
-        assert new.expire_time is not None
+        expire_time = new.expire_time or now + DEFAULT_LIFE
         app = await self._identity.app_of(caller, new.app_key, enabled=True)
-        order = PayOrder(
-            id=self._context.new_key(now), app_id=app.id, app_key=app.app_key, merchant_order_id=new.merchant_order_id,
-            subject=new.subject, body=new.body, amount=new.amount, currency=new.currency, state=OrderState.WAITING,
+        order = new_order(
+            self._context.new_key(now), now, app, merchant_order_id=new.merchant_order_id, subject=new.subject, body=new.body,
             # Channels take whole seconds; ours is the same moment, so that both expire together.
-            expire_time=new.expire_time.replace(microsecond=0), user_ip=new.user_ip, user_id=new.user_id,
-            return_url=new.return_url, notification_url=app.order_notification_url,
-            paid_amount=0, refunded_amount=0, reserved_amount=0,
-            attempt_id=None, channel_id=None, channel_code=None, channel_order_no=None, channel_user_id=None,
-            channel_fee_rate_ppm=0, channel_fee_amount=0, success_time=None, create_time=now, update_time=now,
+            amount=new.amount, currency=new.currency, expire_time=expire_time.replace(microsecond=0), user_ip=new.user_ip,
+            user_id=new.user_id, return_url=new.return_url,
         )  # fmt: skip
         async with self._context.database.connection() as connection:
             if await order_rows.insert_order(connection, order):
                 return order
             existing = await order_rows.get_order_by_merchant_id(connection, app.id, new.merchant_order_id)
         if existing is None:
-            raise order_not_found()
+            raise errors.order_not_found()
         differing = [name for name in _CONTENT if getattr(existing, name) != getattr(order, name)]
         if differing:
-            raise PayCenterError(
-                Reason.ORDER_CONFLICT,
-                f"merchant_order_id {new.merchant_order_id!r} is taken by order {existing.number} with another "
-                f"{', '.join(differing)}; use a new merchant_order_id, or send the same content.",
-                metadata={
-                    "pay_order_id": existing.number,
-                    "merchant_order_id": existing.merchant_order_id,
-                    "differing_fields": ",".join(differing),
-                },
-            )
+            raise errors.order_conflict(existing, differing)
         return existing
 
     async def load(self, caller: Caller, number: str) -> PayOrder:
@@ -111,7 +100,7 @@ class Orders:
 
     def _owned(self, caller: Caller, order: PayOrder | None) -> PayOrder:
         if order is None or not self._identity.owns(caller, order.app_id):
-            raise order_not_found()
+            raise errors.order_not_found()
         return order
 
     async def attempts(self, order: PayOrder) -> list[PayAttempt]:
@@ -121,17 +110,11 @@ class Orders:
 
     async def search(self, caller: Caller, app_key: str, where: OrderFilter, pager: Pager) -> Page[PayOrder]:
         """Newest first. App credentials see their own app; operators may leave the app out."""
-        app_id = await self.list_scope(caller, app_key)
+        app_id = await self._identity.list_scope(caller, app_key)
         where = replace(where, app_id=app_id)
         async with self._context.database.connection() as connection:
             rows = await order_rows.list_orders(connection, where, limit=pager.size + 1, before=pager.before(where))
         return pager.page(rows, where)
-
-    async def list_scope(self, caller: Caller, app_key: str) -> UUID | None:
-        """The app that a list is limited to; None: all, for operators."""
-        if caller.is_operator and not app_key:
-            return None
-        return (await self._identity.app_of(caller, app_key)).id
 
     async def sync(self, caller: Caller, number: str) -> PayOrder:
         """Ask the channels about every open attempt, newest first."""
@@ -154,14 +137,14 @@ class Orders:
         if order.state is OrderState.CLOSED:
             return order
         if order.state is not OrderState.WAITING:
-            raise order_paid()
+            raise errors.order_paid()
         await self._context.run_to_completion(self._close(order))
         return await self.load(caller, number)
 
     async def _close(self, order: PayOrder) -> None:
         await self._attempts.close_all(order.id)
         if await self._attempts.close_order(order.id) is None:
-            raise order_changed()
+            raise errors.order_changed()
 
     async def update_price(self, caller: Caller, number: str, amount: int) -> PayOrder:
         """WAITING only. Attempts at the old price are closed at their channels first."""
@@ -170,9 +153,9 @@ class Orders:
         check.done()
         order = await self.load(caller, number)
         if order.state is OrderState.CLOSED:
-            raise order_closed()
+            raise errors.order_closed()
         if order.state is not OrderState.WAITING:
-            raise order_paid()
+            raise errors.order_paid()
         if order.amount != amount:
             await self._context.run_to_completion(self._update_price(order, amount))
         return await self.load(caller, number)
@@ -180,24 +163,7 @@ class Orders:
     async def _update_price(self, order: PayOrder, amount: int) -> None:
         await self._attempts.close_all(order.id)
         async with self._context.database.transaction() as connection:
-            await order_rows.get_order(connection, order.id, lock=True)
+            await order_rows.lock_order(connection, order.id)
             done = await order_rows.update_price(connection, order.id, order.amount, amount, self._context.now())
         if not done:
-            raise order_changed()
-
-
-def order_not_found() -> PayCenterError:
-    """The one error for an order that is not there, or not the caller's."""
-    return PayCenterError(Reason.ORDER_NOT_FOUND, "There is no such pay order of this app; check the number.")
-
-
-def order_closed() -> PayCenterError:
-    """The order is closed."""
-    return PayCenterError(Reason.ORDER_CLOSED, "The order is closed; create a new one under a new merchant_order_id.")
-
-
-def order_changed() -> PayCenterError:
-    """Somebody else was faster."""
-    return PayCenterError(
-        Reason.ORDER_CHANGED, "The order changed while this call was running; read it and decide again.", retry_after=0.5
-    )
+            raise errors.order_changed()

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
-from paycenter_server.domain.errors import PayCenterError, Reason, Violation, invalid
+from paycenter_server.domain.errors import Violation, invalid
+from paycenter_server.services import errors
 
 T = TypeVar("T")
 DEFAULT_SIZE = 50
@@ -46,10 +47,7 @@ class Pager:
         except ValueError:
             raw = b""
         if len(raw) != 24 or raw[16:] != _digest(where):
-            raise PayCenterError(
-                Reason.PAGE_TOKEN_INVALID,
-                "The page token does not belong to a list with these filters; start again without a token.",
-            )
+            raise errors.page_token_invalid()
         return UUID(bytes=raw[:16])
 
     def page(self, rows: Sequence[T], where: object, key: Callable[[Any], UUID] = lambda item: item.id) -> Page[T]:

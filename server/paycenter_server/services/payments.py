@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
 from enum import StrEnum
-from typing import Any
 
 import structlog
 
 from paycenter_server.channels.protocol import Payment, Refunded
-from paycenter_server.domain.ids import Prefix, decode, encode
-from paycenter_server.domain.models import CaseKind, PayApp, PayAttempt, PayCase, PayOrder, PayRefund, SurplusPolicy
+from paycenter_server.domain.apps import PayApp, SurplusPolicy
+from paycenter_server.domain.attempts import PayAttempt
+from paycenter_server.domain.cases import CaseKind
+from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.money import fee
-from paycenter_server.domain.states import AttemptState, CaseState, OrderEvent, OrderState, RefundState
+from paycenter_server.domain.orders import PayOrder
+from paycenter_server.domain.states import AttemptState, OrderEvent, OrderState
 from paycenter_server.services import notifications_payloads as payloads
+from paycenter_server.services.cases import CALLBACK_DATA_MAX, Cases
 from paycenter_server.services.channels_gateway import ConfiguredChannel
 from paycenter_server.services.context import Context
 from paycenter_server.storage import apps as app_rows
 from paycenter_server.storage import attempts as attempt_rows
-from paycenter_server.storage import cases as case_rows
 from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage import payments as payment_rows
-from paycenter_server.storage import refunds as refund_rows
-from paycenter_server.storage.database import Connection
+from paycenter_server.storage.database import Transaction, WriteConnection
 
 log = structlog.get_logger(__name__)
-CALLBACK_DATA_MAX = 16_384
-# Marks of the cases about all that was given back of a trade.
-TOLD = ("refunded", "cancelled")
 
 
 class Booked(StrEnum):
@@ -49,8 +46,9 @@ class BeingCancelledError(Exception):
 class Payments:
     """Turns verified facts into state, exactly once."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, cases: Cases) -> None:
         self._context = context
+        self._cases = cases
 
     async def book(
         self, configured: ConfiguredChannel, payment: Payment, raw: str, asked: payment_rows.QuerySnapshot | None = None
@@ -66,7 +64,7 @@ class Payments:
         async with self._context.database.connection() as connection:
             attempt = await attempt_rows.get_attempt(connection, attempt_id) if attempt_id else None
             if attempt is None or attempt.channel_id != configured.channel.id:
-                await self._unknown_order(connection, configured, payment, raw)
+                await self._cases.unknown_payment(connection, configured.channel, payment, raw)
                 return Booked.SURPLUS
             if attempt.state is AttemptState.SUCCESS:
                 return Booked.ALREADY
@@ -84,7 +82,7 @@ class Payments:
 
     async def _settle(
         self,
-        connection: Connection,
+        connection: WriteConnection,
         configured: ConfiguredChannel,
         order: PayOrder,
         attempt: PayAttempt,
@@ -134,8 +132,8 @@ class Payments:
         """The one statement did not apply: look again with both rows held, and decide."""
         now = self._context.now()
         async with self._context.database.transaction() as connection:
-            order = await order_rows.get_order(connection, attempt.order_id, lock=True)
-            current = await attempt_rows.get_attempt(connection, attempt.id, lock=True)
+            order = await order_rows.lock_order(connection, attempt.order_id)
+            current = await attempt_rows.lock_attempt(connection, attempt.id)
             if order is None or current is None:
                 raise FactsMismatchError("the attempt has gone")
             if current.state is AttemptState.SUCCESS:
@@ -153,13 +151,11 @@ class Payments:
                 result = Booked.BOOKED
             else:
                 kind = kind or CaseKind.DUPLICATE_PAYMENT
-                await self._open_case(connection, configured, kind, app, order, current, payment, raw)
+                await self._book_as_case(connection, kind, app, order, current, payment, raw)
                 result = Booked.SURPLUS
             if payment.refunded is not Refunded.NOTHING:
-                # Booked for the first time, and given back already: not by a refund of ours.
-                why = "refunded at the channel before the payment was known here"
-                await self._conflict(current, "refunded", why, raw, connection)
-        log.warning("payment_out_of_turn", kind=kind, result=result.value, out_trade_no=attempt.out_trade_no, at=now.isoformat())
+                await self._cases.refunded_before_booked(connection, current, raw)
+        log.warning("payment_is_surplus", kind=kind, result=result.value, out_trade_no=attempt.out_trade_no, at=now.isoformat())
         self._context.wake_up.send()
         return result
 
@@ -182,10 +178,9 @@ class Payments:
             return OrderEvent.LATE_PAYMENT_ACCEPTED
         return None
 
-    async def _open_case(
+    async def _book_as_case(
         self,
-        connection: Connection,
-        configured: ConfiguredChannel,
+        transaction: Transaction,
         kind: CaseKind,
         app: PayApp,
         order: PayOrder,
@@ -194,119 +189,14 @@ class Payments:
         raw: str,
     ) -> None:
         now = self._context.now()
-        amount = payment.amount or 0
         await attempt_rows.pay_late(
-            connection,
+            transaction,
             attempt.id,
-            amount=amount,
+            amount=payment.amount or 0,
             channel_order_no=payment.channel_order_no[:64],
             channel_user_id=payment.channel_user_id[:255],
             success_time=payment.success_time or now,
             callback_data=raw[:CALLBACK_DATA_MAX],
             now=now,
         )
-        # A foreign currency cannot be refunded by an amount of ours: a person looks at it.
-        refunds = app.surplus_policy is SurplusPolicy.REFUND and payment.currency == attempt.currency
-        case = PayCase(
-            id=self._context.new_key(now),
-            kind=kind,
-            state=CaseState.REFUNDING if refunds else CaseState.OPEN,
-            app_id=app.id,
-            channel_id=configured.channel.id,
-            order_id=order.id,
-            attempt_id=attempt.id,
-            refund_id=self._context.new_key(now) if refunds else None,
-            reference=attempt.out_trade_no,
-            amount=amount,
-            currency=(payment.currency or "")[:8],
-            detail={"channel_order_no": payment.channel_order_no, "order_state": order.state.value, "sent": attempt.amount},
-            create_time=now,
-            update_time=now,
-        )
-        if await case_rows.insert_case(connection, case) and refunds:
-            await refund_rows.insert_refund(connection, self._surplus_refund(case, app, order, attempt, amount))
-
-    def _surplus_refund(self, case: PayCase, app: PayApp, order: PayOrder, attempt: PayAttempt, amount: int) -> PayRefund:
-        """Due at once: the refund job sends it. It is the attempt's money, so no order reserves it; one per case."""
-        now = case.create_time
-        return PayRefund(
-            id=case.refund_id or self._context.new_key(now),
-            app_id=app.id,
-            app_key=app.app_key,
-            order_id=order.id,
-            attempt_id=attempt.id,
-            channel_id=attempt.channel_id,
-            channel_code=attempt.channel_code,
-            case_id=case.id,
-            merchant_order_id=order.merchant_order_id,
-            merchant_refund_no=f"surplus-{case.number}",
-            out_refund_key=self._context.new_key(now),
-            amount=amount,
-            total_amount=amount,
-            currency=attempt.currency,
-            reason="重复或超时支付退款",
-            notification_url=app.refund_notification_url,
-            state=RefundState.WAITING,
-            send_count=1,
-            channel_refund_no=None,
-            channel_error_code=None,
-            channel_error_message=None,
-            success_time=None,
-            next_check_time=now,
-            check_count=0,
-            create_time=now,
-            update_time=now,
-        )
-
-    async def _unknown_order(self, connection: Connection, configured: ConfiguredChannel, payment: Payment, raw: str) -> None:
-        """Paid under a number that is not an attempt of this channel: kept for a person, whoever it belongs to."""
-        now = self._context.now()
-        detail: dict[str, Any] = {"channel_order_no": payment.channel_order_no, "raw": raw[:CALLBACK_DATA_MAX]}
-        case = PayCase(
-            id=self._context.new_key(now),
-            kind=CaseKind.UNKNOWN_ORDER,
-            state=CaseState.OPEN,
-            app_id=configured.channel.app_id,
-            channel_id=configured.channel.id,
-            order_id=None,
-            attempt_id=None,
-            refund_id=None,
-            reference=f"{configured.channel.number}:{payment.out_trade_no}"[:128],
-            amount=payment.amount,
-            currency=(payment.currency or "")[:8],
-            detail=detail,
-            create_time=now,
-            update_time=now,
-        )
-        if await case_rows.insert_case(connection, case):
-            log.error("payment_of_unknown_order", out_trade_no=payment.out_trade_no, channel=configured.channel.number)
-
-    async def closed_after_booking(self, attempt: PayAttempt) -> None:
-        """Booked as paid here, and then closed or cancelled at the channel: a person looks at it."""
-        await self._conflict(attempt, "cancelled", "closed or cancelled at the channel after it was booked as paid here", "")
-
-    async def _conflict(self, attempt: PayAttempt, mark: str, why: str, raw: str, connection: Connection | None = None) -> None:
-        now = self._context.now()
-        case = PayCase(
-            id=self._context.new_key(now), kind=CaseKind.REFUND_MISMATCH, state=CaseState.OPEN, app_id=attempt.app_id,
-            channel_id=attempt.channel_id, order_id=attempt.order_id, attempt_id=attempt.id, refund_id=None,
-            reference=f"{attempt.out_trade_no}:{mark}", amount=None, currency=attempt.currency,
-            detail={"why": why, "raw": raw[:CALLBACK_DATA_MAX]}, create_time=now, update_time=now,
-        )  # fmt: skip
-        async with AsyncExitStack() as stack:
-            where = connection or await stack.enter_async_context(self._context.database.transaction())
-            await attempt_rows.get_attempt(where, attempt.id, lock=True)  # one case, whoever tells of it first
-            if not await case_rows.conflict_is_open(where, attempt.id) and await case_rows.insert_case(where, case):
-                log.error("refund_conflict", out_trade_no=attempt.out_trade_no, why=why)
-
-    async def stale(self, attempt: PayAttempt) -> None:
-        """An attempt that the channel has not decided a day after its expiry: a person should look; the sync goes on."""
-        now = self._context.now()
-        case = PayCase(
-            id=self._context.new_key(now), kind=CaseKind.STALE_ATTEMPT, state=CaseState.OPEN, app_id=attempt.app_id,
-            channel_id=attempt.channel_id, order_id=attempt.order_id, attempt_id=attempt.id, refund_id=None,
-            reference=encode(Prefix.ATTEMPT, attempt.id), amount=attempt.amount, currency=attempt.currency,
-            detail={"state": attempt.state.value}, create_time=now, update_time=now,
-        )  # fmt: skip
-        async with self._context.database.connection() as connection:
-            await case_rows.insert_case(connection, case)
+        await self._cases.surplus(transaction, kind, app, order, attempt, payment)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from paycenter_server.domain.errors import PayCenterError, Reason
+from paycenter_server.domain.apps import PayApp
 from paycenter_server.domain.ids import Prefix, decode
-from paycenter_server.domain.models import PayApp, PayOrder, PayRefund
+from paycenter_server.domain.refunds import PayRefund, new_refund
 from paycenter_server.domain.schedule import REFUND_SYNC_DELAYS, due_after
-from paycenter_server.domain.states import OrderState, RefundState
+from paycenter_server.domain.states import RefundState
 from paycenter_server.domain.validation import Check
+from paycenter_server.services import errors
 from paycenter_server.services.context import Context
 from paycenter_server.services.identity import Caller, Identity
-from paycenter_server.services.orders import Orders, order_changed
 from paycenter_server.services.paging import Page, Pager
 from paycenter_server.services.refunds_settlement import RefundSettlement
 from paycenter_server.storage import orders as order_rows
@@ -35,10 +35,9 @@ class NewRefund:
 class Refunds:
     """Create, read, list, sync."""
 
-    def __init__(self, context: Context, identity: Identity, orders: Orders, settlement: RefundSettlement) -> None:
+    def __init__(self, context: Context, identity: Identity, settlement: RefundSettlement) -> None:
         self._context = context
         self._identity = identity
-        self._orders = orders
         self._settlement = settlement
 
     async def create(self, caller: Caller, new: NewRefund) -> PayRefund:
@@ -49,7 +48,7 @@ class Refunds:
         check.amount("amount", new.amount)
         check.text("reason", new.reason, 80, minimum=1)
         check.done()
-        app = await self._identity.app_of(caller, new.app_key, enabled=True)
+        app = await self._identity.app_of(caller, new.app_key)  # a disabled app can still refund
         return await self._context.run_to_completion(self._create(app, new))
 
     async def _create(self, app: PayApp, new: NewRefund) -> PayRefund:
@@ -59,7 +58,7 @@ class Refunds:
             if created is None:
                 existing = await self._existing(app, new)
                 if existing is None:
-                    raise order_changed()
+                    raise errors.order_changed()
             else:
                 return await self._send(created)
         if existing.state is not RefundState.FAILURE:
@@ -73,16 +72,7 @@ class Refunds:
             return None
         differing = [name for name in ("merchant_order_id", "amount", "reason") if getattr(refund, name) != getattr(new, name)]
         if differing or refund.case_id is not None:
-            raise PayCenterError(
-                Reason.REFUND_CONFLICT,
-                f"merchant_refund_no {new.merchant_refund_no!r} is taken by refund {refund.number} with another "
-                f"{', '.join(differing) or 'origin'}; use a new merchant_refund_no, or send the same content.",
-                metadata={
-                    "pay_refund_id": refund.number,
-                    "merchant_refund_no": refund.merchant_refund_no,
-                    "differing_fields": ",".join(differing),
-                },
-            )
+            raise errors.refund_conflict(refund, differing)
         return refund
 
     async def _reserve_and_insert(self, app: PayApp, new: NewRefund) -> PayRefund | None:
@@ -91,29 +81,24 @@ class Refunds:
         async with self._context.database.connection() as connection:
             order = await order_rows.get_order_by_merchant_id(connection, app.id, new.merchant_order_id)
         if order is None:
-            raise PayCenterError(
-                Reason.ORDER_NOT_FOUND, f"The app has no order {new.merchant_order_id!r}; check merchant_order_id."
-            )
+            raise errors.refund_of_no_order(new.merchant_order_id)
         if order.attempt_id is None or order.channel_id is None or order.channel_code is None:
-            raise not_refundable(order)
-        refund = PayRefund(
-            id=self._context.new_key(now), app_id=app.id, app_key=app.app_key, order_id=order.id, attempt_id=order.attempt_id,
-            channel_id=order.channel_id, channel_code=order.channel_code, case_id=None,
-            merchant_order_id=order.merchant_order_id, merchant_refund_no=new.merchant_refund_no,
-            out_refund_key=self._context.new_key(now), amount=new.amount, total_amount=order.paid_amount,
-            currency=order.currency, reason=new.reason, notification_url=app.refund_notification_url, state=RefundState.WAITING,
-            send_count=1, channel_refund_no=None, channel_error_code=None, channel_error_message=None, success_time=None,
-            next_check_time=due_after(now, REFUND_SYNC_DELAYS, 0), check_count=0, create_time=now, update_time=now,
-        ) if new.amount <= order.paid_amount else None  # fmt: skip
-        if refund is None:
-            raise exceeds(order)
+            raise errors.not_refundable(order)
+        if new.amount > order.paid_amount:
+            raise errors.refund_exceeds_paid(order)
+        refund = new_refund(
+            self._context.new_key(now), self._context.new_key(now), now, order, attempt_id=order.attempt_id,
+            channel_id=order.channel_id, channel_code=order.channel_code, merchant_refund_no=new.merchant_refund_no,
+            amount=new.amount, total_amount=order.paid_amount, currency=order.currency, reason=new.reason,
+            notification_url=app.refund_notification_url, next_check_time=due_after(now, REFUND_SYNC_DELAYS, 0),
+        )  # fmt: skip
         await self._settlement.check_limits(refund)
         try:
             async with self._context.database.transaction() as connection:
                 # The refund row first: a repeat that lost the race must find the other's refund, not "exceeds".
                 await refund_rows.insert_refund(connection, refund)
                 if not await refund_rows.reserve(connection, order.id, new.amount, now):
-                    raise exceeds(await order_rows.get_order(connection, order.id) or order)
+                    raise errors.refund_exceeds_paid(await order_rows.get_order(connection, order.id) or order)
         except UniqueViolation:
             return None
         return refund
@@ -124,13 +109,13 @@ class Refunds:
         key = self._context.new_key(now)
         async with self._context.database.transaction() as connection:
             if not await refund_rows.send_again(connection, refund.id, key, now, due_after(now, REFUND_SYNC_DELAYS, 0)):
-                raise order_changed()
+                raise errors.order_changed()
             if not await refund_rows.reserve(connection, refund.order_id, refund.amount, now):
                 order = await order_rows.get_order(connection, refund.order_id)
-                raise exceeds(order) if order else order_changed()
+                raise errors.refund_exceeds_paid(order) if order else errors.order_changed()
             again = await refund_rows.get_refund(connection, refund.id)
         if again is None:
-            raise order_changed()
+            raise errors.order_changed()
         return again
 
     async def _send(self, refund: PayRefund) -> PayRefund:
@@ -154,7 +139,7 @@ class Refunds:
 
     def _owned(self, caller: Caller, refund: PayRefund | None) -> PayRefund:
         if refund is None or not self._identity.owns(caller, refund.app_id):
-            raise PayCenterError(Reason.REFUND_NOT_FOUND, "There is no such refund of this app; check the number.")
+            raise errors.refund_not_found()
         return refund
 
     async def sync(self, caller: Caller, refund: PayRefund) -> PayRefund:
@@ -165,29 +150,7 @@ class Refunds:
 
     async def search(self, caller: Caller, app_key: str, where: RefundFilter, pager: Pager) -> Page[PayRefund]:
         """Newest first. App credentials see their own app; operators may leave the app out."""
-        where = replace(where, app_id=await self._orders.list_scope(caller, app_key))
+        where = replace(where, app_id=await self._identity.list_scope(caller, app_key))
         async with self._context.database.connection() as connection:
             rows = await refund_rows.list_refunds(connection, where, limit=pager.size + 1, before=pager.before(where))
         return pager.page(rows, where)
-
-
-def not_refundable(order: PayOrder) -> PayCenterError:
-    """Nothing was paid."""
-    return PayCenterError(
-        Reason.ORDER_NOT_REFUNDABLE,
-        f"The order is {order.state.value} and was never paid, so there is nothing to refund.",
-        metadata={"pay_order_id": order.number, "state": order.state.value},
-    )
-
-
-def exceeds(order: PayOrder) -> PayCenterError:
-    """More than is left."""
-    if order.state not in (OrderState.SUCCESS, OrderState.REFUND):
-        return not_refundable(order)
-    left = order.paid_amount - order.refunded_amount - order.reserved_amount
-    return PayCenterError(
-        Reason.REFUND_EXCEEDS_PAID,
-        f"Only {left} minor units of the {order.paid_amount} paid are left to refund; {order.refunded_amount} are refunded "
-        f"and {order.reserved_amount} are in flight. Ask for {left} at most.",
-        metadata={"pay_order_id": order.number, "refundable_amount": str(left)},
-    )

@@ -17,19 +17,18 @@ from paycenter_server.channels.protocol import (
 )
 from paycenter_server.domain.errors import invalid
 from paycenter_server.domain.ids import Prefix, decode
-from paycenter_server.domain.models import CaseKind, PayAttempt, PayCase, PayRefund
+from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.domain.schedule import REFUND_SYNC_DELAYS, STALE_AFTER, due_after
-from paycenter_server.domain.states import AttemptState, CaseEvent, CaseState, RefundState
+from paycenter_server.domain.states import AttemptState, CaseEvent, RefundState
 from paycenter_server.services import notifications_payloads as payloads
 from paycenter_server.services.attempts import AttemptSettlement, attempt_ref
+from paycenter_server.services.cases import CALLBACK_DATA_MAX, Cases
 from paycenter_server.services.channels_gateway import ChannelGateway, ConfiguredChannel
 from paycenter_server.services.context import Context
-from paycenter_server.services.payments import CALLBACK_DATA_MAX, TOLD, FactsMismatchError
+from paycenter_server.services.payments import FactsMismatchError
 from paycenter_server.storage import attempts as attempt_rows
-from paycenter_server.storage import cases as case_rows
 from paycenter_server.storage import notifications as notification_rows
 from paycenter_server.storage import refunds as refund_rows
-from paycenter_server.storage.database import Connection
 
 log = structlog.get_logger(__name__)
 
@@ -41,10 +40,11 @@ class UndecidedError(Exception):
 class RefundSettlement:
     """Every refund comes through here: first sends, repeats, queries and callbacks."""
 
-    def __init__(self, context: Context, gateway: ChannelGateway, attempts: AttemptSettlement) -> None:
+    def __init__(self, context: Context, gateway: ChannelGateway, attempts: AttemptSettlement, cases: Cases) -> None:
         self._context = context
         self._gateway = gateway
         self._attempts = attempts
+        self._cases = cases
 
     async def _request(self, refund: PayRefund, configured: ConfiguredChannel) -> RefundRequest:
         _, callback_url = self._gateway.callback_urls(configured.channel)
@@ -73,7 +73,7 @@ class RefundSettlement:
         configured = await self._gateway.get(refund.channel_id)
         request = await self._request(refund, configured)
         outcome = await self._gateway.perform(configured, lambda codec, moment: codec.refund(request, moment))
-        await self._quietly(configured, refund, outcome)
+        await self._apply_or_note(configured, refund, outcome)
 
     async def check(self, refund: PayRefund) -> None:
         """Ask how it stands. One that never arrived, or had to wait, is sent again under the same number (rule 2)."""
@@ -86,7 +86,7 @@ class RefundSettlement:
                 # What went back last may be this one, which an earlier send of ours has made.
                 last = await self._gateway.perform(configured, lambda codec, moment: codec.query_refund(request, moment))
                 outcome = replace(outcome, status=RefundStatus.FAILED) if last.status is RefundStatus.NOT_FOUND else last
-        await self._quietly(configured, refund, outcome)
+        await self._apply_or_note(configured, refund, outcome)
 
     async def _all_went_back(self, refund: PayRefund, configured: ConfiguredChannel) -> bool:
         """Whether the channel has given back the whole trade."""
@@ -99,7 +99,7 @@ class RefundSettlement:
         payment = trade.payment if trade.status in (QueryStatus.PAID, QueryStatus.CLOSED) else None
         return payment is not None and (payment.out_trade_no, payment.refunded) == (attempt.out_trade_no, Refunded.ALL)
 
-    async def _quietly(self, configured: ConfiguredChannel, refund: PayRefund, outcome: RefundOutcome) -> None:
+    async def _apply_or_note(self, configured: ConfiguredChannel, refund: PayRefund, outcome: RefundOutcome) -> None:
         try:
             await self.apply(configured, refund, outcome, raw="")
         except FactsMismatchError as error:
@@ -151,14 +151,13 @@ class RefundSettlement:
             )
             if done:
                 task = payloads.refund_settled(refund, self._context.new_key(now), now, success_time=success_time)
-                await notification_rows.insert_notification(connection, task, data_version=refund.send_count)
-                if refund.case_id is not None:
-                    await case_rows.move_case(connection, refund.case_id, CaseEvent.RESOLVE, now)
+                await notification_rows.insert_notification(connection, task)
+                await self._cases.refund_settled(connection, refund, CaseEvent.RESOLVE, now)
             else:
                 current = await refund_rows.get_refund(connection, refund.id)
                 same = current is not None and current.out_refund_key == refund.out_refund_key
                 if current is None or not same or current.state is RefundState.FAILURE:
-                    await self._conflict(connection, refund, "succeeded at the channel after it had failed there")
+                    await self._cases.succeeded_after_failure(connection, refund)
         if done:
             self._context.wake_up.send()
 
@@ -174,9 +173,8 @@ class RefundSettlement:
                     refund, self._context.new_key(now), now, success_time=None, code=outcome.error_code,
                     message=outcome.error_message,
                 )  # fmt: skip
-                await notification_rows.insert_notification(connection, task, data_version=refund.send_count)
-                if refund.case_id is not None:
-                    await case_rows.move_case(connection, refund.case_id, CaseEvent.REFUND_FAILED, now)
+                await notification_rows.insert_notification(connection, task)
+                await self._cases.refund_settled(connection, refund, CaseEvent.REFUND_FAILED, now)
         if done:
             self._context.wake_up.send()
 
@@ -188,23 +186,7 @@ class RefundSettlement:
                 next_check=due_after(now, REFUND_SYNC_DELAYS, refund.check_count),
             )  # fmt: skip
             if now - refund.create_time > STALE_AFTER:
-                await self._stale(connection, refund, now)
-
-    async def _stale(self, connection: Connection, refund: PayRefund, now: datetime) -> None:
-        await case_rows.insert_case(connection, self._case(CaseKind.STALE_REFUND, refund, now, {}))
-
-    async def _conflict(self, connection: Connection, refund: PayRefund, why: str) -> None:
-        log.error("refund_conflict", refund=refund.number, why=why)
-        case = self._case(CaseKind.REFUND_MISMATCH, refund, self._context.now(), {"why": why})
-        await case_rows.insert_case(connection, case)
-
-    def _case(self, kind: CaseKind, refund: PayRefund, now: datetime, detail: dict[str, str]) -> PayCase:
-        return PayCase(
-            id=self._context.new_key(now), kind=kind, state=CaseState.OPEN, app_id=refund.app_id,
-            channel_id=refund.channel_id, order_id=refund.order_id, attempt_id=refund.attempt_id, refund_id=refund.id,
-            reference=refund.out_refund_no, amount=refund.amount, currency=refund.currency, detail=detail, create_time=now,
-            update_time=now,
-        )  # fmt: skip
+                await self._cases.stale_refund(connection, refund)
 
     async def receive_callback(self, configured: ConfiguredChannel, outcome: RefundOutcome, raw: str) -> None:
         """A callback about a refund. One that we never sent (made in the channel's own console) becomes a case."""
@@ -247,8 +229,8 @@ class RefundSettlement:
                 raise UndecidedError("a refund of a payment that is not known here yet")
         async with self._context.database.transaction() as connection:
             if attempt is not None:
-                await attempt_rows.get_attempt(connection, attempt.id, lock=True)  # one case, whoever tells of it first
-            await self._unknown(connection, configured, outcome.facts or facts, attempt, raw)
+                await attempt_rows.lock_attempt(connection, attempt.id)  # one case, whichever message comes first
+            await self._cases.unknown_refund(connection, configured.channel, outcome.facts or facts, attempt, raw)
 
     async def _confirm(self, configured: ConfiguredChannel, request: RefundRequest) -> RefundOutcome:
         """What the channel says of a refund that a callback tells of, without proof. UndecidedError if it does not say."""
@@ -256,23 +238,3 @@ class RefundSettlement:
         if outcome.status in (RefundStatus.PENDING, RefundStatus.UNKNOWN):
             raise UndecidedError("the channel does not say yet how this refund ended")
         return outcome
-
-    async def _unknown(
-        self, connection: Connection, configured: ConfiguredChannel, facts: RefundFacts, attempt: PayAttempt | None, raw: str
-    ) -> None:
-        known = [f"{attempt.out_trade_no}:{mark}" for mark in TOLD] if attempt else []
-        if attempt is not None and await case_rows.conflict_is_open(connection, attempt.id, known):
-            return  # a person has been asked to look at all that was given back of this trade
-        now = self._context.now()
-        key = decode(Prefix.OUT_REFUND, facts.out_refund_no)
-        earlier = await refund_rows.find_earlier_key(connection, attempt.id, key) if attempt and key else None
-        case = PayCase(
-            id=self._context.new_key(now), kind=CaseKind.REFUND_MISMATCH, state=CaseState.OPEN,
-            app_id=configured.channel.app_id, channel_id=configured.channel.id, order_id=attempt.order_id if attempt else None,
-            attempt_id=attempt.id if attempt else None, refund_id=earlier.id if earlier else None,
-            reference=f"{configured.channel.number}:{facts.out_refund_no}"[:128], amount=facts.amount, currency=None,
-            detail={"why": "refunded at the channel under a number that is not in flight here", "raw": raw[:CALLBACK_DATA_MAX]},
-            create_time=now, update_time=now,
-        )  # fmt: skip
-        await case_rows.insert_case(connection, case)
-        log.error("refund_of_unknown_number", out_refund_no=facts.out_refund_no, channel=configured.channel.number)

@@ -7,37 +7,30 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from paycenter_server.domain.models import PayChannel
-from paycenter_server.storage.database import Connection
-from paycenter_server.storage.rows import to_model
+from paycenter_server.domain.channels import PayChannel
+from paycenter_server.storage.database import Connection, WriteConnection
+from paycenter_server.storage.rows import RowMapping
 
-_CHANNEL = "SELECT c.*, a.app_key FROM pay_channel c JOIN pay_app a ON a.id = c.app_id"
+CHANNELS = RowMapping(PayChannel, "pay_channel")
 
 
-async def insert_channel(connection: Connection, channel: PayChannel) -> None:
+async def insert_channel(connection: WriteConnection, channel: PayChannel) -> None:
     """Raises UniqueViolation if the app has this code already."""
-    await connection.execute(
-        """INSERT INTO pay_channel (id, app_id, code, enabled, fee_rate_ppm, remark, config, version, create_time, update_time)
-           VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10)""",
-        channel.id, channel.app_id, channel.code, channel.enabled, channel.fee_rate_ppm, channel.remark, dict(channel.config),
-        channel.version, channel.create_time, channel.update_time,
-    )  # fmt: skip
+    await connection.execute(CHANNELS.insert, *CHANNELS.values(channel))
 
 
 async def get_channel(connection: Connection, channel_id: UUID) -> PayChannel | None:
     """By id, enabled or not."""
-    row = await connection.fetchrow(f"{_CHANNEL} WHERE c.id = $1", channel_id)
-    return to_model(PayChannel, row) if row else None
+    return CHANNELS.model(await connection.fetchrow(f"{CHANNELS.select} WHERE t.id = $1", channel_id))
 
 
 async def get_channel_by_code(connection: Connection, app_id: UUID, code: str) -> PayChannel | None:
     """By app and code, enabled or not."""
-    row = await connection.fetchrow(f"{_CHANNEL} WHERE c.app_id = $1 AND c.code = $2", app_id, code)
-    return to_model(PayChannel, row) if row else None
+    return CHANNELS.model(await connection.fetchrow(f"{CHANNELS.select} WHERE t.app_id = $1 AND t.code = $2", app_id, code))
 
 
 async def update_channel(
-    connection: Connection,
+    connection: WriteConnection,
     channel_id: UUID,
     version: int,
     now: datetime,
@@ -56,7 +49,7 @@ async def update_channel(
     return done is not None
 
 
-async def delete_channel(connection: Connection, channel_id: UUID) -> None:
+async def delete_channel(connection: WriteConnection, channel_id: UUID) -> None:
     """Raises ForeignKeyViolation if an order, attempt, refund or case names it."""
     await connection.execute("DELETE FROM pay_channel WHERE id = $1", channel_id)
 
@@ -64,7 +57,7 @@ async def delete_channel(connection: Connection, channel_id: UUID) -> None:
 async def list_channels(connection: Connection, *, limit: int, before: UUID | None, app_key: str) -> list[PayChannel]:
     """Newest first; of all apps if the key is empty."""
     rows = await connection.fetch(
-        f"{_CHANNEL} WHERE ($1 = '' OR a.app_key = $1) AND ($2::uuid IS NULL OR c.id < $2) ORDER BY c.id DESC LIMIT $3",
+        f"{CHANNELS.select} WHERE ($1 = '' OR app.app_key = $1) AND ($2::uuid IS NULL OR t.id < $2) ORDER BY t.id DESC LIMIT $3",
         app_key, before, limit,
     )  # fmt: skip
-    return [to_model(PayChannel, row) for row in rows]
+    return CHANNELS.models(rows)

@@ -4,19 +4,51 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, TypeAlias
+from typing import Any, Protocol, cast
 
 import asyncpg
 
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.guard import transaction_open
 
-Connection: TypeAlias = Any  # asyncpg ships no types
 UniqueViolation = asyncpg.UniqueViolationError
 ForeignKeyViolation = asyncpg.ForeignKeyViolationError
 Conflict = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+Record = Mapping[str, Any]
+
+
+class Connection(Protocol):
+    """For reading: each statement sees what was committed before it began. asyncpg ships no types, so these are ours."""
+
+    async def fetch(self, query: str, *arguments: object) -> list[Record]:
+        """All rows."""
+        ...
+
+    async def fetchrow(self, query: str, *arguments: object) -> Record | None:
+        """The first row, None if there is none."""
+        ...
+
+    async def fetchval(self, query: str, *arguments: object) -> Any:
+        """The first column of the first row, None if there is none."""
+        ...
+
+
+class WriteConnection(Connection, Protocol):
+    """For statements that write. Outside a transaction each is a transaction of its own."""
+
+    async def execute(self, query: str, *arguments: object) -> str:
+        """Run a statement that answers nothing."""
+        ...
+
+
+class Transaction(WriteConnection, Protocol):
+    """An open transaction: row locks last until it ends."""
+
+    def is_in_transaction(self) -> bool:
+        """Always true here; tells this type apart from WriteConnection."""
+        ...
 
 
 def is_connection_loss(error: BaseException) -> bool:
@@ -50,11 +82,11 @@ def unavailable(error: BaseException) -> PayCenterError:
     )
 
 
-async def _prepare(connection: Connection) -> None:
+async def _prepare(connection: Any) -> None:
     await connection.set_type_codec("jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
 
 
-async def _reset(connection: Connection) -> None:
+async def _reset(connection: Any) -> None:
     # The default reset query costs a round trip per use; our statements leave nothing behind but an aborted transaction.
     if connection.is_in_transaction():
         await connection.execute("ROLLBACK")
@@ -92,18 +124,18 @@ class Database:
                 self._pool.terminate()
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
+    async def connection(self) -> AsyncIterator[WriteConnection]:
         """A connection in autocommit: each statement is its own transaction."""
         async with self._pool.acquire(timeout=10) as connection:
-            yield connection
+            yield cast(WriteConnection, connection)
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Connection]:
+    async def transaction(self) -> AsyncIterator[Transaction]:
         """A READ COMMITTED transaction. Inside it the transport refuses to send."""
         async with self._pool.acquire(timeout=10) as connection:
             with transaction_open():
                 async with connection.transaction():
-                    yield connection
+                    yield cast(Transaction, connection)
 
     async def healthy(self) -> bool:
         """Whether the database answers within two seconds."""

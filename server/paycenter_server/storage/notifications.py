@@ -8,26 +8,29 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from paycenter_server.domain.models import NotificationLog, NotificationSuccess, NotificationType, PayNotification
-from paycenter_server.domain.states import OPEN_NOTIFICATION, NotificationState
-from paycenter_server.storage.database import Connection
-from paycenter_server.storage.rows import to_model
+from paycenter_server.domain.apps import NotificationSuccess
+from paycenter_server.domain.notifications import NotificationLog, NotificationType, PayNotification
+from paycenter_server.domain.states import NOTIFICATION, NotificationEvent, NotificationState, sources, target
+from paycenter_server.storage.database import Connection, WriteConnection
+from paycenter_server.storage.rows import RowMapping, to_model
 
-_TASK = "SELECT t.*, a.app_key FROM pay_notify_task t JOIN pay_app a ON a.id = t.app_id"
-_OPEN = [state.value for state in OPEN_NOTIFICATION]
+NOTIFICATIONS = RowMapping(PayNotification, "pay_notify_task")
+LOGS = RowMapping(NotificationLog, "pay_notify_log")
+# Whatever comes of a delivery, it is recorded in these states only.
+_DELIVERY_EVENTS = (
+    NotificationEvent.RECEIVED,
+    NotificationEvent.REFUSED,
+    NotificationEvent.UNANSWERED,
+    NotificationEvent.GIVE_UP,
+)
 
 
-async def insert_notification(connection: Connection, task: PayNotification, *, data_version: int) -> bool:
+async def insert_notification(transaction: WriteConnection, notification: PayNotification) -> bool:
     """In the same transaction as the change that it tells of; False if that was told before."""
-    done = await connection.fetchval(
-        """INSERT INTO pay_notify_task (id, app_id, type, event, data_id, data_version, merchant_order_id, merchant_refund_no,
-             notification_url, payload, state, notify_times, max_notify_times, next_notify_time, create_time, update_time)
-           VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,0,$12,$13,$14,$14)
-           ON CONFLICT (data_id, event, data_version) DO NOTHING RETURNING id""",
-        task.id, task.app_id, task.type.value, task.event, task.data_id, data_version, task.merchant_order_id,
-        task.merchant_refund_no, task.notification_url, task.payload, task.state.value, task.max_notify_times,
-        task.next_notify_time, task.create_time,
-    )  # fmt: skip
+    done = await transaction.fetchval(
+        f"{NOTIFICATIONS.insert} ON CONFLICT (data_id, event, data_version) DO NOTHING RETURNING id",
+        *NOTIFICATIONS.values(notification),
+    )
     return done is not None
 
 
@@ -41,7 +44,7 @@ class DueNotification:
     notification_url: str
     payload: str
     notify_times: int
-    max_notify_times: int
+    schedule_start_times: int
     notification_success: NotificationSuccess
     notification_secret: str
     notification_secret_previous: str | None
@@ -49,23 +52,25 @@ class DueNotification:
 
 
 async def claim_due(
-    connection: Connection, now: datetime, lease: datetime, limit: int, per_app: int, busy: Sequence[UUID] = ()
+    connection: WriteConnection, now: datetime, lease: datetime, limit: int, per_app: int, busy: Sequence[UUID] = ()
 ) -> list[DueNotification]:
     """Due tasks, at most `per_app` of one app, so that a slow receiver delays nobody else. `busy` apps are passed over.
 
     Each is due again at `lease`, so that a killed worker loses nothing.
     """
     rows = await connection.fetch(
-        """WITH ranked AS (
+        f"""WITH ranked AS (
              SELECT id, row_number() OVER (PARTITION BY app_id ORDER BY next_notify_time) AS place
              FROM (SELECT id, app_id, next_notify_time FROM pay_notify_task
                    WHERE next_notify_time <= $1 AND NOT app_id = ANY($5) ORDER BY next_notify_time LIMIT 1000) candidates
            ), locked AS (
              SELECT t.id FROM pay_notify_task t WHERE t.next_notify_time <= $1 AND t.id IN (
-               SELECT id FROM ranked WHERE place <= $4 LIMIT $3) FOR UPDATE SKIP LOCKED
+               SELECT id FROM ranked WHERE place <= $4 LIMIT $3) FOR NO KEY UPDATE SKIP LOCKED
            ), due AS (
-             UPDATE pay_notify_task t SET next_notify_time = $2 FROM locked WHERE t.id = locked.id RETURNING t.*
-           ) SELECT d.*, a.app_key, a.notification_success, a.notification_secret, a.notification_secret_previous,
+             UPDATE pay_notify_task t SET next_notify_time = $2 FROM locked WHERE t.id = locked.id
+             RETURNING {NOTIFICATIONS.returning}
+           ) SELECT d.id, d.app_id, d.notification_url, d.payload, d.notify_times, d.schedule_start_times, a.app_key,
+               a.notification_success, a.notification_secret, a.notification_secret_previous,
                a.notification_secret_previous_until FROM due d JOIN pay_app a ON a.id = d.app_id""",
         now, lease, limit, per_app, list(busy),
     )  # fmt: skip
@@ -78,7 +83,7 @@ class DeliveryResult:
 
     task_id: UUID
     claimed_times: int
-    state: NotificationState
+    event: NotificationEvent
     next_notify_time: datetime | None
     url: str
     request: str
@@ -88,7 +93,7 @@ class DeliveryResult:
     at: datetime
 
 
-async def record(connection: Connection, deliveries: Sequence[DeliveryResult]) -> int:
+async def record(connection: WriteConnection, deliveries: Sequence[DeliveryResult]) -> int:
     """Book deliveries and their log in one statement. A task that someone else has moved on keeps what it has."""
     recorded = await connection.fetchval(
             """WITH given AS (
@@ -106,36 +111,36 @@ async def record(connection: Connection, deliveries: Sequence[DeliveryResult]) -
                ) SELECT count(*) FROM moved""",
             [d.task_id for d in deliveries],
             [d.claimed_times for d in deliveries],
-            [d.state.value for d in deliveries],
+            [target(NOTIFICATION, d.event) for d in deliveries],
             [d.next_notify_time for d in deliveries],
             [d.url for d in deliveries],
             [d.request for d in deliveries],
             [d.http_status for d in deliveries],
             [d.duration_ms for d in deliveries],
             [d.answer for d in deliveries],
-            [d.at for d in deliveries], _OPEN,
+            [d.at for d in deliveries],
+            sources(NOTIFICATION, *_DELIVERY_EVENTS),
     )  # fmt: skip
     return int(recorded)
 
 
 async def get_notification(connection: Connection, task_id: UUID) -> PayNotification | None:
     """By id."""
-    row = await connection.fetchrow(f"{_TASK} WHERE t.id = $1", task_id)
-    return to_model(PayNotification, row) if row else None
+    return NOTIFICATIONS.model(await connection.fetchrow(f"{NOTIFICATIONS.select} WHERE t.id = $1", task_id))
 
 
 async def list_logs(connection: Connection, task_id: UUID, limit: int = 100) -> list[NotificationLog]:
     """The last deliveries, oldest first."""
-    rows = await connection.fetch("SELECT * FROM pay_notify_log WHERE task_id = $1 ORDER BY id DESC LIMIT $2", task_id, limit)
-    return [to_model(NotificationLog, row) for row in reversed(rows)]
+    rows = await connection.fetch(f"{LOGS.select} WHERE t.task_id = $1 ORDER BY t.id DESC LIMIT $2", task_id, limit)
+    return LOGS.models(list(reversed(rows)))
 
 
-async def resend(connection: Connection, task_id: UUID, now: datetime, max_notify_times: int) -> bool:
-    """A finished task becomes WAITING, due now, with the whole schedule before it; False if it is not finished."""
+async def resend(connection: WriteConnection, task_id: UUID, now: datetime) -> bool:
+    """A finished task becomes WAITING, due now, and its retry schedule starts anew; False if it is not finished."""
     done = await connection.fetchval(
-        """UPDATE pay_notify_task SET state = $3, next_notify_time = $2, update_time = $2,
-           max_notify_times = notify_times + $4 WHERE id = $1 AND NOT state = ANY($5) RETURNING id""",
-        task_id, now, NotificationState.WAITING.value, max_notify_times, _OPEN,
+        """UPDATE pay_notify_task SET state = $3, next_notify_time = $2, update_time = $2, schedule_start_time = $2,
+           schedule_start_times = notify_times WHERE id = $1 AND state = ANY($4) RETURNING id""",
+        task_id, now, target(NOTIFICATION, NotificationEvent.RESEND), sources(NOTIFICATION, NotificationEvent.RESEND),
     )  # fmt: skip
     return done is not None
 
@@ -181,6 +186,10 @@ async def list_notifications(
         conditions.append(table.create_time < where.create_time_to)
     if before is not None:
         conditions.append(table.id < before)
-    statement = select(pay_notify_task, pay_app.c.app_key).join(pay_app, pay_app.c.id == table.app_id).where(*conditions)
+    statement = (
+        select(*(table[name] for name in NOTIFICATIONS.columns), pay_app.c.app_key)
+        .join(pay_app, pay_app.c.id == table.app_id)
+        .where(*conditions)
+    )
     text, arguments = render(statement.order_by(table.id.desc()).limit(limit))
-    return [to_model(PayNotification, row) for row in await connection.fetch(text, *arguments)]
+    return NOTIFICATIONS.models(await connection.fetch(text, *arguments))

@@ -7,64 +7,64 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from paycenter_server.domain.models import PayOrder
-from paycenter_server.domain.states import OPEN_ATTEMPT, ORDER, OrderEvent, OrderState, sources
-from paycenter_server.storage.database import Connection
-from paycenter_server.storage.rows import to_model
+from paycenter_server.domain.orders import PayOrder
+from paycenter_server.domain.states import OPEN_ATTEMPT, ORDER, OrderEvent, OrderState, sources, target
+from paycenter_server.storage.database import Connection, Transaction, WriteConnection
+from paycenter_server.storage.rows import RowMapping
 
-_ORDER = "SELECT o.*, a.app_key FROM pay_order o JOIN pay_app a ON a.id = o.app_id"
-_WAITING = OrderState.WAITING.value
+ORDERS = RowMapping(PayOrder, "pay_order")
+_UNPAID = sources(ORDER, OrderEvent.PAID)
 
 
-async def insert_order(connection: Connection, order: PayOrder) -> bool:
+async def insert_order(connection: WriteConnection, order: PayOrder) -> bool:
     """False if the app has an order under this merchant_order_id."""
     done = await connection.fetchval(
-        """INSERT INTO pay_order (id, app_id, merchant_order_id, subject, body, amount, currency, state, expire_time, user_ip,
-           user_id, return_url, notification_url, next_check_time, create_time, update_time)
-           VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$9,$14,$14)
-           ON CONFLICT (app_id, merchant_order_id) DO NOTHING RETURNING id""",
-        order.id, order.app_id, order.merchant_order_id, order.subject, order.body, order.amount, order.currency,
-        order.state.value, order.expire_time, order.user_ip, order.user_id, order.return_url, order.notification_url,
-        order.create_time,
-    )  # fmt: skip
+        f"{ORDERS.insert} ON CONFLICT (app_id, merchant_order_id) DO NOTHING RETURNING id", *ORDERS.values(order)
+    )
     return done is not None
 
 
-async def get_order(connection: Connection, order_id: UUID, *, lock: bool = False) -> PayOrder | None:
-    """By id; `lock` holds the row until the transaction ends."""
-    row = await connection.fetchrow(f"{_ORDER} WHERE o.id = $1{' FOR UPDATE OF o' if lock else ''}", order_id)
-    return to_model(PayOrder, row) if row else None
+async def get_order(connection: Connection, order_id: UUID) -> PayOrder | None:
+    """By id."""
+    return ORDERS.model(await connection.fetchrow(f"{ORDERS.select} WHERE t.id = $1", order_id))
+
+
+async def lock_order(transaction: Transaction, order_id: UUID) -> PayOrder | None:
+    """By id, held until the transaction ends. Its key does not change, so rows that refer to it can still be inserted."""
+    return ORDERS.model(await transaction.fetchrow(f"{ORDERS.select} WHERE t.id = $1 FOR NO KEY UPDATE OF t", order_id))
 
 
 async def get_order_by_merchant_id(connection: Connection, app_id: UUID, merchant_order_id: str) -> PayOrder | None:
     """By the app's own number."""
-    row = await connection.fetchrow(f"{_ORDER} WHERE o.app_id = $1 AND o.merchant_order_id = $2", app_id, merchant_order_id)
-    return to_model(PayOrder, row) if row else None
+    return ORDERS.model(
+        await connection.fetchrow(f"{ORDERS.select} WHERE t.app_id = $1 AND t.merchant_order_id = $2", app_id, merchant_order_id)
+    )
 
 
-async def close_order(connection: Connection, order_id: UUID, now: datetime) -> PayOrder | None:
+async def close_order(transaction: Transaction, order_id: UUID, now: datetime) -> PayOrder | None:
     """WAITING to CLOSED, if no attempt is open; None otherwise. The caller holds the row."""
-    row = await connection.fetchrow(
-        """WITH closed AS (UPDATE pay_order SET state = $3, next_check_time = NULL, update_time = $2
-             WHERE id = $1 AND state = ANY($4)
-               AND NOT EXISTS (SELECT 1 FROM pay_attempt t WHERE t.order_id = $1 AND t.state = ANY($5)) RETURNING *)
-           SELECT c.*, a.app_key FROM closed c JOIN pay_app a ON a.id = c.app_id""",
-        order_id, now, OrderState.CLOSED.value, sources(ORDER, OrderEvent.CLOSE), OPEN_ATTEMPT,
+    row = await transaction.fetchrow(
+        f"""WITH closed AS (UPDATE pay_order t SET state = $3, next_check_time = NULL, update_time = $2
+             WHERE t.id = $1 AND t.state = ANY($4)
+               AND NOT EXISTS (SELECT 1 FROM pay_attempt a WHERE a.order_id = $1 AND a.state = ANY($5))
+             RETURNING {ORDERS.returning})
+           {ORDERS.select_from("closed")}""",
+        order_id, now, target(ORDER, OrderEvent.CLOSE), sources(ORDER, OrderEvent.CLOSE), OPEN_ATTEMPT,
     )  # fmt: skip
-    return to_model(PayOrder, row) if row else None
+    return ORDERS.model(row)
 
 
-async def update_price(connection: Connection, order_id: UUID, old: int, new: int, now: datetime) -> bool:
+async def update_price(transaction: Transaction, order_id: UUID, old: int, new: int, now: datetime) -> bool:
     """Change the amount of a WAITING order that has no open attempt; False otherwise. The caller holds the row."""
-    done = await connection.fetchval(
-        """UPDATE pay_order SET amount = $3, update_time = $4 WHERE id = $1 AND amount = $2 AND state = $5
-           AND NOT EXISTS (SELECT 1 FROM pay_attempt t WHERE t.order_id = $1 AND t.state = ANY($6)) RETURNING id""",
-        order_id, old, new, now, _WAITING, OPEN_ATTEMPT,
+    done = await transaction.fetchval(
+        """UPDATE pay_order SET amount = $3, state = $5, update_time = $4 WHERE id = $1 AND amount = $2 AND state = ANY($6)
+           AND NOT EXISTS (SELECT 1 FROM pay_attempt t WHERE t.order_id = $1 AND t.state = ANY($7)) RETURNING id""",
+        order_id, old, new, now, target(ORDER, OrderEvent.CHANGE_PRICE), sources(ORDER, OrderEvent.CHANGE_PRICE), OPEN_ATTEMPT,
     )  # fmt: skip
     return done is not None
 
 
-async def claim_expired(connection: Connection, now: datetime, retry: datetime, limit: int) -> list[UUID]:
+async def claim_expired(connection: WriteConnection, now: datetime, retry: datetime, limit: int) -> list[UUID]:
     """WAITING orders whose expiry is due. Each is due again at `retry`, so that a killed worker loses nothing."""
     rows = await connection.fetch(
         """UPDATE pay_order SET next_check_time = $2, check_count = check_count + 1 WHERE id IN (
@@ -75,9 +75,9 @@ async def claim_expired(connection: Connection, now: datetime, retry: datetime, 
     return [row["id"] for row in rows]
 
 
-async def set_next_check(connection: Connection, order_id: UUID, when: datetime | None) -> None:
+async def set_next_check(connection: WriteConnection, order_id: UUID, when: datetime | None) -> None:
     """When an unsettled order is looked at again; a settled one is left alone."""
-    await connection.execute("UPDATE pay_order SET next_check_time = $2 WHERE id = $1 AND state = $3", order_id, when, _WAITING)
+    await connection.execute("UPDATE pay_order SET next_check_time = $2 WHERE id = $1 AND state = ANY($3)", order_id, when, _UNPAID)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,9 @@ async def list_orders(connection: Connection, where: OrderFilter, *, limit: int,
     from paycenter_server.storage.tables import pay_app, pay_attempt, pay_order
 
     table = pay_order.c
-    statement: Any = select(pay_order, pay_app.c.app_key).join(pay_app, pay_app.c.id == table.app_id)
+    statement: Any = select(*(table[name] for name in ORDERS.columns), pay_app.c.app_key).join(
+        pay_app, pay_app.c.id == table.app_id
+    )
     conditions: list[Any] = []
     if where.app_id is not None:
         conditions.append(table.app_id == where.app_id)
@@ -129,4 +131,4 @@ async def list_orders(connection: Connection, where: OrderFilter, *, limit: int,
     if before is not None:
         conditions.append(table.id < before)
     text, arguments = render(statement.where(*conditions).order_by(table.id.desc()).limit(limit))
-    return [to_model(PayOrder, row) for row in await connection.fetch(text, *arguments)]
+    return ORDERS.models(await connection.fetch(text, *arguments))

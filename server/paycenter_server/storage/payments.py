@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from paycenter_server.domain.models import PayNotification
-from paycenter_server.domain.states import ATTEMPT, OPEN_ATTEMPT, ORDER, AttemptEvent, AttemptState, OrderEvent, OrderState, sources
-from paycenter_server.storage.database import Connection
+from paycenter_server.domain.notifications import PayNotification
+from paycenter_server.domain.states import ATTEMPT, OPEN_ATTEMPT, ORDER, AttemptEvent, OrderEvent, sources, target
+from paycenter_server.storage.database import WriteConnection
 
 _SETTLE = """
 WITH o AS (
-  SELECT id, app_id FROM pay_order WHERE id = $1 AND state = ANY($2) FOR UPDATE
+  SELECT id, app_id FROM pay_order WHERE id = $1 AND state = ANY($2) FOR NO KEY UPDATE
 ), t AS (
   SELECT a.id, o.id AS order_id, o.app_id FROM o JOIN pay_attempt a ON a.order_id = o.id
   WHERE a.id = $3 AND a.channel_id = $4 AND a.amount = $5 AND a.state = ANY($6)
-    AND a.cancel_until IS NOT DISTINCT FROM $26 AND (a.cancel_until IS NULL OR a.cancel_until <= $27) FOR UPDATE OF a
+    AND a.cancel_until IS NOT DISTINCT FROM $26 AND (a.cancel_until IS NULL OR a.cancel_until <= $27) FOR NO KEY UPDATE OF a
 ), attempt AS (
   UPDATE pay_attempt a SET state = $7, paid_amount = $5, channel_order_no = $8, channel_user_id = $9, success_time = $10,
     callback_data = $11, update_time = $12, next_check_time = NULL
@@ -31,8 +31,9 @@ WITH o AS (
   FROM t WHERE p.id = t.order_id RETURNING p.id, p.app_id
 ), task AS (
   INSERT INTO pay_notify_task (id, app_id, type, event, data_id, data_version, merchant_order_id, merchant_refund_no,
-    notification_url, payload, state, notify_times, max_notify_times, next_notify_time, create_time, update_time)
-  SELECT $17, paid.app_id, $18, $19, paid.id, 0, $20, '', $21, $22, $23, 0, $24, $12, $12, $12 FROM paid
+    notification_url, payload, state, notify_times, next_notify_time, schedule_start_time, schedule_start_times, create_time,
+    update_time)
+  SELECT $17, paid.app_id, $18, $19, paid.id, $24, $20, '', $21, $22, $23, 0, $12, $12, 0, $12, $12 FROM paid
   ON CONFLICT (data_id, event, data_version) DO NOTHING RETURNING id
 )
 SELECT (SELECT count(*) FROM attempt) AS attempts, (SELECT count(*) FROM paid) AS orders, (SELECT count(*) FROM task) AS tasks
@@ -70,9 +71,9 @@ class QuerySnapshot:
 
 
 async def settle(
-    connection: Connection,
+    connection: WriteConnection,
     booking: Booking,
-    task: PayNotification,
+    notification: PayNotification,
     now: datetime,
     event: OrderEvent,
     *,
@@ -82,17 +83,17 @@ async def settle(
     """Book a payment of an order that can take it; False, with nothing changed, if order or attempt have moved on.
 
     `asked`: the question that the facts are the answer to; None if they came unasked. `closed_attempt`: the caller holds both rows
-    and has
-    decided that a payment of a closed attempt is right for the order.
+    and has decided that a payment of a closed attempt is right for the order.
     """
     late = sources(ATTEMPT, AttemptEvent.PAID_LATE) if closed_attempt else []
     row = await connection.fetchrow(
         _SETTLE,
         booking.order_id, sources(ORDER, event), booking.attempt_id, booking.channel_id, booking.amount,
         [*sources(ATTEMPT, AttemptEvent.PAID), *late],
-        AttemptState.SUCCESS.value, booking.channel_order_no, booking.channel_user_id, booking.success_time,
-        booking.callback_data, now, OrderState.SUCCESS.value, booking.channel_code, booking.fee_rate_ppm, booking.fee_amount,
-        task.id, task.type.value, task.event, task.merchant_order_id, task.notification_url, task.payload, task.state.value,
-        task.max_notify_times, OPEN_ATTEMPT, asked.cancel_until if asked else None, asked.at if asked else None,
+        target(ATTEMPT, AttemptEvent.PAID), booking.channel_order_no, booking.channel_user_id, booking.success_time,
+        booking.callback_data, now, target(ORDER, event), booking.channel_code, booking.fee_rate_ppm, booking.fee_amount,
+        notification.id, notification.type.value, notification.event, notification.merchant_order_id,
+        notification.notification_url, notification.payload, notification.state.value, notification.data_version,
+        OPEN_ATTEMPT, asked.cancel_until if asked else None, asked.at if asked else None,
     )  # fmt: skip
-    return bool(row["attempts"] == 1 and row["orders"] == 1)
+    return bool(row and row["attempts"] == 1 and row["orders"] == 1)

@@ -7,15 +7,15 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from paycenter_server.domain.models import PayRefund
-from paycenter_server.domain.states import ORDER, REFUND, OrderEvent, OrderState, RefundEvent, RefundState, sources
-from paycenter_server.storage.database import Connection
-from paycenter_server.storage.rows import to_model
+from paycenter_server.domain.refunds import PayRefund
+from paycenter_server.domain.states import ORDER, REFUND, OrderEvent, RefundEvent, RefundState, sources, target
+from paycenter_server.storage.database import Connection, Transaction, WriteConnection
+from paycenter_server.storage.rows import RowMapping
 
-_REFUND = "SELECT r.*, a.app_key FROM pay_refund r JOIN pay_app a ON a.id = r.app_id"
+REFUNDS = RowMapping(PayRefund, "pay_refund")
 
 
-async def reserve(connection: Connection, order_id: UUID, amount: int, now: datetime) -> bool:
+async def reserve(connection: WriteConnection, order_id: UUID, amount: int, now: datetime) -> bool:
     """Set aside part of what was paid; False if that much is not left, or the order is not paid.
 
     One conditional UPDATE: a SUM over refund rows would race.
@@ -28,57 +28,51 @@ async def reserve(connection: Connection, order_id: UUID, amount: int, now: date
     return done is not None
 
 
-async def insert_refund(connection: Connection, refund: PayRefund) -> None:
+async def insert_refund(transaction: Transaction, refund: PayRefund) -> None:
     """Raises UniqueViolation if the app has a refund under this merchant_refund_no (or the case has its refund)."""
-    await connection.execute(
-        """INSERT INTO pay_refund (id, app_id, order_id, attempt_id, channel_id, channel_code, case_id, merchant_order_id,
-           merchant_refund_no, out_refund_key, amount, total_amount, currency, reason, notification_url, state, send_count,
-           next_check_time, create_time, update_time)
-           VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$19)""",
-        refund.id, refund.app_id, refund.order_id, refund.attempt_id, refund.channel_id, refund.channel_code, refund.case_id,
-        refund.merchant_order_id, refund.merchant_refund_no, refund.out_refund_key, refund.amount, refund.total_amount,
-        refund.currency, refund.reason, refund.notification_url, refund.state.value, refund.send_count, refund.next_check_time,
-        refund.create_time,
-    )  # fmt: skip
+    await transaction.execute(REFUNDS.insert, *REFUNDS.values(refund))
 
 
-async def get_refund(connection: Connection, refund_id: UUID, *, lock: bool = False) -> PayRefund | None:
+async def get_refund(connection: Connection, refund_id: UUID) -> PayRefund | None:
     """By id."""
-    row = await connection.fetchrow(f"{_REFUND} WHERE r.id = $1{' FOR UPDATE OF r' if lock else ''}", refund_id)
-    return to_model(PayRefund, row) if row else None
+    return REFUNDS.model(await connection.fetchrow(f"{REFUNDS.select} WHERE t.id = $1", refund_id))
 
 
 async def get_refund_by_merchant_no(connection: Connection, app_id: UUID, merchant_refund_no: str) -> PayRefund | None:
     """By the app's own number."""
-    row = await connection.fetchrow(f"{_REFUND} WHERE r.app_id = $1 AND r.merchant_refund_no = $2", app_id, merchant_refund_no)
-    return to_model(PayRefund, row) if row else None
+    return REFUNDS.model(
+        await connection.fetchrow(f"{REFUNDS.select} WHERE t.app_id = $1 AND t.merchant_refund_no = $2", app_id, merchant_refund_no)
+    )
 
 
 async def get_refund_by_out_key(connection: Connection, key: UUID) -> PayRefund | None:
     """By the number that the channel knows now."""
-    row = await connection.fetchrow(f"{_REFUND} WHERE r.out_refund_key = $1", key)
-    return to_model(PayRefund, row) if row else None
+    return REFUNDS.model(await connection.fetchrow(f"{REFUNDS.select} WHERE t.out_refund_key = $1", key))
 
 
 async def find_earlier_key(connection: Connection, attempt_id: UUID, key: UUID) -> PayRefund | None:
     """The refund of this attempt that was once sent under this number and has another now."""
-    row = await connection.fetchrow(f"{_REFUND} WHERE r.attempt_id = $1 AND r.earlier_out_refund_keys ? $2", attempt_id, str(key))
-    return to_model(PayRefund, row) if row else None
+    return REFUNDS.model(
+        await connection.fetchrow(
+            f"{REFUNDS.select} WHERE t.attempt_id = $1 AND t.earlier_out_refund_keys ? $2", attempt_id, str(key)
+        )
+    )
 
 
-async def send_again(connection: Connection, refund_id: UUID, new_key: UUID, now: datetime, next_check: datetime) -> bool:
+async def send_again(connection: Transaction, refund_id: UUID, new_key: UUID, now: datetime, next_check: datetime) -> bool:
     """FAILURE to WAITING under a new number for the channel; False if it is not FAILURE any more."""
     done = await connection.fetchval(
         """UPDATE pay_refund SET state = $5, earlier_out_refund_keys = earlier_out_refund_keys || to_jsonb(out_refund_key::text),
            out_refund_key = $2, send_count = send_count + 1, channel_error_code = NULL, channel_error_message = NULL,
            next_check_time = $4, check_count = 0, update_time = $3 WHERE id = $1 AND state = ANY($6) RETURNING id""",
-        refund_id, new_key, now, next_check, RefundState.WAITING.value, sources(REFUND, RefundEvent.SEND_AGAIN),
+        refund_id, new_key, now, next_check, target(REFUND, RefundEvent.SEND_AGAIN),
+        sources(REFUND, RefundEvent.SEND_AGAIN),
     )  # fmt: skip
     return done is not None
 
 
 async def succeed(
-    connection: Connection,
+    connection: Transaction,
     refund: PayRefund,
     *,
     channel_refund_no: str,
@@ -97,13 +91,13 @@ async def succeed(
                reserved_amount = reserved_amount - done.amount, update_time = $7
              FROM done WHERE o.id = done.order_id AND done.case_id IS NULL RETURNING o.id
            ) SELECT (SELECT count(*) FROM done) AS refunds, (SELECT count(*) FROM moved) AS orders""",
-        refund.id, refund.out_refund_key, RefundState.SUCCESS.value, channel_refund_no, success_time, callback_data, now,
-        sources(REFUND, RefundEvent.SUCCEED), OrderState.REFUND.value,
+        refund.id, refund.out_refund_key, target(REFUND, RefundEvent.SUCCEED), channel_refund_no, success_time,
+        callback_data, now, sources(REFUND, RefundEvent.SUCCEED), target(ORDER, OrderEvent.REFUNDED),
     )  # fmt: skip
-    return bool(row["refunds"])
+    return bool(row and row["refunds"])
 
 
-async def fail(connection: Connection, refund: PayRefund, *, code: str, message: str, callback_data: str, now: datetime) -> bool:
+async def fail(connection: Transaction, refund: PayRefund, *, code: str, message: str, callback_data: str, now: datetime) -> bool:
     """WAITING to FAILURE, and the reserved amount is free again; False if it was no longer WAITING."""
     row = await connection.fetchrow(
         """WITH done AS (
@@ -114,31 +108,34 @@ async def fail(connection: Connection, refund: PayRefund, *, code: str, message:
              UPDATE pay_order o SET reserved_amount = reserved_amount - done.amount, update_time = $7
              FROM done WHERE o.id = done.order_id AND done.case_id IS NULL RETURNING o.id
            ) SELECT (SELECT count(*) FROM done) AS refunds, (SELECT count(*) FROM freed) AS orders""",
-        refund.id, refund.out_refund_key, RefundState.FAILURE.value, code[:128], message[:512], callback_data, now,
+        refund.id, refund.out_refund_key, target(REFUND, RefundEvent.FAIL), code[:128], message[:512], callback_data, now,
         sources(REFUND, RefundEvent.FAIL),
     )  # fmt: skip
-    return bool(row["refunds"])
+    return bool(row and row["refunds"])
 
 
-async def note(connection: Connection, refund: PayRefund, *, code: str, message: str, next_check: datetime, now: datetime) -> None:
+async def note(
+    connection: WriteConnection, refund: PayRefund, *, code: str, message: str, next_check: datetime, now: datetime
+) -> None:
     """Still WAITING; keep what the channel said and when it is asked again."""
     await connection.execute(
-        """UPDATE pay_refund SET channel_error_code = $3, channel_error_message = $4, next_check_time = $5, update_time = $6
-           WHERE id = $1 AND out_refund_key = $2 AND state = $7""",
+        """UPDATE pay_refund SET channel_error_code = $3, channel_error_message = $4, next_check_time = $5, update_time = $6,
+             state = $7 WHERE id = $1 AND out_refund_key = $2 AND state = ANY($8)""",
         refund.id, refund.out_refund_key, code[:128] or None, message[:512] or None, next_check, now,
-        RefundState.WAITING.value,
+        target(REFUND, RefundEvent.UNDECIDED), sources(REFUND, RefundEvent.UNDECIDED),
     )  # fmt: skip
 
 
-async def claim_due(connection: Connection, now: datetime, lease: datetime, limit: int) -> list[PayRefund]:
+async def claim_due(connection: WriteConnection, now: datetime, lease: datetime, limit: int) -> list[PayRefund]:
     """WAITING refunds whose check is due; each is due again at `lease`."""
     rows = await connection.fetch(
-        """WITH due AS (UPDATE pay_refund SET next_check_time = $2, check_count = check_count + 1 WHERE id IN (
-             SELECT id FROM pay_refund WHERE next_check_time <= $1 ORDER BY next_check_time LIMIT $3 FOR UPDATE SKIP LOCKED)
-           RETURNING *) SELECT d.*, a.app_key FROM due d JOIN pay_app a ON a.id = d.app_id""",
+        f"""WITH due AS (UPDATE pay_refund t SET next_check_time = $2, check_count = check_count + 1 WHERE id IN (
+             SELECT id FROM pay_refund WHERE next_check_time <= $1 ORDER BY next_check_time LIMIT $3
+             FOR NO KEY UPDATE SKIP LOCKED)
+           RETURNING {REFUNDS.returning}) {REFUNDS.select_from("due")}""",
         now, lease, limit,
     )  # fmt: skip
-    return [to_model(PayRefund, row) for row in rows]
+    return REFUNDS.models(rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +177,10 @@ async def list_refunds(connection: Connection, where: RefundFilter, *, limit: in
         conditions.append(table.create_time < where.create_time_to)
     if before is not None:
         conditions.append(table.id < before)
-    statement = select(pay_refund, pay_app.c.app_key).join(pay_app, pay_app.c.id == table.app_id).where(*conditions)
+    statement = (
+        select(*(table[name] for name in REFUNDS.columns), pay_app.c.app_key)
+        .join(pay_app, pay_app.c.id == table.app_id)
+        .where(*conditions)
+    )
     text, arguments = render(statement.order_by(table.id.desc()).limit(limit))
-    return [to_model(PayRefund, row) for row in await connection.fetch(text, *arguments)]
+    return REFUNDS.models(await connection.fetch(text, *arguments))

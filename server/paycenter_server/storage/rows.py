@@ -1,4 +1,4 @@
-"""Rows to domain values."""
+"""Rows to domain values and back. The columns of a table are listed once: by the fields of its dataclass."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from enum import StrEnum
 from functools import cache
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Generic, TypeVar, get_type_hints
 
 T = TypeVar("T")
 
@@ -27,3 +27,51 @@ def to_model(kind: type[T], record: Mapping[str, Any]) -> T:
         value = record[name]
         values.append(enum(value) if enum is not None else value)
     return kind(*values)
+
+
+class RowMapping(Generic[T]):
+    """How a dataclass is stored in a table. A field `app_key` is read from pay_app; every other field is a column.
+
+    Statements name their columns: one with `*` fails inside a transaction while a migration adds a column (asyncpg,
+    InvalidCachedStatementError).
+    """
+
+    def __init__(self, kind: type[T], table: str, *, optional_app: bool = False) -> None:
+        """`optional_app`: rows may belong to no app."""
+        names = [item.name for item in fields(kind)]  # type: ignore[arg-type]
+        self.kind = kind
+        self.columns = tuple(name for name in names if name != "app_key" or table == "pay_app")
+        joined = len(self.columns) < len(names)
+        listed = ", ".join(f"t.{name}" for name in self.columns)
+        join = f" {'LEFT ' if optional_app else ''}JOIN pay_app app ON app.id = t.app_id" if joined else ""
+        self.select = f"SELECT {listed}{', app.app_key' if joined else ''} FROM {table} t{join}"
+        """Rows of the table as `t`; a WHERE may follow."""
+        self.returning = listed
+        """For RETURNING in a statement whose table is called `t`."""
+        places = ", ".join(f"${number}" for number in range(1, len(self.columns) + 1))
+        self.insert = f"INSERT INTO {table} ({', '.join(self.columns)}) VALUES ({places})"
+        """Takes `values`; ON CONFLICT or RETURNING may follow."""
+
+    def select_from(self, rows: str) -> str:
+        """The same of a CTE that returned `returning`, called `rows`."""
+        before, _, after = self.select.partition(" FROM ")
+        _, _, join = after.partition(" t")
+        return f"{before} FROM {rows} t{join}"
+
+    def values(self, model: T) -> list[Any]:
+        """The arguments of `insert`."""
+        return [_plain(getattr(model, name)) for name in self.columns]
+
+    def model(self, record: Mapping[str, Any] | None) -> T | None:
+        """The dataclass of a row, None of none."""
+        return to_model(self.kind, record) if record is not None else None
+
+    def models(self, records: list[Any]) -> list[T]:
+        """The dataclasses of rows."""
+        return [to_model(self.kind, record) for record in records]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, StrEnum):
+        return value.value
+    return dict(value) if isinstance(value, Mapping) else value

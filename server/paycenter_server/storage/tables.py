@@ -25,7 +25,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 
-from paycenter_server.domain.models import CaseKind, NotificationSuccess, NotificationType, SurplusPolicy
+from paycenter_server.domain.apps import NotificationSuccess, SurplusPolicy
+from paycenter_server.domain.cases import CaseKind
+from paycenter_server.domain.notifications import NotificationType
 from paycenter_server.domain.states import AttemptState, CaseState, NotificationState, OrderState, RefundState
 
 metadata = MetaData(
@@ -191,7 +193,7 @@ pay_case = Table(
     Column("order_id", KEY, ForeignKey("pay_order.id"), index=True),
     Column("attempt_id", KEY, ForeignKey("pay_attempt.id")),
     Column("refund_id", KEY),
-    Column("reference", String(128), nullable=False),
+    Column("reference", String(255), nullable=False),
     Column("amount", BigInteger),
     Column("currency", String(8)),
     Column("detail", JSONB, nullable=False),
@@ -253,9 +255,10 @@ pay_notify_task = Table(
     Column("payload", Text, nullable=False),
     Column("state", String(16), nullable=False),
     Column("notify_times", Integer, nullable=False),
-    Column("max_notify_times", Integer, nullable=False),
     Column("next_notify_time", TIME),
     Column("last_execute_time", TIME),
+    Column("schedule_start_time", TIME, nullable=False),
+    Column("schedule_start_times", Integer, nullable=False),
     *_times(),
     # One thing is told once, however often it is found out.
     UniqueConstraint("data_id", "event", "data_version"),

@@ -13,10 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 from click.testing import CliRunner
-from local_fakes import HERE, fake_command, free_ports, run_dev_process, wait_until
 from paycenter_server.local.commands import demo, dev
 from paycenter_server.local.dev import DevOptions, run_dev
 from paycenter_server.local.process import pid_alive
+from support.local_fakes import HERE, fake_command, free_ports, run_dev_process, wait_until
 
 Process = subprocess.Popen  # of str
 
@@ -189,7 +189,7 @@ def test_ephemeral_is_removed(tmp_path: Path, processes: list["subprocess.Popen[
 @pytest.mark.parametrize(("code", "json"), [(0, True), (9, False)])
 def test_demo_passes_the_exit_code_and_cleans_up(code: int, json: bool, tmp_path: Path) -> None:
     script = (
-        f"import sys; sys.path.insert(0, {str(HERE)!r}); from local_fakes import fake_command\n"
+        f"import sys; sys.path.insert(0, {str(HERE)!r}); from support.local_fakes import fake_command\n"
         f"from paycenter_server.local.demo import run_demo; sys.exit(run_demo({json}, fake_command))"
     )
     env = {**os.environ, "FAKE_PLAY_EXIT": str(code), "TMPDIR": str(tmp_path), "PAYCENTER_DATABASE_URL": "postgresql://real/one"}

@@ -12,9 +12,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 import redis
-from local_fakes import wait_until
 from paycenter_server.local import Embedded, LocalError, postgres
 from paycenter_server.local.process import pid_alive, spawn, stop
+from support.local_fakes import wait_until
 
 
 def sql(url: str, statement: str) -> list[asyncpg.Record]:

@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
-from local_fakes import wait_until
 from paycenter_server.local.ports import free_port
 from paycenter_server.local.process import pid_alive
 from paycenter_server.local.tree import Child, Tree, TreeError
+from support.local_fakes import wait_until
 
 ENV = {"PATH": os.environ["PATH"]}
 NOTE_AND_STOP = """

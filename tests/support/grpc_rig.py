@@ -20,6 +20,7 @@ from google.rpc.status_pb2 import Status
 from paycenter import AsyncPayCenter, PayCenterError
 from paycenter_server.bootstrap import Services
 from paycenter_server.grpc_server.server import Parts, Server, Tls
+
 from support.system import PayCenterSystem, free_port
 
 
@@ -27,7 +28,8 @@ def parts_of(services: Services) -> Parts:
     """As `paycenter serve` puts them together."""
     return Parts(
         identity=services.identity, orders=services.orders, submission=services.submission, refunds=services.refunds,
-        apps=services.apps, channels=services.channels, notifications=services.notifications, database=services.context.database,
+        apps=services.apps, channels=services.channels, credentials=services.credentials,
+        notifications=services.notifications, database=services.context.database,
     )  # fmt: skip
 
 
@@ -81,7 +83,7 @@ async def open_rig(system: PayCenterSystem, *, tls: Tls | None = None, trusted: 
     running = asyncio.create_task(server.run(stop))
     target = f"{host}:{server.port}"
     clients = []
-    for key_id, secret in (key_of(system), await system.services.apps.create_operator("test")):
+    for key_id, secret in (key_of(system), await system.services.credentials.create_operator("test")):
         clients.append(AsyncPayCenter(target, key_id=key_id, key_secret=secret, attempts=1, tls=trusted))
     try:
         yield Rig(system, server, stop, running, *clients)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from paycenter_server.local.children import Ports
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parent.parent
 
 
 def fake_command(*words: str) -> list[str]:
@@ -41,7 +41,7 @@ def run_dev_process(
     script = (
         f"import sys; sys.path.insert(0, {str(HERE)!r})\n"
         "from pathlib import Path\n"
-        "from local_fakes import fake_command\n"
+        "from support.local_fakes import fake_command\n"
         "from paycenter_server.local.children import Ports\n"
         "from paycenter_server.local.dev import DevOptions, run_dev\n"
         f"sys.exit(run_dev(DevOptions(data_dir=Path({str(data_dir)!r}), command=fake_command, ports={ports!r}, {given})))\n"

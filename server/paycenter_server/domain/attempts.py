@@ -1,0 +1,95 @@
+"""Attempts: one submit of an order to one channel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from paycenter_server.domain.ids import Prefix, encode
+from paycenter_server.domain.orders import PayOrder
+from paycenter_server.domain.states import ATTEMPT, AttemptEvent, AttemptState, created
+
+
+@dataclass(frozen=True, slots=True)
+class PayAttempt:
+    """One submit of an order to one channel; `amount` is what was sent. `cancel_until`: the channel was asked to cancel
+    it, which gives back what was paid (bar codes); what it said before this moment says nothing any more."""
+
+    id: UUID
+    order_id: UUID
+    app_id: UUID
+    channel_id: UUID
+    channel_code: str
+    amount: int
+    currency: str
+    state: AttemptState
+    display_mode: str
+    display_content: str
+    wanted_mode: str
+    channel_extras: Mapping[str, str]
+    return_url: str
+    user_ip: str
+    expire_time: datetime
+    paid_amount: int
+    channel_order_no: str | None
+    channel_user_id: str | None
+    channel_error_code: str | None
+    channel_error_message: str | None
+    success_time: datetime | None
+    next_check_time: datetime | None
+    check_count: int
+    create_time: datetime
+    update_time: datetime
+    cancel_until: datetime | None
+
+    @property
+    def out_trade_no(self) -> str:
+        """The number that the channel knows."""
+        return encode(Prefix.ATTEMPT, self.id)
+
+
+def new_attempt(
+    key: UUID,
+    now: datetime,
+    order: PayOrder,
+    *,
+    channel_id: UUID,
+    channel_code: str,
+    wanted_mode: str,
+    channel_extras: Mapping[str, str],
+    return_url: str,
+    user_ip: str,
+    expire_time: datetime,
+    next_check_time: datetime,
+) -> PayAttempt:
+    """An attempt that the channel has not been told of. Its amount is the order's at this moment."""
+    return PayAttempt(
+        id=key,
+        order_id=order.id,
+        app_id=order.app_id,
+        channel_id=channel_id,
+        channel_code=channel_code,
+        amount=order.amount,
+        currency=order.currency,
+        state=created(ATTEMPT, AttemptEvent.CREATE),
+        display_mode="",
+        display_content="",
+        wanted_mode=wanted_mode,
+        channel_extras=dict(channel_extras),
+        return_url=return_url,
+        user_ip=user_ip,
+        expire_time=expire_time,
+        paid_amount=0,
+        channel_order_no=None,
+        channel_user_id=None,
+        channel_error_code=None,
+        channel_error_message=None,
+        success_time=None,
+        next_check_time=next_check_time,
+        check_count=0,
+        create_time=now,
+        update_time=now,
+        cancel_until=None,
+    )

@@ -1,0 +1,100 @@
+"""Pay orders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from paycenter_server.domain.apps import PayApp
+from paycenter_server.domain.ids import Prefix, encode
+from paycenter_server.domain.states import ORDER, OrderEvent, OrderState, created
+
+
+@dataclass(frozen=True, slots=True)
+class PayOrder:
+    """What an app wants to be paid for. Amounts in minor units."""
+
+    id: UUID
+    app_id: UUID
+    app_key: str
+    merchant_order_id: str
+    subject: str
+    body: str
+    amount: int
+    currency: str
+    state: OrderState
+    expire_time: datetime
+    user_ip: str
+    user_id: str
+    return_url: str
+    notification_url: str
+    paid_amount: int
+    refunded_amount: int
+    reserved_amount: int
+    attempt_id: UUID | None
+    channel_id: UUID | None
+    channel_code: str | None
+    channel_order_no: str | None
+    channel_user_id: str | None
+    channel_fee_rate_ppm: int
+    channel_fee_amount: int
+    success_time: datetime | None
+    next_check_time: datetime | None
+    check_count: int
+    create_time: datetime
+    update_time: datetime
+
+    @property
+    def number(self) -> str:
+        """The id as callers see it."""
+        return encode(Prefix.ORDER, self.id)
+
+
+def new_order(
+    key: UUID,
+    now: datetime,
+    app: PayApp,
+    *,
+    merchant_order_id: str,
+    subject: str,
+    body: str,
+    amount: int,
+    currency: str,
+    expire_time: datetime,
+    user_ip: str,
+    user_id: str,
+    return_url: str,
+) -> PayOrder:
+    """An order that nothing was submitted for. It is looked at again when it expires."""
+    return PayOrder(
+        id=key,
+        app_id=app.id,
+        app_key=app.app_key,
+        merchant_order_id=merchant_order_id,
+        subject=subject,
+        body=body,
+        amount=amount,
+        currency=currency,
+        state=created(ORDER, OrderEvent.CREATE),
+        expire_time=expire_time,
+        user_ip=user_ip,
+        user_id=user_id,
+        return_url=return_url,
+        notification_url=app.order_notification_url,
+        paid_amount=0,
+        refunded_amount=0,
+        reserved_amount=0,
+        attempt_id=None,
+        channel_id=None,
+        channel_code=None,
+        channel_order_no=None,
+        channel_user_id=None,
+        channel_fee_rate_ppm=0,
+        channel_fee_amount=0,
+        success_time=None,
+        next_check_time=expire_time,
+        check_count=0,
+        create_time=now,
+        update_time=now,
+    )

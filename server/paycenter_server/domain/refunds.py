@@ -1,0 +1,107 @@
+"""Refunds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from paycenter_server.domain.ids import Prefix, encode
+from paycenter_server.domain.orders import PayOrder
+from paycenter_server.domain.states import REFUND, RefundEvent, RefundState, created
+
+
+@dataclass(frozen=True, slots=True)
+class PayRefund:
+    """Money that goes back. `case_id` is set when it returns surplus money, which no order holds."""
+
+    id: UUID
+    app_id: UUID
+    app_key: str
+    order_id: UUID
+    attempt_id: UUID
+    channel_id: UUID
+    channel_code: str
+    case_id: UUID | None
+    merchant_order_id: str
+    merchant_refund_no: str
+    out_refund_key: UUID
+    amount: int
+    total_amount: int
+    currency: str
+    reason: str
+    notification_url: str
+    state: RefundState
+    send_count: int
+    channel_refund_no: str | None
+    channel_error_code: str | None
+    channel_error_message: str | None
+    success_time: datetime | None
+    next_check_time: datetime | None
+    check_count: int
+    create_time: datetime
+    update_time: datetime
+
+    @property
+    def number(self) -> str:
+        """The id as callers see it."""
+        return encode(Prefix.REFUND, self.id)
+
+    @property
+    def out_refund_no(self) -> str:
+        """The number that the channel knows."""
+        return encode(Prefix.OUT_REFUND, self.out_refund_key)
+
+    @property
+    def out_trade_no(self) -> str:
+        """The number under which the channel knows the payment."""
+        return encode(Prefix.ATTEMPT, self.attempt_id)
+
+
+def new_refund(
+    key: UUID,
+    out_refund_key: UUID,
+    now: datetime,
+    order: PayOrder,
+    *,
+    attempt_id: UUID,
+    channel_id: UUID,
+    channel_code: str,
+    merchant_refund_no: str,
+    amount: int,
+    total_amount: int,
+    currency: str,
+    reason: str,
+    notification_url: str,
+    next_check_time: datetime,
+    case_id: UUID | None = None,
+) -> PayRefund:
+    """A refund that was not sent yet. `amount` of the `total_amount` that was paid by the attempt."""
+    return PayRefund(
+        id=key,
+        app_id=order.app_id,
+        app_key=order.app_key,
+        order_id=order.id,
+        attempt_id=attempt_id,
+        channel_id=channel_id,
+        channel_code=channel_code,
+        case_id=case_id,
+        merchant_order_id=order.merchant_order_id,
+        merchant_refund_no=merchant_refund_no,
+        out_refund_key=out_refund_key,
+        amount=amount,
+        total_amount=total_amount,
+        currency=currency,
+        reason=reason,
+        notification_url=notification_url,
+        state=created(REFUND, RefundEvent.CREATE),
+        send_count=1,
+        channel_refund_no=None,
+        channel_error_code=None,
+        channel_error_message=None,
+        success_time=None,
+        next_check_time=next_check_time,
+        check_count=0,
+        create_time=now,
+        update_time=now,
+    )

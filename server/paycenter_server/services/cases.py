@@ -1,0 +1,156 @@
+"""Cases: everything that makes a `pay_case`, and what becomes of one. A person decides what no rule can."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from datetime import datetime
+from typing import Any
+
+import structlog
+
+from paycenter_server.channels.protocol import Payment, RefundFacts
+from paycenter_server.domain.apps import PayApp, SurplusPolicy
+from paycenter_server.domain.attempts import PayAttempt
+from paycenter_server.domain.cases import CaseKind, PayCase, new_case
+from paycenter_server.domain.channels import PayChannel
+from paycenter_server.domain.ids import Prefix, decode
+from paycenter_server.domain.orders import PayOrder
+from paycenter_server.domain.refunds import PayRefund, new_refund
+from paycenter_server.domain.states import CaseEvent
+from paycenter_server.services.context import Context
+from paycenter_server.storage import attempts as attempt_rows
+from paycenter_server.storage import cases as case_rows
+from paycenter_server.storage import refunds as refund_rows
+from paycenter_server.storage.database import Transaction, WriteConnection
+
+log = structlog.get_logger(__name__)
+CALLBACK_DATA_MAX = 16_384
+# A REFUND_MISMATCH case about all that the channel gave back of an attempt has one of these behind its out_trade_no.
+_WHOLE_ATTEMPT = ("refunded", "cancelled")
+
+
+class Cases:
+    """Opens cases, each thing once (by kind and reference), and moves them with the refunds that settle them."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def surplus(
+        self, transaction: Transaction, kind: CaseKind, app: PayApp, order: PayOrder, attempt: PayAttempt, payment: Payment
+    ) -> None:
+        """Money that the order cannot take. By the app's policy its refund is made with it, to be sent at once by the refund job.
+
+        The caller holds order and attempt. A foreign currency is never refunded by itself: a person looks at it.
+        """
+        now = self._context.now()
+        refunds = app.surplus_policy is SurplusPolicy.REFUND and payment.currency == attempt.currency
+        refund_key = self._context.new_key(now) if refunds else None
+        case = new_case(
+            self._context.new_key(now), now, kind, attempt.out_trade_no,
+            event=CaseEvent.CREATE_WITH_REFUND if refunds else CaseEvent.CREATE, app_id=app.id, channel_id=attempt.channel_id,
+            order_id=order.id, attempt_id=attempt.id, refund_id=refund_key, amount=payment.amount or 0,
+            currency=payment.currency or "",
+            detail={"channel_order_no": payment.channel_order_no, "order_state": order.state.value, "sent": attempt.amount},
+        )  # fmt: skip
+        if await case_rows.insert_case(transaction, case) and refund_key is not None:
+            # It is the attempt's money, so no order reserves it; one refund for each case.
+            refund = new_refund(
+                refund_key, self._context.new_key(now), now, order, attempt_id=attempt.id, channel_id=attempt.channel_id,
+                channel_code=attempt.channel_code, merchant_refund_no=f"surplus-{case.number}", amount=case.amount or 0,
+                total_amount=case.amount or 0, currency=attempt.currency, reason="重复或超时支付退款",
+                notification_url=app.refund_notification_url, next_check_time=now, case_id=case.id,
+            )  # fmt: skip
+            await refund_rows.insert_refund(transaction, refund)
+
+    async def unknown_payment(self, connection: WriteConnection, channel: PayChannel, payment: Payment, raw: str) -> None:
+        """Paid under a number that is not an attempt of this channel: kept for a person, whoever it belongs to.
+
+        The reference holds the channel's own number too, because two payments may carry the same unknown number.
+        """
+        case = self._case(
+            CaseKind.UNKNOWN_ORDER, f"{channel.number}:{payment.out_trade_no}:{payment.channel_order_no}",
+            {"channel_order_no": payment.channel_order_no, "raw": raw[:CALLBACK_DATA_MAX]},
+            app_id=channel.app_id, channel_id=channel.id, amount=payment.amount, currency=payment.currency or "",
+        )  # fmt: skip
+        if await case_rows.insert_case(connection, case):
+            log.error("payment_of_unknown_order", out_trade_no=payment.out_trade_no, channel=channel.number)
+
+    async def unknown_refund(
+        self, transaction: Transaction, channel: PayChannel, facts: RefundFacts, attempt: PayAttempt | None, raw: str
+    ) -> None:
+        """Refunded at the channel under a number that is not being settled here; the caller holds the attempt, if any."""
+        whole = [f"{attempt.out_trade_no}:{mark}" for mark in _WHOLE_ATTEMPT] if attempt else []
+        if attempt is not None and await case_rows.conflict_is_open(transaction, attempt.id, whole):
+            return  # a case about everything that went back of this attempt is open already
+        key = decode(Prefix.OUT_REFUND, facts.out_refund_no)
+        earlier = await refund_rows.find_earlier_key(transaction, attempt.id, key) if attempt and key else None
+        why = "refunded at the channel under a number that is not being settled here"
+        case = self._case(
+            CaseKind.REFUND_MISMATCH, f"{channel.number}:{facts.out_refund_no}",
+            {"why": why, "raw": raw[:CALLBACK_DATA_MAX]}, app_id=channel.app_id, channel_id=channel.id,
+            order_id=attempt.order_id if attempt else None, attempt_id=attempt.id if attempt else None,
+            refund_id=earlier.id if earlier else None, amount=facts.amount,
+        )  # fmt: skip
+        await case_rows.insert_case(transaction, case)
+        log.error("refund_of_unknown_number", out_refund_no=facts.out_refund_no, channel=channel.number)
+
+    async def refunded_before_booked(self, transaction: Transaction, attempt: PayAttempt, raw: str) -> None:
+        """Booked for the first time, and given back at the channel already: not by a refund of ours."""
+        await self._whole_attempt(
+            attempt, "refunded", "refunded at the channel before the payment was known here", raw, transaction
+        )
+
+    async def closed_after_booking(self, attempt: PayAttempt) -> None:
+        """Booked as paid here, and then closed or cancelled at the channel: a person looks at it."""
+        await self._whole_attempt(attempt, "cancelled", "closed or cancelled at the channel after it was booked as paid here", "")
+
+    async def _whole_attempt(
+        self, attempt: PayAttempt, mark: str, why: str, raw: str, transaction: Transaction | None = None
+    ) -> None:
+        case = self._case(
+            CaseKind.REFUND_MISMATCH, f"{attempt.out_trade_no}:{mark}", {"why": why, "raw": raw[:CALLBACK_DATA_MAX]},
+            app_id=attempt.app_id, channel_id=attempt.channel_id, order_id=attempt.order_id, attempt_id=attempt.id,
+            currency=attempt.currency,
+        )  # fmt: skip
+        async with AsyncExitStack() as stack:
+            if transaction is None:
+                transaction = await stack.enter_async_context(self._context.database.transaction())
+            await attempt_rows.lock_attempt(transaction, attempt.id)  # one case, whichever message comes first
+            if not await case_rows.conflict_is_open(transaction, attempt.id) and await case_rows.insert_case(transaction, case):
+                log.error("refund_mismatch", out_trade_no=attempt.out_trade_no, why=why)
+
+    async def succeeded_after_failure(self, transaction: Transaction, refund: PayRefund) -> None:
+        """The channel says that a refund succeeded which failed here, or has another number now."""
+        why = "succeeded at the channel after it had failed there"
+        log.error("refund_mismatch", refund=refund.number, why=why)
+        await case_rows.insert_case(transaction, self._of_refund(CaseKind.REFUND_MISMATCH, refund, {"why": why}))
+
+    async def stale_attempt(self, attempt: PayAttempt) -> None:
+        """An attempt that the channel has not decided a day after its expiry: a person should look; the sync goes on."""
+        case = self._case(
+            CaseKind.STALE_ATTEMPT, attempt.out_trade_no, {"state": attempt.state.value}, app_id=attempt.app_id,
+            channel_id=attempt.channel_id, order_id=attempt.order_id, attempt_id=attempt.id, amount=attempt.amount,
+            currency=attempt.currency,
+        )  # fmt: skip
+        async with self._context.database.connection() as connection:
+            await case_rows.insert_case(connection, case)
+
+    async def stale_refund(self, connection: WriteConnection, refund: PayRefund) -> None:
+        """A refund that the channel has not decided after a day: a person should look; the sync goes on."""
+        await case_rows.insert_case(connection, self._of_refund(CaseKind.STALE_REFUND, refund, {}))
+
+    async def refund_settled(self, transaction: Transaction, refund: PayRefund, event: CaseEvent, now: datetime) -> None:
+        """The refund of a case has succeeded (RESOLVE) or failed (REFUND_FAILED). Nothing for refunds without a case."""
+        if refund.case_id is not None:
+            await case_rows.move_case(transaction, refund.case_id, event, now)
+
+    def _case(self, kind: CaseKind, reference: str, detail: Mapping[str, Any], **values: Any) -> PayCase:
+        now = self._context.now()
+        return new_case(self._context.new_key(now), now, kind, reference, detail=detail, **values)
+
+    def _of_refund(self, kind: CaseKind, refund: PayRefund, detail: Mapping[str, Any]) -> PayCase:
+        return self._case(
+            kind, refund.out_refund_no, detail, app_id=refund.app_id, channel_id=refund.channel_id, order_id=refund.order_id,
+            attempt_id=refund.attempt_id, refund_id=refund.id, amount=refund.amount, currency=refund.currency,
+        )  # fmt: skip

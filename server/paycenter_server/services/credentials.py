@@ -1,0 +1,93 @@
+"""Administration of credentials: of apps, and of the operators themselves."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import datetime
+
+from paycenter_server.domain.apps import PayApp
+from paycenter_server.domain.credentials import Credential, new_credential
+from paycenter_server.domain.validation import Check
+from paycenter_server.services import errors
+from paycenter_server.services.context import Context
+from paycenter_server.services.identity import Caller, Identity
+from paycenter_server.services.secrets import hash_secret, new_secret
+from paycenter_server.storage import credentials as credential_rows
+
+
+def make_credential(app: PayApp | None, name: str, now: datetime) -> tuple[Credential, str]:
+    """A credential (an operator's if `app` is None) and its secret, which is kept nowhere."""
+    secret = new_secret()
+    key_id = ("app_" if app else "op_") + secrets.token_hex(8)
+    return new_credential(key_id, hash_secret(secret), now, app, name), secret
+
+
+class Credentials:
+    """Create, list, disable. A disabled credential stays in the list."""
+
+    def __init__(self, context: Context, identity: Identity) -> None:
+        self._context = context
+        self._identity = identity
+
+    async def create_operator(self, name: str) -> tuple[str, str]:
+        """A new operator credential (key id and secret); from the command line only, never over the API."""
+        check = Check()
+        check.text("name", name, 64, minimum=1)
+        check.done()
+        credential, secret = make_credential(None, name, self._context.now())
+        async with self._context.database.connection() as connection:
+            await credential_rows.insert_credential(connection, credential)
+        return credential.key_id, secret
+
+    async def list_operators(self, caller: Caller) -> list[Credential]:
+        """Oldest first."""
+        self._identity.require_operator(caller)
+        async with self._context.database.connection() as connection:
+            return await credential_rows.list_credentials(connection, None)
+
+    async def disable_operator(self, caller: Caller, key_id: str) -> Credential:
+        """End an operator's credential. CREDENTIAL_LAST for the last enabled one, CREDENTIAL_NOT_FOUND if there is none."""
+        self._identity.require_operator(caller)
+        async with self._context.database.transaction() as transaction:
+            credentials = await credential_rows.lock_operator_credentials(transaction)
+            found = next((one for one in credentials if one.key_id == key_id), None)
+            if found is None:
+                raise errors.credential_not_found("ListOperatorCredentials")
+            if found.enabled and not any(one.enabled for one in credentials if one.key_id != key_id):
+                raise errors.last_credential()
+            await credential_rows.disable_credential(transaction, None, key_id)
+            disabled = await credential_rows.get_credential(transaction, key_id)
+        self._identity.forget(key_id)
+        assert disabled is not None
+        return disabled
+
+    async def create(self, caller: Caller, app_key: str, name: str) -> tuple[Credential, str]:
+        """A further credential of an app, so that a service can change over without a break."""
+        self._identity.require_operator(caller)
+        check = Check()
+        check.text("name", name, 64)
+        check.done()
+        app = await self._identity.app_of(caller, app_key)
+        credential, secret = make_credential(app, name, self._context.now())
+        async with self._context.database.connection() as connection:
+            await credential_rows.insert_credential(connection, credential)
+        return credential, secret
+
+    async def list_of_app(self, caller: Caller, app_key: str) -> list[Credential]:
+        """Oldest first."""
+        self._identity.require_operator(caller)
+        app = await self._identity.app_of(caller, app_key)
+        async with self._context.database.connection() as connection:
+            return await credential_rows.list_credentials(connection, app.id)
+
+    async def disable(self, caller: Caller, app_key: str, key_id: str) -> Credential:
+        """End a credential of an app: at once in this process, within 5 seconds in others."""
+        self._identity.require_operator(caller)
+        app = await self._identity.app_of(caller, app_key)
+        async with self._context.database.connection() as connection:
+            if not await credential_rows.disable_credential(connection, app.id, key_id):
+                raise errors.credential_not_found("ListAppCredentials")
+            credential = await credential_rows.get_credential(connection, key_id)
+        self._identity.forget(key_id)
+        assert credential is not None
+        return credential

@@ -1,0 +1,278 @@
+"""Every error that a use case answers, in one place: its stable reason, a clear sentence, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from paycenter_server.domain.errors import PayCenterError, Reason
+from paycenter_server.domain.orders import PayOrder
+from paycenter_server.domain.refunds import PayRefund
+from paycenter_server.domain.states import OrderState
+
+ASK_AGAIN_SECONDS = 3.0
+
+
+def credentials_missing() -> PayCenterError:
+    """No `authorization` metadata."""
+    return PayCenterError(
+        Reason.CREDENTIALS_MISSING,
+        "Send credentials as `authorization: Basic base64(key_id:secret)` metadata; the client library does it for you.",
+    )
+
+
+def credentials_invalid() -> PayCenterError:
+    """The same for an unknown key id, a wrong secret and a disabled credential, so that nobody can try key ids."""
+    return PayCenterError(
+        Reason.CREDENTIALS_INVALID,
+        "The credential is unknown, disabled, or its secret is wrong; check the key id and secret that this service uses.",
+    )
+
+
+def operators_only() -> PayCenterError:
+    """An app credential called an administrative method."""
+    return PayCenterError(Reason.PERMISSION_DENIED, "Administration needs an operator credential.")
+
+
+def another_app(own_key: str, app_key: str) -> PayCenterError:
+    """An app credential named another app."""
+    return PayCenterError(
+        Reason.PERMISSION_DENIED,
+        f"This credential belongs to the app {own_key!r}; leave app_key empty or name that app.",
+        metadata={"app_key": app_key},
+    )
+
+
+def credential_not_found(method: str) -> PayCenterError:
+    """`method` lists those that there are."""
+    return PayCenterError(Reason.CREDENTIAL_NOT_FOUND, f"There is no such credential; {method} shows those that there are.")
+
+
+def last_credential() -> PayCenterError:
+    """The last enabled operator credential cannot be disabled."""
+    return PayCenterError(
+        Reason.CREDENTIAL_LAST,
+        "This is the last enabled operator credential; create another one with `paycenter operator NAME` before you disable it.",
+    )
+
+
+def app_not_found(app_key: str) -> PayCenterError:
+    """There is no app under this key."""
+    return PayCenterError(
+        Reason.APP_NOT_FOUND, f"There is no app {app_key!r}; an operator creates it.", metadata={"app_key": app_key}
+    )
+
+
+def app_disabled(app_key: str) -> PayCenterError:
+    """A disabled app can only read and refund."""
+    return PayCenterError(
+        Reason.APP_DISABLED,
+        f"The app {app_key!r} is disabled: it can read and refund, and take no new payments; an operator can enable it.",
+        metadata={"app_key": app_key},
+    )
+
+
+def app_exists(app_key: str) -> PayCenterError:
+    """Another app has the key."""
+    return PayCenterError(Reason.APP_EXISTS, f"The app key {app_key!r} is taken; choose another.", metadata={"app_key": app_key})
+
+
+def app_has_orders() -> PayCenterError:
+    """Apps with pay orders are kept."""
+    return PayCenterError(Reason.APP_HAS_ORDERS, "The app has pay orders and cannot be deleted; disable it instead.")
+
+
+def app_has_refunds() -> PayCenterError:
+    """Apps with refunds are kept."""
+    return PayCenterError(Reason.APP_HAS_REFUNDS, "The app has refunds and cannot be deleted; disable it instead.")
+
+
+def channel_not_found() -> PayCenterError:
+    """By channel id, or another app's."""
+    return PayCenterError(Reason.CHANNEL_NOT_FOUND, "There is no such channel; ListPayChannels shows those that there are.")
+
+
+def channel_code_not_found(code: str) -> PayCenterError:
+    """By channel code: the app has none. What it recommends may be called by apps too."""
+    return PayCenterError(
+        Reason.CHANNEL_NOT_FOUND,
+        f"The app has no channel {code!r}; ListEnabledChannelCodes shows those it has.",
+        metadata={"channel_code": code},
+    )
+
+
+def channel_not_installed(code: str) -> PayCenterError:
+    """The channel is configured, but no installed package registers its code."""
+    return PayCenterError(
+        Reason.CHANNEL_NOT_FOUND,
+        f"No installed package provides the channel code {code!r}; install it, or use another channel.",
+        metadata={"channel_code": code},
+    )
+
+
+def channel_disabled(code: str) -> PayCenterError:
+    """The channel takes no new payments."""
+    return PayCenterError(
+        Reason.CHANNEL_DISABLED,
+        f"The channel {code!r} is disabled; offer another one, or ask an operator to enable it.",
+        metadata={"channel_code": code},
+    )
+
+
+def channel_not_allowed(code: str) -> PayCenterError:
+    """A development channel in production mode."""
+    return PayCenterError(
+        Reason.CHANNEL_NOT_ALLOWED,
+        f"The channel {code!r} is for development and refused in production mode.",
+        metadata={"channel_code": code},
+    )
+
+
+def channel_exists(code: str) -> PayCenterError:
+    """The app has this code already."""
+    return PayCenterError(
+        Reason.CHANNEL_EXISTS, f"The app has a channel {code!r} already; update that one.", metadata={"channel_code": code}
+    )
+
+
+def channel_changed() -> PayCenterError:
+    """Somebody else changed it first."""
+    return PayCenterError(Reason.CHANNEL_CHANGED, "The channel was changed by somebody else; read it and try again.")
+
+
+def channel_has_orders() -> PayCenterError:
+    """Channels that carried payments are kept."""
+    return PayCenterError(Reason.CHANNEL_HAS_ORDERS, "The channel carried payments and cannot be deleted; disable it instead.")
+
+
+def channel_unclear(code: str) -> PayCenterError:
+    """The channel gave no definite answer."""
+    return PayCenterError(
+        Reason.CHANNEL_UNCLEAR,
+        f"The channel {code!r} did not answer clearly, so nothing was decided; repeat the same call in a moment.",
+        metadata={"channel_code": code},
+        retry_after=ASK_AGAIN_SECONDS,
+    )
+
+
+def channel_refused(channel_code: str, code: str, message: str) -> PayCenterError:
+    """The channel refused; its own code and message are in the metadata."""
+    return PayCenterError(
+        Reason.CHANNEL_REFUSED,
+        f"The channel {channel_code!r} refused ({code}: {message}); correct what it names, or offer another channel.",
+        metadata={"channel_code": channel_code, "channel_error_code": code, "channel_error_message": message},
+    )
+
+
+def order_not_found() -> PayCenterError:
+    """There is no such order, or it is another app's."""
+    return PayCenterError(Reason.ORDER_NOT_FOUND, "There is no such pay order of this app; check the number.")
+
+
+def order_conflict(existing: PayOrder, differing: Sequence[str]) -> PayCenterError:
+    """The merchant_order_id is taken by an order with other content."""
+    return PayCenterError(
+        Reason.ORDER_CONFLICT,
+        f"merchant_order_id {existing.merchant_order_id!r} is taken by order {existing.number} with another "
+        f"{', '.join(differing)}; use a new merchant_order_id, or send the same content.",
+        metadata={
+            "pay_order_id": existing.number,
+            "merchant_order_id": existing.merchant_order_id,
+            "differing_fields": ",".join(differing),
+        },
+    )
+
+
+def order_closed() -> PayCenterError:
+    """The order was closed before it expired."""
+    return PayCenterError(Reason.ORDER_CLOSED, "The order is closed; create a new one under a new merchant_order_id.")
+
+
+def order_expired() -> PayCenterError:
+    """The order has expired; it may be closed already."""
+    return PayCenterError(Reason.ORDER_EXPIRED, "The order has expired; create a new one under a new merchant_order_id.")
+
+
+def order_paid() -> PayCenterError:
+    """The order is paid."""
+    return PayCenterError(Reason.ORDER_PAID, "The order is already paid; read it to see by which payment.")
+
+
+def order_changed() -> PayCenterError:
+    """Another call changed the order meanwhile."""
+    return PayCenterError(
+        Reason.ORDER_CHANGED, "The order changed while this call was running; read it and decide again.", retry_after=0.5
+    )
+
+
+def attempt_pending(channel_code: str, out_trade_no: str, seconds: float) -> PayCenterError:
+    """An earlier attempt cannot be closed yet; worth repeating after `seconds`."""
+    return PayCenterError(
+        Reason.ATTEMPT_PENDING,
+        f"An earlier submit to {channel_code!r} is still being decided there; repeat the call in a moment.",
+        metadata={"out_trade_no": out_trade_no},
+        retry_after=max(seconds, ASK_AGAIN_SECONDS),
+    )
+
+
+def refund_not_found() -> PayCenterError:
+    """There is no such refund, or it is another app's."""
+    return PayCenterError(Reason.REFUND_NOT_FOUND, "There is no such refund of this app; check the number.")
+
+
+def refund_conflict(existing: PayRefund, differing: Sequence[str]) -> PayCenterError:
+    """The merchant_refund_no is taken by a refund with other content."""
+    return PayCenterError(
+        Reason.REFUND_CONFLICT,
+        f"merchant_refund_no {existing.merchant_refund_no!r} is taken by refund {existing.number} with another "
+        f"{', '.join(differing) or 'origin'}; use a new merchant_refund_no, or send the same content.",
+        metadata={
+            "pay_refund_id": existing.number,
+            "merchant_refund_no": existing.merchant_refund_no,
+            "differing_fields": ",".join(differing),
+        },
+    )
+
+
+def refund_of_no_order(merchant_order_id: str) -> PayCenterError:
+    """The order to refund does not exist."""
+    return PayCenterError(Reason.ORDER_NOT_FOUND, f"The app has no order {merchant_order_id!r}; check merchant_order_id.")
+
+
+def not_refundable(order: PayOrder) -> PayCenterError:
+    """Nothing was paid."""
+    return PayCenterError(
+        Reason.ORDER_NOT_REFUNDABLE,
+        f"The order is {order.state.value} and was never paid, so there is nothing to refund.",
+        metadata={"pay_order_id": order.number, "state": order.state.value},
+    )
+
+
+def refund_exceeds_paid(order: PayOrder) -> PayCenterError:
+    """More than is left of what was paid."""
+    if order.state not in (OrderState.SUCCESS, OrderState.REFUND):
+        return not_refundable(order)
+    left = order.paid_amount - order.refunded_amount - order.reserved_amount
+    return PayCenterError(
+        Reason.REFUND_EXCEEDS_PAID,
+        f"Only {left} minor units of the {order.paid_amount} paid are left to refund; {order.refunded_amount} are refunded "
+        f"and {order.reserved_amount} are reserved by refunds that are not settled yet. Ask for {left} at most.",
+        metadata={"pay_order_id": order.number, "refundable_amount": str(left)},
+    )
+
+
+def notification_not_found() -> PayCenterError:
+    """There is no such notification, or it is another app's."""
+    return PayCenterError(Reason.NOTIFICATION_NOT_FOUND, "There is no such notification; check the number.")
+
+
+def notification_open() -> PayCenterError:
+    """It is still being delivered."""
+    return PayCenterError(Reason.NOTIFICATION_OPEN, "The notification is still being delivered by its schedule; wait for it.")
+
+
+def page_token_invalid() -> PayCenterError:
+    """The page token was not given for a list with these filters."""
+    return PayCenterError(
+        Reason.PAGE_TOKEN_INVALID,
+        "The page token does not belong to a list with these filters; start again without a token.",
+    )
