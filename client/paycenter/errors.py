@@ -189,6 +189,10 @@ class ChannelRefusedError(PreconditionError, reason=Reason.CHANNEL_REFUSED):
     """The channel refused; metadata `channel_error_code` and `channel_error_message` say why."""
 
 
+class ChannelUnreachableError(UnavailableError, reason=Reason.CHANNEL_UNREACHABLE):
+    """The request to the channel was not sent; nothing was made there. Repeat the call, or offer another channel."""
+
+
 class ChannelUnclearError(UnavailableError, reason=Reason.CHANNEL_UNCLEAR):
     """The channel did not answer clearly. Nothing is decided: repeat the same call."""
 

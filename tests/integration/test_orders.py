@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from paycenter_server.domain.apps import SurplusPolicy
 from paycenter_server.domain.errors import PayCenterError, Reason
-from paycenter_server.domain.states import OrderState
+from paycenter_server.domain.states import OrderState, RefundState
 from paycenter_server.services.paging import Pager
 from paycenter_server.storage.orders import OrderFilter
 from support.system import OPERATOR, PayCenterSystem
@@ -95,6 +95,24 @@ async def test_a_disabled_app_creates_nothing(system: PayCenterSystem) -> None:
     with pytest.raises(PayCenterError) as caught:
         await system.order()
     assert reason(caught) is Reason.APP_DISABLED
+
+
+async def test_a_disabled_app_can_still_read_and_refund(system: PayCenterSystem) -> None:
+    order = await system.paid("mock")
+    await system.services.apps.update(OPERATOR, "shop", {"enabled": False})
+    assert (await system.read(order)).paid_amount == 100
+    refund = await system.refund(order, 30)
+    assert refund.state is RefundState.SUCCESS
+    with pytest.raises(PayCenterError, match="can read and refund") as caught:
+        await system.order()
+    assert caught.value.reason is Reason.APP_DISABLED
+
+
+@pytest.mark.parametrize("address", ["fe80::1%1", "fe80::1%eth0"])
+async def test_an_address_with_a_scope_id_is_refused(system: PayCenterSystem, address: str) -> None:
+    with pytest.raises(PayCenterError, match="scope id") as caught:
+        await system.order(user_ip=address)
+    assert [violation.field for violation in caught.value.violations] == ["user_ip"]
 
 
 async def test_list_filters_and_pages(system: PayCenterSystem) -> None:

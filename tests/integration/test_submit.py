@@ -206,3 +206,58 @@ async def test_an_order_that_outlives_what_its_channel_allows(system: PayCenterS
     paid = await system.until(order, "SUCCESS")
     assert paid.paid_amount == order.amount
     assert await system.cases() == []
+
+
+async def test_a_channel_that_cannot_be_reached_decides_at_once(system: PayCenterSystem) -> None:
+    """Connection refused: nothing was sent, so nothing is open there, and another channel can be offered at once."""
+    number = system.channels["wx_native"]
+    family, config = system.configs["wx_native"]
+    await system.services.channels.update(OPERATOR, number, {}, family, {**config, "gateway_url": "http://127.0.0.1:1"})
+    order = await system.order()
+    with pytest.raises(PayCenterError, match="connection refused") as caught:
+        await system.submit(order, "wx_native")
+    assert caught.value.reason is Reason.CHANNEL_UNREACHABLE
+    assert caught.value.retry_after
+    (row,) = await system.rows("SELECT * FROM pay_attempt")
+    assert (row["state"], row["channel_error_code"], row["next_check_time"]) == ("CLOSED", "NOT_SENT", None)
+    assert row["channel_error_message"] == "not sent: connection refused by 127.0.0.1"
+    await system.submit(order, "alipay_qr")
+    assert [(code, state) for code, state, _ in await attempts(system)] == [("wx_native", "CLOSED"), ("alipay_qr", "WAITING")]
+
+
+async def test_a_repeat_that_was_not_sent_keeps_what_was_shown(system: PayCenterSystem) -> None:
+    order = await system.order()
+    shown = await system.submit(order)
+    await system.rows("UPDATE pay_attempt SET update_time = update_time - interval '90 minutes'")
+    family, config = system.configs["wx_native"]
+    update = system.services.channels.update
+    await update(OPERATOR, system.channels["wx_native"], {}, family, {**config, "gateway_url": "http://127.0.0.1:1"})
+    with pytest.raises(PayCenterError) as caught:
+        await system.submit(order)
+    assert caught.value.reason is Reason.CHANNEL_UNREACHABLE
+    await update(OPERATOR, system.channels["wx_native"], {}, family, config)
+    await system.simulator.pay(shown.out_trade_no)
+    assert (await system.until(order, "SUCCESS")).paid_amount == 100
+
+
+async def test_a_changed_channel_is_used_at_once_by_the_process_that_changed_it(system: PayCenterSystem) -> None:
+    assert (await system.submit(await system.order())).display_content
+    await system.services.channels.update(OPERATOR, system.channels["wx_native"], {"fee_rate_ppm": 38_000}, "", None)
+    order = await system.paid()
+    assert (order.channel_fee_rate_ppm, order.channel_fee_amount) == (38_000, 4)
+
+
+async def test_an_expired_order_says_so_before_and_after_it_was_closed(system: PayCenterSystem) -> None:
+    order = await system.order(expire_time=system.clock.now() + timedelta(minutes=5))
+    system.clock.advance(301)
+    for _ in range(2):
+        with pytest.raises(PayCenterError) as caught:
+            await system.submit(order)
+        assert caught.value.reason is Reason.ORDER_EXPIRED
+        await system.services.jobs.expire_orders()
+    assert (await system.read(order)).state is OrderState.CLOSED
+
+
+async def test_an_order_without_expire_time_lives_for_half_an_hour(system: PayCenterSystem) -> None:
+    order = await system.order(expire_time=None)
+    assert timedelta(minutes=29, seconds=58) < order.expire_time - system.clock.now() <= timedelta(minutes=30)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 from paycenter_server.channels import transport as module
 from paycenter_server.channels.protocol import HttpRequest
-from paycenter_server.channels.transport import AiohttpTransport, TransportUnclearError
+from paycenter_server.channels.transport import AiohttpTransport, NotSentError, TransportUnclearError
 
 Handler = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 
@@ -112,20 +112,52 @@ async def _large(request: bytes, writer: asyncio.StreamWriter) -> None:
     writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n" + b"x" * 5000)
 
 
-@pytest.mark.parametrize("handler", [_silence, _hang_up, _half, _no_http, _bad_gzip, _large])
-async def test_no_usable_answer_is_unclear(
-    server: RawServer, transport: AiohttpTransport, handler: Handler, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("handler", "words"),
+    [
+        (_silence, "no answer within 0.3 s"),
+        (_hang_up, "the connection was closed before an answer came|the connection was reset"),
+        (_half, "before the whole answer came"),
+        (_no_http, "the answer is not HTTP"),
+        (_bad_gzip, "cannot be decoded|not HTTP"),
+        (_large, "the answer is larger than 4999 bytes"),
+    ],
+)
+async def test_no_usable_answer_is_unclear_and_says_why(
+    server: RawServer, transport: AiohttpTransport, handler: Handler, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_ANSWER", 4999)
     server.handler = handler
-    with pytest.raises(TransportUnclearError):
+    with pytest.raises(TransportUnclearError, match=words) as caught:
         await transport.send(HttpRequest("GET", f"http://127.0.0.1:{server.port}/"), 0.3)
+    assert not isinstance(caught.value, NotSentError)
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "http://", "not a url", "http://127.0.0.1:99999/", "file:///etc/passwd"])
-async def test_no_connection_is_unclear(transport: AiohttpTransport, url: str) -> None:
-    with pytest.raises(TransportUnclearError):
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://127.0.0.1:1/", "connection refused by 127.0.0.1"),
+        ("http://pay.invalid/", "no such host: pay.invalid"),
+        ("http://", "cannot be sent"),
+        ("not a url", "cannot be sent"),
+        ("http://127.0.0.1:99999/", "cannot be sent"),
+        ("file:///etc/passwd", "cannot be sent"),
+    ],
+)
+async def test_no_connection_is_not_sent(transport: AiohttpTransport, url: str, words: str) -> None:
+    with pytest.raises(NotSentError, match=words):
         await transport.send(HttpRequest("GET", url), 1)
+
+
+async def test_a_tls_handshake_that_fails_is_not_sent(transport: AiohttpTransport) -> None:
+    async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    listening = await asyncio.start_server(plain, "127.0.0.1", 0)
+    with pytest.raises(NotSentError, match=r"the TLS handshake with 127\.0\.0\.1 failed"):
+        await transport.send(HttpRequest("GET", f"https://127.0.0.1:{listening.sockets[0].getsockname()[1]}/"), 5)
+    listening.close()
 
 
 async def test_headers_with_line_breaks_are_not_sent(server: RawServer, transport: AiohttpTransport) -> None:

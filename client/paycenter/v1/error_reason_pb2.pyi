@@ -72,6 +72,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE. The channel did not answer clearly. Nothing is decided: repeat the same call."""
     ERROR_REASON_CHANNEL_CHANGED: _ErrorReason.ValueType  # 27
     """ABORTED. The channel was changed by somebody else at the same time; read it and try again."""
+    ERROR_REASON_CHANNEL_UNREACHABLE: _ErrorReason.ValueType  # 28
+    """UNAVAILABLE. The request to the channel was not sent (no such host, connection refused). Nothing was made there."""
     ERROR_REASON_ORDER_NOT_FOUND: _ErrorReason.ValueType  # 30
     """NOT_FOUND. There is no such pay order."""
     ERROR_REASON_ORDER_CONFLICT: _ErrorReason.ValueType  # 31
@@ -156,6 +158,8 @@ ERROR_REASON_CHANNEL_UNCLEAR: ErrorReason.ValueType  # 26
 """UNAVAILABLE. The channel did not answer clearly. Nothing is decided: repeat the same call."""
 ERROR_REASON_CHANNEL_CHANGED: ErrorReason.ValueType  # 27
 """ABORTED. The channel was changed by somebody else at the same time; read it and try again."""
+ERROR_REASON_CHANNEL_UNREACHABLE: ErrorReason.ValueType  # 28
+"""UNAVAILABLE. The request to the channel was not sent (no such host, connection refused). Nothing was made there."""
 ERROR_REASON_ORDER_NOT_FOUND: ErrorReason.ValueType  # 30
 """NOT_FOUND. There is no such pay order."""
 ERROR_REASON_ORDER_CONFLICT: ErrorReason.ValueType  # 31

@@ -151,7 +151,8 @@ class RefundStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PayOutcome:
-    """The answer to a submit. Display mode and content are set when WAITING."""
+    """The answer to a submit. Display mode and content are set when WAITING. `not_sent`: UNKNOWN, because the request did not leave
+    this machine, so the channel knows nothing of it (in every outcome; set by the core, not by codecs)."""
 
     status: PayStatus
     display_mode: str = ""
@@ -159,6 +160,7 @@ class PayOutcome:
     payment: Payment | None = None
     error_code: str = ""
     error_message: str = ""
+    not_sent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +172,7 @@ class QueryOutcome:
     error_code: str = ""
     error_message: str = ""
     signed: bool = True
+    not_sent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +182,7 @@ class CloseOutcome:
     status: CloseStatus
     error_code: str = ""
     error_message: str = ""
+    not_sent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +205,7 @@ class RefundOutcome:
     facts: RefundFacts | None = None
     error_code: str = ""
     error_message: str = ""
+    not_sent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """The only outbound channel I/O.
 
-`Transport` is a port: tests may put a lying or dying channel behind it. Whatever goes wrong after bytes may have left is
-TransportUnclearError; the caller books UNKNOWN, never "failed" (rule 2).
+`Transport` is a port: tests may put a channel behind it that gives wrong answers or none. Whatever goes wrong after bytes may have
+left is TransportUnclearError; the caller books UNKNOWN, never "failed" (rule 2). What went wrong before that is NotSentError: the
+channel knows nothing of the request.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import ssl
 from typing import Protocol
+from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 import aiohttp
@@ -21,14 +23,18 @@ MAX_ANSWER = 4 * 1024 * 1024
 
 
 class TransportUnclearError(Exception):
-    """No usable answer: time-out, reset, refused connection, an answer that is too large."""
+    """No usable answer: time-out, reset, an answer that is too large. The text says which."""
+
+
+class NotSentError(TransportUnclearError):
+    """The request did not leave this machine: no such host, connection refused, a TLS handshake that failed, a wrong address."""
 
 
 class Transport(Protocol):
     """Sends one request to a channel."""
 
     async def send(self, request: HttpRequest, seconds: float) -> HttpResponse:
-        """The answer within so many seconds, whatever its status; TransportUnclearError otherwise."""
+        """The answer within so many seconds, whatever its status; TransportUnclearError or NotSentError otherwise."""
         ...
 
 
@@ -42,6 +48,35 @@ def client_context(certificate: ClientCertificate) -> ssl.SSLContext:
     finally:
         os.close(descriptor)
     return context
+
+
+def _failure(error: Exception, url: str, seconds: float) -> TransportUnclearError:
+    """What happened, in words, and whether the request may have left."""
+    host = urlsplit(url).hostname if "://" in url else None
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return NotSentError(f"no such host: {host}")
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return NotSentError(f"the certificate of {host} is not trusted: {error.certificate_error}"[:300])
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        return NotSentError(f"the TLS handshake with {host} failed: {error.os_error}"[:300])
+    if isinstance(error, aiohttp.ClientConnectorError):
+        refused = isinstance(error.os_error, ConnectionRefusedError)
+        return NotSentError(f"connection refused by {host}" if refused else f"no connection to {host}: {error.os_error}"[:300])
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return NotSentError(f"no connection to {host} in time")
+    if isinstance(error, TimeoutError):
+        return TransportUnclearError(f"no answer within {seconds:g} s")
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return TransportUnclearError("the connection was closed before an answer came")
+    if isinstance(error, ConnectionResetError):
+        return TransportUnclearError("the connection was reset before the whole answer came")
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return TransportUnclearError("the connection was closed before the whole answer came, or the answer cannot be decoded")
+    if isinstance(error, aiohttp.ClientResponseError):
+        return TransportUnclearError(f"the answer is not HTTP: {error.message}"[:300])
+    if isinstance(error, ValueError | aiohttp.NonHttpUrlClientError):  # headers and address are checked before anything is sent
+        return NotSentError(f"the request cannot be sent: {error or type(error).__name__}"[:300])
+    return TransportUnclearError(f"{type(error).__name__}: {error}".removesuffix(": ")[:300])
 
 
 class AiohttpTransport:
@@ -86,7 +121,7 @@ class AiohttpTransport:
                 headers = {name.lower(): value for name, value in response.headers.items()}
                 return HttpResponse(response.status, headers, body)
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-            raise TransportUnclearError(f"{type(error).__name__}: {error}"[:300]) from error
+            raise _failure(error, request.url, seconds) from error
 
     async def aclose(self) -> None:
         """Close the session."""

@@ -154,8 +154,8 @@ class AttemptSettlement:
         if cancelling is None:
             return SettleResult.PAID
         closed = await self._close(configured, attempt, not_after=now + _SEND_WITHIN)
-        if closed.status in (CloseStatus.CLOSED, CloseStatus.PAID):
-            # PAID: refused for good, so the money is there, and stays.
+        if closed.not_sent or closed.status in (CloseStatus.CLOSED, CloseStatus.PAID):
+            # PAID: refused for good, so the money is there, and stays. Not sent: nothing is carried out.
             decided = self._context.now() if closed.status is CloseStatus.CLOSED else cancelling.before
             async with self._context.database.connection() as connection:
                 await attempt_rows.end_cancel(connection, attempt.id, cancelling, decided)

@@ -80,10 +80,9 @@ class Submission:
     def _payable(self, order: PayOrder) -> None:
         if order.state in (OrderState.SUCCESS, OrderState.REFUND):
             raise errors.order_paid()
-        if order.state is OrderState.CLOSED:
-            raise errors.order_closed()
-        if order.expire_time <= self._context.now():
-            raise errors.order_expired()
+        now = self._context.now()
+        if order.state is OrderState.CLOSED or order.expire_time <= now:
+            raise errors.order_ended(order, now)
 
     async def _channel(self, app_id: UUID, code: str) -> ConfiguredChannel:
         async with self._context.database.connection() as connection:
@@ -126,7 +125,7 @@ class Submission:
         if configured.spec.attempt_life is not None:
             await self._bar_code(order, configured, attempt, fresh=fresh)
         elif fresh or not self._showable(configured, attempt):
-            await self._call(order, configured, attempt)
+            await self._call(order, configured, attempt, fresh=fresh)
         async with self._context.database.connection() as connection:
             return await attempt_rows.get_attempt(connection, attempt.id) or attempt
 
@@ -142,7 +141,7 @@ class Submission:
         A bar code is sent once. The sync job asks on, and cancels at the channel when the attempt's short life is over.
         """
         if fresh:
-            await self._call(order, configured, attempt)
+            await self._call(order, configured, attempt, fresh=True)
         loop = asyncio.get_running_loop()
         end = loop.time() + _BAR_WAIT
         if (caller_ends := deadline.get()) is not None:
@@ -244,10 +243,22 @@ class Submission:
             display_mode=attempt.wanted_mode or configured.spec.display_modes[0],
         )
 
-    async def _call(self, order: PayOrder, configured: ConfiguredChannel, attempt: PayAttempt) -> None:
+    async def _call(self, order: PayOrder, configured: ConfiguredChannel, attempt: PayAttempt, *, fresh: bool) -> None:
         request = self._pay_request(order, configured, attempt)
         outcome = await self._gateway.perform(configured, lambda codec, moment: codec.pay(request, moment))
+        if outcome.not_sent:
+            if fresh:
+                await self._close_unsent(attempt, outcome)
+            raise errors.channel_unreachable(attempt.channel_code, outcome.error_message)
         await self._store(configured, attempt, outcome)
+
+    async def _close_unsent(self, attempt: PayAttempt, outcome: PayOutcome) -> None:
+        """The channel knows nothing of this number. Not if the same call beside this one was accepted: that is shown."""
+        async with self._context.database.connection() as connection:
+            await attempt_rows.close_attempt(
+                connection, attempt.id, self._context.now(), code=outcome.error_code, message=outcome.error_message,
+                watch_until=None, unshown=True,
+            )  # fmt: skip
 
     async def _store(self, configured: ConfiguredChannel, attempt: PayAttempt, outcome: PayOutcome) -> None:
         now = self._context.now()

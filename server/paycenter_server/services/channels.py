@@ -147,6 +147,7 @@ class Channels:
             )  # fmt: skip
         if not done:
             raise errors.channel_changed()
+        self._gateway.forget(channel.id)
         return self.view(await self._load(caller, number))
 
     async def delete(self, caller: Caller, number: str) -> None:
@@ -158,6 +159,7 @@ class Channels:
                 await channel_rows.delete_channel(connection, channel.id)
         except ForeignKeyViolation:
             raise errors.channel_has_orders() from None
+        self._gateway.forget(channel.id)
 
     async def get(self, caller: Caller, number: str) -> ChannelView:
         """By id."""

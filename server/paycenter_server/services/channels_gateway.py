@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import TypeVar, cast
 from uuid import UUID
 
 import structlog
@@ -18,12 +18,16 @@ from paycenter_server.channels.protocol import (
     CallbackError,
     CallbackRequest,
     ChannelSpec,
+    CloseOutcome,
     Codec,
     HoldsKeys,
+    PayOutcome,
+    QueryOutcome,
+    RefundOutcome,
     RequestContext,
     UnknownKeyError,
 )
-from paycenter_server.channels.transport import TransportUnclearError
+from paycenter_server.channels.transport import NotSentError, TransportUnclearError
 from paycenter_server.domain.channels import PayChannel
 from paycenter_server.services import errors
 from paycenter_server.services.context import Context, deadline
@@ -32,7 +36,8 @@ from paycenter_server.storage import channels as channel_rows
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
-_FRESH_SECONDS = 5.0
+NOT_SENT = "NOT_SENT"
+_FRESH_SECONDS = 1.0
 # An unknown serial in a callback is anybody's to send; one in an answer to our own request comes from the channel.
 _PAUSE_AFTER_CALLBACK = timedelta(minutes=5)
 _PAUSE_AFTER_ANSWER = timedelta(seconds=20)
@@ -56,7 +61,7 @@ class ConfiguredChannel:
 
 
 class ChannelGateway:
-    """Codecs by channel id. A row is read again after 5 seconds; keys are parsed again only if it has changed."""
+    """Codecs by channel id. A row is read again after a second; keys are parsed again only if it has changed."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -90,6 +95,11 @@ class ChannelGateway:
             self._known[channel_id] = built
             return built
 
+    def forget(self, channel_id: UUID) -> None:
+        """The channel has changed: its row is read again at its next use in this process."""
+        if (known := self._known.get(channel_id)) is not None:
+            known.loaded = float("-inf")
+
     def clear_config(self, channel: PayChannel) -> Mapping[str, str]:
         """The configuration with its secrets opened. Never leaves the process."""
         clear = {}
@@ -121,7 +131,8 @@ class ChannelGateway:
             return made
         if not_after is not None and self._context.now() > not_after:
             log.warning("channel_too_late_to_send", channel=configured.channel.number, api=made.api)
-            return made.unclear("not sent: it took too long to get there")
+            unsent: T = _not_sent(made, "it was not sent in time")
+            return unsent
         return await self._send(configured, made)
 
     async def _send(self, configured: ConfiguredChannel, call: Call[T], *, fetching: bool = False) -> T:
@@ -130,6 +141,9 @@ class ChannelGateway:
         started = asyncio.get_running_loop().time()
         try:
             response = await self._context.transport.send(call.request, self._seconds())
+        except NotSentError as error:
+            bound.warning("channel_not_reached", why=str(error))
+            return _not_sent(call, str(error))
         except TransportUnclearError as error:
             bound.warning("channel_unclear", why=str(error))
             return call.unclear(str(error))
@@ -228,6 +242,14 @@ class ChannelGateway:
         """Where this channel calls back: for payments, and for refunds."""
         options = self._context.options
         return f"{options.order_callback_url}/{channel.number}", f"{options.refund_callback_url}/{channel.number}"
+
+
+def _not_sent(call: Call[T], why: str) -> T:
+    """The outcome of a request that did not leave this machine."""
+    outcome = call.unclear(f"not sent: {why}")
+    if isinstance(outcome, PayOutcome | QueryOutcome | CloseOutcome | RefundOutcome):
+        return cast(T, replace(outcome, error_code=NOT_SENT, not_sent=True))
+    return outcome
 
 
 def _report(task: asyncio.Task[bool]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.orders import PayOrder
@@ -154,6 +155,16 @@ def channel_unclear(code: str) -> PayCenterError:
     )
 
 
+def channel_unreachable(code: str, why: str) -> PayCenterError:
+    """The request to the channel was not sent, so the channel knows nothing of it."""
+    return PayCenterError(
+        Reason.CHANNEL_UNREACHABLE,
+        f"The channel {code!r} cannot be reached ({why}); repeat the call in a moment, or offer another channel.",
+        metadata={"channel_code": code},
+        retry_after=ASK_AGAIN_SECONDS,
+    )
+
+
 def channel_refused(channel_code: str, code: str, message: str) -> PayCenterError:
     """The channel refused; its own code and message are in the metadata."""
     return PayCenterError(
@@ -190,6 +201,11 @@ def order_closed() -> PayCenterError:
 def order_expired() -> PayCenterError:
     """The order has expired; it may be closed already."""
     return PayCenterError(Reason.ORDER_EXPIRED, "The order has expired; create a new one under a new merchant_order_id.")
+
+
+def order_ended(order: PayOrder, now: datetime) -> PayCenterError:
+    """A closed or expired order: ORDER_EXPIRED for one that has expired, whether it is closed yet or not."""
+    return order_expired() if order.expire_time <= now else order_closed()
 
 
 def order_paid() -> PayCenterError:

@@ -153,7 +153,7 @@ class Orders:
         check.done()
         order = await self.load(caller, number)
         if order.state is OrderState.CLOSED:
-            raise errors.order_closed()
+            raise errors.order_ended(order, self._context.now())
         if order.state is not OrderState.WAITING:
             raise errors.order_paid()
         if order.amount != amount:
