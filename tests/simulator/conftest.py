@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from paycenter_server.simulator import SimulatorKeys, generate_keys
+from paycenter_server.simulator.keys import SimulatorKeys, generate_keys
 
 from .merchant import Bench
 

@@ -22,7 +22,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from paycenter_server.simulator import SimulatorConfig, SimulatorKeys, create_app
+from paycenter_server.simulator.app import create_app
+from paycenter_server.simulator.keys import SimulatorKeys
+from paycenter_server.simulator.settings import SimulatorConfig
 from yarl import URL
 
 CHINA = datetime.timezone(datetime.timedelta(hours=8))

@@ -17,7 +17,8 @@ import aiohttp
 import pytest
 from click.testing import CliRunner
 from cryptography import x509
-from paycenter_server.simulator import SimulatorKeys, command, generate_keys, load_keys
+from paycenter_server.simulator.cli import command
+from paycenter_server.simulator.keys import SimulatorKeys, generate_keys, load_keys
 
 from .merchant import AlipayClient, Bench, WechatClient, private_key, public_key
 

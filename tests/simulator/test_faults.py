@@ -9,7 +9,9 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from paycenter_server.simulator import SimulatorConfig, SimulatorKeys, create_app
+from paycenter_server.simulator.app import create_app
+from paycenter_server.simulator.keys import SimulatorKeys
+from paycenter_server.simulator.settings import SimulatorConfig
 
 from .merchant import AlipayClient, Bench, WechatClient
 

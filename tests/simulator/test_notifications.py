@@ -6,7 +6,8 @@ import itertools
 import json
 
 import pytest
-from paycenter_server.simulator import alipay_notices, wechat_notices
+from paycenter_server.simulator.alipay import notifications as alipay_notifications
+from paycenter_server.simulator.wechatpay import notifications as wechatpay_notifications
 
 from .merchant import AlipayClient, Bench, WechatClient
 
@@ -15,12 +16,12 @@ pytestmark = pytest.mark.asyncio
 
 async def test_wechat_ladder(bench: Bench) -> None:
     client = WechatClient(bench)
-    assert sum(wechat_notices.LADDER) == 24 * 3600 + 4 * 60
+    assert sum(wechatpay_notifications.RETRY_SCHEDULE) == 24 * 3600 + 4 * 60
     bench.answers[:] = [(500, b"")] * 16
     await client.create("order0001")
     await bench.post("/simulator/pay/order0001")
     await bench.notifications(1)
-    for sent, step in enumerate(wechat_notices.LADDER, start=1):
+    for sent, step in enumerate(wechatpay_notifications.RETRY_SCHEDULE, start=1):
         await bench.advance(step - 1)
         assert len(bench.received) == sent
         await bench.advance(1)
@@ -40,7 +41,7 @@ async def test_alipay_ladder(bench: Bench) -> None:
     await client.precreate("order1")
     await bench.post("/simulator/pay/order1")
     await bench.notifications(1)
-    for sent, step in enumerate(itertools.islice(alipay_notices.LADDER, 6), start=1):
+    for sent, step in enumerate(itertools.islice(alipay_notifications.RETRY_SCHEDULE, 6), start=1):
         await bench.advance(step + 0.5)
         assert len(bench.received) == sent + 1
     told = [client.notified(item) for item in bench.received]

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 from markupsafe import escape
-from paycenter_server.simulator.fault_names import APIS, FAULTS, places
+from paycenter_server.simulator.faults import APIS, FAULTS, places
 
 from .merchant import AlipayClient, Bench, WechatClient
 from .xml_merchant import XmlClient

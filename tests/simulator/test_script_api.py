@@ -20,7 +20,7 @@ async def test_a_misspelt_option_does_nothing(bench: Bench) -> None:
     ):
         answer = await bench.post(path, body)
         assert answer.status == 400, path
-        assert "this call takes" in answer.json["error"]
+        assert "; known: " in answer.json["error"]
     assert (await bench.get("/simulator/trades/order0001")).json["refunded"] == 0
     assert (await bench.get("/simulator/clock")).json["offset_seconds"] == 0
 

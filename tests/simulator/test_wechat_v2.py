@@ -12,9 +12,10 @@ import hypothesis.strategies as st
 import pytest
 from aiohttp import web
 from hypothesis import given
-from paycenter_server.simulator import SimulatorConfig, create_app
-from paycenter_server.simulator.tls import server_context
-from paycenter_server.simulator.wechat_v2_wire import V2Error, parse_xml, render_xml, sign_fields
+from paycenter_server.simulator.app import create_app
+from paycenter_server.simulator.keys import server_context
+from paycenter_server.simulator.settings import SimulatorConfig
+from paycenter_server.simulator.wechatpay.v2_call import V2Error, parse_xml, render_xml, sign_fields
 from support.vectors import VECTORS
 
 from .merchant import Bench, WechatClient

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from paycenter_server.simulator.wire_log import KEPT_OF_TRADE, WireLog
+from paycenter_server.simulator.wire_log import MAX_PER_TRADE, WireLog
 
 from .merchant import AlipayClient, Bench, WechatClient
 from .xml_merchant import XmlClient
@@ -71,10 +71,10 @@ async def test_a_trade_that_is_polled_for_ever_crowds_out_nobody(bench: Bench) -
     client = WechatClient(bench)
     await client.create("order0001")
     await client.create("order0002")
-    for _ in range(KEPT_OF_TRADE + 5):
+    for _ in range(MAX_PER_TRADE + 5):
         await client.query("order0002")
     assert [entry["api"] for entry in await log(bench, "order0001")] == ["wx.native"]
-    assert len(await log(bench, "order0002")) == KEPT_OF_TRADE
+    assert len(await log(bench, "order0002")) == MAX_PER_TRADE
     answer = await bench.get("/simulator/log?out_trade_no=order0002")
     assert answer.headers["Simulator-Dropped"] == "6"
     assert "6 older exchanges were dropped" in (await bench.get("/trades/order0002")).body.decode()
@@ -94,7 +94,7 @@ async def test_the_whole_is_bounded_and_the_oldest_go() -> None:
         kept.add(0.0, "in", "wechatpay_v3", "", "", "POST", "/")
     assert sum(1 for entry in kept.newest() if not entry.number) == 500
     entry = kept.add(0.0, "in", "alipay", "", "", "POST", "/")
-    kept.name(entry, "order5999")
+    kept.set_number(entry, "order5999")
     assert [item.protocol for item in kept.newest("order5999")] == ["alipay", "wechatpay_v3"]
     assert len(list(kept.newest("order5999", "alipay"))) == 1
 
