@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import wechatpayv3  # type: ignore[import-not-found,import-untyped,unused-ignore]
-from checks import Checks, Settings, china_date  # type: ignore[import-not-found,unused-ignore]
+from checks import Checks, Settings, china_date, eventually  # type: ignore[import-not-found,unused-ignore]
 from surface import Watched, compare, operations  # type: ignore[import-not-found,unused-ignore]
 from wechatpayv3 import async_, core, utils  # type: ignore[import-not-found,import-untyped,unused-ignore]
 from wechatpayv3.async_ import core as async_core  # type: ignore[import-not-found,import-untyped,unused-ignore]
@@ -177,12 +177,7 @@ class Journey:
         assert answer["status"] == "PROCESSING"
 
     def refund_query(self) -> None:
-        for _ in range(50):
-            answer = self.answer(self.sdk.query_refund(self.number + "r"))
-            if answer["status"] == "SUCCESS":
-                break
-            time.sleep(0.05)
-        assert answer["status"] == "SUCCESS"
+        answer = self.until(self.number + "r", "SUCCESS")
         assert answer["amount"]["refund"] == 40
 
     def refund_notice(self) -> None:
@@ -253,12 +248,8 @@ class Journey:
         assert self.answer(self.sdk.query(out_trade_no=self.number + "v"))["trade_state"] == "REVOKED"
 
     def until(self, refund: str, state: str) -> Any:
-        for _ in range(100):
-            answer = self.answer(self.sdk.query_refund(refund))
-            if answer["status"] == state:
-                return answer
-            time.sleep(0.05)
-        raise AssertionError(f"the refund is still {answer['status']}")
+        """The answer of the refund query when the refund has this state."""
+        return eventually(lambda: self.answer(self.sdk.query_refund(refund)), lambda answer: answer["status"] == state)
 
     def abnormal_refund(self) -> None:
         number = self.number + "x"

@@ -39,7 +39,7 @@ async def test_precreate_pay_query_notify(bench: Bench, certificates: bool, get:
     assert told["body"] == ""
 
 
-async def test_scanning_makes_the_trade(bench: Bench) -> None:
+async def test_scan_creates_the_trade(bench: Bench) -> None:
     client = AlipayClient(bench)
     created = await client.precreate("order1")
     closed = await client.call("alipay.trade.close", {"out_trade_no": "order1"})
@@ -55,7 +55,7 @@ async def test_scanning_makes_the_trade(bench: Bench) -> None:
     assert (await bench.post("/simulator/pay/order1")).status == 409
 
 
-async def test_the_number_is_taken(bench: Bench) -> None:
+async def test_used_number(bench: Bench) -> None:
     client = AlipayClient(bench)
     first = await client.precreate("order1")
     assert (await client.precreate("order1"))["qr_code"] == first["qr_code"]
@@ -109,7 +109,7 @@ async def test_expiry(bench: Bench) -> None:
     assert (await client.query("order2"))["trade_status"] == "TRADE_SUCCESS"
 
 
-async def test_who_is_refused(bench: Bench) -> None:
+async def test_refused_requests(bench: Bench) -> None:
     client = AlipayClient(bench)
     biz = {"out_trade_no": "order1"}
 

@@ -1,4 +1,4 @@
-"""Alipay: refunds, and the notifications that tell of them."""
+"""Alipay: refunds and their notifications."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def test_partial_then_full(bench: Bench) -> None:
     assert told["r1"]["gmt_refund"]
 
 
-async def test_full_refund_needs_no_request_number(bench: Bench) -> None:
+async def test_full_refund_without_request_number(bench: Bench) -> None:
     client = AlipayClient(bench)
     await client.precreate("order1")
     await bench.post("/simulator/pay/order1", {"notify": False})
@@ -42,7 +42,7 @@ async def test_full_refund_needs_no_request_number(bench: Bench) -> None:
     assert (await client.refund_query("order1", "order1"))["refund_amount"] == "1.00"
 
 
-async def test_what_is_refused(bench: Bench) -> None:
+async def test_refused_refunds(bench: Bench) -> None:
     client = AlipayClient(bench)
     assert (await client.refund("order1", "r1", "1.00"))["sub_code"] == "ACQ.TRADE_NOT_EXIST"
     await client.precreate("order1")

@@ -1,4 +1,4 @@
-"""The reference names everything that there is."""
+"""The reference documents every fault, call, option and endpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Alipay: mini program, app and wap payments, the bar payment and its cancellation, encrypted contents."""
+"""Alipay: mini program, app and wap payments, code payment and cancellation, encrypted contents."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def cancel(client: AlipayClient, number: str) -> dict[str, Any]:
 
 
 async def send_order(bench: Bench, params: dict[str, str]) -> tuple[int, Any]:
-    """As the payer's app opens an order string."""
+    """Open an order string as the payer's app does."""
     async with bench.session.post(bench.base + "/simulator/alipay/app", data=urlencode(sorted(params.items())).encode()) as answer:
         return answer.status, await answer.json()
 
@@ -63,7 +63,7 @@ async def test_create_needs_buyer_and_app(bench: Bench, more: dict[str, str]) ->
     assert answer["sub_code"] == "ACQ.INVALID_PARAMETER"
 
 
-async def test_an_order_string_of_an_app(bench: Bench) -> None:
+async def test_app_order_string(bench: Bench) -> None:
     client = AlipayClient(bench)
     biz = trade("order1", product_code="QUICK_MSECURITY_PAY")
     params = client.params("alipay.trade.app.pay", biz, notify_url=bench.receiver_url)
@@ -92,7 +92,7 @@ async def test_app_and_wap_at_the_gateway(bench: Bench) -> None:
     assert "ACQ.INVALID_PARAMETER" in (await client.raw(client.params("alipay.trade.app.pay", trade("app2", product_code="X"))))[1]
 
 
-async def test_bar_paid_at_once(bench: Bench) -> None:
+async def test_code_payment_paid_at_once(bench: Bench) -> None:
     client = AlipayClient(bench)
     paid = await pay(client, "order1")
     assert (paid["code"], paid["total_amount"], paid["receipt_amount"]) == ("10000", "1.00", "1.00")
@@ -104,13 +104,13 @@ async def test_bar_paid_at_once(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("code", ["", "241234567890123456", "2812345", "28123456789012345678901234", "28x234567890123456"])
-async def test_bar_code_of_no_payer(bench: Bench, code: str) -> None:
+async def test_invalid_payment_code(bench: Bench, code: str) -> None:
     answer = await pay(AlipayClient(bench), "order1", code)
     assert answer["sub_code"] == ("ACQ.PAYMENT_AUTH_CODE_INVALID" if code else "ACQ.INVALID_PARAMETER")
     assert (await AlipayClient(bench).query("order1"))["sub_code"] == "ACQ.TRADE_NOT_EXIST"
 
 
-async def test_bar_waits_then_paid(bench: Bench) -> None:
+async def test_code_payment_confirmed_on_query(bench: Bench) -> None:
     client = AlipayClient(bench)
     await bench.fault("alipay.trade.pay", "in_process", queries=2)
     assert (await pay(client, "order1"))["code"] == "10003"
@@ -120,7 +120,7 @@ async def test_bar_waits_then_paid(bench: Bench) -> None:
     await bench.notifications(1)
 
 
-async def test_bar_waits_until_somebody_acts(bench: Bench) -> None:
+async def test_code_payment_confirmed_by_script(bench: Bench) -> None:
     client = AlipayClient(bench)
     await bench.fault("alipay.trade.pay", "in_process", times=2)
     assert (await pay(client, "order1"))["code"] == (await pay(client, "order2"))["code"] == "10003"
@@ -135,7 +135,7 @@ async def test_bar_waits_until_somebody_acts(bench: Bench) -> None:
     assert (await bench.post("/simulator/pay/order2")).status == 409
 
 
-async def test_bar_declined(bench: Bench) -> None:
+async def test_code_payment_declined(bench: Bench) -> None:
     client = AlipayClient(bench)
     await bench.fault("alipay.trade.pay", "decline", code="ACQ.BUYER_BANKCARD_BALANCE_NOT_ENOUGH")
     answer = await pay(client, "order1")
@@ -181,7 +181,7 @@ async def test_cancel(bench: Bench) -> None:
 
 
 class Sealing(AlipayClient):
-    """Encrypts what it sends and decrypts what it gets."""
+    """Encrypts requests and decrypts answers."""
 
     def cipher(self) -> Cipher[modes.CBC]:
         return Cipher(algorithms.AES(base64.b64decode(self.ids["aes_key"])), modes.CBC(bytes(16)))
@@ -224,7 +224,7 @@ async def test_encrypted_contents(bench: Bench, certificates: bool) -> None:
     await client.call("alipay.trade.query", {"out_trade_no": "order1"}, signed=False)
 
 
-async def test_contents_that_do_not_decrypt(bench: Bench) -> None:
+async def test_invalid_encrypted_contents(bench: Bench) -> None:
     client = AlipayClient(bench)
     answer = await client.call("alipay.trade.query", {"out_trade_no": "order1"}, encrypt_type="AES")
     assert answer["sub_code"] == "isv.decryption-error-unknown"
@@ -232,7 +232,7 @@ async def test_contents_that_do_not_decrypt(bench: Bench) -> None:
     assert answer["sub_code"] == "isv.invalid-encrypt-type"
 
 
-async def test_time_out_of_a_bar_payment_that_was_made(bench: Bench) -> None:
+async def test_timeout_after_code_payment(bench: Bench) -> None:
     client = AlipayClient(bench)
     await bench.fault("alipay.trade.pay", "reset")
     with pytest.raises(aiohttp.ClientError):

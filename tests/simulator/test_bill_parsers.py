@@ -1,4 +1,4 @@
-"""The bills of what happened at the simulator, read by the server's own parsers: every fen of both sides agrees."""
+"""The server's parsers read the simulator's bills, and all amounts agree."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from paycenter_server.channels.bills import BillKind, BillLine
 from paycenter_server.channels.wechatpay.bills import parse_trade_bill as read_wechat
 
 from .merchant import AlipayClient, Bench, WechatClient
-from .test_bills import METHOD, bill, fetched, played, today, tomorrow
+from .test_bills import METHOD, bill, fetched, today, tomorrow, trades_with_refund
 from .xml_merchant import XmlClient
 
 pytestmark = pytest.mark.asyncio
@@ -31,7 +31,7 @@ EXPECTED = [
 @pytest.mark.parametrize("packed", [False, True])
 async def test_wechat(bench: Bench, packed: bool) -> None:
     client = WechatClient(bench)
-    await played(bench)
+    await trades_with_refund(bench)
     offer = await bill(client, f"bill_date={await tomorrow(bench)}" + ("&tar_type=GZIP" if packed else ""))
     content = await fetched(client, offer)
     lines = list(read_wechat(gzip.decompress(content) if packed else content))
@@ -41,7 +41,7 @@ async def test_wechat(bench: Bench, packed: bool) -> None:
 
 async def test_wechat_v2(bench: Bench) -> None:
     client = XmlClient(bench)
-    await played(bench)
+    await trades_with_refund(bench)
     day = (await tomorrow(bench)).replace("-", "")
     body = client.body({"bill_date": day, "bill_type": "ALL"})
     async with bench.session.post(bench.base + "/pay/downloadbill", data=body) as answer:

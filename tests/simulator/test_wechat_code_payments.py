@@ -1,4 +1,4 @@
-"""WeChat Pay at the bar: v2 micropay, v3 codepay, and their reversal."""
+"""WeChat Pay code payments: v2 micropay, v3 codepay, and their reversal."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def test_micropay(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(("fault", "code"), [("user_paying", "USERPAYING"), ("bank_error", "BANKERROR")])
-async def test_micropay_waits_then_paid(bench: Bench, fault: str, code: str) -> None:
+async def test_micropay_confirmed_on_query(bench: Bench, fault: str, code: str) -> None:
     client = XmlClient(bench)
     await bench.fault("wx2.micropay", fault, queries=2)
     assert (await client.micropay("order0001"))["err_code"] == code
@@ -45,7 +45,7 @@ async def test_micropay_waits_then_paid(bench: Bench, fault: str, code: str) -> 
     assert states == ["USERPAYING", "USERPAYING", "SUCCESS"]
 
 
-async def test_micropay_waits_until_somebody_acts(bench: Bench) -> None:
+async def test_micropay_confirmed_by_script(bench: Bench) -> None:
     client = XmlClient(bench)
     await bench.fault("wx2.micropay", "user_paying", times=3)
     for number in ("order0001", "order0002", "order0003"):
@@ -118,7 +118,7 @@ async def test_codepay(bench: Bench) -> None:
     assert not bench.received
 
 
-async def test_codepay_waits_then_paid_or_reversed(bench: Bench) -> None:
+async def test_codepay_confirmed_or_reversed(bench: Bench) -> None:
     client = WechatClient(bench)
     await bench.fault("wx.codepay", "user_paying", queries=1)
     assert (await codepay(client, "order0001")).json["trade_state"] == "USERPAYING"

@@ -1,12 +1,12 @@
-"""What scripts and signers are told: misspelt options, the log of one channel, and what a refused signature should have covered."""
+"""The control API: misspelt options, the log of one channel, and the signed text of a refused signature."""
 
 from __future__ import annotations
 
 from .merchant import AlipayClient, Bench, WechatClient
 
 
-async def test_a_misspelt_option_does_nothing(bench: Bench) -> None:
-    """{"amout": 5} must not be a refund of everything."""
+async def test_misspelt_options_are_refused(bench: Bench) -> None:
+    """{"amout": 5} must not become a full refund."""
     await WechatClient(bench).create("order0001")
     await bench.post("/simulator/pay/order0001", {})
     for path, body in (
@@ -32,7 +32,7 @@ async def test_the_log_of_one_channel(bench: Bench) -> None:
     assert (await bench.get("/simulator/log?protocol=xx")).status == 400
 
 
-async def test_a_refused_signature_says_what_it_should_have_covered(bench: Bench) -> None:
+async def test_refused_signature_shows_the_signed_text(bench: Bench) -> None:
     client = WechatClient(bench)
     refused = await client.call("POST", "/v3/pay/transactions/native", client.order("order0001"), signature="AAAA")
     told = refused.json["detail"]["sign_information"]
@@ -46,7 +46,7 @@ async def test_a_refused_signature_says_what_it_should_have_covered(bench: Bench
     assert "验签字符串为" in text
 
 
-async def test_a_trades_page_offers_its_own_calls(bench: Bench) -> None:
+async def test_calls_on_the_page_of_a_trade(bench: Bench) -> None:
     await AlipayClient(bench).precreate("order1")
     await WechatClient(bench).create("order0001")
     pages = {number: (await bench.get(f"/trades/{number}")).body.decode() for number in ("order1", "order0001")}
