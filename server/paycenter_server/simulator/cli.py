@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import sqlite3
 from pathlib import Path
@@ -12,6 +13,7 @@ from aiohttp import web
 
 from paycenter_server.simulator.app import create_app
 from paycenter_server.simulator.faults import InvalidFaultError
+from paycenter_server.simulator.http import MalformedRequestFilter
 from paycenter_server.simulator.keys import SimulatorKeys, generate_keys, server_context
 from paycenter_server.simulator.settings import SimulatorConfig, check_notify_url
 
@@ -109,6 +111,7 @@ async def _listen(site: web.BaseSite, host: str, port: int) -> None:
 
 
 async def _serve(config: SimulatorConfig, host: str, port: int, tls_port: int | None, keys: SimulatorKeys) -> None:
+    logging.getLogger("aiohttp.server").addFilter(MalformedRequestFilter())
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import struct
 from urllib.parse import quote
 
-from aiohttp import web
+from aiohttp import http, web
 
 from paycenter_server.simulator.faults import FaultRule
 from paycenter_server.simulator.state import STATE
@@ -16,6 +17,7 @@ from paycenter_server.simulator.wire_log import Exchange, WireLog
 
 __all__ = [
     "STOPPING",
+    "MalformedRequestFilter",
     "apply_connection_fault",
     "base_url",
     "gateway_error",
@@ -27,6 +29,19 @@ __all__ = [
 
 STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping", asyncio.Event)
 """Set when the server stops, so that no delayed answer blocks the shutdown."""
+
+
+class MalformedRequestFilter(logging.Filter):
+    """Log filter for `aiohttp.server`: a malformed HTTP request is a warning in one line, without a traceback."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Always true, because the record is only changed."""
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, (http.HttpProcessingError, web.RequestPayloadError, ConnectionError)):
+            record.levelno, record.levelname = logging.WARNING, "WARNING"
+            record.msg, record.args = "malformed HTTP request: %s", (" ".join(str(error).split())[:200],)
+            record.exc_info = record.exc_text = None
+        return True
 
 
 def origin(request: web.Request) -> str:
