@@ -49,8 +49,8 @@ async def test_create_for_a_mini_program(bench: Bench, field: str, payer: str) -
     found = await client.query("order1")
     assert (found["trade_status"], found["trade_no"]) == ("TRADE_SUCCESS", created["trade_no"])
     assert found["buyer_user_id" if field == "buyer_id" else "buyer_open_id"] == payer
-    told = client.notified((await bench.notifications(1))[0])
-    assert told["trade_status"] == "TRADE_SUCCESS"
+    notified = client.notified((await bench.notifications(1))[0])
+    assert notified["trade_status"] == "TRADE_SUCCESS"
     other = await client.call("alipay.trade.create", biz | {field: "2088000000000000"})
     assert other["sub_code"] == "ACQ.TRADE_HAS_SUCCESS"
 
@@ -98,8 +98,8 @@ async def test_code_payment_paid_at_once(bench: Bench) -> None:
     assert (paid["code"], paid["total_amount"], paid["receipt_amount"]) == ("10000", "1.00", "1.00")
     assert paid["gmt_payment"] and paid["buyer_user_id"].startswith("2088")
     assert (await client.query("order1"))["trade_status"] == "TRADE_SUCCESS"
-    told = client.notified((await bench.notifications(1))[0])
-    assert (told["trade_no"], told["trade_status"]) == (paid["trade_no"], "TRADE_SUCCESS")
+    notified = client.notified((await bench.notifications(1))[0])
+    assert (notified["trade_no"], notified["trade_status"]) == (paid["trade_no"], "TRADE_SUCCESS")
     assert (await pay(client, "order1"))["sub_code"] == "ACQ.TRADE_HAS_SUCCESS"
 
 
@@ -173,8 +173,8 @@ async def test_cancel(bench: Bench) -> None:
     assert (await cancel(client, "order2"))["action"] == "refund"
     assert "action" not in await cancel(client, "order2")
     assert (await client.query("order2"))["trade_status"] == "TRADE_CLOSED"
-    told = client.notified((await bench.notifications(2))[1])
-    assert (told["trade_status"], told["refund_fee"]) == ("TRADE_CLOSED", "1.00")
+    notified = client.notified((await bench.notifications(2))[1])
+    assert (notified["trade_status"], notified["refund_fee"]) == ("TRADE_CLOSED", "1.00")
     await pay(client, "order3")
     await bench.advance(86401)
     assert (await cancel(client, "order3"))["code"] == "40004"
@@ -190,8 +190,8 @@ class Sealing(AlipayClient):
         plain = json.dumps(biz, ensure_ascii=False).encode()
         padded = plain + bytes([16 - len(plain) % 16]) * (16 - len(plain) % 16)
         encryptor = self.cipher().encryptor()
-        sealed = base64.b64encode(encryptor.update(padded) + encryptor.finalize()).decode()
-        return super().params(method, biz, **{"encrypt_type": "AES", "biz_content": sealed} | more)
+        encrypted = base64.b64encode(encryptor.update(padded) + encryptor.finalize()).decode()
+        return super().params(method, biz, **{"encrypt_type": "AES", "biz_content": encrypted} | more)
 
     async def call(self, method: str, biz: dict[str, Any], *, signed: bool = True, **more: str) -> dict[str, Any]:
         _, self.last = await self.raw(self.params(method, biz, **more))

@@ -16,7 +16,7 @@ from .xml_merchant import XmlClient
 pytestmark = pytest.mark.asyncio
 
 
-def told(lines: list[BillLine]) -> list[tuple[BillKind, str, str, int]]:
+def entries_of(lines: list[BillLine]) -> list[tuple[BillKind, str, str, int]]:
     assert all(line.channel_order_no and line.time and line.time.utcoffset() for line in lines)
     return sorted((line.kind, line.out_trade_no, line.out_refund_no, line.amount) for line in lines)
 
@@ -35,7 +35,7 @@ async def test_wechat(bench: Bench, packed: bool) -> None:
     offer = await bill(client, f"bill_date={await tomorrow(bench)}" + ("&tar_type=GZIP" if packed else ""))
     content = await fetched(client, offer)
     lines = list(read_wechat(gzip.decompress(content) if packed else content))
-    assert told(lines) == EXPECTED
+    assert entries_of(lines) == EXPECTED
     assert sum(line.fee for line in lines) == 13
 
 
@@ -45,13 +45,13 @@ async def test_wechat_v2(bench: Bench) -> None:
     day = (await tomorrow(bench)).replace("-", "")
     body = client.body({"bill_date": day, "bill_type": "ALL"})
     async with bench.session.post(bench.base + "/pay/downloadbill", data=body) as answer:
-        assert told(list(read_wechat(await answer.read()))) == EXPECTED
+        assert entries_of(list(read_wechat(await answer.read()))) == EXPECTED
 
 
 async def test_a_reversed_payment(bench: Bench) -> None:
     client = XmlClient(bench)
-    await client.micropay("till0001")
-    await client.reverse("till0001")
+    await client.micropay("code0001")
+    await client.reverse("code0001")
     lines = list(
         read_wechat(await fetched(WechatClient(bench), await bill(WechatClient(bench), f"bill_date={await tomorrow(bench)}")))
     )
@@ -73,5 +73,5 @@ async def test_alipay(bench: Bench) -> None:
     offer = await client.call(METHOD, {"bill_type": "trade", "bill_date": day})
     async with bench.session.get(offer["bill_download_url"]) as answer:
         lines = list(read_alipay(await answer.read()))
-    assert told(lines) == EXPECTED
+    assert entries_of(lines) == EXPECTED
     assert sum(line.fee for line in lines) == 13

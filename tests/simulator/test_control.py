@@ -77,7 +77,7 @@ async def test_buttons(bench: Bench, button: str) -> None:
     page = (await bench.get("/cashier/order0001")).body.decode()
     assert f'action="/cashier/order0001/{button}?protocol=wechatpay_v3"' in page
     assert "¥ 1.00" in page
-    assert not re.search(r'(src|href)="(?!/)', page), "no foreign content"
+    assert not re.search(r'(src|href)="(?!/)', page), "no external content"
     await bench.form("/cashier/order0001/fail")
     await bench.form(f"/cashier/order0001/{button}", seconds="0")
     trade = (await bench.get("/simulator/trades/order0001")).json
@@ -222,7 +222,7 @@ def test_keys_match(keys: SimulatorKeys) -> None:
     assert len(keys.wechatpay["apiv3_key"]) == 32
     assert keys.wechatpay["public_key_id"].startswith("PUB_KEY_ID_")
     for file in [*keys.directory.rglob("*cert.pem"), *keys.directory.rglob("*.crt")]:
-        if file.name == "tls_cert.pem":  # the listener's own, self-signed; made only where TLS was served
+        if file.name == "tls_cert.pem":  # the self-signed certificate of the TLS listener; it exists only after TLS was used
             continue
         certificate = x509.load_pem_x509_certificate(file.read_bytes())
         assert len(f"{certificate.serial_number:x}") == 40

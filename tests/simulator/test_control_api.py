@@ -35,10 +35,10 @@ async def test_the_log_of_one_channel(bench: Bench) -> None:
 async def test_refused_signature_shows_the_signed_text(bench: Bench) -> None:
     client = WechatClient(bench)
     refused = await client.call("POST", "/v3/pay/transactions/native", client.order("order0001"), signature="AAAA")
-    told = refused.json["detail"]["sign_information"]
-    assert (told["method"], told["url"]) == ("POST", "/v3/pay/transactions/native")
-    assert told["truncated_sign_message"].startswith("POST\n/v3/pay/transactions/native\n")
-    assert told["sign_message_length"] > len(told["truncated_sign_message"])
+    notified = refused.json["detail"]["sign_information"]
+    assert (notified["method"], notified["url"]) == ("POST", "/v3/pay/transactions/native")
+    assert notified["truncated_sign_message"].startswith("POST\n/v3/pay/transactions/native\n")
+    assert notified["sign_message_length"] > len(notified["truncated_sign_message"])
     alipay = AlipayClient(bench)
     params = alipay.params("alipay.trade.query", {"out_trade_no": "order1"})
     _, text = await alipay.raw({**params, "sign": "AAAA"})

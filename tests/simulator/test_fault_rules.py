@@ -63,10 +63,10 @@ async def test_every_valid_rule_is_accepted(bench: Bench) -> None:
         assert places(fault), fault
         await bench.post("/simulator/faults", [{"api": api, "fault": fault} for api in places(fault)])
     assert len(await rules(bench)) == sum(len(places(fault)) for fault in FAULTS)
-    told = (await bench.get("/simulator/faults")).json
-    assert told["apis"] == list(APIS)
-    assert told["applies"]["recall"] == ["wx.reverse", "wx2.reverse", "*"]
-    assert set(told["applies"]) == set(told["known"])
+    notified = (await bench.get("/simulator/faults")).json
+    assert notified["apis"] == list(APIS)
+    assert notified["applies"]["recall"] == ["wx.reverse", "wx2.reverse", "*"]
+    assert set(notified["applies"]) == set(notified["known"])
 
 
 async def test_rule_applies_only_to_its_calls(bench: Bench) -> None:
@@ -112,7 +112,7 @@ async def test_rules_are_removed_one_by_one(bench: Bench) -> None:
     assert (await bench.delete("/simulator/faults?nonsense=1")).status == 400
     assert len((await bench.delete("/simulator/faults?api=wx.query&fault=slow")).json["rules"]) == 1
     again = await rules(bench)
-    assert (await bench.post("/simulator/faults", again)).status == 200, "what was told can be sent"
+    assert (await bench.post("/simulator/faults", again)).status == 200, "rules of an answer can be sent again"
     assert len((await bench.delete("/simulator/faults")).json["rules"]) == 0
 
 
@@ -223,8 +223,8 @@ async def test_wrong_amount_in_a_refund_query(bench: Bench) -> None:
     await bench.post("/simulator/pay/order1", {"notify": False})
     await client.refund("order1", "r1", "0.40")
     await bench.fault("alipay.trade.fastpay.refund.query", "wrong_amount", amount=7)
-    told = await client.refund_query("order1", "r1")
-    assert (told["refund_amount"], told["total_amount"]) == ("0.07", "1.00")
+    notified = await client.refund_query("order1", "r1")
+    assert (notified["refund_amount"], notified["total_amount"]) == ("0.07", "1.00")
     await bench.fault("alipay.trade.query", "wrong_amount")
     assert (await client.query("order1"))["total_amount"] == "1.01"
 
@@ -237,7 +237,7 @@ async def test_faults_of_the_alipay_bill_file(bench: Bench) -> None:
     method = "alipay.data.dataservice.bill.downloadurl.query"
     url = (await client.call(method, {"bill_type": "trade", "bill_date": day}))["bill_download_url"].removeprefix(bench.base)
     await bench.fault("alipay.billdownload", "http_503")
-    await bench.fault("alipay.billdownload", "reset", times=2)  # aiohttp repeats a GET on a connection that was used before
+    await bench.fault("alipay.billdownload", "reset", times=2)  # aiohttp repeats a GET on a reused connection
     assert (await bench.get(url)).status == 503
     with pytest.raises(aiohttp.ClientError):
         await bench.get(url)

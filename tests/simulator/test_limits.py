@@ -35,9 +35,9 @@ async def test_range_of_the_clock(bench: Bench, body: str) -> None:
 async def test_invalid_numbers_in_forms(bench: Bench, seconds: str) -> None:
     await WechatClient(bench).create("order0001")
     for path, field in (("/clock", "advance_seconds"), ("/cashier/order0001/delay", "seconds")):
-        told = await bench.form(path, **{field: seconds})
-        assert "problem=" in told.headers["Location"]
-        assert b'role="alert"' in (await bench.get(told.headers["Location"])).body
+        notified = await bench.form(path, **{field: seconds})
+        assert "problem=" in notified.headers["Location"]
+        assert b'role="alert"' in (await bench.get(notified.headers["Location"])).body
     assert (await bench.get("/simulator/trades/order0001")).json["paid"] is False
     await bench.restart()
     assert (await bench.get("/")).status == 200
@@ -70,7 +70,7 @@ async def test_failed_write_changes_nothing(bench: Bench) -> None:
     for number in ("order0001", "order0002"):
         await client.create(number)
     with sqlite3.connect(bench.data_file) as database:
-        # Money is written first, then its notification: the second write fails.
+        # The payment is written first, then its notification, and the second write fails.
         database.execute(
             "CREATE TRIGGER full BEFORE INSERT ON document WHEN NEW.kind = 'notification' BEGIN SELECT RAISE(ABORT, 'full'); END"
         )
@@ -119,7 +119,7 @@ async def test_refund_period(bench: Bench) -> None:
     late = await client.refund("order0001", "refund2", 1)
     assert (late.status, late.json["code"]) == (403, "TRADE_OVERDUE")
     assert (await xml.refund("order0001", "refund2", 1))["err_code"] == "TRADE_OVERDUE"
-    assert (await client.refund("order0001", "refund1", 1)).status == 200, "a repeat is no new refund"
+    assert (await client.refund("order0001", "refund1", 1)).status == 200, "a repetition is not a new refund"
 
 
 async def test_reason_length(bench: Bench) -> None:
@@ -199,8 +199,8 @@ async def test_refunds_without_notify_url_notify_the_console_address(bench: Benc
     await client.refund("order0001", "refund0", 1, notify_url="")
     await bench.advance(1)
     await bench.notifications(0)
-    told = await bench.post("/simulator/settings", {"refund_notify_url": bench.receiver_url})
-    assert told.json == {"refund_notify_url": bench.receiver_url}
+    notified = await bench.post("/simulator/settings", {"refund_notify_url": bench.receiver_url})
+    assert notified.json == {"refund_notify_url": bench.receiver_url}
     await bench.restart()
     await client.refund("order0001", "refund1", 1, notify_url="")
     assert opened(bench, (await bench.notifications(1))[0])["out_refund_no"] == "refund1"
@@ -213,7 +213,7 @@ async def test_refunds_without_notify_url_notify_the_console_address(bench: Benc
     await bench.form("/cashier/order0001/refund", amount="0.01", notify_url="")
     assert "problem=" in (await bench.form("/cashier/order0001/refund", notify_url="x")).headers["Location"]
     await client.refund("order0001", "refund3", 1)
-    assert b'"REFUND.SUCCESS"' in (await bench.notifications(4))[3].body, "with an address of its own: JSON"
+    assert b'"REFUND.SUCCESS"' in (await bench.notifications(4))[3].body, "with its own notify_url the format is JSON"
     await bench.form("/settings", refund_notify_url="")
     assert (await bench.get("/simulator/settings")).json == {"refund_notify_url": ""}
     wrongs: list[object] = [{}, [], {"refund_notify_url": 5}, {"x": 1}]

@@ -60,8 +60,8 @@ async def test_reordered_notification_without_successor(bench: Bench) -> None:
     await bench.notifications(0)
     bench.answers[:] = [(500, b""), (500, b"")]
     await bench.advance(1)
-    told = {client.opened(item)["out_trade_no"] for item in await bench.notifications(2)}
-    assert told == {"order0001", "order0002"}
+    notified = {client.opened(item)["out_trade_no"] for item in await bench.notifications(2)}
+    assert notified == {"order0001", "order0002"}
     await bench.advance(15)
     assert len(await bench.notifications(4)) == 4, "the retry schedule continues from then"
 

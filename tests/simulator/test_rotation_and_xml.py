@@ -81,16 +81,16 @@ async def test_xml_refund_notification(bench: Bench) -> None:
     good = b"<xml><return_code><![CDATA[SUCCESS]]></return_code><return_msg><![CDATA[OK]]></return_msg></xml>"
     bench.answers[:] = [(200, b"success"), (200, good)]
     await bench.post("/simulator/refund/order0001", {"amount": 30, "notify_url": bench.receiver_url})
-    told = opened(bench, (await bench.notifications(1))[0])
-    assert (told["refund_status"], told["refund_fee"], told["total_fee"]) == ("SUCCESS", "30", "100")
-    assert told["refund_request_source"] == "VENDOR_PLATFORM"
+    notified = opened(bench, (await bench.notifications(1))[0])
+    assert (notified["refund_status"], notified["refund_fee"], notified["total_fee"]) == ("SUCCESS", "30", "100")
+    assert notified["refund_request_source"] == "VENDOR_PLATFORM"
     await bench.advance(16)
     await bench.notifications(2)
     await bench.fault("wx.refund", "xml_notify")
     bench.answers[:] = [(200, good)]
     await client.refund("order0001", "refund1", 70)
-    told = opened(bench, (await bench.notifications(3))[2])
-    assert (told["out_refund_no"], told["refund_request_source"]) == ("refund1", "API")
+    notified = opened(bench, (await bench.notifications(3))[2])
+    assert (notified["out_refund_no"], notified["refund_request_source"]) == ("refund1", "API")
     await bench.advance(86400)
     await bench.notifications(3)
 

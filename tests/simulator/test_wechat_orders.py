@@ -150,10 +150,10 @@ async def test_certificates(bench: Bench) -> None:
     answer = await client.call("GET", "/v3/certificates")
     assert client.verified(answer.headers, answer.body) == client.ids["platform_serial"]
     (item,) = answer.json["data"]
-    sealed = item["encrypt_certificate"]
-    assert (len(sealed["nonce"]), sealed["associated_data"]) == (12, "certificate")
+    encrypted = item["encrypt_certificate"]
+    assert (len(encrypted["nonce"]), encrypted["associated_data"]) == (12, "certificate")
     cipher = AESGCM(client.ids["apiv3_key"].encode())
-    plain = cipher.decrypt(sealed["nonce"].encode(), base64.b64decode(sealed["ciphertext"]), b"certificate")
+    plain = cipher.decrypt(encrypted["nonce"].encode(), base64.b64decode(encrypted["ciphertext"]), b"certificate")
     certificate = x509.load_pem_x509_certificate(plain)
     assert f"{certificate.serial_number:X}" == item["serial_no"] == client.ids["platform_serial"]
     assert certificate.not_valid_before_utc < datetime.datetime.now(datetime.UTC) < certificate.not_valid_after_utc

@@ -21,9 +21,9 @@ async def test_refund_is_processing_then_success_and_notifies(bench: Bench, publ
     assert answer.json["amount"]["refund"] == 30
     _, notification = await bench.notifications(2)
     assert client.verified(notification.headers, notification.body)
-    told = client.opened(notification)
-    assert (told["refund_status"], told["out_refund_no"], told["amount"]["refund"]) == ("SUCCESS", "refund@1", 30)
-    assert "status" not in told
+    notified = client.opened(notification)
+    assert (notified["refund_status"], notified["out_refund_no"], notified["amount"]["refund"]) == ("SUCCESS", "refund@1", 30)
+    assert "status" not in notified
     queried = (await client.refund_query("refund@1")).json
     assert (queried["status"], queried["refund_id"]) == ("SUCCESS", answer.json["refund_id"])
     assert queried["success_time"]

@@ -42,15 +42,15 @@ async def test_order_pay_notify_query(bench: Bench, hmac_sha256: bool) -> None:
     await bench.advance(15)
     await bench.advance(15)
     for notification in await bench.notifications(3):
-        told = fields_of(notification.body)
-        assert client.genuine(told)
-        assert (told["result_code"], told["out_trade_no"], told["total_fee"]) == ("SUCCESS", "order1", "100")
-        assert told["attach"] == "a&b <c>" and len(told["time_end"]) == 14
+        notified = fields_of(notification.body)
+        assert client.genuine(notified)
+        assert (notified["result_code"], notified["out_trade_no"], notified["total_fee"]) == ("SUCCESS", "order1", "100")
+        assert notified["attach"] == "a&b <c>" and len(notified["time_end"]) == 14
     await bench.advance(86400)
     await bench.notifications(3)
     paid = await client.query("order1")
-    assert (paid["trade_state"], paid["transaction_id"]) == ("SUCCESS", told["transaction_id"])
-    assert (await client.call("/pay/orderquery", transaction_id=told["transaction_id"]))["out_trade_no"] == "order1"
+    assert (paid["trade_state"], paid["transaction_id"]) == ("SUCCESS", notified["transaction_id"])
+    assert (await client.call("/pay/orderquery", transaction_id=notified["transaction_id"]))["out_trade_no"] == "order1"
     assert (await client.order("order1"))["err_code"] == "ORDERPAID"
     assert (await client.call("/pay/closeorder", out_trade_no="order1"))["err_code"] == "ORDERPAID"
 
@@ -143,8 +143,8 @@ async def test_both_versions_share_the_trade(bench: Bench) -> None:
     await new.refund("order0002", "refund2", 40)
     assert (await old.query("order0002"))["trade_state"] == "REFUND"
     assert (await old.call("/pay/refundquery", out_refund_no="refund2"))["refund_fee_0"] == "40"
-    told = new.opened((await bench.notifications(1))[0])
-    assert told["refund_status"] == "SUCCESS"
+    notified = new.opened((await bench.notifications(1))[0])
+    assert notified["refund_status"] == "SUCCESS"
 
 
 async def test_refunds(bench: Bench) -> None:
@@ -157,8 +157,8 @@ async def test_refunds(bench: Bench) -> None:
     assert (made["refund_fee"], made["total_fee"]) == ("30", "100")
     assert (await client.refund("order1", "refund1", 30))["refund_id"] == made["refund_id"]
     assert (await client.refund("order1", "refund1", 31))["err_code"] == "REFUND_FEE_MISMATCH"
-    told = opened(bench, (await bench.notifications(1))[0])
-    assert (told["refund_status"], told["refund_fee"], told["out_refund_no"]) == ("SUCCESS", "30", "refund1")
+    notified = opened(bench, (await bench.notifications(1))[0])
+    assert (notified["refund_status"], notified["refund_fee"], notified["out_refund_no"]) == ("SUCCESS", "30", "refund1")
     assert (await client.refund("order1", "refund2", 71))["result_code"] == "FAIL"
     await bench.fault("wx2.refund", "not_enough")
     assert (await client.refund("order1", "refund2", 70))["err_code"] == "NOTENOUGH"
@@ -264,11 +264,11 @@ async def test_arbitrary_bytes(raw: bytes) -> None:
     )
 )
 async def test_xml_round_trip(fields: dict[str, str]) -> None:
-    told = parse_xml(render_xml(fields))
-    assert set(told) == set(fields)
+    notified = parse_xml(render_xml(fields))
+    assert set(notified) == set(fields)
     for name, value in fields.items():
         if value.isprintable():
-            assert told[name] == value.strip()
+            assert notified[name] == value.strip()
 
 
 async def test_attach_too_long(bench: Bench) -> None:

@@ -1,6 +1,7 @@
 """Daily and monthly bills: a zip file of CSV files. The contents and the file names are in GBK.
 
-Source: Alipay, alipay.data.dataservice.bill.downloadurl.query."""
+Source: Alipay, alipay.data.dataservice.bill.downloadurl.query.
+"""
 
 from __future__ import annotations
 

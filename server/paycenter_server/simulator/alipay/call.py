@@ -1,6 +1,7 @@
 """One call of the Alipay gateway: verification, encryption, checked parameters, errors, and signatures.
 
-Sources: Alipay Open Platform, signature; certificate mode; content encryption; common error codes."""
+Sources: Alipay Open Platform, signature; certificate mode; content encryption; common error codes.
+"""
 
 from __future__ import annotations
 

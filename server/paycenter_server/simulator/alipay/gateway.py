@@ -1,6 +1,7 @@
 """The gateway over HTTP: verification, fault rules and signed answers of all operations.
 
-Source: Alipay Open Platform, gateway and common parameters."""
+Source: Alipay Open Platform, gateway and common parameters.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Refund, refund query and cancel. A refund is completed within the call.
 
-Sources: Alipay, alipay.trade.refund; alipay.trade.fastpay.refund.query; alipay.trade.cancel."""
+Sources: Alipay, alipay.trade.refund; alipay.trade.fastpay.refund.query; alipay.trade.cancel.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Trades: creation by every product, code payment, query, close, and the certificate download.
 
 Sources: Alipay, alipay.trade.precreate, create, page.pay, wap.pay, app.pay, pay, query and close;
-alipay.open.app.alipaycert.download."""
+alipay.open.app.alipaycert.download.
+"""
 
 from __future__ import annotations
 

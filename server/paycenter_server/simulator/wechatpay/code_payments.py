@@ -1,6 +1,7 @@
 """Code payments: the payment over APIv3, and the reversal, which both versions share. Neither sends a notification.
 
-Sources: WeChat Pay APIv3, code payment; reversal. WeChat Pay APIv2, micropay; reverse order."""
+Sources: WeChat Pay APIv3, code payment; reversal. WeChat Pay APIv2, micropay; reverse order.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """One call of APIv2: XML, signatures, checked parameters and errors.
 
-Source: WeChat Pay APIv2, interface rules; signature algorithm."""
+Source: WeChat Pay APIv2, interface rules; signature algorithm.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Trades of APIv2: unified order, code payment, query, close, reversal, refund and refund query.
 
-Sources: WeChat Pay APIv2, unified order; micropay; order query; close order; reverse order; refund request; refund query."""
+Sources: WeChat Pay APIv2, unified order; micropay; order query; close order; reverse order; refund request; refund query.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """One call of APIv3: verification, checked parameters, errors, and signatures.
 
-Sources: WeChat Pay APIv3, request signature; response and notification verification; public key mode."""
+Sources: WeChat Pay APIv3, request signature; response and notification verification; public key mode.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Orders of APIv3: create (Native, JSAPI, App, H5), query, close, and the platform certificates.
 
-Sources: WeChat Pay APIv3, Native, JSAPI, App and H5 order; order query; order close; platform certificate download."""
+Sources: WeChat Pay APIv3, Native, JSAPI, App and H5 order; order query; order close; platform certificate download.
+"""
 
 from __future__ import annotations
 

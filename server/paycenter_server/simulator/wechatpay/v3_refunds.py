@@ -1,6 +1,7 @@
 """Refunds of APIv3. An accepted refund is PROCESSING and finishes after a delay.
 
-Sources: WeChat Pay APIv3, refund request; refund query; abnormal refund request."""
+Sources: WeChat Pay APIv3, refund request; refund query; abnormal refund request.
+"""
 
 from __future__ import annotations
 
