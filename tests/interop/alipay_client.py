@@ -67,8 +67,8 @@ class Journey:
     def all(self) -> None:
         """The checks in order."""
         checks = [
-            self.start, self.precreate, self.not_scanned, self.paid_query, self.payment_notification, self.refund, self.refund_again,
-            self.refund_query, self.refund_notification, self.full_refund, self.close, self.page, self.wap,
+            self.start, self.precreate, self.not_scanned, self.paid_query, self.payment_notification, self.refund,
+            self.refund_again, self.refund_query, self.refund_notification, self.full_refund, self.close, self.page, self.wap,
             self.wrong_signature, self.tampered_notification, self.app, self.create, self.code_payment, self.code_payment_cancelled,
             self.bill,
         ]  # fmt: skip
