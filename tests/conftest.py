@@ -52,7 +52,7 @@ def redis_url(embedded: Running) -> str:
 
 @pytest.fixture(scope="session")
 def keys_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from paycenter_server.simulator import generate_keys
+    from paycenter_server.simulator.keys import generate_keys
 
     folder = tmp_path_factory.mktemp("keys")
     generate_keys(folder)

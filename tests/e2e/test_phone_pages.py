@@ -21,7 +21,7 @@ SMALL = """Array.from(document.querySelectorAll('button, input:not([type=hidden]
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    from paycenter_server.simulator import generate_keys
+    from paycenter_server.simulator.keys import generate_keys
 
     started = await Bench.start(generate_keys(tmp_path / "keys"), tmp_path / "trades.sqlite3")
     yield started

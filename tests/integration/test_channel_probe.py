@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from paycenter_server.simulator import generate_keys, load_keys
+from paycenter_server.simulator.keys import generate_keys, load_keys
 from support.system import OPERATOR, PayCenterSystem
 
 CODES = ["wx_native", "wx_bar", "alipay_qr", "alipay_pc", "mock"]

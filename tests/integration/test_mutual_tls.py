@@ -13,8 +13,9 @@ from paycenter_server.channels.protocol import Call, ClientCertificate, RefundRe
 from paycenter_server.channels.registry import installed
 from paycenter_server.channels.transport import AiohttpTransport, TransportUnclearError
 from paycenter_server.cli.seed import wechat_v2_config
-from paycenter_server.simulator import SimulatorConfig, create_app, load_keys
-from paycenter_server.simulator.tls import server_context
+from paycenter_server.simulator.app import create_app
+from paycenter_server.simulator.keys import load_keys, server_context
+from paycenter_server.simulator.settings import SimulatorConfig
 
 
 async def test_refunds_go_over_mutual_tls(keys_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,9 +67,10 @@ class Journey:
     def all(self) -> None:
         """The checks in order."""
         checks = [
-            self.start, self.precreate, self.not_scanned, self.paid_query, self.payment_notice, self.refund, self.refund_again,
-            self.refund_query, self.refund_notice, self.full_refund, self.close, self.page, self.wap, self.wrong_signature,
-            self.tampered_notice, self.app, self.create, self.bar_code, self.bar_code_cancelled, self.bill,
+            self.start, self.precreate, self.not_scanned, self.paid_query, self.payment_notification, self.refund,
+            self.refund_again, self.refund_query, self.refund_notification, self.full_refund, self.close, self.page, self.wap,
+            self.wrong_signature, self.tampered_notification, self.app, self.create, self.code_payment, self.code_payment_cancelled,
+            self.bill,
         ]  # fmt: skip
         if self.mode == "certificate":
             checks += [self.serials, self.certificate_download]
@@ -137,13 +138,13 @@ class Journey:
         answer = self.good(self.sdk.api_alipay_trade_query(out_trade_no=self.number))
         assert (answer["trade_status"], answer["total_amount"]) == ("TRADE_SUCCESS", "1.00")
 
-    def notice(self) -> tuple[dict[str, str], str]:
+    def next_notification(self) -> tuple[dict[str, str], str]:
         _, body = self.settings.notification(self.mark)
         params = dict(parse_qsl(body.decode(), keep_blank_values=True))
         return params, params.pop("sign")
 
-    def payment_notice(self) -> None:
-        params, sign = self.notice()
+    def payment_notification(self) -> None:
+        params, sign = self.next_notification()
         assert self.sdk.verify(dict(params), sign)
         assert (params["trade_status"], params["total_amount"], params["out_trade_no"]) == ("TRADE_SUCCESS", "1.00", self.number)
 
@@ -161,15 +162,15 @@ class Journey:
         unknown = self.sdk.api_alipay_trade_fastpay_refund_query("r9", out_trade_no=self.number)
         assert "refund_status" not in self.good(unknown)
 
-    def refund_notice(self) -> None:
-        params, sign = self.notice()
+    def refund_notification(self) -> None:
+        params, sign = self.next_notification()
         assert self.sdk.verify(dict(params), sign)
         assert (params["trade_status"], params["refund_fee"], params["out_biz_no"]) == ("TRADE_SUCCESS", "0.40", "r1")
 
     def full_refund(self) -> None:
         self.good(self.sdk.api_alipay_trade_refund("0.60", out_trade_no=self.number, out_request_no="r2"))
         assert self.sdk.api_alipay_trade_query(out_trade_no=self.number)["trade_status"] == "TRADE_CLOSED"
-        params, sign = self.notice()
+        params, sign = self.next_notification()
         assert self.sdk.verify(dict(params), sign)
         assert (params["trade_status"], params["refund_fee"]) == ("TRADE_CLOSED", "1.00")
 
@@ -213,9 +214,9 @@ class Journey:
             "alipay", "alipayCertPublicKey_RSA2.crt"
         )
 
-    def tampered_notice(self) -> None:
+    def tampered_notification(self) -> None:
         self.settings.control(f"/simulator/resend/{self.number}", {})
-        params, sign = self.notice()
+        params, sign = self.next_notification()
         assert not self.sdk.verify(params | {"total_amount": "9.99"}, sign)
         assert self.sdk.verify(dict(params), sign)
 
@@ -236,19 +237,19 @@ class Journey:
         assert self.good(answer)["trade_no"]
         assert self.sdk.api_alipay_trade_query(trade_no=answer["trade_no"])["out_trade_no"] == number
 
-    def at_the_till(self, number: str) -> dict[str, Any]:
+    def pay_by_code(self, number: str) -> dict[str, Any]:
         answer: dict[str, Any] = self.sdk.api_alipay_trade_pay(
-            number, "bar_code", "281234567890123456", "Tea 茶", notify_url=self.notify_url + "/till", total_amount="1.00"
+            number, "bar_code", "281234567890123456", "Tea 茶", notify_url=self.notify_url + "/code", total_amount="1.00"
         )
         return answer
 
-    def bar_code(self) -> None:
-        assert self.good(self.at_the_till(self.number + "b"))["total_amount"] == "1.00"
+    def code_payment(self) -> None:
+        assert self.good(self.pay_by_code(self.number + "b"))["total_amount"] == "1.00"
 
-    def bar_code_cancelled(self) -> None:
+    def code_payment_cancelled(self) -> None:
         number = self.number + "v"
         self.settings.control("/simulator/faults", [{"api": "alipay.trade.pay", "fault": "in_process"}])
-        assert self.at_the_till(number)["code"] == "10003"
+        assert self.pay_by_code(number)["code"] == "10003"
         answer = self.good(self.sdk.api_alipay_trade_cancel(out_trade_no=number))
         assert (answer["retry_flag"], answer["action"]) == ("N", "close")
         assert self.sdk.api_alipay_trade_query(out_trade_no=number)["trade_status"] == "TRADE_CLOSED"

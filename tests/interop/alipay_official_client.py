@@ -73,8 +73,8 @@ class Journey:
     def all(self) -> None:
         """The checks in order."""
         for check in (
-            self.precreate, self.not_scanned, self.paid_query, self.payment_notice, self.refund, self.refund_again,
-            self.refund_query, self.create_and_close, self.bar_code, self.bar_code_cancelled, self.page_url, self.page_form,
+            self.precreate, self.not_scanned, self.paid_query, self.payment_notification, self.refund, self.refund_again,
+            self.refund_query, self.create_and_close, self.code_payment, self.code_payment_cancelled, self.page_url, self.page_form,
             self.wap, self.app, self.wrong_signature, self.brace,
         ):  # fmt: skip
             self.run(f"alipay-sdk-python: {check.__name__}", check)
@@ -104,7 +104,7 @@ class Journey:
         answer = self.query(self.number)
         assert (answer["trade_status"], answer["total_amount"]) == ("TRADE_SUCCESS", "1.00")
 
-    def payment_notice(self) -> None:
+    def payment_notification(self) -> None:
         _, body = self.settings.notification(self.mark)
         params = dict(parse_qsl(body.decode(), keep_blank_values=True))
         sign = params.pop("sign")
@@ -133,15 +133,15 @@ class Journey:
         self.good("AlipayTradeClose", number)
         assert self.query(number)["trade_status"] == "TRADE_CLOSED"
 
-    def at_the_till(self, number: str) -> dict[str, Any]:
+    def pay_by_code(self, number: str) -> dict[str, Any]:
         return self.call("AlipayTradePay", number, scene="bar_code", auth_code="281234567890123456", notify=False, **self.order)
 
-    def bar_code(self) -> None:
-        assert self.at_the_till(self.number + "b")["code"] == "10000"
+    def code_payment(self) -> None:
+        assert self.pay_by_code(self.number + "b")["code"] == "10000"
 
-    def bar_code_cancelled(self) -> None:
+    def code_payment_cancelled(self) -> None:
         self.settings.control("/simulator/faults", [{"api": "alipay.trade.pay", "fault": "in_process"}])
-        assert self.at_the_till(self.number + "v")["code"] == "10003"
+        assert self.pay_by_code(self.number + "v")["code"] == "10003"
         answer = self.good("AlipayTradeCancel", self.number + "v")
         assert (answer["retry_flag"], answer["action"]) == ("N", "close")
 

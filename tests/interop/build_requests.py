@@ -26,7 +26,7 @@ from paycenter_server.channels.protocol import (
     RequestContext,
 )
 from paycenter_server.channels.registry import installed
-from paycenter_server.simulator import SimulatorKeys, load_keys
+from paycenter_server.simulator.keys import SimulatorKeys, load_keys
 
 SUBJECT = '一杯 "拿铁" & 50% +1=2 😀 \\n <b>'
 

@@ -1,4 +1,4 @@
-"""What the client programs share: named checks, one line each, and a helper for the simulator's own API.
+"""What the client programs share: named checks, one line each, and a helper for the simulator's control API.
 
 Standard library only: it runs inside the throw-away environments.
 """
@@ -13,7 +13,9 @@ import traceback
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class Checks:
@@ -58,15 +60,17 @@ class Settings:
 
     def notification(self, mark: str, seconds: float = 5.0) -> tuple[dict[str, str], bytes]:
         """The oldest notification not taken yet that was sent to `notify_url + mark`: headers and raw body."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            for file in sorted(self.inbox.glob("*.json")):
-                document = json.loads(file.read_text(encoding="utf-8"))
-                if document["path"].endswith(mark):
-                    file.unlink()
-                    return document["headers"], base64.b64decode(document["body"])
-            time.sleep(0.02)
-        raise AssertionError(f"no notification at {mark}")
+        document = eventually(lambda: self._take(mark), lambda found: found is not None, seconds)
+        assert document is not None
+        return document["headers"], base64.b64decode(document["body"])
+
+    def _take(self, mark: str) -> dict[str, Any] | None:
+        for file in sorted(self.inbox.glob("*.json")):
+            document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            if document["path"].endswith(mark):
+                file.unlink()
+                return document
+        return None
 
     @contextlib.contextmanager
     def tomorrow(self) -> Iterator[None]:
@@ -76,6 +80,15 @@ class Settings:
             yield
         finally:
             self.control("/simulator/clock", {"reset": True})
+
+
+def eventually(read: Callable[[], T], condition: Callable[[T], bool], seconds: float = 5.0) -> T:
+    """Read until the condition is true for the value; fail after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition(value := read()):
+        assert time.monotonic() < deadline, f"the condition did not become true in time; the last value is {value!r}"
+        time.sleep(0.02)
+    return value
 
 
 def china_date() -> str:

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import wechatpayv3  # type: ignore[import-not-found,import-untyped,unused-ignore]
-from checks import Checks, Settings, china_date  # type: ignore[import-not-found,unused-ignore]
+from checks import Checks, Settings, china_date, eventually  # type: ignore[import-not-found,unused-ignore]
 from surface import Watched, compare, operations  # type: ignore[import-not-found,unused-ignore]
 from wechatpayv3 import async_, core, utils  # type: ignore[import-not-found,import-untyped,unused-ignore]
 from wechatpayv3.async_ import core as async_core  # type: ignore[import-not-found,import-untyped,unused-ignore]
@@ -112,10 +112,10 @@ class Journey:
     def all(self) -> None:
         """The checks in order."""
         for check in (
-            self.start, self.native, self.native_again, self.unpaid_query, self.refused, self.paid_query, self.payment_notice,
-            self.refund, self.refund_query, self.refund_notice, self.refunded_query, self.close, self.wrong_signature, self.jsapi,
-            self.query_by_transaction, self.tampered_notice, self.mini_program, self.app, self.h5, self.codepay,
-            self.codepay_reverse, self.abnormal_refund, self.payer_parameters, self.decrypted_notice, self.bill_of_nothing,
+            self.start, self.native, self.native_again, self.unpaid_query, self.refused, self.paid_query, self.payment_notification,
+            self.refund, self.refund_query, self.refund_notification, self.refunded_query, self.close, self.wrong_signature,
+            self.jsapi, self.query_by_transaction, self.tampered_notification, self.mini_program, self.app, self.h5, self.codepay,
+            self.codepay_reverse, self.abnormal_refund, self.payer_parameters, self.decrypted_notification, self.bill_of_nothing,
             self.bills, self.other_products, self.surface, self.end,
         ):  # fmt: skip
             self.run(f"wechatpayv3 {self.mode} {self.style}: {check.__name__}", check)
@@ -162,7 +162,7 @@ class Journey:
         assert self.transaction["trade_state"] == "SUCCESS"
         assert self.transaction["amount"]["total"] == 100
 
-    def payment_notice(self) -> None:
+    def payment_notification(self) -> None:
         headers, body = self.settings.notification(self.mark)
         document = self.sdk.callback(headers, body)
         assert document, "callback() refused the notification"
@@ -177,15 +177,10 @@ class Journey:
         assert answer["status"] == "PROCESSING"
 
     def refund_query(self) -> None:
-        for _ in range(50):
-            answer = self.answer(self.sdk.query_refund(self.number + "r"))
-            if answer["status"] == "SUCCESS":
-                break
-            time.sleep(0.05)
-        assert answer["status"] == "SUCCESS"
+        answer = self.until(self.number + "r", "SUCCESS")
         assert answer["amount"]["refund"] == 40
 
-    def refund_notice(self) -> None:
+    def refund_notification(self) -> None:
         document = self.sdk.callback(*self.settings.notification(self.mark))
         assert document["event_type"] == "REFUND.SUCCESS"
         assert document["resource"]["refund_status"] == "SUCCESS"
@@ -217,7 +212,7 @@ class Journey:
         answer = self.answer(self.sdk.query(transaction_id=self.transaction["transaction_id"]))
         assert answer["out_trade_no"] == self.number
 
-    def tampered_notice(self) -> None:
+    def tampered_notification(self) -> None:
         self.settings.control(f"/simulator/resend/{self.number}", {})
         headers, body = self.settings.notification(self.mark)
         assert self.sdk.callback(headers, body.replace(b"REFUND", b"RFFUND")) is None
@@ -235,30 +230,26 @@ class Journey:
         answer = self.answer(self.pay(self.number + "h", scene_info=scene, pay_type=self.kinds.H5))
         assert answer["h5_url"].startswith("https://wx.tenpay.com/")
 
-    def at_the_till(self, number: str) -> Any:
+    def pay_by_code(self, number: str) -> Any:
         return self.sdk.pay(
             description="Tea 茶", out_trade_no=number, amount={"total": 100}, payer={"auth_code": "134567890123456789"},
             scene_info={"store_info": {"id": "1"}}, pay_type=self.kinds.CODEPAY,
         )  # fmt: skip
 
     def codepay(self) -> None:
-        answer = self.answer(self.at_the_till(self.number + "b"))
+        answer = self.answer(self.pay_by_code(self.number + "b"))
         assert (answer["trade_state"], answer["amount"]["total"]) == ("SUCCESS", 100)
         assert self.answer(self.sdk.query(out_trade_no=self.number + "b"))["trade_state"] == "SUCCESS"
 
     def codepay_reverse(self) -> None:
         self.settings.control("/simulator/faults", [{"api": "wx.codepay", "fault": "user_paying"}])
-        assert self.answer(self.at_the_till(self.number + "v"))["trade_state"] == "USERPAYING"
+        assert self.answer(self.pay_by_code(self.number + "v"))["trade_state"] == "USERPAYING"
         assert self.answer(self.sdk.codepay_reverse(self.number + "v"))["out_trade_no"] == self.number + "v"
         assert self.answer(self.sdk.query(out_trade_no=self.number + "v"))["trade_state"] == "REVOKED"
 
     def until(self, refund: str, state: str) -> Any:
-        for _ in range(100):
-            answer = self.answer(self.sdk.query_refund(refund))
-            if answer["status"] == state:
-                return answer
-            time.sleep(0.05)
-        raise AssertionError(f"the refund is still {answer['status']}")
+        """The answer of the refund query when the refund has this state."""
+        return eventually(lambda: self.answer(self.sdk.query_refund(refund)), lambda answer: answer["status"] == state)
 
     def abnormal_refund(self) -> None:
         number = self.number + "x"
@@ -276,7 +267,7 @@ class Journey:
         # The helper joins three fields and a line feed each; the first here is the first two of four.
         assert utils.rsa_verify("appid\n1700000000", "nonce", "prepay_id=wx1", signed, certificate.public_key())
 
-    def decrypted_notice(self) -> None:
+    def decrypted_notification(self) -> None:
         self.settings.control(f"/simulator/resend/{self.number}", {})
         headers, body = self.settings.notification(self.mark)
         plain = json.loads(self.sdk.decrypt_callback(headers, body))

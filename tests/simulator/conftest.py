@@ -1,4 +1,4 @@
-"""A running simulator, a merchant's receiver of notifications, and small clients written from the channel sheet."""
+"""A running simulator, a merchant's receiver of notifications, and small clients of both channels."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from paycenter_server.simulator import SimulatorKeys, generate_keys
+from paycenter_server.simulator.keys import SimulatorKeys, generate_keys
 
 from .merchant import Bench
 
 
 @pytest.fixture(scope="session")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> SimulatorKeys:
-    """Keys generated once."""
+    """Keys, generated once per session."""
     return generate_keys(tmp_path_factory.mktemp("keys"))
 
 
 @pytest_asyncio.fixture
 async def bench(keys: SimulatorKeys, tmp_path: Path) -> AsyncIterator[Bench]:
-    """A simulator that keeps its trades in a file, with its merchant."""
+    """A simulator with a data file, and its merchant."""
     started = await Bench.start(keys, tmp_path / "trades.sqlite3")
     yield started
     await started.stop()

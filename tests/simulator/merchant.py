@@ -1,4 +1,7 @@
-"""A merchant: signs requests and verifies answers and notifications by the channel sheet, on `cryptography` alone."""
+"""A merchant that signs requests and verifies answers and notifications. It uses only `cryptography`.
+
+Sources: WeChat Pay APIv3, request signature; response and notification verification. Alipay Open Platform, signature.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from paycenter_server.simulator import SimulatorConfig, SimulatorKeys, create_app
+from paycenter_server.simulator.app import create_app
+from paycenter_server.simulator.keys import SimulatorKeys
+from paycenter_server.simulator.settings import SimulatorConfig
 from yarl import URL
 
 CHINA = datetime.timezone(datetime.timedelta(hours=8))
@@ -112,7 +117,7 @@ class WechatClient:
             return Answer(response.status, dict(response.headers), await response.read())
 
     def verified(self, headers: dict[str, str], body: bytes) -> str:
-        """Serial whose key verifies; "" if none does."""
+        """The serial of the key that verifies the signature; "" if none does."""
         if "Wechatpay-Signature" not in headers:
             return ""
         serial = headers["Wechatpay-Serial"]
@@ -123,7 +128,7 @@ class WechatClient:
         return serial if verifies(public_key(self.keys.file("wechatpay", name)), message, headers["Wechatpay-Signature"]) else ""
 
     def opened(self, notification: Received) -> dict[str, Any]:
-        """The resource of a notification, decrypted."""
+        """The decrypted resource of a notification."""
         resource = json.loads(notification.body)["resource"]
         cipher = AESGCM(self.ids["apiv3_key"].encode())
         plain = cipher.decrypt(
@@ -205,7 +210,7 @@ class AlipayClient:
             return response.status, await response.text()
 
     async def call(self, method: str, biz: dict[str, Any], *, signed: bool = True, **more: str) -> dict[str, Any]:
-        """The node of the answer; its signature must (or, with signed=False, must not) verify."""
+        """The node of the answer. Its signature must be valid (or, with signed=False, invalid or missing)."""
         status, self.last = await self.raw(self.params(method, biz, **more))
         assert status == 200
         assert self.verified(self.last, method.replace(".", "_") + "_response") is signed
@@ -261,7 +266,7 @@ class Bench:
     session: aiohttp.ClientSession
     received: list[Received] = field(default_factory=list)
     answers: list[tuple[int, bytes]] = field(default_factory=list)
-    """How the receiver answers the next notifications; then rightly."""
+    """The answers of the receiver to the next notifications. The later ones are accepted."""
 
     @classmethod
     async def start(cls, keys: SimulatorKeys, data_file: Path, **config: Any) -> Bench:
@@ -281,7 +286,7 @@ class Bench:
         await self.receiver.close()
 
     async def restart(self) -> None:
-        """Another simulator on the same file."""
+        """Start another simulator on the same file."""
         await self.server.close()
         config = SimulatorConfig(keys_dir=self.keys.directory, data_file=self.data_file, refund_delay_seconds=0.05)
         self.server = TestServer(create_app(config))
@@ -326,16 +331,16 @@ class Bench:
         assert (await self.post("/simulator/faults", [{"api": api, "fault": fault, **more}])).status == 200
 
     async def notifications(self, count: int) -> list[Received]:
-        """Wait until so many have come in all."""
+        """Wait until the receiver has so many in total and the simulator has no other send in progress or due."""
         await eventually(lambda: len(self.received) >= count)
-        await asyncio.sleep(0.02)
+        await self.advance(0)
         assert len(self.received) == count
         return self.received
 
 
 async def eventually(condition: Callable[[], bool], seconds: float = 3.0) -> None:
-    """Wait for it."""
+    """Wait until the condition is true; fail after so many seconds."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         await asyncio.sleep(0.005)

@@ -31,15 +31,15 @@ async def test_precreate_pay_query_notify(bench: Bench, certificates: bool, get:
     found = await client.query("order1")
     assert (found["trade_status"], found["total_amount"], found["code"]) == ("TRADE_SUCCESS", "12.34", "10000")
     (notification,) = await bench.notifications(1)
-    told = client.notified(notification)
-    assert told["trade_status"] == "TRADE_SUCCESS"
-    assert (told["total_amount"], told["out_trade_no"], told["trade_no"]) == ("12.34", "order1", found["trade_no"])
-    assert (told["app_id"], told["seller_id"]) == (client.ids["app_id"], client.ids["seller_id"])
-    assert told["passback_params"] == "a%3D1"
-    assert told["body"] == ""
+    notified = client.notified(notification)
+    assert notified["trade_status"] == "TRADE_SUCCESS"
+    assert (notified["total_amount"], notified["out_trade_no"], notified["trade_no"]) == ("12.34", "order1", found["trade_no"])
+    assert (notified["app_id"], notified["seller_id"]) == (client.ids["app_id"], client.ids["seller_id"])
+    assert notified["passback_params"] == "a%3D1"
+    assert notified["body"] == ""
 
 
-async def test_scanning_makes_the_trade(bench: Bench) -> None:
+async def test_scan_creates_the_trade(bench: Bench) -> None:
     client = AlipayClient(bench)
     created = await client.precreate("order1")
     closed = await client.call("alipay.trade.close", {"out_trade_no": "order1"})
@@ -55,7 +55,7 @@ async def test_scanning_makes_the_trade(bench: Bench) -> None:
     assert (await bench.post("/simulator/pay/order1")).status == 409
 
 
-async def test_the_number_is_taken(bench: Bench) -> None:
+async def test_used_number(bench: Bench) -> None:
     client = AlipayClient(bench)
     first = await client.precreate("order1")
     assert (await client.precreate("order1"))["qr_code"] == first["qr_code"]
@@ -109,31 +109,31 @@ async def test_expiry(bench: Bench) -> None:
     assert (await client.query("order2"))["trade_status"] == "TRADE_SUCCESS"
 
 
-async def test_who_is_refused(bench: Bench) -> None:
+async def test_refused_requests(bench: Bench) -> None:
     client = AlipayClient(bench)
     biz = {"out_trade_no": "order1"}
 
-    async def told(params: dict[str, str]) -> dict[str, str]:
+    async def notified(params: dict[str, str]) -> dict[str, str]:
         _, client.last = await client.raw(params)
         document = json.loads(client.last)
         return dict(document.get("alipay_trade_query_response") or document["error_response"])
 
     tampered = client.params("alipay.trade.query", biz) | {"notify_url": "http://x"}
-    answer = await told(tampered)
+    answer = await notified(tampered)
     assert (answer["code"], answer["sub_code"]) == ("40002", "isv.invalid-signature")
     assert client.verified(client.last, "alipay_trade_query_response")
     unknown = client.params("alipay.trade.query", biz) | {"app_id": "2021000000000000"}
-    assert (await told(unknown))["sub_code"] == "isv.invalid-app-id"
+    assert (await notified(unknown))["sub_code"] == "isv.invalid-app-id"
     assert "sign" not in json.loads(client.last)
-    assert (await told(client.params("alipay.no.such", biz)))["sub_code"] == "isv.invalid-method"
+    assert (await notified(client.params("alipay.no.such", biz)))["sub_code"] == "isv.invalid-method"
     unsigned = client.params("alipay.trade.query", biz)
     del unsigned["sign"]
-    assert (await told(unsigned))["sub_code"] == "isv.missing-signature"
-    assert (await told(client.params("alipay.trade.query", biz, sign_type="RSA")))["sub_code"] == "isv.invalid-signature-type"
-    assert (await told(client.params("alipay.trade.query", biz, timestamp="now")))["sub_code"] == "isv.invalid-timestamp"
+    assert (await notified(unsigned))["sub_code"] == "isv.missing-signature"
+    assert (await notified(client.params("alipay.trade.query", biz, sign_type="RSA")))["sub_code"] == "isv.invalid-signature-type"
+    assert (await notified(client.params("alipay.trade.query", biz, timestamp="now")))["sub_code"] == "isv.invalid-timestamp"
     wrong_sn = AlipayClient(bench, certificates=True)
     wrong_sn.ids = dict(wrong_sn.ids, app_cert_sn="0" * 32)
-    assert (await told(wrong_sn.params("alipay.trade.query", biz)))["sub_code"] == "isv.invalid-app-cert-sn"
+    assert (await notified(wrong_sn.params("alipay.trade.query", biz)))["sub_code"] == "isv.invalid-app-cert-sn"
 
 
 async def test_empty_parameters_pass_signed_or_not(bench: Bench) -> None:

@@ -1,4 +1,4 @@
-"""Alipay: refunds, and the notifications that tell of them."""
+"""Alipay: refunds and their notifications."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ async def test_partial_then_full(bench: Bench) -> None:
     assert (await client.refund("order1", "r2", "0.70"))["refund_fee"] == "1.00"
     assert (await client.query("order1"))["trade_status"] == "TRADE_CLOSED"
     await bench.notifications(3)
-    told = {item.get("out_biz_no", ""): item for item in map(client.notified, bench.received)}
-    assert set(told) == {"", "r1", "r2"}
-    assert "gmt_refund" not in told[""]
-    assert (told["r1"]["trade_status"], told["r1"]["refund_fee"]) == ("TRADE_SUCCESS", "0.30")
-    assert (told["r2"]["trade_status"], told["r2"]["refund_fee"]) == ("TRADE_CLOSED", "1.00")
-    assert told["r1"]["gmt_refund"]
+    notified = {item.get("out_biz_no", ""): item for item in map(client.notified, bench.received)}
+    assert set(notified) == {"", "r1", "r2"}
+    assert "gmt_refund" not in notified[""]
+    assert (notified["r1"]["trade_status"], notified["r1"]["refund_fee"]) == ("TRADE_SUCCESS", "0.30")
+    assert (notified["r2"]["trade_status"], notified["r2"]["refund_fee"]) == ("TRADE_CLOSED", "1.00")
+    assert notified["r1"]["gmt_refund"]
 
 
-async def test_full_refund_needs_no_request_number(bench: Bench) -> None:
+async def test_full_refund_without_request_number(bench: Bench) -> None:
     client = AlipayClient(bench)
     await client.precreate("order1")
     await bench.post("/simulator/pay/order1", {"notify": False})
@@ -42,7 +42,7 @@ async def test_full_refund_needs_no_request_number(bench: Bench) -> None:
     assert (await client.refund_query("order1", "order1"))["refund_amount"] == "1.00"
 
 
-async def test_what_is_refused(bench: Bench) -> None:
+async def test_refused_refunds(bench: Bench) -> None:
     client = AlipayClient(bench)
     assert (await client.refund("order1", "r1", "1.00"))["sub_code"] == "ACQ.TRADE_NOT_EXIST"
     await client.precreate("order1")
@@ -68,8 +68,8 @@ async def test_faults_of_refunds(bench: Bench) -> None:
     assert "refund_status" not in await client.refund_query("order1", "r1")
     await bench.advance(600)
     assert (await client.refund_query("order1", "r1"))["refund_status"] == "REFUND_SUCCESS"
-    (told,) = map(client.notified, await bench.notifications(1))
-    assert told["refund_fee"] == "0.40"
+    (notified,) = map(client.notified, await bench.notifications(1))
+    assert notified["refund_fee"] == "0.40"
 
 
 async def test_console_refund_notifies(bench: Bench) -> None:
@@ -77,5 +77,5 @@ async def test_console_refund_notifies(bench: Bench) -> None:
     await client.precreate("order1")
     await bench.post("/simulator/pay/order1", {"notify": False})
     assert (await bench.post("/simulator/refund/order1")).status == 200
-    (told,) = map(client.notified, await bench.notifications(1))
-    assert (told["trade_status"], told["refund_fee"]) == ("TRADE_CLOSED", "1.00")
+    (notified,) = map(client.notified, await bench.notifications(1))
+    assert (notified["trade_status"], notified["refund_fee"]) == ("TRADE_CLOSED", "1.00")

@@ -1,4 +1,4 @@
-"""Bills of what was paid and refunded at the simulator: WeChat v3 and v2, Alipay."""
+"""Bills: WeChat Pay v3 and v2, Alipay."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def today() -> datetime.date:
 
 
 async def tomorrow(bench: Bench) -> str:
-    """Let the day end, and name it."""
+    """Move the clock to the next day; returns the day before."""
     day = today()
     await bench.advance(86400)
     return day.isoformat()
@@ -49,8 +49,8 @@ def parsed(content: bytes) -> tuple[list[dict[str, str]], dict[str, str]]:
     return [dict(zip(heads[0], row, strict=True)) for row in rows[1:-2]], dict(zip(heads[1], rows[-1], strict=True))
 
 
-async def played(bench: Bench) -> None:
-    """One payment of 1.00 with a refund of 0.30, one of 20.00, one order that nobody pays."""
+async def trades_with_refund(bench: Bench) -> None:
+    """One payment of 1.00 with a refund of 0.30, one payment of 20.00, one unpaid order."""
     client, old = WechatClient(bench), XmlClient(bench)
     await client.create("order0001", attach="a,b")
     await old.order("order0002", total=2000)
@@ -76,7 +76,7 @@ async def fetched(client: WechatClient, offer: Answer) -> bytes:
 
 async def test_wechat_trade_bill(bench: Bench) -> None:
     client = WechatClient(bench)
-    await played(bench)
+    await trades_with_refund(bench)
     day = await tomorrow(bench)
     offer = await bill(client, f"bill_date={day}&bill_type=ALL")
     content = await fetched(client, offer)
@@ -101,9 +101,9 @@ async def test_wechat_trade_bill(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(("kind", "count"), [("SUCCESS", 2), ("REFUND", 1)])
-async def test_wechat_bills_of_one_kind(bench: Bench, kind: str, count: int) -> None:
+async def test_wechat_bills_by_type(bench: Bench, kind: str, count: int) -> None:
     client = WechatClient(bench)
-    await played(bench)
+    await trades_with_refund(bench)
     day = await tomorrow(bench)
     details, _ = parsed(await fetched(client, await bill(client, f"bill_date={day}&bill_type={kind}")))
     assert len(details) == count
@@ -111,8 +111,8 @@ async def test_wechat_bills_of_one_kind(bench: Bench, kind: str, count: int) -> 
 
 
 @pytest.mark.skipif(not SAMPLE.exists(), reason="the published sample is outside the repository")
-async def test_shape_of_the_published_sample(bench: Bench) -> None:
-    await played(bench)
+async def test_format_of_the_published_sample(bench: Bench) -> None:
+    await trades_with_refund(bench)
     client = WechatClient(bench)
     ours = await fetched(client, await bill(client, f"bill_date={await tomorrow(bench)}"))
     theirs = SAMPLE.read_bytes()
@@ -124,7 +124,7 @@ async def test_shape_of_the_published_sample(bench: Bench) -> None:
 
 async def test_wechat_fund_flow_bill(bench: Bench) -> None:
     client = WechatClient(bench)
-    await played(bench)
+    await trades_with_refund(bench)
     day = await tomorrow(bench)
     details, summary = parsed(await fetched(client, await bill(client, f"bill_date={day}", "fundflowbill")))
     moved = sorted((row["业务凭证号"], row["收支类型"], row["收支金额(元)"]) for row in details)
@@ -142,7 +142,7 @@ async def test_wechat_fund_flow_bill(bench: Bench) -> None:
     assert empty.json["code"] == "NO_STATEMENT_EXIST"
 
 
-async def test_wechat_bills_that_are_not_there(bench: Bench) -> None:
+async def test_missing_wechat_bills(bench: Bench) -> None:
     client = WechatClient(bench)
     empty = await bill(client, f"bill_date={today() - datetime.timedelta(1)}")
     assert (empty.status, empty.json["code"]) == (400, "NO_STATEMENT_EXIST")
@@ -156,7 +156,7 @@ async def test_wechat_bills_that_are_not_there(bench: Bench) -> None:
         assert (await bill(client, query)).json["code"] == "PARAM_ERROR"
     await bench.fault("wx.tradebill", "decline", code="STATEMENT_CREATING")
     assert (await bill(client, "bill_date=2026-01-01")).status == 400
-    await played(bench)
+    await trades_with_refund(bench)
     offer = await bill(client, f"bill_date={await tomorrow(bench)}")
     url = urlsplit(offer.json["download_url"])
     async with bench.session.get(offer.json["download_url"]) as answer:
@@ -175,7 +175,7 @@ async def test_a_reversed_payment_in_the_bill(bench: Bench) -> None:
 
 async def test_wechat_v2_bill(bench: Bench) -> None:
     client = XmlClient(bench)
-    await played(bench)
+    await trades_with_refund(bench)
     day = (await tomorrow(bench)).replace("-", "")
 
     async def raw(**fields: Any) -> bytes:
@@ -269,7 +269,7 @@ async def test_alipay_bill_of_a_month(bench: Bench) -> None:
     assert len(await opened(bench, offer["bill_download_url"])) == 2
 
 
-async def test_alipay_bills_that_are_not_there(bench: Bench) -> None:
+async def test_missing_alipay_bills(bench: Bench) -> None:
     client = AlipayClient(bench)
     for kind in ("trade", "signcustomer"):
         assert (await client.call(METHOD, {"bill_type": kind, "bill_date": "2026-01-01"}))["sub_code"] == "BILL_NOT_EXIST"

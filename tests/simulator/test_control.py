@@ -1,4 +1,4 @@
-"""The API for scripts, the pages, keys, and what survives a restart."""
+"""The control API, the pages, the keys, and the data after a restart."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ import aiohttp
 import pytest
 from click.testing import CliRunner
 from cryptography import x509
-from paycenter_server.simulator import SimulatorKeys, command, generate_keys, load_keys
+from paycenter_server.simulator.cli import command
+from paycenter_server.simulator.keys import SimulatorKeys, generate_keys, load_keys
 
 from .merchant import AlipayClient, Bench, WechatClient, private_key, public_key
 
@@ -48,7 +49,7 @@ async def test_trades_log_reset_health(bench: Bench) -> None:
 
 
 @pytest.mark.asyncio
-async def test_scripts_are_told_what_is_wrong(bench: Bench) -> None:
+async def test_error_messages_of_the_control_api(bench: Bench) -> None:
     client = WechatClient(bench)
     await client.create("order0001")
     wrongs: list[object] = [{"amount": -1}, {"times": "two"}, {"nonsense": 1}, [], {"payer": 1}, {"notify": "no"}]
@@ -76,7 +77,7 @@ async def test_buttons(bench: Bench, button: str) -> None:
     page = (await bench.get("/cashier/order0001")).body.decode()
     assert f'action="/cashier/order0001/{button}?protocol=wechatpay_v3"' in page
     assert "¥ 1.00" in page
-    assert not re.search(r'(src|href)="(?!/)', page), "no foreign content"
+    assert not re.search(r'(src|href)="(?!/)', page), "no external content"
     await bench.form("/cashier/order0001/fail")
     await bench.form(f"/cashier/order0001/{button}", seconds="0")
     trade = (await bench.get("/simulator/trades/order0001")).json
@@ -119,7 +120,7 @@ async def test_pages(bench: Bench) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_restart_loses_nothing(bench: Bench) -> None:
+async def test_restart_keeps_all_data(bench: Bench) -> None:
     client, alipay = WechatClient(bench), AlipayClient(bench)
     await client.create("order0001")
     await alipay.precreate("order1")
@@ -142,7 +143,7 @@ async def test_a_restart_loses_nothing(bench: Bench) -> None:
 
 
 @pytest.mark.asyncio
-async def test_kill_9_loses_no_paid_trade(bench: Bench, tmp_path: Path) -> None:
+async def test_sigkill_keeps_paid_trades(bench: Bench, tmp_path: Path) -> None:
     data = tmp_path / "killed.sqlite3"
     arguments = [sys.executable, "-m", "paycenter_server.simulator", "--port", "0"]
     arguments += ["--keys", str(bench.keys.directory), "--data", str(data)]
@@ -172,7 +173,7 @@ async def test_kill_9_loses_no_paid_trade(bench: Bench, tmp_path: Path) -> None:
 
 
 class Address:
-    """Stands for a TestServer."""
+    """A replacement for TestServer."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -191,7 +192,7 @@ async def start(arguments: list[str]) -> tuple[subprocess.Popen[str], str]:
     return process, address
 
 
-def test_keys_are_made_once(tmp_path: Path) -> None:
+def test_keys_are_generated_once(tmp_path: Path) -> None:
     first = generate_keys(tmp_path / "keys")
     before = {file: file.read_bytes() for file in (tmp_path / "keys").rglob("*") if file.is_file()}
     again = generate_keys(tmp_path / "keys")
@@ -205,7 +206,7 @@ def test_keys_are_made_once(tmp_path: Path) -> None:
     assert before[tmp_path / "keys/wechatpay/pub_key.pem"] == (tmp_path / "keys/wechatpay/pub_key.pem").read_bytes()
 
 
-def test_keys_fit_together(keys: SimulatorKeys) -> None:
+def test_keys_match(keys: SimulatorKeys) -> None:
     pairs = (
         ("wechatpay", "apiclient_key.pem", "apiclient_cert.pem"),
         ("wechatpay", "platform_key.pem", "platform_cert.pem"),
@@ -221,7 +222,7 @@ def test_keys_fit_together(keys: SimulatorKeys) -> None:
     assert len(keys.wechatpay["apiv3_key"]) == 32
     assert keys.wechatpay["public_key_id"].startswith("PUB_KEY_ID_")
     for file in [*keys.directory.rglob("*cert.pem"), *keys.directory.rglob("*.crt")]:
-        if file.name == "tls_cert.pem":  # the listener's own, self-signed; made only where TLS was served
+        if file.name == "tls_cert.pem":  # the self-signed certificate of the TLS listener; it exists only after TLS was used
             continue
         certificate = x509.load_pem_x509_certificate(file.read_bytes())
         assert len(f"{certificate.serial_number:x}") == 40
@@ -241,27 +242,27 @@ def test_command(tmp_path: Path) -> None:
     assert "api is required" in wrong.output
 
 
-def test_importing_the_package_is_cheap() -> None:
+def test_package_import_loads_no_dependencies() -> None:
     code = "import sys, paycenter_server.simulator; print('aiohttp' in sys.modules, 'cryptography' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["False", "False"]
 
 
 def run(folder: Path, *arguments: str) -> str:
-    """What the command says when it cannot start: one sentence."""
+    """The error message of the command."""
     result = CliRunner().invoke(command, ["--keys", str(folder / "k"), "--port", "0", *arguments])
     assert result.exit_code in (1, 2) and isinstance(result.exception, SystemExit), result.output
     assert "Traceback" not in result.output
     return result.output
 
 
-def test_what_cannot_be_used_is_told_in_a_sentence(tmp_path: Path) -> None:
+def test_unusable_arguments_have_an_error_message(tmp_path: Path) -> None:
     generate_keys(tmp_path / "k")
     (tmp_path / "d.sqlite3").write_bytes(b"this is not a database, however long it may be" * 100)
     assert "d.sqlite3 cannot be used as --data" in run(tmp_path, "--data", str(tmp_path / "d.sqlite3"))
     with sqlite3.connect(tmp_path / "other.sqlite3") as database:
         database.execute("CREATE TABLE document (kind TEXT, key TEXT, body TEXT, PRIMARY KEY (kind, key))")
         database.execute("INSERT INTO document VALUES ('trade', 'x', '{}')")
-    assert "other.sqlite3 holds what this version does not" in run(tmp_path, "--data", str(tmp_path / "other.sqlite3"))
+    assert "other.sqlite3 has content that this version cannot read" in run(tmp_path, "--data", str(tmp_path / "other.sqlite3"))
     (tmp_path / "f.json").write_text("[" * 3000, encoding="utf-8")
     assert "f.json: nested" in run(tmp_path, "--faults", str(tmp_path / "f.json"))
     assert "--refund-notify-url" in run(tmp_path, "--refund-notify-url", "http://shop.example/")
@@ -281,7 +282,7 @@ def test_what_cannot_be_used_is_told_in_a_sentence(tmp_path: Path) -> None:
     assert "cannot be used" in run(tmp_path)
 
 
-def test_each_side_has_its_own_name_in_its_certificates(keys: SimulatorKeys) -> None:
+def test_organisations_in_certificates(keys: SimulatorKeys) -> None:
     organisations = {
         name: x509.load_pem_x509_certificate(keys.file(channel, name).read_bytes()).subject.rfc4514_string().split(",")[2]
         for channel, name in (

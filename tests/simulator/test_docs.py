@@ -1,11 +1,14 @@
-"""The reference names everything that there is."""
+"""The reference documents every fault, call, option and endpoint."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from paycenter_server.simulator import SimulatorConfig, SimulatorKeys, command, create_app
-from paycenter_server.simulator.fault_names import APIS, FAULTS
+from paycenter_server.simulator.app import create_app
+from paycenter_server.simulator.cli import command
+from paycenter_server.simulator.faults import APIS, FAULTS
+from paycenter_server.simulator.keys import SimulatorKeys
+from paycenter_server.simulator.settings import SimulatorConfig
 
 TEXT = (Path(__file__).parents[2] / "docs/simulator.md").read_text(encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Which rules there may be, and that none is used up where it can do nothing."""
+"""Validation of fault rules, and the calls to which they apply."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from paycenter_server.simulator.fault_names import APIS, FAULTS, places
+from paycenter_server.simulator.faults import APIS, FAULTS, places
 
 from .merchant import AlipayClient, Bench, WechatClient
 from .xml_merchant import GOOD, XmlClient, fields_of
@@ -24,10 +24,10 @@ async def rules(bench: Bench) -> list[dict[str, Any]]:
         ({"api": "wx.nativ", "fault": "slow"}, "did you mean wx.native"),
         ({"api": "alipay.trade.presreate", "fault": "slow"}, "alipay.trade.precreate"),
         ({"api": "wx.native", "fault": "timeout_after"}, "did you mean timeout_after_commit"),
-        ({"api": "wx.native", "fault": "not_enough"}, "cannot happen at wx.native; it applies to wx.reverse, wx.refund"),
-        ({"api": "wx2.orderquery", "fault": "other_key"}, "cannot happen"),
-        ({"api": "alipay.notify", "fault": "signtest"}, "cannot happen"),
-        ({"api": "alipay.notify", "fault": "other_key"}, "cannot happen"),
+        ({"api": "wx.native", "fault": "not_enough"}, "does not apply to wx.native; it applies to wx.reverse, wx.refund"),
+        ({"api": "wx2.orderquery", "fault": "other_key"}, "does not apply"),
+        ({"api": "alipay.notify", "fault": "signtest"}, "does not apply"),
+        ({"api": "alipay.notify", "fault": "other_key"}, "does not apply"),
         ({"api": "wx.native", "fault": "slow", "times": 0}, "times must not be 0"),
         ({"api": "wx.native", "fault": "slow", "times": 1.5}, "times"),
         ({"api": "wx.native", "fault": "slow", "times": True}, "times"),
@@ -41,7 +41,7 @@ async def rules(bench: Bench) -> list[dict[str, Any]]:
         ({"api": "wx.native"}, "fault"),
     ],
 )
-async def test_what_no_rule_may_be(bench: Bench, rule: dict[str, Any], why: str) -> None:
+async def test_invalid_rules(bench: Bench, rule: dict[str, Any], why: str) -> None:
     answer = await bench.post("/simulator/faults", [{"api": "*", "fault": "slow"}, rule])
     assert answer.status == 400
     assert why in answer.json["error"]
@@ -49,7 +49,7 @@ async def test_what_no_rule_may_be(bench: Bench, rule: dict[str, Any], why: str)
 
 
 @pytest.mark.parametrize("seconds", ["NaN", "Infinity", "1e999"])
-async def test_seconds_that_are_no_number(bench: Bench, seconds: str) -> None:
+async def test_invalid_seconds(bench: Bench, seconds: str) -> None:
     body = f'{{"api": "wx.native", "fault": "slow", "seconds": {seconds}}}'
     async with bench.session.post(bench.base + "/simulator/faults", data=body) as answer:
         assert answer.status == 400
@@ -58,18 +58,18 @@ async def test_seconds_that_are_no_number(bench: Bench, seconds: str) -> None:
     assert await rules(bench) == []
 
 
-async def test_every_possible_rule_is_taken(bench: Bench) -> None:
+async def test_every_valid_rule_is_accepted(bench: Bench) -> None:
     for fault in FAULTS:
         assert places(fault), fault
         await bench.post("/simulator/faults", [{"api": api, "fault": fault} for api in places(fault)])
     assert len(await rules(bench)) == sum(len(places(fault)) for fault in FAULTS)
-    told = (await bench.get("/simulator/faults")).json
-    assert told["apis"] == list(APIS)
-    assert told["applies"]["recall"] == ["wx.reverse", "wx2.reverse", "*"]
-    assert set(told["applies"]) == set(told["known"])
+    notified = (await bench.get("/simulator/faults")).json
+    assert notified["apis"] == list(APIS)
+    assert notified["applies"]["recall"] == ["wx.reverse", "wx2.reverse", "*"]
+    assert set(notified["applies"]) == set(notified["known"])
 
 
-async def test_a_fault_waits_for_a_call_that_it_applies_to(bench: Bench) -> None:
+async def test_rule_applies_only_to_its_calls(bench: Bench) -> None:
     client = WechatClient(bench)
     await bench.fault("*", "not_enough")
     await client.create("order0001")
@@ -80,7 +80,7 @@ async def test_a_fault_waits_for_a_call_that_it_applies_to(bench: Bench) -> None
 
 
 @pytest.mark.parametrize("fault", ["signtest", "other_key"])
-async def test_v2_and_alipay_notifications_do_not_use_up_what_is_of_v3(bench: Bench, fault: str) -> None:
+async def test_v2_and_alipay_notifications_do_not_use_v3_rules(bench: Bench, fault: str) -> None:
     await bench.fault("notify", fault)
     await AlipayClient(bench).precreate("ali1")
     await XmlClient(bench).order("order0002")
@@ -112,13 +112,13 @@ async def test_rules_are_removed_one_by_one(bench: Bench) -> None:
     assert (await bench.delete("/simulator/faults?nonsense=1")).status == 400
     assert len((await bench.delete("/simulator/faults?api=wx.query&fault=slow")).json["rules"]) == 1
     again = await rules(bench)
-    assert (await bench.post("/simulator/faults", again)).status == 200, "what was told can be sent"
+    assert (await bench.post("/simulator/faults", again)).status == 200, "rules of an answer can be sent again"
     assert len((await bench.delete("/simulator/faults")).json["rules"]) == 0
 
 
 @pytest.mark.parametrize("times", [2, 3, -1])
 @pytest.mark.parametrize("fault", ["late", "reordered"])
-async def test_what_was_held_back_once_goes_out_when_it_is_due(bench: Bench, fault: str, times: int) -> None:
+async def test_delayed_notification_is_not_delayed_again(bench: Bench, fault: str, times: int) -> None:
     client = WechatClient(bench)
     await client.create("order0001")
     await bench.fault("wx.notify", fault, seconds=60, times=times)
@@ -134,7 +134,7 @@ async def test_what_was_held_back_once_goes_out_when_it_is_due(bench: Bench, fau
     await bench.notifications(2)
 
 
-async def test_held_once_survives_a_restart(bench: Bench) -> None:
+async def test_delayed_notification_is_not_delayed_again_after_a_restart(bench: Bench) -> None:
     client = WechatClient(bench)
     await client.create("order0001")
     await bench.fault("wx.notify", "late", seconds=60)
@@ -147,7 +147,7 @@ async def test_held_once_survives_a_restart(bench: Bench) -> None:
 
 
 def opening(bench: Bench, client: AlipayClient, kind: str, number: str = "page1") -> Any:
-    """The buyer's browser or app arrives."""
+    """The request of the buyer's browser or app."""
     product = {"page": "FAST_INSTANT_TRADE_PAY", "wap": "QUICK_WAP_WAY", "app": "QUICK_MSECURITY_PAY"}[kind]
     biz = {"out_trade_no": number, "total_amount": "1.00", "subject": "Tea", "product_code": product}
     params = client.params(f"alipay.trade.{kind}.pay", biz)
@@ -179,7 +179,7 @@ async def app_opened(bench: Bench, params: dict[str, str]) -> tuple[int, str]:
         ("slow", 200, True),
     ],
 )
-async def test_faults_of_what_the_buyer_opens(bench: Bench, kind: str, fault: str, status: int, done: bool) -> None:
+async def test_faults_of_page_payments(bench: Bench, kind: str, fault: str, status: int, done: bool) -> None:
     client = AlipayClient(bench)
     await bench.fault(f"alipay.trade.{kind}.pay", fault, seconds=0.1)
     if status == 0:
@@ -193,7 +193,7 @@ async def test_faults_of_what_the_buyer_opens(bench: Bench, kind: str, fault: st
     assert await rules(bench) == []
 
 
-async def test_202_502_and_the_limit_after_all(bench: Bench) -> None:
+async def test_202_502_and_rate_limit_after_commit(bench: Bench) -> None:
     client, alipay, xml = WechatClient(bench), AlipayClient(bench), XmlClient(bench)
     await bench.fault("wx.native", "accepted_202")
     answer = await client.create("order0001")
@@ -217,19 +217,19 @@ async def test_202_502_and_the_limit_after_all(bench: Bench) -> None:
     assert (await xml.query("order0002"))["result_code"] == "SUCCESS"
 
 
-async def test_a_wrong_amount_of_a_refund_query(bench: Bench) -> None:
+async def test_wrong_amount_in_a_refund_query(bench: Bench) -> None:
     client = AlipayClient(bench)
     await client.precreate("order1")
     await bench.post("/simulator/pay/order1", {"notify": False})
     await client.refund("order1", "r1", "0.40")
     await bench.fault("alipay.trade.fastpay.refund.query", "wrong_amount", amount=7)
-    told = await client.refund_query("order1", "r1")
-    assert (told["refund_amount"], told["total_amount"]) == ("0.07", "1.00")
+    notified = await client.refund_query("order1", "r1")
+    assert (notified["refund_amount"], notified["total_amount"]) == ("0.07", "1.00")
     await bench.fault("alipay.trade.query", "wrong_amount")
     assert (await client.query("order1"))["total_amount"] == "1.01"
 
 
-async def test_the_alipay_bill_file(bench: Bench) -> None:
+async def test_faults_of_the_alipay_bill_file(bench: Bench) -> None:
     client = AlipayClient(bench)
     await client.precreate("order1")
     day = (await bench.post("/simulator/pay/order1", {"notify": False})).json["paid_at"][:10]
@@ -237,7 +237,7 @@ async def test_the_alipay_bill_file(bench: Bench) -> None:
     method = "alipay.data.dataservice.bill.downloadurl.query"
     url = (await client.call(method, {"bill_type": "trade", "bill_date": day}))["bill_download_url"].removeprefix(bench.base)
     await bench.fault("alipay.billdownload", "http_503")
-    await bench.fault("alipay.billdownload", "reset", times=2)  # aiohttp repeats a GET on a connection that was used before
+    await bench.fault("alipay.billdownload", "reset", times=2)  # aiohttp repeats a GET on a reused connection
     assert (await bench.get(url)).status == 503
     with pytest.raises(aiohttp.ClientError):
         await bench.get(url)
@@ -273,7 +273,7 @@ async def test_migration_to_the_public_key(bench: Bench) -> None:
     assert (await bench.notifications(2))[1].headers["Wechatpay-Serial"] == new.serial
 
 
-async def test_v2_refund_notices_take_what_applies_to_them(bench: Bench) -> None:
+async def test_faults_of_v2_refund_notifications(bench: Bench) -> None:
     client = XmlClient(bench)
     await client.order("order0001")
     await bench.post("/simulator/pay/order0001", {"notify": False})

@@ -1,4 +1,4 @@
-"""The fault script."""
+"""Fault rules."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from paycenter_server.simulator import SimulatorConfig, SimulatorKeys, create_app
+from paycenter_server.simulator.app import create_app
+from paycenter_server.simulator.keys import SimulatorKeys
+from paycenter_server.simulator.settings import SimulatorConfig
+from paycenter_server.simulator.state import STATE
 
-from .merchant import AlipayClient, Bench, WechatClient
+from .merchant import AlipayClient, Bench, WechatClient, eventually
 
 pytestmark = pytest.mark.asyncio
 
 
 @pytest.mark.parametrize("fault", ["timeout_after_commit", "reset"])
-async def test_silence_after_the_commit(bench: Bench, fault: str) -> None:
+async def test_timeout_after_commit(bench: Bench, fault: str) -> None:
     client = WechatClient(bench)
     await bench.fault("wx.native", fault, seconds=0.3)
     with pytest.raises((aiohttp.ClientError, asyncio.TimeoutError)):
@@ -27,7 +30,7 @@ async def test_silence_after_the_commit(bench: Bench, fault: str) -> None:
 
 
 @pytest.mark.parametrize("fault", ["timeout_before_commit", "reset_before_commit"])
-async def test_silence_before_the_commit(bench: Bench, fault: str) -> None:
+async def test_timeout_before_commit(bench: Bench, fault: str) -> None:
     client, alipay = WechatClient(bench), AlipayClient(bench)
     await bench.fault("*", fault, seconds=0.2, times=2)
     with pytest.raises((aiohttp.ClientError, asyncio.TimeoutError)):
@@ -118,7 +121,7 @@ async def test_wrong_amount_user_paying_slow(bench: Bench) -> None:
     assert time.monotonic() - begun >= 0.2
 
 
-async def test_which_calls_a_rule_strikes(bench: Bench) -> None:
+async def test_calls_that_match_a_rule(bench: Bench) -> None:
     client = WechatClient(bench)
     for number in ("order0001", "order0002"):
         await client.create(number)
@@ -170,7 +173,7 @@ async def test_stopping_does_not_wait_for_a_timeout_fault(keys: SimulatorKeys, t
     started = await Bench.start(keys, tmp_path / "x.sqlite3")
     await started.fault("wx.native", "timeout_after_commit", seconds=60)
     hanging = asyncio.create_task(WechatClient(started).create("order0001"))
-    await asyncio.sleep(0.1)
+    await eventually(lambda: started.server.app[STATE].trades.find("order0001") is not None)
     begun = time.monotonic()
     await started.server.close()
     assert time.monotonic() - begun < 5

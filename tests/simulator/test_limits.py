@@ -1,4 +1,4 @@
-"""The channels' own limits, and the range of every number that a script or a page may give."""
+"""The limits of the channels, and the range of every number from scripts and pages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FULL = "CREATE TRIGGER full BEFORE INSERT ON document WHEN NEW.kind = '{kind}' 
     '{"advance_seconds": -1e12}', '{"advance_seconds": true}', '{"now": "9999-12-31T23:59:59+08:00"}', '{"now": 5}',
     '{"now": "1999-12-31T00:00:00+08:00"}', '{"now": "2100-01-02T00:00:00+08:00"}', '{"advance_seconds": 1, "wait_seconds": NaN}',
     '{"advance_seconds": 1, "wait_seconds": 1e9}', '{"advance_seconds": 2400000000}'])  # fmt: skip
-async def test_the_clock_stays_where_every_channel_can_write_it(bench: Bench, body: str) -> None:
+async def test_range_of_the_clock(bench: Bench, body: str) -> None:
     async with bench.session.post(bench.base + "/simulator/clock", data=body) as answer:
         assert answer.status == 400
         assert (await answer.json())["error"]
@@ -32,18 +32,18 @@ async def test_the_clock_stays_where_every_channel_can_write_it(bench: Bench, bo
 
 
 @pytest.mark.parametrize("seconds", ["1e12", "nan", "inf", "-inf", "x", "9" * 5000])
-async def test_forms_take_no_such_number(bench: Bench, seconds: str) -> None:
+async def test_invalid_numbers_in_forms(bench: Bench, seconds: str) -> None:
     await WechatClient(bench).create("order0001")
     for path, field in (("/clock", "advance_seconds"), ("/cashier/order0001/delay", "seconds")):
-        told = await bench.form(path, **{field: seconds})
-        assert "problem=" in told.headers["Location"]
-        assert b'role="alert"' in (await bench.get(told.headers["Location"])).body
+        notified = await bench.form(path, **{field: seconds})
+        assert "problem=" in notified.headers["Location"]
+        assert b'role="alert"' in (await bench.get(notified.headers["Location"])).body
     assert (await bench.get("/simulator/trades/order0001")).json["paid"] is False
     await bench.restart()
     assert (await bench.get("/")).status == 200
 
 
-async def test_a_store_with_an_impossible_clock_still_opens(bench: Bench) -> None:
+async def test_stored_clock_out_of_range(bench: Bench) -> None:
     await bench.server.close()
     with sqlite3.connect(bench.data_file) as database:
         database.execute("INSERT INTO document VALUES ('clock', 'offset', ?)", (json.dumps({"offset": 1e13}),))
@@ -54,7 +54,7 @@ async def test_a_store_with_an_impossible_clock_still_opens(bench: Bench) -> Non
 @pytest.mark.parametrize("options", ['{"amount": 1.5}', '{"amount": 1e400}', '{"amount": true}', '{"amount": 1000000000001}',
     '{"amount": -1}', '{"times": 1.0}', '{"times": true}', '{"times": 101}', '{"bad_signature": 101}', '{"bad_signature": 1.5}',
     '{"delay_seconds": 1e12}', '{"delay_seconds": true}', '{"delay_seconds": NaN}', '{"payer": "\\ud800"}'])  # fmt: skip
-async def test_payments_that_cannot_be(bench: Bench, options: str) -> None:
+async def test_invalid_payment_options(bench: Bench, options: str) -> None:
     client = WechatClient(bench)
     await client.create("order0001")
     async with bench.session.post(bench.base + "/simulator/pay/order0001", data=options) as answer:
@@ -65,14 +65,14 @@ async def test_payments_that_cannot_be(bench: Bench, options: str) -> None:
     assert (await bench.post("/simulator/pay/order0001", {"bad_signature": False, "amount": 10**12})).status == 200
 
 
-async def test_what_the_store_refuses_did_not_happen(bench: Bench) -> None:
+async def test_failed_write_changes_nothing(bench: Bench) -> None:
     client = WechatClient(bench)
     for number in ("order0001", "order0002"):
         await client.create(number)
     with sqlite3.connect(bench.data_file) as database:
-        # Money is written first, then its notification: the second write fails.
+        # The payment is written first, then its notification, and the second write fails.
         database.execute(
-            "CREATE TRIGGER full BEFORE INSERT ON document WHEN NEW.kind = 'notice' BEGIN SELECT RAISE(ABORT, 'full'); END"
+            "CREATE TRIGGER full BEFORE INSERT ON document WHEN NEW.kind = 'notification' BEGIN SELECT RAISE(ABORT, 'full'); END"
         )
     assert (await bench.post("/simulator/pay/order0001")).status == 500
     assert (await bench.get("/simulator/trades/order0001")).json["paid"] is False
@@ -94,7 +94,7 @@ async def test_what_the_store_refuses_did_not_happen(bench: Bench) -> None:
 
 @pytest.mark.parametrize("amount", ["1_0", " 1.00 ", "1e0", "0.010000000000000000000000000000001", "+1", "1.", ".5", "１", "1.000",
     "0", "100000000.01", "1e999999999", float("1e-3"), 1.001, [], {}])  # fmt: skip
-async def test_yuan_that_alipay_does_not_take(bench: Bench, amount: object) -> None:
+async def test_invalid_alipay_amounts(bench: Bench, amount: object) -> None:
     client = AlipayClient(bench)
     answer = await client.call("alipay.trade.precreate", {"out_trade_no": "order1", "subject": "x", "total_amount": amount})
     assert answer["sub_code"] == "ACQ.INVALID_PARAMETER"
@@ -103,13 +103,13 @@ async def test_yuan_that_alipay_does_not_take(bench: Bench, amount: object) -> N
 @pytest.mark.parametrize(
     ("amount", "fen"), [("0.01", 1), ("100000000.00", 10**10), ("1", 100), ("1.5", 150), (2, 200), (1.25, 125)]
 )
-async def test_yuan_that_alipay_takes(bench: Bench, amount: object, fen: int) -> None:
+async def test_valid_alipay_amounts(bench: Bench, amount: object, fen: int) -> None:
     client = AlipayClient(bench)
     await client.call("alipay.trade.precreate", {"out_trade_no": "order1", "subject": "x", "total_amount": amount})
     assert (await bench.get("/simulator/trades/order1")).json["amount"] == fen
 
 
-async def test_the_time_for_refunds(bench: Bench) -> None:
+async def test_refund_period(bench: Bench) -> None:
     client, xml = WechatClient(bench), XmlClient(bench)
     await client.create("order0001")
     await bench.post("/simulator/pay/order0001", {"notify": False})
@@ -119,10 +119,10 @@ async def test_the_time_for_refunds(bench: Bench) -> None:
     late = await client.refund("order0001", "refund2", 1)
     assert (late.status, late.json["code"]) == (403, "TRADE_OVERDUE")
     assert (await xml.refund("order0001", "refund2", 1))["err_code"] == "TRADE_OVERDUE"
-    assert (await client.refund("order0001", "refund1", 1)).status == 200, "a repeat is no new refund"
+    assert (await client.refund("order0001", "refund1", 1)).status == 200, "a repetition is not a new refund"
 
 
-async def test_a_reason_has_eighty_bytes(bench: Bench) -> None:
+async def test_reason_length(bench: Bench) -> None:
     client, xml = WechatClient(bench), XmlClient(bench)
     await client.create("order0001")
     await bench.post("/simulator/pay/order0001", {"notify": False})
@@ -133,7 +133,7 @@ async def test_a_reason_has_eighty_bytes(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("kind", ["wap", "Desktop", "", 5])
-async def test_the_type_of_h5(bench: Bench, kind: object) -> None:
+async def test_h5_type(bench: Bench, kind: object) -> None:
     scene = {"payer_client_ip": "127.0.0.1", "h5_info": {"type": kind}}
     assert (await WechatClient(bench).create("order0001", kind="h5", scene_info=scene)).json["code"] == "PARAM_ERROR"
     if kind != "wap":
@@ -141,14 +141,14 @@ async def test_the_type_of_h5(bench: Bench, kind: object) -> None:
         assert (await XmlClient(bench).order("order0001", "MWEB", scene_info=info))["err_code"] == "PARAM_ERROR"
 
 
-async def test_native_over_v2_needs_a_product(bench: Bench) -> None:
+async def test_v2_native_requires_product_id(bench: Bench) -> None:
     answer = await XmlClient(bench).order("order0001", signed=False, product_id="")
     assert answer["return_msg"] == "缺少参数product_id"
 
 
 @pytest.mark.parametrize("url", ["http://shop.example/n", "http://10.0.0.1/n", "ftp://127.0.0.1/n", "https://shop.example/n?a=1",
     "https://[", "https://shop .example/", "javascript:alert(1)"])  # fmt: skip
-async def test_where_wechat_does_not_call_back(bench: Bench, url: str) -> None:
+async def test_invalid_notify_urls(bench: Bench, url: str) -> None:
     client, xml = WechatClient(bench), XmlClient(bench)
     assert (await client.create("order0001", notify_url=url)).json["code"] == "PARAM_ERROR"
     assert (await xml.order("order0001", notify_url=url))["err_code"] == "PARAM_ERROR"
@@ -156,11 +156,11 @@ async def test_where_wechat_does_not_call_back(bench: Bench, url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://127.9.9.9:1/n", "http://[::1]/n", "http://localhost/n", "https://shop.example/n"])
-async def test_where_wechat_calls_back(bench: Bench, url: str) -> None:
+async def test_valid_notify_urls(bench: Bench, url: str) -> None:
     assert (await WechatClient(bench).create("order0001", notify_url=url)).status == 200
 
 
-async def test_v3_bodies_are_labelled_json(bench: Bench) -> None:
+async def test_v3_content_type(bench: Bench) -> None:
     client = WechatClient(bench)
     order = client.order("order0001")
     for kind in ("text/plain", None):
@@ -170,7 +170,7 @@ async def test_v3_bodies_are_labelled_json(bench: Bench) -> None:
     assert (await client.call("POST", "/v3/pay/transactions/native", order, headers=named)).status == 200
 
 
-async def test_the_largest_order(bench: Bench) -> None:
+async def test_largest_order(bench: Bench) -> None:
     client = WechatClient(bench)
     assert (await client.create("order0001", 10**10 + 1)).json["code"] == "PARAM_ERROR"
     assert (await client.create("order0001", 10**10)).status == 200
@@ -178,7 +178,7 @@ async def test_the_largest_order(bench: Bench) -> None:
 
 @pytest.mark.parametrize("more", [{"timeout_express": "16d"}, {"timeout_express": "2c"}, {"timeout_express": "361h"},
     {"timeout_express": "21601m"}, {"timeout_express": "0m"}, {"time_expire": 16}])  # fmt: skip
-async def test_expiries_that_alipay_does_not_take(bench: Bench, more: dict[str, Any]) -> None:
+async def test_invalid_alipay_expiries(bench: Bench, more: dict[str, Any]) -> None:
     if more.get("time_expire"):
         later = datetime.datetime.now(CHINA) + datetime.timedelta(days=16)
         more = {"time_expire": later.strftime("%Y-%m-%d %H:%M:%S")}
@@ -186,11 +186,11 @@ async def test_expiries_that_alipay_does_not_take(bench: Bench, more: dict[str, 
 
 
 @pytest.mark.parametrize("express", ["15d", "1c", "360h", "1m"])
-async def test_expiries_that_alipay_takes(bench: Bench, express: str) -> None:
+async def test_valid_alipay_expiries(bench: Bench, express: str) -> None:
     assert (await AlipayClient(bench).precreate("order1", timeout_express=express))["code"] == "10000"
 
 
-async def test_refunds_without_an_address_are_told_to_the_console_in_xml(bench: Bench) -> None:
+async def test_refunds_without_notify_url_notify_the_console_address(bench: Bench) -> None:
     client = WechatClient(bench)
     assert (await bench.get("/simulator/settings")).json == {"refund_notify_url": ""}
     await client.create("order0001")
@@ -199,8 +199,8 @@ async def test_refunds_without_an_address_are_told_to_the_console_in_xml(bench: 
     await client.refund("order0001", "refund0", 1, notify_url="")
     await bench.advance(1)
     await bench.notifications(0)
-    told = await bench.post("/simulator/settings", {"refund_notify_url": bench.receiver_url})
-    assert told.json == {"refund_notify_url": bench.receiver_url}
+    notified = await bench.post("/simulator/settings", {"refund_notify_url": bench.receiver_url})
+    assert notified.json == {"refund_notify_url": bench.receiver_url}
     await bench.restart()
     await client.refund("order0001", "refund1", 1, notify_url="")
     assert opened(bench, (await bench.notifications(1))[0])["out_refund_no"] == "refund1"
@@ -213,7 +213,7 @@ async def test_refunds_without_an_address_are_told_to_the_console_in_xml(bench: 
     await bench.form("/cashier/order0001/refund", amount="0.01", notify_url="")
     assert "problem=" in (await bench.form("/cashier/order0001/refund", notify_url="x")).headers["Location"]
     await client.refund("order0001", "refund3", 1)
-    assert b'"REFUND.SUCCESS"' in (await bench.notifications(4))[3].body, "with an address of its own: JSON"
+    assert b'"REFUND.SUCCESS"' in (await bench.notifications(4))[3].body, "with its own notify_url the format is JSON"
     await bench.form("/settings", refund_notify_url="")
     assert (await bench.get("/simulator/settings")).json == {"refund_notify_url": ""}
     wrongs: list[object] = [{}, [], {"refund_notify_url": 5}, {"x": 1}]

@@ -1,4 +1,4 @@
-"""Notifications that come late, or overtake each other; and a certificate that is replaced in between."""
+"""Delayed and reordered notifications, and a certificate rotation between them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.asyncio
 
 
 async def paid_and_refunded(bench: Bench, protocol: str) -> None:
-    """Both on one trade, and each told to the merchant."""
+    """A payment and a refund of one trade, with their notifications."""
     await bench.post("/simulator/pay/order0001")
     if protocol == "alipay":
         await AlipayClient(bench).refund("order0001", "refund0001", "0.40")
@@ -40,7 +40,7 @@ def about_refund(bench: Bench, protocol: str, notification: Received) -> bool:
 
 
 @pytest.mark.parametrize("protocol", ["wx", "wx2", "alipay"])
-async def test_the_refund_is_told_before_the_payment(bench: Bench, protocol: str) -> None:
+async def test_refund_notification_before_payment_notification(bench: Bench, protocol: str) -> None:
     await created(bench, protocol)
     await bench.fault("notify", "reordered", seconds=3600)
     await paid_and_refunded(bench, protocol)
@@ -50,7 +50,7 @@ async def test_the_refund_is_told_before_the_payment(bench: Bench, protocol: str
     await bench.notifications(2)
 
 
-async def test_one_that_nothing_overtakes_comes_after_its_time(bench: Bench) -> None:
+async def test_reordered_notification_without_successor(bench: Bench) -> None:
     client = WechatClient(bench)
     for number, fault in (("order0001", "reordered"), ("order0002", "late")):
         await client.create(number)
@@ -60,13 +60,13 @@ async def test_one_that_nothing_overtakes_comes_after_its_time(bench: Bench) -> 
     await bench.notifications(0)
     bench.answers[:] = [(500, b""), (500, b"")]
     await bench.advance(1)
-    told = {client.opened(item)["out_trade_no"] for item in await bench.notifications(2)}
-    assert told == {"order0001", "order0002"}
+    notified = {client.opened(item)["out_trade_no"] for item in await bench.notifications(2)}
+    assert notified == {"order0001", "order0002"}
     await bench.advance(15)
-    assert len(await bench.notifications(4)) == 4, "the ladder goes on from there"
+    assert len(await bench.notifications(4)) == 4, "the retry schedule continues from then"
 
 
-async def test_a_repeat_can_be_late_too(bench: Bench) -> None:
+async def test_repeated_send_can_be_late(bench: Bench) -> None:
     client = WechatClient(bench)
     await client.create("order0001")
     await bench.post("/simulator/pay/order0001")
@@ -79,7 +79,7 @@ async def test_a_repeat_can_be_late_too(bench: Bench) -> None:
     await bench.notifications(2)
 
 
-async def test_what_was_held_back_survives_a_restart(bench: Bench) -> None:
+async def test_delayed_notification_after_a_restart(bench: Bench) -> None:
     client = WechatClient(bench)
     await client.create("order0001")
     await bench.fault("wx.notify", "late", seconds=60)
@@ -91,7 +91,7 @@ async def test_what_was_held_back_survives_a_restart(bench: Bench) -> None:
     await bench.notifications(1)
 
 
-async def test_a_certificate_that_is_replaced_by_the_script(bench: Bench) -> None:
+async def test_rotation_by_the_control_api(bench: Bench) -> None:
     client, alipay = WechatClient(bench, public_key_mode=False), AlipayClient(bench, certificates=True)
     await client.create("order0001")
     await bench.fault("wx.query", "rotate")
@@ -106,7 +106,7 @@ async def test_a_certificate_that_is_replaced_by_the_script(bench: Bench) -> Non
     assert (await bench.get("/simulator/rotation")).json == {"wechatpay": True, "alipay": True, "migration": False}
 
 
-async def test_a_certificate_that_is_replaced_with_a_notification(bench: Bench) -> None:
+async def test_rotation_with_a_notification(bench: Bench) -> None:
     client = WechatClient(bench, public_key_mode=False)
     await client.create("order0001")
     await bench.fault("wx.notify", "rotate")

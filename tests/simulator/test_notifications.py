@@ -1,4 +1,4 @@
-"""Notifications: the two ladders on the simulator's clock, what counts as accepted, wrong signatures, delays, resends."""
+"""Notifications: the two retry schedules, accepted answers, wrong signatures, delays, resends."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ import itertools
 import json
 
 import pytest
-from paycenter_server.simulator import alipay_notices, wechat_notices
+from paycenter_server.simulator.alipay import notifications as alipay_notifications
+from paycenter_server.simulator.wechatpay import notifications as wechatpay_notifications
 
 from .merchant import AlipayClient, Bench, WechatClient
 
 pytestmark = pytest.mark.asyncio
 
 
-async def test_wechat_ladder(bench: Bench) -> None:
+async def test_wechat_retry_schedule(bench: Bench) -> None:
     client = WechatClient(bench)
-    assert sum(wechat_notices.LADDER) == 24 * 3600 + 4 * 60
+    assert sum(wechatpay_notifications.RETRY_SCHEDULE) == 24 * 3600 + 4 * 60
     bench.answers[:] = [(500, b"")] * 16
     await client.create("order0001")
     await bench.post("/simulator/pay/order0001")
     await bench.notifications(1)
-    for sent, step in enumerate(wechat_notices.LADDER, start=1):
+    for sent, step in enumerate(wechatpay_notifications.RETRY_SCHEDULE, start=1):
         await bench.advance(step - 1)
         assert len(bench.received) == sent
         await bench.advance(1)
@@ -30,27 +31,27 @@ async def test_wechat_ladder(bench: Bench) -> None:
     ids = {json.loads(item.body)["id"] for item in bench.received}
     assert len(ids) == 1
     assert all(client.verified(item.headers, item.body) for item in bench.received)
-    (notice,) = (await bench.get("/simulator/trades/order0001")).json["notifications"]
-    assert (notice["state"], len(notice["attempts"])) == ("GAVE_UP", 16)
+    (notification,) = (await bench.get("/simulator/trades/order0001")).json["notifications"]
+    assert (notification["state"], len(notification["attempts"])) == ("GAVE_UP", 16)
 
 
-async def test_alipay_ladder(bench: Bench) -> None:
+async def test_alipay_retry_schedule(bench: Bench) -> None:
     client = AlipayClient(bench)
     bench.answers[:] = [(200, b"success\n"), (200, b"fail"), (500, b"success"), (302, b"success"), (200, b"SUCCESS"), (204, b"")]
     await client.precreate("order1")
     await bench.post("/simulator/pay/order1")
     await bench.notifications(1)
-    for sent, step in enumerate(itertools.islice(alipay_notices.LADDER, 6), start=1):
+    for sent, step in enumerate(itertools.islice(alipay_notifications.RETRY_SCHEDULE, 6), start=1):
         await bench.advance(step + 0.5)
         assert len(bench.received) == sent + 1
-    told = [client.notified(item) for item in bench.received]
-    assert len({item["notify_id"] for item in told}) == 1
-    assert len({item["notify_time"] for item in told}) == 7
+    received = [client.notified(item) for item in bench.received]
+    assert len({item["notify_id"] for item in received}) == 1
+    assert len({item["notify_time"] for item in received}) == 7
     await bench.advance(7 * 86400)
-    assert len(bench.received) == 7, "accepted, so no more"
+    assert len(bench.received) == 7, "no send after the accepted one"
 
 
-async def test_one_long_step_of_the_clock_walks_the_whole_ladder(bench: Bench) -> None:
+async def test_one_clock_change_covers_the_whole_retry_schedule(bench: Bench) -> None:
     bench.answers[:] = [(404, b"")] * 20
     client = WechatClient(bench)
     await client.create("order0001")
@@ -68,7 +69,7 @@ async def test_the_clock(bench: Bench) -> None:
         assert (await bench.post("/simulator/clock", wrong)).status == 400
     client = WechatClient(bench)
     created = await client.create("order0001")
-    assert client.verified(created.headers, created.body), "signatures keep to real time"
+    assert client.verified(created.headers, created.body), "signatures use the real time"
     assert (await bench.post("/simulator/clock", {"reset": True})).json["offset_seconds"] == 0
 
 
@@ -137,19 +138,19 @@ async def test_resend(bench: Bench) -> None:
         await bench.notifications(count)
 
 
-async def test_a_receiver_that_is_down(bench: Bench) -> None:
+async def test_unreachable_receiver(bench: Bench) -> None:
     client = WechatClient(bench)
     await client.create("order0001", notify_url="http://127.0.0.1:1/notify")
     await client.create("order0002", notify_url="http://127.0.0.1:99999/notify")
     for number in ("order0001", "order0002"):
         await bench.post(f"/simulator/pay/{number}")
     await bench.advance(1)
-    (notice,) = (await bench.get("/simulator/trades/order0001")).json["notifications"]
-    assert (notice["state"], notice["attempts"][0]["status"]) == ("WAITING", 0)
-    assert "Connect" in notice["attempts"][0]["remark"]
+    (notification,) = (await bench.get("/simulator/trades/order0001")).json["notifications"]
+    assert (notification["state"], notification["attempts"][0]["status"]) == ("WAITING", 0)
+    assert "Connect" in notification["attempts"][0]["remark"]
 
 
-async def test_signtest_probe_drop_and_lie(bench: Bench) -> None:
+async def test_signtest_drop_and_wrong_amount(bench: Bench) -> None:
     client = WechatClient(bench)
     await client.create("order0001")
     await bench.fault("wx.notify", "signtest")

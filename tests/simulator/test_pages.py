@@ -1,4 +1,4 @@
-"""The pages: faults by form, what the cashier can do, and that a phone can show them."""
+"""The pages: fault forms, the actions of the cashier, and small screens."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 from markupsafe import escape
-from paycenter_server.simulator.fault_names import APIS, FAULTS, places
+from paycenter_server.simulator.faults import APIS, FAULTS, places
 
 from .merchant import AlipayClient, Bench, WechatClient
 from .xml_merchant import XmlClient
@@ -45,7 +45,7 @@ async def test_a_fault_from_the_page_of_a_trade(bench: Bench) -> None:
     assert b'role="alert"' in (await bench.get(answer.headers["Location"])).body
 
 
-async def test_the_cashier_refunds_a_part_and_closes(bench: Bench) -> None:
+async def test_cashier_refund_and_close(bench: Bench) -> None:
     client = AlipayClient(bench)
     await client.precreate("order1", "12.34")
     await bench.form("/cashier/order1/pay")
@@ -61,7 +61,7 @@ async def test_the_cashier_refunds_a_part_and_closes(bench: Bench) -> None:
     assert (await client.query("order2"))["trade_status"] == "TRADE_CLOSED"
 
 
-async def test_the_qr_code_is_an_image_by_itself(bench: Bench) -> None:
+async def test_qr_code_image(bench: Bench) -> None:
     await WechatClient(bench).create("order0001")
     root = ElementTree.fromstring((await bench.get("/qr/order0001.svg")).body)
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
@@ -74,7 +74,7 @@ async def test_the_wire_log_shows_xml_by_line(bench: Bench) -> None:
     assert "wx2.unifiedorder" in page
 
 
-async def test_every_call_can_be_chosen(bench: Bench) -> None:
+async def test_every_call_is_selectable(bench: Bench) -> None:
     page = (await bench.get("/")).body.decode()
     assert all(f"<option>{api}</option>" in page for api in APIS)
     served = set()
@@ -85,7 +85,7 @@ async def test_every_call_can_be_chosen(bench: Bench) -> None:
     assert served == {api for api in APIS if api.startswith(("wx.", "wx2.")) and api != "wx.notify"}
 
 
-async def test_the_list_is_paged_and_searched(bench: Bench) -> None:
+async def test_list_paging_and_search(bench: Bench) -> None:
     client = WechatClient(bench)
     for number in range(53):
         await client.create(f"order{number:04d}")
@@ -96,12 +96,12 @@ async def test_the_list_is_paged_and_searched(bench: Bench) -> None:
     assert second.count("Cashier</a>") == 3 and "order0000" in second and ">Newer</a>" in second
     found = (await bench.get("/?q=der0007")).body.decode()
     assert found.count("Cashier</a>") == 1 and "order0007" in found
-    assert "No trade has this" in (await bench.get("/?q=nothing")).body.decode()
+    assert "No trade number contains this text" in (await bench.get("/?q=nothing")).body.decode()
     for page in ("-1", "x", "9" * 5000):
         assert (await bench.get(f"/?page={page}")).body.decode().count("Cashier</a>") == 50
 
 
-async def test_what_is_not_there_is_a_page_too(bench: Bench) -> None:
+async def test_error_pages(bench: Bench) -> None:
     await AlipayClient(bench).precreate("order1")
     for path in (
         "/trades/x",
@@ -118,7 +118,7 @@ async def test_what_is_not_there_is_a_page_too(bench: Bench) -> None:
     assert (await bench.form("/cashier/order1/nothing")).status == 404
 
 
-async def test_rotations_are_made_and_undone(bench: Bench) -> None:
+async def test_rotation_forms(bench: Bench) -> None:
     for channel in ("wechatpay", "alipay", "migration"):
         assert (await bench.form("/rotation", channel=channel, done="1")).headers["Location"] == "/#certificates"
         assert (await bench.get("/simulator/rotation")).json[channel] is True
@@ -127,7 +127,7 @@ async def test_rotations_are_made_and_undone(bench: Bench) -> None:
     assert "problem=" in (await bench.form("/rotation", channel="x", done="1")).headers["Location"]
 
 
-async def test_every_fault_is_explained_with_its_places(bench: Bench) -> None:
+async def test_fault_list(bench: Bench) -> None:
     page = (await bench.get("/")).body.decode()
     for fault, text in FAULTS.items():
         assert f"<option>{fault}</option>" in page
@@ -135,7 +135,7 @@ async def test_every_fault_is_explained_with_its_places(bench: Bench) -> None:
         assert ", ".join(places(fault)) in page
 
 
-async def test_pages_fit_a_phone(bench: Bench) -> None:
+async def test_viewport(bench: Bench) -> None:
     await WechatClient(bench).create("order0001")
     for path in ("/", "/trades/order0001", "/cashier/order0001"):
         page = (await bench.get(path)).body.decode()

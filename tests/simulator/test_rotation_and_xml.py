@@ -1,4 +1,4 @@
-"""Certificates that are replaced, and refunds told in v2 XML."""
+"""Certificate rotation, and refund notifications in v2 XML."""
 
 from __future__ import annotations
 
@@ -81,21 +81,21 @@ async def test_xml_refund_notification(bench: Bench) -> None:
     good = b"<xml><return_code><![CDATA[SUCCESS]]></return_code><return_msg><![CDATA[OK]]></return_msg></xml>"
     bench.answers[:] = [(200, b"success"), (200, good)]
     await bench.post("/simulator/refund/order0001", {"amount": 30, "notify_url": bench.receiver_url})
-    told = opened(bench, (await bench.notifications(1))[0])
-    assert (told["refund_status"], told["refund_fee"], told["total_fee"]) == ("SUCCESS", "30", "100")
-    assert told["refund_request_source"] == "VENDOR_PLATFORM"
+    notified = opened(bench, (await bench.notifications(1))[0])
+    assert (notified["refund_status"], notified["refund_fee"], notified["total_fee"]) == ("SUCCESS", "30", "100")
+    assert notified["refund_request_source"] == "VENDOR_PLATFORM"
     await bench.advance(16)
     await bench.notifications(2)
     await bench.fault("wx.refund", "xml_notify")
     bench.answers[:] = [(200, good)]
     await client.refund("order0001", "refund1", 70)
-    told = opened(bench, (await bench.notifications(3))[2])
-    assert (told["out_refund_no"], told["refund_request_source"]) == ("refund1", "API")
+    notified = opened(bench, (await bench.notifications(3))[2])
+    assert (notified["out_refund_no"], notified["refund_request_source"]) == ("refund1", "API")
     await bench.advance(86400)
     await bench.notifications(3)
 
 
-async def test_a_qr_code_that_died_unscanned_frees_its_number(bench: Bench) -> None:
+async def test_expired_qr_code_frees_its_number(bench: Bench) -> None:
     client = AlipayClient(bench)
     first = await client.precreate("order1", qr_code_timeout_express="1m")
     await bench.advance(61)

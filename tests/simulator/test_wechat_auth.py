@@ -1,4 +1,4 @@
-"""WeChat Pay v3: who is let in, in which order, and that refusals are unsigned."""
+"""WeChat Pay v3: the order of the checks, and unsigned refusals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def refused(answer: Answer, status: int, code: str, part: str = "") -> None:
     assert not [name for name in answer.headers if name.lower().startswith("wechatpay-")]
 
 
-async def test_headers_come_first(bench: Bench) -> None:
+async def test_headers_are_checked_first(bench: Bench) -> None:
     client = WechatClient(bench)
     path = f"/v3/pay/transactions/out-trade-no/order0001?mchid={client.ids['mchid']}"
     for missing in ("User-Agent", "Accept"):
@@ -28,7 +28,7 @@ async def test_headers_come_first(bench: Bench) -> None:
     refused(await client.call("GET", path, headers={"Authorization": "Basic x"}), 401, "SIGN_ERROR")
 
 
-async def test_window_comes_before_the_signature(bench: Bench) -> None:
+async def test_time_stamp_is_checked_before_the_signature(bench: Bench) -> None:
     client = WechatClient(bench)
     path = "/v3/certificates"
     for shift in (-301, 301):
@@ -67,14 +67,14 @@ async def test_the_signature_covers_raw_path_and_body(bench: Bench) -> None:
     refused(await client.call("GET", "/v3/pay/transactions/out-trade-no/order|*02"), 400, "PARAM_ERROR")
 
 
-async def test_a_path_that_is_not_served_is_seen_in_the_wire_log(bench: Bench) -> None:
+async def test_unknown_path_is_in_the_wire_log(bench: Bench) -> None:
     answer = await WechatClient(bench).call("POST", "/v3/marketing/coupons", {"stock": 1})
     assert (answer.status, answer.body) == (404, b"")
     (entry,) = (await bench.get("/simulator/log")).json
     assert (entry["url"], entry["verdict"], entry["status"]) == ("/v3/marketing/coupons", "refused: no such path", 404)
 
 
-async def test_bodies_that_are_no_objects(bench: Bench) -> None:
+async def test_bodies_that_are_not_objects(bench: Bench) -> None:
     client = WechatClient(bench)
     refused(await client.call("POST", "/v3/pay/transactions/native", [1]), 400, "PARAM_ERROR")
     refused(await client.call("POST", "/v3/pay/transactions/native"), 400, "PARAM_ERROR")

@@ -48,7 +48,7 @@ async def test_pay_query_notify(bench: Bench, public_key_mode: bool) -> None:
     assert b'"event_type":"TRANSACTION.SUCCESS"' in notification.body
 
 
-async def test_the_number_is_taken(bench: Bench) -> None:
+async def test_used_number(bench: Bench) -> None:
     client = WechatClient(bench)
     first = await client.create("order0001")
     again = await client.create("order0001")
@@ -92,7 +92,7 @@ async def test_unknown_orders(bench: Bench) -> None:
     assert (await client.call("GET", "/v3/no/such/thing")).status == 404
 
 
-async def test_expiry_leaves_notpay(bench: Bench) -> None:
+async def test_expired_order_stays_notpay(bench: Bench) -> None:
     client = WechatClient(bench)
     expires = datetime.datetime.fromtimestamp(int(time.time()) + 300, CHINA).isoformat()
     await client.create("order0001", time_expire=expires)
@@ -104,7 +104,7 @@ async def test_expiry_leaves_notpay(bench: Bench) -> None:
     assert (await client.close("order0001")).status == 204
 
 
-async def test_expiry_shorter_than_a_minute_is_a_minute(bench: Bench) -> None:
+async def test_minimum_expiry(bench: Bench) -> None:
     client = WechatClient(bench)
     past = datetime.datetime.fromtimestamp(int(time.time()) - 5, CHINA).isoformat()
     assert (await client.create("order0001", time_expire=past)).status == 200
@@ -112,7 +112,7 @@ async def test_expiry_shorter_than_a_minute_is_a_minute(bench: Bench) -> None:
     assert (await bench.post("/simulator/pay/order0001")).status == 200
 
 
-async def test_other_kinds(bench: Bench) -> None:
+async def test_other_products(bench: Bench) -> None:
     client = WechatClient(bench)
     assert (await client.create("app0001", kind="app")).json["prepay_id"]
     assert (await client.create("jsapi0001", kind="jsapi", payer={"openid": "oX"})).json["prepay_id"]
@@ -150,10 +150,10 @@ async def test_certificates(bench: Bench) -> None:
     answer = await client.call("GET", "/v3/certificates")
     assert client.verified(answer.headers, answer.body) == client.ids["platform_serial"]
     (item,) = answer.json["data"]
-    sealed = item["encrypt_certificate"]
-    assert (len(sealed["nonce"]), sealed["associated_data"]) == (12, "certificate")
+    encrypted = item["encrypt_certificate"]
+    assert (len(encrypted["nonce"]), encrypted["associated_data"]) == (12, "certificate")
     cipher = AESGCM(client.ids["apiv3_key"].encode())
-    plain = cipher.decrypt(sealed["nonce"].encode(), base64.b64decode(sealed["ciphertext"]), b"certificate")
+    plain = cipher.decrypt(encrypted["nonce"].encode(), base64.b64decode(encrypted["ciphertext"]), b"certificate")
     certificate = x509.load_pem_x509_certificate(plain)
     assert f"{certificate.serial_number:X}" == item["serial_no"] == client.ids["platform_serial"]
     assert certificate.not_valid_before_utc < datetime.datetime.now(datetime.UTC) < certificate.not_valid_after_utc
@@ -169,7 +169,7 @@ async def test_failed_payment_does_not_notify(bench: Bench) -> None:
     await bench.notifications(0)
 
 
-async def test_lying_amount(bench: Bench) -> None:
+async def test_wrong_amount(bench: Bench) -> None:
     client = WechatClient(bench)
     await client.create("order0001")
     await bench.post("/simulator/pay/order0001", {"amount": 1})

@@ -1,4 +1,4 @@
-"""WeChat Pay v2: orders, notifications, refunds, signatures, and trades that both protocols see."""
+"""WeChat Pay v2: orders, notifications, refunds, signatures, and trades that both versions share."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import hypothesis.strategies as st
 import pytest
 from aiohttp import web
 from hypothesis import given
-from paycenter_server.simulator import SimulatorConfig, create_app
-from paycenter_server.simulator.tls import server_context
-from paycenter_server.simulator.wechat_v2_wire import V2Error, parse_xml, render_xml, sign_fields
+from paycenter_server.simulator.app import create_app
+from paycenter_server.simulator.keys import server_context
+from paycenter_server.simulator.settings import SimulatorConfig
+from paycenter_server.simulator.wechatpay.v2_call import V2Error, parse_xml, render_xml, sign_fields
 from support.vectors import VECTORS
 
 from .merchant import Bench, WechatClient
@@ -41,15 +42,15 @@ async def test_order_pay_notify_query(bench: Bench, hmac_sha256: bool) -> None:
     await bench.advance(15)
     await bench.advance(15)
     for notification in await bench.notifications(3):
-        told = fields_of(notification.body)
-        assert client.genuine(told)
-        assert (told["result_code"], told["out_trade_no"], told["total_fee"]) == ("SUCCESS", "order1", "100")
-        assert told["attach"] == "a&b <c>" and len(told["time_end"]) == 14
+        notified = fields_of(notification.body)
+        assert client.genuine(notified)
+        assert (notified["result_code"], notified["out_trade_no"], notified["total_fee"]) == ("SUCCESS", "order1", "100")
+        assert notified["attach"] == "a&b <c>" and len(notified["time_end"]) == 14
     await bench.advance(86400)
     await bench.notifications(3)
     paid = await client.query("order1")
-    assert (paid["trade_state"], paid["transaction_id"]) == ("SUCCESS", told["transaction_id"])
-    assert (await client.call("/pay/orderquery", transaction_id=told["transaction_id"]))["out_trade_no"] == "order1"
+    assert (paid["trade_state"], paid["transaction_id"]) == ("SUCCESS", notified["transaction_id"])
+    assert (await client.call("/pay/orderquery", transaction_id=notified["transaction_id"]))["out_trade_no"] == "order1"
     assert (await client.order("order1"))["err_code"] == "ORDERPAID"
     assert (await client.call("/pay/closeorder", out_trade_no="order1"))["err_code"] == "ORDERPAID"
 
@@ -62,7 +63,7 @@ async def test_order_pay_notify_query(bench: Bench, hmac_sha256: bool) -> None:
         ("MWEB", {"scene_info": H5}, "mweb_url"),
     ],
 )
-async def test_the_other_ways_to_pay(bench: Bench, kind: str, more: dict[str, Any], field: str) -> None:
+async def test_other_products(bench: Bench, kind: str, more: dict[str, Any], field: str) -> None:
     client = XmlClient(bench)
     assert (await client.order("order1", kind, **more))[field]
     await bench.post("/simulator/pay/order1", {"notify": False})
@@ -71,7 +72,7 @@ async def test_the_other_ways_to_pay(bench: Bench, kind: str, more: dict[str, An
     assert paid["openid"] == more.get("openid", paid["openid"])
 
 
-async def test_closed_and_taken(bench: Bench) -> None:
+async def test_closed_and_used_numbers(bench: Bench) -> None:
     client = XmlClient(bench)
     await client.order("order1")
     assert (await client.order("order1", total=101))["err_code"] == "OUT_TRADE_NO_USED"
@@ -102,7 +103,7 @@ async def test_invalid_amounts(bench: Bench, total: Any) -> None:
     assert (await XmlClient(bench).order("order1", signed=False, total=total))["return_code"] == "FAIL"
 
 
-async def test_transport_failures_carry_no_signature(bench: Bench) -> None:
+async def test_return_code_fail_has_no_signature(bench: Bench) -> None:
     client = XmlClient(bench)
     good = client.body({"out_trade_no": "order1"})
     wrong = [
@@ -128,7 +129,7 @@ async def test_transport_failures_carry_no_signature(bench: Bench) -> None:
     assert [entry["verdict"] for entry in log[:2]] == ["valid", "refused: FAIL 缺少参数sign"]
 
 
-async def test_both_protocols_see_the_trade(bench: Bench) -> None:
+async def test_both_versions_share_the_trade(bench: Bench) -> None:
     old, new = XmlClient(bench), WechatClient(bench)
     await new.create("order0001")
     assert (await old.query("order0001"))["trade_state"] == "NOTPAY"
@@ -142,8 +143,8 @@ async def test_both_protocols_see_the_trade(bench: Bench) -> None:
     await new.refund("order0002", "refund2", 40)
     assert (await old.query("order0002"))["trade_state"] == "REFUND"
     assert (await old.call("/pay/refundquery", out_refund_no="refund2"))["refund_fee_0"] == "40"
-    told = new.opened((await bench.notifications(1))[0])
-    assert told["refund_status"] == "SUCCESS"
+    notified = new.opened((await bench.notifications(1))[0])
+    assert notified["refund_status"] == "SUCCESS"
 
 
 async def test_refunds(bench: Bench) -> None:
@@ -156,8 +157,8 @@ async def test_refunds(bench: Bench) -> None:
     assert (made["refund_fee"], made["total_fee"]) == ("30", "100")
     assert (await client.refund("order1", "refund1", 30))["refund_id"] == made["refund_id"]
     assert (await client.refund("order1", "refund1", 31))["err_code"] == "REFUND_FEE_MISMATCH"
-    told = opened(bench, (await bench.notifications(1))[0])
-    assert (told["refund_status"], told["refund_fee"], told["out_refund_no"]) == ("SUCCESS", "30", "refund1")
+    notified = opened(bench, (await bench.notifications(1))[0])
+    assert (notified["refund_status"], notified["refund_fee"], notified["out_refund_no"]) == ("SUCCESS", "30", "refund1")
     assert (await client.refund("order1", "refund2", 71))["result_code"] == "FAIL"
     await bench.fault("wx2.refund", "not_enough")
     assert (await client.refund("order1", "refund2", 70))["err_code"] == "NOTENOUGH"
@@ -224,7 +225,7 @@ async def test_client_certificate(bench: Bench) -> None:
         await runner.cleanup()
 
 
-async def test_bad_notices_do_not_break_the_ladder(bench: Bench) -> None:
+async def test_failed_v2_notifications_are_retried(bench: Bench) -> None:
     client = XmlClient(bench)
     await client.order("order1")
     bench.answers[:] = [
@@ -252,7 +253,7 @@ LIKE_XML = st.text("<xml>/&;![CDATA]? a\n", max_size=80).map(lambda text: f"<xml
 
 
 @given(st.one_of(st.binary(max_size=200), LIKE_XML))
-async def test_arbitrary_bytes_are_read_or_refused(raw: bytes) -> None:
+async def test_arbitrary_bytes(raw: bytes) -> None:
     with contextlib.suppress(V2Error):
         assert all(isinstance(value, str) for value in parse_xml(raw).values())
 
@@ -262,19 +263,19 @@ async def test_arbitrary_bytes_are_read_or_refused(raw: bytes) -> None:
         st.from_regex(r"[a-z_]{1,8}", fullmatch=True), st.text(st.characters(exclude_categories=["C"]), max_size=40), max_size=5
     )
 )
-async def test_any_text_survives_the_xml(fields: dict[str, str]) -> None:
-    told = parse_xml(render_xml(fields))
-    assert set(told) == set(fields)
+async def test_xml_round_trip(fields: dict[str, str]) -> None:
+    notified = parse_xml(render_xml(fields))
+    assert set(notified) == set(fields)
     for name, value in fields.items():
         if value.isprintable():
-            assert told[name] == value.strip()
+            assert notified[name] == value.strip()
 
 
-async def test_a_note_that_is_too_long(bench: Bench) -> None:
+async def test_attach_too_long(bench: Bench) -> None:
     assert (await XmlClient(bench).order("order1", attach="x" * 128))["err_code"] == "PARAM_ERROR"
 
 
-async def test_control_characters_of_a_v3_order_do_not_spoil_the_xml(bench: Bench) -> None:
+async def test_control_characters_in_xml(bench: Bench) -> None:
     await WechatClient(bench).create("order0001", attach="a\x01\rb")
     await bench.post("/simulator/pay/order0001", {"notify": False})
     assert (await XmlClient(bench).query("order0001"))["attach"] == "ab"

@@ -1,4 +1,4 @@
-"""The wire log: whose an exchange is, what is kept of it, and that what is gone is told."""
+"""The wire log: the trade of an exchange, its content, and the number of dropped exchanges."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from paycenter_server.simulator.wire_log import KEPT_OF_TRADE, WireLog
+from paycenter_server.simulator.wire_log import MAX_PER_TRADE, WireLog
 
 from .merchant import AlipayClient, Bench, WechatClient
 from .xml_merchant import XmlClient
@@ -20,7 +20,7 @@ async def log(bench: Bench, number: str, more: str = "") -> list[dict[str, Any]]
     return list((await bench.get(f"/simulator/log?out_trade_no={number}{more}")).json)
 
 
-async def test_what_v3_refuses_is_on_the_page_of_the_trade(bench: Bench) -> None:
+async def test_refused_v3_calls_are_on_the_page_of_the_trade(bench: Bench) -> None:
     client = WechatClient(bench)
     await client.create("order0001")
     await bench.post("/simulator/pay/order0001", {"notify": False})
@@ -42,7 +42,7 @@ async def test_what_v3_refuses_is_on_the_page_of_the_trade(bench: Bench) -> None
     assert "refused: SIGN_ERROR 错误的签名" in (await bench.get("/trades/order0001")).body.decode()
 
 
-async def test_what_alipay_and_v2_refuse_is_on_the_page_of_the_trade(bench: Bench) -> None:
+async def test_refused_alipay_and_v2_calls_are_on_the_page_of_the_trade(bench: Bench) -> None:
     alipay, xml = AlipayClient(bench), XmlClient(bench)
     await alipay.precreate("ali1")
     for biz in ({"out_trade_no": "ali1"}, {"out_trade_no": "ali1", "out_request_no": "r"}):
@@ -57,7 +57,7 @@ async def test_what_alipay_and_v2_refuse_is_on_the_page_of_the_trade(bench: Benc
     assert verdicts == ["refused: FAIL XML格式错误"] * 2 + ["refused: FAIL 签名错误"]
 
 
-async def test_what_cannot_be_read_as_a_whole_is_on_the_page_too(bench: Bench) -> None:
+async def test_malformed_calls_are_on_the_page_of_the_trade(bench: Bench) -> None:
     body = b'{"out_trade_no": "order0001", "description": "\\ud800"}'
     async with bench.session.post(bench.base + "/v3/pay/transactions/native", data=body) as answer:
         assert answer.status in (400, 401)
@@ -67,23 +67,23 @@ async def test_what_cannot_be_read_as_a_whole_is_on_the_page_too(bench: Bench) -
     assert [entry["api"] for entry in await log(bench, "order0001")] == ["alipay.trade.query", "wx.native"]
 
 
-async def test_a_trade_that_is_polled_for_ever_crowds_out_nobody(bench: Bench) -> None:
+async def test_limit_per_trade(bench: Bench) -> None:
     client = WechatClient(bench)
     await client.create("order0001")
     await client.create("order0002")
-    for _ in range(KEPT_OF_TRADE + 5):
+    for _ in range(MAX_PER_TRADE + 5):
         await client.query("order0002")
     assert [entry["api"] for entry in await log(bench, "order0001")] == ["wx.native"]
-    assert len(await log(bench, "order0002")) == KEPT_OF_TRADE
+    assert len(await log(bench, "order0002")) == MAX_PER_TRADE
     answer = await bench.get("/simulator/log?out_trade_no=order0002")
     assert answer.headers["Simulator-Dropped"] == "6"
     assert "6 older exchanges were dropped" in (await bench.get("/trades/order0002")).body.decode()
     assert "dropped" not in (await bench.get("/trades/order0001")).body.decode()
     await bench.restart()
-    assert "Nothing since the start of the program." in (await bench.get("/trades/order0001")).body.decode()
+    assert "No entries since the start of the program." in (await bench.get("/trades/order0001")).body.decode()
 
 
-async def test_the_whole_is_bounded_and_the_oldest_go() -> None:
+async def test_total_limit() -> None:
     kept = WireLog()
     for number in range(6000):
         kept.add(0.0, "in", "wechatpay_v3", "wx.native", f"order{number}", "POST", "/")
@@ -94,7 +94,7 @@ async def test_the_whole_is_bounded_and_the_oldest_go() -> None:
         kept.add(0.0, "in", "wechatpay_v3", "", "", "POST", "/")
     assert sum(1 for entry in kept.newest() if not entry.number) == 500
     entry = kept.add(0.0, "in", "alipay", "", "", "POST", "/")
-    kept.name(entry, "order5999")
+    kept.set_number(entry, "order5999")
     assert [item.protocol for item in kept.newest("order5999")] == ["alipay", "wechatpay_v3"]
     assert len(list(kept.newest("order5999", "alipay"))) == 1
 
@@ -120,7 +120,7 @@ async def test_the_same_number_at_both_channels(bench: Bench) -> None:
     assert back.headers["Location"].startswith("/trades/order_1?protocol=wechatpay_v3&problem=")
 
 
-async def test_headers_and_bodies_of_all_ways_in(bench: Bench) -> None:
+async def test_headers_and_bodies(bench: Bench) -> None:
     alipay, xml, wechat = AlipayClient(bench), XmlClient(bench), WechatClient(bench)
     await alipay.precreate("ali1")
     await xml.order("order1")
@@ -138,7 +138,7 @@ async def test_headers_and_bodies_of_all_ways_in(bench: Bench) -> None:
     assert (await log(bench, "order1"))[0]["verdict"] == "refused: no such path"
 
 
-async def test_the_answer_of_the_merchant_is_kept_with_its_headers(bench: Bench) -> None:
+async def test_answer_of_the_merchant(bench: Bench) -> None:
     async def receive(request: web.Request) -> web.Response:
         await request.read()
         return web.json_response({"code": "FAIL"}, status=500, headers={"X-Trace": "trace-1"})
@@ -158,7 +158,7 @@ async def test_the_answer_of_the_merchant_is_kept_with_its_headers(bench: Bench)
     assert json.loads(entry["answer_body"]) == {"code": "FAIL"}
 
 
-async def test_what_is_let_pass_too_soon_is_noted(bench: Bench) -> None:
+async def test_notes_about_early_calls(bench: Bench) -> None:
     xml, wechat = XmlClient(bench), WechatClient(bench)
     for number, wait in (("order1", 0), ("order2", 301)):
         await xml.order(number)

@@ -1,4 +1,7 @@
-"""A merchant on WeChat Pay v2, by the channel sheet alone: XML by regular expression, MD5 and HMAC-SHA256."""
+"""A merchant on WeChat Pay v2: XML by regular expression, MD5 and HMAC-SHA256.
+
+Source: WeChat Pay APIv2, signature algorithm.
+"""
 
 from __future__ import annotations
 

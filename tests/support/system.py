@@ -30,7 +30,9 @@ from paycenter_server.services.notifications_delivery import DeliveryResponse
 from paycenter_server.services.orders import NewOrder
 from paycenter_server.services.refunds import NewRefund
 from paycenter_server.settings import Settings
-from paycenter_server.simulator import SimulatorConfig, create_app, load_keys
+from paycenter_server.simulator.app import create_app
+from paycenter_server.simulator.keys import load_keys
+from paycenter_server.simulator.settings import SimulatorConfig
 
 OPERATOR = Caller("test", None, "")
 TABLES = "pay_notify_log, pay_notify_task, pay_refund, pay_case, pay_attempt, pay_order, pay_channel, pay_credential, pay_app"

@@ -29,7 +29,7 @@ _FEE_RATE_PPM = 6000
 @click.option("--merchant-url", required=True, help="Where the demo merchant listens.")
 def seed(data_dir: Path, simulator_url: str, merchant_url: str) -> None:
     """Migrate, and seed what `paycenter dev` shows."""
-    from paycenter_server.simulator import generate_keys
+    from paycenter_server.simulator.keys import generate_keys
     from paycenter_server.storage.migrate import ensure
 
     settings = settings_or_exit()

@@ -1,4 +1,4 @@
-"""Puts the simulator together as an aiohttp application."""
+"""The simulator as an aiohttp application."""
 
 from __future__ import annotations
 
@@ -7,76 +7,68 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from aiohttp import web
 
-from paycenter_server.simulator import actions, alipay_gateway, control, page_forms, pages, wechat_v2, wechat_v3
-from paycenter_server.simulator.alipay_notices import AlipayNoticeForm
-from paycenter_server.simulator.config import SimulatorConfig
+from paycenter_server.simulator import control
+from paycenter_server.simulator.alipay import gateway
+from paycenter_server.simulator.alipay import notifications as alipay_notifications
+from paycenter_server.simulator.http import STOPPING
 from paycenter_server.simulator.inputs import read_json
 from paycenter_server.simulator.keys import load_keys
-from paycenter_server.simulator.model import ALIPAY, WECHATPAY_V3, Refund, Trade
+from paycenter_server.simulator.pages import forms, views
+from paycenter_server.simulator.settings import SimulatorConfig
 from paycenter_server.simulator.state import STATE, Simulator
-from paycenter_server.simulator.web_faults import STOPPING
-from paycenter_server.simulator.wechat_notices import WechatNoticeForm
-from paycenter_server.simulator.wechat_v2_notices import PAYMENT_FORM, V2PaymentForm
-from paycenter_server.simulator.wechat_xml import WECHATPAY_V2, XmlNoticeForm
+from paycenter_server.simulator.wechatpay import notifications as wechatpay_notifications
+from paycenter_server.simulator.wechatpay import v2_routes, v3_routes
 
 __all__ = ["create_app"]
 
-_LARGEST_BODY = 1 << 20
+_MAX_BODY_BYTES = 1 << 20
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def create_app(config: SimulatorConfig) -> web.Application:
-    """The application; the keys must exist (generate_keys). FileNotFoundError, InvalidFaultError: a file is missing or wrong."""
+    """The application. The keys must exist (see generate_keys). FileNotFoundError, ValueError: a file is missing or invalid."""
     simulator = Simulator.build(config, load_keys(config.keys_dir))
     if config.faults_file is not None:
         simulator.faults.add(read_json(config.faults_file.read_bytes()))
+    alipay_notifications.register(simulator)
+    wechatpay_notifications.register(simulator)
 
-    def refund_finished(trade: Trade, refund: Refund) -> None:
-        actions.refund_finished(simulator, trade, refund)
-
-    for protocol in (WECHATPAY_V3, ALIPAY):
-        simulator.ledger.on_refund_finished(protocol, refund_finished)
-    simulator.notifier.register(WECHATPAY_V3, "wx.notify", WechatNoticeForm(simulator.keys, simulator.rotation))
-    simulator.notifier.register(WECHATPAY_V2, "wx.notify/v2 refund", XmlNoticeForm(simulator.keys))
-    simulator.notifier.register(PAYMENT_FORM, "wx.notify/v2", V2PaymentForm(simulator.keys))
-    simulator.notifier.register(ALIPAY, "alipay.notify", AlipayNoticeForm(simulator.keys, simulator.clock, simulator.rotation))
-
-    app = web.Application(client_max_size=_LARGEST_BODY, middlewares=[_unreadable])
+    app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[_unreadable_body])
     app[STATE] = simulator
     app[STOPPING] = asyncio.Event()
-    wechat_v3.add_routes(app)
-    wechat_v2.add_routes(app)
-    alipay_gateway.add_routes(app)
+    v3_routes.add_routes(app)
+    v2_routes.add_routes(app)
+    gateway.add_routes(app, views.cashier_page, views.refusal_page)
     control.add_routes(app)
-    pages.add_routes(app)
-    page_forms.add_routes(app)
-    app.on_shutdown.append(_stop_waiting)
-    app.cleanup_ctx.append(_running)
+    views.add_routes(app)
+    forms.add_routes(app)
+    app.on_shutdown.append(_stop_pauses)
+    app.cleanup_ctx.append(_run)
     return app
 
 
 @web.middleware
-async def _unreadable(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """A body that is not packed as its headers say is the caller's fault."""
+async def _unreadable_body(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer 400 if the body is not encoded as its headers say."""
     try:
         return await handler(request)
     except web.RequestPayloadError:
         response = web.Response(status=400, text="the body cannot be read")
-        response.force_close()  # nobody knows where the next request begins
+        response.force_close()  # the start of the next request is unknown
         return response
 
 
-async def _stop_waiting(app: web.Application) -> None:
+async def _stop_pauses(app: web.Application) -> None:
     app[STOPPING].set()
 
 
-async def _running(app: web.Application) -> AsyncIterator[None]:
+async def _run(app: web.Application) -> AsyncIterator[None]:
     simulator = app[STATE]
     await simulator.notifier.start()
     simulator.load()
-    agenda = asyncio.create_task(simulator.agenda.run())
+    scheduler = asyncio.create_task(simulator.scheduler.run())
     yield
-    agenda.cancel()
-    await asyncio.gather(agenda, return_exceptions=True)
+    scheduler.cancel()
+    await asyncio.gather(scheduler, return_exceptions=True)
     await simulator.notifier.stop()
     simulator.store.close()

@@ -1,4 +1,4 @@
-"""X.509 certificates of the simulated channels, shaped so that every SDK derives the same serials from them.
+"""X.509 certificates of the simulated channels, such that every SDK derives the same serials from them.
 
 Serials have no leading zero nibble (SDKs disagree on padding) and issuers carry all of C, O, OU, CN (python-alipay-sdk formats
 exactly those four).
@@ -7,6 +7,7 @@ exactly those four).
 from __future__ import annotations
 
 import datetime
+import ipaddress
 import secrets
 
 from cryptography import x509
@@ -14,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
-__all__ = ["CertificateMaker", "new_rsa_key", "private_pem", "public_pem"]
+__all__ = ["CertificateMaker", "new_rsa_key", "private_pem", "public_pem", "tls_certificate"]
 
 _VALID_DAYS = 3650
 
@@ -36,7 +37,7 @@ def public_pem(key: rsa.RSAPrivateKey) -> bytes:
 
 
 def _serial() -> int:
-    # 160 bits, positive, first hex digit 1 to 7: forty hex digits whoever prints it.
+    # 160 bits and a first hex digit from 1 to 7, so that every library prints forty hex digits.
     return (secrets.randbelow(7) + 1) << 156 | secrets.randbits(156)
 
 
@@ -65,7 +66,7 @@ def _builder(subject: x509.Name, issuer: x509.Name, *, authority: bool) -> x509.
 
 
 class CertificateMaker:
-    """A root that exists only to sign the leaves of one channel; its private key is never written."""
+    """A root certificate that signs the certificates of one channel. Its private key is not stored."""
 
     def __init__(self, common_name: str, unit: str, organisation: str) -> None:
         self._key = new_rsa_key()
@@ -79,16 +80,37 @@ class CertificateMaker:
         return self._root.public_bytes(serialization.Encoding.PEM)
 
     def issue(self, common_name: str, key: rsa.RSAPrivateKey, organisation: str = "") -> bytes:
-        """PEM of a leaf for `key`, signed by the root. organisation: of the holder, the root's own by default; who takes the
-        certificate of one side for the other's can be told so."""
+        """PEM of a leaf for `key`, signed by the root. organisation: of the holder; by default that of
+        the root. It allows a merchant to detect a certificate of the wrong side."""
         subject = _name(common_name, self._unit, organisation or self._organisation)
         builder = _builder(subject, self._name, authority=False).public_key(key.public_key())
         return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     @staticmethod
     def elliptic_root(common_name: str) -> bytes:
-        """PEM of a root that is not RSA, which clients must skip in Alipay's root SN."""
+        """PEM of a root that is not RSA. Clients must not include it in Alipay's root certificate SN."""
         key = ec.generate_private_key(ec.SECP256R1())
         name = _name(common_name, "Certification Authority", "Ant Financial")
         builder = _builder(name, name, authority=True).public_key(key.public_key())
         return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def tls_certificate() -> tuple[bytes, bytes]:
+    """PEM of a self-signed certificate for localhost and 127.0.0.1, and of its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Channel simulator")])
+    now = datetime.datetime.now(datetime.UTC)
+    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=_VALID_DAYS))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM), private_pem(key)

@@ -1,4 +1,4 @@
-"""The simulator's own API for scripts, below /simulator/: JSON in, JSON out, errors as {"error": "…"}."""
+"""The control API for scripts, below /simulator/. Requests and answers are JSON; an error is {"error": "…"}."""
 
 from __future__ import annotations
 
@@ -6,28 +6,25 @@ import datetime
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import quote
 
 from aiohttp import web
 
 from paycenter_server.simulator import actions
-from paycenter_server.simulator.clock import CHINA, MOST_SHIFT, parse_rfc3339, rfc3339
-from paycenter_server.simulator.fault_names import APIS, FAULTS, places
-from paycenter_server.simulator.faults import InvalidFaultError
-from paycenter_server.simulator.inputs import finite, read_json
+from paycenter_server.simulator.clock import CHINA, MAX_SHIFT, parse_rfc3339, rfc3339
+from paycenter_server.simulator.faults import APIS, FAULTS, InvalidFaultError, places
+from paycenter_server.simulator.http import base_url, trade_path
+from paycenter_server.simulator.inputs import check_number, read_json
 from paycenter_server.simulator.keys import public_settings
-from paycenter_server.simulator.ledger import NotPayableError
-from paycenter_server.simulator.model import Trade
-from paycenter_server.simulator.settings import notify_address
+from paycenter_server.simulator.settings import check_notify_url
 from paycenter_server.simulator.state import STATE, Simulator
-from paycenter_server.simulator.web_faults import origin
+from paycenter_server.simulator.trades import NotPayableError, Trade
 
-__all__ = ["add_routes", "base_url", "trade_of", "trade_path"]
+__all__ = ["add_routes", "trade_document"]
 
 _PROTOCOLS = ("wechatpay_v3", "wechatpay_v2", "alipay")
 Action = Callable[[Simulator, Trade, dict[str, Any]], None]
-_LONGEST_WAIT = 600
-_CHOSEN_BY = ("id", "api", "fault", "out_trade_no")
+_MAX_WAIT_SECONDS = 600
+_RULE_FIELDS = ("id", "api", "fault", "out_trade_no")
 
 
 def add_routes(app: web.Application) -> None:
@@ -35,7 +32,7 @@ def add_routes(app: web.Application) -> None:
     app.router.add_get("/healthz", _health)
     actions_by_name = {"pay": _pay, "fail": _fail, "close": _close, "refund": _refund, "resend": _resend, "finish": _finish}
     for name, action in actions_by_name.items():
-        app.router.add_post(f"/simulator/{name}/{{out_trade_no}}", _acting(action))
+        app.router.add_post(f"/simulator/{name}/{{out_trade_no}}", _trade_handler(action))
     app.router.add_get("/simulator/trades", _trades)
     app.router.add_get("/simulator/trades/{out_trade_no}", _trade)
     app.router.add_get("/simulator/log", _log)
@@ -52,20 +49,68 @@ def add_routes(app: web.Application) -> None:
     app.router.add_post("/simulator/reset", _reset)
 
 
-def base_url(request: web.Request) -> str:
-    """Where people reach the simulator."""
-    return request.app[STATE].config.base_url.rstrip("/") or origin(request)
+def trade_document(simulator: Simulator, trade: Trade, base_url: str) -> dict[str, Any]:
+    """A trade as JSON: amounts in fen, times in RFC 3339 or empty."""
+    simulator.channel(trade).expire(trade)
+    times = {
+        name: rfc3339(value) if value else ""
+        for name, value in (
+            ("created", trade.created),
+            ("expires", trade.expires),
+            ("paid_at", trade.paid_at),
+            ("closed_at", trade.closed_at),
+        )
+    }
+    return {
+        "protocol": trade.protocol,
+        "api": trade.api,
+        "out_trade_no": trade.number,
+        "transaction_id": trade.transaction_id,
+        "state": trade.state,
+        "wire_state": simulator.channel(trade).shown_state(trade),
+        "paid": trade.paid,
+        "expired": not trade.paid and trade.expired(simulator.clock.now()),
+        "amount": trade.amount,
+        "paid_amount": trade.paid_amount,
+        "refunded": trade.refunded,
+        "currency": "CNY",
+        "subject": trade.subject,
+        "payer": trade.payer,
+        "notify_url": trade.notify_url,
+        "code": trade.code,
+        "cashier_url": base_url + trade_path("cashier", trade),
+        **times,
+        "refunds": [
+            {
+                "number": item.number,
+                "refund_id": item.refund_id,
+                "amount": item.amount,
+                "state": item.state,
+                "reason": item.reason,
+                "by_console": item.by_console,
+            }
+            for item in trade.refunds
+        ],
+        "notifications": [
+            {
+                "id": notification.id,
+                "event": notification.event,
+                "url": notification.url,
+                "state": notification.state,
+                "step": notification.step,
+                "next": rfc3339(notification.due) if notification.state == "WAITING" else "",
+                "attempts": list(notification.attempts),
+            }
+            for notification in simulator.notifier.of(trade)
+        ],
+        "events": [{"time": rfc3339(moment), "what": what} for moment, what in trade.events],
+    }
 
 
-def trade_path(page: str, trade: Trade) -> str:
-    """Path of a trade's page (`cashier`, `trades`); it names the channel, because another one may know the same number."""
-    return f"/{page}/{quote(trade.number, safe='')}?protocol={trade.protocol}"
-
-
-def trade_of(request: web.Request) -> Trade:
-    """The trade of the path, or a 404; `?protocol=` decides if both channels know the number."""
+def _trade_of(request: web.Request) -> Trade:
+    """The trade of the path, or a 404. `?protocol=` selects the channel if both know the number."""
     number = request.match_info["out_trade_no"]
-    trade = request.app[STATE].ledger.find(number, request.query.get("protocol", ""))
+    trade = request.app[STATE].trades.find(number, request.query.get("protocol", ""))
     if trade is None:
         raise web.HTTPNotFound(text=json.dumps({"error": f"no trade {number}"}), content_type="application/json")
     return trade
@@ -75,12 +120,12 @@ def _error(status: int, text: str, **more: Any) -> web.Response:
     return web.json_response({"error": text, **more}, status=status)
 
 
-def _only(options: object, *known: str) -> dict[str, Any]:
-    """The options of a call; ValueError names what it does not take, so that a misspelt one does not go unnoticed."""
+def _check_options(options: object, *known: str) -> dict[str, Any]:
+    """The options of a call. ValueError names the unknown ones."""
     if not isinstance(options, dict):
         raise ValueError("the body must be a JSON object")
     if unknown := sorted(set(options) - set(known)):
-        raise ValueError(f"unknown: {', '.join(unknown)[:200]}; this call takes {', '.join(known) or 'nothing'}")
+        raise ValueError(f"unknown: {', '.join(unknown)[:200]}; known: {', '.join(known) or 'nothing'}")
     return options
 
 
@@ -89,20 +134,20 @@ async def _json(request: web.Request) -> Any:
     return read_json(raw) if raw.strip() else {}
 
 
-def _acting(action: Action) -> Callable[[web.Request], Awaitable[web.Response]]:
+def _trade_handler(action: Action) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def handle(request: web.Request) -> web.Response:
-        simulator, trade = request.app[STATE], trade_of(request)
+        simulator, trade = request.app[STATE], _trade_of(request)
         try:
             options = await _json(request)
             if not isinstance(options, dict):
                 raise ValueError("the body must be a JSON object")
-            actions.expire_if_due(simulator, trade)
+            simulator.channel(trade).expire(trade)
             action(simulator, trade, options)
         except (NotPayableError, actions.ActionRefusedError) as error:
-            return _error(409, str(error), trade=actions.trade_document(simulator, trade, base_url(request)))
+            return _error(409, str(error), trade=trade_document(simulator, trade, base_url(request)))
         except ValueError as error:
             return _error(400, str(error))
-        return web.json_response(actions.trade_document(simulator, trade, base_url(request)))
+        return web.json_response(trade_document(simulator, trade, base_url(request)))
 
     return handle
 
@@ -112,29 +157,29 @@ def _pay(simulator: Simulator, trade: Trade, options: dict[str, Any]) -> None:
 
 
 def _fail(simulator: Simulator, trade: Trade, options: dict[str, Any]) -> None:
-    actions.fail(simulator, trade, str(_only(options, "state").get("state", "")))
+    actions.fail(simulator, trade, str(_check_options(options, "state").get("state", "")))
 
 
 def _close(simulator: Simulator, trade: Trade, options: dict[str, Any]) -> None:
-    _only(options)
+    _check_options(options)
     actions.close(simulator, trade)
 
 
 def _finish(simulator: Simulator, trade: Trade, options: dict[str, Any]) -> None:
-    _only(options)
+    _check_options(options)
     actions.finish(simulator, trade)
 
 
 def _refund(simulator: Simulator, trade: Trade, options: dict[str, Any]) -> None:
-    amount = _only(options, "amount", "notify_url").get("amount")
+    amount = _check_options(options, "amount", "notify_url").get("amount")
     if amount is not None and (not isinstance(amount, int) or isinstance(amount, bool)):
         raise ValueError("amount must be an integer, in fen")
     given = options.get("notify_url")
-    actions.refund(simulator, trade, amount, None if given is None else notify_address(given))
+    actions.refund(simulator, trade, amount, None if given is None else check_notify_url(given))
 
 
 def _resend(simulator: Simulator, trade: Trade, options: dict[str, Any]) -> None:
-    actions.resend(simulator, trade, every=bool(_only(options, "every").get("every")))
+    actions.resend(simulator, trade, every=bool(_check_options(options, "every").get("every")))
 
 
 async def _health(request: web.Request) -> web.Response:
@@ -143,12 +188,12 @@ async def _health(request: web.Request) -> web.Response:
 
 
 async def _trade(request: web.Request) -> web.Response:
-    return web.json_response(actions.trade_document(request.app[STATE], trade_of(request), base_url(request)))
+    return web.json_response(trade_document(request.app[STATE], _trade_of(request), base_url(request)))
 
 
 async def _trades(request: web.Request) -> web.Response:
     simulator = request.app[STATE]
-    return web.json_response([actions.trade_document(simulator, trade, base_url(request)) for trade in simulator.ledger.newest()])
+    return web.json_response([trade_document(simulator, trade, base_url(request)) for trade in simulator.trades.newest()])
 
 
 async def _log(request: web.Request) -> web.Response:
@@ -156,7 +201,7 @@ async def _log(request: web.Request) -> web.Response:
     protocol, log = request.query.get("protocol", ""), request.app[STATE].log
     if protocol not in ("", *_PROTOCOLS):
         return _error(400, f"protocol must be one of {', '.join(_PROTOCOLS)}")
-    # In a header, because the list of exchanges is the whole body.
+    # In a header, because the body is the list of exchanges.
     headers = {"Simulator-Dropped": str(log.dropped(number, protocol))}
     return web.json_response([entry.document() for entry in log.newest(number, protocol)], headers=headers)
 
@@ -176,13 +221,13 @@ async def _clock(request: web.Request) -> web.Response:
 
 
 async def _set_clock(request: web.Request) -> web.Response:
-    """{"advance_seconds": n} or {"now": iso} or {"reset": true}; "wait_seconds": answer once what is due has been done."""
+    """{"advance_seconds": n} or {"now": iso} or {"reset": true}; "wait_seconds": answer when all due jobs are finished."""
     simulator = request.app[STATE]
     try:
-        options = _only(await _json(request), "advance_seconds", "now", "reset", "wait_seconds")
-        wait = finite(options.get("wait_seconds", 0), "wait_seconds", 0, _LONGEST_WAIT)
+        options = _check_options(await _json(request), "advance_seconds", "now", "reset", "wait_seconds")
+        wait = check_number(options.get("wait_seconds", 0), "wait_seconds", 0, _MAX_WAIT_SECONDS)
         simulator.set_clock(_offset(simulator, options))
-        settled = await simulator.agenda.settle(wait)
+        settled = await simulator.scheduler.wait_until_idle(wait)
     except ValueError as error:
         return _error(400, str(error))
     return web.json_response({**_clock_document(simulator), "settled": settled})
@@ -193,13 +238,13 @@ def _offset(simulator: Simulator, options: dict[str, Any]) -> float:
     if options.get("reset"):
         return 0.0
     if "advance_seconds" in options:
-        return clock.offset + finite(options["advance_seconds"], "advance_seconds", -MOST_SHIFT, MOST_SHIFT)
+        return clock.offset + check_number(options["advance_seconds"], "advance_seconds", -MAX_SHIFT, MAX_SHIFT)
     if "now" in options:
         text = options["now"] if isinstance(options["now"], str) else ""
         moment = datetime.datetime.fromisoformat(text)
         moment = moment if moment.tzinfo else moment.replace(tzinfo=CHINA)
         return clock.offset + parse_rfc3339(moment.isoformat()) - clock.now()
-    raise ValueError("give advance_seconds, now (ISO 8601, +08:00 if it names no zone) or reset")
+    raise ValueError("give advance_seconds, now (ISO 8601, +08:00 if it has no zone) or reset")
 
 
 async def _faults(request: web.Request) -> web.Response:
@@ -218,11 +263,11 @@ async def _add_faults(request: web.Request) -> web.Response:
 
 
 async def _clear_faults(request: web.Request) -> web.Response:
-    """All of them, or those that have all of the id, api, fault and out_trade_no that the query names."""
+    """Remove the rules that match all given fields (id, api, fault, out_trade_no), or all rules if none is given."""
     plan, query = request.app[STATE].faults, request.query
-    unknown = set(query) - set(_CHOSEN_BY)
+    unknown = set(query) - set(_RULE_FIELDS)
     if unknown:
-        return _error(400, f"unknown: {', '.join(sorted(unknown))}; choose rules by {', '.join(_CHOSEN_BY)}, or none for all")
+        return _error(400, f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(_RULE_FIELDS)}")
     plan.remove(lambda rule: all(str(getattr(rule, name)) == value for name, value in query.items()))
     return web.json_response({"rules": plan.documents()})
 
@@ -232,14 +277,14 @@ async def _rotation(request: web.Request) -> web.Response:
 
 
 async def _rotate(request: web.Request) -> web.Response:
-    """{"channel": "wechatpay" or "alipay", "done": true}: from now on the next platform (or Alipay) certificate signs; "migration":
-    WeChat's public key alone."""
+    """{"channel": "wechatpay" or "alipay", "done": true}: from now on the next certificate signs. "migration": from now on only
+    WeChat Pay's public key signs."""
     rotation = request.app[STATE].rotation
     try:
-        options = _only(await _json(request), "channel", "done")
+        options = _check_options(await _json(request), "channel", "done")
         if not isinstance(options.get("done", True), bool):
             raise ValueError("give channel, and done as true or false")
-        rotation.turn(str(options.get("channel")), done=options.get("done", True))
+        rotation.set(str(options.get("channel")), done=options.get("done", True))
     except ValueError as error:
         return _error(400, str(error))
     return web.json_response(rotation.document())
@@ -250,7 +295,7 @@ async def _settings(request: web.Request) -> web.Response:
 
 
 async def _set_settings(request: web.Request) -> web.Response:
-    """{"refund_notify_url": address, or "" for none}: what the merchant configures in WeChat's console."""
+    """{"refund_notify_url": address, or "" for none}: the setting in WeChat Pay's console."""
     settings = request.app[STATE].settings
     try:
         settings.change(await _json(request))

@@ -1,49 +1,63 @@
-"""Numbers and JSON from outside, checked before anything is made of them: what is refused is a ValueError with a sentence."""
+"""Checks of values from outside: numbers, texts, JSON and web addresses. An invalid value raises ValueError with a message."""
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import math
 import re
 from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
-__all__ = ["MOST_FEN", "MOST_SECONDS", "clean", "finite", "finite_text", "numbers_in", "read_json", "whole"]
+__all__ = [
+    "MAX_FEN",
+    "MAX_SECONDS",
+    "check_integer",
+    "check_number",
+    "find_numbers",
+    "is_secure_or_loopback",
+    "is_storable",
+    "parse_number",
+    "parse_web_address",
+    "read_json",
+]
 
-MOST_FEN = 10**12
-"""More than any channel takes, and little enough for every sum."""
-MOST_SECONDS = 366 * 86400.0
+MAX_FEN = 10**12
+"""More than the limit of any channel, and small enough for every sum."""
+MAX_SECONDS = 366 * 86400.0
 """The longest delay of a notification."""
-_DEEPEST = 64
+_MAX_DEPTH = 64
 _NUMBERS = re.compile(r'"(out_trade_no|transaction_id|trade_no|out_refund_no)"\s*:\s*"([0-9A-Za-z_\-|*@]{1,64})"')
+_NOT_IN_ADDRESS = re.compile(r"[\x00-\x20\x7f\\]")
 
 
-def whole(value: object, what: str, low: int, high: int) -> int:
-    """An integer from low to high; no bool, no 1.0."""
+def check_integer(value: object, what: str, low: int, high: int) -> int:
+    """An integer from low to high; bool and float are refused."""
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise ValueError(f"{what} must be an integer from {low} to {high}")
     return value
 
 
-def finite(value: object, what: str, low: float, high: float) -> float:
-    """A number from low to high; neither nan nor infinite, no bool."""
+def check_number(value: object, what: str, low: float, high: float) -> float:
+    """A number from low to high; nan, infinity and bool are refused."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    # Compared before it is converted: an integer may be too large for a float.
+    # The comparison precedes the conversion, because an integer may be too large for a float.
     if not number or not low <= value <= high:  # type: ignore[operator]
         raise ValueError(f"{what} must be a number from {low:,.0f} to {high:,.0f}")
     return float(value)  # type: ignore[arg-type]
 
 
-def finite_text(text: str, what: str, low: float, high: float) -> float:
-    """The same from something typed."""
+def parse_number(text: str, what: str, low: float, high: float) -> float:
+    """The same from a form field."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    return finite(value, what, low, high)
+    return check_number(value, what, low, high)
 
 
-def clean(text: str) -> bool:
-    """Whether it can be stored, shown and sent: no half of a surrogate pair, no NUL."""
+def is_storable(text: str) -> bool:
+    """Whether the text can be stored and sent: it contains no lone surrogate and no NUL."""
     return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
@@ -52,10 +66,10 @@ def _refuse(constant: str) -> Any:
 
 
 def _check(value: Any, depth: int = 0) -> None:
-    if depth > _DEEPEST:
-        raise ValueError(f"nested more than {_DEEPEST} deep")
-    if isinstance(value, str) and not clean(value):
-        raise ValueError("a text has NUL or half of a surrogate pair in it")
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"nested more than {_MAX_DEPTH} levels deep")
+    if isinstance(value, str) and not is_storable(value):
+        raise ValueError("a text contains NUL or a lone surrogate")
     if isinstance(value, dict):
         for name, item in value.items():
             _check(name, depth + 1)
@@ -66,7 +80,7 @@ def _check(value: Any, depth: int = 0) -> None:
 
 
 def read_json(raw: bytes | str, *, exact: bool = False) -> Any:
-    """A document in UTF-8, not nested deeply, of clean texts. exact: numbers with a point or an exponent stay the text they are."""
+    """A JSON document in UTF-8 with limited nesting and storable texts. exact: a number with a point or an exponent stays text."""
     try:
         text = raw.decode() if isinstance(raw, bytes) else raw
         document = json.loads(text, parse_constant=_refuse, parse_float=str if exact else float)
@@ -76,6 +90,28 @@ def read_json(raw: bytes | str, *, exact: bool = False) -> Any:
     return document
 
 
-def numbers_in(text: str) -> dict[str, Any]:
-    """The numbers in a document that cannot be read as a whole, for the log."""
+def find_numbers(text: str) -> dict[str, Any]:
+    """The trade and refund numbers in a text that is not valid JSON, for the log."""
     return dict(_NUMBERS.findall(text))
+
+
+def parse_web_address(text: str) -> SplitResult | None:
+    """The parts of an absolute http or https address; None if the text is anything else."""
+    if _NOT_IN_ADDRESS.search(text) or not is_storable(text):
+        return None
+    try:
+        parts = urlsplit(text)
+        known = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        return None
+    return parts if known else None
+
+
+def is_secure_or_loopback(parts: SplitResult) -> bool:
+    """Whether it is https, or plain http to this machine. WeChat Pay accepts only https; tests receive on loopback."""
+    if parts.scheme == "https" or parts.hostname == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        return False

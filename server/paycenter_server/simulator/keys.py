@@ -1,4 +1,7 @@
-"""Throw-away keys and certificates of the simulated merchant and of the simulated channels, as files that SDKs load.
+"""Keys and certificates of the simulated merchant and of the simulated channels, in files that SDKs can load.
+
+Clients of the TLS listener trust `wechatpay/tls_cert.pem` and authenticate with the merchant's certificate, as `/secapi` requires.
+Source: WeChat Pay APIv2, API certificate.
 
 Layout of the folder: `wechatpay/` (merchant key and certificate, WeChat's public key, the platform certificate, and the two private
 keys of the simulator's side), `alipay/` (application keys, Alipay's keys, the three certificates of certificate mode), `keys.json`
@@ -11,6 +14,7 @@ import base64
 import json
 import os
 import secrets
+import ssl
 import string
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,10 +32,10 @@ from paycenter_server.channels.crypto import (
     load_certificate,
     load_public_key,
 )
-from paycenter_server.simulator.certificates import CertificateMaker, new_rsa_key, private_pem, public_pem
+from paycenter_server.simulator.certificates import CertificateMaker, new_rsa_key, private_pem, public_pem, tls_certificate
 from paycenter_server.simulator.inputs import read_json
 
-__all__ = ["SimulatorKeys", "generate_keys", "load_keys", "public_settings"]
+__all__ = ["SimulatorKeys", "generate_keys", "load_keys", "public_settings", "server_context"]
 
 _MERCHANT = "Simulated Merchant"
 _ALPHANUMERIC = string.ascii_letters + string.digits
@@ -39,12 +43,12 @@ _ALPHANUMERIC = string.ascii_letters + string.digits
 
 @dataclass(frozen=True)
 class SimulatorKeys:
-    """The folder's content; keys are parsed when first used.
+    """The content of the folder. A key is parsed at its first use.
 
     settings is keys.json: `wechatpay` {appid, mchid, merchant_serial, apiv3_key, apiv2_key, public_key_id, platform_serial,
     platform_next_serial} and `alipay` {app_id, seller_id, aes_key, app_cert_sn, alipay_cert_sn, alipay_next_cert_sn,
     alipay_root_cert_sn}. aes_key is base64 of 16 bytes.
-    The `next` ones sign after a rotation.
+    The `next` certificates sign after a rotation.
     """
 
     directory: Path
@@ -76,12 +80,12 @@ class SimulatorKeys:
     @cached_property
     def platform_key(self) -> RSAPrivateKey:
         """Signs for WeChat in platform-certificate mode."""
-        return self._own_private("wechatpay", "platform_key.pem")
+        return self._load_private("wechatpay", "platform_key.pem")
 
     @cached_property
     def public_key_private(self) -> RSAPrivateKey:
         """Signs for WeChat in public-key mode."""
-        return self._own_private("wechatpay", "pub_key_private.pem")
+        return self._load_private("wechatpay", "pub_key_private.pem")
 
     @cached_property
     def app_public_key(self) -> RSAPublicKey:
@@ -91,20 +95,20 @@ class SimulatorKeys:
     @cached_property
     def alipay_key(self) -> RSAPrivateKey:
         """Signs for Alipay, in both modes."""
-        return self._own_private("alipay", "alipay_private_key.pem")
+        return self._load_private("alipay", "alipay_private_key.pem")
 
     @cached_property
     def platform_next_key(self) -> RSAPrivateKey:
         """Signs for WeChat in platform-certificate mode after a rotation."""
-        return self._own_private("wechatpay", "platform_key_next.pem")
+        return self._load_private("wechatpay", "platform_key_next.pem")
 
     @cached_property
     def alipay_next_key(self) -> RSAPrivateKey:
         """Signs for Alipay in certificate mode after a rotation."""
-        return self._own_private("alipay", "alipay_private_key_next.pem")
+        return self._load_private("alipay", "alipay_private_key_next.pem")
 
-    def _own_private(self, channel: str, name: str) -> RSAPrivateKey:
-        # This program made the file; the primality checks that OpenSSL would repeat cost 60 ms a key at every start.
+    def _load_private(self, channel: str, name: str) -> RSAPrivateKey:
+        # This program generated the key, so the validation is skipped. It takes 60 ms per key.
         data = self.file(channel, name).read_bytes()
         key = serialization.load_pem_private_key(data, password=None, unsafe_skip_rsa_key_validation=True)
         if not isinstance(key, RSAPrivateKey):
@@ -113,13 +117,13 @@ class SimulatorKeys:
 
 
 def load_keys(directory: Path) -> SimulatorKeys:
-    """The keys of a folder made by generate_keys; FileNotFoundError when there are none, ValueError when they cannot be read."""
+    """The keys of a folder made by generate_keys; FileNotFoundError if there are none, ValueError if they are invalid."""
     settings = _read_settings(directory / "keys.json")
     return SimulatorKeys(directory, settings)
 
 
 def generate_keys(directory: Path) -> SimulatorKeys:
-    """Create whatever the folder lacks and return all of it; a second call changes nothing."""
+    """Create the missing files of the folder and return the keys. Existing files are not changed."""
     for name in ("", "wechatpay", "alipay"):
         (directory / name).mkdir(mode=0o700, parents=True, exist_ok=True)
     settings_file = directory / "keys.json"
@@ -135,20 +139,20 @@ def generate_keys(directory: Path) -> SimulatorKeys:
 
 
 def _read_settings(file: Path) -> dict[str, dict[str, str]]:
-    """ValueError says what is wrong."""
+    """ValueError if the file is invalid."""
     try:
         document = read_json(file.read_bytes())
     except ValueError as error:
         raise ValueError(f"{file.name} is not JSON: {error}") from error
     parts = document.items() if isinstance(document, dict) else [("", None)]
     if not all(isinstance(part, dict) and all(isinstance(value, str) for value in part.values()) for _, part in parts):
-        raise ValueError(f"{file.name} must be an object of channels, each with texts by name")
+        raise ValueError(f"{file.name} must be an object of channels, each with string values")
     settings: dict[str, dict[str, str]] = document
     return settings
 
 
 class _Folder:
-    """Files that are made once."""
+    """A folder of files that are created once."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -192,13 +196,13 @@ def _wechatpay_files(folder: _Folder, settings: dict[str, str]) -> None:
     settings.setdefault("apiv2_key", "".join(secrets.choice(_ALPHANUMERIC) for _ in range(32)))
     settings.setdefault("public_key_id", "PUB_KEY_ID_01" + settings["mchid"] + _digits(20))
     merchant = folder.private_key("apiclient_key.pem")
-    platform, following = folder.private_key("platform_key.pem"), folder.private_key("platform_key_next.pem")
+    platform, next_key = folder.private_key("platform_key.pem"), folder.private_key("platform_key_next.pem")
     folder.put("pub_key.pem", public_pem(folder.private_key("pub_key_private.pem")))
     if not folder.has("apiclient_cert.pem", "platform_cert.pem", "platform_cert_next.pem"):
         authority = CertificateMaker("Tenpay.com Root CA", "Tenpay.com", "Tenpay.com CA Center")
         folder.put("apiclient_cert.pem", authority.issue(settings["mchid"], merchant, _MERCHANT))
         folder.put("platform_cert.pem", authority.issue("Tenpay.com sign", platform))
-        folder.put("platform_cert_next.pem", authority.issue("Tenpay.com sign", following))
+        folder.put("platform_cert_next.pem", authority.issue("Tenpay.com sign", next_key))
     settings["merchant_serial"] = folder.certificate_serial("apiclient_cert.pem")
     settings["platform_serial"] = folder.certificate_serial("platform_cert.pem")
     settings["platform_next_serial"] = folder.certificate_serial("platform_cert_next.pem")
@@ -209,19 +213,19 @@ def _alipay_files(folder: _Folder, settings: dict[str, str]) -> None:
     settings.setdefault("seller_id", "2088" + _digits(12))
     settings.setdefault("aes_key", base64.b64encode(secrets.token_bytes(16)).decode())
     app = folder.private_key("app_private_key.pem")
-    alipay, following = folder.private_key("alipay_private_key.pem"), folder.private_key("alipay_private_key_next.pem")
+    alipay, next_key = folder.private_key("alipay_private_key.pem"), folder.private_key("alipay_private_key_next.pem")
     folder.put("app_private_key_pkcs1.pem", private_pem(app, pkcs1=True), private=True)
     folder.put("app_public_key.pem", public_pem(app))
     folder.put("alipay_public_key.pem", public_pem(alipay))
     names = ("appCertPublicKey.crt", "alipayCertPublicKey_RSA2.crt", "alipayRootCert.crt", "alipayCertPublicKey_RSA2_next.crt")
     if not folder.has(*names):
-        for name in names:  # one chain or none: a leaf under a root that is gone helps nobody
+        for name in names:  # the root's key is not stored, so the whole chain is created again
             (folder.path / name).unlink(missing_ok=True)
         authority = CertificateMaker("Ant Financial Certification Authority R1", "Certification Authority", "Ant Financial")
         folder.put(names[0], authority.issue(settings["app_id"], app, _MERCHANT))
         folder.put(names[1], authority.issue("Alipay simulator", alipay, "Alipay simulator"))
-        folder.put(names[3], authority.issue("Alipay simulator", following, "Alipay simulator"))
-        # As in the real bundle there is a member that is not RSA; it takes no part in the root SN. SDKs split at the blank line.
+        folder.put(names[3], authority.issue("Alipay simulator", next_key, "Alipay simulator"))
+        # Like the real bundle, it has a certificate that is not RSA and not part of the root SN. SDKs split at the blank line.
         folder.put(names[2], authority.root_pem() + b"\n" + CertificateMaker.elliptic_root("Ant Financial EC Root"))
     settings["app_cert_sn"] = _alipay_sn(folder, names[0])
     settings["alipay_cert_sn"] = _alipay_sn(folder, names[1])
@@ -234,8 +238,26 @@ def _alipay_sn(folder: _Folder, name: str) -> str:
 
 
 def public_settings(keys: SimulatorKeys) -> dict[str, dict[str, str]]:
-    """Ids and serials without the symmetric keys, for pages and scripts."""
+    """Ids and serials, without the symmetric keys."""
     return {
         channel: {name: value for name, value in values.items() if not name.endswith("_key")}
         for channel, values in keys.settings.items()
     }
+
+
+def server_context(keys: SimulatorKeys) -> ssl.SSLContext:
+    """The TLS context of the server. Its certificate is created if the folder has none."""
+    certificate, key = keys.file("wechatpay", "tls_cert.pem"), keys.file("wechatpay", "tls_key.pem")
+    if not (certificate.exists() and key.exists()):
+        made, pem = tls_certificate()
+        with os.fdopen(os.open(key, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
+            stream.write(pem)
+        certificate.write_bytes(made)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(certificate, key)
+    context.verify_mode = ssl.CERT_REQUIRED
+    # The root of the merchant's certificate has no stored key, so the certificate itself is trusted.
+    context.load_verify_locations(keys.file("wechatpay", "apiclient_cert.pem"))
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context

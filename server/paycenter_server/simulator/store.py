@@ -1,7 +1,7 @@
-"""Documents in one SQLite file, written through before anything is answered.
+"""JSON documents in one SQLite file.
 
-WAL with synchronous=NORMAL: a killed process loses nothing; only the machine's own crash could take the last commits, which is
-enough for a simulator and keeps a write short enough for the event loop.
+WAL mode with synchronous=NORMAL: a killed process loses nothing, a crash of the machine can lose the last commits. That is
+sufficient for a simulator, and writes are short enough for the event loop.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Store"]
+__all__ = ["DocumentStore"]
 
 
-class Store:
-    """JSON documents by kind and key; in memory when there is no file."""
+class DocumentStore:
+    """JSON documents by kind and key. Without a file they are kept in memory."""
 
     def __init__(self, file: Path | None) -> None:
         if file is not None:
@@ -41,14 +41,14 @@ class Store:
         return document
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
-        """All puts inside become durable at once: a trade is never paid without the notification that tells of it."""
+    def transaction(self) -> Iterator[None]:
+        """Commit all writes of the block together, so that a payment and its notification are stored atomically."""
         self._database.execute("BEGIN IMMEDIATE")
         try:
             yield
             self._database.execute("COMMIT")
         except BaseException:
-            if self._database.in_transaction:  # some failures of SQLite have rolled back already
+            if self._database.in_transaction:  # SQLite rolls back by itself after some errors
                 self._database.execute("ROLLBACK")
             raise
 
@@ -58,7 +58,7 @@ class Store:
             yield json.loads(body)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Delete all documents."""
         self._database.execute("DELETE FROM document")
 
     def close(self) -> None:

@@ -1,0 +1,1 @@
+"""The HTML pages: trades, the wire log, the settings, and the cashier of the payer."""
