@@ -165,7 +165,8 @@ class PayCenterSystem:
         new = NewApp(
             app_key, "Shop", "", f"http://merchant.test/{app_key}/order", f"http://merchant.test/{app_key}/refund", policy, rule
         )
-        app, notification_secret, key_id, secret = await self.services.apps.create(OPERATOR, new)
+        created = await self.services.apps.create(OPERATOR, new)
+        app, notification_secret, key_id, secret = created.app, created.notification_secret, created.key_id, created.key_secret
         self.secrets[app_key] = notification_secret
         self.secrets[f"{app_key}:authorization"] = "Basic " + base64.b64encode(f"{key_id}:{secret}".encode()).decode()
         for code in codes:

@@ -346,6 +346,13 @@ class HoldsKeys(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class RequiredExtra:
+    """A channel extra that must come with a submit: one of `names`."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ConfigField:
     """One field of a channel's configuration."""
 
@@ -362,7 +369,7 @@ class ChannelSpec:
     """A channel code as it registers itself.
 
     `family` names the group that shares a configuration; `display_modes` starts with the default; `required_extras`
-    must come with a submit ("a|b": one of them); `check` names every wrong field of a configuration; `build` makes the
+    must come with a submit; `check` names every wrong field of a configuration; `build` makes the
     codec. `limits` and `refund_limits` name every field that the channel would refuse. `content_minutes`: how long what is shown
     may be shown again. `attempt_life`: for bar codes, how long the payer may take to confirm before the attempt is
     cancelled; such an attempt is never sent twice, only asked about. `longest_life`: the most that the channel lets an attempt
@@ -379,7 +386,7 @@ class ChannelSpec:
     config_fields: tuple[ConfigField, ...]
     check: Callable[[Mapping[str, str]], Sequence[Violation]]
     build: Callable[[Mapping[str, str]], Codec]
-    required_extras: tuple[str, ...] = ()
+    required_extras: tuple[RequiredExtra, ...] = ()
     development_only: bool = False
     limits: Callable[[PayRequest], Sequence[Violation]] = _no_limits
     refund_limits: Callable[[RefundRequest], Sequence[Violation]] = _no_limits

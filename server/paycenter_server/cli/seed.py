@@ -133,12 +133,12 @@ async def _seed(
                 raise
             new = NewApp(APP_KEY, "Demo shop", "made by paycenter dev", **urls, surplus_policy=SurplusPolicy.REFUND,
                          notification_success=NotificationSuccess.HTTP_2XX)  # fmt: skip
-            _, notification_secret, key_id, key_secret = await services.apps.create(operator, new)
+            created = await services.apps.create(operator, new)
             made["app"] = {
                 "app_key": APP_KEY,
-                "key_id": key_id,
-                "key_secret": key_secret,
-                "notification_secret": notification_secret,
+                "key_id": created.key_id,
+                "key_secret": created.key_secret,
+                "notification_secret": created.notification_secret,
             }
         if "app" not in made:
             # The data folder lost its dev.json: secrets are shown once, so new ones are made.

@@ -58,9 +58,12 @@ class AppServicer(PayAppServiceServicer):
             )
             or NotificationSuccess.HTTP_2XX,
         )
-        app, notification_secret, key_id, key_secret = await self._apps.create(current_caller(), new)
+        created = await self._apps.create(current_caller(), new)
         return pb.CreatePayAppResponse(
-            pay_app=app_message(ListedApp(app, [])), notification_secret=notification_secret, key_id=key_id, key_secret=key_secret
+            pay_app=app_message(ListedApp(created.app, [])),
+            notification_secret=created.notification_secret,
+            key_id=created.key_id,
+            key_secret=created.key_secret,
         )
 
     async def UpdatePayApp(self, request: pb.UpdatePayAppRequest, context: Any) -> pb.UpdatePayAppResponse:

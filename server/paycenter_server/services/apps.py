@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -37,6 +37,16 @@ class NewApp:
 
 
 @dataclass(frozen=True, slots=True)
+class CreatedApp:
+    """A new app and what is shown this one time: its notification secret, and its first credential."""
+
+    app: PayApp
+    notification_secret: str = field(repr=False)
+    key_id: str
+    key_secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class ListedApp:
     """An app and the codes of its enabled channels."""
 
@@ -56,8 +66,8 @@ class Apps:
         self._context = context
         self._identity = identity
 
-    async def create(self, caller: Caller, new: NewApp) -> tuple[PayApp, str, str, str]:
-        """The app, its webhook secret, and its first credential's key id and secret. Secrets are not kept in the clear."""
+    async def create(self, caller: Caller, new: NewApp) -> CreatedApp:
+        """APP_EXISTS if the key is taken. Secrets are not kept in the clear."""
         self._identity.require_operator(caller)
         check = Check()
         check.app_key("app_key", new.app_key)
@@ -81,7 +91,7 @@ class Apps:
                 await credential_rows.insert_credential(connection, credential)
         except UniqueViolation:
             raise errors.app_exists(new.app_key) from None
-        return app, notification_secret, credential.key_id, secret
+        return CreatedApp(app, notification_secret, credential.key_id, secret)
 
     async def update(self, caller: Caller, app_key: str, changes: Mapping[str, Any]) -> ListedApp:
         """Change the fields that are given."""

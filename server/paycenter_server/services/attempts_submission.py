@@ -102,10 +102,10 @@ class Submission:
         if new.display_mode and new.display_mode not in modes:
             offered = ", ".join(mode for mode in modes if mode) or "none"
             check.fail("display_mode", f"the channel {new.channel_code!r} offers: {offered}")
-        for names in configured.spec.required_extras:
-            if not any(new.extras.get(name) for name in names.split("|")):
-                wanted = names.replace("|", " or ")
-                check.fail(f"channel_extras.{names.partition('|')[0]}", f"the channel {new.channel_code!r} needs {wanted}")
+        for required in configured.spec.required_extras:
+            if not any(new.extras.get(name) for name in required.names):
+                wanted = " or ".join(required.names)
+                check.fail(f"channel_extras.{required.names[0]}", f"the channel {new.channel_code!r} needs {wanted}")
         if len(new.extras) > _MAX_EXTRAS:
             check.fail("channel_extras", f"has {len(new.extras)} entries; the most is {_MAX_EXTRAS}")
         for name, value in new.extras.items():

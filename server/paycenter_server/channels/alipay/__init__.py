@@ -13,7 +13,7 @@ from paycenter_server.channels.alipay.lite import AlipayLiteCodec
 from paycenter_server.channels.alipay.outcomes import ALARM_CODES
 from paycenter_server.channels.alipay.page import AlipayAppCodec, AlipayPcCodec, AlipayWapCodec
 from paycenter_server.channels.alipay.qr import AlipayQrCodec
-from paycenter_server.channels.protocol import ChannelSpec, Codec
+from paycenter_server.channels.protocol import ChannelSpec, Codec, RequiredExtra
 
 
 class _Kind(Protocol):
@@ -25,7 +25,7 @@ class _Kind(Protocol):
 
 
 def _spec(
-    codec: _Kind, title: str, modes: Sequence[str], required_extras: tuple[str, ...] = (), life: timedelta | None = None
+    codec: _Kind, title: str, modes: Sequence[str], required_extras: tuple[RequiredExtra, ...] = (), life: timedelta | None = None
 ) -> ChannelSpec:
     return ChannelSpec(
         code=codec.code,
@@ -49,7 +49,7 @@ CHANNELS = (
     _spec(AlipayWapCodec, "Alipay mobile page", ("url", "form")),
     _spec(AlipayAppCodec, "Alipay app", ("app",)),
     _spec(AlipayQrCodec, "Alipay QR code", ("qr_code",)),
-    _spec(AlipayLiteCodec, "Alipay mini program", ("app",), ("buyer_open_id|buyer_id",)),
+    _spec(AlipayLiteCodec, "Alipay mini program", ("app",), (RequiredExtra(("buyer_open_id", "buyer_id")),)),
     # "Query every 3 to 6 s up to about 60 s, then cancel."
-    _spec(AlipayBarCodec, "Alipay bar code", ("bar_code",), ("auth_code",), timedelta(seconds=60)),
+    _spec(AlipayBarCodec, "Alipay bar code", ("bar_code",), (RequiredExtra(("auth_code",)),), timedelta(seconds=60)),
 )

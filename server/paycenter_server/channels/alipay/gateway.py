@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
-from paycenter_server.channels.alipay.config import GATEWAY
+from paycenter_server.channels.alipay.accounts import AlipayAccount
 from paycenter_server.channels.alipay.signature import extract_signed, sign_content, verify_answer
 from paycenter_server.channels.crypto import (
     CryptoError,
@@ -22,13 +22,10 @@ from paycenter_server.channels.crypto import (
     aes_cbc_decrypt,
     aes_cbc_encrypt,
     alipay_cert_sn,
-    alipay_root_cert_sn,
     b64decode,
     certificate_public_key,
     load_certificate,
     load_certificates,
-    load_private_key,
-    load_public_key,
     organisations,
     rsa_sign,
     signed_with_rsa,
@@ -73,54 +70,39 @@ class Gateway:
     """One application: signs requests, verifies answers, knows Alipay's keys by certificate SN ("" in key mode)."""
 
     def __init__(self, config: Mapping[str, str]) -> None:
-        self.app_id = config["app_id"]
-        self._url = config.get("gateway_url") or GATEWAY
-        self._key = load_private_key(config["private_key"])
-        self._encrypt_key = b64decode(config["encrypt_key"]) if config.get("encrypt_key") else b""
-        self._certificates: dict[str, str] = {}
-        self._roots = ""
-        if config["mode"] == "certificate":
-            own = load_certificate(config["alipay_cert"])
-            self._keys: dict[str, RSAPublicKey] = {alipay_cert_sn(own): certificate_public_key(own)}
-            self._organisation = organisations(own)
-            self._roots = config["root_cert"]
-            self._certificates = {
-                "app_cert_sn": alipay_cert_sn(load_certificate(config["app_cert"])),
-                "alipay_root_cert_sn": alipay_root_cert_sn(self._roots),
-            }
-        else:
-            self._keys = {"": load_public_key(config["alipay_public_key"])}
+        self.merchant = AlipayAccount.of(config)
+        self._keys = dict(self.merchant.keys)
 
     @property
     def certificate_mode(self) -> bool:
         """Whether answers name the certificate that signed them."""
-        return bool(self._certificates)
+        return bool(self.merchant.certificate_fields)
 
     def signed_fields(
         self, method: str, content: Mapping[str, Any], moment: RequestContext, *, plain: bool = False, **urls: str
     ) -> dict[str, str]:
         """All parameters of a request, `sign` included. Empty ones are left out, so that every reading of the rule agrees."""
         fields = {
-            "app_id": self.app_id,
+            "app_id": self.merchant.app_id,
             "method": method,
             "format": "JSON",
             "charset": "utf-8",
             "sign_type": "RSA2",
             "timestamp": alipay(moment.now),
             "version": "1.0",
-            **self._certificates,
+            **self.merchant.certificate_fields,
             **{name: url for name, url in urls.items() if url},
             "biz_content": json.dumps(content, ensure_ascii=False, separators=(",", ":")),
         }
-        if self._encrypt_key and not plain:
+        if self.merchant.encrypt_key and not plain:
             fields["encrypt_type"] = "AES"
-            fields["biz_content"] = b64encode(aes_cbc_encrypt(self._encrypt_key, fields["biz_content"].encode())).decode()
-        fields["sign"] = rsa_sign(self._key, sign_content(fields))
+            fields["biz_content"] = b64encode(aes_cbc_encrypt(self.merchant.encrypt_key, fields["biz_content"].encode())).decode()
+        fields["sign"] = rsa_sign(self.merchant.private_key, sign_content(fields))
         return fields
 
     def address(self, fields: Mapping[str, str]) -> str:
         """The gateway's URL with these parameters as its query."""
-        return f"{self._url}?{urlencode(fields, quote_via=quote)}"
+        return f"{self.merchant.gateway_url}?{urlencode(fields, quote_via=quote)}"
 
     def request(
         self, method: str, content: Mapping[str, Any], moment: RequestContext, *, plain: bool = False, **urls: str
@@ -160,8 +142,8 @@ class Gateway:
         """What was signed, decrypted where content encryption is on."""
         try:
             content = json.loads(signed)
-            if isinstance(content, str) and self._encrypt_key:
-                content = json.loads(aes_cbc_decrypt(self._encrypt_key, b64decode(content)))
+            if isinstance(content, str) and self.merchant.encrypt_key:
+                content = json.loads(aes_cbc_decrypt(self.merchant.encrypt_key, b64decode(content)))
         except (ValueError, RecursionError) as error:
             raise AnswerError("the answer's content is not JSON, or does not decrypt") from error
         if not isinstance(content, dict):
@@ -206,10 +188,10 @@ class Gateway:
             chain = load_certificates(material) or [load_certificate(material)]
             leaf = chain[0]
             # The same roots stand above the certificates of every merchant: only Alipay's own may sign for Alipay.
-            if alipay_cert_sn(leaf) != serial or organisations(leaf) != self._organisation:
+            if alipay_cert_sn(leaf) != serial or organisations(leaf) != self.merchant.organisations:
                 return False
             # The real bundle holds SM2 roots too; nothing about them can be asked, and they cannot have signed RSA2.
-            roots = [one for one in load_certificates(self._roots) if signed_with_rsa(one)]
+            roots = [one for one in load_certificates(self.merchant.roots) if signed_with_rsa(one)]
             issuers = [*chain[1:], *roots]
             current: x509.Certificate | None = leaf
             for _ in range(5):

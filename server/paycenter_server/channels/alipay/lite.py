@@ -19,7 +19,7 @@ class AlipayLiteCodec(AlipayTradeCodec):
         """One of the two ways to name the buyer, and the mini program."""
         wanted = ("buyer_open_id", "buyer_id")
         buyer = {name: request.extras[name] for name in wanted if request.extras.get(name)}
-        return {**buyer, "op_app_id": request.extras.get("op_app_id") or self.gateway.app_id}
+        return {**buyer, "op_app_id": request.extras.get("op_app_id") or self.gateway.merchant.app_id}
 
     def pay(self, request: PayRequest, moment: RequestContext) -> Call[PayOutcome]:
         """The content is JSON with the `tradeNO` that `my.tradePay` takes."""

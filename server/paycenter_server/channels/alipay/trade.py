@@ -49,9 +49,7 @@ class AlipayTradeCodec:
 
     def __init__(self, config: Mapping[str, str]) -> None:
         self.gateway = Gateway(config)
-        self.account: Mapping[str, str] = {"app_id": config["app_id"]}
-        if config.get("seller_id"):
-            self.account = {**self.account, "seller_id": config["seller_id"]}
+        self.account = self.gateway.merchant.facts
 
     def create_fields(self, request: PayRequest) -> dict[str, Any]:
         """What every product sends. `time_expire` is ours exactly, so that nothing stays payable after our expiry."""

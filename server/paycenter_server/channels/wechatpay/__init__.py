@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 
-from paycenter_server.channels.protocol import ChannelSpec, Codec
+from paycenter_server.channels.protocol import ChannelSpec, Codec, RequiredExtra
 from paycenter_server.channels.wechatpay.codepay import WechatBarCodec
 from paycenter_server.channels.wechatpay.config import FIELDS, bar_is_v2, check, check_bar, is_v2
 from paycenter_server.channels.wechatpay.h5 import WechatWapCodec
@@ -35,7 +35,7 @@ def _spec(
     v2: type[WechatV2Codec],
     title: str,
     mode: str,
-    required_extras: tuple[str, ...] = (),
+    required_extras: tuple[RequiredExtra, ...] = (),
     *,
     minutes: int = 60,
     life: timedelta | None = None,
@@ -71,8 +71,8 @@ def _spec(
 
 CHANNELS = (
     _spec(WechatNativeCodec, WechatNativeV2Codec, "WeChat Pay Native", "qr_code"),
-    _spec(WechatPubCodec, WechatPubV2Codec, "WeChat Pay JSAPI", "app", ("openid",)),
-    _spec(WechatLiteCodec, WechatLiteV2Codec, "WeChat Pay mini program", "app", ("openid",)),
+    _spec(WechatPubCodec, WechatPubV2Codec, "WeChat Pay JSAPI", "app", (RequiredExtra(("openid",)),)),
+    _spec(WechatLiteCodec, WechatLiteV2Codec, "WeChat Pay mini program", "app", (RequiredExtra(("openid",)),)),
     _spec(WechatAppCodec, WechatAppV2Codec, "WeChat Pay App", "app"),
     # An h5_url lives five minutes.
     _spec(WechatWapCodec, WechatWapV2Codec, "WeChat Pay H5", "url", minutes=4),
@@ -82,7 +82,7 @@ CHANNELS = (
         WechatBarV2Codec,
         "WeChat Pay bar code",
         "bar_code",
-        ("auth_code",),
+        (RequiredExtra(("auth_code",)),),
         life=timedelta(seconds=45),
         close_after=timedelta(seconds=15),
         choose_v2=bar_is_v2,

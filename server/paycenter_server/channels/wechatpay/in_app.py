@@ -47,7 +47,7 @@ class WechatPubCodec(WechatV3Codec):
                 "nonceStr": moment.nonce,
                 "package": package,
                 "signType": "RSA",
-                "paySign": rsa_sign(self.private_key, message.encode()),
+                "paySign": rsa_sign(self.merchant.private_key, message.encode()),
             }
         )
 
@@ -76,6 +76,6 @@ class WechatAppCodec(WechatV3Codec):
                 "package": "Sign=WXPay",
                 "noncestr": moment.nonce,
                 "timestamp": timestamp,
-                "sign": rsa_sign(self.private_key, message.encode()),
+                "sign": rsa_sign(self.merchant.private_key, message.encode()),
             }
         )

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar
 
-from paycenter_server.channels.crypto import certificate_pem, load_certificate, load_private_key, private_key_pem
 from paycenter_server.channels.protocol import (
     AnswerError,
     AttemptRef,
@@ -20,7 +19,6 @@ from paycenter_server.channels.protocol import (
     CallbackError,
     CallbackRequest,
     CallbackResponse,
-    ClientCertificate,
     CloseOutcome,
     CloseStatus,
     HttpRequest,
@@ -41,10 +39,10 @@ from paycenter_server.channels.protocol import (
 from paycenter_server.channels.times import parse_alipay, parse_wechat_v2, wechat_v2
 from paycenter_server.channels.wechatpay import outcomes as v3_outcomes
 from paycenter_server.channels.wechatpay import v2_outcomes
-from paycenter_server.channels.wechatpay.config import GATEWAY
+from paycenter_server.channels.wechatpay.accounts import V2Account
 from paycenter_server.channels.wechatpay.v2_callbacks import answer as callback_response
 from paycenter_server.channels.wechatpay.v2_callbacks import read_refund, whole
-from paycenter_server.channels.wechatpay.v2_xml import HMAC_SHA256, build, parse, sign, verify
+from paycenter_server.channels.wechatpay.v2_xml import build, parse, sign, verify
 
 T = TypeVar("T")
 
@@ -56,18 +54,8 @@ class WechatV2Codec(ABC):
     trade_type: str
 
     def __init__(self, config: Mapping[str, str]) -> None:
-        self._appid, self._mchid = config["appid"], config["mchid"]
-        self.account: Mapping[str, str] = {"appid": self._appid, "mchid": self._mchid}
-        self._base = (config.get("gateway_url") or GATEWAY).rstrip("/")
-        self.mch_key = config["mch_key"]
-        self.sign_type = config.get("sign_type") or HMAC_SHA256
-        self._certificate: ClientCertificate | None = None
-        if config.get("merchant_certificate") and config.get("private_key"):
-            # Written anew: OpenSSL takes only well-formed PEM, people paste it with other line breaks, or bare.
-            self._certificate = ClientCertificate(
-                certificate_pem(load_certificate(config["merchant_certificate"])),
-                private_key_pem(load_private_key(config["private_key"])),
-            )
+        self.merchant = V2Account.of(config)
+        self.account = self.merchant.facts
 
     @abstractmethod
     def created(self, answer: Mapping[str, str], request: PayRequest, moment: RequestContext) -> PayOutcome:
@@ -82,12 +70,13 @@ class WechatV2Codec(ABC):
     def request(self, path: str, fields: Mapping[str, str], moment: RequestContext, *, certificate: bool = False) -> HttpRequest:
         """A signed message; with the client certificate for the /secapi ones."""
         named = {
-            "appid": self._appid, "mch_id": self._mchid, "nonce_str": moment.nonce, "sign_type": self.sign_type, **fields,
+            "appid": self.merchant.appid, "mch_id": self.merchant.mchid, "nonce_str": moment.nonce,
+            "sign_type": self.merchant.sign_type, **fields,
         }  # fmt: skip
-        named["sign"] = sign(named, self.mch_key, self.sign_type)
+        named["sign"] = sign(named, self.merchant.mch_key, self.merchant.sign_type)
         headers = (("Content-Type", "text/xml; charset=utf-8"), ("User-Agent", "PayCenter/0.1"))
-        used = self._certificate if certificate else None
-        return HttpRequest("POST", self._base + path, headers, build(named), used)
+        used = self.merchant.client_certificate if certificate else None
+        return HttpRequest("POST", self.merchant.gateway_url + path, headers, build(named), used)
 
     def call(
         self,
@@ -106,9 +95,9 @@ class WechatV2Codec(ABC):
             fields = parse(response.body)
             if fields.get("return_code") != "SUCCESS":
                 return bad(not_understood, "RETURN_FAIL", fields.get("return_msg", ""))
-            if not verify(fields, self.mch_key):
+            if not verify(fields, self.merchant.mch_key):
                 raise AnswerError("the signature does not verify")
-            if (fields.get("appid"), fields.get("mch_id")) != (self._appid, self._mchid):
+            if (fields.get("appid"), fields.get("mch_id")) != (self.merchant.appid, self.merchant.mchid):
                 raise AnswerError("the answer is for another merchant or application")
             if fields.get("result_code") == "SUCCESS":
                 return good(fields)
@@ -239,8 +228,8 @@ class WechatV2Codec(ABC):
         except AnswerError as error:
             raise CallbackError(str(error)) from error
         if "req_info" in fields:
-            return read_refund(request.body, self.mch_key, self._appid, self._mchid)
-        if fields.get("return_code") != "SUCCESS" or not verify(fields, self.mch_key):
+            return read_refund(request.body, self.merchant.mch_key, self.merchant.appid, self.merchant.mchid)
+        if fields.get("return_code") != "SUCCESS" or not verify(fields, self.merchant.mch_key, self.merchant.sign_type):
             raise CallbackError("the signature does not verify")
         raw = request.body.decode(errors="replace")
         if fields.get("result_code") != "SUCCESS":

@@ -64,9 +64,9 @@ class WechatPubV2Codec(WechatV2Codec):
             "timeStamp": str(int(moment.now.timestamp())),
             "nonceStr": moment.nonce,
             "package": f"prepay_id={_needed(answer, 'prepay_id')}",
-            "signType": self.sign_type,
+            "signType": self.merchant.sign_type,
         }
-        fields["paySign"] = sign(fields, self.mch_key, self.sign_type)
+        fields["paySign"] = sign(fields, self.merchant.mch_key, self.merchant.sign_type)
         return PayOutcome(PayStatus.WAITING, "app", json.dumps(fields, separators=(",", ":")))
 
 
@@ -92,7 +92,7 @@ class WechatAppV2Codec(WechatV2Codec):
             "noncestr": moment.nonce,
             "timestamp": str(int(moment.now.timestamp())),
         }
-        fields["sign"] = sign(fields, self.mch_key, self.sign_type)
+        fields["sign"] = sign(fields, self.merchant.mch_key, self.merchant.sign_type)
         return PayOutcome(PayStatus.WAITING, "app", json.dumps(fields, separators=(",", ":")))
 
 

@@ -81,10 +81,13 @@ def sign(fields: Mapping[str, str], key: str, kind: str) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest().upper()
 
 
-def verify(fields: Mapping[str, str], key: str) -> bool:
-    """Whether `sign` is right. 64 characters are HMAC-SHA256, 32 are MD5; unknown fields take part too."""
+def verify(fields: Mapping[str, str], key: str, sign_type: str = "") -> bool:
+    """Whether `sign` is right. 64 characters are HMAC-SHA256, 32 are MD5; unknown fields take part too.
+
+    `sign_type`: the only one that is accepted; empty accepts both.
+    """
     given = fields.get("sign", "")
     kind = {64: HMAC_SHA256, 32: MD5}.get(len(given))
-    if kind is None or not given.isascii():
+    if kind is None or not given.isascii() or sign_type not in ("", kind):
         return False
     return hmac.compare_digest(sign(fields, key, kind), given.upper())

@@ -15,9 +15,6 @@ from typing import Any, TypeVar
 from paycenter_server.channels.crypto import (
     CryptoError,
     certificate_serial,
-    load_certificates,
-    load_private_key,
-    load_public_key,
 )
 from paycenter_server.channels.protocol import (
     AnswerError,
@@ -47,7 +44,7 @@ from paycenter_server.channels.protocol import (
 from paycenter_server.channels.texts import text as _text
 from paycenter_server.channels.times import parse_http_date, parse_rfc3339, rfc3339
 from paycenter_server.channels.wechatpay import outcomes
-from paycenter_server.channels.wechatpay.config import GATEWAY
+from paycenter_server.channels.wechatpay.accounts import V3Account
 from paycenter_server.channels.wechatpay.signature import (
     REFRESH_AFTER,
     WINDOW_SECONDS,
@@ -77,20 +74,11 @@ class WechatV3Codec(ABC):
     product: str
 
     def __init__(self, config: Mapping[str, str]) -> None:
-        self._appid, self._mchid = config["appid"], config["mchid"]
-        self.account: Mapping[str, str] = {"appid": self._appid, "mchid": self._mchid}
-        self._base = (config.get("gateway_url") or GATEWAY).rstrip("/")
-        self.private_key = load_private_key(config["private_key"])
-        self._serial = config["merchant_serial_no"].upper()
-        self._api_v3_key = config["api_v3_key"].encode()
-        self._mch_key = config.get("mch_key", "")
-        self._public_key_id = config.get("public_key_id", "")
-        self._download = config.get("use_platform_certificates") == "true"
-        keys = {}
-        if self._public_key_id:
-            keys[self._public_key_id] = load_public_key(config["public_key"])
-        certificates = load_certificates(config.get("platform_certificates", ""))
-        self._verifier = Verifier(keys, {certificate_serial(certificate): certificate for certificate in certificates})
+        self.merchant = V3Account.of(config)
+        self.account = self.merchant.facts
+        keys = {self.merchant.public_key_id: self.merchant.public_key} if self.merchant.public_key else {}
+        certificates = {certificate_serial(certificate): certificate for certificate in self.merchant.platform_certificates}
+        self._verifier = Verifier(keys, certificates)
 
     @abstractmethod
     def created(self, answer: Mapping[str, Any], request: PayRequest, moment: RequestContext) -> PayOutcome:
@@ -105,13 +93,22 @@ class WechatV3Codec(ABC):
     def _request(self, method: str, target: str, moment: RequestContext, fields: Mapping[str, Any] | None = None) -> HttpRequest:
         body = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode() if fields is not None else b""
         timestamp = str(int(moment.now.timestamp()))
-        signed = authorization(self.private_key, self._mchid, self._serial, method, target, timestamp, moment.nonce, body)
+        signed = authorization(
+            self.merchant.private_key,
+            self.merchant.mchid,
+            self.merchant.merchant_serial_no,
+            method,
+            target,
+            timestamp,
+            moment.nonce,
+            body,
+        )
         headers = [("Authorization", signed), ("Accept", "application/json"), ("User-Agent", "PayCenter/0.1")]
         if body:
             headers.append(("Content-Type", "application/json"))
-        if self._public_key_id:
-            headers.append(("Wechatpay-Serial", self._public_key_id))
-        return HttpRequest(method, self._base + target, tuple(headers), body)
+        if self.merchant.public_key_id:
+            headers.append(("Wechatpay-Serial", self.merchant.public_key_id))
+        return HttpRequest(method, self.merchant.gateway_url + target, tuple(headers), body)
 
     def _verified(self, response: HttpResponse, now: datetime) -> Mapping[str, Any]:
         self._verifier.verify(response.headers, response.body, now)
@@ -142,8 +139,8 @@ class WechatV3Codec(ABC):
     def pay(self, request: PayRequest, moment: RequestContext) -> Call[PayOutcome]:
         """`POST /v3/pay/transactions/{product}`; repeating it with the same content answers the same again."""
         fields: dict[str, Any] = {
-            "appid": self._appid,
-            "mchid": self._mchid,
+            "appid": self.merchant.appid,
+            "mchid": self.merchant.mchid,
             "description": request.subject,
             "out_trade_no": request.out_trade_no,
             "time_expire": rfc3339(request.expire_time),
@@ -171,7 +168,7 @@ class WechatV3Codec(ABC):
 
     def query(self, attempt: AttemptRef, moment: RequestContext) -> Call[QueryOutcome]:
         """`GET /v3/pay/transactions/out-trade-no/{out_trade_no}`."""
-        target = f"/v3/pay/transactions/out-trade-no/{attempt.out_trade_no}?mchid={self._mchid}"
+        target = f"/v3/pay/transactions/out-trade-no/{attempt.out_trade_no}?mchid={self.merchant.mchid}"
 
         def parse(response: HttpResponse, now: datetime) -> QueryOutcome:
             return self._read(
@@ -187,7 +184,7 @@ class WechatV3Codec(ABC):
     def close(self, attempt: AttemptRef, moment: RequestContext) -> Call[CloseOutcome]:
         """`POST /v3/pay/transactions/out-trade-no/{out_trade_no}/close`, answered with a signed 204."""
         target = f"/v3/pay/transactions/out-trade-no/{attempt.out_trade_no}/close"
-        return self._end("wx.close", target, {"mchid": self._mchid}, moment, outcomes.CLOSE_ERRORS)
+        return self._end("wx.close", target, {"mchid": self.merchant.mchid}, moment, outcomes.CLOSE_ERRORS)
 
     def _end(
         self, api: str, target: str, fields: Mapping[str, str], moment: RequestContext, errors: Mapping[str, CloseStatus]
@@ -242,13 +239,13 @@ class WechatV3Codec(ABC):
 
         A refund made without a notify_url, or in the merchant console, is reported in the XML of v2.
         """
-        if self._mch_key and request.body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<":
-            return read_refund(request.body, self._mch_key, self._appid, self._mchid)
+        if self.merchant.mch_key and request.body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<":
+            return read_refund(request.body, self.merchant.mch_key, self.merchant.appid, self.merchant.mchid)
         try:
             self._verifier.verify(request.headers, request.body, now)
             envelope = _json_object(request.body)
             event = _text(envelope.get("event_type"))
-            plain = decrypt_resource(self._api_v3_key, _inner(envelope, "resource"))
+            plain = decrypt_resource(self.merchant.api_v3_key, _inner(envelope, "resource"))
             content = _json_object(plain)
         except (AnswerError, CryptoError) as error:
             raise CallbackError(str(error)) from error
@@ -257,7 +254,7 @@ class WechatV3Codec(ABC):
             return Callback(payment=transaction(content), raw=raw)
         if event.startswith("REFUND."):
             # A refund callback names the merchant only; the application was compared when the payment was booked.
-            account = {"appid": self._appid, "mchid": _text(content.get("mchid"))}
+            account = {"appid": self.merchant.appid, "mchid": _text(content.get("mchid"))}
             return Callback(refund=_refund(content, "refund_status", account), raw=raw)
         return Callback(raw=raw)
 
@@ -272,7 +269,7 @@ class WechatV3Codec(ABC):
 
     def keys_due(self, now: datetime) -> bool:
         """Platform certificates are fetched at first use and again before twelve hours have passed."""
-        if not self._download:
+        if not self.merchant.use_platform_certificates:
             return False
         refreshed = self._verifier.refreshed
         return refreshed is None or now - refreshed > REFRESH_AFTER
@@ -283,20 +280,20 @@ class WechatV3Codec(ABC):
 
     def fetch_keys(self, serial: str | None, moment: RequestContext) -> Call[bool] | None:
         """`GET /v3/certificates`: decrypt, then verify the answer with the certificate that its header names."""
-        if not self._download:
+        if not self.merchant.use_platform_certificates:
             return None
 
         def parse(response: HttpResponse, now: datetime) -> bool:
-            if response.status == 404 and self._public_key_id:
+            if response.status == 404 and self.merchant.public_key_id:
                 # "There is no usable platform certificate": the merchant has moved to the public key, which we have.
                 self._verifier.refreshed = now
                 return False
             if response.status != 200:
                 code = _text(_read_or_nothing(response.body).get("code"))
                 raise AnswerError(f"HTTP status {response.status} {code}")
-            found = read_certificates(self._api_v3_key, response.body)
+            found = read_certificates(self.merchant.api_v3_key, response.body)
             trial = Verifier({}, found)
-            if response.headers.get("wechatpay-serial", "") == self._public_key_id:
+            if response.headers.get("wechatpay-serial", "") == self.merchant.public_key_id:
                 trial = self._verifier
             trial.verify(response.headers, response.body, now)
             self._verifier.add(found)
@@ -312,7 +309,7 @@ class WechatV3Codec(ABC):
             theirs = parse_http_date(response.headers.get("date", ""))
             if theirs is not None and abs((now - theirs).total_seconds()) > WINDOW_SECONDS:
                 return "the channel's clock is more than 5 minutes away from ours"
-            if response.status == 200 and not self._download:
+            if response.status == 200 and not self.merchant.use_platform_certificates:
                 self._verifier.verify(response.headers, response.body, now)
             return ""
 
