@@ -266,8 +266,15 @@ async def test_mock_is_refused_in_production(system: PayCenterSystem) -> None:
         async with fails("CHANNEL_NOT_ALLOWED"):
             await rig.shop.submit_order(order, "mock")
         family, fields = system.configs["wx_native"]
+        fields = {**fields, "gateway_url": ""}  # the simulator's address is refused in production
         made = await rig.op.channels.CreatePayChannel(request("wx_native", config(family, **fields)))
         assert made.pay_channel.order_callback_url == f"https://pay.test/callback/order/{made.pay_channel.id}"
+        for refused in ("https://10.0.0.8", "http://127.0.0.1:8900", "https://user:hunter2@pay.test"):
+            async with fails("INVALID_FIELD") as caught:
+                wrong = config(family, **{**fields, "gateway_url": refused})
+                await rig.op.channels.UpdatePayChannel(pb.UpdatePayChannelRequest(id=made.pay_channel.id, config=wrong))
+            assert [item.field for item in caught[0].violations] == ["config.gateway_url"]
+            assert "hunter2" not in f"{caught[0]} {caught[0].violations}"
 
 
 @pytest.mark.parametrize("url", ["http://pay.test/notify", "pay.test/notify", "https://pay.test/n?x=1", "ftp://pay.test/n"])
@@ -275,3 +282,12 @@ def test_production_needs_https_where_channels_call_back(url: str, master_key_fi
     with pytest.raises(ValueError, match=r"https|absolute"):
         Settings(mode="production", database_url="postgresql://x/y", master_key_file=master_key_file,
                  order_callback_url=url, refund_callback_url="https://pay.test/r")  # fmt: skip
+
+
+async def test_a_password_in_a_stored_gateway_is_not_shown(rig: Rig) -> None:
+    await rig.system.rows(
+        """UPDATE pay_channel SET config = jsonb_set(config, '{gateway_url}', '"https://user:hunter2@pay.test/x"'),
+           version = version + 1 WHERE code = 'alipay_qr'"""
+    )
+    shown = await rig.op.channels.GetPayChannel(pb.GetPayChannelRequest(id=rig.system.channels["alipay_qr"]))
+    assert shown.pay_channel.config.alipay.gateway_url == "https://pay.test/x"

@@ -221,8 +221,27 @@ def encrypted(plain: bytes) -> str:
     return base64.b64encode(encryptor.update(padded) + encryptor.finalize()).decode()
 
 
+@pytest.mark.parametrize(("configured", "used", "accepted"), [
+    ("HMAC-SHA256", "MD5", False), ("MD5", "HMAC-SHA256", False), ("MD5", "MD5", True), ("HMAC-SHA256", "HMAC-SHA256", True),
+])  # fmt: skip
+def test_a_callback_is_signed_in_the_way_that_is_configured(configured: str, used: str, accepted: bool) -> None:
+    """Otherwise somebody who can forge the weaker kind could choose it."""
+    fields = {
+        "return_code": "SUCCESS", "result_code": "SUCCESS", "appid": config()["appid"], "mch_id": config()["mchid"],
+        "out_trade_no": NUMBER, "transaction_id": "4200", "total_fee": "100", "fee_type": "CNY", "nonce_str": "n",
+        "time_end": "20261125120000", "openid": "o",
+    }  # fmt: skip
+    body = build({**fields, "sign": sign(fields, KEY, used)})
+    made = codec(sign_type=configured)
+    if accepted:
+        assert made.parse_callback(CallbackRequest({}, body), NOW).payment is not None
+        return
+    with pytest.raises(CallbackError, match="signature"):
+        made.parse_callback(CallbackRequest({}, body), NOW)
+
+
 @pytest.mark.parametrize("version", ["v2", "v3"])
-def test_a_refund_notice_decides_nothing_by_itself(version: str) -> None:
+def test_a_refund_callback_decides_nothing_by_itself(version: str) -> None:
     fields = {"out_refund_no": REFUND_NUMBER, "out_trade_no": NUMBER, "refund_fee": "10", "refund_status": "SUCCESS"}
     envelope = {
         "return_code": "SUCCESS", "appid": config()["appid"], "mch_id": config()["mchid"],

@@ -368,7 +368,8 @@ def _no_limits(request: PayRequest | RefundRequest) -> Sequence[Violation]:
 class ChannelSpec:
     """A channel code as it registers itself.
 
-    `family` names the group that shares a configuration; `display_modes` starts with the default; `required_extras`
+    `family` names the group that shares a configuration; `own_config`: PayChannelConfig in the protos has a message of that name,
+    otherwise the configuration is given as GenericConfig; `display_modes` starts with the default; `required_extras`
     must come with a submit; `check` names every wrong field of a configuration; `build` makes the
     codec. `limits` and `refund_limits` name every field that the channel would refuse. `content_minutes`: how long what is shown
     may be shown again. `attempt_life`: for bar codes, how long the payer may take to confirm before the attempt is
@@ -386,6 +387,7 @@ class ChannelSpec:
     config_fields: tuple[ConfigField, ...]
     check: Callable[[Mapping[str, str]], Sequence[Violation]]
     build: Callable[[Mapping[str, str]], Codec]
+    own_config: bool = False
     required_extras: tuple[RequiredExtra, ...] = ()
     development_only: bool = False
     limits: Callable[[PayRequest], Sequence[Violation]] = _no_limits
@@ -396,6 +398,11 @@ class ChannelSpec:
     close_after: timedelta = timedelta(0)
     alarm_codes: frozenset[str] = frozenset()
     trial: Callable[[Mapping[str, str]], Codec] | None = None
+
+    @property
+    def config_message(self) -> str:
+        """The field of PayChannelConfig that holds this channel's configuration."""
+        return self.family if self.own_config else "generic"
 
     @property
     def secret_fields(self) -> frozenset[str]:

@@ -29,7 +29,7 @@ def config_fields(config: pb.PayChannelConfig) -> tuple[str, dict[str, str]]:
 
 
 def _config_message(view: ChannelView) -> pb.PayChannelConfig:
-    if view.family not in ("wechatpay", "alipay", "mock"):
+    if view.family == "generic":
         return pb.PayChannelConfig(generic=pb.GenericConfig(fields=dict(view.config)))
     message = pb.PayChannelConfig()
     inner = getattr(message, view.family)

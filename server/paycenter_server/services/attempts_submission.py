@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from uuid import UUID
@@ -46,6 +46,14 @@ class NewSubmission:
     display_mode: str
     return_url: str
     user_ip: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """An attempt that is not stored yet, and the request that makes it payable."""
+
+    attempt: PayAttempt
+    request: PayRequest
 
 
 class Submission:
@@ -117,15 +125,17 @@ class Submission:
         check.done()
 
     async def _run(self, order: PayOrder, configured: ConfiguredChannel, new: NewSubmission) -> PayAttempt:
-        wanted = self._new_attempt(order, configured, new)
-        if wrong := configured.spec.limits(self._pay_request(order, configured, wanted)):
-            raise invalid(list(wrong))
-        tolerated = await self._close_others(order, configured, new)
-        attempt, fresh = await self._intent(order, configured, new, tolerated)
+        draft = self._draft(order, configured, new)
+        others = await self._other_attempts(order, configured, new)
+        tolerated = await self._close(others, configured)
+        if others:  # their channels were asked: the attempt's life begins now
+            draft = self._draft(order, configured, new)
+        attempt, fresh = await self._intent(order, configured, new, draft, tolerated)
+        request = draft.request if fresh else self._request_of(order, configured, attempt)
         if configured.spec.attempt_life is not None:
-            await self._bar_code(order, configured, attempt, fresh=fresh)
+            await self._bar_code(configured, attempt, request, fresh=fresh)
         elif fresh or not self._showable(configured, attempt):
-            await self._call(order, configured, attempt, fresh=fresh)
+            await self._call(configured, attempt, request, fresh=fresh)
         async with self._context.database.connection() as connection:
             return await attempt_rows.get_attempt(connection, attempt.id) or attempt
 
@@ -135,13 +145,13 @@ class Submission:
         fresh = attempt.state is AttemptState.WAITING and self._context.now() - attempt.update_time < life
         return bool(attempt.display_content) and fresh
 
-    async def _bar_code(self, order: PayOrder, configured: ConfiguredChannel, attempt: PayAttempt, *, fresh: bool) -> None:
+    async def _bar_code(self, configured: ConfiguredChannel, attempt: PayAttempt, request: PayRequest, *, fresh: bool) -> None:
         """The payer may have to confirm. The caller waits as long as its deadline allows, or comes back with the same call.
 
         A bar code is sent once. The sync job asks on, and cancels at the channel when the attempt's short life is over.
         """
         if fresh:
-            await self._call(order, configured, attempt, fresh=True)
+            await self._call(configured, attempt, request, fresh=True)
         loop = asyncio.get_running_loop()
         end = loop.time() + _BAR_WAIT
         if (caller_ends := deadline.get()) is not None:
@@ -176,17 +186,19 @@ class Submission:
             and attempt.return_url == (new.return_url or order.return_url)
         )
 
-    async def _close_others(self, order: PayOrder, configured: ConfiguredChannel, new: NewSubmission) -> set[UUID]:
-        """Query and close open attempts that are not the one asked for. Answers those that no channel could close.
+    async def _other_attempts(self, order: PayOrder, configured: ConfiguredChannel, new: NewSubmission) -> list[PayAttempt]:
+        """The open attempts that are not the one asked for."""
+        async with self._context.database.connection() as connection:
+            attempts = await attempt_rows.open_attempts(connection, order.id)
+        return [attempt for attempt in attempts if not self._same(order, attempt, configured, new)]
+
+    async def _close(self, others: Sequence[PayAttempt], configured: ConfiguredChannel) -> set[UUID]:
+        """Query and close attempts at their channels. Answers those that no channel could close.
 
         One that is still payable elsewhere does not keep the payer from paying here: a second payment has its path.
         """
-        async with self._context.database.connection() as connection:
-            attempts = await attempt_rows.open_attempts(connection, order.id)
         tolerated = set()
-        for attempt in attempts:
-            if self._same(order, attempt, configured, new):
-                continue
+        for attempt in others:
             settled = await self._attempts.settle_or_close(attempt)
             if settled is SettleResult.PAID:
                 raise errors.order_paid()
@@ -196,21 +208,26 @@ class Submission:
                 tolerated.add(attempt.id)
         return tolerated
 
-    def _new_attempt(self, order: PayOrder, configured: ConfiguredChannel, new: NewSubmission) -> PayAttempt:
+    def _draft(self, order: PayOrder, configured: ConfiguredChannel, new: NewSubmission) -> _Draft:
+        """INVALID_FIELD names every field that the channel would refuse."""
         now, spec = self._context.now(), configured.spec
         lives = [life for life in (spec.attempt_life, spec.longest_life) if life is not None]
-        return new_attempt(
+        attempt = new_attempt(
             self._context.new_key(now), now, order, channel_id=configured.channel.id, channel_code=configured.channel.code,
             wanted_mode=new.display_mode, channel_extras=new.extras, return_url=new.return_url or order.return_url,
             user_ip=new.user_ip or order.user_ip,
             expire_time=min([order.expire_time, *((now + life).replace(microsecond=0) for life in lives)]),
             next_check_time=due_after(now, ORDER_SYNC_DELAYS, 1),
         )  # fmt: skip
+        request = self._request_of(order, configured, attempt)
+        if wrong := spec.limits(request):
+            raise invalid(list(wrong))
+        return _Draft(attempt, request)
 
     async def _intent(
-        self, order: PayOrder, configured: ConfiguredChannel, new: NewSubmission, tolerated: set[UUID]
+        self, order: PayOrder, configured: ConfiguredChannel, new: NewSubmission, draft: _Draft, tolerated: set[UUID]
     ) -> tuple[PayAttempt, bool]:
-        """Under the order's lock: the open attempt that this is a repeat of, or a new one (True)."""
+        """Under the order's lock: the open attempt that this is a repeat of, or the draft, stored (True)."""
         async with self._context.database.transaction() as connection:
             current = await order_rows.lock_order(connection, order.id)
             if current is None:
@@ -223,11 +240,10 @@ class Submission:
                     return attempt, False
                 if attempt.id not in tolerated:
                     raise errors.order_changed()
-            attempt = self._new_attempt(current, configured, new)
-            await attempt_rows.insert_attempt(connection, attempt)
-            return attempt, True
+            await attempt_rows.insert_attempt(connection, draft.attempt)
+            return draft.attempt, True
 
-    def _pay_request(self, order: PayOrder, configured: ConfiguredChannel, attempt: PayAttempt) -> PayRequest:
+    def _request_of(self, order: PayOrder, configured: ConfiguredChannel, attempt: PayAttempt) -> PayRequest:
         callback_url, _ = self._gateway.callback_urls(configured.channel)
         return PayRequest(
             out_trade_no=attempt.out_trade_no,
@@ -243,8 +259,7 @@ class Submission:
             display_mode=attempt.wanted_mode or configured.spec.display_modes[0],
         )
 
-    async def _call(self, order: PayOrder, configured: ConfiguredChannel, attempt: PayAttempt, *, fresh: bool) -> None:
-        request = self._pay_request(order, configured, attempt)
+    async def _call(self, configured: ConfiguredChannel, attempt: PayAttempt, request: PayRequest, *, fresh: bool) -> None:
         outcome = await self._gateway.perform(configured, lambda codec, moment: codec.pay(request, moment))
         if outcome.not_sent:
             if fresh:

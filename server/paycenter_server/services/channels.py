@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from paycenter_server.channels.addresses import GATEWAY_FIELD, is_public_gateway, without_credentials
 from paycenter_server.channels.protocol import ChannelSpec
 from paycenter_server.domain.channels import PayChannel, new_channel
 from paycenter_server.domain.errors import Violation, invalid
@@ -58,10 +59,14 @@ class Channels:
     def view(self, channel: PayChannel) -> ChannelView:
         """Without its secrets."""
         spec = self._context.registry.get(channel.code)
-        shown = {name: value for name, value in channel.config.items() if not isinstance(value, dict)}
+        shown = {
+            name: without_credentials(value) if name == GATEWAY_FIELD else value
+            for name, value in channel.config.items()
+            if not isinstance(value, dict)
+        }
         secrets = sorted(name for name, value in channel.config.items() if isinstance(value, dict))
         order_url, refund_url = self._gateway.callback_urls(channel)
-        return ChannelView(channel, spec.family if spec else "", shown, secrets, order_url, refund_url)
+        return ChannelView(channel, spec.config_message if spec else "generic", shown, secrets, order_url, refund_url)
 
     def _spec(self, code: str, family: str) -> ChannelSpec:
         spec = self._context.registry.get(code)
@@ -70,9 +75,8 @@ class Channels:
             raise invalid([Violation("code", f"is not an installed channel; installed: {known}")])
         if spec.development_only and self._context.options.production:
             raise errors.channel_not_allowed(code)
-        ours = spec.family if spec.family in ("wechatpay", "alipay", "mock") else "generic"
-        if family != ours:
-            raise invalid([Violation("config", f"must be the {ours} configuration for the channel code {code!r}")])
+        if family != spec.config_message:
+            raise invalid([Violation("config", f"must be the {spec.config_message} configuration for the channel code {code!r}")])
         return spec
 
     async def _checked(self, spec: ChannelSpec, config: Mapping[str, str]) -> dict[str, str]:
@@ -82,6 +86,11 @@ class Channels:
         # Key material is parsed here, which takes tens of milliseconds.
         found = await asyncio.get_running_loop().run_in_executor(self._context.signers, lambda: list(spec.check(given)))
         wrong += [Violation(f"config.{violation.field}", violation.description) for violation in found]
+        gateway = given.get(GATEWAY_FIELD, "")
+        if self._context.options.production and gateway and not is_public_gateway(gateway):
+            why = "must be a public https address in production: not this machine, private or link-local, and without credentials"
+            wrong = [one for one in wrong if one.field != f"config.{GATEWAY_FIELD}"]
+            wrong.append(Violation(f"config.{GATEWAY_FIELD}", why))
         if wrong:
             raise invalid(wrong)
         return given

@@ -30,6 +30,7 @@ def _spec(
     return ChannelSpec(
         code=codec.code,
         family="alipay",
+        own_config=True,
         title=title,
         display_modes=tuple(modes),
         config_fields=FIELDS,

@@ -148,6 +148,7 @@ CHANNELS = (
     ChannelSpec(
         code="mock",
         family="mock",
+        own_config=True,
         title="Mock",
         display_modes=("",),
         config_fields=(ConfigField("behaviour"),),

@@ -52,6 +52,7 @@ def _spec(
     return ChannelSpec(
         code=v3.code,
         family="wechatpay",
+        own_config=True,
         title=title,
         display_modes=(mode,),
         config_fields=FIELDS,
