@@ -7,12 +7,13 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 SOURCES := pyproject.toml client/pyproject.toml constraints.txt
 JOBS ?= 2
 
-.PHONY: run demo setup test lint unit faults interop fuzz stubs diagrams format clean help
+.PHONY: run demo setup test lint unit mutants faults interop fuzz stubs diagrams format clean help
 
 help:
 	@echo "make run      set up and run everything on this machine (Ctrl-C stops it)"
 	@echo "make demo     play two payments from end to end and check every step"
 	@echo "make test     set up and pass every check and test"
+	@echo "make mutants  take each guard out in a copy, and see its tests fail (ARGS='--only NAME')"
 	@echo "make interop  let other SDKs drive the simulator and verify our requests"
 	@echo "make faults   the long campaigns: a kill at every await, many rounds of races"
 	@echo "make fuzz     atheris on every parser, 5 minutes each (SECONDS_EACH=20 for a try)"
@@ -56,8 +57,11 @@ unit: $(VENV)/.dev
 
 test: lint unit
 
+mutants: $(VENV)/.dev
+	$(BIN)/python tools/mutants.py --jobs $(JOBS) $(ARGS)
+
 faults: $(VENV)/.dev
-	FAULTS=all $(BIN)/python -m pytest tests/faults $(ARGS)
+	FAULTS=all $(BIN)/python -m pytest --timeout 3600 tests/faults $(ARGS)
 
 interop: $(VENV)/.dev
 	$(BIN)/python tests/interop/run.py

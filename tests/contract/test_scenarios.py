@@ -7,7 +7,6 @@ of the same code stands for. Every other pair is a test of its own.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
@@ -18,6 +17,7 @@ from contract.test_scenarios_ways import AMOUNT, LIFE, WAYS, Stage, Way
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.states import AttemptState, OrderState, RefundState
 from support.system import PayCenterSystem
+from support.waiting import eventually
 
 _PAGES = ("alipay_pc", "alipay_wap", "alipay_app")
 _NEVER_NOTIFIED = "WeChat never notifies bar payments, and a reversed one cannot be paid"
@@ -175,11 +175,12 @@ async def same_notification_again(stage: Stage) -> None:
     number = await stage.number()
     for _ in range(3):
         await stage.system.simulator.post(f"/simulator/resend/{number}")
-    sends = 0
-    async with asyncio.timeout(5):
-        while sends < 4:
-            await asyncio.sleep(0.02)
-            sends = sum(len(item["attempts"]) for item in (await stage.at_channel(number))["notifications"])
+
+    async def sends() -> bool:
+        notifications = (await stage.at_channel(number))["notifications"]
+        return len([send for item in notifications for send in item["attempts"] if "accepted" in send]) >= 4
+
+    await eventually(sends)
     assert [post.json["type"] for post in await stage.system.deliver()] == ["pay_order.success"]
     assert (await stage.system.read(stage.order)).paid_amount == AMOUNT
     assert await stage.system.cases() == []
@@ -195,9 +196,11 @@ async def reordered(stage: Stage) -> None:
     refund = await stage.settled(await system.refund(stage.order, 40))
     assert refund.state is RefundState.SUCCESS
     number = await stage.number()
-    async with asyncio.timeout(5):
-        while [item["state"] for item in (await stage.at_channel(number))["notifications"]] != ["DONE", "DONE"]:
-            await asyncio.sleep(0.02)
+
+    async def both_done() -> bool:
+        return [item["state"] for item in (await stage.at_channel(number))["notifications"]] == ["DONE", "DONE"]
+
+    await eventually(both_done)
     payment, refunded = (await stage.at_channel(number))["notifications"]
     assert refunded["attempts"][0]["time"] < payment["attempts"][-1]["time"]
     after = await system.read(stage.order)
@@ -226,6 +229,8 @@ async def second_payment(stage: Stage) -> None:
 async def wrong_amount(stage: Stage) -> None:
     if stage.way.at_the_till:
         await stage.fault(stage.way.pay_api, "wrong_amount", amount=1)
+        # Only the answer has the wrong amount: Alipay's notification of the same trade has the right one, and may be faster.
+        await stage.fault("alipay.notify" if stage.way.code == "alipay_bar" else "wx.notify", "drop", times=-1)
         with contextlib.suppress(PayCenterError):
             await stage.submit()
     else:

@@ -12,6 +12,7 @@ from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.domain.states import OrderState, RefundState
 from paycenter_server.services.context import deadline
 from support.system import OPERATOR, PayCenterSystem
+from support.waiting import eventually
 
 AMOUNT = 100
 LIFE = 90
@@ -152,28 +153,30 @@ class Stage:
 
     async def case(self) -> Any:
         """The first case, as soon as there is one."""
-        async with asyncio.timeout(5):
-            while not (cases := await self.system.cases()):
-                await asyncio.sleep(0.01)
-        return cases[0]
+        return (await eventually(self.system.cases))[0]
 
     async def settled(self, refund: Any) -> Any:
         """A refund once it is no longer on its way."""
-        async with asyncio.timeout(5):
-            while refund.state is RefundState.WAITING:
-                await asyncio.sleep(0.03)
-                refund = await self.system.services.refunds.sync(self.system.caller, refund)
-        return refund
+
+        async def current() -> Any:
+            asked = await self.system.services.refunds.sync(self.system.caller, refund)
+            return asked if asked.state is not RefundState.WAITING else None
+
+        return refund if refund.state is not RefundState.WAITING else await eventually(current)
 
     async def surplus_is_refunded(self, kind: str) -> None:
         """A case of this kind is opened, refunded in full, and told to the app as surplus."""
         system = self.system
         await self.case()
-        async with asyncio.timeout(8):
-            while (case := await self.case())["state"] != "RESOLVED":
-                system.clock.advance(11)
-                await system.services.jobs.sync_refunds()
-                await asyncio.sleep(0.05)
+
+        async def resolved() -> Any:
+            if (case := await self.case())["state"] == "RESOLVED":
+                return case
+            system.clock.advance(11)
+            await system.services.jobs.sync_refunds()
+            return None
+
+        case = await eventually(resolved)
         assert case["kind"] == kind
         refund = (await system.rows("SELECT * FROM pay_refund"))[0]
         assert (refund["state"], refund["amount"], refund["case_id"]) == ("SUCCESS", AMOUNT, case["id"])

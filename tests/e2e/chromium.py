@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from support.waiting import eventually
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = (
@@ -48,9 +49,10 @@ class Tab:
         await self.loaded(url)
 
     async def loaded(self, url: str) -> None:
-        async with asyncio.timeout(20):
-            while await self.evaluate("document.readyState + ' ' + location.href") != f"complete {url}":
-                await asyncio.sleep(0.02)
+        async def there() -> bool:
+            return bool(await self.evaluate("document.readyState + ' ' + location.href") == f"complete {url}")
+
+        await eventually(there, 20)
 
 
 @asynccontextmanager
@@ -61,9 +63,7 @@ async def open_tab(profile: Path) -> AsyncIterator[Tab]:
         CHROMIUM, f"--user-data-dir={profile}", *FLAGS, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
     )
     try:
-        async with asyncio.timeout(30):
-            while not (profile / "DevToolsActivePort").exists():
-                await asyncio.sleep(0.05)
+        await eventually((profile / "DevToolsActivePort").exists, 30)
         port = (profile / "DevToolsActivePort").read_text().split()[0]
         async with aiohttp.ClientSession() as session:
             async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:

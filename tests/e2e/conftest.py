@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import psutil
 import pytest
 from paycenter import PayCenter, PayCenterError
 from paycenter_server.local import place
+from support.waiting import eventually_sync
 
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
@@ -88,12 +88,15 @@ def running_paycenter() -> Iterator[RunningPayCenter]:
 
 
 def _wait_ready(dev: subprocess.Popen[bytes], file: Path, log: Path) -> RunningPayCenter:
-    end = time.monotonic() + START_SECONDS
-    while time.monotonic() < end:
+    def ready() -> RunningPayCenter | None:
         if dev.poll() is not None:
             pytest.fail(f"paycenter dev ended with {dev.returncode}:\n{log.read_text()}")
-        running = _answers(file)
-        if running is not None:
-            return running
-        time.sleep(0.1)
-    pytest.fail(f"paycenter dev was not ready within {START_SECONDS:g} s:\n{log.read_text()}")
+        return _answers(file)
+
+    try:
+        running = eventually_sync(ready, START_SECONDS)
+    except AssertionError:
+        running = None
+    if running is None:
+        pytest.fail(f"paycenter dev was not ready within {START_SECONDS:g} s:\n{log.read_text()}")
+    return running

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from paycenter import OrderState, RefundState
+from support.waiting import eventually_sync
 
 from .conftest import RunningPayCenter, fetch
 
@@ -36,15 +36,12 @@ def payer(running_paycenter: RunningPayCenter) -> Iterator[None]:
 
 
 def notices(running: RunningPayCenter, kind: str) -> list[dict[str, Any]]:
-    end = time.monotonic() + 10
-    while time.monotonic() < end:
-        found: list[dict[str, Any]] = fetch(f"{running.addresses['merchant']}/notifications?type={kind}&merchant_order_id=tea-1")[
-            "notifications"
-        ]
-        if found:
-            return found
-        time.sleep(0.05)
-    return []
+    url = f"{running.addresses['merchant']}/notifications?type={kind}&merchant_order_id=tea-1"
+
+    def found() -> list[dict[str, Any]]:
+        return list(fetch(url)["notifications"])
+
+    return eventually_sync(found)
 
 
 @pytest.mark.usefixtures("payer")

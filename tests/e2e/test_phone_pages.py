@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from simulator.merchant import AlipayClient, Bench, WechatClient
+from support.waiting import eventually
 
 from .chromium import CHROMIUM, Tab, open_tab
 
@@ -67,9 +67,11 @@ async def press(tab: Tab, label: str) -> None:
         if (found) found.click(); return Boolean(found) }})()"""
     )
     assert pressed, label
-    async with asyncio.timeout(10):
-        while await tab.evaluate("document.readyState !== 'complete' || window.here === true"):
-            await asyncio.sleep(0.02)
+
+    async def there() -> bool:
+        return not await tab.evaluate("document.readyState !== 'complete' || window.here === true")
+
+    await eventually(there)
 
 
 async def test_a_thumb_fails_pays_and_refunds(bench: Bench, tab: Tab) -> None:

@@ -17,6 +17,7 @@ from paycenter_server.channels.protocol import CallbackRequest
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.domain.states import OrderState, RefundState
 from support.system import PayCenterSystem
+from support.waiting import eventually
 
 # Every await with FAULTS=all (`make faults`); each third one otherwise.
 STEP = 1 if os.environ.get("FAULTS") == "all" else 3
@@ -142,9 +143,7 @@ async def test_callback_killed_anywhere(system: PayCenterSystem, code: str) -> N
 
         system.services.callbacks.receive = catch  # type: ignore[assignment,method-assign]
         await system.simulator.pay(attempt.out_trade_no)
-        async with asyncio.timeout(5):
-            while not caught:
-                await asyncio.sleep(0.005)
+        await eventually(lambda: caught)
         system.services.callbacks.receive = receive  # type: ignore[method-assign]
         request = caught.pop()
         services = await fresh(system)
@@ -174,10 +173,11 @@ async def test_refund_killed_anywhere(system: PayCenterSystem, code: str) -> Non
         killed = await kill(services, lambda one, new=new: one.refunds.create(system.caller, new), at)  # type: ignore[misc]
         await invariants(system)
         refund = await system.services.refunds.create(system.caller, new)
-        async with asyncio.timeout(8):
-            while refund.state is not RefundState.SUCCESS:
-                await asyncio.sleep(0.02)
-                refund = await system.services.refunds.sync(system.caller, refund)
+
+        async def refunded(refund: Any = refund) -> bool:
+            return (await system.services.refunds.sync(system.caller, refund)).state is RefundState.SUCCESS
+
+        await eventually(refunded)
         after = await system.read(order)
         assert (after.refunded_amount, after.reserved_amount) == (40, 0)
         trade = await system.simulator.get(f"/simulator/trades/{refund.out_trade_no}")
@@ -214,18 +214,14 @@ async def test_jobs_killed_anywhere(system: PayCenterSystem, job: str) -> None:
         await system.rows("UPDATE pay_attempt SET next_check_time = now() - interval '1 s' WHERE next_check_time IS NOT NULL")
         await system.rows("UPDATE pay_order SET next_check_time = now() - interval '1 s' WHERE next_check_time IS NOT NULL")
         await system.rows("UPDATE pay_refund SET next_check_time = now() - interval '1 s' WHERE next_check_time IS NOT NULL")
-        async with asyncio.timeout(8):
-            while True:
-                await getattr(system.services.jobs, job)()
-                after = await system.read(order)
-                if after.state is OrderState.SUCCESS and job != "sync_refunds":
-                    break
-                if after.refunded_amount == 40:
-                    break
-                await system.rows(
-                    "UPDATE pay_refund SET next_check_time = now() - interval '1 s' WHERE next_check_time IS NOT NULL"
-                )
-                await asyncio.sleep(0.05)
+
+        async def finished(order: Any = order) -> bool:
+            await getattr(system.services.jobs, job)()
+            after = await system.read(order)
+            await system.rows("UPDATE pay_refund SET next_check_time = now() - interval '1 s' WHERE next_check_time IS NOT NULL")
+            return (after.state is OrderState.SUCCESS and job != "sync_refunds") or after.refunded_amount == 40
+
+        await eventually(finished)
         assert await system.value("SELECT count(*) FROM pay_notify_task WHERE data_id = $1", order.id) == 1
         system.clock.offset = timedelta()
         await close_all(system)

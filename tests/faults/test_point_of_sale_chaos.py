@@ -21,6 +21,7 @@ from paycenter_server.channels.transport import AiohttpTransport, TransportUncle
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.domain.states import OrderState
 from support.system import PayCenterSystem, SystemOn
+from support.waiting import pause
 
 ROUNDS = 80 if os.environ.get("FAULTS") == "all" else 14
 STARTS = (5, 16, 44, 46, 59, 61, 62)
@@ -50,7 +51,7 @@ class Chaos:
     async def _trouble(chance: random.Random, what: str) -> None:
         if chance.random() < 0.06:
             raise KilledError
-        await asyncio.sleep(chance.random() * 0.03)
+        await pause(chance.random() * 0.03)
         if chance.random() < 0.12:
             raise TransportUnclearError(what)
 
@@ -61,7 +62,7 @@ async def survive(work: Coroutine[Any, Any, Any]) -> None:
 
 
 async def act(system: PayCenterSystem, pos: PointOfSale, order: Any, chance: random.Random) -> None:
-    await asyncio.sleep(chance.random() * 0.15)
+    await pause(chance.random() * 0.15)
     what = chance.choice(["ask", "ask", "job", "job", "expire", "close", "scan"])
     if what == "ask":
         await survive(system.services.orders.sync(system.caller, order.number))
@@ -77,7 +78,7 @@ async def act(system: PayCenterSystem, pos: PointOfSale, order: Any, chance: ran
 
 
 async def confirm(system: PayCenterSystem, attempt: Any, chance: random.Random) -> None:
-    await asyncio.sleep(chance.random() * 0.2)
+    await pause(chance.random() * 0.2)
     with contextlib.suppress(AssertionError):  # cancelled already
         await system.simulator.pay(attempt.out_trade_no)
 

@@ -13,6 +13,7 @@ from paycenter_server.channels.protocol import HttpRequest, HttpResponse
 from paycenter_server.channels.transport import AiohttpTransport, TransportUnclearError
 from paycenter_server.domain.states import OrderState
 from support.system import PayCenterSystem, SystemOn
+from support.waiting import eventually
 
 
 def is_query(request: HttpRequest) -> bool:
@@ -262,9 +263,11 @@ async def test_a_late_notice_of_what_was_given_back(system: PayCenterSystem, pol
     await pos.pass_time(61)
     assert await system.value("SELECT channel_error_code FROM pay_attempt") == "CANCEL_REFUNDED"
     await system.simulator.advance(700)
-    async with asyncio.timeout(5):
-        while any(item["state"] != "DONE" for item in (await pos.trade(attempt))["notifications"]):
-            await asyncio.sleep(0.02)
+
+    async def all_done() -> bool:
+        return all(item["state"] == "DONE" for item in (await pos.trade(attempt))["notifications"])
+
+    await eventually(all_done)
     assert (await pos.trade(attempt))["refunded"] == 100
     after = await system.read(order)
     assert (after.state, after.paid_amount) == (OrderState.WAITING, 0)

@@ -14,6 +14,7 @@ from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.states import OrderState
 from paycenter_server.services.context import deadline
 from support.system import OPERATOR, PayCenterSystem, SystemOn
+from support.waiting import eventually
 
 KINDS = {
     "alipay": (
@@ -73,10 +74,11 @@ async def test_paid_at_once(system: PayCenterSystem, pos: PointOfSale) -> None:
     paid = await system.read(order)
     assert (paid.state, paid.paid_amount, paid.channel_code) == (OrderState.SUCCESS, 100, pos.code)
     refund = await system.refund(paid, 30)
-    async with asyncio.timeout(5):
-        while refund.state.value != "SUCCESS":
-            await asyncio.sleep(0.05)
-            refund = await system.services.refunds.sync(system.caller, refund)
+
+    async def refunded() -> bool:
+        return bool((await system.services.refunds.sync(system.caller, refund)).state.value == "SUCCESS")
+
+    await eventually(refunded)
     assert (await system.read(order)).refunded_amount == 30
 
 

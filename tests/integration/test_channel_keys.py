@@ -12,6 +12,7 @@ from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.services.context import deadline
 from structlog.testing import capture_logs
 from support.system import OPERATOR, PayCenterSystem, SystemOn
+from support.waiting import eventually
 
 
 class Counting:
@@ -20,13 +21,14 @@ class Counting:
     def __init__(self) -> None:
         self.inner = AiohttpTransport()
         self.urls: list[str] = []
-        self.certificates_take = 0.0
+        self.certificates_come = asyncio.Event()
+        self.certificates_come.set()
         self.no_certificates = False
 
     async def send(self, request: HttpRequest, seconds: float) -> HttpResponse:
         self.urls.append(request.url)
         if request.url.endswith("/v3/certificates"):
-            await asyncio.sleep(self.certificates_take)
+            await self.certificates_come.wait()
             if self.no_certificates:
                 return HttpResponse(404, {}, '{"code":"RESOURCE_NOT_EXISTS","message":"无可用的平台证书"}'.encode())
         return await self.inner.send(request, seconds)
@@ -78,6 +80,12 @@ async def test_made_up_serials_cannot_make_us_call_out(system_on: SystemOn) -> N
         assert transport.certificate_calls - before <= 1
 
 
+async def refused(system: PayCenterSystem, number: str) -> bool:
+    """Whether the first send of a trade's notification was answered with no."""
+    (notification, *_) = (await system.simulator.get(f"/simulator/trades/{number}"))["notifications"]
+    return any(not send.get("accepted", True) for send in notification["attempts"])
+
+
 async def test_both_key_modes_at_once_and_signtest_probes(system: PayCenterSystem) -> None:
     """The migration: answers and callbacks are signed with either kind of key, and probes simply fail."""
     await use(system, use_platform_certificates="true")
@@ -87,7 +95,7 @@ async def test_both_key_modes_at_once_and_signtest_probes(system: PayCenterSyste
         attempt = await system.submit(order)
         await system.simulator.pay(attempt.out_trade_no)
         if fault == "signtest":
-            await asyncio.sleep(0.2)
+            await eventually(lambda number=attempt.out_trade_no: refused(system, number))  # type: ignore[misc]
             await system.simulator.advance(16)
         await system.until(order, "SUCCESS")
     await system.simulator.fault("wx.native", "other_key")
@@ -97,15 +105,18 @@ async def test_both_key_modes_at_once_and_signtest_probes(system: PayCenterSyste
 
 async def test_whoever_needs_keys_that_are_being_fetched_waits_for_them(system_on: SystemOn) -> None:
     transport = Counting()
-    transport.certificates_take = 0.3
+    transport.certificates_come.clear()
     async with system_on(transport) as system:
         await use(system, use_platform_certificates="true", public_key="", public_key_id="")
         orders = [await system.order() for _ in range(6)]
-        attempts = await asyncio.gather(*(system.submit(order) for order in orders))
+        calls = [asyncio.create_task(system.submit(order)) for order in orders]
+        await eventually(lambda: transport.certificate_calls)
+        transport.certificates_come.set()
+        attempts = await asyncio.gather(*calls)
         assert all(attempt.display_content for attempt in attempts)
         assert transport.certificate_calls == 1
         # A refresh goes on beside the payments.
-        transport.certificates_take = 5.0
+        transport.certificates_come.clear()
         configured = await system.services.gateway.get(next(iter(system.services.gateway._known)))
         configured.codec._verifier.refreshed -= timedelta(hours=12)  # type: ignore[attr-defined]
         system.clock.advance(21)
@@ -113,22 +124,23 @@ async def test_whoever_needs_keys_that_are_being_fetched_waits_for_them(system_o
             order = await system.order()
             assert (await system.submit(order)).display_content
         assert transport.certificate_calls == 2
+        transport.certificates_come.set()
 
 
 async def test_certificates_that_hang_keep_nobody_waiting_who_has_a_key(system_on: SystemOn) -> None:
     transport = Counting()
-    transport.certificates_take = 5.0
+    transport.certificates_come.clear()
     async with system_on(transport) as system:
         await use(system, use_platform_certificates="true")
         async with asyncio.timeout(3):
             assert (await system.submit(await system.order())).display_content
-            while transport.certificate_calls != 1:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: transport.certificate_calls == 1)
+        transport.certificates_come.set()
 
 
 async def test_certificates_that_hang_keep_nobody_longer_than_it_waits(system_on: SystemOn) -> None:
     transport = Counting()
-    transport.certificates_take = 5.0
+    transport.certificates_come.clear()
     async with system_on(transport) as system:
         # Without any key they are waited for, but no longer than the caller waits.
         await use(system, use_platform_certificates="true", public_key="", public_key_id="")
@@ -137,6 +149,7 @@ async def test_certificates_that_hang_keep_nobody_longer_than_it_waits(system_on
             with pytest.raises(PayCenterError) as caught:
                 await system.submit(await system.order())
         assert caught.value.reason is Reason.CHANNEL_UNCLEAR
+        transport.certificates_come.set()
 
 
 async def test_certificates_that_are_refused_are_heard_of(system_on: SystemOn) -> None:

@@ -20,6 +20,7 @@ from paycenter_server.storage.notifications import DeliveryResult, claim_due
 from paycenter_server.workers.notification_sender import AddressGuard, AiohttpNotificationSender, parse_networks
 from standardwebhooks import Webhook
 from support.system import OPERATOR, PayCenterSystem
+from support.waiting import eventually
 
 
 @dataclass
@@ -161,7 +162,7 @@ async def test_a_worker_that_dies_between_claim_and_record(system: PayCenterSyst
     gate = Gate()
     doomed = NotificationDelivery(system.services.context, gate)
     assert await doomed.deliver_due() == 1
-    await asyncio.sleep(0.05)
+    await eventually(lambda: gate.sent)
     for delivering in list(doomed._deliveries):
         delivering.cancel()
     assert await system.deliver() == []
@@ -235,17 +236,19 @@ async def test_a_receiver_that_hangs_delays_nobody_else(system: PayCenterSystem)
     delivery = NotificationDelivery(system.services.context, sender)
     started = time.monotonic()
     await delivery.deliver_due()
-    async with asyncio.timeout(3):
-        while len(served) < 200:
-            await delivery.deliver_due()
-            await asyncio.sleep(0.02)
+
+    async def all_served() -> bool:
+        await delivery.deliver_due()
+        return len(served) >= 200
+
+    await eventually(all_served, 3)
     took = max(served) - started
     print(f"200 notifications beside 1,500 that hang: {took:.2f} s")
     assert took < 2
     for delivering in list(delivery._deliveries):
         delivering.cancel()
     hanging.set()
-    await asyncio.sleep(0.05)
+    await asyncio.gather(*delivery._deliveries, return_exceptions=True)
     await sender.aclose()
     await runner.cleanup()
 

@@ -18,6 +18,7 @@ from paycenter_server.services.notifications_delivery import NotificationDeliver
 from paycenter_server.workers.notification_sender import AddressGuard, AiohttpNotificationSender, parse_networks
 from standardwebhooks import Webhook
 from support.system import OPERATOR, FakeClock, PayCenterSystem
+from support.waiting import pause
 
 LOOPBACK = parse_networks("127.0.0.0/8")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -97,7 +98,7 @@ async def test_an_answer_that_never_ends(receiver: Receiver, sender: AiohttpNoti
         await response.prepare(request)
         while True:
             await response.write(b"x")
-            await asyncio.sleep(0.05)
+            await pause()
 
     receiver.answer = drip
     started = time.monotonic()
@@ -108,7 +109,7 @@ async def test_an_answer_that_never_ends(receiver: Receiver, sender: AiohttpNoti
 
 async def test_no_answer_in_time(receiver: Receiver, sender: AiohttpNotificationSender) -> None:
     async def hang(request: web.Request) -> web.StreamResponse:
-        await asyncio.sleep(5)
+        await asyncio.Event().wait()
         return web.Response()
 
     receiver.answer = hang

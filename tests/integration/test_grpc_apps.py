@@ -13,8 +13,9 @@ from paycenter import NotificationError, NotificationVerifier, PayCenterError
 from paycenter.v1 import pay_app_service_pb2 as pb
 from paycenter.v1 import pay_credential_service_pb2 as credential_pb
 from standardwebhooks import Webhook
-from support.grpc_rig import Rig, eventually, fails, open_rig
+from support.grpc_rig import Rig, fails, open_rig
 from support.system import PayCenterSystem
+from support.waiting import eventually
 
 URLS = {"order_notification_url": "https://shop.test/order", "refund_notification_url": "https://shop.test/refund"}
 

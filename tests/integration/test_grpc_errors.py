@@ -25,6 +25,7 @@ from paycenter.v1.pay_order_service_pb2_grpc import PayOrderServiceStub
 from paycenter_server.channels.protocol import HttpRequest, HttpResponse
 from support.grpc_rig import Rig, fails, open_rig, raw_call, refused
 from support.system import PayCenterSystem, open_system
+from support.waiting import eventually
 
 SECRET = "password=hunter2"
 BAD = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
@@ -318,8 +319,7 @@ async def test_no_field_of_an_order_is_the_server_s_fault(rig: Rig) -> None:
 
     thread = threading.Thread(target=run)
     thread.start()
-    while thread.is_alive():
-        await asyncio.sleep(0.02)
+    await eventually(lambda: not thread.is_alive(), 100)
     if failures:
         raise failures[0]
     assert grpc.StatusCode.INVALID_ARGUMENT in codes

@@ -16,26 +16,27 @@ from paycenter_server.bootstrap import open_services
 from paycenter_server.channels.protocol import HttpRequest, HttpResponse
 from paycenter_server.channels.transport import AiohttpTransport
 from paycenter_server.grpc_server.server import Server
-from support.grpc_rig import Line, Rig, eventually, fails, key_of, open_rig, parts_of, raw_call, write_pem
+from support.grpc_rig import Line, Rig, fails, key_of, open_rig, parts_of, raw_call, write_pem
 from support.system import PayCenterSystem, open_system
+from support.waiting import eventually
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class Slow:
-    """A channel that takes its time, whatever it is given; `arrived` when a call has come."""
+    """A channel that answers when it is told to, whatever time it is given; `arrived` when a call has come."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self) -> None:
         self.inner = AiohttpTransport()
-        self.seconds = seconds
+        self.answer = asyncio.Event()
         self.given: list[float] = []
         self.arrived = asyncio.Event()
 
     async def send(self, request: HttpRequest, seconds: float) -> HttpResponse:
         self.given.append(seconds)
         self.arrived.set()
-        await asyncio.sleep(self.seconds)
+        await self.answer.wait()
         return await self.inner.send(request, 5)
 
 
@@ -48,7 +49,7 @@ async def rig(system: PayCenterSystem) -> AsyncIterator[Rig]:
 async def test_work_outlives_the_deadline_of_its_caller(
     database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
 ) -> None:
-    slow = Slow(1.3)
+    slow = Slow()
     async with (
         open_system(database_url, redis_url, keys_dir, master_key_file, transport=slow) as system,
         open_rig(system) as rig,
@@ -61,12 +62,13 @@ async def test_work_outlives_the_deadline_of_its_caller(
         # The channel was given less time than the caller had.
         assert 0.4 < slow.given[0] <= 0.7
 
+        slow.answer.set()
+
         async def booked() -> bool:
             (attempt,) = (await rig.shop.get_order(id=order.id)).attempts
             return bool(await system.value("SELECT display_content FROM pay_attempt") and attempt.state)
 
         await eventually(booked)
-        slow.seconds = 0
         again = await rig.shop.submit_order(order, "wx_native")
         assert again.display_content.startswith("weixin://")
         assert len(slow.given) == 1
@@ -76,7 +78,7 @@ async def test_work_outlives_the_deadline_of_its_caller(
 async def test_a_caller_that_hangs_up_does_not_stop_its_work(
     database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
 ) -> None:
-    slow = Slow(0.3)
+    slow = Slow()
     async with (
         open_system(database_url, redis_url, keys_dir, master_key_file, transport=slow) as system,
         open_rig(system) as rig,
@@ -85,6 +87,7 @@ async def test_a_caller_that_hangs_up_does_not_stop_its_work(
         call = asyncio.ensure_future(rig.shop.submit_order(order, "alipay_qr"))
         await slow.arrived.wait()
         call.cancel()
+        slow.answer.set()
         await eventually(lambda: system.value("SELECT display_content FROM pay_attempt WHERE display_content <> ''"))
         await slow.inner.aclose()
 
@@ -92,7 +95,7 @@ async def test_a_caller_that_hangs_up_does_not_stop_its_work(
 async def test_a_running_call_ends_before_the_server_does(
     database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
 ) -> None:
-    slow = Slow(0.5)
+    slow = Slow()
     async with (
         open_system(database_url, redis_url, keys_dir, master_key_file, transport=slow) as system,
         open_rig(system) as rig,
@@ -102,11 +105,18 @@ async def test_a_running_call_ends_before_the_server_does(
         await slow.arrived.wait()
         started = asyncio.get_running_loop().time()
         rig.stop.set()
-        await asyncio.sleep(0.1)
-        async with rig.client(*key_of(system), timeout=1.0) as late:
-            with pytest.raises(PayCenterError) as caught:
-                await rig.order(late)
-            assert caught.value.code is grpc.StatusCode.UNAVAILABLE
+
+        async def refused() -> bool:
+            async with rig.client(*key_of(system), timeout=1.0) as late:
+                try:
+                    await rig.order(late)
+                except PayCenterError as error:
+                    return error.code is grpc.StatusCode.UNAVAILABLE
+            return False
+
+        await eventually(refused)
+        assert not call.done()
+        slow.answer.set()
         assert (await call).display_content
         await rig.running
         assert asyncio.get_running_loop().time() - started < 2
@@ -147,7 +157,8 @@ async def test_the_database_goes_away_and_comes_back(system: PayCenterSystem) ->
         await line.cut()
         async with rig.client(*key_of(system), attempts=4) as patient:
             waiting = asyncio.ensure_future(patient.get_order(id=order.id))
-            await asyncio.sleep(0.2)
+            await eventually(lambda: is_state(NOT_SERVING))
+            assert not waiting.done()
             await line.mend()
             assert (await waiting).id == order.id
         await line.cut()
@@ -171,9 +182,9 @@ async def test_nothing_is_half_done_when_the_database_goes_during_a_burst(system
                 results.append(str(error.reason))
 
         burst = asyncio.gather(*(one(number) for number in range(200)))
-        await asyncio.sleep(0.05)
+        await eventually(lambda: results)
         await line.cut()
-        await asyncio.sleep(0.05)
+        await eventually(lambda: "DATABASE_UNAVAILABLE" in results or burst.done())
         await line.mend()
         await burst
         assert set(results) <= {"done", "DATABASE_UNAVAILABLE"}, set(results)
@@ -191,7 +202,7 @@ async def test_a_crash_of_postgresql(system: PayCenterSystem, embedded: Any) -> 
     async with open_rig(system) as rig:
         order = await rig.order()
         flying = [asyncio.ensure_future(rig.shop.get_order(id=order.id)) for _ in range(20)]
-        await asyncio.sleep(0)
+        await eventually(lambda: system.value("SELECT true"))
         embedded.servers.restart_postgres()
         for result in await asyncio.gather(*flying, return_exceptions=True):
             if isinstance(result, BaseException):

@@ -12,6 +12,7 @@ from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.domain.states import AttemptState
 from structlog.testing import capture_logs
 from support.system import PayCenterSystem, SystemOn
+from support.waiting import eventually
 
 
 class Replaying:
@@ -56,14 +57,17 @@ class Beside:
         self.inner = AiohttpTransport()
         self.system: PayCenterSystem | None = None
         self.calls = 0
-        self.answered = asyncio.Event()
+        self.answered, self.second = asyncio.Event(), asyncio.Event()
 
     async def send(self, request: HttpRequest, seconds: float) -> HttpResponse:
         if not request.url.endswith("/native"):
             return await self.inner.send(request, seconds)
         self.calls += 1
         if self.calls == 1:
-            return await self.inner.send(request, seconds)
+            answer = await self.inner.send(request, seconds)
+            await self.second.wait()
+            return answer
+        self.second.set()
         await self.answered.wait()
         assert self.system is not None
         await self.system.simulator.fault("wx.native", "decline", code="RULE_LIMIT")
@@ -77,8 +81,7 @@ async def test_a_refusal_beside_an_acceptance_closes_nothing(system_on: SystemOn
         order = await system.order()
         # Both read the attempt before either is answered.
         first = asyncio.create_task(system.submit(order))
-        while not network.calls:
-            await asyncio.sleep(0)
+        await eventually(lambda: network.calls)
         second = asyncio.create_task(system.submit(order))
         shown = await first
         network.answered.set()
@@ -111,8 +114,7 @@ async def test_an_acceptance_that_comes_after_its_refusal_leaves_nothing_payable
         network.system = system
         order = await system.order()
         first = asyncio.create_task(system.submit(order))
-        while not network.calls:
-            await asyncio.sleep(0)
+        await eventually(lambda: network.calls)
         with pytest.raises(PayCenterError) as refused:
             await system.submit(order)
         assert refused.value.reason is Reason.CHANNEL_REFUSED
@@ -127,6 +129,10 @@ async def test_an_acceptance_that_comes_after_its_refusal_leaves_nothing_payable
         await system.until(order, "SUCCESS")
 
 
+async def paid(system: PayCenterSystem | None) -> bool:
+    return system is not None and await system.value("SELECT state FROM pay_order") == "SUCCESS"
+
+
 class PaidMeanwhile(Beside):
     """A network on which the payer pays while the shop asks for the code once more."""
 
@@ -136,8 +142,7 @@ class PaidMeanwhile(Beside):
             if self.calls == 2 and self.system is not None:
                 (row,) = await self.system.rows("SELECT id, order_id FROM pay_attempt")
                 await self.system.simulator.pay(encode(Prefix.ATTEMPT, row["id"]))
-                while await self.system.value("SELECT state FROM pay_order") != "SUCCESS":
-                    await asyncio.sleep(0.01)
+                await eventually(lambda: paid(self.system))
                 await self.system.simulator.fault("wx.native", "decline", code="RULE_LIMIT")
         return await self.inner.send(request, seconds)
 

@@ -23,6 +23,7 @@ from paycenter_server.storage import migrate
 from paycenter_server.storage.tables import metadata
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
+from support.waiting import eventually
 
 DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 TABLES = {table.name for table in metadata.sorted_tables}
@@ -154,8 +155,14 @@ async def test_a_migrator_waits_for_a_long_migration_of_another(fresh: str) -> N
     results: list[str] = []
     thread = threading.Thread(target=lambda: results.append(_result(fresh)))
     thread.start()
-    await asyncio.sleep(5.6)
-    assert thread.is_alive(), results
+
+    async def waits_long() -> bool:
+        assert thread.is_alive(), results
+        waited = """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'
+                    AND clock_timestamp() - query_start > interval '5.2 s'"""
+        return bool(await other.fetchval(waited))
+
+    await eventually(waits_long, 20)
     await other.close()
     await in_thread(thread.join, 20)
     assert results == [""]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import pytest
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.states import OrderState
 from paycenter_server.workers.notification_sender import AddressGuard
+from standardwebhooks import Webhook, WebhookVerificationError
+from support.facts import configured
 from support.system import OPERATOR, PayCenterSystem
+from support.waiting import eventually
 
 
 async def test_S1_alipay_values_are_read_from_what_was_verified(system: PayCenterSystem) -> None:
@@ -48,6 +51,16 @@ def _bodies(entries: object) -> Iterator[str]:
         yield entries
 
 
+async def first_answer(system: PayCenterSystem, number: str) -> bool:
+    """Whether the first notification of a trade was acknowledged."""
+
+    async def sent() -> list[Any]:
+        notifications = (await system.simulator.get(f"/simulator/trades/{number}"))["notifications"]
+        return [send for notification in notifications for send in notification["attempts"] if "accepted" in send]
+
+    return bool((await eventually(sent))[0]["accepted"])
+
+
 async def test_S2_the_account_of_a_message_is_compared(system: PayCenterSystem) -> None:
     # The same keys, another application: its genuine callback must not settle our order.
     order = await system.order()
@@ -58,8 +71,20 @@ async def test_S2_the_account_of_a_message_is_compared(system: PayCenterSystem) 
     )
     system.services.gateway._known.clear()
     await system.simulator.pay(attempt.out_trade_no)
-    await asyncio.sleep(0.3)
+    assert not await first_answer(system, attempt.out_trade_no)
     assert (await system.read(order)).state is OrderState.WAITING
+
+
+@pytest.mark.parametrize("code", ["wx_native", "alipay_qr"])
+@pytest.mark.parametrize("amount", [1, 99, 101])
+async def test_S2_the_amount_of_a_message_is_compared(system: PayCenterSystem, code: str, amount: int) -> None:
+    order = await system.order(amount=100)
+    attempt = await system.submit(order, code)
+    await system.simulator.pay(attempt.out_trade_no, amount=amount)
+    case = await system.first_case(order)
+    assert (case["kind"], case["amount"]) == ("WRONG_AMOUNT", amount)
+    after = await system.read(order)
+    assert (after.state, after.paid_amount) == (OrderState.WAITING, 0)
 
 
 async def test_S3_a_failure_is_never_answered_with_2xx(system: PayCenterSystem) -> None:
@@ -67,14 +92,54 @@ async def test_S3_a_failure_is_never_answered_with_2xx(system: PayCenterSystem) 
         for body in (b"", b"{}", b"a=b&sign=c", b"\xff\x00", b"<xml/>"):
             status, _ = await system.call_back(code, body, {})
             assert status >= 400, (code, body)
+    status, _ = await system.call_back("C" + "0" * 26, b"{}", {})
+    assert status == 404
+
+
+@pytest.mark.parametrize("code", ["wx_native", "alipay_qr"])
+async def test_S3_what_does_not_match_is_never_answered_with_2xx(system: PayCenterSystem, code: str) -> None:
+    """Genuine, and of another account."""
+    attempt = await system.submit(await system.order(), code)
+    channel = await configured(system, code)
+    channel.codec.account = {**channel.codec.account, sorted(channel.codec.account)[0]: "another"}
+    await system.simulator.pay(attempt.out_trade_no)
+    assert not await first_answer(system, attempt.out_trade_no)
+
+
+@pytest.mark.parametrize("code", ["wx_native", "alipay_qr"])
+async def test_S3_what_cannot_be_stored_is_never_answered_with_2xx(system: PayCenterSystem, code: str) -> None:
+    attempt = await system.submit(await system.order(), code)
+    await system.rows("ALTER TABLE pay_notify_task ADD CONSTRAINT broken CHECK (false) NOT VALID")
+    try:
+        await system.simulator.pay(attempt.out_trade_no)
+        assert not await first_answer(system, attempt.out_trade_no)
+    finally:
+        await system.rows("ALTER TABLE pay_notify_task DROP CONSTRAINT broken")
 
 
 async def test_S4_notifications_are_signed_and_say_what_happened(system: PayCenterSystem) -> None:
+    order = await system.paid("mock", amount=12_345)
+    (post,) = await system.deliver()
+    Webhook(system.secrets["shop"]).verify(post.body, post.headers)
+    other = await system.add_app("other", codes=())
+    assert other.app_key == "other"
+    for secret, body in ((system.secrets["other"], post.body), (system.secrets["shop"], post.body.replace(b"12345", b"12346"))):
+        with pytest.raises(WebhookVerificationError):
+            Webhook(secret).verify(body, post.headers)
+    data = post.json["data"]
+    assert (post.json["type"], data["app_key"], data["pay_order_id"]) == ("pay_order.success", "shop", order.number)
+    assert (data["merchant_order_id"], data["state"]) == (order.merchant_order_id, "SUCCESS")
+    assert (data["amount"], data["paid_amount"], data["currency"]) == (12_345, 12_345, "CNY")
+
+
+async def test_S4_a_secret_that_was_replaced_signs_for_a_day_only(system: PayCenterSystem) -> None:
+    await system.services.apps.rotate_notification_secret(OPERATOR, "shop")
+    system.clock.advance(86_401)
     await system.paid("mock")
-    post = (await system.deliver())[0]
-    assert post.headers["webhook-signature"].startswith("v1,")
-    assert {"webhook-id", "webhook-timestamp"} <= set(post.headers)
-    assert {"app_key", "pay_order_id", "merchant_order_id", "amount", "paid_amount", "state"} <= set(post.json["data"])
+    (post,) = await system.deliver()
+    assert len(post.headers["webhook-signature"].split(" ")) == 1
+    with pytest.raises(WebhookVerificationError):
+        Webhook(system.secrets["shop"]).verify(post.body, post.headers)
 
 
 async def test_S5_a_notification_names_its_app_and_order(system: PayCenterSystem) -> None:
@@ -113,6 +178,13 @@ async def test_S9_mock_is_refused_in_production(system: PayCenterSystem) -> None
     with pytest.raises(PayCenterError) as caught:
         await system.submit(order, "mock")
     assert caught.value.reason is Reason.CHANNEL_NOT_ALLOWED
+    assert await system.value("SELECT count(*) FROM pay_attempt") == 0
+    # Nor can it be configured there.
+    await system.services.channels.delete(OPERATOR, system.channels["mock"])
+    with pytest.raises(PayCenterError) as caught:
+        await system.add_channel("mock")
+    assert caught.value.reason is Reason.CHANNEL_NOT_ALLOWED
+    assert await system.value("SELECT count(*) FROM pay_channel WHERE code = 'mock'") == 0
 
 
 async def test_S10_private_receivers_are_refused_unless_allowed(system: PayCenterSystem) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ from paycenter_server.channels.protocol import HttpRequest, HttpResponse
 from paycenter_server.channels.transport import AiohttpTransport, TransportUnclearError
 from paycenter_server.domain.states import OrderState, RefundState
 from support.system import OPERATOR, PayCenterSystem, SystemOn
+from support.waiting import eventually
 
 WAYS = ["wx_native-v3", "wx_native-v2", "alipay_qr"]
 
@@ -44,25 +44,40 @@ async def refund_in_the_console(system: PayCenterSystem, way: str, number: str, 
 
 async def sends(system: PayCenterSystem, number: str, count: int) -> list[bool]:
     """Whether each send of the refund's notification was accepted, once there are so many."""
-    async with asyncio.timeout(5):
-        while True:
-            notifications = (await system.simulator.get(f"/simulator/trades/{number}"))["notifications"]
-            if len(notifications) == 2 and len(notifications[1]["attempts"]) >= count:
-                return [item["accepted"] for item in notifications[1]["attempts"]]
-            await asyncio.sleep(0.02)
+
+    async def answered() -> list[bool]:
+        notifications = (await system.simulator.get(f"/simulator/trades/{number}"))["notifications"]
+        found = [item["accepted"] for item in notifications[1]["attempts"] if "accepted" in item] if len(notifications) == 2 else []
+        return found if len(found) >= count else []
+
+    return await eventually(answered)
+
+
+async def all_answered(system: PayCenterSystem, number: str, sends: int) -> None:
+    """Every notification of a trade has been sent, and answered: so many sends in all."""
+
+    async def answered() -> bool:
+        notifications = (await system.simulator.get(f"/simulator/trades/{number}"))["notifications"]
+        return len([send for item in notifications for send in item["attempts"] if "accepted" in send]) >= sends
+
+    await eventually(answered)
+
+
+async def sends_so_far(system: PayCenterSystem, number: str) -> int:
+    notifications = (await system.simulator.get(f"/simulator/trades/{number}"))["notifications"]
+    return sum(len(item["attempts"]) for item in notifications)
 
 
 async def test_a_refund_made_in_the_console_becomes_a_case(system: PayCenterSystem, way: str) -> None:
     order, number = await paid(system, way)
     await refund_in_the_console(system, way, number, 40)
-    async with asyncio.timeout(5):
-        while not (cases := await system.cases()):
-            await asyncio.sleep(0.02)
+    cases = await eventually(system.cases)
     assert [(case["kind"], case["amount"], case["order_id"]) for case in cases] == [("REFUND_MISMATCH", 40, order.id)]
     assert (await system.read(order)).refunded_amount == 0
     # Told once more: the same case.
+    before = await sends_so_far(system, number)
     await system.simulator.post(f"/simulator/resend/{number}")
-    await asyncio.sleep(0.1)
+    await all_answered(system, number, before + 1)
     assert len(await system.cases()) == 1
 
 
@@ -86,13 +101,18 @@ async def test_paid_and_refunded_before_we_knew(system: PayCenterSystem, way: st
     """The payment is booked, and a person is told that some of it has gone back already."""
     order, number = await paid(system, way, known=False)
     await system.simulator.post(f"/simulator/refund/{number}", {"amount": 100 if way == "alipay_qr" else 40})
-    await asyncio.sleep(0.1)
+
+    async def given_back() -> bool:
+        return bool((await system.simulator.get(f"/simulator/trades/{number}"))["refunded"])
+
+    await eventually(given_back)
     await system.services.orders.sync(system.caller, order.number)
     after = await system.read(order)
     assert (after.state, after.paid_amount, after.refunded_amount) == (OrderState.SUCCESS, 100, 0)
     # The refund is told too; one case is enough.
-    await system.simulator.post(f"/simulator/resend/{number}", {"every": True})
-    await asyncio.sleep(0.2)
+    before = await sends_so_far(system, number)
+    resent = await system.simulator.post(f"/simulator/resend/{number}", {"every": True})
+    await all_answered(system, number, before + (1 if resent else 0))
     assert [case["kind"] for case in await system.cases()] == ["REFUND_MISMATCH"]
     assert [post.json["type"] for post in await system.deliver()] == ["pay_order.success"]
 
@@ -126,11 +146,10 @@ async def test_a_refund_told_before_its_payment(system: PayCenterSystem, way: st
         await system.session.get(f"{system.simulator.base}/cashier/{number}")
     await system.simulator.pay(number, delay_seconds=3600)
     await refund_in_the_console(system, way, number, 40)
-    async with asyncio.timeout(5):
-        while not await system.cases():
-            await asyncio.sleep(0.02)
+    await eventually(system.cases)
+    before = await sends_so_far(system, number)
     await system.simulator.advance(3601)
-    await asyncio.sleep(0.2)
+    await all_answered(system, number, before + 1)
     after = await system.read(order)
     assert (after.state, after.paid_amount, after.refunded_amount) == (OrderState.SUCCESS, 100, 0)
     assert [case["kind"] for case in await system.cases()] == ["REFUND_MISMATCH"]
@@ -140,16 +159,15 @@ async def test_a_notice_of_success_after_a_failure(system: PayCenterSystem, way:
     """Failed here, and went through there: a person hears of it, in whatever form it is told."""
     order, number = await paid(system, way)
     refund = await system.refund(order, 40)
-    async with asyncio.timeout(5):
-        while refund.state is RefundState.WAITING:
-            refund = await system.services.refunds.sync(system.caller, refund)
-            await asyncio.sleep(0.02)
+
+    async def settled() -> bool:
+        return (await system.services.refunds.sync(system.caller, refund)).state is not RefundState.WAITING
+
+    await eventually(settled)
     await system.rows("UPDATE pay_refund SET state = 'FAILURE', success_time = NULL")
     await system.rows("UPDATE pay_order SET state = 'SUCCESS', refunded_amount = 0")
     await system.simulator.post(f"/simulator/resend/{number}", {"every": True})
-    async with asyncio.timeout(5):
-        while not (cases := await system.cases()):
-            await asyncio.sleep(0.02)
+    cases = await eventually(system.cases)
     assert [(case["kind"], case["refund_id"]) for case in cases] == [("REFUND_MISMATCH", refund.id)]
 
 
@@ -198,10 +216,12 @@ async def test_alipays_notice_settles_a_refund_whose_answer_was_lost(system: Pay
     order, _ = await paid(system, "alipay_qr")
     await system.simulator.fault("alipay.trade.refund", "error_after_commit")
     refund = await system.refund(order, 40)
-    async with asyncio.timeout(5):
-        while refund.state is RefundState.WAITING:
-            refund = await system.services.refunds.load(system.caller, refund.number)
-            await asyncio.sleep(0.02)
+
+    async def settled() -> bool:
+        return (await system.services.refunds.load(system.caller, refund.number)).state is not RefundState.WAITING
+
+    await eventually(settled)
+    refund = await system.services.refunds.load(system.caller, refund.number)
     assert refund.state is RefundState.SUCCESS
     assert (await system.read(order)).refunded_amount == 40
     assert await system.cases() == []

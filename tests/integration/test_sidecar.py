@@ -18,8 +18,9 @@ from aiohttp import web
 from paycenter_server.bootstrap import open_services
 from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.http_callback.app import MAX_BODY, create_app, serve
-from support.grpc_rig import Line, eventually
+from support.grpc_rig import Line
 from support.system import PayCenterSystem, free_port
+from support.waiting import eventually
 
 REFUSED = b'{"code": "FAIL", "message": "the notification does not verify"}'
 CODES = ("wx_native", "alipay_qr", "alipay_pc", "mock")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 from standardwebhooks import Webhook
 from support.system import OPERATOR, PayCenterSystem
+from support.waiting import eventually
 
 OPENID = {"openid": "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o"}
 EXTRAS = {
@@ -48,10 +47,11 @@ async def test_payment_end_to_end(system: PayCenterSystem, code: str, version: s
     assert posts[0].json["data"]["paid_amount"] == 10_000
 
     refund = await system.refund(paid, 3_000)
-    async with asyncio.timeout(5):
-        while refund.state.value != "SUCCESS":
-            await asyncio.sleep(0.02)
-            refund = await system.services.refunds.load(system.caller, refund.number)
+
+    async def refunded() -> bool:
+        return bool((await system.services.refunds.load(system.caller, refund.number)).state.value == "SUCCESS")
+
+    await eventually(refunded)
     after = await system.read(order)
     assert (after.state.value, after.refunded_amount, after.reserved_amount) == ("REFUND", 3_000, 0)
     posts = await system.deliver()

@@ -16,22 +16,25 @@ import redis.asyncio
 from paycenter_server.services.notifications_delivery import DeliveryResponse, NotificationDelivery
 from paycenter_server.workers.runner import Job, Runner, make_jobs
 from paycenter_server.workers.wake_up import WAKE_UP_QUEUE, ArqWakeUp
-from support.grpc_rig import eventually
 from support.system import PayCenterSystem
+from support.waiting import eventually
 
 NAMES = ("pay_notify_job", "pay_order_sync_job", "pay_order_expire_job", "pay_refund_sync_job")
 
 
 @dataclass
 class TimingCourier:
-    """Notes when each notification came; holds them while `hold` is set."""
+    """Notes when each notification came; answers when `answers` is set."""
 
     at: dict[str, list[float]] = field(default_factory=dict)
-    seconds: float = 0.0
+    answers: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.answers.set()
 
     async def send(self, url: str, headers: dict[str, str], body: bytes) -> DeliveryResponse:
         self.at.setdefault(headers["webhook-id"], []).append(time.monotonic())
-        await asyncio.sleep(self.seconds)
+        await self.answers.wait()
         return DeliveryResponse(200, "ok")
 
 
@@ -90,8 +93,12 @@ async def settled(running: Running, seconds: float = 5.0) -> None:
     async def quick() -> bool:
         before = len(running.sender.at)
         await pay(running.system)
-        await asyncio.sleep(0.15)
-        return len(running.sender.at) > before
+        # The net takes seconds.
+        try:
+            await eventually(lambda: len(running.sender.at) > before, 0.15)
+        except AssertionError:
+            return False
+        return True
 
     await eventually(quick, seconds)
 
@@ -112,7 +119,6 @@ async def test_the_bell_brings_the_first_delivery_within_a_tenth_of_a_second(sys
 
             await eventually(came)
             waits.append(max(list(sender.at.values())[-1][0] - committed, 0.0) * 1000)
-            await asyncio.sleep(0.02)
         waits.sort()
         print(f"commit to delivery: p50 {statistics.median(waits):.1f} ms, p99 {waits[-1]:.1f} ms, best {waits[0]:.1f} ms")
         assert statistics.median(waits) < 100
@@ -159,14 +165,14 @@ async def test_without_redis_nothing_waits_and_everything_arrives(system: PayCen
 
 
 async def test_a_redis_that_forgets_in_a_burst_loses_nothing(system: PayCenterSystem) -> None:
-    sender = TimingCourier(seconds=0.02)
+    sender = TimingCourier()
     async with workers(system, sender) as running:
         await settled(running)
 
         async def forget() -> None:
-            for _ in range(8):
+            for step in range(8):
+                await eventually(lambda step=step: len(sender.at) >= count + 10 * step)  # type: ignore[misc]
                 await flush(system)
-                await asyncio.sleep(0.05)
 
         count = len(sender.at)
         await asyncio.gather(*(pay(system) for _ in range(100)), forget())
@@ -178,7 +184,7 @@ async def test_a_redis_that_forgets_in_a_burst_loses_nothing(system: PayCenterSy
 
 
 async def test_two_workers_share_the_work(system: PayCenterSystem) -> None:
-    sender = TimingCourier(seconds=0.01)
+    sender = TimingCourier()
     async with workers(system, sender) as first, workers(system, sender):
         await asyncio.gather(*(pay(system) for _ in range(120)))
         await eventually(lambda: delivered(system, 120), 8)
@@ -206,7 +212,7 @@ async def test_a_job_that_fails_harms_no_other(system: PayCenterSystem) -> None:
     wake_up, stop = ArqWakeUp(system.settings.redis_url), asyncio.Event()
     system.services.context.wake_up = wake_up
     task = asyncio.create_task(Runner(jobs, system.settings.redis_url, delivery).run(stop))
-    await asyncio.sleep(0.6)
+    await eventually(lambda: counts["sync"] and counts["refund"])
     await pay(system)
     await eventually(lambda: delivered(system, 1))
 
@@ -226,13 +232,16 @@ async def test_a_job_that_fails_harms_no_other(system: PayCenterSystem) -> None:
 async def test_redis_goes_while_a_job_is_running(system: PayCenterSystem, embedded: Any) -> None:
     """arq ends its running jobs then; its own end must not keep it from being started again."""
     sender = TimingCourier()
-    entered, calls = asyncio.Event(), 0
+    entered, ended, calls = asyncio.Event(), asyncio.Event(), 0
 
     async def long() -> int:
         nonlocal calls
         calls += 1
         entered.set()
-        await asyncio.sleep(30)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
         return 0
 
     delivery = NotificationDelivery(system.services.context, sender)
@@ -244,7 +253,7 @@ async def test_redis_goes_while_a_job_is_running(system: PayCenterSystem, embedd
     await asyncio.wait_for(entered.wait(), 5)
     entered.clear()
     embedded.servers.stop_redis()
-    await asyncio.sleep(0.3)
+    await eventually(ended.is_set)
     embedded.servers.start_redis()
     await asyncio.wait_for(entered.wait(), 8)
     assert calls >= 2
@@ -255,7 +264,8 @@ async def test_redis_goes_while_a_job_is_running(system: PayCenterSystem, embedd
 
 
 async def test_the_end_waits_for_deliveries_under_way(system: PayCenterSystem) -> None:
-    sender = TimingCourier(seconds=0.6)
+    sender = TimingCourier()
+    sender.answers.clear()
     async with workers(system, sender) as running:
         await asyncio.gather(*(pay(system) for _ in range(5)))
 
@@ -264,6 +274,9 @@ async def test_the_end_waits_for_deliveries_under_way(system: PayCenterSystem) -
 
         await eventually(sent)
         running.stop.set()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(running.task), 0.3)
+        sender.answers.set()
         await running.task
         assert await delivered(system, 5)
     assert await system.value("SELECT count(*) FROM pay_notify_log") == 5

@@ -54,13 +54,13 @@ class FakePayCenter:
     pay_after: int = 2
     reads: int = 0
     delay: float = 0.0
+    released: threading.Event = field(default_factory=threading.Event)
     target: str = ""
 
     def arrived(self, method: str, request: Any, context: grpc.ServicerContext) -> None:
         pairs = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
         self.seen.append(Seen(method, request, pairs, context.time_remaining() or 0, time.monotonic()))
-        if self.delay:
-            time.sleep(self.delay)
+        self.released.wait(self.delay)
         waiting = self.failures.get(method)
         if waiting:
             waiting.pop(0)(context)

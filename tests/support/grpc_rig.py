@@ -171,7 +171,6 @@ class Line:
             self._server.close()
         for writer in list(self._writers):
             writer.transport.abort()
-        await asyncio.sleep(0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -189,16 +188,6 @@ class Line:
                 writer.write(data)
                 await writer.drain()
         writer.transport.abort()
-
-
-async def eventually(check: Any, seconds: float = 5.0) -> Any:
-    """The first true value of an async check."""
-    async with asyncio.timeout(seconds):
-        while True:
-            value = await check()
-            if value:
-                return value
-            await asyncio.sleep(0.02)
 
 
 def named(message: Message, *fields: str) -> Sequence[Any]:

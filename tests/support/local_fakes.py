@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,12 +33,13 @@ def free_ports() -> "Ports":
 
 
 def run_dev_process(
-    data_dir: Path, ports: "Ports", *, env: dict[str, str] | None = None, **options: object
+    data_dir: Path, ports: "Ports", *, env: dict[str, str] | None = None, ignored: str = "", **options: object
 ) -> "subprocess.Popen[str]":
-    """Start `dev` with fake children as a process of its own."""
+    """Start `dev` with fake children as a process of its own; `ignored`: the names of signals that its parent ignores."""
     given = ", ".join(f"{key}={value!r}" for key, value in options.items())
     script = (
-        f"import sys; sys.path.insert(0, {str(HERE)!r})\n"
+        f"import signal, sys; sys.path.insert(0, {str(HERE)!r})\n"
+        f"for name in {ignored.split()!r}: signal.signal(getattr(signal, name), signal.SIG_IGN)\n"
         "from pathlib import Path\n"
         "from support.local_fakes import fake_command\n"
         "from paycenter_server.local.children import Ports\n"
@@ -58,12 +58,13 @@ def run_dev_process(
 def wait_until(condition: object, seconds: float = 15.0) -> bool:
     """Poll until `condition()` is true; whether it became so."""
     assert callable(condition)
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return bool(condition())
+    # Here and not above, for the same reason.
+    from support.waiting import eventually_sync
+
+    try:
+        return bool(eventually_sync(condition, seconds))
+    except AssertionError:
+        return False
 
 
 def _note(what: str) -> None:
@@ -82,7 +83,7 @@ def _serve(name: str, port: int | None) -> None:
         sys.exit(3)
     if port is None:
         while True:
-            time.sleep(0.05)
+            signal.pause()
     server = socket.create_server(("127.0.0.1", port))
     while True:
         connection, _ = server.accept()

@@ -21,6 +21,7 @@ from paycenter_server.channels.transport import Transport
 from paycenter_server.cli.seed import channel_configs
 from paycenter_server.domain.apps import NotificationSuccess, SurplusPolicy
 from paycenter_server.domain.orders import PayOrder
+from paycenter_server.domain.states import OrderState
 from paycenter_server.http_callback.app import create_app as create_sidecar
 from paycenter_server.services.apps import NewApp
 from paycenter_server.services.attempts_submission import NewSubmission
@@ -33,6 +34,8 @@ from paycenter_server.settings import Settings
 from paycenter_server.simulator.app import create_app
 from paycenter_server.simulator.keys import load_keys
 from paycenter_server.simulator.settings import SimulatorConfig
+
+from support.waiting import eventually
 
 OPERATOR = Caller("test", None, "")
 TABLES = "pay_notify_log, pay_notify_task, pay_refund, pay_case, pay_attempt, pay_order, pay_channel, pay_credential, pay_app"
@@ -228,15 +231,14 @@ class PayCenterSystem:
             await self.until(order, "SUCCESS")
         return await self.read(order)
 
-    async def until(self, order: PayOrder, state: str, seconds: float = 5) -> PayOrder:
-        import asyncio
+    async def until(self, order: PayOrder, state: str, seconds: float = 10) -> PayOrder:
+        async def there() -> PayOrder | None:
+            current = await self.read(order)
+            return current if current.state.value == state else None
 
-        async with asyncio.timeout(seconds):
-            while True:
-                current = await self.read(order)
-                if current.state.value == state:
-                    return current
-                await asyncio.sleep(0.01)
+        found = await eventually(there, seconds)
+        assert found is not None
+        return found
 
     async def refund(self, order: PayOrder, amount: int, **changes: Any) -> Any:
         values: dict[str, Any] = {
@@ -263,6 +265,17 @@ class PayCenterSystem:
     async def value(self, query: str, *arguments: Any) -> Any:
         async with self.services.context.database.connection() as connection:
             return await connection.fetchval(query, *arguments)
+
+    async def first_case(self, order: PayOrder) -> asyncpg.Record:
+        """The first case, as soon as there is one; AssertionError if the order is paid instead."""
+
+        async def decided() -> bool:
+            return bool(await self.cases()) or (await self.read(order)).state is OrderState.SUCCESS
+
+        await eventually(decided)
+        cases = await self.cases()
+        assert cases, "the order is paid, and there is no case"
+        return cases[0]
 
     async def cases(self) -> list[asyncpg.Record]:
         return await self.rows("SELECT * FROM pay_case ORDER BY id")

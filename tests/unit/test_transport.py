@@ -89,7 +89,7 @@ async def test_a_redirect_is_not_followed(server: RawServer, transport: AiohttpT
 
 
 async def _silence(request: bytes, writer: asyncio.StreamWriter) -> None:
-    await asyncio.sleep(5)
+    await asyncio.Event().wait()
 
 
 async def _hang_up(request: bytes, writer: asyncio.StreamWriter) -> None:

@@ -13,6 +13,7 @@ from uuid import UUID
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _VALUES = {character: value for value, character in enumerate(_ALPHABET)}
 RANDOM_BITS = 74
+_INCREMENT = (1 << 32) - 1
 
 
 class Prefix(StrEnum):
@@ -28,12 +29,25 @@ class Prefix(StrEnum):
     CASE = "K"
 
 
-def uuid7(now: datetime, random: int) -> UUID:
-    """A UUIDv7 of this moment; `random` gives its 74 random bits."""
-    milliseconds = int(now.timestamp() * 1000)
-    rand_a = (random >> 62) & 0xFFF
-    rand_b = random & ((1 << 62) - 1)
-    return UUID(int=(milliseconds & ((1 << 48) - 1)) << 80 | 0x7 << 76 | rand_a << 64 | 0b10 << 62 | rand_b)
+def uuid7(now: datetime, random: int, after: UUID | None = None) -> UUID:
+    """A UUIDv7 of this moment; `random` gives its 74 random bits.
+
+    `after` is the key that was made before: the new one is larger, also within the same millisecond or if the clock went back.
+    Then it keeps that key's time, and its random bits are those of that key plus a random increment (RFC 9562, 6.2, method 2).
+    """
+    milliseconds = int(now.timestamp() * 1000) & ((1 << 48) - 1)
+    value = milliseconds << RANDOM_BITS | random
+    if after is not None and value <= (last := _time_and_random(after)):
+        # Should the random bits overflow, they carry into the time.
+        value = last + 1 + (random & _INCREMENT)
+    rand_b = value & ((1 << 62) - 1)
+    rand_a = (value >> 62) & 0xFFF
+    return UUID(int=value >> RANDOM_BITS << 80 | 0x7 << 76 | rand_a << 64 | 0b10 << 62 | rand_b)
+
+
+def _time_and_random(key: UUID) -> int:
+    """The 122 bits of a UUIDv7 beside version and variant."""
+    return (key.int >> 80) << RANDOM_BITS | ((key.int >> 64) & 0xFFF) << 62 | (key.int & ((1 << 62) - 1))
 
 
 def encode(prefix: Prefix, key: UUID) -> str:

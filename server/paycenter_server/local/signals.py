@@ -28,8 +28,9 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         for signum in _ALL:
-            # What was ignored from outside (nohup, a background job of a script) stays ignored.
-            if signal.getsignal(signum) is not signal.SIG_IGN:
+            # Ignored from outside: a hang-up stays so (nohup). SIGINT and SIGTERM are handled all the same, as in every process of
+            # ours: a program that is started in the background of a script would otherwise stop by SIGTERM only.
+            if signum is not signal.SIGHUP or signal.getsignal(signum) is not signal.SIG_IGN:
                 self._old[signum] = signal.signal(signum, self._received)
         return self
 

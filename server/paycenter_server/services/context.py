@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
+from threading import Lock
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
@@ -54,6 +55,20 @@ class Options:
     sync_batch: int = 50
 
 
+class KeyGenerator:
+    """Keys in the order in which they are made: each is larger than the one before, whatever the clock does. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._last: UUID | None = None
+        self._lock = Lock()
+
+    def next(self, now: datetime, random: int) -> UUID:
+        """A UUIDv7; `random` gives its 74 random bits."""
+        with self._lock:
+            self._last = uuid7(now, random, self._last)
+            return self._last
+
+
 @dataclass
 class Context:
     """One of these per process."""
@@ -67,6 +82,7 @@ class Context:
     options: Options
     signers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="sign"))
     random_bits: Callable[[int], int] = secrets.randbits
+    _keys: KeyGenerator = field(default_factory=KeyGenerator)
     _running: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def now(self) -> datetime:
@@ -74,8 +90,8 @@ class Context:
         return self.clock.now()
 
     def new_key(self, now: datetime) -> UUID:
-        """A fresh UUIDv7."""
-        return uuid7(now, self.random_bits(RANDOM_BITS))
+        """A fresh UUIDv7, larger than every one before it in this process."""
+        return self._keys.next(now, self.random_bits(RANDOM_BITS))
 
     def moment(self) -> RequestContext:
         """The time and a nonce for one channel operation."""

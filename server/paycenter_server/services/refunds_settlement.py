@@ -119,8 +119,8 @@ class RefundSettlement:
 
     @staticmethod
     def _compare(configured: ConfiguredChannel, refund: PayRefund, facts: RefundFacts | None) -> None:
-        if facts is None or facts.amount is None:
-            raise FactsMismatchError("the message names no amount")
+        if facts is None:
+            raise FactsMismatchError("the message names no refund")
         for name, ours in configured.codec.account.items():
             if facts.account.get(name) != ours:
                 raise FactsMismatchError(f"the message's {name} is not the channel's")

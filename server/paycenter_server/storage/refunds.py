@@ -16,14 +16,15 @@ REFUNDS = RowMapping(PayRefund, "pay_refund")
 
 
 async def reserve(connection: WriteConnection, order_id: UUID, amount: int, now: datetime) -> bool:
-    """Set aside part of what was paid; False if that much is not left, or the order is not paid.
+    """Set aside part of what was paid; False if that much is not left.
 
-    One conditional UPDATE: a SUM over refund rows would race.
+    One conditional UPDATE: a SUM over refund rows would race. The state needs no condition: `paid_amount` is 0 (a CHECK) unless
+    the order is paid.
     """
     done = await connection.fetchval(
         """UPDATE pay_order SET reserved_amount = reserved_amount + $2, update_time = $3
-           WHERE id = $1 AND state = ANY($4) AND refunded_amount + reserved_amount + $2 <= paid_amount RETURNING id""",
-        order_id, amount, now, sources(ORDER, OrderEvent.REFUNDED),
+           WHERE id = $1 AND refunded_amount + reserved_amount + $2 <= paid_amount RETURNING id""",
+        order_id, amount, now,
     )  # fmt: skip
     return done is not None
 

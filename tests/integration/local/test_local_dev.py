@@ -94,6 +94,18 @@ def test_dev_from_nothing_to_ctrl_c(
         print(f"\n  dev with small children, with the interpreter's start: cold {cold:.2f} s, warm {warm:.2f} s")
 
 
+def test_sigint_stops_it_also_where_the_parent_ignores_it(data_dir: Path, processes: list["subprocess.Popen[str]"]) -> None:
+    """As in the background of a script; a hang-up that is ignored (nohup) stays so."""
+    processes.append(process := run_dev_process(data_dir, free_ports(), play=False, ignored="SIGINT SIGHUP"))
+    output = Output(process)
+    output.until("PayCenter is running")
+    pids = tree_of(process)
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGINT)
+    assert "Stopped." in output.rest() and process.returncode == 0
+    assert not any(map(pid_alive, pids))
+
+
 def test_kill_9_leaves_nothing_and_the_next_start_recovers(data_dir: Path, processes: list["subprocess.Popen[str]"]) -> None:
     ports = free_ports()
     for round_ in range(3):

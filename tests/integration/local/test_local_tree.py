@@ -19,11 +19,10 @@ def stop(*a):
     open({events!r}, "a").write({name!r} + "\\n"); sys.exit(0)
 signal.signal(signal.SIGTERM, stop)
 open({events!r} + "-up", "a").write("x")
-time.sleep(60)
+signal.pause()
 """
 HTTP = """
-import http.server, time
-time.sleep({delay})
+import http.server
 class H(http.server.BaseHTTPRequestHandler):
     n = 0
     def do_GET(self):
@@ -58,8 +57,8 @@ def test_ready_by_http_and_by_port(tmp_path: Path) -> None:
     try:
         tree.start(
             [
-                Child("http", python(HTTP.format(port=one, delay=0.1)), ENV, ready_url=f"http://127.0.0.1:{one}/health?x=1"),
-                Child("port", python(HTTP.format(port=two, delay=0)), ENV, ready_port=two),
+                Child("http", python(HTTP.format(port=one)), ENV, ready_url=f"http://127.0.0.1:{one}/health?x=1"),
+                Child("port", python(HTTP.format(port=two)), ENV, ready_port=two),
                 Child("once", python("print('done')"), ENV, once=True),
             ]
         )
@@ -85,7 +84,7 @@ def test_a_child_that_fails_shows_its_log(tmp_path: Path, once: bool) -> None:
 def test_a_child_that_never_answers_times_out(tmp_path: Path) -> None:
     tree = Tree(tmp_path)
     try:
-        script = "import time; print('waiting for Godot', flush=True); time.sleep(60)"
+        script = "import signal; print('waiting for Godot', flush=True); signal.pause()"
         tree.start([Child("slow", python(script), ENV, ready_port=free_port(), ready_timeout=0.5)])
         with pytest.raises(TreeError, match=r"(?s)slow did not become ready in 0 s.*Godot"):
             tree.wait_ready()
@@ -98,7 +97,7 @@ def test_a_crash_is_restarted_told_and_given_up(tmp_path: Path) -> None:
     warned: list[tuple[str, str]] = []
     tree = Tree(tmp_path, say=said.append, warn=lambda name, line: warned.append((name, line)))
     try:
-        tree.start([Child("w", python("import time; print('ERROR here', flush=True); time.sleep(60)"), ENV, max_restarts=1)])
+        tree.start([Child("w", python("import signal; print('ERROR here', flush=True); signal.pause()"), ENV, max_restarts=1)])
         tree.wait_ready()
         first = tree.pid("w")
         assert first is not None
@@ -119,8 +118,8 @@ def test_a_stubborn_child_and_its_children_are_killed(tmp_path: Path) -> None:
     said: list[str] = []
     script = (
         "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        "p = subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(60)']); print(p.pid, flush=True)\n"
-        "time.sleep(60)"
+        "p = subprocess.Popen([sys.executable, '-S', '-c', 'import signal; signal.pause()']); print(p.pid, flush=True)\n"
+        "signal.pause()"
     )
     tree = Tree(tmp_path, say=said.append)
     tree.start([Child("mule", python(script), ENV, stop_timeout=0.3)])

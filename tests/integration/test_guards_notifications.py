@@ -1,0 +1,139 @@
+"""Guards of the outbox: claiming, recording, sending again. Each is taken out by `make mutants`."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from paycenter_server.domain.states import NOTIFICATION, NotificationEvent, target
+from paycenter_server.storage import notifications as notification_rows
+from paycenter_server.storage.notifications import DeliveryResult, DueNotification
+from support.locks import transaction, waiting_for_lock
+from support.system import PayCenterSystem
+
+LEASE = timedelta(seconds=60)
+
+
+async def due_tasks(system: PayCenterSystem, count: int) -> list[Any]:
+    """The keys of so many notifications that are due, the oldest first."""
+    for _ in range(count):
+        await system.paid("mock")
+    rows = await system.rows("SELECT id FROM pay_notify_task ORDER BY next_notify_time")
+    return [row["id"] for row in rows]
+
+
+async def claim(
+    system: PayCenterSystem, connection: Any, *, limit: int = 100, per_app: int = 100, busy: Any = ()
+) -> list[DueNotification]:
+    now = system.clock.now()
+    return await notification_rows.claim_due(connection, now, now + LEASE, limit, per_app, busy)
+
+
+async def claim_beside(system: PayCenterSystem) -> list[DueNotification]:
+    """Another worker's claim."""
+    async with system.services.context.database.connection() as connection:
+        return await claim(system, connection)
+
+
+async def test_a_claim_passes_over_what_another_worker_holds(system: PayCenterSystem) -> None:
+    await due_tasks(system, 2)
+    async with transaction(system) as held:
+        assert len(await claim(system, held)) == 2
+        other = asyncio.create_task(claim_beside(system))
+        await waiting_for_lock(system, [other])
+        assert other.done(), "a claim must pass over rows that another worker holds, not wait for them"
+        assert other.result() == []
+
+
+async def test_a_claim_takes_only_what_is_due(system: PayCenterSystem) -> None:
+    now_due, later = await due_tasks(system, 2)
+    await system.rows("UPDATE pay_notify_task SET next_notify_time = now() + interval '1 hour' WHERE id = $1", later)
+    assert [task.id for task in await claim_beside(system)] == [now_due]
+    assert await claim_beside(system) == []
+
+
+async def test_a_claim_looks_again_at_what_another_worker_has_claimed_meanwhile(system: PayCenterSystem) -> None:
+    """The other worker claims and commits after this one's statement has begun, and before it comes to that row.
+
+    A trigger on an advisory lock stops the statement between its first row and its second.
+    """
+    first, second = await due_tasks(system, 2)
+    await system.rows(
+        """CREATE FUNCTION pause() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             IF current_setting('test.pause', true) = 'on' THEN PERFORM pg_advisory_xact_lock(4711); END IF; RETURN NEW;
+           END $$"""
+    )
+    await system.rows("CREATE TRIGGER pause BEFORE UPDATE ON pay_notify_task FOR EACH ROW EXECUTE FUNCTION pause()")
+    try:
+        async with system.services.context.database.connection() as connection:
+            # A plan that comes to the rows one by one.
+            for setting in ("enable_hashjoin", "enable_mergejoin"):
+                await connection.execute(f"SET {setting} = off")
+            await connection.execute("SET test.pause = 'on'")
+            try:
+                async with transaction(system) as held:
+                    await held.execute("SELECT pg_advisory_xact_lock(4711)")
+                    slow = asyncio.create_task(claim(system, connection))
+                    await waiting_for_lock(system, [slow])
+                    assert not slow.done()
+                    meanwhile = [task.id for task in await claim_beside(system)]
+                claimed = [task.id for task in await slow]
+            finally:
+                await connection.execute("RESET ALL")
+    finally:
+        await system.rows("DROP TRIGGER pause ON pay_notify_task")
+        await system.rows("DROP FUNCTION pause()")
+    assert len(meanwhile) == 1, "the slow claim had locked both rows already"
+    assert sorted([*claimed, *meanwhile]) == sorted([first, second])
+
+
+async def test_a_claim_takes_no_more_of_an_app_than_its_places(system: PayCenterSystem) -> None:
+    await due_tasks(system, 3)
+    async with system.services.context.database.connection() as connection:
+        assert len(await claim(system, connection, per_app=2)) == 2
+        (app_id,) = {row["app_id"] for row in await system.rows("SELECT app_id FROM pay_notify_task")}
+        assert await claim(system, connection, busy=[app_id]) == []
+        assert len(await claim(system, connection)) == 1
+
+
+def delivery(task: DueNotification, event: NotificationEvent, at: datetime, claimed: int | None = None) -> DeliveryResult:
+    waits = event in (NotificationEvent.UNANSWERED, NotificationEvent.REFUSED)
+    return DeliveryResult(
+        task_id=task.id, claimed_times=task.notify_times if claimed is None else claimed, event=event,
+        next_notify_time=at if waits else None, url="u", request="r", http_status=200, duration_ms=1, answer="", at=at,
+    )  # fmt: skip
+
+
+async def test_a_late_result_does_not_overwrite_a_later_one(system: PayCenterSystem) -> None:
+    """Claimed twice because the first worker was slow; its result is of delivery 1, and the row stands at delivery 2."""
+    await due_tasks(system, 1)
+    (slow,) = await claim_beside(system)
+    now = system.clock.now()
+    async with system.services.context.database.connection() as connection:
+        assert await notification_rows.record(connection, [delivery(slow, NotificationEvent.UNANSWERED, now)]) == 1
+        assert await notification_rows.record(connection, [delivery(slow, NotificationEvent.RECEIVED, now, claimed=0)]) == 0
+    (row,) = await system.rows("SELECT state, notify_times FROM pay_notify_task")
+    assert (row["state"], row["notify_times"]) == ("REQUEST_FAILURE", 1)
+
+
+@pytest.mark.parametrize("end", [NotificationEvent.RECEIVED, NotificationEvent.GIVE_UP])
+async def test_a_result_does_not_reopen_what_has_ended(system: PayCenterSystem, end: NotificationEvent) -> None:
+    await due_tasks(system, 1)
+    (task,) = await claim_beside(system)
+    now = system.clock.now()
+    async with system.services.context.database.connection() as connection:
+        assert await notification_rows.record(connection, [delivery(task, end, now)]) == 1
+        assert await notification_rows.record(connection, [delivery(task, NotificationEvent.UNANSWERED, now, claimed=1)]) == 0
+    (row,) = await system.rows("SELECT state, notify_times, next_notify_time FROM pay_notify_task")
+    assert (row["state"], row["notify_times"], row["next_notify_time"]) == (target(NOTIFICATION, end), 1, None)
+
+
+async def test_only_what_has_ended_is_sent_again(system: PayCenterSystem) -> None:
+    (key,) = await due_tasks(system, 1)
+    async with system.services.context.database.connection() as connection:
+        assert not await notification_rows.resend(connection, key, system.clock.now())
+        assert await system.value("SELECT schedule_start_times FROM pay_notify_task") == 0
+        await system.deliver()
+        assert await notification_rows.resend(connection, key, system.clock.now())

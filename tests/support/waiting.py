@@ -1,0 +1,64 @@
+"""Waiting in tests: for a condition, never for a time. The only module of the tests that sleeps."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar, overload
+
+T = TypeVar("T")
+_STEP = 0.01
+
+
+@overload
+async def eventually(condition: Callable[[], Awaitable[T]], seconds: float = 10.0) -> T: ...
+
+
+@overload
+async def eventually(condition: Callable[[], T], seconds: float = 10.0) -> T: ...
+
+
+async def eventually(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
+    """The first true value of a condition, plain or async. AssertionError if it does not become true in time."""
+    end = time.monotonic() + seconds
+    while True:
+        found = condition()
+        value = await found if inspect.isawaitable(found) else found
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {seconds:g} s: {_source(condition)}")
+        await asyncio.sleep(_STEP)
+
+
+async def pause(seconds: float = _STEP) -> None:
+    """What a double takes for a part of its answer, or how calls that a seed mixes are apart. Never to wait for something."""
+    await asyncio.sleep(seconds)
+
+
+def eventually_sync(condition: Callable[[], T], seconds: float = 10.0) -> T:
+    """The same for tests that are not async."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {seconds:g} s: {_source(condition)}")
+        time.sleep(_STEP)
+    return value
+
+
+async def ended(tasks: Sequence[asyncio.Task[Any]], seconds: float = 10.0) -> list[Any]:
+    """Results or exceptions of tasks, in their order. AssertionError if one does not end in time."""
+    done, pending = await asyncio.wait(tasks, timeout=seconds)
+    for task in pending:
+        task.cancel()
+    assert not pending, f"{len(pending)} of {len(done) + len(pending)} calls did not end within {seconds:g} s"
+    return [task.exception() or task.result() for task in tasks]
+
+
+def _source(condition: Callable[..., Any]) -> str:
+    try:
+        return inspect.getsource(condition).strip()
+    except (OSError, TypeError):
+        return repr(condition)

@@ -1,0 +1,38 @@
+"""The guards that `tools/mutants.py` takes out, as data: a module for each noun."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_SERVER = "server/paycenter_server"
+_TESTS = "tests/integration"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A guard taken out: in `file`, `text` (there exactly once) becomes `replacement`; every one of `tests` must fail by itself.
+
+    `control`: the payment and refund from end to end does not need this guard, and must pass.
+    """
+
+    name: str
+    file: str
+    text: str
+    replacement: str
+    tests: tuple[str, ...]
+    control: bool = True
+
+
+def guards(file: str, test_file: str, *rows: tuple[str, str, str, str], control: bool = True) -> list[Mutant]:
+    """Entries of one file and one test file: (name, text, replacement, tests separated by blanks)."""
+    return [
+        Mutant(
+            name,
+            f"{_SERVER}/{file}",
+            text,
+            replacement,
+            tuple(f"{_TESTS}/{test}" if "::" in test else f"{_TESTS}/{test_file}::{test}" for test in tests.split()),
+            control,
+        )
+        for name, text, replacement, tests in rows
+    ]

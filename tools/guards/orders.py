@@ -1,0 +1,234 @@
+"""Orders and attempts."""
+
+from __future__ import annotations
+
+from guards import Mutant, guards
+
+_CLOSED = "AND NOT EXISTS (SELECT 1 FROM pay_attempt t WHERE t.order_id = $1 AND t.state = ANY($5))"
+_PRICE = "AND NOT EXISTS (SELECT 1 FROM pay_attempt t WHERE t.order_id = $1 AND t.state = ANY($6))"
+_DUE = "WHERE next_check_time <= $1 ORDER BY next_check_time LIMIT $3 FOR UPDATE SKIP LOCKED"
+
+ORDERS: list[Mutant] = [
+    *guards(
+        "storage/orders.py",
+        "test_guards_orders.py",
+        (
+            "close-order-open-attempt",
+            _CLOSED,
+            "AND $5::text[] IS NOT NULL",
+            "test_close_order_refuses_while_an_attempt_is_open",
+        ),
+        (
+            "close-order-state",
+            "WHERE id = $1 AND state = ANY($4)",
+            "WHERE id = $1 AND $4::text[] IS NOT NULL",
+            "test_close_order_refuses_what_is_paid_or_closed",
+        ),
+        (
+            "update-price-open-attempt",
+            _PRICE,
+            "AND $6::text[] IS NOT NULL",
+            "test_update_price_refuses_while_an_attempt_is_open",
+        ),
+        (
+            "update-price-old",
+            "WHERE id = $1 AND amount = $2 AND state = $5",
+            "WHERE id = $1 AND $2::bigint IS NOT NULL AND state = $5",
+            "test_update_price_compares_the_old_price",
+        ),
+        (
+            "update-price-state",
+            "WHERE id = $1 AND amount = $2 AND state = $5",
+            "WHERE id = $1 AND amount = $2 AND $5::text IS NOT NULL",
+            "test_update_price_refuses_what_is_paid_or_closed",
+        ),
+        (
+            "claim-orders-due",
+            _DUE,
+            "WHERE $1::timestamptz IS NOT NULL ORDER BY next_check_time LIMIT $3 FOR UPDATE SKIP LOCKED",
+            "test_guards_attempts.py::test_claimed_orders_are_due_and_not_claimed_by_another",
+        ),
+        (
+            "claim-orders-skip",
+            _DUE,
+            "WHERE next_check_time <= $1 ORDER BY next_check_time LIMIT $3",
+            "test_guards_attempts.py::test_claimed_orders_are_due_and_not_claimed_by_another",
+        ),
+        (
+            "order-next-check-state",
+            'SET next_check_time = $2 WHERE id = $1 AND state = $3"',
+            'SET next_check_time = $2 WHERE id = $1 AND $3::text IS NOT NULL"',
+            "test_guards_attempts.py::test_set_next_check_of_an_order_leaves_settled_ones_alone",
+        ),
+    ),
+    *guards(
+        "services/closing.py",
+        "test_guards_orders.py",
+        (
+            "close-order-lock",
+            "order_rows.get_order(connection, order_id, lock=True)",
+            "order_rows.get_order(connection, order_id)",
+            "test_close_order_locks_the_order",
+        ),
+    ),
+    *guards(
+        "services/orders.py",
+        "test_guards_orders.py",
+        (
+            "update-price-lock",
+            "            await order_rows.get_order(connection, order.id, lock=True)\n",
+            "",
+            "test_update_price_locks_the_order",
+        ),
+        (
+            "create-compares-amount",
+            '"amount", "currency", "user_id"',
+            '"currency", "user_id"',
+            "test_another_content_is_a_conflict_field_by_field",
+        ),
+    ),
+    *guards(
+        "services/submit.py",
+        "test_guards_orders.py",
+        (
+            "intent-lock",
+            "get_order(connection, order.id, lock=True)",
+            "get_order(connection, order.id)",
+            "test_intent_locks_the_order",
+        ),
+        (
+            "intent-price",
+            "            if current.amount != order.amount:\n                raise order_changed()\n",
+            "",
+            "test_intent_checks_the_price_again",
+        ),
+        ("intent-state", "            self._payable(current)\n", "", "test_intent_checks_the_state_again"),
+        ("intent-others", "if attempt.id not in tolerated:", "if False:", "test_intent_checks_the_other_attempts_again"),
+        (
+            "payable-paid",
+            "if order.state in (OrderState.SUCCESS, OrderState.REFUND):",
+            "if False:",
+            "test_submit_refuses_what_cannot_be_paid[SUCCESS]",
+        ),
+        (
+            "payable-closed",
+            "if order.state is OrderState.CLOSED:",
+            "if False:",
+            "test_submit_refuses_what_cannot_be_paid[CLOSED]",
+        ),
+        (
+            "payable-expired",
+            "if order.expire_time <= self._context.now():",
+            "if False:",
+            "test_submit_refuses_what_cannot_be_paid[EXPIRED]",
+        ),
+        (
+            "same-channel",
+            "attempt.channel_id == configured.channel.id\n            #",
+            "True\n            #",
+            "test_another_channel_gets_another_number",
+        ),
+        (
+            "same-expiry",
+            "(attempt.expire_time > self._context.now() or configured.spec.attempt_life is not None)",
+            "True",
+            "test_an_expired_attempt_is_followed_by_another",
+        ),
+        ("same-amount", "and attempt.amount == order.amount", "", "test_a_new_price_gets_another_number"),
+        (
+            "same-extras",
+            "and dict(attempt.channel_extras) == dict(new.extras)",
+            "",
+            "test_another_content_gets_another_number[changes2]",
+        ),
+        ("same-mode", "and attempt.wanted_mode == new.display_mode", "", "test_another_content_gets_another_number[changes0]"),
+        (
+            "same-return-url",
+            "and attempt.return_url == (new.return_url or order.return_url)",
+            "",
+            "test_another_content_gets_another_number[changes1]",
+        ),
+    ),
+    *guards(
+        "storage/attempts.py",
+        "test_guards_attempts.py",
+        (
+            "answered-state",
+            "channel_error_code = NULL, channel_error_message = NULL WHERE id = $1 AND state = ANY($7)",
+            "channel_error_code = NULL, channel_error_message = NULL WHERE id = $1 AND $7::text[] IS NOT NULL",
+            "test_answered_leaves_a_settled_attempt_alone",
+        ),
+        (
+            "unclear-state",
+            "next_check_time = least(next_check_time, $5) WHERE id = $1 AND state = ANY($7)",
+            "next_check_time = least(next_check_time, $5) WHERE id = $1 AND $7::text[] IS NOT NULL",
+            "test_unclear_leaves_a_settled_attempt_alone",
+        ),
+        (
+            "close-attempt-state",
+            "WHERE id = $1 AND state = ANY($7) AND (display_content",
+            "WHERE id = $1 AND $7::text[] IS NOT NULL AND (display_content",
+            "test_close_attempt_leaves_a_settled_attempt_alone",
+        ),
+        (
+            "close-attempt-unshown",
+            "AND (display_content = '' OR NOT $8)",
+            "AND $8::boolean IS NOT NULL",
+            "test_a_refusal_closes_only_what_nobody_was_shown",
+        ),
+        (
+            "begin-cancel-paid",
+            "WHERE id = $1 AND state <> $4 FOR UPDATE",
+            "WHERE id = $1 AND $4::text IS NOT NULL FOR UPDATE",
+            "test_begin_cancel_refuses_a_paid_attempt test_begin_cancel_waits_for_a_booking",
+        ),
+        (
+            "begin-cancel-lock",
+            "WHERE id = $1 AND state <> $4 FOR UPDATE",
+            "WHERE id = $1 AND state <> $4",
+            "test_begin_cancel_waits_for_a_booking",
+        ),
+        (
+            "end-cancel-own",
+            "WHERE id = $1 AND cancel_until = $2",
+            "WHERE id = $1 AND $2::timestamptz IS NOT NULL",
+            "test_end_cancel_leaves_another_cancellation_alone",
+        ),
+        (
+            "look-again-paid",
+            "least(coalesce(next_check_time, $2), $2) WHERE id = $1 AND state <> $3",
+            "least(coalesce(next_check_time, $2), $2) WHERE id = $1 AND $3::text IS NOT NULL",
+            "test_look_again_leaves_a_paid_attempt_alone",
+        ),
+        (
+            "attempt-next-check-open",
+            "(state = ANY($3) OR (state = $4 AND NOT $5))",
+            "($3::text[] IS NOT NULL OR (state = $4 AND NOT $5))",
+            "test_set_next_check_of_an_attempt_leaves_settled_ones_alone",
+        ),
+        (
+            "attempt-next-check-only-open",
+            "(state = $4 AND NOT $5)",
+            "(state = $4 AND $5::boolean IS NOT NULL)",
+            "test_set_next_check_of_an_attempt_leaves_settled_ones_alone",
+        ),
+        (
+            "attempt-next-check-closed",
+            "(state = $4 AND NOT $5)",
+            "($4::text IS NOT NULL AND NOT $5)",
+            "test_set_next_check_of_an_attempt_leaves_settled_ones_alone",
+        ),
+        (
+            "claim-attempts-due",
+            _DUE,
+            "WHERE $1::timestamptz IS NOT NULL ORDER BY next_check_time LIMIT $3 FOR UPDATE SKIP LOCKED",
+            "test_claimed_attempts_are_due_and_not_claimed_by_another",
+        ),
+        (
+            "claim-attempts-skip",
+            _DUE,
+            "WHERE next_check_time <= $1 ORDER BY next_check_time LIMIT $3",
+            "test_claimed_attempts_are_due_and_not_claimed_by_another",
+        ),
+    ),
+]

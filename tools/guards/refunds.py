@@ -1,0 +1,194 @@
+"""Refunds."""
+
+from __future__ import annotations
+
+from guards import Mutant, guards
+
+_KEY = "WHERE id = $1 AND out_refund_key = $2 AND state = ANY($8) RETURNING order_id, amount, case_id"
+_SUCCEED = "next_check_time = NULL, channel_error_code = NULL, channel_error_message = NULL\n             "
+_FAIL = "update_time = $7, next_check_time = NULL\n             "
+_NO_KEY = _KEY.replace("out_refund_key = $2", "$2::uuid IS NOT NULL")
+_NO_STATE = _KEY.replace("state = ANY($8)", "$8::text[] IS NOT NULL")
+_ORDER = """FROM done WHERE o.id = done.order_id AND done.case_id IS NULL RETURNING o.id
+           ) SELECT (SELECT count(*) FROM done) AS refunds, (SELECT count(*) FROM {})"""
+_ANY_ORDER = _ORDER.replace(" AND done.case_id IS NULL", "")
+_NOTE = "WHERE id = $1 AND out_refund_key = $2 AND state = $7"
+_DUE = "WHERE next_check_time <= $1 ORDER BY next_check_time LIMIT $3 FOR UPDATE SKIP LOCKED"
+_SUCCESS_FACTS = "test_a_success_with_other_facts_is_not_booked"
+_FAILURE_FACTS = "test_a_failure_with_other_facts_frees_nothing"
+_CLAIMED = "test_claimed_refunds_are_due_and_not_claimed_by_another"
+
+REFUNDS: list[Mutant] = [
+    *guards(
+        "storage/refunds.py",
+        "test_guards_refunds.py",
+        (
+            "reserve-left",
+            "refunded_amount + reserved_amount + $2 <= paid_amount",
+            "$2::bigint IS NOT NULL",
+            "test_reserve_counts_what_is_refunded_and_what_is_reserved test_sending_again_reserves_again "
+            "test_money_rules.py::test_rule_3_concurrent_refunds_never_exceed_what_was_paid",
+        ),
+        (
+            "reserve-refunded",
+            "refunded_amount + reserved_amount + $2 <= paid_amount",
+            "reserved_amount + $2 <= paid_amount",
+            "test_reserve_counts_what_is_refunded_and_what_is_reserved",
+        ),
+        (
+            "reserve-reserved",
+            "refunded_amount + reserved_amount + $2 <= paid_amount",
+            "refunded_amount + $2 <= paid_amount",
+            "test_reserve_counts_what_is_refunded_and_what_is_reserved",
+        ),
+        (
+            "send-again-state",
+            "check_count = 0, update_time = $3 WHERE id = $1 AND state = ANY($6)",
+            "check_count = 0, update_time = $3 WHERE id = $1 AND $6::text[] IS NOT NULL",
+            "test_send_again_happens_once_of_two_calls",
+        ),
+        (
+            "succeed-number",
+            _SUCCEED + _KEY,
+            _SUCCEED + _NO_KEY,
+            "test_a_late_success_of_the_first_try_settles_not_the_second",
+        ),
+        (
+            "succeed-state",
+            _SUCCEED + _KEY,
+            _SUCCEED + _NO_STATE,
+            "test_succeed_counts_once test_a_success_after_a_failure_is_a_case",
+        ),
+        (
+            "succeed-surplus",
+            _ORDER.format("moved"),
+            _ANY_ORDER.format("moved"),
+            "test_a_refund_of_surplus_changes_no_order[succeed]",
+        ),
+        (
+            "succeed-adds",
+            "refunded_amount = refunded_amount + done.amount",
+            "refunded_amount = (SELECT p.refunded_amount FROM pay_order p WHERE p.id = done.order_id) + done.amount",
+            "test_two_refunds_that_succeed_at_once_are_both_counted",
+        ),
+        ("fail-number", _FAIL + _KEY, _FAIL + _NO_KEY, "test_a_late_failure_of_the_first_try_fails_not_the_second"),
+        ("fail-state", _FAIL + _KEY, _FAIL + _NO_STATE, "test_fail_does_not_undo_a_success"),
+        (
+            "fail-surplus",
+            _ORDER.format("freed"),
+            _ANY_ORDER.format("freed"),
+            "test_a_refund_of_surplus_changes_no_order[fail]",
+        ),
+        (
+            "note-number",
+            _NOTE,
+            _NOTE.replace("out_refund_key = $2", "$2::uuid IS NOT NULL"),
+            "test_a_late_answer_of_the_first_try_is_not_noted_with_the_second",
+        ),
+        (
+            "note-state",
+            _NOTE,
+            _NOTE.replace("state = $7", "$7::text IS NOT NULL"),
+            "test_note_leaves_a_settled_refund_alone",
+        ),
+        ("claim-refunds-due", _DUE, _DUE.replace("next_check_time <= $1", "$1::timestamptz IS NOT NULL"), _CLAIMED),
+        ("claim-refunds-skip", _DUE, _DUE.replace(" FOR UPDATE SKIP LOCKED", ""), _CLAIMED),
+    ),
+    *guards(
+        "services/refund_settlement.py",
+        "test_guards_refunds.py",
+        (
+            "success-account",
+            "            if facts.account.get(name) != ours:",
+            "            if False:",
+            f"{_SUCCESS_FACTS}[wrong4] {_SUCCESS_FACTS}[wrong5]",
+        ),
+        (
+            "success-amount",
+            "theirs != (refund.out_refund_no, refund.out_trade_no, refund.amount)",
+            "theirs[:2] != (refund.out_refund_no, refund.out_trade_no)",
+            f"{_SUCCESS_FACTS}[wrong1]",
+        ),
+        (
+            "success-refund-number",
+            "theirs != (refund.out_refund_no, refund.out_trade_no, refund.amount)",
+            "theirs[1:] != (refund.out_trade_no, refund.amount)",
+            f"{_SUCCESS_FACTS}[wrong2]",
+        ),
+        (
+            "success-trade-number",
+            "theirs != (refund.out_refund_no, refund.out_trade_no, refund.amount)",
+            "theirs[::2] != (refund.out_refund_no, refund.amount)",
+            f"{_SUCCESS_FACTS}[wrong3]",
+        ),
+        (
+            "failure-amount",
+            "if not same or facts.amount not in (None, refund.amount):",
+            "if not same:",
+            f"{_FAILURE_FACTS}[wrong0]",
+        ),
+        (
+            "failure-numbers",
+            "if not same or facts.amount not in (None, refund.amount):",
+            "if facts.amount not in (None, refund.amount):",
+            f"{_FAILURE_FACTS}[wrong1] {_FAILURE_FACTS}[wrong2]",
+        ),
+        (
+            "notification-channel",
+            "if refund is not None and refund.channel_id != configured.channel.id:",
+            "if False:",
+            "test_a_notification_settles_only_refunds_of_its_own_channel",
+        ),
+        (
+            "late-success-case",
+            "if current is None or not same or current.state is RefundState.FAILURE:",
+            "if current is None or not same:",
+            "test_a_success_after_a_failure_is_a_case",
+        ),
+        (
+            "earlier-success-case",
+            "if current is None or not same or current.state is RefundState.FAILURE:",
+            "if current is None or current.state is RefundState.FAILURE:",
+            "test_a_late_success_of_the_first_try_settles_not_the_second",
+        ),
+    ),
+    *guards(
+        "services/refunds.py",
+        "test_guards_refunds.py",
+        (
+            "refund-again-only-failed",
+            "if existing.state is not RefundState.FAILURE:",
+            "if False:",
+            "test_a_refund_that_has_not_failed_is_not_sent_again",
+        ),
+        (
+            "refund-at-most-paid",
+            ") if new.amount <= order.paid_amount else None",
+            ")",
+            "test_more_than_was_paid_is_refused",
+        ),
+        (
+            "refund-of-a-case",
+            "if differing or refund.case_id is not None:",
+            "if differing:",
+            "test_the_number_of_a_surplus_refund_is_taken",
+        ),
+        (
+            "send-again-reserves",
+            "if not await refund_rows.reserve(connection, refund.order_id, refund.amount, now):",
+            "if False:",
+            "test_sending_again_reserves_again",
+        ),
+    ),
+    *guards(
+        "services/refunds.py",
+        "test_guards_refunds.py",
+        (
+            "refund-reserves",
+            "if not await refund_rows.reserve(connection, order.id, new.amount, now):",
+            "if False:",
+            "test_reserve_counts_what_is_refunded_and_what_is_reserved",
+        ),
+        control=False,
+    ),
+]

@@ -1,0 +1,183 @@
+"""Booking payments."""
+
+from __future__ import annotations
+
+from guards import Mutant, guards
+
+_ALREADY = """            if current.state is AttemptState.SUCCESS:
+                return Booked.ALREADY
+            if not (asked"""
+
+SETTLEMENT: list[Mutant] = [
+    *guards(
+        "storage/settlement.py",
+        "test_guards_settlement.py",
+        (
+            "settle-order-lock",
+            "WHERE id = $1 AND state = ANY($2) FOR UPDATE",
+            "WHERE id = $1 AND state = ANY($2)",
+            "test_settle_locks_the_order_so_that_two_payments_book_one",
+        ),
+        (
+            "settle-order-state",
+            "WHERE id = $1 AND state = ANY($2) FOR UPDATE",
+            "WHERE id = $1 AND $2::text[] IS NOT NULL FOR UPDATE",
+            "test_settle_refuses_an_order_that_is_not_waiting test_a_second_payment_of_a_paid_order_is_a_duplicate",
+        ),
+        ("settle-channel", "a.channel_id = $4 AND ", "", "test_settle_compares_the_channel"),
+        ("settle-amount", "a.amount = $5 AND ", "", "test_settle_compares_the_amount"),
+        ("settle-attempt-state", "a.state = ANY($6)", "$6::text[] IS NOT NULL", "test_settle_refuses_an_attempt_that_is_settled"),
+        (
+            "settle-cancel-unchanged",
+            "a.cancel_until IS NOT DISTINCT FROM $26",
+            "$26::timestamptz IS NOT DISTINCT FROM $26",
+            "test_settle_books_nothing_that_may_be_older_than_a_cancellation",
+        ),
+        (
+            "settle-cancel-over",
+            "(a.cancel_until IS NULL OR a.cancel_until <= $27)",
+            "$27::timestamptz IS NOT DISTINCT FROM $27",
+            "test_settle_books_nothing_while_a_cancellation_may_be_carried_out",
+        ),
+        (
+            "settle-attempt-lock",
+            "a.cancel_until <= $27) FOR UPDATE OF a",
+            "a.cancel_until <= $27)",
+            "test_settle_locks_the_attempt_against_a_cancellation_that_begins",
+        ),
+        (
+            "settle-wakes-others",
+            "SET next_check_time = $12 FROM t",
+            "SET next_check_time = x.next_check_time FROM t",
+            "test_a_payment_wakes_the_other_open_attempts",
+        ),
+        (
+            "settle-wakes-only-open",
+            "x.id <> t.id AND x.state = ANY($25)",
+            "x.id <> t.id AND $25::text[] IS NOT NULL",
+            "test_a_payment_wakes_no_settled_attempt",
+        ),
+    ),
+    *guards(
+        "services/payments.py",
+        "test_guards_settlement.py",
+        (
+            "book-currency",
+            "payment.amount == attempt.amount and payment.currency == attempt.currency and payment.refunded",
+            "payment.amount == attempt.amount and payment.refunded",
+            "test_another_currency_is_not_booked",
+        ),
+        (
+            "book-amount",
+            "payment.amount == attempt.amount and payment.currency == attempt.currency and payment.refunded",
+            "payment.currency == attempt.currency and payment.refunded",
+            "test_another_amount_is_not_booked test_money_rules.py::test_rule_4_a_lying_amount_is_never_booked",
+        ),
+        (
+            "book-refunded",
+            "payment.currency == attempt.currency and payment.refunded is Refunded.NOTHING:",
+            "payment.currency == attempt.currency:",
+            "test_refunds_elsewhere.py::test_paid_and_refunded_before_we_knew[wx_native-v3]",
+        ),
+        (
+            "book-channel",
+            "if attempt is None or attempt.channel_id != configured.channel.id:",
+            "if attempt is None:",
+            "test_a_payment_of_another_channels_number_is_not_booked "
+            "test_reference_faults.py::test_R26_a_channel_settles_only_its_own_numbers",
+        ),
+        (
+            "book-account",
+            "        self._compare_account(configured, payment)\n",
+            "",
+            "test_money_rules.py::test_rule_4_a_message_without_amount_fails_closed "
+            "test_reference_security.py::test_S2_the_account_of_a_message_is_compared",
+        ),
+        (
+            "book-names-currency",
+            "payment.amount <= 0 or not payment.currency:",
+            "payment.amount <= 0:",
+            "test_money_rules.py::test_rule_4_a_message_without_amount_fails_closed",
+        ),
+        (
+            "surplus-kind-currency",
+            "if payment.amount != attempt.amount or payment.currency != attempt.currency:",
+            "if payment.amount != attempt.amount:",
+            "test_another_currency_is_not_booked",
+        ),
+        (
+            "surplus-kind-amount",
+            "if payment.amount != attempt.amount or payment.currency != attempt.currency:",
+            "if payment.currency != attempt.currency:",
+            "test_another_amount_is_not_booked",
+        ),
+        (
+            "surplus-kind-old-price",
+            "        if attempt.amount != order.amount:\n            return CaseKind.WRONG_AMOUNT\n",
+            "",
+            "test_a_payment_at_an_old_price_is_not_booked test_reference_faults.py::test_R5_a_payment_at_the_old_price_is_surplus",
+        ),
+        (
+            "surplus-policy",
+            "kind is CaseKind.LATE_PAYMENT and app.surplus_policy is SurplusPolicy.ACCEPT",
+            "kind is CaseKind.LATE_PAYMENT",
+            "test_a_late_payment_is_accepted_only_by_policy",
+        ),
+        (
+            "surplus-order-lock",
+            "get_order(connection, attempt.order_id, lock=True)",
+            "get_order(connection, attempt.order_id)",
+            "test_surplus_locks_the_order",
+        ),
+        (
+            "surplus-attempt-lock",
+            "current = await attempt_rows.get_attempt(connection, attempt.id, lock=True)",
+            "current = await attempt_rows.get_attempt(connection, attempt.id)",
+            "test_surplus_locks_the_attempt",
+        ),
+        (
+            "surplus-already",
+            _ALREADY,
+            "            if not (asked",
+            "test_the_same_payment_told_twice_at_once_is_booked_once",
+        ),
+        (
+            "surplus-cancelled",
+            "if not (asked.counts(current.cancel_until) if asked else current.cancel_until is None):",
+            "if False:",
+            "test_a_late_payment_that_is_being_cancelled_is_not_refunded",
+        ),
+        (
+            "surplus-refund-currency",
+            " and payment.currency == attempt.currency\n        case",
+            "\n        case",
+            "test_another_currency_is_not_booked",
+        ),
+        (
+            "conflict-lock",
+            "await attempt_rows.get_attempt(where, attempt.id, lock=True)",
+            "await attempt_rows.get_attempt(where, attempt.id)",
+            "test_two_reports_of_the_same_conflict_make_one_case[False]",
+        ),
+    ),
+    *guards(
+        "services/refund_settlement.py",
+        "test_guards_settlement.py",
+        (
+            "console-refund-lock",
+            "await attempt_rows.get_attempt(connection, attempt.id, lock=True)",
+            "await attempt_rows.get_attempt(connection, attempt.id)",
+            "test_two_reports_of_the_same_conflict_make_one_case[True]",
+        ),
+    ),
+    *guards(
+        "storage/attempts.py",
+        "test_guards_settlement.py",
+        (
+            "pay-late-state",
+            "update_time = $7, next_check_time = NULL WHERE id = $1 AND state = ANY($9)",
+            "update_time = $7, next_check_time = NULL WHERE id = $1 AND $9::text[] IS NOT NULL",
+            "test_pay_late_leaves_a_paid_attempt_alone",
+        ),
+    ),
+]
