@@ -32,8 +32,8 @@ NOTIFICATIONS: list[Mutant] = [
             "WHERE t.id IN (",
             "test_a_claim_looks_again_at_what_another_worker_has_claimed_meanwhile",
         ),
-        ("claim-tasks-lock", ") FOR UPDATE SKIP LOCKED", ")", _PASSES_OVER),
-        ("claim-tasks-skip", ") FOR UPDATE SKIP LOCKED", ") FOR UPDATE", _PASSES_OVER),
+        ("claim-tasks-lock", ") FOR NO KEY UPDATE SKIP LOCKED", ")", _PASSES_OVER),
+        ("claim-tasks-skip", ") FOR NO KEY UPDATE SKIP LOCKED", ") FOR NO KEY UPDATE", _PASSES_OVER),
         (
             "claim-tasks-places",
             "WHERE place <= $4 LIMIT $3",
@@ -60,8 +60,8 @@ NOTIFICATIONS: list[Mutant] = [
         ),
         (
             "resend-state",
-            "WHERE id = $1 AND NOT state = ANY($5)",
-            "WHERE id = $1 AND $5::text[] IS NOT NULL",
+            "WHERE id = $1 AND state = ANY($4) RETURNING id",
+            "WHERE id = $1 AND $4::text[] IS NOT NULL RETURNING id",
             "test_only_what_has_ended_is_sent_again",
         ),
     ),
@@ -114,7 +114,7 @@ NOTIFICATIONS: list[Mutant] = [
         ),
     ),
     *guards(
-        "services/notifying.py",
+        "services/notifications_delivery.py",
         "test_reference_security.py",
         (
             "notification-signed",
@@ -125,7 +125,7 @@ NOTIFICATIONS: list[Mutant] = [
         control=False,
     ),
     *guards(
-        "services/notifying.py",
+        "services/notifications_delivery.py",
         "test_reference_security.py",
         (
             "notification-old-secret",
@@ -135,7 +135,7 @@ NOTIFICATIONS: list[Mutant] = [
         ),
     ),
     *guards(
-        "services/notices.py",
+        "services/notifications_payloads.py",
         "test_reference_security.py",
         (
             "notification-says-paid",

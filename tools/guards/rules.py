@@ -20,18 +20,18 @@ RULES: list[Mutant] = [
         ),
     ),
     *guards(
-        "services/submit.py",
+        "services/attempts_submission.py",
         "test_reference_faults.py",
         (
             "r1-close-others",
-            "            settled = await self._closing.settle_or_close(attempt)\n            if settled is Settled.PAID:\n"
-            "                raise order_paid()\n            if settled in",
-            "            settled = Settled.STILL_PAYABLE\n            if settled in",
+            "            settled = await self._attempts.settle_or_close(attempt)\n            if settled is SettleResult.PAID:\n"
+            "                raise errors.order_paid()\n            if settled in",
+            "            settled = SettleResult.STILL_PAYABLE\n            if settled in",
             "test_R1_only_one_attempt_stays_payable_where_the_channel_can_close",
         ),
         (
             "r1-intent-lock",
-            "get_order(connection, order.id, lock=True)",
+            "lock_order(connection, order.id)",
             "get_order(connection, order.id)",
             "test_R1_two_submits_at_once_leave_one_attempt_payable",
         ),
@@ -61,7 +61,7 @@ RULES: list[Mutant] = [
         ),
     ),
     *guards(
-        "services/channel_admin.py",
+        "services/channels.py",
         "test_reference_security.py",
         (
             "s9-create",
@@ -71,7 +71,7 @@ RULES: list[Mutant] = [
         ),
     ),
     *guards(
-        "storage/settlement.py",
+        "storage/payments.py",
         "test_reference_faults.py",
         (
             "r1-wakes-others",
@@ -85,14 +85,14 @@ RULES: list[Mutant] = [
         "test_reference_faults.py",
         (
             "r2-whole-seconds",
-            "expire_time=new.expire_time.replace(microsecond=0)",
-            "expire_time=new.expire_time",
+            "expire_time=expire_time.replace(microsecond=0)",
+            "expire_time=expire_time",
             "test_R2_expiry_goes_to_every_channel_and_equals_ours",
         ),
         (
             "r4-closes-at-channel",
-            "        await self._closing.close_all(order.id)\n        if await",
-            "        for one in await self.attempts(order):\n            await self._closing.give_up_on(one)\n        if await",
+            "        await self._attempts.close_all(order.id)\n        if await",
+            "        for one in await self.attempts(order):\n            await self._attempts.give_up_on(one)\n        if await",
             "test_R4_a_cancelled_order_cannot_be_paid_unnoticed",
         ),
     ),
@@ -123,13 +123,13 @@ RULES: list[Mutant] = [
         "test_reference_faults.py",
         (
             "r4-open-attempt",
-            "AND NOT EXISTS (SELECT 1 FROM pay_attempt t WHERE t.order_id = $1 AND t.state = ANY($5))",
+            "AND NOT EXISTS (SELECT 1 FROM pay_attempt a WHERE a.order_id = $1 AND a.state = ANY($5))",
             "AND $5::text[] IS NOT NULL",
             "test_R4_an_attempt_that_is_made_meanwhile_keeps_the_order_open",
         ),
     ),
     *guards(
-        "services/refund_settlement.py",
+        "services/refunds_settlement.py",
         "test_reference_faults.py",
         (
             "r6-unknown-fails",
@@ -168,7 +168,7 @@ RULES: list[Mutant] = [
         ),
     ),
     *guards(
-        "services/closing.py",
+        "services/attempts.py",
         "test_guards_orders.py",
         (
             "query-number",
@@ -178,7 +178,7 @@ RULES: list[Mutant] = [
         ),
     ),
     *guards(
-        "services/channel_gateway.py",
+        "services/channels_gateway.py",
         "test_guards_orders.py",
         (
             "not-after",
@@ -198,7 +198,7 @@ RULES: list[Mutant] = [
         ),
     ),
     *guards(
-        "services/closing.py",
+        "services/attempts.py",
         "test_bar_codes.py",
         (
             "close-after",
@@ -238,7 +238,7 @@ RULES: list[Mutant] = [
         ),
     ),
     *guards(
-        "services/submit.py",
+        "services/attempts_submission.py",
         "test_lying_answers.py",
         (
             "refused-unshown",
@@ -254,19 +254,13 @@ RULES: list[Mutant] = [
         ),
     ),
     *guards(
-        "services/refund_settlement.py",
+        "services/refunds_settlement.py",
         "test_refunds_elsewhere.py",
         (
             "confirmed",
             "if outcome.status in (RefundStatus.PENDING, RefundStatus.UNKNOWN):\n            raise",
             "if False:\n            raise",
             "test_a_notice_that_cannot_be_confirmed_now_is_wanted_again[wx_native-v2]",
-        ),
-        (
-            "conflict-open",
-            "if attempt is not None and await case_rows.conflict_is_open(connection, attempt.id, known):",
-            "if False:",
-            "test_a_refund_told_before_its_payment[wx_native-v3]",
         ),
         (
             "trade-decides",
@@ -282,11 +276,11 @@ RULES: list[Mutant] = [
         ),
     ),
     *guards(
-        "services/closing.py",
+        "services/attempts.py",
         "test_bar_cancel_races.py",
         (
             "cancel-booked",
-            "        if cancelling is None:\n            return Settled.PAID\n",
+            "        if cancelling is None:\n            return SettleResult.PAID\n",
             "        if cancelling is None:\n            cancelling = attempt_rows.Cancelling(until, None)\n",
             "test_booked_by_another_while_the_job_is_about_to_cancel",
         ),

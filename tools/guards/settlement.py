@@ -10,18 +10,18 @@ _ALREADY = """            if current.state is AttemptState.SUCCESS:
 
 SETTLEMENT: list[Mutant] = [
     *guards(
-        "storage/settlement.py",
+        "storage/payments.py",
         "test_guards_settlement.py",
         (
             "settle-order-lock",
-            "WHERE id = $1 AND state = ANY($2) FOR UPDATE",
+            "WHERE id = $1 AND state = ANY($2) FOR NO KEY UPDATE",
             "WHERE id = $1 AND state = ANY($2)",
             "test_settle_locks_the_order_so_that_two_payments_book_one",
         ),
         (
             "settle-order-state",
-            "WHERE id = $1 AND state = ANY($2) FOR UPDATE",
-            "WHERE id = $1 AND $2::text[] IS NOT NULL FOR UPDATE",
+            "WHERE id = $1 AND state = ANY($2) FOR NO KEY UPDATE",
+            "WHERE id = $1 AND $2::text[] IS NOT NULL FOR NO KEY UPDATE",
             "test_settle_refuses_an_order_that_is_not_waiting test_a_second_payment_of_a_paid_order_is_a_duplicate",
         ),
         ("settle-channel", "a.channel_id = $4 AND ", "", "test_settle_compares_the_channel"),
@@ -41,7 +41,7 @@ SETTLEMENT: list[Mutant] = [
         ),
         (
             "settle-attempt-lock",
-            "a.cancel_until <= $27) FOR UPDATE OF a",
+            "a.cancel_until <= $27) FOR NO KEY UPDATE OF a",
             "a.cancel_until <= $27)",
             "test_settle_locks_the_attempt_against_a_cancellation_that_begins",
         ),
@@ -125,13 +125,13 @@ SETTLEMENT: list[Mutant] = [
         ),
         (
             "surplus-order-lock",
-            "get_order(connection, attempt.order_id, lock=True)",
+            "lock_order(connection, attempt.order_id)",
             "get_order(connection, attempt.order_id)",
             "test_surplus_locks_the_order",
         ),
         (
             "surplus-attempt-lock",
-            "current = await attempt_rows.get_attempt(connection, attempt.id, lock=True)",
+            "current = await attempt_rows.lock_attempt(connection, attempt.id)",
             "current = await attempt_rows.get_attempt(connection, attempt.id)",
             "test_surplus_locks_the_attempt",
         ),
@@ -147,25 +147,13 @@ SETTLEMENT: list[Mutant] = [
             "if False:",
             "test_a_late_payment_that_is_being_cancelled_is_not_refunded",
         ),
-        (
-            "surplus-refund-currency",
-            " and payment.currency == attempt.currency\n        case",
-            "\n        case",
-            "test_another_currency_is_not_booked",
-        ),
-        (
-            "conflict-lock",
-            "await attempt_rows.get_attempt(where, attempt.id, lock=True)",
-            "await attempt_rows.get_attempt(where, attempt.id)",
-            "test_two_reports_of_the_same_conflict_make_one_case[False]",
-        ),
     ),
     *guards(
-        "services/refund_settlement.py",
+        "services/refunds_settlement.py",
         "test_guards_settlement.py",
         (
             "console-refund-lock",
-            "await attempt_rows.get_attempt(connection, attempt.id, lock=True)",
+            "await attempt_rows.lock_attempt(connection, attempt.id)",
             "await attempt_rows.get_attempt(connection, attempt.id)",
             "test_two_reports_of_the_same_conflict_make_one_case[True]",
         ),
@@ -178,6 +166,27 @@ SETTLEMENT: list[Mutant] = [
             "update_time = $7, next_check_time = NULL WHERE id = $1 AND state = ANY($9)",
             "update_time = $7, next_check_time = NULL WHERE id = $1 AND $9::text[] IS NOT NULL",
             "test_pay_late_leaves_a_paid_attempt_alone",
+        ),
+    ),
+    *guards(
+        "services/cases.py",
+        "test_guards_settlement.py",
+        ("surplus-refund-currency", " and payment.currency == attempt.currency\n", "\n", "test_another_currency_is_not_booked"),
+        (
+            "conflict-lock",
+            "await attempt_rows.lock_attempt(transaction, attempt.id)",
+            "await attempt_rows.get_attempt(transaction, attempt.id)",
+            "test_two_reports_of_the_same_conflict_make_one_case[False]",
+        ),
+    ),
+    *guards(
+        "services/cases.py",
+        "test_refunds_elsewhere.py",
+        (
+            "conflict-open",
+            "if attempt is not None and await case_rows.conflict_is_open(transaction, attempt.id, whole):",
+            "if False:",
+            "test_a_refund_told_before_its_payment[wx_native-v3]",
         ),
     ),
 ]

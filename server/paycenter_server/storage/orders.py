@@ -68,7 +68,8 @@ async def claim_expired(connection: WriteConnection, now: datetime, retry: datet
     """WAITING orders whose expiry is due. Each is due again at `retry`, so that a killed worker loses nothing."""
     rows = await connection.fetch(
         """UPDATE pay_order SET next_check_time = $2, check_count = check_count + 1 WHERE id IN (
-             SELECT id FROM pay_order WHERE next_check_time <= $1 ORDER BY next_check_time LIMIT $3 FOR UPDATE SKIP LOCKED)
+             SELECT id FROM pay_order WHERE next_check_time <= $1 ORDER BY next_check_time LIMIT $3
+             FOR NO KEY UPDATE SKIP LOCKED)
            RETURNING id""",
         now, retry, limit,
     )  # fmt: skip

@@ -1,0 +1,226 @@
+"""Every event of every state table, from every state, through the real SQL: it happens exactly where the table says so."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+from paycenter_server.domain.apps import PayApp
+from paycenter_server.domain.attempts import PayAttempt, new_attempt
+from paycenter_server.domain.cases import CaseKind, new_case
+from paycenter_server.domain.notifications import NotificationType, PayNotification, new_notification
+from paycenter_server.domain.orders import PayOrder, new_order
+from paycenter_server.domain.refunds import PayRefund, new_refund
+from paycenter_server.domain.states import (
+    ATTEMPT,
+    CASE,
+    MACHINES,
+    NOTIFICATION,
+    ORDER,
+    REFUND,
+    AttemptEvent,
+    AttemptState,
+    CaseEvent,
+    CaseState,
+    NotificationEvent,
+    NotificationState,
+    OrderEvent,
+    OrderState,
+    RefundEvent,
+    RefundState,
+)
+from paycenter_server.storage import apps as app_rows
+from paycenter_server.storage import attempts as attempt_rows
+from paycenter_server.storage import cases as case_rows
+from paycenter_server.storage import channels as channel_rows
+from paycenter_server.storage import notifications as notification_rows
+from paycenter_server.storage import orders as order_rows
+from paycenter_server.storage import payments as payment_rows
+from paycenter_server.storage import refunds as refund_rows
+from paycenter_server.storage.database import Transaction
+from support.system import PayCenterSystem
+
+PAID_ORDER = (OrderState.SUCCESS.value, OrderState.REFUND.value)
+
+
+@dataclass
+class Rows:
+    """An order with an attempt, a refund, a notification and a case, stored in one transaction."""
+
+    transaction: Transaction
+    now: datetime
+    app: PayApp
+    order: PayOrder
+    attempt: PayAttempt
+    refund: PayRefund
+    notification: PayNotification
+    case_id: UUID
+
+    async def set(self, table: str, key: UUID, state: str) -> None:
+        """Put a row into a state, with the amounts that its CHECKs want."""
+        paid = {"pay_order": PAID_ORDER, "pay_attempt": (AttemptState.SUCCESS.value,)}.get(table)
+        amounts = f", paid_amount = {100 if state in paid else 0}" if paid is not None else ""
+        reserved = f", reserved_amount = {50 if state in PAID_ORDER else 0}" if table == "pay_order" else ""
+        await self.transaction.execute(f"UPDATE {table} SET state = $2{amounts}{reserved} WHERE id = $1", key, state)
+
+    async def settle(self, event: OrderEvent, *, closed_attempt: bool) -> bool:
+        booking = payment_rows.Booking(
+            self.order.id,
+            self.attempt.id,
+            self.attempt.channel_id,
+            self.attempt.channel_code,
+            100,
+            "4200",
+            "payer",
+            self.now,
+            0,
+            0,
+            "",
+        )
+        return await payment_rows.settle(
+            self.transaction, booking, replace(self.notification, id=self.case_id), self.now, event, closed_attempt=closed_attempt
+        )
+
+
+async def stored(system: PayCenterSystem, transaction: Transaction) -> Rows:
+    context, now = system.services.context, system.clock.now()
+    app = await app_rows.get_app(transaction, "shop")
+    assert app is not None
+    channel = await channel_rows.get_channel_by_code(transaction, app.id, "mock")
+    assert channel is not None
+    order = new_order(
+        context.new_key(now), now, app, merchant_order_id="M1", subject="s", body="", amount=100, currency="CNY", expire_time=now,
+        user_ip="::1", user_id="", return_url="",
+    )  # fmt: skip
+    attempt = new_attempt(
+        context.new_key(now), now, order, channel_id=channel.id, channel_code="mock", wanted_mode="", channel_extras={},
+        return_url="", user_ip="::1", expire_time=now, next_check_time=now,
+    )  # fmt: skip
+    refund = new_refund(
+        context.new_key(now), context.new_key(now), now, order, attempt_id=attempt.id, channel_id=channel.id, channel_code="mock",
+        merchant_refund_no="R1", amount=50, total_amount=100, currency="CNY", reason="r", notification_url="http://x.test/",
+        next_check_time=now,
+    )  # fmt: skip
+    notification = new_notification(
+        context.new_key(now), now, app_id=app.id, app_key=app.app_key, kind=NotificationType.ORDER, event="pay_order.success",
+        data_id=refund.id, data_version=0, merchant_order_id="M1", merchant_refund_no="", notification_url="http://x.test/",
+        payload="{}",
+    )  # fmt: skip
+    case = new_case(context.new_key(now), now, CaseKind.LATE_PAYMENT, "c", app_id=app.id)
+    assert await order_rows.insert_order(transaction, order)
+    await attempt_rows.insert_attempt(transaction, attempt)
+    await refund_rows.insert_refund(transaction, refund)
+    assert await notification_rows.insert_notification(transaction, notification)
+    assert await case_rows.insert_case(transaction, case)
+    return Rows(transaction, now, app, order, attempt, refund, notification, case.id)
+
+
+def delivered(rows: Rows, event: NotificationEvent) -> Awaitable[Any]:
+    result = notification_rows.DeliveryResult(rows.notification.id, 0, event, None, "u", "r", 200, 1, "", rows.now)
+    return notification_rows.record(rows.transaction, [result])
+
+
+Act = Callable[[Rows], Awaitable[Any]]
+# By type too: events of two tables may have the same text.
+ACTS: Mapping[tuple[type[StrEnum], StrEnum], Act] = {
+    (OrderEvent, OrderEvent.CHANGE_PRICE): lambda r: order_rows.update_price(r.transaction, r.order.id, 100, 100, r.now),
+    (OrderEvent, OrderEvent.PAID): lambda r: r.settle(OrderEvent.PAID, closed_attempt=False),
+    (OrderEvent, OrderEvent.LATE_PAYMENT_ACCEPTED): lambda r: r.settle(OrderEvent.LATE_PAYMENT_ACCEPTED, closed_attempt=True),
+    (OrderEvent, OrderEvent.CLOSE): lambda r: order_rows.close_order(r.transaction, r.order.id, r.now),
+    (OrderEvent, OrderEvent.REFUNDED): lambda r: refund_rows.succeed(
+        r.transaction, r.refund, channel_refund_no="", success_time=r.now, callback_data="", now=r.now
+    ),
+    (AttemptEvent, AttemptEvent.ANSWERED): lambda r: attempt_rows.answered(r.transaction, r.attempt.id, "", "x", r.now, r.now),
+    (AttemptEvent, AttemptEvent.UNCLEAR): lambda r: attempt_rows.unclear(r.transaction, r.attempt.id, "", "", r.now, r.now),
+    (AttemptEvent, AttemptEvent.CLOSE): lambda r: attempt_rows.close_attempt(r.transaction, r.attempt.id, r.now, watch_until=None),
+    (AttemptEvent, AttemptEvent.PAID): lambda r: r.settle(OrderEvent.PAID, closed_attempt=False),
+    (AttemptEvent, AttemptEvent.PAID_LATE): lambda r: r.settle(OrderEvent.PAID, closed_attempt=True),
+    (RefundEvent, RefundEvent.UNDECIDED): lambda r: refund_rows.note(
+        r.transaction, r.refund, code="noted", message="", next_check=r.now, now=r.now
+    ),
+    (RefundEvent, RefundEvent.SUCCEED): lambda r: refund_rows.succeed(
+        r.transaction, r.refund, channel_refund_no="", success_time=r.now, callback_data="", now=r.now
+    ),
+    (RefundEvent, RefundEvent.FAIL): lambda r: refund_rows.fail(
+        r.transaction, r.refund, code="", message="", callback_data="", now=r.now
+    ),
+    (RefundEvent, RefundEvent.SEND_AGAIN): lambda r: refund_rows.send_again(r.transaction, r.refund.id, r.case_id, r.now, r.now),
+    (NotificationEvent, NotificationEvent.RECEIVED): lambda r: delivered(r, NotificationEvent.RECEIVED),
+    (NotificationEvent, NotificationEvent.REFUSED): lambda r: delivered(r, NotificationEvent.REFUSED),
+    (NotificationEvent, NotificationEvent.UNANSWERED): lambda r: delivered(r, NotificationEvent.UNANSWERED),
+    (NotificationEvent, NotificationEvent.GIVE_UP): lambda r: delivered(r, NotificationEvent.GIVE_UP),
+    (NotificationEvent, NotificationEvent.RESEND): lambda r: notification_rows.resend(r.transaction, r.notification.id, r.now),
+    (CaseEvent, CaseEvent.REFUND): lambda r: case_rows.move_case(r.transaction, r.case_id, CaseEvent.REFUND, r.now),
+    (CaseEvent, CaseEvent.RESOLVE): lambda r: case_rows.move_case(r.transaction, r.case_id, CaseEvent.RESOLVE, r.now),
+    (CaseEvent, CaseEvent.REFUND_FAILED): lambda r: case_rows.move_case(r.transaction, r.case_id, CaseEvent.REFUND_FAILED, r.now),
+}
+STATES: Mapping[str, type[StrEnum]] = {
+    "pay_order": OrderState, "pay_attempt": AttemptState, "pay_refund": RefundState, "pay_notify_task": NotificationState,
+    "pay_case": CaseState,
+}  # fmt: skip
+EVENTS = [(name, event) for name, table in MACHINES.items() for event in dict.fromkeys(event for _, event in table)]
+
+
+def key_of(rows: Rows, table: str) -> UUID:
+    keys = {
+        "pay_order": rows.order.id, "pay_attempt": rows.attempt.id, "pay_refund": rows.refund.id,
+        "pay_notify_task": rows.notification.id, "pay_case": rows.case_id,
+    }  # fmt: skip
+    return keys[table]
+
+
+async def prepare(rows: Rows, table: str, event: StrEnum) -> None:
+    """Put the other rows into the states in which the event can happen."""
+    if table == "pay_order":
+        attempt = AttemptState.WAITING if event in (OrderEvent.PAID, OrderEvent.LATE_PAYMENT_ACCEPTED) else AttemptState.CLOSED
+        await rows.set("pay_attempt", rows.attempt.id, attempt.value)
+    if table == "pay_refund" and event is not RefundEvent.SEND_AGAIN:
+        await rows.set("pay_order", rows.order.id, OrderState.SUCCESS.value)
+
+
+async def state_after(rows: Rows, table: str, event: StrEnum, before: StrEnum) -> str:
+    """The state of the row after the event; a CHECK that refuses it leaves everything as it was."""
+    opened: Any = rows.transaction
+    await prepare(rows, table, event)
+    await rows.set(table, key_of(rows, table), before.value)
+    try:
+        async with opened.transaction():
+            await ACTS[type(event), event](rows)
+    except asyncpg.CheckViolationError:
+        pass
+    return str(await rows.transaction.fetchval(f"SELECT state FROM {table} WHERE id = $1", key_of(rows, table)))
+
+
+@pytest.mark.parametrize(("name", "event"), EVENTS, ids=[f"{name}-{event.value}" for name, event in EVENTS])
+async def test_an_event_happens_where_the_table_says_so(system: PayCenterSystem, name: str, event: StrEnum) -> None:
+    table: Any = MACHINES[name]
+    for before in STATES[name]:
+        async with system.services.context.database.transaction() as transaction:
+            rows = await stored(system, transaction)
+            if (None, event) in table:
+                created = table[None, event].value
+                if event is not CaseEvent.CREATE_WITH_REFUND:
+                    state = await transaction.fetchval(f"SELECT state FROM {name} WHERE id = $1", key_of(rows, name))
+                    assert state == created
+                else:
+                    assert new_case(rows.case_id, rows.now, CaseKind.LATE_PAYMENT, "", event=event).state.value == created
+            else:
+                expected = table.get((before, event), before)
+                if event is AttemptEvent.PAID_LATE:  # a late payment is booked from every state that is not paid
+                    expected = AttemptState.SUCCESS
+                assert await state_after(rows, name, event, before) == expected.value, before
+            await transaction.execute(
+                "TRUNCATE pay_notify_log, pay_notify_task, pay_refund, pay_case, pay_attempt, pay_order CASCADE"
+            )
+
+
+def test_every_event_is_walked() -> None:
+    tables: tuple[Any, ...] = (ORDER, ATTEMPT, REFUND, NOTIFICATION, CASE)
+    creating = {(type(event), event) for table in tables for state, event in table if state is None}
+    assert {(type(event), event) for _, event in EVENTS} == {*ACTS, *creating}
