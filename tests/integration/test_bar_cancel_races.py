@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from integration.test_bar_codes import KINDS, PointOfSale, make_point_of_sale
 from paycenter_server.channels.protocol import HttpRequest, HttpResponse
-from paycenter_server.channels.transport import AiohttpTransport, TransportUnclearError
+from paycenter_server.channels.transport import AiohttpTransport, NotSentError, TransportUnclearError
 from paycenter_server.domain.states import OrderState
 from support.system import PayCenterSystem, SystemOn
 from support.waiting import eventually
@@ -272,3 +272,19 @@ async def test_a_late_notice_of_what_was_given_back(system: PayCenterSystem, pol
     after = await system.read(order)
     assert (after.state, after.paid_amount) == (OrderState.WAITING, 0)
     assert await system.cases() == []
+
+
+async def test_a_cancellation_that_was_not_sent_is_over(stage: tuple[PayCenterSystem, PointOfSale, Staged]) -> None:
+    """Nothing is carried out at the channel, so an answer that was asked for before it still counts."""
+    system, pos, network = stage
+    order, _ = await waiting(system, pos)
+
+    async def refused() -> None:
+        raise NotSentError("connection refused")
+
+    network.before_cancel = refused
+    await pos.pass_time(61)
+    assert network.cancels == 1
+    (row,) = await system.rows("SELECT state, cancel_until FROM pay_attempt WHERE order_id = $1", order.id)
+    assert row["state"] in ("WAITING", "UNKNOWN")
+    assert row["cancel_until"] is None
