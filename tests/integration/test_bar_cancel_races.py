@@ -28,7 +28,7 @@ def is_cancel(request: HttpRequest) -> bool:
     return "reverse" in request.url or "alipay.trade.cancel" in request.url
 
 
-class Staged:
+class HookedNetwork:
     """A network on which something happens before or after the next query, or before the next cancellation."""
 
     def __init__(self) -> None:
@@ -61,8 +61,10 @@ class Staged:
 
 
 @pytest.fixture(params=list(KINDS))
-async def stage(request: pytest.FixtureRequest, system_on: SystemOn) -> AsyncIterator[tuple[PayCenterSystem, PointOfSale, Staged]]:
-    network = Staged()
+async def cancellation(
+    request: pytest.FixtureRequest, system_on: SystemOn
+) -> AsyncIterator[tuple[PayCenterSystem, PointOfSale, HookedNetwork]]:
+    network = HookedNetwork()
     async with system_on(network) as system:
         yield system, await make_point_of_sale(system, request.param), network
 
@@ -74,8 +76,10 @@ async def waiting(system: PayCenterSystem, pos: PointOfSale) -> tuple[Any, Any]:
     return order, await pos.scan(order)
 
 
-async def test_booked_by_another_while_the_job_is_about_to_cancel(stage: tuple[PayCenterSystem, PointOfSale, Staged]) -> None:
-    system, pos, network = stage
+async def test_booked_by_another_while_the_job_is_about_to_cancel(
+    cancellation: tuple[PayCenterSystem, PointOfSale, HookedNetwork],
+) -> None:
+    system, pos, network = cancellation
     order, attempt = await waiting(system, pos)
 
     async def confirmed_and_booked() -> None:
@@ -88,9 +92,11 @@ async def test_booked_by_another_while_the_job_is_about_to_cancel(stage: tuple[P
     assert (await pos.trade(attempt))["refunded"] == 0
 
 
-async def test_an_answer_from_before_the_cancellation_books_nothing(stage: tuple[PayCenterSystem, PointOfSale, Staged]) -> None:
+async def test_an_answer_from_before_the_cancellation_books_nothing(
+    cancellation: tuple[PayCenterSystem, PointOfSale, HookedNetwork],
+) -> None:
     """A caller's query has found it paid; before its answer is read, the job has cancelled, and the money is back."""
-    system, pos, network = stage
+    system, pos, network = cancellation
     order, attempt = await waiting(system, pos)
     await system.simulator.pay(attempt.out_trade_no, notify=False)
 
@@ -107,9 +113,11 @@ async def test_an_answer_from_before_the_cancellation_books_nothing(stage: tuple
     assert await system.cases() == []
 
 
-async def test_a_refused_cancellation_leaves_the_money_booked(stage: tuple[PayCenterSystem, PointOfSale, Staged]) -> None:
+async def test_a_refused_cancellation_leaves_the_money_booked(
+    cancellation: tuple[PayCenterSystem, PointOfSale, HookedNetwork],
+) -> None:
     """Confirmed between the query and the cancellation, which cannot give it back."""
-    system, pos, network = stage
+    system, pos, network = cancellation
     order, attempt = await waiting(system, pos)
 
     async def confirmed() -> None:
@@ -123,9 +131,11 @@ async def test_a_refused_cancellation_leaves_the_money_booked(stage: tuple[PayCe
     assert await system.cases() == []
 
 
-async def test_while_a_cancellation_is_undecided_nothing_is_booked(stage: tuple[PayCenterSystem, PointOfSale, Staged]) -> None:
+async def test_while_a_cancellation_is_undecided_nothing_is_booked(
+    cancellation: tuple[PayCenterSystem, PointOfSale, HookedNetwork],
+) -> None:
     """Its answer was lost: the money may be on its way back, so the order is not paid; the next cancellation settles it."""
-    system, pos, network = stage
+    system, pos, network = cancellation
     order, attempt = await waiting(system, pos)
     network.lose_next = True
     await system.simulator.fault(pos.cancel, "error_before_commit")
@@ -139,10 +149,12 @@ async def test_while_a_cancellation_is_undecided_nothing_is_booked(stage: tuple[
     assert (await system.read(order)).state is OrderState.WAITING
 
 
-async def test_a_process_that_stands_still_before_it_cancels(stage: tuple[PayCenterSystem, PointOfSale, Staged]) -> None:
+async def test_a_process_that_stands_still_before_it_cancels(
+    cancellation: tuple[PayCenterSystem, PointOfSale, HookedNetwork],
+) -> None:
     """It wrote down that it will cancel, and sends that a minute later, when another has booked: nobody can prevent that any more,
     but a person is told."""
-    system, pos, network = stage
+    system, pos, network = cancellation
     order, attempt = await waiting(system, pos)
 
     async def confirmed_and_booked() -> None:
@@ -157,9 +169,9 @@ async def test_a_process_that_stands_still_before_it_cancels(stage: tuple[PayCen
     assert [(case["kind"], case["order_id"]) for case in await system.cases()] == [("REFUND_MISMATCH", order.id)]
 
 
-async def test_hosts_whose_clocks_differ(stage: tuple[PayCenterSystem, PointOfSale, Staged]) -> None:
+async def test_hosts_whose_clocks_differ(cancellation: tuple[PayCenterSystem, PointOfSale, HookedNetwork]) -> None:
     """The one that asks is ahead of the one that cancels: what was asked before is not the later for it."""
-    system, pos, network = stage
+    system, pos, network = cancellation
     order, attempt = await waiting(system, pos)
     await system.simulator.pay(attempt.out_trade_no, notify=False)
     system.clock.advance(65)
@@ -177,9 +189,11 @@ async def test_hosts_whose_clocks_differ(stage: tuple[PayCenterSystem, PointOfSa
     assert (after.state, after.paid_amount) == (OrderState.WAITING, 0)
 
 
-async def test_what_cannot_be_cancelled_is_booked_in_minutes(stage: tuple[PayCenterSystem, PointOfSale, Staged]) -> None:
+async def test_what_cannot_be_cancelled_is_booked_in_minutes(
+    cancellation: tuple[PayCenterSystem, PointOfSale, HookedNetwork],
+) -> None:
     """Cancelling never works, and the payer confirms after the end: not cancelled for ever, nor kept from being booked."""
-    system, pos, network = stage
+    system, pos, network = cancellation
     order, attempt = await waiting(system, pos)
     await system.simulator.fault(pos.cancel, "error_before_commit", times=-1)
     await pos.pass_time(61)
@@ -274,9 +288,9 @@ async def test_a_late_notice_of_what_was_given_back(system: PayCenterSystem, pol
     assert await system.cases() == []
 
 
-async def test_a_cancellation_that_was_not_sent_is_over(stage: tuple[PayCenterSystem, PointOfSale, Staged]) -> None:
+async def test_a_cancellation_that_was_not_sent_is_over(cancellation: tuple[PayCenterSystem, PointOfSale, HookedNetwork]) -> None:
     """Nothing is carried out at the channel, so an answer that was asked for before it still counts."""
-    system, pos, network = stage
+    system, pos, network = cancellation
     order, _ = await waiting(system, pos)
 
     async def refused() -> None:
