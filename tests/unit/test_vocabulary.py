@@ -12,11 +12,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SERVER = ROOT / "server" / "paycenter_server"
 TEXTS = [
-    *(path for folder in ("server", "client/paycenter", "migrations", "tools", "tests", "docs") for path in (ROOT / folder).rglob("*.*")),
-    *(ROOT / "protos").rglob("*.proto"), *ROOT.glob("*.md"), ROOT / "client" / "README.md", ROOT / "Makefile",
+    *(path for folder in ("server/paycenter_server", "client/paycenter", "migrations") for path in (ROOT / folder).rglob("*.*")),
+    *(path for folder in ("tools", "tests", "docs") for path in (ROOT / folder).rglob("*.*")), *(ROOT / "protos").rglob("*.proto"),
+    *ROOT.glob("*.md"), ROOT / "client" / "README.md", ROOT / "Makefile",
 ]  # fmt: skip
-# What these stood for has a word of the field: notification sender, wake-up, point of sale, retry schedule, overdue jobs, claim loop,
-# delivery in progress, number of a delivery, operation.
+# What these stood for has a word of the field: notification sender, wake-up, point of sale, retry schedule, overdue jobs,
+# claim loop, delivery in progress, number of a delivery, operation.
 METAPHORS = re.compile(
     r"\b(couriers?|doorbells?|bells?|tills?|ladders?|pumps?|pumping|flights?|shelf|shelves|how-manieth|deeds?|on the dot|"
     r"channel sheet|sheet says|safety net|heart of)\b",
