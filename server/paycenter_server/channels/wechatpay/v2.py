@@ -45,6 +45,7 @@ from paycenter_server.channels.wechatpay.config import GATEWAY
 from paycenter_server.channels.wechatpay.v2_callbacks import answer as callback_response
 from paycenter_server.channels.wechatpay.v2_callbacks import read_refund, whole
 from paycenter_server.channels.wechatpay.v2_xml import HMAC_SHA256, build, parse, sign, verify
+from paycenter_server.version import USER_AGENT
 
 T = TypeVar("T")
 
@@ -85,7 +86,7 @@ class WechatV2Codec(ABC):
             "appid": self._appid, "mch_id": self._mchid, "nonce_str": moment.nonce, "sign_type": self.sign_type, **fields,
         }  # fmt: skip
         named["sign"] = sign(named, self.mch_key, self.sign_type)
-        headers = (("Content-Type", "text/xml; charset=utf-8"), ("User-Agent", "PayCenter/0.1"))
+        headers = (("Content-Type", "text/xml; charset=utf-8"), ("User-Agent", USER_AGENT))
         used = self._certificate if certificate else None
         return HttpRequest("POST", self._base + path, headers, build(named), used)
 

@@ -57,6 +57,7 @@ from paycenter_server.channels.wechatpay.signature import (
     read_certificates,
 )
 from paycenter_server.channels.wechatpay.v2_callbacks import read_refund
+from paycenter_server.version import USER_AGENT
 
 T = TypeVar("T")
 
@@ -106,7 +107,7 @@ class WechatV3Codec(ABC):
         body = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode() if fields is not None else b""
         timestamp = str(int(moment.now.timestamp()))
         signed = authorization(self.private_key, self._mchid, self._serial, method, target, timestamp, moment.nonce, body)
-        headers = [("Authorization", signed), ("Accept", "application/json"), ("User-Agent", "PayCenter/0.1")]
+        headers = [("Authorization", signed), ("Accept", "application/json"), ("User-Agent", USER_AGENT)]
         if body:
             headers.append(("Content-Type", "application/json"))
         if self._public_key_id:
