@@ -5,22 +5,35 @@ from __future__ import annotations
 import asyncio
 
 import click
+import structlog
 
-from paycenter_server.bootstrap import Services, open_services
+from paycenter_server.bootstrap import open_services
 from paycenter_server.cli.running import run_until_signalled
-from paycenter_server.settings import Settings, split_address
+from paycenter_server.settings import Settings, SettingsError, split_address
+from paycenter_server.storage.database import Database
+
+log = structlog.get_logger(__name__)
+
+SCHEMA_LOG_SECONDS = 5.0
 
 
-async def _wait_for_schema(services: Services, stop: asyncio.Event) -> None:
-    """Started beside the migration, a process waits for it instead of failing."""
+async def wait_for_schema(database: Database, stop: asyncio.Event, *, repeat: float = SCHEMA_LOG_SECONDS) -> None:
+    """Wait until the database has the schema of this version, or until `stop`: a process may start beside the migration.
+
+    While the schema is older, a line of the log says so at once and then every `repeat` seconds.
+    """
     from paycenter_server.storage.migrate import head, revision_of
 
-    wanted = head()
+    wanted, loop = head(), asyncio.get_running_loop()
+    next_line = loop.time()
     while not stop.is_set():
-        async with services.context.database.connection() as connection:
+        async with database.connection() as connection:
             found = await revision_of(connection)
         if found is not None and found >= wanted:
             return
+        if loop.time() >= next_line:
+            next_line += repeat
+            log.warning("schema_not_ready", found=found or "nothing", wanted=wanted, action="run `paycenter migrate`")
         try:
             await asyncio.wait_for(stop.wait(), 0.1)
         except TimeoutError:
@@ -39,7 +52,7 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
 
     wake_up = ArqWakeUp(settings.redis_url)
     async with open_services(settings, wake_up=wake_up) as services:
-        await _wait_for_schema(services, stop)
+        await wait_for_schema(services.context.database, stop)
         tls = None
         if settings.tls_certificate_file and settings.tls_key_file:
             tls = Tls(settings.tls_certificate_file, settings.tls_key_file)
@@ -49,7 +62,14 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
             database=services.context.database,
         )  # fmt: skip
         reflection = settings.reflection if settings.reflection is not None else not settings.production
-        server = Server(parts, settings.grpc_address, tls=tls, with_reflection=reflection)
+        try:
+            server = Server(parts, settings.grpc_address, tls=tls, with_reflection=reflection)
+        except RuntimeError as error:  # of gRPC, which does not say why
+            cause = " or the TLS files cannot be used" if tls is not None else ""
+            message = (
+                f"PAYCENTER_GRPC_ADDRESS: cannot listen on {settings.grpc_address}: it is in use, or not on this machine{cause}."
+            )
+            raise SettingsError(message) from error
         await server.start()
         await server.run(stop)
     await wake_up.aclose()
@@ -68,9 +88,13 @@ async def _callback(settings: Settings, stop: asyncio.Event) -> None:
 
     wake_up = ArqWakeUp(settings.redis_url)
     async with open_services(settings, wake_up=wake_up) as services:
-        await _wait_for_schema(services, stop)
+        await wait_for_schema(services.context.database, stop)
         host, port = split_address(settings.callback_address)
-        await serve_http(create_app(services.callbacks, services.context.database), host, port, stop)
+        try:
+            await serve_http(create_app(services.callbacks, services.context.database), host, port, stop)
+        except OSError as error:
+            message = f"PAYCENTER_CALLBACK_ADDRESS: cannot listen on {settings.callback_address}: {error.strerror or error}."
+            raise SettingsError(message) from error
     await wake_up.aclose()
 
 
@@ -99,5 +123,5 @@ async def _worker(settings: Settings, stop: asyncio.Event) -> None:
             ringing.add(task)
             task.add_done_callback(ringing.discard)
 
-        await _wait_for_schema(services, stop)
+        await wait_for_schema(services.context.database, stop)
         await Runner(jobs, settings.redis_url, services.delivery).run(stop)

@@ -20,9 +20,9 @@ class DevOptions:
     data_dir: Path = field(default_factory=default_data_dir)
     reset: bool = False
     ephemeral: bool = False
-    port: int = WANTED.grpc
+    port: int | None = None
     quiet: bool = False
-    play: bool = True
+    demo: bool = True
     command: Command = cli_command
     ports: Ports | None = None
 
@@ -51,7 +51,7 @@ def _run(options: DevOptions, console: "_Terminal", signals: StopSignals) -> Non
         if options.reset and not options.ephemeral:
             data.reset()
             console.say(f"Deleted all data in {data.path}.")
-        wanted = options.ports or Ports(options.port, WANTED.simulator, WANTED.callback, WANTED.merchant)
+        wanted = options.ports or Ports(options.port or WANTED.grpc, WANTED.simulator, WANTED.callback, WANTED.merchant)
         ports, changes = choose_ports(wanted)
         for change in changes:
             console.say(change)
@@ -59,7 +59,7 @@ def _run(options: DevOptions, console: "_Terminal", signals: StopSignals) -> Non
         try:
             session.start()
             console.banner(session)
-            _play_at_first_run(options, session, console)
+            _demo_at_first_start(options, session, console)
             session.watch()
         finally:
             signals.stopping = True
@@ -67,13 +67,13 @@ def _run(options: DevOptions, console: "_Terminal", signals: StopSignals) -> Non
             session.stop()
 
 
-def _play_at_first_run(options: DevOptions, session: Session, console: "_Terminal") -> None:
+def _demo_at_first_start(options: DevOptions, session: Session, console: "_Terminal") -> None:
     marker = session.data.path / "first-run-done"
-    if not options.play or marker.exists():
+    if not options.demo or marker.exists():
         return
-    # Before it plays: an interrupted first run is not played again, `paycenter play` is there for that.
+    # Marked beforehand: an interrupted demonstration does not run again at the next start (`paycenter demo --running` does it).
     marker.touch()
-    code = session.play()
+    code = session.run_demo()
     if code != 0:
         console.say(f"The demonstration ended with code {code}; the system keeps running.")
 

@@ -63,7 +63,7 @@ def test_dev_from_nothing_to_ctrl_c(
     output = Output(process)
     text = output.until("PayCenter is running")
     cold = time.perf_counter() - began
-    text = output.until(r"played \[\]")
+    text = output.until(r"demonstration \[\]")
     assert (
         "not for production" in text and f"127.0.0.1:{ports.grpc}" in text and "whsec_x" in text and str(data_dir / "logs") in text
     )
@@ -88,7 +88,7 @@ def test_dev_from_nothing_to_ctrl_c(
     output.until("PayCenter is running")
     warm = time.perf_counter() - began
     process.send_signal(signal.SIGTERM)
-    assert "played" not in output.rest() and process.returncode == 0
+    assert "demonstration" not in output.rest() and process.returncode == 0
     assert key.read_text() == before
     with capsys.disabled():
         print(f"\n  dev with small children, with the interpreter's start: cold {cold:.2f} s, warm {warm:.2f} s")
@@ -97,7 +97,7 @@ def test_dev_from_nothing_to_ctrl_c(
 def test_kill_9_leaves_nothing_and_the_next_start_recovers(data_dir: Path, processes: list["subprocess.Popen[str]"]) -> None:
     ports = free_ports()
     for round_ in range(3):
-        processes.append(process := run_dev_process(data_dir, ports, play=False))
+        processes.append(process := run_dev_process(data_dir, ports, demo=False))
         Output(process).until("PayCenter is running")
         pids = tree_of(process)
         if round_ == 1:  # as after a power failure: the database had no time either
@@ -112,7 +112,7 @@ def test_kill_9_leaves_nothing_and_the_next_start_recovers(data_dir: Path, proce
 
 
 def test_a_dead_database_is_started_again(data_dir: Path, processes: list["subprocess.Popen[str]"]) -> None:
-    processes.append(process := run_dev_process(data_dir, free_ports(), play=False))
+    processes.append(process := run_dev_process(data_dir, free_ports(), demo=False))
     output = Output(process)
     output.until("PayCenter is running")
     for name, program in (("PostgreSQL", "postgres"), ("Valkey", "valkey-server")):
@@ -130,13 +130,13 @@ def test_a_dead_database_is_started_again(data_dir: Path, processes: list["subpr
 
 
 def test_kill_9_while_the_cluster_is_made(data_dir: Path, processes: list["subprocess.Popen[str]"]) -> None:
-    processes.append(process := run_dev_process(data_dir, free_ports(), play=False))
+    processes.append(process := run_dev_process(data_dir, free_ports(), demo=False))
     assert wait_until(lambda: list((data_dir / "postgres").glob("cluster-*/global")))
     pids = tree_of(process)
     process.kill()
     process.wait()
     assert wait_until(lambda: not any(map(pid_alive, pids)), 10)
-    processes.append(process := run_dev_process(data_dir, free_ports(), play=False))
+    processes.append(process := run_dev_process(data_dir, free_ports(), demo=False))
     Output(process).until("PayCenter is running")
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
@@ -144,10 +144,10 @@ def test_kill_9_while_the_cluster_is_made(data_dir: Path, processes: list["subpr
 
 
 def test_a_second_dev_is_refused_with_the_pid(data_dir: Path, processes: list["subprocess.Popen[str]"]) -> None:
-    processes.append(first := run_dev_process(data_dir, free_ports(), play=False))
+    processes.append(first := run_dev_process(data_dir, free_ports(), demo=False))
     Output(first).until("PayCenter is running")
     for reset in (False, True):
-        processes.append(second := run_dev_process(data_dir, free_ports(), play=False, reset=reset))
+        processes.append(second := run_dev_process(data_dir, free_ports(), demo=False, reset=reset))
         assert f"in use by process {first.pid}" in Output(second).rest()
         assert second.returncode == 1
     first.send_signal(signal.SIGTERM)
@@ -158,7 +158,7 @@ def test_port_clash_reset_and_crash(data_dir: Path, processes: list["subprocess.
     ports = free_ports()
     with socket.create_server(("127.0.0.1", ports.simulator)):
         env = {"FAKE_WORKER_CRASHES": "1"}
-        processes.append(process := run_dev_process(data_dir, ports, play=False, reset=True, env=env))
+        processes.append(process := run_dev_process(data_dir, ports, demo=False, reset=True, env=env))
         output = Output(process)
         text = output.until("worker ended with code 3; restart 2 of 5")
         assert f"Port {ports.simulator} (simulator) is taken by another program" in text and "Deleted all data" in text
@@ -178,7 +178,7 @@ def test_a_failing_seed_is_shown_and_nothing_is_left(data_dir: Path, processes: 
 def test_ephemeral_is_removed(tmp_path: Path, processes: list["subprocess.Popen[str]"]) -> None:
     processes.append(process := run_dev_process(tmp_path / "unused", free_ports(), ephemeral=True))
     output = Output(process)
-    text = output.until(r"played \[\]")
+    text = output.until(r"demonstration \[\]")
     found = re.search(r"Data +(\S+paycenter-\S+) \(ephemeral", text)
     assert found is not None and Path(found.group(1)).is_dir()
     process.send_signal(signal.SIGTERM)
@@ -192,10 +192,10 @@ def test_demo_passes_the_exit_code_and_cleans_up(code: int, json: bool, tmp_path
         f"import sys; sys.path.insert(0, {str(HERE)!r}); from support.local_fakes import fake_command\n"
         f"from paycenter_server.local.demo import run_demo; sys.exit(run_demo({json}, fake_command))"
     )
-    env = {**os.environ, "FAKE_PLAY_EXIT": str(code), "TMPDIR": str(tmp_path), "PAYCENTER_DATABASE_URL": "postgresql://real/one"}
+    env = {**os.environ, "FAKE_DEMO_EXIT": str(code), "TMPDIR": str(tmp_path), "PAYCENTER_DATABASE_URL": "postgresql://real/one"}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=30)
     assert done.returncode == code, done.stderr
-    assert done.stdout == f"played {['--json'] if json else []}\n" and done.stderr == ""
+    assert done.stdout == f"demonstration {['--json'] if json else []}\n" and done.stderr == ""
     assert list(tmp_path.iterdir()) == []
 
 

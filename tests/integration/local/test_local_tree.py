@@ -135,4 +135,4 @@ def test_a_stubborn_child_and_its_children_are_killed(tmp_path: Path) -> None:
 
 def test_foreground_gives_its_exit_code(tmp_path: Path) -> None:
     tree = Tree(tmp_path)
-    assert tree.run_foreground(Child("play", python("raise SystemExit(5)"), ENV)) == 5
+    assert tree.run_foreground(Child("demo", python("raise SystemExit(5)"), ENV)) == 5
