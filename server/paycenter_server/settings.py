@@ -113,7 +113,7 @@ def split_address(address: str) -> tuple[str, int]:
     bracketed = host.startswith("[") and host.endswith("]")
     if bracketed:
         host = host[1:-1]
-    if not host or (":" in host) != bracketed:
+    if not host or (":" in host) != bracketed or set(host) & {"[", "]"}:
         raise ValueError(f"{address!r} is not host:port; an IPv6 address is written in brackets, for example [::1]:50051")
     return host, int(port)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import click
 import structlog
@@ -40,6 +41,19 @@ async def wait_for_schema(database: Database, stop: asyncio.Event, *, repeat: fl
             continue
 
 
+def check_address(variable: str, address: str) -> None:
+    """SettingsError, which names the variable and the reason, if nothing can listen on the address now. gRPC gives no reason."""
+    host, port = split_address(address)
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(place)
+            probe.listen(1)
+    except OSError as error:
+        raise SettingsError(f"{variable}: cannot listen on {address}: {error.strerror or error}.") from error
+
+
 @click.command()
 def serve() -> None:
     """Run the gRPC server until SIGTERM or Ctrl-C."""
@@ -62,14 +76,11 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
             database=services.context.database,
         )  # fmt: skip
         reflection = settings.reflection if settings.reflection is not None else not settings.production
+        check_address("PAYCENTER_GRPC_ADDRESS", settings.grpc_address)
         try:
             server = Server(parts, settings.grpc_address, tls=tls, with_reflection=reflection)
         except RuntimeError as error:  # of gRPC, which does not say why
-            cause = " or the TLS files cannot be used" if tls is not None else ""
-            message = (
-                f"PAYCENTER_GRPC_ADDRESS: cannot listen on {settings.grpc_address}: it is in use, or not on this machine{cause}."
-            )
-            raise SettingsError(message) from error
+            raise SettingsError(f"PAYCENTER_GRPC_ADDRESS: gRPC cannot listen on {settings.grpc_address}: {error}") from error
         await server.start()
         await server.run(stop)
     await wake_up.aclose()
@@ -90,11 +101,8 @@ async def _callback(settings: Settings, stop: asyncio.Event) -> None:
     async with open_services(settings, wake_up=wake_up) as services:
         await wait_for_schema(services.context.database, stop)
         host, port = split_address(settings.callback_address)
-        try:
-            await serve_http(create_app(services.callbacks, services.context.database), host, port, stop)
-        except OSError as error:
-            message = f"PAYCENTER_CALLBACK_ADDRESS: cannot listen on {settings.callback_address}: {error.strerror or error}."
-            raise SettingsError(message) from error
+        check_address("PAYCENTER_CALLBACK_ADDRESS", settings.callback_address)
+        await serve_http(create_app(services.callbacks, services.context.database), host, port, stop)
     await wake_up.aclose()
 
 
