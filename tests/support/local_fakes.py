@@ -48,7 +48,7 @@ def run_dev_process(
     )
     return subprocess.Popen(
         [sys.executable, "-c", script],
-        env={**os.environ, "COLUMNS": "150", **(env or {})},
+        env={**os.environ, **(env or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

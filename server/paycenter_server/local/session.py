@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from paycenter.version import VERSION
@@ -63,6 +64,8 @@ class Session:
         """Start everything and wait until it answers. Raises LocalError; `stop` is the caller's in any case."""
         key_file = Path(self._named_key_file or self._master_key_file())
         self.services = self._embedded.start()
+        for change in self._embedded.port_changes:
+            self._say(change)
         self._env = environment(self.data.path, self.services, self.ports, key_file)
         parts = (self.data.path, self.ports, self._env, self._command)
         seed, simulator, rest = seed_child(*parts), simulator_child(*parts), service_children(*parts)
@@ -77,6 +80,8 @@ class Session:
             self.tree.wait_ready()
             self.tree.start(rest)
             self.tree.wait_ready()
+        # Not before: what is not up yet has given its ports to nobody, and the next start may choose again.
+        self.data.keep_ports(asdict(self.ports))
         self._last_start_file.write_text(self._fingerprint())
         ours = {name: value for name, value in self._env.items() if name.startswith("PAYCENTER_")}
         _write_private(self._settings_file, json.dumps(ours, indent=2).encode())

@@ -1,5 +1,6 @@
 """`dev` and `demo` as processes of their own, with small children in the place of the real ones."""
 
+import contextlib
 import os
 import re
 import signal
@@ -8,11 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
 import pytest
 from click.testing import CliRunner
+from paycenter_server.local import place
 from paycenter_server.local.commands import demo, dev
 from paycenter_server.local.dev import DevOptions, run_dev
 from paycenter_server.local.process import pid_alive
@@ -161,10 +164,98 @@ def test_port_clash_reset_and_crash(data_dir: Path, processes: list["subprocess.
         processes.append(process := run_dev_process(data_dir, ports, demo=False, reset=True, env=env))
         output = Output(process)
         text = output.until("worker ended with code 3; restart 2 of 5")
-        assert f"Port {ports.simulator} (simulator) is taken by another program" in text and "Deleted all data" in text
+        assert f"Port {ports.simulator} (simulator) is taken by process {os.getpid()} (" in text and "Deleted all data" in text
         process.send_signal(signal.SIGTERM)
         output.rest()
     assert process.returncode == 0
+
+
+def listening_in(process: "subprocess.Popen[str]") -> set[int]:
+    """The ports that processes of this tree listen on."""
+    found = set()
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            found |= {one.laddr.port for one in child.net_connections() if one.status == psutil.CONN_LISTEN}
+    return found
+
+
+def shown(text: str) -> dict[str, int]:
+    """The ports that `dev` printed."""
+    return {name: int(port) for name, port in re.findall(r"^(\w+)=\S*127\.0\.0\.1:(\d+)", text, re.MULTILINE)}
+
+
+def test_ports_stay_the_same_and_a_taken_one_is_an_error(data_dir: Path, processes: list["subprocess.Popen[str]"]) -> None:
+    first, other = free_ports(), free_ports()
+    processes.append(process := run_dev_process(data_dir, first, demo=False))
+    seen = shown(Output(process).until("Next, "))
+    assert {name: seen[name] for name in asdict(first)} == asdict(first)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    # Other ports are preferred now; those of the first start are used.
+    processes.append(process := run_dev_process(data_dir, other, demo=False))
+    assert shown(Output(process).until("Next, ")) == seen
+    assert listening_in(process) >= set(asdict(first).values())
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    with socket.create_server(("127.0.0.1", first.simulator)):
+        processes.append(process := run_dev_process(data_dir, other, demo=False))
+        text = Output(process).rest()
+    assert process.returncode == 1
+    assert f"simulator: port {first.simulator} is taken by process {os.getpid()} (" in text
+    assert "PayCenter is running" not in text
+    # Nothing stored points to the port of the database: it may move, and that is shown.
+    with socket.create_server(("127.0.0.1", seen["database"])):
+        processes.append(process := run_dev_process(data_dir, other, demo=False))
+        text = Output(process).until("Next, ")
+        assert f"Port {seen['database']} (postgres) is taken by process {os.getpid()} (" in text
+        assert shown(text) == {**seen, "database": shown(text)["database"]}
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
+def test_two_that_start_together_never_share_a_port(data_dir: Path, processes: list["subprocess.Popen[str]"]) -> None:
+    ports = free_ports()
+    folders = [data_dir / "one", data_dir / "two"]
+    data_dir.chmod(0o711)
+    together = [run_dev_process(folder, ports, demo=False) for folder in folders]
+    processes.extend(together)
+    texts = []
+    for process in together:
+        output = Output(process)
+        texts.append(output.until(r"Next, |Error: "))
+        if "PayCenter is running" not in output.text:
+            assert re.search(r"port \d+ is taken by process \d+ \(", output.rest()), output.text
+    up = [(process, shown(text)) for process, text in zip(together, texts, strict=True) if "PayCenter is running" in text]
+    assert up
+    for process, seen in up:
+        assert listening_in(process) >= set(seen.values())
+    # One that lost a port to the other chooses again.
+    for process, folder in zip(together, folders, strict=True):
+        if process not in [one for one, _ in up]:
+            processes.append(again := run_dev_process(folder, ports, demo=False))
+            up.append((again, shown(Output(again).until("Next, "))))
+    used = [port for _, seen in up for port in seen.values()]
+    assert len(set(used)) == len(used) == 12
+    for process, _ in up:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    for folder in folders:
+        place.remove_place(folder)
+
+
+def test_what_is_printed_fits_80_columns_and_ends_with_the_next_step(
+    data_dir: Path, processes: list["subprocess.Popen[str]"]
+) -> None:
+    processes.append(process := run_dev_process(data_dir, free_ports(), demo=False, env={"COLUMNS": "40"}))
+    output = Output(process)
+    lines = output.until(r"demo --running(.|\n)*dev.json\n").splitlines()
+    assert max(map(len, lines)) <= 80, lines
+    assert "notification_secret=whsec_x" in lines
+    assert f"data={data_dir}" in lines
+    assert lines[-2].endswith("/paycenter demo --running \\")
+    assert lines[-1] == f"    --data-file {data_dir}/dev.json"
+    process.send_signal(signal.SIGTERM)
+    output.rest()
 
 
 def test_a_failing_seed_is_shown_and_nothing_is_left(data_dir: Path, processes: list["subprocess.Popen[str]"]) -> None:
@@ -179,7 +270,8 @@ def test_ephemeral_is_removed(tmp_path: Path, processes: list["subprocess.Popen[
     processes.append(process := run_dev_process(tmp_path / "unused", free_ports(), ephemeral=True))
     output = Output(process)
     text = output.until(r"demonstration \[\]")
-    found = re.search(r"Data +(\S+paycenter-\S+) \(ephemeral", text)
+    found = re.search(r"^data=(\S+paycenter-\S+)$", text, re.MULTILINE)
+    assert "The data folder is removed at the end." in text
     assert found is not None and Path(found.group(1)).is_dir()
     process.send_signal(signal.SIGTERM)
     output.rest()
