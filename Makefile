@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-SOURCES := pyproject.toml client/pyproject.toml constraints.txt
+SOURCES := pyproject.toml setup.py server/requirements.txt client/pyproject.toml client/paycenter/version.py constraints.txt
 JOBS ?= 2
 
 .PHONY: run demo setup test lint unit mutants faults interop fuzz stubs diagrams format clean help

@@ -10,6 +10,8 @@ from typing import Any
 
 import grpc
 
+from paycenter.version import VERSION
+
 # Calls whose repetition changes nothing: creates are idempotent by their natural key, the rest answers the same again.
 # Not here: calls that show a secret once or fail when they are repeated (CreatePayApp, RotateNotificationSecret, deletes, resend).
 _REPEATABLE = {
@@ -61,7 +63,7 @@ class Options:
     def arguments(self) -> list[tuple[str, Any]]:
         """The channel's arguments; the caller's own come last and win."""
         ours: dict[str, Any] = {
-            "grpc.primary_user_agent": "paycenter-client/0.1",
+            "grpc.primary_user_agent": f"paycenter-client/{VERSION}",
             "grpc.service_config": service_config(self.attempts),
             "grpc.enable_retries": 1 if self.attempts > 1 else 0,
             # A connection that died without a word is found before the next call waits on it. PayCenter allows a ping every 10 s.

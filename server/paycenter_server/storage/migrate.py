@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from pathlib import Path
 from typing import Any
 
 import asyncpg
 
-import paycenter_server
+from paycenter_server.distribution import migrations_folder
 from paycenter_server.storage.database import Connection
-
-
-def migrations_folder() -> Path:
-    """Beside the package when it is installed, at the top of the tree in a checkout."""
-    package = Path(paycenter_server.__file__).resolve().parent
-    for folder in (package / "migrations", package.parent.parent / "migrations"):
-        if (folder / "env.py").exists():
-            return folder
-    raise FileNotFoundError("the migrations folder is missing from this installation")
 
 
 def head() -> str:
