@@ -16,7 +16,7 @@ from paycenter_server.domain.errors import PayCenterError, Reason, Violation, in
 from paycenter_server.grpc_server.errors import to_status
 from paycenter_server.services.context import deadline
 from paycenter_server.services.identity import Caller, Identity
-from paycenter_server.storage.database import is_connection_loss, unavailable
+from paycenter_server.storage.database import retryable_error
 
 log = structlog.get_logger(__name__)
 _OURS = "/paycenter.v1."
@@ -122,9 +122,9 @@ def _with_nul(message: Message, prefix: str) -> list[str]:
 
 
 def _unexpected(error: Exception, method: str) -> PayCenterError:
-    if is_connection_loss(error):
-        log.warning("database_unavailable", method=method, why=f"{type(error).__name__}: {error}"[:300])
-        return unavailable(error)
+    if (known := retryable_error(error)) is not None:
+        log.warning(known.reason.value.lower(), method=method, why=f"{type(error).__name__}: {error}"[:300])
+        return known
     request_id = uuid.uuid4().hex
     log.exception("internal_error", method=method, request_id=request_id)
     return PayCenterError(

@@ -16,7 +16,7 @@ from aiohttp import web
 from paycenter_server.channels.protocol import CallbackRequest
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.services.callbacks import UNAVAILABLE, Callbacks
-from paycenter_server.storage.database import Database
+from paycenter_server.storage.database import Database, retryable_error
 
 log = structlog.get_logger(__name__)
 MAX_BODY = 64 * 1024
@@ -44,9 +44,12 @@ def create_app(
         except PayCenterError as error:
             log.error("callback_not_handled", reason=error.reason.value, why=error.message)
             answer = UNAVAILABLE
-        except Exception:
-            # Whatever happened: it is not stored, and the channel must send it again.
-            log.exception("callback_not_handled")
+        except Exception as error:
+            # The callback is not stored, and the channel must send it again.
+            if (known := retryable_error(error)) is not None:
+                log.warning("callback_not_handled", reason=known.reason.value, why=f"{type(error).__name__}: {error}"[:300])
+            else:
+                log.exception("callback_not_handled")
             answer = UNAVAILABLE
         content_type = answer.content_type if answer.body else None
         return web.Response(status=answer.status, body=answer.body or None, content_type=content_type)

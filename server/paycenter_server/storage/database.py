@@ -15,7 +15,17 @@ from paycenter_server.domain.guard import transaction_open
 
 UniqueViolation = asyncpg.UniqueViolationError
 ForeignKeyViolation = asyncpg.ForeignKeyViolationError
-Conflict = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+Conflict = (
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.LockNotAvailableError,
+    # A migration changed a table between two statements of a transaction. Outside a transaction asyncpg prepares again.
+    asyncpg.InvalidCachedStatementError,
+    asyncpg.OutdatedSchemaCacheError,
+)
+CONFLICT_RETRY_SECONDS = 0.2
+# Read-only, no space, no memory, I/O error: the server answers, and refuses what writes.
+_NO_WRITES = (asyncpg.ReadOnlySQLTransactionError, asyncpg.InsufficientResourcesError, asyncpg.PostgresSystemError)
 Record = Mapping[str, Any]
 
 
@@ -73,13 +83,34 @@ def is_connection_loss(error: BaseException) -> bool:
 
 
 def unavailable(error: BaseException) -> PayCenterError:
-    """What callers see while the database is away."""
+    """What callers see while the database is away, or takes no writes."""
+    writes = isinstance(error, _NO_WRITES)
     return PayCenterError(
         Reason.DATABASE_UNAVAILABLE,
-        "The database does not answer; nothing was decided by this call. Repeat it in a moment.",
+        f"The database {'accepts no writes' if writes else 'does not answer'}; nothing was decided by this call. "
+        "Repeat it in a moment.",
         metadata={"cause": type(error).__name__},
         retry_after=1.0,
     )
+
+
+def conflict(error: BaseException) -> PayCenterError:
+    """What callers see of a deadlock, a serialization failure, or a schema change under a transaction."""
+    return PayCenterError(
+        Reason.DATABASE_CONFLICT,
+        "Another call or a migration used the same rows at the same time; nothing was decided by this call. Repeat it in a moment.",
+        metadata={"cause": type(error).__name__},
+        retry_after=CONFLICT_RETRY_SECONDS,
+    )
+
+
+def retryable_error(error: BaseException) -> PayCenterError | None:
+    """The error for the caller if a repetition of the same call may succeed; None for every other exception."""
+    if isinstance(error, Conflict):
+        return conflict(error)
+    if is_connection_loss(error) or isinstance(error, _NO_WRITES):
+        return unavailable(error)
+    return None
 
 
 async def _prepare(connection: Any) -> None:
