@@ -131,6 +131,7 @@ def test_which_refusals_of_the_database_are_worth_a_repetition() -> None:
     )  # fmt: skip
     away = (
         asyncpg.DiskFullError, asyncpg.ReadOnlySQLTransactionError, asyncpg.PostgresIOError, asyncpg.OutOfMemoryError,
+        asyncpg.UndefinedColumnError,
         asyncpg.AdminShutdownError, asyncpg.ConnectionDoesNotExistError, ConnectionResetError, TimeoutError,
     )  # fmt: skip
     for kinds, reason in ((conflicts, Reason.DATABASE_CONFLICT), (away, Reason.DATABASE_UNAVAILABLE)):
@@ -138,5 +139,5 @@ def test_which_refusals_of_the_database_are_worth_a_repetition() -> None:
             known = retryable_error(kind("x"))
             assert known is not None and known.reason is reason, kind
             assert known.retry_after
-    for other in (asyncpg.UniqueViolationError("x"), asyncpg.UndefinedColumnError("x"), asyncpg.DataError("x"), ValueError("x")):
+    for other in (asyncpg.UniqueViolationError("x"), asyncpg.DataError("x"), ValueError("x")):
         assert retryable_error(other) is None, other

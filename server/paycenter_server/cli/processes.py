@@ -13,14 +13,13 @@ from paycenter_server.settings import Settings, split_address
 
 async def _wait_for_schema(services: Services, stop: asyncio.Event) -> None:
     """Started beside the migration, a process waits for it instead of failing."""
-    from paycenter_server.storage.migrate import head, revision_of
+    from paycenter_server.storage.migrate import SchemaVersion, revision_of
 
-    wanted = head()
+    schema = SchemaVersion()
     while not stop.is_set():
         async with services.context.database.connection() as connection:
-            found = await revision_of(connection)
-        if found is not None and found >= wanted:
-            return
+            if not schema.is_older(await revision_of(connection)):
+                return
         try:
             await asyncio.wait_for(stop.wait(), 0.1)
         except TimeoutError:
@@ -39,14 +38,13 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
 
     wake_up = ArqWakeUp(settings.redis_url)
     async with open_services(settings, wake_up=wake_up) as services:
-        await _wait_for_schema(services, stop)
         tls = None
         if settings.tls_certificate_file and settings.tls_key_file:
             tls = Tls(settings.tls_certificate_file, settings.tls_key_file)
         parts = Parts(
             identity=services.identity, orders=services.orders, submission=services.submission, refunds=services.refunds,
             apps=services.apps, channels=services.channels, credentials=services.credentials, notifications=services.notifications,
-            database=services.context.database,
+            health=services.health,
         )  # fmt: skip
         reflection = settings.reflection if settings.reflection is not None else not settings.production
         server = Server(parts, settings.grpc_address, tls=tls, with_reflection=reflection)
@@ -68,9 +66,8 @@ async def _callback(settings: Settings, stop: asyncio.Event) -> None:
 
     wake_up = ArqWakeUp(settings.redis_url)
     async with open_services(settings, wake_up=wake_up) as services:
-        await _wait_for_schema(services, stop)
         host, port = split_address(settings.callback_address)
-        await serve_http(create_app(services.callbacks, services.context.database), host, port, stop)
+        await serve_http(create_app(services.callbacks, services.health), host, port, stop)
     await wake_up.aclose()
 
 
