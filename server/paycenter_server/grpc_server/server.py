@@ -51,6 +51,9 @@ LIVENESS = "liveness"
 """The name that the health service answers SERVING for while the process runs, whatever its database does."""
 _HEALTH_SECONDS = 2.0
 _GRACE_SECONDS = 10.0
+# Shorter than the time after which a refused call is repeated, so that the repetition meets the next server.
+_QUIET_SECONDS = 0.1
+_REFUSE_SECONDS = 1.5
 _OPTIONS = (
     # Two servers on one port would share its calls by chance; several processes are a deployment's own decision.
     ("grpc.so_reuseport", 0),
@@ -103,7 +106,8 @@ class Server:
     ) -> None:
         self._checks = parts.health
         self._health_seconds = health_seconds
-        self._server = grpc.aio.server(interceptors=(Interceptor(parts.identity),), options=_OPTIONS)
+        self._interceptor = Interceptor(parts.identity)
+        self._server = grpc.aio.server(interceptors=(self._interceptor,), options=_OPTIONS)
         pay_order_service_pb2_grpc.add_PayOrderServiceServicer_to_server(
             OrderServicer(parts.orders, parts.submission), self._server
         )
@@ -147,13 +151,14 @@ class Server:
         log.info("grpc_listening", port=self.port)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serve until `stop`; calls under way get 10 seconds to end."""
+        """Serve until `stop`. Then health is NOT_SERVING, new calls are refused, and running calls get 10 seconds to end."""
         watch = asyncio.create_task(self._watch())
         try:
             await stop.wait()
         finally:
             watch.cancel()
             await self._health.enter_graceful_shutdown()
+            await self._interceptor.refuse_calls(_QUIET_SECONDS, _REFUSE_SECONDS)
             await self._server.stop(_GRACE_SECONDS)
 
     async def _watch(self) -> None:
