@@ -21,6 +21,7 @@ from paycenter_server.services.channels_gateway import ChannelGateway
 from paycenter_server.services.channels_probe import ChannelProbe
 from paycenter_server.services.context import Clock, Context, Options, WakeUp
 from paycenter_server.services.credentials import Credentials
+from paycenter_server.services.health import Health
 from paycenter_server.services.identity import Identity
 from paycenter_server.services.jobs import Jobs
 from paycenter_server.services.notifications import Notifications
@@ -53,6 +54,11 @@ class Services:
     def identity(self) -> Identity:
         """Who calls."""
         return Identity(self.context)
+
+    @cached_property
+    def health(self) -> Health:
+        """Whether this process can do its work."""
+        return Health(self.context)
 
     @cached_property
     def gateway(self) -> ChannelGateway:

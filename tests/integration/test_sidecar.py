@@ -97,9 +97,7 @@ async def test_a_compressed_body_is_limited_by_what_it_becomes(system: PayCenter
 
 async def test_a_body_that_does_not_come_is_given_up(system: PayCenterSystem) -> None:
     services, port, stop = system.services, free_port(), asyncio.Event()
-    serving = asyncio.create_task(
-        serve(create_app(services.callbacks, services.context.database, read_seconds=0.2), "127.0.0.1", port, stop)
-    )
+    serving = asyncio.create_task(serve(create_app(services.callbacks, services.health, read_seconds=0.2), "127.0.0.1", port, stop))
     head = f"POST /callback/order/{system.channels['wx_native']} HTTP/1.1\r\nHost: x\r\n"
     url = f"http://127.0.0.1:{port}"
 
@@ -217,7 +215,7 @@ async def second_sidecar(system: PayCenterSystem, url: str, **more: float) -> As
     """A sidecar of its own over another way to the database."""
     settings = system.settings.model_copy(update={"database_url": url})
     async with open_services(settings, clock=system.clock, wake_up=system.wake_up) as services:
-        runner = web.AppRunner(create_app(services.callbacks, services.context.database, **more), access_log=None)
+        runner = web.AppRunner(create_app(services.callbacks, services.health, **more), access_log=None)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         host, port = runner.addresses[0][:2]

@@ -321,7 +321,7 @@ async def open_system(
         open_services(settings, wake_up=wake_up, clock=clock, transport=transport) as services,
     ):
         services.sender = sender
-        sidecar = web.AppRunner(create_sidecar(services.callbacks, services.context.database), access_log=None)
+        sidecar = web.AppRunner(create_sidecar(services.callbacks, services.health), access_log=None)
         await sidecar.setup()
         await web.SockSite(sidecar, listening).start()
         base = str(simulator.make_url("")).rstrip("/")

@@ -102,6 +102,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND. There is no such notification."""
     ERROR_REASON_NOTIFICATION_OPEN: _ErrorReason.ValueType  # 61
     """FAILED_PRECONDITION. The notification is still being delivered, so there is nothing to resend."""
+    ERROR_REASON_SERVER_STOPPING: _ErrorReason.ValueType  # 110
+    """UNAVAILABLE. This server is stopping and has not begun the call. Repeat it after the RetryInfo."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the stable reason of an error. It travels as `google.rpc.ErrorInfo.reason`, without the
@@ -188,4 +190,6 @@ ERROR_REASON_NOTIFICATION_NOT_FOUND: ErrorReason.ValueType  # 60
 """NOT_FOUND. There is no such notification."""
 ERROR_REASON_NOTIFICATION_OPEN: ErrorReason.ValueType  # 61
 """FAILED_PRECONDITION. The notification is still being delivered, so there is nothing to resend."""
+ERROR_REASON_SERVER_STOPPING: ErrorReason.ValueType  # 110
+"""UNAVAILABLE. This server is stopping and has not begun the call. Repeat it after the RetryInfo."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

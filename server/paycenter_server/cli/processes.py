@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import click
 import structlog
@@ -23,14 +25,14 @@ async def wait_for_schema(database: Database, stop: asyncio.Event, *, repeat: fl
 
     While the schema is older, a line of the log says so at once and then every `repeat` seconds.
     """
-    from paycenter_server.storage.migrate import head, revision_of
+    from paycenter_server.storage.migrate import SchemaVersion, head, revision_of
 
-    wanted, loop = head(), asyncio.get_running_loop()
+    schema, wanted, loop = SchemaVersion(), head(), asyncio.get_running_loop()
     next_line = loop.time()
     while not stop.is_set():
         async with database.connection() as connection:
             found = await revision_of(connection)
-        if found is not None and found >= wanted:
+        if not schema.is_older(found):
             return
         if loop.time() >= next_line:
             next_line += repeat
@@ -39,6 +41,17 @@ async def wait_for_schema(database: Database, stop: asyncio.Event, *, repeat: fl
             await asyncio.wait_for(stop.wait(), 0.1)
         except TimeoutError:
             continue
+
+
+@asynccontextmanager
+async def schema_watched(database: Database, stop: asyncio.Event) -> AsyncIterator[None]:
+    """The log lines of `wait_for_schema` beside a server that listens already: its health is NOT_SERVING meanwhile."""
+    task = asyncio.create_task(wait_for_schema(database, stop))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def check_address(variable: str, address: str) -> None:
@@ -66,14 +79,13 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
 
     wake_up = ArqWakeUp(settings.redis_url)
     async with open_services(settings, wake_up=wake_up) as services:
-        await wait_for_schema(services.context.database, stop)
         tls = None
         if settings.tls_certificate_file and settings.tls_key_file:
             tls = Tls(settings.tls_certificate_file, settings.tls_key_file)
         parts = Parts(
             identity=services.identity, orders=services.orders, submission=services.submission, refunds=services.refunds,
             apps=services.apps, channels=services.channels, credentials=services.credentials, notifications=services.notifications,
-            database=services.context.database,
+            health=services.health,
         )  # fmt: skip
         reflection = settings.reflection if settings.reflection is not None else not settings.production
         check_address("PAYCENTER_GRPC_ADDRESS", settings.grpc_address)
@@ -81,8 +93,9 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
             server = Server(parts, settings.grpc_address, tls=tls, with_reflection=reflection)
         except RuntimeError as error:  # of gRPC, which does not say why
             raise SettingsError(f"PAYCENTER_GRPC_ADDRESS: gRPC cannot listen on {settings.grpc_address}: {error}") from error
-        await server.start()
-        await server.run(stop)
+        async with schema_watched(services.context.database, stop):
+            await server.start()
+            await server.run(stop)
     await wake_up.aclose()
 
 
@@ -99,10 +112,10 @@ async def _callback(settings: Settings, stop: asyncio.Event) -> None:
 
     wake_up = ArqWakeUp(settings.redis_url)
     async with open_services(settings, wake_up=wake_up) as services:
-        await wait_for_schema(services.context.database, stop)
         host, port = split_address(settings.callback_address)
         check_address("PAYCENTER_CALLBACK_ADDRESS", settings.callback_address)
-        await serve_http(create_app(services.callbacks, services.context.database), host, port, stop)
+        async with schema_watched(services.context.database, stop):
+            await serve_http(create_app(services.callbacks, services.health), host, port, stop)
     await wake_up.aclose()
 
 

@@ -13,10 +13,10 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 
 from paycenter_server.domain.errors import PayCenterError, Reason, Violation, invalid
-from paycenter_server.grpc_server.errors import to_status
+from paycenter_server.grpc_server.errors import server_stopping, to_status
 from paycenter_server.services.context import deadline
 from paycenter_server.services.identity import Caller, Identity
-from paycenter_server.storage.database import is_connection_loss, unavailable
+from paycenter_server.storage.database import retryable_error
 
 log = structlog.get_logger(__name__)
 _OURS = "/paycenter.v1."
@@ -34,6 +34,22 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._refusing = False
+        self._refused = 0
+
+    async def refuse_calls(self, quiet: float, at_most: float) -> None:
+        """Refuse every new call with SERVER_STOPPING. Returns when none has arrived for `quiet` seconds, or after `at_most`.
+
+        grpc.aio cancels a call that arrives after `stop()` and before the client has read the GOAWAY frame. Clients that were
+        refused wait before they call again, so few or no calls arrive in that time.
+        """
+        self._refusing = True
+        loop = asyncio.get_running_loop()
+        end = loop.time() + at_most
+        seen = -1
+        while seen != self._refused and loop.time() < end:
+            seen = self._refused
+            await asyncio.sleep(quiet)
 
     async def intercept_service(
         self,
@@ -66,6 +82,9 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             remaining = context.time_remaining()
             deadline.set(None if remaining is None or remaining > 86_400 else started + remaining)
             key_id = ""
+            if self._refusing:
+                self._refused += 1
+                return await _abort(context, server_stopping())
             try:
                 caller = await self._identity.authenticate(_authorization(context))
                 key_id = caller.key_id
@@ -122,9 +141,9 @@ def _with_nul(message: Message, prefix: str) -> list[str]:
 
 
 def _unexpected(error: Exception, method: str) -> PayCenterError:
-    if is_connection_loss(error):
-        log.warning("database_unavailable", method=method, why=f"{type(error).__name__}: {error}"[:300])
-        return unavailable(error)
+    if (known := retryable_error(error)) is not None:
+        log.warning(known.reason.value.lower(), method=method, why=f"{type(error).__name__}: {error}"[:300])
+        return known
     request_id = uuid.uuid4().hex
     log.exception("internal_error", method=method, request_id=request_id)
     return PayCenterError(

@@ -16,7 +16,8 @@ from aiohttp import web
 from paycenter_server.channels.protocol import CallbackRequest
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.services.callbacks import UNAVAILABLE, Callbacks
-from paycenter_server.storage.database import Database
+from paycenter_server.services.health import Health
+from paycenter_server.storage.database import retryable_error
 
 log = structlog.get_logger(__name__)
 MAX_BODY = 64 * 1024
@@ -26,7 +27,7 @@ _LINGER_SECONDS = 1.0
 
 
 def create_app(
-    callbacks: Callbacks, database: Database, *, read_seconds: float = READ_SECONDS, answer_seconds: float = ANSWER_SECONDS
+    callbacks: Callbacks, health: Health, *, read_seconds: float = READ_SECONDS, answer_seconds: float = ANSWER_SECONDS
 ) -> web.Application:
     """The sidecar."""
 
@@ -44,9 +45,12 @@ def create_app(
         except PayCenterError as error:
             log.error("callback_not_handled", reason=error.reason.value, why=error.message)
             answer = UNAVAILABLE
-        except Exception:
-            # Whatever happened: it is not stored, and the channel must send it again.
-            log.exception("callback_not_handled")
+        except Exception as error:
+            # The callback is not stored, and the channel must send it again.
+            if (known := retryable_error(error)) is not None:
+                log.warning("callback_not_handled", reason=known.reason.value, why=f"{type(error).__name__}: {error}"[:300])
+            else:
+                log.exception("callback_not_handled")
             answer = UNAVAILABLE
         content_type = answer.content_type if answer.body else None
         return web.Response(status=answer.status, body=answer.body or None, content_type=content_type)
@@ -55,8 +59,8 @@ def create_app(
         return web.Response(text="ok")
 
     async def ready(request: web.Request) -> web.Response:
-        healthy = await database.healthy()
-        return web.Response(status=200 if healthy else 503, text="ok" if healthy else "the database does not answer")
+        report = await health.check()
+        return web.Response(status=200 if report.ready else 503, text=report.text)
 
     app = web.Application(client_max_size=MAX_BODY)
     for path in ("callback", "notify"):
