@@ -11,7 +11,7 @@ JOBS ?= 2
 
 help:
 	@echo "make run      set up and run everything on this machine (Ctrl-C stops it)"
-	@echo "make demo     play two payments from end to end and check every step"
+	@echo "make demo     make two payments from end to end and check every step"
 	@echo "make test     set up and pass every check and test"
 	@echo "make mutants  take each guard out in a copy, and see its tests fail (ARGS='--only NAME')"
 	@echo "make interop  let other SDKs drive the simulator and verify our requests"

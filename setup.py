@@ -19,13 +19,13 @@ class BuildPackages(build_py):
 
     def run(self) -> None:
         """Build the packages, then copy."""
-        super().run()
         if self.editable_mode:
+            super().run()
             return
         package = Path(self.build_lib) / "paycenter_server"
-        for folder in ("migrations", "protos"):
-            # What an earlier build left may have been deleted from the tree since.
-            shutil.rmtree(package / folder, ignore_errors=True)
+        # Files of an earlier build may have been deleted from the tree since.
+        shutil.rmtree(package, ignore_errors=True)
+        super().run()
         for pattern in CARRIED:
             for source in ROOT.glob(pattern):
                 target = package / source.relative_to(ROOT)

@@ -76,6 +76,51 @@ def has_ipv6() -> bool:
         return False
 
 
+async def test_seed_creates_what_is_missing(empty_database: str, redis_url: str, master_key_file: Path, tmp_path: Path) -> None:
+    """Also what dev.json names and the database does not hold: the credentials of another database."""
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("PAYCENTER_")},
+        "PAYCENTER_DATABASE_URL": empty_database,
+        "PAYCENTER_REDIS_URL": redis_url,
+        "PAYCENTER_MASTER_KEY_FILE": str(master_key_file),
+        "PAYCENTER_MODE": "development",
+        "PAYCENTER_ORDER_CALLBACK_URL": "http://127.0.0.1/o",
+        "PAYCENTER_REFUND_CALLBACK_URL": "http://127.0.0.1/r",
+    }
+    file = tmp_path / "dev.json"
+
+    async def seed() -> dict[str, Any]:
+        words = (
+            "seed",
+            "--data-dir",
+            str(tmp_path),
+            "--simulator-url",
+            "http://127.0.0.1:1",
+            "--merchant-url",
+            "http://127.0.0.1:2",
+        )
+        started = await asyncio.create_subprocess_exec(sys.executable, "-m", "paycenter_server.cli", *words, env=environment)
+        assert await asyncio.wait_for(started.wait(), 60) == 0
+        made: dict[str, Any] = json.loads(file.read_text())
+        return made
+
+    first = await seed()
+    assert await seed() == first
+    connection = await asyncpg.connect(empty_database)
+    try:
+        await connection.execute("DELETE FROM pay_credential; DELETE FROM pay_channel WHERE code = 'wx_bar'")
+        second = await seed()
+        assert set(second["channels"]) == set(first["channels"])
+        known = {row["key_id"] for row in await connection.fetch("SELECT key_id FROM pay_credential WHERE enabled")}
+        assert known == {second["app"]["key_id"], second["operator"]["key_id"]}
+        file.unlink()
+        third = await seed()
+        assert third["channels"] == second["channels"]
+        assert third["app"]["notification_secret"] != second["app"]["notification_secret"]
+    finally:
+        await connection.close()
+
+
 async def test_processes_wait_for_the_schema(empty_database: str, redis_url: str, master_key_file: Path) -> None:
     host = "[::1]" if has_ipv6() else "127.0.0.1"
     grpc_address, callback_address = f"{host}:{free_port()}", f"{host}:{free_port()}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from paycenter_server.channels.crypto import CryptoError
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.settings import SettingsError
 from paycenter_server.storage.problems import database_problem
@@ -13,6 +14,8 @@ def explain(error: BaseException) -> str | None:
         return error.message
     if isinstance(error, SettingsError):
         return str(error)
+    if isinstance(error, CryptoError):
+        return f"A stored secret cannot be read: {error}."
     problem = database_problem(error)
     if problem is not None:
         return problem

@@ -1,6 +1,5 @@
 """What `paycenter dev` runs: the children, their ports and their environment."""
 
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -82,11 +81,13 @@ def choose_ports(wanted: Ports | None) -> tuple[Ports, list[str]]:
     return Ports(**chosen), changes
 
 
-def environment(data_dir: Path, services: LocalServices, ports: Ports, master_key_file: Path) -> dict[str, str]:
-    """The children's environment: ours with the settings of development mode."""
+def environment(
+    base: Mapping[str, str], data_dir: Path, services: LocalServices, ports: Ports, master_key_file: Path
+) -> dict[str, str]:
+    """The children's environment: `base` with the settings of development mode."""
     return {
         "PAYCENTER_NOTIFICATION_ALLOWED_NETWORKS": "127.0.0.0/8",
-        **os.environ,
+        **base,
         "PYTHONUNBUFFERED": "1",
         "PAYCENTER_MODE": "development",
         "PAYCENTER_DATA_DIR": str(data_dir),

@@ -30,7 +30,7 @@ def default_data_dir() -> Path:
 class DataDir:
     """A data folder (0700) that this process holds the lock of, as a context manager.
 
-    As root the folder is 0711 if the database is inside it: the server's unprivileged user must walk through. All in it is closed.
+    As root the folder is 0711 if the database is inside it: the server's unprivileged user must enter it. Its content is closed.
     """
 
     def __init__(self, path: Path, *, ephemeral: bool = False) -> None:
@@ -94,7 +94,7 @@ class DataDir:
         return self
 
     def close(self) -> None:
-        """Give the lock back; an ephemeral folder is removed first."""
+        """Release the lock; an ephemeral folder is removed first."""
         if self._lock is None:
             return
         if self.ephemeral:

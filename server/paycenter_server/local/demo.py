@@ -31,7 +31,7 @@ def _run(json: bool, command: Command, signals: StopSignals) -> int:
     refuse_production("`paycenter demo`")
     with DataDir.temporary() as data:
         ports, _ = choose_ports(None)
-        # A demonstration never touches a real server, whatever the environment says.
+        # A demonstration never uses a real server: the PAYCENTER_ variables of the environment do not count.
         session = Session(data, ports, command, external=False)
         try:
             session.start()

@@ -12,6 +12,7 @@ from paycenter_server.local.embedded import refuse_production
 from paycenter_server.local.errors import LocalError, error_sentence
 from paycenter_server.local.session import Session
 from paycenter_server.local.signals import Stopped, StopSignals
+from paycenter_server.local.variables import unknown_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,8 @@ def run_dev(options: DevOptions) -> int:
 
 def _run(options: DevOptions, console: "_Terminal", signals: StopSignals) -> None:
     refuse_production("`paycenter dev`")
+    for name, nearest in unknown_settings():
+        console.say(f"Warning: {name} is not a setting of PayCenter. The nearest setting is {nearest}.")
     data = DataDir.temporary() if options.ephemeral else DataDir(options.data_dir)
     with data:
         if options.reset and not options.ephemeral:

@@ -90,10 +90,10 @@ class Embedded:
         return embedded
 
     def revive(self, say: Callable[[str], None]) -> None:
-        """Start again whichever of our servers has died, and `say` so. Raises LocalError if it cannot be started."""
+        """Start again each of our servers that has ended, and `say` so. Raises LocalError if it cannot be started."""
         for name, server in (("PostgreSQL", self._postgres), ("Valkey", self._valkey)):
             if server is not None and server.pid is None:
-                say(f"{name} has died and is started again; its log is in {self._data.logs}")
+                say(f"{name} has ended and is started again; its log is in {self._data.logs}")
                 server.begin()
                 server.wait_ready()
 

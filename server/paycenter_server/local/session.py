@@ -16,6 +16,7 @@ from paycenter_server.local.children import Command, Ports, environment, seed_ch
 from paycenter_server.local.datadir import DataDir
 from paycenter_server.local.embedded import Embedded, LocalServices
 from paycenter_server.local.tree import Child, Tree
+from paycenter_server.local.variables import is_setting, unknown_settings
 
 MASTER_KEY_BYTES = 32
 
@@ -34,6 +35,11 @@ class Session:
         external: bool = True,
     ) -> None:
         """`external`: use the servers and the master key that the environment names, if it names any."""
+        unknown = {name for name, _ in unknown_settings()}
+        # The caller names the unknown ones; each child would do it again.
+        self._base = {
+            name: value for name, value in os.environ.items() if not is_setting(name) or (external and name not in unknown)
+        }
         named = os.environ if external else {}
         self.data = data
         self.ports = ports
@@ -66,7 +72,7 @@ class Session:
         self.services = self._embedded.start()
         for change in self._embedded.port_changes:
             self._say(change)
-        self._env = environment(self.data.path, self.services, self.ports, key_file)
+        self._env = environment(self._base, self.data.path, self.services, self.ports, key_file)
         parts = (self.data.path, self.ports, self._env, self._command)
         seed, simulator, rest = seed_child(*parts), simulator_child(*parts), service_children(*parts)
         if self._as_last_time():

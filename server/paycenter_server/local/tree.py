@@ -23,7 +23,7 @@ _STEADY_AFTER = 60.0  # seconds of running after which earlier crashes are forgo
 
 
 class TreeError(LocalError):
-    """A child did not come up; the message holds the end of its log."""
+    """A child did not become ready; the message holds the end of its log."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,7 +133,7 @@ def test_a_dead_database_is_started_again(data_dir: Path, processes: list["subpr
     for name, program in (("PostgreSQL", "postgres"), ("Valkey", "valkey-server")):
         first = next(child for child in psutil.Process(process.pid).children() if child.name().startswith(program[:8]))
         first.kill()
-        output.until(f"{name} has died and is started again")
+        output.until(f"{name} has ended and is started again")
         assert wait_until(
             lambda p=program, f=first.pid: (
                 f not in tree_of(process) and any(c.name().startswith(p[:8]) for c in psutil.Process(process.pid).children())
@@ -266,6 +266,22 @@ def test_what_is_printed_fits_80_columns_and_ends_with_the_next_step(
     assert f"data={data_dir}" in lines
     assert lines[-2].endswith("/paycenter demo --running \\")
     assert lines[-1] == f"    --data-file {data_dir}/dev.json"
+    process.send_signal(signal.SIGTERM)
+    output.rest()
+
+
+def test_an_unknown_variable_is_named_once(data_dir: Path, processes: list["subprocess.Popen[str]"]) -> None:
+    env = {"PAYCENTER_CHANNEL_TIMOUT": "3", "PAYCENTER_CHANNEL_TIMEOUT": "4"}
+    processes.append(process := run_dev_process(data_dir, free_ports(), demo=False, env=env))
+    output = Output(process)
+    text = output.until("Next, ")
+    assert (
+        text.count("PAYCENTER_CHANNEL_TIMOUT is not a setting of PayCenter. The nearest setting is PAYCENTER_CHANNEL_TIMEOUT.") == 1
+    )
+    for child in psutil.Process(process.pid).children():
+        if "local_fakes" in " ".join(child.cmdline()):
+            assert child.environ()["PAYCENTER_CHANNEL_TIMEOUT"] == "4"
+            assert "PAYCENTER_CHANNEL_TIMOUT" not in child.environ()
     process.send_signal(signal.SIGTERM)
     output.rest()
 

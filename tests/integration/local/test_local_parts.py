@@ -171,12 +171,12 @@ def test_nothing_found_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> 
         binaries.find_valkey()
 
 
-def test_walkable_follows_the_mode_bits(data_dir: Path) -> None:
+def test_can_enter_follows_the_mode_bits(data_dir: Path) -> None:
     stranger = User("stranger", 54321, 54321)
     data_dir.chmod(0o700)
-    assert not place.walkable(data_dir, stranger)
+    assert not place.can_enter(data_dir, stranger)
     data_dir.chmod(0o711)
-    assert place.walkable(data_dir, stranger)
+    assert place.can_enter(data_dir, stranger)
 
 
 def test_abandoned_places_of_temporary_folders_are_swept(tmp_path: Path) -> None:

@@ -85,9 +85,9 @@ def test_a_child_that_fails_shows_its_log(tmp_path: Path, once: bool) -> None:
 def test_a_child_that_never_answers_times_out(tmp_path: Path) -> None:
     tree = Tree(tmp_path)
     try:
-        script = "import signal; print('waiting for Godot', flush=True); signal.pause()"
+        script = "import signal; print('waiting for input', flush=True); signal.pause()"
         tree.start([Child("slow", python(script), ENV, ready_port=free_port(), ready_timeout=0.5)])
-        with pytest.raises(TreeError, match=r"(?s)slow did not become ready in 0 s.*Godot"):
+        with pytest.raises(TreeError, match=r"(?s)slow did not become ready in 0 s.*input"):
             tree.wait_ready()
     finally:
         tree.stop()
