@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import uuid
 
 import structlog
 
@@ -65,3 +66,14 @@ def configure_logging(format_: str, level: str) -> None:
     if not console:
         # gRPC's C core writes lines of its own format; what goes wrong there also fails a call or a start.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+
+def begin_request(given: object, peer: str) -> str:
+    """The identifier of the call that this task handles: the caller's if it is short printable ASCII, else a new one.
+
+    It and the peer's address are in every log line of this task, and of the tasks that it starts.
+    """
+    usable = isinstance(given, str) and 0 < len(given) <= 64 and all("!" <= character <= "~" for character in given)
+    request_id = str(given) if usable else uuid.uuid4().hex
+    structlog.contextvars.bind_contextvars(request_id=request_id, peer=peer)
+    return request_id

@@ -20,6 +20,7 @@ from paycenter_server.http_callback.connections import KEEPALIVE_SECONDS, Connec
 from paycenter_server.services.callbacks import UNAVAILABLE, Callbacks
 from paycenter_server.services.health import Health
 from paycenter_server.storage.database import retryable_error
+from paycenter_server.telemetry import begin_request
 
 log = structlog.get_logger(__name__)
 MAX_BODY = 64 * 1024
@@ -68,6 +69,7 @@ def create_app(
     """The sidecar."""
 
     async def callback(request: web.Request) -> web.Response:
+        begin_request(request.headers.get("x-request-id"), request.remote or "")
         try:
             async with asyncio.timeout(read_seconds):
                 body = await request.read()
