@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +16,8 @@ import asyncpg
 import psutil
 import pytest
 from paycenter_server.local import place
+
+from support.waiting import eventually_sync
 
 from .conftest import plain_environment, wait_ready
 
@@ -72,12 +73,9 @@ def test_every_moment(folder: Path) -> None:
     for moment, reached in MOMENTS.items():
         dev = start(folder)
         family: list[psutil.Process] = []
-        end = time.monotonic() + 60
         try:
-            while not reached(data):
-                assert time.monotonic() < end, moment
-                assert dev.poll() is None, (moment, (folder / "output.log").read_text())
-                time.sleep(0.002)
+            eventually_sync(lambda dev=dev, reached=reached: dev.poll() is not None or reached(data), 60)  # type: ignore[misc]
+            assert dev.poll() is None, (moment, (folder / "output.log").read_text())
             family = psutil.Process(dev.pid).children(recursive=True)
         finally:
             dev.kill()

@@ -33,7 +33,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_CREDENTIALS_MISSING: _ErrorReason.ValueType  # 4
     """UNAUTHENTICATED. No `authorization` metadata."""
     ERROR_REASON_CREDENTIALS_INVALID: _ErrorReason.ValueType  # 5
-    """UNAUTHENTICATED. The credential is unknown, disabled, or the secret is wrong."""
+    """UNAUTHENTICATED. The credential is unknown, disabled, the secret is wrong, or the scheme is not Basic."""
     ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 6
     """PERMISSION_DENIED. This kind of credential may not make this call, or names another app."""
     ERROR_REASON_DATABASE_UNAVAILABLE: _ErrorReason.ValueType  # 7
@@ -108,6 +108,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the stable reason of an error. It travels as `google.rpc.ErrorInfo.reason`, without the
     `ERROR_REASON_` prefix, with domain "paycenter". The comment names the gRPC status code that goes with it.
+    `ErrorInfo.metadata` always has `request_id`: the caller's `x-request-id` metadata, if it is at most 64 printable ASCII
+    characters, else one that the server made. The server's log has it in every line of the call.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
@@ -121,7 +123,7 @@ ERROR_REASON_PAGE_TOKEN_INVALID: ErrorReason.ValueType  # 3
 ERROR_REASON_CREDENTIALS_MISSING: ErrorReason.ValueType  # 4
 """UNAUTHENTICATED. No `authorization` metadata."""
 ERROR_REASON_CREDENTIALS_INVALID: ErrorReason.ValueType  # 5
-"""UNAUTHENTICATED. The credential is unknown, disabled, or the secret is wrong."""
+"""UNAUTHENTICATED. The credential is unknown, disabled, the secret is wrong, or the scheme is not Basic."""
 ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 6
 """PERMISSION_DENIED. This kind of credential may not make this call, or names another app."""
 ERROR_REASON_DATABASE_UNAVAILABLE: ErrorReason.ValueType  # 7
