@@ -16,7 +16,6 @@ import asyncpg
 import psutil
 import pytest
 from paycenter_server.local import place
-
 from support.waiting import eventually_sync
 
 from .conftest import plain_environment, wait_ready

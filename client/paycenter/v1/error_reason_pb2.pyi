@@ -25,27 +25,27 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
     """Never sent."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 1
-    """INTERNAL. A fault of ours; the log has it under the request id in the metadata."""
+    """INTERNAL. An error in PayCenter; the log has it under the request id in the metadata."""
     ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 2
-    """INVALID_ARGUMENT. One or more fields are wrong; BadRequest names each of them."""
+    """INVALID_ARGUMENT. One or more fields are invalid; BadRequest names each of them."""
     ERROR_REASON_PAGE_TOKEN_INVALID: _ErrorReason.ValueType  # 3
-    """INVALID_ARGUMENT. The page token is not one that this list gave, or was given for other filters."""
+    """INVALID_ARGUMENT. The page token does not belong to this list, or belongs to other filters."""
     ERROR_REASON_CREDENTIALS_MISSING: _ErrorReason.ValueType  # 4
-    """UNAUTHENTICATED. No `authorization` metadata."""
+    """UNAUTHENTICATED. The call has no `authorization` metadata."""
     ERROR_REASON_CREDENTIALS_INVALID: _ErrorReason.ValueType  # 5
-    """UNAUTHENTICATED. The credential is unknown, disabled, the secret is wrong, or the scheme is not Basic."""
+    """UNAUTHENTICATED. The credential is unknown or disabled, its secret is wrong, or the scheme is not Basic."""
     ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 6
-    """PERMISSION_DENIED. This kind of credential may not make this call, or names another app."""
+    """PERMISSION_DENIED. This kind of credential may not make this call, or the call names another app."""
     ERROR_REASON_DATABASE_UNAVAILABLE: _ErrorReason.ValueType  # 7
-    """UNAVAILABLE. The database does not answer; try again."""
+    """UNAVAILABLE. The database does not answer. Repeat the call."""
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 8
-    """DEADLINE_EXCEEDED. The caller's deadline passed; read the resource to learn its state."""
+    """DEADLINE_EXCEEDED. The caller's deadline passed. Read the resource to get its state."""
     ERROR_REASON_DATABASE_CONFLICT: _ErrorReason.ValueType  # 9
-    """ABORTED. Two calls locked the same rows in the database; this one changed nothing. Repeat it after the RetryInfo."""
+    """ABORTED. Two calls locked the same rows in the database. This call changed nothing. Repeat it after the RetryInfo."""
     ERROR_REASON_APP_NOT_FOUND: _ErrorReason.ValueType  # 10
     """NOT_FOUND. There is no such app."""
     ERROR_REASON_APP_DISABLED: _ErrorReason.ValueType  # 11
-    """FAILED_PRECONDITION. The app is disabled: it can read and refund, and take no new payments."""
+    """FAILED_PRECONDITION. The app is disabled. It can read and refund, but cannot take new payments."""
     ERROR_REASON_APP_HAS_ORDERS: _ErrorReason.ValueType  # 12
     """FAILED_PRECONDITION. The app has pay orders and cannot be deleted."""
     ERROR_REASON_APP_HAS_REFUNDS: _ErrorReason.ValueType  # 13
@@ -57,27 +57,27 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_CREDENTIAL_LAST: _ErrorReason.ValueType  # 16
     """FAILED_PRECONDITION. The last enabled operator credential cannot be disabled."""
     ERROR_REASON_CHANNEL_NOT_FOUND: _ErrorReason.ValueType  # 20
-    """NOT_FOUND. The app has no such channel."""
+    """NOT_FOUND. The app has no such channel, or no installed package provides its code."""
     ERROR_REASON_CHANNEL_DISABLED: _ErrorReason.ValueType  # 21
     """FAILED_PRECONDITION. The channel is disabled."""
     ERROR_REASON_CHANNEL_EXISTS: _ErrorReason.ValueType  # 22
     """ALREADY_EXISTS. The app has a channel with this code."""
     ERROR_REASON_CHANNEL_HAS_ORDERS: _ErrorReason.ValueType  # 23
-    """FAILED_PRECONDITION. The channel carried payments and cannot be deleted; disable it."""
+    """FAILED_PRECONDITION. The channel has attempts and cannot be deleted. Disable it instead."""
     ERROR_REASON_CHANNEL_NOT_ALLOWED: _ErrorReason.ValueType  # 24
-    """FAILED_PRECONDITION. This channel is for development and is refused in production mode."""
+    """FAILED_PRECONDITION. The channel is for development and is refused in production mode."""
     ERROR_REASON_CHANNEL_REFUSED: _ErrorReason.ValueType  # 25
-    """FAILED_PRECONDITION. The channel refused; metadata `channel_error_code` and `channel_error_message` say why."""
+    """FAILED_PRECONDITION. The channel refused. The metadata `channel_error_code` and `channel_error_message` have its reason."""
     ERROR_REASON_CHANNEL_UNCLEAR: _ErrorReason.ValueType  # 26
-    """UNAVAILABLE. The channel did not answer clearly. Nothing is decided: repeat the same call."""
+    """UNAVAILABLE. The channel did not answer clearly, so nothing is decided. Repeat the same call."""
     ERROR_REASON_CHANNEL_CHANGED: _ErrorReason.ValueType  # 27
-    """ABORTED. The channel was changed by somebody else at the same time; read it and try again."""
+    """ABORTED. Another call changed the channel at the same time. Read it and repeat the call."""
     ERROR_REASON_CHANNEL_UNREACHABLE: _ErrorReason.ValueType  # 28
-    """UNAVAILABLE. The request to the channel was not sent (no such host, connection refused). Nothing was made there."""
+    """UNAVAILABLE. The request was not sent to the channel (no such host, connection refused). The channel has created nothing."""
     ERROR_REASON_ORDER_NOT_FOUND: _ErrorReason.ValueType  # 30
     """NOT_FOUND. There is no such pay order."""
     ERROR_REASON_ORDER_CONFLICT: _ErrorReason.ValueType  # 31
-    """ALREADY_EXISTS. The merchant_order_id is taken by an order with other content."""
+    """ALREADY_EXISTS. An order with other content has this merchant_order_id."""
     ERROR_REASON_ORDER_CLOSED: _ErrorReason.ValueType  # 32
     """FAILED_PRECONDITION. The order is closed."""
     ERROR_REASON_ORDER_PAID: _ErrorReason.ValueType  # 33
@@ -85,57 +85,57 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_ORDER_EXPIRED: _ErrorReason.ValueType  # 34
     """FAILED_PRECONDITION. The order has expired."""
     ERROR_REASON_ORDER_NOT_REFUNDABLE: _ErrorReason.ValueType  # 35
-    """FAILED_PRECONDITION. The order was never paid, so there is nothing to refund."""
+    """FAILED_PRECONDITION. The order was not paid, so nothing can be refunded."""
     ERROR_REASON_ORDER_CHANGED: _ErrorReason.ValueType  # 36
-    """ABORTED. The order changed while the call was running; read it and try again."""
+    """ABORTED. The order changed during the call. Read it and decide again."""
     ERROR_REASON_ATTEMPT_NOT_FOUND: _ErrorReason.ValueType  # 40
     """NOT_FOUND. There is no such attempt."""
     ERROR_REASON_ATTEMPT_PENDING: _ErrorReason.ValueType  # 41
-    """FAILED_PRECONDITION. An attempt of this order is still being decided at the channel; repeat the call after the RetryInfo."""
+    """FAILED_PRECONDITION. An earlier attempt of the order is not decided at the channel yet. Repeat the call after the RetryInfo."""
     ERROR_REASON_REFUND_NOT_FOUND: _ErrorReason.ValueType  # 50
     """NOT_FOUND. There is no such refund."""
     ERROR_REASON_REFUND_CONFLICT: _ErrorReason.ValueType  # 51
-    """ALREADY_EXISTS. The merchant_refund_no is taken by a refund with other content."""
+    """ALREADY_EXISTS. A refund with other content has this merchant_refund_no."""
     ERROR_REASON_REFUND_EXCEEDS_PAID: _ErrorReason.ValueType  # 52
-    """FAILED_PRECONDITION. More than what is left of the paid amount."""
+    """FAILED_PRECONDITION. The amount is more than what remains of the paid amount."""
     ERROR_REASON_NOTIFICATION_NOT_FOUND: _ErrorReason.ValueType  # 60
     """NOT_FOUND. There is no such notification."""
     ERROR_REASON_NOTIFICATION_OPEN: _ErrorReason.ValueType  # 61
-    """FAILED_PRECONDITION. The notification is still being delivered, so there is nothing to resend."""
+    """FAILED_PRECONDITION. The notification is still being delivered and cannot be resent."""
     ERROR_REASON_SERVER_STOPPING: _ErrorReason.ValueType  # 110
     """UNAVAILABLE. This server is stopping and has not begun the call. Repeat it after the RetryInfo."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
-    """ErrorReason is the stable reason of an error. It travels as `google.rpc.ErrorInfo.reason`, without the
-    `ERROR_REASON_` prefix, with domain "paycenter". The comment names the gRPC status code that goes with it.
+    """ErrorReason is the stable reason of an error. It is sent as `google.rpc.ErrorInfo.reason`, without the
+    `ERROR_REASON_` prefix, with the domain "paycenter". Each comment starts with the gRPC status code of the reason.
     `ErrorInfo.metadata` always has `request_id`: the caller's `x-request-id` metadata, if it is at most 64 printable ASCII
-    characters, else one that the server made. The server's log has it in every line of the call.
+    characters, otherwise one that the server made. Every line of the server's log about the call has it.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Never sent."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 1
-"""INTERNAL. A fault of ours; the log has it under the request id in the metadata."""
+"""INTERNAL. An error in PayCenter; the log has it under the request id in the metadata."""
 ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 2
-"""INVALID_ARGUMENT. One or more fields are wrong; BadRequest names each of them."""
+"""INVALID_ARGUMENT. One or more fields are invalid; BadRequest names each of them."""
 ERROR_REASON_PAGE_TOKEN_INVALID: ErrorReason.ValueType  # 3
-"""INVALID_ARGUMENT. The page token is not one that this list gave, or was given for other filters."""
+"""INVALID_ARGUMENT. The page token does not belong to this list, or belongs to other filters."""
 ERROR_REASON_CREDENTIALS_MISSING: ErrorReason.ValueType  # 4
-"""UNAUTHENTICATED. No `authorization` metadata."""
+"""UNAUTHENTICATED. The call has no `authorization` metadata."""
 ERROR_REASON_CREDENTIALS_INVALID: ErrorReason.ValueType  # 5
-"""UNAUTHENTICATED. The credential is unknown, disabled, the secret is wrong, or the scheme is not Basic."""
+"""UNAUTHENTICATED. The credential is unknown or disabled, its secret is wrong, or the scheme is not Basic."""
 ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 6
-"""PERMISSION_DENIED. This kind of credential may not make this call, or names another app."""
+"""PERMISSION_DENIED. This kind of credential may not make this call, or the call names another app."""
 ERROR_REASON_DATABASE_UNAVAILABLE: ErrorReason.ValueType  # 7
-"""UNAVAILABLE. The database does not answer; try again."""
+"""UNAVAILABLE. The database does not answer. Repeat the call."""
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 8
-"""DEADLINE_EXCEEDED. The caller's deadline passed; read the resource to learn its state."""
+"""DEADLINE_EXCEEDED. The caller's deadline passed. Read the resource to get its state."""
 ERROR_REASON_DATABASE_CONFLICT: ErrorReason.ValueType  # 9
-"""ABORTED. Two calls locked the same rows in the database; this one changed nothing. Repeat it after the RetryInfo."""
+"""ABORTED. Two calls locked the same rows in the database. This call changed nothing. Repeat it after the RetryInfo."""
 ERROR_REASON_APP_NOT_FOUND: ErrorReason.ValueType  # 10
 """NOT_FOUND. There is no such app."""
 ERROR_REASON_APP_DISABLED: ErrorReason.ValueType  # 11
-"""FAILED_PRECONDITION. The app is disabled: it can read and refund, and take no new payments."""
+"""FAILED_PRECONDITION. The app is disabled. It can read and refund, but cannot take new payments."""
 ERROR_REASON_APP_HAS_ORDERS: ErrorReason.ValueType  # 12
 """FAILED_PRECONDITION. The app has pay orders and cannot be deleted."""
 ERROR_REASON_APP_HAS_REFUNDS: ErrorReason.ValueType  # 13
@@ -147,27 +147,27 @@ ERROR_REASON_CREDENTIAL_NOT_FOUND: ErrorReason.ValueType  # 15
 ERROR_REASON_CREDENTIAL_LAST: ErrorReason.ValueType  # 16
 """FAILED_PRECONDITION. The last enabled operator credential cannot be disabled."""
 ERROR_REASON_CHANNEL_NOT_FOUND: ErrorReason.ValueType  # 20
-"""NOT_FOUND. The app has no such channel."""
+"""NOT_FOUND. The app has no such channel, or no installed package provides its code."""
 ERROR_REASON_CHANNEL_DISABLED: ErrorReason.ValueType  # 21
 """FAILED_PRECONDITION. The channel is disabled."""
 ERROR_REASON_CHANNEL_EXISTS: ErrorReason.ValueType  # 22
 """ALREADY_EXISTS. The app has a channel with this code."""
 ERROR_REASON_CHANNEL_HAS_ORDERS: ErrorReason.ValueType  # 23
-"""FAILED_PRECONDITION. The channel carried payments and cannot be deleted; disable it."""
+"""FAILED_PRECONDITION. The channel has attempts and cannot be deleted. Disable it instead."""
 ERROR_REASON_CHANNEL_NOT_ALLOWED: ErrorReason.ValueType  # 24
-"""FAILED_PRECONDITION. This channel is for development and is refused in production mode."""
+"""FAILED_PRECONDITION. The channel is for development and is refused in production mode."""
 ERROR_REASON_CHANNEL_REFUSED: ErrorReason.ValueType  # 25
-"""FAILED_PRECONDITION. The channel refused; metadata `channel_error_code` and `channel_error_message` say why."""
+"""FAILED_PRECONDITION. The channel refused. The metadata `channel_error_code` and `channel_error_message` have its reason."""
 ERROR_REASON_CHANNEL_UNCLEAR: ErrorReason.ValueType  # 26
-"""UNAVAILABLE. The channel did not answer clearly. Nothing is decided: repeat the same call."""
+"""UNAVAILABLE. The channel did not answer clearly, so nothing is decided. Repeat the same call."""
 ERROR_REASON_CHANNEL_CHANGED: ErrorReason.ValueType  # 27
-"""ABORTED. The channel was changed by somebody else at the same time; read it and try again."""
+"""ABORTED. Another call changed the channel at the same time. Read it and repeat the call."""
 ERROR_REASON_CHANNEL_UNREACHABLE: ErrorReason.ValueType  # 28
-"""UNAVAILABLE. The request to the channel was not sent (no such host, connection refused). Nothing was made there."""
+"""UNAVAILABLE. The request was not sent to the channel (no such host, connection refused). The channel has created nothing."""
 ERROR_REASON_ORDER_NOT_FOUND: ErrorReason.ValueType  # 30
 """NOT_FOUND. There is no such pay order."""
 ERROR_REASON_ORDER_CONFLICT: ErrorReason.ValueType  # 31
-"""ALREADY_EXISTS. The merchant_order_id is taken by an order with other content."""
+"""ALREADY_EXISTS. An order with other content has this merchant_order_id."""
 ERROR_REASON_ORDER_CLOSED: ErrorReason.ValueType  # 32
 """FAILED_PRECONDITION. The order is closed."""
 ERROR_REASON_ORDER_PAID: ErrorReason.ValueType  # 33
@@ -175,23 +175,23 @@ ERROR_REASON_ORDER_PAID: ErrorReason.ValueType  # 33
 ERROR_REASON_ORDER_EXPIRED: ErrorReason.ValueType  # 34
 """FAILED_PRECONDITION. The order has expired."""
 ERROR_REASON_ORDER_NOT_REFUNDABLE: ErrorReason.ValueType  # 35
-"""FAILED_PRECONDITION. The order was never paid, so there is nothing to refund."""
+"""FAILED_PRECONDITION. The order was not paid, so nothing can be refunded."""
 ERROR_REASON_ORDER_CHANGED: ErrorReason.ValueType  # 36
-"""ABORTED. The order changed while the call was running; read it and try again."""
+"""ABORTED. The order changed during the call. Read it and decide again."""
 ERROR_REASON_ATTEMPT_NOT_FOUND: ErrorReason.ValueType  # 40
 """NOT_FOUND. There is no such attempt."""
 ERROR_REASON_ATTEMPT_PENDING: ErrorReason.ValueType  # 41
-"""FAILED_PRECONDITION. An attempt of this order is still being decided at the channel; repeat the call after the RetryInfo."""
+"""FAILED_PRECONDITION. An earlier attempt of the order is not decided at the channel yet. Repeat the call after the RetryInfo."""
 ERROR_REASON_REFUND_NOT_FOUND: ErrorReason.ValueType  # 50
 """NOT_FOUND. There is no such refund."""
 ERROR_REASON_REFUND_CONFLICT: ErrorReason.ValueType  # 51
-"""ALREADY_EXISTS. The merchant_refund_no is taken by a refund with other content."""
+"""ALREADY_EXISTS. A refund with other content has this merchant_refund_no."""
 ERROR_REASON_REFUND_EXCEEDS_PAID: ErrorReason.ValueType  # 52
-"""FAILED_PRECONDITION. More than what is left of the paid amount."""
+"""FAILED_PRECONDITION. The amount is more than what remains of the paid amount."""
 ERROR_REASON_NOTIFICATION_NOT_FOUND: ErrorReason.ValueType  # 60
 """NOT_FOUND. There is no such notification."""
 ERROR_REASON_NOTIFICATION_OPEN: ErrorReason.ValueType  # 61
-"""FAILED_PRECONDITION. The notification is still being delivered, so there is nothing to resend."""
+"""FAILED_PRECONDITION. The notification is still being delivered and cannot be resent."""
 ERROR_REASON_SERVER_STOPPING: ErrorReason.ValueType  # 110
 """UNAVAILABLE. This server is stopping and has not begun the call. Repeat it after the RetryInfo."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -29,23 +29,23 @@ class _SurplusPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Surplus
     SURPLUS_POLICY_UNSPECIFIED: _SurplusPolicy.ValueType  # 0
     """Not set."""
     SURPLUS_POLICY_HOLD: _SurplusPolicy.ValueType  # 1
-    """Keep it as an open case for a person."""
+    """The money stays with the merchant, and a case is open for an operator."""
     SURPLUS_POLICY_REFUND: _SurplusPolicy.ValueType  # 2
-    """Refund it at once."""
+    """The money is refunded at once."""
     SURPLUS_POLICY_ACCEPT: _SurplusPolicy.ValueType  # 3
-    """Accept a late payment of a closed order; hold what cannot be accepted."""
+    """A late payment of a closed order is accepted. Other surplus money is treated as under HOLD."""
 
 class SurplusPolicy(_SurplusPolicy, metaclass=_SurplusPolicyEnumTypeWrapper):
-    """SurplusPolicy says what happens to money that an order cannot take: a late or second payment, or a wrong amount."""
+    """SurplusPolicy is what happens to money that an order cannot take: a late payment, a second payment, or a wrong amount."""
 
 SURPLUS_POLICY_UNSPECIFIED: SurplusPolicy.ValueType  # 0
 """Not set."""
 SURPLUS_POLICY_HOLD: SurplusPolicy.ValueType  # 1
-"""Keep it as an open case for a person."""
+"""The money stays with the merchant, and a case is open for an operator."""
 SURPLUS_POLICY_REFUND: SurplusPolicy.ValueType  # 2
-"""Refund it at once."""
+"""The money is refunded at once."""
 SURPLUS_POLICY_ACCEPT: SurplusPolicy.ValueType  # 3
-"""Accept a late payment of a closed order; hold what cannot be accepted."""
+"""A late payment of a closed order is accepted. Other surplus money is treated as under HOLD."""
 Global___SurplusPolicy: _TypeAlias = SurplusPolicy  # noqa: Y015
 
 class _NotificationSuccess:
@@ -57,24 +57,24 @@ class _NotificationSuccessEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_N
     NOTIFICATION_SUCCESS_UNSPECIFIED: _NotificationSuccess.ValueType  # 0
     """Not set."""
     NOTIFICATION_SUCCESS_HTTP_2XX: _NotificationSuccess.ValueType  # 1
-    """Any 2xx status."""
+    """A 2xx status."""
     NOTIFICATION_SUCCESS_CODE_ZERO: _NotificationSuccess.ValueType  # 2
     """A 2xx status and a JSON body whose `code` is 0."""
 
 class NotificationSuccess(_NotificationSuccess, metaclass=_NotificationSuccessEnumTypeWrapper):
-    """NotificationSuccess says which answer to a notification counts as received."""
+    """NotificationSuccess is the kind of answer that confirms a notification."""
 
 NOTIFICATION_SUCCESS_UNSPECIFIED: NotificationSuccess.ValueType  # 0
 """Not set."""
 NOTIFICATION_SUCCESS_HTTP_2XX: NotificationSuccess.ValueType  # 1
-"""Any 2xx status."""
+"""A 2xx status."""
 NOTIFICATION_SUCCESS_CODE_ZERO: NotificationSuccess.ValueType  # 2
 """A 2xx status and a JSON body whose `code` is 0."""
 Global___NotificationSuccess: _TypeAlias = NotificationSuccess  # noqa: Y015
 
 @_typing.final
 class PayApp(_message.Message):
-    """PayApp is a connected service."""
+    """PayApp is a service that is connected to PayCenter."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -90,32 +90,32 @@ class PayApp(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     app_key: _builtins.str
-    """The name that calls use: 1 to 64 of `a-z 0-9 _ -`."""
+    """The identifier that calls use: 1 to 64 of `a-z 0-9 _ -`."""
     name: _builtins.str
-    """A name for people."""
+    """The display name."""
     enabled: _builtins.bool
-    """A disabled app can create nothing; what was paid is still booked."""
+    """A disabled app can read and refund, but cannot take new payments. Payments of its earlier attempts are still booked."""
     remark: _builtins.str
-    """A note."""
+    """A remark."""
     order_notification_url: _builtins.str
-    """Where payments are notified."""
+    """The URL for notifications about orders."""
     refund_notification_url: _builtins.str
-    """Where refunds are notified."""
+    """The URL for notifications about refunds."""
     surplus_policy: Global___SurplusPolicy.ValueType
-    """What happens to surplus money."""
+    """The policy for surplus money."""
     notification_success: Global___NotificationSuccess.ValueType
-    """Which answers count."""
+    """The answers that confirm a notification."""
     @_builtins.property
     def channel_codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The codes of its enabled channels."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was created."""
+        """The time of creation."""
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """When it last changed."""
+        """The time of the last change."""
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ Global___PayApp: _TypeAlias = PayApp  # noqa: Y015
 
 @_typing.final
 class CreatePayAppRequest(_message.Message):
-    """CreatePayAppRequest is a new app."""
+    """CreatePayAppRequest describes a new app."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -184,7 +184,7 @@ Global___CreatePayAppRequest: _TypeAlias = CreatePayAppRequest  # noqa: Y015
 
 @_typing.final
 class CreatePayAppResponse(_message.Message):
-    """CreatePayAppResponse holds the app and its secrets."""
+    """CreatePayAppResponse contains the app and its secrets."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -193,11 +193,11 @@ class CreatePayAppResponse(_message.Message):
     KEY_ID_FIELD_NUMBER: _builtins.int
     KEY_SECRET_FIELD_NUMBER: _builtins.int
     notification_secret: _builtins.str
-    """Verifies notifications ("whsec_…"). Shown once."""
+    """The secret that verifies notifications ("whsec_…"). It is shown only once."""
     key_id: _builtins.str
-    """The first credential's public part."""
+    """The key id of the first credential."""
     key_secret: _builtins.str
-    """The first credential's secret. Shown once."""
+    """The secret of the first credential. It is shown only once."""
     @_builtins.property
     def pay_app(self) -> Global___PayApp:
         """The app."""
@@ -219,7 +219,7 @@ Global___CreatePayAppResponse: _TypeAlias = CreatePayAppResponse  # noqa: Y015
 
 @_typing.final
 class UpdatePayAppRequest(_message.Message):
-    """UpdatePayAppRequest changes the fields that are set."""
+    """UpdatePayAppRequest contains the fields to change."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -232,21 +232,21 @@ class UpdatePayAppRequest(_message.Message):
     SURPLUS_POLICY_FIELD_NUMBER: _builtins.int
     NOTIFICATION_SUCCESS_FIELD_NUMBER: _builtins.int
     app_key: _builtins.str
-    """Which app."""
+    """The key of the app."""
     name: _builtins.str
     """A new name."""
     enabled: _builtins.bool
-    """Enable or disable."""
+    """Whether the app is enabled."""
     remark: _builtins.str
-    """A new note."""
+    """A new remark."""
     order_notification_url: _builtins.str
-    """A new URL; orders that exist keep theirs."""
+    """A new URL. Existing orders keep theirs."""
     refund_notification_url: _builtins.str
-    """A new URL; refunds that exist keep theirs."""
+    """A new URL. Existing refunds keep theirs."""
     surplus_policy: Global___SurplusPolicy.ValueType
     """A new policy."""
     notification_success: Global___NotificationSuccess.ValueType
-    """A new rule."""
+    """A new kind of confirming answer."""
     def __init__(
         self,
         *,
@@ -296,7 +296,7 @@ Global___UpdatePayAppRequest: _TypeAlias = UpdatePayAppRequest  # noqa: Y015
 
 @_typing.final
 class UpdatePayAppResponse(_message.Message):
-    """UpdatePayAppResponse holds the app."""
+    """UpdatePayAppResponse contains the app."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -325,7 +325,7 @@ class DeletePayAppRequest(_message.Message):
 
     APP_KEY_FIELD_NUMBER: _builtins.int
     app_key: _builtins.str
-    """Which app."""
+    """The key of the app."""
     def __init__(
         self,
         *,
@@ -356,7 +356,7 @@ class GetPayAppRequest(_message.Message):
 
     APP_KEY_FIELD_NUMBER: _builtins.int
     app_key: _builtins.str
-    """Which app."""
+    """The key of the app."""
     def __init__(
         self,
         *,
@@ -369,7 +369,7 @@ Global___GetPayAppRequest: _TypeAlias = GetPayAppRequest  # noqa: Y015
 
 @_typing.final
 class GetPayAppResponse(_message.Message):
-    """GetPayAppResponse holds the app."""
+    """GetPayAppResponse contains the app."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -403,11 +403,11 @@ class ListPayAppsRequest(_message.Message):
     page_size: _builtins.int
     """1 to 200; 0 means 50."""
     page_token: _builtins.str
-    """From the answer before; the filters must be the same."""
+    """The next_page_token of the previous response. The filters must be the same."""
     name: _builtins.str
     """Part of the name."""
     enabled: _builtins.bool
-    """Enabled or disabled ones only."""
+    """Only enabled or only disabled ones."""
     def __init__(
         self,
         *,
@@ -435,7 +435,7 @@ class ListPayAppsResponse(_message.Message):
     PAY_APPS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """For the next page; empty on the last."""
+    """The page_token of the next page; empty on the last page."""
     @_builtins.property
     def pay_apps(self) -> _containers.RepeatedCompositeFieldContainer[Global___PayApp]:
         """The apps, newest first."""
@@ -459,7 +459,7 @@ class RotateNotificationSecretRequest(_message.Message):
 
     APP_KEY_FIELD_NUMBER: _builtins.int
     app_key: _builtins.str
-    """Which app."""
+    """The key of the app."""
     def __init__(
         self,
         *,
@@ -472,13 +472,13 @@ Global___RotateNotificationSecretRequest: _TypeAlias = RotateNotificationSecretR
 
 @_typing.final
 class RotateNotificationSecretResponse(_message.Message):
-    """RotateNotificationSecretResponse holds the new secret."""
+    """RotateNotificationSecretResponse contains the new secret."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NOTIFICATION_SECRET_FIELD_NUMBER: _builtins.int
     notification_secret: _builtins.str
-    """The new secret. Shown once."""
+    """The new secret. It is shown only once."""
     def __init__(
         self,
         *,

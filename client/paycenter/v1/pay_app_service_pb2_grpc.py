@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class PayAppServiceStub(object):
-    """PayAppService administers the connected services. For operator credentials.
+    """PayAppService administers apps, which are the connected services. It requires operator credentials, except that an app may read
+    itself with GetPayApp.
     """
 
     def __init__(self, channel):
@@ -68,18 +69,19 @@ class PayAppServiceStub(object):
 
 
 class PayAppServiceServicer(object):
-    """PayAppService administers the connected services. For operator credentials.
+    """PayAppService administers apps, which are the connected services. It requires operator credentials, except that an app may read
+    itself with GetPayApp.
     """
 
     def CreatePayApp(self, request, context):
-        """CreatePayApp connects a service. The answer holds its notification secret, this one time.
+        """CreatePayApp creates an app and its first credential. The response contains their secrets, which are shown only once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdatePayApp(self, request, context):
-        """UpdatePayApp changes the fields that are set.
+        """UpdatePayApp changes the fields that are set in the request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,7 +109,7 @@ class PayAppServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RotateNotificationSecret(self, request, context):
-        """RotateNotificationSecret makes a new notification secret; notifications carry both signatures for a day.
+        """RotateNotificationSecret creates a new notification secret. For one day notifications have the signatures of both secrets.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -155,7 +157,8 @@ def add_PayAppServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PayAppService(object):
-    """PayAppService administers the connected services. For operator credentials.
+    """PayAppService administers apps, which are the connected services. It requires operator credentials, except that an app may read
+    itself with GetPayApp.
     """
 
     @staticmethod

@@ -27,16 +27,18 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PayAppServiceStub:
-    """PayAppService administers the connected services. For operator credentials."""
+    """PayAppService administers apps, which are the connected services. It requires operator credentials, except that an app may read
+    itself with GetPayApp.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PayAppServiceAsyncStub: ...
     CreatePayApp: _grpc.UnaryUnaryMultiCallable[_pay_app_service_pb2.CreatePayAppRequest, _pay_app_service_pb2.CreatePayAppResponse]
-    """CreatePayApp connects a service. The answer holds its notification secret, this one time."""
+    """CreatePayApp creates an app and its first credential. The response contains their secrets, which are shown only once."""
     UpdatePayApp: _grpc.UnaryUnaryMultiCallable[_pay_app_service_pb2.UpdatePayAppRequest, _pay_app_service_pb2.UpdatePayAppResponse]
-    """UpdatePayApp changes the fields that are set."""
+    """UpdatePayApp changes the fields that are set in the request."""
     DeletePayApp: _grpc.UnaryUnaryMultiCallable[_pay_app_service_pb2.DeletePayAppRequest, _pay_app_service_pb2.DeletePayAppResponse]
     """DeletePayApp removes an app that has neither orders nor refunds."""
     GetPayApp: _grpc.UnaryUnaryMultiCallable[_pay_app_service_pb2.GetPayAppRequest, _pay_app_service_pb2.GetPayAppResponse]
@@ -44,17 +46,19 @@ class PayAppServiceStub:
     ListPayApps: _grpc.UnaryUnaryMultiCallable[_pay_app_service_pb2.ListPayAppsRequest, _pay_app_service_pb2.ListPayAppsResponse]
     """ListPayApps lists apps, newest first."""
     RotateNotificationSecret: _grpc.UnaryUnaryMultiCallable[_pay_app_service_pb2.RotateNotificationSecretRequest, _pay_app_service_pb2.RotateNotificationSecretResponse]
-    """RotateNotificationSecret makes a new notification secret; notifications carry both signatures for a day."""
+    """RotateNotificationSecret creates a new notification secret. For one day notifications have the signatures of both secrets."""
 
 @_typing.type_check_only
 class PayAppServiceAsyncStub(PayAppServiceStub):
-    """PayAppService administers the connected services. For operator credentials."""
+    """PayAppService administers apps, which are the connected services. It requires operator credentials, except that an app may read
+    itself with GetPayApp.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreatePayApp: _aio.UnaryUnaryMultiCallable[_pay_app_service_pb2.CreatePayAppRequest, _pay_app_service_pb2.CreatePayAppResponse]  # type: ignore[assignment]
-    """CreatePayApp connects a service. The answer holds its notification secret, this one time."""
+    """CreatePayApp creates an app and its first credential. The response contains their secrets, which are shown only once."""
     UpdatePayApp: _aio.UnaryUnaryMultiCallable[_pay_app_service_pb2.UpdatePayAppRequest, _pay_app_service_pb2.UpdatePayAppResponse]  # type: ignore[assignment]
-    """UpdatePayApp changes the fields that are set."""
+    """UpdatePayApp changes the fields that are set in the request."""
     DeletePayApp: _aio.UnaryUnaryMultiCallable[_pay_app_service_pb2.DeletePayAppRequest, _pay_app_service_pb2.DeletePayAppResponse]  # type: ignore[assignment]
     """DeletePayApp removes an app that has neither orders nor refunds."""
     GetPayApp: _aio.UnaryUnaryMultiCallable[_pay_app_service_pb2.GetPayAppRequest, _pay_app_service_pb2.GetPayAppResponse]  # type: ignore[assignment]
@@ -62,10 +66,12 @@ class PayAppServiceAsyncStub(PayAppServiceStub):
     ListPayApps: _aio.UnaryUnaryMultiCallable[_pay_app_service_pb2.ListPayAppsRequest, _pay_app_service_pb2.ListPayAppsResponse]  # type: ignore[assignment]
     """ListPayApps lists apps, newest first."""
     RotateNotificationSecret: _aio.UnaryUnaryMultiCallable[_pay_app_service_pb2.RotateNotificationSecretRequest, _pay_app_service_pb2.RotateNotificationSecretResponse]  # type: ignore[assignment]
-    """RotateNotificationSecret makes a new notification secret; notifications carry both signatures for a day."""
+    """RotateNotificationSecret creates a new notification secret. For one day notifications have the signatures of both secrets."""
 
 class PayAppServiceServicer(metaclass=_abc_1.ABCMeta):
-    """PayAppService administers the connected services. For operator credentials."""
+    """PayAppService administers apps, which are the connected services. It requires operator credentials, except that an app may read
+    itself with GetPayApp.
+    """
 
     @_abc_1.abstractmethod
     def CreatePayApp(
@@ -73,7 +79,7 @@ class PayAppServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pay_app_service_pb2.CreatePayAppRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pay_app_service_pb2.CreatePayAppResponse, _abc.Awaitable[_pay_app_service_pb2.CreatePayAppResponse]]:
-        """CreatePayApp connects a service. The answer holds its notification secret, this one time."""
+        """CreatePayApp creates an app and its first credential. The response contains their secrets, which are shown only once."""
 
     @_abc_1.abstractmethod
     def UpdatePayApp(
@@ -81,7 +87,7 @@ class PayAppServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pay_app_service_pb2.UpdatePayAppRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pay_app_service_pb2.UpdatePayAppResponse, _abc.Awaitable[_pay_app_service_pb2.UpdatePayAppResponse]]:
-        """UpdatePayApp changes the fields that are set."""
+        """UpdatePayApp changes the fields that are set in the request."""
 
     @_abc_1.abstractmethod
     def DeletePayApp(
@@ -113,6 +119,6 @@ class PayAppServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pay_app_service_pb2.RotateNotificationSecretRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pay_app_service_pb2.RotateNotificationSecretResponse, _abc.Awaitable[_pay_app_service_pb2.RotateNotificationSecretResponse]]:
-        """RotateNotificationSecret makes a new notification secret; notifications carry both signatures for a day."""
+        """RotateNotificationSecret creates a new notification secret. For one day notifications have the signatures of both secrets."""
 
 def add_PayAppServiceServicer_to_server(servicer: PayAppServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

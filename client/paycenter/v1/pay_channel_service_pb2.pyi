@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class PayChannel(_message.Message):
-    """PayChannel is an app's account at a channel."""
+    """PayChannel is an app's way to pay over an account at a channel."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -38,36 +38,36 @@ class PayChannel(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Its id; part of the address that the channel calls back."""
+    """The id, "C" and 26 characters. It is part of the callback URLs."""
     app_key: _builtins.str
-    """The app."""
+    """The key of the app."""
     code: _builtins.str
     """The channel's code, for example "wx_native"; unique within the app."""
     enabled: _builtins.bool
-    """A disabled channel takes no new payments; what was paid is still booked and refunded."""
+    """A disabled channel takes no new payments. Payments of its earlier attempts are still booked, and can be refunded."""
     fee_rate_ppm: _builtins.int
-    """The fee in millionths of the amount (0.6 % = 6000)."""
+    """The fee rate in millionths of the amount (0.6 % = 6000)."""
     remark: _builtins.str
-    """A note."""
+    """A remark."""
     order_callback_url: _builtins.str
-    """Where the channel reports payments."""
+    """The URL to which the channel sends callbacks about payments."""
     refund_callback_url: _builtins.str
-    """Where the channel reports refunds."""
+    """The URL to which the channel sends callbacks about refunds."""
     @_builtins.property
     def config(self) -> Global___PayChannelConfig:
-        """The configuration; fields that are secrets are always empty here."""
+        """The configuration. Secret fields are empty."""
 
     @_builtins.property
     def configured_secrets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The secrets that are set, by field name."""
+        """The field names of the secrets that are set."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was created."""
+        """The time of creation."""
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """When it last changed."""
+        """The time of the last change."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class PayChannelConfig(_message.Message):
 
     @_builtins.property
     def generic(self) -> Global___GenericConfig:
-        """A channel that comes from another package."""
+        """A channel of another package."""
 
     def __init__(
         self,
@@ -138,8 +138,8 @@ Global___PayChannelConfig: _TypeAlias = PayChannelConfig  # noqa: Y015
 
 @_typing.final
 class WechatPayConfig(_message.Message):
-    """WechatPayConfig is a merchant at WeChat Pay. At least one of public key and platform certificates is needed; both may
-    be set while moving from one to the other.
+    """WechatPayConfig is a merchant's account at WeChat Pay. API v3 requires the public key or platform certificates. Both may be set
+    during the migration from one to the other.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -166,7 +166,7 @@ class WechatPayConfig(_message.Message):
     api_version: _builtins.str
     """"v3" (default) or "v2"."""
     private_key: _builtins.str
-    """Secret. apiclient_key.pem, PKCS#8 or PKCS#1. In v2 it is for mutual TLS."""
+    """Secret. apiclient_key.pem, PKCS#8 or PKCS#1. API v2 uses it for mutual TLS."""
     merchant_serial_no: _builtins.str
     """The serial number of the merchant certificate, hexadecimal."""
     api_v3_key: _builtins.str
@@ -176,13 +176,13 @@ class WechatPayConfig(_message.Message):
     public_key: _builtins.str
     """WeChat's public key, pub_key.pem."""
     platform_certificates: _builtins.str
-    """WeChat's platform certificates, PEM, one after the other. Downloaded by themselves when use_platform_certificates."""
+    """WeChat's platform certificates, concatenated PEM. With use_platform_certificates they are downloaded instead."""
     use_platform_certificates: _builtins.bool
-    """Take platform certificates from /v3/certificates and refresh them."""
+    """Download platform certificates from /v3/certificates, and refresh them."""
     gateway_url: _builtins.str
-    """Another address of the API, for tests; empty means the real one."""
+    """Another address of the API, for tests; empty means the vendor's address."""
     mch_key: _builtins.str
-    """Secret. The APIv2 key, 32 characters. Needed for v2, and for v3 to read refund callbacks that come as v2 XML."""
+    """Secret. The APIv2 key, 32 characters. Required for v2, and in v3 for refund callbacks in v2 XML."""
     merchant_certificate: _builtins.str
     """v2: the merchant's certificate, apiclient_cert.pem, for mutual TLS."""
     sign_type: _builtins.str
@@ -215,7 +215,7 @@ Global___WechatPayConfig: _TypeAlias = WechatPayConfig  # noqa: Y015
 
 @_typing.final
 class AlipayConfig(_message.Message):
-    """AlipayConfig is an application at Alipay."""
+    """AlipayConfig is an application's account at Alipay."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -232,11 +232,11 @@ class AlipayConfig(_message.Message):
     app_id: _builtins.str
     """The application id."""
     seller_id: _builtins.str
-    """The seller's user id (2088…); checked in callbacks when set."""
+    """The seller's user id (2088…). If it is set, callbacks must contain it."""
     mode: _builtins.str
     """"key" (public keys) or "certificate"."""
     private_key: _builtins.str
-    """Secret. The application's private key, PKCS#8 or PKCS#1, PEM or bare."""
+    """Secret. The application's private key, PKCS#8 or PKCS#1, PEM or base64."""
     alipay_public_key: _builtins.str
     """Mode "key": Alipay's public key (not the application's)."""
     app_cert: _builtins.str
@@ -246,9 +246,9 @@ class AlipayConfig(_message.Message):
     root_cert: _builtins.str
     """Mode "certificate": alipayRootCert."""
     gateway_url: _builtins.str
-    """Another address of the gateway, for tests or the sandbox; empty means the real one."""
+    """Another address of the gateway, for tests or the sandbox; empty means the vendor's address."""
     encrypt_key: _builtins.str
-    """Secret. The key of content encryption (AES), base64; empty: contents are not encrypted."""
+    """Secret. The key of content encryption (AES), base64. If it is empty, contents are not encrypted."""
     def __init__(
         self,
         *,
@@ -270,13 +270,15 @@ Global___AlipayConfig: _TypeAlias = AlipayConfig  # noqa: Y015
 
 @_typing.final
 class MockConfig(_message.Message):
-    """MockConfig is the channel for development. Refused in production mode."""
+    """MockConfig is the channel for development. It is refused in production mode."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     BEHAVIOUR_FIELD_NUMBER: _builtins.int
     behaviour: _builtins.str
-    """"success" (default), "failure", "timeout" or "late"; `channel_extras["behaviour"]` of a submit wins."""
+    """"success" (default), "failure", "timeout", "lost", "late", "late_after_close" or "never". `channel_extras["behaviour"]` of a
+    submit takes precedence.
+    """
     def __init__(
         self,
         *,
@@ -313,7 +315,7 @@ class GenericConfig(_message.Message):
     FIELDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def fields(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """By field name; the codec says which of them are secrets."""
+        """The values by field name. The channel's package defines which fields are secret."""
 
     def __init__(
         self,
@@ -327,7 +329,7 @@ Global___GenericConfig: _TypeAlias = GenericConfig  # noqa: Y015
 
 @_typing.final
 class CreatePayChannelRequest(_message.Message):
-    """CreatePayChannelRequest is a new channel."""
+    """CreatePayChannelRequest describes a new channel."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -338,15 +340,15 @@ class CreatePayChannelRequest(_message.Message):
     CONFIG_FIELD_NUMBER: _builtins.int
     DISABLED_FIELD_NUMBER: _builtins.int
     app_key: _builtins.str
-    """Which app."""
+    """The key of the app."""
     code: _builtins.str
-    """The channel's code."""
+    """The channel code."""
     fee_rate_ppm: _builtins.int
     """0 to 1,000,000."""
     remark: _builtins.str
     """Up to 255 characters."""
     disabled: _builtins.bool
-    """Create it disabled."""
+    """Whether the channel is created disabled."""
     @_builtins.property
     def config(self) -> Global___PayChannelConfig:
         """The configuration."""
@@ -370,7 +372,7 @@ Global___CreatePayChannelRequest: _TypeAlias = CreatePayChannelRequest  # noqa: 
 
 @_typing.final
 class CreatePayChannelResponse(_message.Message):
-    """CreatePayChannelResponse holds the channel."""
+    """CreatePayChannelResponse contains the channel."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -393,7 +395,7 @@ Global___CreatePayChannelResponse: _TypeAlias = CreatePayChannelResponse  # noqa
 
 @_typing.final
 class UpdatePayChannelRequest(_message.Message):
-    """UpdatePayChannelRequest changes the fields that are set."""
+    """UpdatePayChannelRequest contains the fields to change."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -403,16 +405,16 @@ class UpdatePayChannelRequest(_message.Message):
     REMARK_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Which channel."""
+    """The id of the channel."""
     enabled: _builtins.bool
-    """Enable or disable."""
+    """Whether the channel is enabled."""
     fee_rate_ppm: _builtins.int
     """0 to 1,000,000."""
     remark: _builtins.str
-    """A new note."""
+    """A new remark."""
     @_builtins.property
     def config(self) -> Global___PayChannelConfig:
-        """A new configuration; empty secrets keep the stored ones."""
+        """A new configuration. Empty secrets keep their stored values."""
 
     def __init__(
         self,
@@ -444,7 +446,7 @@ Global___UpdatePayChannelRequest: _TypeAlias = UpdatePayChannelRequest  # noqa: 
 
 @_typing.final
 class UpdatePayChannelResponse(_message.Message):
-    """UpdatePayChannelResponse holds the channel."""
+    """UpdatePayChannelResponse contains the channel."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -473,7 +475,7 @@ class DeletePayChannelRequest(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Which channel."""
+    """The id of the channel."""
     def __init__(
         self,
         *,
@@ -504,7 +506,7 @@ class GetPayChannelRequest(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Which channel."""
+    """The id of the channel."""
     def __init__(
         self,
         *,
@@ -517,7 +519,7 @@ Global___GetPayChannelRequest: _TypeAlias = GetPayChannelRequest  # noqa: Y015
 
 @_typing.final
 class GetPayChannelResponse(_message.Message):
-    """GetPayChannelResponse holds the channel."""
+    """GetPayChannelResponse contains the channel."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -548,11 +550,11 @@ class ListPayChannelsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     app_key: _builtins.str
-    """Which app; empty lists those of all apps."""
+    """The key of the app; empty lists the channels of all apps."""
     page_size: _builtins.int
     """1 to 200; 0 means 50."""
     page_token: _builtins.str
-    """From the answer before."""
+    """The next_page_token of the previous response."""
     def __init__(
         self,
         *,
@@ -574,7 +576,7 @@ class ListPayChannelsResponse(_message.Message):
     PAY_CHANNELS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """For the next page; empty on the last."""
+    """The page_token of the next page; empty on the last page."""
     @_builtins.property
     def pay_channels(self) -> _containers.RepeatedCompositeFieldContainer[Global___PayChannel]:
         """The channels, newest first."""
@@ -598,7 +600,7 @@ class ListEnabledChannelCodesRequest(_message.Message):
 
     APP_KEY_FIELD_NUMBER: _builtins.int
     app_key: _builtins.str
-    """The app; may be left empty by app credentials."""
+    """The key of the app; optional with app credentials."""
     def __init__(
         self,
         *,
@@ -611,14 +613,14 @@ Global___ListEnabledChannelCodesRequest: _TypeAlias = ListEnabledChannelCodesReq
 
 @_typing.final
 class ListEnabledChannelCodesResponse(_message.Message):
-    """ListEnabledChannelCodesResponse holds the codes."""
+    """ListEnabledChannelCodesResponse contains the codes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CODES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Sorted."""
+        """The channel codes, sorted."""
 
     def __init__(
         self,

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class PayChannelServiceStub(object):
-    """PayChannelService administers the apps' ways to pay. For operator credentials; app credentials may read
-    which of their channels are enabled.
+    """PayChannelService administers channels, which are the apps' ways to pay. It requires operator credentials, except that an app
+    may list its enabled channel codes.
     """
 
     def __init__(self, channel):
@@ -69,26 +69,26 @@ class PayChannelServiceStub(object):
 
 
 class PayChannelServiceServicer(object):
-    """PayChannelService administers the apps' ways to pay. For operator credentials; app credentials may read
-    which of their channels are enabled.
+    """PayChannelService administers channels, which are the apps' ways to pay. It requires operator credentials, except that an app
+    may list its enabled channel codes.
     """
 
     def CreatePayChannel(self, request, context):
-        """CreatePayChannel gives an app a channel.
+        """CreatePayChannel creates a channel of an app.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdatePayChannel(self, request, context):
-        """UpdatePayChannel changes the fields that are set; secrets that are empty stay as they are.
+        """UpdatePayChannel changes the fields that are set. Empty secrets keep their stored values.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeletePayChannel(self, request, context):
-        """DeletePayChannel removes a channel that carried no payment.
+        """DeletePayChannel removes a channel that has no attempts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -109,7 +109,7 @@ class PayChannelServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListEnabledChannelCodes(self, request, context):
-        """ListEnabledChannelCodes tells which ways to pay an app has.
+        """ListEnabledChannelCodes lists the codes of an app's enabled channels.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -157,8 +157,8 @@ def add_PayChannelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PayChannelService(object):
-    """PayChannelService administers the apps' ways to pay. For operator credentials; app credentials may read
-    which of their channels are enabled.
+    """PayChannelService administers channels, which are the apps' ways to pay. It requires operator credentials, except that an app
+    may list its enabled channel codes.
     """
 
     @staticmethod

@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PayChannelServiceStub:
-    """PayChannelService administers the apps' ways to pay. For operator credentials; app credentials may read
-    which of their channels are enabled.
+    """PayChannelService administers channels, which are the apps' ways to pay. It requires operator credentials, except that an app
+    may list its enabled channel codes.
     """
 
     @_typing.overload
@@ -36,41 +36,41 @@ class PayChannelServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PayChannelServiceAsyncStub: ...
     CreatePayChannel: _grpc.UnaryUnaryMultiCallable[_pay_channel_service_pb2.CreatePayChannelRequest, _pay_channel_service_pb2.CreatePayChannelResponse]
-    """CreatePayChannel gives an app a channel."""
+    """CreatePayChannel creates a channel of an app."""
     UpdatePayChannel: _grpc.UnaryUnaryMultiCallable[_pay_channel_service_pb2.UpdatePayChannelRequest, _pay_channel_service_pb2.UpdatePayChannelResponse]
-    """UpdatePayChannel changes the fields that are set; secrets that are empty stay as they are."""
+    """UpdatePayChannel changes the fields that are set. Empty secrets keep their stored values."""
     DeletePayChannel: _grpc.UnaryUnaryMultiCallable[_pay_channel_service_pb2.DeletePayChannelRequest, _pay_channel_service_pb2.DeletePayChannelResponse]
-    """DeletePayChannel removes a channel that carried no payment."""
+    """DeletePayChannel removes a channel that has no attempts."""
     GetPayChannel: _grpc.UnaryUnaryMultiCallable[_pay_channel_service_pb2.GetPayChannelRequest, _pay_channel_service_pb2.GetPayChannelResponse]
     """GetPayChannel reads one channel, without its secrets."""
     ListPayChannels: _grpc.UnaryUnaryMultiCallable[_pay_channel_service_pb2.ListPayChannelsRequest, _pay_channel_service_pb2.ListPayChannelsResponse]
     """ListPayChannels lists the channels of an app, without their secrets."""
     ListEnabledChannelCodes: _grpc.UnaryUnaryMultiCallable[_pay_channel_service_pb2.ListEnabledChannelCodesRequest, _pay_channel_service_pb2.ListEnabledChannelCodesResponse]
-    """ListEnabledChannelCodes tells which ways to pay an app has."""
+    """ListEnabledChannelCodes lists the codes of an app's enabled channels."""
 
 @_typing.type_check_only
 class PayChannelServiceAsyncStub(PayChannelServiceStub):
-    """PayChannelService administers the apps' ways to pay. For operator credentials; app credentials may read
-    which of their channels are enabled.
+    """PayChannelService administers channels, which are the apps' ways to pay. It requires operator credentials, except that an app
+    may list its enabled channel codes.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreatePayChannel: _aio.UnaryUnaryMultiCallable[_pay_channel_service_pb2.CreatePayChannelRequest, _pay_channel_service_pb2.CreatePayChannelResponse]  # type: ignore[assignment]
-    """CreatePayChannel gives an app a channel."""
+    """CreatePayChannel creates a channel of an app."""
     UpdatePayChannel: _aio.UnaryUnaryMultiCallable[_pay_channel_service_pb2.UpdatePayChannelRequest, _pay_channel_service_pb2.UpdatePayChannelResponse]  # type: ignore[assignment]
-    """UpdatePayChannel changes the fields that are set; secrets that are empty stay as they are."""
+    """UpdatePayChannel changes the fields that are set. Empty secrets keep their stored values."""
     DeletePayChannel: _aio.UnaryUnaryMultiCallable[_pay_channel_service_pb2.DeletePayChannelRequest, _pay_channel_service_pb2.DeletePayChannelResponse]  # type: ignore[assignment]
-    """DeletePayChannel removes a channel that carried no payment."""
+    """DeletePayChannel removes a channel that has no attempts."""
     GetPayChannel: _aio.UnaryUnaryMultiCallable[_pay_channel_service_pb2.GetPayChannelRequest, _pay_channel_service_pb2.GetPayChannelResponse]  # type: ignore[assignment]
     """GetPayChannel reads one channel, without its secrets."""
     ListPayChannels: _aio.UnaryUnaryMultiCallable[_pay_channel_service_pb2.ListPayChannelsRequest, _pay_channel_service_pb2.ListPayChannelsResponse]  # type: ignore[assignment]
     """ListPayChannels lists the channels of an app, without their secrets."""
     ListEnabledChannelCodes: _aio.UnaryUnaryMultiCallable[_pay_channel_service_pb2.ListEnabledChannelCodesRequest, _pay_channel_service_pb2.ListEnabledChannelCodesResponse]  # type: ignore[assignment]
-    """ListEnabledChannelCodes tells which ways to pay an app has."""
+    """ListEnabledChannelCodes lists the codes of an app's enabled channels."""
 
 class PayChannelServiceServicer(metaclass=_abc_1.ABCMeta):
-    """PayChannelService administers the apps' ways to pay. For operator credentials; app credentials may read
-    which of their channels are enabled.
+    """PayChannelService administers channels, which are the apps' ways to pay. It requires operator credentials, except that an app
+    may list its enabled channel codes.
     """
 
     @_abc_1.abstractmethod
@@ -79,7 +79,7 @@ class PayChannelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pay_channel_service_pb2.CreatePayChannelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pay_channel_service_pb2.CreatePayChannelResponse, _abc.Awaitable[_pay_channel_service_pb2.CreatePayChannelResponse]]:
-        """CreatePayChannel gives an app a channel."""
+        """CreatePayChannel creates a channel of an app."""
 
     @_abc_1.abstractmethod
     def UpdatePayChannel(
@@ -87,7 +87,7 @@ class PayChannelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pay_channel_service_pb2.UpdatePayChannelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pay_channel_service_pb2.UpdatePayChannelResponse, _abc.Awaitable[_pay_channel_service_pb2.UpdatePayChannelResponse]]:
-        """UpdatePayChannel changes the fields that are set; secrets that are empty stay as they are."""
+        """UpdatePayChannel changes the fields that are set. Empty secrets keep their stored values."""
 
     @_abc_1.abstractmethod
     def DeletePayChannel(
@@ -95,7 +95,7 @@ class PayChannelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pay_channel_service_pb2.DeletePayChannelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pay_channel_service_pb2.DeletePayChannelResponse, _abc.Awaitable[_pay_channel_service_pb2.DeletePayChannelResponse]]:
-        """DeletePayChannel removes a channel that carried no payment."""
+        """DeletePayChannel removes a channel that has no attempts."""
 
     @_abc_1.abstractmethod
     def GetPayChannel(
@@ -119,6 +119,6 @@ class PayChannelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pay_channel_service_pb2.ListEnabledChannelCodesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pay_channel_service_pb2.ListEnabledChannelCodesResponse, _abc.Awaitable[_pay_channel_service_pb2.ListEnabledChannelCodesResponse]]:
-        """ListEnabledChannelCodes tells which ways to pay an app has."""
+        """ListEnabledChannelCodes lists the codes of an app's enabled channels."""
 
 def add_PayChannelServiceServicer_to_server(servicer: PayChannelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class AppCredential(_message.Message):
-    """AppCredential lets a service call as its app."""
+    """AppCredential is a credential by which a service calls as its app."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -30,14 +30,14 @@ class AppCredential(_message.Message):
     ENABLED_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
-    """Its public part."""
+    """The key id."""
     name: _builtins.str
-    """What it is for."""
+    """The purpose."""
     enabled: _builtins.bool
-    """Whether it still works."""
+    """Whether the credential is enabled."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was created."""
+        """The time of creation."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ Global___AppCredential: _TypeAlias = AppCredential  # noqa: Y015
 
 @_typing.final
 class OperatorCredential(_message.Message):
-    """OperatorCredential lets a person or a tool administer PayCenter."""
+    """OperatorCredential is a credential by which a person or a tool administers PayCenter."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -65,14 +65,14 @@ class OperatorCredential(_message.Message):
     ENABLED_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
-    """Its public part."""
+    """The key id."""
     name: _builtins.str
-    """Whose it is."""
+    """The name of the operator."""
     enabled: _builtins.bool
-    """Whether it still works."""
+    """Whether the credential is enabled."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was created."""
+        """The time of creation."""
 
     def __init__(
         self,
@@ -91,16 +91,16 @@ Global___OperatorCredential: _TypeAlias = OperatorCredential  # noqa: Y015
 
 @_typing.final
 class CreateAppCredentialRequest(_message.Message):
-    """CreateAppCredentialRequest asks for a credential."""
+    """CreateAppCredentialRequest describes a new credential."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     APP_KEY_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     app_key: _builtins.str
-    """Which app."""
+    """The key of the app."""
     name: _builtins.str
-    """What it is for, up to 64 characters."""
+    """The purpose, up to 64 characters."""
     def __init__(
         self,
         *,
@@ -114,14 +114,14 @@ Global___CreateAppCredentialRequest: _TypeAlias = CreateAppCredentialRequest  # 
 
 @_typing.final
 class CreateAppCredentialResponse(_message.Message):
-    """CreateAppCredentialResponse holds the credential and its secret."""
+    """CreateAppCredentialResponse contains the credential and its secret."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CREDENTIAL_FIELD_NUMBER: _builtins.int
     KEY_SECRET_FIELD_NUMBER: _builtins.int
     key_secret: _builtins.str
-    """The secret. Shown once."""
+    """The secret. It is shown only once."""
     @_builtins.property
     def credential(self) -> Global___AppCredential:
         """The credential."""
@@ -147,7 +147,7 @@ class ListAppCredentialsRequest(_message.Message):
 
     APP_KEY_FIELD_NUMBER: _builtins.int
     app_key: _builtins.str
-    """Which app."""
+    """The key of the app."""
     def __init__(
         self,
         *,
@@ -160,7 +160,7 @@ Global___ListAppCredentialsRequest: _TypeAlias = ListAppCredentialsRequest  # no
 
 @_typing.final
 class ListAppCredentialsResponse(_message.Message):
-    """ListAppCredentialsResponse holds all of them."""
+    """ListAppCredentialsResponse contains all credentials."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -188,9 +188,9 @@ class DisableAppCredentialRequest(_message.Message):
     APP_KEY_FIELD_NUMBER: _builtins.int
     KEY_ID_FIELD_NUMBER: _builtins.int
     app_key: _builtins.str
-    """Which app."""
+    """The key of the app."""
     key_id: _builtins.str
-    """Which credential."""
+    """The key id of the credential."""
     def __init__(
         self,
         *,
@@ -204,7 +204,7 @@ Global___DisableAppCredentialRequest: _TypeAlias = DisableAppCredentialRequest  
 
 @_typing.final
 class DisableAppCredentialResponse(_message.Message):
-    """DisableAppCredentialResponse holds the credential."""
+    """DisableAppCredentialResponse contains the credential."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -239,14 +239,14 @@ Global___ListOperatorCredentialsRequest: _TypeAlias = ListOperatorCredentialsReq
 
 @_typing.final
 class ListOperatorCredentialsResponse(_message.Message):
-    """ListOperatorCredentialsResponse holds all of them."""
+    """ListOperatorCredentialsResponse contains all credentials."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CREDENTIALS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def credentials(self) -> _containers.RepeatedCompositeFieldContainer[Global___OperatorCredential]:
-        """The credentials, oldest first, disabled ones too."""
+        """The credentials, oldest first, including disabled ones."""
 
     def __init__(
         self,
@@ -266,7 +266,7 @@ class DisableOperatorCredentialRequest(_message.Message):
 
     KEY_ID_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
-    """Which credential."""
+    """The key id of the credential."""
     def __init__(
         self,
         *,
@@ -279,7 +279,7 @@ Global___DisableOperatorCredentialRequest: _TypeAlias = DisableOperatorCredentia
 
 @_typing.final
 class DisableOperatorCredentialResponse(_message.Message):
-    """DisableOperatorCredentialResponse holds the credential."""
+    """DisableOperatorCredentialResponse contains the credential."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

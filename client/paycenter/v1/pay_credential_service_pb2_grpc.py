@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class PayCredentialServiceStub(object):
-    """PayCredentialService administers the credentials of apps and of operators. For operator credentials. An operator credential is
-    made on the command line only: `paycenter operator NAME`.
+    """PayCredentialService administers the credentials of apps and of operators. It requires operator credentials. An operator
+    credential is created on the command line only: `paycenter operator NAME`.
     """
 
     def __init__(self, channel):
@@ -64,12 +64,12 @@ class PayCredentialServiceStub(object):
 
 
 class PayCredentialServiceServicer(object):
-    """PayCredentialService administers the credentials of apps and of operators. For operator credentials. An operator credential is
-    made on the command line only: `paycenter operator NAME`.
+    """PayCredentialService administers the credentials of apps and of operators. It requires operator credentials. An operator
+    credential is created on the command line only: `paycenter operator NAME`.
     """
 
     def CreateAppCredential(self, request, context):
-        """CreateAppCredential makes a further credential for an app. The secret is shown this one time.
+        """CreateAppCredential creates another credential of an app. Its secret is shown only once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -83,7 +83,7 @@ class PayCredentialServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DisableAppCredential(self, request, context):
-        """DisableAppCredential ends a credential, within 5 seconds everywhere.
+        """DisableAppCredential disables a credential. It takes effect within 5 seconds in all processes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -97,7 +97,7 @@ class PayCredentialServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DisableOperatorCredential(self, request, context):
-        """DisableOperatorCredential ends an operator's credential, within 5 seconds everywhere. The last enabled one cannot be disabled.
+        """DisableOperatorCredential disables an operator's credential, with the same effect. The last enabled one cannot be disabled.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,8 +140,8 @@ def add_PayCredentialServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PayCredentialService(object):
-    """PayCredentialService administers the credentials of apps and of operators. For operator credentials. An operator credential is
-    made on the command line only: `paycenter operator NAME`.
+    """PayCredentialService administers the credentials of apps and of operators. It requires operator credentials. An operator
+    credential is created on the command line only: `paycenter operator NAME`.
     """
 
     @staticmethod

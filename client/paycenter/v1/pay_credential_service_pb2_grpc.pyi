@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PayCredentialServiceStub:
-    """PayCredentialService administers the credentials of apps and of operators. For operator credentials. An operator credential is
-    made on the command line only: `paycenter operator NAME`.
+    """PayCredentialService administers the credentials of apps and of operators. It requires operator credentials. An operator
+    credential is created on the command line only: `paycenter operator NAME`.
     """
 
     @_typing.overload
@@ -36,37 +36,37 @@ class PayCredentialServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PayCredentialServiceAsyncStub: ...
     CreateAppCredential: _grpc.UnaryUnaryMultiCallable[_pay_credential_service_pb2.CreateAppCredentialRequest, _pay_credential_service_pb2.CreateAppCredentialResponse]
-    """CreateAppCredential makes a further credential for an app. The secret is shown this one time."""
+    """CreateAppCredential creates another credential of an app. Its secret is shown only once."""
     ListAppCredentials: _grpc.UnaryUnaryMultiCallable[_pay_credential_service_pb2.ListAppCredentialsRequest, _pay_credential_service_pb2.ListAppCredentialsResponse]
     """ListAppCredentials lists an app's credentials, without secrets."""
     DisableAppCredential: _grpc.UnaryUnaryMultiCallable[_pay_credential_service_pb2.DisableAppCredentialRequest, _pay_credential_service_pb2.DisableAppCredentialResponse]
-    """DisableAppCredential ends a credential, within 5 seconds everywhere."""
+    """DisableAppCredential disables a credential. It takes effect within 5 seconds in all processes."""
     ListOperatorCredentials: _grpc.UnaryUnaryMultiCallable[_pay_credential_service_pb2.ListOperatorCredentialsRequest, _pay_credential_service_pb2.ListOperatorCredentialsResponse]
     """ListOperatorCredentials lists the operators' credentials, without secrets."""
     DisableOperatorCredential: _grpc.UnaryUnaryMultiCallable[_pay_credential_service_pb2.DisableOperatorCredentialRequest, _pay_credential_service_pb2.DisableOperatorCredentialResponse]
-    """DisableOperatorCredential ends an operator's credential, within 5 seconds everywhere. The last enabled one cannot be disabled."""
+    """DisableOperatorCredential disables an operator's credential, with the same effect. The last enabled one cannot be disabled."""
 
 @_typing.type_check_only
 class PayCredentialServiceAsyncStub(PayCredentialServiceStub):
-    """PayCredentialService administers the credentials of apps and of operators. For operator credentials. An operator credential is
-    made on the command line only: `paycenter operator NAME`.
+    """PayCredentialService administers the credentials of apps and of operators. It requires operator credentials. An operator
+    credential is created on the command line only: `paycenter operator NAME`.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateAppCredential: _aio.UnaryUnaryMultiCallable[_pay_credential_service_pb2.CreateAppCredentialRequest, _pay_credential_service_pb2.CreateAppCredentialResponse]  # type: ignore[assignment]
-    """CreateAppCredential makes a further credential for an app. The secret is shown this one time."""
+    """CreateAppCredential creates another credential of an app. Its secret is shown only once."""
     ListAppCredentials: _aio.UnaryUnaryMultiCallable[_pay_credential_service_pb2.ListAppCredentialsRequest, _pay_credential_service_pb2.ListAppCredentialsResponse]  # type: ignore[assignment]
     """ListAppCredentials lists an app's credentials, without secrets."""
     DisableAppCredential: _aio.UnaryUnaryMultiCallable[_pay_credential_service_pb2.DisableAppCredentialRequest, _pay_credential_service_pb2.DisableAppCredentialResponse]  # type: ignore[assignment]
-    """DisableAppCredential ends a credential, within 5 seconds everywhere."""
+    """DisableAppCredential disables a credential. It takes effect within 5 seconds in all processes."""
     ListOperatorCredentials: _aio.UnaryUnaryMultiCallable[_pay_credential_service_pb2.ListOperatorCredentialsRequest, _pay_credential_service_pb2.ListOperatorCredentialsResponse]  # type: ignore[assignment]
     """ListOperatorCredentials lists the operators' credentials, without secrets."""
     DisableOperatorCredential: _aio.UnaryUnaryMultiCallable[_pay_credential_service_pb2.DisableOperatorCredentialRequest, _pay_credential_service_pb2.DisableOperatorCredentialResponse]  # type: ignore[assignment]
-    """DisableOperatorCredential ends an operator's credential, within 5 seconds everywhere. The last enabled one cannot be disabled."""
+    """DisableOperatorCredential disables an operator's credential, with the same effect. The last enabled one cannot be disabled."""
 
 class PayCredentialServiceServicer(metaclass=_abc_1.ABCMeta):
-    """PayCredentialService administers the credentials of apps and of operators. For operator credentials. An operator credential is
-    made on the command line only: `paycenter operator NAME`.
+    """PayCredentialService administers the credentials of apps and of operators. It requires operator credentials. An operator
+    credential is created on the command line only: `paycenter operator NAME`.
     """
 
     @_abc_1.abstractmethod
@@ -75,7 +75,7 @@ class PayCredentialServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pay_credential_service_pb2.CreateAppCredentialRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pay_credential_service_pb2.CreateAppCredentialResponse, _abc.Awaitable[_pay_credential_service_pb2.CreateAppCredentialResponse]]:
-        """CreateAppCredential makes a further credential for an app. The secret is shown this one time."""
+        """CreateAppCredential creates another credential of an app. Its secret is shown only once."""
 
     @_abc_1.abstractmethod
     def ListAppCredentials(
@@ -91,7 +91,7 @@ class PayCredentialServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pay_credential_service_pb2.DisableAppCredentialRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pay_credential_service_pb2.DisableAppCredentialResponse, _abc.Awaitable[_pay_credential_service_pb2.DisableAppCredentialResponse]]:
-        """DisableAppCredential ends a credential, within 5 seconds everywhere."""
+        """DisableAppCredential disables a credential. It takes effect within 5 seconds in all processes."""
 
     @_abc_1.abstractmethod
     def ListOperatorCredentials(
@@ -107,6 +107,6 @@ class PayCredentialServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pay_credential_service_pb2.DisableOperatorCredentialRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pay_credential_service_pb2.DisableOperatorCredentialResponse, _abc.Awaitable[_pay_credential_service_pb2.DisableOperatorCredentialResponse]]:
-        """DisableOperatorCredential ends an operator's credential, within 5 seconds everywhere. The last enabled one cannot be disabled."""
+        """DisableOperatorCredential disables an operator's credential, with the same effect. The last enabled one cannot be disabled."""
 
 def add_PayCredentialServiceServicer_to_server(servicer: PayCredentialServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -31,29 +31,29 @@ class _NotificationStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Not
     NOTIFICATION_STATE_WAITING: _NotificationState.ValueType  # 1
     """Not delivered yet."""
     NOTIFICATION_STATE_SUCCESS: _NotificationState.ValueType  # 2
-    """Received."""
+    """Delivered, and confirmed by the app."""
     NOTIFICATION_STATE_FAILURE: _NotificationState.ValueType  # 3
-    """Given up, for good; it can be resent by hand."""
+    """Not delivered; no further delivery follows. It can be resent."""
     NOTIFICATION_STATE_REQUEST_SUCCESS: _NotificationState.ValueType  # 4
-    """Answered, but the answer was no; it will be tried again."""
+    """The app answered, but did not confirm; another delivery follows."""
     NOTIFICATION_STATE_REQUEST_FAILURE: _NotificationState.ValueType  # 5
-    """Not answered; it will be tried again."""
+    """The app did not answer; another delivery follows."""
 
 class NotificationState(_NotificationState, metaclass=_NotificationStateEnumTypeWrapper):
-    """NotificationState is where a notification stands."""
+    """NotificationState is the state of a notification."""
 
 NOTIFICATION_STATE_UNSPECIFIED: NotificationState.ValueType  # 0
 """Not set."""
 NOTIFICATION_STATE_WAITING: NotificationState.ValueType  # 1
 """Not delivered yet."""
 NOTIFICATION_STATE_SUCCESS: NotificationState.ValueType  # 2
-"""Received."""
+"""Delivered, and confirmed by the app."""
 NOTIFICATION_STATE_FAILURE: NotificationState.ValueType  # 3
-"""Given up, for good; it can be resent by hand."""
+"""Not delivered; no further delivery follows. It can be resent."""
 NOTIFICATION_STATE_REQUEST_SUCCESS: NotificationState.ValueType  # 4
-"""Answered, but the answer was no; it will be tried again."""
+"""The app answered, but did not confirm; another delivery follows."""
 NOTIFICATION_STATE_REQUEST_FAILURE: NotificationState.ValueType  # 5
-"""Not answered; it will be tried again."""
+"""The app did not answer; another delivery follows."""
 Global___NotificationState: _TypeAlias = NotificationState  # noqa: Y015
 
 class _NotificationType:
@@ -70,7 +70,7 @@ class _NotificationTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Noti
     """A refund."""
 
 class NotificationType(_NotificationType, metaclass=_NotificationTypeEnumTypeWrapper):
-    """NotificationType is what a notification is about."""
+    """NotificationType is the kind of object that a notification is about."""
 
 NOTIFICATION_TYPE_UNSPECIFIED: NotificationType.ValueType  # 0
 """Not set."""
@@ -82,7 +82,7 @@ Global___NotificationType: _TypeAlias = NotificationType  # noqa: Y015
 
 @_typing.final
 class PayNotification(_message.Message):
-    """PayNotification is one thing that an app must be told."""
+    """PayNotification is a message to an app about an event of an order or a refund."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -102,42 +102,42 @@ class PayNotification(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     SCHEDULE_START_TIME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Its number, "N" and 26 characters; sent as `webhook-id`."""
+    """The number, "N" and 26 characters. It is sent as `webhook-id`."""
     app_key: _builtins.str
-    """The app."""
+    """The key of the app."""
     type: Global___NotificationType.ValueType
-    """What it is about."""
+    """The kind of object."""
     event: _builtins.str
-    """What happened, for example "pay_order.success"."""
+    """The event, for example "pay_order.success"."""
     data_id: _builtins.str
-    """Our number of the order or refund."""
+    """PayCenter's number of the order or refund."""
     merchant_order_id: _builtins.str
     """The app's number of the order."""
     merchant_refund_no: _builtins.str
-    """The app's number of the refund, for refunds."""
+    """The app's number of the refund; empty for orders."""
     notification_url: _builtins.str
-    """Where it goes."""
+    """The URL to which it is sent."""
     state: Global___NotificationState.ValueType
-    """Where it stands."""
+    """The state."""
     notify_times: _builtins.int
-    """How often it was sent."""
+    """The number of deliveries so far."""
     max_notify_times: _builtins.int
-    """How often it is sent at most, by the retry schedule as it is configured now."""
+    """The largest number of deliveries under the current retry schedule."""
     @_builtins.property
     def next_notify_time(self) -> _timestamp_pb2.Timestamp:
-        """When it is sent next, if it will be."""
+        """The time of the next delivery; not set if none follows."""
 
     @_builtins.property
     def last_execute_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was last sent."""
+        """The time of the last delivery."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was created."""
+        """The time of creation."""
 
     @_builtins.property
     def schedule_start_time(self) -> _timestamp_pb2.Timestamp:
-        """When its retry schedule started: when it was created, or last resent."""
+        """The start of its retry schedule: its creation, or the last resend."""
 
     def __init__(
         self,
@@ -167,7 +167,7 @@ Global___PayNotification: _TypeAlias = PayNotification  # noqa: Y015
 
 @_typing.final
 class NotificationLog(_message.Message):
-    """NotificationLog is one delivery."""
+    """NotificationLog is one delivery of a notification."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -181,18 +181,18 @@ class NotificationLog(_message.Message):
     notify_times: _builtins.int
     """The number of this delivery, from 1."""
     state: Global___NotificationState.ValueType
-    """The state of the notification after it."""
+    """The state of the notification after this delivery."""
     request: _builtins.str
     """The body that was sent."""
     http_status: _builtins.int
-    """The HTTP status; 0 when there was no answer."""
+    """The HTTP status; 0 if there was no answer."""
     duration_ms: _builtins.int
-    """How long it took, in milliseconds."""
+    """The duration in milliseconds."""
     answer: _builtins.str
-    """The answer's first 2,000 characters, or why there was none."""
+    """The first 2,000 characters of the answer, or the reason why there was none."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was sent."""
+        """The time of the delivery."""
 
     def __init__(
         self,
@@ -231,26 +231,26 @@ class ListPayNotificationsRequest(_message.Message):
     page_size: _builtins.int
     """1 to 200; 0 means 50."""
     page_token: _builtins.str
-    """From the answer before; the filters must be the same."""
+    """The next_page_token of the previous response. The filters must be the same."""
     app_key: _builtins.str
-    """The app; app credentials always see their own only."""
+    """The key of the app; app credentials list their own app only."""
     type: Global___NotificationType.ValueType
-    """What it is about."""
+    """The kind of object."""
     state: Global___NotificationState.ValueType
-    """Where it stands."""
+    """The state."""
     merchant_order_id: _builtins.str
     """The app's number of the order, exact."""
     merchant_refund_no: _builtins.str
     """The app's number of the refund, exact."""
     data_id: _builtins.str
-    """Our number of the order or refund, exact."""
+    """PayCenter's number of the order or refund, exact."""
     @_builtins.property
     def create_time_from(self) -> _timestamp_pb2.Timestamp:
-        """Created at or after."""
+        """Created at or after this time."""
 
     @_builtins.property
     def create_time_to(self) -> _timestamp_pb2.Timestamp:
-        """Created before."""
+        """Created before this time."""
 
     def __init__(
         self,
@@ -282,7 +282,7 @@ class ListPayNotificationsResponse(_message.Message):
     PAY_NOTIFICATIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """For the next page; empty on the last."""
+    """The page_token of the next page; empty on the last page."""
     @_builtins.property
     def pay_notifications(self) -> _containers.RepeatedCompositeFieldContainer[Global___PayNotification]:
         """The notifications, newest first."""
@@ -306,7 +306,7 @@ class GetPayNotificationRequest(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Which one."""
+    """The number of the notification."""
     def __init__(
         self,
         *,
@@ -319,7 +319,7 @@ Global___GetPayNotificationRequest: _TypeAlias = GetPayNotificationRequest  # no
 
 @_typing.final
 class GetPayNotificationResponse(_message.Message):
-    """GetPayNotificationResponse holds the notification and its log."""
+    """GetPayNotificationResponse contains the notification and its log."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -331,7 +331,7 @@ class GetPayNotificationResponse(_message.Message):
 
     @_builtins.property
     def logs(self) -> _containers.RepeatedCompositeFieldContainer[Global___NotificationLog]:
-        """Its deliveries, oldest first; the last 100."""
+        """Its last 100 deliveries, oldest first."""
 
     def __init__(
         self,
@@ -354,7 +354,7 @@ class ResendPayNotificationRequest(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Which one."""
+    """The number of the notification."""
     def __init__(
         self,
         *,
@@ -367,7 +367,7 @@ Global___ResendPayNotificationRequest: _TypeAlias = ResendPayNotificationRequest
 
 @_typing.final
 class ResendPayNotificationResponse(_message.Message):
-    """ResendPayNotificationResponse holds the notification."""
+    """ResendPayNotificationResponse contains the notification."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class PayNotificationServiceStub(object):
-    """PayNotificationService shows what the apps were told, and tells it again.
+    """PayNotificationService lists the notifications that PayCenter sends to apps, and sends them again.
     """
 
     def __init__(self, channel):
@@ -53,7 +53,7 @@ class PayNotificationServiceStub(object):
 
 
 class PayNotificationServiceServicer(object):
-    """PayNotificationService shows what the apps were told, and tells it again.
+    """PayNotificationService lists the notifications that PayCenter sends to apps, and sends them again.
     """
 
     def ListPayNotifications(self, request, context):
@@ -71,7 +71,7 @@ class PayNotificationServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ResendPayNotification(self, request, context):
-        """ResendPayNotification sends a finished notification once more, now, and then by the schedule.
+        """ResendPayNotification sends a finished notification again, at once, and starts its retry schedule again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,7 +104,7 @@ def add_PayNotificationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PayNotificationService(object):
-    """PayNotificationService shows what the apps were told, and tells it again.
+    """PayNotificationService lists the notifications that PayCenter sends to apps, and sends them again.
     """
 
     @staticmethod

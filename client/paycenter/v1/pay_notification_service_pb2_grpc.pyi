@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PayNotificationServiceStub:
-    """PayNotificationService shows what the apps were told, and tells it again."""
+    """PayNotificationService lists the notifications that PayCenter sends to apps, and sends them again."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -38,11 +38,11 @@ class PayNotificationServiceStub:
     GetPayNotification: _grpc.UnaryUnaryMultiCallable[_pay_notification_service_pb2.GetPayNotificationRequest, _pay_notification_service_pb2.GetPayNotificationResponse]
     """GetPayNotification reads one notification with the log of its deliveries."""
     ResendPayNotification: _grpc.UnaryUnaryMultiCallable[_pay_notification_service_pb2.ResendPayNotificationRequest, _pay_notification_service_pb2.ResendPayNotificationResponse]
-    """ResendPayNotification sends a finished notification once more, now, and then by the schedule."""
+    """ResendPayNotification sends a finished notification again, at once, and starts its retry schedule again."""
 
 @_typing.type_check_only
 class PayNotificationServiceAsyncStub(PayNotificationServiceStub):
-    """PayNotificationService shows what the apps were told, and tells it again."""
+    """PayNotificationService lists the notifications that PayCenter sends to apps, and sends them again."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListPayNotifications: _aio.UnaryUnaryMultiCallable[_pay_notification_service_pb2.ListPayNotificationsRequest, _pay_notification_service_pb2.ListPayNotificationsResponse]  # type: ignore[assignment]
@@ -50,10 +50,10 @@ class PayNotificationServiceAsyncStub(PayNotificationServiceStub):
     GetPayNotification: _aio.UnaryUnaryMultiCallable[_pay_notification_service_pb2.GetPayNotificationRequest, _pay_notification_service_pb2.GetPayNotificationResponse]  # type: ignore[assignment]
     """GetPayNotification reads one notification with the log of its deliveries."""
     ResendPayNotification: _aio.UnaryUnaryMultiCallable[_pay_notification_service_pb2.ResendPayNotificationRequest, _pay_notification_service_pb2.ResendPayNotificationResponse]  # type: ignore[assignment]
-    """ResendPayNotification sends a finished notification once more, now, and then by the schedule."""
+    """ResendPayNotification sends a finished notification again, at once, and starts its retry schedule again."""
 
 class PayNotificationServiceServicer(metaclass=_abc_1.ABCMeta):
-    """PayNotificationService shows what the apps were told, and tells it again."""
+    """PayNotificationService lists the notifications that PayCenter sends to apps, and sends them again."""
 
     @_abc_1.abstractmethod
     def ListPayNotifications(
@@ -77,6 +77,6 @@ class PayNotificationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pay_notification_service_pb2.ResendPayNotificationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pay_notification_service_pb2.ResendPayNotificationResponse, _abc.Awaitable[_pay_notification_service_pb2.ResendPayNotificationResponse]]:
-        """ResendPayNotification sends a finished notification once more, now, and then by the schedule."""
+        """ResendPayNotification sends a finished notification again, at once, and starts its retry schedule again."""
 
 def add_PayNotificationServiceServicer_to_server(servicer: PayNotificationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -38,7 +38,7 @@ class _PayOrderStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PayOrde
     """Closed without payment."""
 
 class PayOrderState(_PayOrderState, metaclass=_PayOrderStateEnumTypeWrapper):
-    """PayOrderState is where an order stands."""
+    """PayOrderState is the state of an order."""
 
 PAY_ORDER_STATE_UNSPECIFIED: PayOrderState.ValueType  # 0
 """Not set."""
@@ -65,12 +65,12 @@ class _PayAttemptStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PayAt
     PAY_ATTEMPT_STATE_SUCCESS: _PayAttemptState.ValueType  # 2
     """Paid."""
     PAY_ATTEMPT_STATE_CLOSED: _PayAttemptState.ValueType  # 3
-    """Not payable any more."""
+    """No longer payable."""
     PAY_ATTEMPT_STATE_UNKNOWN: _PayAttemptState.ValueType  # 4
-    """The channel's answer was unclear; it is being asked."""
+    """The channel's answer was unclear. The channel is queried until it is decided."""
 
 class PayAttemptState(_PayAttemptState, metaclass=_PayAttemptStateEnumTypeWrapper):
-    """PayAttemptState is where one submit of an order to one channel stands."""
+    """PayAttemptState is the state of an attempt."""
 
 PAY_ATTEMPT_STATE_UNSPECIFIED: PayAttemptState.ValueType  # 0
 """Not set."""
@@ -79,9 +79,9 @@ PAY_ATTEMPT_STATE_WAITING: PayAttemptState.ValueType  # 1
 PAY_ATTEMPT_STATE_SUCCESS: PayAttemptState.ValueType  # 2
 """Paid."""
 PAY_ATTEMPT_STATE_CLOSED: PayAttemptState.ValueType  # 3
-"""Not payable any more."""
+"""No longer payable."""
 PAY_ATTEMPT_STATE_UNKNOWN: PayAttemptState.ValueType  # 4
-"""The channel's answer was unclear; it is being asked."""
+"""The channel's answer was unclear. The channel is queried until it is decided."""
 Global___PayAttemptState: _TypeAlias = PayAttemptState  # noqa: Y015
 
 class _DisplayMode:
@@ -91,38 +91,38 @@ class _DisplayMode:
 class _DisplayModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DisplayMode.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     DISPLAY_MODE_UNSPECIFIED: _DisplayMode.ValueType  # 0
-    """Nothing to show, or let the channel choose."""
+    """Nothing to show. In a request: the channel's default."""
     DISPLAY_MODE_URL: _DisplayMode.ValueType  # 1
-    """A URL to send the payer to."""
+    """A URL to open in the payer's browser."""
     DISPLAY_MODE_FORM: _DisplayMode.ValueType  # 2
     """An HTML form that submits itself."""
     DISPLAY_MODE_QR_CODE: _DisplayMode.ValueType  # 3
     """The text of a QR code."""
     DISPLAY_MODE_BAR_CODE: _DisplayMode.ValueType  # 4
-    """The payer showed a bar code; nothing to show."""
+    """The payer has shown a bar code. There is nothing to show."""
     DISPLAY_MODE_APP: _DisplayMode.ValueType  # 5
     """Parameters for the channel's app or in-app browser."""
 
 class DisplayMode(_DisplayMode, metaclass=_DisplayModeEnumTypeWrapper):
-    """DisplayMode says how the content of a submit is shown to the payer."""
+    """DisplayMode is how the content of a submit is shown to the payer."""
 
 DISPLAY_MODE_UNSPECIFIED: DisplayMode.ValueType  # 0
-"""Nothing to show, or let the channel choose."""
+"""Nothing to show. In a request: the channel's default."""
 DISPLAY_MODE_URL: DisplayMode.ValueType  # 1
-"""A URL to send the payer to."""
+"""A URL to open in the payer's browser."""
 DISPLAY_MODE_FORM: DisplayMode.ValueType  # 2
 """An HTML form that submits itself."""
 DISPLAY_MODE_QR_CODE: DisplayMode.ValueType  # 3
 """The text of a QR code."""
 DISPLAY_MODE_BAR_CODE: DisplayMode.ValueType  # 4
-"""The payer showed a bar code; nothing to show."""
+"""The payer has shown a bar code. There is nothing to show."""
 DISPLAY_MODE_APP: DisplayMode.ValueType  # 5
 """Parameters for the channel's app or in-app browser."""
 Global___DisplayMode: _TypeAlias = DisplayMode  # noqa: Y015
 
 @_typing.final
 class PayOrder(_message.Message):
-    """PayOrder is what an app wants to be paid for."""
+    """PayOrder is something that an app wants to be paid for."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -153,9 +153,9 @@ class PayOrder(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Our number of the order, "O" and 26 characters."""
+    """PayCenter's number of the order, "O" and 26 characters."""
     app_key: _builtins.str
-    """The app that owns it."""
+    """The key of the app that owns it."""
     merchant_order_id: _builtins.str
     """The app's own number, unique within the app."""
     subject: _builtins.str
@@ -163,56 +163,56 @@ class PayOrder(_message.Message):
     body: _builtins.str
     """Description, up to 128 characters."""
     amount: _builtins.int
-    """What is to be paid, in minor units (fen)."""
+    """The amount to pay, in minor units (fen)."""
     currency: _builtins.str
     """ISO 4217 code, "CNY"."""
     state: Global___PayOrderState.ValueType
-    """Where the order stands."""
+    """The state of the order."""
     user_ip: _builtins.str
     """The payer's IP address."""
     user_id: _builtins.str
-    """The payer in the app's own terms, if given."""
+    """The payer's id in the app, if given."""
     return_url: _builtins.str
-    """Where the channel sends the payer's browser afterwards; display only."""
+    """The URL to which the channel sends the payer's browser afterwards. It does not confirm a payment."""
     paid_amount: _builtins.int
-    """What was really paid, in minor units; 0 until paid."""
+    """The amount paid, in minor units; 0 until paid."""
     refunded_amount: _builtins.int
-    """What has been refunded, in minor units."""
+    """The amount refunded, in minor units."""
     reserved_amount: _builtins.int
-    """What refunds in flight have reserved, in minor units."""
+    """The amount that refunds in progress have reserved, in minor units."""
     channel_code: _builtins.str
-    """The channel it was paid through; empty until paid."""
+    """The code of the channel through which it was paid; empty until paid."""
     channel_id: _builtins.str
-    """The channel's id; empty until paid."""
+    """The id of that channel; empty until paid."""
     out_trade_no: _builtins.str
     """The number under which the channel knows the paid attempt; empty until paid."""
     channel_order_no: _builtins.str
     """The channel's own number; empty until paid."""
     channel_user_id: _builtins.str
-    """The payer at the channel (openid, buyer id); empty until paid."""
+    """The payer's id at the channel (openid, buyer id); empty until paid."""
     channel_fee_rate_ppm: _builtins.int
     """The channel's fee rate at the time of payment, in millionths of the amount (0.6 % = 6000)."""
     channel_fee_amount: _builtins.int
-    """The fee in minor units: paid amount times rate, half up."""
+    """The fee in minor units: the paid amount times the rate, rounded half up."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """After this moment it cannot be paid."""
+        """The time after which it cannot be paid."""
 
     @_builtins.property
     def success_time(self) -> _timestamp_pb2.Timestamp:
-        """When the channel says it was paid."""
+        """The time of the payment, as the channel reports it."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was created."""
+        """The time of creation."""
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """When it last changed."""
+        """The time of the last change."""
 
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___PayAttempt]:
-        """Every submit of this order, oldest first. Filled by GetPayOrder only."""
+        """All attempts of the order, oldest first. Only GetPayOrder sets it."""
 
     def __init__(
         self,
@@ -268,28 +268,28 @@ class PayAttempt(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     SUCCESS_TIME_FIELD_NUMBER: _builtins.int
     out_trade_no: _builtins.str
-    """The number that the channel knows, "P" and 26 characters."""
+    """The number under which the channel knows it, "P" and 26 characters."""
     channel_code: _builtins.str
-    """The channel's code."""
+    """The channel code."""
     channel_id: _builtins.str
-    """The channel's id."""
+    """The id of the channel."""
     amount: _builtins.int
     """The amount that was sent, in minor units."""
     state: Global___PayAttemptState.ValueType
-    """Where it stands."""
+    """The state."""
     channel_error_code: _builtins.str
-    """The channel's error code, when it refused."""
+    """The channel's last error code, if any."""
     channel_error_message: _builtins.str
-    """The channel's error text, when it refused."""
+    """The channel's last error text, if any."""
     channel_order_no: _builtins.str
-    """The channel's own number, once known."""
+    """The channel's own number, if known."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was submitted."""
+        """The time of the submit."""
 
     @_builtins.property
     def success_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was paid."""
+        """The time of the payment."""
 
     def __init__(
         self,
@@ -314,7 +314,7 @@ Global___PayAttempt: _TypeAlias = PayAttempt  # noqa: Y015
 
 @_typing.final
 class CreatePayOrderRequest(_message.Message):
-    """CreatePayOrderRequest is a new order."""
+    """CreatePayOrderRequest describes a new order."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -329,7 +329,7 @@ class CreatePayOrderRequest(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     RETURN_URL_FIELD_NUMBER: _builtins.int
     app_key: _builtins.str
-    """The app; may be left empty by app credentials."""
+    """The key of the app; optional with app credentials."""
     merchant_order_id: _builtins.str
     """The app's own number: 1 to 64 characters."""
     subject: _builtins.str
@@ -337,18 +337,18 @@ class CreatePayOrderRequest(_message.Message):
     body: _builtins.str
     """Description, up to 128 characters."""
     amount: _builtins.int
-    """More than 0, in minor units (fen)."""
+    """Greater than 0, in minor units (fen)."""
     currency: _builtins.str
-    """ISO 4217 code; empty means "CNY", the only one now."""
+    """ISO 4217 code; empty means "CNY", which is the only currency at present."""
     user_ip: _builtins.str
     """The payer's IP address, v4 or v6."""
     user_id: _builtins.str
-    """The payer in the app's own terms, up to 64 characters; optional."""
+    """The payer's id in the app, up to 64 characters; optional."""
     return_url: _builtins.str
-    """Where the channel sends the payer's browser afterwards; optional."""
+    """The URL to which the channel sends the payer's browser afterwards; optional."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """In the future, at most 30 days ahead. Left out: 30 minutes from now."""
+        """In the future, at most 30 days ahead; optional. Without it the order expires after 30 minutes."""
 
     def __init__(
         self,
@@ -373,14 +373,14 @@ Global___CreatePayOrderRequest: _TypeAlias = CreatePayOrderRequest  # noqa: Y015
 
 @_typing.final
 class CreatePayOrderResponse(_message.Message):
-    """CreatePayOrderResponse holds the order."""
+    """CreatePayOrderResponse contains the order."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PAY_ORDER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def pay_order(self) -> Global___PayOrder:
-        """The order, new or the same again."""
+        """The new or existing order."""
 
     def __init__(
         self,
@@ -424,18 +424,18 @@ class SubmitPayOrderRequest(_message.Message):
     RETURN_URL_FIELD_NUMBER: _builtins.int
     USER_IP_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Our number of the order."""
+    """PayCenter's number of the order."""
     channel_code: _builtins.str
-    """The app's channel to pay through, for example "wx_native"."""
+    """The code of the app's channel, for example "wx_native"."""
     display_mode: Global___DisplayMode.ValueType
-    """The wanted mode, where the channel has several; unspecified lets it choose."""
+    """The display mode, for channels with several; unspecified means the channel's default."""
     return_url: _builtins.str
     """Replaces the order's return_url for this submit; optional."""
     user_ip: _builtins.str
     """Replaces the order's user_ip for this submit; optional."""
     @_builtins.property
     def channel_extras(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """What the channel needs besides: `openid` for wx_pub and wx_lite, `auth_code` for wx_bar and alipay_bar, `buyer_open_id` or
+        """Parameters of the channel. Required: `openid` for wx_pub and wx_lite, `auth_code` for wx_bar and alipay_bar, `buyer_open_id` or
         `buyer_id` for alipay_lite. Optional: `op_app_id` for alipay_lite, `h5_type` (Wap, iOS, Android) for wx_wap, `store_id` for
         wx_bar over codepay.
         """
@@ -457,7 +457,7 @@ Global___SubmitPayOrderRequest: _TypeAlias = SubmitPayOrderRequest  # noqa: Y015
 
 @_typing.final
 class SubmitPayOrderResponse(_message.Message):
-    """SubmitPayOrderResponse is what to show to the payer."""
+    """SubmitPayOrderResponse contains what the payer is shown."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -467,16 +467,16 @@ class SubmitPayOrderResponse(_message.Message):
     OUT_TRADE_NO_FIELD_NUMBER: _builtins.int
     PAY_ORDER_FIELD_NUMBER: _builtins.int
     state: Global___PayOrderState.ValueType
-    """Where the order stands; SUCCESS when it was paid at once."""
+    """The state of the order; SUCCESS if it was paid at once."""
     display_mode: Global___DisplayMode.ValueType
-    """How to show the content."""
+    """The kind of content."""
     display_content: _builtins.str
     """The URL, form, QR text or app parameters."""
     out_trade_no: _builtins.str
-    """The number that the channel knows."""
+    """The number under which the channel knows the attempt."""
     @_builtins.property
     def pay_order(self) -> Global___PayOrder:
-        """The order as it stands now."""
+        """The order with its current state."""
 
     def __init__(
         self,
@@ -505,13 +505,13 @@ class GetPayOrderRequest(_message.Message):
     MERCHANT_ORDER_ID_FIELD_NUMBER: _builtins.int
     SYNC_FIELD_NUMBER: _builtins.int
     app_key: _builtins.str
-    """The app; may be left empty by app credentials."""
+    """The key of the app; optional with app credentials."""
     id: _builtins.str
-    """Our number."""
+    """PayCenter's number."""
     merchant_order_id: _builtins.str
     """The app's own number."""
     sync: _builtins.bool
-    """Ask the channel first, if the order is still WAITING."""
+    """Query the channels first, if the order is still WAITING."""
     def __init__(
         self,
         *,
@@ -532,7 +532,7 @@ Global___GetPayOrderRequest: _TypeAlias = GetPayOrderRequest  # noqa: Y015
 
 @_typing.final
 class GetPayOrderResponse(_message.Message):
-    """GetPayOrderResponse holds the order."""
+    """GetPayOrderResponse contains the order."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -555,7 +555,7 @@ Global___GetPayOrderResponse: _TypeAlias = GetPayOrderResponse  # noqa: Y015
 
 @_typing.final
 class ListPayOrdersRequest(_message.Message):
-    """ListPayOrdersRequest filters orders. Empty filters let everything through."""
+    """ListPayOrdersRequest filters orders. Empty fields do not filter."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -574,34 +574,34 @@ class ListPayOrdersRequest(_message.Message):
     page_size: _builtins.int
     """1 to 200; 0 means 50."""
     page_token: _builtins.str
-    """From the answer before; the filters must be the same."""
+    """The next_page_token of the previous response. The filters must be the same."""
     app_key: _builtins.str
-    """The app; app credentials always see their own only."""
+    """The key of the app; app credentials list their own app only."""
     channel_code: _builtins.str
-    """The channel it was paid through."""
+    """The code of the channel through which it was paid."""
     state: Global___PayOrderState.ValueType
-    """Where it stands."""
+    """The state."""
     merchant_order_id: _builtins.str
     """The app's own number, exact."""
     channel_order_no: _builtins.str
     """The channel's number, exact."""
     out_trade_no: _builtins.str
-    """The number that the channel knows, exact; finds unpaid attempts too."""
+    """The out_trade_no of any attempt, paid or not, exact."""
     @_builtins.property
     def create_time_from(self) -> _timestamp_pb2.Timestamp:
-        """Created at or after."""
+        """Created at or after this time."""
 
     @_builtins.property
     def create_time_to(self) -> _timestamp_pb2.Timestamp:
-        """Created before."""
+        """Created before this time."""
 
     @_builtins.property
     def success_time_from(self) -> _timestamp_pb2.Timestamp:
-        """Paid at or after."""
+        """Paid at or after this time."""
 
     @_builtins.property
     def success_time_to(self) -> _timestamp_pb2.Timestamp:
-        """Paid before."""
+        """Paid before this time."""
 
     def __init__(
         self,
@@ -635,7 +635,7 @@ class ListPayOrdersResponse(_message.Message):
     PAY_ORDERS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """For the next page; empty on the last."""
+    """The page_token of the next page; empty on the last page."""
     @_builtins.property
     def pay_orders(self) -> _containers.RepeatedCompositeFieldContainer[Global___PayOrder]:
         """The orders, newest first."""
@@ -659,7 +659,7 @@ class ClosePayOrderRequest(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Our number of the order."""
+    """PayCenter's number of the order."""
     def __init__(
         self,
         *,
@@ -672,7 +672,7 @@ Global___ClosePayOrderRequest: _TypeAlias = ClosePayOrderRequest  # noqa: Y015
 
 @_typing.final
 class ClosePayOrderResponse(_message.Message):
-    """ClosePayOrderResponse holds the order."""
+    """ClosePayOrderResponse contains the order."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -695,16 +695,16 @@ Global___ClosePayOrderResponse: _TypeAlias = ClosePayOrderResponse  # noqa: Y015
 
 @_typing.final
 class UpdatePayOrderPriceRequest(_message.Message):
-    """UpdatePayOrderPriceRequest is a new amount."""
+    """UpdatePayOrderPriceRequest contains a new amount."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Our number of the order."""
+    """PayCenter's number of the order."""
     amount: _builtins.int
-    """More than 0, in minor units."""
+    """Greater than 0, in minor units."""
     def __init__(
         self,
         *,
@@ -718,14 +718,14 @@ Global___UpdatePayOrderPriceRequest: _TypeAlias = UpdatePayOrderPriceRequest  # 
 
 @_typing.final
 class UpdatePayOrderPriceResponse(_message.Message):
-    """UpdatePayOrderPriceResponse holds the order."""
+    """UpdatePayOrderPriceResponse contains the order."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PAY_ORDER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def pay_order(self) -> Global___PayOrder:
-        """The order at its new amount."""
+        """The order with its new amount."""
 
     def __init__(
         self,
@@ -747,7 +747,7 @@ class SyncPayOrderRequest(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Our number of the order."""
+    """PayCenter's number of the order."""
     def __init__(
         self,
         *,
@@ -760,14 +760,14 @@ Global___SyncPayOrderRequest: _TypeAlias = SyncPayOrderRequest  # noqa: Y015
 
 @_typing.final
 class SyncPayOrderResponse(_message.Message):
-    """SyncPayOrderResponse holds the order."""
+    """SyncPayOrderResponse contains the order."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PAY_ORDER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def pay_order(self) -> Global___PayOrder:
-        """The order as the channels left it."""
+        """The order after the queries."""
 
     def __init__(
         self,

@@ -26,9 +26,9 @@ if _version_not_supported:
 
 
 class PayOrderServiceStub(object):
-    """PayOrderService creates pay orders, submits them to a channel and tells how they stand.
+    """PayOrderService creates pay orders, submits them to channels and reads their state.
 
-    App credentials see and change the orders of their own app; operator credentials name an app with `app_key`.
+    App credentials read and change the orders of their own app. Operator credentials name an app with `app_key`.
     """
 
     def __init__(self, channel):
@@ -75,26 +75,26 @@ class PayOrderServiceStub(object):
 
 
 class PayOrderServiceServicer(object):
-    """PayOrderService creates pay orders, submits them to a channel and tells how they stand.
+    """PayOrderService creates pay orders, submits them to channels and reads their state.
 
-    App credentials see and change the orders of their own app; operator credentials name an app with `app_key`.
+    App credentials read and change the orders of their own app. Operator credentials name an app with `app_key`.
     """
 
     def CreatePayOrder(self, request, context):
         """CreatePayOrder creates an order. The same merchant_order_id with the same content (subject, body, amount, currency,
-        user_id, return_url) answers the same order again; with other content it is ALREADY_EXISTS / ORDER_CONFLICT. The
-        expiry and the IP are not content: a caller that tries again has moved on in time.
+        user_id, return_url) returns the existing order; with other content the call fails with ALREADY_EXISTS / ORDER_CONFLICT. The
+        expiry and the IP address are not content, because a caller may compute them anew when it repeats the call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SubmitPayOrder(self, request, context):
-        """SubmitPayOrder makes the order payable at one channel and answers what to show to the payer.
+        """SubmitPayOrder makes the order payable at one channel and returns what the payer is shown.
 
-        With a bar code the payer may have to confirm: the call waits as long as its deadline allows (30 seconds without one) and
-        answers WAITING if that was too short. Come back with the same call, or read the order. After 45 seconds (WeChat Pay) or 60
-        (Alipay) the payment is cancelled at the channel, and another code may be tried.
+        With a bar code the payer may have to confirm. The call waits up to 30 seconds, or less if its deadline is earlier, and
+        returns WAITING if the payment is not decided by then. Repeat the same call, or read the order. 45 seconds (WeChat Pay) or 60
+        seconds (Alipay) after the submit the payment is cancelled at the channel. Then another code can be used.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -115,21 +115,21 @@ class PayOrderServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ClosePayOrder(self, request, context):
-        """ClosePayOrder closes an unpaid order here and at its channels.
+        """ClosePayOrder closes an unpaid order in PayCenter and at its channels.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdatePayOrderPrice(self, request, context):
-        """UpdatePayOrderPrice changes the amount of a WAITING order and closes the attempts at the old price.
+        """UpdatePayOrderPrice changes the amount of a WAITING order. It closes the attempts with the old amount first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SyncPayOrder(self, request, context):
-        """SyncPayOrder asks the channels how the order stands and books what they say.
+        """SyncPayOrder queries the channels about the open attempts of a WAITING order and books what they report.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -182,9 +182,9 @@ def add_PayOrderServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PayOrderService(object):
-    """PayOrderService creates pay orders, submits them to a channel and tells how they stand.
+    """PayOrderService creates pay orders, submits them to channels and reads their state.
 
-    App credentials see and change the orders of their own app; operator credentials name an app with `app_key`.
+    App credentials read and change the orders of their own app. Operator credentials name an app with `app_key`.
     """
 
     @staticmethod

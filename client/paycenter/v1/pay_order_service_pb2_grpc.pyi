@@ -27,9 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PayOrderServiceStub:
-    """PayOrderService creates pay orders, submits them to a channel and tells how they stand.
+    """PayOrderService creates pay orders, submits them to channels and reads their state.
 
-    App credentials see and change the orders of their own app; operator credentials name an app with `app_key`.
+    App credentials read and change the orders of their own app. Operator credentials name an app with `app_key`.
     """
 
     @_typing.overload
@@ -38,62 +38,62 @@ class PayOrderServiceStub:
     def __new__(cls, channel: _aio.Channel) -> PayOrderServiceAsyncStub: ...
     CreatePayOrder: _grpc.UnaryUnaryMultiCallable[_pay_order_service_pb2.CreatePayOrderRequest, _pay_order_service_pb2.CreatePayOrderResponse]
     """CreatePayOrder creates an order. The same merchant_order_id with the same content (subject, body, amount, currency,
-    user_id, return_url) answers the same order again; with other content it is ALREADY_EXISTS / ORDER_CONFLICT. The
-    expiry and the IP are not content: a caller that tries again has moved on in time.
+    user_id, return_url) returns the existing order; with other content the call fails with ALREADY_EXISTS / ORDER_CONFLICT. The
+    expiry and the IP address are not content, because a caller may compute them anew when it repeats the call.
     """
     SubmitPayOrder: _grpc.UnaryUnaryMultiCallable[_pay_order_service_pb2.SubmitPayOrderRequest, _pay_order_service_pb2.SubmitPayOrderResponse]
-    """SubmitPayOrder makes the order payable at one channel and answers what to show to the payer.
+    """SubmitPayOrder makes the order payable at one channel and returns what the payer is shown.
 
-    With a bar code the payer may have to confirm: the call waits as long as its deadline allows (30 seconds without one) and
-    answers WAITING if that was too short. Come back with the same call, or read the order. After 45 seconds (WeChat Pay) or 60
-    (Alipay) the payment is cancelled at the channel, and another code may be tried.
+    With a bar code the payer may have to confirm. The call waits up to 30 seconds, or less if its deadline is earlier, and
+    returns WAITING if the payment is not decided by then. Repeat the same call, or read the order. 45 seconds (WeChat Pay) or 60
+    seconds (Alipay) after the submit the payment is cancelled at the channel. Then another code can be used.
     """
     GetPayOrder: _grpc.UnaryUnaryMultiCallable[_pay_order_service_pb2.GetPayOrderRequest, _pay_order_service_pb2.GetPayOrderResponse]
     """GetPayOrder reads one order by id or by merchant_order_id."""
     ListPayOrders: _grpc.UnaryUnaryMultiCallable[_pay_order_service_pb2.ListPayOrdersRequest, _pay_order_service_pb2.ListPayOrdersResponse]
     """ListPayOrders lists orders, newest first."""
     ClosePayOrder: _grpc.UnaryUnaryMultiCallable[_pay_order_service_pb2.ClosePayOrderRequest, _pay_order_service_pb2.ClosePayOrderResponse]
-    """ClosePayOrder closes an unpaid order here and at its channels."""
+    """ClosePayOrder closes an unpaid order in PayCenter and at its channels."""
     UpdatePayOrderPrice: _grpc.UnaryUnaryMultiCallable[_pay_order_service_pb2.UpdatePayOrderPriceRequest, _pay_order_service_pb2.UpdatePayOrderPriceResponse]
-    """UpdatePayOrderPrice changes the amount of a WAITING order and closes the attempts at the old price."""
+    """UpdatePayOrderPrice changes the amount of a WAITING order. It closes the attempts with the old amount first."""
     SyncPayOrder: _grpc.UnaryUnaryMultiCallable[_pay_order_service_pb2.SyncPayOrderRequest, _pay_order_service_pb2.SyncPayOrderResponse]
-    """SyncPayOrder asks the channels how the order stands and books what they say."""
+    """SyncPayOrder queries the channels about the open attempts of a WAITING order and books what they report."""
 
 @_typing.type_check_only
 class PayOrderServiceAsyncStub(PayOrderServiceStub):
-    """PayOrderService creates pay orders, submits them to a channel and tells how they stand.
+    """PayOrderService creates pay orders, submits them to channels and reads their state.
 
-    App credentials see and change the orders of their own app; operator credentials name an app with `app_key`.
+    App credentials read and change the orders of their own app. Operator credentials name an app with `app_key`.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreatePayOrder: _aio.UnaryUnaryMultiCallable[_pay_order_service_pb2.CreatePayOrderRequest, _pay_order_service_pb2.CreatePayOrderResponse]  # type: ignore[assignment]
     """CreatePayOrder creates an order. The same merchant_order_id with the same content (subject, body, amount, currency,
-    user_id, return_url) answers the same order again; with other content it is ALREADY_EXISTS / ORDER_CONFLICT. The
-    expiry and the IP are not content: a caller that tries again has moved on in time.
+    user_id, return_url) returns the existing order; with other content the call fails with ALREADY_EXISTS / ORDER_CONFLICT. The
+    expiry and the IP address are not content, because a caller may compute them anew when it repeats the call.
     """
     SubmitPayOrder: _aio.UnaryUnaryMultiCallable[_pay_order_service_pb2.SubmitPayOrderRequest, _pay_order_service_pb2.SubmitPayOrderResponse]  # type: ignore[assignment]
-    """SubmitPayOrder makes the order payable at one channel and answers what to show to the payer.
+    """SubmitPayOrder makes the order payable at one channel and returns what the payer is shown.
 
-    With a bar code the payer may have to confirm: the call waits as long as its deadline allows (30 seconds without one) and
-    answers WAITING if that was too short. Come back with the same call, or read the order. After 45 seconds (WeChat Pay) or 60
-    (Alipay) the payment is cancelled at the channel, and another code may be tried.
+    With a bar code the payer may have to confirm. The call waits up to 30 seconds, or less if its deadline is earlier, and
+    returns WAITING if the payment is not decided by then. Repeat the same call, or read the order. 45 seconds (WeChat Pay) or 60
+    seconds (Alipay) after the submit the payment is cancelled at the channel. Then another code can be used.
     """
     GetPayOrder: _aio.UnaryUnaryMultiCallable[_pay_order_service_pb2.GetPayOrderRequest, _pay_order_service_pb2.GetPayOrderResponse]  # type: ignore[assignment]
     """GetPayOrder reads one order by id or by merchant_order_id."""
     ListPayOrders: _aio.UnaryUnaryMultiCallable[_pay_order_service_pb2.ListPayOrdersRequest, _pay_order_service_pb2.ListPayOrdersResponse]  # type: ignore[assignment]
     """ListPayOrders lists orders, newest first."""
     ClosePayOrder: _aio.UnaryUnaryMultiCallable[_pay_order_service_pb2.ClosePayOrderRequest, _pay_order_service_pb2.ClosePayOrderResponse]  # type: ignore[assignment]
-    """ClosePayOrder closes an unpaid order here and at its channels."""
+    """ClosePayOrder closes an unpaid order in PayCenter and at its channels."""
     UpdatePayOrderPrice: _aio.UnaryUnaryMultiCallable[_pay_order_service_pb2.UpdatePayOrderPriceRequest, _pay_order_service_pb2.UpdatePayOrderPriceResponse]  # type: ignore[assignment]
-    """UpdatePayOrderPrice changes the amount of a WAITING order and closes the attempts at the old price."""
+    """UpdatePayOrderPrice changes the amount of a WAITING order. It closes the attempts with the old amount first."""
     SyncPayOrder: _aio.UnaryUnaryMultiCallable[_pay_order_service_pb2.SyncPayOrderRequest, _pay_order_service_pb2.SyncPayOrderResponse]  # type: ignore[assignment]
-    """SyncPayOrder asks the channels how the order stands and books what they say."""
+    """SyncPayOrder queries the channels about the open attempts of a WAITING order and books what they report."""
 
 class PayOrderServiceServicer(metaclass=_abc_1.ABCMeta):
-    """PayOrderService creates pay orders, submits them to a channel and tells how they stand.
+    """PayOrderService creates pay orders, submits them to channels and reads their state.
 
-    App credentials see and change the orders of their own app; operator credentials name an app with `app_key`.
+    App credentials read and change the orders of their own app. Operator credentials name an app with `app_key`.
     """
 
     @_abc_1.abstractmethod
@@ -103,8 +103,8 @@ class PayOrderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_pay_order_service_pb2.CreatePayOrderResponse, _abc.Awaitable[_pay_order_service_pb2.CreatePayOrderResponse]]:
         """CreatePayOrder creates an order. The same merchant_order_id with the same content (subject, body, amount, currency,
-        user_id, return_url) answers the same order again; with other content it is ALREADY_EXISTS / ORDER_CONFLICT. The
-        expiry and the IP are not content: a caller that tries again has moved on in time.
+        user_id, return_url) returns the existing order; with other content the call fails with ALREADY_EXISTS / ORDER_CONFLICT. The
+        expiry and the IP address are not content, because a caller may compute them anew when it repeats the call.
         """
 
     @_abc_1.abstractmethod
@@ -113,11 +113,11 @@ class PayOrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pay_order_service_pb2.SubmitPayOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pay_order_service_pb2.SubmitPayOrderResponse, _abc.Awaitable[_pay_order_service_pb2.SubmitPayOrderResponse]]:
-        """SubmitPayOrder makes the order payable at one channel and answers what to show to the payer.
+        """SubmitPayOrder makes the order payable at one channel and returns what the payer is shown.
 
-        With a bar code the payer may have to confirm: the call waits as long as its deadline allows (30 seconds without one) and
-        answers WAITING if that was too short. Come back with the same call, or read the order. After 45 seconds (WeChat Pay) or 60
-        (Alipay) the payment is cancelled at the channel, and another code may be tried.
+        With a bar code the payer may have to confirm. The call waits up to 30 seconds, or less if its deadline is earlier, and
+        returns WAITING if the payment is not decided by then. Repeat the same call, or read the order. 45 seconds (WeChat Pay) or 60
+        seconds (Alipay) after the submit the payment is cancelled at the channel. Then another code can be used.
         """
 
     @_abc_1.abstractmethod
@@ -142,7 +142,7 @@ class PayOrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pay_order_service_pb2.ClosePayOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pay_order_service_pb2.ClosePayOrderResponse, _abc.Awaitable[_pay_order_service_pb2.ClosePayOrderResponse]]:
-        """ClosePayOrder closes an unpaid order here and at its channels."""
+        """ClosePayOrder closes an unpaid order in PayCenter and at its channels."""
 
     @_abc_1.abstractmethod
     def UpdatePayOrderPrice(
@@ -150,7 +150,7 @@ class PayOrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pay_order_service_pb2.UpdatePayOrderPriceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pay_order_service_pb2.UpdatePayOrderPriceResponse, _abc.Awaitable[_pay_order_service_pb2.UpdatePayOrderPriceResponse]]:
-        """UpdatePayOrderPrice changes the amount of a WAITING order and closes the attempts at the old price."""
+        """UpdatePayOrderPrice changes the amount of a WAITING order. It closes the attempts with the old amount first."""
 
     @_abc_1.abstractmethod
     def SyncPayOrder(
@@ -158,6 +158,6 @@ class PayOrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pay_order_service_pb2.SyncPayOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pay_order_service_pb2.SyncPayOrderResponse, _abc.Awaitable[_pay_order_service_pb2.SyncPayOrderResponse]]:
-        """SyncPayOrder asks the channels how the order stands and books what they say."""
+        """SyncPayOrder queries the channels about the open attempts of a WAITING order and books what they report."""
 
 def add_PayOrderServiceServicer_to_server(servicer: PayOrderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

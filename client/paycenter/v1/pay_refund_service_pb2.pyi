@@ -29,28 +29,28 @@ class _PayRefundStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PayRef
     PAY_REFUND_STATE_UNSPECIFIED: _PayRefundState.ValueType  # 0
     """Not set."""
     PAY_REFUND_STATE_WAITING: _PayRefundState.ValueType  # 1
-    """Sent or being sent; the channel has not said yes or no."""
+    """Sent, or about to be sent. The channel has not decided it yet."""
     PAY_REFUND_STATE_SUCCESS: _PayRefundState.ValueType  # 2
-    """The money went back."""
+    """The money was returned to the payer."""
     PAY_REFUND_STATE_FAILURE: _PayRefundState.ValueType  # 3
-    """The channel refused; the amount is free again."""
+    """The channel refused. The amount is no longer reserved."""
 
 class PayRefundState(_PayRefundState, metaclass=_PayRefundStateEnumTypeWrapper):
-    """PayRefundState is where a refund stands."""
+    """PayRefundState is the state of a refund."""
 
 PAY_REFUND_STATE_UNSPECIFIED: PayRefundState.ValueType  # 0
 """Not set."""
 PAY_REFUND_STATE_WAITING: PayRefundState.ValueType  # 1
-"""Sent or being sent; the channel has not said yes or no."""
+"""Sent, or about to be sent. The channel has not decided it yet."""
 PAY_REFUND_STATE_SUCCESS: PayRefundState.ValueType  # 2
-"""The money went back."""
+"""The money was returned to the payer."""
 PAY_REFUND_STATE_FAILURE: PayRefundState.ValueType  # 3
-"""The channel refused; the amount is free again."""
+"""The channel refused. The amount is no longer reserved."""
 Global___PayRefundState: _TypeAlias = PayRefundState  # noqa: Y015
 
 @_typing.final
 class PayRefund(_message.Message):
-    """PayRefund is money that goes back to a payer."""
+    """PayRefund is money that is returned to a payer."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -73,46 +73,46 @@ class PayRefund(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Our number, "F" and 26 characters."""
+    """PayCenter's number, "F" and 26 characters."""
     app_key: _builtins.str
-    """The app that owns it."""
+    """The key of the app that owns it."""
     pay_order_id: _builtins.str
-    """Our number of the order."""
+    """PayCenter's number of the order."""
     merchant_order_id: _builtins.str
     """The app's number of the order."""
     merchant_refund_no: _builtins.str
     """The app's own number of the refund, unique within the app."""
     amount: _builtins.int
-    """In minor units."""
+    """The amount in minor units."""
     currency: _builtins.str
     """ISO 4217 code."""
     reason: _builtins.str
-    """Why, in the app's words."""
+    """The reason that the app gave."""
     state: Global___PayRefundState.ValueType
-    """Where it stands."""
+    """The state."""
     channel_code: _builtins.str
-    """The channel's code."""
+    """The channel code."""
     out_trade_no: _builtins.str
     """The number under which the channel knows the payment."""
     out_refund_no: _builtins.str
     """The number under which the channel knows the refund, "R" and 26 characters."""
     channel_refund_no: _builtins.str
-    """The channel's own number of the refund, if it gives one."""
+    """The channel's own number of the refund, if it has one."""
     channel_error_code: _builtins.str
     """The channel's error code of the last answer, if any."""
     channel_error_message: _builtins.str
     """The channel's error text of the last answer, if any."""
     @_builtins.property
     def success_time(self) -> _timestamp_pb2.Timestamp:
-        """When the channel says it was refunded."""
+        """The time of the refund, as the channel reports it."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was created."""
+        """The time of creation."""
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """When it last changed."""
+        """The time of the last change."""
 
     def __init__(
         self,
@@ -145,7 +145,7 @@ Global___PayRefund: _TypeAlias = PayRefund  # noqa: Y015
 
 @_typing.final
 class CreatePayRefundRequest(_message.Message):
-    """CreatePayRefundRequest is a new refund, or a FAILED one to be sent again."""
+    """CreatePayRefundRequest describes a new refund, or one in state FAILURE to be sent again."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -155,15 +155,15 @@ class CreatePayRefundRequest(_message.Message):
     AMOUNT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     app_key: _builtins.str
-    """The app; may be left empty by app credentials."""
+    """The key of the app; optional with app credentials."""
     merchant_order_id: _builtins.str
     """The app's number of the order."""
     merchant_refund_no: _builtins.str
     """The app's own number of the refund: 1 to 64 characters."""
     amount: _builtins.int
-    """More than 0, in minor units."""
+    """Greater than 0, in minor units."""
     reason: _builtins.str
-    """Why, 1 to 80 characters; the payer may see it."""
+    """The reason, 1 to 80 characters. The channel may show it to the payer."""
     def __init__(
         self,
         *,
@@ -180,14 +180,14 @@ Global___CreatePayRefundRequest: _TypeAlias = CreatePayRefundRequest  # noqa: Y0
 
 @_typing.final
 class CreatePayRefundResponse(_message.Message):
-    """CreatePayRefundResponse holds the refund."""
+    """CreatePayRefundResponse contains the refund."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PAY_REFUND_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def pay_refund(self) -> Global___PayRefund:
-        """The refund, new or the same again."""
+        """The new or existing refund."""
 
     def __init__(
         self,
@@ -212,13 +212,13 @@ class GetPayRefundRequest(_message.Message):
     MERCHANT_REFUND_NO_FIELD_NUMBER: _builtins.int
     SYNC_FIELD_NUMBER: _builtins.int
     app_key: _builtins.str
-    """The app; may be left empty by app credentials."""
+    """The key of the app; optional with app credentials."""
     id: _builtins.str
-    """Our number."""
+    """PayCenter's number."""
     merchant_refund_no: _builtins.str
     """The app's own number."""
     sync: _builtins.bool
-    """Ask the channel first, if the refund is still WAITING."""
+    """Query the channel first, if the refund is still WAITING."""
     def __init__(
         self,
         *,
@@ -239,7 +239,7 @@ Global___GetPayRefundRequest: _TypeAlias = GetPayRefundRequest  # noqa: Y015
 
 @_typing.final
 class GetPayRefundResponse(_message.Message):
-    """GetPayRefundResponse holds the refund."""
+    """GetPayRefundResponse contains the refund."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -262,7 +262,7 @@ Global___GetPayRefundResponse: _TypeAlias = GetPayRefundResponse  # noqa: Y015
 
 @_typing.final
 class ListPayRefundsRequest(_message.Message):
-    """ListPayRefundsRequest filters refunds. Empty filters let everything through."""
+    """ListPayRefundsRequest filters refunds. Empty fields do not filter."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -279,13 +279,13 @@ class ListPayRefundsRequest(_message.Message):
     page_size: _builtins.int
     """1 to 200; 0 means 50."""
     page_token: _builtins.str
-    """From the answer before; the filters must be the same."""
+    """The next_page_token of the previous response. The filters must be the same."""
     app_key: _builtins.str
-    """The app; app credentials always see their own only."""
+    """The key of the app; app credentials list their own app only."""
     channel_code: _builtins.str
-    """The channel."""
+    """The channel code."""
     state: Global___PayRefundState.ValueType
-    """Where it stands."""
+    """The state."""
     merchant_order_id: _builtins.str
     """The app's number of the order, exact."""
     merchant_refund_no: _builtins.str
@@ -294,11 +294,11 @@ class ListPayRefundsRequest(_message.Message):
     """The channel's number of the refund, exact."""
     @_builtins.property
     def create_time_from(self) -> _timestamp_pb2.Timestamp:
-        """Created at or after."""
+        """Created at or after this time."""
 
     @_builtins.property
     def create_time_to(self) -> _timestamp_pb2.Timestamp:
-        """Created before."""
+        """Created before this time."""
 
     def __init__(
         self,
@@ -330,7 +330,7 @@ class ListPayRefundsResponse(_message.Message):
     PAY_REFUNDS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """For the next page; empty on the last."""
+    """The page_token of the next page; empty on the last page."""
     @_builtins.property
     def pay_refunds(self) -> _containers.RepeatedCompositeFieldContainer[Global___PayRefund]:
         """The refunds, newest first."""
@@ -354,7 +354,7 @@ class SyncPayRefundRequest(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Our number of the refund."""
+    """PayCenter's number of the refund."""
     def __init__(
         self,
         *,
@@ -367,14 +367,14 @@ Global___SyncPayRefundRequest: _TypeAlias = SyncPayRefundRequest  # noqa: Y015
 
 @_typing.final
 class SyncPayRefundResponse(_message.Message):
-    """SyncPayRefundResponse holds the refund."""
+    """SyncPayRefundResponse contains the refund."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PAY_REFUND_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def pay_refund(self) -> Global___PayRefund:
-        """The refund as the channel left it."""
+        """The refund after the query."""
 
     def __init__(
         self,

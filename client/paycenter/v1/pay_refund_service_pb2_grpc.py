@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class PayRefundServiceStub(object):
-    """PayRefundService sends money back.
+    """PayRefundService returns money to payers.
     """
 
     def __init__(self, channel):
@@ -58,12 +58,12 @@ class PayRefundServiceStub(object):
 
 
 class PayRefundServiceServicer(object):
-    """PayRefundService sends money back.
+    """PayRefundService returns money to payers.
     """
 
     def CreatePayRefund(self, request, context):
-        """CreatePayRefund refunds some or all of a paid order. The same merchant_refund_no with the same content answers the
-        same refund again, and sends it again if it had FAILED; with other content it is ALREADY_EXISTS / REFUND_CONFLICT.
+        """CreatePayRefund refunds some or all of a paid order. The same merchant_refund_no with the same content returns the existing
+        refund, and sends it again if it is in state FAILURE; with other content the call fails with ALREADY_EXISTS / REFUND_CONFLICT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -84,7 +84,7 @@ class PayRefundServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SyncPayRefund(self, request, context):
-        """SyncPayRefund asks the channel how the refund stands and books what it says.
+        """SyncPayRefund queries the channel about a WAITING refund and books what it reports.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -122,7 +122,7 @@ def add_PayRefundServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PayRefundService(object):
-    """PayRefundService sends money back.
+    """PayRefundService returns money to payers.
     """
 
     @staticmethod

@@ -27,41 +27,41 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PayRefundServiceStub:
-    """PayRefundService sends money back."""
+    """PayRefundService returns money to payers."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PayRefundServiceAsyncStub: ...
     CreatePayRefund: _grpc.UnaryUnaryMultiCallable[_pay_refund_service_pb2.CreatePayRefundRequest, _pay_refund_service_pb2.CreatePayRefundResponse]
-    """CreatePayRefund refunds some or all of a paid order. The same merchant_refund_no with the same content answers the
-    same refund again, and sends it again if it had FAILED; with other content it is ALREADY_EXISTS / REFUND_CONFLICT.
+    """CreatePayRefund refunds some or all of a paid order. The same merchant_refund_no with the same content returns the existing
+    refund, and sends it again if it is in state FAILURE; with other content the call fails with ALREADY_EXISTS / REFUND_CONFLICT.
     """
     GetPayRefund: _grpc.UnaryUnaryMultiCallable[_pay_refund_service_pb2.GetPayRefundRequest, _pay_refund_service_pb2.GetPayRefundResponse]
     """GetPayRefund reads one refund by id or by merchant_refund_no."""
     ListPayRefunds: _grpc.UnaryUnaryMultiCallable[_pay_refund_service_pb2.ListPayRefundsRequest, _pay_refund_service_pb2.ListPayRefundsResponse]
     """ListPayRefunds lists refunds, newest first."""
     SyncPayRefund: _grpc.UnaryUnaryMultiCallable[_pay_refund_service_pb2.SyncPayRefundRequest, _pay_refund_service_pb2.SyncPayRefundResponse]
-    """SyncPayRefund asks the channel how the refund stands and books what it says."""
+    """SyncPayRefund queries the channel about a WAITING refund and books what it reports."""
 
 @_typing.type_check_only
 class PayRefundServiceAsyncStub(PayRefundServiceStub):
-    """PayRefundService sends money back."""
+    """PayRefundService returns money to payers."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreatePayRefund: _aio.UnaryUnaryMultiCallable[_pay_refund_service_pb2.CreatePayRefundRequest, _pay_refund_service_pb2.CreatePayRefundResponse]  # type: ignore[assignment]
-    """CreatePayRefund refunds some or all of a paid order. The same merchant_refund_no with the same content answers the
-    same refund again, and sends it again if it had FAILED; with other content it is ALREADY_EXISTS / REFUND_CONFLICT.
+    """CreatePayRefund refunds some or all of a paid order. The same merchant_refund_no with the same content returns the existing
+    refund, and sends it again if it is in state FAILURE; with other content the call fails with ALREADY_EXISTS / REFUND_CONFLICT.
     """
     GetPayRefund: _aio.UnaryUnaryMultiCallable[_pay_refund_service_pb2.GetPayRefundRequest, _pay_refund_service_pb2.GetPayRefundResponse]  # type: ignore[assignment]
     """GetPayRefund reads one refund by id or by merchant_refund_no."""
     ListPayRefunds: _aio.UnaryUnaryMultiCallable[_pay_refund_service_pb2.ListPayRefundsRequest, _pay_refund_service_pb2.ListPayRefundsResponse]  # type: ignore[assignment]
     """ListPayRefunds lists refunds, newest first."""
     SyncPayRefund: _aio.UnaryUnaryMultiCallable[_pay_refund_service_pb2.SyncPayRefundRequest, _pay_refund_service_pb2.SyncPayRefundResponse]  # type: ignore[assignment]
-    """SyncPayRefund asks the channel how the refund stands and books what it says."""
+    """SyncPayRefund queries the channel about a WAITING refund and books what it reports."""
 
 class PayRefundServiceServicer(metaclass=_abc_1.ABCMeta):
-    """PayRefundService sends money back."""
+    """PayRefundService returns money to payers."""
 
     @_abc_1.abstractmethod
     def CreatePayRefund(
@@ -69,8 +69,8 @@ class PayRefundServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pay_refund_service_pb2.CreatePayRefundRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pay_refund_service_pb2.CreatePayRefundResponse, _abc.Awaitable[_pay_refund_service_pb2.CreatePayRefundResponse]]:
-        """CreatePayRefund refunds some or all of a paid order. The same merchant_refund_no with the same content answers the
-        same refund again, and sends it again if it had FAILED; with other content it is ALREADY_EXISTS / REFUND_CONFLICT.
+        """CreatePayRefund refunds some or all of a paid order. The same merchant_refund_no with the same content returns the existing
+        refund, and sends it again if it is in state FAILURE; with other content the call fails with ALREADY_EXISTS / REFUND_CONFLICT.
         """
 
     @_abc_1.abstractmethod
@@ -95,6 +95,6 @@ class PayRefundServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pay_refund_service_pb2.SyncPayRefundRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pay_refund_service_pb2.SyncPayRefundResponse, _abc.Awaitable[_pay_refund_service_pb2.SyncPayRefundResponse]]:
-        """SyncPayRefund asks the channel how the refund stands and books what it says."""
+        """SyncPayRefund queries the channel about a WAITING refund and books what it reports."""
 
 def add_PayRefundServiceServicer_to_server(servicer: PayRefundServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,1 +1,1 @@
-"""The pure heart: states, money, numbers, errors. Standard library only; no I/O, no clock, no randomness of its own."""
+"""The domain: states, money, ids, errors. Standard library only; it does no I/O and reads no clock and no random source."""

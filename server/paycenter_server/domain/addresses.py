@@ -6,5 +6,5 @@ import ipaddress
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address may be reached from anywhere. ValueError if it is not an IP address."""
+    """Whether an IP address is globally reachable. ValueError if it is not an IP address."""
     return ipaddress.ip_address(address).is_global

@@ -9,7 +9,7 @@ from uuid import UUID
 
 
 class SurplusPolicy(StrEnum):
-    """What happens to money that an order cannot take."""
+    """What happens to surplus money, which an order cannot take."""
 
     HOLD = "HOLD"
     REFUND = "REFUND"
@@ -17,7 +17,7 @@ class SurplusPolicy(StrEnum):
 
 
 class NotificationSuccess(StrEnum):
-    """Which answer to a notification counts as received."""
+    """Which answer confirms a notification."""
 
     HTTP_2XX = "HTTP_2XX"
     CODE_ZERO = "CODE_ZERO"
@@ -56,7 +56,7 @@ def new_app(
     notification_success: NotificationSuccess,
     notification_secret: str,
 ) -> PayApp:
-    """An enabled app. `notification_secret` is an envelope."""
+    """Build an enabled app. `notification_secret` is a sealed secret."""
     return PayApp(
         id=key,
         app_key=app_key,

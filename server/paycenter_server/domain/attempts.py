@@ -14,8 +14,11 @@ from paycenter_server.domain.states import ATTEMPT, AttemptEvent, AttemptState, 
 
 @dataclass(frozen=True, slots=True)
 class PayAttempt:
-    """One submit of an order to one channel; `amount` is what was sent. `cancel_until`: the channel was asked to cancel
-    it, which gives back what was paid (bar codes); what it said before this moment says nothing any more."""
+    """One submit of an order to one channel. `amount` is the amount that was sent to the channel.
+
+    `cancel_until`: the channel was requested to cancel the attempt, which refunds what was paid (bar codes). Reports of the
+    channel from before this time are void.
+    """
 
     id: UUID
     order_id: UUID
@@ -46,7 +49,7 @@ class PayAttempt:
 
     @property
     def out_trade_no(self) -> str:
-        """The number that the channel knows."""
+        """The number under which the channel knows the attempt."""
         return encode(Prefix.ATTEMPT, self.id)
 
 
@@ -64,7 +67,7 @@ def new_attempt(
     expire_time: datetime,
     next_check_time: datetime,
 ) -> PayAttempt:
-    """An attempt that the channel has not been told of. Its amount is the order's at this moment."""
+    """Build an attempt that has not been sent to the channel. Its amount is the current amount of the order."""
     return PayAttempt(
         id=key,
         order_id=order.id,

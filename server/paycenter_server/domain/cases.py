@@ -1,4 +1,4 @@
-"""Cases: money that needs a decision."""
+"""Cases: money that needs a decision of an operator."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from paycenter_server.domain.states import CASE, CaseEvent, CaseState, created
 
 
 class CaseKind(StrEnum):
-    """Why money needs a decision."""
+    """The reason of a case."""
 
     LATE_PAYMENT = "LATE_PAYMENT"
     DUPLICATE_PAYMENT = "DUPLICATE_PAYMENT"
@@ -27,7 +27,7 @@ class CaseKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PayCase:
-    """Money that needs a decision."""
+    """Money that needs a decision of an operator."""
 
     id: UUID
     kind: CaseKind
@@ -46,7 +46,7 @@ class PayCase:
 
     @property
     def number(self) -> str:
-        """The id as people see it."""
+        """The id in its printed form."""
         return encode(Prefix.CASE, self.id)
 
 
@@ -66,7 +66,7 @@ def new_case(
     currency: str | None = None,
     detail: Mapping[str, Any] | None = None,
 ) -> PayCase:
-    """A case; `reference` is what there is one case of its kind for (at most 255 characters are kept)."""
+    """Build a case. There is one case per kind and `reference`, of which at most 255 characters are stored."""
     return PayCase(
         id=key,
         kind=kind,

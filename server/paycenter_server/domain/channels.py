@@ -14,7 +14,7 @@ from paycenter_server.domain.ids import Prefix, encode
 
 @dataclass(frozen=True, slots=True)
 class PayChannel:
-    """An app's account at a channel. Secrets in `config` are envelopes, never clear text."""
+    """An app's way to pay over an account. Secrets in `config` are sealed, never clear text."""
 
     id: UUID
     app_id: UUID
@@ -30,14 +30,14 @@ class PayChannel:
 
     @property
     def number(self) -> str:
-        """The id as people and channels see it."""
+        """The id in its printed form, which is part of the callback URLs."""
         return encode(Prefix.CHANNEL, self.id)
 
 
 def new_channel(
     key: UUID, now: datetime, app: PayApp, *, code: str, enabled: bool, fee_rate_ppm: int, remark: str, config: Mapping[str, Any]
 ) -> PayChannel:
-    """A channel of an app; secrets in `config` are envelopes."""
+    """Build a channel of an app. Secrets in `config` are sealed."""
     return PayChannel(
         id=key,
         app_id=app.id,

@@ -23,7 +23,7 @@ class Credential:
 
 
 def new_credential(key_id: str, secret_hash: bytes, now: datetime, app: PayApp | None, name: str) -> Credential:
-    """An enabled credential of an app, or of an operator if `app` is None."""
+    """Build an enabled credential of an app, or of an operator if `app` is None."""
     return Credential(
         key_id=key_id,
         secret_hash=secret_hash,

@@ -1,4 +1,4 @@
-"""Every error that a caller can see: a stable reason, a clear sentence, and what to do."""
+"""Errors that callers receive: a stable reason, a message, and what to do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """The stable reasons; the same names as `ErrorReason` in the protos, which says when each is used."""
+    """The stable reasons. The names are those of `ErrorReason` in the protos, which documents each of them."""
 
     INTERNAL = "INTERNAL"
     INVALID_FIELD = "INVALID_FIELD"
@@ -54,14 +54,14 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One wrong field: its path in the request, and what is wrong with it."""
+    """One invalid field: its path in the request, and what is wrong with it."""
 
     field: str
     description: str
 
 
 class PayCenterError(Exception):
-    """An error for the caller. `retry_after` in seconds where the same call is worth repeating."""
+    """An error for the caller. `retry_after`: seconds after which the same call may be repeated, None if it should not be."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class PayCenterError(Exception):
 
 
 def invalid(violations: Sequence[Violation]) -> PayCenterError:
-    """The one error for bad input: it names each bad field."""
+    """The error for invalid input. It names each invalid field."""
     names = ", ".join(violation.field for violation in violations)
     text = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)
     return PayCenterError(

@@ -1,7 +1,7 @@
 """Keys and numbers.
 
-A key is a UUIDv7 (RFC 9562), stored as `uuid`. People and channels see a prefix letter and the same 128 bits as 26
-Crockford base-32 characters: 27 in all, where WeChat Pay allows 32 and Alipay 64.
+A key is a UUIDv7 (RFC 9562), stored as `uuid`. Its printed form, the number, is a prefix letter and the same 128 bits as 26
+Crockford base-32 characters: 27 characters in all. WeChat Pay allows 32, Alipay 64.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _INCREMENT = (1 << 32) - 1
 
 
 class Prefix(StrEnum):
-    """What a number is of."""
+    """The kind of object that a number identifies."""
 
     APP = "A"
     ORDER = "O"
@@ -30,15 +30,15 @@ class Prefix(StrEnum):
 
 
 def uuid7(now: datetime, random: int, after: UUID | None = None) -> UUID:
-    """A UUIDv7 of this moment; `random` gives its 74 random bits.
+    """A UUIDv7 with this time; `random` is its 74 random bits.
 
-    `after` is the key that was made before: the new one is larger, also within the same millisecond or if the clock went back.
-    Then it keeps that key's time, and its random bits are those of that key plus a random increment (RFC 9562, 6.2, method 2).
+    `after` is the previous key: the new key is larger, also within the same millisecond or if the clock went back. In that case
+    it has the time of the previous key, and its random bits plus a random increment (RFC 9562, 6.2, method 2).
     """
     milliseconds = int(now.timestamp() * 1000) & ((1 << 48) - 1)
     value = milliseconds << RANDOM_BITS | random
     if after is not None and value <= (last := _time_and_random(after)):
-        # Should the random bits overflow, they carry into the time.
+        # An overflow of the random bits increments the time.
         value = last + 1 + (random & _INCREMENT)
     rand_b = value & ((1 << 62) - 1)
     rand_a = (value >> 62) & 0xFFF
@@ -46,12 +46,12 @@ def uuid7(now: datetime, random: int, after: UUID | None = None) -> UUID:
 
 
 def _time_and_random(key: UUID) -> int:
-    """The 122 bits of a UUIDv7 beside version and variant."""
+    """The 122 bits of a UUIDv7 without version and variant."""
     return (key.int >> 80) << RANDOM_BITS | ((key.int >> 64) & 0xFFF) << 62 | (key.int & ((1 << 62) - 1))
 
 
 def encode(prefix: Prefix, key: UUID) -> str:
-    """The number that people and channels see."""
+    """The number of a key."""
     value = key.int
     characters = []
     for _ in range(26):
@@ -61,7 +61,7 @@ def encode(prefix: Prefix, key: UUID) -> str:
 
 
 def decode(prefix: Prefix, number: str) -> UUID | None:
-    """The key behind a number; None for anything that `encode` could not have made."""
+    """The key of a number; None for a text that `encode` cannot have returned."""
     if len(number) != 27 or number[0] != prefix.value:
         return None
     value = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-MAX_AMOUNT = 10_000_000_000  # 100,000,000.00 yuan: the most that Alipay takes in one trade
+MAX_AMOUNT = 10_000_000_000  # 100,000,000.00 yuan: the largest amount that Alipay accepts in one trade
 CURRENCIES = frozenset({"CNY"})
 PPM = 1_000_000
 

@@ -1,4 +1,4 @@
-"""Notifications: what apps are told, and the log of their deliveries."""
+"""Notifications to apps, and the log of their deliveries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from paycenter_server.domain.states import NOTIFICATION, NotificationEvent, Noti
 
 
 class NotificationType(StrEnum):
-    """What a notification is about."""
+    """The kind of object that a notification is about."""
 
     ORDER = "ORDER"
     REFUND = "REFUND"
@@ -21,10 +21,10 @@ class NotificationType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PayNotification:
-    """One thing that an app must be told.
+    """A message to an app about an event of an order or a refund.
 
-    `data_version` tells apart what is told of the same order or refund more than once. The retry schedule (re)started at
-    `schedule_start_time`, when the notification had been sent `schedule_start_times` times.
+    `data_version` distinguishes notifications about the same event of the same object. The retry schedule last started at
+    `schedule_start_time`, after `schedule_start_times` deliveries.
     """
 
     id: UUID
@@ -49,12 +49,12 @@ class PayNotification:
 
     @property
     def number(self) -> str:
-        """The id as receivers see it (`webhook-id`)."""
+        """The id in its printed form, which receivers get as `webhook-id`."""
         return encode(Prefix.NOTIFICATION, self.id)
 
     @property
     def max_notify_times(self) -> int:
-        """How often it is sent at most, by the schedule as it is configured now."""
+        """The largest number of deliveries under the current retry schedule."""
         return self.schedule_start_times + NOTIFICATION_MAX_TIMES
 
 
@@ -73,7 +73,7 @@ def new_notification(
     notification_url: str,
     payload: str,
 ) -> PayNotification:
-    """A notification that was not sent yet; it is due at once."""
+    """Build a notification that has not been sent. It is due at once."""
     return PayNotification(
         id=key,
         app_id=app_id,
@@ -99,7 +99,7 @@ def new_notification(
 
 @dataclass(frozen=True, slots=True)
 class NotificationLog:
-    """One delivery: what was sent, and what came back."""
+    """One delivery: the request and the answer."""
 
     task_id: UUID
     notify_times: int

@@ -13,7 +13,7 @@ from paycenter_server.domain.states import ORDER, OrderEvent, OrderState, create
 
 @dataclass(frozen=True, slots=True)
 class PayOrder:
-    """What an app wants to be paid for. Amounts in minor units."""
+    """Something that an app wants to be paid for. Amounts are in minor units."""
 
     id: UUID
     app_id: UUID
@@ -47,7 +47,7 @@ class PayOrder:
 
     @property
     def number(self) -> str:
-        """The id as callers see it."""
+        """The id in its printed form."""
         return encode(Prefix.ORDER, self.id)
 
 
@@ -66,7 +66,7 @@ def new_order(
     user_id: str,
     return_url: str,
 ) -> PayOrder:
-    """An order that nothing was submitted for. It is looked at again when it expires."""
+    """Build an order without attempts. Its next check is at its expiry."""
     return PayOrder(
         id=key,
         app_id=app.id,

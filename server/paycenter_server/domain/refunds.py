@@ -13,7 +13,7 @@ from paycenter_server.domain.states import REFUND, RefundEvent, RefundState, cre
 
 @dataclass(frozen=True, slots=True)
 class PayRefund:
-    """Money that goes back. `case_id` is set when it returns surplus money, which no order holds."""
+    """Money that is returned to the payer. `case_id` is set if it is surplus money, which belongs to no order."""
 
     id: UUID
     app_id: UUID
@@ -44,12 +44,12 @@ class PayRefund:
 
     @property
     def number(self) -> str:
-        """The id as callers see it."""
+        """The id in its printed form."""
         return encode(Prefix.REFUND, self.id)
 
     @property
     def out_refund_no(self) -> str:
-        """The number that the channel knows."""
+        """The number under which the channel knows the refund."""
         return encode(Prefix.OUT_REFUND, self.out_refund_key)
 
     @property
@@ -76,7 +76,7 @@ def new_refund(
     next_check_time: datetime,
     case_id: UUID | None = None,
 ) -> PayRefund:
-    """A refund that was not sent yet. `amount` of the `total_amount` that was paid by the attempt."""
+    """Build a refund that has not been sent: `amount` of the `total_amount` that was paid by the attempt."""
     return PayRefund(
         id=key,
         app_id=order.app_id,

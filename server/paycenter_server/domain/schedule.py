@@ -1,4 +1,4 @@
-"""When things are tried again. Pure tables; the caller brings the time and the jitter."""
+"""Retry schedules as tables. The caller passes the time and the jitter."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 _MINUTE = 60
 _HOUR = 3600
 
-# 15 s, 15 s, 30 s, 3 min, 30 min x3, 1 h as the reference meant it, then widening: 18 attempts over 77 hours.
+# 15 s, 15 s, 30 s, 3 min, 30 min x3, 1 h as in the reference, then growing delays: 18 deliveries in 77 hours.
 NOTIFICATION_DELAYS: tuple[int, ...] = (
     15, 15, 30, 3 * _MINUTE, 30 * _MINUTE, 30 * _MINUTE, 30 * _MINUTE, 1 * _HOUR,
     2 * _HOUR, 3 * _HOUR, 4 * _HOUR, 6 * _HOUR, 8 * _HOUR, 10 * _HOUR, 12 * _HOUR, 14 * _HOUR, 15 * _HOUR,
@@ -15,23 +15,23 @@ NOTIFICATION_DELAYS: tuple[int, ...] = (
 NOTIFICATION_MAX_TIMES = len(NOTIFICATION_DELAYS) + 1
 NOTIFICATION_JITTER = 0.1
 
-# WeChat's own poll plan, then every half hour; never an end (rule 6).
+# The polling intervals that WeChat Pay recommends, then every half hour without end (rule 6).
 ORDER_SYNC_DELAYS: tuple[int, ...] = (5, 30, 60, 180, 300, 600, 1800)
-# "Refund query every 1 min, widening after 5 min" (WeChat v3, refund query).
+# WeChat Pay v3, "Query a refund": every minute, and less often after 5 minutes.
 REFUND_SYNC_DELAYS: tuple[int, ...] = (10, 60, 60, 60, 60, 300, 600, 1800, 3600)
 EXPIRE_RETRY_DELAYS: tuple[int, ...] = (10, 30, 60, 300, 900, 1800)
 
 STALE_AFTER = timedelta(days=1)
 
-# Attempts that live no longer than this are bar codes: a payer stands at the point of sale.
+# Attempts with a shorter life are bar code payments: the payer waits at the point of sale.
 SHORT_LIFE = timedelta(minutes=2)
 POINT_OF_SALE_STEP = timedelta(seconds=4)
 
 
 def notification_delay(notify_times: int, jitter: float, retry_after: float | None = None) -> timedelta | None:
-    """How long after delivery number `notify_times` (from 1) the next one goes out; None: that was the last.
+    """The delay between delivery number `notify_times` (from 1) and the next one; None if it was the last.
 
-    `jitter` is from 0 to 1 and only lengthens. `retry_after` (seconds, from 429 or 503) is obeyed up to a day.
+    `jitter` is from 0 to 1 and only increases the delay. `retry_after` (seconds, from 429 or 503) is obeyed up to a day.
     """
     if notify_times > len(NOTIFICATION_DELAYS):
         return None
@@ -42,10 +42,10 @@ def notification_delay(notify_times: int, jitter: float, retry_after: float | No
 
 
 def widening(delays: tuple[int, ...], times: int) -> timedelta:
-    """The delay after check number `times` (from 0); the last one repeats for ever."""
+    """The delay after check number `times` (from 0). The last delay repeats without end."""
     return timedelta(seconds=delays[min(times, len(delays) - 1)])
 
 
 def due_after(now: datetime, delays: tuple[int, ...], times: int) -> datetime:
-    """The moment of the next check."""
+    """The time of the next check."""
     return now + widening(delays, times)

@@ -1,6 +1,6 @@
-"""The state machines, as data.
+"""The state machines as data.
 
-Each table maps (state, event) to the next state; an event whose source is None creates the row. What is not in a table does not
+Each table maps (state, event) to the next state. An event whose state is None creates the row. What is not in a table does not
 happen. Storage takes the state that a statement writes from `target` and its `WHERE state = ANY(…)` from `sources`; the diagrams in
 ARCHITECTURE.md are generated from the same tables.
 """
@@ -16,7 +16,7 @@ _E = TypeVar("_E", bound=StrEnum)
 
 
 class OrderState(StrEnum):
-    """Where a pay order stands. REFUND: paid, and some or all of it refunded."""
+    """The state of an order. REFUND: paid, and some or all of it refunded."""
 
     WAITING = "WAITING"
     SUCCESS = "SUCCESS"
@@ -25,7 +25,7 @@ class OrderState(StrEnum):
 
 
 class OrderEvent(StrEnum):
-    """What can happen to a pay order."""
+    """The events of an order."""
 
     CREATE = "create"
     CHANGE_PRICE = "change price"
@@ -47,7 +47,7 @@ ORDER: Mapping[tuple[OrderState | None, OrderEvent], OrderState] = {
 
 
 class AttemptState(StrEnum):
-    """Where one submit to one channel stands. UNKNOWN: the answer was unclear, and the channel is being asked."""
+    """The state of an attempt. UNKNOWN: the channel's answer was unclear, and the channel is queried."""
 
     WAITING = "WAITING"
     UNKNOWN = "UNKNOWN"
@@ -56,7 +56,7 @@ class AttemptState(StrEnum):
 
 
 class AttemptEvent(StrEnum):
-    """What can happen to an attempt."""
+    """The events of an attempt."""
 
     CREATE = "create"
     ANSWERED = "answered"
@@ -81,7 +81,7 @@ ATTEMPT: Mapping[tuple[AttemptState | None, AttemptEvent], AttemptState] = {
 
 
 class RefundState(StrEnum):
-    """Where a refund stands. WAITING covers "we do not know yet": its amount stays reserved."""
+    """The state of a refund. WAITING includes refunds whose result is unknown; their amount stays reserved."""
 
     WAITING = "WAITING"
     SUCCESS = "SUCCESS"
@@ -89,7 +89,7 @@ class RefundState(StrEnum):
 
 
 class RefundEvent(StrEnum):
-    """What can happen to a refund."""
+    """The events of a refund."""
 
     CREATE = "create"
     UNDECIDED = "undecided answer"
@@ -108,7 +108,8 @@ REFUND: Mapping[tuple[RefundState | None, RefundEvent], RefundState] = {
 
 
 class NotificationState(StrEnum):
-    """Where a notification stands. REQUEST_SUCCESS: answered, but no. REQUEST_FAILURE: not answered. FAILURE: gave up."""
+    """The state of a notification. REQUEST_SUCCESS: answered, but not confirmed. REQUEST_FAILURE: not answered. FAILURE: no more
+    deliveries."""
 
     WAITING = "WAITING"
     SUCCESS = "SUCCESS"
@@ -118,7 +119,7 @@ class NotificationState(StrEnum):
 
 
 class NotificationEvent(StrEnum):
-    """What can happen to a notification."""
+    """The events of a notification."""
 
     CREATE = "create"
     RECEIVED = "received"
@@ -142,7 +143,7 @@ NOTIFICATION: Mapping[tuple[NotificationState | None, NotificationEvent], Notifi
 
 
 class CaseState(StrEnum):
-    """Where a case stands. REFUNDING: its refund is on the way."""
+    """The state of a case. REFUNDING: its refund is in progress."""
 
     OPEN = "OPEN"
     REFUNDING = "REFUNDING"
@@ -150,7 +151,7 @@ class CaseState(StrEnum):
 
 
 class CaseEvent(StrEnum):
-    """What can happen to a case. CREATE_WITH_REFUND: the app's policy refunds surplus money at once."""
+    """The events of a case. CREATE_WITH_REFUND: the app's policy refunds surplus money at once."""
 
     CREATE = "create"
     CREATE_WITH_REFUND = "create with refund"
@@ -170,12 +171,12 @@ CASE: Mapping[tuple[CaseState | None, CaseEvent], CaseState] = {
 
 
 def sources(table: Mapping[tuple[_S | None, _E], _S], *events: _E) -> list[str]:
-    """The states in which one of the events can happen, in the order of the table."""
+    """The states in which one of the events is possible, in the order of the table."""
     return [state.value for (state, known) in table if known in events and state is not None]
 
 
 def target(table: Mapping[tuple[_S | None, _E], _S], event: _E) -> str:
-    """The state that the event leads to, from whatever state. ValueError for an event that leads to several."""
+    """The state to which the event leads. ValueError if the event leads to different states."""
     states = {state for (_, known), state in table.items() if known is event}
     if len(states) != 1:
         raise ValueError(f"{event!r} leads to {len(states)} states")
@@ -183,11 +184,11 @@ def target(table: Mapping[tuple[_S | None, _E], _S], event: _E) -> str:
 
 
 def created(table: Mapping[tuple[_S | None, _E], _S], event: _E) -> _S:
-    """The state of a row that the event creates. KeyError for an event that does not create one."""
+    """The state of a row that the event creates. KeyError if the event does not create a row."""
     return table[None, event]
 
 
-# An attempt that may still be paid; and one that may turn out to be paid whatever its state here.
+# The states of an attempt that may still be paid, and of one that may be found paid, including closed ones.
 OPEN_ATTEMPT = sources(ATTEMPT, AttemptEvent.PAID)
 UNPAID_ATTEMPT = sources(ATTEMPT, AttemptEvent.PAID, AttemptEvent.PAID_LATE)
 

@@ -1,4 +1,4 @@
-"""Small rules over plain values. A check collects every violation; nothing stops at the first."""
+"""Rules for plain values. A check collects all violations instead of stopping at the first."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ MAX_EXPIRY = timedelta(days=30)
 
 
 class Check:
-    """Collects violations; `done` raises one error that names them all."""
+    """Collects violations. `done` raises one error that names all of them."""
 
     def __init__(self) -> None:
         self.violations: list[Violation] = []
 
     def fail(self, field: str, description: str) -> None:
-        """Note a violation."""
+        """Add a violation."""
         self.violations.append(Violation(field, description))
 
     def done(self) -> None:
-        """Raise INVALID_FIELD if anything was noted."""
+        """Raise INVALID_FIELD if there are violations."""
         if self.violations:
             raise invalid(self.violations)
 
     def text(self, field: str, value: str, maximum: int, *, minimum: int = 0) -> None:
-        """A text of minimum to maximum characters (not bytes), without control characters or unpaired surrogates."""
+        """Check a text: minimum to maximum characters (not bytes), no control characters, no unpaired surrogates."""
         if len(value) < minimum:
             self.fail(field, "must not be empty" if minimum == 1 else f"needs at least {minimum} characters")
         elif len(value) > maximum:
@@ -39,17 +39,17 @@ class Check:
             self.fail(field, "must not hold control characters")
 
     def amount(self, field: str, value: int) -> None:
-        """More than 0 and at most 100,000,000 yuan, in minor units."""
+        """Check an amount in minor units: greater than 0, at most 100,000,000 yuan."""
         if not 0 < value <= MAX_AMOUNT:
             self.fail(field, f"must be from 1 to {MAX_AMOUNT} minor units")
 
     def currency(self, field: str, value: str) -> None:
-        """One of the currencies that the channels take."""
+        """Check that the channels accept the currency."""
         if value not in CURRENCIES:
             self.fail(field, f"must be one of {', '.join(sorted(CURRENCIES))}")
 
     def ip(self, field: str, value: str) -> None:
-        """An IPv4 or IPv6 address. One with a scope id (fe80::1%eth0) means nothing to another machine."""
+        """Check an IPv4 or IPv6 address. A scope id (fe80::1%eth0) is refused, because other machines cannot interpret it."""
         try:
             scoped = getattr(ipaddress.ip_address(value), "scope_id", None) is not None
         except ValueError:
@@ -59,14 +59,14 @@ class Check:
                 self.fail(field, "must be an IP address without a scope id (the part behind %)")
 
     def future(self, field: str, value: datetime, now: datetime) -> None:
-        """In the future, at most 30 days ahead."""
+        """Check a time: in the future, at most 30 days ahead."""
         if value <= now:
             self.fail(field, "must be in the future")
         elif value > now + MAX_EXPIRY:
             self.fail(field, f"must be within {MAX_EXPIRY.days} days")
 
     def url(self, field: str, value: str, *, required: bool = False, maximum: int = 1024) -> None:
-        """An absolute http or https URL without credentials."""
+        """Check an absolute http or https URL without credentials."""
         if not value:
             if required:
                 self.fail(field, "must be set")
@@ -83,11 +83,11 @@ class Check:
             self.fail(field, "must be an absolute http or https URL without credentials")
 
     def app_key(self, field: str, value: str) -> None:
-        """1 to 64 of a-z, 0-9, `_` and `-`."""
+        """Check an app key: 1 to 64 of a-z, 0-9, `_` and `-`."""
         if not _APP_KEY.fullmatch(value):
             self.fail(field, "must be 1 to 64 characters of a-z, 0-9, _ and -")
 
     def ppm(self, field: str, value: int) -> None:
-        """A rate in millionths, 0 to 1,000,000."""
+        """Check a rate in millionths: 0 to 1,000,000."""
         if not 0 <= value <= 1_000_000:
             self.fail(field, "must be from 0 to 1000000 (millionths of the amount)")

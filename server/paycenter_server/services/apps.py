@@ -1,4 +1,4 @@
-"""Administration of apps. For operators."""
+"""Administration of apps by operators."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ROTATION = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class NewApp:
-    """A create request."""
+    """The values of a create request."""
 
     app_key: str
     name: str
@@ -38,7 +38,7 @@ class NewApp:
 
 @dataclass(frozen=True, slots=True)
 class CreatedApp:
-    """A new app and what is shown this one time: its notification secret, and its first credential."""
+    """A new app with its notification secret and its first credential, which are shown only once."""
 
     app: PayApp
     notification_secret: str = field(repr=False)
@@ -55,19 +55,19 @@ class ListedApp:
 
     @property
     def id(self) -> Any:
-        """For paging."""
+        """The key for paging."""
         return self.app.id
 
 
 class Apps:
-    """Create, read, change, delete; notification secrets."""
+    """Create, read, change and delete apps; rotate notification secrets."""
 
     def __init__(self, context: Context, identity: Identity) -> None:
         self._context = context
         self._identity = identity
 
     async def create(self, caller: Caller, new: NewApp) -> CreatedApp:
-        """APP_EXISTS if the key is taken. Secrets are not kept in the clear."""
+        """Create an app. APP_EXISTS if the key exists. Secrets are not stored in clear text."""
         self._identity.require_operator(caller)
         check = Check()
         check.app_key("app_key", new.app_key)
@@ -94,7 +94,7 @@ class Apps:
         return CreatedApp(app, notification_secret, credential.key_id, secret)
 
     async def update(self, caller: Caller, app_key: str, changes: Mapping[str, Any]) -> ListedApp:
-        """Change the fields that are given."""
+        """Change the given fields."""
         self._identity.require_operator(caller)
         check = Check()
         if "name" in changes:
@@ -116,7 +116,7 @@ class Apps:
         return ListedApp(app, codes.get(app.id, []))
 
     async def delete(self, caller: Caller, app_key: str) -> None:
-        """Refused while the app has orders or refunds."""
+        """Delete an app. APP_HAS_ORDERS or APP_HAS_REFUNDS if it has some."""
         self._identity.require_operator(caller)
         app = await self._identity.app_of(caller, app_key)
         try:
@@ -129,13 +129,13 @@ class Apps:
             raise errors.app_has_orders() from None
 
     async def get(self, caller: Caller, app_key: str) -> ListedApp:
-        """By key; apps may read themselves."""
+        """Read by key. An app may read itself."""
         app = await self._identity.app_of(caller, app_key)
         async with self._context.database.connection() as connection:
             return await self._listed(connection, app)
 
     async def search(self, caller: Caller, name: str, enabled: bool | None, pager: Pager) -> Page[ListedApp]:
-        """Newest first."""
+        """List apps, newest first."""
         self._identity.require_operator(caller)
         where = ("apps", name, enabled)
         async with self._context.database.connection() as connection:
@@ -145,7 +145,7 @@ class Apps:
         return pager.page([ListedApp(app, codes) for app, codes in rows], where)
 
     async def rotate_notification_secret(self, caller: Caller, app_key: str) -> str:
-        """A new secret; notifications carry both signatures for a day."""
+        """Create a new secret. Notifications have the signatures of both secrets for a day."""
         self._identity.require_operator(caller)
         app = await self._identity.app_of(caller, app_key)
         secret, now = new_notification_secret(), self._context.now()

@@ -1,4 +1,4 @@
-"""Making attempts unpayable: the channel is asked first, and told to close, before anything is closed here (rule 6)."""
+"""Settlement of attempts: they are queried and closed at the channel before they are closed here (rule 6)."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from paycenter_server.storage.payments import QuerySnapshot
 log = structlog.get_logger(__name__)
 WATCH_AFTER_EXPIRY = timedelta(minutes=1)
 FACTS_MISMATCH, BEING_CANCELLED = "FACTS_MISMATCH", "BEING_CANCELLED"
-# A cancellation is sent within this or not at all, answered within the channel's time-out, and carried out soon after.
+# A cancellation is sent within the first time or never, answered within the channel's time-out, and executed within the second.
 _SEND_WITHIN, _CARRIED_OUT_WITHIN = timedelta(seconds=20), timedelta(seconds=30)
-# QuerySnapshot to come again (retry_flag, recall), or not answered: for so long after the attempt's end.
+# For so long after the attempt's expiry a cancellation is repeated if it must be (retry_flag, recall) or got no answer.
 _CANCEL_AGAIN_WITHIN = timedelta(minutes=3)
 _LOOK_AGAIN = timedelta(seconds=5)
 _DEFINITE = (QueryStatus.PAID, QueryStatus.CLOSED, QueryStatus.WAITING)
 
 
 class SettleResult(StrEnum):
-    """How an open attempt ended up. STILL_PAYABLE: the channel cannot close it. UNCLEAR: the channel did not say. TOO_SOON: the
-    channel wants more time between creating and closing, so it was not told to close."""
+    """The result of settling an open attempt. STILL_PAYABLE: the channel cannot close it. UNCLEAR: the channel gave no clear
+    answer. TOO_SOON: the channel requires more time between creation and close, so no close was sent."""
 
     PAID = "PAID"
     CLOSED = "CLOSED"
@@ -48,7 +48,7 @@ class SettleResult(StrEnum):
 
 
 def attempt_ref(attempt: PayAttempt) -> AttemptRef:
-    """What a codec needs to ask about an attempt."""
+    """The values that a codec needs to query or close an attempt."""
     return AttemptRef(
         out_trade_no=attempt.out_trade_no,
         amount=attempt.amount,
@@ -60,7 +60,7 @@ def attempt_ref(attempt: PayAttempt) -> AttemptRef:
 
 
 class AttemptSettlement:
-    """Queries, closes, and books what turns out to be paid."""
+    """Queries and closes attempts, and books those that are found paid."""
 
     def __init__(self, context: Context, gateway: ChannelGateway, payments: Payments, cases: Cases) -> None:
         self._context = context
@@ -69,11 +69,11 @@ class AttemptSettlement:
         self._cases = cases
 
     async def query(self, attempt: PayAttempt) -> QueryOutcome:
-        """Ask the channel; a payment is booked before this returns. Facts that are not ours make it UNKNOWN."""
+        """Query the channel. A payment is booked before this returns. Facts that do not match make the outcome UNKNOWN."""
         configured = await self._gateway.get(attempt.channel_id)
         asked = QuerySnapshot(self._context.now(), attempt.cancel_until)
         outcome = await self._gateway.perform(configured, lambda codec, moment: codec.query(attempt_ref(attempt), moment))
-        # Only a payment has to name its number; a codec may say the rest without one.
+        # Only a payment must state its number. A codec may report the other statuses without one.
         unnamed = "" if outcome.status is QueryStatus.PAID else attempt.out_trade_no
         number = outcome.payment.out_trade_no if outcome.payment else unnamed
         if outcome.status in _DEFINITE and number != attempt.out_trade_no:
@@ -84,13 +84,13 @@ class AttemptSettlement:
         return outcome
 
     async def attempt_of(self, out_trade_no: str) -> PayAttempt | None:
-        """The attempt that the channel knows by this number, as it is now; None if it is not ours."""
+        """Read the attempt with this out_trade_no; None if there is none."""
         key = decode(Prefix.ATTEMPT, out_trade_no)
         async with self._context.database.connection() as connection:
             return await attempt_rows.get_attempt(connection, key) if key else None
 
     async def query_number(self, out_trade_no: str) -> QueryOutcome:
-        """The same by the channel's number of an attempt of ours."""
+        """Query the channel about an attempt by its out_trade_no."""
         attempt = await self.attempt_of(out_trade_no)
         if attempt is None:
             return QueryOutcome(QueryStatus.UNKNOWN, None, FACTS_MISMATCH, "there is no such attempt")
@@ -112,7 +112,7 @@ class AttemptSettlement:
         return outcome
 
     async def settle_or_close(self, attempt: PayAttempt) -> SettleResult:
-        """Query, book if paid, else close at the channel and here."""
+        """Query an attempt, book it if it is paid, else close it at the channel and here."""
         outcome = await self.query(attempt)
         if outcome.status is QueryStatus.PAID:
             return SettleResult.PAID
@@ -145,7 +145,7 @@ class AttemptSettlement:
         return SettleResult.UNCLEAR
 
     async def _cancel(self, configured: ConfiguredChannel, attempt: PayAttempt) -> SettleResult:
-        """Cancelling gives back what was paid, so nothing may be booked from before it: that is written down first (rule 1)."""
+        """Cancel at the channel. This refunds what was paid, so it is stored first, and earlier reports are void (rule 1)."""
         now = self._context.now()
         answered = timedelta(seconds=self._context.options.channel_timeout)
         until = now + _SEND_WITHIN + answered + _CARRIED_OUT_WITHIN
@@ -155,18 +155,18 @@ class AttemptSettlement:
             return SettleResult.PAID
         closed = await self._close(configured, attempt, not_after=now + _SEND_WITHIN)
         if closed.not_sent or closed.status in (CloseStatus.CLOSED, CloseStatus.PAID):
-            # PAID: refused for good, so the money is there, and stays. Not sent: nothing is carried out.
+            # PAID: the channel refused finally, so the money stays there. Not sent: the channel executes nothing.
             decided = self._context.now() if closed.status is CloseStatus.CLOSED else cancelling.before
             async with self._context.database.connection() as connection:
                 await attempt_rows.end_cancel(connection, attempt.id, cancelling, decided)
         return await self._after(attempt, closed)
 
     def _to_be_cancelled(self, configured: ConfiguredChannel, attempt: PayAttempt, outcome: QueryOutcome) -> bool:
-        """A bar code whose time is over is cancelled even if the query says nothing: cancelling gives back what was paid.
+        """Whether a bar code attempt is cancelled although the query gave no clear answer: yes after its expiry.
 
-        Not if it was paid with facts that are not ours: that is for a person (a case at once for another amount, in a day
-        otherwise). Nor, after some minutes, what is paid and could not be cancelled: then the last cancellation is waited for, and
-        what is still paid after it is booked.
+        Not if it was paid with facts that do not match: an operator decides that (a case is opened at once for another amount,
+        otherwise after a day). Not if it is paid and could not be cancelled for some minutes: a payment that is reported after the
+        last cancellation is booked.
         """
         late = self._context.now() - attempt.expire_time
         if configured.spec.attempt_life is None or late < timedelta(0) or outcome.error_code == FACTS_MISMATCH:
@@ -181,30 +181,30 @@ class AttemptSettlement:
                 return
             current = await attempt_rows.get_attempt(connection, attempt.id)
         if current is not None and current.state is AttemptState.SUCCESS:
-            # However it came about: money that is booked here is not at the channel any more.
+            # The payment is booked here, but the channel does not have the money any more.
             await self._cases.closed_after_booking(current)
 
     async def look_again(self, attempt: PayAttempt) -> None:
-        """Soon, also if it is closed: its money may be there, or on its way back."""
+        """Make an attempt due soon, including a closed one: the channel may have its money, or be refunding it."""
         async with self._context.database.connection() as connection:
             await attempt_rows.look_again(connection, attempt.id, self._context.now() + _LOOK_AGAIN)
 
     async def give_up_on(self, attempt: PayAttempt) -> None:
-        """Close here what the channel cannot close; it is asked once more after its expiry, for a late payment."""
+        """Close here an attempt that the channel cannot close. It is queried again after its expiry, for a late payment."""
         now = self._context.now()
         watch_until = max(now, attempt.expire_time) + WATCH_AFTER_EXPIRY
         async with self._context.database.connection() as connection:
             await attempt_rows.close_attempt(connection, attempt.id, now, watch_until=watch_until)
 
     async def pending(self, attempt: PayAttempt) -> PayCenterError:
-        """ATTEMPT_PENDING, to be repeated when the channel may be told to close."""
+        """The error ATTEMPT_PENDING, with the time after which the attempt may be closed."""
         configured = await self._gateway.get(attempt.channel_id)
         wait = (attempt.create_time + configured.spec.close_after - self._context.now()).total_seconds()
         return errors.attempt_pending(attempt.channel_code, attempt.out_trade_no, wait)
 
     async def close_all(self, order_id: UUID) -> None:
-        """Every open attempt of an order; ORDER_PAID if one turns out to be paid, CHANNEL_UNCLEAR or ATTEMPT_PENDING if one cannot
-        be decided (yet)."""
+        """Close every open attempt of an order. ORDER_PAID if one is paid, CHANNEL_UNCLEAR or ATTEMPT_PENDING if one cannot be
+        decided yet."""
         async with self._context.database.connection() as connection:
             attempts = await attempt_rows.open_attempts(connection, order_id)
         for attempt in attempts:
@@ -219,7 +219,7 @@ class AttemptSettlement:
                 await self.give_up_on(attempt)
 
     async def close_order(self, order_id: UUID) -> PayOrder | None:
-        """Close an order whose attempts are closed, and tell the app; None if it has moved on or has an open attempt."""
+        """Close a WAITING order and notify the app. None if the order is not WAITING or has an open attempt."""
         now = self._context.now()
         async with self._context.database.transaction() as connection:
             if await order_rows.lock_order(connection, order_id) is None:

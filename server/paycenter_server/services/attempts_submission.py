@@ -31,14 +31,14 @@ from paycenter_server.storage import orders as order_rows
 log = structlog.get_logger(__name__)
 
 _MAX_EXTRAS = 16
-# "Query every 3 to 6 s"; and how long a caller without a deadline is kept waiting for the payer.
+# Alipay, "Bar code payment": query every 3 to 6 s. The second is the longest time that a call waits for the payer.
 _BAR_STEP = 3.0
 _BAR_WAIT = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class NewSubmission:
-    """A submit request."""
+    """The values of a submit request."""
 
     order_number: str
     channel_code: str
@@ -50,14 +50,14 @@ class NewSubmission:
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """An attempt that is not stored yet, and the request that makes it payable."""
+    """An attempt that is not stored yet, with the request that makes it payable."""
 
     attempt: PayAttempt
     request: PayRequest
 
 
 class Submission:
-    """One open attempt per order, as far as channels allow it."""
+    """Submits orders. An order has one open attempt, as far as the channels allow it."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Submission:
         self._attempts = attempts
 
     async def submit(self, caller: Caller, new: NewSubmission) -> tuple[PayOrder, PayAttempt]:
-        """The order as it stands now, and the attempt with what to show."""
+        """Submit an order. Returns its current state, and the attempt with the display content."""
         order = await self._orders.load(caller, new.order_number)
         self._payable(order)
         await self._identity.app_of(caller, order.app_key, enabled=True)
@@ -128,7 +128,7 @@ class Submission:
         draft = self._draft(order, configured, new)
         others = await self._other_attempts(order, configured, new)
         tolerated = await self._close(others, configured)
-        if others:  # their channels were asked: the attempt's life begins now
+        if others:  # the queries took time: the life of the attempt begins now
             draft = self._draft(order, configured, new)
         attempt, fresh = await self._intent(order, configured, new, draft, tolerated)
         request = draft.request if fresh else self._request_of(order, configured, attempt)
@@ -140,15 +140,16 @@ class Submission:
             return await attempt_rows.get_attempt(connection, attempt.id) or attempt
 
     def _showable(self, configured: ConfiguredChannel, attempt: PayAttempt) -> bool:
-        """Whether what was shown before can be shown again without asking the channel."""
+        """Whether the stored display content is still valid, so that the channel need not be called."""
         life = timedelta(minutes=configured.spec.content_minutes)
         fresh = attempt.state is AttemptState.WAITING and self._context.now() - attempt.update_time < life
         return bool(attempt.display_content) and fresh
 
     async def _bar_code(self, configured: ConfiguredChannel, attempt: PayAttempt, request: PayRequest, *, fresh: bool) -> None:
-        """The payer may have to confirm. The caller waits as long as its deadline allows, or comes back with the same call.
+        """Send a bar code payment and wait until it is decided, the deadline is near, or the longest waiting time has passed.
 
-        A bar code is sent once. The sync job asks on, and cancels at the channel when the attempt's short life is over.
+        It is sent once. The caller may repeat the call, which then only queries. The sync job queries too, and cancels the payment
+        at the channel at the expiry of the attempt.
         """
         if fresh:
             await self._call(configured, attempt, request, fresh=True)
@@ -175,10 +176,10 @@ class Submission:
             ask = True
 
     def _same(self, order: PayOrder, attempt: PayAttempt, configured: ConfiguredChannel, new: NewSubmission) -> bool:
-        """Whether an open attempt is what this submit asks for, so that its number is used again."""
+        """Whether an open attempt has the content of this submit, so that its number is used again."""
         return (
             attempt.channel_id == configured.channel.id
-            # One that lived as long as its channel lets it is followed by another; a bar code is only asked about.
+            # After the expiry that the channel allows another attempt follows. A bar code attempt is only queried.
             and (attempt.expire_time > self._context.now() or configured.spec.attempt_life is not None)
             and attempt.amount == order.amount
             and dict(attempt.channel_extras) == dict(new.extras)
@@ -187,15 +188,16 @@ class Submission:
         )
 
     async def _other_attempts(self, order: PayOrder, configured: ConfiguredChannel, new: NewSubmission) -> list[PayAttempt]:
-        """The open attempts that are not the one asked for."""
+        """The open attempts with other content than this submit."""
         async with self._context.database.connection() as connection:
             attempts = await attempt_rows.open_attempts(connection, order.id)
         return [attempt for attempt in attempts if not self._same(order, attempt, configured, new)]
 
     async def _close(self, others: Sequence[PayAttempt], configured: ConfiguredChannel) -> set[UUID]:
-        """Query and close attempts at their channels. Answers those that no channel could close.
+        """Query and close attempts at their channels. Returns the ids of those that could not be closed.
 
-        One that is still payable elsewhere does not keep the payer from paying here: a second payment has its path.
+        An attempt that stays payable at another channel does not prevent the submit, because a second payment becomes surplus
+        money.
         """
         tolerated = set()
         for attempt in others:
@@ -209,7 +211,7 @@ class Submission:
         return tolerated
 
     def _draft(self, order: PayOrder, configured: ConfiguredChannel, new: NewSubmission) -> _Draft:
-        """INVALID_FIELD names every field that the channel would refuse."""
+        """Build attempt and request. INVALID_FIELD names every field that the channel would refuse."""
         now, spec = self._context.now(), configured.spec
         lives = [life for life in (spec.attempt_life, spec.longest_life) if life is not None]
         attempt = new_attempt(
@@ -227,7 +229,7 @@ class Submission:
     async def _intent(
         self, order: PayOrder, configured: ConfiguredChannel, new: NewSubmission, draft: _Draft, tolerated: set[UUID]
     ) -> tuple[PayAttempt, bool]:
-        """Under the order's lock: the open attempt that this is a repeat of, or the draft, stored (True)."""
+        """Under the lock of the order: the open attempt with the same content, or the draft, which is stored (True)."""
         async with self._context.database.transaction() as connection:
             current = await order_rows.lock_order(connection, order.id)
             if current is None:
@@ -268,7 +270,7 @@ class Submission:
         await self._store(configured, attempt, outcome)
 
     async def _close_unsent(self, attempt: PayAttempt, outcome: PayOutcome) -> None:
-        """The channel knows nothing of this number. Not if the same call beside this one was accepted: that is shown."""
+        """Close an attempt whose request was not sent, unless a parallel call with the same content has got display content."""
         async with self._context.database.connection() as connection:
             await attempt_rows.close_attempt(
                 connection, attempt.id, self._context.now(), code=outcome.error_code, message=outcome.error_message,
@@ -282,7 +284,7 @@ class Submission:
             try:
                 await self._payments.book(configured, outcome.payment, raw="")
             except BeingCancelledError as error:
-                # Paid while it was being cancelled: only what the channel says from now on counts, and it is asked.
+                # Paid while it was being cancelled: only queries from now on are valid, so the attempt is queried soon.
                 await self._unclear(attempt, BEING_CANCELLED, str(error))
                 await self._attempts.look_again(attempt)
                 raise errors.channel_unclear(attempt.channel_code) from error
@@ -305,7 +307,7 @@ class Submission:
                 )  # fmt: skip
                 current = await attempt_rows.get_attempt(connection, attempt.id)
             if not closed and current is not None and self._showable(configured, current):
-                return  # the same call beside this one was accepted: that is shown
+                return  # a parallel call with the same content was accepted, and its content is shown
             if current is not None and current.state is AttemptState.SUCCESS:
                 return
             if not closed and current is not None and current.state in (AttemptState.WAITING, AttemptState.UNKNOWN):
@@ -314,12 +316,12 @@ class Submission:
             raise errors.channel_refused(attempt.channel_code, outcome.error_code, outcome.error_message)
         else:
             unclear = await self._unclear(attempt, outcome.error_code, outcome.error_message)
-            # At the point of sale the waiting call asks, in a moment: "query every 5 s", not at once.
+            # A bar code payment is queried by the waiting call after some seconds, not at once.
             if configured.spec.attempt_life is None and (await self._ask(unclear)).status is not QueryStatus.PAID:
                 raise errors.channel_unclear(attempt.channel_code)
 
     async def _accepted_too_late(self, attempt: PayAttempt) -> None:
-        """Payable at the channel, but paid or closed here meanwhile (by the same call beside this one, which was refused)."""
+        """The attempt is payable at the channel, but was paid or closed here meanwhile, for example by a parallel call."""
         async with self._context.database.connection() as connection:
             current = await attempt_rows.get_attempt(connection, attempt.id)
         if current is None or current.state is not AttemptState.CLOSED:
@@ -329,7 +331,7 @@ class Submission:
         raise errors.order_changed()
 
     async def _refused_again(self, attempt: PayAttempt, outcome: PayOutcome) -> None:
-        """A repeat was refused, but the payer has seen the first one, which may be paid: the channel decides."""
+        """A repeated request was refused, but the payer has seen the first one and may have paid it, so the channel is queried."""
         settled = await self._attempts.settle_or_close(attempt)
         if settled is SettleResult.PAID:
             return
@@ -338,15 +340,15 @@ class Submission:
         raise errors.channel_refused(attempt.channel_code, outcome.error_code, outcome.error_message)
 
     async def _unclear(self, attempt: PayAttempt, code: str, message: str) -> PayAttempt:
-        """Keep what was said; the attempt with it."""
+        """Store an unclear answer. Returns the attempt with its error."""
         now = self._context.now()
         async with self._context.database.connection() as connection:
             await attempt_rows.unclear(connection, attempt.id, code, message, now, due_after(now, ORDER_SYNC_DELAYS, 0))
         return replace(attempt, channel_error_code=code, channel_error_message=message)
 
     async def _ask(self, attempt: PayAttempt) -> QueryOutcome:
-        """Rule 2: after an unclear answer the same number is queried; only what the channel then says decides. CHANNEL_REFUSED,
-        with what it said first, if it is closed there."""
+        """Query the same number after an unclear answer (rule 2). CHANNEL_REFUSED, with the first error of the channel, if the
+        attempt is closed there."""
         answer = await self._attempts.query(attempt)
         if answer.status is QueryStatus.CLOSED:
             code, message = attempt.channel_error_code or answer.error_code, attempt.channel_error_message or answer.error_message

@@ -1,4 +1,4 @@
-"""The channels' callbacks: verify the bytes, compare the facts, store, and only then acknowledge (rules 4 and 5)."""
+"""Callbacks of channels: verify the bytes, compare the facts, store them, and then acknowledge (rules 4 and 5)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UNAVAILABLE = CallbackResponse(503, b"not stored, send again")
 
 
 class Callbacks:
-    """One entrance for all callbacks. A disabled channel still books what was paid."""
+    """Receives all callbacks. Payments of a disabled channel are booked too."""
 
     def __init__(
         self, context: Context, gateway: ChannelGateway, payments: Payments, attempts: AttemptSettlement, refunds: RefundSettlement
@@ -33,9 +33,9 @@ class Callbacks:
         self._refunds = refunds
 
     async def receive(self, channel_number: str, request: CallbackRequest) -> CallbackResponse:
-        """The answer in the channel's own form. Anything but "stored" gets a status that makes it send again.
+        """The answer in the channel's own form. If the callback is not stored, its status makes the channel send it again.
 
-        Payments and refunds are told apart by content, not by address: channels mix them.
+        Payments and refunds are distinguished by content and not by address, because channels mix them.
         """
         key = decode(Prefix.CHANNEL, channel_number)
         if key is None:
@@ -78,7 +78,7 @@ class Callbacks:
             booked = await self._payments.book(configured, payment, raw)
             log.info("callback_stored", channel=configured.channel.number, result=booked.value)
         except BeingCancelledError:
-            # What the message says may be older than the cancellation: only an answer to a question asked now counts.
+            # The message may be older than the cancellation, so only the answer to a new query is valid.
             outcome = await self._attempts.query_number(payment.out_trade_no)
             if outcome.status not in (QueryStatus.PAID, QueryStatus.CLOSED):
                 raise

@@ -1,4 +1,4 @@
-"""Cases: everything that makes a `pay_case`, and what becomes of one. A person decides what no rule can."""
+"""Cases: everything that opens or changes a `pay_case`. An operator decides what no rule decides."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from paycenter_server.storage.database import Transaction, WriteConnection
 
 log = structlog.get_logger(__name__)
 CALLBACK_DATA_MAX = 16_384
-# A REFUND_MISMATCH case about all that the channel gave back of an attempt has one of these behind its out_trade_no.
+# The reference of a REFUND_MISMATCH case about everything that was refunded of an attempt is its out_trade_no and one of these.
 _WHOLE_ATTEMPT = ("refunded", "cancelled")
 
 
 class Cases:
-    """Opens cases, each thing once (by kind and reference), and moves them with the refunds that settle them."""
+    """Opens cases, one per kind and reference, and changes their state with the refunds that settle them."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -39,9 +39,9 @@ class Cases:
     async def surplus(
         self, transaction: Transaction, kind: CaseKind, app: PayApp, order: PayOrder, attempt: PayAttempt, payment: Payment
     ) -> None:
-        """Money that the order cannot take. By the app's policy its refund is made with it, to be sent at once by the refund job.
+        """Open a case for surplus money. If the app's policy is REFUND its refund is created too, and is due at once.
 
-        The caller holds order and attempt. A foreign currency is never refunded by itself: a person looks at it.
+        The caller has locked order and attempt. Money in another currency is not refunded automatically.
         """
         now = self._context.now()
         refunds = app.surplus_policy is SurplusPolicy.REFUND and payment.currency == attempt.currency
@@ -54,7 +54,7 @@ class Cases:
             detail={"channel_order_no": payment.channel_order_no, "order_state": order.state.value, "sent": attempt.amount},
         )  # fmt: skip
         if await case_rows.insert_case(transaction, case) and refund_key is not None:
-            # It is the attempt's money, so no order reserves it; one refund for each case.
+            # The money belongs to the attempt, so no order reserves it. A case has one refund.
             refund = new_refund(
                 refund_key, self._context.new_key(now), now, order, attempt_id=attempt.id, channel_id=attempt.channel_id,
                 channel_code=attempt.channel_code, merchant_refund_no=f"surplus-{case.number}", amount=case.amount or 0,
@@ -64,9 +64,9 @@ class Cases:
             await refund_rows.insert_refund(transaction, refund)
 
     async def unknown_payment(self, connection: WriteConnection, channel: PayChannel, payment: Payment, raw: str) -> None:
-        """Paid under a number that is not an attempt of this channel: kept for a person, whoever it belongs to.
+        """Open a case for a payment whose number is not that of an attempt of this channel.
 
-        The reference holds the channel's own number too, because two payments may carry the same unknown number.
+        The reference contains the channel's own number too, because two payments may have the same unknown number.
         """
         case = self._case(
             CaseKind.UNKNOWN_ORDER, f"{channel.number}:{payment.out_trade_no}:{payment.channel_order_no}",
@@ -79,10 +79,10 @@ class Cases:
     async def unknown_refund(
         self, transaction: Transaction, channel: PayChannel, facts: RefundFacts, attempt: PayAttempt | None, raw: str
     ) -> None:
-        """Refunded at the channel under a number that is not being settled here; the caller holds the attempt, if any."""
+        """Open a case for a refund whose number is not being settled here. The caller has locked the attempt, if there is one."""
         whole = [f"{attempt.out_trade_no}:{mark}" for mark in _WHOLE_ATTEMPT] if attempt else []
         if attempt is not None and await case_rows.conflict_is_open(transaction, attempt.id, whole):
-            return  # a case about everything that went back of this attempt is open already
+            return  # a case about everything that was refunded of this attempt is open already
         key = decode(Prefix.OUT_REFUND, facts.out_refund_no)
         earlier = await refund_rows.find_earlier_key(transaction, attempt.id, key) if attempt and key else None
         why = "refunded at the channel under a number that is not being settled here"
@@ -96,13 +96,13 @@ class Cases:
         log.error("refund_of_unknown_number", out_refund_no=facts.out_refund_no, channel=channel.number)
 
     async def refunded_before_booked(self, transaction: Transaction, attempt: PayAttempt, raw: str) -> None:
-        """Booked for the first time, and given back at the channel already: not by a refund of ours."""
+        """Open a case for a payment that was refunded at the channel before it was booked."""
         await self._whole_attempt(
             attempt, "refunded", "refunded at the channel before the payment was known here", raw, transaction
         )
 
     async def closed_after_booking(self, attempt: PayAttempt) -> None:
-        """Booked as paid here, and then closed or cancelled at the channel: a person looks at it."""
+        """Open a case for a payment that was closed or cancelled at the channel after it was booked."""
         await self._whole_attempt(attempt, "cancelled", "closed or cancelled at the channel after it was booked as paid here", "")
 
     async def _whole_attempt(
@@ -116,18 +116,18 @@ class Cases:
         async with AsyncExitStack() as stack:
             if transaction is None:
                 transaction = await stack.enter_async_context(self._context.database.transaction())
-            await attempt_rows.lock_attempt(transaction, attempt.id)  # one case, whichever message comes first
+            await attempt_rows.lock_attempt(transaction, attempt.id)  # one case, in whatever order the messages arrive
             if not await case_rows.conflict_is_open(transaction, attempt.id) and await case_rows.insert_case(transaction, case):
                 log.error("refund_mismatch", out_trade_no=attempt.out_trade_no, why=why)
 
     async def succeeded_after_failure(self, transaction: Transaction, refund: PayRefund) -> None:
-        """The channel says that a refund succeeded which failed here, or has another number now."""
+        """Open a case for a refund that the channel reports as successful, but that failed here or has another number now."""
         why = "succeeded at the channel after it had failed there"
         log.error("refund_mismatch", refund=refund.number, why=why)
         await case_rows.insert_case(transaction, self._of_refund(CaseKind.REFUND_MISMATCH, refund, {"why": why}))
 
     async def stale_attempt(self, attempt: PayAttempt) -> None:
-        """An attempt that the channel has not decided a day after its expiry: a person should look; the sync goes on."""
+        """Open a case for an attempt that the channel has not decided a day after its expiry. The sync continues."""
         case = self._case(
             CaseKind.STALE_ATTEMPT, attempt.out_trade_no, {"state": attempt.state.value}, app_id=attempt.app_id,
             channel_id=attempt.channel_id, order_id=attempt.order_id, attempt_id=attempt.id, amount=attempt.amount,
@@ -137,11 +137,11 @@ class Cases:
             await case_rows.insert_case(connection, case)
 
     async def stale_refund(self, connection: WriteConnection, refund: PayRefund) -> None:
-        """A refund that the channel has not decided after a day: a person should look; the sync goes on."""
+        """Open a case for a refund that the channel has not decided after a day. The sync continues."""
         await case_rows.insert_case(connection, self._of_refund(CaseKind.STALE_REFUND, refund, {}))
 
     async def refund_settled(self, transaction: Transaction, refund: PayRefund, event: CaseEvent, now: datetime) -> None:
-        """The refund of a case has succeeded (RESOLVE) or failed (REFUND_FAILED). Nothing for refunds without a case."""
+        """Change the case of a refund that has succeeded (RESOLVE) or failed (REFUND_FAILED). A refund may have none."""
         if refund.case_id is not None:
             await case_rows.move_case(transaction, refund.case_id, event, now)
 

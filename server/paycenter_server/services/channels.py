@@ -1,4 +1,4 @@
-"""Administration of channels. Secrets go in and never come out."""
+"""Administration of channels. Stored secrets are never returned."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from paycenter_server.storage.database import ForeignKeyViolation, UniqueViolati
 
 @dataclass(frozen=True, slots=True)
 class NewChannel:
-    """A create request. `family` is the kind of configuration that was given."""
+    """The values of a create request. `family` is the kind of the given configuration."""
 
     app_key: str
     code: str
@@ -38,7 +38,7 @@ class NewChannel:
 
 @dataclass(frozen=True, slots=True)
 class ChannelView:
-    """A channel as it may be shown: public configuration, the names of its secrets, and where it calls back."""
+    """A channel as it may be shown: its configuration without secrets, their names, and the callback URLs."""
 
     channel: PayChannel
     family: str
@@ -49,7 +49,7 @@ class ChannelView:
 
 
 class Channels:
-    """Create, read, change, delete."""
+    """Create, read, change and delete channels."""
 
     def __init__(self, context: Context, identity: Identity, gateway: ChannelGateway) -> None:
         self._context = context
@@ -57,7 +57,7 @@ class Channels:
         self._gateway = gateway
 
     def view(self, channel: PayChannel) -> ChannelView:
-        """Without its secrets."""
+        """The view of a channel, without its secrets."""
         spec = self._context.registry.get(channel.code)
         shown = {
             name: without_credentials(value) if name == GATEWAY_FIELD else value
@@ -83,7 +83,7 @@ class Channels:
         known = {item.name for item in spec.config_fields}
         wrong = [Violation(f"config.{name}", "is not a field of this channel") for name in config if name not in known]
         given = {name: value for name, value in config.items() if value and name in known}
-        # Key material is parsed here, which takes tens of milliseconds.
+        # Parsing keys takes tens of milliseconds, so it runs in a thread.
         found = await asyncio.get_running_loop().run_in_executor(self._context.signers, lambda: list(spec.check(given)))
         wrong += [Violation(f"config.{violation.field}", violation.description) for violation in found]
         gateway = given.get(GATEWAY_FIELD, "")
@@ -102,7 +102,7 @@ class Channels:
         }
 
     async def create(self, caller: Caller, new: NewChannel) -> ChannelView:
-        """One per app and code. Every wrong field of the configuration is named."""
+        """Create a channel; an app has one per code. INVALID_FIELD names every invalid field of the configuration."""
         self._identity.require_operator(caller)
         app = await self._identity.app_of(caller, new.app_key)
         check = Check()
@@ -135,7 +135,7 @@ class Channels:
     async def update(
         self, caller: Caller, number: str, changes: Mapping[str, Any], family: str, config: Mapping[str, str] | None
     ) -> ChannelView:
-        """Change the fields that are given. A new configuration keeps the stored secrets that it leaves empty."""
+        """Change the given fields. Secrets that a new configuration leaves empty keep their stored values."""
         self._identity.require_operator(caller)
         channel = await self._load(caller, number)
         check = Check()
@@ -160,7 +160,7 @@ class Channels:
         return self.view(await self._load(caller, number))
 
     async def delete(self, caller: Caller, number: str) -> None:
-        """Refused once it carried a payment: callbacks and refunds need it."""
+        """Delete a channel. CHANNEL_HAS_ORDERS if it has attempts, because their callbacks and refunds need it."""
         self._identity.require_operator(caller)
         channel = await self._load(caller, number)
         try:
@@ -171,12 +171,12 @@ class Channels:
         self._gateway.forget(channel.id)
 
     async def get(self, caller: Caller, number: str) -> ChannelView:
-        """By id."""
+        """Read by id."""
         self._identity.require_operator(caller)
         return self.view(await self._load(caller, number))
 
     async def search(self, caller: Caller, app_key: str, pager: Pager) -> Page[ChannelView]:
-        """Newest first."""
+        """List channels, newest first."""
         self._identity.require_operator(caller)
         where = ("channels", app_key)
         async with self._context.database.connection() as connection:
@@ -185,7 +185,7 @@ class Channels:
         return Page([self.view(channel) for channel in page.items], page.next_token)
 
     async def enabled_codes(self, caller: Caller, app_key: str) -> list[str]:
-        """Which ways to pay an app has, sorted. For the app itself too."""
+        """The codes of the enabled channels of an app, sorted. An app may read its own."""
         app = await self._identity.app_of(caller, app_key)
         async with self._context.database.connection() as connection:
             codes = await app_rows.channel_codes(connection, [app.id])

@@ -1,4 +1,4 @@
-"""Channels at work: configured codecs, cached; and one way to carry out an operation."""
+"""The channel gateway: it caches configured codecs and executes their operations."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ log = structlog.get_logger(__name__)
 
 NOT_SENT = "NOT_SENT"
 _FRESH_SECONDS = 1.0
-# An unknown serial in a callback is anybody's to send; one in an answer to our own request comes from the channel.
+# Anybody can send a callback with an unknown serial; an answer to our own request comes from the channel.
 _PAUSE_AFTER_CALLBACK = timedelta(minutes=5)
 _PAUSE_AFTER_ANSWER = timedelta(seconds=20)
 
 
 def secret_place(channel_id: UUID, name: str) -> str:
-    """What a channel's secret is tied to."""
+    """The place to which a secret of a channel is bound."""
     return f"pay_channel:{channel_id}:{name}"
 
 
 @dataclass
 class ConfiguredChannel:
-    """A channel row, what its code can do, and its codec."""
+    """A channel row, the spec of its code, and its codec."""
 
     channel: PayChannel
     spec: ChannelSpec
@@ -61,7 +61,7 @@ class ConfiguredChannel:
 
 
 class ChannelGateway:
-    """Codecs by channel id. A row is read again after a second; keys are parsed again only if it has changed."""
+    """Codecs by channel id. A row is read again after a second. Its keys are parsed again only if it has changed."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -69,7 +69,7 @@ class ChannelGateway:
         self._building: dict[UUID, asyncio.Lock] = {}
 
     async def get(self, channel_id: UUID) -> ConfiguredChannel:
-        """CHANNEL_NOT_FOUND if there is none. Disabled channels are found: what was paid must be booked."""
+        """The configured channel, disabled or not, because its payments are booked. CHANNEL_NOT_FOUND if there is none."""
         now = asyncio.get_running_loop().time()
         known = self._known.get(channel_id)
         if known is not None and now - known.loaded < _FRESH_SECONDS:
@@ -89,19 +89,19 @@ class ChannelGateway:
             spec = self._context.registry.get(channel.code)
             if spec is None:
                 raise errors.channel_not_installed(channel.code)
-            # Parsing a private key costs more than 50 ms: not on the event loop.
+            # Parsing a private key takes more than 50 ms, so it runs in a thread.
             codec = await self._off_loop(lambda: spec.build(self.clear_config(channel)))
             built = ConfiguredChannel(channel, spec, codec, now)
             self._known[channel_id] = built
             return built
 
     def forget(self, channel_id: UUID) -> None:
-        """The channel has changed: its row is read again at its next use in this process."""
+        """Read the row of the channel again at its next use in this process, because it has changed."""
         if (known := self._known.get(channel_id)) is not None:
             known.loaded = float("-inf")
 
     def clear_config(self, channel: PayChannel) -> Mapping[str, str]:
-        """The configuration with its secrets opened. Never leaves the process."""
+        """The configuration with its secrets in clear text, for use inside the process only."""
         clear = {}
         for name, value in channel.config.items():
             clear[name] = (
@@ -119,9 +119,9 @@ class ChannelGateway:
         *,
         not_after: datetime | None = None,
     ) -> T:
-        """Build (and sign) a request, send it, read the answer. Whatever goes wrong on the way is the outcome's "unclear".
+        """Build and sign a request, send it, and read the answer. After a failure the outcome is unclear.
 
-        `not_after`: rather not sent at all than later.
+        `not_after`: the request is not sent after this time.
         """
         codec = configured.codec
         await self._refresh_keys(configured)
@@ -136,7 +136,7 @@ class ChannelGateway:
         return await self._send(configured, made)
 
     async def _send(self, configured: ConfiguredChannel, call: Call[T], *, fetching: bool = False) -> T:
-        """Send, and read the answer. One that is signed with an unknown key is read again when the keys have been fetched."""
+        """Send, and read the answer. If an unknown key has signed it, the keys are fetched and it is read again."""
         bound = log.bind(channel=configured.channel.number, api=call.api)
         started = asyncio.get_running_loop().time()
         try:
@@ -168,7 +168,7 @@ class ChannelGateway:
 
     @staticmethod
     def _log_outcome(configured: ConfiguredChannel, call: Call[T], outcome: T, status: int, milliseconds: int) -> T:
-        """Log what was said. That the channel turns us away (our key, our clock) is an error that no repeat mends."""
+        """Log the outcome. A refusal of our configuration (key, clock) is logged as an error, because repeating does not help."""
         code = getattr(outcome, "error_code", "")
         bound = log.bind(channel=configured.channel.number, api=call.api, status=status, ms=milliseconds)
         if code in configured.spec.alarm_codes:
@@ -185,9 +185,9 @@ class ChannelGateway:
         return max(0.5, min(limit, end - asyncio.get_running_loop().time() - 0.3))
 
     async def fetch_keys(self, configured: ConfiguredChannel, serial: str | None, pause: timedelta = _PAUSE_AFTER_ANSWER) -> bool:
-        """Fetch the channel's keys, at most once in a pause; whether there are new ones. Callbacks have a longer one, of their own.
+        """Fetch the channel's keys, at most once per `pause`, which is longer for callbacks. Returns whether there are new ones.
 
-        Whoever needs keys while they are being fetched waits for them; a caller that goes away does not end the fetch.
+        Calls that need keys during a fetch wait for it. A cancelled caller does not end the fetch.
         """
         task = self._start_fetch(configured, serial, pause)
         if task is None:
@@ -196,7 +196,7 @@ class ChannelGateway:
         return task.done() and not task.cancelled() and task.exception() is None and task.result()
 
     def _start_fetch(self, configured: ConfiguredChannel, serial: str | None, pause: timedelta) -> asyncio.Task[bool] | None:
-        """The fetch that is under way, or a new one; None within the pause."""
+        """The running fetch, or a new one; None within the pause."""
         if configured.fetching is not None and not configured.fetching.done():
             return configured.fetching
         now = self._context.now()
@@ -209,13 +209,13 @@ class ChannelGateway:
         return configured.fetching
 
     async def _fetch(self, configured: ConfiguredChannel, serial: str | None) -> bool:
-        deadline.set(None)  # of the caller that happened to start it; others wait too
+        deadline.set(None)  # the deadline of the caller that started it does not apply, because others wait too
         moment = self._context.moment()
         call = await self._off_loop(lambda: configured.codec.fetch_keys(serial, moment))
         return call is not None and await self._send(configured, call, fetching=True)
 
     async def _refresh_keys(self, configured: ConfiguredChannel, pause: timedelta = _PAUSE_AFTER_ANSWER) -> None:
-        """Keys are waited for where there are none; otherwise a refresh goes on beside the payments."""
+        """Fetch the keys if they are due. Without usable keys the call waits; otherwise the fetch runs in the background."""
         codec, now = configured.codec, self._context.now()
         if not codec.keys_due(now):
             return
@@ -225,7 +225,7 @@ class ChannelGateway:
             await self.fetch_keys(configured, None, pause)
 
     async def parse_callback(self, configured: ConfiguredChannel, request: CallbackRequest) -> Callback:
-        """A verified callback; CallbackError otherwise."""
+        """Verify and read a callback. CallbackError if it cannot be verified."""
         now = self._context.now()
         await self._refresh_keys(configured, _PAUSE_AFTER_CALLBACK)
         try:
@@ -239,13 +239,13 @@ class ChannelGateway:
             raise CallbackError(str(error)) from error
 
     def callback_urls(self, channel: PayChannel) -> tuple[str, str]:
-        """Where this channel calls back: for payments, and for refunds."""
+        """The callback URLs of a channel: for payments, and for refunds."""
         options = self._context.options
         return f"{options.order_callback_url}/{channel.number}", f"{options.refund_callback_url}/{channel.number}"
 
 
 def _not_sent(call: Call[T], why: str) -> T:
-    """The outcome of a request that did not leave this machine."""
+    """The outcome of a request that was not sent."""
     outcome = call.unclear(f"not sent: {why}")
     if isinstance(outcome, PayOutcome | QueryOutcome | CloseOutcome | RefundOutcome):
         return cast(T, replace(outcome, error_code=NOT_SENT, not_sent=True))
@@ -253,7 +253,7 @@ def _not_sent(call: Call[T], why: str) -> T:
 
 
 def _report(task: asyncio.Task[bool]) -> None:
-    """Whatever ends a fetch that nobody may be waiting for is said."""
+    """Log the failure of a fetch, because no caller may be waiting for it."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.error("channel_keys_failed", exc_info=error)
     elif not task.cancelled() and not task.result():

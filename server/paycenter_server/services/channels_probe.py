@@ -1,4 +1,4 @@
-"""Trying a channel's configuration with harmless signed requests, and saying in plain words what is wrong."""
+"""Test of a channel's configuration with harmless signed requests, and a description of what is wrong."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _WORDS = {
     "isv.invalid-app-id": _NO_APPLICATION,
     "isv.missing-signature-key": "The application has no public key at Alipay; upload the one that belongs to the private key.",
 }
-# One code of WeChat's stands for several causes; its message tells them apart.
+# A code of WeChat Pay can have several causes, which its message distinguishes.
 _MESSAGES = {
     "SIGN_ERROR": (
         ("timestamp", "This machine's clock is more than five minutes away from the channel's: set the clock."),
@@ -67,14 +67,14 @@ _PERMISSION = ("NO_AUTH", "NOAUTH")
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Whether the channel works, and what to do if not."""
+    """Whether the channel works, and a description for the operator."""
 
     good: bool
     words: str
 
 
 class ChannelProbe:
-    """For the command line."""
+    """The test behind `paycenter channel test`."""
 
     def __init__(self, context: Context, identity: Identity, gateway: ChannelGateway) -> None:
         self._context = context
@@ -82,8 +82,8 @@ class ChannelProbe:
         self._gateway = gateway
 
     async def probe(self, caller: Caller, app_key: str, code: str) -> Probe:
-        """Fetch the channel's certificates where it has such, query a number that cannot exist, and make and close an order of
-        0.01 where the channel lets that be done without a payer. CHANNEL_NOT_FOUND."""
+        """Fetch the channel's certificates if it has some, query a number that cannot exist, and create and close an order of 0.01
+        if that is possible without a payer. CHANNEL_NOT_FOUND if the app has no such channel."""
         app = await self._identity.app_of(caller, app_key)
         async with self._context.database.connection() as connection:
             channel = await channel_rows.get_channel_by_code(connection, app.id, code)
@@ -122,7 +122,7 @@ class ChannelProbe:
         return self._wrong(outcome.error_code, outcome.error_message, "The channel refuses the query.")
 
     async def _order(self, configured: ConfiguredChannel) -> Probe:
-        """WeChat compares application and merchant only when an order is made, and leaves the 404 of a query unsigned."""
+        """WeChat Pay compares application and merchant only when an order is created, and does not sign the 404 of a query."""
         build = configured.spec.trial
         if build is None:
             return Probe(True, "The channel answers, and both sides' signatures verify.")
@@ -135,7 +135,7 @@ class ChannelProbe:
         )  # fmt: skip
         made = await self._gateway.perform(trial, lambda codec, moment: codec.pay(request, moment))
         if made.status is PayStatus.WAITING:
-            # Nobody has seen its code, and it ends in minutes: whether the close worked decides nothing.
+            # No payer has seen its code, and it expires in minutes, so the result of the close does not matter.
             await self._gateway.perform(trial, lambda codec, moment: codec.close(attempt, moment))
             return Probe(True, "The channel answers, both sides' signatures verify, and an order of 0.01 was made and closed.")
         if made.error_code in _PERMISSION and configured.spec.code != trial.codec.code:
@@ -148,7 +148,7 @@ class ChannelProbe:
 
     def _wrong(self, code: str, message: str, otherwise: str) -> Probe:
         said = f" (the channel's words: {code} {message})"
-        # What a codec makes of "no usable answer" has no code of the channel's.
+        # An outcome without a usable answer has no code of the channel.
         if code in ("", "UNCLEAR"):
             return Probe(False, self._unclear(message) + said)
         for mark, words in _MESSAGES.get(code, ()):

@@ -1,4 +1,4 @@
-"""What the use cases work with: the database, the ports, and the settings that they need."""
+"""The dependencies of the use cases: the database, the ports, and their settings."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ T = TypeVar("T")
 _NONCE = string.ascii_letters + string.digits
 
 deadline: ContextVar[float | None] = ContextVar("paycenter_deadline", default=None)
-"""The caller's deadline on the event loop's clock; a channel call ends before it."""
+"""The caller's deadline by the clock of the event loop. A channel call ends before it."""
 
 
 class Clock(Protocol):
-    """A port: where the time comes from."""
+    """A port: the source of the time."""
 
     def now(self) -> datetime:
-        """Aware, UTC."""
+        """The current time, aware and in UTC."""
         ...
 
 
 class WakeUp(Protocol):
-    """A port: tells the workers that a notification is due. May lose everything; the rows are what counts."""
+    """A port: wakes the workers when a notification is due. It may be lost, because the rows are the outbox."""
 
     def send(self) -> None:
-        """After a commit. Never waits, never fails."""
+        """Send a wake-up after a commit. It never waits and never fails."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The settings that use cases need. URLs are what channels call back, without the channel id."""
+    """The settings of the use cases. The callback URLs are without the channel id."""
 
     order_callback_url: str
     refund_callback_url: str
@@ -56,14 +56,14 @@ class Options:
 
 
 class KeyGenerator:
-    """Keys in the order in which they are made: each is larger than the one before, whatever the clock does. Thread-safe."""
+    """Generates keys in ascending order, also if the clock goes back. Thread-safe."""
 
     def __init__(self) -> None:
         self._last: UUID | None = None
         self._lock = Lock()
 
     def next(self, now: datetime, random: int) -> UUID:
-        """A UUIDv7; `random` gives its 74 random bits."""
+        """The next UUIDv7; `random` is its 74 random bits."""
         with self._lock:
             self._last = uuid7(now, random, self._last)
             return self._last
@@ -71,7 +71,7 @@ class KeyGenerator:
 
 @dataclass
 class Context:
-    """One of these per process."""
+    """The dependencies; a process has one."""
 
     database: Database
     clock: Clock
@@ -86,11 +86,11 @@ class Context:
     _running: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def now(self) -> datetime:
-        """The time of the clock."""
+        """The current time of the clock."""
         return self.clock.now()
 
     def new_key(self, now: datetime) -> UUID:
-        """A fresh UUIDv7, larger than every one before it in this process."""
+        """A new UUIDv7, larger than all earlier ones of this process."""
         return self._keys.next(now, self.random_bits(RANDOM_BITS))
 
     def moment(self) -> RequestContext:
@@ -98,7 +98,7 @@ class Context:
         return RequestContext(self.now(), "".join(secrets.choice(_NONCE) for _ in range(32)))
 
     async def run_to_completion(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run work that must not stop half-way because its caller went away: a cancelled caller leaves it running."""
+        """Run work that must not stop halfway. If the caller is cancelled, the work continues."""
         task = asyncio.ensure_future(work)
         self._running.add(task)
         task.add_done_callback(self._finished)
@@ -107,13 +107,13 @@ class Context:
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
         if not task.cancelled():
-            task.exception()  # retrieved: an abandoned caller is no reason for a warning
+            task.exception()  # retrieved, so that a cancelled caller causes no warning
 
     async def drain(self, seconds: float) -> None:
-        """Wait for the work that callers left behind."""
+        """Wait for work whose callers were cancelled."""
         if self._running:
             await asyncio.wait(set(self._running), timeout=seconds)
 
     def close(self) -> None:
-        """Let the signing threads go."""
+        """Stop the signing threads."""
         self.signers.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Administration of credentials: of apps, and of the operators themselves."""
+"""Administration of the credentials of apps and of operators."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from paycenter_server.storage.database import Database
 
 
 def make_credential(app: PayApp | None, name: str, now: datetime) -> tuple[Credential, str]:
-    """A credential (an operator's if `app` is None) and its secret, which is kept nowhere."""
+    """A credential of the app, or of an operator if `app` is None, and its secret, which is not stored."""
     secret = new_secret()
     key_id = ("app_" if app else "op_") + secrets.token_hex(8)
     return new_credential(key_id, hash_secret(secret), now, app, name), secret
@@ -40,24 +40,24 @@ async def create_operator(database: Database, now: datetime, name: str) -> tuple
 
 
 class Credentials:
-    """Create, list, disable. A disabled credential stays in the list."""
+    """Create, list and disable credentials. A disabled credential stays in the list."""
 
     def __init__(self, context: Context, identity: Identity) -> None:
         self._context = context
         self._identity = identity
 
     async def create_operator(self, name: str) -> tuple[str, str]:
-        """A new operator credential (key id and secret); from the command line only, never over the API."""
+        """Create an operator credential (key id and secret). Only the command line calls it, not the API."""
         return await create_operator(self._context.database, self._context.now(), name)
 
     async def list_operators(self, caller: Caller) -> list[Credential]:
-        """Oldest first."""
+        """List the credentials of the operators, oldest first."""
         self._identity.require_operator(caller)
         async with self._context.database.connection() as connection:
             return await credential_rows.list_credentials(connection, None)
 
     async def disable_operator(self, caller: Caller, key_id: str) -> Credential:
-        """End an operator's credential. CREDENTIAL_LAST for the last enabled one, CREDENTIAL_NOT_FOUND if there is none."""
+        """Disable an operator's credential. CREDENTIAL_LAST for the last enabled one, CREDENTIAL_NOT_FOUND if there is none."""
         self._identity.require_operator(caller)
         async with self._context.database.transaction() as transaction:
             credentials = await credential_rows.lock_operator_credentials(transaction)
@@ -73,7 +73,7 @@ class Credentials:
         return disabled
 
     async def create(self, caller: Caller, app_key: str, name: str) -> tuple[Credential, str]:
-        """A further credential of an app, so that a service can change over without a break."""
+        """Create another credential of an app, so that a service can change its credential without an interruption."""
         self._identity.require_operator(caller)
         check = Check()
         check.text("name", name, 64)
@@ -85,14 +85,14 @@ class Credentials:
         return credential, secret
 
     async def list_of_app(self, caller: Caller, app_key: str) -> list[Credential]:
-        """Oldest first."""
+        """List the credentials of an app, oldest first."""
         self._identity.require_operator(caller)
         app = await self._identity.app_of(caller, app_key)
         async with self._context.database.connection() as connection:
             return await credential_rows.list_credentials(connection, app.id)
 
     async def disable(self, caller: Caller, app_key: str, key_id: str) -> Credential:
-        """End a credential of an app: at once in this process, within 5 seconds in others."""
+        """Disable a credential of an app. It takes effect at once in this process and within 5 seconds in others."""
         self._identity.require_operator(caller)
         app = await self._identity.app_of(caller, app_key)
         async with self._context.database.connection() as connection:

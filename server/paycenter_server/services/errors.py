@@ -1,4 +1,4 @@
-"""Every error that a use case answers, in one place: its stable reason, a clear sentence, and what to do."""
+"""The errors that use cases return: a stable reason, a message, and what to do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ASK_AGAIN_SECONDS = 3.0
 
 
 def credentials_missing() -> PayCenterError:
-    """No `authorization` metadata."""
+    """The call has no `authorization` metadata."""
     return PayCenterError(
         Reason.CREDENTIALS_MISSING,
         "Send credentials as `authorization: Basic base64(key_id:secret)` metadata; the client library does it for you.",
@@ -22,7 +22,7 @@ def credentials_missing() -> PayCenterError:
 
 
 def credentials_invalid() -> PayCenterError:
-    """The same for an unknown key id, a wrong secret and a disabled credential, so that nobody can try key ids."""
+    """The same for an unknown key id, a wrong secret and a disabled credential, so that key ids cannot be probed."""
     return PayCenterError(
         Reason.CREDENTIALS_INVALID,
         "The credential is unknown, disabled, or its secret is wrong; check the key id and secret that this service uses.",
@@ -60,7 +60,7 @@ def another_app(own_key: str, app_key: str) -> PayCenterError:
 
 
 def credential_not_found(method: str) -> PayCenterError:
-    """`method` lists those that there are."""
+    """There is no such credential. `method` lists the existing ones."""
     return PayCenterError(Reason.CREDENTIAL_NOT_FOUND, f"There is no such credential; {method} shows those that there are.")
 
 
@@ -80,7 +80,7 @@ def app_not_found(app_key: str) -> PayCenterError:
 
 
 def app_disabled(app_key: str) -> PayCenterError:
-    """A disabled app can only read and refund."""
+    """The app is disabled: it can only read and refund."""
     return PayCenterError(
         Reason.APP_DISABLED,
         f"The app {app_key!r} is disabled: it can read and refund, and take no new payments; an operator can enable it.",
@@ -94,22 +94,22 @@ def app_exists(app_key: str) -> PayCenterError:
 
 
 def app_has_orders() -> PayCenterError:
-    """Apps with pay orders are kept."""
+    """The app has orders and cannot be deleted."""
     return PayCenterError(Reason.APP_HAS_ORDERS, "The app has pay orders and cannot be deleted; disable it instead.")
 
 
 def app_has_refunds() -> PayCenterError:
-    """Apps with refunds are kept."""
+    """The app has refunds and cannot be deleted."""
     return PayCenterError(Reason.APP_HAS_REFUNDS, "The app has refunds and cannot be deleted; disable it instead.")
 
 
 def channel_not_found() -> PayCenterError:
-    """By channel id, or another app's."""
+    """There is no channel with this id, or it belongs to another app."""
     return PayCenterError(Reason.CHANNEL_NOT_FOUND, "There is no such channel; ListPayChannels shows those that there are.")
 
 
 def channel_code_not_found(code: str) -> PayCenterError:
-    """By channel code: the app has none. What it recommends may be called by apps too."""
+    """The app has no channel with this code. Apps may call the recommended method too."""
     return PayCenterError(
         Reason.CHANNEL_NOT_FOUND,
         f"The app has no channel {code!r}; ListEnabledChannelCodes shows those it has.",
@@ -118,7 +118,7 @@ def channel_code_not_found(code: str) -> PayCenterError:
 
 
 def channel_not_installed(code: str) -> PayCenterError:
-    """The channel is configured, but no installed package registers its code."""
+    """The channel exists, but no installed package provides its code."""
     return PayCenterError(
         Reason.CHANNEL_NOT_FOUND,
         f"No installed package provides the channel code {code!r}; install it, or use another channel.",
@@ -136,7 +136,7 @@ def channel_disabled(code: str) -> PayCenterError:
 
 
 def channel_not_allowed(code: str) -> PayCenterError:
-    """A development channel in production mode."""
+    """A development channel is refused in production mode."""
     return PayCenterError(
         Reason.CHANNEL_NOT_ALLOWED,
         f"The channel {code!r} is for development and refused in production mode.",
@@ -145,24 +145,24 @@ def channel_not_allowed(code: str) -> PayCenterError:
 
 
 def channel_exists(code: str) -> PayCenterError:
-    """The app has this code already."""
+    """The app has a channel with this code."""
     return PayCenterError(
         Reason.CHANNEL_EXISTS, f"The app has a channel {code!r} already; update that one.", metadata={"channel_code": code}
     )
 
 
 def channel_changed() -> PayCenterError:
-    """Somebody else changed it first."""
+    """Another call has changed the channel."""
     return PayCenterError(Reason.CHANNEL_CHANGED, "The channel was changed by somebody else; read it and try again.")
 
 
 def channel_has_orders() -> PayCenterError:
-    """Channels that carried payments are kept."""
+    """The channel has attempts and cannot be deleted."""
     return PayCenterError(Reason.CHANNEL_HAS_ORDERS, "The channel carried payments and cannot be deleted; disable it instead.")
 
 
 def channel_unclear(code: str) -> PayCenterError:
-    """The channel gave no definite answer."""
+    """The channel gave no clear answer."""
     return PayCenterError(
         Reason.CHANNEL_UNCLEAR,
         f"The channel {code!r} did not answer clearly, so nothing was decided; repeat the same call in a moment.",
@@ -172,7 +172,7 @@ def channel_unclear(code: str) -> PayCenterError:
 
 
 def channel_unreachable(code: str, why: str) -> PayCenterError:
-    """The request to the channel was not sent, so the channel knows nothing of it."""
+    """The request to the channel was not sent, so the channel has not created anything."""
     return PayCenterError(
         Reason.CHANNEL_UNREACHABLE,
         f"The channel {code!r} cannot be reached ({why}); repeat the call in a moment, or offer another channel.",
@@ -191,12 +191,12 @@ def channel_refused(channel_code: str, code: str, message: str) -> PayCenterErro
 
 
 def order_not_found() -> PayCenterError:
-    """There is no such order, or it is another app's."""
+    """There is no such order, or it belongs to another app."""
     return PayCenterError(Reason.ORDER_NOT_FOUND, "There is no such pay order of this app; check the number.")
 
 
 def order_conflict(existing: PayOrder, differing: Sequence[str]) -> PayCenterError:
-    """The merchant_order_id is taken by an order with other content."""
+    """An order with other content has the merchant_order_id."""
     return PayCenterError(
         Reason.ORDER_CONFLICT,
         f"merchant_order_id {existing.merchant_order_id!r} is taken by order {existing.number} with another "
@@ -215,12 +215,12 @@ def order_closed() -> PayCenterError:
 
 
 def order_expired() -> PayCenterError:
-    """The order has expired; it may be closed already."""
+    """The order has expired. It may be closed already."""
     return PayCenterError(Reason.ORDER_EXPIRED, "The order has expired; create a new one under a new merchant_order_id.")
 
 
 def order_ended(order: PayOrder, now: datetime) -> PayCenterError:
-    """A closed or expired order: ORDER_EXPIRED for one that has expired, whether it is closed yet or not."""
+    """ORDER_EXPIRED for an order that has expired, closed or not; else ORDER_CLOSED."""
     return order_expired() if order.expire_time <= now else order_closed()
 
 
@@ -230,14 +230,14 @@ def order_paid() -> PayCenterError:
 
 
 def order_changed() -> PayCenterError:
-    """Another call changed the order meanwhile."""
+    """Another call has changed the order."""
     return PayCenterError(
         Reason.ORDER_CHANGED, "The order changed while this call was running; read it and decide again.", retry_after=0.5
     )
 
 
 def attempt_pending(channel_code: str, out_trade_no: str, seconds: float) -> PayCenterError:
-    """An earlier attempt cannot be closed yet; worth repeating after `seconds`."""
+    """An earlier attempt cannot be closed yet. The call may be repeated after `seconds`."""
     return PayCenterError(
         Reason.ATTEMPT_PENDING,
         f"An earlier submit to {channel_code!r} is still being decided there; repeat the call in a moment.",
@@ -247,12 +247,12 @@ def attempt_pending(channel_code: str, out_trade_no: str, seconds: float) -> Pay
 
 
 def refund_not_found() -> PayCenterError:
-    """There is no such refund, or it is another app's."""
+    """There is no such refund, or it belongs to another app."""
     return PayCenterError(Reason.REFUND_NOT_FOUND, "There is no such refund of this app; check the number.")
 
 
 def refund_conflict(existing: PayRefund, differing: Sequence[str]) -> PayCenterError:
-    """The merchant_refund_no is taken by a refund with other content."""
+    """A refund with other content has the merchant_refund_no."""
     return PayCenterError(
         Reason.REFUND_CONFLICT,
         f"merchant_refund_no {existing.merchant_refund_no!r} is taken by refund {existing.number} with another "
@@ -271,7 +271,7 @@ def refund_of_no_order(merchant_order_id: str) -> PayCenterError:
 
 
 def not_refundable(order: PayOrder) -> PayCenterError:
-    """Nothing was paid."""
+    """The order was not paid."""
     return PayCenterError(
         Reason.ORDER_NOT_REFUNDABLE,
         f"The order is {order.state.value} and was never paid, so there is nothing to refund.",
@@ -280,7 +280,7 @@ def not_refundable(order: PayOrder) -> PayCenterError:
 
 
 def refund_exceeds_paid(order: PayOrder) -> PayCenterError:
-    """More than is left of what was paid."""
+    """The amount is more than what remains of the paid amount."""
     if order.state not in (OrderState.SUCCESS, OrderState.REFUND):
         return not_refundable(order)
     left = order.paid_amount - order.refunded_amount - order.reserved_amount
@@ -293,12 +293,12 @@ def refund_exceeds_paid(order: PayOrder) -> PayCenterError:
 
 
 def notification_not_found() -> PayCenterError:
-    """There is no such notification, or it is another app's."""
+    """There is no such notification, or it belongs to another app."""
     return PayCenterError(Reason.NOTIFICATION_NOT_FOUND, "There is no such notification; check the number.")
 
 
 def notification_open() -> PayCenterError:
-    """It is still being delivered."""
+    """The notification is still being delivered."""
     return PayCenterError(Reason.NOTIFICATION_OPEN, "The notification is still being delivered by its schedule; wait for it.")
 
 

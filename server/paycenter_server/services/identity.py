@@ -1,4 +1,4 @@
-"""Who calls: credentials, and what they may see."""
+"""Authentication and authorization of callers."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _parsed(authorization: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Behind a credential: an app (its id and key), or an operator (neither)."""
+    """The owner of a credential: an app (its id and key), or an operator (None and "")."""
 
     key_id: str
     app_id: UUID | None
@@ -62,19 +62,19 @@ class Caller:
 
     @property
     def is_operator(self) -> bool:
-        """Whether this is an operator."""
+        """Whether the caller is an operator."""
         return self.app_id is None
 
 
 class Identity:
-    """Checks credentials; a verified one is remembered for 5 seconds, so disabling one works within that time."""
+    """Checks credentials. A verified credential is cached for 5 seconds, so disabling it takes effect within that time."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._known: dict[str, tuple[float, Caller]] = {}
 
     async def authenticate(self, authorization: str | None) -> Caller:
-        """`authorization` is `Basic base64(key_id:secret)`, as in HTTP."""
+        """The caller of an `authorization` value: `Basic base64(key_id:secret)`, as in HTTP."""
         if not authorization:
             _log_failure("", "no credentials")
             raise errors.credentials_missing()
@@ -89,7 +89,7 @@ class Identity:
         return caller
 
     def forget(self, key_id: str) -> None:
-        """A credential has changed: it is looked up again at its next use in this process."""
+        """Read a credential again at its next use in this process, because it has changed."""
         for authorization in [known for known, (_, caller) in self._known.items() if caller.key_id == key_id]:
             del self._known[authorization]
 
@@ -104,9 +104,9 @@ class Identity:
         return Caller(credential.key_id, credential.app_id, credential.app_key or "")
 
     async def app_of(self, caller: Caller, app_key: str, *, enabled: bool = False) -> PayApp:
-        """The app that a call is about: the caller's own, or the one that an operator names.
+        """The app of a call: the caller's own, or the one that an operator names.
 
-        `enabled`: the call creates something, so the app must be enabled.
+        `enabled`: the app must be enabled, because the call takes a new payment.
         """
         if not caller.is_operator and app_key and app_key != caller.app_key:
             raise errors.another_app(caller.app_key, app_key)
@@ -120,16 +120,16 @@ class Identity:
         return app
 
     async def list_scope(self, caller: Caller, app_key: str) -> UUID | None:
-        """The app that a list is limited to; None: all, for operators."""
+        """The app to which a list is limited; None for all apps, which operators may list."""
         if caller.is_operator and not app_key:
             return None
         return (await self.app_of(caller, app_key)).id
 
     def require_operator(self, caller: Caller) -> None:
-        """PERMISSION_DENIED for apps."""
+        """PERMISSION_DENIED if the caller is an app."""
         if not caller.is_operator:
             raise errors.operators_only()
 
     def owns(self, caller: Caller, app_id: UUID) -> bool:
-        """Whether the caller may see what belongs to this app."""
+        """Whether the caller may access objects of this app."""
         return caller.is_operator or caller.app_id == app_id

@@ -1,7 +1,7 @@
-"""The jobs that finish what nobody told us: order sync, order expire, refund sync.
+"""The jobs that settle what no callback has settled: order sync, order expire, refund sync.
 
-Each claims due rows in batches (`FOR UPDATE SKIP LOCKED`), and moves their next check first, so that a killed worker
-loses nothing and two workers never do the same.
+Each claims due rows in batches (`FOR NO KEY UPDATE SKIP LOCKED`) and moves their next check first, so that a killed worker loses
+nothing and two workers do not process the same row.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _PARALLEL = 8
 
 
 class Jobs:
-    """One pass of a job handles everything that is due now, and says how many rows that was."""
+    """The jobs. One pass processes everything that is due, and returns the number of rows."""
 
     def __init__(self, context: Context, attempts: AttemptSettlement, cases: Cases, refunds: RefundSettlement) -> None:
         self._context = context
@@ -61,7 +61,7 @@ class Jobs:
                 except PayCenterError as error:
                     log.warning("job_item_postponed", job=job, reason=error.reason.value, why=error.message)
                 except Exception:
-                    # One bad row must not keep the others from being done; its next check is set already.
+                    # A failing row does not stop the others. Its next check is set already.
                     log.exception("job_item_failed", job=job)
 
         await asyncio.gather(*(one(item) for item in items))
@@ -78,7 +78,7 @@ class Jobs:
     # Order sync
 
     async def sync_orders(self) -> int:
-        """Ask the channels about unsettled attempts. Steps widen but never end."""
+        """Query the channels about unsettled attempts. The delays grow but never end."""
 
         async def claim() -> Sequence[PayAttempt]:
             now = self._context.now()
@@ -96,7 +96,7 @@ class Jobs:
             await self._watch(attempt)
             return
         if order.state is not OrderState.WAITING:
-            # Paid or closed by another way: nobody should be able to pay this one too.
+            # The order is paid or closed, so this attempt must not stay payable.
             await self._end_of_life(attempt)
             return
         if attempt.expire_time <= self._context.now():
@@ -112,7 +112,7 @@ class Jobs:
         await self._postpone(attempt)
 
     async def _end_of_life(self, attempt: PayAttempt) -> None:
-        """Past its own expiry (a bar code's comes before the order's): closed or cancelled at the channel, then here."""
+        """Close or cancel an attempt at the channel, then here. A bar code attempt expires before its order."""
         settled = await self._attempts.settle_or_close(attempt)
         if settled is SettleResult.STILL_PAYABLE:
             await self._attempts.give_up_on(attempt)
@@ -123,7 +123,7 @@ class Jobs:
         now = self._context.now()
         when = due_after(now, ORDER_SYNC_DELAYS, attempt.check_count)
         if attempt.expire_time - attempt.create_time <= SHORT_LIFE and now - attempt.create_time < 5 * SHORT_LIFE:
-            # A payer stands at the point of sale: every few seconds, and on the dot when the time is over.
+            # The payer waits at the point of sale: the next check is in a few seconds.
             when = min(when, now + POINT_OF_SALE_STEP)
         async with self._context.database.connection() as connection:
             await attempt_rows.set_next_check(connection, attempt.id, when)
@@ -131,8 +131,8 @@ class Jobs:
             await self._cases.stale_attempt(attempt)
 
     async def _watch(self, attempt: PayAttempt) -> None:
-        """Closed here but not at the channel: one more look after its expiry, until the channel gives a clear answer. What has
-        become payable meanwhile (a QR code scanned late, a bar code that arrived late) is closed there now."""
+        """Query an attempt that is closed here but not at the channel, until the channel gives a clear answer. What has become
+        payable meanwhile (a QR code that was scanned late, a bar code payment that arrived late) is closed at the channel."""
         settled = await self._attempts.settle_or_close(attempt)
         when = None
         if settled in (SettleResult.UNCLEAR, SettleResult.TOO_SOON):
@@ -145,7 +145,7 @@ class Jobs:
     # Order expire
 
     async def expire_orders(self) -> int:
-        """Close orders past their expiry: each attempt is queried and closed at its channel first."""
+        """Close orders after their expiry. Each attempt is queried and closed at its channel first."""
 
         async def claim() -> Sequence[UUID]:
             now = self._context.now()
@@ -177,7 +177,7 @@ class Jobs:
     # Refund sync
 
     async def sync_refunds(self) -> int:
-        """Ask the channels about refunds in flight, and send those that never arrived."""
+        """Query the channels about refunds in progress, and send again those that the channel does not know."""
 
         async def claim() -> Sequence[PayRefund]:
             now = self._context.now()

@@ -1,4 +1,4 @@
-"""What apps were told: list, read, resend."""
+"""Notifications: list, read, resend."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from paycenter_server.storage.notifications import NotificationFilter
 
 
 class Notifications:
-    """Apps see and resend their own."""
+    """Lists, reads and resends notifications. An app accesses its own."""
 
     def __init__(self, context: Context, identity: Identity) -> None:
         self._context = context
         self._identity = identity
 
     async def search(self, caller: Caller, app_key: str, where: NotificationFilter, pager: Pager) -> Page[PayNotification]:
-        """Newest first."""
+        """List notifications, newest first."""
         where = replace(where, app_id=await self._identity.list_scope(caller, app_key))
         async with self._context.database.connection() as connection:
             rows = await notification_rows.list_notifications(connection, where, limit=pager.size + 1, before=pager.before(where))
         return pager.page(rows, where)
 
     async def get(self, caller: Caller, number: str) -> tuple[PayNotification, list[NotificationLog]]:
-        """With the log of its deliveries."""
+        """Read a notification with the log of its deliveries."""
         key = decode(Prefix.NOTIFICATION, number)
         async with self._context.database.connection() as connection:
             task = await notification_rows.get_notification(connection, key) if key else None
@@ -38,7 +38,7 @@ class Notifications:
             return task, await notification_rows.list_logs(connection, task.id)
 
     async def resend(self, caller: Caller, number: str) -> PayNotification:
-        """A finished one is sent again now, and then by the whole schedule."""
+        """Send a finished notification again now, and then by the whole retry schedule. NOTIFICATION_OPEN if it is not finished."""
         task, _ = await self.get(caller, number)
         async with self._context.database.connection() as connection:
             if not await notification_rows.resend(connection, task.id, self._context.now()):

@@ -1,6 +1,6 @@
-"""Delivering notifications: claimed from PostgreSQL in batches, sent without a transaction, recorded in batches.
+"""Delivery of notifications: claimed from PostgreSQL in batches, sent without a transaction, recorded in batches.
 
-Signed by Standard Webhooks: `webhook-id`, `webhook-timestamp`, `webhook-signature: v1,<base64 HMAC-SHA256>` over
+The signature follows Standard Webhooks: `webhook-id`, `webhook-timestamp`, `webhook-signature: v1,<base64 HMAC-SHA256>` over
 `id.timestamp.body`, one signature for each valid secret.
 """
 
@@ -38,7 +38,7 @@ _ANSWER_KEPT = 2000
 
 @dataclass(frozen=True, slots=True)
 class DeliveryResponse:
-    """What a receiver answered. `status` 0: it did not, and `text` says why."""
+    """The answer of a receiver. `status` 0: there was none, and `text` is the reason."""
 
     status: int
     text: str
@@ -46,15 +46,15 @@ class DeliveryResponse:
 
 
 class NotificationSender(Protocol):
-    """A port: posts one notification. Never raises; takes at most ten seconds."""
+    """A port: posts one notification. It never raises, and takes at most ten seconds."""
 
     async def send(self, url: str, headers: dict[str, str], body: bytes) -> DeliveryResponse:
-        """The answer, or why there was none."""
+        """Post, and return the answer or the reason why there was none."""
         ...
 
 
 def secret_place(app_id: UUID) -> str:
-    """What an app's webhook secret is tied to."""
+    """The place to which the notification secret of an app is bound."""
     return f"pay_app:{app_id}:notification_secret"
 
 
@@ -66,7 +66,7 @@ def sign(secret: str, number: str, timestamp: int, body: str) -> str:
 
 
 class NotificationDelivery:
-    """The claim loop. Several may run at once, in one process or many."""
+    """Claims, sends and records notifications. Several instances may run at once, in one process or in many."""
 
     def __init__(self, context: Context, sender: NotificationSender) -> None:
         self._context = context
@@ -80,9 +80,9 @@ class NotificationDelivery:
         self._recorder: asyncio.Task[None] | None = None
 
     async def deliver_due(self) -> int:
-        """Start the delivery of everything that is due; answers how many. A slow receiver holds only its own app's places.
+        """Start the delivery of everything that is due, and return the number. A slow receiver uses only the places of its own app.
 
-        While another call is at it, this one only tells it to look again.
+        If another call is claiming, this call only makes it claim once more.
         """
         self._wake.set()
         if self._claiming:
@@ -113,7 +113,7 @@ class NotificationDelivery:
         return started
 
     async def settle(self) -> None:
-        """Wait until everything that was started is recorded."""
+        """Wait until all started deliveries are recorded."""
         while self._deliveries or self._claims or self._recorder is not None:
             waiting: list[asyncio.Future[Any]] = [*self._deliveries, *self._claims]
             if self._recorder is not None:
@@ -124,7 +124,7 @@ class NotificationDelivery:
         try:
             delivery = await self._post(task)
         except Exception as error:
-            # A secret that does not open, say: recorded like any failure, so that it ends and people see it.
+            # For example a secret that cannot be opened. It is recorded like every failure, so that it ends and is visible.
             log.exception("notification_not_sent", task=encode(Prefix.NOTIFICATION, task.id))
             delivery = self._delivery(task, DeliveryResponse(0, f"not sent: {type(error).__name__}: {error}"), 0)
         finally:
@@ -139,7 +139,7 @@ class NotificationDelivery:
         if self._busy[app_id] <= 0:
             del self._busy[app_id]
         if was_full:
-            # Due tasks of this app may have been passed over while it had no place.
+            # Due notifications of this app may have been skipped while it had no free place.
             again = asyncio.ensure_future(self.deliver_due())
             self._claims.add(again)
             again.add_done_callback(self._claim_done)
@@ -188,7 +188,7 @@ class NotificationDelivery:
         if received.status == 410:
             return NotificationEvent.GIVE_UP, None
         jitter = self._context.random_bits(16) / 65_536
-        # A resend starts the schedule anew.
+        # A resend starts the schedule again.
         step = task.notify_times + 1 - task.schedule_start_times
         delay = notification_delay(step, jitter, received.retry_after)
         if delay is None:
@@ -198,7 +198,7 @@ class NotificationDelivery:
         return event, self._context.now() + delay
 
     async def _record(self) -> None:
-        """Everything that has come back so far, in one statement; again until nothing is left."""
+        """Record the results so far in one statement, and repeat until none is left."""
         try:
             while self._results:
                 batch, self._results = self._results[:500], self._results[500:]
@@ -206,7 +206,7 @@ class NotificationDelivery:
                     async with self._context.database.connection() as connection:
                         await notification_rows.record(connection, batch)
                 except Exception:
-                    # Not recorded: the lease runs out and they are sent again. At least once, never lost.
+                    # Not recorded: after the lease they are sent again. Delivery is at least once.
                     log.exception("deliveries_not_recorded", deliveries=len(batch))
         finally:
             self._recorder = None
@@ -227,5 +227,5 @@ def _is_received(rule: NotificationSuccess, received: DeliveryResponse) -> bool:
 
 
 def clean(text: str) -> str:
-    """An answer as it can be stored: no NUL, no unpaired surrogates, at most 2,000 characters."""
+    """An answer in a form that can be stored: no NUL, no unpaired surrogates, at most 2,000 characters."""
     return text[:_ANSWER_KEPT].replace("\0", "").encode("utf-8", "replace").decode()

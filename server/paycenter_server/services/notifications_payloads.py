@@ -1,4 +1,4 @@
-"""What an app is told: the payload of a notification, made once and stored with the change that it tells of.
+"""The payloads of notifications. A payload is built once and stored with the change that it reports.
 
 Payload (Standard Webhooks): `{"type": "pay_order.success", "timestamp": RFC 3339, "data": {…}}`, amounts in minor units.
 """
@@ -49,7 +49,7 @@ def order_paid(
     channel_order_no: str,
     success_time: datetime,
 ) -> PayNotification:
-    """`pay_order.success`."""
+    """The notification `pay_order.success`."""
     data = {
         **_order_data(order),
         "state": "SUCCESS",
@@ -63,7 +63,7 @@ def order_paid(
 
 
 def order_closed(order: PayOrder, key: UUID, now: datetime) -> PayNotification:
-    """`pay_order.closed`."""
+    """The notification `pay_order.closed`."""
     return _order_task(order, key, ORDER_CLOSED, {**_order_data(order), "state": "CLOSED"}, now)
 
 
@@ -78,7 +78,7 @@ def _order_task(order: PayOrder, key: UUID, event: str, data: dict[str, Any], no
 def refund_settled(
     refund: PayRefund, key: UUID, now: datetime, *, success_time: datetime | None, code: str = "", message: str = ""
 ) -> PayNotification:
-    """`pay_refund.success`, or `pay_refund.failure` when there is no success time. `surplus`: no order held the money."""
+    """The notification `pay_refund.success`, or `pay_refund.failure` without a success time. `surplus`: of surplus money."""
     event = REFUND_SUCCESS if success_time else REFUND_FAILURE
     data = {
         "app_key": refund.app_key,

@@ -1,4 +1,4 @@
-"""Pay orders: create, read, list, close, change the price."""
+"""Orders: create, read, list, close, change the price."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CONTENT = ("subject", "body", "amount", "currency", "user_id", "return_url")
 
 @dataclass(frozen=True, slots=True)
 class NewOrder:
-    """A create request. Amount in minor units. Without `expire_time` the order expires after DEFAULT_LIFE."""
+    """The values of a create request. The amount is in minor units. Without `expire_time` the order expires after DEFAULT_LIFE."""
 
     app_key: str
     merchant_order_id: str
@@ -40,7 +40,7 @@ class NewOrder:
 
 
 class Orders:
-    """What apps do with their orders, channels aside."""
+    """The operations of apps on their orders, except the submit."""
 
     def __init__(self, context: Context, identity: Identity, attempts: AttemptSettlement) -> None:
         self._context = context
@@ -48,9 +48,10 @@ class Orders:
         self._attempts = attempts
 
     async def create(self, caller: Caller, new: NewOrder) -> PayOrder:
-        """Idempotent by (app, merchant_order_id): the same content answers the same order, other content ORDER_CONFLICT.
+        """Create an order. It is idempotent by (app, merchant_order_id): the same content returns the existing order, other
+        content is ORDER_CONFLICT.
 
-        The expiry and the payer's IP are not content: a caller who tries again has moved on in time.
+        The expiry and the payer's IP address are not content, because a caller may compute them anew when it repeats the call.
         """
         now = self._context.now()
         check = Check()
@@ -69,7 +70,7 @@ class Orders:
         app = await self._identity.app_of(caller, new.app_key, enabled=True)
         order = new_order(
             self._context.new_key(now), now, app, merchant_order_id=new.merchant_order_id, subject=new.subject, body=new.body,
-            # Channels take whole seconds; ours is the same moment, so that both expire together.
+            # Channels accept whole seconds. The order has the same expiry, so that both expire together.
             amount=new.amount, currency=new.currency, expire_time=expire_time.replace(microsecond=0), user_ip=new.user_ip,
             user_id=new.user_id, return_url=new.return_url,
         )  # fmt: skip
@@ -85,14 +86,14 @@ class Orders:
         return existing
 
     async def load(self, caller: Caller, number: str) -> PayOrder:
-        """By our number; ORDER_NOT_FOUND also for another app's."""
+        """Read by number. ORDER_NOT_FOUND also for an order of another app."""
         key = decode(Prefix.ORDER, number)
         async with self._context.database.connection() as connection:
             order = await order_rows.get_order(connection, key) if key else None
         return self._owned(caller, order)
 
     async def load_by_merchant_id(self, caller: Caller, app_key: str, merchant_order_id: str) -> PayOrder:
-        """By the app's own number."""
+        """Read by the app's own number."""
         app = await self._identity.app_of(caller, app_key)
         async with self._context.database.connection() as connection:
             order = await order_rows.get_order_by_merchant_id(connection, app.id, merchant_order_id)
@@ -104,12 +105,12 @@ class Orders:
         return order
 
     async def attempts(self, order: PayOrder) -> list[PayAttempt]:
-        """Oldest first."""
+        """The attempts of an order, oldest first."""
         async with self._context.database.connection() as connection:
             return await attempt_rows.list_attempts(connection, order.id)
 
     async def search(self, caller: Caller, app_key: str, where: OrderFilter, pager: Pager) -> Page[PayOrder]:
-        """Newest first. App credentials see their own app; operators may leave the app out."""
+        """List orders, newest first. Apps list their own; operators may name an app."""
         app_id = await self._identity.list_scope(caller, app_key)
         where = replace(where, app_id=app_id)
         async with self._context.database.connection() as connection:
@@ -117,13 +118,13 @@ class Orders:
         return pager.page(rows, where)
 
     async def sync(self, caller: Caller, number: str) -> PayOrder:
-        """Ask the channels about every open attempt, newest first."""
+        """Query the channels about every open attempt, newest first, and read the order again."""
         order = await self.load(caller, number)
         await self.sync_order(order)
         return await self.load(caller, number)
 
     async def sync_order(self, order: PayOrder) -> None:
-        """Book what the channels say of a WAITING order."""
+        """Query the channels about the open attempts of a WAITING order, newest first, and book payments."""
         if order.state is not OrderState.WAITING:
             return
         async with self._context.database.connection() as connection:
@@ -132,7 +133,7 @@ class Orders:
             await self._context.run_to_completion(self._attempts.query(attempt))
 
     async def close(self, caller: Caller, number: str) -> PayOrder:
-        """Close an unpaid order, at its channels too. A closed one answers itself again."""
+        """Close an unpaid order, at its channels too. A closed order is returned unchanged."""
         order = await self.load(caller, number)
         if order.state is OrderState.CLOSED:
             return order
@@ -147,7 +148,7 @@ class Orders:
             raise errors.order_changed()
 
     async def update_price(self, caller: Caller, number: str, amount: int) -> PayOrder:
-        """WAITING only. Attempts at the old price are closed at their channels first."""
+        """Change the amount of a WAITING order. Its attempts are closed at their channels first."""
         check = Check()
         check.amount("amount", amount)
         check.done()

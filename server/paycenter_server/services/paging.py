@@ -1,4 +1,4 @@
-"""AIP-158 pages by keyset: a token holds the last key and a digest of the filters that it belongs to."""
+"""Pages by keyset (AIP-158). A page token contains the last key and a digest of the filters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_SIZE = 200
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """Some items, and the token of the next page ("" on the last)."""
+    """Items, and the token of the next page, which is empty on the last page."""
 
     items: Sequence[T]
     next_token: str
@@ -30,7 +30,7 @@ def _digest(where: object) -> bytes:
 
 
 class Pager:
-    """A page request. Sizes over 200 give 200; below 0 is an error."""
+    """A page request. A size over 200 means 200; a negative size is an error."""
 
     def __init__(self, size: int, token: str) -> None:
         if size < 0:
@@ -39,7 +39,7 @@ class Pager:
         self._token = token
 
     def before(self, where: object) -> UUID | None:
-        """The key after which this page starts; PAGE_TOKEN_INVALID for a token of another list."""
+        """The key after which the page starts. PAGE_TOKEN_INVALID for a token of another list."""
         if not self._token:
             return None
         try:
@@ -51,7 +51,7 @@ class Pager:
         return UUID(bytes=raw[:16])
 
     def page(self, rows: Sequence[T], where: object, key: Callable[[Any], UUID] = lambda item: item.id) -> Page[T]:
-        """A page from one row more than its size."""
+        """The page of these rows, which are one more than its size if there is a next page."""
         if len(rows) <= self.size:
             return Page(rows, "")
         items = rows[: self.size]

@@ -1,4 +1,4 @@
-"""Booking what a channel says was paid. Every payment comes through here: callbacks, queries and immediate answers."""
+"""Booking of payments, from callbacks, queries and immediate answers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 
 class Booked(StrEnum):
-    """BOOKED: the order is paid by this. ALREADY: it was before. SURPLUS: a case holds it."""
+    """BOOKED: the payment is booked. ALREADY: it was booked before. SURPLUS: there is a case for it."""
 
     BOOKED = "BOOKED"
     ALREADY = "ALREADY"
@@ -36,15 +36,15 @@ class Booked(StrEnum):
 
 
 class FactsMismatchError(Exception):
-    """A verified message whose facts are not ours: another account, or no amount. It books nothing (rule 4)."""
+    """The facts of a verified message do not match: another account, or no amount. It books nothing (rule 4)."""
 
 
 class BeingCancelledError(Exception):
-    """The channel was asked to cancel this payment, which gives the money back; only a query asked well after that decides."""
+    """The channel was requested to cancel this payment, which refunds it. Only a later query decides."""
 
 
 class Payments:
-    """Turns verified facts into state, exactly once."""
+    """Books verified payments, each once."""
 
     def __init__(self, context: Context, cases: Cases) -> None:
         self._context = context
@@ -53,9 +53,9 @@ class Payments:
     async def book(
         self, configured: ConfiguredChannel, payment: Payment, raw: str, asked: payment_rows.QuerySnapshot | None = None
     ) -> Booked:
-        """Compare the facts with the attempt, then book them in one statement, or open a case for what cannot be booked.
+        """Compare the facts with the attempt. Book them in one statement, or open a case if they cannot be booked.
 
-        `asked`: the question to which these facts are the answer. BeingCancelledError if they may be older than a cancellation.
+        `asked`: the query to which these facts are the answer. BeingCancelledError if they may be older than a cancellation.
         """
         self._compare_account(configured, payment)
         if payment.amount is None or payment.amount <= 0 or not payment.currency:
@@ -129,7 +129,7 @@ class Payments:
         raw: str,
         asked: payment_rows.QuerySnapshot | None,
     ) -> Booked:
-        """The one statement did not apply: look again with both rows held, and decide."""
+        """The booking statement changed nothing: read both rows again under lock, and decide."""
         now = self._context.now()
         async with self._context.database.transaction() as connection:
             order = await order_rows.lock_order(connection, attempt.order_id)
@@ -161,7 +161,7 @@ class Payments:
 
     @staticmethod
     def _kind(order: PayOrder, attempt: PayAttempt, payment: Payment) -> CaseKind | None:
-        """Why the money does not fit; None if it does after all (the order waits, and the amount is the right one)."""
+        """Why the order cannot take the payment; None if it can (it is WAITING, and the amount matches)."""
         if payment.amount != attempt.amount or payment.currency != attempt.currency:
             return CaseKind.WRONG_AMOUNT
         if order.state in (OrderState.SUCCESS, OrderState.REFUND):

@@ -1,4 +1,4 @@
-"""Refunds as apps ask for them."""
+"""Refunds: create, read, list, sync."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from paycenter_server.storage.refunds import RefundFilter
 
 @dataclass(frozen=True, slots=True)
 class NewRefund:
-    """A create request. Amount in minor units."""
+    """The values of a create request. The amount is in minor units."""
 
     app_key: str
     merchant_order_id: str
@@ -33,7 +33,7 @@ class NewRefund:
 
 
 class Refunds:
-    """Create, read, list, sync."""
+    """The operations of apps on their refunds."""
 
     def __init__(self, context: Context, identity: Identity, settlement: RefundSettlement) -> None:
         self._context = context
@@ -41,7 +41,8 @@ class Refunds:
         self._settlement = settlement
 
     async def create(self, caller: Caller, new: NewRefund) -> PayRefund:
-        """Idempotent by (app, merchant_refund_no). The same content answers the same refund, and sends a FAILED one again."""
+        """Create a refund. It is idempotent by (app, merchant_refund_no): the same content returns the existing refund, and sends
+        it again if it is in state FAILURE."""
         check = Check()
         check.text("merchant_order_id", new.merchant_order_id, 64, minimum=1)
         check.text("merchant_refund_no", new.merchant_refund_no, 64, minimum=1)
@@ -76,7 +77,7 @@ class Refunds:
         return refund
 
     async def _reserve_and_insert(self, app: PayApp, new: NewRefund) -> PayRefund | None:
-        """Reserve and keep the intent in one transaction; None if another call took the number first."""
+        """Reserve the amount and store the intent in one transaction. None if another call has stored the number."""
         now = self._context.now()
         async with self._context.database.connection() as connection:
             order = await order_rows.get_order_by_merchant_id(connection, app.id, new.merchant_order_id)
@@ -95,7 +96,7 @@ class Refunds:
         await self._settlement.check_limits(refund)
         try:
             async with self._context.database.transaction() as connection:
-                # The refund row first: a repeat that lost the race must find the other's refund, not "exceeds".
+                # The refund row comes first: a parallel call with the same number must find the refund, not REFUND_EXCEEDS_PAID.
                 await refund_rows.insert_refund(connection, refund)
                 if not await refund_rows.reserve(connection, order.id, new.amount, now):
                     raise errors.refund_exceeds_paid(await order_rows.get_order(connection, order.id) or order)
@@ -104,7 +105,7 @@ class Refunds:
         return refund
 
     async def _reserve_and_send_again(self, refund: PayRefund) -> PayRefund:
-        """FAILURE to WAITING under a new number for the channel: the old one is spent there."""
+        """Make a refund in state FAILURE WAITING under a new out_refund_no. The channel does not accept the old one again."""
         now = self._context.now()
         key = self._context.new_key(now)
         async with self._context.database.transaction() as connection:
@@ -124,14 +125,14 @@ class Refunds:
             return await refund_rows.get_refund(connection, refund.id) or refund
 
     async def load(self, caller: Caller, number: str) -> PayRefund:
-        """By our number; REFUND_NOT_FOUND also for another app's."""
+        """Read by number. REFUND_NOT_FOUND also for a refund of another app."""
         key = decode(Prefix.REFUND, number)
         async with self._context.database.connection() as connection:
             refund = await refund_rows.get_refund(connection, key) if key else None
         return self._owned(caller, refund)
 
     async def load_by_merchant_no(self, caller: Caller, app_key: str, merchant_refund_no: str) -> PayRefund:
-        """By the app's own number."""
+        """Read by the app's own number."""
         app = await self._identity.app_of(caller, app_key)
         async with self._context.database.connection() as connection:
             refund = await refund_rows.get_refund_by_merchant_no(connection, app.id, merchant_refund_no)
@@ -143,13 +144,13 @@ class Refunds:
         return refund
 
     async def sync(self, caller: Caller, refund: PayRefund) -> PayRefund:
-        """Ask the channel about a WAITING refund."""
+        """Query the channel about a WAITING refund, and read the refund again."""
         if refund.state is RefundState.WAITING:
             await self._context.run_to_completion(self._settlement.check(refund))
         return await self.load(caller, refund.number)
 
     async def search(self, caller: Caller, app_key: str, where: RefundFilter, pager: Pager) -> Page[PayRefund]:
-        """Newest first. App credentials see their own app; operators may leave the app out."""
+        """List refunds, newest first. Apps list their own; operators may name an app."""
         where = replace(where, app_id=await self._identity.list_scope(caller, app_key))
         async with self._context.database.connection() as connection:
             rows = await refund_rows.list_refunds(connection, where, limit=pager.size + 1, before=pager.before(where))

@@ -1,4 +1,4 @@
-"""Carrying refunds to their end: sending, asking, and booking what the channel says."""
+"""Settlement of refunds: send, query, and book the result."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ log = structlog.get_logger(__name__)
 
 
 class UndecidedError(Exception):
-    """A callback that says nothing certain, and the channel did not say more: it is to be sent again."""
+    """A callback proves nothing by itself, and the query gave no clear answer. The channel must send it again."""
 
 
 class RefundSettlement:
-    """Every refund comes through here: first sends, repeats, queries and callbacks."""
+    """Settles refunds: first sends, repeated sends, queries and callbacks."""
 
     def __init__(self, context: Context, gateway: ChannelGateway, attempts: AttemptSettlement, cases: Cases) -> None:
         self._context = context
@@ -63,39 +63,39 @@ class RefundSettlement:
         )
 
     async def check_limits(self, refund: PayRefund) -> None:
-        """INVALID_FIELD names every field that the refund's channel would refuse, before anything is reserved."""
+        """INVALID_FIELD names every field that the channel would refuse, before anything is reserved."""
         configured = await self._gateway.get(refund.channel_id)
         if wrong := configured.spec.refund_limits(await self._request(refund, configured)):
             raise invalid(list(wrong))
 
     async def send(self, refund: PayRefund) -> None:
-        """Send it, or send it once more under the same number, which every channel takes as the same refund."""
+        """Send a refund. With the same number every channel regards a repeated request as the same refund."""
         configured = await self._gateway.get(refund.channel_id)
         request = await self._request(refund, configured)
         outcome = await self._gateway.perform(configured, lambda codec, moment: codec.refund(request, moment))
         await self._apply_or_note(configured, refund, outcome)
 
     async def check(self, refund: PayRefund) -> None:
-        """Ask how it stands. One that never arrived, or had to wait, is sent again under the same number (rule 2)."""
+        """Query a refund. If the channel does not know it, it is sent again under the same number (rule 2)."""
         configured = await self._gateway.get(refund.channel_id)
         request = await self._request(refund, configured)
         outcome = await self._gateway.perform(configured, lambda codec, moment: codec.query_refund(request, moment))
         if outcome.status is RefundStatus.NOT_FOUND:
             outcome = await self._gateway.perform(configured, lambda codec, moment: codec.refund(request, moment))
             if outcome.status is RefundStatus.TRADE_DECIDES and await self._all_went_back(refund, configured):
-                # What went back last may be this one, which an earlier send of ours has made.
+                # The last refund of the trade may be this one, from an earlier request.
                 last = await self._gateway.perform(configured, lambda codec, moment: codec.query_refund(request, moment))
                 outcome = replace(outcome, status=RefundStatus.FAILED) if last.status is RefundStatus.NOT_FOUND else last
         await self._apply_or_note(configured, refund, outcome)
 
     async def _all_went_back(self, refund: PayRefund, configured: ConfiguredChannel) -> bool:
-        """Whether the channel has given back the whole trade."""
+        """Whether the channel has refunded the whole trade."""
         async with self._context.database.connection() as connection:
             attempt = await attempt_rows.get_attempt(connection, refund.attempt_id)
         if attempt is None:
             return False
         trade = await self._gateway.perform(configured, lambda codec, moment: codec.query(attempt_ref(attempt), moment))
-        # A bar code's trade that is all given back is CLOSED.
+        # A bar code trade that is fully refunded is CLOSED.
         payment = trade.payment if trade.status in (QueryStatus.PAID, QueryStatus.CLOSED) else None
         return payment is not None and (payment.out_trade_no, payment.refunded) == (attempt.out_trade_no, Refunded.ALL)
 
@@ -107,7 +107,7 @@ class RefundSettlement:
             await self._note(refund, "FACTS_MISMATCH", str(error))
 
     async def apply(self, configured: ConfiguredChannel, refund: PayRefund, outcome: RefundOutcome, raw: str) -> None:
-        """Book an outcome. FactsMismatchError if it is a success whose facts are not this refund's."""
+        """Book an outcome. FactsMismatchError if its facts are not those of this refund."""
         if outcome.status is RefundStatus.SUCCESS:
             self._compare(configured, refund, outcome.facts)
             await self._succeed(refund, outcome.facts, raw)
@@ -130,7 +130,7 @@ class RefundSettlement:
 
     @staticmethod
     def _compare_failed(refund: PayRefund, facts: RefundFacts | None) -> None:
-        """A failure gives the reserved amount free, so it must be this refund's too. An error code alone names no numbers."""
+        """A failure releases the reserved amount, so its facts must match too. An error code alone states no facts."""
         if facts is None:
             return
         same = (facts.out_refund_no, facts.out_trade_no) == (refund.out_refund_no, refund.out_trade_no)
@@ -189,7 +189,7 @@ class RefundSettlement:
                 await self._cases.stale_refund(connection, refund)
 
     async def receive_callback(self, configured: ConfiguredChannel, outcome: RefundOutcome, raw: str) -> None:
-        """A callback about a refund. One that we never sent (made in the channel's own console) becomes a case."""
+        """Book a callback about a refund. A refund that was not made by PayCenter becomes a case."""
         facts = outcome.facts
         if facts is None:
             return
@@ -203,7 +203,7 @@ class RefundSettlement:
         elif outcome.status is not RefundStatus.PENDING:
             await self.apply(configured, refund, outcome, raw)
         elif refund.state is RefundState.WAITING:
-            # A callback that proves nothing by itself (v2), or names no amount (Alipay): the channel is asked.
+            # The callback proves nothing by itself (WeChat Pay v2) or states no amount (Alipay): the channel is queried.
             await self.check(refund)
         elif refund.state is RefundState.FAILURE:
             confirmed = await self._confirm(configured, await self._request(refund, configured))
@@ -211,7 +211,7 @@ class RefundSettlement:
                 await self.apply(configured, refund, confirmed, raw)
 
     async def _not_ours(self, configured: ConfiguredChannel, outcome: RefundOutcome, facts: RefundFacts, raw: str) -> None:
-        """Made at the channel's own console, or under a number that has had its end here."""
+        """A refund that was made in the channel's console, or under a number that is final here."""
         if outcome.status is RefundStatus.PENDING:
             number, amount = facts.out_refund_no, facts.amount or 0
             request = RefundRequest(facts.out_trade_no, number, amount, 0, "CNY", "", "", self._context.now())
@@ -221,19 +221,19 @@ class RefundSettlement:
         attempt = await self._attempts.attempt_of(facts.out_trade_no)
         if attempt is not None and attempt.state is not AttemptState.SUCCESS:
             if attempt.cancel_until is not None:
-                return  # our own cancellation of a bar code gave it back, and nothing was booked
-            # Told before its payment: that is asked for, and booked, first.
+                return  # our own cancellation of a bar code payment refunded it, and nothing was booked
+            # The refund is reported before its payment, so the payment is queried and booked first.
             await self._attempts.query(attempt)
             attempt = await self._attempts.attempt_of(facts.out_trade_no)
             if attempt is None or attempt.state is not AttemptState.SUCCESS:
                 raise UndecidedError("a refund of a payment that is not known here yet")
         async with self._context.database.transaction() as connection:
             if attempt is not None:
-                await attempt_rows.lock_attempt(connection, attempt.id)  # one case, whichever message comes first
+                await attempt_rows.lock_attempt(connection, attempt.id)  # one case, in whatever order the messages arrive
             await self._cases.unknown_refund(connection, configured.channel, outcome.facts or facts, attempt, raw)
 
     async def _confirm(self, configured: ConfiguredChannel, request: RefundRequest) -> RefundOutcome:
-        """What the channel says of a refund that a callback tells of, without proof. UndecidedError if it does not say."""
+        """Query a refund that a callback reports without proof. UndecidedError if the answer is not clear."""
         outcome = await self._gateway.perform(configured, lambda codec, moment: codec.query_refund(request, moment))
         if outcome.status in (RefundStatus.PENDING, RefundStatus.UNKNOWN):
             raise UndecidedError("the channel does not say yet how this refund ended")

@@ -1,4 +1,4 @@
-"""pay_app."""
+"""Statements on pay_app."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ APPS = RowMapping(PayApp, "pay_app")
 
 
 async def insert_app(connection: WriteConnection, app: PayApp) -> None:
-    """Raises UniqueViolation if the app key is taken."""
+    """Insert an app. UniqueViolation if the app key exists."""
     await connection.execute(APPS.insert, *APPS.values(app))
 
 
 async def get_app(connection: Connection, app_key: str) -> PayApp | None:
-    """By key."""
+    """Read by app key; None if there is none."""
     return APPS.model(await connection.fetchrow(f"{APPS.select} WHERE t.app_key = $1", app_key))
 
 
 async def get_app_by_id(connection: Connection, app_id: UUID) -> PayApp | None:
-    """By id."""
+    """Read by id; None if there is none."""
     return APPS.model(await connection.fetchrow(f"{APPS.select} WHERE t.id = $1", app_id))
 
 
 async def update_app(connection: WriteConnection, app_key: str, now: datetime, **values: object) -> PayApp | None:
-    """Change these columns; None if there is no such app."""
+    """Change the given columns. None if there is no such app."""
     from sqlalchemy import update
 
     from paycenter_server.storage.rendering import render
@@ -45,7 +45,7 @@ async def update_app(connection: WriteConnection, app_key: str, now: datetime, *
 
 
 async def delete_app(connection: WriteConnection, app_id: UUID) -> None:
-    """Remove an app with its channels and credentials. Raises ForeignKeyViolation if anything was paid through it."""
+    """Delete an app with its channels and credentials. ForeignKeyViolation if it has orders or refunds."""
     await connection.execute("DELETE FROM pay_channel WHERE app_id = $1", app_id)
     await connection.execute("DELETE FROM pay_app WHERE id = $1", app_id)
 
@@ -60,7 +60,7 @@ async def app_has(connection: Connection, app_id: UUID, table: str) -> bool:
 async def list_apps(
     connection: Connection, *, limit: int, before: UUID | None, name: str, enabled: bool | None
 ) -> list[tuple[PayApp, list[str]]]:
-    """Newest first, each with the codes of its enabled channels."""
+    """List apps, newest first, each with the codes of its enabled channels."""
     from sqlalchemy import select
 
     from paycenter_server.storage.rendering import render

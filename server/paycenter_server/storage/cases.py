@@ -1,4 +1,4 @@
-"""pay_case."""
+"""Statements on pay_case."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ CASES = RowMapping(PayCase, "pay_case")
 
 
 async def insert_case(connection: WriteConnection, case: PayCase) -> bool:
-    """False if the same thing has a case already (kind and reference)."""
+    """Insert a case. False if there is one with this kind and reference."""
     done = await connection.fetchval(f"{CASES.insert} ON CONFLICT (kind, reference) DO NOTHING RETURNING id", *CASES.values(case))
     return done is not None
 
 
 async def conflict_is_open(connection: Connection, attempt_id: UUID, references: Sequence[str] = ()) -> bool:
-    """Whether a person has been asked already to look at what was given back of this attempt (under one of these, if given)."""
+    """Whether a REFUND_MISMATCH case of this attempt is open (with one of these references, if given)."""
     found = await connection.fetchval(
         """SELECT 1 FROM pay_case WHERE attempt_id = $1 AND kind = $2 AND state = $3
            AND (cardinality($4::text[]) = 0 OR reference = ANY($4)) LIMIT 1""",
@@ -33,7 +33,7 @@ async def conflict_is_open(connection: Connection, attempt_id: UUID, references:
 async def move_case(
     connection: WriteConnection, case_id: UUID, event: CaseEvent, now: datetime, refund_id: UUID | None = None
 ) -> bool:
-    """Apply an event; False if it does not happen in the case's state."""
+    """Apply an event. False if the state of the case does not allow it."""
     done = await connection.fetchval(
         """UPDATE pay_case SET state = $2, update_time = $3, refund_id = coalesce($4, refund_id)
            WHERE id = $1 AND state = ANY($5) RETURNING id""",
@@ -43,7 +43,7 @@ async def move_case(
 
 
 async def list_cases(connection: Connection, *, order_id: UUID | None = None, limit: int = 100) -> list[PayCase]:
-    """Newest first; of one order if given."""
+    """List cases, newest first; of one order if it is given."""
     rows = await connection.fetch(
         f"{CASES.select} WHERE ($1::uuid IS NULL OR t.order_id = $1) ORDER BY t.id DESC LIMIT $2", order_id, limit
     )

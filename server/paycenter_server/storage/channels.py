@@ -1,4 +1,4 @@
-"""pay_channel."""
+"""Statements on pay_channel."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ CHANNELS = RowMapping(PayChannel, "pay_channel")
 
 
 async def insert_channel(connection: WriteConnection, channel: PayChannel) -> None:
-    """Raises UniqueViolation if the app has this code already."""
+    """Insert a channel. UniqueViolation if the app has a channel with this code."""
     await connection.execute(CHANNELS.insert, *CHANNELS.values(channel))
 
 
 async def get_channel(connection: Connection, channel_id: UUID) -> PayChannel | None:
-    """By id, enabled or not."""
+    """Read by id, enabled or not; None if there is none."""
     return CHANNELS.model(await connection.fetchrow(f"{CHANNELS.select} WHERE t.id = $1", channel_id))
 
 
 async def get_channel_by_code(connection: Connection, app_id: UUID, code: str) -> PayChannel | None:
-    """By app and code, enabled or not."""
+    """Read by app and code, enabled or not; None if there is none."""
     return CHANNELS.model(await connection.fetchrow(f"{CHANNELS.select} WHERE t.app_id = $1 AND t.code = $2", app_id, code))
 
 
@@ -40,7 +40,7 @@ async def update_channel(
     remark: str,
     config: Mapping[str, Any],
 ) -> bool:
-    """Change a channel that still has this version; False if someone else was faster."""
+    """Change a channel that still has this version. False if another call has changed it."""
     done = await connection.fetchval(
         """UPDATE pay_channel SET enabled = $3, fee_rate_ppm = $4, remark = $5, config = $6, version = version + 1,
            update_time = $7 WHERE id = $1 AND version = $2 RETURNING id""",
@@ -50,12 +50,12 @@ async def update_channel(
 
 
 async def delete_channel(connection: WriteConnection, channel_id: UUID) -> None:
-    """Raises ForeignKeyViolation if an order, attempt, refund or case names it."""
+    """Delete a channel. ForeignKeyViolation if an order, attempt, refund or case refers to it."""
     await connection.execute("DELETE FROM pay_channel WHERE id = $1", channel_id)
 
 
 async def list_channels(connection: Connection, *, limit: int, before: UUID | None, app_key: str) -> list[PayChannel]:
-    """Newest first; of all apps if the key is empty."""
+    """List channels, newest first; of all apps if the key is empty."""
     rows = await connection.fetch(
         f"{CHANNELS.select} WHERE ($1 = '' OR app.app_key = $1) AND ($2::uuid IS NULL OR t.id < $2) ORDER BY t.id DESC LIMIT $3",
         app_key, before, limit,

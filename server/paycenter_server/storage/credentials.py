@@ -1,4 +1,4 @@
-"""pay_credential."""
+"""Statements on pay_credential."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ CREDENTIALS = RowMapping(Credential, "pay_credential", optional_app=True)
 
 
 async def insert_credential(connection: WriteConnection, credential: Credential) -> None:
-    """A new credential; `app_id` None makes an operator's."""
+    """Insert a credential."""
     await connection.execute(CREDENTIALS.insert, *CREDENTIALS.values(credential))
 
 
 async def get_credential(connection: Connection, key_id: str) -> Credential | None:
-    """By key id, enabled or not."""
+    """Read by key id, enabled or not; None if there is none."""
     return CREDENTIALS.model(await connection.fetchrow(f"{CREDENTIALS.select} WHERE t.key_id = $1", key_id))
 
 
 async def list_credentials(connection: Connection, app_id: UUID | None) -> list[Credential]:
-    """Those of an app, or of the operators if `app_id` is None; oldest first."""
+    """The credentials of an app, or of the operators if `app_id` is None, oldest first."""
     return CREDENTIALS.models(
         await connection.fetch(
             f"{CREDENTIALS.select} WHERE t.app_id IS NOT DISTINCT FROM $1 ORDER BY t.create_time, t.key_id", app_id
@@ -31,14 +31,14 @@ async def list_credentials(connection: Connection, app_id: UUID | None) -> list[
 
 
 async def lock_operator_credentials(transaction: Transaction) -> list[Credential]:
-    """All of the operators, held until the transaction ends, so that two calls cannot disable the last two."""
+    """The credentials of all operators, locked until the end of the transaction, so that two calls cannot disable the last two."""
     return CREDENTIALS.models(
         await transaction.fetch(f"{CREDENTIALS.select} WHERE t.app_id IS NULL ORDER BY t.key_id FOR NO KEY UPDATE OF t")
     )
 
 
 async def disable_credential(connection: WriteConnection, app_id: UUID | None, key_id: str) -> bool:
-    """Whether the app (None: the operators) has such a credential; it is disabled now."""
+    """Disable a credential of the app, or of the operators if `app_id` is None. False if there is none."""
     done = await connection.fetchval(
         "UPDATE pay_credential SET enabled = false WHERE key_id = $1 AND app_id IS NOT DISTINCT FROM $2 RETURNING key_id",
         key_id, app_id,

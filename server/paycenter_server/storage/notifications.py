@@ -1,4 +1,4 @@
-"""pay_notify_task (the outbox) and pay_notify_log."""
+"""Statements on pay_notify_task (the outbox) and pay_notify_log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from paycenter_server.storage.rows import RowMapping, to_model
 
 NOTIFICATIONS = RowMapping(PayNotification, "pay_notify_task")
 LOGS = RowMapping(NotificationLog, "pay_notify_log")
-# Whatever comes of a delivery, it is recorded in these states only.
+# The events of a delivery; a result is recorded only in states in which they are possible.
 _DELIVERY_EVENTS = (
     NotificationEvent.RECEIVED,
     NotificationEvent.REFUSED,
@@ -26,7 +26,7 @@ _DELIVERY_EVENTS = (
 
 
 async def insert_notification(transaction: WriteConnection, notification: PayNotification) -> bool:
-    """In the same transaction as the change that it tells of; False if that was told before."""
+    """Insert a notification, in the transaction of the change that it reports. False if the same event has one."""
     done = await transaction.fetchval(
         f"{NOTIFICATIONS.insert} ON CONFLICT (data_id, event, data_version) DO NOTHING RETURNING id",
         *NOTIFICATIONS.values(notification),
@@ -36,7 +36,7 @@ async def insert_notification(transaction: WriteConnection, notification: PayNot
 
 @dataclass(frozen=True, slots=True)
 class DueNotification:
-    """A claimed task and what its delivery needs of its app; secrets are envelopes."""
+    """A claimed notification with the values of its app that the delivery needs. Secrets are sealed."""
 
     id: UUID
     app_id: UUID
@@ -54,9 +54,9 @@ class DueNotification:
 async def claim_due(
     connection: WriteConnection, now: datetime, lease: datetime, limit: int, per_app: int, busy: Sequence[UUID] = ()
 ) -> list[DueNotification]:
-    """Due tasks, at most `per_app` of one app, so that a slow receiver delays nobody else. `busy` apps are passed over.
+    """Claim due notifications, at most `per_app` of one app, so that a slow receiver does not delay other apps.
 
-    Each is due again at `lease`, so that a killed worker loses nothing.
+    Apps in `busy` are skipped. Each notification is due again at `lease`, so that a killed worker loses nothing.
     """
     rows = await connection.fetch(
         f"""WITH ranked AS (
@@ -79,7 +79,7 @@ async def claim_due(
 
 @dataclass(frozen=True, slots=True)
 class DeliveryResult:
-    """The result of one delivery, to be recorded."""
+    """The result of one delivery."""
 
     task_id: UUID
     claimed_times: int
@@ -94,7 +94,7 @@ class DeliveryResult:
 
 
 async def record(connection: WriteConnection, deliveries: Sequence[DeliveryResult]) -> int:
-    """Book deliveries and their log in one statement. A task that someone else has moved on keeps what it has."""
+    """Store results and their log in one statement. A notification that has changed since its claim is only logged."""
     recorded = await connection.fetchval(
             """WITH given AS (
                  SELECT * FROM unnest($1::uuid[], $2::int[], $3::text[], $4::timestamptz[], $5::text[], $6::text[], $7::int[],
@@ -125,18 +125,18 @@ async def record(connection: WriteConnection, deliveries: Sequence[DeliveryResul
 
 
 async def get_notification(connection: Connection, task_id: UUID) -> PayNotification | None:
-    """By id."""
+    """Read by id; None if there is none."""
     return NOTIFICATIONS.model(await connection.fetchrow(f"{NOTIFICATIONS.select} WHERE t.id = $1", task_id))
 
 
 async def list_logs(connection: Connection, task_id: UUID, limit: int = 100) -> list[NotificationLog]:
-    """The last deliveries, oldest first."""
+    """The last deliveries of a notification, oldest first."""
     rows = await connection.fetch(f"{LOGS.select} WHERE t.task_id = $1 ORDER BY t.id DESC LIMIT $2", task_id, limit)
     return LOGS.models(list(reversed(rows)))
 
 
 async def resend(connection: WriteConnection, task_id: UUID, now: datetime) -> bool:
-    """A finished task becomes WAITING, due now, and its retry schedule starts anew; False if it is not finished."""
+    """Make a finished notification WAITING and due, and start its retry schedule again. False if it is not finished."""
     done = await connection.fetchval(
         """UPDATE pay_notify_task SET state = $3, next_notify_time = $2, update_time = $2, schedule_start_time = $2,
            schedule_start_times = notify_times WHERE id = $1 AND state = ANY($4) RETURNING id""",
@@ -147,7 +147,7 @@ async def resend(connection: WriteConnection, task_id: UUID, now: datetime) -> b
 
 @dataclass(frozen=True, slots=True)
 class NotificationFilter:
-    """What ListPayNotifications filters by; empty values let everything through."""
+    """The filters of ListPayNotifications. Empty values do not filter."""
 
     app_id: UUID | None = None
     type: NotificationType | None = None
@@ -162,7 +162,7 @@ class NotificationFilter:
 async def list_notifications(
     connection: Connection, where: NotificationFilter, *, limit: int, before: UUID | None
 ) -> list[PayNotification]:
-    """Newest first, by keyset."""
+    """List notifications, newest first, by keyset."""
     from sqlalchemy import select
 
     from paycenter_server.storage.rendering import render

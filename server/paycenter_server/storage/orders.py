@@ -1,4 +1,4 @@
-"""pay_order."""
+"""Statements on pay_order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _UNPAID = sources(ORDER, OrderEvent.PAID)
 
 
 async def insert_order(connection: WriteConnection, order: PayOrder) -> bool:
-    """False if the app has an order under this merchant_order_id."""
+    """Insert an order. False if the app has an order with this merchant_order_id."""
     done = await connection.fetchval(
         f"{ORDERS.insert} ON CONFLICT (app_id, merchant_order_id) DO NOTHING RETURNING id", *ORDERS.values(order)
     )
@@ -25,24 +25,24 @@ async def insert_order(connection: WriteConnection, order: PayOrder) -> bool:
 
 
 async def get_order(connection: Connection, order_id: UUID) -> PayOrder | None:
-    """By id."""
+    """Read by id; None if there is none."""
     return ORDERS.model(await connection.fetchrow(f"{ORDERS.select} WHERE t.id = $1", order_id))
 
 
 async def lock_order(transaction: Transaction, order_id: UUID) -> PayOrder | None:
-    """By id, held until the transaction ends. Its key does not change, so rows that refer to it can still be inserted."""
+    """Read by id and lock until the end of the transaction. Rows that refer to the order can still be inserted."""
     return ORDERS.model(await transaction.fetchrow(f"{ORDERS.select} WHERE t.id = $1 FOR NO KEY UPDATE OF t", order_id))
 
 
 async def get_order_by_merchant_id(connection: Connection, app_id: UUID, merchant_order_id: str) -> PayOrder | None:
-    """By the app's own number."""
+    """Read by the app's own number; None if there is none."""
     return ORDERS.model(
         await connection.fetchrow(f"{ORDERS.select} WHERE t.app_id = $1 AND t.merchant_order_id = $2", app_id, merchant_order_id)
     )
 
 
 async def close_order(transaction: Transaction, order_id: UUID, now: datetime) -> PayOrder | None:
-    """WAITING to CLOSED, if no attempt is open; None otherwise. The caller holds the row."""
+    """Close a WAITING order without open attempts; None otherwise. The caller has locked the row."""
     row = await transaction.fetchrow(
         f"""WITH closed AS (UPDATE pay_order t SET state = $3, next_check_time = NULL, update_time = $2
              WHERE t.id = $1 AND t.state = ANY($4)
@@ -55,7 +55,7 @@ async def close_order(transaction: Transaction, order_id: UUID, now: datetime) -
 
 
 async def update_price(transaction: Transaction, order_id: UUID, old: int, new: int, now: datetime) -> bool:
-    """Change the amount of a WAITING order that has no open attempt; False otherwise. The caller holds the row."""
+    """Change the amount of a WAITING order without open attempts; False otherwise. The caller has locked the row."""
     done = await transaction.fetchval(
         """UPDATE pay_order SET amount = $3, state = $5, update_time = $4 WHERE id = $1 AND amount = $2 AND state = ANY($6)
            AND NOT EXISTS (SELECT 1 FROM pay_attempt t WHERE t.order_id = $1 AND t.state = ANY($7)) RETURNING id""",
@@ -65,7 +65,7 @@ async def update_price(transaction: Transaction, order_id: UUID, old: int, new: 
 
 
 async def claim_expired(connection: WriteConnection, now: datetime, retry: datetime, limit: int) -> list[UUID]:
-    """WAITING orders whose expiry is due. Each is due again at `retry`, so that a killed worker loses nothing."""
+    """Claim WAITING orders whose expiry is due. Each is due again at `retry`, so that a killed worker loses nothing."""
     rows = await connection.fetch(
         """UPDATE pay_order SET next_check_time = $2, check_count = check_count + 1 WHERE id IN (
              SELECT id FROM pay_order WHERE next_check_time <= $1 ORDER BY next_check_time LIMIT $3
@@ -77,13 +77,13 @@ async def claim_expired(connection: WriteConnection, now: datetime, retry: datet
 
 
 async def set_next_check(connection: WriteConnection, order_id: UUID, when: datetime | None) -> None:
-    """When an unsettled order is looked at again; a settled one is left alone."""
+    """Set the time of the next check of an unsettled order. A settled order is not changed."""
     await connection.execute("UPDATE pay_order SET next_check_time = $2 WHERE id = $1 AND state = ANY($3)", order_id, when, _UNPAID)
 
 
 @dataclass(frozen=True, slots=True)
 class OrderFilter:
-    """What ListPayOrders filters by; empty values let everything through."""
+    """The filters of ListPayOrders. Empty values do not filter."""
 
     app_id: UUID | None = None
     channel_code: str = ""
@@ -98,7 +98,7 @@ class OrderFilter:
 
 
 async def list_orders(connection: Connection, where: OrderFilter, *, limit: int, before: UUID | None) -> list[PayOrder]:
-    """Newest first, by keyset. Keys are in the order of creation, so a time range is a key range too."""
+    """List orders, newest first, by keyset."""
     from sqlalchemy import select
 
     from paycenter_server.storage.rendering import render

@@ -1,4 +1,4 @@
-"""The one statement that books a payment: attempt, order and notification together, or nothing."""
+"""The statement that books a payment: it changes attempt, order and notification together, or nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WITH o AS (
     callback_data = $11, update_time = $12, next_check_time = NULL
   FROM t WHERE a.id = t.id RETURNING a.id
 ), others AS (
-  -- Nobody should pay twice: the sync job closes what is still payable elsewhere, starting now.
+  -- Against a second payment: the other open attempts are due now, so that the sync job closes them.
   UPDATE pay_attempt x SET next_check_time = $12 FROM t WHERE x.order_id = t.order_id AND x.id <> t.id AND x.state = ANY($25)
 ), paid AS (
   UPDATE pay_order p SET state = $13, paid_amount = $5, attempt_id = $3, channel_id = $4, channel_code = $14,
@@ -42,7 +42,7 @@ SELECT (SELECT count(*) FROM attempt) AS attempts, (SELECT count(*) FROM paid) A
 
 @dataclass(frozen=True, slots=True)
 class Booking:
-    """What is booked. Amounts in minor units."""
+    """The values that are booked. Amounts are in minor units."""
 
     order_id: UUID
     attempt_id: UUID
@@ -59,14 +59,14 @@ class Booking:
 
 @dataclass(frozen=True, slots=True)
 class QuerySnapshot:
-    """A question to a channel: when it was asked, and what the attempt's `cancel_until` was before that."""
+    """The time of a query to a channel, and the attempt's `cancel_until` before it."""
 
     at: datetime
     cancel_until: datetime | None
 
     def counts(self, cancel_until: datetime | None) -> bool:
-        """Whether its answer says anything of an attempt that now has this `cancel_until`: no cancellation has begun or ended
-        since, and none may still be carried out."""
+        """Whether the answer is valid for an attempt that now has this `cancel_until`: no cancellation has begun or ended since
+        the query, and the channel cannot execute one any more."""
         return cancel_until == self.cancel_until and (cancel_until is None or cancel_until <= self.at)
 
 
@@ -80,10 +80,10 @@ async def settle(
     closed_attempt: bool = False,
     asked: QuerySnapshot | None = None,
 ) -> bool:
-    """Book a payment of an order that can take it; False, with nothing changed, if order or attempt have moved on.
+    """Book a payment. False, with nothing changed, if the state of the order or of the attempt does not allow it.
 
-    `asked`: the question that the facts are the answer to; None if they came unasked. `closed_attempt`: the caller holds both rows
-    and has decided that a payment of a closed attempt is right for the order.
+    `asked`: the query to which the facts are the answer; None if there was no query. `closed_attempt`: the caller has locked both
+    rows and has decided that a payment of a closed attempt is valid for the order.
     """
     late = sources(ATTEMPT, AttemptEvent.PAID_LATE) if closed_attempt else []
     row = await connection.fetchrow(

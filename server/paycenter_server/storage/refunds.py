@@ -1,4 +1,4 @@
-"""pay_refund, and the order's reserved and refunded amounts."""
+"""Statements on pay_refund, and on the reserved and refunded amounts of the order."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ REFUNDS = RowMapping(PayRefund, "pay_refund")
 
 
 async def reserve(connection: WriteConnection, order_id: UUID, amount: int, now: datetime) -> bool:
-    """Set aside part of what was paid; False if that much is not left.
+    """Reserve part of the paid amount. False if less than that remains.
 
-    One conditional UPDATE: a SUM over refund rows would race. The state needs no condition: `paid_amount` is 0 (a CHECK) unless
-    the order is paid.
+    This is one conditional UPDATE, because a SUM over refund rows would race. The state needs no condition, because `paid_amount`
+    is 0 (a CHECK) unless the order is paid.
     """
     done = await connection.fetchval(
         """UPDATE pay_order SET reserved_amount = reserved_amount + $2, update_time = $3
@@ -30,29 +30,29 @@ async def reserve(connection: WriteConnection, order_id: UUID, amount: int, now:
 
 
 async def insert_refund(transaction: Transaction, refund: PayRefund) -> None:
-    """Raises UniqueViolation if the app has a refund under this merchant_refund_no (or the case has its refund)."""
+    """Insert a refund. UniqueViolation if the app has a refund with this merchant_refund_no, or the case has a refund."""
     await transaction.execute(REFUNDS.insert, *REFUNDS.values(refund))
 
 
 async def get_refund(connection: Connection, refund_id: UUID) -> PayRefund | None:
-    """By id."""
+    """Read by id; None if there is none."""
     return REFUNDS.model(await connection.fetchrow(f"{REFUNDS.select} WHERE t.id = $1", refund_id))
 
 
 async def get_refund_by_merchant_no(connection: Connection, app_id: UUID, merchant_refund_no: str) -> PayRefund | None:
-    """By the app's own number."""
+    """Read by the app's own number; None if there is none."""
     return REFUNDS.model(
         await connection.fetchrow(f"{REFUNDS.select} WHERE t.app_id = $1 AND t.merchant_refund_no = $2", app_id, merchant_refund_no)
     )
 
 
 async def get_refund_by_out_key(connection: Connection, key: UUID) -> PayRefund | None:
-    """By the number that the channel knows now."""
+    """Read by the current out_refund_no; None if there is none."""
     return REFUNDS.model(await connection.fetchrow(f"{REFUNDS.select} WHERE t.out_refund_key = $1", key))
 
 
 async def find_earlier_key(connection: Connection, attempt_id: UUID, key: UUID) -> PayRefund | None:
-    """The refund of this attempt that was once sent under this number and has another now."""
+    """The refund of this attempt that had this out_refund_no before; None if there is none."""
     return REFUNDS.model(
         await connection.fetchrow(
             f"{REFUNDS.select} WHERE t.attempt_id = $1 AND t.earlier_out_refund_keys ? $2", attempt_id, str(key)
@@ -61,7 +61,7 @@ async def find_earlier_key(connection: Connection, attempt_id: UUID, key: UUID) 
 
 
 async def send_again(connection: Transaction, refund_id: UUID, new_key: UUID, now: datetime, next_check: datetime) -> bool:
-    """FAILURE to WAITING under a new number for the channel; False if it is not FAILURE any more."""
+    """Make a refund in state FAILURE WAITING under a new out_refund_no. False if it is not in that state any more."""
     done = await connection.fetchval(
         """UPDATE pay_refund SET state = $5, earlier_out_refund_keys = earlier_out_refund_keys || to_jsonb(out_refund_key::text),
            out_refund_key = $2, send_count = send_count + 1, channel_error_code = NULL, channel_error_message = NULL,
@@ -81,7 +81,7 @@ async def succeed(
     callback_data: str,
     now: datetime,
 ) -> bool:
-    """WAITING to SUCCESS, and the reserved amount becomes refunded; False if it was no longer WAITING."""
+    """Make a WAITING refund SUCCESS, and its reserved amount refunded. False if it is not WAITING any more."""
     row = await connection.fetchrow(
         """WITH done AS (
              UPDATE pay_refund SET state = $3, channel_refund_no = $4, success_time = $5, callback_data = $6, update_time = $7,
@@ -99,7 +99,7 @@ async def succeed(
 
 
 async def fail(connection: Transaction, refund: PayRefund, *, code: str, message: str, callback_data: str, now: datetime) -> bool:
-    """WAITING to FAILURE, and the reserved amount is free again; False if it was no longer WAITING."""
+    """Make a WAITING refund FAILURE, and release its reserved amount. False if it is not WAITING any more."""
     row = await connection.fetchrow(
         """WITH done AS (
              UPDATE pay_refund SET state = $3, channel_error_code = $4, channel_error_message = $5, callback_data = $6,
@@ -118,7 +118,7 @@ async def fail(connection: Transaction, refund: PayRefund, *, code: str, message
 async def note(
     connection: WriteConnection, refund: PayRefund, *, code: str, message: str, next_check: datetime, now: datetime
 ) -> None:
-    """Still WAITING; keep what the channel said and when it is asked again."""
+    """Store the answer of the channel and the time of the next check of a refund that stays WAITING."""
     await connection.execute(
         """UPDATE pay_refund SET channel_error_code = $3, channel_error_message = $4, next_check_time = $5, update_time = $6,
              state = $7 WHERE id = $1 AND out_refund_key = $2 AND state = ANY($8)""",
@@ -128,7 +128,7 @@ async def note(
 
 
 async def claim_due(connection: WriteConnection, now: datetime, lease: datetime, limit: int) -> list[PayRefund]:
-    """WAITING refunds whose check is due; each is due again at `lease`."""
+    """Claim WAITING refunds whose check is due. Each is due again at `lease`."""
     rows = await connection.fetch(
         f"""WITH due AS (UPDATE pay_refund t SET next_check_time = $2, check_count = check_count + 1 WHERE id IN (
              SELECT id FROM pay_refund WHERE next_check_time <= $1 ORDER BY next_check_time LIMIT $3
@@ -141,7 +141,7 @@ async def claim_due(connection: WriteConnection, now: datetime, lease: datetime,
 
 @dataclass(frozen=True, slots=True)
 class RefundFilter:
-    """What ListPayRefunds filters by; empty values let everything through."""
+    """The filters of ListPayRefunds. Empty values do not filter."""
 
     app_id: UUID | None = None
     channel_code: str = ""
@@ -154,7 +154,7 @@ class RefundFilter:
 
 
 async def list_refunds(connection: Connection, where: RefundFilter, *, limit: int, before: UUID | None) -> list[PayRefund]:
-    """Newest first, by keyset."""
+    """List refunds, newest first, by keyset."""
     from sqlalchemy import select
 
     from paycenter_server.storage.rendering import render

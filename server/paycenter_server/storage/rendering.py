@@ -1,7 +1,7 @@
-"""Core statements in asyncpg's form.
+"""SQLAlchemy Core statements in the form of asyncpg.
 
-SQLAlchemy is imported when the first list is asked for, not at start: processes that never list start a quarter of a
-second sooner. That is why the list functions import this module, and the tables, inside themselves.
+The functions that build statements import this module and the tables when they are called. So SQLAlchemy is imported with the
+first list, and processes without lists start a quarter of a second faster.
 """
 
 from __future__ import annotations

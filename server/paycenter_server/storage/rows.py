@@ -1,4 +1,4 @@
-"""Rows to domain values and back. The columns of a table are listed once: by the fields of its dataclass."""
+"""Conversion between rows and domain values. The fields of a dataclass are the only list of the columns of its table."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _readers(kind: type[Any]) -> tuple[tuple[str, type[StrEnum] | None], ...]:
 
 
 def to_model(kind: type[T], record: Mapping[str, Any]) -> T:
-    """A dataclass from a row that has a column for each of its fields; states become their enums."""
+    """Build a dataclass from a row with a column for each of its fields. Texts become the enums of the fields."""
     values = []
     for name, enum in _readers(kind):  # type: ignore[arg-type]
         value = record[name]
@@ -30,10 +30,10 @@ def to_model(kind: type[T], record: Mapping[str, Any]) -> T:
 
 
 class RowMapping(Generic[T]):
-    """How a dataclass is stored in a table. A field `app_key` is read from pay_app; every other field is a column.
+    """The mapping of a dataclass to a table. A field `app_key` is read from pay_app; every other field is a column.
 
-    Statements name their columns: one with `*` fails inside a transaction while a migration adds a column (asyncpg,
-    InvalidCachedStatementError).
+    Statements name their columns, because a statement with `*` fails inside a transaction while a migration adds a column
+    (asyncpg, InvalidCachedStatementError).
     """
 
     def __init__(self, kind: type[T], table: str, *, optional_app: bool = False) -> None:
@@ -50,10 +50,10 @@ class RowMapping(Generic[T]):
         """For RETURNING in a statement whose table is called `t`."""
         places = ", ".join(f"${number}" for number in range(1, len(self.columns) + 1))
         self.insert = f"INSERT INTO {table} ({', '.join(self.columns)}) VALUES ({places})"
-        """Takes `values`; ON CONFLICT or RETURNING may follow."""
+        """Its arguments are `values`; ON CONFLICT or RETURNING may follow."""
 
     def select_from(self, rows: str) -> str:
-        """The same of a CTE that returned `returning`, called `rows`."""
+        """`select` from a CTE with the name `rows` that has returned `returning`."""
         before, _, after = self.select.partition(" FROM ")
         _, _, join = after.partition(" t")
         return f"{before} FROM {rows} t{join}"
@@ -63,7 +63,7 @@ class RowMapping(Generic[T]):
         return [_plain(getattr(model, name)) for name in self.columns]
 
     def model(self, record: Mapping[str, Any] | None) -> T | None:
-        """The dataclass of a row, None of none."""
+        """The dataclass of a row; None for None."""
         return to_model(self.kind, record) if record is not None else None
 
     def models(self, records: list[Any]) -> list[T]:

@@ -260,7 +260,7 @@ pay_notify_task = Table(
     Column("schedule_start_time", TIME, nullable=False),
     Column("schedule_start_times", Integer, nullable=False),
     *_times(),
-    # One thing is told once, however often it is found out.
+    # One notification per event, also if the event is detected several times.
     UniqueConstraint("data_id", "event", "data_version"),
     Index("pay_notify_task_app_id_id_idx", "app_id", "id"),
     Index("pay_notify_task_next_notify_time_idx", "next_notify_time", postgresql_where=text("next_notify_time IS NOT NULL")),
