@@ -15,9 +15,9 @@ import pytest
 from integration.test_sidecar import raw
 from paycenter_server.http_callback.app import create_app, serve
 from paycenter_server.http_callback.connections import Connections, connection_limit
-from support.grpc_rig import eventually
 from support.server_process import ServerProcess, server_process
 from support.system import PayCenterSystem, free_port
+from support.waiting import eventually
 
 HALF_OPEN = 1300
 
