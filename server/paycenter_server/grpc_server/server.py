@@ -10,8 +10,6 @@ import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from grpc_reflection.v1alpha._async import ReflectionServicer
 from paycenter.v1 import (
     pay_app_service_pb2,
     pay_app_service_pb2_grpc,
@@ -33,6 +31,7 @@ from paycenter_server.grpc_server.credentials import CredentialServicer
 from paycenter_server.grpc_server.interceptor import Interceptor
 from paycenter_server.grpc_server.notifications import NotificationServicer
 from paycenter_server.grpc_server.orders import OrderServicer
+from paycenter_server.grpc_server.reflection import add_reflection
 from paycenter_server.grpc_server.refunds import RefundServicer
 from paycenter_server.services.apps import Apps
 from paycenter_server.services.attempts_submission import Submission
@@ -46,7 +45,6 @@ from paycenter_server.services.refunds import Refunds
 
 log = structlog.get_logger(__name__)
 
-_REFLECTION = "grpc.reflection.v1alpha.ServerReflection"
 LIVENESS = "liveness"
 """The name that the health service answers SERVING for while the process runs, whatever its database does."""
 _HEALTH_SECONDS = 2.0
@@ -123,25 +121,12 @@ class Server:
         self._health = HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if with_reflection:
-            self._add_reflection()
+            add_reflection(self._server, (*_NAMES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name))
         if tls is None:
             self.port = self._server.add_insecure_port(address)
         else:
             credentials = grpc.ssl_server_credentials([(tls.key.read_bytes(), tls.certificate.read_bytes())])
             self.port = self._server.add_secure_port(address, credentials)
-
-    def _add_reflection(self) -> None:
-        names = (*_NAMES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, "grpc.reflection.v1.ServerReflection")
-        servicer = ReflectionServicer((*names, _REFLECTION))
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, self._server)
-        # v1 has the same messages under another service name.
-        handler = grpc.stream_stream_rpc_method_handler(
-            servicer.ServerReflectionInfo,
-            request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
-            response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
-        )
-        generic = grpc.method_handlers_generic_handler("grpc.reflection.v1.ServerReflection", {"ServerReflectionInfo": handler})
-        self._server.add_generic_rpc_handlers((generic,))
 
     async def start(self) -> None:
         """Listen."""

@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import yarl
 
+from paycenter_server.domain.addresses import is_public, parse_ip, reached_address
 from paycenter_server.domain.guard import refuse_in_transaction
 from paycenter_server.services.context import Clock
 from paycenter_server.services.notifications_delivery import DeliveryResponse
@@ -19,8 +20,6 @@ TIMEOUT = 10.0
 MAX_ANSWER = 64 * 1024
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-_V4_IN_V6 = (ipaddress.ip_network("::/96"), ipaddress.ip_network("64:ff9b::/96"))
-_LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")
 
 
 class ForbiddenAddressError(OSError):
@@ -32,21 +31,10 @@ def parse_networks(text: str) -> list[Network]:
     return [ipaddress.ip_network(item.strip()) for item in text.split(",") if item.strip()]
 
 
-def _carried(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """The IPv4 address that is reached through an IPv6 one: mapped, compatible, 6to4 or NAT64; otherwise itself."""
-    if isinstance(ip, ipaddress.IPv4Address):
-        return ip
-    if ip.sixtofour is not None:
-        return ip.sixtofour
-    if ip.ipv4_mapped is not None or any(ip in network for network in _V4_IN_V6):
-        return ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
-    return ip
-
-
 class AddressGuard:
     """Refuses to connect to what is not a public address, unless its network is allowed.
 
-    It looks at the address that is really connected to, after name resolution, so a name cannot be moved under it.
+    It checks the address of the connection, after name resolution, so a name that changes its address passes no check.
     """
 
     def __init__(self, allowed: Sequence[Network]) -> None:
@@ -54,11 +42,11 @@ class AddressGuard:
 
     def permits(self, address: str) -> bool:
         """Whether a connection to this IP address may be made."""
-        given = ipaddress.ip_address(address.partition("%")[0])
-        ip = _carried(given)
-        if any(item in network for item in {given, ip} for network in self._allowed if item.version == network.version):
+        given = parse_ip(address)
+        ips = {given, reached_address(given)}
+        if any(ip in network for ip in ips for network in self._allowed if ip.version == network.version):
             return True
-        return ip.is_global and not ip.is_multicast and ip not in _LOCAL_NAT64
+        return is_public(address)
 
     def socket_factory(self, info: Any) -> socket.socket:
         """For aiohttp's connector."""
