@@ -1,4 +1,4 @@
-"""PayAppService over the wire: apps, guards, credentials, webhook secrets."""
+"""PayAppService over the wire: apps, guards, credentials, notification secrets."""
 
 from __future__ import annotations
 
@@ -204,5 +204,5 @@ async def test_both_webhook_secrets_sign_for_a_day(rig: Rig) -> None:
     assert len(post.headers["webhook-signature"].split(" ")) == 1
     now = system.clock.now()
     NotificationVerifier(rotated).verify(post.headers, post.body, now=now)
-    with pytest.raises(NotificationError, match="no signature fits"):
+    with pytest.raises(NotificationError, match="no signature matches"):
         NotificationVerifier(system.secrets["shop"]).verify(post.headers, post.body, now=now)

@@ -303,7 +303,7 @@ class WechatV3Codec(ABC):
         return Call("wx.certificates", self._request("GET", "/v3/certificates", moment), parse, lambda why: False)
 
     def prove_keys(self, moment: RequestContext) -> Call[str]:
-        """`GET /v3/certificates`: the key that `Wechatpay-Serial` names signs the answer. A merchant without certificates gets 404."""
+        """`GET /v3/certificates`. The key that `Wechatpay-Serial` names signs the answer, or it is 404 without certificates."""
 
         def parse(response: HttpResponse, now: datetime) -> str:
             theirs = parse_http_date(response.headers.get("date", ""))
