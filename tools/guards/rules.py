@@ -1,4 +1,4 @@
-"""What the tests of the rules (`test_money_rules.py`) and of the reference's faults (R1, S1, …) stand for."""
+"""The guards of the rules (`test_money_rules.py`) and against the reference's faults (R1, S1, …)."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class AlipayBarCodec(AlipayTradeCodec):
         """As for every trade, except that a closed one was cancelled: its payment was refunded and is not booked."""
         outcome = super().read_trade(trade, account, paid_field)
         if outcome.status is QueryStatus.PAID and trade.get("trade_status") == "TRADE_CLOSED":
-            return QueryOutcome(QueryStatus.CLOSED, outcome.payment, "CANCEL_REFUNDED", "it had been paid, and was given back")
+            return QueryOutcome(QueryStatus.CLOSED, outcome.payment, "CANCEL_REFUNDED", "it was paid, and then refunded")
         return outcome
 
     def close(self, attempt: AttemptRef, moment: RequestContext) -> Call[CloseOutcome]:
@@ -85,13 +85,13 @@ class AlipayBarCodec(AlipayTradeCodec):
             if answer.text("out_trade_no") != attempt.out_trade_no:
                 raise AnswerError("the answer is about another out_trade_no")
             if answer.text("retry_flag") != "N":
-                return CloseOutcome(CloseStatus.UNKNOWN, "RETRY_FLAG", "to be cancelled once more")
+                return CloseOutcome(CloseStatus.UNKNOWN, "RETRY_FLAG", "the cancellation must be repeated")
             if not answer.text("action"):
                 # Alipay does not know the trade (yet): a payment that arrives later would be executed.
                 return CloseOutcome(CloseStatus.STILL_PAYABLE)
             refunded = answer.text("action") == "refund"
             return CloseOutcome(
-                CloseStatus.CLOSED, "CANCEL_REFUNDED" if refunded else "", "paid, and given back" if refunded else ""
+                CloseStatus.CLOSED, "CANCEL_REFUNDED" if refunded else "", "paid, and then refunded" if refunded else ""
             )
 
         def bad(answer: Answer) -> CloseOutcome:

@@ -146,7 +146,7 @@ class WechatBarV2Codec(WechatV2Codec):
 
         def good(answer: Mapping[str, str]) -> CloseOutcome:
             if answer.get("recall") == "Y":
-                return CloseOutcome(CloseStatus.UNKNOWN, "RECALL", "to be reversed once more")
+                return CloseOutcome(CloseStatus.UNKNOWN, "RECALL", "the reversal must be repeated")
             return CloseOutcome(CloseStatus.CLOSED)
 
         return self.call(
