@@ -1,9 +1,9 @@
 """Verify that every guard has a test: remove each guard and run its tests, which must fail.
 
-Each mutant replaces one text of one file in a copy of the tree, and runs the tests that its entry names. It is killed only if every
-one of them is collected and fails in its call, and the control (a payment and a refund from end to end) still passes. A text that is
-not in its file exactly once, a collection error, a programming error, or a hang is a fault of the entry and not a kill. Before that,
-the same tests must pass in an unchanged copy.
+Each mutant replaces one text of one file in a copy of the tree, and runs the tests that its entry names. It is killed only
+if every one of them is collected and fails in its call, and the control (a payment and a refund from end to end) still
+passes. A text that is not in its file exactly once, a collection error, a programming error, or a hang is a fault of the
+entry and not a kill. Before that, the same tests must pass in an unchanged copy.
 
     python tools/mutants.py [--list] [--only PART_OF_A_NAME]... [--jobs 2]
 
