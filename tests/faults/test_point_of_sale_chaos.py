@@ -84,7 +84,7 @@ async def confirm(system: PayCenterSystem, attempt: Any, chance: random.Random) 
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
-async def test_a_till_in_chaos(kind: str, system_on: SystemOn) -> None:
+async def test_a_point_of_sale_in_chaos(kind: str, system_on: SystemOn) -> None:
     network = Chaos()
     async with system_on(network) as system:
         pos = await make_point_of_sale(system, kind)

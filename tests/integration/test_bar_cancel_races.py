@@ -107,7 +107,7 @@ async def test_an_answer_from_before_the_cancellation_books_nothing(stage: tuple
     assert await system.cases() == []
 
 
-async def test_a_refused_cancellation_leaves_the_money_booked(stage: tuple[PayCenterSystem, PointOfSale, Staged]) -> None:
+async def test_after_a_refused_cancellation_the_payment_is_booked(stage: tuple[PayCenterSystem, PointOfSale, Staged]) -> None:
     """Confirmed between the query and the cancellation, which cannot give it back."""
     system, pos, network = stage
     order, attempt = await waiting(system, pos)
@@ -139,7 +139,7 @@ async def test_while_a_cancellation_is_undecided_nothing_is_booked(stage: tuple[
     assert (await system.read(order)).state is OrderState.WAITING
 
 
-async def test_a_process_that_stands_still_before_it_cancels(stage: tuple[PayCenterSystem, PointOfSale, Staged]) -> None:
+async def test_a_process_that_is_stopped_before_it_cancels(stage: tuple[PayCenterSystem, PointOfSale, Staged]) -> None:
     """It wrote down that it will cancel, and sends that a minute later, when another has booked: nobody can prevent that any more,
     but a person is told."""
     system, pos, network = stage
@@ -253,7 +253,7 @@ async def test_alipay_pays_after_the_cancellation_found_nothing(answered: bool, 
 
 
 @pytest.mark.parametrize("policy", ["REFUND", "ACCEPT"])
-async def test_a_late_notice_of_what_was_given_back(system: PayCenterSystem, policy: str) -> None:
+async def test_a_late_callback_of_a_refunded_payment(system: PayCenterSystem, policy: str) -> None:
     """Alipay tells of bar payments: the notice of a payment that our own cancellation has given back books nothing."""
     pos = await make_point_of_sale(system, "alipay")
     await system.rows(f"UPDATE pay_app SET surplus_policy = '{policy}'")

@@ -100,7 +100,7 @@ async def test_an_unclear_answer_is_waited_for_like_a_password(system: PayCenter
         assert (await system.read(order)).state is OrderState.SUCCESS
 
 
-async def test_the_caller_comes_back_with_the_same_code(system: PayCenterSystem, pos: PointOfSale) -> None:
+async def test_the_caller_repeats_the_call_with_the_same_code(system: PayCenterSystem, pos: PointOfSale) -> None:
     order = await system.order()
     await system.simulator.fault(pos.api, pos.waits, queries=0)
     first = await pos.scan(order)
@@ -152,7 +152,7 @@ async def test_unknown_then_found_paid(system: PayCenterSystem, pos: PointOfSale
 
 
 @pytest.mark.parametrize("fault", ["error_before_commit", "reset_before_commit"])
-async def test_unknown_then_never_arrived(system: PayCenterSystem, pos: PointOfSale, fault: str) -> None:
+async def test_unknown_then_not_found(system: PayCenterSystem, pos: PointOfSale, fault: str) -> None:
     order = await system.order()
     await system.simulator.fault(pos.api, fault)
     with pytest.raises(PayCenterError) as caught:
@@ -164,7 +164,7 @@ async def test_unknown_then_never_arrived(system: PayCenterSystem, pos: PointOfS
     assert await system.value("SELECT paid_amount FROM pay_attempt") == 0
 
 
-async def test_declined_says_why(system: PayCenterSystem, pos: PointOfSale) -> None:
+async def test_a_decline_has_its_reason(system: PayCenterSystem, pos: PointOfSale) -> None:
     order = await system.order()
     words = {"alipay_bar": "ACQ.BUYER_BALANCE_NOT_ENOUGH", "wx_bar": "NOTENOUGH"}
     await system.simulator.fault(pos.api, "decline", code=words[pos.code])
@@ -177,7 +177,7 @@ async def test_declined_says_why(system: PayCenterSystem, pos: PointOfSale) -> N
     assert (await system.read(order)).state is OrderState.SUCCESS
 
 
-async def test_close_while_the_payer_thinks(system: PayCenterSystem, pos: PointOfSale) -> None:
+async def test_close_while_the_payer_confirms(system: PayCenterSystem, pos: PointOfSale) -> None:
     order = await system.order()
     await system.simulator.fault(pos.api, pos.waits)
     attempt = await pos.scan(order)
@@ -198,7 +198,7 @@ async def test_close_while_the_payer_thinks(system: PayCenterSystem, pos: PointO
 
 
 @pytest.mark.parametrize("fault", ["error_before_commit", "unsigned"])
-async def test_a_query_that_says_nothing_does_not_keep_the_till_from_cancelling(
+async def test_a_query_without_a_clear_answer_does_not_prevent_the_cancellation(
     system: PayCenterSystem, pos: PointOfSale, fault: str
 ) -> None:
     """ "Still unknown: cancel at once after the last query." """

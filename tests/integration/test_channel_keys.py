@@ -63,7 +63,7 @@ async def test_platform_certificates_are_fetched_once_and_refreshed(system_on: S
         await system.simulator.post("/simulator/rotation", {"channel": "wechatpay", "done": True})
 
 
-async def test_made_up_serials_cannot_make_us_call_out(system_on: SystemOn) -> None:
+async def test_invented_serials_cannot_cause_calls(system_on: SystemOn) -> None:
     transport = Counting()
     async with system_on(transport) as system:
         await use(system, use_platform_certificates="true")
@@ -103,7 +103,7 @@ async def test_both_key_modes_at_once_and_signtest_probes(system: PayCenterSyste
     assert (await system.submit(order)).display_content
 
 
-async def test_whoever_needs_keys_that_are_being_fetched_waits_for_them(system_on: SystemOn) -> None:
+async def test_calls_that_need_keys_wait_for_a_running_fetch(system_on: SystemOn) -> None:
     transport = Counting()
     transport.certificates_come.clear()
     async with system_on(transport) as system:
@@ -127,7 +127,7 @@ async def test_whoever_needs_keys_that_are_being_fetched_waits_for_them(system_o
         transport.certificates_come.set()
 
 
-async def test_certificates_that_hang_keep_nobody_waiting_who_has_a_key(system_on: SystemOn) -> None:
+async def test_with_a_key_no_call_waits_for_slow_certificates(system_on: SystemOn) -> None:
     transport = Counting()
     transport.certificates_come.clear()
     async with system_on(transport) as system:
@@ -138,7 +138,7 @@ async def test_certificates_that_hang_keep_nobody_waiting_who_has_a_key(system_o
         transport.certificates_come.set()
 
 
-async def test_certificates_that_hang_keep_nobody_longer_than_it_waits(system_on: SystemOn) -> None:
+async def test_slow_certificates_delay_a_call_at_most_until_its_deadline(system_on: SystemOn) -> None:
     transport = Counting()
     transport.certificates_come.clear()
     async with system_on(transport) as system:
@@ -152,7 +152,7 @@ async def test_certificates_that_hang_keep_nobody_longer_than_it_waits(system_on
         transport.certificates_come.set()
 
 
-async def test_certificates_that_are_refused_are_heard_of(system_on: SystemOn) -> None:
+async def test_refused_certificates_are_logged(system_on: SystemOn) -> None:
     transport = Counting()
     async with system_on(transport) as system:
         await use(system, use_platform_certificates="true")

@@ -82,7 +82,7 @@ async def test_the_whole_schedule(system: PayCenterSystem) -> None:
     assert len({post.headers["webhook-timestamp"] for post in system.sender.sent}) > 30
 
 
-async def test_jitter_only_lengthens_by_a_tenth(system: PayCenterSystem) -> None:
+async def test_jitter_increases_the_delay_by_a_tenth_at_most(system: PayCenterSystem) -> None:
     system.services.context.random_bits = lambda bits: (1 << bits) - 1
     system.sender.default = DeliveryResponse(0, "no answer")
     await system.paid("mock")
@@ -102,7 +102,7 @@ async def test_retry_after_is_obeyed_up_to_a_day(system: PayCenterSystem, after:
     assert low <= wait <= high
 
 
-async def test_gone_is_the_end(system: PayCenterSystem) -> None:
+async def test_status_410_ends_the_deliveries(system: PayCenterSystem) -> None:
     system.sender.default = DeliveryResponse(410, "gone")
     await system.paid("mock")
     await system.deliver()
@@ -173,7 +173,7 @@ async def test_a_worker_that_dies_between_claim_and_record(system: PayCenterSyst
     assert sum(gate.sent.values()) == 1
 
 
-async def test_one_poisoned_answer_does_not_keep_the_others_from_being_recorded(system: PayCenterSystem) -> None:
+async def test_an_answer_that_cannot_be_stored_does_not_affect_others(system: PayCenterSystem) -> None:
     for _ in range(6):
         await system.paid("mock")
     texts = ["\0", "\ud800 lone", "a\0b" * 9000, "\U0010ffff" * 5000, "\r\n\t\x01", "fine"]
@@ -185,7 +185,7 @@ async def test_one_poisoned_answer_does_not_keep_the_others_from_being_recorded(
     assert await system.value("SELECT count(*) FROM pay_notify_task WHERE notify_times = 1") == 6
 
 
-async def test_a_task_whose_secret_cannot_be_opened_harms_no_other(system: PayCenterSystem) -> None:
+async def test_a_secret_that_cannot_be_opened_does_not_affect_others(system: PayCenterSystem) -> None:
     await system.add_app("broken", codes=("mock",))
     await system.rows("UPDATE pay_app SET notification_secret = 'v1:none:AAAA' WHERE app_key = 'broken'")
     await fill(system, "broken", 3)
@@ -208,7 +208,7 @@ async def fill(system: PayCenterSystem, app_key: str, count: int, url: str = "ht
     )  # fmt: skip
 
 
-async def test_a_receiver_that_hangs_delays_nobody_else(system: PayCenterSystem) -> None:
+async def test_a_slow_receiver_does_not_delay_others(system: PayCenterSystem) -> None:
     hanging = asyncio.Event()
     served: list[float] = []
 

@@ -213,7 +213,7 @@ async def test_one_channel_per_app_and_code(rig: Rig) -> None:
     assert caught[0].metadata == {"channel_code": "mock"}
 
 
-async def test_a_channel_that_carried_orders_stays(rig: Rig) -> None:
+async def test_a_channel_with_attempts_cannot_be_deleted(rig: Rig) -> None:
     order = await rig.order()
     await rig.shop.submit_order(order, "mock")
     async with fails("CHANNEL_HAS_ORDERS", grpc.StatusCode.FAILED_PRECONDITION):

@@ -50,7 +50,7 @@ class LeakingClock:
         raise KeyError(SECRET)
 
 
-async def test_an_unexpected_exception_tells_nothing_but_its_request_id(
+async def test_an_unexpected_exception_shows_only_its_request_id(
     database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with (
@@ -86,7 +86,7 @@ async def test_details_of_bad_fields(rig: Rig) -> None:
         assert error.pushback is None
 
 
-async def test_details_of_what_is_worth_repeating(rig: Rig) -> None:
+async def test_details_of_errors_that_may_be_repeated(rig: Rig) -> None:
     order = await rig.order()
     async with rig.bare() as channel:
         request = order_pb.SubmitPayOrderRequest(id=order.id, channel_code="mock", channel_extras={"behaviour": "lost"})
@@ -205,7 +205,7 @@ async def test_malformed_input_is_the_caller_s_fault(rig: Rig) -> None:
     assert await rig.system.value("SELECT count(*) FROM pay_app") == 1
 
 
-async def test_filters_take_any_text(rig: Rig) -> None:
+async def test_filters_accept_any_text(rig: Rig) -> None:
     """A filter that nothing can match finds nothing, whatever it holds."""
     await rig.order()
     wrong = []
@@ -237,7 +237,7 @@ async def test_filters_take_any_text(rig: Rig) -> None:
     assert len((await rig.shop.orders.ListPayOrders(order_pb.ListPayOrdersRequest(page_size=2**31 - 1))).pay_orders) == 1
 
 
-async def test_junk_around_a_submit(rig: Rig) -> None:
+async def test_invalid_values_in_a_submit(rig: Rig) -> None:
     order = await rig.order()
     for request in (
         order_pb.SubmitPayOrderRequest(id=order.id, channel_code="a\0b"),

@@ -82,7 +82,7 @@ def admin_calls(rig: Rig) -> list[Any]:
     ]
 
 
-async def test_an_app_at_the_operators_door(rig: Rig) -> None:
+async def test_an_app_cannot_call_the_operators_services(rig: Rig) -> None:
     for call in admin_calls(rig):
         async with fails("PERMISSION_DENIED", grpc.StatusCode.PERMISSION_DENIED):
             await call

@@ -65,7 +65,7 @@ async def test_close_attempt_leaves_a_settled_attempt_alone(system: PayCenterSys
     assert await attempt_row(system, attempt) == before
 
 
-async def test_a_refusal_closes_only_what_nobody_was_shown(system: PayCenterSystem) -> None:
+async def test_a_refusal_closes_only_an_attempt_without_display_content(system: PayCenterSystem) -> None:
     attempt = await system.submit(await system.order(), "wx_native")
     async with system.services.context.database.connection() as connection:
         now = system.clock.now()

@@ -224,7 +224,7 @@ async def test_a_failure_with_other_facts_frees_nothing(system: PayCenterSystem,
     assert ((await row(system, refund))["state"], await amounts(system, order)) == ("WAITING", (0, 40))
 
 
-async def test_a_notification_settles_only_refunds_of_its_own_channel(system: PayCenterSystem) -> None:
+async def test_a_callback_settles_only_refunds_of_its_own_channel(system: PayCenterSystem) -> None:
     """Two channels of one merchant have the same account: the number decides nothing by itself."""
     await system.add_app("other", codes=("mock",))
     order, refund = await pending(system)

@@ -278,7 +278,7 @@ async def test_a_late_payment_that_is_being_cancelled_is_not_refunded(system: Pa
     assert await book(system, attempt, QuerySnapshot(until, until)) is Booked.SURPLUS
 
 
-async def test_the_same_payment_told_twice_at_once_is_booked_once(system: PayCenterSystem) -> None:
+async def test_the_same_payment_reported_twice_at_once_is_booked_once(system: PayCenterSystem) -> None:
     order = await system.order()
     attempt = await system.submit(order, "mock", **NEVER)
     async with transaction(system) as held:

@@ -158,7 +158,7 @@ async def test_a_repeat_that_is_refused_because_it_was_paid(system_on: SystemOn)
         assert (await system.submit(order)).state is AttemptState.SUCCESS
 
 
-async def test_being_turned_away_is_an_error_in_the_log(system: PayCenterSystem) -> None:
+async def test_a_refused_configuration_is_logged_as_an_error(system: PayCenterSystem) -> None:
     """A rotated key or a wrong clock makes every query fail: somebody has to hear of it, whatever the HTTP status was."""
     for code, api, error in (
         ("wx_native", "wx.query", "SIGN_ERROR"),

@@ -72,7 +72,7 @@ async def test_rule_2_an_unclear_submit_is_unknown_then_the_same_number(system: 
 
 @pytest.mark.parametrize("code", ["wx_native", "alipay_qr"])
 @pytest.mark.parametrize("fault", ["error_after_commit", "reset", "unsigned", "bad_signature"])
-async def test_rule_2_an_unclear_refund_is_asked_about_and_happens_once(system: PayCenterSystem, code: str, fault: str) -> None:
+async def test_rule_2_an_unclear_refund_is_queried_and_made_once(system: PayCenterSystem, code: str, fault: str) -> None:
     order = await system.paid(code)
     api = "wx.refund" if code == "wx_native" else "alipay.trade.refund"
     await system.simulator.fault(api, fault)
@@ -122,7 +122,7 @@ async def answered(system: PayCenterSystem, number: str, count: int) -> bool:
 
 
 @pytest.mark.parametrize("code", ["wx_native", "alipay_qr"])
-async def test_rule_4_a_lying_amount_is_never_booked(system: PayCenterSystem, code: str) -> None:
+async def test_rule_4_a_wrong_amount_is_never_booked(system: PayCenterSystem, code: str) -> None:
     order = await system.order(amount=100)
     attempt = await system.submit(order, code)
     await system.simulator.pay(attempt.out_trade_no, amount=1)
@@ -245,7 +245,7 @@ async def test_rule_7_a_second_payment_through_another_channel_is_refunded(syste
     assert (after.state, after.channel_code, after.refunded_amount) == (OrderState.SUCCESS, "wx_native", 0)
 
 
-async def test_rule_7_hold_keeps_it_for_a_person(system: PayCenterSystem) -> None:
+async def test_rule_7_hold_opens_a_case_for_an_operator(system: PayCenterSystem) -> None:
     await system.services.apps.update(OPERATOR, "shop", {"surplus_policy": "HOLD"})
     order = await system.order()
     attempt = await system.submit(order)
@@ -266,7 +266,7 @@ async def test_rule_7_an_unknown_order_is_kept_and_acknowledged(system: PayCente
     assert json.loads(cases[0]["detail"]["raw"])["out_trade_no"] == attempt.out_trade_no
 
 
-async def test_rule_7_what_cannot_be_closed_is_looked_at_after_its_expiry(system: PayCenterSystem) -> None:
+async def test_rule_7_what_cannot_be_closed_is_queried_after_its_expiry(system: PayCenterSystem) -> None:
     order = await system.order(expire_time=system.clock.now() + timedelta(seconds=90))
     attempt = await system.submit(order, "alipay_qr")
     await system.services.orders.close(system.caller, order.number)
@@ -308,7 +308,7 @@ async def test_rule_9_a_refund_is_idempotent_by_its_number(system: PayCenterSyst
     assert (await system.read(order)).refunded_amount == 50
 
 
-async def test_rule_10_secrets_are_sealed_and_tied_to_their_place(system: PayCenterSystem) -> None:
+async def test_rule_10_secrets_are_sealed_and_bound_to_their_place(system: PayCenterSystem) -> None:
     raw = json.dumps([str(dict(row)) for row in await system.rows("SELECT * FROM pay_channel")])
     raw += str([dict(row) for row in await system.rows("SELECT * FROM pay_app")])
     for secret in (*system.configs["wx_native"][1].values(), *system.configs["alipay_qr"][1].values()):

@@ -113,7 +113,7 @@ async def test_R2_expiry_goes_to_every_channel_and_equals_ours(
         await recorder.inner.aclose()
 
 
-async def test_R4_a_cancelled_order_cannot_be_paid_unnoticed(system: PayCenterSystem) -> None:
+async def test_R4_a_payment_of_a_cancelled_order_becomes_a_case(system: PayCenterSystem) -> None:
     order = await system.order()
     attempt = await system.submit(order)
     await system.services.orders.close(system.caller, order.number)
@@ -185,7 +185,7 @@ async def test_R11_a_disabled_channel_books_syncs_expires_and_refunds(system: Pa
     assert (await system.submit(await system.order(), "mock")).state.value == "SUCCESS"
 
 
-async def test_R16_the_schedule_is_what_it_says(system: PayCenterSystem) -> None:
+async def test_R16_the_retry_schedule(system: PayCenterSystem) -> None:
     await system.paid("mock")
     system.sender.default = DeliveryResponse(500, "no")
     task = (await system.rows("SELECT * FROM pay_notify_task"))[0]
@@ -261,7 +261,7 @@ async def test_R21_alipay_amounts_are_exact_and_the_payer_is_the_buyer(
 
 
 @pytest.mark.parametrize("zone", ["UTC", "America/New_York"])
-async def test_R22_times_do_not_follow_the_servers_zone(system: PayCenterSystem, zone: str) -> None:
+async def test_R22_times_are_independent_of_the_servers_zone(system: PayCenterSystem, zone: str) -> None:
     before = os.environ.get("TZ")
     os.environ["TZ"] = zone
     time.tzset()

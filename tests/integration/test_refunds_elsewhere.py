@@ -81,7 +81,7 @@ async def test_a_refund_made_in_the_console_becomes_a_case(system: PayCenterSyst
     assert len(await system.cases()) == 1
 
 
-async def test_a_notice_that_cannot_be_confirmed_now_is_wanted_again(system: PayCenterSystem, way: str) -> None:
+async def test_a_callback_that_cannot_be_confirmed_is_not_acknowledged(system: PayCenterSystem, way: str) -> None:
     if way == "wx_native-v3":
         await system.simulator.fault("wx.refund_query", "error_before_commit")
     elif way == "wx_native-v2":
@@ -97,7 +97,7 @@ async def test_a_notice_that_cannot_be_confirmed_now_is_wanted_again(system: Pay
     assert [case["kind"] for case in await system.cases()] == ["REFUND_MISMATCH"]
 
 
-async def test_paid_and_refunded_before_we_knew(system: PayCenterSystem, way: str) -> None:
+async def test_paid_and_refunded_before_the_first_report(system: PayCenterSystem, way: str) -> None:
     """The payment is booked, and a person is told that some of it has gone back already."""
     order, number = await paid(system, way, known=False)
     await system.simulator.post(f"/simulator/refund/{number}", {"amount": 100 if way == "alipay_qr" else 40})
@@ -117,7 +117,7 @@ async def test_paid_and_refunded_before_we_knew(system: PayCenterSystem, way: st
     assert [post.json["type"] for post in await system.deliver()] == ["pay_order.success"]
 
 
-async def test_a_refund_of_what_has_all_gone_back_fails(system: PayCenterSystem) -> None:
+async def test_a_refund_of_a_fully_refunded_trade_fails(system: PayCenterSystem) -> None:
     """ "Not in a state for it": the trade is asked about, and says that nothing is left."""
     order, number = await paid(system, "alipay_qr")
     await refund_in_the_console(system, "alipay_qr", number, 100)
@@ -129,7 +129,7 @@ async def test_a_refund_of_what_has_all_gone_back_fails(system: PayCenterSystem)
     assert (await system.read(order)).reserved_amount == 0
 
 
-async def test_a_refund_of_a_trade_that_still_holds_the_money_waits(system: PayCenterSystem) -> None:
+async def test_a_refund_of_a_trade_with_money_left_waits(system: PayCenterSystem) -> None:
     order, _ = await paid(system, "alipay_qr")
     await system.simulator.fault("alipay.trade.refund", "decline", code="ACQ.TRADE_STATUS_ERROR", times=2)
     refund = await system.services.refunds.sync(system.caller, await system.refund(order, 40))
@@ -137,7 +137,7 @@ async def test_a_refund_of_a_trade_that_still_holds_the_money_waits(system: PayC
     assert (await system.services.refunds.sync(system.caller, refund)).state is RefundState.SUCCESS
 
 
-async def test_a_refund_told_before_its_payment(system: PayCenterSystem, way: str) -> None:
+async def test_a_refund_reported_before_its_payment(system: PayCenterSystem, way: str) -> None:
     """The payment's notice is late: the payment is asked for, booked, and a person hears of the refund, once."""
     order = await system.order()
     code = way.partition("-")[0]
@@ -155,7 +155,7 @@ async def test_a_refund_told_before_its_payment(system: PayCenterSystem, way: st
     assert [case["kind"] for case in await system.cases()] == ["REFUND_MISMATCH"]
 
 
-async def test_a_notice_of_success_after_a_failure(system: PayCenterSystem, way: str) -> None:
+async def test_a_callback_of_success_after_a_failure(system: PayCenterSystem, way: str) -> None:
     """Failed here, and went through there: a person hears of it, in whatever form it is told."""
     order, number = await paid(system, way)
     refund = await system.refund(order, 40)
@@ -171,7 +171,7 @@ async def test_a_notice_of_success_after_a_failure(system: PayCenterSystem, way:
     assert [(case["kind"], case["refund_id"]) for case in cases] == [("REFUND_MISMATCH", refund.id)]
 
 
-async def test_a_refund_of_a_bar_code_that_has_all_gone_back_fails(system: PayCenterSystem) -> None:
+async def test_a_refund_of_a_fully_refunded_bar_code_payment_fails(system: PayCenterSystem) -> None:
     pos = await make_point_of_sale(system, "alipay")
     order = await system.order()
     attempt = await pos.scan(order)
@@ -200,7 +200,7 @@ class LateFirst:
         return await self.inner.send(request, seconds)
 
 
-async def test_what_all_went_back_by_this_very_refund_is_a_success(system_on: SystemOn) -> None:
+async def test_a_trade_that_this_refund_has_fully_refunded_is_a_success(system_on: SystemOn) -> None:
     network = LateFirst()
     async with system_on(network) as system:
         network.system = system
@@ -212,7 +212,7 @@ async def test_what_all_went_back_by_this_very_refund_is_a_success(system_on: Sy
         assert (await system.read(order)).refunded_amount == 100
 
 
-async def test_alipays_notice_settles_a_refund_whose_answer_was_lost(system: PayCenterSystem) -> None:
+async def test_alipays_callback_settles_a_refund_whose_answer_was_lost(system: PayCenterSystem) -> None:
     order, _ = await paid(system, "alipay_qr")
     await system.simulator.fault("alipay.trade.refund", "error_after_commit")
     refund = await system.refund(order, 40)

@@ -220,7 +220,7 @@ async def test_an_event_happens_where_the_table_says_so(system: PayCenterSystem,
             )
 
 
-def test_every_event_is_walked() -> None:
+def test_every_event_is_executed() -> None:
     tables: tuple[Any, ...] = (ORDER, ATTEMPT, REFUND, NOTIFICATION, CASE)
     creating = {(type(event), event) for table in tables for state, event in table if state is None}
     assert {(type(event), event) for _, event in EVENTS} == {*ACTS, *creating}

@@ -103,7 +103,7 @@ async def settled(running: Running, seconds: float = 5.0) -> None:
     await eventually(quick, seconds)
 
 
-async def test_the_bell_brings_the_first_delivery_within_a_tenth_of_a_second(system: PayCenterSystem) -> None:
+async def test_the_wake_up_starts_the_first_delivery_within_a_tenth_of_a_second(system: PayCenterSystem) -> None:
     sender = TimingCourier()
     async with workers(system, sender) as running:
         await settled(running)
@@ -194,7 +194,7 @@ async def test_two_workers_share_the_work(system: PayCenterSystem) -> None:
     assert await system.value("SELECT count(*) FROM pay_notify_log") == 120
 
 
-async def test_a_job_that_fails_harms_no_other(system: PayCenterSystem) -> None:
+async def test_a_failing_job_does_not_affect_others(system: PayCenterSystem) -> None:
     sender = TimingCourier()
     counts: Counter[str] = Counter()
 

@@ -32,5 +32,5 @@ def test_a_certificate_of_an_unknown_version(version: int) -> None:
 @pytest.mark.parametrize(
     "text", ["", "x", "Sat, 01 Jan 2000 00:00:00 +99999999999999", "Sat, 99 Jan 2000 00:00:00 GMT", "1 2 3 4 5 6"]
 )
-def test_a_date_that_is_none(text: str) -> None:
+def test_invalid_dates(text: str) -> None:
     assert parse_http_date(text) is None

@@ -28,7 +28,7 @@ def milliseconds(key: UUID) -> int:
 
 
 @given(first=RANDOM, second=RANDOM, step=st.integers(-86_400_000, 86_400_000))
-def test_the_next_key_is_larger_whatever_the_clock_does(first: int, second: int, step: int) -> None:
+def test_the_next_key_is_larger_also_if_the_clock_goes_back(first: int, second: int, step: int) -> None:
     one = uuid7(NOON, first)
     other = uuid7(NOON + timedelta(milliseconds=step), second, one)
     assert other > one
@@ -50,7 +50,7 @@ def test_the_random_part_may_overflow_into_the_time() -> None:
     assert milliseconds(after) == milliseconds(full) + 1
 
 
-def test_a_key_is_not_guessed_from_the_one_before() -> None:
+def test_a_key_cannot_be_guessed_from_the_previous_one() -> None:
     generator = KeyGenerator()
     keys = [generator.next(NOON, secrets.randbits(RANDOM_BITS)).int for _ in range(100)]
     assert len({later - earlier for earlier, later in itertools.pairwise(keys)}) > 90

@@ -74,7 +74,7 @@ JUNK = st.binary(min_size=1, max_size=40).map(lambda raw: base64.urlsafe_b64enco
 
 
 @given(token=st.text(min_size=1, max_size=60) | JUNK)
-def test_a_token_of_junk(token: str) -> None:
+def test_invalid_tokens(token: str) -> None:
     with pytest.raises(PayCenterError) as caught:
         Pager(3, token).before(WHERE)
     assert caught.value.reason is Reason.PAGE_TOKEN_INVALID

@@ -123,7 +123,7 @@ async def _large(request: bytes, writer: asyncio.StreamWriter) -> None:
         (_large, "the answer is larger than 4999 bytes"),
     ],
 )
-async def test_no_usable_answer_is_unclear_and_says_why(
+async def test_no_usable_answer_is_unclear_with_a_reason(
     server: RawServer, transport: AiohttpTransport, handler: Handler, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_ANSWER", 4999)

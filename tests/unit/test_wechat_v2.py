@@ -159,7 +159,7 @@ def _bare(pem: str) -> str:
     ],
     ids=["pem", "bare", "crlf", "indented", "one line"],
 )
-def test_what_the_check_takes_openssl_takes(shape: Any) -> None:
+def test_openssl_accepts_every_key_that_the_check_accepts(shape: Any) -> None:
     """People paste keys in every shape; one that is taken here must not fail at the first refund."""
     key, own = private_pem(keys().platform).decode(), certificate("platform").decode()
     made = codec("wx_bar", private_key=shape(key), merchant_certificate=shape(own))
@@ -262,7 +262,7 @@ def test_a_refund_callback_decides_nothing_by_itself(version: str) -> None:
             made.parse_callback(CallbackRequest({}, build({**envelope, **wrong})), NOW)
 
 
-def test_a_payment_notice_is_verified_and_answered_in_xml() -> None:
+def test_a_payment_callback_is_verified_and_answered_in_xml() -> None:
     made = codec()
     good = parse(answer(result_code="SUCCESS", out_trade_no=NUMBER, total_fee="100", transaction_id="42", openid="o1").body)
     notification = made.parse_callback(CallbackRequest({}, build(good)), NOW)
@@ -276,7 +276,7 @@ def test_a_payment_notice_is_verified_and_answered_in_xml() -> None:
     assert (no.status, parse(no.body)["return_code"]) == (500, "FAIL")
 
 
-def test_the_certificate_of_another_key_is_told() -> None:
+def test_the_certificate_of_another_key_is_reported() -> None:
     wrong = installed()["wx_native"].check(config(merchant_certificate=certificate("platform").decode()))
     assert [(one.field, one.description) for one in wrong] == [("merchant_certificate", "does not belong to the private key")]
 

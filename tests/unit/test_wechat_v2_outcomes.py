@@ -76,7 +76,7 @@ def test_error_code(name: str, code: str, status: str) -> None:
 
 @pytest.mark.parametrize("recall", ["Y", "N"])
 @pytest.mark.parametrize(("result", "code"), [("SUCCESS", ""), ("FAIL", "SYSTEMERROR"), ("FAIL", "A_CODE_OF_TOMORROW")])
-def test_recall_means_once_more(recall: str, result: str, code: str) -> None:
+def test_recall_requires_a_repetition(recall: str, result: str, code: str) -> None:
     more = {"err_code": code} if code else {}
     outcome = CALLS["reverse"][0].parse(answer(result_code=result, recall=recall, **more), NOW)
     assert outcome.status == ("CLOSED" if (result, recall) == ("SUCCESS", "N") else "UNKNOWN")
