@@ -1,4 +1,4 @@
-"""The same scenarios for every way to pay, against the simulator: what a merchant sees must not depend on the channel.
+"""The same scenarios for every way to pay, against the simulator: the results for a merchant must not depend on the channel.
 
 `WAYS` (test_scenarios_ways.py) are all channel codes, in each protocol version; `SCENARIOS` what happens to each;
 `NOT_APPLICABLE` which pairs cannot happen, and why. `SAMPLED` are pairs that another version
@@ -35,7 +35,7 @@ NOT_APPLICABLE: dict[tuple[str, str], str] = {
     ("reordered", "mock"): _NO_CALLBACKS,
     ("wrong_amount", "mock"): _NO_CALLBACKS,
 }
-# Refunds of these five are the same code in each version, so half of the pairs stand for all of them: it keeps this file quick.
+# The refunds of these five share their code in each version, so half of the pairs are enough.
 _REFUNDS = ("partial_refunds", "refund_refused", "refund_retried")
 _V3_ONLY, _V2_ONLY = ("wx_native", "wx_lite", "wx_wap"), ("wx_pub", "wx_app")
 SAMPLED = {
@@ -69,7 +69,7 @@ async def decline(stage: Stage) -> None:
     assert caught.value.reason is Reason.CHANNEL_REFUSED
     assert caught.value.metadata["channel_error_code"] == way.decline
     assert await stage.system.value("SELECT state FROM pay_attempt") == "CLOSED"
-    # The payer tries once more: a new number, and the order is paid.
+    # The payer tries again: a new number, and the order is paid.
     await stage.paid()
     assert await stage.system.value("SELECT count(*) FROM pay_attempt") == 2
 
@@ -80,7 +80,7 @@ async def unknown_then_paid(stage: Stage) -> None:
         await stage.submit(behaviour="timeout")
     elif way.pay_api:
         await stage.fault(way.pay_api, "error_after_commit")
-        with contextlib.suppress(PayCenterError):  # a point of sale's caller may find the payment in the same call
+        with contextlib.suppress(PayCenterError):  # the caller at a point of sale may find the payment in the same call
             await stage.submit()
         if not way.at_the_till:
             assert await system.value("SELECT state FROM pay_attempt") == "UNKNOWN"
@@ -109,7 +109,7 @@ async def unknown_then_not_paid(stage: Stage) -> None:
         await stage.open(await stage.submit())
         await stage.fault(way.query_api, "error_before_commit")
     await stage.pass_time(6)
-    # Nobody has said that it is not paid, so nothing is closed before its time is over.
+    # It is not known to be unpaid, so nothing is closed before its expiry.
     assert await stage.state() is OrderState.WAITING
     await stage.pass_time(LIFE)
     await stage.pass_time(31)
@@ -119,14 +119,14 @@ async def unknown_then_not_paid(stage: Stage) -> None:
 
 
 async def _closed(stage: Stage) -> str:
-    """Closed by the app while the payer thinks. Answers the number."""
+    """The app closes the order while the payer confirms. Returns the number."""
     way = stage.way
     if way.at_the_till:
         await stage.fault(way.pay_api, way.waits)
     attempt = await stage.submit(**({"behaviour": "late_after_close", "late_seconds": "60"} if way.code == "mock" else {}))
     number = await stage.open(attempt)
     if way.code == "wx_bar":
-        stage.system.clock.advance(15)  # WeChat wants so long between a payment and its reversal
+        stage.system.clock.advance(15)  # WeChat Pay requires this time between a payment and its reversal
     closed = await stage.system.services.orders.close(stage.system.caller, stage.order.number)
     assert closed.state is OrderState.CLOSED
     assert await stage.system.value("SELECT state FROM pay_attempt") == AttemptState.CLOSED.value
@@ -134,14 +134,14 @@ async def _closed(stage: Stage) -> str:
 
 
 async def expiry(stage: Stage) -> None:
-    """What the channel was told is the attempt's own end, to the second."""
+    """The channel got the expiry of the attempt, exact to the second."""
     way = stage.way
     if way.at_the_till:
         await stage.fault(way.pay_api, way.waits)
     attempt = await stage.submit()
     shown = datetime.fromisoformat((await stage.at_channel(await stage.open(attempt)))["expires"])
     if way.at_the_till:
-        # No channel takes less than a minute, and ours is over before; then it is cancelled there.
+        # Channels accept one minute or more. The attempt expires before that, and is then cancelled there.
         assert timedelta(0) <= shown - attempt.expire_time <= timedelta(seconds=30)
     else:
         assert shown == attempt.expire_time == stage.order.expire_time
@@ -187,7 +187,7 @@ async def same_notification_again(stage: Stage) -> None:
 
 
 async def reordered(stage: Stage) -> None:
-    """The refund is told before the payment that it is of; a query had found that payment."""
+    """The refund is reported before its payment, which a query has found."""
     system = stage.system
     await stage.fault("notify", "reordered", seconds=3600)
     await stage.pay()
@@ -212,11 +212,11 @@ async def reordered(stage: Stage) -> None:
 async def second_payment(stage: Stage) -> None:
     system, way = stage.system, stage.way
     if way.notified and not way.at_the_till:
-        # First this way, then another one that is paid at once, and then the payer pays here too.
+        # First a submit in this way, then in another way that is paid at once, and then the payer pays in this way too.
         number, booked = await stage.open(await stage.submit()), "mock"
         await system.submit(stage.order, booked)
     else:
-        # An Alipay QR code that nobody had scanned cannot be closed, and is paid after this way was.
+        # An Alipay QR code that was not scanned cannot be closed, and is paid after this way.
         number, booked = (await system.submit(stage.order, "alipay_qr")).out_trade_no, way.code
         await stage.pay()
     await system.until(stage.order, "SUCCESS")
@@ -258,7 +258,7 @@ async def partial_refunds(stage: Stage) -> None:
 
 
 async def _refused(stage: Stage) -> Any:
-    """A paid order and its refund that the channel refused, under the number AFTERSALE."""
+    """A paid order with a refund that the channel refused, under the number AFTERSALE."""
     order = await stage.paid(**({"refund": "failure"} if stage.way.code == "mock" else {}))
     if stage.way.refund_api:
         await stage.fault(stage.way.refund_api, "decline", code=stage.way.refuse_refund)

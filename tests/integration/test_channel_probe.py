@@ -86,7 +86,7 @@ async def test_a_product_without_permission_proves_nothing_about_another(system:
 
 
 async def test_a_key_that_nothing_was_signed_with_before_the_order(system: PayCenterSystem, other_keys: Any) -> None:
-    """A merchant that has no platform certificates gets 404 for them, as for a number that does not exist: both unsigned."""
+    """A merchant without platform certificates gets an unsigned 404 for them, as for an unknown number."""
     strange_public = other_keys.text("wechatpay", "pub_key.pem")
     await system.simulator.fault("wx.certificates", "decline", code="RESOURCE_NOT_EXISTS")
     found = await probe(system, "wx_native", public_key=strange_public)

@@ -1,4 +1,4 @@
-"""The real sender against a receiver on this machine: what it reads, what it obeys, where it goes."""
+"""The real sender with a receiver on this machine: answers, Retry-After, and addresses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Receiver:
-    """A merchant's endpoint; `answer` says what it does."""
+    """A merchant's endpoint; `answer` is its behaviour."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, dict[str, str], bytes]] = []

@@ -194,7 +194,7 @@ async def test_both_notification_secrets_sign_for_a_day(rig: Rig) -> None:
     assert len(post.headers["webhook-signature"].split(" ")) == 2
     old.verify(post.body, post.headers)
     new.verify(post.body, post.headers)
-    # A receiver that ignores all but the first signature must use the new secret.
+    # A receiver that reads only the first signature must use the new secret.
     first_only = {**post.headers, "webhook-signature": post.headers["webhook-signature"].split(" ")[0]}
     new.verify(post.body, first_only)
 

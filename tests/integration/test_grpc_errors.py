@@ -1,4 +1,4 @@
-"""Errors on the wire: their details, no text of exceptions, and nothing that a caller can send ends in INTERNAL."""
+"""Errors on the wire: their details, no texts of exceptions, and no input of a caller causes INTERNAL."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def rig(system: PayCenterSystem) -> AsyncIterator[Rig]:
 
 
 class Leaking:
-    """A channel whose failure carries what nobody may see."""
+    """A channel whose failure contains a secret."""
 
     async def send(self, request: HttpRequest, seconds: float) -> HttpResponse:
         raise RuntimeError(f"cannot connect: {SECRET}")
@@ -115,7 +115,7 @@ def order_request(**more: Any) -> order_pb.CreatePayOrderRequest:
 
 
 def junk(rig: Rig) -> list[tuple[Any, Any]]:
-    """Every text field that reaches a query, with texts that databases and encodings dislike."""
+    """Every text field that reaches a query, with texts that databases and encodings refuse."""
     orders, refunds, apps, channels, notify = rig.op.orders, rig.op.refunds, rig.op.apps, rig.op.channels, rig.op.notifications
     credentials = rig.op.credentials
     calls: list[tuple[Any, Any]] = []
@@ -206,7 +206,7 @@ async def test_malformed_input_is_the_caller_s_fault(rig: Rig) -> None:
 
 
 async def test_filters_accept_any_text(rig: Rig) -> None:
-    """A filter that nothing can match finds nothing, whatever it holds."""
+    """A filter that matches nothing finds nothing, with any content."""
     await rig.order()
     wrong = []
     for text in TEXTS:

@@ -180,7 +180,7 @@ async def test_an_app_cannot_access_objects_of_another_app(rig: Rig) -> None:
             async with fails("PERMISSION_DENIED", grpc.StatusCode.PERMISSION_DENIED):
                 [item async for item in listing]
         assert await other.list_channel_codes() == ["mock"]
-    # An operator sees everything, and names the app where it matters.
+    # An operator accesses everything, and names the app where it is required.
     assert (await rig.op.get_order(id=order.number)).app_key == "shop"
     assert (await rig.op.get_order(merchant_order_id=order.merchant_order_id, app_key="shop")).id == order.number
     assert (await rig.order(rig.op, app_key="other")).app_key == "other"

@@ -1,4 +1,4 @@
-"""The ten rules that keep the money right (ARCHITECTURE.md). Each test fails when its rule is taken away."""
+"""The ten rules that protect the money (ARCHITECTURE.md). Each test fails without its rule."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.waiting import eventually
 
 
 class Watching:
-    """A transport that looks at the database at the moment of each call."""
+    """A transport that reads the database at each call."""
 
     def __init__(self) -> None:
         self.inner = AiohttpTransport()
@@ -76,7 +76,7 @@ async def test_rule_2_an_unclear_refund_is_queried_and_made_once(system: PayCent
     order = await system.paid(code)
     api = "wx.refund" if code == "wx_native" else "alipay.trade.refund"
     await system.simulator.fault(api, fault)
-    # It was carried out, so a notification of it may be here before the lost answer is given up.
+    # It was executed, so its callback may arrive before the time-out of the lost answer.
     await system.simulator.fault("wx.notify" if code == "wx_native" else "alipay.notify", "drop", times=-1)
     refund = await system.refund(order, 40)
     assert refund.state.value == "WAITING"
@@ -171,7 +171,7 @@ async def test_rule_5_only_what_is_stored_is_acknowledged(system: PayCenterSyste
     await system.simulator.pay(attempt.out_trade_no, bad_signature=True)
     await eventually(lambda: answered(system, attempt.out_trade_no, 1))
     assert (await system.read(order)).state is OrderState.WAITING
-    # Refused, so the channel's ladder sends it again, this time as it should be.
+    # Refused, so the channel sends it again by its retry schedule, this time correctly.
     await system.simulator.advance(16)
     await system.until(order, "SUCCESS")
 
@@ -236,7 +236,7 @@ async def test_rule_7_a_second_payment_through_another_channel_is_refunded(syste
     order = await system.order()
     first = await system.submit(order, "alipay_qr")
     second = await system.submit(order, "wx_native")
-    # Alipay could not close what nobody had scanned, so both can be paid.
+    # Alipay cannot close a QR code that was not scanned, so both can be paid.
     await system.simulator.pay(second.out_trade_no)
     await system.until(order, "SUCCESS")
     await system.simulator.pay(first.out_trade_no)
@@ -284,7 +284,7 @@ async def test_rule_8_the_notification_is_in_the_same_commit(system: PayCenterSy
     try:
         await system.simulator.pay(attempt.out_trade_no)
         await eventually(lambda: answered(system, attempt.out_trade_no, 1))
-        # The row cannot be written, so nothing is booked and the channel is told to send again.
+        # The row cannot be written, so nothing is booked, and the channel sends the callback again.
         assert (await system.read(order)).state is OrderState.WAITING
     finally:
         await system.rows("ALTER TABLE pay_notify_task DROP CONSTRAINT broken")
@@ -316,7 +316,7 @@ async def test_rule_10_secrets_are_sealed_and_bound_to_their_place(system: PayCe
             assert secret.strip().splitlines()[0] not in raw or "PUBLIC" in secret
     assert system.configs["wx_native"][1]["api_v3_key"] not in raw
     assert system.secrets["shop"] not in raw
-    # A secret that is moved to another row does not open there.
+    # A secret that is moved to another row cannot be opened there.
     rows = await system.rows("SELECT id, code, config FROM pay_channel WHERE code IN ('alipay_qr', 'alipay_pc') ORDER BY code")
     moved = {**rows[0]["config"], "private_key": rows[1]["config"]["private_key"]}
     await system.rows("UPDATE pay_channel SET config = $2, version = version + 1 WHERE id = $1", rows[0]["id"], moved)

@@ -98,7 +98,7 @@ async def test_S3_a_failure_is_never_answered_with_2xx(system: PayCenterSystem) 
 
 @pytest.mark.parametrize("code", ["wx_native", "alipay_qr"])
 async def test_S3_what_does_not_match_is_never_answered_with_2xx(system: PayCenterSystem, code: str) -> None:
-    """Genuine, and of another account."""
+    """Genuine, but of another account."""
     attempt = await system.submit(await system.order(), code)
     channel = await configured(system, code)
     channel.codec.account = {**channel.codec.account, sorted(channel.codec.account)[0]: "another"}

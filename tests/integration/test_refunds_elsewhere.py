@@ -1,4 +1,4 @@
-"""Refunds that we did not make (the channel's own console), or learn of by a notice that proves nothing by itself."""
+"""Refunds that PayCenter did not make (the channel's console), or that a callback without proof reports."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def refund_in_the_console(system: PayCenterSystem, way: str, number: str, 
 
 
 async def sends(system: PayCenterSystem, number: str, count: int) -> list[bool]:
-    """Whether each send of the refund's notification was accepted, once there are so many."""
+    """Whether each send of the refund's callback was accepted, once there are this many."""
 
     async def answered() -> list[bool]:
         notifications = (await system.simulator.get(f"/simulator/trades/{number}"))["notifications"]
@@ -54,7 +54,7 @@ async def sends(system: PayCenterSystem, number: str, count: int) -> list[bool]:
 
 
 async def all_answered(system: PayCenterSystem, number: str, sends: int) -> None:
-    """Every notification of a trade has been sent, and answered: so many sends in all."""
+    """Every callback of a trade was sent and answered: this many sends in all."""
 
     async def answered() -> bool:
         notifications = (await system.simulator.get(f"/simulator/trades/{number}"))["notifications"]
@@ -74,7 +74,7 @@ async def test_a_refund_made_in_the_console_becomes_a_case(system: PayCenterSyst
     cases = await eventually(system.cases)
     assert [(case["kind"], case["amount"], case["order_id"]) for case in cases] == [("REFUND_MISMATCH", 40, order.id)]
     assert (await system.read(order)).refunded_amount == 0
-    # Told once more: the same case.
+    # Reported again: the same case.
     before = await sends_so_far(system, number)
     await system.simulator.post(f"/simulator/resend/{number}")
     await all_answered(system, number, before + 1)
@@ -98,7 +98,7 @@ async def test_a_callback_that_cannot_be_confirmed_is_not_acknowledged(system: P
 
 
 async def test_paid_and_refunded_before_the_first_report(system: PayCenterSystem, way: str) -> None:
-    """The payment is booked, and a person is told that some of it has gone back already."""
+    """The payment is booked, and a case reports that some of it was refunded already."""
     order, number = await paid(system, way, known=False)
     await system.simulator.post(f"/simulator/refund/{number}", {"amount": 100 if way == "alipay_qr" else 40})
 
@@ -109,7 +109,7 @@ async def test_paid_and_refunded_before_the_first_report(system: PayCenterSystem
     await system.services.orders.sync(system.caller, order.number)
     after = await system.read(order)
     assert (after.state, after.paid_amount, after.refunded_amount) == (OrderState.SUCCESS, 100, 0)
-    # The refund is told too; one case is enough.
+    # The refund is reported too; there is one case.
     before = await sends_so_far(system, number)
     resent = await system.simulator.post(f"/simulator/resend/{number}", {"every": True})
     await all_answered(system, number, before + (1 if resent else 0))
@@ -118,7 +118,7 @@ async def test_paid_and_refunded_before_the_first_report(system: PayCenterSystem
 
 
 async def test_a_refund_of_a_fully_refunded_trade_fails(system: PayCenterSystem) -> None:
-    """ "Not in a state for it": the trade is asked about, and says that nothing is left."""
+    """The state of the trade does not allow it: the trade is queried, and is fully refunded."""
     order, number = await paid(system, "alipay_qr")
     await refund_in_the_console(system, "alipay_qr", number, 100)
     await system.simulator.fault("alipay.trade.refund", "decline", code="ACQ.TRADE_STATUS_ERROR", times=2)
@@ -138,7 +138,7 @@ async def test_a_refund_of_a_trade_with_money_left_waits(system: PayCenterSystem
 
 
 async def test_a_refund_reported_before_its_payment(system: PayCenterSystem, way: str) -> None:
-    """The payment's notice is late: the payment is asked for, booked, and a person hears of the refund, once."""
+    """The payment's callback is late: the payment is queried and booked, and the refund becomes one case."""
     order = await system.order()
     code = way.partition("-")[0]
     number = (await system.submit(order, code)).out_trade_no
@@ -156,7 +156,7 @@ async def test_a_refund_reported_before_its_payment(system: PayCenterSystem, way
 
 
 async def test_a_callback_of_success_after_a_failure(system: PayCenterSystem, way: str) -> None:
-    """Failed here, and went through there: a person hears of it, in whatever form it is told."""
+    """Failed here, and succeeded at the channel: it becomes a case, with every form of callback."""
     order, number = await paid(system, way)
     refund = await system.refund(order, 40)
 

@@ -1,4 +1,4 @@
-"""Alipay: every row of the outcome tables, through the codec; expectations written anew from the channel sheet (1.6 to 1.8)."""
+"""Alipay: every row of the outcome tables, through the codec; expectations from the error tables of Alipay Open API."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from unit.channel_support import (
     qr,
 )
 
-# sub_code, and what it means: to create, query, close, refund, refund query. None: no row, so it decides nothing.
+# sub_code, and its outcome at create, query, close, refund, refund query. None: there is no row, so it decides nothing.
 CODES: list[tuple[str, str | None, str | None, str | None, str | None, str | None]] = [
     ("20000", "UNKNOWN", "UNKNOWN", "UNKNOWN", "UNKNOWN", "UNKNOWN"),
     ("40005", "UNKNOWN", "UNKNOWN", "UNKNOWN", "UNKNOWN", "UNKNOWN"),

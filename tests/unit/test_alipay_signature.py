@@ -1,4 +1,4 @@
-"""Alipay: what is refused because of its signature, callbacks, and certificate mode with its rotation."""
+"""Alipay: refused signatures, callbacks, and certificate mode with its rotation."""
 
 from __future__ import annotations
 
@@ -257,7 +257,7 @@ def test_a_rotated_certificate_is_fetched_by_its_sn() -> None:
 def test_forged_certificates_are_not_trusted() -> None:
     codec = cert_qr()
     forged = keys().stranger.issue("following", keys().following)
-    # The same roots stand above every merchant's certificate: one of them may not sign for Alipay.
+    # The certificates of all merchants chain to the same roots, but must not sign for Alipay.
     merchants = keys().authority.issue("following", keys().following, "Some Merchant Ltd.")
     self_made = _leaf(certificate("ours"), keys().ours)
     expired = _leaf(keys().authority.root_pem(), keys().stranger._key, days=-1)

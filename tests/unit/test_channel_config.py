@@ -1,4 +1,4 @@
-"""Every wrong field of a channel's configuration is named, no value is repeated, and what passes can be built."""
+"""Every invalid field of a channel's configuration is named, no value is repeated, and a valid configuration can be built."""
 
 from __future__ import annotations
 

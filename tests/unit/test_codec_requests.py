@@ -1,4 +1,4 @@
-"""What the codecs send: amounts, times, expiry, texts that need escaping, the page form."""
+"""The requests of the codecs: amounts, times, expiry, texts that need escaping, the page form."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_alipay_urls_are_encoded_once_and_in_full() -> None:
 
 
 class _Form(HTMLParser):
-    """Reads a page as a browser would."""
+    """Reads a page like a browser."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -103,7 +103,7 @@ def test_open_states() -> None:
 
 @pytest.mark.parametrize("name", list(MACHINES))
 def test_every_event_leads_to_one_state(name: str) -> None:
-    """So that a statement can write the state of an event without knowing from which state it comes."""
+    """A statement can write the state of an event independently of the previous state."""
     table: Any = MACHINES[name]
     for event in EVENTS[name]:
         assert target(table, event) in [state.value for state in STATES[name]]

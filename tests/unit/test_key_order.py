@@ -1,4 +1,4 @@
-"""Keys are made in order within a process, which keyset paging and "oldest first" rely on."""
+"""Keys ascend within a process. Keyset paging and the order "oldest first" depend on it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_key_cannot_be_guessed_from_the_previous_one() -> None:
 
 @pytest.mark.parametrize("step", [0, -1, -60_000, 1])
 def test_a_generator_is_ordered(step: int) -> None:
-    """Many keys of one moment, and of a clock that goes back or on."""
+    """Many keys with one time, and with a clock that goes back or forward."""
     generator, keys = KeyGenerator(), []
     for index in range(2_000):
         keys.append(generator.next(NOON + timedelta(milliseconds=step * index), secrets.randbits(RANDOM_BITS)))

@@ -23,7 +23,7 @@ WHERE = {"app": "shop", "state": "WAITING"}
 
 
 def read(size: int, token: str, where: object = WHERE) -> Page[Row]:
-    """As a list is read: one row more than the page holds."""
+    """The rows of a list: one more than the page size."""
     pager = Pager(size, token)
     after = pager.before(where)
     rows = [row for row in ROWS if after is None or row.id > after]

@@ -1,4 +1,4 @@
-"""The only outbound channel I/O: bytes as given, and whatever goes wrong is unclear."""
+"""The only outbound channel I/O: bytes are sent as given, and every failure is unclear or not sent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Handler = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 
 
 class RawServer:
-    """Keeps what came, byte for byte, and lets a handler answer."""
+    """Stores what it receives, byte for byte, and lets a handler answer."""
 
     def __init__(self) -> None:
         self.received: list[bytes] = []

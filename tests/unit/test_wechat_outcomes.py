@@ -1,4 +1,4 @@
-"""WeChat v3: every row of the outcome tables, through the codec; expectations written anew from the channel sheet (2.5, 2.6)."""
+"""WeChat Pay v3: every row of the outcome tables, through the codec; expectations from the error tables of WeChat Pay v3."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ TRADE_STATES = {
 }  # fmt: skip
 REFUND_STATES = {"PROCESSING": "PENDING", "SUCCESS": "SUCCESS", "CLOSED": "FAILED", "ABNORMAL": "PENDING"}
 
-# code, the HTTP status that the documentation gives it, and what it means: to create, query, close, refund, refund query.
-# None: the code has no row there, so it decides nothing.
+# code, its documented HTTP status, and its outcome at create, query, close, refund, refund query.
+# None: there is no row, so it decides nothing.
 CODES: list[tuple[str, int, str | None, str | None, str | None, str | None, str | None]] = [
     ("PARAM_ERROR", 400, "REFUSED", "UNKNOWN", "UNKNOWN", "FAILED", "UNKNOWN"),
     ("INVALID_REQUEST", 400, "REFUSED", "UNKNOWN", "UNKNOWN", "FAILED", "UNKNOWN"),
@@ -181,7 +181,7 @@ def test_a_text_that_no_database_accepts_is_replaced() -> None:
     assert (outcome.error_code, outcome.error_message) == ("PARAM_ERROR", "a\ufffdb?c")
 
 
-# Of bar codes: what a close says of paid and unknown orders means something else to a reversal.
+# Bar codes: the codes of a close for paid and unknown orders have other outcomes at a reversal.
 REVERSALS = {
     **{row[0]: row[4] for row in CODES if row[4] is not None}, "ORDERPAID": "UNKNOWN", "ORDER_PAID": "UNKNOWN",
     "ORDER_NOT_EXIST": "STILL_PAYABLE", "ORDERNOTEXIST": "STILL_PAYABLE", "NOT_ENOUGH": "PAID",

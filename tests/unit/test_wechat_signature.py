@@ -1,4 +1,4 @@
-"""WeChat v3: what is refused because of its signature, callbacks, and the platform certificates."""
+"""WeChat Pay v3: refused signatures, callbacks, and the platform certificates."""
 
 from __future__ import annotations
 

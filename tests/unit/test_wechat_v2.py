@@ -160,7 +160,7 @@ def _bare(pem: str) -> str:
     ids=["pem", "bare", "crlf", "indented", "one line"],
 )
 def test_openssl_accepts_every_key_that_the_check_accepts(shape: Any) -> None:
-    """People paste keys in every shape; one that is taken here must not fail at the first refund."""
+    """Operators paste keys in different forms. An accepted key must not fail at the first refund."""
     key, own = private_pem(keys().platform).decode(), certificate("platform").decode()
     made = codec("wx_bar", private_key=shape(key), merchant_certificate=shape(own))
     used = made.refund(REFUND, MOMENT).request.client_certificate
@@ -225,7 +225,7 @@ def encrypted(plain: bytes) -> str:
     ("HMAC-SHA256", "MD5", False), ("MD5", "HMAC-SHA256", False), ("MD5", "MD5", True), ("HMAC-SHA256", "HMAC-SHA256", True),
 ])  # fmt: skip
 def test_a_callback_is_signed_in_the_way_that_is_configured(configured: str, used: str, accepted: bool) -> None:
-    """Otherwise somebody who can forge the weaker kind could choose it."""
+    """Otherwise an attacker who can forge the weaker method could choose it."""
     fields = {
         "return_code": "SUCCESS", "result_code": "SUCCESS", "appid": config()["appid"], "mch_id": config()["mchid"],
         "out_trade_no": NUMBER, "transaction_id": "4200", "total_fee": "100", "fee_type": "CNY", "nonce_str": "n",
