@@ -13,7 +13,7 @@ _BLOCK = re.compile(r"<!-- states:begin -->.*?<!-- states:end -->", re.DOTALL)
 
 
 def render() -> str:
-    """Mermaid, one diagram for each machine."""
+    """The Mermaid diagrams, one per state machine."""
     parts = ["<!-- states:begin -->", "Generated from `domain/states.py` by `make diagrams`.", ""]
     for name, table in MACHINES.items():
         parts += [f"`{name}`", "", "```mermaid", "stateDiagram-v2"]
@@ -24,7 +24,7 @@ def render() -> str:
 
 
 def main() -> int:
-    """0 if the document is right (or has been made so)."""
+    """Write or compare. 0 if the document matches."""
     text = DOCUMENT.read_text()
     wanted = _BLOCK.sub(lambda _: render(), text)
     if wanted == text and _BLOCK.search(text):

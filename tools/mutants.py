@@ -1,13 +1,13 @@
-"""A test for every guard: take each guard out, and see its tests fail.
+"""Verify that every guard has a test: remove each guard and run its tests, which must fail.
 
-Every mutant replaces one text of one file in a copy of the tree, and runs the tests that are named with it. It is killed only if
-every one of them is collected and fails in its call, and the control (a payment and a refund from end to end) still passes. A
-text that is not in its file exactly once, an error while collecting, a programming error, or a hang is no kill but a fault
-of the entry. First of all the same tests have to pass in a copy that is left as it is.
+Each mutant replaces one text of one file in a copy of the tree, and runs the tests that its entry names. It is killed only
+if every one of them is collected and fails in its call, and the control (a payment and a refund from end to end) still
+passes. A text that is not in its file exactly once, a collection error, a programming error, or a hang is a fault of the
+entry and not a kill. Before that, the same tests must pass in an unchanged copy.
 
     python tools/mutants.py [--list] [--only PART_OF_A_NAME]... [--jobs 2]
 
-Ends with 0 only if every mutant is killed.
+The exit code is 0 only if every mutant is killed.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ ROOT = Path(__file__).resolve().parent.parent
 CONTROL = "tests/integration/test_spine.py::test_payment_end_to_end[wx_native-v3]"
 _SKIPPED = (".git", ".venv", ".paycenter", ".interop", "build", "dist", "*.egg-info", ".*_cache", "__pycache__", ".coverage*")
 _SECONDS = 180
-# What a mutant that is not a mutation of behaviour but a broken program says, in the test or in the server's log.
+# The errors of a broken program, in a test or in the server's log. They do not count as a kill.
 _BROKEN = re.compile(
     r"\b(SyntaxError|IndentationError|ImportError|ModuleNotFoundError|NameError|UnboundLocalError|AttributeError|TypeError"
     r"|PostgresSyntaxError|IndeterminateDatatypeError|AmbiguousParameterError|DatatypeMismatchError|UndefinedColumnError"
     r"|UndefinedTableError|UndefinedParameterError|UndefinedFunctionError|AmbiguousColumnError|InvalidColumnReferenceError"
     r"|the server expects \d+ arguments?|GroupingError|could not determine data type)\b"
 )
-# Loaded into each run by `-p`; says where the code was loaded from, and how each test ended.
+# Loaded into each run by `-p`. It reports from where the code was loaded, and the result of each test.
 _PLUGIN = """
 import importlib, json, os, pathlib
 import pytest
@@ -89,7 +89,7 @@ def pytest_sessionfinish(session, exitstatus):
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a mutant ended. `fault`: the entry is wrong, which is not a kill either."""
+    """The result of a mutant. `fault`: the entry is invalid, which is not a kill."""
 
     mutant: Mutant
     killed: bool
@@ -99,13 +99,13 @@ class Verdict:
 
 
 def copy_tree(source: Path, target: Path) -> None:
-    """Everything that a run needs, without what is made by tools."""
+    """Copy everything that a run needs, without generated files."""
     names = _SKIPPED if source == ROOT else (".mutant",)
     shutil.copytree(source, target, ignore=shutil.ignore_patterns(*names), symlinks=True)
 
 
 def mutate(tree: Path, mutant: Mutant) -> str:
-    """Replace the text in the copy; what is wrong with the entry, or ""."""
+    """Replace the text in the copy. Returns what is wrong with the entry, or ""."""
     path = tree / mutant.file
     if not path.is_file():
         return f"there is no {mutant.file}; the entry is out of date"
@@ -120,14 +120,14 @@ def mutate(tree: Path, mutant: Mutant) -> str:
 
 
 def module_of(file: str) -> str:
-    """The module that a file of server/ or client/ is."""
+    """The module name of a file of server/ or client/."""
     relative = Path(file).relative_to(Path(file).parts[0]).with_suffix("")
     return ".".join(part for part in relative.parts if part != "__init__")
 
 
 @contextmanager
 def servers(folder: Path, jobs: int) -> Iterator[Queue[dict[str, str]]]:
-    """PostgreSQL, Valkey and keys for so many runs at a time, started once: the environment of each (see tests/conftest.py)."""
+    """Start PostgreSQL, Valkey and keys for so many parallel runs; yields their environments (see tests/conftest.py)."""
     environments: Queue[dict[str, str]] = Queue()
     with ExitStack() as stack:
         for number in range(jobs):
@@ -145,7 +145,7 @@ def servers(folder: Path, jobs: int) -> Iterator[Queue[dict[str, str]]]:
 
 
 def run_tests(tree: Path, tests: Sequence[str], queue: Queue[dict[str, str]], module: str = "") -> dict[str, object]:
-    """One pytest on a copy; what the plugin wrote. `exit` is missing if it did not come to its end."""
+    """Run pytest on a copy. Returns the report of the plugin, without `exit` if pytest did not finish."""
     plugin = tree / ".mutant"
     plugin.mkdir(exist_ok=True)
     (plugin / "mutant_plugin.py").write_text(_PLUGIN)
@@ -194,12 +194,12 @@ def run_tests(tree: Path, tests: Sequence[str], queue: Queue[dict[str, str]], mo
 
 
 def selected(collected: Iterable[str], name: str) -> list[str]:
-    """The collected tests that a name stands for: itself, or all of its parameters."""
+    """The collected tests of a name: itself, or all of its parameters."""
     return [item for item in collected if item == name or item.startswith(name + "[")]
 
 
 def judge(mutant: Mutant, found: dict[str, object], tree: Path) -> tuple[bool, str, bool]:
-    """(killed, why, fault of the entry)."""
+    """The judgement of a run: (killed, why, fault of the entry)."""
     collected, outcomes, errors = found.get("collected"), found.get("outcomes"), found.get("errors")
     if "exit" not in found or not isinstance(collected, list) or not isinstance(outcomes, dict):
         return False, f"the run did not come to its end:\n{found['text']}", True
@@ -233,7 +233,7 @@ def judge(mutant: Mutant, found: dict[str, object], tree: Path) -> tuple[bool, s
 
 
 def try_mutant(mutant: Mutant, base: Path, folder: Path, queue: Queue[dict[str, str]]) -> Verdict:
-    """In a copy of its own, which is removed at the end."""
+    """Run a mutant in its own copy, which is then removed."""
     started = time.monotonic()
     tree = folder / f"mutant-{mutant.name}"
     copy_tree(base, tree)
@@ -247,14 +247,14 @@ def try_mutant(mutant: Mutant, base: Path, folder: Path, queue: Queue[dict[str, 
 
 
 def check_baseline(base: Path, mutants: Sequence[Mutant], jobs: int, queue: Queue[dict[str, str]]) -> str:
-    """Whether the tests of all of these pass without any mutation; what is wrong, or ""."""
+    """Run the tests of these mutants without a mutation. Returns what is wrong, or ""."""
     wrong = [f"{mutant.name}: {text}" for mutant in mutants if (text := _dry(base, mutant))]
     if wrong:
         return "\n".join(wrong)
     names = sorted({CONTROL, *(test for mutant in mutants for test in mutant.tests)})
     files = sorted({name.partition("::")[0] for name in names})
     parts = [[name for name in names if files.index(name.partition("::")[0]) % jobs == number] for number in range(jobs)]
-    # All in the one copy, so that what Python compiles is there for the mutants' copies.
+    # All run in one copy, so that the mutants' copies contain the compiled files.
     with ThreadPoolExecutor(jobs) as pool:
         results = list(pool.map(lambda part: run_tests(base, part, queue), [part for part in parts if part]))
     return "\n".join(str(found["text"]) for found in results if found.get("exit") != 0)
@@ -269,7 +269,7 @@ def _dry(base: Path, mutant: Mutant) -> str:
 
 
 def main() -> int:
-    """Run what is asked for."""
+    """Run the selected mutants."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--list", action="store_true", help="only show the mutants")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="those whose name holds this; may be repeated")

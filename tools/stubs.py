@@ -1,7 +1,7 @@
 """Generate the committed stubs of the contract (client/paycenter/v1) from protos/.
 
-They are made in a throw-away virtual environment with a pinned older grpcio-tools: code from 1.76.0 loads under protobuf
-6.33 and 7.x, code from 1.85 refuses older runtimes. `--check` compares with what is committed and changes nothing.
+They are generated in a separate virtual environment with a pinned older grpcio-tools: code from 1.76.0 loads under protobuf
+6.33 and 7.x, code from 1.85 refuses older runtimes. `--check` compares with the committed stubs and changes nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CACHE = ROOT / ".venv" / "stub-tools"
 
 
 def tool_python() -> Path:
-    """The throw-away environment, kept between runs while its list of tools is the same."""
+    """The Python of the separate environment, which is kept until the list of tools changes."""
     stamp = CACHE / "tools.txt"
     python = CACHE / "bin" / "python"
     if not (stamp.exists() and stamp.read_text() == "\n".join(TOOLS)):
@@ -34,7 +34,7 @@ def tool_python() -> Path:
 
 
 def generate(target: Path) -> None:
-    """Write the stubs as they should be into `target`/paycenter/v1."""
+    """Generate the stubs in `target`/paycenter/v1."""
     python = tool_python()
     protos = sorted(str(path.relative_to(ROOT / "protos")) for path in (ROOT / "protos" / "paycenter").rglob("*.proto"))
     subprocess.run(

@@ -2,8 +2,8 @@
 
     from paycenter import PayCenter, NotificationVerifier
 
-`PayCenter` blocks, `AsyncPayCenter` is for asyncio; both have the same methods. Amounts are whole fen (`paycenter.money`
-converts yuan). Everything belongs to the client object; this package keeps no state of its own.
+`PayCenter` is blocking, `AsyncPayCenter` is for asyncio. Both have the same methods. Amounts are whole fen (`paycenter.money`
+converts yuan). The client object has all state; the package has none.
 """
 
 from importlib import import_module
@@ -58,7 +58,7 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> object:
-    # Loaded when asked for: a process that only verifies notifications needs no gRPC, and the server needs only the stubs.
+    # Loaded on first use: a process that only verifies notifications needs no gRPC, and the server needs only the stubs.
     for place, names in _PLACES.items():
         if name in names:
             return vars(import_module(place))[name]

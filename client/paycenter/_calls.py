@@ -1,6 +1,6 @@
-"""The calls of a stub, with credentials, a deadline and typed errors: wrapped around the channel that the stub is made from.
+"""The calls of a stub with credentials, a deadline and typed errors, by a wrapper around the stub's channel.
 
-Wrapped by hand because gRPC's interceptors cost a task a call in asyncio, and cannot change the error of a blocking call.
+Interceptors of gRPC are not used, because they need a task per call in asyncio and cannot change the error of a blocking call.
 """
 
 from __future__ import annotations
@@ -35,32 +35,32 @@ class _Base:
 
 
 class BlockingCall(_Base):
-    """Stands for a `grpc.UnaryUnaryMultiCallable`. `timeout`: seconds; None is the client's default."""
+    """A replacement of `grpc.UnaryUnaryMultiCallable`. `timeout` is in seconds; None means the client's default."""
 
     def __call__(self, request: Any, timeout: float | None = None, metadata: Pairs | None = None, **more: Any) -> Any:
-        """The answer. Raises PayCenterError."""
+        """The response. Raises PayCenterError."""
         try:
             return self._begin(self._call, request, timeout, metadata, more)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
 
     def with_call(self, request: Any, timeout: float | None = None, metadata: Pairs | None = None, **more: Any) -> Any:
-        """The answer and the call. Raises PayCenterError."""
+        """The response and the call. Raises PayCenterError."""
         try:
             return self._begin(self._call.with_call, request, timeout, metadata, more)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
 
     def future(self, request: Any, timeout: float | None = None, metadata: Pairs | None = None, **more: Any) -> Any:
-        """gRPC's own future: it raises `grpc.RpcError`."""
+        """The future of gRPC, which raises `grpc.RpcError`."""
         return self._begin(self._call.future, request, timeout, metadata, more)
 
 
 class AsyncCall(_Base):
-    """Stands for a `grpc.aio.UnaryUnaryMultiCallable`."""
+    """A replacement of `grpc.aio.UnaryUnaryMultiCallable`."""
 
     def __call__(self, request: Any, timeout: float | None = None, metadata: Pairs | None = None, **more: Any) -> Running:
-        """Awaited, the answer; raises PayCenterError then."""
+        """A call whose await returns the response or raises PayCenterError."""
         return Running(self._begin(self._call, request, timeout, metadata, more))
 
 
@@ -81,7 +81,7 @@ class Running:
 
 
 class Wrapped:
-    """Stands for a channel while a stub is made."""
+    """A replacement of a channel, from which a stub is created."""
 
     def __init__(self, channel: Any, options: Options, kind: type[BlockingCall] | type[AsyncCall]) -> None:
         self._channel = channel
@@ -89,5 +89,5 @@ class Wrapped:
         self._kind = kind
 
     def unary_unary(self, *arguments: Any, **named: Any) -> BlockingCall | AsyncCall:
-        """What a generated stub asks of a channel."""
+        """The method of a channel that a generated stub calls."""
         return self._kind(self._channel.unary_unary(*arguments, **named), self._options)

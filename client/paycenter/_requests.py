@@ -1,4 +1,4 @@
-"""The request messages, made from keyword arguments; shared by both kinds of client."""
+"""The request messages from keyword arguments, for both kinds of client."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ LARGEST_PAGE = 200
 
 
 def order_id(order: orders.PayOrder | str) -> str:
-    """Our number of an order ("O…")."""
+    """PayCenter's number of an order ("O…")."""
     return order if isinstance(order, str) else order.id
 
 
 def refund_id(refund: refunds.PayRefund | str) -> str:
-    """Our number of a refund ("F…")."""
+    """PayCenter's number of a refund ("F…")."""
     return refund if isinstance(refund, str) else refund.id
 
 
 def stamp(moment: datetime | None) -> Timestamp | None:
-    """ValueError for a datetime without a zone: it would be eight hours off on half of all machines."""
+    """A Timestamp. ValueError for a datetime without a time zone, because its meaning would depend on the machine."""
     if moment is None:
         return None
     if moment.tzinfo is None:
@@ -38,7 +38,7 @@ def stamp(moment: datetime | None) -> Timestamp | None:
 
 
 def fen(amount: int) -> int:
-    """TypeError for anything but int: 12.34 yuan is 1234 (`paycenter.money.yuan_to_fen("12.34")`)."""
+    """An amount in fen. TypeError for anything but int: 12.34 yuan is 1234 (`paycenter.money.yuan_to_fen("12.34")`)."""
     if isinstance(amount, bool) or not isinstance(amount, int):
         raise TypeError(f"amount must be int, in fen, not {type(amount).__name__}")
     return amount
@@ -58,7 +58,7 @@ def new_order(
     return_url: str,
     app_key: str,
 ) -> orders.CreatePayOrderRequest:
-    """At most one of `expire_in` and `expire_time`; neither is 30 minutes from now."""
+    """At most one of `expire_in` and `expire_time` is given. The default is 30 minutes from now."""
     if expire_in is not None and expire_time is not None:
         raise ValueError("give expire_in or expire_time, not both")
     expiry = expire_time or datetime.now(UTC) + (DEFAULT_EXPIRY if expire_in is None else expire_in)
@@ -84,7 +84,7 @@ def submit(
     return_url: str,
     user_ip: str,
 ) -> orders.SubmitPayOrderRequest:
-    """`extras` as `channel_extras`."""
+    """`extras` become `channel_extras`."""
     return orders.SubmitPayOrderRequest(
         id=order_id(order),
         channel_code=channel_code,
@@ -96,7 +96,7 @@ def submit(
 
 
 def one_order(id: str | None, merchant_order_id: str | None, app_key: str, sync: bool) -> orders.GetPayOrderRequest:
-    """Exactly one of the two numbers."""
+    """Exactly one of the two numbers is given."""
     if id is not None and merchant_order_id is None:
         return orders.GetPayOrderRequest(app_key=app_key, id=id, sync=sync)
     if merchant_order_id is not None and id is None:
@@ -105,7 +105,7 @@ def one_order(id: str | None, merchant_order_id: str | None, app_key: str, sync:
 
 
 def one_refund(id: str | None, merchant_refund_no: str | None, app_key: str, sync: bool) -> refunds.GetPayRefundRequest:
-    """Exactly one of the two numbers."""
+    """Exactly one of the two numbers is given."""
     if id is not None and merchant_refund_no is None:
         return refunds.GetPayRefundRequest(app_key=app_key, id=id, sync=sync)
     if merchant_refund_no is not None and id is None:
@@ -116,7 +116,7 @@ def one_refund(id: str | None, merchant_refund_no: str | None, app_key: str, syn
 def new_refund(
     merchant_order_id: str, merchant_refund_no: str, amount: int, reason: str, app_key: str
 ) -> refunds.CreatePayRefundRequest:
-    """`amount` in fen."""
+    """`amount` is in fen."""
     return refunds.CreatePayRefundRequest(
         app_key=app_key,
         merchant_order_id=merchant_order_id,
@@ -127,7 +127,7 @@ def new_refund(
 
 
 class OrderFilter(TypedDict, total=False):
-    """What `list_orders` can be limited to; see ListPayOrdersRequest. Times are aware."""
+    """The filters of `list_orders`; see ListPayOrdersRequest. Times are aware."""
 
     app_key: str
     channel_code: str
@@ -143,7 +143,7 @@ class OrderFilter(TypedDict, total=False):
 
 
 class RefundFilter(TypedDict, total=False):
-    """What `list_refunds` can be limited to; see ListPayRefundsRequest. Times are aware."""
+    """The filters of `list_refunds`; see ListPayRefundsRequest. Times are aware."""
 
     app_key: str
     channel_code: str
@@ -157,7 +157,7 @@ class RefundFilter(TypedDict, total=False):
 
 
 class NotificationFilter(TypedDict, total=False):
-    """What `list_notifications` can be limited to; see ListPayNotificationsRequest. Times are aware."""
+    """The filters of `list_notifications`; see ListPayNotificationsRequest. Times are aware."""
 
     app_key: str
     type: notify.NotificationType.ValueType
@@ -171,21 +171,21 @@ class NotificationFilter(TypedDict, total=False):
 
 
 def order_page(filters: OrderFilter) -> orders.ListPayOrdersRequest:
-    """The first page; the caller puts in the token of the next ones."""
+    """The request of the first page. The caller sets the token of the next pages."""
     return orders.ListPayOrdersRequest(**_fields(filters))
 
 
 def refund_page(filters: RefundFilter) -> refunds.ListPayRefundsRequest:
-    """The first page."""
+    """The request of the first page."""
     return refunds.ListPayRefundsRequest(**_fields(filters))
 
 
 def notification_page(filters: NotificationFilter) -> notify.ListPayNotificationsRequest:
-    """The first page."""
+    """The request of the first page."""
     return notify.ListPayNotificationsRequest(**_fields(filters))
 
 
 def _fields(filters: Mapping[str, object]) -> dict[str, Any]:
-    # The largest page unless the caller wants another: an iterator asks for all of them anyway.
+    # The largest page unless the caller sets another size, because an iterator reads all pages.
     fields: dict[str, Any] = {"page_size": LARGEST_PAGE, **filters}
     return {name: stamp(value) if isinstance(value, datetime) else value for name, value in fields.items()}

@@ -1,4 +1,4 @@
-"""From gRPC's errors to ours: decodes the `google.rpc.Status` that comes in the trailing metadata."""
+"""Conversion of gRPC errors to typed errors, by the `google.rpc.Status` in the trailing metadata."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DETAILS = "grpc-status-details-bin"
 
 
 def from_rpc_error(error: grpc.RpcError) -> PayCenterError:
-    """The typed error for a call that failed. Never raises: what cannot be decoded becomes a PayCenterError by status code."""
+    """The typed error of a failed call. It never raises: what cannot be decoded becomes a PayCenterError by status code."""
     call: Any = error
     code: grpc.StatusCode = call.code()
     message: str = call.details() or code.name
@@ -56,7 +56,7 @@ def _from_status(code: grpc.StatusCode, message: str, status: Any) -> PayCenterE
             retry_after = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
     if info.domain != _DOMAIN:
         return _plain(code, status.message or message)
-    # A reason that is newer than this client stays readable as the server's own word.
+    # A reason that this client does not know stays the server's text.
     reason = Reason(info.reason) if info.reason in Reason.__members__ else info.reason
     kind = PayCenterError.by_reason.get(reason, PayCenterError)
     return kind(

@@ -1,4 +1,4 @@
-"""How often to look while something is waited for. Pure: the caller brings the time."""
+"""The polling intervals while waiting for a result. The caller passes the time."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _TRANSIENT = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, gr
 
 
 class Pace:
-    """Looks after 0.1 s, then at widening intervals up to 5 s; after 10, 30, 70 … s it also has the channel asked (`sync`).
+    """Reads after 0.1 s, then at growing intervals up to 5 s. After 10, 30, 70 … s the channel is queried too (`sync`).
 
-    A channel reports by itself within a second or so; asking it is for reports that got lost, and costs a call to the channel.
-    All times are seconds of one monotonic clock.
+    A callback normally arrives within seconds. The query is for lost callbacks, and needs a call to the channel. All times are
+    seconds of one monotonic clock.
     """
 
     def __init__(self, timeout: float, now: float) -> None:
@@ -26,7 +26,7 @@ class Pace:
         self._next_sync = now + _FIRST_SYNC
 
     def sync(self, now: float) -> bool:
-        """Whether this look should ask the channel."""
+        """Whether this read should query the channel."""
         if now < self._next_sync:
             return False
         self._sync_gap = min(self._sync_gap * 2, _LONGEST_SYNC)
@@ -34,11 +34,11 @@ class Pace:
         return True
 
     def call_timeout(self, default: float, now: float) -> float:
-        """The deadline of one look: not much beyond the end, but long enough to work."""
+        """The time-out of one read: until the end, but at least one second."""
         return max(_LEAST_CALL, min(default, self._end - now))
 
     def delay(self, now: float) -> float | None:
-        """How long to sleep before the next look; None: the time is up."""
+        """The seconds until the next read; None after the end."""
         left = self._end - now
         if left <= 0:
             return None
@@ -47,11 +47,11 @@ class Pace:
 
 
 def is_transient(error: PayCenterError) -> bool:
-    """Whether to keep waiting after this error of one look."""
+    """Whether waiting continues after this error of one read."""
     return error.code in _TRANSIENT
 
 
 def timed_out(what: str, timeout: float, last: object, error: PayCenterError | None) -> WaitTimeoutError:
-    """The error at the end of the time; says what the last look brought."""
+    """The error at the end of the waiting time, with the result of the last read."""
     why = f"; the last answer was: {error}" if error is not None else ""
     return WaitTimeoutError(f"{what} was not decided within {timeout:g} s{why}. Wait again, or read it later.", last)

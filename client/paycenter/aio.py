@@ -1,4 +1,4 @@
-"""The asyncio client: the blocking one, method for method."""
+"""The asyncio client, with the methods of the blocking one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _T = TypeVar("_T")
 
 
 class AsyncPayCenter:
-    """A connection to PayCenter for asyncio code. It belongs to the event loop that it is made in.
+    """A connection to PayCenter for asyncio code. It belongs to the event loop in which it is created.
 
         async with AsyncPayCenter("pay.internal:50051", key_id="…", key_secret="…", tls=True) as pay:
             order = await pay.create_order(merchant_order_id="A-1", subject="Tea", amount=1234, user_ip="203.0.113.7")
@@ -109,7 +109,7 @@ class AsyncPayCenter:
         app_key: str = "",
         timeout: float | None = None,
     ) -> PayOrder:
-        """Create an order, or get the same one again for the same content; OrderConflictError for other content.
+        """Create an order. The same content returns the existing order; OrderConflictError for other content.
 
         `amount` in fen. Expires in 30 minutes unless `expire_in` or `expire_time` (aware) says otherwise; at most 30 days.
         """
@@ -139,7 +139,7 @@ class AsyncPayCenter:
         user_ip: str = "",
         timeout: float | None = None,
     ) -> SubmitPayOrderResponse:
-        """Make an order payable at a channel; the answer's `display_content` is for the payer. Repeating it is safe."""
+        """Make an order payable at a channel. The payer is shown the `display_content`. The call may be repeated."""
         request = requests.submit(order, channel_code, extras, display_mode, return_url, user_ip)
         return await self.orders.SubmitPayOrder(request, timeout)
 
@@ -152,7 +152,7 @@ class AsyncPayCenter:
         sync: bool = False,
         timeout: float | None = None,
     ) -> PayOrder:
-        """Read an order with its attempts by one of the two numbers. `sync`: the channel is asked first."""
+        """Read an order with its attempts by one of the two numbers. `sync`: query the channel first."""
         request = requests.one_order(id, merchant_order_id, app_key, sync)
         return (await self.orders.GetPayOrder(request, timeout)).pay_order
 
@@ -176,16 +176,16 @@ class AsyncPayCenter:
         return (await self.orders.ClosePayOrder(ClosePayOrderRequest(id=requests.order_id(order)), timeout)).pay_order
 
     async def update_price(self, order: PayOrder | str, amount: int, *, timeout: float | None = None) -> PayOrder:
-        """Change the amount (fen) of a WAITING order; what was submitted at the old price is closed first."""
+        """Change the amount (fen) of a WAITING order. Attempts with the old amount are closed first."""
         request = UpdatePayOrderPriceRequest(id=requests.order_id(order), amount=requests.fen(amount))
         return (await self.orders.UpdatePayOrderPrice(request, timeout)).pay_order
 
     async def sync_order(self, order: PayOrder | str, *, timeout: float | None = None) -> PayOrder:
-        """Ask the channels now how an order stands."""
+        """Query the channels about an order now."""
         return (await self.orders.SyncPayOrder(SyncPayOrderRequest(id=requests.order_id(order)), timeout)).pay_order
 
     async def list_orders(self, **filters: Unpack[requests.OrderFilter]) -> AsyncIterator[PayOrder]:
-        """Orders, newest first; asks for page after page as it is read."""
+        """Orders, newest first. Pages are read as the iterator advances."""
         request = requests.order_page(filters)
         while True:
             page = await self.orders.ListPayOrders(request)
@@ -205,7 +205,7 @@ class AsyncPayCenter:
         app_key: str = "",
         timeout: float | None = None,
     ) -> PayRefund:
-        """Refund some or all of a paid order (`amount` in fen). The same number and content is the same refund again."""
+        """Refund some or all of a paid order (`amount` in fen). The same number and content returns the existing refund."""
         request = requests.new_refund(merchant_order_id, merchant_refund_no, amount, reason, app_key)
         return (await self.refunds.CreatePayRefund(request, timeout)).pay_refund
 
@@ -218,7 +218,7 @@ class AsyncPayCenter:
         sync: bool = False,
         timeout: float | None = None,
     ) -> PayRefund:
-        """Read a refund by one of the two numbers. `sync`: the channel is asked first."""
+        """Read a refund by one of the two numbers. `sync`: query the channel first."""
         request = requests.one_refund(id, merchant_refund_no, app_key, sync)
         return (await self.refunds.GetPayRefund(request, timeout)).pay_refund
 
@@ -234,7 +234,7 @@ class AsyncPayCenter:
         return await self._wait(look, until or (lambda seen: seen.state != RefundState.WAITING), timeout, f"Refund {number}")
 
     async def sync_refund(self, refund: PayRefund | str, *, timeout: float | None = None) -> PayRefund:
-        """Ask the channel now how a refund stands."""
+        """Query the channel about a refund now."""
         return (await self.refunds.SyncPayRefund(SyncPayRefundRequest(id=requests.refund_id(refund)), timeout)).pay_refund
 
     async def list_refunds(self, **filters: Unpack[requests.RefundFilter]) -> AsyncIterator[PayRefund]:
@@ -253,7 +253,7 @@ class AsyncPayCenter:
         return list((await self.channels.ListEnabledChannelCodes(ListEnabledChannelCodesRequest(app_key=app_key), timeout)).codes)
 
     async def list_notifications(self, **filters: Unpack[requests.NotificationFilter]) -> AsyncIterator[notify.PayNotification]:
-        """What the app was told or is to be told, newest first."""
+        """The notifications of the app, newest first."""
         request = requests.notification_page(filters)
         while True:
             page = await self.notifications.ListPayNotifications(request)
@@ -268,7 +268,7 @@ class AsyncPayCenter:
         return await self.notifications.GetPayNotification(notify.GetPayNotificationRequest(id=id), timeout)
 
     async def resend_notification(self, id: str, *, timeout: float | None = None) -> notify.PayNotification:
-        """Send a finished notification once more, now."""
+        """Send a finished notification again, now."""
         return (
             await self.notifications.ResendPayNotification(notify.ResendPayNotificationRequest(id=id), timeout)
         ).pay_notification

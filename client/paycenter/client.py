@@ -107,7 +107,7 @@ class PayCenter:
         app_key: str = "",
         timeout: float | None = None,
     ) -> PayOrder:
-        """Create an order, or get the same one again for the same content; OrderConflictError for other content.
+        """Create an order. The same content returns the existing order; OrderConflictError for other content.
 
         `amount` in fen. Expires in 30 minutes unless `expire_in` or `expire_time` (aware) says otherwise; at most 30 days.
         """
@@ -137,7 +137,7 @@ class PayCenter:
         user_ip: str = "",
         timeout: float | None = None,
     ) -> SubmitPayOrderResponse:
-        """Make an order payable at a channel; the answer's `display_content` is for the payer. Repeating it is safe."""
+        """Make an order payable at a channel. The payer is shown the `display_content`. The call may be repeated."""
         request = requests.submit(order, channel_code, extras, display_mode, return_url, user_ip)
         return self.orders.SubmitPayOrder(request, timeout)
 
@@ -150,7 +150,7 @@ class PayCenter:
         sync: bool = False,
         timeout: float | None = None,
     ) -> PayOrder:
-        """Read an order with its attempts by one of the two numbers. `sync`: the channel is asked first."""
+        """Read an order with its attempts by one of the two numbers. `sync`: query the channel first."""
         request = requests.one_order(id, merchant_order_id, app_key, sync)
         return self.orders.GetPayOrder(request, timeout).pay_order
 
@@ -174,16 +174,16 @@ class PayCenter:
         return self.orders.ClosePayOrder(ClosePayOrderRequest(id=requests.order_id(order)), timeout).pay_order
 
     def update_price(self, order: PayOrder | str, amount: int, *, timeout: float | None = None) -> PayOrder:
-        """Change the amount (fen) of a WAITING order; what was submitted at the old price is closed first."""
+        """Change the amount (fen) of a WAITING order. Attempts with the old amount are closed first."""
         request = UpdatePayOrderPriceRequest(id=requests.order_id(order), amount=requests.fen(amount))
         return self.orders.UpdatePayOrderPrice(request, timeout).pay_order
 
     def sync_order(self, order: PayOrder | str, *, timeout: float | None = None) -> PayOrder:
-        """Ask the channels now how an order stands."""
+        """Query the channels about an order now."""
         return self.orders.SyncPayOrder(SyncPayOrderRequest(id=requests.order_id(order)), timeout).pay_order
 
     def list_orders(self, **filters: Unpack[requests.OrderFilter]) -> Iterator[PayOrder]:
-        """Orders, newest first; asks for page after page as it is read."""
+        """Orders, newest first. Pages are read as the iterator advances."""
         request = requests.order_page(filters)
         while True:
             page = self.orders.ListPayOrders(request)
@@ -202,7 +202,7 @@ class PayCenter:
         app_key: str = "",
         timeout: float | None = None,
     ) -> PayRefund:
-        """Refund some or all of a paid order (`amount` in fen). The same number and content is the same refund again."""
+        """Refund some or all of a paid order (`amount` in fen). The same number and content returns the existing refund."""
         request = requests.new_refund(merchant_order_id, merchant_refund_no, amount, reason, app_key)
         return self.refunds.CreatePayRefund(request, timeout).pay_refund
 
@@ -215,7 +215,7 @@ class PayCenter:
         sync: bool = False,
         timeout: float | None = None,
     ) -> PayRefund:
-        """Read a refund by one of the two numbers. `sync`: the channel is asked first."""
+        """Read a refund by one of the two numbers. `sync`: query the channel first."""
         request = requests.one_refund(id, merchant_refund_no, app_key, sync)
         return self.refunds.GetPayRefund(request, timeout).pay_refund
 
@@ -231,7 +231,7 @@ class PayCenter:
         return self._wait(look, until or (lambda seen: seen.state != RefundState.WAITING), timeout, f"Refund {number}")
 
     def sync_refund(self, refund: PayRefund | str, *, timeout: float | None = None) -> PayRefund:
-        """Ask the channel now how a refund stands."""
+        """Query the channel about a refund now."""
         return self.refunds.SyncPayRefund(SyncPayRefundRequest(id=requests.refund_id(refund)), timeout).pay_refund
 
     def list_refunds(self, **filters: Unpack[requests.RefundFilter]) -> Iterator[PayRefund]:
@@ -249,7 +249,7 @@ class PayCenter:
         return list(self.channels.ListEnabledChannelCodes(ListEnabledChannelCodesRequest(app_key=app_key), timeout).codes)
 
     def list_notifications(self, **filters: Unpack[requests.NotificationFilter]) -> Iterator[notify.PayNotification]:
-        """What the app was told or is to be told, newest first."""
+        """The notifications of the app, newest first."""
         request = requests.notification_page(filters)
         while True:
             page = self.notifications.ListPayNotifications(request)
@@ -263,7 +263,7 @@ class PayCenter:
         return self.notifications.GetPayNotification(notify.GetPayNotificationRequest(id=id), timeout)
 
     def resend_notification(self, id: str, *, timeout: float | None = None) -> notify.PayNotification:
-        """Send a finished notification once more, now."""
+        """Send a finished notification again, now."""
         return self.notifications.ResendPayNotification(notify.ResendPayNotificationRequest(id=id), timeout).pay_notification
 
     def _wait(self, look: Callable[[bool, float], _T], done: Callable[[_T], bool], timeout: float, what: str) -> _T:

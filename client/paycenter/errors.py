@@ -1,4 +1,4 @@
-"""Typed errors: a class for each reason, below a class for each kind, below PayCenterError."""
+"""Typed errors: a class for each reason, derived from a class for each kind, derived from PayCenterError."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from paycenter.reasons import Reason
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One wrong field of a request: its path, and what is wrong with it."""
+    """One invalid field of a request: its path, and what is wrong with it."""
 
     field: str
     description: str
@@ -22,9 +22,9 @@ class Violation:
 class PayCenterError(Exception):
     """A call that failed.
 
-    `reason`: a member of Reason, or the server's own word if it is newer than this client. `message`: for people, says what to
-    do. `metadata`: numbers and names that belong to the reason. `violations`: the wrong fields of INVALID_FIELD.
-    `retry_after`: seconds after which the same call is worth repeating, or None. `code`: the gRPC status.
+    `reason`: a member of Reason, or the server's text if this client does not know it. `message`: what happened and what to do.
+    `metadata`: numbers and names that belong to the reason. `violations`: the invalid fields of INVALID_FIELD. `retry_after`:
+    seconds after which the same call may be repeated, or None. `code`: the gRPC status.
     """
 
     by_reason: ClassVar[dict[str, type[PayCenterError]]] = {}
@@ -55,7 +55,7 @@ class PayCenterError(Exception):
         return f"{self.reason or self.code.name}: {self.message}"
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Keyword arguments are lost by the default; task queues pickle errors.
+        # Task queues pickle errors, and the default loses keyword arguments.
         return _rebuilt, (type(self), self.message, dict(self.__dict__))
 
 
@@ -66,7 +66,7 @@ def _rebuilt(kind: type[PayCenterError], message: str, values: dict[str, object]
 
 
 class InvalidRequestError(PayCenterError):
-    """The request is wrong (INVALID_ARGUMENT); the same request will never work."""
+    """The request is invalid (INVALID_ARGUMENT). The same request always fails."""
 
 
 class UnauthenticatedError(PayCenterError):
@@ -74,27 +74,27 @@ class UnauthenticatedError(PayCenterError):
 
 
 class NotFoundError(PayCenterError):
-    """What the call names does not exist, or belongs to another app (NOT_FOUND)."""
+    """The object does not exist, or belongs to another app (NOT_FOUND)."""
 
 
 class AlreadyExistsError(PayCenterError):
-    """A number or key is taken by something else (ALREADY_EXISTS)."""
+    """Another object has the number or key (ALREADY_EXISTS)."""
 
 
 class PreconditionError(PayCenterError):
-    """The state of things does not allow the call (FAILED_PRECONDITION)."""
+    """The state of the object does not allow the call (FAILED_PRECONDITION)."""
 
 
 class UnavailableError(PayCenterError):
-    """No clear answer for now (UNAVAILABLE); the same call may be repeated."""
+    """There is no result at present (UNAVAILABLE). The same call may be repeated."""
 
 
 class UnreachableError(UnavailableError):
-    """There is no connection to PayCenter. Whether the call arrived is not known; it may be repeated."""
+    """There is no connection to PayCenter. The call may or may not have arrived, and may be repeated."""
 
 
 class WaitTimeoutError(PayCenterError):
-    """What was waited for did not come in time. Nothing is decided by that; `last` is the last that was read, or None."""
+    """The waiting time ended without a result. This decides nothing. `last` is the last object that was read, or None."""
 
     def __init__(self, message: str, last: object = None) -> None:
         super().__init__(message, code=grpc.StatusCode.DEADLINE_EXCEEDED)
@@ -102,35 +102,35 @@ class WaitTimeoutError(PayCenterError):
 
 
 class InternalError(PayCenterError, reason=Reason.INTERNAL):
-    """A fault of the server; its log has it under the request id in the metadata."""
+    """An error in PayCenter; its log has it under the request id in the metadata."""
 
 
 class InvalidFieldError(InvalidRequestError, reason=Reason.INVALID_FIELD):
-    """One or more fields are wrong; BadRequest names each of them."""
+    """One or more fields are invalid; `violations` names each of them."""
 
 
 class PageTokenInvalidError(InvalidRequestError, reason=Reason.PAGE_TOKEN_INVALID):
-    """The page token is not one that this list gave, or was given for other filters."""
+    """The page token does not belong to this list, or belongs to other filters."""
 
 
 class CredentialsMissingError(UnauthenticatedError, reason=Reason.CREDENTIALS_MISSING):
-    """No `authorization` metadata."""
+    """The call has no `authorization` metadata."""
 
 
 class CredentialsInvalidError(UnauthenticatedError, reason=Reason.CREDENTIALS_INVALID):
-    """The credential is unknown, disabled, or the secret is wrong."""
+    """The credential is unknown or disabled, or its secret is wrong."""
 
 
 class PermissionDeniedError(PayCenterError, reason=Reason.PERMISSION_DENIED):
-    """This kind of credential may not make this call, or names another app."""
+    """This kind of credential may not make this call, or the call names another app."""
 
 
 class DatabaseConflictError(PayCenterError, reason=Reason.DATABASE_CONFLICT):
-    """Two calls locked the same rows; this one changed nothing. Repeat it after `retry_after`."""
+    """Two calls locked the same rows. This call changed nothing. Repeat it after `retry_after`."""
 
 
 class DatabaseUnavailableError(UnavailableError, reason=Reason.DATABASE_UNAVAILABLE):
-    """The database does not answer; try again."""
+    """The database does not answer. Repeat the call."""
 
 
 class ServerStoppingError(UnavailableError, reason=Reason.SERVER_STOPPING):
@@ -138,7 +138,7 @@ class ServerStoppingError(UnavailableError, reason=Reason.SERVER_STOPPING):
 
 
 class DeadlineExceededError(PayCenterError, reason=Reason.DEADLINE_EXCEEDED):
-    """The caller's deadline passed; read the resource to learn its state."""
+    """The caller's deadline passed. Read the object to get its state."""
 
 
 class AppNotFoundError(NotFoundError, reason=Reason.APP_NOT_FOUND):
@@ -146,7 +146,7 @@ class AppNotFoundError(NotFoundError, reason=Reason.APP_NOT_FOUND):
 
 
 class AppDisabledError(PreconditionError, reason=Reason.APP_DISABLED):
-    """The app is disabled."""
+    """The app is disabled. It can read and refund, but cannot take new payments."""
 
 
 class AppHasOrdersError(PreconditionError, reason=Reason.APP_HAS_ORDERS):
@@ -182,27 +182,27 @@ class ChannelExistsError(AlreadyExistsError, reason=Reason.CHANNEL_EXISTS):
 
 
 class ChannelHasOrdersError(PreconditionError, reason=Reason.CHANNEL_HAS_ORDERS):
-    """The channel carried payments and cannot be deleted; disable it."""
+    """The channel has attempts and cannot be deleted. Disable it instead."""
 
 
 class ChannelNotAllowedError(PreconditionError, reason=Reason.CHANNEL_NOT_ALLOWED):
-    """This channel is for development and is refused in production mode."""
+    """The channel is for development and is refused in production mode."""
 
 
 class ChannelRefusedError(PreconditionError, reason=Reason.CHANNEL_REFUSED):
-    """The channel refused; metadata `channel_error_code` and `channel_error_message` say why."""
+    """The channel refused. The metadata `channel_error_code` and `channel_error_message` have its reason."""
 
 
 class ChannelUnreachableError(UnavailableError, reason=Reason.CHANNEL_UNREACHABLE):
-    """The request to the channel was not sent; nothing was made there. Repeat the call, or offer another channel."""
+    """The request was not sent to the channel, which has created nothing. Repeat the call, or offer another channel."""
 
 
 class ChannelUnclearError(UnavailableError, reason=Reason.CHANNEL_UNCLEAR):
-    """The channel did not answer clearly. Nothing is decided: repeat the same call."""
+    """The channel did not answer clearly, so nothing is decided. Repeat the same call."""
 
 
 class ChannelChangedError(PayCenterError, reason=Reason.CHANNEL_CHANGED):
-    """The channel was changed by somebody else at the same time; read it and try again."""
+    """Another call changed the channel at the same time. Read it and repeat the call."""
 
 
 class OrderNotFoundError(NotFoundError, reason=Reason.ORDER_NOT_FOUND):
@@ -210,7 +210,7 @@ class OrderNotFoundError(NotFoundError, reason=Reason.ORDER_NOT_FOUND):
 
 
 class OrderConflictError(AlreadyExistsError, reason=Reason.ORDER_CONFLICT):
-    """The merchant_order_id is taken by an order with other content."""
+    """An order with other content has the merchant_order_id."""
 
 
 class OrderClosedError(PreconditionError, reason=Reason.ORDER_CLOSED):
@@ -226,11 +226,11 @@ class OrderExpiredError(PreconditionError, reason=Reason.ORDER_EXPIRED):
 
 
 class OrderNotRefundableError(PreconditionError, reason=Reason.ORDER_NOT_REFUNDABLE):
-    """The order was never paid, so there is nothing to refund."""
+    """The order was not paid, so nothing can be refunded."""
 
 
 class OrderChangedError(PayCenterError, reason=Reason.ORDER_CHANGED):
-    """The order changed while the call was running; read it and try again."""
+    """The order changed during the call. Read it and decide again."""
 
 
 class AttemptNotFoundError(NotFoundError, reason=Reason.ATTEMPT_NOT_FOUND):
@@ -238,7 +238,7 @@ class AttemptNotFoundError(NotFoundError, reason=Reason.ATTEMPT_NOT_FOUND):
 
 
 class AttemptPendingError(PreconditionError, reason=Reason.ATTEMPT_PENDING):
-    """An attempt of this order is still being decided at the channel; wait for it."""
+    """An earlier attempt of the order is not decided at the channel yet. Repeat the call after `retry_after`."""
 
 
 class RefundNotFoundError(NotFoundError, reason=Reason.REFUND_NOT_FOUND):
@@ -246,11 +246,11 @@ class RefundNotFoundError(NotFoundError, reason=Reason.REFUND_NOT_FOUND):
 
 
 class RefundConflictError(AlreadyExistsError, reason=Reason.REFUND_CONFLICT):
-    """The merchant_refund_no is taken by a refund with other content."""
+    """A refund with other content has the merchant_refund_no."""
 
 
 class RefundExceedsPaidError(PreconditionError, reason=Reason.REFUND_EXCEEDS_PAID):
-    """More than what is left of the paid amount."""
+    """The amount is more than what remains of the paid amount."""
 
 
 class NotificationNotFoundError(NotFoundError, reason=Reason.NOTIFICATION_NOT_FOUND):
@@ -258,4 +258,4 @@ class NotificationNotFoundError(NotFoundError, reason=Reason.NOTIFICATION_NOT_FO
 
 
 class NotificationOpenError(PreconditionError, reason=Reason.NOTIFICATION_OPEN):
-    """The task is still being delivered, so there is nothing to resend."""
+    """The notification is still being delivered and cannot be resent."""

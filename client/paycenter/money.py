@@ -1,4 +1,4 @@
-"""Yuan and fen, exactly. Amounts in PayCenter are whole fen (int); people and price lists speak yuan."""
+"""Exact conversion between yuan and fen. Amounts in PayCenter are whole fen (int)."""
 
 from __future__ import annotations
 

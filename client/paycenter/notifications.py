@@ -1,4 +1,4 @@
-"""Verifying notifications by Standard Webhooks (https://www.standardwebhooks.com). Needs only the standard library."""
+"""Verification of notifications by Standard Webhooks (https://www.standardwebhooks.com). It needs only the standard library."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _SECONDS = re.compile(r"[0-9]{1,12}", re.ASCII)
 
 
 class NotificationError(Exception):
-    """The notification is not to be trusted, or is none. Answer it with 401 or 400; the text is for your log."""
+    """The request is not a valid notification. Answer it with 401 or 400. The text is for your log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """A notification whose signature holds.
+    """A notification with a valid signature.
 
-    `id` ("N…") stays the same when it is sent again: remember it and act once. `type` is `pay_order.success`,
-    `pay_order.closed`, `pay_refund.success` or `pay_refund.failure`; ignore types that you do not know. `timestamp` is when it
-    happened (aware). `data` holds the numbers, the state and the amounts in fen.
+    `id` ("N…") stays the same when it is sent again: store it and act once. `type` is `pay_order.success`, `pay_order.closed`,
+    `pay_refund.success` or `pay_refund.failure`; ignore types that you do not know. `timestamp` is the time of the event (aware).
+    `data` contains the numbers, the state and the amounts in fen.
     """
 
     id: str
@@ -37,21 +37,21 @@ class Notification:
 
 
 class NotificationVerifier:
-    """Checks notifications against an app's webhook secrets (`whsec_…`); give old and new while a secret is rotated."""
+    """Verifies notifications with an app's notification secrets (`whsec_…`). During a rotation give the old and the new one."""
 
     def __init__(self, *secrets: str, tolerance: float = 300) -> None:
-        """`tolerance`: seconds that `webhook-timestamp` may be from now, against replays. ValueError for a bad secret."""
+        """`tolerance`: largest difference of `webhook-timestamp` from now in seconds. ValueError for an invalid secret."""
         if not secrets:
-            raise ValueError("at least one webhook secret is needed")
+            raise ValueError("at least one notification secret is required")
         self._keys = tuple(_key(secret) for secret in secrets)
         self._tolerance = tolerance
 
     def verify(
         self, headers: Mapping[str, str], body: bytes | bytearray | memoryview, *, now: float | datetime | None = None
     ) -> Notification:
-        """The notification, once its signature, time and form have been checked.
+        """The notification, after a check of its signature, time and form.
 
-        `body`: the bytes as they were received, not JSON that was parsed and written again. `now`: Unix seconds or an aware
+        `body`: the received bytes, not JSON that was parsed and written again. `now`: Unix seconds or an aware
         datetime, for tests. Raises NotificationError.
         """
         if isinstance(body, str):
@@ -77,10 +77,10 @@ class NotificationVerifier:
             except (binascii.Error, ValueError):
                 continue
             for digest in expected:
-                # No early exit: the time taken says nothing about which secret or signature was right.
+                # No early exit, so that the duration does not show which secret or signature matched.
                 matches |= hmac.compare_digest(digest, given)
         if not matches:
-            raise NotificationError("no signature fits; check the webhook secret and that the body is passed on unchanged")
+            raise NotificationError("no signature matches; check the notification secret, and that the body is unchanged")
 
     def _check_time(self, stamp: str, now: float | datetime | None) -> None:
         if not _SECONDS.fullmatch(stamp):
@@ -98,8 +98,8 @@ def _key(secret: str) -> bytes:
     except (binascii.Error, ValueError):
         key = b""
     if not key:
-        # Without the value: it would end up in logs.
-        raise ValueError('a webhook secret is "whsec_" and base64')
+        # The message does not contain the value, because it may be logged.
+        raise ValueError('a notification secret is "whsec_" and base64')
     return key
 
 
@@ -115,7 +115,7 @@ def _parse(number: str, raw: bytes) -> Notification:
         document = json.loads(raw)
         kind, data, happened = document["type"], document["data"], datetime.fromisoformat(document["timestamp"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise NotificationError("the signature fits, but the body is not a notification") from None
+        raise NotificationError("the signature is valid, but the body is not a notification") from None
     if not isinstance(kind, str) or not isinstance(data, dict) or happened.tzinfo is None:
-        raise NotificationError("the signature fits, but the body is not a notification")
+        raise NotificationError("the signature is valid, but the body is not a notification")
     return Notification(number, kind, happened, data)

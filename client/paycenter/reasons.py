@@ -4,10 +4,10 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why a call failed. The protos say more about each."""
+    """The reason of a failed call. The protos document each of them."""
 
     UNSPECIFIED = ""
-    """The error did not come from PayCenter itself: no connection, or something between."""
+    """The error does not come from PayCenter: there is no connection, or a proxy answered."""
     INTERNAL = "INTERNAL"
     INVALID_FIELD = "INVALID_FIELD"
     PAGE_TOKEN_INVALID = "PAGE_TOKEN_INVALID"  # noqa: S105

@@ -9,7 +9,7 @@ from paycenter.v1 import pay_refund_service_pb2 as refunds
 
 
 class OrderState:
-    """Where a pay order stands."""
+    """The state of an order."""
 
     WAITING: Final = orders.PAY_ORDER_STATE_WAITING
     SUCCESS: Final = orders.PAY_ORDER_STATE_SUCCESS
@@ -18,12 +18,12 @@ class OrderState:
 
     @staticmethod
     def name(value: orders.PayOrderState.ValueType) -> str:
-        """`SUCCESS` for 2; a number that this client does not know is answered as text."""
+        """`SUCCESS` for 2. A number that this client does not know is returned as text."""
         return _name(orders.PayOrderState.items(), value, "PAY_ORDER_STATE_")
 
 
 class AttemptState:
-    """Where one submit of an order to one channel stands."""
+    """The state of an attempt."""
 
     WAITING: Final = orders.PAY_ATTEMPT_STATE_WAITING
     SUCCESS: Final = orders.PAY_ATTEMPT_STATE_SUCCESS
@@ -52,7 +52,7 @@ class DisplayMode:
 
 
 class RefundState:
-    """Where a refund stands."""
+    """The state of a refund."""
 
     WAITING: Final = refunds.PAY_REFUND_STATE_WAITING
     SUCCESS: Final = refunds.PAY_REFUND_STATE_SUCCESS
@@ -65,7 +65,7 @@ class RefundState:
 
 
 class NotificationState:
-    """Where a notification stands."""
+    """The state of a notification."""
 
     WAITING: Final = notify.NOTIFICATION_STATE_WAITING
     SUCCESS: Final = notify.NOTIFICATION_STATE_SUCCESS
@@ -80,7 +80,7 @@ class NotificationState:
 
 
 class NotificationType:
-    """What a notification is about."""
+    """The kind of object that a notification is about."""
 
     ORDER: Final = notify.NOTIFICATION_TYPE_ORDER
     REFUND: Final = notify.NOTIFICATION_TYPE_REFUND

@@ -32,7 +32,7 @@ def async_client_of(fake: FakePayCenter, **more: Any) -> AsyncPayCenter:
 
 
 class TestMetadataAndDeadlines:
-    def test_every_call_carries_credentials_and_a_deadline(self, fake: FakePayCenter, pay: PayCenter) -> None:
+    def test_every_call_has_credentials_and_a_deadline(self, fake: FakePayCenter, pay: PayCenter) -> None:
         order = pay.create_order(**NEW)
         pay.submit_order(order, "wx_native")
         pay.orders.GetPayOrder(GetPayOrderRequest(id=order.id))
@@ -145,7 +145,7 @@ class TestRetries:
             pay.create_order(**NEW)
         assert len(fake.seen) == 1
 
-    def test_nobody_listens(self) -> None:
+    def test_no_server_listens(self) -> None:
         with PayCenter("127.0.0.1:1", key_id="a", key_secret="b", attempts=2) as pay, pytest.raises(errors.UnreachableError):
             pay.create_order(**NEW)
 
@@ -212,7 +212,7 @@ class TestPages:
         pages = [seen.request for seen in fake.calls("ListPayOrders")]
         assert [(page.page_size, page.page_token) for page in pages] == [(3, ""), (3, "3"), (3, "6")]
 
-    def test_pages_are_asked_for_as_they_are_read(self, fake: FakePayCenter, pay: PayCenter) -> None:
+    def test_pages_are_requested_as_they_are_read(self, fake: FakePayCenter, pay: PayCenter) -> None:
         for _ in range(4):
             pay.create_order(**NEW)
         next(pay.list_orders(page_size=2))
@@ -255,7 +255,7 @@ class TestWaiting:
         order = pay.create_order(**NEW)
         assert pay.wait_for_order(order, until=lambda seen: seen.amount == 1234).state == OrderState.WAITING
 
-    def test_an_outage_is_waited_out(self, fake: FakePayCenter) -> None:
+    def test_waiting_continues_during_an_outage(self, fake: FakePayCenter) -> None:
         with client_of(fake, attempts=1) as pay:
             order = pay.create_order(**NEW)
             fake.failures["GetPayOrder"] = [plain(UNAVAILABLE), plain(grpc.StatusCode.DEADLINE_EXCEEDED)]

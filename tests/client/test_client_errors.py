@@ -85,7 +85,7 @@ def test_a_reason_from_the_future(fake: FakePayCenter, pay: PayCenter) -> None:
     assert error.reason == "MOON_TOO_FAR"
 
 
-def test_a_reason_of_somebody_else(fake: FakePayCenter, pay: PayCenter) -> None:
+def test_a_reason_of_another_domain(fake: FakePayCenter, pay: PayCenter) -> None:
     fake.failures["ClosePayOrder"] = [rich(grpc.StatusCode.NOT_FOUND, "ORDER_NOT_FOUND", domain="proxy.example")]
     error = failing(fake, pay)
     assert type(error) is errors.PayCenterError

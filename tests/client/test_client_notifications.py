@@ -1,4 +1,4 @@
-"""The verifier, checked both ways against the `standardwebhooks` package; and money."""
+"""The verifier, compared with the `standardwebhooks` package in both directions; and money."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Junk that channels might send, bare or properly signed, for the contract of every codec."""
+"""Invalid content that channels might send, with or without a valid signature, for the contract of every codec."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ NODES = [method.replace(".", "_") + "_response" for method in METHODS]
 
 @st.composite
 def wechat_answers(draw: st.DrawFn) -> HttpResponse:
-    """Junk that is properly signed."""
+    """Invalid content with a valid signature."""
     body = draw(RAW | OBJECT.map(lambda value: json.dumps(value).encode()))
     return HttpResponse(draw(STATUS), wx_headers(body), body)
 
@@ -85,7 +85,7 @@ V2_FIELDS = st.dictionaries(st.sampled_from(V2_NAMES), XML_TEXT, max_size=8)
 
 
 def v2_signed(fields: dict[str, str]) -> bytes:
-    """Whatever it is, it is the channel's: signed with the merchant's key, for its account."""
+    """A message of the channel: signed with the merchant's key, for its account."""
     named = {"return_code": "SUCCESS", "result_code": "SUCCESS", **fields}
     named |= {"appid": v2_config()["appid"], "mch_id": v2_config()["mchid"]}
     named["sign"] = sign(named, KEY, HMAC_SHA256)
@@ -93,7 +93,7 @@ def v2_signed(fields: dict[str, str]) -> bytes:
 
 
 def v2_notice(fields: dict[str, str]) -> CallbackRequest:
-    """A refund notice around junk."""
+    """A refund callback around invalid content."""
     hidden = encrypted(build(fields).replace(b"xml>", b"root>"))
     ids = {"return_code": "SUCCESS", "appid": v2_config()["appid"], "mch_id": v2_config()["mchid"]}
     return CallbackRequest({}, build({**ids, "req_info": hidden}))

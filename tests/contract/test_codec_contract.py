@@ -1,4 +1,4 @@
-"""What every registered codec must keep to, whoever wrote it."""
+"""The contract of every registered codec."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ CONFIGS: dict[str, Callable[[], dict[str, str]]] = {
     "alipay": ali_config,
     "mock": dict,
 }
-# What a field is called that must not be readable by everybody.
+# The names of fields that must be secret.
 SECRETIVE = re.compile(r"key$|secret|token|password|private")
 OUTCOMES: dict[str, type[Any]] = {
     "pay": PayOutcome, "query": QueryOutcome, "close": CloseOutcome, "refund": RefundOutcome, "query_refund": RefundOutcome,

@@ -1,4 +1,4 @@
-"""A channel of another package: registered through its entry point, and used like our own.
+"""A channel of another package: registered through its entry point, and used like the built-in ones.
 
 `sample_channel/` is installed without pip: the metadata that pip would write is made from its pyproject.toml, in a folder that only
 the child processes of these tests see.

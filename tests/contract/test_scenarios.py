@@ -1,4 +1,4 @@
-"""The same scenarios for every way to pay, against the simulator: what a merchant sees must not depend on the channel.
+"""The same scenarios for every way to pay, against the simulator: the results for a merchant must not depend on the channel.
 
 `WAYS` (test_scenarios_ways.py) are all channel codes, in each protocol version; `SCENARIOS` what happens to each;
 `NOT_APPLICABLE` which pairs cannot happen, and why. `SAMPLED` are pairs that another version
@@ -35,7 +35,7 @@ NOT_APPLICABLE: dict[tuple[str, str], str] = {
     ("reordered", "mock"): _NO_CALLBACKS,
     ("wrong_amount", "mock"): _NO_CALLBACKS,
 }
-# Refunds of these five are the same code in each version, so half of the pairs stand for all of them: it keeps this file quick.
+# The refunds of these five share their code in each version, so half of the pairs are enough.
 _REFUNDS = ("partial_refunds", "refund_refused", "refund_retried")
 _V3_ONLY, _V2_ONLY = ("wx_native", "wx_lite", "wx_wap"), ("wx_pub", "wx_app")
 SAMPLED = {
@@ -69,7 +69,7 @@ async def decline(context: ScenarioContext) -> None:
     assert caught.value.reason is Reason.CHANNEL_REFUSED
     assert caught.value.metadata["channel_error_code"] == way.decline
     assert await context.system.value("SELECT state FROM pay_attempt") == "CLOSED"
-    # The payer tries once more: a new number, and the order is paid.
+    # The payer tries again: a new number, and the order is paid.
     await context.paid()
     assert await context.system.value("SELECT count(*) FROM pay_attempt") == 2
 
@@ -80,7 +80,7 @@ async def unknown_then_paid(context: ScenarioContext) -> None:
         await context.submit(behaviour="timeout")
     elif way.pay_api:
         await context.fault(way.pay_api, "error_after_commit")
-        with contextlib.suppress(PayCenterError):  # a point of sale's caller may find the payment in the same call
+        with contextlib.suppress(PayCenterError):  # the caller at a point of sale may find the payment in the same call
             await context.submit()
         if not way.at_the_till:
             assert await system.value("SELECT state FROM pay_attempt") == "UNKNOWN"
@@ -109,7 +109,7 @@ async def unknown_then_not_paid(context: ScenarioContext) -> None:
         await context.open(await context.submit())
         await context.fault(way.query_api, "error_before_commit")
     await context.pass_time(6)
-    # Nobody has said that it is not paid, so nothing is closed before its time is over.
+    # It is not known to be unpaid, so nothing is closed before its expiry.
     assert await context.state() is OrderState.WAITING
     await context.pass_time(LIFE)
     await context.pass_time(31)
@@ -119,14 +119,14 @@ async def unknown_then_not_paid(context: ScenarioContext) -> None:
 
 
 async def _closed(context: ScenarioContext) -> str:
-    """Closed by the app while the payer thinks. Answers the number."""
+    """The app closes the order while the payer confirms. Returns the number."""
     way = context.way
     if way.at_the_till:
         await context.fault(way.pay_api, way.waits)
     attempt = await context.submit(**({"behaviour": "late_after_close", "late_seconds": "60"} if way.code == "mock" else {}))
     number = await context.open(attempt)
     if way.code == "wx_bar":
-        context.system.clock.advance(15)  # WeChat wants so long between a payment and its reversal
+        context.system.clock.advance(15)  # WeChat Pay requires this time between a payment and its reversal
     closed = await context.system.services.orders.close(context.system.caller, context.order.number)
     assert closed.state is OrderState.CLOSED
     assert await context.system.value("SELECT state FROM pay_attempt") == AttemptState.CLOSED.value
@@ -134,14 +134,14 @@ async def _closed(context: ScenarioContext) -> str:
 
 
 async def expiry(context: ScenarioContext) -> None:
-    """What the channel was told is the attempt's own end, to the second."""
+    """The channel got the expiry of the attempt, exact to the second."""
     way = context.way
     if way.at_the_till:
         await context.fault(way.pay_api, way.waits)
     attempt = await context.submit()
     shown = datetime.fromisoformat((await context.at_channel(await context.open(attempt)))["expires"])
     if way.at_the_till:
-        # No channel takes less than a minute, and ours is over before; then it is cancelled there.
+        # Channels accept one minute or more. The attempt expires before that, and is then cancelled there.
         assert timedelta(0) <= shown - attempt.expire_time <= timedelta(seconds=30)
     else:
         assert shown == attempt.expire_time == context.order.expire_time
@@ -187,7 +187,7 @@ async def same_notification_again(context: ScenarioContext) -> None:
 
 
 async def reordered(context: ScenarioContext) -> None:
-    """The refund is told before the payment that it is of; a query had found that payment."""
+    """The refund is reported before its payment, which a query has found."""
     system = context.system
     await context.fault("notify", "reordered", seconds=3600)
     await context.pay()
@@ -212,11 +212,11 @@ async def reordered(context: ScenarioContext) -> None:
 async def second_payment(context: ScenarioContext) -> None:
     system, way = context.system, context.way
     if way.notified and not way.at_the_till:
-        # First this way, then another one that is paid at once, and then the payer pays here too.
+        # First a submit in this way, then in another way that is paid at once, and then the payer pays in this way too.
         number, booked = await context.open(await context.submit()), "mock"
         await system.submit(context.order, booked)
     else:
-        # An Alipay QR code that nobody had scanned cannot be closed, and is paid after this way was.
+        # An Alipay QR code that was not scanned cannot be closed, and is paid after this way.
         number, booked = (await system.submit(context.order, "alipay_qr")).out_trade_no, way.code
         await context.pay()
     await system.until(context.order, "SUCCESS")
@@ -258,7 +258,7 @@ async def partial_refunds(context: ScenarioContext) -> None:
 
 
 async def _refused(context: ScenarioContext) -> Any:
-    """A paid order and its refund that the channel refused, under the number AFTERSALE."""
+    """A paid order with a refund that the channel refused, under the number AFTERSALE."""
     order = await context.paid(**({"refund": "failure"} if context.way.code == "mock" else {}))
     if context.way.refund_api:
         await context.fault(context.way.refund_api, "decline", code=context.way.refuse_refund)

@@ -1,4 +1,4 @@
-"""Every way to pay, and what test_scenarios.py runs its scenarios on."""
+"""Every way to pay, and the setup on which test_scenarios.py runs its scenarios."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LIFE = 90
 
 @dataclass(frozen=True)
 class Way:
-    """One way to pay. `pay_api` is empty where the payer's browser or app, and not we, calls the channel to pay."""
+    """One way to pay. `pay_api` is empty if the payer's browser or app calls the channel instead of PayCenter."""
 
     code: str
     version: str
@@ -101,7 +101,7 @@ class ScenarioContext:
         self.order = await system.order(amount=AMOUNT, expire_time=system.clock.now() + timedelta(seconds=LIFE))
 
     async def submit(self, **more: str) -> Any:
-        """Our side of a submit, and no more; a cashier's caller does not wait for the payer."""
+        """Only the submit. The caller of a bar code payment does not wait for the payer."""
         deadline.set(asyncio.get_running_loop().time() + 1)
         try:
             return await self.system.submit(self.order, self.way.code, **{**self.way.extras, **more})
@@ -109,7 +109,7 @@ class ScenarioContext:
             deadline.set(None)
 
     async def open(self, attempt: Any) -> str:
-        """What the payer does first: opens the page, the app or the QR code. Answers the number."""
+        """The payer opens the page, the app or the QR code. Returns the number."""
         system, shown = self.system, attempt.display_content
         if self.way.code in ("alipay_pc", "alipay_wap", "alipay_qr"):
             number = attempt.out_trade_no
@@ -121,7 +121,7 @@ class ScenarioContext:
         return str(attempt.out_trade_no)
 
     async def pay(self, **options: Any) -> None:
-        """Submitted, opened and paid, as the channel tells it."""
+        """Submitted, opened and paid; returns the channel's trade."""
         attempt = await self.submit()
         if not self.way.at_the_till and self.way.code != "mock":
             number = await self.open(attempt)
@@ -142,7 +142,7 @@ class ScenarioContext:
         return encode(Prefix.ATTEMPT, rows[0]["id"])
 
     async def pass_time(self, seconds: float) -> None:
-        """On both sides of the wire; then the jobs that a worker runs."""
+        """Move the clocks of both sides, then run the jobs of a worker."""
         self.system.clock.advance(seconds)
         await self.system.simulator.advance(seconds)
         await self.system.services.jobs.sync_orders()
@@ -156,7 +156,7 @@ class ScenarioContext:
         return (await eventually(self.system.cases))[0]
 
     async def settled(self, refund: Any) -> Any:
-        """A refund once it is no longer on its way."""
+        """A refund after it is decided."""
 
         async def current() -> Any:
             asked = await self.system.services.refunds.sync(self.system.caller, refund)
@@ -165,7 +165,7 @@ class ScenarioContext:
         return refund if refund.state is not RefundState.WAITING else await eventually(current)
 
     async def surplus_is_refunded(self, kind: str) -> None:
-        """A case of this kind is opened, refunded in full, and told to the app as surplus."""
+        """A case of this kind is opened, fully refunded, and reported to the app as surplus."""
         system = self.system
         await self.case()
 

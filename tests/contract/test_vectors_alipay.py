@@ -37,7 +37,7 @@ from paycenter_server.channels.protocol import AnswerError, CallbackError, Callb
 from support.vectors import VECTORS
 from unit.channel_support import MOMENT, ali_cert_config, ali_config, ali_good, ali_signed, cert_sn, certificate
 
-# parse_callback has no time window; the moment plays no part.
+# parse_callback has no time window; the time does not matter.
 NOW = datetime(2024, 1, 1, tzinfo=UTC)
 
 

@@ -1,4 +1,4 @@
-"""One of the processes of test_refund_race: `refund_racer.py NUMBER EACH MERCHANT_ORDER_ID…`; counts what it got through."""
+"""One of the processes of test_refund_race: `refund_racer.py NUMBER EACH MERCHANT_ORDER_ID…`; counts its successful refunds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The process dies at each await of a money path in turn; whoever comes after finishes the work exactly once.
+"""The process is killed at each await of a payment or refund in turn. Another process finishes the work exactly once.
 
 The coroutine is stepped by hand and ended at its n-th suspension, without the shield that a cancelled caller has: what was
 under way is gone, as after `kill -9`. Then a fresh set of services goes on with what is in the database.
@@ -67,7 +67,7 @@ async def kill(services: Services, work: Callable[[Services], Coroutine[Any, Any
         if not killable.killed:
             raise
     if killable.killed:
-        # The sockets of a killed process are closed by the system, in the middle of whatever they were at.
+        # The system closes the sockets of a killed process, during any operation.
         services.context.database._pool.terminate()
     return killable.killed
 
@@ -193,7 +193,7 @@ async def test_refund_killed_anywhere(system: PayCenterSystem, code: str) -> Non
 
 @pytest.mark.parametrize("job", ["sync_orders", "expire_orders", "sync_refunds"])
 async def test_jobs_killed_anywhere(system: PayCenterSystem, job: str) -> None:
-    """A worker dies in its pass; the next pass, after the lease, finishes what it had claimed."""
+    """A worker is killed in its pass. The next pass, after the lease, finishes what it had claimed."""
     from datetime import timedelta
 
     at = 1

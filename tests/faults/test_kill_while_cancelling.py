@@ -1,4 +1,4 @@
-"""A worker dies at each await of a bar code's cancellation: the money ends up booked or given back, never both."""
+"""A worker is killed at each await of a bar code's cancellation: the payment is booked or refunded, never both."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def test_a_cancellation_killed_anywhere(system: PayCenterSystem, kind: str
         order = await system.order()
         await system.simulator.fault(pos.api, pos.waits)
         attempt = await pos.scan(order)
-        # Paid at the last moment, and the job's own query finds nothing out.
+        # Paid at the last moment, and the job's query gives no clear answer.
         await system.simulator.pay(attempt.out_trade_no, notify=False)
         await system.simulator.fault(pos.query, "error_before_commit", out_trade_no=attempt.out_trade_no)
         system.clock.advance(61)
@@ -39,7 +39,7 @@ async def test_a_cancellation_killed_anywhere(system: PayCenterSystem, kind: str
         end = (after.state, after.paid_amount, trade["refunded"])
         assert end in {(OrderState.SUCCESS, 100, 0), (OrderState.WAITING, 0, 100)}, at
         ends.add(end)
-        # Nothing that comes later changes it.
+        # Later messages do not change it.
         await system.services.orders.sync(system.caller, order.number)
         assert (await system.read(order)).state is after.state
         await system.rows("UPDATE pay_attempt SET next_check_time = NULL")

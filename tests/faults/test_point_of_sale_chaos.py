@@ -1,4 +1,4 @@
-"""A point of sale in chaos: callers, jobs, closings and the payer at once, over a network that loses, delays and kills.
+"""A point of sale in chaos: callers, jobs, closings and the payer at once, on a network that loses and delays requests.
 
 Whatever happens, in the end an order that is paid has its money at the channel once, one that is not has none there, and nothing is
 left open. The seed of a round that fails is in the assertion.
@@ -32,7 +32,7 @@ class KilledError(BaseException):
 
 
 class Chaos:
-    """A network that loses requests and answers, and kills whoever waits for them."""
+    """A network that loses requests and answers, and kills their callers."""
 
     def __init__(self) -> None:
         self.inner = AiohttpTransport()
@@ -84,7 +84,7 @@ async def confirm(system: PayCenterSystem, attempt: Any, chance: random.Random) 
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
-async def test_a_till_in_chaos(kind: str, system_on: SystemOn) -> None:
+async def test_a_point_of_sale_in_chaos(kind: str, system_on: SystemOn) -> None:
     network = Chaos()
     async with system_on(network) as system:
         pos = await make_point_of_sale(system, kind)

@@ -1,4 +1,4 @@
-"""Alipay notifications: junk forms, and forms of junk that are properly signed."""
+"""Alipay callbacks: invalid forms, and forms of invalid values with a valid signature."""
 
 from __future__ import annotations
 

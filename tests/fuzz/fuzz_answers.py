@@ -1,4 +1,4 @@
-"""Answers of every channel code to every operation: junk, and junk that is properly signed."""
+"""Answers of every channel code to every operation: invalid content, with and without a valid signature."""
 
 from __future__ import annotations
 

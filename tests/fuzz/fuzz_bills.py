@@ -1,4 +1,4 @@
-"""Trade bills of both families: junk, junk in a zip, and cells of junk in a bill that is otherwise whole."""
+"""Trade bills of both families: invalid content, the same in a zip, and invalid cells in an otherwise valid bill."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys and certificates, PEM and bare, one or a bundle; and the ciphertexts that channels send."""
+"""Keys and certificates, PEM and base64, one or a bundle; and the ciphertexts that channels send."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""WeChat Pay v3 notifications: junk, junk that is properly signed, and junk that is sealed inside a properly signed one."""
+"""WeChat Pay v3 callbacks: invalid content without a signature, with a valid signature, and encrypted in a signed callback."""
 
 from __future__ import annotations
 

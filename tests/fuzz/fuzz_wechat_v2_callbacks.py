@@ -1,4 +1,4 @@
-"""WeChat Pay v2 notifications: junk, fields of junk that are properly signed, and junk sealed in `req_info`."""
+"""WeChat Pay v2 callbacks: invalid content, invalid fields with a valid signature, and invalid content encrypted in `req_info`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def target(data: bytes) -> None:
     elif how % 3 == 1:
         values = _UNFIT.sub("?", rest.decode("utf-8", "replace")).split("|")
         fields = {**BASE, **dict(zip(NAMES, values, strict=False))}
-        # What is signed is what the other side reads: line ends are one thing in XML.
+        # The signature covers what the other side reads; XML has one form of line ends.
         fields = {name: value.replace("\r\n", "\n").replace("\r", "\n") for name, value in fields.items()}
         fields["sign"] = v2_xml.sign(fields, KEY, v2_xml.MD5)
         body = v2_xml.build(fields)

@@ -1,4 +1,4 @@
-"""What the fuzzers share. A fuzzer is a function over bytes; it may raise the parser's own errors and nothing else.
+"""The common part of the fuzzers. A fuzzer is a function over bytes that may raise the parser's own errors only.
 
 `python fuzz_….py [libFuzzer options]`. Inputs are at most 4 KiB and must be done within a second: what is not linear in time shows.
 """

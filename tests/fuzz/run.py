@@ -18,7 +18,7 @@ HOME = ROOT / ".interop"
 
 
 def environment() -> Path:
-    """The interpreter that has atheris and the project, made if its stamp does not match."""
+    """The interpreter with atheris and the project, created if its stamp does not match."""
     folder, wanted = HOME / "fuzz", f"{(HERE / 'requirements.txt').read_text(encoding='utf-8')} {sys.version}"
     stamp, python = folder / "stamp", folder / "bin" / "python"
     if not stamp.exists() or stamp.read_text(encoding="utf-8") != wanted:
@@ -31,7 +31,7 @@ def environment() -> Path:
 
 
 def run(python: Path, script: Path, seconds: int) -> bool:
-    """One fuzzer; whether it found nothing."""
+    """Run one fuzzer. Whether it found nothing."""
     findings, corpus = HOME / "fuzz-findings", HOME / "fuzz-corpus" / script.stem
     for folder in (findings, corpus):
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Cancelling a bar code gives back what was paid: whatever happens at that moment, money is booked or given back, never both."""
+"""The cancellation of a bar code payment refunds what was paid: in every race the payment is booked or refunded, never both."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def cancellation(
 
 
 async def waiting(system: PayCenterSystem, pos: PointOfSale) -> tuple[Any, Any]:
-    """An order whose payer has been asked for a password, and its attempt."""
+    """An order whose payer must enter a password, and its attempt."""
     order = await system.order()
     await system.simulator.fault(pos.api, pos.waits)
     return order, await pos.scan(order)
@@ -95,7 +95,7 @@ async def test_booked_by_another_while_the_job_is_about_to_cancel(
 async def test_an_answer_from_before_the_cancellation_books_nothing(
     cancellation: tuple[PayCenterSystem, PointOfSale, HookedNetwork],
 ) -> None:
-    """A caller's query has found it paid; before its answer is read, the job has cancelled, and the money is back."""
+    """A caller's query has found it paid. Before its answer is read, the job has cancelled it, and it is refunded."""
     system, pos, network = cancellation
     order, attempt = await waiting(system, pos)
     await system.simulator.pay(attempt.out_trade_no, notify=False)
@@ -113,10 +113,10 @@ async def test_an_answer_from_before_the_cancellation_books_nothing(
     assert await system.cases() == []
 
 
-async def test_a_refused_cancellation_leaves_the_money_booked(
+async def test_after_a_refused_cancellation_the_payment_is_booked(
     cancellation: tuple[PayCenterSystem, PointOfSale, HookedNetwork],
 ) -> None:
-    """Confirmed between the query and the cancellation, which cannot give it back."""
+    """The payer confirms between the query and the cancellation, which cannot refund it."""
     system, pos, network = cancellation
     order, attempt = await waiting(system, pos)
 
@@ -134,7 +134,7 @@ async def test_a_refused_cancellation_leaves_the_money_booked(
 async def test_while_a_cancellation_is_undecided_nothing_is_booked(
     cancellation: tuple[PayCenterSystem, PointOfSale, HookedNetwork],
 ) -> None:
-    """Its answer was lost: the money may be on its way back, so the order is not paid; the next cancellation settles it."""
+    """Its answer was lost: the payment may be refunded, so it is not booked. The next cancellation settles it."""
     system, pos, network = cancellation
     order, attempt = await waiting(system, pos)
     network.lose_next = True
@@ -149,11 +149,11 @@ async def test_while_a_cancellation_is_undecided_nothing_is_booked(
     assert (await system.read(order)).state is OrderState.WAITING
 
 
-async def test_a_process_that_stands_still_before_it_cancels(
+async def test_a_process_that_is_stopped_before_it_cancels(
     cancellation: tuple[PayCenterSystem, PointOfSale, HookedNetwork],
 ) -> None:
-    """It wrote down that it will cancel, and sends that a minute later, when another has booked: nobody can prevent that any more,
-    but a person is told."""
+    """It stored the cancellation and sends it a minute later, when another process has booked the payment. This cannot be
+    prevented, but a case is opened."""
     system, pos, network = cancellation
     order, attempt = await waiting(system, pos)
 
@@ -170,7 +170,7 @@ async def test_a_process_that_stands_still_before_it_cancels(
 
 
 async def test_hosts_whose_clocks_differ(cancellation: tuple[PayCenterSystem, PointOfSale, HookedNetwork]) -> None:
-    """The one that asks is ahead of the one that cancels: what was asked before is not the later for it."""
+    """The clock of the querying host is ahead of that of the cancelling host. An earlier query does not count as later."""
     system, pos, network = cancellation
     order, attempt = await waiting(system, pos)
     await system.simulator.pay(attempt.out_trade_no, notify=False)
@@ -192,13 +192,13 @@ async def test_hosts_whose_clocks_differ(cancellation: tuple[PayCenterSystem, Po
 async def test_what_cannot_be_cancelled_is_booked_in_minutes(
     cancellation: tuple[PayCenterSystem, PointOfSale, HookedNetwork],
 ) -> None:
-    """Cancelling never works, and the payer confirms after the end: not cancelled for ever, nor kept from being booked."""
+    """Every cancellation fails, and the payer confirms after the expiry: the payment is booked after some minutes."""
     system, pos, network = cancellation
     order, attempt = await waiting(system, pos)
     await system.simulator.fault(pos.cancel, "error_before_commit", times=-1)
     await pos.pass_time(61)
     await system.simulator.pay(attempt.out_trade_no, notify=False)
-    # The channels check signatures by real time, so the attempt is made old, not the clock new.
+    # The channels check signatures by real time, so the times of the attempt are moved, not the clock.
     for _ in range(100):
         await system.rows(
             """UPDATE pay_attempt SET next_check_time = next_check_time - $1::interval, cancel_until = cancel_until - $1,
@@ -214,7 +214,7 @@ async def test_what_cannot_be_cancelled_is_booked_in_minutes(
 
 
 class OnItsWay:
-    """A network on which a payment takes its time to get to Alipay."""
+    """A network on which a payment reaches Alipay late."""
 
     def __init__(self) -> None:
         self.inner = AiohttpTransport()
@@ -234,7 +234,7 @@ class OnItsWay:
 
 @pytest.mark.parametrize("answered", [True, False])
 async def test_alipay_pays_after_the_cancellation_found_nothing(answered: bool, system_on: SystemOn) -> None:
-    """The order is closed, or the point of sale's time is over, while the payment is on its way; and no notice ever comes."""
+    """The order is closed, or the attempt expires, before the payment arrives, and there is no callback."""
     network = OnItsWay()
     network.answered = answered
     async with system_on(network) as system:
@@ -267,8 +267,8 @@ async def test_alipay_pays_after_the_cancellation_found_nothing(answered: bool, 
 
 
 @pytest.mark.parametrize("policy", ["REFUND", "ACCEPT"])
-async def test_a_late_notice_of_what_was_given_back(system: PayCenterSystem, policy: str) -> None:
-    """Alipay tells of bar payments: the notice of a payment that our own cancellation has given back books nothing."""
+async def test_a_late_callback_of_a_refunded_payment(system: PayCenterSystem, policy: str) -> None:
+    """Alipay sends callbacks for bar code payments. A callback of a payment that our cancellation has refunded books nothing."""
     pos = await make_point_of_sale(system, "alipay")
     await system.rows(f"UPDATE pay_app SET surplus_policy = '{policy}'")
     order, attempt = await waiting(system, pos)

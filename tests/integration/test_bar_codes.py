@@ -1,4 +1,4 @@
-"""Bar codes: the payer stands at the point of sale. Paid at once, after a password, never, or unknown; by v2, v3 and Alipay."""
+"""Bar code payments: paid at once, after a password, never, or unknown; with v2, v3 and Alipay."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class PointOfSale:
     again: str
 
     async def scan(self, order: Any, seconds: float = 1.0) -> Any:
-        """The cashier's call, by a service that waits so many seconds."""
+        """The submit of a service that waits this many seconds."""
         deadline.set(asyncio.get_running_loop().time() + seconds)
         try:
             return await self.system.submit(order, self.code, auth_code=self.auth_code)
@@ -91,7 +91,7 @@ async def test_paid_while_the_caller_waits(system: PayCenterSystem, pos: PointOf
 
 
 async def test_an_unclear_answer_is_waited_for_like_a_password(system: PayCenterSystem, pos: PointOfSale) -> None:
-    """SYSTEMERROR, BANKERROR and silence: the waiting call asks on, and is answered with the payment."""
+    """SYSTEMERROR, BANKERROR and no answer: the waiting call continues to query, and returns the payment."""
     for fault in ("error_after_commit", *(["bank_error"] if pos.api == "wx2.micropay" else [])):
         order = await system.order()
         await system.simulator.fault(pos.api, fault, queries=0)
@@ -100,7 +100,7 @@ async def test_an_unclear_answer_is_waited_for_like_a_password(system: PayCenter
         assert (await system.read(order)).state is OrderState.SUCCESS
 
 
-async def test_the_caller_comes_back_with_the_same_code(system: PayCenterSystem, pos: PointOfSale) -> None:
+async def test_the_caller_repeats_the_call_with_the_same_code(system: PayCenterSystem, pos: PointOfSale) -> None:
     order = await system.order()
     await system.simulator.fault(pos.api, pos.waits, queries=0)
     first = await pos.scan(order)
@@ -125,13 +125,13 @@ async def test_never_confirmed_is_cancelled_at_the_channel(system: PayCenterSyst
     await system.simulator.fault(pos.cancel, pos.again)
     attempt = await pos.scan(order)
     await pos.pass_time(61)
-    # QuerySnapshot to come again: not closed yet, and due again within seconds.
+    # A repetition is required: not closed yet, and due again within seconds.
     assert await system.value("SELECT state FROM pay_attempt") in ("WAITING", "UNKNOWN")
     await pos.pass_time(6)
     assert await system.value("SELECT state FROM pay_attempt") == "CLOSED"
     assert (await pos.trade(attempt))["state"] in ("CLOSED", "REVOKED")
     assert (await system.read(order)).state is OrderState.WAITING
-    # The payer takes out another code: a new number.
+    # The payer shows another code: a new number.
     pos.auth_code = pos.auth_code[:-1] + "0"
     again = await pos.scan(order)
     assert again.id != attempt.id
@@ -142,7 +142,7 @@ async def test_never_confirmed_is_cancelled_at_the_channel(system: PayCenterSyst
 async def test_unknown_then_found_paid(system: PayCenterSystem, pos: PointOfSale, fault: str) -> None:
     order = await system.order()
     await system.simulator.fault(pos.api, fault)
-    # Unclear at first, or already cleared up by the query that follows: both are right.
+    # Unclear at first, or decided by the following query: both are valid.
     with contextlib.suppress(PayCenterError):
         await pos.scan(order)
     await pos.pass_time(6)
@@ -152,7 +152,7 @@ async def test_unknown_then_found_paid(system: PayCenterSystem, pos: PointOfSale
 
 
 @pytest.mark.parametrize("fault", ["error_before_commit", "reset_before_commit"])
-async def test_unknown_then_never_arrived(system: PayCenterSystem, pos: PointOfSale, fault: str) -> None:
+async def test_unknown_then_not_found(system: PayCenterSystem, pos: PointOfSale, fault: str) -> None:
     order = await system.order()
     await system.simulator.fault(pos.api, fault)
     with pytest.raises(PayCenterError) as caught:
@@ -164,7 +164,7 @@ async def test_unknown_then_never_arrived(system: PayCenterSystem, pos: PointOfS
     assert await system.value("SELECT paid_amount FROM pay_attempt") == 0
 
 
-async def test_declined_says_why(system: PayCenterSystem, pos: PointOfSale) -> None:
+async def test_a_decline_has_its_reason(system: PayCenterSystem, pos: PointOfSale) -> None:
     order = await system.order()
     words = {"alipay_bar": "ACQ.BUYER_BALANCE_NOT_ENOUGH", "wx_bar": "NOTENOUGH"}
     await system.simulator.fault(pos.api, "decline", code=words[pos.code])
@@ -177,12 +177,12 @@ async def test_declined_says_why(system: PayCenterSystem, pos: PointOfSale) -> N
     assert (await system.read(order)).state is OrderState.SUCCESS
 
 
-async def test_close_while_the_payer_thinks(system: PayCenterSystem, pos: PointOfSale) -> None:
+async def test_close_while_the_payer_confirms(system: PayCenterSystem, pos: PointOfSale) -> None:
     order = await system.order()
     await system.simulator.fault(pos.api, pos.waits)
     attempt = await pos.scan(order)
     if pos.code == "wx_bar":
-        # WeChat asks for 15 s between payment and reversal: until then nothing is sent, and the caller is told when.
+        # WeChat Pay requires 15 s between payment and reversal. Until then nothing is sent, and the error has the waiting time.
         pos.auth_code = pos.auth_code[:-1] + "1"
         for call in (lambda: system.services.orders.close(system.caller, order.number), lambda: pos.scan(order)):
             with pytest.raises(PayCenterError) as caught:
@@ -198,7 +198,7 @@ async def test_close_while_the_payer_thinks(system: PayCenterSystem, pos: PointO
 
 
 @pytest.mark.parametrize("fault", ["error_before_commit", "unsigned"])
-async def test_a_query_that_says_nothing_does_not_keep_the_till_from_cancelling(
+async def test_a_query_without_a_clear_answer_does_not_prevent_the_cancellation(
     system: PayCenterSystem, pos: PointOfSale, fault: str
 ) -> None:
     """ "Still unknown: cancel at once after the last query." """
@@ -214,7 +214,7 @@ async def test_a_query_that_says_nothing_does_not_keep_the_till_from_cancelling(
 
 
 async def test_what_is_a_case_is_not_cancelled(system: PayCenterSystem, pos: PointOfSale) -> None:
-    """Paid with another amount: a person decides, so the money stays where it is."""
+    """Paid with another amount: an operator decides, so the payment is not cancelled."""
     order = await system.order()
     await system.simulator.fault(pos.api, pos.waits)
     attempt = await pos.scan(order)
@@ -242,7 +242,7 @@ class Slow:
 @pytest.mark.parametrize("kind", ["v2", "v3"])
 @pytest.mark.parametrize("then", ["user_paying", ""], ids=["waits", "pays"])
 async def test_a_code_that_arrives_after_its_reversal(kind: str, then: str, system_on: SystemOn) -> None:
-    """WeChat does not know the number when it is reversed, so it is looked at once more: reversed then, or booked."""
+    """WeChat Pay does not know the number at the reversal, so it is queried again, and then reversed or booked."""
     transport = Slow()
     async with system_on(transport) as system:
         pos = await make_point_of_sale(system, kind)
@@ -260,7 +260,7 @@ async def test_a_code_that_arrives_after_its_reversal(kind: str, then: str, syst
             assert (await pos.trade(attempt))["state"] == "REVOKED"
             assert await system.value("SELECT next_check_time FROM pay_attempt") is None
         else:
-            # Nobody had closed the order, so it is paid after all.
+            # The order was not closed, so it is paid.
             assert (await system.read(order)).state is OrderState.SUCCESS
 
 

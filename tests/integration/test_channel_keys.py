@@ -1,4 +1,4 @@
-"""WeChat's keys at work: both modes at once, rotation, and callbacks with serials that anybody can make up."""
+"""WeChat Pay's keys: both modes at once, rotation, and callbacks with invented serials."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.waiting import eventually
 
 
 class Counting:
-    """A network that counts, and on which the certificates may take their time or be missing."""
+    """A network that counts calls, and on which the certificates may be slow or missing."""
 
     def __init__(self) -> None:
         self.inner = AiohttpTransport()
@@ -53,7 +53,7 @@ async def test_platform_certificates_are_fetched_once_and_refreshed(system_on: S
         await system.paid("wx_native")
         await system.paid("wx_native")
         assert transport.certificate_calls == 1
-        # Rotated: the callback names a serial that is not known yet, is refused or fetched for, and booked in the end.
+        # After the rotation the callback has an unknown serial: it is refused or causes a fetch, and is finally booked.
         await system.simulator.post("/simulator/rotation", {"channel": "wechatpay"})
         system.clock.advance(21)
         order = await system.order()
@@ -63,7 +63,7 @@ async def test_platform_certificates_are_fetched_once_and_refreshed(system_on: S
         await system.simulator.post("/simulator/rotation", {"channel": "wechatpay", "done": True})
 
 
-async def test_made_up_serials_cannot_make_us_call_out(system_on: SystemOn) -> None:
+async def test_invented_serials_cannot_cause_calls(system_on: SystemOn) -> None:
     transport = Counting()
     async with system_on(transport) as system:
         await use(system, use_platform_certificates="true")
@@ -81,7 +81,7 @@ async def test_made_up_serials_cannot_make_us_call_out(system_on: SystemOn) -> N
 
 
 async def refused(system: PayCenterSystem, number: str) -> bool:
-    """Whether the first send of a trade's notification was answered with no."""
+    """Whether the first send of a trade's callback was refused."""
     (notification, *_) = (await system.simulator.get(f"/simulator/trades/{number}"))["notifications"]
     return any(not send.get("accepted", True) for send in notification["attempts"])
 
@@ -103,7 +103,7 @@ async def test_both_key_modes_at_once_and_signtest_probes(system: PayCenterSyste
     assert (await system.submit(order)).display_content
 
 
-async def test_whoever_needs_keys_that_are_being_fetched_waits_for_them(system_on: SystemOn) -> None:
+async def test_calls_that_need_keys_wait_for_a_running_fetch(system_on: SystemOn) -> None:
     transport = Counting()
     transport.certificates_come.clear()
     async with system_on(transport) as system:
@@ -115,7 +115,7 @@ async def test_whoever_needs_keys_that_are_being_fetched_waits_for_them(system_o
         attempts = await asyncio.gather(*calls)
         assert all(attempt.display_content for attempt in attempts)
         assert transport.certificate_calls == 1
-        # A refresh goes on beside the payments.
+        # A refresh runs in the background.
         transport.certificates_come.clear()
         configured = await system.services.gateway.get(next(iter(system.services.gateway._known)))
         configured.codec._verifier.refreshed -= timedelta(hours=12)  # type: ignore[attr-defined]
@@ -127,7 +127,7 @@ async def test_whoever_needs_keys_that_are_being_fetched_waits_for_them(system_o
         transport.certificates_come.set()
 
 
-async def test_certificates_that_hang_keep_nobody_waiting_who_has_a_key(system_on: SystemOn) -> None:
+async def test_with_a_key_no_call_waits_for_slow_certificates(system_on: SystemOn) -> None:
     transport = Counting()
     transport.certificates_come.clear()
     async with system_on(transport) as system:
@@ -138,11 +138,11 @@ async def test_certificates_that_hang_keep_nobody_waiting_who_has_a_key(system_o
         transport.certificates_come.set()
 
 
-async def test_certificates_that_hang_keep_nobody_longer_than_it_waits(system_on: SystemOn) -> None:
+async def test_slow_certificates_delay_a_call_at_most_until_its_deadline(system_on: SystemOn) -> None:
     transport = Counting()
     transport.certificates_come.clear()
     async with system_on(transport) as system:
-        # Without any key they are waited for, but no longer than the caller waits.
+        # Without a key the call waits for them, at most until its deadline.
         await use(system, use_platform_certificates="true", public_key="", public_key_id="")
         deadline.set(asyncio.get_running_loop().time() + 1)
         async with asyncio.timeout(3):
@@ -152,7 +152,7 @@ async def test_certificates_that_hang_keep_nobody_longer_than_it_waits(system_on
         transport.certificates_come.set()
 
 
-async def test_certificates_that_are_refused_are_heard_of(system_on: SystemOn) -> None:
+async def test_refused_certificates_are_logged(system_on: SystemOn) -> None:
     transport = Counting()
     async with system_on(transport) as system:
         await use(system, use_platform_certificates="true")
@@ -165,7 +165,7 @@ async def test_certificates_that_are_refused_are_heard_of(system_on: SystemOn) -
 
 
 async def test_a_merchant_that_has_moved_to_the_public_key(system_on: SystemOn) -> None:
-    """The channel is still configured for both, but WeChat has no certificates for it any more: it is not asked at each payment."""
+    """Both are configured, but WeChat Pay has no certificates any more. They are not requested at each payment."""
     transport = Counting()
     transport.no_certificates = True
     async with system_on(transport) as system:
@@ -177,7 +177,7 @@ async def test_a_merchant_that_has_moved_to_the_public_key(system_on: SystemOn) 
 
 
 class Foreign(Counting):
-    """Certificates that are signed with a key nobody knows."""
+    """Certificates that are signed with an unknown key."""
 
     async def send(self, request: HttpRequest, seconds: float) -> HttpResponse:
         answer = await super().send(request, seconds)

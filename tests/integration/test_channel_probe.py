@@ -46,7 +46,7 @@ def other_keys(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return load_keys(folder)
 
 
-async def test_what_is_wrong_is_said_in_plain_words(system: PayCenterSystem, other_keys: Any) -> None:
+async def test_what_is_wrong_is_described(system: PayCenterSystem, other_keys: Any) -> None:
     strange_private = other_keys.text("wechatpay", "apiclient_key.pem")
     strange_public = other_keys.text("wechatpay", "pub_key.pem")
     cases: list[tuple[str, dict[str, str], str]] = [
@@ -78,7 +78,7 @@ async def test_the_order_of_the_trial_is_closed_and_leaves_nothing_behind(system
     assert await system.value("SELECT count(*) FROM pay_attempt") == 0
 
 
-async def test_a_product_without_permission_is_no_proof_against_another(system: PayCenterSystem) -> None:
+async def test_a_product_without_permission_proves_nothing_about_another(system: PayCenterSystem) -> None:
     for code, good in (("wx_native", False), ("wx_pub", True)):
         await system.simulator.fault("wx.native", "decline", code="NO_AUTH")
         found = await probe(system, code)
@@ -86,7 +86,7 @@ async def test_a_product_without_permission_is_no_proof_against_another(system: 
 
 
 async def test_a_key_that_nothing_was_signed_with_before_the_order(system: PayCenterSystem, other_keys: Any) -> None:
-    """A merchant that has no platform certificates gets 404 for them, as for a number that does not exist: both unsigned."""
+    """A merchant without platform certificates gets an unsigned 404 for them, as for an unknown number."""
     strange_public = other_keys.text("wechatpay", "pub_key.pem")
     await system.simulator.fault("wx.certificates", "decline", code="RESOURCE_NOT_EXISTS")
     found = await probe(system, "wx_native", public_key=strange_public)

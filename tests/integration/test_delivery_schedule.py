@@ -25,7 +25,7 @@ from support.waiting import eventually
 
 @dataclass
 class Gate:
-    """A sender that holds what it posts until it is opened."""
+    """A sender that delays what it posts until it is opened."""
 
     open: asyncio.Event = field(default_factory=asyncio.Event)
     sent: Counter[str] = field(default_factory=Counter)
@@ -43,7 +43,7 @@ async def task_row(system: PayCenterSystem) -> dict[str, object]:
 
 
 async def test_the_whole_schedule(system: PayCenterSystem) -> None:
-    """18 attempts over three days, then never again; a resend starts the schedule once more."""
+    """18 deliveries over three days, then none; a resend starts the schedule again."""
     system.services.context.random_bits = lambda bits: 0
     system.sender.default = DeliveryResponse(500, "down")
     await system.paid("mock")
@@ -82,7 +82,7 @@ async def test_the_whole_schedule(system: PayCenterSystem) -> None:
     assert len({post.headers["webhook-timestamp"] for post in system.sender.sent}) > 30
 
 
-async def test_jitter_only_lengthens_by_a_tenth(system: PayCenterSystem) -> None:
+async def test_jitter_increases_the_delay_by_a_tenth_at_most(system: PayCenterSystem) -> None:
     system.services.context.random_bits = lambda bits: (1 << bits) - 1
     system.sender.default = DeliveryResponse(0, "no answer")
     await system.paid("mock")
@@ -102,7 +102,7 @@ async def test_retry_after_is_obeyed_up_to_a_day(system: PayCenterSystem, after:
     assert low <= wait <= high
 
 
-async def test_gone_is_the_end(system: PayCenterSystem) -> None:
+async def test_status_410_ends_the_deliveries(system: PayCenterSystem) -> None:
     system.sender.default = DeliveryResponse(410, "gone")
     await system.paid("mock")
     await system.deliver()
@@ -125,7 +125,7 @@ async def test_both_signatures_while_a_secret_is_rotated(system: PayCenterSystem
 
 
 async def test_a_late_result_never_overwrites_success(system: PayCenterSystem) -> None:
-    """Two deliveries of one notification: whichever ends last, a recorded SUCCESS stays (issue #350)."""
+    """Two deliveries of one notification: in any order, a recorded SUCCESS stays (reference, issue #350)."""
     await system.paid("mock")
     database, now = system.services.context.database, system.clock.now()
     async with database.connection() as connection:
@@ -147,7 +147,7 @@ async def test_a_late_result_never_overwrites_success(system: PayCenterSystem) -
             assert await notification_rows.record(connection, [result(NotificationEvent.UNANSWERED, claimed)]) == 0
         row = await task_row(system)
         assert (row["state"], row["notify_times"], row["next_notify_time"]) == ("SUCCESS", 1, None)
-        # Both in one statement: one of them wins, and the row is whole.
+        # Both in one statement: one of them is stored, and the row is consistent.
         await notification_rows.resend(connection, slow.id, now)
         both = [result(NotificationEvent.RECEIVED, 1), result(NotificationEvent.UNANSWERED, 1)]
         assert await notification_rows.record(connection, both) == 1
@@ -173,7 +173,7 @@ async def test_a_worker_that_dies_between_claim_and_record(system: PayCenterSyst
     assert sum(gate.sent.values()) == 1
 
 
-async def test_one_poisoned_answer_does_not_keep_the_others_from_being_recorded(system: PayCenterSystem) -> None:
+async def test_an_answer_that_cannot_be_stored_does_not_affect_others(system: PayCenterSystem) -> None:
     for _ in range(6):
         await system.paid("mock")
     texts = ["\0", "\ud800 lone", "a\0b" * 9000, "\U0010ffff" * 5000, "\r\n\t\x01", "fine"]
@@ -185,7 +185,7 @@ async def test_one_poisoned_answer_does_not_keep_the_others_from_being_recorded(
     assert await system.value("SELECT count(*) FROM pay_notify_task WHERE notify_times = 1") == 6
 
 
-async def test_a_task_whose_secret_cannot_be_opened_harms_no_other(system: PayCenterSystem) -> None:
+async def test_a_secret_that_cannot_be_opened_does_not_affect_others(system: PayCenterSystem) -> None:
     await system.add_app("broken", codes=("mock",))
     await system.rows("UPDATE pay_app SET notification_secret = 'v1:none:AAAA' WHERE app_key = 'broken'")
     await fill(system, "broken", 3)
@@ -196,7 +196,7 @@ async def test_a_task_whose_secret_cannot_be_opened_harms_no_other(system: PayCe
 
 
 async def fill(system: PayCenterSystem, app_key: str, count: int, url: str = "http://merchant.test/x") -> None:
-    """Many due tasks of an app."""
+    """Many due notifications of an app."""
     await system.rows(
         """INSERT INTO pay_notify_task (id, app_id, type, event, data_id, data_version, merchant_order_id, merchant_refund_no,
              notification_url, payload, state, notify_times, next_notify_time, schedule_start_time,
@@ -208,7 +208,7 @@ async def fill(system: PayCenterSystem, app_key: str, count: int, url: str = "ht
     )  # fmt: skip
 
 
-async def test_a_receiver_that_hangs_delays_nobody_else(system: PayCenterSystem) -> None:
+async def test_a_slow_receiver_does_not_delay_others(system: PayCenterSystem) -> None:
     hanging = asyncio.Event()
     served: list[float] = []
 
@@ -228,7 +228,7 @@ async def test_a_receiver_that_hangs_delays_nobody_else(system: PayCenterSystem)
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     base = "http://{}:{}".format(*runner.addresses[0][:2])
     await system.add_app("slow", codes=())
-    # The slow app's tasks are older, and more than one look into the queue can see.
+    # The slow app's notifications are older, and more than one claim reads.
     await fill(system, "slow", 1500, f"{base}/hang")
     await system.rows("UPDATE pay_notify_task SET next_notify_time = next_notify_time - interval '1 hour'")
     await fill(system, "shop", 200, f"{base}/quick")
@@ -272,7 +272,7 @@ async def test_how_many_are_delivered_in_a_second(system: PayCenterSystem) -> No
 async def test_the_schedule_may_change_while_a_notification_is_in_it(
     system: PayCenterSystem, monkeypatch: pytest.MonkeyPatch, sent_before: int
 ) -> None:
-    """The row keeps at which delivery its schedule started, so a shorter or longer list of delays applies from its beginning."""
+    """The row stores at which delivery its schedule started, so another list of delays applies from its beginning."""
     await system.paid("mock")
     await system.rows("UPDATE pay_notify_task SET notify_times = $1, schedule_start_times = $1", sent_before)
     system.sender.default = DeliveryResponse(500, "no")

@@ -1,4 +1,4 @@
-"""The real sender against a receiver on this machine: what it reads, what it obeys, where it goes."""
+"""The real sender with a receiver on this machine: answers, Retry-After, and addresses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Receiver:
-    """A merchant's endpoint; `answer` says what it does."""
+    """A merchant's endpoint; `answer` is its behaviour."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
@@ -67,7 +67,7 @@ async def sender() -> AsyncIterator[AiohttpNotificationSender]:
     await made.aclose()
 
 
-async def test_a_post_carries_exactly_what_was_signed(receiver: Receiver, sender: AiohttpNotificationSender) -> None:
+async def test_a_post_has_exactly_the_signed_bytes(receiver: Receiver, sender: AiohttpNotificationSender) -> None:
     body = '{"a":"茶\\u0000"}'.encode()
     headers = {"webhook-id": "N1", "content-type": "application/json; charset=utf-8"}
     assert (await sender.send(f"{receiver.url}/a%2Fb?q=%E8%8C%B6", headers, body)).status == 200
@@ -161,9 +161,7 @@ async def test_retry_after(receiver: Receiver) -> None:
         "1 1 1 1 1 1 1",
     ],
 )
-async def test_a_retry_after_that_says_nothing_harms_nothing(
-    receiver: Receiver, sender: AiohttpNotificationSender, value: str
-) -> None:
+async def test_an_invalid_retry_after_is_ignored(receiver: Receiver, sender: AiohttpNotificationSender, value: str) -> None:
     receiver.answers(503, retry_after=value)
     received = await sender.send(receiver.url, {}, b"{}")
     assert received.status == 503
@@ -187,7 +185,7 @@ async def test_a_retry_after_that_says_nothing_harms_nothing(
         b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=nonsense\r\nContent-Length: 2\r\n\r\n\xff\xfe",
     ],
 )
-async def test_a_receiver_that_speaks_no_http(sender: AiohttpNotificationSender, answer: bytes) -> None:
+async def test_a_receiver_that_does_not_answer_http(sender: AiohttpNotificationSender, answer: bytes) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(answer)
@@ -283,7 +281,7 @@ async def test_an_allowed_name_and_literal_work(receiver: Receiver, sender: Aioh
         assert (await sender.send(f"http://{host}:{port}/", {}, b"{}")).status == 200
 
 
-async def test_urls_that_are_none(sender: AiohttpNotificationSender) -> None:
+async def test_invalid_urls(sender: AiohttpNotificationSender) -> None:
     for url in (
         "",
         "x",

@@ -1,4 +1,4 @@
-"""PayAppService over the wire: apps, guards, credentials, webhook secrets."""
+"""PayAppService over the wire: apps, guards, credentials, notification secrets."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ async def test_every_wrong_field_is_named(rig: Rig) -> None:
     assert {item.field for item in caught[0].violations} == {"name", "order_notification_url"}
 
 
-async def test_an_app_with_orders_or_refunds_stays(rig: Rig) -> None:
+async def test_an_app_with_orders_or_refunds_cannot_be_deleted(rig: Rig) -> None:
     system = rig.system
     order = await system.paid("mock")
     async with fails("APP_HAS_ORDERS", grpc.StatusCode.FAILED_PRECONDITION):
@@ -184,7 +184,7 @@ async def test_a_credential_is_disabled_only_through_its_own_app(rig: Rig) -> No
         await rig.op.credentials.CreateAppCredential(credential_pb.CreateAppCredentialRequest(app_key="nobody", name="x"))
 
 
-async def test_both_webhook_secrets_sign_for_a_day(rig: Rig) -> None:
+async def test_both_notification_secrets_sign_for_a_day(rig: Rig) -> None:
     system = rig.system
     old = Webhook(system.secrets["shop"])
     rotated = (await rig.op.apps.RotateNotificationSecret(pb.RotateNotificationSecretRequest(app_key="shop"))).notification_secret
@@ -194,7 +194,7 @@ async def test_both_webhook_secrets_sign_for_a_day(rig: Rig) -> None:
     assert len(post.headers["webhook-signature"].split(" ")) == 2
     old.verify(post.body, post.headers)
     new.verify(post.body, post.headers)
-    # A receiver that ignores all but the first signature must use the new secret.
+    # A receiver that reads only the first signature must use the new secret.
     first_only = {**post.headers, "webhook-signature": post.headers["webhook-signature"].split(" ")[0]}
     new.verify(post.body, first_only)
 
@@ -204,5 +204,5 @@ async def test_both_webhook_secrets_sign_for_a_day(rig: Rig) -> None:
     assert len(post.headers["webhook-signature"].split(" ")) == 1
     now = system.clock.now()
     NotificationVerifier(rotated).verify(post.headers, post.body, now=now)
-    with pytest.raises(NotificationError, match="no signature fits"):
+    with pytest.raises(NotificationError, match="no signature matches"):
         NotificationVerifier(system.secrets["shop"]).verify(post.headers, post.body, now=now)

@@ -30,7 +30,7 @@ async def rig(system: PayCenterSystem) -> AsyncIterator[Rig]:
 
 
 def promised_secrets(code: str) -> set[str]:
-    """The fields that the proto calls secret."""
+    """The fields that the proto marks as secret."""
     message = {"wx_native": "WechatPayConfig", "mock": "MockConfig"}.get(code, "AlipayConfig")
     block = PROTO.read_text().split(f"message {message} {{")[1].split("\n}")[0]
     return set(re.findall(r"// Secret\.[^\n]*(?:\n  //[^\n]*)*\n  string (\w+) =", block))
@@ -195,7 +195,7 @@ async def test_a_sealed_secret_is_tied_to_its_row_and_field(rig: Rig) -> None:
     version, key_id, body = sealed.split(":")
     with pytest.raises(CryptoError):
         box.open(f"{version}:{key_id}:{body[:-8]}AAAAAAA=", f"pay_channel:{wechat['id']}:private_key")
-    # Moved to another row by somebody with access to the database, it does not open there.
+    # After a move to another row in the database it cannot be opened.
     await rig.system.rows(
         "UPDATE pay_channel SET config = jsonb_set(config, '{private_key,sealed}', to_jsonb($1::text)), version = version + 1 "
         "WHERE id = $2", sealed, alipay["id"],
@@ -213,7 +213,7 @@ async def test_one_channel_per_app_and_code(rig: Rig) -> None:
     assert caught[0].metadata == {"channel_code": "mock"}
 
 
-async def test_a_channel_that_carried_orders_stays(rig: Rig) -> None:
+async def test_a_channel_with_attempts_cannot_be_deleted(rig: Rig) -> None:
     order = await rig.order()
     await rig.shop.submit_order(order, "mock")
     async with fails("CHANNEL_HAS_ORDERS", grpc.StatusCode.FAILED_PRECONDITION):
@@ -261,7 +261,7 @@ async def test_mock_is_refused_in_production(system: PayCenterSystem) -> None:
     async with open_services(settings) as services, open_rig(replace(system, services=services)) as rig:
         async with fails("CHANNEL_NOT_ALLOWED", grpc.StatusCode.FAILED_PRECONDITION):
             await rig.op.channels.CreatePayChannel(request("mock", config("mock")))
-        # One that was made in development, in a database that has become production's.
+        # A channel from development, in a database that is used in production.
         order = await rig.order()
         async with fails("CHANNEL_NOT_ALLOWED"):
             await rig.shop.submit_order(order, "mock")

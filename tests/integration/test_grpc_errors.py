@@ -1,4 +1,4 @@
-"""Errors on the wire: their details, no text of exceptions, and nothing that a caller can send ends in INTERNAL."""
+"""Errors on the wire: their details, no texts of exceptions, and no input of a caller causes INTERNAL."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def rig(system: PayCenterSystem) -> AsyncIterator[Rig]:
 
 
 class Leaking:
-    """A channel whose failure carries what nobody may see."""
+    """A channel whose failure contains a secret."""
 
     async def send(self, request: HttpRequest, seconds: float) -> HttpResponse:
         raise RuntimeError(f"cannot connect: {SECRET}")
@@ -50,7 +50,7 @@ class LeakingClock:
         raise KeyError(SECRET)
 
 
-async def test_an_unexpected_exception_tells_nothing_but_its_request_id(
+async def test_an_unexpected_exception_shows_only_its_request_id(
     database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with (
@@ -86,7 +86,7 @@ async def test_details_of_bad_fields(rig: Rig) -> None:
         assert error.pushback is None
 
 
-async def test_details_of_what_is_worth_repeating(rig: Rig) -> None:
+async def test_details_of_errors_that_may_be_repeated(rig: Rig) -> None:
     order = await rig.order()
     async with rig.bare() as channel:
         request = order_pb.SubmitPayOrderRequest(id=order.id, channel_code="mock", channel_extras={"behaviour": "lost"})
@@ -116,7 +116,7 @@ def order_request(**more: Any) -> order_pb.CreatePayOrderRequest:
 
 
 def junk(rig: Rig) -> list[tuple[Any, Any]]:
-    """Every text field that reaches a query, with texts that databases and encodings dislike."""
+    """Every text field that reaches a query, with texts that databases and encodings refuse."""
     orders, refunds, apps, channels, notify = rig.op.orders, rig.op.refunds, rig.op.apps, rig.op.channels, rig.op.notifications
     credentials = rig.op.credentials
     calls: list[tuple[Any, Any]] = []
@@ -206,8 +206,8 @@ async def test_malformed_input_is_the_caller_s_fault(rig: Rig) -> None:
     assert await rig.system.value("SELECT count(*) FROM pay_app") == 1
 
 
-async def test_filters_take_any_text(rig: Rig) -> None:
-    """A filter that nothing can match finds nothing, whatever it holds."""
+async def test_filters_accept_any_text(rig: Rig) -> None:
+    """A filter that matches nothing finds nothing, with any content."""
     await rig.order()
     wrong = []
     for text in TEXTS:
@@ -238,7 +238,7 @@ async def test_filters_take_any_text(rig: Rig) -> None:
     assert len((await rig.shop.orders.ListPayOrders(order_pb.ListPayOrdersRequest(page_size=2**31 - 1))).pay_orders) == 1
 
 
-async def test_junk_around_a_submit(rig: Rig) -> None:
+async def test_invalid_values_in_a_submit(rig: Rig) -> None:
     order = await rig.order()
     for request in (
         order_pb.SubmitPayOrderRequest(id=order.id, channel_code="a\0b"),

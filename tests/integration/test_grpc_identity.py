@@ -1,4 +1,4 @@
-"""Who may call what: missing and wrong credentials, apps at the operators' door, and what is open to everybody."""
+"""Authorization: missing and wrong credentials, apps that call operators' services, and public services."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def admin_calls(rig: Rig) -> list[Any]:
     ]
 
 
-async def test_an_app_at_the_operators_door(rig: Rig) -> None:
+async def test_an_app_cannot_call_the_operators_services(rig: Rig) -> None:
     for call in admin_calls(rig):
         async with fails("PERMISSION_DENIED", grpc.StatusCode.PERMISSION_DENIED):
             await call
@@ -141,7 +141,7 @@ async def test_reflection_needs_no_credentials(rig: Rig, version: str) -> None:
         assert {f"paycenter.v1.{service}" for service in SERVICES} <= names
         assert {"grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"} <= names
         assert file.file_descriptor_response.file_descriptor_proto
-        # Every listed service can be described, or tools that walk the list stop half-way.
+        # Every listed service can be described, or tools that read the list fail.
         for name in names:
             (answer,) = [
                 answer async for answer in call(iter([reflection_pb2.ServerReflectionRequest(file_containing_symbol=name)]))

@@ -83,7 +83,7 @@ async def test_close_price_sync_and_conflicts(rig: Rig) -> None:
         await rig.shop.submit_order(late, "mock")
 
 
-async def test_what_the_channel_says_comes_back(rig: Rig) -> None:
+async def test_the_channels_error_is_returned(rig: Rig) -> None:
     order = await rig.order()
     async with fails("CHANNEL_REFUSED", grpc.StatusCode.FAILED_PRECONDITION) as caught:
         await rig.shop.submit_order(order, "mock", {"behaviour": "failure"})
@@ -145,7 +145,7 @@ async def test_a_notification_is_read_with_its_log_and_sent_again(rig: Rig) -> N
     assert system.sender.sent[-1].headers["webhook-id"] == task.id
 
 
-async def test_nobody_sees_what_is_another_app_s(rig: Rig) -> None:
+async def test_an_app_cannot_access_objects_of_another_app(rig: Rig) -> None:
     order = await rig.system.paid("mock")
     refund = await rig.system.refund(order, 10)
     (task, _) = [item async for item in rig.op.list_notifications()]
@@ -180,7 +180,7 @@ async def test_nobody_sees_what_is_another_app_s(rig: Rig) -> None:
             async with fails("PERMISSION_DENIED", grpc.StatusCode.PERMISSION_DENIED):
                 [item async for item in listing]
         assert await other.list_channel_codes() == ["mock"]
-    # An operator sees everything, and names the app where it matters.
+    # An operator accesses everything, and names the app where it is required.
     assert (await rig.op.get_order(id=order.number)).app_key == "shop"
     assert (await rig.op.get_order(merchant_order_id=order.merchant_order_id, app_key="shop")).id == order.number
     assert (await rig.order(rig.op, app_key="other")).app_key == "other"

@@ -38,7 +38,7 @@ def test_numbers_are_unique_and_values_are_their_names() -> None:
 
 
 def test_a_status_fits_into_the_headers_of_http2() -> None:
-    """gRPC refuses trailers over 8 KiB; texts of callers come back in messages, metadata and field names."""
+    """gRPC refuses trailers over 8 KiB, and texts of callers are part of messages, metadata and field names."""
     wide = "\U0001f600" * 3000
     error = PayCenterError(
         Reason.INVALID_FIELD, wide, metadata={"app_key": wide, "fields": wide},

@@ -76,7 +76,7 @@ async def test_work_outlives_the_deadline_of_its_caller(
         await slow.inner.aclose()
 
 
-async def test_a_caller_that_hangs_up_does_not_stop_its_work(
+async def test_a_cancelled_caller_does_not_stop_its_work(
     database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
 ) -> None:
     slow = Slow()
@@ -219,7 +219,7 @@ async def test_the_database_goes_away_and_comes_back(system: PayCenterSystem) ->
         await line.cut()
 
 
-async def test_nothing_is_half_done_when_the_database_goes_during_a_burst(system: PayCenterSystem) -> None:
+async def test_nothing_is_incomplete_after_the_database_stops_during_a_burst(system: PayCenterSystem) -> None:
     line = Line(system.database_url)
     await line.mend()
     settings = system.settings.model_copy(update={"database_url": line.url})

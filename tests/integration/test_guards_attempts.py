@@ -1,4 +1,4 @@
-"""Guards of attempts: every change is a comparison with the states it may come from. Each is taken out by `make mutants`."""
+"""Guards of attempts: every change compares the state. `make mutants` removes each of them."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def test_close_attempt_leaves_a_settled_attempt_alone(system: PayCenterSys
     assert await attempt_row(system, attempt) == before
 
 
-async def test_a_refusal_closes_only_what_nobody_was_shown(system: PayCenterSystem) -> None:
+async def test_a_refusal_closes_only_an_attempt_without_display_content(system: PayCenterSystem) -> None:
     attempt = await system.submit(await system.order(), "wx_native")
     async with system.services.context.database.connection() as connection:
         now = system.clock.now()
@@ -75,7 +75,7 @@ async def test_a_refusal_closes_only_what_nobody_was_shown(system: PayCenterSyst
 
 
 async def test_set_next_check_of_an_attempt_leaves_settled_ones_alone(system: PayCenterSystem) -> None:
-    """CLOSED is watched only if that is asked for; SUCCESS is never asked about again."""
+    """A CLOSED attempt is checked only on request, a paid one never."""
     async with system.services.context.database.connection() as connection:
         when = system.clock.now() + timedelta(seconds=7)
         closed = await an_attempt(system, await system.order(), "CLOSED")
@@ -118,7 +118,7 @@ async def test_begin_cancel_refuses_a_paid_attempt(system: PayCenterSystem) -> N
 
 
 async def test_begin_cancel_waits_for_a_booking(system: PayCenterSystem) -> None:
-    """Booked in the moment in which it should be cancelled: then the channel is not told to give the money back."""
+    """Booked at the moment of the cancellation: then no cancellation is sent to the channel."""
     order = await system.order()
     attempt = await system.submit(order, "mock", **NEVER)
 

@@ -1,4 +1,4 @@
-"""Guards of the callbacks: what is answered to the channel (rule 5). Each is taken out by `make mutants`.
+"""Guards of the callbacks: the answer to the channel (rule 5). `make mutants` removes each of them.
 
 An acknowledgement ends the channel's own schedule, so one too many loses the message for good.
 """
@@ -32,7 +32,7 @@ async def first_answer(system: PayCenterSystem, attempt: PayAttempt) -> bool:
 
 @pytest.mark.parametrize("code", CODES)
 async def test_a_message_of_another_account_is_not_acknowledged(system: PayCenterSystem, code: str) -> None:
-    """Genuine and signed, but of another merchant or application: nothing is booked, and the channel is told so."""
+    """Genuine and signed, but of another merchant or application: nothing is booked or acknowledged."""
     attempt = await system.submit(await system.order(), code)
     channel = await configured(system, code)
     name = sorted(channel.codec.account)[0]
@@ -71,7 +71,7 @@ async def test_a_message_that_does_not_verify_is_not_acknowledged(system: PayCen
 
 
 class Says:
-    """A codec whose callbacks say what the test wants; everything else is the codec's own."""
+    """A codec with callbacks of the test; everything else is unchanged."""
 
     def __init__(self, inner: Any, callback: Callback) -> None:
         self._inner, self._notification = inner, callback
@@ -84,7 +84,7 @@ class Says:
 
 
 async def say(system: PayCenterSystem, callback: Callback, code: str = "mock") -> int:
-    """The status that a verified callback with this content is answered with."""
+    """The status of the answer to a verified callback with this content."""
     channel = await configured(system, code)
     codec, channel.codec = channel.codec, Says(channel.codec, callback)
     try:
@@ -100,7 +100,7 @@ async def test_paid_without_a_payment_is_not_acknowledged(system: PayCenterSyste
 
 
 async def test_only_a_payment_that_is_paid_is_booked(system: PayCenterSystem) -> None:
-    """A message may name the payment of a trade that is only being made, or was closed."""
+    """A message may contain the payment of a trade that is not paid yet, or was closed."""
     order = await system.order()
     attempt = await system.submit(order, "mock", behaviour="never")
     channel = await configured(system, "mock")
@@ -122,7 +122,7 @@ async def test_a_refund_with_other_facts_is_not_acknowledged(system: PayCenterSy
 
 
 async def test_while_a_cancellation_is_undecided_a_message_is_not_acknowledged(system: PayCenterSystem) -> None:
-    """The money may be on its way back, and the channel does not say yet: it has to tell us again."""
+    """The payment may be refunded, which the channel has not decided: it must send the callback again."""
     order = await system.order()
     attempt = await system.submit(order, "mock", behaviour="never")
     await system.rows("UPDATE pay_attempt SET cancel_until = now() + interval '1 minute'")

@@ -1,4 +1,4 @@
-"""Guards of the outbox: claiming, recording, sending again. Each is taken out by `make mutants`."""
+"""Guards of the outbox: claiming, recording, resending. `make mutants` removes each of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LEASE = timedelta(seconds=60)
 
 
 async def due_tasks(system: PayCenterSystem, count: int) -> list[Any]:
-    """The keys of so many notifications that are due, the oldest first."""
+    """The keys of this many due notifications, oldest first."""
     for _ in range(count):
         await system.paid("mock")
     rows = await system.rows("SELECT id FROM pay_notify_task ORDER BY next_notify_time")
@@ -68,7 +68,7 @@ async def test_a_claim_looks_again_at_what_another_worker_has_claimed_meanwhile(
     await system.rows("CREATE TRIGGER pause BEFORE UPDATE ON pay_notify_task FOR EACH ROW EXECUTE FUNCTION pause()")
     try:
         async with system.services.context.database.connection() as connection:
-            # A plan that comes to the rows one by one.
+            # A plan that reads the rows one by one.
             for setting in ("enable_hashjoin", "enable_mergejoin"):
                 await connection.execute(f"SET {setting} = off")
             await connection.execute("SET test.pause = 'on'")
@@ -107,7 +107,7 @@ def delivery(task: DueNotification, event: NotificationEvent, at: datetime, clai
 
 
 async def test_a_late_result_does_not_overwrite_a_later_one(system: PayCenterSystem) -> None:
-    """Claimed twice because the first worker was slow; its result is of delivery 1, and the row stands at delivery 2."""
+    """Claimed twice because the first worker was slow. Its result is of delivery 1, and the row is at delivery 2."""
     await due_tasks(system, 1)
     (slow,) = await claim_beside(system)
     now = system.clock.now()

@@ -1,4 +1,4 @@
-"""Guards of orders and attempts: creating, submitting, closing, changing the price. Each is taken out by `make mutants`."""
+"""Guards of orders and attempts: create, submit, close, change the price. `make mutants` removes each of them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NEVER = {"behaviour": "never"}
 
 
 def reason(result: Any) -> Any:
-    """Of an error; anything else as it is."""
+    """The reason of an error; anything else unchanged."""
     return result.reason if isinstance(result, PayCenterError) else result
 
 
@@ -35,7 +35,7 @@ async def lock_order(connection: Any, order: PayOrder) -> None:
 
 
 async def submit_beside(system: PayCenterSystem, connection: Any, order: PayOrder, model: PayAttempt) -> PayAttempt:
-    """What a submit in another process does under the order's lock: an open attempt, like the model."""
+    """The effect of a submit in another process under the lock of the order: an open attempt like the model."""
     made = replace(model, id=system.services.context.new_key(system.clock.now()), order_id=order.id, state=AttemptState.WAITING)
     await attempt_rows.insert_attempt(connection, made)
     return made
@@ -48,7 +48,7 @@ async def model_attempt(system: PayCenterSystem) -> PayAttempt:
     return made
 
 
-# AttemptSettlement and the price
+# Close, and the price
 
 
 async def test_close_order_refuses_while_an_attempt_is_open(system: PayCenterSystem) -> None:
@@ -106,7 +106,7 @@ async def test_update_price_locks_the_order(system: PayCenterSystem) -> None:
 
 
 async def test_update_price_compares_the_old_price(system: PayCenterSystem) -> None:
-    """Two changes from 100 at once: one of them decides, and the other caller is told to read again."""
+    """Two changes from 100 at once: one succeeds, and the other is ORDER_CHANGED."""
     order = await system.order(amount=100)
     async with transaction(system) as held:
         await lock_order(held, order)
@@ -257,11 +257,11 @@ async def test_another_content_is_a_conflict_field_by_field(system: PayCenterSys
     assert (await system.services.orders.create(system.caller, replace(new, user_ip="203.0.113.1"))).id == order.id
 
 
-# What a channel answers, and when it is told something
+# Answers of channels, and the time of requests
 
 
 class Answers:
-    """A codec whose query answers what the test wants; everything else is the codec's own."""
+    """A codec whose query has the outcome of the test; everything else is unchanged."""
 
     def __init__(self, inner: Any, outcome: QueryOutcome) -> None:
         self._inner, self._outcome = inner, outcome
@@ -275,7 +275,7 @@ class Answers:
 
 @pytest.mark.parametrize("status", [QueryStatus.PAID, QueryStatus.CLOSED, QueryStatus.WAITING])
 async def test_an_answer_about_another_number_decides_nothing(system: PayCenterSystem, status: QueryStatus) -> None:
-    """Neither about the attempt that was asked about, nor about the one that it names."""
+    """Neither about the queried attempt, nor about the one that it names."""
     asked, other = [await system.submit(await system.order(), "mock", **NEVER) for _ in range(2)]
     channel = await configured(system, "mock")
     inner = channel.codec
@@ -290,7 +290,7 @@ async def test_an_answer_about_another_number_decides_nothing(system: PayCenterS
 
 
 async def test_what_would_come_too_late_is_not_sent(system: PayCenterSystem) -> None:
-    """A cancellation that could not be sent in time: by now another may have booked the payment."""
+    """A cancellation that could not be sent in time, because another process may have booked the payment."""
     attempt = await system.submit(await system.order(), "wx_native")
     channel = await configured(system, "wx_native")
 
@@ -310,7 +310,7 @@ async def test_what_would_come_too_late_is_not_sent(system: PayCenterSystem) -> 
 
 
 async def test_two_operators_do_not_overwrite_each_other(system: PayCenterSystem) -> None:
-    """Both have read version 1 of a channel: one changes it, and the other is told to read again."""
+    """Both have read version 1 of a channel: one changes it, and the other is CHANNEL_CHANGED."""
     number = system.channels["mock"]
     async with transaction(system) as held:
         await held.execute("SELECT 1 FROM pay_channel WHERE code = 'mock' FOR UPDATE")

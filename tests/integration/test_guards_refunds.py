@@ -1,4 +1,4 @@
-"""Guards of refunds: reserving, sending again, booking what the channel says. Each is taken out by `make mutants`."""
+"""Guards of refunds: reserve, send again, book the result. `make mutants` removes each of them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def pending(system: PayCenterSystem, amount: int = 40, **changes: Any) -> 
 
 
 async def behave(system: PayCenterSystem, how: str) -> None:
-    """What the mock channel does with refunds from now on."""
+    """The behaviour of the mock channel for refunds from now on."""
     await system.rows("UPDATE pay_attempt SET channel_extras = $1", {"refund": how})
 
 
@@ -137,7 +137,7 @@ async def test_fail_does_not_undo_a_success(system: PayCenterSystem) -> None:
 
 
 async def test_a_success_after_a_failure_is_a_case(system: PayCenterSystem) -> None:
-    """What was reserved is free again and may be spent: the order counts nothing, and a person decides."""
+    """The reserved amount was released and may be used: the order does not change, and an operator decides."""
     order, refund = await pending(system)
     channel = await configured(system, "mock")
     await pending_refund_beside(system, order)
@@ -159,7 +159,7 @@ async def test_note_leaves_a_settled_refund_alone(system: PayCenterSystem) -> No
 
 @pytest.mark.parametrize("outcome", ["succeed", "fail"])
 async def test_a_refund_of_surplus_changes_no_order(system: PayCenterSystem, outcome: str) -> None:
-    """It gives back the attempt's money, of which the order holds nothing; what the order has reserved is another's."""
+    """It refunds money of the attempt, which does not belong to the order. The reserved amount is that of another refund."""
     order = await system.order()
     second = await system.submit(order, "mock", behaviour="late_after_close", late_seconds="80000")
     first = await system.submit(order, "alipay_qr")
@@ -224,8 +224,8 @@ async def test_a_failure_with_other_facts_frees_nothing(system: PayCenterSystem,
     assert ((await row(system, refund))["state"], await amounts(system, order)) == ("WAITING", (0, 40))
 
 
-async def test_a_notification_settles_only_refunds_of_its_own_channel(system: PayCenterSystem) -> None:
-    """Two channels of one merchant have the same account: the number decides nothing by itself."""
+async def test_a_callback_settles_only_refunds_of_its_own_channel(system: PayCenterSystem) -> None:
+    """Two channels of one merchant have the same account, so the number alone decides nothing."""
     await system.add_app("other", codes=("mock",))
     order, refund = await pending(system)
     channel = await configured(system, "other:mock")
@@ -257,7 +257,7 @@ async def test_reserve_counts_what_is_refunded_and_what_is_reserved(system: PayC
 
 
 async def test_sending_again_reserves_again(system: PayCenterSystem) -> None:
-    """What a failed refund had reserved was free, and has been taken by another."""
+    """The amount of a failed refund was released, and another refund has reserved it."""
     order, refund = await pending(system, 60)
     channel = await configured(system, "mock")
     await system.services.refund_settlement.apply(channel, refund, failed(channel, refund), "")
@@ -270,7 +270,7 @@ async def test_sending_again_reserves_again(system: PayCenterSystem) -> None:
 
 
 async def test_the_number_of_a_surplus_refund_is_taken(system: PayCenterSystem) -> None:
-    """An app that asks for it by that number gets no second refund, nor the first one as its own."""
+    """An app that uses that number gets neither a second refund nor the first one."""
     order = await system.order()
     attempt = await system.submit(order, "mock", behaviour="late_after_close", late_seconds="80000")
     await system.services.orders.close(system.caller, order.number)
@@ -283,7 +283,7 @@ async def test_the_number_of_a_surplus_refund_is_taken(system: PayCenterSystem) 
 
 
 async def test_a_resolved_case_stays_so(system: PayCenterSystem) -> None:
-    """A case is moved by compare-and-set as well: what was resolved is not opened again by a late failure."""
+    """A case changes by compare-and-set too: a late failure does not open a resolved case."""
     order = await system.order()
     attempt = await system.submit(order, "mock", behaviour="never")
     channel = await configured(system, "mock")

@@ -1,4 +1,4 @@
-"""Guards of booking a payment: the one statement (`storage/settlement.py`), and `services/payments.py` around it.
+"""Guards of the booking of a payment: the statement (`storage/payments.py`), and `services/payments.py` around it.
 
 Each is taken out by `make mutants`.
 """
@@ -29,7 +29,7 @@ STAYS_PAYABLE = {"behaviour": "late_after_close", "late_seconds": "80000"}
 
 
 async def two_open(system: PayCenterSystem) -> tuple[PayOrder, PayAttempt, PayAttempt]:
-    """An order with two attempts that can both be paid: by mock, which cannot close its own, and by WeChat Pay."""
+    """An order with two attempts that can both be paid: at mock, which cannot close it, and at WeChat Pay."""
     order = await system.order()
     first = await system.submit(order, "mock", **STAYS_PAYABLE)
     second = await system.submit(order, "wx_native")
@@ -50,7 +50,7 @@ async def settle(
     closed_attempt: bool = False,
     **changes: Any,
 ) -> bool:
-    """The one statement by itself, with a booking that fits but for the changes."""
+    """The statement alone, with a booking that matches except for the changes."""
     now = system.clock.now()
     values: dict[str, Any] = {
         "order_id": order.id, "attempt_id": attempt.id, "channel_id": attempt.channel_id, "channel_code": attempt.channel_code,
@@ -69,7 +69,7 @@ async def settle(
 
 
 async def unpaid(system: PayCenterSystem, order: PayOrder, attempt: PayAttempt) -> bool:
-    """Nothing at all was changed."""
+    """Nothing was changed."""
     row = (await system.rows("SELECT state, paid_amount FROM pay_attempt WHERE id = $1", attempt.id))[0]
     current = await system.read(order)
     tasks = await system.value("SELECT count(*) FROM pay_notify_task WHERE event = 'pay_order.success'")
@@ -118,7 +118,7 @@ async def test_settle_compares_the_amount(system: PayCenterSystem) -> None:
 
 
 async def test_settle_refuses_an_attempt_that_is_settled(system: PayCenterSystem) -> None:
-    """Closed (the slow path decides about it), or its money is held by a case already (of another amount, so the order waits)."""
+    """Closed (then it is decided under lock), or its payment has a case already (of another amount, so the order is WAITING)."""
     order = await system.order()
     attempt = await system.submit(order, "mock", **NEVER)
     assert await book(system, attempt, amount=99) is Booked.SURPLUS
@@ -136,7 +136,7 @@ async def test_settle_books_nothing_that_may_be_older_than_a_cancellation(system
     attempt = await system.submit(order, "mock", **NEVER)
     until = system.clock.now() + timedelta(seconds=60)
     await system.rows("UPDATE pay_attempt SET cancel_until = $1", until)
-    # Unasked; asked before the cancellation began; asked while it may still be carried out.
+    # Without a query; queried before the cancellation; queried while the channel may still execute it.
     assert not await settle(system, order, attempt)
     assert not await settle(system, order, attempt, asked=QuerySnapshot(until + timedelta(seconds=1), None))
     assert await unpaid(system, order, attempt)
@@ -165,7 +165,7 @@ async def test_settle_locks_the_attempt_against_a_cancellation_that_begins(syste
 
 
 async def test_a_payment_wakes_the_other_open_attempts(system: PayCenterSystem) -> None:
-    """Nobody should pay twice: the sync job closes what is still payable elsewhere, from now on and not at its next step."""
+    """Against a second payment: the sync job closes the other open attempts at once, and not at their next check."""
     order, first, second = await two_open(system)
     await system.rows("UPDATE pay_attempt SET next_check_time = now() + interval '1 day'")
     assert await book(system, second) is Booked.BOOKED
@@ -188,7 +188,7 @@ async def test_a_payment_wakes_no_settled_attempt(system: PayCenterSystem) -> No
 
 
 async def test_another_currency_is_not_booked(system: PayCenterSystem) -> None:
-    """100 of another currency are not 100 of ours; nor can a refund of ours send them back, so a person decides."""
+    """100 in another currency is another amount, and cannot be refunded automatically, so an operator decides."""
     order = await system.order(amount=100)
     attempt = await system.submit(order, "mock", **NEVER)
     assert await book(system, attempt, currency="USD") is Booked.SURPLUS
@@ -209,7 +209,7 @@ async def test_another_amount_is_not_booked(system: PayCenterSystem) -> None:
 
 
 async def test_a_payment_at_an_old_price_is_not_booked(system: PayCenterSystem) -> None:
-    """The attempt's amount was paid in full, but it is not the order's any more."""
+    """The amount of the attempt was paid, but it is not the amount of the order any more."""
     order = await system.order(amount=100)
     attempt = await system.submit(order, "mock", **STAYS_PAYABLE)
     await system.services.orders.update_price(system.caller, order.number, 80)
@@ -236,7 +236,7 @@ async def test_a_late_payment_is_accepted_only_by_policy(system: PayCenterSystem
 
 
 async def test_surplus_locks_the_order(system: PayCenterSystem) -> None:
-    """Two late payments of an order whose app accepts them: one is, and the other is known to be the second."""
+    """Two late payments of an order whose app accepts them: one is accepted, and the other is a duplicate."""
     await system.services.apps.update(OPERATOR, "shop", {"surplus_policy": "ACCEPT"})
     order, first, second = await two_open(system)
     await system.services.orders.close(system.caller, order.number)
@@ -250,7 +250,7 @@ async def test_surplus_locks_the_order(system: PayCenterSystem) -> None:
 
 
 async def test_surplus_locks_the_attempt(system: PayCenterSystem) -> None:
-    """A late payment whose cancellation begins at the same moment: the channel may give it back, so we must not too."""
+    """A late payment whose cancellation begins at the same time: the channel may refund it, so PayCenter must not."""
     order = await system.order()
     attempt = await system.submit(order, "mock", **STAYS_PAYABLE)
     await system.services.orders.close(system.caller, order.number)
@@ -278,7 +278,7 @@ async def test_a_late_payment_that_is_being_cancelled_is_not_refunded(system: Pa
     assert await book(system, attempt, QuerySnapshot(until, until)) is Booked.SURPLUS
 
 
-async def test_the_same_payment_told_twice_at_once_is_booked_once(system: PayCenterSystem) -> None:
+async def test_the_same_payment_reported_twice_at_once_is_booked_once(system: PayCenterSystem) -> None:
     order = await system.order()
     attempt = await system.submit(order, "mock", **NEVER)
     async with transaction(system) as held:
@@ -303,7 +303,7 @@ async def test_pay_late_leaves_a_paid_attempt_alone(system: PayCenterSystem) -> 
 
 
 async def console_refund(system: PayCenterSystem, attempt: PayAttempt) -> None:
-    """A notification of a refund that was not made here."""
+    """A callback about a refund that was not made by PayCenter."""
     channel = await configured(system, attempt.channel_code)
     facts = RefundFacts("console-1", attempt.out_trade_no, 40, dict(channel.codec.account))
     await system.services.refund_settlement.receive_callback(channel, RefundOutcome(RefundStatus.SUCCESS, facts), "")
@@ -311,7 +311,7 @@ async def console_refund(system: PayCenterSystem, attempt: PayAttempt) -> None:
 
 @pytest.mark.parametrize("closed_first", [True, False])
 async def test_two_reports_of_the_same_conflict_make_one_case(system: PayCenterSystem, closed_first: bool) -> None:
-    """A closed trade, and a refund of it: both look for a case under the attempt's lock before they open one."""
+    """A closed trade and a refund of it: both search for a case under the lock of the attempt before they open one."""
     order = await system.order()
     await system.submit(order, "mock")
     (attempt,) = await system.services.orders.attempts(order)

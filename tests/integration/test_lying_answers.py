@@ -1,4 +1,4 @@
-"""Answers that are the channel's, signed and all, but about something else; and two equal calls that are answered differently."""
+"""A channel that answers wrongly: signed answers about another trade, and different answers to two equal calls."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def test_an_answer_about_another_trade_closes_nothing(code: str, mark: str
 
 
 class Beside:
-    """A network that lets the second of two equal payments wait for the first one's answer, and then has it refused."""
+    """A network that delays the second of two equal payments until the answer to the first, and then refuses it."""
 
     def __init__(self) -> None:
         self.inner = AiohttpTransport()
@@ -93,7 +93,7 @@ async def test_a_refusal_beside_an_acceptance_closes_nothing(system_on: SystemOn
 
 
 class BesideAndFirst(Beside):
-    """The other order: the second of two equal payments is refused while the first one's acceptance is on its way back."""
+    """The other order: the second of two equal payments is refused before the acceptance of the first arrives."""
 
     async def send(self, request: HttpRequest, seconds: float) -> HttpResponse:
         if not request.url.endswith("/native"):
@@ -124,7 +124,7 @@ async def test_an_acceptance_that_comes_after_its_refusal_leaves_nothing_payable
         assert changed.value.reason is Reason.ORDER_CHANGED
         (attempt,) = await system.services.orders.attempts(order)
         assert (await system.simulator.get(f"/simulator/trades/{attempt.out_trade_no}"))["state"] == "CLOSED"
-        # Repeated, as the error says.
+        # Repeated, as the error requires.
         await system.simulator.pay((await system.submit(order)).out_trade_no)
         await system.until(order, "SUCCESS")
 
@@ -134,7 +134,7 @@ async def paid(system: PayCenterSystem | None) -> bool:
 
 
 class PaidMeanwhile(Beside):
-    """A network on which the payer pays while the shop asks for the code once more."""
+    """A network on which the payer pays while the app submits again."""
 
     async def send(self, request: HttpRequest, seconds: float) -> HttpResponse:
         if request.url.endswith("/native"):
@@ -153,13 +153,13 @@ async def test_a_repeat_that_is_refused_because_it_was_paid(system_on: SystemOn)
         network.system = system
         order = await system.order()
         await system.submit(order)
-        # What was shown is too old to be shown again without asking.
+        # The display content is not valid any more.
         await system.rows("UPDATE pay_attempt SET update_time = update_time - interval '61 minutes'")
         assert (await system.submit(order)).state is AttemptState.SUCCESS
 
 
-async def test_being_turned_away_is_an_error_in_the_log(system: PayCenterSystem) -> None:
-    """A rotated key or a wrong clock makes every query fail: somebody has to hear of it, whatever the HTTP status was."""
+async def test_a_refused_configuration_is_logged_as_an_error(system: PayCenterSystem) -> None:
+    """After a rotated key or with a wrong clock every query fails. This is logged as an error, with any HTTP status."""
     for code, api, error in (
         ("wx_native", "wx.query", "SIGN_ERROR"),
         ("alipay_qr", "alipay.trade.query", "isv.invalid-signature"),

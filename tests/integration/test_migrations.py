@@ -1,4 +1,4 @@
-"""Migrations on databases of their own: up, compared with the tables, down, up again, two at once, and the command line."""
+"""Migrations on separate databases: up, comparison with the tables, down, up again, two at once, and the command line."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ async def test_up_compare_down_and_up_again(fresh: str) -> None:
     assert await tables(fresh) == TABLES | {"alembic_version"}
     assert await in_thread(migrate.ensure, fresh) is False
     first = await shape(fresh)
-    # Fails if the tables in the code and the migrations have come apart.
+    # Fails if the tables in the code and the migrations differ.
     await in_thread(command.check, config(fresh))
     await in_thread(command.downgrade, config(fresh), "base")
     assert await tables(fresh) == {"alembic_version"}
@@ -260,7 +260,7 @@ async def test_the_command(fresh: str, master_key_file: Path) -> None:
     assert done.returncode == 1
     assert "nothing" in done.stdout
     assert migrate.head() in done.stdout
-    # "Cannot tell" is not "must be migrated", and says so in a line, without the password.
+    # "Cannot be determined" is not "must be migrated". It is one line without the password.
     for result in (away, absent):
         assert result.returncode == 2, result.stderr
         assert "Traceback" not in result.stderr

@@ -1,4 +1,4 @@
-"""The ten rules that keep the money right (ARCHITECTURE.md). Each test fails when its rule is taken away."""
+"""The ten rules that protect the money (ARCHITECTURE.md). Each test fails without its rule."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.waiting import eventually
 
 
 class Watching:
-    """A transport that looks at the database at the moment of each call."""
+    """A transport that reads the database at each call."""
 
     def __init__(self) -> None:
         self.inner = AiohttpTransport()
@@ -72,11 +72,11 @@ async def test_rule_2_an_unclear_submit_is_unknown_then_the_same_number(system: 
 
 @pytest.mark.parametrize("code", ["wx_native", "alipay_qr"])
 @pytest.mark.parametrize("fault", ["error_after_commit", "reset", "unsigned", "bad_signature"])
-async def test_rule_2_an_unclear_refund_is_asked_about_and_happens_once(system: PayCenterSystem, code: str, fault: str) -> None:
+async def test_rule_2_an_unclear_refund_is_queried_and_made_once(system: PayCenterSystem, code: str, fault: str) -> None:
     order = await system.paid(code)
     api = "wx.refund" if code == "wx_native" else "alipay.trade.refund"
     await system.simulator.fault(api, fault)
-    # It was carried out, so a notification of it may be here before the lost answer is given up.
+    # It was executed, so its callback may arrive before the time-out of the lost answer.
     await system.simulator.fault("wx.notify" if code == "wx_native" else "alipay.notify", "drop", times=-1)
     refund = await system.refund(order, 40)
     assert refund.state.value == "WAITING"
@@ -122,7 +122,7 @@ async def answered(system: PayCenterSystem, number: str, count: int) -> bool:
 
 
 @pytest.mark.parametrize("code", ["wx_native", "alipay_qr"])
-async def test_rule_4_a_lying_amount_is_never_booked(system: PayCenterSystem, code: str) -> None:
+async def test_rule_4_a_wrong_amount_is_never_booked(system: PayCenterSystem, code: str) -> None:
     order = await system.order(amount=100)
     attempt = await system.submit(order, code)
     await system.simulator.pay(attempt.out_trade_no, amount=1)
@@ -171,7 +171,7 @@ async def test_rule_5_only_what_is_stored_is_acknowledged(system: PayCenterSyste
     await system.simulator.pay(attempt.out_trade_no, bad_signature=True)
     await eventually(lambda: answered(system, attempt.out_trade_no, 1))
     assert (await system.read(order)).state is OrderState.WAITING
-    # Refused, so the channel's ladder sends it again, this time as it should be.
+    # Refused, so the channel sends it again by its retry schedule, this time correctly.
     await system.simulator.advance(16)
     await system.until(order, "SUCCESS")
 
@@ -236,7 +236,7 @@ async def test_rule_7_a_second_payment_through_another_channel_is_refunded(syste
     order = await system.order()
     first = await system.submit(order, "alipay_qr")
     second = await system.submit(order, "wx_native")
-    # Alipay could not close what nobody had scanned, so both can be paid.
+    # Alipay cannot close a QR code that was not scanned, so both can be paid.
     await system.simulator.pay(second.out_trade_no)
     await system.until(order, "SUCCESS")
     await system.simulator.pay(first.out_trade_no)
@@ -245,7 +245,7 @@ async def test_rule_7_a_second_payment_through_another_channel_is_refunded(syste
     assert (after.state, after.channel_code, after.refunded_amount) == (OrderState.SUCCESS, "wx_native", 0)
 
 
-async def test_rule_7_hold_keeps_it_for_a_person(system: PayCenterSystem) -> None:
+async def test_rule_7_hold_opens_a_case_for_an_operator(system: PayCenterSystem) -> None:
     await system.services.apps.update(OPERATOR, "shop", {"surplus_policy": "HOLD"})
     order = await system.order()
     attempt = await system.submit(order)
@@ -266,7 +266,7 @@ async def test_rule_7_an_unknown_order_is_kept_and_acknowledged(system: PayCente
     assert json.loads(cases[0]["detail"]["raw"])["out_trade_no"] == attempt.out_trade_no
 
 
-async def test_rule_7_what_cannot_be_closed_is_looked_at_after_its_expiry(system: PayCenterSystem) -> None:
+async def test_rule_7_what_cannot_be_closed_is_queried_after_its_expiry(system: PayCenterSystem) -> None:
     order = await system.order(expire_time=system.clock.now() + timedelta(seconds=90))
     attempt = await system.submit(order, "alipay_qr")
     await system.services.orders.close(system.caller, order.number)
@@ -284,7 +284,7 @@ async def test_rule_8_the_notification_is_in_the_same_commit(system: PayCenterSy
     try:
         await system.simulator.pay(attempt.out_trade_no)
         await eventually(lambda: answered(system, attempt.out_trade_no, 1))
-        # The row cannot be written, so nothing is booked and the channel is told to send again.
+        # The row cannot be written, so nothing is booked, and the channel sends the callback again.
         assert (await system.read(order)).state is OrderState.WAITING
     finally:
         await system.rows("ALTER TABLE pay_notify_task DROP CONSTRAINT broken")
@@ -308,7 +308,7 @@ async def test_rule_9_a_refund_is_idempotent_by_its_number(system: PayCenterSyst
     assert (await system.read(order)).refunded_amount == 50
 
 
-async def test_rule_10_secrets_are_sealed_and_tied_to_their_place(system: PayCenterSystem) -> None:
+async def test_rule_10_secrets_are_sealed_and_bound_to_their_place(system: PayCenterSystem) -> None:
     raw = json.dumps([str(dict(row)) for row in await system.rows("SELECT * FROM pay_channel")])
     raw += str([dict(row) for row in await system.rows("SELECT * FROM pay_app")])
     for secret in (*system.configs["wx_native"][1].values(), *system.configs["alipay_qr"][1].values()):
@@ -316,7 +316,7 @@ async def test_rule_10_secrets_are_sealed_and_tied_to_their_place(system: PayCen
             assert secret.strip().splitlines()[0] not in raw or "PUBLIC" in secret
     assert system.configs["wx_native"][1]["api_v3_key"] not in raw
     assert system.secrets["shop"] not in raw
-    # A secret that is moved to another row does not open there.
+    # A secret that is moved to another row cannot be opened there.
     rows = await system.rows("SELECT id, code, config FROM pay_channel WHERE code IN ('alipay_qr', 'alipay_pc') ORDER BY code")
     moved = {**rows[0]["config"], "private_key": rows[1]["config"]["private_key"]}
     await system.rows("UPDATE pay_channel SET config = $2, version = version + 1 WHERE id = $1", rows[0]["id"], moved)

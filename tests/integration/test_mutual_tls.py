@@ -1,4 +1,4 @@
-"""WeChat v2 over mutual TLS: the merchant's certificate is shown, and its key never touches the disk."""
+"""WeChat Pay v2 over mutual TLS: the merchant's certificate is sent, and its key is not written to disk."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def test_refunds_go_over_mutual_tls(keys_dir: Path, monkeypatch: pytest.Mo
     assert isinstance(call, Call)
     transport = AiohttpTransport()
     answer = await transport.send(call.request, 3)
-    # The channel shook hands, verified our signature, and signed its answer: there is no such order.
+    # The channel completed the TLS handshake, verified our signature, and signed its answer: there is no such order.
     outcome = call.parse(answer, now)
     assert outcome.error_code not in ("RETURN_FAIL", "UNCLEAR", "SIGNERROR")
     assert call.request.client_certificate is not None

@@ -29,7 +29,7 @@ from support.waiting import ended, eventually
 
 
 class Recorder:
-    """Keeps the requests that go to the channels; may hold the next refund back before it gets there."""
+    """Stores the requests to the channels, and can delay the next refund."""
 
     def __init__(self) -> None:
         self.inner = AiohttpTransport()
@@ -55,7 +55,7 @@ async def test_R1_only_one_attempt_stays_payable_where_the_channel_can_close(sys
 
 
 async def test_R1_two_submits_at_once_leave_one_attempt_payable(system: PayCenterSystem) -> None:
-    """To two channels: neither has seen the other's attempt when it closed the others, so one of them has to be repeated."""
+    """To two channels: neither has read the other's attempt when it closed the others, so one of them must be repeated."""
     order = await system.order()
     async with transaction(system) as held:
         await held.execute("SELECT 1 FROM pay_order WHERE id = $1 FOR UPDATE", order.id)
@@ -90,7 +90,7 @@ async def test_R2_expiry_goes_to_every_channel_and_equals_ours(
     async with open_system(database_url, redis_url, keys_dir, master_key_file, transport=recorder) as system:
         asked = (system.clock.now() + timedelta(hours=2)).replace(microsecond=654_321)
         order = await system.order(expire_time=asked)
-        # Channels take whole seconds: ours is the same moment, so that nobody can pay in between.
+        # Channels take whole seconds: ours is the same moment, so that no payment is possible in between.
         assert order.expire_time == asked.replace(microsecond=0)
         local = order.expire_time + timedelta(hours=8)
         await system.submit(order, "wx_native")
@@ -104,7 +104,7 @@ async def test_R2_expiry_goes_to_every_channel_and_equals_ours(
         assert (
             f'"time_expire":"{local:%Y-%m-%d %H:%M:%S}"' in dict(parse_qsl(urlsplit(attempt.display_content).query))["biz_content"]
         )
-        # One that outlives what the channel allows ends where the channel is told that it ends.
+        # An order with a longer life has an attempt that ends at the channel's limit, which is sent to the channel.
         long = await system.order(expire_time=system.clock.now() + timedelta(days=30))
         shown = await system.submit(long, "wx_native")
         assert shown.expire_time <= system.clock.now() + timedelta(days=7)
@@ -113,13 +113,13 @@ async def test_R2_expiry_goes_to_every_channel_and_equals_ours(
         await recorder.inner.aclose()
 
 
-async def test_R4_a_cancelled_order_cannot_be_paid_unnoticed(system: PayCenterSystem) -> None:
+async def test_R4_a_payment_of_a_cancelled_order_becomes_a_case(system: PayCenterSystem) -> None:
     order = await system.order()
     attempt = await system.submit(order)
     await system.services.orders.close(system.caller, order.number)
     with pytest.raises(AssertionError, match="409"):
         await system.simulator.pay(attempt.out_trade_no)
-    # A payment that is on its way in that moment is money of no order: somebody hears of it, and it goes back.
+    # A payment at that moment belongs to no order: it becomes a case, and is refunded.
     await system.simulator.pay(attempt.out_trade_no, force=True)
     (case,) = await eventually(system.cases)
     assert (case["kind"], case["state"], case["amount"]) == ("LATE_PAYMENT", "REFUNDING", 100)
@@ -185,7 +185,7 @@ async def test_R11_a_disabled_channel_books_syncs_expires_and_refunds(system: Pa
     assert (await system.submit(await system.order(), "mock")).state.value == "SUCCESS"
 
 
-async def test_R16_the_schedule_is_what_it_says(system: PayCenterSystem) -> None:
+async def test_R16_the_retry_schedule(system: PayCenterSystem) -> None:
     await system.paid("mock")
     system.sender.default = DeliveryResponse(500, "no")
     task = (await system.rows("SELECT * FROM pay_notify_task"))[0]
@@ -261,7 +261,7 @@ async def test_R21_alipay_amounts_are_exact_and_the_payer_is_the_buyer(
 
 
 @pytest.mark.parametrize("zone", ["UTC", "America/New_York"])
-async def test_R22_times_do_not_follow_the_servers_zone(system: PayCenterSystem, zone: str) -> None:
+async def test_R22_times_are_independent_of_the_servers_zone(system: PayCenterSystem, zone: str) -> None:
     before = os.environ.get("TZ")
     os.environ["TZ"] = zone
     time.tzset()

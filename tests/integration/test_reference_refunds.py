@@ -25,7 +25,7 @@ R6_FAULTS = [
 
 @pytest.mark.parametrize(("code", "api", "fault"), R6_FAULTS)
 async def test_R6_a_time_out_is_not_a_failure(system: PayCenterSystem, code: str, api: str, fault: str) -> None:
-    """Whether the channel has it or not: it stays reserved, and is asked about, or sent again, under the same number."""
+    """Executed or not: it stays reserved, and is queried or sent again under the same number."""
     order = await system.paid(code)
     await system.simulator.fault(api, fault, seconds=20)
     await system.simulator.fault("wx.notify" if code == "wx_native" else "alipay.notify", "drop", times=-1)
@@ -49,7 +49,7 @@ async def test_R6_a_time_out_is_not_a_failure(system: PayCenterSystem, code: str
 
 
 async def test_R7_the_refund_job_cannot_fail_a_refund_in_flight(system_on: SystemOn) -> None:
-    """The job asks while the first send is on its way: "not found" is no failure. It is sent again, under the same number."""
+    """The job queries before the first request arrives: "not found" is not a failure. It is sent again under the same number."""
     recorder = Recorder()
     async with system_on(recorder) as system:
         order = await system.paid("wx_native")
@@ -69,7 +69,7 @@ async def test_R7_the_refund_job_cannot_fail_a_refund_in_flight(system_on: Syste
         assert all(refund.out_refund_no.encode() in body for body in sent)
 
         async def settled() -> bool:
-            # Due again, without moving the clock on: the channel refuses requests of another time than its own.
+            # Due again without moving the clock, because the channel refuses requests with another time.
             await system.rows("UPDATE pay_refund SET next_check_time = create_time WHERE next_check_time IS NOT NULL")
             await system.services.jobs.sync_refunds()
             return (await system.services.refunds.load(system.caller, refund.number)).state is RefundState.SUCCESS
@@ -99,7 +99,7 @@ async def test_R9_two_refunds_that_finish_together_are_both_counted(system: PayC
 
 
 async def synced(system: PayCenterSystem, refund: Any, state: RefundState) -> Any:
-    """The refund, once the channel says that it stands so."""
+    """The refund, once the channel reports this state."""
 
     async def asked() -> Any:
         current = await system.services.refunds.sync(system.caller, refund)

@@ -98,7 +98,7 @@ async def test_S3_a_failure_is_never_answered_with_2xx(system: PayCenterSystem) 
 
 @pytest.mark.parametrize("code", ["wx_native", "alipay_qr"])
 async def test_S3_what_does_not_match_is_never_answered_with_2xx(system: PayCenterSystem, code: str) -> None:
-    """Genuine, and of another account."""
+    """Genuine, but of another account."""
     attempt = await system.submit(await system.order(), code)
     channel = await configured(system, code)
     channel.codec.account = {**channel.codec.account, sorted(channel.codec.account)[0]: "another"}
@@ -117,7 +117,7 @@ async def test_S3_what_cannot_be_stored_is_never_answered_with_2xx(system: PayCe
         await system.rows("ALTER TABLE pay_notify_task DROP CONSTRAINT broken")
 
 
-async def test_S4_notifications_are_signed_and_say_what_happened(system: PayCenterSystem) -> None:
+async def test_S4_notifications_are_signed_and_state_the_event(system: PayCenterSystem) -> None:
     order = await system.paid("mock", amount=12_345)
     (post,) = await system.deliver()
     Webhook(system.secrets["shop"]).verify(post.body, post.headers)

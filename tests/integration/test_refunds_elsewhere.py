@@ -1,4 +1,4 @@
-"""Refunds that we did not make (the channel's own console), or learn of by a notice that proves nothing by itself."""
+"""Refunds that PayCenter did not make (the channel's console), or that a callback without proof reports."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def refund_in_the_console(system: PayCenterSystem, way: str, number: str, 
 
 
 async def sends(system: PayCenterSystem, number: str, count: int) -> list[bool]:
-    """Whether each send of the refund's notification was accepted, once there are so many."""
+    """Whether each send of the refund's callback was accepted, once there are this many."""
 
     async def answered() -> list[bool]:
         notifications = (await system.simulator.get(f"/simulator/trades/{number}"))["notifications"]
@@ -54,7 +54,7 @@ async def sends(system: PayCenterSystem, number: str, count: int) -> list[bool]:
 
 
 async def all_answered(system: PayCenterSystem, number: str, sends: int) -> None:
-    """Every notification of a trade has been sent, and answered: so many sends in all."""
+    """Every callback of a trade was sent and answered: this many sends in all."""
 
     async def answered() -> bool:
         notifications = (await system.simulator.get(f"/simulator/trades/{number}"))["notifications"]
@@ -74,14 +74,14 @@ async def test_a_refund_made_in_the_console_becomes_a_case(system: PayCenterSyst
     cases = await eventually(system.cases)
     assert [(case["kind"], case["amount"], case["order_id"]) for case in cases] == [("REFUND_MISMATCH", 40, order.id)]
     assert (await system.read(order)).refunded_amount == 0
-    # Told once more: the same case.
+    # Reported again: the same case.
     before = await sends_so_far(system, number)
     await system.simulator.post(f"/simulator/resend/{number}")
     await all_answered(system, number, before + 1)
     assert len(await system.cases()) == 1
 
 
-async def test_a_notice_that_cannot_be_confirmed_now_is_wanted_again(system: PayCenterSystem, way: str) -> None:
+async def test_a_callback_that_cannot_be_confirmed_is_not_acknowledged(system: PayCenterSystem, way: str) -> None:
     if way == "wx_native-v3":
         await system.simulator.fault("wx.refund_query", "error_before_commit")
     elif way == "wx_native-v2":
@@ -97,8 +97,8 @@ async def test_a_notice_that_cannot_be_confirmed_now_is_wanted_again(system: Pay
     assert [case["kind"] for case in await system.cases()] == ["REFUND_MISMATCH"]
 
 
-async def test_paid_and_refunded_before_we_knew(system: PayCenterSystem, way: str) -> None:
-    """The payment is booked, and a person is told that some of it has gone back already."""
+async def test_paid_and_refunded_before_the_first_report(system: PayCenterSystem, way: str) -> None:
+    """The payment is booked, and a case reports that some of it was refunded already."""
     order, number = await paid(system, way, known=False)
     await system.simulator.post(f"/simulator/refund/{number}", {"amount": 100 if way == "alipay_qr" else 40})
 
@@ -109,7 +109,7 @@ async def test_paid_and_refunded_before_we_knew(system: PayCenterSystem, way: st
     await system.services.orders.sync(system.caller, order.number)
     after = await system.read(order)
     assert (after.state, after.paid_amount, after.refunded_amount) == (OrderState.SUCCESS, 100, 0)
-    # The refund is told too; one case is enough.
+    # The refund is reported too; there is one case.
     before = await sends_so_far(system, number)
     resent = await system.simulator.post(f"/simulator/resend/{number}", {"every": True})
     await all_answered(system, number, before + (1 if resent else 0))
@@ -117,8 +117,8 @@ async def test_paid_and_refunded_before_we_knew(system: PayCenterSystem, way: st
     assert [post.json["type"] for post in await system.deliver()] == ["pay_order.success"]
 
 
-async def test_a_refund_of_what_has_all_gone_back_fails(system: PayCenterSystem) -> None:
-    """ "Not in a state for it": the trade is asked about, and says that nothing is left."""
+async def test_a_refund_of_a_fully_refunded_trade_fails(system: PayCenterSystem) -> None:
+    """The state of the trade does not allow it: the trade is queried, and is fully refunded."""
     order, number = await paid(system, "alipay_qr")
     await refund_in_the_console(system, "alipay_qr", number, 100)
     await system.simulator.fault("alipay.trade.refund", "decline", code="ACQ.TRADE_STATUS_ERROR", times=2)
@@ -129,7 +129,7 @@ async def test_a_refund_of_what_has_all_gone_back_fails(system: PayCenterSystem)
     assert (await system.read(order)).reserved_amount == 0
 
 
-async def test_a_refund_of_a_trade_that_still_holds_the_money_waits(system: PayCenterSystem) -> None:
+async def test_a_refund_of_a_trade_with_money_left_waits(system: PayCenterSystem) -> None:
     order, _ = await paid(system, "alipay_qr")
     await system.simulator.fault("alipay.trade.refund", "decline", code="ACQ.TRADE_STATUS_ERROR", times=2)
     refund = await system.services.refunds.sync(system.caller, await system.refund(order, 40))
@@ -137,8 +137,8 @@ async def test_a_refund_of_a_trade_that_still_holds_the_money_waits(system: PayC
     assert (await system.services.refunds.sync(system.caller, refund)).state is RefundState.SUCCESS
 
 
-async def test_a_refund_told_before_its_payment(system: PayCenterSystem, way: str) -> None:
-    """The payment's notice is late: the payment is asked for, booked, and a person hears of the refund, once."""
+async def test_a_refund_reported_before_its_payment(system: PayCenterSystem, way: str) -> None:
+    """The payment's callback is late: the payment is queried and booked, and the refund becomes one case."""
     order = await system.order()
     code = way.partition("-")[0]
     number = (await system.submit(order, code)).out_trade_no
@@ -155,8 +155,8 @@ async def test_a_refund_told_before_its_payment(system: PayCenterSystem, way: st
     assert [case["kind"] for case in await system.cases()] == ["REFUND_MISMATCH"]
 
 
-async def test_a_notice_of_success_after_a_failure(system: PayCenterSystem, way: str) -> None:
-    """Failed here, and went through there: a person hears of it, in whatever form it is told."""
+async def test_a_callback_of_success_after_a_failure(system: PayCenterSystem, way: str) -> None:
+    """Failed here, and succeeded at the channel: it becomes a case, with every form of callback."""
     order, number = await paid(system, way)
     refund = await system.refund(order, 40)
 
@@ -171,7 +171,7 @@ async def test_a_notice_of_success_after_a_failure(system: PayCenterSystem, way:
     assert [(case["kind"], case["refund_id"]) for case in cases] == [("REFUND_MISMATCH", refund.id)]
 
 
-async def test_a_refund_of_a_bar_code_that_has_all_gone_back_fails(system: PayCenterSystem) -> None:
+async def test_a_refund_of_a_fully_refunded_bar_code_payment_fails(system: PayCenterSystem) -> None:
     pos = await make_point_of_sale(system, "alipay")
     order = await system.order()
     attempt = await pos.scan(order)
@@ -200,7 +200,7 @@ class LateFirst:
         return await self.inner.send(request, seconds)
 
 
-async def test_what_all_went_back_by_this_very_refund_is_a_success(system_on: SystemOn) -> None:
+async def test_a_trade_that_this_refund_has_fully_refunded_is_a_success(system_on: SystemOn) -> None:
     network = LateFirst()
     async with system_on(network) as system:
         network.system = system
@@ -212,7 +212,7 @@ async def test_what_all_went_back_by_this_very_refund_is_a_success(system_on: Sy
         assert (await system.read(order)).refunded_amount == 100
 
 
-async def test_alipays_notice_settles_a_refund_whose_answer_was_lost(system: PayCenterSystem) -> None:
+async def test_alipays_callback_settles_a_refund_whose_answer_was_lost(system: PayCenterSystem) -> None:
     order, _ = await paid(system, "alipay_qr")
     await system.simulator.fault("alipay.trade.refund", "error_after_commit")
     refund = await system.refund(order, 40)

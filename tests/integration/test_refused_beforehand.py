@@ -1,4 +1,4 @@
-"""What a channel would refuse is refused before anything is stored, reserved or sent, with every field named."""
+"""Requests that a channel would refuse are refused before anything is stored, reserved or sent; every field is named."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def test_a_payment_beyond_the_channels_limits(system: PayCenterSystem) -> 
 
 
 async def test_a_refund_beyond_the_channels_limits(system: PayCenterSystem) -> None:
-    """80 characters are fine with us and with Alipay; WeChat counts bytes."""
+    """80 characters are valid for PayCenter and Alipay. WeChat Pay counts bytes."""
     reason = "退" * 80
     order = await system.paid("wx_native")
     with pytest.raises(PayCenterError) as caught:

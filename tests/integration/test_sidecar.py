@@ -22,7 +22,7 @@ from support.grpc_rig import Line
 from support.system import PayCenterSystem, free_port
 from support.waiting import eventually
 
-REFUSED = b'{"code": "FAIL", "message": "the notification does not verify"}'
+REFUSED = b'{"code": "FAIL", "message": "the callback cannot be verified"}'
 CODES = ("wx_native", "alipay_qr", "alipay_pc", "mock")
 
 

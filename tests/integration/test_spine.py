@@ -1,4 +1,4 @@
-"""A payment from end to end, for each channel: submitted, paid at the channel, called back, notified, refunded."""
+"""A payment from end to end, for each channel: submit, payment at the channel, callback, notification, refund."""
 
 from __future__ import annotations
 

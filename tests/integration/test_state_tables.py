@@ -1,4 +1,4 @@
-"""Every event of every state table, from every state, through the real SQL: it happens exactly where the table says so."""
+"""Every event of every state table, from every state, through the real SQL: it is possible exactly where the table has it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Rows:
     case_id: UUID
 
     async def set(self, table: str, key: UUID, state: str) -> None:
-        """Put a row into a state, with the amounts that its CHECKs want."""
+        """Put a row into a state, with the amounts that its CHECKs require."""
         paid = {"pay_order": PAID_ORDER, "pay_attempt": (AttemptState.SUCCESS.value,)}.get(table)
         amounts = f", paid_amount = {100 if state in paid else 0}" if paid is not None else ""
         reserved = f", reserved_amount = {50 if state in PAID_ORDER else 0}" if table == "pay_order" else ""
@@ -220,7 +220,7 @@ async def test_an_event_happens_where_the_table_says_so(system: PayCenterSystem,
             )
 
 
-def test_every_event_is_walked() -> None:
+def test_every_event_is_executed() -> None:
     tables: tuple[Any, ...] = (ORDER, ATTEMPT, REFUND, NOTIFICATION, CASE)
     creating = {(type(event), event) for table in tables for state, event in table if state is None}
     assert {(type(event), event) for _, event in EVENTS} == {*ACTS, *creating}

@@ -25,7 +25,7 @@ async def test_submit_again_shows_the_same_code(system: PayCenterSystem) -> None
     assert len(await attempts(system)) == 1
 
 
-async def test_an_old_code_is_asked_for_again_under_the_same_number(system: PayCenterSystem) -> None:
+async def test_an_old_code_is_requested_again_under_the_same_number(system: PayCenterSystem) -> None:
     order = await system.order()
     first = await system.submit(order)
     await system.rows("UPDATE pay_attempt SET update_time = update_time - interval '90 minutes'")
@@ -52,7 +52,7 @@ async def test_another_channel_closes_the_earlier_attempt_there(system: PayCente
     await system.until(order, "SUCCESS")
 
 
-async def test_paid_but_not_notified_is_booked_by_the_next_submit(system: PayCenterSystem) -> None:
+async def test_paid_without_a_callback_is_booked_by_the_next_submit(system: PayCenterSystem) -> None:
     order = await system.order()
     first = await system.submit(order, "wx_native")
     await system.simulator.pay(first.out_trade_no, notify=False)
@@ -133,9 +133,9 @@ async def test_mock_failure_is_refused_and_another_try_gets_a_new_number(system:
     assert [state for _, state, _ in found] == ["CLOSED", "SUCCESS"]
 
 
-async def test_channel_refusal_carries_the_channels_words(system: PayCenterSystem) -> None:
+async def test_a_refusal_has_the_channels_code_and_message(system: PayCenterSystem) -> None:
     order = await system.order()
-    # The channel knows no such merchant: its own code and words come through.
+    # The channel knows no such merchant: the error has its code and message.
     view = system.services.channels
     family, config = system.configs["wx_native"]
     await view.update(OPERATOR, system.channels["wx_native"], {}, family, {**config, "appid": "wx0000000000000000"})
@@ -151,7 +151,7 @@ async def test_a_refused_repeat_of_a_code_that_was_shown_is_decided_by_the_chann
     attempt = await system.submit(order)
     await system.simulator.pay(attempt.out_trade_no, notify=False)
     await system.rows("UPDATE pay_attempt SET update_time = update_time - interval '90 minutes'")
-    # QuerySnapshot again, the channel says that the order is paid: that is booked, not refused.
+    # The repeated query finds the order paid: it is booked and not refused.
     again = await system.submit(order)
     assert again.state is AttemptState.SUCCESS
     other = await system.order()
@@ -209,7 +209,7 @@ async def test_an_order_that_outlives_what_its_channel_allows(system: PayCenterS
 
 
 async def test_a_channel_that_cannot_be_reached_decides_at_once(system: PayCenterSystem) -> None:
-    """Connection refused: nothing was sent, so nothing is open there, and another channel can be offered at once."""
+    """Connection refused: nothing was sent, so no attempt is open, and another channel can be offered at once."""
     number = system.channels["wx_native"]
     family, config = system.configs["wx_native"]
     await system.services.channels.update(OPERATOR, number, {}, family, {**config, "gateway_url": "http://127.0.0.1:1"})
@@ -247,7 +247,7 @@ async def test_a_changed_channel_is_used_at_once_by_the_process_that_changed_it(
     assert (order.channel_fee_rate_ppm, order.channel_fee_amount) == (38_000, 4)
 
 
-async def test_an_expired_order_says_so_before_and_after_it_was_closed(system: PayCenterSystem) -> None:
+async def test_an_expired_order_is_order_expired_before_and_after_its_close(system: PayCenterSystem) -> None:
     order = await system.order(expire_time=system.clock.now() + timedelta(minutes=5))
     system.clock.advance(301)
     for _ in range(2):

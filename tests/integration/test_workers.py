@@ -1,4 +1,4 @@
-"""The workers on a real Valkey: the wake_up, its net, and what happens when Redis stops, forgets or comes back."""
+"""The workers on a real Valkey: the wake-up, the poll, and a Redis that stops, loses its data or returns."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Running:
 
 @asynccontextmanager
 async def workers(system: PayCenterSystem, sender: TimingCourier, *, url: str | None = None) -> AsyncIterator[Running]:
-    """A runner of its own, as in a worker process, and a wake_up that rings it through Valkey."""
+    """A runner as in a worker process, and a wake-up through Valkey."""
     url = url or system.settings.redis_url
     delivery = NotificationDelivery(system.services.context, sender)
     jobs = make_jobs(system.services.jobs, delivery)
@@ -88,12 +88,12 @@ async def _empty_redis(system: PayCenterSystem) -> None:
 
 
 async def settled(running: Running, seconds: float = 5.0) -> None:
-    """The wake_up works: a payment is delivered faster than the net would."""
+    """The wake-up works: a notification is delivered faster than by the poll."""
 
     async def quick() -> bool:
         before = len(running.sender.at)
         await pay(running.system)
-        # The net takes seconds.
+        # The poll takes seconds.
         try:
             await eventually(lambda: len(running.sender.at) > before, 0.15)
         except AssertionError:
@@ -103,7 +103,7 @@ async def settled(running: Running, seconds: float = 5.0) -> None:
     await eventually(quick, seconds)
 
 
-async def test_the_bell_brings_the_first_delivery_within_a_tenth_of_a_second(system: PayCenterSystem) -> None:
+async def test_the_wake_up_starts_the_first_delivery_within_a_tenth_of_a_second(system: PayCenterSystem) -> None:
     sender = TimingCourier()
     async with workers(system, sender) as running:
         await settled(running)
@@ -156,7 +156,7 @@ async def test_without_redis_nothing_waits_and_everything_arrives(system: PayCen
             print(f"ten deliveries without Redis: {time.monotonic() - started:.1f} s")
         finally:
             embedded.servers.start_redis()
-        # The workers are started again by themselves, and the wake_up is heard.
+        # The workers are started again by themselves, and the wake-up is received.
         started = time.monotonic()
         await settled(running, 8)
         print(f"the wake_up is heard {time.monotonic() - started:.1f} s after Redis came back")
@@ -194,7 +194,7 @@ async def test_two_workers_share_the_work(system: PayCenterSystem) -> None:
     assert await system.value("SELECT count(*) FROM pay_notify_log") == 120
 
 
-async def test_a_job_that_fails_harms_no_other(system: PayCenterSystem) -> None:
+async def test_a_failing_job_does_not_affect_others(system: PayCenterSystem) -> None:
     sender = TimingCourier()
     counts: Counter[str] = Counter()
 
@@ -248,7 +248,7 @@ async def test_redis_goes_while_a_job_is_running(system: PayCenterSystem, embedd
     jobs = {**make_jobs(system.services.jobs, delivery), "pay_order_sync_job": Job("pay_order_sync_job", long, 1)}
     stop = asyncio.Event()
     runner = Runner(jobs, system.settings.redis_url, delivery)
-    # Only the cron worker, so that it is arq and not the net that runs the job.
+    # Only the cron worker, so that arq and not the poll runs the job.
     keeping = asyncio.create_task(runner._keep("paycenter:cron"))
     await asyncio.wait_for(entered.wait(), 5)
     entered.clear()

@@ -1,4 +1,4 @@
-"""Nobody can make a parser of what channels send work for longer than the size of the input deserves.
+"""The work of each parser of messages from channels is linear in the size of the input.
 
 Eight times the input may take eight times the work; a parser that goes back over what it has read takes sixty-four times. What is
 compared is the processor time of this process at two sizes, best of some, so other work on the machine does not matter.
@@ -65,7 +65,7 @@ def zipped(content: bytes) -> bytes:
 
 
 def sealed(body: bytes) -> CallbackRequest:
-    """Junk where WeChat puts the resource."""
+    """Invalid content in the place of WeChat Pay's resource."""
     envelope = json.dumps({"event_type": "TRANSACTION.SUCCESS", "resource": body.decode("latin-1")}).encode()
     return CallbackRequest(wx_headers(envelope), envelope)
 

@@ -26,7 +26,7 @@ WHERE o.refunded_amount + o.reserved_amount > o.paid_amount OR sums.waiting <> o
    OR (o.state IN ('SUCCESS', 'REFUND')) <> (
      SELECT count(*) = 1 FROM pay_attempt t WHERE t.id = o.attempt_id AND t.state = 'SUCCESS')
 """
-# Every payment that no order holds has a case, and each thing is told at most once.
+# Every payment that belongs to no order has a case, and each event is notified at most once.
 _SURPLUS = """
 SELECT count(*) FROM pay_attempt t JOIN pay_order o ON o.id = t.order_id
 WHERE t.state = 'SUCCESS' AND o.attempt_id IS DISTINCT FROM t.id AND NOT EXISTS (SELECT 1 FROM pay_case c WHERE c.attempt_id = t.id)

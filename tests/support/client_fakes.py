@@ -1,4 +1,4 @@
-"""A PayCenter in memory behind a real gRPC server on loopback: records what arrives, fails when told to."""
+"""A PayCenter in memory behind a real gRPC server on loopback: it records what arrives, and fails on request."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Seen:
 
 @dataclass
 class FakePayCenter:
-    """`failures[method]` are used up one a call; `pay_after` reads an order is paid (0: at once)."""
+    """A call uses one of `failures[method]`. After `pay_after` reads an order is paid (0: at once)."""
 
     seen: list[Seen] = field(default_factory=list)
     failures: dict[str, list[Failure]] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class FakePayCenter:
 
 
 def plain(code: grpc.StatusCode, text: str = "") -> Failure:
-    """A failure without details, as proxies make them."""
+    """A failure without details, like that of a proxy."""
 
     def fail(context: grpc.ServicerContext) -> NoReturn:
         context.abort(code, text)
@@ -100,7 +100,7 @@ def rich(
     pushback_ms: int | None = None,
     domain: str = "paycenter",
 ) -> Failure:
-    """A failure as PayCenter makes them."""
+    """A failure with the details of PayCenter."""
     details: list[Any] = [error_details_pb2.ErrorInfo(reason=reason, domain=domain, metadata=metadata or {})]
     if violations:
         fields = [error_details_pb2.BadRequest.FieldViolation(field=name, description=why) for name, why in violations.items()]

@@ -1,4 +1,4 @@
-"""What a channel states about a payment or a refund, as values; for tests that go in behind the codecs."""
+"""The facts that a channel states about a payment or a refund, as values, for tests behind the codecs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def configured(system: PayCenterSystem, code: str) -> ConfiguredChannel:
 
 
 def payment_of(channel: ConfiguredChannel, attempt: PayAttempt, **changes: Any) -> Payment:
-    """The payment that fits an attempt, but for the changes."""
+    """The payment that matches an attempt, except for the changes."""
     values: dict[str, Any] = {
         "out_trade_no": attempt.out_trade_no, "channel_order_no": f"C-{attempt.out_trade_no}", "amount": attempt.amount,
         "currency": attempt.currency, "account": dict(channel.codec.account), **changes,
@@ -30,7 +30,7 @@ def payment_of(channel: ConfiguredChannel, attempt: PayAttempt, **changes: Any) 
 
 
 def refund_facts(channel: ConfiguredChannel, refund: PayRefund, **changes: Any) -> RefundFacts:
-    """The facts that fit a refund, but for the changes."""
+    """The facts that match a refund, except for the changes."""
     values: dict[str, Any] = {
         "out_refund_no": refund.out_refund_no, "out_trade_no": refund.out_trade_no, "amount": refund.amount,
         "account": dict(channel.codec.account), **changes,
@@ -44,5 +44,5 @@ def refunded(channel: ConfiguredChannel, refund: PayRefund, **changes: Any) -> R
 
 
 def failed(channel: ConfiguredChannel, refund: PayRefund, **changes: Any) -> RefundOutcome:
-    """The channel has refused this refund for good."""
+    """The channel has finally refused this refund."""
     return RefundOutcome(RefundStatus.FAILED, refund_facts(channel, refund, **changes), "REFUSED", "no")

@@ -1,4 +1,4 @@
-"""Races made certain: a row lock is held on another connection until the calls under test wait for it."""
+"""Deterministic races: another connection holds a row lock until the calls under test wait for it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.waiting import eventually
 
 @asynccontextmanager
 async def transaction(system: PayCenterSystem) -> AsyncIterator[Any]:
-    """A connection with an open transaction, committed at the end. The task is not marked as holding one, so calls that are
+    """A connection with an open transaction, committed at the end. The task is not marked as having one, so calls that are
     started inside may reach a channel."""
     async with system.services.context.database.connection() as connection:
         opened: Any = connection

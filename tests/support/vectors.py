@@ -1,4 +1,4 @@
-"""Where the published vectors are, if they are: beside the checkout."""
+"""The folder of the published vectors beside the checkout, if it exists."""
 
 from __future__ import annotations
 

@@ -34,12 +34,12 @@ async def eventually(condition: Callable[[], Any], seconds: float = 10.0) -> Any
 
 
 async def pause(seconds: float = _STEP) -> None:
-    """What a double takes for a part of its answer, or how calls that a seed mixes are apart. Never to wait for something."""
+    """The time that a test double needs for a part of its answer, or between calls that a seed orders. Not for waiting."""
     await asyncio.sleep(seconds)
 
 
 def eventually_sync(condition: Callable[[], T], seconds: float = 10.0) -> T:
-    """The same for tests that are not async."""
+    """`eventually` for tests that are not async."""
     end = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > end:

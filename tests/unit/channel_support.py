@@ -1,4 +1,4 @@
-"""Keys, codecs, operations and signed answers for tests of the channel codecs; everything in memory, made once a process."""
+"""Keys, codecs, operations and signed answers for tests of the channel codecs, in memory, created once per process."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def certificate(owner: str) -> bytes:
 
 
 def sm2_root() -> bytes:
-    """Like the SM2 root of Alipay's real bundle: it can be read, but neither its key nor its hash can be asked for."""
+    """Like the SM2 root of Alipay's bundle: it is readable, but neither its key nor its hash algorithm is."""
     der = load_certificate(CertificateMaker.elliptic_root("SM2 Root")).public_bytes(Encoding.DER)
     p256, sm2 = bytes.fromhex("06082a8648ce3d030107"), bytes.fromhex("06082a811ccf5501822d")
     ecdsa, sm3 = bytes.fromhex("06082a8648ce3d040302"), bytes.fromhex("06082a811ccf55018375")
@@ -127,7 +127,7 @@ def ali_config(**changes: str) -> dict[str, str]:
 
 @functools.cache
 def root_bundle() -> bytes:
-    """As the real one: an SM2 root, the root that counts, and one on another curve."""
+    """Like Alipay's: an SM2 root, the RSA root, and one on another curve."""
     return b"\n".join((sm2_root(), keys().authority.root_pem(), CertificateMaker.elliptic_root("EC Root")))
 
 
@@ -158,7 +158,7 @@ def pc() -> AlipayPcCodec:
 
 
 def cert_qr() -> AlipayQrCodec:
-    """Certificate mode; a new one each time, because it learns keys."""
+    """Certificate mode; a new codec each time, because it stores fetched keys."""
     return AlipayQrCodec(ali_cert_config())
 
 
@@ -166,7 +166,7 @@ def compact(document: object) -> bytes:
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-# WeChat's side
+# The side of WeChat Pay
 
 
 def wx_headers(
@@ -186,7 +186,7 @@ def wx_signed(document: object, status: int = 200, **how: Any) -> HttpResponse:
 
 
 def wx_error(status: int, code: str, message: str = "出错了") -> HttpResponse:
-    """As WeChat answers errors: without any signature."""
+    """An error answer of WeChat Pay, which has no signature."""
     return HttpResponse(status, {}, compact({"code": code, "message": message}))
 
 
@@ -219,7 +219,7 @@ def wx_callback(event: str, content: object, **how: Any) -> CallbackRequest:
     return CallbackRequest(wx_headers(body, **how), body)
 
 
-# Alipay's side
+# The side of Alipay
 
 
 def ali_raw(method: str, source: str, *, key: RSAPrivateKey | None = None, sign: str | None = None, **more: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Alipay: every row of the outcome tables, through the codec; expectations written anew from the channel sheet (1.6 to 1.8)."""
+"""Alipay: every row of the outcome tables, through the codec; expectations from the error tables of Alipay Open API."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from unit.channel_support import (
     qr,
 )
 
-# sub_code, and what it means: to create, query, close, refund, refund query. None: no row, so it decides nothing.
+# sub_code, and its outcome at create, query, close, refund, refund query. None: there is no row, so it decides nothing.
 CODES: list[tuple[str, str | None, str | None, str | None, str | None, str | None]] = [
     ("20000", "UNKNOWN", "UNKNOWN", "UNKNOWN", "UNKNOWN", "UNKNOWN"),
     ("40005", "UNKNOWN", "UNKNOWN", "UNKNOWN", "UNKNOWN", "UNKNOWN"),
@@ -163,7 +163,7 @@ def test_an_answer_about_another_trade_decides_nothing(index: int) -> None:
         assert facts.out_trade_no == "P" + "0" * 26
 
 
-def test_a_refund_answer_about_another_refund_says_so() -> None:
+def test_a_refund_answer_states_the_number_of_another_refund() -> None:
     outcome = _signed(4, {**GOOD[4], "out_request_no": "R2"})
     assert outcome.facts.out_refund_no == "R2"
     assert _signed(4, {name: value for name, value in GOOD[4].items() if name != "out_request_no"}).facts.out_refund_no == ""
@@ -216,18 +216,18 @@ def test_the_facts_of_a_query() -> None:
 @pytest.mark.parametrize(
     "amount", ["", None, "1.0E7", "1e2", "-1.00", "+1", "1.001", "1,000.00", " 1", "1 ", 100, 1.5, "NaN", "１"]
 )
-def test_an_amount_that_is_not_plain_is_not_said(amount: object) -> None:
+def test_an_amount_that_is_not_plain_is_missing(amount: object) -> None:
     assert _signed(1, ali_good(**ali_trade(total_amount=amount))).payment.amount is None
     assert _signed(4, {**GOOD[4], "refund_amount": amount}).facts.amount is None
 
 
 @pytest.mark.parametrize("fund_change", ["N", "", None, "y", True])
-def test_a_refund_that_moved_no_money_is_asked_about(fund_change: object) -> None:
+def test_a_refund_that_moved_no_money_is_queried(fund_change: object) -> None:
     assert _signed(3, {**GOOD[3], "fund_change": fund_change}).status is RefundStatus.PENDING
 
 
 @pytest.mark.parametrize("refund_fee", ["1234567.88", "0.00", "", None, "1.23456789E6"])
-def test_a_refund_total_below_this_refund_is_asked_about(refund_fee: object) -> None:
+def test_a_refund_total_below_this_refund_is_queried(refund_fee: object) -> None:
     assert _signed(3, {**GOOD[3], "refund_fee": refund_fee}).status is RefundStatus.PENDING
 
 
@@ -238,7 +238,7 @@ def test_refund_fee_is_cumulative() -> None:
     assert outcome.facts.success_time.isoformat() == "2026-03-04T13:06:07+08:00"
 
 
-def test_an_empty_success_means_that_the_refund_never_arrived() -> None:
+def test_an_empty_success_means_that_the_refund_does_not_exist() -> None:
     assert _signed(4, ali_good()).status is RefundStatus.NOT_FOUND
     assert _signed(4, ali_good(refund_amount="1.00")).status is RefundStatus.PENDING
     assert _signed(4, {**GOOD[4], "refund_status": "REFUND_PROCESSING"}).status is RefundStatus.PENDING

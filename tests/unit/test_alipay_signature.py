@@ -1,4 +1,4 @@
-"""Alipay: what is refused because of its signature, callbacks, and certificate mode with its rotation."""
+"""Alipay: refused signatures, callbacks, and certificate mode with its rotation."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _ask(body: bytes, codec: AlipayQrCodec | None = None) -> QueryStatus:
     return (codec or qr()).query(ATTEMPT, MOMENT).parse(HttpResponse(200, {}, body), NOW).status
 
 
-def test_the_signed_substring_is_what_counts() -> None:
+def test_only_the_signed_substring_is_verified() -> None:
     source = '{ "code" : "10000" ,\n"trade_status":"TRADE_SUCCESS", "subject":"} \\" { 茶" }'
     assert _ask(ali_raw(QUERY, source)) is QueryStatus.PAID
     with pytest.raises(AnswerError, match="does not verify"):
@@ -101,18 +101,18 @@ def test_an_error_response() -> None:
         b'{"alipay_trade_query_response":' + b'{"a":' * 50_000 + b"1" + b"}" * 50_001,
     ],
 )  # fmt: skip
-def test_what_is_no_answer(body: bytes) -> None:
+def test_invalid_answers(body: bytes) -> None:
     with pytest.raises(AnswerError):
         _ask(body)
 
 
 @pytest.mark.parametrize("sign", ["!!", "c2ln", " ", "\\ud800"])
-def test_a_signature_that_is_none(sign: str) -> None:
+def test_invalid_signatures(sign: str) -> None:
     with pytest.raises(AnswerError):
         _ask(ali_raw(QUERY, compact(CONTENT).decode(), sign=sign))
 
 
-def test_a_sign_that_is_no_text_counts_as_missing() -> None:
+def test_a_sign_that_is_not_a_text_is_missing() -> None:
     with pytest.raises(AnswerError, match="without a signature"):
         _ask(b'{"alipay_trade_query_response":{"code":"10000"},"sign":7}')
 
@@ -124,7 +124,7 @@ def test_encrypted_content_is_taken_with_its_quotes() -> None:
 # Callbacks
 
 
-def test_a_notice_with_text_that_needs_escaping() -> None:
+def test_a_callback_with_text_that_needs_escaping() -> None:
     subject = '100% 一杯 "咖啡" & +😀=;'
     notice = ali_form(ali_callback(subject=subject, refund_fee=""))
     notification = qr().parse_callback(notice, NOW)
@@ -136,13 +136,13 @@ def test_a_notice_with_text_that_needs_escaping() -> None:
     assert payment.payment.account == qr().account
 
 
-def test_a_gbk_notice() -> None:
+def test_a_gbk_callback() -> None:
     fields = ali_callback(charset="GBK", subject="一杯咖啡")
     notification = qr().parse_callback(ali_form(fields, charset="gbk"), NOW)
     assert json.loads(notification.raw)["subject"] == "一杯咖啡"
 
 
-def test_a_notice_without_the_account_says_so() -> None:
+def test_a_callback_without_the_account_has_empty_values() -> None:
     payment = qr().parse_callback(ali_form(ali_callback(app_id="-", seller_id="-")), NOW).payment
     assert payment is not None
     assert payment.payment is not None
@@ -166,12 +166,12 @@ def test_every_field_is_covered(name: str) -> None:
         b"&".join(b"a%d=1" % number for number in range(500)), b"charset=gbk&a=%81", b"a=%ED%A0%80&sign=x",
     ],
 )  # fmt: skip
-def test_what_is_no_notice(body: bytes) -> None:
+def test_invalid_callbacks(body: bytes) -> None:
     with pytest.raises(CallbackError):
         qr().parse_callback(CallbackRequest({}, body), NOW)
 
 
-def test_a_field_given_twice_is_refused_whichever_one_verifies() -> None:
+def test_a_duplicate_field_is_refused_whichever_value_is_signed() -> None:
     body = ali_form(ali_callback()).body
     for doubled in (b"total_amount=0.01&" + body, body + b"&total_amount=0.01", body + b"&" + body):
         with pytest.raises(CallbackError, match="twice"):
@@ -184,7 +184,7 @@ def test_parameters_of_the_address_are_never_read() -> None:
         qr().parse_callback(CallbackRequest({}, b"", notice.body.decode()), NOW)
 
 
-def test_a_return_url_is_not_a_notice() -> None:
+def test_a_return_url_is_not_a_callback() -> None:
     fields = {name: value for name, value in ali_callback().items() if name != "notify_type"}
     assert qr().parse_callback(ali_form(fields), NOW).payment is None
 
@@ -211,7 +211,7 @@ def test_the_answer_names_its_certificate() -> None:
     assert caught.value.serial == cert_sn("following")
 
 
-def test_a_notice_in_certificate_mode() -> None:
+def test_a_callback_in_certificate_mode() -> None:
     codec = cert_qr()
     assert codec.parse_callback(ali_form(ali_callback()), NOW).payment is not None
     assert codec.parse_callback(ali_form(ali_callback(alipay_cert_sn=cert_sn("alipay"))), NOW).payment is not None
@@ -257,7 +257,7 @@ def test_a_rotated_certificate_is_fetched_by_its_sn() -> None:
 def test_forged_certificates_are_not_trusted() -> None:
     codec = cert_qr()
     forged = keys().stranger.issue("following", keys().following)
-    # The same roots stand above every merchant's certificate: one of them may not sign for Alipay.
+    # The certificates of all merchants chain to the same roots, but must not sign for Alipay.
     merchants = keys().authority.issue("following", keys().following, "Some Merchant Ltd.")
     self_made = _leaf(certificate("ours"), keys().ours)
     expired = _leaf(keys().authority.root_pem(), keys().stranger._key, days=-1)
@@ -275,7 +275,7 @@ def test_forged_certificates_are_not_trusted() -> None:
             _ask(ali_signed(QUERY, CONTENT, key=keys().following, alipay_cert_sn=serial).body, codec)
 
 
-def test_a_certificate_comes_with_content_encryption_too() -> None:
+def test_a_certificate_is_fetched_with_content_encryption_too() -> None:
     key = b"0123456789abcdef"
     codec = AlipayQrCodec({**ali_cert_config(), "encrypt_key": base64.b64encode(key).decode()})
     serial = cert_sn("following")

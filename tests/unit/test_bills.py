@@ -49,7 +49,7 @@ def test_an_alipay_bill() -> None:
     assert (refunded.kind, refunded.out_refund_no, refunded.amount, refunded.fee) == (BillKind.REFUND, "R1", 3_000, -18)
 
 
-def test_a_quotation_mark_swallows_nothing() -> None:
+def test_a_quotation_mark_does_not_join_lines() -> None:
     header = HEADER + ",商品名称\t"
     lines = [f"2026,P{n},交易,2026-01-02 03:04:05,1.00,1.00,-0.01,,{name}" for n, name in enumerate(['"Tea', "x", '"', "y", '""'])]
     text = "\n".join(["#x", header, *lines, "#业务明细列表结束"])
@@ -58,7 +58,7 @@ def test_a_quotation_mark_swallows_nothing() -> None:
         list(alipay(zipped(text.replace('"Tea', "Tea, green"))))
 
 
-def test_a_zip_of_another_method_is_refused() -> None:
+def test_a_zip_with_another_method_is_refused() -> None:
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w", zipfile.ZIP_LZMA) as archive:
         archive.writestr("2088_业务明细.csv", "x" * 200)

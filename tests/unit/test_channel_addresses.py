@@ -40,7 +40,7 @@ def test_credentials_are_refused_and_never_shown(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", NONE)
-def test_what_is_no_gateway(url: str) -> None:
+def test_invalid_gateways(url: str) -> None:
     assert not is_gateway(url)
     assert not is_public_gateway(url)
 

@@ -1,4 +1,4 @@
-"""Every wrong field of a channel's configuration is named, no value is repeated, and what passes can be built."""
+"""Every invalid field of a channel's configuration is named, no value is repeated, and a valid configuration can be built."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_what_passes_can_be_built() -> None:
     assert check_alipay(ali_cert_config()) == []
 
 
-def test_the_own_key_instead_of_alipays_is_told() -> None:
+def test_the_own_key_instead_of_alipays_is_reported() -> None:
     violation = check_alipay(ali_config(alipay_public_key=public_pem(keys().ours).decode()))
     assert violation == [Violation("alipay_public_key", "is the application's own public key; Alipay shows another one")]
 

@@ -1,4 +1,4 @@
-"""What the codecs send: amounts, times, expiry, texts that need escaping, the page form."""
+"""The requests of the codecs: amounts, times, expiry, texts that need escaping, the page form."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_yuan_without_decimals() -> None:
 
 
 @pytest.mark.parametrize("subject", [HARD_TEXT, "😀" * 32, '"', "\\", "</script>", "a\u2028b", "١٢٣"])
-def test_a_subject_survives(subject: str) -> None:
+def test_a_subject_is_sent_unchanged(subject: str) -> None:
     order = paying(subject=subject, body=subject)
     assert json.loads(wx().pay(order, MOMENT).request.body)["description"] == subject
     request = qr().pay(order, MOMENT).request
@@ -185,7 +185,7 @@ def test_alipay_urls_are_encoded_once_and_in_full() -> None:
 
 
 class _Form(HTMLParser):
-    """Reads a page as a browser would."""
+    """Reads a page like a browser."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -249,7 +249,7 @@ def test_the_page_in_certificate_mode() -> None:
 # Times
 
 
-def test_times_are_china_time_wherever_the_server_stands(zone: str) -> None:
+def test_times_are_china_time_in_every_server_zone(zone: str) -> None:
     late = datetime(2026, 12, 31, 16, 0, 0, 999_999, tzinfo=UTC)
     for moment in (late, late.astimezone(timezone(timedelta(hours=-5))), late.astimezone(timezone(timedelta(hours=5, minutes=45)))):
         at = RequestContext(moment, "n" * 32)
@@ -266,7 +266,7 @@ def test_times_are_china_time_wherever_the_server_stands(zone: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "2026-01-02", "2026-01-02 03:04", "2026-13-01 00:00:00", "2026-01-02T03:04:05"])
-def test_a_time_that_is_none(text: str) -> None:
+def test_invalid_times(text: str) -> None:
     assert parse_alipay(text) is None
     assert parse_rfc3339(text) is None
 

@@ -1,4 +1,4 @@
-"""Key material and certificates that cannot be used are refused by the module's own error, whatever they are."""
+"""Key material and certificates that cannot be used are refused with the module's own error."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_certificate_of_an_unknown_version(version: int) -> None:
     odd = der.replace(mark, mark[:-1] + bytes([version]))
     with pytest.raises(CryptoError):
         load_certificate(odd)
-    # One such member does not spoil a bundle.
+    # Such a member does not invalidate a bundle.
     root = keys().authority.root_pem()
     assert len(load_certificates(pem(odd) + root)) == 1
     assert alipay_root_cert_sn(pem(odd) + root) == alipay_root_cert_sn(root)
@@ -32,5 +32,5 @@ def test_a_certificate_of_an_unknown_version(version: int) -> None:
 @pytest.mark.parametrize(
     "text", ["", "x", "Sat, 01 Jan 2000 00:00:00 +99999999999999", "Sat, 99 Jan 2000 00:00:00 GMT", "1 2 3 4 5 6"]
 )
-def test_a_date_that_is_none(text: str) -> None:
+def test_invalid_dates(text: str) -> None:
     assert parse_http_date(text) is None

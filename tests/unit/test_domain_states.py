@@ -88,7 +88,7 @@ def test_sources(table: Any, event: StrEnum, states: list[str]) -> None:
     assert sources(table, event) == states
 
 
-def test_money_never_comes_back_from_a_final_state() -> None:
+def test_final_states_have_no_way_back_to_waiting() -> None:
     assert not [event for state, event in ORDER if state is OrderState.REFUND and event is not OrderEvent.REFUNDED]
     assert not [event for state, event in ATTEMPT if state is AttemptState.SUCCESS]
     assert not [event for state, event in REFUND if state is RefundState.SUCCESS]
@@ -103,7 +103,7 @@ def test_open_states() -> None:
 
 @pytest.mark.parametrize("name", list(MACHINES))
 def test_every_event_leads_to_one_state(name: str) -> None:
-    """So that a statement can write the state of an event without knowing from which state it comes."""
+    """A statement can write the state of an event independently of the previous state."""
     table: Any = MACHINES[name]
     for event in EVENTS[name]:
         assert target(table, event) in [state.value for state in STATES[name]]
@@ -140,7 +140,7 @@ def test_the_notify_schedule() -> None:
 
 
 @given(times=st.integers(1, schedule.NOTIFICATION_MAX_TIMES - 1), jitter=st.floats(0, 1))
-def test_jitter_only_lengthens(times: int, jitter: float) -> None:
+def test_jitter_only_increases_the_delay(times: int, jitter: float) -> None:
     assert _delay(times) <= _delay(times, jitter) <= _delay(times) * 1.1 + 0.001
 
 
@@ -152,7 +152,7 @@ def test_retry_after_is_obeyed_up_to_a_day(retry_after: float, seconds: float) -
 
 
 @pytest.mark.parametrize("delays", [schedule.ORDER_SYNC_DELAYS, schedule.REFUND_SYNC_DELAYS, schedule.EXPIRE_RETRY_DELAYS])
-def test_sync_widens_and_never_ends(delays: tuple[int, ...]) -> None:
+def test_sync_delays_grow_and_never_end(delays: tuple[int, ...]) -> None:
     steps = [widening(delays, times).total_seconds() for times in range(200)]
     assert steps == sorted(steps)
     assert steps[: len(delays)] == list(delays)

@@ -138,7 +138,7 @@ def test_all_violations_are_reported_at_once() -> None:
         assert f"{violation.field}: {violation.description}" in error.message
 
 
-def test_an_error_carries_what_the_caller_needs() -> None:
+def test_an_error_has_what_the_caller_needs() -> None:
     metadata = {"order": "O1"}
     error = PayCenterError(Reason.ATTEMPT_PENDING, "Wait.", metadata=metadata, retry_after=3.0)
     metadata["order"] = "changed"

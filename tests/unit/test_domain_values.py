@@ -37,7 +37,7 @@ def test_numbers_sort_as_keys_do(prefix: Prefix, one: UUID, other: UUID) -> None
 
 
 @given(prefix=PREFIX, text=st.text(max_size=40) | st.text(ALPHABET, min_size=26, max_size=28))
-def test_junk_is_no_number(prefix: Prefix, text: str) -> None:
+def test_invalid_numbers(prefix: Prefix, text: str) -> None:
     for number in (text, prefix.value + text):
         key = decode(prefix, number)
         assert key is None or encode(prefix, key) == number
@@ -51,7 +51,7 @@ def test_junk_is_no_number(prefix: Prefix, text: str) -> None:
         "O" + "0" * 25 + " ", " O" + "0" * 25, "O" + "0" * 25 + "\n", "O" + "0" * 25 + "１", "O" + "0" * 25 + "-",
     ],
 )  # fmt: skip
-def test_what_encode_cannot_have_made(number: str) -> None:
+def test_numbers_that_encode_cannot_return(number: str) -> None:
     assert decode(Prefix.ORDER, number) is None
 
 

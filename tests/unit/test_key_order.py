@@ -1,4 +1,4 @@
-"""Keys are made in order within a process, which keyset paging and "oldest first" rely on."""
+"""Keys ascend within a process. Keyset paging and the order "oldest first" depend on it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def milliseconds(key: UUID) -> int:
 
 
 @given(first=RANDOM, second=RANDOM, step=st.integers(-86_400_000, 86_400_000))
-def test_the_next_key_is_larger_whatever_the_clock_does(first: int, second: int, step: int) -> None:
+def test_the_next_key_is_larger_also_if_the_clock_goes_back(first: int, second: int, step: int) -> None:
     one = uuid7(NOON, first)
     other = uuid7(NOON + timedelta(milliseconds=step), second, one)
     assert other > one
@@ -50,7 +50,7 @@ def test_the_random_part_may_overflow_into_the_time() -> None:
     assert milliseconds(after) == milliseconds(full) + 1
 
 
-def test_a_key_is_not_guessed_from_the_one_before() -> None:
+def test_a_key_cannot_be_guessed_from_the_previous_one() -> None:
     generator = KeyGenerator()
     keys = [generator.next(NOON, secrets.randbits(RANDOM_BITS)).int for _ in range(100)]
     assert len({later - earlier for earlier, later in itertools.pairwise(keys)}) > 90
@@ -58,7 +58,7 @@ def test_a_key_is_not_guessed_from_the_one_before() -> None:
 
 @pytest.mark.parametrize("step", [0, -1, -60_000, 1])
 def test_a_generator_is_ordered(step: int) -> None:
-    """Many keys of one moment, and of a clock that goes back or on."""
+    """Many keys with one time, and with a clock that goes back or forward."""
     generator, keys = KeyGenerator(), []
     for index in range(2_000):
         keys.append(generator.next(NOON + timedelta(milliseconds=step * index), secrets.randbits(RANDOM_BITS)))

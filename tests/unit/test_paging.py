@@ -23,7 +23,7 @@ WHERE = {"app": "shop", "state": "WAITING"}
 
 
 def read(size: int, token: str, where: object = WHERE) -> Page[Row]:
-    """As a list is read: one row more than the page holds."""
+    """The rows of a list: one more than the page size."""
     pager = Pager(size, token)
     after = pager.before(where)
     rows = [row for row in ROWS if after is None or row.id > after]
@@ -74,7 +74,7 @@ JUNK = st.binary(min_size=1, max_size=40).map(lambda raw: base64.urlsafe_b64enco
 
 
 @given(token=st.text(min_size=1, max_size=60) | JUNK)
-def test_a_token_of_junk(token: str) -> None:
+def test_invalid_tokens(token: str) -> None:
     with pytest.raises(PayCenterError) as caught:
         Pager(3, token).before(WHERE)
     assert caught.value.reason is Reason.PAGE_TOKEN_INVALID

@@ -1,4 +1,4 @@
-"""The only outbound channel I/O: bytes as given, and whatever goes wrong is unclear."""
+"""The only outbound channel I/O: bytes are sent as given, and every failure is unclear or not sent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Handler = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 
 
 class RawServer:
-    """Keeps what came, byte for byte, and lets a handler answer."""
+    """Stores what it receives, byte for byte, and lets a handler answer."""
 
     def __init__(self) -> None:
         self.received: list[bytes] = []
@@ -123,7 +123,7 @@ async def _large(request: bytes, writer: asyncio.StreamWriter) -> None:
         (_large, "the answer is larger than 4999 bytes"),
     ],
 )
-async def test_no_usable_answer_is_unclear_and_says_why(
+async def test_no_usable_answer_is_unclear_with_a_reason(
     server: RawServer, transport: AiohttpTransport, handler: Handler, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_ANSWER", 4999)

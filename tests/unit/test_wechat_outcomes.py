@@ -1,4 +1,4 @@
-"""WeChat v3: every row of the outcome tables, through the codec; expectations written anew from the channel sheet (2.5, 2.6)."""
+"""WeChat Pay v3: every row of the outcome tables, through the codec; expectations from the error tables of WeChat Pay v3."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ TRADE_STATES = {
 }  # fmt: skip
 REFUND_STATES = {"PROCESSING": "PENDING", "SUCCESS": "SUCCESS", "CLOSED": "FAILED", "ABNORMAL": "PENDING"}
 
-# code, the HTTP status that the documentation gives it, and what it means: to create, query, close, refund, refund query.
-# None: the code has no row there, so it decides nothing.
+# code, its documented HTTP status, and its outcome at create, query, close, refund, refund query.
+# None: there is no row, so it decides nothing.
 CODES: list[tuple[str, int, str | None, str | None, str | None, str | None, str | None]] = [
     ("PARAM_ERROR", 400, "REFUSED", "UNKNOWN", "UNKNOWN", "FAILED", "UNKNOWN"),
     ("INVALID_REQUEST", 400, "REFUSED", "UNKNOWN", "UNKNOWN", "FAILED", "UNKNOWN"),
@@ -135,7 +135,7 @@ def test_a_state_that_is_not_known_decides_nothing(document: dict[str, object]) 
 
 
 @pytest.mark.parametrize("total", [None, "100", 100.0, True, [100], {"a": 1}])
-def test_an_amount_that_is_no_whole_number_is_not_said(total: object) -> None:
+def test_an_amount_that_is_no_whole_number_is_missing(total: object) -> None:
     outcome = wx().query(ATTEMPT, MOMENT).parse(wx_signed(wx_transaction(amount={"total": total})), NOW)
     assert outcome.payment is not None
     assert (outcome.payment.amount, outcome.payment.currency) == (None, None)
@@ -152,7 +152,7 @@ def test_refund_state(operation: str, state: str, expected: str) -> None:
     assert (facts.amount, facts.channel_refund_no) == (123_456_789, "5030001")
 
 
-def test_the_state_of_a_notice_is_not_read_from_an_answer() -> None:
+def test_the_state_field_of_a_callback_is_not_read_from_an_answer() -> None:
     outcome = wx().query_refund(REFUND, MOMENT).parse(wx_signed(wx_refund("SUCCESS", "refund_status")), NOW)
     assert outcome.status is RefundStatus.UNKNOWN
 
@@ -175,13 +175,13 @@ def test_close_is_answered_by_a_signed_204() -> None:
         wx().close(ATTEMPT, MOMENT).parse(HttpResponse(204, {}, b""), NOW)
 
 
-def test_a_text_that_no_database_takes_is_replaced() -> None:
+def test_a_text_that_no_database_accepts_is_replaced() -> None:
     body = b'{"code":"PARAM_ERROR","message":"a\\u0000b\\ud800c"}'
     outcome = wx().pay(PAY, MOMENT).parse(HttpResponse(400, {}, body), NOW)
     assert (outcome.error_code, outcome.error_message) == ("PARAM_ERROR", "a\ufffdb?c")
 
 
-# Of bar codes: what a close says of paid and unknown orders means something else to a reversal.
+# Bar codes: the codes of a close for paid and unknown orders have other outcomes at a reversal.
 REVERSALS = {
     **{row[0]: row[4] for row in CODES if row[4] is not None}, "ORDERPAID": "UNKNOWN", "ORDER_PAID": "UNKNOWN",
     "ORDER_NOT_EXIST": "STILL_PAYABLE", "ORDERNOTEXIST": "STILL_PAYABLE", "NOT_ENOUGH": "PAID",

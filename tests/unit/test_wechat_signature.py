@@ -1,4 +1,4 @@
-"""WeChat v3: what is refused because of its signature, callbacks, and the platform certificates."""
+"""WeChat Pay v3: refused signatures, callbacks, and the platform certificates."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_key_is_the_one_that_the_serial_names(serial: str, owner: str) -> No
         _ask(wx_signed(BODY, serial=named, key=getattr(keys(), owner)))
 
 
-def test_an_unknown_serial_is_told_apart() -> None:
+def test_an_unknown_serial_has_its_own_error() -> None:
     for serial in ("5F1C72E2A8931B72", PUBLIC_KEY_ID.lower(), PUBLIC_KEY_ID + " "):
         with pytest.raises(UnknownKeyError) as caught:
             _ask(wx_signed(BODY, serial=serial))
@@ -114,7 +114,7 @@ def test_a_changed_body(body: bytes) -> None:
         _ask(HttpResponse(200, wx_headers(BODY), body))
 
 
-def test_signtest_probes_just_fail() -> None:
+def test_signtest_probes_fail() -> None:
     notice = wx_callback("TRANSACTION.SUCCESS", wx_transaction())
     signature = "WECHATPAY/SIGNTEST/" + notice.headers["wechatpay-signature"][19:]
     with pytest.raises(CallbackError):
@@ -134,7 +134,7 @@ def test_a_signed_answer_that_is_no_object(body: bytes) -> None:
 # Callbacks
 
 
-def test_a_payment_notice() -> None:
+def test_a_payment_callback() -> None:
     notification = wx().parse_callback(wx_callback("TRANSACTION.SUCCESS", wx_transaction()), NOW)
     assert notification.refund is None
     assert notification.payment is not None
@@ -145,7 +145,7 @@ def test_a_payment_notice() -> None:
 
 
 @pytest.mark.parametrize(("state", "expected"), [("SUCCESS", "SUCCESS"), ("CLOSED", "FAILED"), ("ABNORMAL", "PENDING")])
-def test_a_refund_notice(state: str, expected: str) -> None:
+def test_a_refund_callback(state: str, expected: str) -> None:
     notification = wx().parse_callback(wx_callback(f"REFUND.{state}", wx_refund(state, "refund_status")), NOW)
     assert notification.payment is None
     assert notification.refund is not None
@@ -154,7 +154,7 @@ def test_a_refund_notice(state: str, expected: str) -> None:
     assert notification.refund.facts.account == wx().account
 
 
-def test_a_refund_notice_of_another_merchant_says_so() -> None:
+def test_a_refund_callback_of_another_merchant_has_its_account() -> None:
     notice = wx_callback("REFUND.SUCCESS", wx_refund("SUCCESS", "refund_status", mchid="1900000002"))
     refund = wx().parse_callback(notice, NOW).refund
     assert refund is not None
@@ -162,13 +162,13 @@ def test_a_refund_notice_of_another_merchant_says_so() -> None:
     assert refund.facts.account["mchid"] == "1900000002"
 
 
-def test_a_refund_notice_without_a_status_is_unknown() -> None:
+def test_a_refund_callback_without_a_status_is_unknown() -> None:
     refund = wx().parse_callback(wx_callback("REFUND.SUCCESS", wx_refund("SUCCESS", "status")), NOW).refund
     assert refund is not None
     assert refund.status is RefundStatus.UNKNOWN
 
 
-def test_other_events_concern_nobody() -> None:
+def test_other_events_need_no_action() -> None:
     notification = wx().parse_callback(wx_callback("COUPON.USE", {"a": 1}), NOW)
     assert (notification.payment, notification.refund, notification.raw) == (None, None, '{"a":1}')
 
@@ -200,7 +200,7 @@ def test_no_resource(resource: object) -> None:
         wx().parse_callback(CallbackRequest(wx_headers(body), body), NOW)
 
 
-def test_a_v2_xml_notice_is_refused() -> None:
+def test_a_v2_xml_callback_is_refused() -> None:
     with pytest.raises(CallbackError):
         wx().parse_callback(CallbackRequest({}, b"<xml><return_code>SUCCESS</return_code></xml>"), NOW)
 
@@ -276,7 +276,7 @@ def test_public_key_mode_fetches_nothing() -> None:
     assert wx().fetch_keys(None, MOMENT) is None
 
 
-def test_certificates_of_somebody_else() -> None:
+def test_certificates_of_another_merchant() -> None:
     codec = _downloading()
     call = codec.fetch_keys(None, MOMENT)
     assert call is not None

@@ -159,8 +159,8 @@ def _bare(pem: str) -> str:
     ],
     ids=["pem", "bare", "crlf", "indented", "one line"],
 )
-def test_what_the_check_takes_openssl_takes(shape: Any) -> None:
-    """People paste keys in every shape; one that is taken here must not fail at the first refund."""
+def test_openssl_accepts_every_key_that_the_check_accepts(shape: Any) -> None:
+    """Operators paste keys in different forms. An accepted key must not fail at the first refund."""
     key, own = private_pem(keys().platform).decode(), certificate("platform").decode()
     made = codec("wx_bar", private_key=shape(key), merchant_certificate=shape(own))
     used = made.refund(REFUND, MOMENT).request.client_certificate
@@ -225,7 +225,7 @@ def encrypted(plain: bytes) -> str:
     ("HMAC-SHA256", "MD5", False), ("MD5", "HMAC-SHA256", False), ("MD5", "MD5", True), ("HMAC-SHA256", "HMAC-SHA256", True),
 ])  # fmt: skip
 def test_a_callback_is_signed_in_the_way_that_is_configured(configured: str, used: str, accepted: bool) -> None:
-    """Otherwise somebody who can forge the weaker kind could choose it."""
+    """Otherwise an attacker who can forge the weaker method could choose it."""
     fields = {
         "return_code": "SUCCESS", "result_code": "SUCCESS", "appid": config()["appid"], "mch_id": config()["mchid"],
         "out_trade_no": NUMBER, "transaction_id": "4200", "total_fee": "100", "fee_type": "CNY", "nonce_str": "n",
@@ -262,7 +262,7 @@ def test_a_refund_callback_decides_nothing_by_itself(version: str) -> None:
             made.parse_callback(CallbackRequest({}, build({**envelope, **wrong})), NOW)
 
 
-def test_a_payment_notice_is_verified_and_answered_in_xml() -> None:
+def test_a_payment_callback_is_verified_and_answered_in_xml() -> None:
     made = codec()
     good = parse(answer(result_code="SUCCESS", out_trade_no=NUMBER, total_fee="100", transaction_id="42", openid="o1").body)
     notification = made.parse_callback(CallbackRequest({}, build(good)), NOW)
@@ -276,7 +276,7 @@ def test_a_payment_notice_is_verified_and_answered_in_xml() -> None:
     assert (no.status, parse(no.body)["return_code"]) == (500, "FAIL")
 
 
-def test_the_certificate_of_another_key_is_told() -> None:
+def test_the_certificate_of_another_key_is_reported() -> None:
     wrong = installed()["wx_native"].check(config(merchant_certificate=certificate("platform").decode()))
     assert [(one.field, one.description) for one in wrong] == [("merchant_certificate", "does not belong to the private key")]
 

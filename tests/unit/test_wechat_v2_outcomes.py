@@ -1,4 +1,4 @@
-"""WeChat v2: every row of the outcome tables, through the codec; expectations written anew from the channel sheet (2.5 and 3)."""
+"""WeChat Pay v2: every row of the outcome tables, through the codec; expectations from the error tables of WeChat Pay v2."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from paycenter_server.channels.wechatpay import v2_outcomes
 from unit.channel_support import ATTEMPT, MOMENT, NOW, NUMBER, PAY, REFUND, REFUND_NUMBER
 from unit.test_wechat_v2 import answer, codec
 
-# Nothing was made, and nothing will be: the request itself is wrong.
+# Nothing was created, and nothing will be, because the request is invalid.
 DEFINITE = (
     "NOAUTH", "APPID_NOT_EXIST", "MCHID_NOT_EXIST", "APPID_MCHID_NOT_MATCH", "LACK_PARAMS", "XML_FORMAT_ERROR", "POST_DATA_EMPTY",
     "NOT_UTF8", "REQUIRE_POST_METHOD", "SIGNERROR", "PARAM_ERROR",
@@ -29,7 +29,7 @@ MICROPAY_CODES = {
 }  # fmt: skip
 QUERY_CODES = {"ORDERNOTEXIST": "NOT_FOUND", "SYSTEMERROR": "UNKNOWN"}
 CLOSE_CODES = {"ORDERCLOSED": "CLOSED", "ORDERNOTEXIST": "CLOSED", "ORDERPAID": "PAID", "SYSTEMERROR": "UNKNOWN"}
-# A bar code that never arrived may still arrive; that it is being paid means that it was not reversed.
+# An unknown bar code payment may still arrive. A payment in progress was not reversed.
 REVERSE_CODES = {
     "ORDERREVERSED": "CLOSED", "ORDERNOTEXIST": "STILL_PAYABLE", "SYSTEMERROR": "UNKNOWN", "USERPAYING": "UNKNOWN",
     "NOTENOUGH": "PAID", "REVERSE_EXPIRE": "PAID",
@@ -76,7 +76,7 @@ def test_error_code(name: str, code: str, status: str) -> None:
 
 @pytest.mark.parametrize("recall", ["Y", "N"])
 @pytest.mark.parametrize(("result", "code"), [("SUCCESS", ""), ("FAIL", "SYSTEMERROR"), ("FAIL", "A_CODE_OF_TOMORROW")])
-def test_recall_means_once_more(recall: str, result: str, code: str) -> None:
+def test_recall_requires_a_repetition(recall: str, result: str, code: str) -> None:
     more = {"err_code": code} if code else {}
     outcome = CALLS["reverse"][0].parse(answer(result_code=result, recall=recall, **more), NOW)
     assert outcome.status == ("CLOSED" if (result, recall) == ("SUCCESS", "N") else "UNKNOWN")

@@ -1,4 +1,4 @@
-"""The guards that `tools/mutants.py` takes out, as data: a module for each noun."""
+"""The guards that `tools/mutants.py` removes, as data, with a module per noun."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _TESTS = "tests/integration"
 
 @dataclass(frozen=True)
 class Mutant:
-    """A guard taken out: in `file`, `text` (there exactly once) becomes `replacement`; every one of `tests` must fail by itself.
+    """The removal of a guard: in `file`, `text` (which is there exactly once) becomes `replacement`. Each of `tests` must fail.
 
-    `control`: the payment and refund from end to end does not need this guard, and must pass.
+    `control`: a payment with a refund from end to end does not need this guard, and must pass.
     """
 
     name: str

@@ -70,8 +70,8 @@ NOTIFICATIONS: list[Mutant] = [
         "test_guards_callbacks.py",
         (
             "callback-facts",
-            'acknowledge(False, "the notification does not match our records")',
-            'acknowledge(True, "the notification does not match our records")',
+            'acknowledge(False, "the callback does not match our records")',
+            'acknowledge(True, "the callback does not match our records")',
             "test_a_message_of_another_account_is_not_acknowledged test_paid_without_a_payment_is_not_acknowledged "
             "test_a_refund_with_other_facts_is_not_acknowledged "
             "test_reference_security.py::test_S2_the_account_of_a_message_is_compared "
@@ -79,8 +79,8 @@ NOTIFICATIONS: list[Mutant] = [
         ),
         (
             "callback-verifies",
-            'acknowledge(False, "the notification does not verify")',
-            'acknowledge(True, "the notification does not verify")',
+            'acknowledge(False, "the callback cannot be verified")',
+            'acknowledge(True, "the callback cannot be verified")',
             "test_a_message_that_does_not_verify_is_not_acknowledged "
             "test_reference_security.py::test_S3_a_failure_is_never_answered_with_2xx "
             "test_money_rules.py::test_rule_5_only_what_is_stored_is_acknowledged",
@@ -120,7 +120,7 @@ NOTIFICATIONS: list[Mutant] = [
             "notification-signed",
             'f"{number}.{timestamp}.{body}".encode()',
             'f"{number}.{timestamp}".encode()',
-            "test_S4_notifications_are_signed_and_say_what_happened",
+            "test_S4_notifications_are_signed_and_state_the_event",
         ),
         control=False,
     ),
@@ -141,7 +141,7 @@ NOTIFICATIONS: list[Mutant] = [
             "notification-says-paid",
             '"paid_amount": amount,',
             '"paid_amount": 0,',
-            "test_S4_notifications_are_signed_and_say_what_happened",
+            "test_S4_notifications_are_signed_and_state_the_event",
         ),
         control=False,
     ),

@@ -173,7 +173,7 @@ ORDERS: list[Mutant] = [
             "close-attempt-unshown",
             "AND (display_content = '' OR NOT $8)",
             "AND $8::boolean IS NOT NULL",
-            "test_a_refusal_closes_only_what_nobody_was_shown",
+            "test_a_refusal_closes_only_an_attempt_without_display_content",
         ),
         (
             "begin-cancel-paid",

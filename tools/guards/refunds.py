@@ -148,7 +148,7 @@ REFUNDS: list[Mutant] = [
             "notification-channel",
             "if refund is not None and refund.channel_id != configured.channel.id:",
             "if False:",
-            "test_a_notification_settles_only_refunds_of_its_own_channel",
+            "test_a_callback_settles_only_refunds_of_its_own_channel",
         ),
         (
             "late-success-case",

@@ -1,4 +1,4 @@
-"""What the tests of the rules (`test_money_rules.py`) and of the reference's faults (R1, S1, …) stand for."""
+"""The guards of the rules (`test_money_rules.py`) and against the reference's faults (R1, S1, …)."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ RULES: list[Mutant] = [
             "r4-closes-at-channel",
             "        await self._attempts.close_all(order.id)\n        if await",
             "        for one in await self.attempts(order):\n            await self._attempts.give_up_on(one)\n        if await",
-            "test_R4_a_cancelled_order_cannot_be_paid_unnoticed",
+            "test_R4_a_payment_of_a_cancelled_order_becomes_a_case",
         ),
     ),
     *guards(
@@ -103,7 +103,7 @@ RULES: list[Mutant] = [
             "r4-late-payment",
             "        return CaseKind.LATE_PAYMENT if order.state is OrderState.CLOSED else None",
             "        return None if order.state is OrderState.CLOSED else None",
-            "test_R4_a_cancelled_order_cannot_be_paid_unnoticed",
+            "test_R4_a_payment_of_a_cancelled_order_becomes_a_case",
         ),
         (
             "s2-amount",
@@ -204,7 +204,7 @@ RULES: list[Mutant] = [
             "close-after",
             "if self._context.now() < attempt.create_time + configured.spec.close_after:",
             "if False:",
-            "test_close_while_the_payer_thinks[v2]",
+            "test_close_while_the_payer_confirms[v2]",
         ),
     ),
     *guards(
@@ -234,7 +234,7 @@ RULES: list[Mutant] = [
             "to-the-end",
             "return await asyncio.shield(task)",
             "return await task",
-            "test_a_caller_that_hangs_up_does_not_stop_its_work",
+            "test_a_cancelled_caller_does_not_stop_its_work",
         ),
     ),
     *guards(
@@ -260,19 +260,19 @@ RULES: list[Mutant] = [
             "confirmed",
             "if outcome.status in (RefundStatus.PENDING, RefundStatus.UNKNOWN):\n            raise",
             "if False:\n            raise",
-            "test_a_notice_that_cannot_be_confirmed_now_is_wanted_again[wx_native-v2]",
+            "test_a_callback_that_cannot_be_confirmed_is_not_acknowledged[wx_native-v2]",
         ),
         (
             "trade-decides",
             "outcome.status is RefundStatus.TRADE_DECIDES and await self._all_went_back(refund, configured):",
             "outcome.status is RefundStatus.TRADE_DECIDES:",
-            "test_a_refund_of_a_trade_that_still_holds_the_money_waits",
+            "test_a_refund_of_a_trade_with_money_left_waits",
         ),
         (
             "trade-decides-last",
             "if last.status is RefundStatus.NOT_FOUND else last",
             "if last is not None else last",
-            "test_what_all_went_back_by_this_very_refund_is_a_success",
+            "test_a_trade_that_this_refund_has_fully_refunded_is_a_success",
         ),
     ),
     *guards(

@@ -71,13 +71,13 @@ SETTLEMENT: list[Mutant] = [
             "book-amount",
             "payment.amount == attempt.amount and payment.currency == attempt.currency and payment.refunded",
             "payment.currency == attempt.currency and payment.refunded",
-            "test_another_amount_is_not_booked test_money_rules.py::test_rule_4_a_lying_amount_is_never_booked",
+            "test_another_amount_is_not_booked test_money_rules.py::test_rule_4_a_wrong_amount_is_never_booked",
         ),
         (
             "book-refunded",
             "payment.currency == attempt.currency and payment.refunded is Refunded.NOTHING:",
             "payment.currency == attempt.currency:",
-            "test_refunds_elsewhere.py::test_paid_and_refunded_before_we_knew[wx_native-v3]",
+            "test_refunds_elsewhere.py::test_paid_and_refunded_before_the_first_report[wx_native-v3]",
         ),
         (
             "book-channel",
@@ -139,7 +139,7 @@ SETTLEMENT: list[Mutant] = [
             "surplus-already",
             _ALREADY,
             "            if not (asked",
-            "test_the_same_payment_told_twice_at_once_is_booked_once",
+            "test_the_same_payment_reported_twice_at_once_is_booked_once",
         ),
         (
             "surplus-cancelled",
@@ -186,7 +186,7 @@ SETTLEMENT: list[Mutant] = [
             "conflict-open",
             "if attempt is not None and await case_rows.conflict_is_open(transaction, attempt.id, whole):",
             "if False:",
-            "test_a_refund_told_before_its_payment[wx_native-v3]",
+            "test_a_refund_reported_before_its_payment[wx_native-v3]",
         ),
     ),
 ]

@@ -1,1 +1,1 @@
-"""The channels: sans-IO codecs, one folder per family, and the one transport that carries their requests."""
+"""The channels: codecs without I/O, one folder per family, and the transport that sends their requests."""

@@ -7,11 +7,11 @@ from urllib.parse import urlsplit
 from paycenter_server.domain.addresses import is_public
 
 GATEWAY_FIELD = "gateway_url"
-"""The configuration field of every channel that may be sent to another address than the real one."""
+"""The configuration field that replaces the vendor's address."""
 
 
 def is_gateway(value: str) -> bool:
-    """Whether requests may be sent there: https, or http on this machine; without credentials, query or fragment."""
+    """Whether requests may be sent to this address: https, or http on this machine; without credentials, query or fragment."""
     try:
         parts = urlsplit(value)
         local = parts.hostname in ("127.0.0.1", "localhost", "::1")
@@ -23,7 +23,7 @@ def is_gateway(value: str) -> bool:
 
 
 def is_public_gateway(value: str) -> bool:
-    """Whether requests may be sent there in production: https, and neither this machine nor a private or link-local address."""
+    """Whether requests may be sent to this address in production: https, not this machine, not private, not link-local."""
     if not is_gateway(value) or urlsplit(value).scheme != "https":
         return False
     host = (urlsplit(value).hostname or "").rstrip(".")
@@ -34,7 +34,7 @@ def is_public_gateway(value: str) -> bool:
 
 
 def without_credentials(value: str) -> str:
-    """The address as it may be shown: a user name and a password in it are left out."""
+    """The address without user name and password, in the form that may be shown."""
     parts = urlsplit(value)
     if "@" not in parts.netloc:
         return value

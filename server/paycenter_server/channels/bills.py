@@ -1,4 +1,4 @@
-"""What a channel's bill says, line by line. Amounts in minor units; times aware."""
+"""The lines of a channel's bill. Amounts are in minor units, times are aware."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-# WeChat writes fees with five decimals; those after the second are zeros.
+# WeChat Pay writes fees with five decimals; those after the second are zeros.
 _YUAN = re.compile(r"(-?)([0-9]{1,12})(?:\.([0-9]{1,2})0{0,6})?")
 
 
@@ -16,7 +16,7 @@ class BillError(Exception):
 
 
 class BillKind(StrEnum):
-    """What a line is about."""
+    """The kind of a line."""
 
     PAYMENT = "PAYMENT"
     REFUND = "REFUND"
@@ -24,7 +24,7 @@ class BillKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BillLine:
-    """One movement. `amount` is of the order for payments and of the refund for refunds; `fee` is positive when it cost us."""
+    """One payment or refund. `amount` is that of the order or of the refund. `fee` is positive if the merchant paid it."""
 
     kind: BillKind
     out_trade_no: str
@@ -38,7 +38,7 @@ class BillLine:
 
 
 def signed_fen(text: str, where: str) -> int:
-    """A yuan amount of a bill, which may be negative, exactly in fen; empty is 0."""
+    """A yuan amount of a bill, which may be negative, in fen; an empty text is 0."""
     if not text:
         return 0
     match = _YUAN.fullmatch(text)

@@ -1,7 +1,7 @@
 """The cryptography of the channels: RSA-SHA256, AES-GCM, AES-CBC, certificates.
 
-Pure functions over bytes; no I/O, no clock. Sources: WeChat Pay v3, "signature" and "callback decryption"; Alipay Open API,
-"signature" and "certificate mode".
+Pure functions over bytes, without I/O and clock. Sources: WeChat Pay v3, "Signature generation" and "Callback decryption"; Alipay
+Open API, "Signature" and "Certificate mode".
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _ZERO_IV = bytes(16)
 
 
 class CryptoError(ValueError):
-    """Key material or ciphertext that cannot be used; the message never repeats the material."""
+    """Key material or ciphertext that cannot be used. The message does not contain the material."""
 
 
 def b64decode(text: str | bytes) -> bytes:
@@ -67,7 +67,7 @@ def b64decode(text: str | bytes) -> bytes:
 
 
 def _pem_bodies(raw: bytes) -> Iterator[bytes]:
-    """What stands between each BEGIN and the END of the same name that follows it at once; one pass, however many have no end."""
+    """The text between each BEGIN and the END of the same name that is the next mark. It takes one pass."""
     begin: re.Match[bytes] | None = None
     for mark in _PEM_MARK.finditer(raw):
         if mark.group(1) == b"BEGIN":
@@ -87,7 +87,7 @@ def _armour(kind: str, der: bytes) -> bytes:
 
 
 def load_private_key(material: str | bytes) -> RSAPrivateKey:
-    """An RSA private key from PKCS#1 or PKCS#8, with or without PEM armour (Alipay's tools give all four)."""
+    """An RSA private key from PKCS#1 or PKCS#8, with or without PEM armour (Alipay's tools write all four)."""
     der = _der(material)
     for kind in ("PRIVATE KEY", "RSA PRIVATE KEY"):
         try:
@@ -101,12 +101,12 @@ def load_private_key(material: str | bytes) -> RSAPrivateKey:
 
 
 def private_key_pem(key: RSAPrivateKey) -> bytes:
-    """PKCS#8 PEM, as OpenSSL reads it."""
+    """The key as PKCS#8 PEM, in the form that OpenSSL accepts."""
     return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
 
 
 def certificate_pem(certificate: x509.Certificate) -> bytes:
-    """PEM, as OpenSSL reads it."""
+    """The certificate as PEM, in the form that OpenSSL accepts."""
     return certificate.public_bytes(serialization.Encoding.PEM)
 
 
@@ -137,9 +137,9 @@ def _certificate(der: bytes) -> x509.Certificate:
 
 
 def load_certificates(bundle: str | bytes) -> list[x509.Certificate]:
-    """All certificates of a PEM bundle that can be read.
+    """All readable certificates of a PEM bundle.
 
-    Alipay's real root bundle holds one (SM2) that OpenSSL refuses; such members are skipped, they can never sign RSA2.
+    Alipay's root bundle contains one (SM2) that OpenSSL refuses. Such certificates are skipped, because they cannot sign RSA2.
     """
     return list(_each_certificate(bundle))
 
@@ -154,15 +154,15 @@ def _each_certificate(bundle: str | bytes) -> Iterator[x509.Certificate]:
 
 
 def certificate_serial(certificate: x509.Certificate) -> str:
-    """The serial as upper-case hexadecimal, the form of WeChat's `serial_no` and `Wechatpay-Serial`."""
+    """The serial as upper-case hexadecimal, as in WeChat Pay's `serial_no` and `Wechatpay-Serial`."""
     return f"{certificate.serial_number:X}"
 
 
 def certificate_public_key(certificate: x509.Certificate) -> RSAPublicKey:
-    """The RSA key that the certificate holds."""
+    """The RSA key of the certificate."""
     try:
         key = certificate.public_key()
-    except (ValueError, UnsupportedAlgorithm) as error:  # an SM2 certificate can be read, its key cannot
+    except (ValueError, UnsupportedAlgorithm) as error:  # an SM2 certificate is readable, but its key is not
         raise CryptoError("the certificate's key cannot be read") from error
     if not isinstance(key, RSAPublicKey):
         raise CryptoError("the certificate does not hold an RSA key")
@@ -170,7 +170,7 @@ def certificate_public_key(certificate: x509.Certificate) -> RSAPublicKey:
 
 
 def organisations(certificate: x509.Certificate) -> tuple[str, ...]:
-    """Whose certificate it is: the O of its subject."""
+    """The organisations (O) in the subject of the certificate."""
     return tuple(str(one.value) for one in certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME))
 
 
@@ -180,7 +180,7 @@ def rsa_sign(key: RSAPrivateKey, message: bytes) -> str:
 
 
 def rsa_verify(key: RSAPublicKey, message: bytes, signature: str) -> bool:
-    """Whether `signature` (base64) is the key's over exactly these bytes; malformed base64 is simply false."""
+    """Whether `signature` (base64) is the key's signature over exactly these bytes; False for malformed base64."""
     try:
         key.verify(b64decode(signature), message, padding.PKCS1v15(), hashes.SHA256())
     except (InvalidSignature, CryptoError):
@@ -189,12 +189,12 @@ def rsa_verify(key: RSAPublicKey, message: bytes, signature: str) -> bool:
 
 
 def aes_gcm_encrypt(key: bytes, nonce: bytes, plaintext: bytes, associated_data: bytes) -> bytes:
-    """AES-GCM; the 16-byte tag is the end of the result."""
+    """AES-GCM. The result ends with the 16-byte tag."""
     return AESGCM(key).encrypt(nonce, plaintext, associated_data or None)
 
 
 def aes_gcm_decrypt(key: bytes, nonce: bytes, ciphertext: bytes, associated_data: bytes) -> bytes:
-    """AES-GCM with the tag at the end (WeChat v3, `resource` and `encrypt_certificate`)."""
+    """AES-GCM with the tag at the end (WeChat Pay v3, `resource` and `encrypt_certificate`)."""
     try:
         return AESGCM(key).decrypt(nonce, ciphertext, associated_data or None)
     except (InvalidTag, ValueError, OverflowError) as error:
@@ -219,9 +219,9 @@ def aes_cbc_decrypt(key: bytes, ciphertext: bytes) -> bytes:
 
 
 def aes_ecb_decrypt(key: bytes, ciphertext: bytes) -> bytes:
-    """AES-ECB, PKCS#7 (WeChat v2, `req_info`)."""
+    """AES-ECB, PKCS#7 (WeChat Pay v2, `req_info`)."""
     try:
-        decryptor = Cipher(algorithms.AES(key), modes.ECB()).decryptor()  # noqa: S305 (the channel's choice)
+        decryptor = Cipher(algorithms.AES(key), modes.ECB()).decryptor()  # noqa: S305 (the vendor defines it)
         unpadder = PKCS7(128).unpadder()
         return unpadder.update(decryptor.update(ciphertext) + decryptor.finalize()) + unpadder.finalize()
     except ValueError as error:
@@ -240,5 +240,5 @@ def alipay_root_cert_sn(bundle: str | bytes) -> str:
 
 
 def signed_with_rsa(certificate: x509.Certificate) -> bool:
-    """Whether an RSA key signed it; of others (SM2) not even the hash algorithm can be asked for."""
+    """Whether an RSA key signed it. For others (SM2) not even the hash algorithm is available."""
     return certificate.signature_algorithm_oid.dotted_string.startswith(_RSA_SIGNATURE_OID)

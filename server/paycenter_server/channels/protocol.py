@@ -1,14 +1,13 @@
-"""What a channel codec is.
+"""The protocol of channel codecs.
 
-A codec turns our requests into HTTP requests and the channel's answers into outcomes. It does no I/O, reads no clock
-and takes its random bits as an argument, so each of its functions can be tested with plain values. A channel from
-another package implements `Codec`, describes itself with a `ChannelSpec` and registers under the entry point group
-`paycenter.channels`.
+A codec turns requests of PayCenter into HTTP requests, and the channel's answers into outcomes. It does no I/O, reads no clock
+and gets random text as an argument, so each of its functions can be tested with plain values. A channel of another package
+implements `Codec`, describes itself with a `ChannelSpec` and registers under the entry point group `paycenter.channels`.
 
-Three rules for every codec:
+Rules for every codec:
 - an answer that is not definite is UNKNOWN, never a failure (ARCHITECTURE, rule 2);
 - facts come only from bytes whose signature was verified (rule 4);
-- the codec states facts, the core compares them with the attempt.
+- the codec states facts; the services compare them with the attempt.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class ClientCertificate:
-    """PEM for mutual TLS. Compared by identity: a codec makes one, and the transport keeps one context for it."""
+    """PEM for mutual TLS. It is compared by identity: a codec has one, and the transport keeps one TLS context for it."""
 
     certificate: bytes = field(repr=False)
     key: bytes = field(repr=False)
@@ -34,7 +33,7 @@ class ClientCertificate:
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """A request exactly as it goes on the wire: these bytes are what was signed."""
+    """A request with exactly the bytes that are sent, because they were signed."""
 
     method: str
     url: str
@@ -45,7 +44,7 @@ class HttpRequest:
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """An answer as it came; header names in lower case."""
+    """An unchanged answer. Header names are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -54,22 +53,22 @@ class HttpResponse:
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
-    """The time of an operation and its random text (32 characters of 0-9 A-Z a-z)."""
+    """The time of an operation, and a random text (32 characters of 0-9 A-Z a-z)."""
 
     now: datetime
     nonce: str
 
 
 class AnswerError(Exception):
-    """An answer that cannot be used: malformed, or its signature does not verify. It decides nothing."""
+    """An answer that cannot be used: it is malformed, or its signature is invalid. It decides nothing."""
 
 
 class CallbackError(Exception):
-    """A callback that is not the channel's, or cannot be read. The message is for our log and the channel's operator."""
+    """A callback that is not from the channel, or cannot be read. The message is for the log."""
 
 
 class UnknownKeyError(Exception):
-    """Signed with a key that we do not have; `serial` names it. Fetching keys may help, at most once in some minutes."""
+    """The message is signed with an unknown key, which `serial` names. The channel gateway then fetches keys."""
 
     def __init__(self, serial: str) -> None:
         super().__init__(f"the signature names key {serial!r}, which is not among those configured")
@@ -78,7 +77,7 @@ class UnknownKeyError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """One request and how to read its answer. `unclear` makes the outcome when no usable answer came."""
+    """One request, and the function that reads its answer. `unclear` builds the outcome without a usable answer."""
 
     api: str
     request: HttpRequest
@@ -87,7 +86,7 @@ class Call(Generic[T]):
 
 
 class Refunded(StrEnum):
-    """What has gone back since the payment, as far as the channel says. SOME: that, or all."""
+    """What was refunded since the payment, as far as the channel states it. SOME: some or all."""
 
     NOTHING = "NOTHING"
     SOME = "SOME"
@@ -96,7 +95,7 @@ class Refunded(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Payment:
-    """What the channel says was paid. Amount in minor units; None where the channel did not say."""
+    """A payment as the channel reports it. The amount is in minor units; None where the channel did not state it."""
 
     out_trade_no: str
     channel_order_no: str
@@ -109,7 +108,7 @@ class Payment:
 
 
 class PayStatus(StrEnum):
-    """WAITING: payable now. REFUSED: definitely not created, never will be."""
+    """WAITING: payable. REFUSED: not created, and it will not be."""
 
     WAITING = "WAITING"
     PAID = "PAID"
@@ -118,7 +117,7 @@ class PayStatus(StrEnum):
 
 
 class QueryStatus(StrEnum):
-    """PAID includes "paid and since refunded". NOT_FOUND: the channel does not know the number (yet)."""
+    """PAID: paid, perhaps refunded since. NOT_FOUND: the channel does not know the number, or not yet."""
 
     WAITING = "WAITING"
     PAID = "PAID"
@@ -128,7 +127,7 @@ class QueryStatus(StrEnum):
 
 
 class CloseStatus(StrEnum):
-    """STILL_PAYABLE: the channel cannot close it before the payer opens it (an Alipay QR code)."""
+    """STILL_PAYABLE: the channel cannot close it yet (an Alipay QR code that was not scanned)."""
 
     CLOSED = "CLOSED"
     STILL_PAYABLE = "STILL_PAYABLE"
@@ -137,8 +136,9 @@ class CloseStatus(StrEnum):
 
 
 class RefundStatus(StrEnum):
-    """RETRY_LATER: not accepted now (balance, limits); the same number again later. NOT_FOUND: never arrived. TRADE_DECIDES: the
-    trade is not in a state for it, so it is asked about; if all of it has gone back already, the refund fails."""
+    """RETRY_LATER: not accepted now (balance, limits), to be sent again later under the same number. NOT_FOUND: unknown to the
+    channel. TRADE_DECIDES: the state of the trade does not allow it, so the trade is queried; if it is fully refunded, the refund
+    fails."""
 
     SUCCESS = "SUCCESS"
     PENDING = "PENDING"
@@ -151,8 +151,10 @@ class RefundStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PayOutcome:
-    """The answer to a submit. Display mode and content are set when WAITING. `not_sent`: UNKNOWN, because the request did not leave
-    this machine, so the channel knows nothing of it (in every outcome; set by the core, not by codecs)."""
+    """The outcome of a submit. Display mode and content are set if it is WAITING.
+
+    `not_sent` (in every outcome): it is UNKNOWN because the request was not sent. The channel gateway sets it, codecs do not.
+    """
 
     status: PayStatus
     display_mode: str = ""
@@ -165,7 +167,7 @@ class PayOutcome:
 
 @dataclass(frozen=True, slots=True)
 class QueryOutcome:
-    """The answer to a query; `payment` is set when PAID. `signed`: the channel proved with its key that it said so."""
+    """The outcome of a query. `payment` is set if it is PAID. `signed`: the answer has a valid signature of the channel."""
 
     status: QueryStatus
     payment: Payment | None = None
@@ -177,7 +179,7 @@ class QueryOutcome:
 
 @dataclass(frozen=True, slots=True)
 class CloseOutcome:
-    """The answer to a close."""
+    """The outcome of a close."""
 
     status: CloseStatus
     error_code: str = ""
@@ -187,7 +189,7 @@ class CloseOutcome:
 
 @dataclass(frozen=True, slots=True)
 class RefundFacts:
-    """What the channel says was refunded. Amount in minor units; None where the channel did not say."""
+    """A refund as the channel reports it. The amount is in minor units; None where the channel did not state it."""
 
     out_refund_no: str
     out_trade_no: str
@@ -199,7 +201,7 @@ class RefundFacts:
 
 @dataclass(frozen=True, slots=True)
 class RefundOutcome:
-    """The answer to a refund or a refund query; `facts` are set when SUCCESS, and where the answer has them."""
+    """The outcome of a refund or of a refund query. `facts` are set if it is SUCCESS, and if the answer has them."""
 
     status: RefundStatus
     facts: RefundFacts | None = None
@@ -210,7 +212,7 @@ class RefundOutcome:
 
 @dataclass(frozen=True, slots=True)
 class PayRequest:
-    """A submit. Amount in minor units; `callback_url` already names our channel."""
+    """A submit. The amount is in minor units. `callback_url` contains the channel id."""
 
     out_trade_no: str
     subject: str
@@ -227,7 +229,7 @@ class PayRequest:
 
 @dataclass(frozen=True, slots=True)
 class AttemptRef:
-    """An attempt that the channel is asked about."""
+    """An attempt to query or to close."""
 
     out_trade_no: str
     amount: int
@@ -239,7 +241,7 @@ class AttemptRef:
 
 @dataclass(frozen=True, slots=True)
 class RefundRequest:
-    """A refund to send or to ask about. `amount` of `total`, in minor units."""
+    """A refund to send or to query: `amount` of `total`, in minor units."""
 
     out_trade_no: str
     out_refund_no: str
@@ -254,7 +256,7 @@ class RefundRequest:
 
 @dataclass(frozen=True, slots=True)
 class CallbackRequest:
-    """A callback as it came: raw body, header names in lower case, raw query string."""
+    """An unchanged callback: raw body, header names in lower case, raw query string."""
 
     headers: Mapping[str, str]
     body: bytes
@@ -263,7 +265,7 @@ class CallbackRequest:
 
 @dataclass(frozen=True, slots=True)
 class CallbackResponse:
-    """What we answer to a callback, in the channel's own form."""
+    """The answer to a callback, in the channel's own form."""
 
     status: int
     body: bytes = b""
@@ -272,10 +274,11 @@ class CallbackResponse:
 
 @dataclass(frozen=True, slots=True)
 class Callback:
-    """What a verified callback says: about a payment, about a refund, about both, or (both None) nothing that concerns us.
+    """The content of a verified callback: about a payment, a refund, or both. If both are None, it needs no action.
 
-    `raw` is its readable content, kept with the attempt or refund for people. A refund that is only PENDING is asked about at
-    once, also one that is not ours. `answer`: the acknowledgement, where this form of callback has another than the codec's.
+    `raw` is its readable content, which is stored with the attempt or refund. A refund with status PENDING is queried at once,
+    also one that was not made by PayCenter. `answer`: the acknowledgement, if this kind of callback needs another one than the
+    codec's.
     """
 
     payment: QueryOutcome | None = None
@@ -285,37 +288,37 @@ class Callback:
 
 
 class Codec(Protocol):
-    """One configured channel. `account` is what its own messages must carry (appid, mchid, …)."""
+    """One configured channel. `account` contains the values that its messages must have (appid, mchid, …)."""
 
     code: str
     account: Mapping[str, str]
 
     def pay(self, request: PayRequest, moment: RequestContext) -> Call[PayOutcome] | PayOutcome:
-        """Make an attempt payable. Repeating it with the same number and content must be safe."""
+        """Make an attempt payable. A repetition with the same number and content must be safe."""
         ...
 
     def query(self, attempt: AttemptRef, moment: RequestContext) -> Call[QueryOutcome] | QueryOutcome:
-        """Ask how an attempt stands."""
+        """Query an attempt."""
         ...
 
     def close(self, attempt: AttemptRef, moment: RequestContext) -> Call[CloseOutcome] | CloseOutcome:
-        """Make an attempt unpayable."""
+        """Close an attempt, so that it is not payable any more."""
         ...
 
     def refund(self, request: RefundRequest, moment: RequestContext) -> Call[RefundOutcome] | RefundOutcome:
-        """Send money back. Repeating it with the same number and content must be safe."""
+        """Refund money. A repetition with the same number and content must be safe."""
         ...
 
     def query_refund(self, request: RefundRequest, moment: RequestContext) -> Call[RefundOutcome] | RefundOutcome:
-        """Ask how a refund stands."""
+        """Query a refund."""
         ...
 
     def parse_callback(self, request: CallbackRequest, now: datetime) -> Callback:
-        """Verify and read a callback. Raises CallbackError, or UnknownKeyError."""
+        """Verify and read a callback. CallbackError if it is invalid, UnknownKeyError if its key is unknown."""
         ...
 
     def acknowledge(self, received: bool, message: str) -> CallbackResponse:
-        """The answer that the channel understands. Not received: a status that makes it send again."""
+        """The acknowledgement in the channel's form. If it was not received, a status that makes the channel send it again."""
         ...
 
     def keys_due(self, now: datetime) -> bool:
@@ -323,31 +326,31 @@ class Codec(Protocol):
         ...
 
     def fetch_keys(self, serial: str | None, moment: RequestContext) -> Call[bool] | None:
-        """Fetch the channel's keys (the one named, or all) into this codec; None where there is nothing to fetch."""
+        """Fetch the channel's keys (the named one, or all) into this codec. None if there is nothing to fetch."""
         ...
 
 
 @runtime_checkable
 class ProvesKeys(Protocol):
-    """A codec that can ask for something signed, to try the channel's key before the first payment does."""
+    """A codec that can request something signed, to test the channel's key before the first payment."""
 
     def prove_keys(self, moment: RequestContext) -> Call[str]:
-        """Answers "" if the key fits or the channel has nothing signed to say, else what is wrong."""
+        """The result is "" if the key is right or the channel sent nothing signed, else a description of the error."""
         ...
 
 
 @runtime_checkable
 class HoldsKeys(Protocol):
-    """A codec that has keys of its own, so that nobody has to wait while the channel's are fetched."""
+    """A codec that can verify answers while the channel's keys are fetched."""
 
     def has_keys(self, now: datetime) -> bool:
-        """Whether there is a key that answers can be verified with."""
+        """Whether there is a key to verify answers with."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class RequiredExtra:
-    """A channel extra that must come with a submit: one of `names`."""
+    """A required channel extra of a submit: one of `names`."""
 
     names: tuple[str, ...]
 
@@ -366,18 +369,19 @@ def _no_limits(request: PayRequest | RefundRequest) -> Sequence[Violation]:
 
 @dataclass(frozen=True, slots=True)
 class ChannelSpec:
-    """A channel code as it registers itself.
+    """The description of a channel code, with which a package registers it.
 
-    `family` names the group that shares a configuration; `own_config`: PayChannelConfig in the protos has a message of that name,
-    otherwise the configuration is given as GenericConfig; `display_modes` starts with the default; `required_extras`
-    must come with a submit; `check` names every wrong field of a configuration; `build` makes the
-    codec. `limits` and `refund_limits` name every field that the channel would refuse. `content_minutes`: how long what is shown
-    may be shown again. `attempt_life`: for bar codes, how long the payer may take to confirm before the attempt is
-    cancelled; such an attempt is never sent twice, only asked about. `longest_life`: the most that the channel lets an attempt
-    live; an order that lives longer gets another attempt at the next submit. `close_after`: how long after its creation an attempt
-    may first be closed, where the channel asks for a pause. `alarm_codes`: error codes that mean that the channel turns us away
-    (key, clock, configuration), which a person has to mend. `trial`: the codec of a way to pay in which an
-    order can be made without a payer and closed again, for channels that check only then what belongs together.
+    - `family`: the channels that share a configuration.
+    - `own_config`: PayChannelConfig in the protos has a message for the family; otherwise the configuration is a GenericConfig.
+    - `display_modes`: the first is the default. `required_extras`: what a submit must contain.
+    - `check`: names every invalid field of a configuration. `build`: builds the codec.
+    - `limits`, `refund_limits`: name every field that the channel would refuse.
+    - `content_minutes`: how long the display content is valid.
+    - `attempt_life`: for bar codes, the time until the attempt is cancelled. Such an attempt is sent once, and then only queried.
+    - `longest_life`: the longest life of an attempt that the channel accepts. After it the next submit creates another attempt.
+    - `close_after`: the time after the creation of an attempt before which it must not be closed.
+    - `alarm_codes`: error codes that mean a wrong key, clock or configuration, which an operator must correct.
+    - `trial`: builds a codec whose orders need no payer, for channels that check some of the configuration only with an order.
     """
 
     code: str

@@ -1,6 +1,6 @@
-"""The channels that are installed, found through the entry point group `paycenter.channels`.
+"""The installed channels, which register under the entry point group `paycenter.channels`.
 
-An entry point names a sequence of `ChannelSpec`. A package of one's own adds channels by declaring one.
+An entry point names a sequence of `ChannelSpec`. Any package can declare one.
 """
 
 from __future__ import annotations

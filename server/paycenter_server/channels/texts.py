@@ -1,11 +1,12 @@
-"""Texts of channels' answers, as they can be kept."""
+"""Texts of channels' answers in a form that can be stored."""
 
 from __future__ import annotations
 
 
 def text(value: object) -> str:
-    """A text, or "" for anything else.
+    """A text; "" for anything else.
 
-    What no database column takes (NUL, unpaired surrogates) is replaced, not dropped: that could make another number ours.
+    What no database column accepts (NUL, unpaired surrogates) is replaced and not removed, because removal could turn another
+    number into one of ours.
     """
     return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode() if isinstance(value, str) else ""

@@ -1,4 +1,4 @@
-"""Times on the channels' wire: always +08:00, whatever the server's zone."""
+"""Times in the channels' formats: always +08:00, independent of the server's time zone."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _WECHAT_V2 = "%Y%m%d%H%M%S"
 
 
 def rfc3339(moment: datetime) -> str:
-    """WeChat v3: `2026-01-02T03:04:05+08:00`."""
+    """A time in the format of WeChat Pay v3: `2026-01-02T03:04:05+08:00`."""
     return moment.astimezone(CHINA).replace(microsecond=0).isoformat()
 
 
 def parse_rfc3339(text: str) -> datetime | None:
-    """The reverse; None for anything else, also for a time without a zone."""
+    """The reverse of rfc3339; None for anything else, also for a time without a zone."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -25,12 +25,12 @@ def parse_rfc3339(text: str) -> datetime | None:
 
 
 def alipay(moment: datetime) -> str:
-    """Alipay: `2026-01-02 03:04:05`, without a zone."""
+    """A time in the format of Alipay: `2026-01-02 03:04:05`, without a zone."""
     return moment.astimezone(CHINA).strftime(_ALIPAY)
 
 
 def parse_alipay(text: str) -> datetime | None:
-    """The reverse; some answers add milliseconds. None for anything else."""
+    """The reverse of alipay; some answers add milliseconds. None for anything else."""
     try:
         return datetime.strptime(text[:19], _ALIPAY).replace(tzinfo=CHINA)
     except ValueError:
@@ -38,12 +38,12 @@ def parse_alipay(text: str) -> datetime | None:
 
 
 def wechat_v2(moment: datetime) -> str:
-    """WeChat v2: `20260102030405`, without a zone."""
+    """A time in the format of WeChat Pay v2: `20260102030405`, without a zone."""
     return moment.astimezone(CHINA).strftime(_WECHAT_V2)
 
 
 def parse_wechat_v2(text: str) -> datetime | None:
-    """The reverse; None for anything else."""
+    """The reverse of wechat_v2; None for anything else."""
     if len(text) != 14 or not (text.isascii() and text.isdigit()):
         return None
     try:
@@ -53,7 +53,7 @@ def parse_wechat_v2(text: str) -> datetime | None:
 
 
 def parse_http_date(text: str) -> datetime | None:
-    """A Date header; None for anything else."""
+    """The time of a Date header; None for anything else."""
     try:
         moment = parsedate_to_datetime(text)
     except (ValueError, TypeError, IndexError, OverflowError):

@@ -1,8 +1,8 @@
 """The only outbound channel I/O.
 
-`Transport` is a port: tests may put a channel behind it that gives wrong answers or none. Whatever goes wrong after bytes may have
-left is TransportUnclearError; the caller books UNKNOWN, never "failed" (rule 2). What went wrong before that is NotSentError: the
-channel knows nothing of the request.
+`Transport` is a port: tests may replace it with a channel that answers wrongly or not at all. A failure after bytes may have been
+sent is a TransportUnclearError; the caller stores UNKNOWN, never a failure (rule 2). A failure before that is a NotSentError: the
+channel has not received the request.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ MAX_ANSWER = 4 * 1024 * 1024
 
 
 class TransportUnclearError(Exception):
-    """No usable answer: time-out, reset, an answer that is too large. The text says which."""
+    """There is no usable answer: time-out, reset, or an answer that is too large. The text states which."""
 
 
 class NotSentError(TransportUnclearError):
-    """The request did not leave this machine: no such host, connection refused, a TLS handshake that failed, a wrong address."""
+    """The request was not sent: no such host, connection refused, failed TLS handshake, or an invalid address."""
 
 
 class Transport(Protocol):
     """Sends one request to a channel."""
 
     async def send(self, request: HttpRequest, seconds: float) -> HttpResponse:
-        """The answer within so many seconds, whatever its status; TransportUnclearError or NotSentError otherwise."""
+        """The answer within these seconds, with any status; TransportUnclearError or NotSentError otherwise."""
         ...
 
 
 def client_context(certificate: ClientCertificate) -> ssl.SSLContext:
-    """A TLS context with a client certificate. OpenSSL wants a file: it gets one in memory, so no key is ever on disk."""
+    """A TLS context with a client certificate. OpenSSL needs a file, which is in memory, so that no key is on disk."""
     context = ssl.create_default_context()
     descriptor = os.memfd_create("certificate", os.MFD_CLOEXEC)
     try:
@@ -51,7 +51,7 @@ def client_context(certificate: ClientCertificate) -> ssl.SSLContext:
 
 
 def _failure(error: Exception, url: str, seconds: float) -> TransportUnclearError:
-    """What happened, in words, and whether the request may have left."""
+    """The error for a failure, which depends on whether the request may have been sent."""
     host = urlsplit(url).hostname if "://" in url else None
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return NotSentError(f"no such host: {host}")
@@ -80,7 +80,7 @@ def _failure(error: Exception, url: str, seconds: float) -> TransportUnclearErro
 
 
 class AiohttpTransport:
-    """One keep-alive session for all channels. Redirects are not followed: a channel's API has none."""
+    """One keep-alive session for all channels. Redirects are not followed, because the channels' APIs have none."""
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
@@ -101,7 +101,7 @@ class AiohttpTransport:
         return self._session
 
     async def send(self, request: HttpRequest, seconds: float) -> HttpResponse:
-        """See Transport. The URL and body go out byte for byte as given, because they were signed."""
+        """See Transport. URL and body are sent byte for byte as given, because they were signed."""
         refuse_in_transaction()
         try:
             async with self._open().request(

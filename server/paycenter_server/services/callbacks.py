@@ -51,10 +51,10 @@ class Callbacks:
             notification = await self._context.run_to_completion(self._store(configured, request))
         except CallbackError as error:
             bound.warning("callback_refused", why=str(error))
-            return configured.codec.acknowledge(False, "the notification does not verify")
+            return configured.codec.acknowledge(False, "the callback cannot be verified")
         except FactsMismatchError as error:
             bound.error("callback_facts_mismatch", why=str(error))
-            return configured.codec.acknowledge(False, "the notification does not match our records")
+            return configured.codec.acknowledge(False, "the callback does not match our records")
         except Exception as error:
             if (known := retryable_error(error)) is not None:
                 bound.warning("callback_not_stored", reason=known.reason.value, why=f"{type(error).__name__}: {error}"[:300])

@@ -17,7 +17,7 @@ def credentials_missing() -> PayCenterError:
     """The call has no `authorization` metadata."""
     return PayCenterError(
         Reason.CREDENTIALS_MISSING,
-        "Send credentials as `authorization: Basic base64(key_id:secret)` metadata; the client library does it for you.",
+        "Send credentials as `authorization: Basic base64(key_id:secret)` metadata; the client library does this.",
     )
 
 
@@ -61,7 +61,7 @@ def another_app(own_key: str, app_key: str) -> PayCenterError:
 
 def credential_not_found(method: str) -> PayCenterError:
     """There is no such credential. `method` lists the existing ones."""
-    return PayCenterError(Reason.CREDENTIAL_NOT_FOUND, f"There is no such credential; {method} shows those that there are.")
+    return PayCenterError(Reason.CREDENTIAL_NOT_FOUND, f"There is no such credential; {method} lists the existing ones.")
 
 
 def last_credential() -> PayCenterError:
@@ -83,7 +83,7 @@ def app_disabled(app_key: str) -> PayCenterError:
     """The app is disabled: it can only read and refund."""
     return PayCenterError(
         Reason.APP_DISABLED,
-        f"The app {app_key!r} is disabled: it can read and refund, and take no new payments; an operator can enable it.",
+        f"The app {app_key!r} is disabled: it can read and refund, but cannot take new payments; an operator can enable it.",
         metadata={"app_key": app_key},
     )
 
@@ -105,14 +105,14 @@ def app_has_refunds() -> PayCenterError:
 
 def channel_not_found() -> PayCenterError:
     """There is no channel with this id, or it belongs to another app."""
-    return PayCenterError(Reason.CHANNEL_NOT_FOUND, "There is no such channel; ListPayChannels shows those that there are.")
+    return PayCenterError(Reason.CHANNEL_NOT_FOUND, "There is no such channel; ListPayChannels lists the existing ones.")
 
 
 def channel_code_not_found(code: str) -> PayCenterError:
     """The app has no channel with this code. Apps may call the recommended method too."""
     return PayCenterError(
         Reason.CHANNEL_NOT_FOUND,
-        f"The app has no channel {code!r}; ListEnabledChannelCodes shows those it has.",
+        f"The app has no channel {code!r}; ListEnabledChannelCodes lists its channels.",
         metadata={"channel_code": code},
     )
 
@@ -153,12 +153,12 @@ def channel_exists(code: str) -> PayCenterError:
 
 def channel_changed() -> PayCenterError:
     """Another call has changed the channel."""
-    return PayCenterError(Reason.CHANNEL_CHANGED, "The channel was changed by somebody else; read it and try again.")
+    return PayCenterError(Reason.CHANNEL_CHANGED, "Another call has changed the channel; read it and repeat the call.")
 
 
 def channel_has_orders() -> PayCenterError:
     """The channel has attempts and cannot be deleted."""
-    return PayCenterError(Reason.CHANNEL_HAS_ORDERS, "The channel carried payments and cannot be deleted; disable it instead.")
+    return PayCenterError(Reason.CHANNEL_HAS_ORDERS, "The channel has attempts and cannot be deleted; disable it instead.")
 
 
 def channel_unclear(code: str) -> PayCenterError:

@@ -139,7 +139,7 @@ class Payments:
             if current.state is AttemptState.SUCCESS:
                 return Booked.ALREADY
             if not (asked.counts(current.cancel_until) if asked else current.cancel_until is None):
-                raise BeingCancelledError("the channel was asked to cancel it, and has not said yet how that ended")
+                raise BeingCancelledError("the channel was requested to cancel it, and the result is not known yet")
             app = await app_rows.get_app_by_id(connection, order.app_id)
             if app is None:
                 raise FactsMismatchError("the app has gone")

@@ -236,5 +236,5 @@ class RefundSettlement:
         """Query a refund that a callback reports without proof. UndecidedError if the answer is not clear."""
         outcome = await self._gateway.perform(configured, lambda codec, moment: codec.query_refund(request, moment))
         if outcome.status in (RefundStatus.PENDING, RefundStatus.UNKNOWN):
-            raise UndecidedError("the channel does not say yet how this refund ended")
+            raise UndecidedError("the channel has not decided this refund yet")
         return outcome

@@ -1,4 +1,4 @@
-"""A pytest plugin: tells tests/contract/test_codec_contract.py how to configure this family (`pytest -p contract_config`)."""
+"""A pytest plugin: the configuration of this family for tests/contract/test_codec_contract.py (`pytest -p contract_config`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A payment through the sample channel, against SamplePay's own side of the wire. Run by test_sample_channel.py."""
+"""A payment through the sample channel, against a server of SamplePay. Run by test_sample_channel.py."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def sign(body: bytes) -> str:
 
 
 class SamplePay:
-    """What the company behind the channel would run. It shares no code with the codec."""
+    """The server of the channel's company. It shares no code with the codec."""
 
     def __init__(self) -> None:
         self.trades: dict[str, dict[str, Any]] = {}
@@ -58,7 +58,7 @@ class SamplePay:
         return trade
 
     def pay(self, number: str) -> bytes:
-        """The payer pays; the notification."""
+        """The payer pays; returns the notification."""
         self.trades[number] |= {"status": "PAID", "trade": "S1", "payer": "somebody", "time": 1_800_000_000}
         return json.dumps(self.trades[number]).encode()
 

@@ -1,4 +1,4 @@
-"""An Alipay application as its codecs use it: the configuration, parsed once."""
+"""An account at Alipay: the configuration of an application, parsed once."""
 
 from __future__ import annotations
 
@@ -22,9 +22,12 @@ from paycenter_server.channels.crypto import (
 
 @dataclass(frozen=True)
 class AlipayAccount:
-    """`keys` are Alipay's by certificate SN, "" in key mode. In certificate mode `certificate_fields` go with every request, and
-    further certificates of Alipay's must chain to `roots` (PEM) and name one of `organisations`. `encrypt_key` is empty where
-    contents are not encrypted; `seller_id` where it is not configured."""
+    """A parsed configuration.
+
+    `keys` are Alipay's keys by certificate SN, "" in key mode. In certificate mode `certificate_fields` are in every request, and
+    other certificates of Alipay must chain to `roots` (PEM) and have the organisations `organisations`. `encrypt_key` is empty if
+    contents are not encrypted, `seller_id` if it is not configured.
+    """
 
     app_id: str
     seller_id: str
@@ -38,7 +41,7 @@ class AlipayAccount:
 
     @classmethod
     def of(cls, config: Mapping[str, str]) -> AlipayAccount:
-        """From a configuration in which `check` found nothing wrong."""
+        """Parse a configuration in which `check` found no violation."""
         keys: dict[str, RSAPublicKey] = {}
         fields: dict[str, str] = {}
         roots = ""
@@ -67,6 +70,6 @@ class AlipayAccount:
 
     @property
     def facts(self) -> Mapping[str, str]:
-        """What the application's own messages must carry."""
+        """The values that the application's messages must have."""
         seller = {"seller_id": self.seller_id} if self.seller_id else {}
         return {"app_id": self.app_id, **seller}

@@ -1,7 +1,7 @@
 """Alipay bar code: the cashier scans the payer's code (`alipay.trade.pay`, scene bar_code).
 
-The payer may have to confirm (10003): the trade is asked about every few seconds, and cancelled at the end of its short life.
-Source: Alipay Open API, "bar code payment", and `alipay.trade.cancel`.
+The payer may have to confirm (10003). Then the trade is queried every few seconds, and cancelled at the expiry of the attempt.
+Source: Alipay Open API, "Bar code payment" and "alipay.trade.cancel".
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from paycenter_server.channels.times import parse_alipay
 
 
 class AlipayBarCodec(AlipayTradeCodec):
-    """Needs the extra `auth_code`: 16 to 24 digits, starting with 25 to 30."""
+    """A bar code payment. It needs the extra `auth_code`: 16 to 24 digits, starting with 25 to 30."""
 
     code = "alipay_bar"
 
     def pay(self, request: PayRequest, moment: RequestContext) -> Call[PayOutcome]:
-        """Paid at once (10000), or the payer has to confirm (10003): WAITING, with nothing to show."""
+        """Paid at once (10000), or WAITING without display content because the payer must confirm (10003)."""
         fields = self.create_fields(request)
-        # A minute is the least that Alipay takes, and what such an attempt lives: counted there, no clock can make it less.
+        # Alipay accepts one minute or more, which is the life of the attempt. A duration is independent of clocks.
         del fields["time_expire"]
         minutes = max(ceil((request.expire_time - moment.now).total_seconds() / 60), 1)
         content = {
@@ -72,26 +72,26 @@ class AlipayBarCodec(AlipayTradeCodec):
         return self.pay_call("alipay.trade.pay", content, request, moment, good, bad)
 
     def read_trade(self, trade: Mapping[str, Any], account: Mapping[str, str], paid_field: str) -> QueryOutcome:
-        """As of every trade, but a closed one was cancelled: what was paid has gone back, so it is not to be booked."""
+        """As for every trade, except that a closed one was cancelled: its payment was refunded and is not booked."""
         outcome = super().read_trade(trade, account, paid_field)
         if outcome.status is QueryStatus.PAID and trade.get("trade_status") == "TRADE_CLOSED":
-            return QueryOutcome(QueryStatus.CLOSED, outcome.payment, "CANCEL_REFUNDED", "it had been paid, and was given back")
+            return QueryOutcome(QueryStatus.CLOSED, outcome.payment, "CANCEL_REFUNDED", "it was paid, and then refunded")
         return outcome
 
     def close(self, attempt: AttemptRef, moment: RequestContext) -> Call[CloseOutcome]:
-        """`alipay.trade.cancel`: closes what is unpaid, refunds what was paid; `retry_flag` Y means once more."""
+        """`alipay.trade.cancel` closes an unpaid trade and refunds a paid one; `retry_flag` Y requires a repetition."""
 
         def good(answer: Answer) -> CloseOutcome:
             if answer.text("out_trade_no") != attempt.out_trade_no:
                 raise AnswerError("the answer is about another out_trade_no")
             if answer.text("retry_flag") != "N":
-                return CloseOutcome(CloseStatus.UNKNOWN, "RETRY_FLAG", "to be cancelled once more")
+                return CloseOutcome(CloseStatus.UNKNOWN, "RETRY_FLAG", "the cancellation must be repeated")
             if not answer.text("action"):
-                # No such trade (yet): a payment that is still on its way would be carried out.
+                # Alipay does not know the trade (yet): a payment that arrives later would be executed.
                 return CloseOutcome(CloseStatus.STILL_PAYABLE)
             refunded = answer.text("action") == "refund"
             return CloseOutcome(
-                CloseStatus.CLOSED, "CANCEL_REFUNDED" if refunded else "", "paid, and given back" if refunded else ""
+                CloseStatus.CLOSED, "CANCEL_REFUNDED" if refunded else "", "paid, and then refunded" if refunded else ""
             )
 
         def bad(answer: Answer) -> CloseOutcome:

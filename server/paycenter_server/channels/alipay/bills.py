@@ -1,6 +1,6 @@
 """Alipay trade bills: a zip of GBK files of comma-separated values, comment lines with `#`, values padded with tabs.
 
-Source: Alipay Open API, "bill download", 业务明细. Columns are found by their names.
+Source: Alipay Open API, "Bill download", 业务明细. Columns are identified by their names.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NEEDED = (_FIRST, "商户订单号", "业务类型", "完成时间", "订单金
 
 
 def parse_trade_bill(raw: bytes) -> Iterator[BillLine]:
-    """The detail lines of a zipped bill. BillError for anything that is not one, or ends before its last comment."""
+    """The detail lines of a zipped bill. BillError if it is not a bill, or ends before its last comment."""
     try:
         with zipfile.ZipFile(BytesIO(raw)) as archive:
             entry = next((item for item in archive.infolist() if _is_detail(item)), None)
@@ -29,7 +29,7 @@ def parse_trade_bill(raw: bytes) -> Iterator[BillLine]:
                 raise BillError("the zip holds no 业务明细 file")
             if entry.file_size > MAX_BYTES:
                 raise BillError("the bill is larger than 256 MiB")
-            # Never more than the size that the zip declares, whatever it really holds.
+            # zipfile reads no more than the size that the zip declares.
             content = archive.read(entry)
     except (
         zipfile.BadZipFile,
@@ -48,7 +48,7 @@ def parse_trade_bill(raw: bytes) -> Iterator[BillLine]:
 def _is_detail(item: zipfile.ZipInfo) -> bool:
     name = item.filename
     if not item.flag_bits & 0x800:
-        # Alipay writes GBK names without saying so; zipfile read them as cp437.
+        # Alipay writes GBK names without the flag, and zipfile decodes them as cp437.
         name = name.encode("cp437", "replace").decode("gbk", "replace")
     return "业务明细" in name and "汇总" not in name
 
@@ -61,7 +61,7 @@ def _lines(content: bytes) -> Iterator[BillLine]:
     columns: dict[str, int] = {}
     width = 0
     for number, line in enumerate(text.split("\n"), start=1):
-        # Nothing is quoted: a quotation mark in a product's name is one, and must not swallow the lines that follow.
+        # Values are not quoted: a quotation mark is part of a product's name and must not join lines.
         cells = [cell.strip() for cell in line.split(",")]
         if not any(cells):
             continue

@@ -1,4 +1,4 @@
-"""The configuration of an Alipay application: its fields, and every wrong one named."""
+"""The configuration of an Alipay application: its fields and their check."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _certificate_wrong(material: str) -> bool:
 
 
 def check(config: Mapping[str, str]) -> Sequence[Violation]:
-    """Every wrong field. Values are never repeated: some are secrets."""
+    """Every invalid field. Values are not repeated, because some are secrets."""
     wrong: list[Violation] = []
     if not re.fullmatch(r"[0-9]{8,32}", config.get("app_id", "")):
         wrong.append(Violation("app_id", "must be the application id, digits only"))

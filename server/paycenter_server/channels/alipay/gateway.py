@@ -1,4 +1,4 @@
-"""Alipay's gateway: how any API is called and its answer verified, in public-key mode and in certificate mode."""
+"""Alipay's gateway: calls of APIs and verification of answers, in public-key mode and in certificate mode."""
 
 from __future__ import annotations
 
@@ -42,33 +42,33 @@ _FORM = "application/x-www-form-urlencoded;charset=utf-8"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer's content and whether its signature was there and right. A wrong one never gets this far."""
+    """The content of an answer, and whether it is signed. An answer with an invalid signature raises instead."""
 
     content: Mapping[str, Any]
     signed: bool
 
     def text(self, name: str) -> str:
-        """A field that is a text; empty where it is missing or something else."""
+        """A field that is a text; empty if it is missing or not a text."""
         return text(self.content.get(name))
 
     @property
     def code(self) -> str:
-        """`code`: "10000" is success."""
+        """The `code`; "10000" is success."""
         return self.text("code")
 
     @property
     def sub_code(self) -> str:
-        """`sub_code`, or `code` where there is none."""
+        """The `sub_code`, or the `code` if there is none."""
         return self.text("sub_code") or self.code
 
     @property
     def message(self) -> str:
-        """What people read."""
+        """The message for people."""
         return self.text("sub_msg") or self.text("msg")
 
 
 class Gateway:
-    """One application: signs requests, verifies answers, knows Alipay's keys by certificate SN ("" in key mode)."""
+    """Signs requests and verifies answers of one application, with Alipay's keys by certificate SN ("" in key mode)."""
 
     def __init__(self, config: Mapping[str, str]) -> None:
         self.merchant = AlipayAccount.of(config)
@@ -76,13 +76,13 @@ class Gateway:
 
     @property
     def certificate_mode(self) -> bool:
-        """Whether answers name the certificate that signed them."""
+        """Whether this is certificate mode, in which answers name the certificate that signed them."""
         return bool(self.merchant.certificate_fields)
 
     def signed_fields(
         self, method: str, content: Mapping[str, Any], moment: RequestContext, *, plain: bool = False, **urls: str
     ) -> dict[str, str]:
-        """All parameters of a request, `sign` included. Empty ones are left out, so that every reading of the rule agrees."""
+        """All parameters of a request, including `sign`. Empty ones are omitted, because the documents differ on signing them."""
         fields = {
             "app_id": self.merchant.app_id,
             "method": method,
@@ -108,16 +108,16 @@ class Gateway:
     def request(
         self, method: str, content: Mapping[str, Any], moment: RequestContext, *, plain: bool = False, **urls: str
     ) -> HttpRequest:
-        """A POST with the common parameters in the query and `biz_content` in the body; `plain` is never encrypted."""
+        """A POST with the common parameters in the query and `biz_content` in the body. `plain`: without encryption."""
         fields = self.signed_fields(method, content, moment, plain=plain, **urls)
         body = urlencode({"biz_content": fields.pop("biz_content")}, quote_via=quote).encode()
         headers = (("Content-Type", _FORM), ("Accept", "application/json"), ("User-Agent", USER_AGENT))
         return HttpRequest("POST", self.address(fields), headers, body)
 
     def read(self, method: str, response: HttpResponse) -> Answer:
-        """The verified content of an answer; AnswerError or UnknownKeyError if it cannot be trusted.
+        """The verified content of an answer. AnswerError or UnknownKeyError if it cannot be verified.
 
-        Success without a signature is refused; a failure without one is passed on as unsigned.
+        A success without a signature is refused. A failure without one is returned as unsigned.
         """
         if response.status != 200:
             raise AnswerError(f"HTTP status {response.status}")
@@ -140,7 +140,7 @@ class Gateway:
         return Answer(content, signed=True)
 
     def _opened(self, signed: str) -> Mapping[str, Any]:
-        """What was signed, decrypted where content encryption is on."""
+        """The signed content, decrypted if content encryption is on."""
         try:
             content = json.loads(signed)
             if isinstance(content, str) and self.merchant.encrypt_key:
@@ -159,20 +159,20 @@ class Gateway:
         return key
 
     def callback_keys(self, serial: str | None) -> list[RSAPublicKey]:
-        """The keys that a callback may be signed with: the one it names in `alipay_cert_sn`, else any that is trusted."""
+        """The keys that may have signed a callback: the one that it names in `alipay_cert_sn`, else all trusted ones."""
         if self.certificate_mode and serial is None:
             return list(self._keys.values())
         return [self._key_named(serial)]
 
-    # Alipay's certificate is replaced from time to time; the new one is fetched by its SN.
+    # Alipay replaces its certificate from time to time. The new one is fetched by its SN.
 
     def fetch_certificate(self, serial: str, moment: RequestContext) -> Call[bool] | None:
-        """`alipay.open.app.alipaycert.download`: the certificate must chain to the configured roots to be trusted."""
+        """`alipay.open.app.alipaycert.download`. The certificate is trusted only if it chains to the configured roots."""
         if not self.certificate_mode or not _SERIAL.fullmatch(serial):
             return None
 
         def parse(response: HttpResponse, now: datetime) -> bool:
-            # The answer is signed with the very certificate that we do not have: its chain is what proves it.
+            # The answer is signed with the certificate that it contains, so its chain is the proof.
             try:
                 raw = response.body.decode("utf-8")
                 content = self._opened(extract_signed(raw, CERT_DOWNLOAD.replace(".", "_") + "_response"))
@@ -180,7 +180,7 @@ class Gateway:
             except (ValueError, AnswerError):
                 return False
 
-        # Not encrypted, as the vendor's own SDKs ask; the answer is read in either form.
+        # The request is not encrypted, as in the vendor's SDKs. The answer may be encrypted or not.
         request = self.request(CERT_DOWNLOAD, {"alipay_cert_sn": serial}, moment, plain=True)
         return Call("alipay.certificate", request, parse, lambda why: False)
 
@@ -188,10 +188,10 @@ class Gateway:
         try:
             chain = load_certificates(material) or [load_certificate(material)]
             leaf = chain[0]
-            # The same roots stand above the certificates of every merchant: only Alipay's own may sign for Alipay.
+            # The certificates of all merchants chain to the same roots, so the organisation must be Alipay's too.
             if alipay_cert_sn(leaf) != serial or organisations(leaf) != self.merchant.organisations:
                 return False
-            # The real bundle holds SM2 roots too; nothing about them can be asked, and they cannot have signed RSA2.
+            # The vendor's bundle contains SM2 roots too. They are not readable, and cannot have signed RSA2.
             roots = [one for one in load_certificates(self.merchant.roots) if signed_with_rsa(one)]
             issuers = [*chain[1:], *roots]
             current: x509.Certificate | None = leaf
@@ -208,7 +208,7 @@ class Gateway:
 
 
 def _issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
-    """Whether the one signed the other, unless it says that it is no authority; Alipay's intermediates say nothing of it."""
+    """Whether `issuer` signed `certificate` and is not marked as no CA. Alipay's intermediates have no such mark."""
     try:
         certificate.verify_directly_issued_by(issuer)
         return issuer.extensions.get_extension_for_class(x509.BasicConstraints).value.ca

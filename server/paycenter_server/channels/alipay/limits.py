@@ -1,4 +1,4 @@
-"""Alipay's own limits on a payment, checked before anything is sent. Source: the field tables of the trade APIs."""
+"""Alipay's limits on a payment, checked before anything is sent. Source: Alipay Open API, the field tables of the trade APIs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Alipay mini program: a trade for a known buyer (`alipay.trade.create`)."""
+"""Alipay mini program: a trade of a known buyer (`alipay.trade.create`)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class AlipayLiteCodec(AlipayTradeCodec):
     code = "alipay_lite"
 
     def buyer_fields(self, request: PayRequest) -> dict[str, Any]:
-        """One of the two ways to name the buyer, and the mini program."""
+        """The fields of the buyer and of the mini program."""
         wanted = ("buyer_open_id", "buyer_id")
         buyer = {name: request.extras[name] for name in wanted if request.extras.get(name)}
         return {**buyer, "op_app_id": request.extras.get("op_app_id") or self.gateway.merchant.app_id}
 
     def pay(self, request: PayRequest, moment: RequestContext) -> Call[PayOutcome]:
-        """The content is JSON with the `tradeNO` that `my.tradePay` takes."""
+        """The content is JSON with the `tradeNO` for `my.tradePay`."""
 
         def good(answer: Answer) -> PayOutcome:
             trade_no = answer.text("trade_no")

@@ -1,7 +1,6 @@
-"""Alipay: what its states and codes mean to us. Tables, with a test per row.
+"""Alipay: the outcomes of its states and codes, as tables with a test per row.
 
-Source: Alipay Open API, "public error codes" and the error tables of each API. A code that is in no table decides
-nothing: it is UNKNOWN.
+Source: Alipay Open API, "Public error codes" and the error tables of each API. A code that is in no table is UNKNOWN.
 """
 
 from __future__ import annotations
@@ -13,16 +12,16 @@ from paycenter_server.channels.protocol import CloseStatus, PayStatus, QueryStat
 SUCCESS = "10000"
 IN_PROCESS = "10003"
 
-# The gateway turned the request away before any trade was touched. Definite only if the answer itself was signed.
+# The gateway refused the request before it reached a trade. This is definite only if the answer is signed.
 CONFIGURATION_CODES = frozenset({"40001", "40002", "40006"})
 
-# The gateway turns us away: the key, the clock, or the application.
+# The gateway refuses the configuration: the key, the clock, or the application.
 ALARM_CODES = CONFIGURATION_CODES | {
     "isv.invalid-signature", "isv.missing-signature-key", "isv.invalid-app-id", "isv.invalid-timestamp",
     "isv.insufficient-isv-permissions", "isv.invalid-app-cert-sn", "isv.invalid-alipay-root-cert-sn",
 }  # fmt: skip
 
-# 20000 and 40005 where they come without a sub_code.
+# 20000 and 40005 are the codes of answers without a sub_code.
 _UNCLEAR = (
     "20000", "40005", "ACQ.SYSTEM_ERROR", "SYSTEM_ERROR", "isp.unknow-error", "aop.unknow-error", "isv.app-call-limited",
 )  # fmt: skip
@@ -36,7 +35,7 @@ PAY_ERRORS: Mapping[str, PayStatus] = {
     "ACQ.ACCESS_FORBIDDEN": PayStatus.REFUSED,
     "ACQ.PARTNER_ERROR": PayStatus.REFUSED,
     "ACQ.TOTAL_FEE_EXCEED": PayStatus.REFUSED,
-    # Bar codes: failed for good; another code needs another out_trade_no.
+    # Bar codes: the payment failed finally. Another code needs another out_trade_no.
     "ACQ.PAYMENT_FAIL": PayStatus.REFUSED,
     "ACQ.PAYMENT_AUTH_CODE_INVALID": PayStatus.REFUSED,
     "ACQ.BUYER_BALANCE_NOT_ENOUGH": PayStatus.REFUSED,
@@ -52,7 +51,7 @@ CLOSE_ERRORS: Mapping[str, CloseStatus] = {
     "ACQ.REASON_TRADE_STATUS_INVALID": CloseStatus.UNKNOWN,
 }
 
-# Bar codes. PAID: what was paid cannot be given back any more, or not now; the trade is asked about, and booked.
+# Bar codes. PAID: the payment cannot be refunded now or any more. The trade is queried and booked.
 CANCEL_ERRORS: Mapping[str, CloseStatus] = {
     **dict.fromkeys(_UNCLEAR, CloseStatus.UNKNOWN),
     "ACQ.TRADE_HAS_FINISHED": CloseStatus.PAID,
@@ -78,6 +77,6 @@ REFUND_ERRORS: Mapping[str, RefundStatus] = {
 
 REFUND_QUERY_ERRORS: Mapping[str, RefundStatus] = {
     **dict.fromkeys(_UNCLEAR, RefundStatus.UNKNOWN),
-    # The trade is one that we booked as paid: that it is "not there" is a fault of the answer, not of the refund.
+    # The trade is booked as paid, so an answer that it does not exist is wrong and decides nothing.
     "ACQ.TRADE_NOT_EXIST": RefundStatus.UNKNOWN,
 }

@@ -1,4 +1,4 @@
-"""Alipay in the payer's browser or app: nothing is sent by us, the signed address, form or order string is the request."""
+"""Alipay in the payer's browser or app. PayCenter sends no request: the signed URL, form or order string is the request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class AlipayPcCodec(AlipayTradeCodec):
     product_code = "FAST_INSTANT_TRADE_PAY"
 
     def page_fields(self, request: PayRequest) -> dict[str, Any]:
-        """What this product adds. `qr_pay_mode` 2: Alipay's page shows the code itself."""
+        """The additional fields of this product. `qr_pay_mode` 2: Alipay's page shows the QR code."""
         return {"qr_pay_mode": "2"}
 
     def pay(self, request: PayRequest, moment: RequestContext) -> PayOutcome:
@@ -46,18 +46,18 @@ class AlipayWapCodec(AlipayPcCodec):
     product_code = "QUICK_WAP_WAY"
 
     def page_fields(self, request: PayRequest) -> dict[str, Any]:
-        """Where the payer goes who gives up."""
+        """The URL for a payer who does not pay."""
         return {"quit_url": request.return_url} if request.return_url else {}
 
 
 class AlipayAppCodec(AlipayTradeCodec):
-    """`alipay.trade.app.pay`, for an app with Alipay's SDK: the content is the order string that the SDK takes."""
+    """`alipay.trade.app.pay`, for an app with Alipay's SDK. The content is the order string for the SDK."""
 
     code = "alipay_app"
     method = "alipay.trade.app.pay"
 
     def pay(self, request: PayRequest, moment: RequestContext) -> PayOutcome:
-        """Sorted `k=urlencode(v)`, `sign` included."""
+        """The order string: sorted `k=urlencode(v)`, including `sign`."""
         content = {**self.create_fields(request), "product_code": "QUICK_MSECURITY_PAY"}
         fields = self.gateway.signed_fields(self.method, content, moment, notify_url=request.callback_url)
         return PayOutcome(PayStatus.WAITING, "app", urlencode(sorted(fields.items()), quote_via=quote))

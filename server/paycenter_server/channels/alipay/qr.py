@@ -8,7 +8,7 @@ from paycenter_server.channels.protocol import AnswerError, Call, PayOutcome, Pa
 
 
 class AlipayQrCodec(AlipayTradeCodec):
-    """The trade exists at Alipay only once the code is scanned."""
+    """A QR code. Alipay creates the trade when the code is scanned."""
 
     code = "alipay_qr"
 

@@ -1,7 +1,7 @@
-"""Alipay: what is signed, in requests, answers and callbacks.
+"""Alipay: the signed content of requests, answers and callbacks.
 
-Source: Alipay Open API, "signature", "asynchronous notification verification"; the raw-substring rule as in the vendor's
-own SignContentExtractor.
+Source: Alipay Open API, "Signature" and "Asynchronous notification verification"; the raw substring of answers as in the vendor's
+SignContentExtractor.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_FIELDS = 200
 def sign_content(
     fields: Mapping[str, str], *, drop: tuple[str, ...] = ("sign",), keep_empty: bool = False, charset: str = "utf-8"
 ) -> bytes:
-    """`k=v` joined by `&`, sorted by key, raw values. A request drops `sign` and empty values; `sign_type` stays."""
+    """The signed text: raw `k=v` joined by `&`, sorted by key. In a request without `sign` and empty values, with `sign_type`."""
     pairs = ((key, value) for key, value in sorted(fields.items()) if key not in drop and (keep_empty or value != ""))
     return "&".join(f"{key}={value}" for key, value in pairs).encode(charset)
 
@@ -27,9 +27,8 @@ def sign_content(
 def extract_signed(raw: str, node: str) -> str:
     """The exact substring of an answer that `sign` covers: the value of `node`, or of `error_response`.
 
-    Braces count outside strings only, escapes are honoured, and a node that occurs again after its end is refused (a second
-    one could carry other content than the one that was verified). A value that is a text (encrypted content) is taken
-    with its quotes.
+    Braces count outside strings only, and escapes are obeyed. A second node with the same name is refused, because it could have
+    other content than the verified one. A value that is a text (encrypted content) includes its quotes.
     """
     for name in (node, "error_response"):
         start = raw.find(f'"{name}"')
@@ -73,14 +72,14 @@ def _end_of_value(raw: str, begin: int) -> int:
 
 
 def verify_answer(key: RSAPublicKey, signed: str, signature: str) -> bool:
-    """Whether the substring is Alipay's; if not as it stands, then with `\\/` read as `/`, as the vendor's SDKs do."""
+    """Whether Alipay signed the substring, either unchanged or with `\\/` replaced by `/`, as in the vendor's SDKs."""
     if rsa_verify(key, signed.encode(), signature):
         return True
     return "\\/" in signed and rsa_verify(key, signed.replace("\\/", "/").encode(), signature)
 
 
 def parse_form(body: bytes, charset: str = "utf-8") -> dict[str, str]:
-    """A callback's form, decoded exactly once. CallbackError for a body that is no form, or a field given twice."""
+    """The fields of a callback's form, decoded once. CallbackError if the body is not a form, or a field occurs twice."""
     try:
         pairs = parse_qsl(
             body.decode("ascii"), keep_blank_values=True, strict_parsing=True, encoding=charset, errors="strict",
@@ -95,7 +94,7 @@ def parse_form(body: bytes, charset: str = "utf-8") -> dict[str, str]:
 
 
 def verify_callback(key: RSAPublicKey, fields: Mapping[str, str], charset: str = "utf-8") -> bool:
-    """rsaCheckV1 (without `sign_type`), else rsaCheckV2 (with it); empty fields take part as they came, in their charset."""
+    """Verify as rsaCheckV1 (without `sign_type`), else as rsaCheckV2 (with it), including empty fields, in their charset."""
     signature = fields.get("sign", "")
     if not signature:
         return False

@@ -1,4 +1,4 @@
-"""Alipay trades: query, close, refund and callbacks, which all its ways to pay share."""
+"""Alipay trades: query, close, refund and callbacks of all its ways to pay."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ CURRENCY = "CNY"
 
 
 class AlipayTradeCodec:
-    """One application. A product adds `pay`."""
+    """The codec of one application. A product adds `pay`."""
 
     code: str
 
@@ -52,7 +52,7 @@ class AlipayTradeCodec:
         self.account = self.gateway.merchant.facts
 
     def create_fields(self, request: PayRequest) -> dict[str, Any]:
-        """What every product sends. `time_expire` is ours exactly, so that nothing stays payable after our expiry."""
+        """The fields of every product. `time_expire` is the attempt's expiry, so that it does not stay payable longer."""
         fields = {
             "out_trade_no": request.out_trade_no,
             "total_amount": yuan(request.amount),
@@ -71,7 +71,7 @@ class AlipayTradeCodec:
         unclear: Callable[[str], T],
         **urls: str,
     ) -> Call[T]:
-        """A gateway call; `good` of a code 10000, `bad` of any other verified or unsigned failure."""
+        """A gateway call. `good` reads an answer with code 10000, `bad` every other verified or unsigned answer."""
 
         def parse(response: HttpResponse, now: datetime) -> T:
             answer = self.gateway.read(api, response)
@@ -88,7 +88,7 @@ class AlipayTradeCodec:
         good: Callable[[Answer], PayOutcome],
         bad: Callable[[Answer], PayOutcome] | None = None,
     ) -> Call[PayOutcome]:
-        """A call that makes a trade."""
+        """A call that creates a trade."""
 
         def unclear(why: str) -> PayOutcome:
             return PayOutcome(PayStatus.UNKNOWN, error_code="UNCLEAR", error_message=why)
@@ -96,7 +96,7 @@ class AlipayTradeCodec:
         return self.call(api, content, moment, good, bad or self.refused, unclear, notify_url=request.callback_url)
 
     def refused(self, answer: Answer) -> PayOutcome:
-        """A submit that was not accepted: definite only if the answer is signed and its code is in a table."""
+        """The outcome of a refused submit. It is definite only if the answer is signed and its code is in a table."""
         status = outcomes.PAY_ERRORS.get(answer.sub_code, PayStatus.UNKNOWN)
         if answer.code in outcomes.CONFIGURATION_CODES:
             status = PayStatus.REFUSED
@@ -105,7 +105,7 @@ class AlipayTradeCodec:
         return PayOutcome(status, error_code=answer.sub_code, error_message=answer.message)
 
     def query(self, attempt: AttemptRef, moment: RequestContext) -> Call[QueryOutcome]:
-        """`alipay.trade.query`. An unknown number may still be a QR code that nobody has scanned yet."""
+        """`alipay.trade.query`. An unknown number may be that of a QR code that was not scanned yet."""
 
         def bad(answer: Answer) -> QueryOutcome:
             status = outcomes.QUERY_ERRORS.get(answer.sub_code, QueryStatus.UNKNOWN) if answer.signed else QueryStatus.UNKNOWN
@@ -115,14 +115,14 @@ class AlipayTradeCodec:
             "alipay.trade.query",
             {"out_trade_no": attempt.out_trade_no},
             moment,
-            # An answer of query does not repeat the account; it answers a request that only our key can have signed.
+            # The answer of a query does not contain the account. It answers a request that only our key can have signed.
             lambda answer: self.read_trade(answer.content, self.account, "send_pay_date"),
             bad,
             lambda why: QueryOutcome(QueryStatus.UNKNOWN, None, "UNCLEAR", why),
         )
 
     def close(self, attempt: AttemptRef, moment: RequestContext) -> Call[CloseOutcome]:
-        """`alipay.trade.close`; answers TRADE_NOT_EXIST for what nobody has scanned, which stays payable."""
+        """`alipay.trade.close`. The answer is TRADE_NOT_EXIST for a QR code that was not scanned, which stays payable."""
 
         def good(answer: Answer) -> CloseOutcome:
             if answer.text("out_trade_no") != attempt.out_trade_no:
@@ -143,7 +143,7 @@ class AlipayTradeCodec:
         )
 
     def refund(self, request: RefundRequest, moment: RequestContext) -> Call[RefundOutcome]:
-        """`alipay.trade.refund`. `fund_change` N: no money moved by this call, so the refund is asked about."""
+        """`alipay.trade.refund`. `fund_change` N: this call moved no money, so the refund is queried."""
         content = {
             "out_trade_no": request.out_trade_no,
             "refund_amount": yuan(request.amount),
@@ -152,7 +152,7 @@ class AlipayTradeCodec:
         }
 
         def good(answer: Answer) -> RefundOutcome:
-            # The answer's refund_fee is the total so far: never less than this refund, whose own amount it does not repeat.
+            # The answer's refund_fee is the total of all refunds so far. It is not less than this refund.
             total = fen(answer.content.get("refund_fee")) or 0
             moved = answer.text("fund_change") == "Y" and answer.text("out_trade_no") == request.out_trade_no
             if not moved or total < request.amount:
@@ -164,7 +164,7 @@ class AlipayTradeCodec:
         return self._refund_call("alipay.trade.refund", content, moment, good, outcomes.REFUND_ERRORS, RefundStatus.RETRY_LATER)
 
     def query_refund(self, request: RefundRequest, moment: RequestContext) -> Call[RefundOutcome]:
-        """`alipay.trade.fastpay.refund.query`; a success without `refund_status` means that it never arrived."""
+        """`alipay.trade.fastpay.refund.query`. A success without `refund_status` means that the refund does not exist."""
         content = {
             "out_trade_no": request.out_trade_no,
             "out_request_no": request.out_refund_no,
@@ -198,7 +198,7 @@ class AlipayTradeCodec:
         errors: Mapping[str, RefundStatus],
         turned_away: RefundStatus,
     ) -> Call[RefundOutcome]:
-        """`turned_away`: what it means that the gateway refused our configuration."""
+        """`turned_away`: the status if the gateway refuses the configuration."""
 
         def bad(answer: Answer) -> RefundOutcome:
             status = errors.get(answer.sub_code, RefundStatus.UNKNOWN)
@@ -211,7 +211,7 @@ class AlipayTradeCodec:
         return self.call(api, content, moment, good, bad, lambda why: RefundOutcome(RefundStatus.UNKNOWN, None, "UNCLEAR", why))
 
     def read_trade(self, trade: Mapping[str, Any], account: Mapping[str, str], paid_field: str) -> QueryOutcome:
-        """A trade, as queries answer it and callbacks hold it."""
+        """The outcome of a trade in the answer of a query or in a callback."""
 
         state = text(trade.get("trade_status"))
         refunded = (fen(trade.get("refund_fee")) or 0) > 0 or bool(text(trade.get("gmt_refund")))
@@ -237,7 +237,7 @@ class AlipayTradeCodec:
         return QueryOutcome(status, payment, "" if status is not QueryStatus.UNKNOWN else "TRADE_STATUS", state)
 
     def parse_callback(self, request: CallbackRequest, now: datetime) -> Callback:
-        """The form of the body only: what is verified is what is read. Parameters of the address are never looked at."""
+        """Read the form in the body, which is verified. Parameters in the URL are ignored."""
         charset = "gbk" if b"charset=gbk" in request.body[:20_000].lower() else "utf-8"
         fields = parse_form(request.body, charset)
         keys = self.gateway.callback_keys(fields.get("alipay_cert_sn") or None)
@@ -249,19 +249,19 @@ class AlipayTradeCodec:
         account = {name: fields.get(name, "") for name in ("app_id", "seller_id")}
         refund = None
         if fields.get("out_biz_no") and fields.get("gmt_refund"):
-            # Told with its trade, and by the trade's total only: the refund itself is asked about.
+            # The callback of the trade states only the total of its refunds, so the refund is queried.
             facts = RefundFacts(fields["out_biz_no"], fields.get("out_trade_no", ""), None, account)
             refund = RefundOutcome(RefundStatus.PENDING, facts)
         return Callback(self.read_trade(fields, account, "gmt_payment"), refund, raw)
 
     def acknowledge(self, received: bool, message: str) -> CallbackResponse:
-        """Exactly `success`, or anything else with a status that makes Alipay send again."""
+        """Exactly `success`; otherwise a status that makes Alipay send it again."""
         return CallbackResponse(200, b"success") if received else CallbackResponse(500, b"fail")
 
     def keys_due(self, now: datetime) -> bool:
-        """Certificates are fetched when an unknown one appears."""
+        """Certificates are fetched when an unknown one is used."""
         return False
 
     def fetch_keys(self, serial: str | None, moment: RequestContext) -> Call[bool] | None:
-        """The certificate with this SN."""
+        """Fetch the certificate with this SN."""
         return self.gateway.fetch_certificate(serial or "", moment)

@@ -1,10 +1,10 @@
-"""The channel for development: success, failure, time-out and late payment on demand, without any network.
+"""The channel for development: success, failure, time-out and late payment on request, without a network.
 
-`channel_extras` of a submit choose what happens:
-- `behaviour`: "success" (paid at once), "failure", "timeout" (unclear, then found paid), "lost" (unclear, then never
-  arrived), "late" (payable, paid after `late_seconds`), "late_after_close" (as "late", and cannot be closed), "never";
+The `channel_extras` of a submit select the behaviour:
+- `behaviour`: "success" (paid at once), "failure", "timeout" (unclear, then paid), "lost" (unclear, then not found), "late" (paid
+  after `late_seconds`), "late_after_close" (as "late", and cannot be closed), "never";
 - `late_seconds`: default 2;
-- `refund`: "success" (default), "failure", "timeout" (unclear, then found refunded), "pending" (done after 2 seconds).
+- `refund`: "success" (default), "failure", "timeout" (unclear, then refunded), "pending" (refunded after 2 seconds).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ BEHAVIOURS = ("success", "failure", "timeout", "lost", "late", "late_after_close
 
 
 class MockCodec:
-    """Answers from the request alone, so that it needs no memory and survives restarts."""
+    """Its answers depend on the request only, so that it has no state and survives restarts."""
 
     code = "mock"
 
@@ -57,7 +57,7 @@ class MockCodec:
         return Payment(number, f"MOCK-P-{number}", amount, currency, self.account, "mock-payer", at)
 
     def pay(self, request: PayRequest, moment: RequestContext) -> PayOutcome:
-        """Decided by the behaviour."""
+        """The outcome depends on the behaviour."""
         behaviour = self._behaviour_of(request.extras)
         if behaviour == "success":
             payment = self._payment(request.out_trade_no, request.amount, request.currency, moment.now)
@@ -69,7 +69,7 @@ class MockCodec:
         return PayOutcome(PayStatus.WAITING)
 
     def query(self, attempt: AttemptRef, moment: RequestContext) -> QueryOutcome:
-        """Decided by the behaviour and the age of the attempt."""
+        """The outcome depends on the behaviour and the age of the attempt."""
         behaviour = self._behaviour_of(attempt.extras)
         late = attempt.create_time + timedelta(seconds=_late_seconds(attempt.extras))
         paid = behaviour in ("success", "timeout") or (behaviour.startswith("late") and moment.now >= late)
@@ -81,7 +81,7 @@ class MockCodec:
         return QueryOutcome(QueryStatus.CLOSED if behaviour == "failure" else QueryStatus.WAITING)
 
     def close(self, attempt: AttemptRef, moment: RequestContext) -> CloseOutcome:
-        """Closed, unless it is paid or was asked to stay payable."""
+        """The attempt is closed, unless it is paid or its behaviour is late_after_close."""
         if self.query(attempt, moment).status is QueryStatus.PAID:
             return CloseOutcome(CloseStatus.PAID)
         stubborn = self._behaviour_of(attempt.extras) == "late_after_close"
@@ -94,7 +94,7 @@ class MockCodec:
         return RefundOutcome(RefundStatus.SUCCESS, facts)
 
     def refund(self, request: RefundRequest, moment: RequestContext) -> RefundOutcome:
-        """Decided by `refund` of the attempt's extras."""
+        """The outcome depends on `refund` in the extras of the attempt."""
         behaviour = request.extras.get("refund") or "success"
         if behaviour == "failure":
             return RefundOutcome(RefundStatus.FAILED, None, "MOCK_FAILURE", "the mock channel was asked to refuse")
@@ -105,7 +105,7 @@ class MockCodec:
         return self._refunded(request, moment.now)
 
     def query_refund(self, request: RefundRequest, moment: RequestContext) -> RefundOutcome:
-        """Refunded, unless it was asked to fail or is still pending."""
+        """The refund is done, unless its behaviour is failure or it is still pending."""
         behaviour = request.extras.get("refund") or "success"
         if behaviour == "failure":
             return RefundOutcome(RefundStatus.FAILED, None, "MOCK_FAILURE", "the mock channel was asked to refuse")
@@ -114,11 +114,11 @@ class MockCodec:
         return self._refunded(request, moment.now)
 
     def parse_callback(self, request: CallbackRequest, now: datetime) -> Callback:
-        """The mock channel never calls back: anybody could."""
+        """The mock channel sends no callbacks, because anybody could forge them."""
         raise CallbackError("the mock channel sends no callbacks")
 
     def acknowledge(self, received: bool, message: str) -> CallbackResponse:
-        """Plain text."""
+        """The acknowledgement is plain text."""
         return CallbackResponse(200, b"success") if received else CallbackResponse(400, message.encode())
 
     def keys_due(self, now: datetime) -> bool:
@@ -131,13 +131,13 @@ class MockCodec:
 
 
 def _late_seconds(extras: Mapping[str, str]) -> float:
-    """2 for anything that is not a number of seconds up to a day."""
+    """The seconds of `late_seconds`; 2 if it is not a number of seconds up to a day."""
     given = extras.get("late_seconds", "")
     return float(given) if re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,3})?", given) else 2.0
 
 
 def check(config: Mapping[str, str]) -> Sequence[Violation]:
-    """The behaviour must be one that there is."""
+    """The behaviour must be a known one."""
     behaviour = config.get("behaviour", "")
     if behaviour and behaviour not in BEHAVIOURS:
         return [Violation("behaviour", f"must be one of {', '.join(BEHAVIOURS)}")]

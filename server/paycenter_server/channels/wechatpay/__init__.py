@@ -1,4 +1,4 @@
-"""WeChat Pay: API v3, and v2 where the merchant's configuration says so."""
+"""WeChat Pay: API v3, and v2 if the merchant's configuration selects it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from paycenter_server.channels.wechatpay.v2_products import (
 from paycenter_server.channels.wechatpay.v3 import WechatV3Codec
 from paycenter_server.domain.errors import Violation
 
-# "Native at most 7 days", the others 15; sources differ, so the shorter for all.
+# WeChat Pay v3, "Native order": at most 7 days. Sources differ about the other products (15 days), so the shorter limit is used.
 _LONGEST = timedelta(days=7)
 
 
@@ -75,9 +75,9 @@ CHANNELS = (
     _spec(WechatPubCodec, WechatPubV2Codec, "WeChat Pay JSAPI", "app", (RequiredExtra(("openid",)),)),
     _spec(WechatLiteCodec, WechatLiteV2Codec, "WeChat Pay mini program", "app", (RequiredExtra(("openid",)),)),
     _spec(WechatAppCodec, WechatAppV2Codec, "WeChat Pay App", "app"),
-    # An h5_url lives five minutes.
+    # An h5_url is valid for five minutes.
     _spec(WechatWapCodec, WechatWapV2Codec, "WeChat Pay H5", "url", minutes=4),
-    # "Query every 5 s, 30 to 45 s, then reverse"; "at least 15 s after the payment, please".
+    # WeChat Pay v2, "Code payment": query every 5 s for 30 to 45 s, then reverse, at least 15 s after the payment.
     _spec(
         WechatBarCodec,
         WechatBarV2Codec,

@@ -1,4 +1,4 @@
-"""A WeChat Pay merchant as its codecs use it: the configuration, parsed once."""
+"""An account at WeChat Pay: the configuration of a merchant, parsed once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from paycenter_server.channels.wechatpay.v2_xml import HMAC_SHA256
 
 @dataclass(frozen=True)
 class WechatAccount:
-    """What every version needs. `gateway_url` has no slash at its end."""
+    """The values of every API version. `gateway_url` has no trailing slash."""
 
     appid: str
     mchid: str
@@ -32,13 +32,13 @@ class WechatAccount:
 
     @property
     def facts(self) -> Mapping[str, str]:
-        """What the merchant's own messages must carry."""
+        """The values that the merchant's messages must have."""
         return {"appid": self.appid, "mchid": self.mchid}
 
 
 @dataclass(frozen=True)
 class V3Account(WechatAccount):
-    """API v3. WeChat's keys: a public key by its id, platform certificates, or both. `mch_key` is empty where v2 is not used."""
+    """API v3. WeChat Pay's keys are a public key, platform certificates, or both. `mch_key` is empty if v2 is not used."""
 
     merchant_serial_no: str
     private_key: RSAPrivateKey = field(repr=False)
@@ -51,7 +51,7 @@ class V3Account(WechatAccount):
 
     @classmethod
     def of(cls, config: Mapping[str, str]) -> V3Account:
-        """From a configuration in which `check` found nothing wrong."""
+        """Parse a configuration in which `check` found no violation."""
         key_id = config.get("public_key_id", "")
         return cls(
             appid=config["appid"],
@@ -70,7 +70,7 @@ class V3Account(WechatAccount):
 
 @dataclass(frozen=True)
 class V2Account(WechatAccount):
-    """API v2. `client_certificate` is for mutual TLS (refunds and reversals), None where none is configured."""
+    """API v2. `client_certificate` is for mutual TLS (refunds and reversals), None if it is not configured."""
 
     mch_key: str = field(repr=False)
     sign_type: str
@@ -78,10 +78,10 @@ class V2Account(WechatAccount):
 
     @classmethod
     def of(cls, config: Mapping[str, str]) -> V2Account:
-        """From a configuration in which `check` found nothing wrong."""
+        """Parse a configuration in which `check` found no violation."""
         certificate = None
         if config.get("merchant_certificate") and config.get("private_key"):
-            # Written anew: OpenSSL takes only well-formed PEM, people paste it with other line breaks, or bare.
+            # Encoded again: OpenSSL accepts only well-formed PEM, but it may be pasted with other line breaks or no armour.
             certificate = ClientCertificate(
                 certificate_pem(load_certificate(config["merchant_certificate"])),
                 private_key_pem(load_private_key(config["private_key"])),

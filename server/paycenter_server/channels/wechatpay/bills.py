@@ -1,7 +1,7 @@
-"""WeChat Pay trade bills (v3 tradebill and v2 downloadbill): UTF-8 with BOM, every field behind a backtick, two summary lines.
+"""WeChat Pay trade bills (v3 tradebill and v2 downloadbill): UTF-8 with BOM, a backtick before every field, two summary lines.
 
-Source: WeChat v3, "apply for trade bill", field table of type ALL. Columns are found by their names: SUCCESS and REFUND bills have
-others.
+Source: WeChat Pay v3, "Apply for a trade bill", field table of type ALL. Columns are identified by their names, because SUCCESS and
+REFUND bills have others.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _SUMMARY = "总交易单数"
 
 
 def parse_trade_bill(raw: bytes) -> Iterator[BillLine]:
-    """The detail lines of a decompressed bill. BillError for anything that is not one, or ends before its summary."""
+    """The detail lines of a decompressed bill. BillError if it is not a bill, or ends before its summary."""
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -45,7 +45,7 @@ def _line(cells: list[str], columns: dict[str, int], where: str) -> BillLine:
         index = columns.get(name)
         return cells[index].strip() if index is not None else ""
 
-    # A reversed bar payment is listed once more, REVOKED, with the refund that the channel made of it.
+    # A reversed bar code payment has another line, REVOKED, with the refund that the channel made of it.
     refunded = cell("交易状态") in ("REFUND", "REVOKED")
     return BillLine(
         kind=BillKind.REFUND if refunded else BillKind.PAYMENT,

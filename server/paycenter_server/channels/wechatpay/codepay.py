@@ -1,4 +1,4 @@
-"""WeChat Pay v3 bar codes (codepay). Documented in part: behind the channel's `use_codepay`; v2 micropay is the default."""
+"""WeChat Pay v3 bar codes (codepay), if `use_codepay` is set. It is only partly documented, so v2 micropay is the default."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from paycenter_server.channels.wechatpay.v3 import WechatV3Codec, transaction
 
 
 class WechatBarCodec(WechatV3Codec):
-    """`POST /v3/pay/transactions/codepay` with the extra `auth_code`, answered with the whole transaction."""
+    """`POST /v3/pay/transactions/codepay` with the extra `auth_code`. The answer is the whole transaction."""
 
     code = "wx_bar"
     product = "codepay"
 
     def pay(self, request: PayRequest, moment: RequestContext) -> Call[PayOutcome]:
-        """No notify_url and no expiry: bar codes never notify, and live for less than a minute."""
+        """The request has no notify_url and no expiry: bar codes have no callbacks and live less than a minute."""
         fields = {
             "appid": self.account["appid"],
             "mchid": self.account["mchid"],
@@ -40,7 +40,7 @@ class WechatBarCodec(WechatV3Codec):
         return self._create(fields, request, moment, outcomes.CODEPAY_ERRORS)
 
     def created(self, answer: Mapping[str, Any], request: PayRequest, moment: RequestContext) -> PayOutcome:
-        """Paid at once, or the payer is asked for a password."""
+        """Paid at once, or WAITING because the payer must enter a password."""
         outcome = transaction(answer)
         payment = outcome.payment
         if payment is None or payment.out_trade_no != request.out_trade_no:
@@ -52,7 +52,7 @@ class WechatBarCodec(WechatV3Codec):
         return PayOutcome(PayStatus.UNKNOWN, error_code=outcome.error_code, error_message=outcome.error_message)
 
     def close(self, attempt: AttemptRef, moment: RequestContext) -> Call[CloseOutcome]:
-        """Reverse: cancels what is unpaid, refunds what was paid."""
+        """Reverse: it cancels an unpaid order and refunds a paid one."""
         fields = {"appid": self.account["appid"], "mchid": self.account["mchid"]}
         target = f"/v3/pay/transactions/out-trade-no/{attempt.out_trade_no}/reverse"
         return self._end("wx.reverse", target, fields, moment, outcomes.REVERSE_ERRORS)

@@ -1,4 +1,4 @@
-"""The configuration of a WeChat Pay merchant: its fields, and every wrong one named."""
+"""The configuration of a WeChat Pay merchant: its fields and their check."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ FIELDS = (
 
 
 def _usable(certificates: str) -> bool:
-    """Whether the codec can be built with them."""
+    """Whether the codec can be built with these certificates."""
     found = load_certificates(certificates)
     try:
         return bool([certificate_public_key(certificate) for certificate in found])
@@ -54,7 +54,7 @@ def _pair(private: RSAPrivateKey, public: RSAPublicKey) -> bool:
 
 
 class _Check:
-    """Collects wrong fields; values are never repeated, because some are secrets."""
+    """Collects invalid fields. Values are not repeated, because some are secrets."""
 
     def __init__(self, config: Mapping[str, str]) -> None:
         self.config = config
@@ -84,7 +84,7 @@ class _Check:
     def v2(self) -> None:
         self.mch_key()
         self.need("sign_type", r"(MD5|HMAC-SHA256)?", "must be MD5 or HMAC-SHA256")
-        # Refunds and reversals go over mutual TLS.
+        # Refunds and reversals use mutual TLS.
         private = self.private_key()
         try:
             public = certificate_public_key(load_certificate(self.config.get("merchant_certificate", "")))
@@ -120,17 +120,17 @@ class _Check:
 
 
 def is_v2(config: Mapping[str, str]) -> bool:
-    """Whether this merchant speaks v2."""
+    """Whether the configuration selects API v2."""
     return config.get("api_version") == "v2"
 
 
 def bar_is_v2(config: Mapping[str, str]) -> bool:
-    """Bar codes go by v2 micropay, unless the merchant has v3 codepay."""
+    """Whether bar codes use v2 micropay, which is the default, and not v3 codepay."""
     return config.get("use_codepay") != "true"
 
 
 def check(config: Mapping[str, str]) -> Sequence[Violation]:
-    """Every wrong field."""
+    """Every invalid field."""
     found = _Check(config)
     found.common()
     if is_v2(config):
@@ -141,7 +141,7 @@ def check(config: Mapping[str, str]) -> Sequence[Violation]:
 
 
 def check_bar(config: Mapping[str, str]) -> Sequence[Violation]:
-    """Every wrong field of a bar code channel."""
+    """Every invalid field of a bar code channel."""
     found = _Check(config)
     found.common()
     found.need("use_codepay", r"(true|false)?", "must be true or false")

@@ -18,24 +18,24 @@ def h5_info(request: PayRequest) -> dict[str, str]:
 
 
 def with_way_back(url: str, request: PayRequest) -> str:
-    """The address of WeChat's page, with the way back to the shop (`redirect_url`) where there is one."""
+    """The URL of WeChat Pay's page, with the return URL as `redirect_url` if there is one."""
     if not request.return_url:
         return url
     return f"{url}{'&' if '?' in url else '?'}redirect_url={quote(request.return_url, safe='')}"
 
 
 class WechatWapCodec(WechatV3Codec):
-    """`POST /v3/pay/transactions/h5`, answered with `h5_url` (valid for five minutes)."""
+    """`POST /v3/pay/transactions/h5`. The answer has `h5_url`, which is valid for five minutes."""
 
     code = "wx_wap"
     product = "h5"
 
     def create_fields(self, request: PayRequest) -> dict[str, Any]:
-        """`h5_info.type` from the extra `h5_type`; "Wap" if it is not given."""
+        """`h5_info.type` from the extra `h5_type`; the default is "Wap"."""
         return {"scene_info": {"payer_client_ip": request.user_ip, "h5_info": h5_info(request)}}
 
     def created(self, answer: Mapping[str, Any], request: PayRequest, moment: RequestContext) -> PayOutcome:
-        """The URL, with the way back to the shop where there is one."""
+        """The URL, with the return URL if there is one."""
         h5_url = answer.get("h5_url")
         if not isinstance(h5_url, str) or not h5_url:
             raise AnswerError("the answer has no h5_url")

@@ -1,7 +1,7 @@
-"""WeChat Pay v3 inside WeChat (JSAPI: official account pages and mini programs) and inside an app of one's own.
+"""WeChat Pay v3 inside WeChat (JSAPI: official account pages and mini programs) and inside the merchant's app.
 
-Both create a prepay_id (valid for two hours) and sign parameters for the payer's side. Source: WeChat v3, "JSAPI: invoke
-payment", "App: invoke payment".
+Both create a prepay_id (valid for two hours) and sign parameters for the payer's side. Source: WeChat Pay v3, "JSAPI: invoke
+payment" and "App: invoke payment".
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ def _content(fields: Mapping[str, str]) -> PayOutcome:
 
 
 class WechatPubCodec(WechatV3Codec):
-    """`POST /v3/pay/transactions/jsapi`; the content is what `WeixinJSBridge` or `wx.requestPayment` takes."""
+    """`POST /v3/pay/transactions/jsapi`; the content is the parameter of `WeixinJSBridge` or `wx.requestPayment`."""
 
     code = "wx_pub"
     product = "jsapi"
 
     def create_fields(self, request: PayRequest) -> dict[str, Any]:
-        """The payer's openid, as the application of this channel knows it."""
+        """The payer's openid under the application of this channel."""
         return {"payer": {"openid": request.extras.get("openid", "")}}
 
     def created(self, answer: Mapping[str, Any], request: PayRequest, moment: RequestContext) -> PayOutcome:
-        """Signed over appId, timeStamp, nonceStr and package, one a line."""
+        """The signature covers appId, timeStamp, nonceStr and package, one per line."""
         timestamp, package = str(int(moment.now.timestamp())), f"prepay_id={_prepay_id(answer)}"
         message = f"{self.account['appid']}\n{timestamp}\n{moment.nonce}\n{package}\n"
         return _content(
@@ -59,13 +59,13 @@ class WechatLiteCodec(WechatPubCodec):
 
 
 class WechatAppCodec(WechatV3Codec):
-    """`POST /v3/pay/transactions/app`; the content is what the WeChat SDK in an app takes."""
+    """`POST /v3/pay/transactions/app`; the content is the parameter of the WeChat SDK in the app."""
 
     code = "wx_app"
     product = "app"
 
     def created(self, answer: Mapping[str, Any], request: PayRequest, moment: RequestContext) -> PayOutcome:
-        """Signed over appid, timestamp, noncestr and the bare prepay_id, one a line."""
+        """The signature covers appid, timestamp, noncestr and the prepay_id alone, one per line."""
         timestamp, prepay_id = str(int(moment.now.timestamp())), _prepay_id(answer)
         message = f"{self.account['appid']}\n{timestamp}\n{moment.nonce}\n{prepay_id}\n"
         return _content(

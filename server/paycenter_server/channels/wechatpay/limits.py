@@ -1,4 +1,4 @@
-"""WeChat Pay's own limits on payments and refunds, checked before anything is sent. Source: the field tables of v3 and v2."""
+"""WeChat Pay's limits on payments and refunds, checked before anything is sent. Source: the field tables of v3 and v2."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def limits(request: PayRequest) -> Sequence[Violation]:
 
 
 def refund_limits(request: RefundRequest) -> Sequence[Violation]:
-    """Every field of a refund that WeChat Pay would refuse. The reason is counted in bytes, unlike other texts."""
+    """Every field of a refund that WeChat Pay would refuse. The length of the reason is in bytes, unlike that of other texts."""
     wrong: list[Violation] = []
     if not _OUT_REFUND_NO.fullmatch(request.out_refund_no):
         wrong.append(Violation("out_refund_no", "WeChat Pay takes 1 to 64 of 0-9 A-Z a-z _ - | * @"))

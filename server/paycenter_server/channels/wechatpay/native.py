@@ -10,7 +10,7 @@ from paycenter_server.channels.wechatpay.v3 import WechatV3Codec
 
 
 class WechatNativeCodec(WechatV3Codec):
-    """`POST /v3/pay/transactions/native`, answered with `code_url`."""
+    """`POST /v3/pay/transactions/native`. The answer has `code_url`."""
 
     code = "wx_native"
     product = "native"

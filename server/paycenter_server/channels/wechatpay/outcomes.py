@@ -1,7 +1,6 @@
-"""WeChat Pay v3: what its states and error codes mean to us. Tables, with a test per row.
+"""WeChat Pay v3: the outcomes of its states and error codes, as tables with a test per row.
 
-Source: WeChat v3, "trade_state", "refund status", and the error tables of each API. A code that is in no table
-decides nothing: it is UNKNOWN.
+Source: WeChat Pay v3, "trade_state", "Refund status", and the error tables of each API. A code that is in no table is UNKNOWN.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ REFUND_STATES: Mapping[str, RefundStatus] = {
     "PROCESSING": RefundStatus.PENDING,
     "SUCCESS": RefundStatus.SUCCESS,
     "CLOSED": RefundStatus.FAILED,
-    # The money is in limbo until someone acts at WeChat; it may still arrive, so it is not a failure of ours to decide.
+    # The refund waits for an action in WeChat Pay's console and may still succeed, so it is not a failure.
     "ABNORMAL": RefundStatus.PENDING,
 }
 
 _DEFINITE = ("PARAM_ERROR", "INVALID_REQUEST", "APPID_MCHID_NOT_MATCH", "MCH_NOT_EXISTS", "NO_AUTH", "RULE_LIMIT")
 _UNCLEAR = ("SYSTEM_ERROR", "SERVICE_UNAVAILABLE", "FREQUENCY_LIMITED", "RATELIMIT_EXCEEDED", "BANK_ERROR")
 
-# The channel turns us away: keys, serial number, clock, or what belongs together.
+# The channel refuses the configuration: keys, serial number, clock, or binding.
 ALARM_CODES = frozenset({"SIGN_ERROR", "APPID_MCHID_NOT_MATCH", "MCH_NOT_EXISTS", "NO_AUTH"})
 
 PAY_ERRORS: Mapping[str, PayStatus] = {
@@ -45,7 +44,7 @@ PAY_ERRORS: Mapping[str, PayStatus] = {
     "OUT_TRADE_NO_USED": PayStatus.UNKNOWN,
 }
 
-# Bar codes. The same names as in v2, where they are documented: a new code needs a new out_trade_no.
+# Bar codes. The names are those of v2, where they are documented. A new code needs a new out_trade_no.
 CODEPAY_ERRORS: Mapping[str, PayStatus] = {
     **PAY_ERRORS,
     "USERPAYING": PayStatus.WAITING,
@@ -72,13 +71,13 @@ CLOSE_ERRORS: Mapping[str, CloseStatus] = {
     **dict.fromkeys((*_DEFINITE, *_UNCLEAR, "SIGN_ERROR", "TRADE_ERROR"), CloseStatus.UNKNOWN),
 }
 
-# Bar codes. A payment that never arrived, or has not yet: closed here, and looked at once more after its short life.
+# Bar codes. STILL_PAYABLE: the channel does not know the payment, or not yet. It is closed here and queried after its expiry.
 REVERSE_ERRORS: Mapping[str, CloseStatus] = {
     **CLOSE_ERRORS,
     **dict.fromkeys(("ORDER_NOT_EXIST", "ORDERNOTEXIST"), CloseStatus.STILL_PAYABLE),
-    # What was paid cannot be given back now: the trade is asked about, and booked.
+    # The payment cannot be refunded now. The trade is queried and booked.
     "NOT_ENOUGH": CloseStatus.PAID,
-    # Reversing gives back what was paid: that it is paid only means that it was not reversed.
+    # A reversal refunds a paid order, so these codes only mean that it was not reversed.
     **dict.fromkeys(("ORDERPAID", "ORDER_PAID"), CloseStatus.UNKNOWN),
 }
 

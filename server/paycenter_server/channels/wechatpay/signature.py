@@ -1,6 +1,6 @@
-"""WeChat Pay v3: how requests are signed and answers and callbacks verified.
+"""WeChat Pay v3: signatures of requests, and verification of answers and callbacks.
 
-Source: WeChat v3, "signature generation", "signature verification", "download platform certificates".
+Source: WeChat Pay v3, "Signature generation", "Signature verification", "Download platform certificates".
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from paycenter_server.channels.protocol import AnswerError, UnknownKeyError
 
 SCHEME = "WECHATPAY2-SHA256-RSA2048"
 WINDOW_SECONDS = 300
-REFRESH_AFTER = timedelta(hours=11)  # "poll within 12 hours"
+REFRESH_AFTER = timedelta(hours=11)  # "Download platform certificates": at least every 12 hours
 
 
 def request_message(method: str, target: str, timestamp: str, nonce: str, body: bytes) -> bytes:
-    """The five lines that a request's signature covers; `target` is path and query as on the wire."""
+    """The five lines that a request's signature covers. `target` is the path and query as they are sent."""
     return f"{method}\n{target}\n{timestamp}\n{nonce}\n".encode() + body + b"\n"
 
 
@@ -53,7 +53,7 @@ def authorization(
 
 
 def decrypt_resource(key: bytes, resource: Mapping[str, Any]) -> bytes:
-    """The plain text of a callback's `resource` or of an `encrypt_certificate`; CryptoError if it is not ours."""
+    """The plain text of a callback's `resource` or of an `encrypt_certificate`; CryptoError if it cannot be decrypted."""
     if resource.get("algorithm") != "AEAD_AES_256_GCM":
         raise CryptoError("the resource is not AEAD_AES_256_GCM")
     fields = [resource.get(name, "") for name in ("nonce", "ciphertext", "associated_data")]
@@ -67,9 +67,9 @@ def decrypt_resource(key: bytes, resource: Mapping[str, Any]) -> bytes:
 
 
 class Verifier:
-    """WeChat's keys by serial: public-key mode and platform certificates in one map, looked up by the raw header.
+    """WeChat Pay's keys by serial: the public key and platform certificates in one map, with the unchanged header as the key.
 
-    While a merchant moves from one mode to the other, both kinds arrive. Certificates are trusted until they expire.
+    During the migration from one to the other, both kinds of signature are received. Certificates are trusted until they expire.
     """
 
     def __init__(self, keys: Mapping[str, RSAPublicKey], certificates: Mapping[str, x509.Certificate] | None = None) -> None:
@@ -79,17 +79,17 @@ class Verifier:
         self.add(certificates or {})
 
     def add(self, certificates: Mapping[str, x509.Certificate]) -> None:
-        """Trust more certificates, by serial. CryptoError if one holds no RSA key."""
+        """Trust more certificates, by serial. CryptoError if one has no RSA key."""
         for serial, certificate in certificates.items():
             self._keys[serial] = certificate_public_key(certificate)
             self._until[serial] = certificate.not_valid_after_utc
 
     def usable(self, now: datetime) -> bool:
-        """Whether any key may still be used."""
+        """Whether there is a key that has not expired."""
         return any(serial not in self._until or now <= self._until[serial] for serial in self._keys)
 
     def verify(self, headers: Mapping[str, str], body: bytes, now: datetime) -> None:
-        """Raise AnswerError unless these exact bytes are WeChat's and fresh; UnknownKeyError for a serial not in the map."""
+        """AnswerError unless WeChat Pay has signed exactly these bytes within 5 minutes; UnknownKeyError for an unknown serial."""
         kind = headers.get("wechatpay-signature-type", SCHEME)
         timestamp, nonce = headers.get("wechatpay-timestamp", ""), headers.get("wechatpay-nonce", "")
         serial, signature = headers.get("wechatpay-serial", ""), headers.get("wechatpay-signature", "")
@@ -115,7 +115,7 @@ class Verifier:
 def read_certificates(api_v3_key: bytes, body: bytes) -> dict[str, x509.Certificate]:
     """The certificates in an answer of /v3/certificates by serial; AnswerError if it cannot be read.
 
-    Decrypting with the APIv3 key is what proves them: the answer itself is signed with one of them.
+    The APIv3 key, which decrypts them, is the proof, because the answer is signed with one of them.
     """
     try:
         data = json.loads(body)["data"]

@@ -1,7 +1,7 @@
 """WeChat Pay v2: signed XML over HTTPS, with a client certificate for refunds and reversals.
 
-Amounts are whole fen, times `yyyyMMddHHmmss` at +08:00. An answer has two layers: `return_code` (FAIL is unsigned and says only
-that the message was not understood) and `result_code` with `err_code`; it is verified whenever there is a result.
+Amounts are whole fen, times `yyyyMMddHHmmss` at +08:00. An answer has two levels: `return_code` (FAIL is unsigned and means that
+the request was not understood) and `result_code` with `err_code`. An answer with a result is verified.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ T = TypeVar("T")
 
 
 class WechatV2Codec(ABC):
-    """One merchant and product. `trade_type` as unifiedorder names it."""
+    """The codec of one merchant and product. `trade_type` is the value for unifiedorder."""
 
     code: str
     trade_type: str
@@ -60,16 +60,16 @@ class WechatV2Codec(ABC):
 
     @abstractmethod
     def created(self, answer: Mapping[str, str], request: PayRequest, moment: RequestContext) -> PayOutcome:
-        """What a product's create answer means."""
+        """The outcome of a product's answer to a create."""
 
     def create_fields(self, request: PayRequest) -> dict[str, str]:
-        """What a product adds to the create request."""
+        """The fields that a product adds to the create request."""
         return {}
 
     # Requests
 
     def request(self, path: str, fields: Mapping[str, str], moment: RequestContext, *, certificate: bool = False) -> HttpRequest:
-        """A signed message; with the client certificate for the /secapi ones."""
+        """A signed request. `certificate`: with the client certificate, which /secapi requires."""
         named = {
             "appid": self.merchant.appid, "mch_id": self.merchant.mchid, "nonce_str": moment.nonce,
             "sign_type": self.merchant.sign_type, **fields,
@@ -88,7 +88,7 @@ class WechatV2Codec(ABC):
         bad: Callable[[Any, str, str], T],
         not_understood: Any = None,
     ) -> Call[T]:
-        """`good` of a verified success; `bad` of the row of its err_code, or of `not_understood` for return_code FAIL."""
+        """A call. `good` reads a verified success. `bad` gets the row of the err_code, or `not_understood` for return_code FAIL."""
 
         def parse_answer(response: HttpResponse, now: datetime) -> T:
             if response.status != 200:
@@ -110,7 +110,7 @@ class WechatV2Codec(ABC):
     # Pay, query, close
 
     def pay_fields(self, request: PayRequest) -> dict[str, str]:
-        """What every create has."""
+        """The fields of every create request."""
         return {
             "body": request.subject,
             "out_trade_no": request.out_trade_no,
@@ -134,7 +134,7 @@ class WechatV2Codec(ABC):
             lambda answer: self.created(answer, request, moment),
             v2_outcomes.PAY_ERRORS,
             lambda known, code, why: PayOutcome(known or PayStatus.UNKNOWN, error_code=code, error_message=why),
-            # Nothing was created, and the payer has seen nothing; should it be paid all the same, that is a late payment.
+            # Nothing was created, and the payer has seen nothing. If it is paid nevertheless, that is a late payment.
             PayStatus.REFUSED,
         )
 
@@ -159,7 +159,7 @@ class WechatV2Codec(ABC):
         )
 
     def transaction(self, fields: Mapping[str, str], state: str | None = None) -> QueryOutcome:
-        """A payment, as queries answer it and callbacks hold it. `fee_type` is left out where it is CNY."""
+        """The outcome of a payment in the answer of a query or in a callback. A missing `fee_type` means CNY."""
         state = state or fields.get("trade_state", "")
         status = v3_outcomes.TRADE_STATES.get(state, QueryStatus.UNKNOWN)
         payment = Payment(
@@ -177,7 +177,7 @@ class WechatV2Codec(ABC):
     # Refunds
 
     def refund(self, request: RefundRequest, moment: RequestContext) -> Call[RefundOutcome]:
-        """`/secapi/pay/refund`: a success means accepted; the result comes by query or callback."""
+        """`/secapi/pay/refund`. A success means that it was accepted; a query or a callback has the result."""
         fields = {
             "out_trade_no": request.out_trade_no,
             "out_refund_no": request.out_refund_no,
@@ -223,7 +223,7 @@ class WechatV2Codec(ABC):
     # Callbacks
 
     def parse_callback(self, request: CallbackRequest, now: datetime) -> Callback:
-        """A signed payment, or a refund callback."""
+        """Verify and read a payment callback, or read a refund callback."""
         try:
             fields = parse(request.body)
         except AnswerError as error:
@@ -238,15 +238,15 @@ class WechatV2Codec(ABC):
         return Callback(payment=self.transaction(fields, "SUCCESS"), raw=raw)
 
     def acknowledge(self, received: bool, message: str) -> CallbackResponse:
-        """XML, or it does not count."""
+        """The acknowledgement is XML."""
         return callback_response(received, message)
 
     def keys_due(self, now: datetime) -> bool:
-        """v2 has one shared key."""
+        """API v2 has one shared key, which is configured."""
         return False
 
     def fetch_keys(self, serial: str | None, moment: RequestContext) -> Call[bool] | None:
-        """Nothing to fetch."""
+        """There is nothing to fetch."""
         return None
 
 

@@ -1,7 +1,7 @@
-"""WeChat Pay v2 callbacks: payments are signed XML; refunds hide an encrypted `req_info` in unsigned XML.
+"""WeChat Pay v2 callbacks: payments are signed XML; refunds are unsigned XML with an encrypted `req_info`.
 
-A v3 refund that was made without a notify_url, or in the merchant console, is reported in this form too.
-Source: WeChat Pay v2, "payment result notification", "refund result notification".
+A v3 refund that was made without a notify_url, or in the merchant's console, is reported in this form too.
+Source: WeChat Pay v2, "Payment result notification", "Refund result notification".
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ _NUMBER = re.compile(r"[0-9]{1,12}")
 
 
 def whole(value: str) -> int | None:
-    """Whole fen; None for anything else."""
+    """An amount in whole fen; None for anything else."""
     return int(value) if _NUMBER.fullmatch(value) else None
 
 
 def answer(received: bool, message: str) -> CallbackResponse:
-    """The only words that v2 takes for an acknowledgement are these."""
+    """The acknowledgement in the form that API v2 requires."""
     if received:
         return CallbackResponse(200, build({"return_code": "SUCCESS", "return_msg": "OK"}), "text/xml")
     return CallbackResponse(500, build({"return_code": "FAIL", "return_msg": message[:100]}), "text/xml")
 
 
 def read_refund(body: bytes, mch_key: str, appid: str, mchid: str) -> Callback:
-    """A refund callback. It carries no signature, only a shared key, so it decides nothing: the refund is asked about."""
+    """Read a refund callback. It has no signature, only a shared key, so it decides nothing and the refund is queried."""
     try:
         envelope = parse(body)
         if envelope.get("return_code") != "SUCCESS" or "req_info" not in envelope:

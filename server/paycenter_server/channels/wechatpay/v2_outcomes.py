@@ -1,4 +1,4 @@
-"""WeChat Pay v2: what its error codes mean to us. Tables, with a test per row; a code in no table is UNKNOWN.
+"""WeChat Pay v2: the outcomes of its error codes, as tables with a test per row. A code that is in no table is UNKNOWN.
 
 Source: WeChat Pay v2, the error tables of unifiedorder, micropay, orderquery, closeorder, refund and refundquery.
 """
@@ -14,7 +14,7 @@ _DEFINITE = (
     "POST_DATA_EMPTY", "NOT_UTF8", "REQUIRE_POST_METHOD", "SIGNERROR", "PARAM_ERROR",
 )  # fmt: skip
 
-# The channel turns us away: the key, or what belongs together.
+# The channel refuses the configuration: the key, or the binding.
 ALARM_CODES = frozenset({"SIGNERROR", "NOAUTH", "APPID_NOT_EXIST", "MCHID_NOT_EXIST", "APPID_MCHID_NOT_MATCH", "RETURN_FAIL"})
 
 PAY_ERRORS: Mapping[str, PayStatus] = {
@@ -25,7 +25,7 @@ PAY_ERRORS: Mapping[str, PayStatus] = {
     "OUT_TRADE_NO_USED": PayStatus.UNKNOWN,
 }
 
-# Bar codes. WAITING: the payer is asked for a password; the trade is asked about, never sent again.
+# Bar codes. WAITING: the payer must enter a password. The trade is queried, and not sent again.
 MICROPAY_ERRORS: Mapping[str, PayStatus] = {
     **dict.fromkeys(_DEFINITE, PayStatus.REFUSED),
     "USERPAYING": PayStatus.WAITING,
@@ -52,13 +52,13 @@ CLOSE_ERRORS: Mapping[str, CloseStatus] = {
     "SYSTEMERROR": CloseStatus.UNKNOWN,
 }
 
-# Bar codes. A payment that never arrived, or has not yet: closed here, and looked at once more after its short life.
+# Bar codes. STILL_PAYABLE: the channel does not know the payment, or not yet. It is closed here and queried after its expiry.
 REVERSE_ERRORS: Mapping[str, CloseStatus] = {
     "ORDERREVERSED": CloseStatus.CLOSED,
     "ORDERNOTEXIST": CloseStatus.STILL_PAYABLE,
     "SYSTEMERROR": CloseStatus.UNKNOWN,
     "USERPAYING": CloseStatus.UNKNOWN,
-    # What was paid cannot be given back any more, or not now: the trade is asked about, and booked.
+    # The payment cannot be refunded now or any more. The trade is queried and booked.
     "NOTENOUGH": CloseStatus.PAID,
     "REVERSE_EXPIRE": CloseStatus.PAID,
 }
@@ -86,6 +86,6 @@ REFUND_STATES: Mapping[str, RefundStatus] = {
     "SUCCESS": RefundStatus.SUCCESS,
     "PROCESSING": RefundStatus.PENDING,
     "REFUNDCLOSE": RefundStatus.FAILED,
-    # The money is in limbo until someone acts at WeChat; it may still arrive.
+    # The refund waits for an action in WeChat Pay's console and may still succeed.
     "CHANGE": RefundStatus.PENDING,
 }

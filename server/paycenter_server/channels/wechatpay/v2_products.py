@@ -1,4 +1,4 @@
-"""WeChat Pay v2: what its products add to unifiedorder, and bar codes (micropay)."""
+"""WeChat Pay v2: the products over unifiedorder, and bar codes (micropay)."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ def _needed(answer: Mapping[str, str], name: str) -> str:
 
 
 class WechatNativeV2Codec(WechatV2Codec):
-    """`trade_type` NATIVE, answered with `code_url`."""
+    """`trade_type` NATIVE. The answer has `code_url`."""
 
     code = "wx_native"
     trade_type = "NATIVE"
 
     def create_fields(self, request: PayRequest) -> dict[str, str]:
-        """NATIVE needs a product_id; the number is as good as any."""
+        """NATIVE requires a product_id, for which the number is used."""
         return {"product_id": request.out_trade_no}
 
     def created(self, answer: Mapping[str, str], request: PayRequest, moment: RequestContext) -> PayOutcome:
-        """The text of the QR code."""
+        """The content is the text of the QR code."""
         return PayOutcome(PayStatus.WAITING, "qr_code", _needed(answer, "code_url"))
 
 
 class WechatPubV2Codec(WechatV2Codec):
-    """`trade_type` JSAPI, answered with `prepay_id`."""
+    """`trade_type` JSAPI. The answer has `prepay_id`."""
 
     code = "wx_pub"
     trade_type = "JSAPI"
@@ -58,7 +58,7 @@ class WechatPubV2Codec(WechatV2Codec):
         return {"openid": request.extras.get("openid", "")}
 
     def created(self, answer: Mapping[str, str], request: PayRequest, moment: RequestContext) -> PayOutcome:
-        """Parameters for the payer's side, signed with the API key."""
+        """The content is the parameters for the payer's side, signed with the API key."""
         fields = {
             "appId": self.account["appid"],
             "timeStamp": str(int(moment.now.timestamp())),
@@ -71,7 +71,7 @@ class WechatPubV2Codec(WechatV2Codec):
 
 
 class WechatLiteV2Codec(WechatPubV2Codec):
-    """A mini program."""
+    """A mini program: the same API under its appid."""
 
     code = "wx_lite"
 
@@ -83,7 +83,7 @@ class WechatAppV2Codec(WechatV2Codec):
     trade_type = "APP"
 
     def created(self, answer: Mapping[str, str], request: PayRequest, moment: RequestContext) -> PayOutcome:
-        """Parameters for the SDK in the app, signed with the API key by the method of the order."""
+        """The content is the parameters for the SDK in the app, signed with the API key by the sign type of the order."""
         fields = {
             "appid": self.account["appid"],
             "partnerid": self.account["mchid"],
@@ -97,28 +97,28 @@ class WechatAppV2Codec(WechatV2Codec):
 
 
 class WechatWapV2Codec(WechatV2Codec):
-    """`trade_type` MWEB, answered with `mweb_url`."""
+    """`trade_type` MWEB. The answer has `mweb_url`."""
 
     code = "wx_wap"
     trade_type = "MWEB"
 
     def create_fields(self, request: PayRequest) -> dict[str, str]:
-        """The scene."""
+        """`scene_info` with the kind of browser."""
         return {"scene_info": json.dumps({"h5_info": h5_info(request)}, separators=(",", ":"))}
 
     def created(self, answer: Mapping[str, str], request: PayRequest, moment: RequestContext) -> PayOutcome:
-        """The URL, with the way back to the shop where there is one."""
+        """The URL, with the return URL if there is one."""
         return PayOutcome(PayStatus.WAITING, "url", with_way_back(_needed(answer, "mweb_url"), request))
 
 
 class WechatBarV2Codec(WechatV2Codec):
-    """`/pay/micropay` with the extra `auth_code`. Bar codes never notify: they are asked about, and reversed at the end."""
+    """`/pay/micropay` with the extra `auth_code`. There are no callbacks: the trade is queried, and reversed at its expiry."""
 
     code = "wx_bar"
     trade_type = "MICROPAY"
 
     def created(self, answer: Mapping[str, str], request: PayRequest, moment: RequestContext) -> PayOutcome:
-        """Paid at once."""
+        """The payment was made at once."""
         outcome = self.transaction(answer, "SUCCESS")
         payment = outcome.payment
         if outcome.status is not QueryStatus.PAID or payment is None or payment.out_trade_no != request.out_trade_no:
@@ -126,10 +126,10 @@ class WechatBarV2Codec(WechatV2Codec):
         return PayOutcome(PayStatus.PAID, "bar_code", payment=payment)
 
     def pay(self, request: PayRequest, moment: RequestContext) -> Call[PayOutcome]:
-        """Paid, or USERPAYING: WAITING, with nothing to show."""
+        """Paid, or WAITING without display content (USERPAYING)."""
         fields = {
             **self.pay_fields(request),
-            # "More than a minute": longer than we wait, and reversed by us before that.
+            # "Submit code payment": more than one minute. The payment is reversed before that.
             "time_expire": wechat_v2(max(request.expire_time, moment.now + timedelta(seconds=70))),
             "auth_code": request.extras.get("auth_code", ""),
         }
@@ -142,11 +142,11 @@ class WechatBarV2Codec(WechatV2Codec):
         )
 
     def close(self, attempt: AttemptRef, moment: RequestContext) -> Call[CloseOutcome]:
-        """`/secapi/pay/reverse`: cancels what is unpaid, refunds what was paid; `recall` Y means once more."""
+        """`/secapi/pay/reverse` cancels an unpaid order and refunds a paid one; `recall` Y requires a repetition."""
 
         def good(answer: Mapping[str, str]) -> CloseOutcome:
             if answer.get("recall") == "Y":
-                return CloseOutcome(CloseStatus.UNKNOWN, "RECALL", "to be reversed once more")
+                return CloseOutcome(CloseStatus.UNKNOWN, "RECALL", "the reversal must be repeated")
             return CloseOutcome(CloseStatus.CLOSED)
 
         return self.call(

@@ -1,6 +1,6 @@
 """WeChat Pay v2: flat XML and its signature.
 
-Source: WeChat Pay v2, "interface rules" and "signature". Document types and entities are refused before anything is parsed.
+Source: WeChat Pay v2, "Interface rules" and "Signature". Document types and entities are refused before anything is parsed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def parse(body: bytes) -> dict[str, str]:
 
 
 class _Flat:
-    """Collects the fields, and refuses what is not flat where it first shows: no tree is built of what anybody may send."""
+    """Collects the fields, and refuses a message as soon as it is not flat. No tree is built, because anybody can send one."""
 
     def __init__(self) -> None:
         self.fields: dict[str, str] = {}
@@ -64,7 +64,7 @@ class _Flat:
 
 
 def build(fields: Mapping[str, str]) -> bytes:
-    """A message; values as CDATA, so that nothing in them is markup."""
+    """A message. Values are CDATA, so that they contain no markup."""
     parts = ["<xml>"]
     for name, value in fields.items():
         safe = value.replace("]]>", "]]]]><![CDATA[>")
@@ -73,7 +73,7 @@ def build(fields: Mapping[str, str]) -> bytes:
 
 
 def sign(fields: Mapping[str, str], key: str, kind: str) -> str:
-    """Upper hexadecimal over the sorted, non-empty fields but `sign`, then the key."""
+    """The signature over the sorted, non-empty fields except `sign`, and the key, in upper-case hexadecimal."""
     pairs = [f"{name}={value}" for name, value in sorted(fields.items()) if value != "" and name != "sign"]
     content = "&".join([*pairs, f"key={key}"]).encode()
     if kind == HMAC_SHA256:
@@ -82,9 +82,9 @@ def sign(fields: Mapping[str, str], key: str, kind: str) -> str:
 
 
 def verify(fields: Mapping[str, str], key: str, sign_type: str = "") -> bool:
-    """Whether `sign` is right. 64 characters are HMAC-SHA256, 32 are MD5; unknown fields take part too.
+    """Whether `sign` is valid: 64 characters are HMAC-SHA256, 32 are MD5. Unknown fields are included.
 
-    `sign_type`: the only one that is accepted; empty accepts both.
+    `sign_type`: the only accepted method; empty accepts both.
     """
     given = fields.get("sign", "")
     kind = {64: HMAC_SHA256, 32: MD5}.get(len(given))

@@ -1,7 +1,7 @@
-"""WeChat Pay v3: the operations that all its products share.
+"""WeChat Pay v3: the operations of all its products.
 
-Amounts are whole fen, times RFC 3339 at +08:00. Every 2xx answer is signed and verified before it is read; a 4xx carries no
-signature, so its code decides only what the tables in `outcomes` say a code may decide.
+Amounts are whole fen, times RFC 3339 at +08:00. Every 2xx answer is signed, and is verified before it is read. A 4xx has no
+signature, so its code decides only what the tables in `outcomes` allow.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _inner(answer: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 class WechatV3Codec(ABC):
-    """One merchant and product. `product` is the last part of the create path."""
+    """The codec of one merchant and product. `product` is the last part of the create path."""
 
     code: str
     product: str
@@ -83,10 +83,10 @@ class WechatV3Codec(ABC):
 
     @abstractmethod
     def created(self, answer: Mapping[str, Any], request: PayRequest, moment: RequestContext) -> PayOutcome:
-        """What a product's create answer means."""
+        """The outcome of a product's answer to a create."""
 
     def create_fields(self, request: PayRequest) -> dict[str, Any]:
-        """What a product adds to the create request."""
+        """The fields that a product adds to the create request."""
         return {}
 
     # Requests
@@ -125,7 +125,7 @@ class WechatV3Codec(ABC):
         errors: Mapping[str, Any],
         bad: Callable[[Any, str, str], T],
     ) -> T:
-        """`good` of a verified 2xx answer; else `bad` of the code's row in `errors` (None: no row)."""
+        """Read an answer: `good` reads a verified 2xx answer; otherwise `bad` gets the code's row in `errors` (None: no row)."""
         if response.status == 202:
             return bad(None, "ACCEPTED", "the request was accepted but not carried out yet")
         if 200 <= response.status < 300:
@@ -138,7 +138,7 @@ class WechatV3Codec(ABC):
     # Pay, query, close
 
     def pay(self, request: PayRequest, moment: RequestContext) -> Call[PayOutcome]:
-        """`POST /v3/pay/transactions/{product}`; repeating it with the same content answers the same again."""
+        """`POST /v3/pay/transactions/{product}`. A repetition with the same content has the same answer."""
         fields: dict[str, Any] = {
             "appid": self.merchant.appid,
             "mchid": self.merchant.mchid,
@@ -183,7 +183,7 @@ class WechatV3Codec(ABC):
         return Call("wx.query", self._request("GET", target, moment), parse, _unclear(QueryOutcome, QueryStatus.UNKNOWN))
 
     def close(self, attempt: AttemptRef, moment: RequestContext) -> Call[CloseOutcome]:
-        """`POST /v3/pay/transactions/out-trade-no/{out_trade_no}/close`, answered with a signed 204."""
+        """`POST /v3/pay/transactions/out-trade-no/{out_trade_no}/close`. The answer is a signed 204."""
         target = f"/v3/pay/transactions/out-trade-no/{attempt.out_trade_no}/close"
         return self._end("wx.close", target, {"mchid": self.merchant.mchid}, moment, outcomes.CLOSE_ERRORS)
 
@@ -205,7 +205,7 @@ class WechatV3Codec(ABC):
     # Refunds
 
     def refund(self, request: RefundRequest, moment: RequestContext) -> Call[RefundOutcome]:
-        """`POST /v3/refund/domestic/refunds`. The notify_url always goes with it: without one WeChat notifies in v2 XML."""
+        """`POST /v3/refund/domestic/refunds`, always with a notify_url: without it WeChat Pay sends a callback in v2 XML."""
         fields = {
             "out_trade_no": request.out_trade_no,
             "out_refund_no": request.out_refund_no,
@@ -236,9 +236,9 @@ class WechatV3Codec(ABC):
     # Callbacks
 
     def parse_callback(self, request: CallbackRequest, now: datetime) -> Callback:
-        """Raw bytes, then window, serial, signature, decryption; the core compares the facts.
+        """Verify time window, serial and signature over the raw bytes, then decrypt. The services compare the facts.
 
-        A refund made without a notify_url, or in the merchant console, is reported in the XML of v2.
+        A refund that was made without a notify_url, or in the merchant's console, is reported in v2 XML.
         """
         if self.merchant.mch_key and request.body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<":
             return read_refund(request.body, self.merchant.mch_key, self.merchant.appid, self.merchant.mchid)
@@ -254,13 +254,13 @@ class WechatV3Codec(ABC):
         if event.startswith("TRANSACTION."):
             return Callback(payment=transaction(content), raw=raw)
         if event.startswith("REFUND."):
-            # A refund callback names the merchant only; the application was compared when the payment was booked.
+            # A refund callback contains the merchant only. The application was compared when the payment was booked.
             account = {"appid": self.merchant.appid, "mchid": _text(content.get("mchid"))}
             return Callback(refund=_refund(content, "refund_status", account), raw=raw)
         return Callback(raw=raw)
 
     def acknowledge(self, received: bool, message: str) -> CallbackResponse:
-        """204 when stored, else 500 with FAIL, which makes WeChat send again."""
+        """204 if it was stored; otherwise 500 with FAIL, which makes WeChat Pay send it again."""
         if received:
             return CallbackResponse(204)
         body = json.dumps({"code": "FAIL", "message": message}, ensure_ascii=False).encode()
@@ -269,24 +269,24 @@ class WechatV3Codec(ABC):
     # Keys
 
     def keys_due(self, now: datetime) -> bool:
-        """Platform certificates are fetched at first use and again before twelve hours have passed."""
+        """Platform certificates are fetched at the first use, and again within twelve hours."""
         if not self.merchant.use_platform_certificates:
             return False
         refreshed = self._verifier.refreshed
         return refreshed is None or now - refreshed > REFRESH_AFTER
 
     def has_keys(self, now: datetime) -> bool:
-        """The public key, or a certificate that has not expired."""
+        """Whether there is the public key, or a certificate that has not expired."""
         return self._verifier.usable(now)
 
     def fetch_keys(self, serial: str | None, moment: RequestContext) -> Call[bool] | None:
-        """`GET /v3/certificates`: decrypt, then verify the answer with the certificate that its header names."""
+        """`GET /v3/certificates`: decrypt the certificates, then verify the answer with the one that its header names."""
         if not self.merchant.use_platform_certificates:
             return None
 
         def parse(response: HttpResponse, now: datetime) -> bool:
             if response.status == 404 and self.merchant.public_key_id:
-                # "There is no usable platform certificate": the merchant has moved to the public key, which we have.
+                # There is no platform certificate: the merchant has migrated to the public key, which is configured.
                 self._verifier.refreshed = now
                 return False
             if response.status != 200:
@@ -304,7 +304,7 @@ class WechatV3Codec(ABC):
         return Call("wx.certificates", self._request("GET", "/v3/certificates", moment), parse, lambda why: False)
 
     def prove_keys(self, moment: RequestContext) -> Call[str]:
-        """`GET /v3/certificates`: signed with the key that `Wechatpay-Serial` asks for; merchants without certificates get 404."""
+        """`GET /v3/certificates`. The key that `Wechatpay-Serial` names signs the answer, or it is 404 without certificates."""
 
         def parse(response: HttpResponse, now: datetime) -> str:
             theirs = parse_http_date(response.headers.get("date", ""))
@@ -339,7 +339,7 @@ def _read_or_nothing(body: bytes) -> Mapping[str, Any]:
 
 
 def transaction(answer: Mapping[str, Any]) -> QueryOutcome:
-    """A transaction, as queries answer it and callbacks hold it."""
+    """The outcome of a transaction in the answer of a query or in a callback."""
     state = _text(answer.get("trade_state"))
     status = outcomes.TRADE_STATES.get(state, QueryStatus.UNKNOWN)
     amount = _inner(answer, "amount")
@@ -357,7 +357,7 @@ def transaction(answer: Mapping[str, Any]) -> QueryOutcome:
 
 
 def _refund(answer: Mapping[str, Any], status_field: str, account: Mapping[str, str]) -> RefundOutcome:
-    """A refund; the state is `status` in API answers and `refund_status` in callbacks."""
+    """The outcome of a refund. Its state is `status` in API answers and `refund_status` in callbacks."""
     state = _text(answer.get(status_field))
     amount = _inner(answer, "amount")
     facts = RefundFacts(

@@ -1,7 +1,7 @@
-"""SamplePay: JSON over HTTP, each message signed with HMAC-SHA256 in `X-Sample-Signature`. A channel that does not exist.
+"""SamplePay: JSON over HTTP, each message signed with HMAC-SHA256 in `X-Sample-Signature`. The channel is fictitious.
 
-It is the smallest codec that keeps every rule of `paycenter_server.channels.protocol`: no I/O, no clock, facts only from verified
-bytes, and UNKNOWN for whatever is not definite.
+It is a minimal codec that obeys every rule of `paycenter_server.channels.protocol`: no I/O, no clock, facts only from verified
+bytes, and UNKNOWN for every answer that is not definite.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ HEADER = "x-sample-signature"
 
 
 def signature(key: str, body: bytes) -> str:
-    """Lower hex HMAC-SHA256 of a message's bytes."""
+    """HMAC-SHA256 of a message's bytes, in lower-case hexadecimal."""
     return hmac.new(key.encode(), body, hashlib.sha256).hexdigest()
 
 
@@ -60,7 +60,7 @@ def _whole(value: object) -> int | None:
 
 
 def _time(value: object) -> datetime | None:
-    """Unix seconds; a time that cannot be is no time."""
+    """A time from Unix seconds; None if it is impossible."""
     return datetime.fromtimestamp(value, UTC) if type(value) is int and 0 <= value < 2**35 else None
 
 
@@ -75,7 +75,7 @@ class SamplePayCodec:
         self._key = config["mch_key"]
 
     def _read(self, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
-        """Verified first, parsed then. ValueError says what is wrong."""
+        """Verify, then parse. ValueError states what is wrong."""
         if not hmac.compare_digest(headers.get(HEADER, "").encode(), signature(self._key, body).encode()):
             raise ValueError("the signature does not verify")
         try:
@@ -87,7 +87,7 @@ class SamplePayCodec:
         return document
 
     def _call(self, name: str, fields: dict[str, Any], good: Callable[[dict[str, Any]], T], unclear: Callable[[str], T]) -> Call[T]:
-        """These bytes are signed, and these bytes are sent."""
+        """A request whose signed bytes are sent."""
         body = json.dumps({**self.account, **fields}, ensure_ascii=False, separators=(",", ":")).encode()
         headers = (("Content-Type", "application/json"), (HEADER, signature(self._key, body)))
 
@@ -153,7 +153,7 @@ class SamplePayCodec:
         return self._call("close", fields, good, lambda why: CloseOutcome(CloseStatus.UNKNOWN, error_message=why))
 
     def refund(self, request: RefundRequest, moment: RequestContext) -> Call[RefundOutcome]:
-        """`/refund`: done within the call; the same number again is the same refund."""
+        """`/refund`: it is made within the call. The same number is the same refund."""
         fields = {"number": request.out_trade_no, "refund": request.out_refund_no, "amount": request.amount}
         return self._call("refund", fields, self._refunded, lambda why: RefundOutcome(RefundStatus.UNKNOWN, error_message=why))
 
@@ -165,7 +165,7 @@ class SamplePayCodec:
         )
 
     def parse_callback(self, request: CallbackRequest, now: datetime) -> Callback:
-        """A payment, in the words of a query."""
+        """A payment callback, with the fields of a query."""
         try:
             document = self._read(request.headers, request.body)
         except ValueError as error:
@@ -173,20 +173,20 @@ class SamplePayCodec:
         return Callback(payment=self._queried(document), raw=text(request.body.decode("utf-8", "replace")))
 
     def acknowledge(self, received: bool, message: str) -> CallbackResponse:
-        """`OK`, or a status that makes it send again."""
+        """`OK`, or a status that makes the channel send it again."""
         return CallbackResponse(200, b"OK") if received else CallbackResponse(503, b"AGAIN")
 
     def keys_due(self, now: datetime) -> bool:
-        """It has one key, in its configuration."""
+        """The only key is configured."""
         return False
 
     def fetch_keys(self, serial: str | None, moment: RequestContext) -> Call[bool] | None:
-        """Nothing to fetch."""
+        """There is nothing to fetch."""
         return None
 
 
 def check(config: Mapping[str, str]) -> Sequence[Violation]:
-    """Every wrong field, by its name."""
+    """Every invalid field."""
     wrong = [Violation(name, "is required") for name in ("merchant", "mch_key", "gateway_url") if not config.get(name)]
     if config.get("gateway_url") and not config["gateway_url"].startswith(("https://", "http://127.0.0.1")):
         wrong.append(Violation("gateway_url", "must start with https://"))

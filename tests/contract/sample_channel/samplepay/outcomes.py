@@ -1,4 +1,4 @@
-"""SamplePay: what its words mean to us. A word that is in no table decides nothing: it is UNKNOWN."""
+"""SamplePay: the outcomes of its codes. A code that is in no table is UNKNOWN."""
 
 from __future__ import annotations
 
