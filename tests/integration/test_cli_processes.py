@@ -24,6 +24,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from paycenter_server.settings import split_address
 from paycenter_server.storage import migrate
 from support.system import free_port
+from support.waiting import eventually
 
 REPEAT_SECONDS = 5
 
@@ -136,7 +137,7 @@ async def test_processes_wait_for_the_schema(empty_database: str, redis_url: str
         "PAYCENTER_REFUND_CALLBACK_URL": "http://127.0.0.1/r",
     }
     async with AsyncExitStack() as stack:
-        commands = {"serve": "grpc_listening", "callback": "callback_listening", "worker": "workers_running"}
+        commands = ("serve", "callback", "worker")
         started = {command: await stack.enter_async_context(process(command, environment)) for command in commands}
         logs = await asyncio.gather(*(lines_until(one, "schema_not_ready", 2) for one in started.values()))
         for log in logs:
@@ -145,13 +146,22 @@ async def test_processes_wait_for_the_schema(empty_database: str, redis_url: str
             assert "paycenter migrate" in waiting[0]["action"]
             first, second = (datetime.fromisoformat(line["timestamp"]) for line in waiting)
             assert REPEAT_SECONDS - 0.5 < (second - first).total_seconds() < REPEAT_SECONDS + 3
-        await asyncio.to_thread(migrate.ensure, empty_database)
-        await asyncio.gather(*(lines_until(started[command], event, 1) for command, event in commands.items()))
-        async with aiohttp.ClientSession() as session, session.get(f"http://{callback_address}/readyz") as answer:
-            assert answer.status == 200
-        async with grpc.aio.insecure_channel(grpc_address) as channel:
-            health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
-            assert health.status == health_pb2.HealthCheckResponse.SERVING
+        async with aiohttp.ClientSession() as session, grpc.aio.insecure_channel(grpc_address) as channel:
+
+            async def ready() -> tuple[int, int]:
+                async with session.get(f"http://{callback_address}/readyz") as answer:
+                    health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+                    return answer.status, health.status
+
+            # They listen, and say that they cannot work yet.
+            assert await ready() == (503, health_pb2.HealthCheckResponse.NOT_SERVING)
+            await asyncio.to_thread(migrate.ensure, empty_database)
+            await lines_until(started["worker"], "workers_running", 1)
+
+            async def serving() -> bool:
+                return await ready() == (200, health_pb2.HealthCheckResponse.SERVING)
+
+            await eventually(serving, 20)
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,8 @@ async def test_a_running_call_ends_before_the_server_does(
         error = await eventually(refusal)
         assert error is not None
         assert (error.code, error.reason, error.retry_after) == (grpc.StatusCode.UNAVAILABLE, "SERVER_STOPPING", 2.0)
+        assert not call.done()
+        slow.answer.set()
         assert (await call).display_content
         await rig.running
         assert asyncio.get_running_loop().time() - started < 3

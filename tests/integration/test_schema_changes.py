@@ -18,8 +18,9 @@ from paycenter.v1 import pay_order_service_pb2 as order_pb
 from paycenter.v1 import pay_refund_service_pb2 as refund_pb
 from paycenter_server.storage import apps, attempts, channels, orders, refunds
 from paycenter_server.storage.database import Database
-from support.grpc_rig import Rig, eventually, open_rig
+from support.grpc_rig import Rig, open_rig
 from support.system import PayCenterSystem
+from support.waiting import eventually
 
 TABLES = ("pay_order", "pay_attempt", "pay_refund", "pay_app", "pay_channel")
 ROUNDS = 8

@@ -132,17 +132,17 @@ async def _worker(settings: Settings, stop: asyncio.Event) -> None:
         """What this process commits, it delivers itself."""
 
         def send(self) -> None:
-            ring()
+            wake()
 
     async with open_services(settings, wake_up=LocalWakeUp()) as services:
         jobs = make_jobs(services.jobs, services.delivery)
-        notify = jobs["pay_notify_job"]
-        ringing: set[asyncio.Task[None]] = set()
+        deliveries = jobs["pay_notify_job"]
+        woken: set[asyncio.Task[None]] = set()
 
-        def ring() -> None:
-            task = asyncio.get_running_loop().create_task(notify.run())
-            ringing.add(task)
-            task.add_done_callback(ringing.discard)
+        def wake() -> None:
+            task = asyncio.get_running_loop().create_task(deliveries.run())
+            woken.add(task)
+            task.add_done_callback(woken.discard)
 
         await wait_for_schema(services.context.database, stop)
         await Runner(jobs, settings.redis_url, services.delivery).run(stop)

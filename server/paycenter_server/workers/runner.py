@@ -80,7 +80,7 @@ class Runner:
     def __init__(self, jobs: Mapping[str, Job], redis_url: str, delivery: NotificationDelivery) -> None:
         self._jobs = jobs
         self._redis_url = redis_url
-        self._notifying = delivery
+        self._delivery = delivery
 
     def _function(self, job: Job) -> Any:
         async def call(context: dict[Any, Any]) -> None:
@@ -153,6 +153,6 @@ class Runner:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             try:
-                await asyncio.wait_for(self._notifying.settle(), 12)
+                await asyncio.wait_for(self._delivery.settle(), 12)
             except TimeoutError:
                 log.warning("deliveries_abandoned", why="they are sent again when their lease runs out")

@@ -99,7 +99,7 @@ def test_dev_from_nothing_to_ctrl_c(
 
 def test_sigint_stops_it_also_where_the_parent_ignores_it(data_dir: Path, processes: list["subprocess.Popen[str]"]) -> None:
     """As in the background of a script; a hang-up that is ignored (nohup) stays so."""
-    processes.append(process := run_dev_process(data_dir, free_ports(), play=False, ignored="SIGINT SIGHUP"))
+    processes.append(process := run_dev_process(data_dir, free_ports(), demo=False, ignored="SIGINT SIGHUP"))
     output = Output(process)
     output.until("PayCenter is running")
     pids = tree_of(process)
