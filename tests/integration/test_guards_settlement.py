@@ -64,7 +64,7 @@ async def settle(
     )  # fmt: skip
     async with system.services.context.database.connection() as connection:
         return await payment_rows.settle(
-            connection, booking, task, now, OrderEvent.PAID, closed_attempt=closed_attempt, asked=asked
+            connection, booking, task, now, OrderEvent.PAID, closed_attempt=closed_attempt, snapshot=asked
         )
 
 
@@ -138,9 +138,9 @@ async def test_settle_books_nothing_that_may_be_older_than_a_cancellation(system
     await system.rows("UPDATE pay_attempt SET cancel_until = $1", until)
     # Without a query; queried before the cancellation; queried while the channel may still execute it.
     assert not await settle(system, order, attempt)
-    assert not await settle(system, order, attempt, asked=QuerySnapshot(until + timedelta(seconds=1), None))
+    assert not await settle(system, order, attempt, snapshot=QuerySnapshot(until + timedelta(seconds=1), None))
     assert await unpaid(system, order, attempt)
-    assert await settle(system, order, attempt, asked=QuerySnapshot(until + timedelta(seconds=1), until))
+    assert await settle(system, order, attempt, snapshot=QuerySnapshot(until + timedelta(seconds=1), until))
 
 
 async def test_settle_books_nothing_while_a_cancellation_may_be_carried_out(system: PayCenterSystem) -> None:
@@ -148,7 +148,7 @@ async def test_settle_books_nothing_while_a_cancellation_may_be_carried_out(syst
     attempt = await system.submit(order, "mock", **NEVER)
     until = system.clock.now() + timedelta(seconds=60)
     await system.rows("UPDATE pay_attempt SET cancel_until = $1", until)
-    assert not await settle(system, order, attempt, asked=QuerySnapshot(until - timedelta(seconds=1), until))
+    assert not await settle(system, order, attempt, snapshot=QuerySnapshot(until - timedelta(seconds=1), until))
     assert await unpaid(system, order, attempt)
 
 

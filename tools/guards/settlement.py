@@ -6,7 +6,7 @@ from guards import Mutant, guards
 
 _ALREADY = """            if current.state is AttemptState.SUCCESS:
                 return Booked.ALREADY
-            if not (asked"""
+            if not (snapshot"""
 
 SETTLEMENT: list[Mutant] = [
     *guards(
@@ -138,12 +138,12 @@ SETTLEMENT: list[Mutant] = [
         (
             "surplus-already",
             _ALREADY,
-            "            if not (asked",
+            "            if not (snapshot",
             "test_the_same_payment_reported_twice_at_once_is_booked_once",
         ),
         (
             "surplus-cancelled",
-            "if not (asked.counts(current.cancel_until) if asked else current.cancel_until is None):",
+            "if not (snapshot.counts(current.cancel_until) if snapshot else current.cancel_until is None):",
             "if False:",
             "test_a_late_payment_that_is_being_cancelled_is_not_refunded",
         ),

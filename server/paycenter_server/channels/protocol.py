@@ -293,23 +293,23 @@ class Codec(Protocol):
     code: str
     account: Mapping[str, str]
 
-    def pay(self, request: PayRequest, moment: RequestContext) -> Call[PayOutcome] | PayOutcome:
+    def pay(self, request: PayRequest, context: RequestContext) -> Call[PayOutcome] | PayOutcome:
         """Make an attempt payable. A repetition with the same number and content must be safe."""
         ...
 
-    def query(self, attempt: AttemptRef, moment: RequestContext) -> Call[QueryOutcome] | QueryOutcome:
+    def query(self, attempt: AttemptRef, context: RequestContext) -> Call[QueryOutcome] | QueryOutcome:
         """Query an attempt."""
         ...
 
-    def close(self, attempt: AttemptRef, moment: RequestContext) -> Call[CloseOutcome] | CloseOutcome:
+    def close(self, attempt: AttemptRef, context: RequestContext) -> Call[CloseOutcome] | CloseOutcome:
         """Close an attempt, so that it is not payable any more."""
         ...
 
-    def refund(self, request: RefundRequest, moment: RequestContext) -> Call[RefundOutcome] | RefundOutcome:
+    def refund(self, request: RefundRequest, context: RequestContext) -> Call[RefundOutcome] | RefundOutcome:
         """Refund money. A repetition with the same number and content must be safe."""
         ...
 
-    def query_refund(self, request: RefundRequest, moment: RequestContext) -> Call[RefundOutcome] | RefundOutcome:
+    def query_refund(self, request: RefundRequest, context: RequestContext) -> Call[RefundOutcome] | RefundOutcome:
         """Query a refund."""
         ...
 
@@ -325,7 +325,7 @@ class Codec(Protocol):
         """Whether the channel's keys should be fetched before the next use."""
         ...
 
-    def fetch_keys(self, serial: str | None, moment: RequestContext) -> Call[bool] | None:
+    def fetch_keys(self, serial: str | None, context: RequestContext) -> Call[bool] | None:
         """Fetch the channel's keys (the named one, or all) into this codec. None if there is nothing to fetch."""
         ...
 
@@ -334,7 +334,7 @@ class Codec(Protocol):
 class ProvesKeys(Protocol):
     """A codec that can request something signed, to test the channel's key before the first payment."""
 
-    def prove_keys(self, moment: RequestContext) -> Call[str]:
+    def prove_keys(self, context: RequestContext) -> Call[str]:
         """The result is "" if the key is right or the channel sent nothing signed, else a description of the error."""
         ...
 

@@ -10,23 +10,23 @@ _ALIPAY = "%Y-%m-%d %H:%M:%S"
 _WECHAT_V2 = "%Y%m%d%H%M%S"
 
 
-def rfc3339(moment: datetime) -> str:
+def rfc3339(context: datetime) -> str:
     """A time in the format of WeChat Pay v3: `2026-01-02T03:04:05+08:00`."""
-    return moment.astimezone(CHINA).replace(microsecond=0).isoformat()
+    return context.astimezone(CHINA).replace(microsecond=0).isoformat()
 
 
 def parse_rfc3339(text: str) -> datetime | None:
     """The reverse of rfc3339; None for anything else, also for a time without a zone."""
     try:
-        moment = datetime.fromisoformat(text)
+        context = datetime.fromisoformat(text)
     except ValueError:
         return None
-    return moment if moment.tzinfo else None
+    return context if context.tzinfo else None
 
 
-def alipay(moment: datetime) -> str:
+def alipay(context: datetime) -> str:
     """A time in the format of Alipay: `2026-01-02 03:04:05`, without a zone."""
-    return moment.astimezone(CHINA).strftime(_ALIPAY)
+    return context.astimezone(CHINA).strftime(_ALIPAY)
 
 
 def parse_alipay(text: str) -> datetime | None:
@@ -37,9 +37,9 @@ def parse_alipay(text: str) -> datetime | None:
         return None
 
 
-def wechat_v2(moment: datetime) -> str:
+def wechat_v2(context: datetime) -> str:
     """A time in the format of WeChat Pay v2: `20260102030405`, without a zone."""
-    return moment.astimezone(CHINA).strftime(_WECHAT_V2)
+    return context.astimezone(CHINA).strftime(_WECHAT_V2)
 
 
 def parse_wechat_v2(text: str) -> datetime | None:
@@ -55,7 +55,7 @@ def parse_wechat_v2(text: str) -> datetime | None:
 def parse_http_date(text: str) -> datetime | None:
     """The time of a Date header; None for anything else."""
     try:
-        moment = parsedate_to_datetime(text)
+        context = parsedate_to_datetime(text)
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
-    return moment if moment.tzinfo else None
+    return context if context.tzinfo else None

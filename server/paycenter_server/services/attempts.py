@@ -71,8 +71,8 @@ class AttemptSettlement:
     async def query(self, attempt: PayAttempt) -> QueryOutcome:
         """Query the channel. A payment is booked before this returns. Facts that do not match make the outcome UNKNOWN."""
         configured = await self._gateway.get(attempt.channel_id)
-        asked = QuerySnapshot(self._context.now(), attempt.cancel_until)
-        outcome = await self._gateway.perform(configured, lambda codec, moment: codec.query(attempt_ref(attempt), moment))
+        snapshot = QuerySnapshot(self._context.now(), attempt.cancel_until)
+        outcome = await self._gateway.perform(configured, lambda codec, context: codec.query(attempt_ref(attempt), context))
         # Only a payment must state its number. A codec may report the other statuses without one.
         unnamed = "" if outcome.status is QueryStatus.PAID else attempt.out_trade_no
         number = outcome.payment.out_trade_no if outcome.payment else unnamed
@@ -80,7 +80,7 @@ class AttemptSettlement:
             log.error("query_answered_another_number", out_trade_no=attempt.out_trade_no)
             return QueryOutcome(QueryStatus.UNKNOWN, None, FACTS_MISMATCH, "the answer is about another number")
         if outcome.status is QueryStatus.PAID:
-            return await self._book(configured, attempt, outcome, asked)
+            return await self._book(configured, attempt, outcome, snapshot)
         return outcome
 
     async def attempt_of(self, out_trade_no: str) -> PayAttempt | None:
@@ -97,11 +97,11 @@ class AttemptSettlement:
         return await self.query(attempt)
 
     async def _book(
-        self, configured: ConfiguredChannel, attempt: PayAttempt, outcome: QueryOutcome, asked: QuerySnapshot
+        self, configured: ConfiguredChannel, attempt: PayAttempt, outcome: QueryOutcome, snapshot: QuerySnapshot
     ) -> QueryOutcome:
         assert outcome.payment is not None
         try:
-            await self._payments.book(configured, outcome.payment, raw="", asked=asked)
+            await self._payments.book(configured, outcome.payment, raw="", snapshot=snapshot)
         except FactsMismatchError as error:
             log.error("query_facts_mismatch", out_trade_no=attempt.out_trade_no, why=str(error))
             return QueryOutcome(QueryStatus.UNKNOWN, None, FACTS_MISMATCH, str(error))
@@ -130,7 +130,7 @@ class AttemptSettlement:
 
     async def _close(self, configured: ConfiguredChannel, attempt: PayAttempt, not_after: datetime | None = None) -> CloseOutcome:
         return await self._gateway.perform(
-            configured, lambda codec, moment: codec.close(attempt_ref(attempt), moment), not_after=not_after
+            configured, lambda codec, context: codec.close(attempt_ref(attempt), context), not_after=not_after
         )
 
     async def _after(self, attempt: PayAttempt, closed: CloseOutcome) -> SettleResult:

@@ -262,7 +262,7 @@ class Submission:
         )
 
     async def _call(self, configured: ConfiguredChannel, attempt: PayAttempt, request: PayRequest, *, fresh: bool) -> None:
-        outcome = await self._gateway.perform(configured, lambda codec, moment: codec.pay(request, moment))
+        outcome = await self._gateway.perform(configured, lambda codec, context: codec.pay(request, context))
         if outcome.not_sent:
             if fresh:
                 await self._close_unsent(attempt, outcome)

@@ -125,8 +125,8 @@ class ChannelGateway:
         """
         codec = configured.codec
         await self._refresh_keys(configured)
-        moment = self._context.moment()
-        made = await self._off_loop(lambda: operation(codec, moment))
+        context = self._context.new_request_context()
+        made = await self._off_loop(lambda: operation(codec, context))
         if not isinstance(made, Call):
             return made
         if not_after is not None and self._context.now() > not_after:
@@ -210,8 +210,8 @@ class ChannelGateway:
 
     async def _fetch(self, configured: ConfiguredChannel, serial: str | None) -> bool:
         deadline.set(None)  # the deadline of the caller that started it does not apply, because others wait too
-        moment = self._context.moment()
-        call = await self._off_loop(lambda: configured.codec.fetch_keys(serial, moment))
+        context = self._context.new_request_context()
+        call = await self._off_loop(lambda: configured.codec.fetch_keys(serial, context))
         return call is not None and await self._send(configured, call, fetching=True)
 
     async def _refresh_keys(self, configured: ConfiguredChannel, pause: timedelta = _PAUSE_AFTER_ANSWER) -> None:

@@ -101,8 +101,8 @@ class ChannelProbe:
             return None
         prover = configured.codec
 
-        def prove(codec: Codec, moment: RequestContext) -> Call[str] | str:
-            return prover.prove_keys(moment)
+        def prove(codec: Codec, context: RequestContext) -> Call[str] | str:
+            return prover.prove_keys(context)
 
         why = await self._gateway.perform(configured, prove)
         return Probe(False, f"{self._unclear(why)} (in detail: {why})") if why else None
@@ -114,7 +114,7 @@ class ChannelProbe:
 
     async def _query(self, configured: ConfiguredChannel) -> Probe | None:
         attempt = self._attempt()
-        outcome = await self._gateway.perform(configured, lambda codec, moment: codec.query(attempt, moment))
+        outcome = await self._gateway.perform(configured, lambda codec, context: codec.query(attempt, context))
         if outcome.status is QueryStatus.NOT_FOUND:
             if outcome.signed or configured.spec.trial is not None:
                 return None
@@ -133,10 +133,10 @@ class ChannelProbe:
             attempt.out_trade_no, "PayCenter channel test", "", attempt.amount, attempt.currency, attempt.expire_time,
             self._gateway.callback_urls(configured.channel)[0], "", "127.0.0.1", {}, "qr_code",
         )  # fmt: skip
-        made = await self._gateway.perform(trial, lambda codec, moment: codec.pay(request, moment))
+        made = await self._gateway.perform(trial, lambda codec, context: codec.pay(request, context))
         if made.status is PayStatus.WAITING:
             # No payer has seen its code, and it expires in minutes, so the result of the close does not matter.
-            await self._gateway.perform(trial, lambda codec, moment: codec.close(attempt, moment))
+            await self._gateway.perform(trial, lambda codec, context: codec.close(attempt, context))
             return Probe(True, "The channel answers, both sides' signatures verify, and an order of 0.01 was made and closed.")
         if made.error_code in _PERMISSION and configured.spec.code != trial.codec.code:
             return Probe(

@@ -93,7 +93,7 @@ class Context:
         """A new UUIDv7, larger than all earlier ones of this process."""
         return self._keys.next(now, self.random_bits(RANDOM_BITS))
 
-    def moment(self) -> RequestContext:
+    def new_request_context(self) -> RequestContext:
         """The time and a nonce for one channel operation."""
         return RequestContext(self.now(), "".join(secrets.choice(_NONCE) for _ in range(32)))
 

@@ -51,7 +51,7 @@ class Payments:
         self._cases = cases
 
     async def book(
-        self, configured: ConfiguredChannel, payment: Payment, raw: str, asked: payment_rows.QuerySnapshot | None = None
+        self, configured: ConfiguredChannel, payment: Payment, raw: str, snapshot: payment_rows.QuerySnapshot | None = None
     ) -> Booked:
         """Compare the facts with the attempt. Book them in one statement, or open a case if they cannot be booked.
 
@@ -70,10 +70,12 @@ class Payments:
                 return Booked.ALREADY
             if payment.amount == attempt.amount and payment.currency == attempt.currency and payment.refunded is Refunded.NOTHING:
                 order = await order_rows.get_order(connection, attempt.order_id)
-                if order is not None and await self._settle(connection, configured, order, attempt, payment, raw, asked=asked):
+                if order is not None and await self._settle(
+                    connection, configured, order, attempt, payment, raw, snapshot=snapshot
+                ):
                     self._context.wake_up.send()
                     return Booked.BOOKED
-        return await self._surplus(configured, attempt, payment, raw, asked)
+        return await self._surplus(configured, attempt, payment, raw, snapshot)
 
     def _compare_account(self, configured: ConfiguredChannel, payment: Payment) -> None:
         for name, ours in configured.codec.account.items():
@@ -91,7 +93,7 @@ class Payments:
         event: OrderEvent = OrderEvent.PAID,
         *,
         closed_attempt: bool = False,
-        asked: payment_rows.QuerySnapshot | None,
+        snapshot: payment_rows.QuerySnapshot | None,
     ) -> bool:
         now = self._context.now()
         rate = configured.channel.fee_rate_ppm
@@ -119,7 +121,7 @@ class Payments:
             channel_order_no=booking.channel_order_no,
             success_time=success_time,
         )
-        return await payment_rows.settle(connection, booking, task, now, event, closed_attempt=closed_attempt, asked=asked)
+        return await payment_rows.settle(connection, booking, task, now, event, closed_attempt=closed_attempt, snapshot=snapshot)
 
     async def _surplus(
         self,
@@ -127,7 +129,7 @@ class Payments:
         attempt: PayAttempt,
         payment: Payment,
         raw: str,
-        asked: payment_rows.QuerySnapshot | None,
+        snapshot: payment_rows.QuerySnapshot | None,
     ) -> Booked:
         """The booking statement changed nothing: read both rows again under lock, and decide."""
         now = self._context.now()
@@ -138,7 +140,7 @@ class Payments:
                 raise FactsMismatchError("the attempt has gone")
             if current.state is AttemptState.SUCCESS:
                 return Booked.ALREADY
-            if not (asked.counts(current.cancel_until) if asked else current.cancel_until is None):
+            if not (snapshot.counts(current.cancel_until) if snapshot else current.cancel_until is None):
                 raise BeingCancelledError("the channel was requested to cancel it, and the result is not known yet")
             app = await app_rows.get_app_by_id(connection, order.app_id)
             if app is None:
@@ -146,7 +148,7 @@ class Payments:
             kind = self._kind(order, current, payment)
             event = self._acceptable(kind, order, app)
             if event is not None and await self._settle(
-                connection, configured, order, current, payment, raw, event, closed_attempt=True, asked=asked
+                connection, configured, order, current, payment, raw, event, closed_attempt=True, snapshot=snapshot
             ):
                 result = Booked.BOOKED
             else:

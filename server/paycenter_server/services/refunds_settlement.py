@@ -72,19 +72,19 @@ class RefundSettlement:
         """Send a refund. With the same number every channel regards a repeated request as the same refund."""
         configured = await self._gateway.get(refund.channel_id)
         request = await self._request(refund, configured)
-        outcome = await self._gateway.perform(configured, lambda codec, moment: codec.refund(request, moment))
+        outcome = await self._gateway.perform(configured, lambda codec, context: codec.refund(request, context))
         await self._apply_or_note(configured, refund, outcome)
 
     async def check(self, refund: PayRefund) -> None:
         """Query a refund. If the channel does not know it, it is sent again under the same number (rule 2)."""
         configured = await self._gateway.get(refund.channel_id)
         request = await self._request(refund, configured)
-        outcome = await self._gateway.perform(configured, lambda codec, moment: codec.query_refund(request, moment))
+        outcome = await self._gateway.perform(configured, lambda codec, context: codec.query_refund(request, context))
         if outcome.status is RefundStatus.NOT_FOUND:
-            outcome = await self._gateway.perform(configured, lambda codec, moment: codec.refund(request, moment))
+            outcome = await self._gateway.perform(configured, lambda codec, context: codec.refund(request, context))
             if outcome.status is RefundStatus.TRADE_DECIDES and await self._all_went_back(refund, configured):
                 # The last refund of the trade may be this one, from an earlier request.
-                last = await self._gateway.perform(configured, lambda codec, moment: codec.query_refund(request, moment))
+                last = await self._gateway.perform(configured, lambda codec, context: codec.query_refund(request, context))
                 outcome = replace(outcome, status=RefundStatus.FAILED) if last.status is RefundStatus.NOT_FOUND else last
         await self._apply_or_note(configured, refund, outcome)
 
@@ -94,7 +94,7 @@ class RefundSettlement:
             attempt = await attempt_rows.get_attempt(connection, refund.attempt_id)
         if attempt is None:
             return False
-        trade = await self._gateway.perform(configured, lambda codec, moment: codec.query(attempt_ref(attempt), moment))
+        trade = await self._gateway.perform(configured, lambda codec, context: codec.query(attempt_ref(attempt), context))
         # A bar code trade that is fully refunded is CLOSED.
         payment = trade.payment if trade.status in (QueryStatus.PAID, QueryStatus.CLOSED) else None
         return payment is not None and (payment.out_trade_no, payment.refunded) == (attempt.out_trade_no, Refunded.ALL)
@@ -234,7 +234,7 @@ class RefundSettlement:
 
     async def _confirm(self, configured: ConfiguredChannel, request: RefundRequest) -> RefundOutcome:
         """Query a refund that a callback reports without proof. UndecidedError if the answer is not clear."""
-        outcome = await self._gateway.perform(configured, lambda codec, moment: codec.query_refund(request, moment))
+        outcome = await self._gateway.perform(configured, lambda codec, context: codec.query_refund(request, context))
         if outcome.status in (RefundStatus.PENDING, RefundStatus.UNKNOWN):
             raise UndecidedError("the channel has not decided this refund yet")
         return outcome

@@ -78,7 +78,7 @@ async def settle(
     event: OrderEvent,
     *,
     closed_attempt: bool = False,
-    asked: QuerySnapshot | None = None,
+    snapshot: QuerySnapshot | None = None,
 ) -> bool:
     """Book a payment. False, with nothing changed, if the state of the order or of the attempt does not allow it.
 
@@ -94,6 +94,6 @@ async def settle(
         booking.callback_data, now, target(ORDER, event), booking.channel_code, booking.fee_rate_ppm, booking.fee_amount,
         notification.id, notification.type.value, notification.event, notification.merchant_order_id,
         notification.notification_url, notification.payload, notification.state.value, notification.data_version,
-        OPEN_ATTEMPT, asked.cancel_until if asked else None, asked.at if asked else None,
+        OPEN_ATTEMPT, snapshot.cancel_until if snapshot else None, snapshot.at if snapshot else None,
     )  # fmt: skip
     return bool(row and row["attempts"] == 1 and row["orders"] == 1)

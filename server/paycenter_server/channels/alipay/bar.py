@@ -36,12 +36,12 @@ class AlipayBarCodec(AlipayTradeCodec):
 
     code = "alipay_bar"
 
-    def pay(self, request: PayRequest, moment: RequestContext) -> Call[PayOutcome]:
+    def pay(self, request: PayRequest, context: RequestContext) -> Call[PayOutcome]:
         """Paid at once (10000), or WAITING without display content because the payer must confirm (10003)."""
         fields = self.create_fields(request)
         # Alipay accepts one minute or more, which is the life of the attempt. A duration is independent of clocks.
         del fields["time_expire"]
-        minutes = max(ceil((request.expire_time - moment.now).total_seconds() / 60), 1)
+        minutes = max(ceil((request.expire_time - context.now).total_seconds() / 60), 1)
         content = {
             **fields,
             "timeout_express": f"{minutes}m",
@@ -69,7 +69,7 @@ class AlipayBarCodec(AlipayTradeCodec):
                 return PayOutcome(PayStatus.WAITING, "bar_code")
             return self.refused(answer)
 
-        return self.pay_call("alipay.trade.pay", content, request, moment, good, bad)
+        return self.pay_call("alipay.trade.pay", content, request, context, good, bad)
 
     def read_trade(self, trade: Mapping[str, Any], account: Mapping[str, str], paid_field: str) -> QueryOutcome:
         """As for every trade, except that a closed one was cancelled: its payment was refunded and is not booked."""
@@ -78,7 +78,7 @@ class AlipayBarCodec(AlipayTradeCodec):
             return QueryOutcome(QueryStatus.CLOSED, outcome.payment, "CANCEL_REFUNDED", "it was paid, and then refunded")
         return outcome
 
-    def close(self, attempt: AttemptRef, moment: RequestContext) -> Call[CloseOutcome]:
+    def close(self, attempt: AttemptRef, context: RequestContext) -> Call[CloseOutcome]:
         """`alipay.trade.cancel` closes an unpaid trade and refunds a paid one; `retry_flag` Y requires a repetition."""
 
         def good(answer: Answer) -> CloseOutcome:
@@ -99,6 +99,6 @@ class AlipayBarCodec(AlipayTradeCodec):
             return CloseOutcome(status, answer.sub_code, answer.message)
 
         return self.call(
-            "alipay.trade.cancel", {"out_trade_no": attempt.out_trade_no}, moment, good, bad,
+            "alipay.trade.cancel", {"out_trade_no": attempt.out_trade_no}, context, good, bad,
             lambda why: CloseOutcome(CloseStatus.UNKNOWN, "UNCLEAR", why),
         )  # fmt: skip

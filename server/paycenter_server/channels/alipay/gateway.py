@@ -80,7 +80,7 @@ class Gateway:
         return bool(self.merchant.certificate_fields)
 
     def signed_fields(
-        self, method: str, content: Mapping[str, Any], moment: RequestContext, *, plain: bool = False, **urls: str
+        self, method: str, content: Mapping[str, Any], context: RequestContext, *, plain: bool = False, **urls: str
     ) -> dict[str, str]:
         """All parameters of a request, including `sign`. Empty ones are omitted, because the documents differ on signing them."""
         fields = {
@@ -89,7 +89,7 @@ class Gateway:
             "format": "JSON",
             "charset": "utf-8",
             "sign_type": "RSA2",
-            "timestamp": alipay(moment.now),
+            "timestamp": alipay(context.now),
             "version": "1.0",
             **self.merchant.certificate_fields,
             **{name: url for name, url in urls.items() if url},
@@ -106,10 +106,10 @@ class Gateway:
         return f"{self.merchant.gateway_url}?{urlencode(fields, quote_via=quote)}"
 
     def request(
-        self, method: str, content: Mapping[str, Any], moment: RequestContext, *, plain: bool = False, **urls: str
+        self, method: str, content: Mapping[str, Any], context: RequestContext, *, plain: bool = False, **urls: str
     ) -> HttpRequest:
         """A POST with the common parameters in the query and `biz_content` in the body. `plain`: without encryption."""
-        fields = self.signed_fields(method, content, moment, plain=plain, **urls)
+        fields = self.signed_fields(method, content, context, plain=plain, **urls)
         body = urlencode({"biz_content": fields.pop("biz_content")}, quote_via=quote).encode()
         headers = (("Content-Type", _FORM), ("Accept", "application/json"), ("User-Agent", USER_AGENT))
         return HttpRequest("POST", self.address(fields), headers, body)
@@ -166,7 +166,7 @@ class Gateway:
 
     # Alipay replaces its certificate from time to time. The new one is fetched by its SN.
 
-    def fetch_certificate(self, serial: str, moment: RequestContext) -> Call[bool] | None:
+    def fetch_certificate(self, serial: str, context: RequestContext) -> Call[bool] | None:
         """`alipay.open.app.alipaycert.download`. The certificate is trusted only if it chains to the configured roots."""
         if not self.certificate_mode or not _SERIAL.fullmatch(serial):
             return None
@@ -181,7 +181,7 @@ class Gateway:
                 return False
 
         # The request is not encrypted, as in the vendor's SDKs. The answer may be encrypted or not.
-        request = self.request(CERT_DOWNLOAD, {"alipay_cert_sn": serial}, moment, plain=True)
+        request = self.request(CERT_DOWNLOAD, {"alipay_cert_sn": serial}, context, plain=True)
         return Call("alipay.certificate", request, parse, lambda why: False)
 
     def _trust(self, serial: str, material: bytes, now: datetime) -> bool:

@@ -21,7 +21,7 @@ class AlipayLiteCodec(AlipayTradeCodec):
         buyer = {name: request.extras[name] for name in wanted if request.extras.get(name)}
         return {**buyer, "op_app_id": request.extras.get("op_app_id") or self.gateway.merchant.app_id}
 
-    def pay(self, request: PayRequest, moment: RequestContext) -> Call[PayOutcome]:
+    def pay(self, request: PayRequest, context: RequestContext) -> Call[PayOutcome]:
         """The content is JSON with the `tradeNO` for `my.tradePay`."""
 
         def good(answer: Answer) -> PayOutcome:
@@ -31,4 +31,4 @@ class AlipayLiteCodec(AlipayTradeCodec):
             return PayOutcome(PayStatus.WAITING, "app", json.dumps({"tradeNO": trade_no}, separators=(",", ":")))
 
         content = {**self.create_fields(request), "product_code": "JSAPI_PAY", **self.buyer_fields(request)}
-        return self.pay_call("alipay.trade.create", content, request, moment, good)
+        return self.pay_call("alipay.trade.create", content, request, context, good)

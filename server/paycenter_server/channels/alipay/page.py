@@ -21,11 +21,11 @@ class AlipayPcCodec(AlipayTradeCodec):
         """The additional fields of this product. `qr_pay_mode` 2: Alipay's page shows the QR code."""
         return {"qr_pay_mode": "2"}
 
-    def pay(self, request: PayRequest, moment: RequestContext) -> PayOutcome:
+    def pay(self, request: PayRequest, context: RequestContext) -> PayOutcome:
         """A URL (GET) or a form that submits itself (POST)."""
         content = {**self.create_fields(request), "product_code": self.product_code, **self.page_fields(request)}
         fields = self.gateway.signed_fields(
-            self.method, content, moment, notify_url=request.callback_url, return_url=request.return_url
+            self.method, content, context, notify_url=request.callback_url, return_url=request.return_url
         )
         if request.display_mode != "form":
             return PayOutcome(PayStatus.WAITING, "url", self.gateway.address(fields))
@@ -56,8 +56,8 @@ class AlipayAppCodec(AlipayTradeCodec):
     code = "alipay_app"
     method = "alipay.trade.app.pay"
 
-    def pay(self, request: PayRequest, moment: RequestContext) -> PayOutcome:
+    def pay(self, request: PayRequest, context: RequestContext) -> PayOutcome:
         """The order string: sorted `k=urlencode(v)`, including `sign`."""
         content = {**self.create_fields(request), "product_code": "QUICK_MSECURITY_PAY"}
-        fields = self.gateway.signed_fields(self.method, content, moment, notify_url=request.callback_url)
+        fields = self.gateway.signed_fields(self.method, content, context, notify_url=request.callback_url)
         return PayOutcome(PayStatus.WAITING, "app", urlencode(sorted(fields.items()), quote_via=quote))

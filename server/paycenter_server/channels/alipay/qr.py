@@ -12,7 +12,7 @@ class AlipayQrCodec(AlipayTradeCodec):
 
     code = "alipay_qr"
 
-    def pay(self, request: PayRequest, moment: RequestContext) -> Call[PayOutcome]:
+    def pay(self, request: PayRequest, context: RequestContext) -> Call[PayOutcome]:
         """The content is the text of the QR code."""
 
         def good(answer: Answer) -> PayOutcome:
@@ -22,4 +22,4 @@ class AlipayQrCodec(AlipayTradeCodec):
             return PayOutcome(PayStatus.WAITING, "qr_code", qr_code)
 
         content = {**self.create_fields(request), "product_code": "FACE_TO_FACE_PAYMENT"}
-        return self.pay_call("alipay.trade.precreate", content, request, moment, good)
+        return self.pay_call("alipay.trade.precreate", content, request, context, good)

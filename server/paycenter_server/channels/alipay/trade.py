@@ -65,7 +65,7 @@ class AlipayTradeCodec:
         self,
         api: str,
         content: Mapping[str, Any],
-        moment: RequestContext,
+        context: RequestContext,
         good: Callable[[Answer], T],
         bad: Callable[[Answer], T],
         unclear: Callable[[str], T],
@@ -77,14 +77,14 @@ class AlipayTradeCodec:
             answer = self.gateway.read(api, response)
             return good(answer) if answer.code == outcomes.SUCCESS else bad(answer)
 
-        return Call(api, self.gateway.request(api, content, moment, plain=False, **urls), parse, unclear)
+        return Call(api, self.gateway.request(api, content, context, plain=False, **urls), parse, unclear)
 
     def pay_call(
         self,
         api: str,
         content: Mapping[str, Any],
         request: PayRequest,
-        moment: RequestContext,
+        context: RequestContext,
         good: Callable[[Answer], PayOutcome],
         bad: Callable[[Answer], PayOutcome] | None = None,
     ) -> Call[PayOutcome]:
@@ -93,7 +93,7 @@ class AlipayTradeCodec:
         def unclear(why: str) -> PayOutcome:
             return PayOutcome(PayStatus.UNKNOWN, error_code="UNCLEAR", error_message=why)
 
-        return self.call(api, content, moment, good, bad or self.refused, unclear, notify_url=request.callback_url)
+        return self.call(api, content, context, good, bad or self.refused, unclear, notify_url=request.callback_url)
 
     def refused(self, answer: Answer) -> PayOutcome:
         """The outcome of a refused submit. It is definite only if the answer is signed and its code is in a table."""
@@ -104,7 +104,7 @@ class AlipayTradeCodec:
             status = PayStatus.UNKNOWN
         return PayOutcome(status, error_code=answer.sub_code, error_message=answer.message)
 
-    def query(self, attempt: AttemptRef, moment: RequestContext) -> Call[QueryOutcome]:
+    def query(self, attempt: AttemptRef, context: RequestContext) -> Call[QueryOutcome]:
         """`alipay.trade.query`. An unknown number may be that of a QR code that was not scanned yet."""
 
         def bad(answer: Answer) -> QueryOutcome:
@@ -114,14 +114,14 @@ class AlipayTradeCodec:
         return self.call(
             "alipay.trade.query",
             {"out_trade_no": attempt.out_trade_no},
-            moment,
+            context,
             # The answer of a query does not contain the account. It answers a request that only our key can have signed.
             lambda answer: self.read_trade(answer.content, self.account, "send_pay_date"),
             bad,
             lambda why: QueryOutcome(QueryStatus.UNKNOWN, None, "UNCLEAR", why),
         )
 
-    def close(self, attempt: AttemptRef, moment: RequestContext) -> Call[CloseOutcome]:
+    def close(self, attempt: AttemptRef, context: RequestContext) -> Call[CloseOutcome]:
         """`alipay.trade.close`. The answer is TRADE_NOT_EXIST for a QR code that was not scanned, which stays payable."""
 
         def good(answer: Answer) -> CloseOutcome:
@@ -136,13 +136,13 @@ class AlipayTradeCodec:
         return self.call(
             "alipay.trade.close",
             {"out_trade_no": attempt.out_trade_no},
-            moment,
+            context,
             good,
             bad,
             lambda why: CloseOutcome(CloseStatus.UNKNOWN, "UNCLEAR", why),
         )
 
-    def refund(self, request: RefundRequest, moment: RequestContext) -> Call[RefundOutcome]:
+    def refund(self, request: RefundRequest, context: RequestContext) -> Call[RefundOutcome]:
         """`alipay.trade.refund`. `fund_change` N: this call moved no money, so the refund is queried."""
         content = {
             "out_trade_no": request.out_trade_no,
@@ -161,9 +161,9 @@ class AlipayTradeCodec:
             facts = RefundFacts(request.out_refund_no, request.out_trade_no, request.amount, self.account, "", at)
             return RefundOutcome(RefundStatus.SUCCESS, facts)
 
-        return self._refund_call("alipay.trade.refund", content, moment, good, outcomes.REFUND_ERRORS, RefundStatus.RETRY_LATER)
+        return self._refund_call("alipay.trade.refund", content, context, good, outcomes.REFUND_ERRORS, RefundStatus.RETRY_LATER)
 
-    def query_refund(self, request: RefundRequest, moment: RequestContext) -> Call[RefundOutcome]:
+    def query_refund(self, request: RefundRequest, context: RequestContext) -> Call[RefundOutcome]:
         """`alipay.trade.fastpay.refund.query`. A success without `refund_status` means that the refund does not exist."""
         content = {
             "out_trade_no": request.out_trade_no,
@@ -187,13 +187,13 @@ class AlipayTradeCodec:
             return RefundOutcome(RefundStatus.SUCCESS, facts)
 
         api = "alipay.trade.fastpay.refund.query"
-        return self._refund_call(api, content, moment, good, outcomes.REFUND_QUERY_ERRORS, RefundStatus.UNKNOWN)
+        return self._refund_call(api, content, context, good, outcomes.REFUND_QUERY_ERRORS, RefundStatus.UNKNOWN)
 
     def _refund_call(
         self,
         api: str,
         content: Mapping[str, Any],
-        moment: RequestContext,
+        context: RequestContext,
         good: Callable[[Answer], RefundOutcome],
         errors: Mapping[str, RefundStatus],
         turned_away: RefundStatus,
@@ -208,7 +208,7 @@ class AlipayTradeCodec:
                 status = RefundStatus.UNKNOWN
             return RefundOutcome(status, None, answer.sub_code, answer.message)
 
-        return self.call(api, content, moment, good, bad, lambda why: RefundOutcome(RefundStatus.UNKNOWN, None, "UNCLEAR", why))
+        return self.call(api, content, context, good, bad, lambda why: RefundOutcome(RefundStatus.UNKNOWN, None, "UNCLEAR", why))
 
     def read_trade(self, trade: Mapping[str, Any], account: Mapping[str, str], paid_field: str) -> QueryOutcome:
         """The outcome of a trade in the answer of a query or in a callback."""
@@ -262,6 +262,6 @@ class AlipayTradeCodec:
         """Certificates are fetched when an unknown one is used."""
         return False
 
-    def fetch_keys(self, serial: str | None, moment: RequestContext) -> Call[bool] | None:
+    def fetch_keys(self, serial: str | None, context: RequestContext) -> Call[bool] | None:
         """Fetch the certificate with this SN."""
-        return self.gateway.fetch_certificate(serial or "", moment)
+        return self.gateway.fetch_certificate(serial or "", context)

@@ -56,11 +56,11 @@ class MockCodec:
     def _payment(self, number: str, amount: int, currency: str, at: datetime) -> Payment:
         return Payment(number, f"MOCK-P-{number}", amount, currency, self.account, "mock-payer", at)
 
-    def pay(self, request: PayRequest, moment: RequestContext) -> PayOutcome:
+    def pay(self, request: PayRequest, context: RequestContext) -> PayOutcome:
         """The outcome depends on the behaviour."""
         behaviour = self._behaviour_of(request.extras)
         if behaviour == "success":
-            payment = self._payment(request.out_trade_no, request.amount, request.currency, moment.now)
+            payment = self._payment(request.out_trade_no, request.amount, request.currency, context.now)
             return PayOutcome(PayStatus.PAID, payment=payment)
         if behaviour == "failure":
             return PayOutcome(PayStatus.REFUSED, error_code="MOCK_FAILURE", error_message="the mock channel was asked to refuse")
@@ -68,11 +68,11 @@ class MockCodec:
             return PayOutcome(PayStatus.UNKNOWN, error_code="MOCK_TIMEOUT", error_message="the mock channel was asked to time out")
         return PayOutcome(PayStatus.WAITING)
 
-    def query(self, attempt: AttemptRef, moment: RequestContext) -> QueryOutcome:
+    def query(self, attempt: AttemptRef, context: RequestContext) -> QueryOutcome:
         """The outcome depends on the behaviour and the age of the attempt."""
         behaviour = self._behaviour_of(attempt.extras)
         late = attempt.create_time + timedelta(seconds=_late_seconds(attempt.extras))
-        paid = behaviour in ("success", "timeout") or (behaviour.startswith("late") and moment.now >= late)
+        paid = behaviour in ("success", "timeout") or (behaviour.startswith("late") and context.now >= late)
         if paid:
             at = late if behaviour.startswith("late") else attempt.create_time
             return QueryOutcome(QueryStatus.PAID, self._payment(attempt.out_trade_no, attempt.amount, attempt.currency, at))
@@ -80,9 +80,9 @@ class MockCodec:
             return QueryOutcome(QueryStatus.NOT_FOUND)
         return QueryOutcome(QueryStatus.CLOSED if behaviour == "failure" else QueryStatus.WAITING)
 
-    def close(self, attempt: AttemptRef, moment: RequestContext) -> CloseOutcome:
+    def close(self, attempt: AttemptRef, context: RequestContext) -> CloseOutcome:
         """The attempt is closed, unless it is paid or its behaviour is late_after_close."""
-        if self.query(attempt, moment).status is QueryStatus.PAID:
+        if self.query(attempt, context).status is QueryStatus.PAID:
             return CloseOutcome(CloseStatus.PAID)
         stubborn = self._behaviour_of(attempt.extras) == "late_after_close"
         return CloseOutcome(CloseStatus.STILL_PAYABLE if stubborn else CloseStatus.CLOSED)
@@ -93,7 +93,7 @@ class MockCodec:
         )
         return RefundOutcome(RefundStatus.SUCCESS, facts)
 
-    def refund(self, request: RefundRequest, moment: RequestContext) -> RefundOutcome:
+    def refund(self, request: RefundRequest, context: RequestContext) -> RefundOutcome:
         """The outcome depends on `refund` in the extras of the attempt."""
         behaviour = request.extras.get("refund") or "success"
         if behaviour == "failure":
@@ -102,16 +102,16 @@ class MockCodec:
             return RefundOutcome(RefundStatus.UNKNOWN, None, "MOCK_TIMEOUT", "the mock channel was asked to time out")
         if behaviour == "pending":
             return RefundOutcome(RefundStatus.PENDING)
-        return self._refunded(request, moment.now)
+        return self._refunded(request, context.now)
 
-    def query_refund(self, request: RefundRequest, moment: RequestContext) -> RefundOutcome:
+    def query_refund(self, request: RefundRequest, context: RequestContext) -> RefundOutcome:
         """The refund is done, unless its behaviour is failure or it is still pending."""
         behaviour = request.extras.get("refund") or "success"
         if behaviour == "failure":
             return RefundOutcome(RefundStatus.FAILED, None, "MOCK_FAILURE", "the mock channel was asked to refuse")
-        if behaviour == "pending" and moment.now < request.create_time + timedelta(seconds=2):
+        if behaviour == "pending" and context.now < request.create_time + timedelta(seconds=2):
             return RefundOutcome(RefundStatus.PENDING)
-        return self._refunded(request, moment.now)
+        return self._refunded(request, context.now)
 
     def parse_callback(self, request: CallbackRequest, now: datetime) -> Callback:
         """The mock channel sends no callbacks, because anybody could forge them."""
@@ -125,7 +125,7 @@ class MockCodec:
         """It has no keys."""
         return False
 
-    def fetch_keys(self, serial: str | None, moment: RequestContext) -> Call[bool] | None:
+    def fetch_keys(self, serial: str | None, context: RequestContext) -> Call[bool] | None:
         """It has no keys."""
         return None
 

@@ -26,7 +26,7 @@ class WechatBarCodec(WechatV3Codec):
     code = "wx_bar"
     product = "codepay"
 
-    def pay(self, request: PayRequest, moment: RequestContext) -> Call[PayOutcome]:
+    def pay(self, request: PayRequest, context: RequestContext) -> Call[PayOutcome]:
         """The request has no notify_url and no expiry: bar codes have no callbacks and live less than a minute."""
         fields = {
             "appid": self.account["appid"],
@@ -37,9 +37,9 @@ class WechatBarCodec(WechatV3Codec):
             "payer": {"auth_code": request.extras.get("auth_code", "")},
             "scene_info": {"store_info": {"id": request.extras.get("store_id") or "1"}},
         }
-        return self._create(fields, request, moment, outcomes.CODEPAY_ERRORS)
+        return self._create(fields, request, context, outcomes.CODEPAY_ERRORS)
 
-    def created(self, answer: Mapping[str, Any], request: PayRequest, moment: RequestContext) -> PayOutcome:
+    def created(self, answer: Mapping[str, Any], request: PayRequest, context: RequestContext) -> PayOutcome:
         """Paid at once, or WAITING because the payer must enter a password."""
         outcome = transaction(answer)
         payment = outcome.payment
@@ -51,8 +51,8 @@ class WechatBarCodec(WechatV3Codec):
             return PayOutcome(PayStatus.WAITING, "bar_code")
         return PayOutcome(PayStatus.UNKNOWN, error_code=outcome.error_code, error_message=outcome.error_message)
 
-    def close(self, attempt: AttemptRef, moment: RequestContext) -> Call[CloseOutcome]:
+    def close(self, attempt: AttemptRef, context: RequestContext) -> Call[CloseOutcome]:
         """Reverse: it cancels an unpaid order and refunds a paid one."""
         fields = {"appid": self.account["appid"], "mchid": self.account["mchid"]}
         target = f"/v3/pay/transactions/out-trade-no/{attempt.out_trade_no}/reverse"
-        return self._end("wx.reverse", target, fields, moment, outcomes.REVERSE_ERRORS)
+        return self._end("wx.reverse", target, fields, context, outcomes.REVERSE_ERRORS)

@@ -34,7 +34,7 @@ class WechatWapCodec(WechatV3Codec):
         """`h5_info.type` from the extra `h5_type`; the default is "Wap"."""
         return {"scene_info": {"payer_client_ip": request.user_ip, "h5_info": h5_info(request)}}
 
-    def created(self, answer: Mapping[str, Any], request: PayRequest, moment: RequestContext) -> PayOutcome:
+    def created(self, answer: Mapping[str, Any], request: PayRequest, context: RequestContext) -> PayOutcome:
         """The URL, with the return URL if there is one."""
         h5_url = answer.get("h5_url")
         if not isinstance(h5_url, str) or not h5_url:

@@ -36,15 +36,15 @@ class WechatPubCodec(WechatV3Codec):
         """The payer's openid under the application of this channel."""
         return {"payer": {"openid": request.extras.get("openid", "")}}
 
-    def created(self, answer: Mapping[str, Any], request: PayRequest, moment: RequestContext) -> PayOutcome:
+    def created(self, answer: Mapping[str, Any], request: PayRequest, context: RequestContext) -> PayOutcome:
         """The signature covers appId, timeStamp, nonceStr and package, one per line."""
-        timestamp, package = str(int(moment.now.timestamp())), f"prepay_id={_prepay_id(answer)}"
-        message = f"{self.account['appid']}\n{timestamp}\n{moment.nonce}\n{package}\n"
+        timestamp, package = str(int(context.now.timestamp())), f"prepay_id={_prepay_id(answer)}"
+        message = f"{self.account['appid']}\n{timestamp}\n{context.nonce}\n{package}\n"
         return _content(
             {
                 "appId": self.account["appid"],
                 "timeStamp": timestamp,
-                "nonceStr": moment.nonce,
+                "nonceStr": context.nonce,
                 "package": package,
                 "signType": "RSA",
                 "paySign": rsa_sign(self.merchant.private_key, message.encode()),
@@ -64,17 +64,17 @@ class WechatAppCodec(WechatV3Codec):
     code = "wx_app"
     product = "app"
 
-    def created(self, answer: Mapping[str, Any], request: PayRequest, moment: RequestContext) -> PayOutcome:
+    def created(self, answer: Mapping[str, Any], request: PayRequest, context: RequestContext) -> PayOutcome:
         """The signature covers appid, timestamp, noncestr and the prepay_id alone, one per line."""
-        timestamp, prepay_id = str(int(moment.now.timestamp())), _prepay_id(answer)
-        message = f"{self.account['appid']}\n{timestamp}\n{moment.nonce}\n{prepay_id}\n"
+        timestamp, prepay_id = str(int(context.now.timestamp())), _prepay_id(answer)
+        message = f"{self.account['appid']}\n{timestamp}\n{context.nonce}\n{prepay_id}\n"
         return _content(
             {
                 "appid": self.account["appid"],
                 "partnerid": self.account["mchid"],
                 "prepayid": prepay_id,
                 "package": "Sign=WXPay",
-                "noncestr": moment.nonce,
+                "noncestr": context.nonce,
                 "timestamp": timestamp,
                 "sign": rsa_sign(self.merchant.private_key, message.encode()),
             }

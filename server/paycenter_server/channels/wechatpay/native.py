@@ -15,7 +15,7 @@ class WechatNativeCodec(WechatV3Codec):
     code = "wx_native"
     product = "native"
 
-    def created(self, answer: Mapping[str, Any], request: PayRequest, moment: RequestContext) -> PayOutcome:
+    def created(self, answer: Mapping[str, Any], request: PayRequest, context: RequestContext) -> PayOutcome:
         """The content is the text of the QR code, valid for two hours at most."""
         code_url = answer.get("code_url")
         if not isinstance(code_url, str) or not code_url:

@@ -59,7 +59,7 @@ class WechatV2Codec(ABC):
         self.account = self.merchant.facts
 
     @abstractmethod
-    def created(self, answer: Mapping[str, str], request: PayRequest, moment: RequestContext) -> PayOutcome:
+    def created(self, answer: Mapping[str, str], request: PayRequest, context: RequestContext) -> PayOutcome:
         """The outcome of a product's answer to a create."""
 
     def create_fields(self, request: PayRequest) -> dict[str, str]:
@@ -68,10 +68,10 @@ class WechatV2Codec(ABC):
 
     # Requests
 
-    def request(self, path: str, fields: Mapping[str, str], moment: RequestContext, *, certificate: bool = False) -> HttpRequest:
+    def request(self, path: str, fields: Mapping[str, str], context: RequestContext, *, certificate: bool = False) -> HttpRequest:
         """A signed request. `certificate`: with the client certificate, which /secapi requires."""
         named = {
-            "appid": self.merchant.appid, "mch_id": self.merchant.mchid, "nonce_str": moment.nonce,
+            "appid": self.merchant.appid, "mch_id": self.merchant.mchid, "nonce_str": context.nonce,
             "sign_type": self.merchant.sign_type, **fields,
         }  # fmt: skip
         named["sign"] = sign(named, self.merchant.mch_key, self.merchant.sign_type)
@@ -120,7 +120,7 @@ class WechatV2Codec(ABC):
             "time_expire": wechat_v2(request.expire_time),
         }
 
-    def pay(self, request: PayRequest, moment: RequestContext) -> Call[PayOutcome]:
+    def pay(self, request: PayRequest, context: RequestContext) -> Call[PayOutcome]:
         """`/pay/unifiedorder`."""
         fields = {
             **self.pay_fields(request),
@@ -130,29 +130,29 @@ class WechatV2Codec(ABC):
         }
         return self.call(
             "wx2.pay",
-            self.request("/pay/unifiedorder", fields, moment),
-            lambda answer: self.created(answer, request, moment),
+            self.request("/pay/unifiedorder", fields, context),
+            lambda answer: self.created(answer, request, context),
             v2_outcomes.PAY_ERRORS,
             lambda known, code, why: PayOutcome(known or PayStatus.UNKNOWN, error_code=code, error_message=why),
             # Nothing was created, and the payer has seen nothing. If it is paid nevertheless, that is a late payment.
             PayStatus.REFUSED,
         )
 
-    def query(self, attempt: AttemptRef, moment: RequestContext) -> Call[QueryOutcome]:
+    def query(self, attempt: AttemptRef, context: RequestContext) -> Call[QueryOutcome]:
         """`/pay/orderquery`."""
         return self.call(
             "wx2.query",
-            self.request("/pay/orderquery", {"out_trade_no": attempt.out_trade_no}, moment),
+            self.request("/pay/orderquery", {"out_trade_no": attempt.out_trade_no}, context),
             self.transaction,
             v2_outcomes.QUERY_ERRORS,
             lambda known, code, why: QueryOutcome(known or QueryStatus.UNKNOWN, None, code, why),
         )
 
-    def close(self, attempt: AttemptRef, moment: RequestContext) -> Call[CloseOutcome]:
+    def close(self, attempt: AttemptRef, context: RequestContext) -> Call[CloseOutcome]:
         """`/pay/closeorder`."""
         return self.call(
             "wx2.close",
-            self.request("/pay/closeorder", {"out_trade_no": attempt.out_trade_no}, moment),
+            self.request("/pay/closeorder", {"out_trade_no": attempt.out_trade_no}, context),
             lambda answer: CloseOutcome(CloseStatus.CLOSED),
             v2_outcomes.CLOSE_ERRORS,
             lambda known, code, why: CloseOutcome(known or CloseStatus.UNKNOWN, code, why),
@@ -176,7 +176,7 @@ class WechatV2Codec(ABC):
 
     # Refunds
 
-    def refund(self, request: RefundRequest, moment: RequestContext) -> Call[RefundOutcome]:
+    def refund(self, request: RefundRequest, context: RequestContext) -> Call[RefundOutcome]:
         """`/secapi/pay/refund`. A success means that it was accepted; a query or a callback has the result."""
         fields = {
             "out_trade_no": request.out_trade_no,
@@ -189,14 +189,14 @@ class WechatV2Codec(ABC):
         }
         return self.call(
             "wx2.refund",
-            self.request("/secapi/pay/refund", fields, moment, certificate=True),
+            self.request("/secapi/pay/refund", fields, context, certificate=True),
             lambda answer: RefundOutcome(RefundStatus.PENDING),
             v2_outcomes.REFUND_ERRORS,
             _refund_error,
             RefundStatus.RETRY_LATER,
         )
 
-    def query_refund(self, request: RefundRequest, moment: RequestContext) -> Call[RefundOutcome]:
+    def query_refund(self, request: RefundRequest, context: RequestContext) -> Call[RefundOutcome]:
         """`/pay/refundquery` by out_refund_no."""
 
         def good(fields: Mapping[str, str]) -> RefundOutcome:
@@ -214,7 +214,7 @@ class WechatV2Codec(ABC):
 
         return self.call(
             "wx2.refund_query",
-            self.request("/pay/refundquery", {"out_refund_no": request.out_refund_no}, moment),
+            self.request("/pay/refundquery", {"out_refund_no": request.out_refund_no}, context),
             good,
             v2_outcomes.REFUND_QUERY_ERRORS,
             _refund_error,
@@ -245,7 +245,7 @@ class WechatV2Codec(ABC):
         """API v2 has one shared key, which is configured."""
         return False
 
-    def fetch_keys(self, serial: str | None, moment: RequestContext) -> Call[bool] | None:
+    def fetch_keys(self, serial: str | None, context: RequestContext) -> Call[bool] | None:
         """There is nothing to fetch."""
         return None
 

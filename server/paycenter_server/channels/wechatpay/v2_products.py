@@ -42,7 +42,7 @@ class WechatNativeV2Codec(WechatV2Codec):
         """NATIVE requires a product_id, for which the number is used."""
         return {"product_id": request.out_trade_no}
 
-    def created(self, answer: Mapping[str, str], request: PayRequest, moment: RequestContext) -> PayOutcome:
+    def created(self, answer: Mapping[str, str], request: PayRequest, context: RequestContext) -> PayOutcome:
         """The content is the text of the QR code."""
         return PayOutcome(PayStatus.WAITING, "qr_code", _needed(answer, "code_url"))
 
@@ -57,12 +57,12 @@ class WechatPubV2Codec(WechatV2Codec):
         """The payer's openid."""
         return {"openid": request.extras.get("openid", "")}
 
-    def created(self, answer: Mapping[str, str], request: PayRequest, moment: RequestContext) -> PayOutcome:
+    def created(self, answer: Mapping[str, str], request: PayRequest, context: RequestContext) -> PayOutcome:
         """The content is the parameters for the payer's side, signed with the API key."""
         fields = {
             "appId": self.account["appid"],
-            "timeStamp": str(int(moment.now.timestamp())),
-            "nonceStr": moment.nonce,
+            "timeStamp": str(int(context.now.timestamp())),
+            "nonceStr": context.nonce,
             "package": f"prepay_id={_needed(answer, 'prepay_id')}",
             "signType": self.merchant.sign_type,
         }
@@ -82,15 +82,15 @@ class WechatAppV2Codec(WechatV2Codec):
     code = "wx_app"
     trade_type = "APP"
 
-    def created(self, answer: Mapping[str, str], request: PayRequest, moment: RequestContext) -> PayOutcome:
+    def created(self, answer: Mapping[str, str], request: PayRequest, context: RequestContext) -> PayOutcome:
         """The content is the parameters for the SDK in the app, signed with the API key by the sign type of the order."""
         fields = {
             "appid": self.account["appid"],
             "partnerid": self.account["mchid"],
             "prepayid": _needed(answer, "prepay_id"),
             "package": "Sign=WXPay",
-            "noncestr": moment.nonce,
-            "timestamp": str(int(moment.now.timestamp())),
+            "noncestr": context.nonce,
+            "timestamp": str(int(context.now.timestamp())),
         }
         fields["sign"] = sign(fields, self.merchant.mch_key, self.merchant.sign_type)
         return PayOutcome(PayStatus.WAITING, "app", json.dumps(fields, separators=(",", ":")))
@@ -106,7 +106,7 @@ class WechatWapV2Codec(WechatV2Codec):
         """`scene_info` with the kind of browser."""
         return {"scene_info": json.dumps({"h5_info": h5_info(request)}, separators=(",", ":"))}
 
-    def created(self, answer: Mapping[str, str], request: PayRequest, moment: RequestContext) -> PayOutcome:
+    def created(self, answer: Mapping[str, str], request: PayRequest, context: RequestContext) -> PayOutcome:
         """The URL, with the return URL if there is one."""
         return PayOutcome(PayStatus.WAITING, "url", with_way_back(_needed(answer, "mweb_url"), request))
 
@@ -117,7 +117,7 @@ class WechatBarV2Codec(WechatV2Codec):
     code = "wx_bar"
     trade_type = "MICROPAY"
 
-    def created(self, answer: Mapping[str, str], request: PayRequest, moment: RequestContext) -> PayOutcome:
+    def created(self, answer: Mapping[str, str], request: PayRequest, context: RequestContext) -> PayOutcome:
         """The payment was made at once."""
         outcome = self.transaction(answer, "SUCCESS")
         payment = outcome.payment
@@ -125,23 +125,23 @@ class WechatBarV2Codec(WechatV2Codec):
             raise AnswerError("the answer is about another out_trade_no")
         return PayOutcome(PayStatus.PAID, "bar_code", payment=payment)
 
-    def pay(self, request: PayRequest, moment: RequestContext) -> Call[PayOutcome]:
+    def pay(self, request: PayRequest, context: RequestContext) -> Call[PayOutcome]:
         """Paid, or WAITING without display content (USERPAYING)."""
         fields = {
             **self.pay_fields(request),
             # "Submit code payment": more than one minute. The payment is reversed before that.
-            "time_expire": wechat_v2(max(request.expire_time, moment.now + timedelta(seconds=70))),
+            "time_expire": wechat_v2(max(request.expire_time, context.now + timedelta(seconds=70))),
             "auth_code": request.extras.get("auth_code", ""),
         }
         return self.call(
             "wx2.micropay",
-            self.request("/pay/micropay", fields, moment),
-            lambda answer: self.created(answer, request, moment),
+            self.request("/pay/micropay", fields, context),
+            lambda answer: self.created(answer, request, context),
             v2_outcomes.MICROPAY_ERRORS,
             lambda known, code, why: PayOutcome(known or PayStatus.UNKNOWN, "bar_code", error_code=code, error_message=why),
         )
 
-    def close(self, attempt: AttemptRef, moment: RequestContext) -> Call[CloseOutcome]:
+    def close(self, attempt: AttemptRef, context: RequestContext) -> Call[CloseOutcome]:
         """`/secapi/pay/reverse` cancels an unpaid order and refunds a paid one; `recall` Y requires a repetition."""
 
         def good(answer: Mapping[str, str]) -> CloseOutcome:
@@ -151,7 +151,7 @@ class WechatBarV2Codec(WechatV2Codec):
 
         return self.call(
             "wx2.reverse",
-            self.request("/secapi/pay/reverse", {"out_trade_no": attempt.out_trade_no}, moment, certificate=True),
+            self.request("/secapi/pay/reverse", {"out_trade_no": attempt.out_trade_no}, context, certificate=True),
             good,
             v2_outcomes.REVERSE_ERRORS,
             lambda known, code, why: CloseOutcome(known or CloseStatus.UNKNOWN, code, why),

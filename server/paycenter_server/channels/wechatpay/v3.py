@@ -82,7 +82,7 @@ class WechatV3Codec(ABC):
         self._verifier = Verifier(keys, certificates)
 
     @abstractmethod
-    def created(self, answer: Mapping[str, Any], request: PayRequest, moment: RequestContext) -> PayOutcome:
+    def created(self, answer: Mapping[str, Any], request: PayRequest, context: RequestContext) -> PayOutcome:
         """The outcome of a product's answer to a create."""
 
     def create_fields(self, request: PayRequest) -> dict[str, Any]:
@@ -91,9 +91,9 @@ class WechatV3Codec(ABC):
 
     # Requests
 
-    def _request(self, method: str, target: str, moment: RequestContext, fields: Mapping[str, Any] | None = None) -> HttpRequest:
+    def _request(self, method: str, target: str, context: RequestContext, fields: Mapping[str, Any] | None = None) -> HttpRequest:
         body = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode() if fields is not None else b""
-        timestamp = str(int(moment.now.timestamp()))
+        timestamp = str(int(context.now.timestamp()))
         signed = authorization(
             self.merchant.private_key,
             self.merchant.mchid,
@@ -101,7 +101,7 @@ class WechatV3Codec(ABC):
             method,
             target,
             timestamp,
-            moment.nonce,
+            context.nonce,
             body,
         )
         headers = [("Authorization", signed), ("Accept", "application/json"), ("User-Agent", USER_AGENT)]
@@ -137,7 +137,7 @@ class WechatV3Codec(ABC):
 
     # Pay, query, close
 
-    def pay(self, request: PayRequest, moment: RequestContext) -> Call[PayOutcome]:
+    def pay(self, request: PayRequest, context: RequestContext) -> Call[PayOutcome]:
         """`POST /v3/pay/transactions/{product}`. A repetition with the same content has the same answer."""
         fields: dict[str, Any] = {
             "appid": self.merchant.appid,
@@ -150,24 +150,24 @@ class WechatV3Codec(ABC):
             "scene_info": {"payer_client_ip": request.user_ip},
             **self.create_fields(request),
         }
-        return self._create(fields, request, moment, outcomes.PAY_ERRORS)
+        return self._create(fields, request, context, outcomes.PAY_ERRORS)
 
     def _create(
-        self, fields: Mapping[str, Any], request: PayRequest, moment: RequestContext, errors: Mapping[str, PayStatus]
+        self, fields: Mapping[str, Any], request: PayRequest, context: RequestContext, errors: Mapping[str, PayStatus]
     ) -> Call[PayOutcome]:
         def parse(response: HttpResponse, now: datetime) -> PayOutcome:
             return self._read(
                 response,
                 now,
-                lambda answer: self.created(answer, request, moment),
+                lambda answer: self.created(answer, request, context),
                 errors,
                 lambda known, code, message: PayOutcome(known or PayStatus.UNKNOWN, error_code=code, error_message=message),
             )
 
         target = f"/v3/pay/transactions/{self.product}"
-        return Call("wx.pay", self._request("POST", target, moment, fields), parse, _unclear(PayOutcome, PayStatus.UNKNOWN))
+        return Call("wx.pay", self._request("POST", target, context, fields), parse, _unclear(PayOutcome, PayStatus.UNKNOWN))
 
-    def query(self, attempt: AttemptRef, moment: RequestContext) -> Call[QueryOutcome]:
+    def query(self, attempt: AttemptRef, context: RequestContext) -> Call[QueryOutcome]:
         """`GET /v3/pay/transactions/out-trade-no/{out_trade_no}`."""
         target = f"/v3/pay/transactions/out-trade-no/{attempt.out_trade_no}?mchid={self.merchant.mchid}"
 
@@ -180,15 +180,15 @@ class WechatV3Codec(ABC):
                 lambda known, code, message: QueryOutcome(known or QueryStatus.UNKNOWN, None, code, message, signed=False),
             )
 
-        return Call("wx.query", self._request("GET", target, moment), parse, _unclear(QueryOutcome, QueryStatus.UNKNOWN))
+        return Call("wx.query", self._request("GET", target, context), parse, _unclear(QueryOutcome, QueryStatus.UNKNOWN))
 
-    def close(self, attempt: AttemptRef, moment: RequestContext) -> Call[CloseOutcome]:
+    def close(self, attempt: AttemptRef, context: RequestContext) -> Call[CloseOutcome]:
         """`POST /v3/pay/transactions/out-trade-no/{out_trade_no}/close`. The answer is a signed 204."""
         target = f"/v3/pay/transactions/out-trade-no/{attempt.out_trade_no}/close"
-        return self._end("wx.close", target, {"mchid": self.merchant.mchid}, moment, outcomes.CLOSE_ERRORS)
+        return self._end("wx.close", target, {"mchid": self.merchant.mchid}, context, outcomes.CLOSE_ERRORS)
 
     def _end(
-        self, api: str, target: str, fields: Mapping[str, str], moment: RequestContext, errors: Mapping[str, CloseStatus]
+        self, api: str, target: str, fields: Mapping[str, str], context: RequestContext, errors: Mapping[str, CloseStatus]
     ) -> Call[CloseOutcome]:
         def parse(response: HttpResponse, now: datetime) -> CloseOutcome:
             return self._read(
@@ -199,12 +199,12 @@ class WechatV3Codec(ABC):
                 lambda known, code, message: CloseOutcome(known or CloseStatus.UNKNOWN, code, message),
             )
 
-        request = self._request("POST", target, moment, fields)
+        request = self._request("POST", target, context, fields)
         return Call(api, request, parse, _unclear(CloseOutcome, CloseStatus.UNKNOWN))
 
     # Refunds
 
-    def refund(self, request: RefundRequest, moment: RequestContext) -> Call[RefundOutcome]:
+    def refund(self, request: RefundRequest, context: RequestContext) -> Call[RefundOutcome]:
         """`POST /v3/refund/domestic/refunds`, always with a notify_url: without it WeChat Pay sends a callback in v2 XML."""
         fields = {
             "out_trade_no": request.out_trade_no,
@@ -213,12 +213,12 @@ class WechatV3Codec(ABC):
             "notify_url": request.callback_url,
             "amount": {"refund": request.amount, "total": request.total, "currency": request.currency},
         }
-        http = self._request("POST", "/v3/refund/domestic/refunds", moment, fields)
+        http = self._request("POST", "/v3/refund/domestic/refunds", context, fields)
         return self._refund_call("wx.refund", http, outcomes.REFUND_ERRORS)
 
-    def query_refund(self, request: RefundRequest, moment: RequestContext) -> Call[RefundOutcome]:
+    def query_refund(self, request: RefundRequest, context: RequestContext) -> Call[RefundOutcome]:
         """`GET /v3/refund/domestic/refunds/{out_refund_no}`."""
-        http = self._request("GET", f"/v3/refund/domestic/refunds/{request.out_refund_no}", moment)
+        http = self._request("GET", f"/v3/refund/domestic/refunds/{request.out_refund_no}", context)
         return self._refund_call("wx.refund_query", http, outcomes.REFUND_QUERY_ERRORS)
 
     def _refund_call(self, api: str, http: HttpRequest, errors: Mapping[str, RefundStatus]) -> Call[RefundOutcome]:
@@ -279,7 +279,7 @@ class WechatV3Codec(ABC):
         """Whether there is the public key, or a certificate that has not expired."""
         return self._verifier.usable(now)
 
-    def fetch_keys(self, serial: str | None, moment: RequestContext) -> Call[bool] | None:
+    def fetch_keys(self, serial: str | None, context: RequestContext) -> Call[bool] | None:
         """`GET /v3/certificates`: decrypt the certificates, then verify the answer with the one that its header names."""
         if not self.merchant.use_platform_certificates:
             return None
@@ -301,9 +301,9 @@ class WechatV3Codec(ABC):
             self._verifier.refreshed = now
             return True
 
-        return Call("wx.certificates", self._request("GET", "/v3/certificates", moment), parse, lambda why: False)
+        return Call("wx.certificates", self._request("GET", "/v3/certificates", context), parse, lambda why: False)
 
-    def prove_keys(self, moment: RequestContext) -> Call[str]:
+    def prove_keys(self, context: RequestContext) -> Call[str]:
         """`GET /v3/certificates`. The key that `Wechatpay-Serial` names signs the answer, or it is 404 without certificates."""
 
         def parse(response: HttpResponse, now: datetime) -> str:
@@ -314,7 +314,7 @@ class WechatV3Codec(ABC):
                 self._verifier.verify(response.headers, response.body, now)
             return ""
 
-        return Call("wx.certificates", self._request("GET", "/v3/certificates", moment), parse, lambda why: why)
+        return Call("wx.certificates", self._request("GET", "/v3/certificates", context), parse, lambda why: why)
 
 
 def _unclear(kind: Callable[..., T], status: object) -> Callable[[str], T]:

@@ -123,7 +123,7 @@ class SamplePayCodec:
         )  # fmt: skip
         return RefundOutcome(status, facts)
 
-    def pay(self, request: PayRequest, moment: RequestContext) -> Call[PayOutcome]:
+    def pay(self, request: PayRequest, context: RequestContext) -> Call[PayOutcome]:
         """`/pay`: a URL for the payer."""
         fields = {
             "number": request.out_trade_no, "subject": request.subject, "amount": request.amount, "currency": request.currency,
@@ -138,12 +138,12 @@ class SamplePayCodec:
 
         return self._call("pay", fields, good, lambda why: PayOutcome(PayStatus.UNKNOWN, error_message=why))
 
-    def query(self, attempt: AttemptRef, moment: RequestContext) -> Call[QueryOutcome]:
+    def query(self, attempt: AttemptRef, context: RequestContext) -> Call[QueryOutcome]:
         """`/query`."""
         fields = {"number": attempt.out_trade_no}
         return self._call("query", fields, self._queried, lambda why: QueryOutcome(QueryStatus.UNKNOWN, error_message=why))
 
-    def close(self, attempt: AttemptRef, moment: RequestContext) -> Call[CloseOutcome]:
+    def close(self, attempt: AttemptRef, context: RequestContext) -> Call[CloseOutcome]:
         """`/close`."""
 
         def good(answer: dict[str, Any]) -> CloseOutcome:
@@ -152,12 +152,12 @@ class SamplePayCodec:
         fields = {"number": attempt.out_trade_no}
         return self._call("close", fields, good, lambda why: CloseOutcome(CloseStatus.UNKNOWN, error_message=why))
 
-    def refund(self, request: RefundRequest, moment: RequestContext) -> Call[RefundOutcome]:
+    def refund(self, request: RefundRequest, context: RequestContext) -> Call[RefundOutcome]:
         """`/refund`: it is made within the call. The same number is the same refund."""
         fields = {"number": request.out_trade_no, "refund": request.out_refund_no, "amount": request.amount}
         return self._call("refund", fields, self._refunded, lambda why: RefundOutcome(RefundStatus.UNKNOWN, error_message=why))
 
-    def query_refund(self, request: RefundRequest, moment: RequestContext) -> Call[RefundOutcome]:
+    def query_refund(self, request: RefundRequest, context: RequestContext) -> Call[RefundOutcome]:
         """`/refund-query`."""
         fields = {"number": request.out_trade_no, "refund": request.out_refund_no}
         return self._call(
@@ -180,7 +180,7 @@ class SamplePayCodec:
         """The only key is configured."""
         return False
 
-    def fetch_keys(self, serial: str | None, moment: RequestContext) -> Call[bool] | None:
+    def fetch_keys(self, serial: str | None, context: RequestContext) -> Call[bool] | None:
         """There is nothing to fetch."""
         return None
 
