@@ -4,14 +4,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-SOURCES := pyproject.toml client/pyproject.toml constraints.txt
+SOURCES := pyproject.toml setup.py server/requirements.txt client/pyproject.toml client/paycenter/version.py constraints.txt
 JOBS ?= 2
 
 .PHONY: run demo setup test lint unit mutants faults interop fuzz stubs diagrams format clean help
 
 help:
 	@echo "make run      set up and run everything on this machine (Ctrl-C stops it)"
-	@echo "make demo     play two payments from end to end and check every step"
+	@echo "make demo     make two payments from end to end and check every step"
 	@echo "make test     set up and pass every check and test"
 	@echo "make mutants  take each guard out in a copy, and see its tests fail (ARGS='--only NAME')"
 	@echo "make interop  let other SDKs drive the simulator and verify our requests"

@@ -9,6 +9,8 @@ converts yuan). The client object has all state; the package has none.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from paycenter.version import VERSION
+
 if TYPE_CHECKING:
     from paycenter.aio import AsyncPayCenter
     from paycenter.client import PayCenter
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from paycenter.v1.pay_order_service_pb2 import PayOrder
     from paycenter.v1.pay_refund_service_pb2 import PayRefund
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "AsyncPayCenter",

@@ -10,12 +10,20 @@ from typing import Any
 
 import grpc
 
+from paycenter.version import VERSION
+
 # Calls whose repetition changes nothing: creates are idempotent by their natural key, the rest answers the same again.
 # Not here: calls that show a secret once or fail when they are repeated (CreatePayApp, RotateNotificationSecret, deletes, resend).
 _REPEATABLE = {
     "PayOrderService": (),
     "PayRefundService": (),
-    "PayAppService": ("UpdatePayApp", "GetPayApp", "ListPayApps", "ListAppCredentials", "DisableAppCredential"),
+    "PayAppService": ("UpdatePayApp", "GetPayApp", "ListPayApps"),
+    "PayCredentialService": (
+        "ListAppCredentials",
+        "DisableAppCredential",
+        "ListOperatorCredentials",
+        "DisableOperatorCredential",
+    ),
     "PayChannelService": ("UpdatePayChannel", "GetPayChannel", "ListPayChannels", "ListEnabledChannelCodes"),
     "PayNotificationService": ("ListPayNotifications", "GetPayNotification"),
 }
@@ -61,7 +69,7 @@ class Options:
     def arguments(self) -> list[tuple[str, Any]]:
         """The channel's arguments; the caller's own come last and win."""
         ours: dict[str, Any] = {
-            "grpc.primary_user_agent": "paycenter-client/0.1",
+            "grpc.primary_user_agent": f"paycenter-client/{VERSION}",
             "grpc.service_config": service_config(self.attempts),
             "grpc.enable_retries": 1 if self.attempts > 1 else 0,
             # A connection that died without a word is found before the next call waits on it. PayCenter allows a ping every 10 s.
@@ -72,7 +80,8 @@ class Options:
             "grpc.client_idle_timeout_ms": 240_000,
             "grpc.initial_reconnect_backoff_ms": 200,
             "grpc.min_reconnect_backoff_ms": 1_000,
-            "grpc.max_reconnect_backoff_ms": 5_000,
+            # While PayCenter is restarted, a connection is tried every second, so that the next attempt of a call finds it.
+            "grpc.max_reconnect_backoff_ms": 1_000,
             # Each client has its own connection, so closing one cannot disturb another.
             "grpc.use_local_subchannel_pool": 1,
         }
@@ -81,10 +90,12 @@ class Options:
 
 
 def service_config(attempts: int) -> str:
-    """The service config (gRFC A6) as JSON: UNAVAILABLE is tried again with 0.2 to 2 s of backoff.
+    """The service config (gRFC A6) as JSON: UNAVAILABLE and CANCELLED are tried again after 0.5, 1.5 and 4 s.
 
-    gRPC obeys the server's `grpc-retry-pushback-ms` instead of the backoff. The throttle ends retries when most calls fail, so that
-    they do not keep a weak server down. All attempts share the call's deadline.
+    A server that is stopped answers UNAVAILABLE, and gRPC's own server CANCELLED for what arrives while it closes its connections.
+    gRPC does not repeat a call that the caller cancelled. The attempts last longer than the restart of a server. gRPC obeys
+    the server's `grpc-retry-pushback-ms` instead of the backoff. All attempts share the call's deadline. The throttle stops
+    repetitions after 500 failures that no successes balance: a restart under load causes some for every waiting caller.
     """
     names = [
         {"service": f"paycenter.v1.{service}", **({"method": method} if method else {})}
@@ -93,11 +104,11 @@ def service_config(attempts: int) -> str:
     ]
     policy = {
         "maxAttempts": attempts,
-        "initialBackoff": "0.2s",
-        "maxBackoff": "2s",
-        "backoffMultiplier": 2,
-        "retryableStatusCodes": ["UNAVAILABLE"],
+        "initialBackoff": "0.5s",
+        "maxBackoff": "4s",
+        "backoffMultiplier": 3,
+        "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
     }
     config: dict[str, Any] = {"methodConfig": [{"name": names, "retryPolicy": policy}]}
-    config["retryThrottling"] = {"maxTokens": 50, "tokenRatio": 0.5}
+    config["retryThrottling"] = {"maxTokens": 1000, "tokenRatio": 1}
     return json.dumps(config if attempts > 1 else {})

@@ -65,7 +65,7 @@ class AsyncPayCenter:
         """Connects at the first call. Raises RuntimeError without a running event loop.
 
         `tls`: True for the system's root certificates, or root certificates in PEM; without it the key travels in clear text.
-        `timeout`: seconds for a call with all its `attempts` (1 to 5, for UNAVAILABLE). `keepalive`: seconds of silence before
+        `timeout`: seconds for a call with all its `attempts` (1 to 5). `keepalive`: seconds of silence before
         the connection is probed. `channel_options`: gRPC channel arguments that win over this client's.
         """
         asyncio.get_running_loop()

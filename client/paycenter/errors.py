@@ -133,6 +133,10 @@ class DatabaseUnavailableError(UnavailableError, reason=Reason.DATABASE_UNAVAILA
     """The database does not answer. Repeat the call."""
 
 
+class ServerStoppingError(UnavailableError, reason=Reason.SERVER_STOPPING):
+    """The server is stopping and has not begun the call; repeat it."""
+
+
 class DeadlineExceededError(PayCenterError, reason=Reason.DEADLINE_EXCEEDED):
     """The caller's deadline passed. Read the object to get its state."""
 

@@ -64,6 +64,13 @@ def upgrade() -> None:
     )
     op.create_index(op.f("pay_credential_app_id_idx"), "pay_credential", ["app_id"], unique=False)
     op.create_table(
+        "pay_health",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("probe_time", sa.DateTime(timezone=True), nullable=False),
+        sa.CheckConstraint("id = 1", name=op.f("pay_health_id_check")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pay_health_pkey")),
+    )
+    op.create_table(
         "pay_notify_task",
         sa.Column("id", sa.UUID(), nullable=False),
         sa.Column("app_id", sa.UUID(), nullable=False),
@@ -348,6 +355,7 @@ def downgrade() -> None:
     )
     op.drop_index("pay_notify_task_app_id_id_idx", table_name="pay_notify_task")
     op.drop_table("pay_notify_task")
+    op.drop_table("pay_health")
     op.drop_index(op.f("pay_credential_app_id_idx"), table_name="pay_credential")
     op.drop_table("pay_credential")
     op.drop_table("pay_channel")

@@ -21,6 +21,7 @@ from paycenter_server.services.channels_gateway import ChannelGateway
 from paycenter_server.services.channels_probe import ChannelProbe
 from paycenter_server.services.context import Clock, Context, Options, WakeUp
 from paycenter_server.services.credentials import Credentials
+from paycenter_server.services.health import Health
 from paycenter_server.services.identity import Identity
 from paycenter_server.services.jobs import Jobs
 from paycenter_server.services.notifications import Notifications
@@ -30,7 +31,7 @@ from paycenter_server.services.payments import Payments
 from paycenter_server.services.refunds import Refunds
 from paycenter_server.services.refunds_settlement import RefundSettlement
 from paycenter_server.services.secrets import SecretBox
-from paycenter_server.settings import Settings
+from paycenter_server.settings import DatabaseSettings, Settings, SettingsError
 from paycenter_server.storage.database import Database
 from paycenter_server.workers.notification_sender import AddressGuard, AiohttpNotificationSender, parse_networks
 
@@ -53,6 +54,11 @@ class Services:
     def identity(self) -> Identity:
         """Who calls."""
         return Identity(self.context)
+
+    @cached_property
+    def health(self) -> Health:
+        """Whether this process can do its work."""
+        return Health(self.context)
 
     @cached_property
     def gateway(self) -> ChannelGateway:
@@ -140,16 +146,35 @@ def read_settings() -> Settings:
     return Settings()
 
 
+def read_database_settings() -> DatabaseSettings:
+    """The same, of the database alone."""
+    return DatabaseSettings()
+
+
+@asynccontextmanager
+async def open_database(settings: DatabaseSettings) -> AsyncIterator[Database]:
+    """An open database, for commands that need no services. Raises OSError or a driver's error (`storage.problems`)."""
+    database = Database(settings.database_url, size=settings.database_pool)
+    await database.open()
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
 def open_box(settings: Settings) -> SecretBox:
-    """The master keys; ValueError if the file is missing or holds no key."""
+    """The master keys; SettingsError if the file is missing, can be read by others or holds no key."""
     try:
         mode = os.stat(settings.master_key_file).st_mode
         text = settings.master_key_file.read_text()
     except OSError as error:
-        raise ValueError(f"PAYCENTER_MASTER_KEY_FILE cannot be read: {error.strerror}") from error
+        raise SettingsError(f"PAYCENTER_MASTER_KEY_FILE cannot be read: {settings.master_key_file}: {error.strerror}.") from error
     if settings.production and mode & 0o077:
-        raise ValueError("PAYCENTER_MASTER_KEY_FILE can be read by others; make it 0600")
-    return SecretBox.from_text(text)
+        raise SettingsError(f"PAYCENTER_MASTER_KEY_FILE can be read by others: chmod 600 {settings.master_key_file}")
+    try:
+        return SecretBox.from_text(text)
+    except ValueError as error:
+        raise SettingsError(f"PAYCENTER_MASTER_KEY_FILE, {settings.master_key_file}, holds no valid keys: {error}") from error
 
 
 @asynccontextmanager

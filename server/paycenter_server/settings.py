@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
+import difflib
+import ipaddress
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, field_validator, model_validator
+from pydantic import AliasChoices, AliasPath, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+_PREFIX = "PAYCENTER_"
 
-class Settings(BaseSettings):
+
+class SettingsError(ValueError):
+    """A setting that is well-formed and cannot be used. The message names its variable."""
+
+
+class DatabaseSettings(BaseSettings):
+    """What a command needs that only reads and writes the database."""
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="ignore", populate_by_name=True)
+
+    database_url: str = Field(description="postgresql://user:password@host/database")
+    database_pool: int = Field(8, ge=1, le=64, description="connections for each process")
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgresql(cls, value: str) -> str:
+        return _with_scheme(value, ("postgresql", "postgres", "postgresql+asyncpg"), "postgresql://user:password@host/database")
+
+
+class Settings(DatabaseSettings):
     """Every setting with its meaning; `paycenter dev` sets them all, a deployment sets those without a default."""
 
-    model_config = SettingsConfigDict(env_prefix="PAYCENTER_", extra="ignore", populate_by_name=True)
-
     mode: Literal["production", "development"] = Field("production", description="development allows mock and reflection")
-    database_url: str = Field(description="postgresql://user:password@host/database")
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="for the wake-up and cron only; may lose everything")
     master_key_file: Path = Field(description="base64 keys of 32 bytes, one a line, the current one first")
     grpc_address: str = Field("0.0.0.0:50051", description="where the gRPC server listens")
@@ -32,7 +52,6 @@ class Settings(BaseSettings):
     notification_allowed_networks: str = Field(
         "", description="private networks that notifications may go to, comma separated CIDR"
     )
-    database_pool: int = Field(8, ge=1, le=64, description="connections for each process")
     channel_timeout: float = Field(10.0, gt=0, le=60, description="seconds for one call of a channel")
     tls_certificate_file: Path | None = Field(None, description="PEM; with the key, the gRPC server speaks TLS")
     tls_key_file: Path | None = Field(None, description="PEM")
@@ -48,6 +67,25 @@ class Settings(BaseSettings):
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
             raise ValueError("must be an absolute http or https address without a query")
         return value.rstrip("/")
+
+    @field_validator("grpc_address", "callback_address")
+    @classmethod
+    def _has_port(cls, value: str) -> str:
+        split_address(value)
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, value: str) -> str:
+        return _with_scheme(value, ("redis", "rediss", "unix"), "redis://host:6379/0")
+
+    @field_validator("notification_allowed_networks")
+    @classmethod
+    def _are_networks(cls, value: str) -> str:
+        for item in value.split(","):
+            if item.strip():
+                ipaddress.ip_network(item.strip())  # ValueError: says what is wrong
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
@@ -66,8 +104,44 @@ class Settings(BaseSettings):
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """`host:port` in two; ValueError otherwise."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise ValueError(f"{address!r} is not host:port")
-    return host.strip("[]"), int(port)
+    """Host and port of `host:port` or `[IPv6 address]:port`; ValueError, which says what is wrong, otherwise."""
+    host, colon, port = address.rpartition(":")
+    if address.endswith("]") or not colon:
+        raise ValueError(f"{address!r} has no port; write host:port, for example 127.0.0.1:50051")
+    if not (port.isascii() and port.isdigit() and int(port) <= 65535):
+        raise ValueError(f"{address!r} has no port from 0 to 65535 behind its last colon; write host:port")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if bracketed:
+        host = host[1:-1]
+    if not host or (":" in host) != bracketed or set(host) & {"[", "]"}:
+        raise ValueError(f"{address!r} is not host:port; an IPv6 address is written in brackets, for example [::1]:50051")
+    return host, int(port)
+
+
+def known_variables() -> list[str]:
+    """Every variable that is a setting, sorted."""
+    names: set[str] = set()
+    for name, field in Settings.model_fields.items():
+        alias = field.validation_alias
+        choices: list[str | AliasPath] = alias.choices if isinstance(alias, AliasChoices) else [_PREFIX + name.upper()]
+        names.update(choice for choice in choices if isinstance(choice, str))
+    return sorted(names)
+
+
+def unknown_variables(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Of the names of environment variables those that begin with PAYCENTER_ and are no setting, each with the nearest setting."""
+    known = known_variables()
+    unknown = sorted(name for name in names if name.upper().startswith(_PREFIX) and name.upper() not in known)
+    # A cutoff of 0 answers a name in any case, since all begin alike.
+    return [(name, difflib.get_close_matches(name.upper(), known, 1, 0)[0]) for name in unknown]
+
+
+def _with_scheme(value: str, schemes: tuple[str, ...], example: str) -> str:
+    """The URL unchanged; ValueError, without the URL, which may hold a password, if it is not one of the schemes."""
+    try:
+        scheme, port = urlsplit(value).scheme, urlsplit(value).port
+    except ValueError:
+        scheme, port = "", None
+    if scheme not in schemes or port == 0:
+        raise ValueError(f"is not an address such as {example}")
+    return value

@@ -1,30 +1,79 @@
-"""Logs: one JSON object a line (or readable lines in development); secrets never get this far."""
+"""Logs: one JSON object a line (or readable lines in development), also those of libraries. Secrets are never logged."""
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import uuid
 
 import structlog
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+# Where aiohttp defines the errors for requests that are no HTTP.
+_CLIENT_ERRORS = ("aiohttp.http_exceptions", "aiohttp.web_protocol")
+
+
+class _ClientErrors(logging.Filter):
+    """What a client of the sidecar sent wrong is one line without a traceback: anybody can send it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        while error is not None and type(error).__module__ not in _CLIENT_ERRORS:
+            error = error.__cause__ or error.__context__
+        if error is not None:
+            why = " ".join(str(error).split())[:200]
+            record.msg, record.args = f"{record.getMessage()}: {type(error).__name__}: {why}", ()
+            record.exc_info = record.exc_text = None
+            record.levelno, record.levelname = logging.WARNING, "WARNING"
+        return True
 
 
 def configure_logging(format_: str, level: str) -> None:
-    """For this process."""
+    """For this process: structlog's loggers, and those of the standard library, which libraries use, from WARNING on."""
+    console = format_ == "console"
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(colors=False) if format_ == "console" else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer(colors=False) if console else structlog.processors.JSONRenderer()
     )
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
+        processors=[*shared, structlog.processors.format_exc_info, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                renderer,
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(max(_LEVELS[level], logging.WARNING))
+    logging.captureWarnings(True)
+    server = logging.getLogger("aiohttp.server")
+    server.filters[:] = [_ClientErrors()]
+    if not console:
+        # gRPC's C core writes lines of its own format; what goes wrong there also fails a call or a start.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+
+def begin_request(given: object, peer: str) -> str:
+    """The identifier of the call that this task handles: the caller's if it is short printable ASCII, else a new one.
+
+    It and the peer's address are in every log line of this task, and of the tasks that it starts.
+    """
+    usable = isinstance(given, str) and 0 < len(given) <= 64 and all("!" <= character <= "~" for character in given)
+    request_id = str(given) if usable else uuid.uuid4().hex
+    structlog.contextvars.bind_contextvars(request_id=request_id, peer=peer)
+    return request_id

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import inspect
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -105,6 +106,24 @@ class TestRetries:
         with pytest.raises(errors.DatabaseUnavailableError):
             pay.create_order(**NEW)
 
+    def test_a_call_that_a_stopping_server_refused_or_cancelled_is_repeated(self, fake: FakePayCenter, pay: PayCenter) -> None:
+        fake.failures["CreatePayOrder"] = [
+            rich(UNAVAILABLE, "SERVER_STOPPING", pushback_ms=100),
+            plain(grpc.StatusCode.CANCELLED),
+        ]
+        assert pay.create_order(**NEW).merchant_order_id == "A-1"
+        assert len(fake.calls("CreatePayOrder")) == 3
+        fake.failures["GetPayOrder"] = [rich(UNAVAILABLE, "SERVER_STOPPING", pushback_ms=-1)]
+        with pytest.raises(errors.ServerStoppingError):
+            pay.get_order(id="O1")
+
+    def test_a_burst_of_failures_does_not_end_the_repetitions(self, fake: FakePayCenter, pay: PayCenter) -> None:
+        """A restart fails every call that waits; the throttle must not take that for an overload."""
+        fake.failures["CreatePayOrder"] = [rich(UNAVAILABLE, "SERVER_STOPPING", pushback_ms=50) for _ in range(100)]
+        with ThreadPoolExecutor(50) as pool:
+            for order in pool.map(lambda number: pay.create_order(**{**NEW, "merchant_order_id": f"A-{number}"}), range(50)):
+                assert order.id
+
     def test_other_errors_are_not_repeated(self, fake: FakePayCenter, pay: PayCenter) -> None:
         fake.failures["CreatePayOrder"] = [plain(grpc.StatusCode.INTERNAL, "broken")]
         with pytest.raises(errors.PayCenterError, match="broken"):
@@ -127,7 +146,7 @@ class TestRetries:
         assert len(fake.seen) == 1
 
     def test_no_server_listens(self) -> None:
-        with PayCenter("127.0.0.1:1", key_id="a", key_secret="b", timeout=3) as pay, pytest.raises(errors.UnreachableError):
+        with PayCenter("127.0.0.1:1", key_id="a", key_secret="b", attempts=2) as pay, pytest.raises(errors.UnreachableError):
             pay.create_order(**NEW)
 
     def test_all_attempts_share_the_deadline(self, fake: FakePayCenter, pay: PayCenter) -> None:

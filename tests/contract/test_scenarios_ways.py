@@ -1,4 +1,4 @@
-"""Every way to pay, and the setup on which test_scenarios.py runs its scenarios."""
+"""Every way to pay, and what test_scenarios.py runs its scenarios on."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ WAYS = (
 )
 
 
-class Stage:
+class ScenarioContext:
     """One order on one way to pay."""
 
     def __init__(self, system: PayCenterSystem, way: Way) -> None:

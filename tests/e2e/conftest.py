@@ -70,11 +70,11 @@ def running_paycenter() -> Iterator[RunningPayCenter]:
     """One for all tests of a process: on free ports if the usual ones are taken, on a folder of its own."""
     folder = Path(tempfile.mkdtemp(prefix="paycenter-e2e-"))
     log = folder / "output.log"
-    argv = [sys.executable, "-m", "paycenter_server.cli", "dev", "--data-dir", str(folder / "data"), "--no-play"]
+    argv = [sys.executable, "-m", "paycenter_server.cli", "dev", "--data-dir", str(folder / "data"), "--no-demo"]
     with log.open("wb") as output:
         dev = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=plain_environment())
     try:
-        yield _wait_ready(dev, folder / "data" / "dev.json", log)
+        yield wait_ready(dev, folder / "data" / "dev.json", log)
         family = psutil.Process(dev.pid).children(recursive=True)
         dev.send_signal(signal.SIGTERM)
         assert dev.wait(STOP_SECONDS) == 0
@@ -87,7 +87,7 @@ def running_paycenter() -> Iterator[RunningPayCenter]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _wait_ready(dev: subprocess.Popen[bytes], file: Path, log: Path) -> RunningPayCenter:
+def wait_ready(dev: subprocess.Popen[bytes], file: Path, log: Path) -> RunningPayCenter:
     def ready() -> RunningPayCenter | None:
         if dev.poll() is not None:
             pytest.fail(f"paycenter dev ended with {dev.returncode}:\n{log.read_text()}")

@@ -1,4 +1,4 @@
-"""`paycenter demo`, as a new user runs it, and `paycenter play` when something is wrong."""
+"""`paycenter demo`, as a new user runs it, and `paycenter demo --running` when something is wrong."""
 
 from __future__ import annotations
 
@@ -85,26 +85,26 @@ def test_demo(temporary: Path) -> None:
     assert os.listdir(temporary) == []
 
 
-def test_play_for_people(running_paycenter: RunningPayCenter) -> None:
-    done = run("play", "--data-file", str(running_paycenter.file), PYTHONIOENCODING="utf-8")
+def test_running_for_people(running_paycenter: RunningPayCenter) -> None:
+    done = run("demo", "--running", "--data-file", str(running_paycenter.file), PYTHONIOENCODING="utf-8")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "weixin://wxpay/" in done.stdout
     assert "▄▄▄▄▄" in done.stdout
-    assert "Every step held" in done.stdout
+    assert "Every step succeeded" in done.stdout
 
 
-def test_play_without_unicode(running_paycenter: RunningPayCenter) -> None:
-    done = run("play", "--data-file", str(running_paycenter.file), PYTHONIOENCODING="ascii")
+def test_running_without_unicode(running_paycenter: RunningPayCenter) -> None:
+    done = run("demo", "--running", "--data-file", str(running_paycenter.file), PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.isascii()
 
 
-def test_play_says_which_step_failed(running_paycenter: RunningPayCenter, tmp_path: Path) -> None:
+def test_running_says_which_step_failed(running_paycenter: RunningPayCenter, tmp_path: Path) -> None:
     broken = json.loads(running_paycenter.file.read_text())
     broken["addresses"]["merchant"] = "http://127.0.0.1:1"
     file = tmp_path / "dev.json"
     file.write_text(json.dumps(broken))
-    done = run("play", "--data-file", str(file), "--json")
+    done = run("demo", "--running", "--data-file", str(file), "--json")
     assert done.returncode == 1
     failed = [(step["channel"], step["step"]) for step in steps_of(done.stdout) if not step["ok"]]
     assert failed == [(channel, "notified") for channel in CHANNELS]
@@ -112,21 +112,21 @@ def test_play_says_which_step_failed(running_paycenter: RunningPayCenter, tmp_pa
     assert "Traceback" not in done.stderr
 
 
-def test_play_with_wrong_credentials(running_paycenter: RunningPayCenter, tmp_path: Path) -> None:
+def test_running_with_wrong_credentials(running_paycenter: RunningPayCenter, tmp_path: Path) -> None:
     broken = json.loads(running_paycenter.file.read_text())
     broken["app"]["key_secret"] = "wrong"
     file = tmp_path / "dev.json"
     file.write_text(json.dumps(broken))
-    done = run("play", "--data-file", str(file), "--json")
+    done = run("demo", "--running", "--data-file", str(file), "--json")
     assert done.returncode == 1
     assert {step["detail"]["reason"] for step in steps_of(done.stdout)} == {"CREDENTIALS_INVALID"}
 
 
-def test_play_without_a_system(tmp_path: Path) -> None:
-    done = run("play", "--data-file", str(tmp_path / "dev.json"))
+def test_running_without_a_system(tmp_path: Path) -> None:
+    done = run("demo", "--running", "--data-file", str(tmp_path / "dev.json"))
     assert done.returncode == 1
     assert "paycenter dev" in done.stderr
     (tmp_path / "dev.json").write_text("{}")
-    done = run("play", "--data-file", str(tmp_path / "dev.json"))
+    done = run("demo", "--running", "--data-file", str(tmp_path / "dev.json"))
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

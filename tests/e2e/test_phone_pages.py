@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from simulator.merchant import AlipayClient, Bench, WechatClient
+from simulator.merchant import AlipayClient, SimulatorSystem, WechatClient
 from support.waiting import eventually
 
 from .chromium import CHROMIUM, Tab, open_tab
@@ -20,10 +20,10 @@ SMALL = """Array.from(document.querySelectorAll('button, input:not([type=hidden]
 
 
 @pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+async def system(tmp_path: Path) -> AsyncIterator[SimulatorSystem]:
     from paycenter_server.simulator.keys import generate_keys
 
-    started = await Bench.start(generate_keys(tmp_path / "keys"), tmp_path / "trades.sqlite3")
+    started = await SimulatorSystem.start(generate_keys(tmp_path / "keys"), tmp_path / "trades.sqlite3")
     yield started
     await started.stop()
 
@@ -34,26 +34,26 @@ async def tab(tmp_path: Path) -> AsyncIterator[Tab]:
         yield opened
 
 
-async def trades(bench: Bench) -> tuple[str, str]:
+async def trades(system: SimulatorSystem) -> tuple[str, str]:
     """One at each channel, with the longest numbers and subjects, and a request that was refused."""
     wechat, alipay = "W" * 32, "A" * 64
-    client = WechatClient(bench)
+    client = WechatClient(system)
     await client.create(wechat, description=HOSTILE)
     await client.call("POST", "/v3/pay/transactions/native", client.order(wechat), signature="AAAA")
-    await AlipayClient(bench).precreate(alipay, subject=HOSTILE + "字" * 100)
+    await AlipayClient(system).precreate(alipay, subject=HOSTILE + "字" * 100)
     return wechat, alipay
 
 
 @pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
-async def test_nothing_sticks_out_and_a_thumb_hits(bench: Bench, tab: Tab, size: tuple[int, int]) -> None:
-    numbers = await trades(bench)
-    await bench.fault("wx.refund", "timeout_after_commit", out_trade_no=numbers[0], seconds=3600)
+async def test_nothing_sticks_out_and_a_thumb_hits(system: SimulatorSystem, tab: Tab, size: tuple[int, int]) -> None:
+    numbers = await trades(system)
+    await system.fault("wx.refund", "timeout_after_commit", out_trade_no=numbers[0], seconds=3600)
     for path in ("/", *(f"/{page}/{number}" for page in ("trades", "cashier") for number in numbers), "/trades/nothing"):
-        await tab.open(bench.base + path, *size)
+        await tab.open(system.base + path, *size)
         assert await tab.evaluate("document.documentElement.scrollWidth") <= size[0], path
         assert await tab.evaluate(SMALL) == [], path
         assert await tab.evaluate("document.title") != "owned", path
-    await tab.open(f"{bench.base}/trades/{numbers[0]}", *size)
+    await tab.open(f"{system.base}/trades/{numbers[0]}", *size)
     text = await tab.evaluate("document.body.innerText")
     assert "refused: SIGN_ERROR" in text
     assert "valid" in text
@@ -74,18 +74,18 @@ async def press(tab: Tab, label: str) -> None:
     await eventually(there)
 
 
-async def test_a_thumb_fails_pays_and_refunds(bench: Bench, tab: Tab) -> None:
-    number, _ = await trades(bench)
+async def test_a_thumb_fails_pays_and_refunds(system: SimulatorSystem, tab: Tab) -> None:
+    number, _ = await trades(system)
 
     async def trade() -> Any:
-        return (await bench.get(f"/simulator/trades/{number}")).json
+        return (await system.get(f"/simulator/trades/{number}")).json
 
-    await tab.open(f"{bench.base}/cashier/{number}", *PHONE)
+    await tab.open(f"{system.base}/cashier/{number}", *PHONE)
     await press(tab, "Fail")
     assert [event["what"] for event in (await trade())["events"]][-1] == "payment failed"
     await press(tab, "Pay")
     assert ((await trade())["paid"], (await trade())["paid_amount"]) == (True, 100)
-    await tab.open(f"{bench.base}/cashier/{number}", *PHONE)
+    await tab.open(f"{system.base}/cashier/{number}", *PHONE)
     await tab.evaluate("document.querySelector('input[name=amount]').value = '0.40'")
     await press(tab, "Refund in the console")
     assert (await trade())["refunded"] == 40

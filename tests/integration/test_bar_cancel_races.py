@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from integration.test_bar_codes import KINDS, PointOfSale, make_point_of_sale
 from paycenter_server.channels.protocol import HttpRequest, HttpResponse
-from paycenter_server.channels.transport import AiohttpTransport, TransportUnclearError
+from paycenter_server.channels.transport import AiohttpTransport, NotSentError, TransportUnclearError
 from paycenter_server.domain.states import OrderState
 from support.system import PayCenterSystem, SystemOn
 from support.waiting import eventually
@@ -28,7 +28,7 @@ def is_cancel(request: HttpRequest) -> bool:
     return "reverse" in request.url or "alipay.trade.cancel" in request.url
 
 
-class Staged:
+class HookedNetwork:
     """A network on which something happens before or after the next query, or before the next cancellation."""
 
     def __init__(self) -> None:
@@ -61,8 +61,10 @@ class Staged:
 
 
 @pytest.fixture(params=list(KINDS))
-async def stage(request: pytest.FixtureRequest, system_on: SystemOn) -> AsyncIterator[tuple[PayCenterSystem, PointOfSale, Staged]]:
-    network = Staged()
+async def cancellation(
+    request: pytest.FixtureRequest, system_on: SystemOn
+) -> AsyncIterator[tuple[PayCenterSystem, PointOfSale, HookedNetwork]]:
+    network = HookedNetwork()
     async with system_on(network) as system:
         yield system, await make_point_of_sale(system, request.param), network
 
@@ -74,8 +76,10 @@ async def waiting(system: PayCenterSystem, pos: PointOfSale) -> tuple[Any, Any]:
     return order, await pos.scan(order)
 
 
-async def test_booked_by_another_while_the_job_is_about_to_cancel(stage: tuple[PayCenterSystem, PointOfSale, Staged]) -> None:
-    system, pos, network = stage
+async def test_booked_by_another_while_the_job_is_about_to_cancel(
+    cancellation: tuple[PayCenterSystem, PointOfSale, HookedNetwork],
+) -> None:
+    system, pos, network = cancellation
     order, attempt = await waiting(system, pos)
 
     async def confirmed_and_booked() -> None:
@@ -88,9 +92,11 @@ async def test_booked_by_another_while_the_job_is_about_to_cancel(stage: tuple[P
     assert (await pos.trade(attempt))["refunded"] == 0
 
 
-async def test_an_answer_from_before_the_cancellation_books_nothing(stage: tuple[PayCenterSystem, PointOfSale, Staged]) -> None:
+async def test_an_answer_from_before_the_cancellation_books_nothing(
+    cancellation: tuple[PayCenterSystem, PointOfSale, HookedNetwork],
+) -> None:
     """A caller's query has found it paid. Before its answer is read, the job has cancelled it, and it is refunded."""
-    system, pos, network = stage
+    system, pos, network = cancellation
     order, attempt = await waiting(system, pos)
     await system.simulator.pay(attempt.out_trade_no, notify=False)
 
@@ -107,9 +113,11 @@ async def test_an_answer_from_before_the_cancellation_books_nothing(stage: tuple
     assert await system.cases() == []
 
 
-async def test_after_a_refused_cancellation_the_payment_is_booked(stage: tuple[PayCenterSystem, PointOfSale, Staged]) -> None:
+async def test_after_a_refused_cancellation_the_payment_is_booked(
+    cancellation: tuple[PayCenterSystem, PointOfSale, HookedNetwork],
+) -> None:
     """The payer confirms between the query and the cancellation, which cannot refund it."""
-    system, pos, network = stage
+    system, pos, network = cancellation
     order, attempt = await waiting(system, pos)
 
     async def confirmed() -> None:
@@ -123,9 +131,11 @@ async def test_after_a_refused_cancellation_the_payment_is_booked(stage: tuple[P
     assert await system.cases() == []
 
 
-async def test_while_a_cancellation_is_undecided_nothing_is_booked(stage: tuple[PayCenterSystem, PointOfSale, Staged]) -> None:
+async def test_while_a_cancellation_is_undecided_nothing_is_booked(
+    cancellation: tuple[PayCenterSystem, PointOfSale, HookedNetwork],
+) -> None:
     """Its answer was lost: the payment may be refunded, so it is not booked. The next cancellation settles it."""
-    system, pos, network = stage
+    system, pos, network = cancellation
     order, attempt = await waiting(system, pos)
     network.lose_next = True
     await system.simulator.fault(pos.cancel, "error_before_commit")
@@ -139,10 +149,12 @@ async def test_while_a_cancellation_is_undecided_nothing_is_booked(stage: tuple[
     assert (await system.read(order)).state is OrderState.WAITING
 
 
-async def test_a_process_that_is_stopped_before_it_cancels(stage: tuple[PayCenterSystem, PointOfSale, Staged]) -> None:
+async def test_a_process_that_is_stopped_before_it_cancels(
+    cancellation: tuple[PayCenterSystem, PointOfSale, HookedNetwork],
+) -> None:
     """It stored the cancellation and sends it a minute later, when another process has booked the payment. This cannot be
     prevented, but a case is opened."""
-    system, pos, network = stage
+    system, pos, network = cancellation
     order, attempt = await waiting(system, pos)
 
     async def confirmed_and_booked() -> None:
@@ -157,9 +169,9 @@ async def test_a_process_that_is_stopped_before_it_cancels(stage: tuple[PayCente
     assert [(case["kind"], case["order_id"]) for case in await system.cases()] == [("REFUND_MISMATCH", order.id)]
 
 
-async def test_hosts_whose_clocks_differ(stage: tuple[PayCenterSystem, PointOfSale, Staged]) -> None:
+async def test_hosts_whose_clocks_differ(cancellation: tuple[PayCenterSystem, PointOfSale, HookedNetwork]) -> None:
     """The clock of the querying host is ahead of that of the cancelling host. An earlier query does not count as later."""
-    system, pos, network = stage
+    system, pos, network = cancellation
     order, attempt = await waiting(system, pos)
     await system.simulator.pay(attempt.out_trade_no, notify=False)
     system.clock.advance(65)
@@ -177,9 +189,11 @@ async def test_hosts_whose_clocks_differ(stage: tuple[PayCenterSystem, PointOfSa
     assert (after.state, after.paid_amount) == (OrderState.WAITING, 0)
 
 
-async def test_what_cannot_be_cancelled_is_booked_in_minutes(stage: tuple[PayCenterSystem, PointOfSale, Staged]) -> None:
+async def test_what_cannot_be_cancelled_is_booked_in_minutes(
+    cancellation: tuple[PayCenterSystem, PointOfSale, HookedNetwork],
+) -> None:
     """Every cancellation fails, and the payer confirms after the expiry: the payment is booked after some minutes."""
-    system, pos, network = stage
+    system, pos, network = cancellation
     order, attempt = await waiting(system, pos)
     await system.simulator.fault(pos.cancel, "error_before_commit", times=-1)
     await pos.pass_time(61)
@@ -272,3 +286,19 @@ async def test_a_late_callback_of_a_refunded_payment(system: PayCenterSystem, po
     after = await system.read(order)
     assert (after.state, after.paid_amount) == (OrderState.WAITING, 0)
     assert await system.cases() == []
+
+
+async def test_a_cancellation_that_was_not_sent_is_over(cancellation: tuple[PayCenterSystem, PointOfSale, HookedNetwork]) -> None:
+    """Nothing is carried out at the channel, so an answer that was asked for before it still counts."""
+    system, pos, network = cancellation
+    order, _ = await waiting(system, pos)
+
+    async def refused() -> None:
+        raise NotSentError("connection refused")
+
+    network.before_cancel = refused
+    await pos.pass_time(61)
+    assert network.cancels == 1
+    (row,) = await system.rows("SELECT state, cancel_until FROM pay_attempt WHERE order_id = $1", order.id)
+    assert row["state"] in ("WAITING", "UNKNOWN")
+    assert row["cancel_until"] is None

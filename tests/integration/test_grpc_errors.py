@@ -93,7 +93,8 @@ async def test_details_of_errors_that_may_be_repeated(rig: Rig) -> None:
         metadata = (("authorization", rig.system.secrets["shop:authorization"]),)
         error = await refused(PayOrderServiceStub(channel).SubmitPayOrder(request, metadata=metadata))
         assert (error.code, error.info.reason) == (grpc.StatusCode.UNAVAILABLE, "CHANNEL_UNCLEAR")
-        assert error.info.metadata == {"channel_code": "mock"}
+        assert set(error.info.metadata) == {"channel_code", "request_id"}
+        assert error.info.metadata["channel_code"] == "mock"
         assert error.retry is not None
         assert error.retry.retry_delay.seconds == 3
         assert error.pushback == "3000"

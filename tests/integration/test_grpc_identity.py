@@ -56,6 +56,22 @@ async def test_with_wrong_credentials(rig: Rig) -> None:
             )
             assert (error.code, error.info.reason) == (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIALS_INVALID"), authorization
             assert secret not in str(error)
+        for authorization, sentence in (
+            ("Bearer abc", "The authorization scheme 'Bearer' is not supported; "),
+            (f"Bearer {basic(f'{key_id}:{secret}')[6:]}", "The authorization scheme 'Bearer' is not supported; "),
+            (f"Token {secret}", "The authorization scheme 'Token' is not supported; "),
+            (f"{key_id}:{secret}", "The authorization metadata has no scheme; "),
+            (f"{secret} x", "The authorization metadata has no scheme; "),
+            (f"Basic {key_id}:{secret}", "The text after `Basic` is not base64 of `key_id:secret`; "),
+            (basic(key_id), "The text after `Basic` is not base64 of `key_id:secret`; "),
+        ):
+            error = await refused(
+                stub.GetPayOrder(order_pb.GetPayOrderRequest(id="O"), metadata=(("authorization", authorization),))
+            )
+            assert error.text == sentence + (
+                "send `authorization: Basic base64(key_id:secret)` metadata; the client library does it for you."
+            )
+            assert secret not in str(error)
         # The scheme's name is not case sensitive (RFC 9110).
         metadata = (("authorization", basic(f"{key_id}:{secret}").replace("Basic", "basic")),)
         error = await refused(stub.GetPayOrder(order_pb.GetPayOrderRequest(id="O"), metadata=metadata))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -99,28 +100,82 @@ async def test_a_running_call_ends_before_the_server_does(
     async with (
         open_system(database_url, redis_url, keys_dir, master_key_file, transport=slow) as system,
         open_rig(system) as rig,
+        rig.client(*key_of(system), timeout=2.0) as other,
     ):
         order = await rig.order()
+        await rig.order(other)
         call = asyncio.ensure_future(rig.shop.submit_order(order, "wx_native"))
         await slow.arrived.wait()
         started = asyncio.get_running_loop().time()
         rig.stop.set()
 
-        async def refused() -> bool:
-            async with rig.client(*key_of(system), timeout=1.0) as late:
-                try:
-                    await rig.order(late)
-                except PayCenterError as error:
-                    return error.code is grpc.StatusCode.UNAVAILABLE
-            return False
+        async def refusal() -> PayCenterError | None:
+            try:
+                await rig.order(other)
+            except PayCenterError as error:
+                return error
+            return None
 
-        await eventually(refused)
-        assert not call.done()
-        slow.answer.set()
+        # What has not begun is refused in a way that clients repeat, and tells when.
+        error = await eventually(refusal)
+        assert error is not None
+        assert (error.code, error.reason, error.retry_after) == (grpc.StatusCode.UNAVAILABLE, "SERVER_STOPPING", 2.0)
         assert (await call).display_content
         await rig.running
-        assert asyncio.get_running_loop().time() - started < 2
+        assert asyncio.get_running_loop().time() - started < 3
+        async with rig.client(*key_of(system), timeout=1.0) as late:
+            error = await refusal_of(rig.order(late))
+            assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "")
         await slow.inner.aclose()
+
+
+async def refusal_of(call: Any) -> PayCenterError:
+    with pytest.raises(PayCenterError) as caught:
+        await call
+    return caught.value
+
+
+async def test_health_is_not_serving_before_calls_are_refused(rig: Rig) -> None:
+    async with rig.bare() as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == SERVING
+        rig.stop.set()
+        assert (await watch.read()).status == NOT_SERVING
+        watch.cancel()
+    await rig.running
+
+
+async def test_no_call_is_cancelled_by_the_end_of_the_server(rig: Rig) -> None:
+    """Also for clients that repeat nothing but UNAVAILABLE, as the pushback says."""
+    seen: set[grpc.StatusCode] = set()
+    ended = asyncio.Event()
+    started = 0
+
+    async def caller() -> None:
+        nonlocal started
+        async with rig.client(*key_of(rig.system)) as client:
+            while not ended.is_set():
+                started += 1
+                try:
+                    await client.list_channel_codes()
+                except PayCenterError as error:
+                    seen.add(error.code)
+                    if error.code is not grpc.StatusCode.UNAVAILABLE:
+                        return
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(ended.wait(), error.retry_after or 0.1)
+
+    callers = [asyncio.create_task(caller()) for _ in range(32)]
+
+    async def busy() -> bool:
+        return started > 200
+
+    await eventually(busy, 20)
+    rig.stop.set()
+    await rig.running
+    ended.set()
+    await asyncio.gather(*callers)
+    assert seen == {grpc.StatusCode.UNAVAILABLE}
 
 
 async def test_the_database_goes_away_and_comes_back(system: PayCenterSystem) -> None:

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from paycenter_server.channels.protocol import RefundFacts, RefundOutcome, RefundStatus
+from paycenter_server.channels.protocol import Payment, RefundFacts, RefundOutcome, RefundStatus
 from paycenter_server.domain.attempts import PayAttempt
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.states import AttemptState, OrderEvent, OrderState
@@ -318,7 +318,8 @@ async def test_two_reports_of_the_same_conflict_make_one_case(system: PayCenterS
     assert attempt.state is AttemptState.SUCCESS
     reports = [system.services.cases.closed_after_booking(attempt), console_refund(system, attempt)]
     async with transaction(system) as held:
-        await held.execute("SELECT 1 FROM pay_attempt WHERE id = $1 FOR UPDATE", attempt.id)
+        # The first has found no case and waits to insert its own when the second begins.
+        await held.execute("LOCK TABLE pay_case IN SHARE MODE")
         calls: list[asyncio.Task[None]] = []
         for report in reports if closed_first else reversed(reports):
             calls.append(asyncio.create_task(report))
@@ -334,3 +335,15 @@ async def test_a_payment_of_another_channels_number_is_not_booked(system: PayCen
     assert await system.services.payments.book(channel, payment_of(channel, attempt), "") is Booked.SURPLUS
     assert (await system.read(order)).state is OrderState.WAITING
     assert [(case["kind"], case["state"], case["attempt_id"]) for case in await system.cases()] == [("UNKNOWN_ORDER", "OPEN", None)]
+
+
+async def test_two_payments_under_one_unknown_number_are_two_cases(system: PayCenterSystem) -> None:
+    """The case's reference holds the channel's own number too; the same payment again makes no second case."""
+    channel = await configured(system, "mock")
+    for channel_order_no in ("4200-1", "4200-2", "4200-1"):
+        payment = Payment("NOT-OURS", channel_order_no, 100, "CNY", dict(channel.codec.account))
+        assert await system.services.payments.book(channel, payment, "") is Booked.SURPLUS
+    cases = await system.cases()
+    assert [(case["kind"], case["detail"]["channel_order_no"]) for case in cases] == [
+        ("UNKNOWN_ORDER", "4200-1"), ("UNKNOWN_ORDER", "4200-2"),
+    ]  # fmt: skip

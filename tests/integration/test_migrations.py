@@ -19,6 +19,7 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from paycenter_server.distribution import migrations_folder
 from paycenter_server.storage import migrate
 from paycenter_server.storage.tables import metadata
 from sqlalchemy.dialects import postgresql
@@ -45,7 +46,7 @@ async def fresh(embedded: Any) -> AsyncIterator[str]:
 
 def config(url: str) -> Config:
     made = Config()
-    made.set_main_option("script_location", str(migrate.migrations_folder()))
+    made.set_main_option("script_location", str(migrations_folder()))
     made.set_main_option("path_separator", "os")
     made.attributes["url"] = url
     return made

@@ -17,7 +17,7 @@ import pytest
 from aiohttp import web
 from paycenter_server.bootstrap import open_services
 from paycenter_server.domain.ids import Prefix, encode
-from paycenter_server.http_callback.app import MAX_BODY, create_app, serve
+from paycenter_server.http_callback.app import MAX_BODY, create_app, create_runner, serve
 from support.grpc_rig import Line
 from support.system import PayCenterSystem, free_port
 from support.waiting import eventually
@@ -76,19 +76,28 @@ async def test_a_compressed_body_is_limited_by_what_it_becomes(system: PayCenter
     layered = gzip.compress(bomb, 9)
     assert len(layered) < MAX_BODY
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for body, encoding, wanted in ((bomb, "gzip", 413), (layered, "gzip", 413), (layered, "gzip, gzip", 500)):
+    for body, encoding, wanted in ((bomb, "gzip", 413), (layered, "gzip", 413), (layered, "gzip, gzip", 415)):
         status, text = await post(system, notification_url(system), body, headers={"content-encoding": encoding})
         assert status == wanted, (status, text)
-    for body, encoding in (
-        (b"not gzip", "gzip"),
-        (bomb[:50], "gzip"),
-        (b"x", "br"),
-        (b"x", "zstd"),
-        (b"x", "deflate"),
-        (b"{}", "nonsense"),
+    whole = gzip.compress(b"{}")
+    for body, encoding, wanted in (
+        (b"not gzip", "gzip", 400),
+        (b"", "gzip", 400),
+        (bomb[:50], "gzip", 400),
+        (whole[:-1], "gzip", 400),
+        (whole + b"x", "gzip", 400),
+        (whole + whole, "gzip", 400),
+        (b"x", "deflate", 400),
+        (b"x", "br", 415),
+        (b"x", "zstd", 415),
+        (b"{}", "nonsense", 415),
+        (whole, "gzip", 500),
+        (whole, "GZIP", 500),
+        (zlib.compress(b"{}"), "deflate", 500),
+        (b"{}", "identity", 500),
     ):
         status, text = await post(system, notification_url(system), body, headers={"content-encoding": encoding})
-        assert status >= 400, (encoding, status, text)
+        assert status == wanted, (encoding, body[:20], status, text)
         assert "Traceback" not in text
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
     print(f"a bomb of 200 MiB cost {grown} MiB")
@@ -97,9 +106,7 @@ async def test_a_compressed_body_is_limited_by_what_it_becomes(system: PayCenter
 
 async def test_a_body_that_does_not_come_is_given_up(system: PayCenterSystem) -> None:
     services, port, stop = system.services, free_port(), asyncio.Event()
-    serving = asyncio.create_task(
-        serve(create_app(services.callbacks, services.context.database, read_seconds=0.2), "127.0.0.1", port, stop)
-    )
+    serving = asyncio.create_task(serve(create_app(services.callbacks, services.health, read_seconds=0.2), "127.0.0.1", port, stop))
     head = f"POST /callback/order/{system.channels['wx_native']} HTTP/1.1\r\nHost: x\r\n"
     url = f"http://127.0.0.1:{port}"
 
@@ -217,7 +224,7 @@ async def second_sidecar(system: PayCenterSystem, url: str, **more: float) -> As
     """A sidecar of its own over another way to the database."""
     settings = system.settings.model_copy(update={"database_url": url})
     async with open_services(settings, clock=system.clock, wake_up=system.wake_up) as services:
-        runner = web.AppRunner(create_app(services.callbacks, services.context.database, **more), access_log=None)
+        runner = create_runner(create_app(services.callbacks, services.health, **more))
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         host, port = runner.addresses[0][:2]

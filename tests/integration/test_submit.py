@@ -261,3 +261,20 @@ async def test_an_expired_order_is_order_expired_before_and_after_its_close(syst
 async def test_an_order_without_expire_time_lives_for_half_an_hour(system: PayCenterSystem) -> None:
     order = await system.order(expire_time=None)
     assert timedelta(minutes=29, seconds=58) < order.expire_time - system.clock.now() <= timedelta(minutes=30)
+
+
+async def test_a_repeat_of_what_was_not_shown_yet_is_not_closed_when_it_was_not_sent(system: PayCenterSystem) -> None:
+    """The answer to the first send was lost, so it may be open at the channel; that the second was not sent changes nothing."""
+    order = await system.order()
+    await system.simulator.fault("wx.native", "error_after_commit")
+    await system.simulator.fault("wx.query", "reset_before_commit")
+    with pytest.raises(PayCenterError) as caught:
+        await system.submit(order)
+    assert caught.value.reason is Reason.CHANNEL_UNCLEAR
+    family, config = system.configs["wx_native"]
+    unreachable = {**config, "gateway_url": "http://127.0.0.1:1"}
+    await system.services.channels.update(OPERATOR, system.channels["wx_native"], {}, family, unreachable)
+    with pytest.raises(PayCenterError) as caught:
+        await system.submit(order)
+    assert caught.value.reason is Reason.CHANNEL_UNREACHABLE
+    assert [state for _, state, _ in await attempts(system)] == ["UNKNOWN"]

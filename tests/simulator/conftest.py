@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from paycenter_server.simulator.keys import SimulatorKeys, generate_keys
 
-from .merchant import Bench
+from .merchant import SimulatorSystem
 
 
 @pytest.fixture(scope="session")
@@ -19,8 +19,8 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> SimulatorKeys:
 
 
 @pytest_asyncio.fixture
-async def bench(keys: SimulatorKeys, tmp_path: Path) -> AsyncIterator[Bench]:
+async def system(keys: SimulatorKeys, tmp_path: Path) -> AsyncIterator[SimulatorSystem]:
     """A simulator with a data file, and its merchant."""
-    started = await Bench.start(keys, tmp_path / "trades.sqlite3")
+    started = await SimulatorSystem.start(keys, tmp_path / "trades.sqlite3")
     yield started
     await started.stop()

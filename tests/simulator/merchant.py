@@ -73,8 +73,8 @@ class Answer:
 class WechatClient:
     """WeChat Pay v3 in public-key mode, or in platform-certificate mode."""
 
-    def __init__(self, bench: Bench, *, public_key_mode: bool = True) -> None:
-        self.bench, self.keys = bench, bench.keys
+    def __init__(self, system: SimulatorSystem, *, public_key_mode: bool = True) -> None:
+        self.system, self.keys = system, system.keys
         self.ids = self.keys.wechatpay
         self.private = private_key(self.keys.file("wechatpay", "apiclient_key.pem"))
         self.serial = self.ids["public_key_id"] if public_key_mode else ""
@@ -111,8 +111,8 @@ class WechatClient:
             sent["Wechatpay-Serial"] = self.serial
         sent |= headers or {}
         kept = {name: value for name, value in sent.items() if value is not None}
-        async with self.bench.session.request(
-            method, URL(self.bench.base + path, encoded=True), data=body, headers=kept, skip_auto_headers=("User-Agent", "Accept")
+        async with self.system.session.request(
+            method, URL(self.system.base + path, encoded=True), data=body, headers=kept, skip_auto_headers=("User-Agent", "Accept")
         ) as response:
             return Answer(response.status, dict(response.headers), await response.read())
 
@@ -143,7 +143,7 @@ class WechatClient:
             "mchid": self.ids["mchid"],
             "description": "Tea 茶",
             "out_trade_no": number,
-            "notify_url": self.bench.receiver_url,
+            "notify_url": self.system.receiver_url,
             "amount": {"total": total, "currency": "CNY"},
         } | more
 
@@ -160,7 +160,7 @@ class WechatClient:
         document = {
             "out_trade_no": number,
             "out_refund_no": refund,
-            "notify_url": self.bench.receiver_url,
+            "notify_url": self.system.receiver_url,
             "amount": {"refund": amount, "total": total, "currency": "CNY"},
         }
         return await self.call("POST", "/v3/refund/domestic/refunds", document | more)
@@ -172,8 +172,8 @@ class WechatClient:
 class AlipayClient:
     """The Alipay gateway in public-key or certificate mode, by POST or by GET."""
 
-    def __init__(self, bench: Bench, *, certificates: bool = False, get: bool = False) -> None:
-        self.bench, self.keys, self.certificates, self.get = bench, bench.keys, certificates, get
+    def __init__(self, system: SimulatorSystem, *, certificates: bool = False, get: bool = False) -> None:
+        self.system, self.keys, self.certificates, self.get = system, system.keys, certificates, get
         self.ids = self.keys.alipay
         self.private = private_key(self.keys.file("alipay", "app_private_key.pem"))
         self.public = public_key(self.keys.file("alipay", "alipay_public_key.pem"))
@@ -196,7 +196,7 @@ class AlipayClient:
         return values | {"sign": sign(self.private, source.encode())}
 
     async def raw(self, params: dict[str, str]) -> tuple[int, str]:
-        address = self.bench.base + "/gateway.do"
+        address = self.system.base + "/gateway.do"
         if self.get:
             url, data = URL(address + "?" + urlencode(params), encoded=True), None
         else:
@@ -206,7 +206,7 @@ class AlipayClient:
                 urlencode({"biz_content": params["biz_content"]}).encode(),
             )
         headers = {"Content-Type": "application/x-www-form-urlencoded;charset=utf-8"}
-        async with self.bench.session.request("GET" if self.get else "POST", url, data=data, headers=headers) as response:
+        async with self.system.session.request("GET" if self.get else "POST", url, data=data, headers=headers) as response:
             return response.status, await response.text()
 
     async def call(self, method: str, biz: dict[str, Any], *, signed: bool = True, **more: str) -> dict[str, Any]:
@@ -236,7 +236,7 @@ class AlipayClient:
 
     async def precreate(self, number: str, amount: str = "1.00", **more: Any) -> dict[str, Any]:
         biz = {"out_trade_no": number, "total_amount": amount, "subject": "Tea 茶"} | more
-        return await self.call("alipay.trade.precreate", biz, notify_url=self.bench.receiver_url)
+        return await self.call("alipay.trade.precreate", biz, notify_url=self.system.receiver_url)
 
     async def query(self, number: str) -> dict[str, Any]:
         return await self.call("alipay.trade.query", {"out_trade_no": number})
@@ -256,7 +256,7 @@ class Received:
 
 
 @dataclass
-class Bench:
+class SimulatorSystem:
     """The simulator under test and the merchant's receiver."""
 
     keys: SimulatorKeys
@@ -269,16 +269,16 @@ class Bench:
     """The answers of the receiver to the next notifications. The later ones are accepted."""
 
     @classmethod
-    async def start(cls, keys: SimulatorKeys, data_file: Path, **config: Any) -> Bench:
+    async def start(cls, keys: SimulatorKeys, data_file: Path, **config: Any) -> SimulatorSystem:
         server = TestServer(
             create_app(SimulatorConfig(keys_dir=keys.directory, data_file=data_file, refund_delay_seconds=0.05, **config))
         )
         app = web.Application()
-        bench = cls(keys, data_file, server, TestServer(app), aiohttp.ClientSession())
-        app.router.add_post("/notify", bench._receive)
+        system = cls(keys, data_file, server, TestServer(app), aiohttp.ClientSession())
+        app.router.add_post("/notify", system._receive)
         await server.start_server()
-        await bench.receiver.start_server()
-        return bench
+        await system.receiver.start_server()
+        return system
 
     async def stop(self) -> None:
         await self.session.close()

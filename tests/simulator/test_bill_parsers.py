@@ -9,7 +9,7 @@ from paycenter_server.channels.alipay.bills import parse_trade_bill as read_alip
 from paycenter_server.channels.bills import BillKind, BillLine
 from paycenter_server.channels.wechatpay.bills import parse_trade_bill as read_wechat
 
-from .merchant import AlipayClient, Bench, WechatClient
+from .merchant import AlipayClient, SimulatorSystem, WechatClient
 from .test_bills import METHOD, bill, fetched, today, tomorrow, trades_with_refund
 from .xml_merchant import XmlClient
 
@@ -29,31 +29,31 @@ EXPECTED = [
 
 
 @pytest.mark.parametrize("packed", [False, True])
-async def test_wechat(bench: Bench, packed: bool) -> None:
-    client = WechatClient(bench)
-    await trades_with_refund(bench)
-    offer = await bill(client, f"bill_date={await tomorrow(bench)}" + ("&tar_type=GZIP" if packed else ""))
+async def test_wechat(system: SimulatorSystem, packed: bool) -> None:
+    client = WechatClient(system)
+    await trades_with_refund(system)
+    offer = await bill(client, f"bill_date={await tomorrow(system)}" + ("&tar_type=GZIP" if packed else ""))
     content = await fetched(client, offer)
     lines = list(read_wechat(gzip.decompress(content) if packed else content))
     assert entries_of(lines) == EXPECTED
     assert sum(line.fee for line in lines) == 13
 
 
-async def test_wechat_v2(bench: Bench) -> None:
-    client = XmlClient(bench)
-    await trades_with_refund(bench)
-    day = (await tomorrow(bench)).replace("-", "")
+async def test_wechat_v2(system: SimulatorSystem) -> None:
+    client = XmlClient(system)
+    await trades_with_refund(system)
+    day = (await tomorrow(system)).replace("-", "")
     body = client.body({"bill_date": day, "bill_type": "ALL"})
-    async with bench.session.post(bench.base + "/pay/downloadbill", data=body) as answer:
+    async with system.session.post(system.base + "/pay/downloadbill", data=body) as answer:
         assert entries_of(list(read_wechat(await answer.read()))) == EXPECTED
 
 
-async def test_a_reversed_payment(bench: Bench) -> None:
-    client = XmlClient(bench)
+async def test_a_reversed_payment(system: SimulatorSystem) -> None:
+    client = XmlClient(system)
     await client.micropay("code0001")
     await client.reverse("code0001")
     lines = list(
-        read_wechat(await fetched(WechatClient(bench), await bill(WechatClient(bench), f"bill_date={await tomorrow(bench)}")))
+        read_wechat(await fetched(WechatClient(system), await bill(WechatClient(system), f"bill_date={await tomorrow(system)}")))
     )
     assert [(line.kind, line.amount, line.state) for line in lines] == [
         (BillKind.PAYMENT, 100, "SUCCESS"),
@@ -61,17 +61,17 @@ async def test_a_reversed_payment(bench: Bench) -> None:
     ]
 
 
-async def test_alipay(bench: Bench) -> None:
-    client = AlipayClient(bench)
+async def test_alipay(system: SimulatorSystem) -> None:
+    client = AlipayClient(system)
     await client.precreate("order0001", "1.00", subject='Tea, "green" 茶')
     await client.precreate("order0002", "20.00")
     for number in ("order0001", "order0002"):
-        await bench.post(f"/simulator/pay/{number}", {"notify": False})
+        await system.post(f"/simulator/pay/{number}", {"notify": False})
     await client.refund("order0001", "refund1", "0.30", refund_reason="broken")
     day = today().isoformat()
-    await bench.advance(86400)
+    await system.advance(86400)
     offer = await client.call(METHOD, {"bill_type": "trade", "bill_date": day})
-    async with bench.session.get(offer["bill_download_url"]) as answer:
+    async with system.session.get(offer["bill_download_url"]) as answer:
         lines = list(read_alipay(await answer.read()))
     assert entries_of(lines) == EXPECTED
     assert sum(line.fee for line in lines) == 13

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 from support.vectors import VECTORS
 
-from .merchant import CHINA, AlipayClient, Answer, Bench, WechatClient
+from .merchant import CHINA, AlipayClient, Answer, SimulatorSystem, WechatClient
 from .xml_merchant import XmlClient, fields_of
 
 pytestmark = pytest.mark.asyncio
@@ -32,10 +32,10 @@ def today() -> datetime.date:
     return datetime.datetime.now(CHINA).date()
 
 
-async def tomorrow(bench: Bench) -> str:
+async def tomorrow(system: SimulatorSystem) -> str:
     """Move the clock to the next day; returns the day before."""
     day = today()
-    await bench.advance(86400)
+    await system.advance(86400)
     return day.isoformat()
 
 
@@ -49,16 +49,16 @@ def parsed(content: bytes) -> tuple[list[dict[str, str]], dict[str, str]]:
     return [dict(zip(heads[0], row, strict=True)) for row in rows[1:-2]], dict(zip(heads[1], rows[-1], strict=True))
 
 
-async def trades_with_refund(bench: Bench) -> None:
+async def trades_with_refund(system: SimulatorSystem) -> None:
     """One payment of 1.00 with a refund of 0.30, one payment of 20.00, one unpaid order."""
-    client, old = WechatClient(bench), XmlClient(bench)
+    client, old = WechatClient(system), XmlClient(system)
     await client.create("order0001", attach="a,b")
     await old.order("order0002", total=2000)
     await client.create("order0003")
     for number in ("order0001", "order0002"):
-        await bench.post(f"/simulator/pay/{number}", {"notify": False})
+        await system.post(f"/simulator/pay/{number}", {"notify": False})
     await client.refund("order0001", "refund1", 30, reason="x,y")
-    await bench.advance(1)
+    await system.advance(1)
 
 
 async def bill(client: WechatClient, query: str, kind: str = "tradebill") -> Answer:
@@ -68,16 +68,16 @@ async def bill(client: WechatClient, query: str, kind: str = "tradebill") -> Ans
 async def fetched(client: WechatClient, offer: Answer) -> bytes:
     assert client.verified(offer.headers, offer.body)
     url = urlsplit(offer.json["download_url"])
-    assert f"{url.scheme}://{url.netloc}" == client.bench.base
+    assert f"{url.scheme}://{url.netloc}" == client.system.base
     answer = await client.call("GET", f"{url.path}?{url.query}")
     assert answer.status == 200 and "Wechatpay-Signature" not in answer.headers
     return answer.body
 
 
-async def test_wechat_trade_bill(bench: Bench) -> None:
-    client = WechatClient(bench)
-    await trades_with_refund(bench)
-    day = await tomorrow(bench)
+async def test_wechat_trade_bill(system: SimulatorSystem) -> None:
+    client = WechatClient(system)
+    await trades_with_refund(system)
+    day = await tomorrow(system)
     offer = await bill(client, f"bill_date={day}&bill_type=ALL")
     content = await fetched(client, offer)
     assert (offer.json["hash_type"], offer.json["hash_value"]) == ("SHA1", hashlib.sha1(content).hexdigest())
@@ -101,20 +101,20 @@ async def test_wechat_trade_bill(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(("kind", "count"), [("SUCCESS", 2), ("REFUND", 1)])
-async def test_wechat_bills_by_type(bench: Bench, kind: str, count: int) -> None:
-    client = WechatClient(bench)
-    await trades_with_refund(bench)
-    day = await tomorrow(bench)
+async def test_wechat_bills_by_type(system: SimulatorSystem, kind: str, count: int) -> None:
+    client = WechatClient(system)
+    await trades_with_refund(system)
+    day = await tomorrow(system)
     details, _ = parsed(await fetched(client, await bill(client, f"bill_date={day}&bill_type={kind}")))
     assert len(details) == count
     assert ("商户退款单号" in details[0]) is ("退款成功时间" in details[0]) is (kind == "REFUND")
 
 
 @pytest.mark.skipif(not SAMPLE.exists(), reason="the published sample is outside the repository")
-async def test_format_of_the_published_sample(bench: Bench) -> None:
-    await trades_with_refund(bench)
-    client = WechatClient(bench)
-    ours = await fetched(client, await bill(client, f"bill_date={await tomorrow(bench)}"))
+async def test_format_of_the_published_sample(system: SimulatorSystem) -> None:
+    await trades_with_refund(system)
+    client = WechatClient(system)
+    ours = await fetched(client, await bill(client, f"bill_date={await tomorrow(system)}"))
     theirs = SAMPLE.read_bytes()
     for content in (ours, theirs):
         assert list(parsed(content)[0][0]) == ALL
@@ -122,10 +122,10 @@ async def test_format_of_the_published_sample(bench: Bench) -> None:
     assert (ours_lines[0], ours_lines[-3]) == (theirs_lines[0], theirs_lines[-3])
 
 
-async def test_wechat_fund_flow_bill(bench: Bench) -> None:
-    client = WechatClient(bench)
-    await trades_with_refund(bench)
-    day = await tomorrow(bench)
+async def test_wechat_fund_flow_bill(system: SimulatorSystem) -> None:
+    client = WechatClient(system)
+    await trades_with_refund(system)
+    day = await tomorrow(system)
     details, summary = parsed(await fetched(client, await bill(client, f"bill_date={day}", "fundflowbill")))
     moved = sorted((row["业务凭证号"], row["收支类型"], row["收支金额(元)"]) for row in details)
     assert moved == [
@@ -142,8 +142,8 @@ async def test_wechat_fund_flow_bill(bench: Bench) -> None:
     assert empty.json["code"] == "NO_STATEMENT_EXIST"
 
 
-async def test_missing_wechat_bills(bench: Bench) -> None:
-    client = WechatClient(bench)
+async def test_missing_wechat_bills(system: SimulatorSystem) -> None:
+    client = WechatClient(system)
     empty = await bill(client, f"bill_date={today() - datetime.timedelta(1)}")
     assert (empty.status, empty.json["code"]) == (400, "NO_STATEMENT_EXIST")
     for query in (
@@ -154,32 +154,32 @@ async def test_missing_wechat_bills(bench: Bench) -> None:
         "bill_date=2026-01-01&tar_type=X",
     ):
         assert (await bill(client, query)).json["code"] == "PARAM_ERROR"
-    await bench.fault("wx.tradebill", "decline", code="STATEMENT_CREATING")
+    await system.fault("wx.tradebill", "decline", code="STATEMENT_CREATING")
     assert (await bill(client, "bill_date=2026-01-01")).status == 400
-    await trades_with_refund(bench)
-    offer = await bill(client, f"bill_date={await tomorrow(bench)}")
+    await trades_with_refund(system)
+    offer = await bill(client, f"bill_date={await tomorrow(system)}")
     url = urlsplit(offer.json["download_url"])
-    async with bench.session.get(offer.json["download_url"]) as answer:
+    async with system.session.get(offer.json["download_url"]) as answer:
         assert answer.status == 401
-    await bench.advance(301)
+    await system.advance(301)
     assert (await client.call("GET", f"{url.path}?{url.query}")).status == 404
 
 
-async def test_a_reversed_payment_in_the_bill(bench: Bench) -> None:
-    old, client = XmlClient(bench), WechatClient(bench)
+async def test_a_reversed_payment_in_the_bill(system: SimulatorSystem) -> None:
+    old, client = XmlClient(system), WechatClient(system)
     await old.micropay("order0001")
     await old.reverse("order0001")
-    details, _ = parsed(await fetched(client, await bill(client, f"bill_date={await tomorrow(bench)}")))
+    details, _ = parsed(await fetched(client, await bill(client, f"bill_date={await tomorrow(system)}")))
     assert [row["交易状态"] for row in details] == ["SUCCESS", "REVOKED"]
 
 
-async def test_wechat_v2_bill(bench: Bench) -> None:
-    client = XmlClient(bench)
-    await trades_with_refund(bench)
-    day = (await tomorrow(bench)).replace("-", "")
+async def test_wechat_v2_bill(system: SimulatorSystem) -> None:
+    client = XmlClient(system)
+    await trades_with_refund(system)
+    day = (await tomorrow(system)).replace("-", "")
 
     async def raw(**fields: Any) -> bytes:
-        async with bench.session.post(bench.base + "/pay/downloadbill", data=client.body(fields)) as answer:
+        async with system.session.post(system.base + "/pay/downloadbill", data=client.body(fields)) as answer:
             assert answer.status == 200
             return await answer.read()
 
@@ -195,9 +195,9 @@ async def test_wechat_v2_bill(bench: Bench) -> None:
 METHOD = "alipay.data.dataservice.bill.downloadurl.query"
 
 
-async def opened(bench: Bench, url: str) -> dict[str, str]:
+async def opened(system: SimulatorSystem, url: str) -> dict[str, str]:
     """The files of a bill by name."""
-    async with bench.session.get(url) as answer:
+    async with system.session.get(url) as answer:
         assert answer.status == 200
         archive = zipfile.ZipFile(io.BytesIO(await answer.read()))
     return {name.encode("cp437").decode("gbk"): archive.read(name).decode("gbk") for name in archive.namelist()}
@@ -212,17 +212,17 @@ def listed(text: str) -> list[dict[str, str]]:
     return [{name: value.strip() for name, value in row.items()} for row in rows]
 
 
-async def test_alipay_bills(bench: Bench) -> None:
-    client = AlipayClient(bench)
+async def test_alipay_bills(system: SimulatorSystem) -> None:
+    client = AlipayClient(system)
     await client.precreate("order1", "100.00", subject="Tea, green 茶")
-    await bench.post("/simulator/pay/order1", {"notify": False})
+    await system.post("/simulator/pay/order1", {"notify": False})
     await client.refund("order1", "refund1", "30.00", refund_reason="broken")
     await client.precreate("order2")
     moment = time.time()
-    day = await tomorrow(bench)
+    day = await tomorrow(system)
     offer = await client.call(METHOD, {"bill_type": "trade", "bill_date": day})
-    files = await opened(bench, offer["bill_download_url"])
-    seller = bench.keys.alipay["seller_id"]
+    files = await opened(system, offer["bill_download_url"])
+    seller = system.keys.alipay["seller_id"]
     stem = f"{seller}0156_{day.replace('-', '')}_业务明细"
     assert list(files) == [f"{stem}.csv", f"{stem}(汇总).csv"]
     paid, back = listed(files[f"{stem}.csv"])
@@ -243,7 +243,7 @@ async def test_alipay_bills(bench: Bench) -> None:
     done = datetime.datetime.strptime(paid["完成时间"], "%Y-%m-%d %H:%M:%S").replace(tzinfo=CHINA).timestamp()
     assert abs(done - moment) < 60
     offer = await client.call(METHOD, {"bill_type": "signcustomer", "bill_date": day})
-    files = await opened(bench, offer["bill_download_url"])
+    files = await opened(system, offer["bill_download_url"])
     flows = listed(next(text for name, text in files.items() if name.endswith("账务明细.csv")))
     assert [(row["业务类型"], row["收入金额（+元）"], row["支出金额（-元）"], row["账户余额（元）"]) for row in flows] == [
         ("在线支付", "100.00", "0.00", "100.00"),
@@ -252,25 +252,25 @@ async def test_alipay_bills(bench: Bench) -> None:
         ("退费", "0.18", "0.00", "69.58"),
     ]
     assert len({row["账务流水号"] for row in flows}) == 4
-    await bench.advance(31)
-    async with bench.session.get(offer["bill_download_url"]) as answer:
+    await system.advance(31)
+    async with system.session.get(offer["bill_download_url"]) as answer:
         assert answer.status == 403
 
 
-async def test_alipay_bill_of_a_month(bench: Bench) -> None:
-    client = AlipayClient(bench)
+async def test_alipay_bill_of_a_month(system: SimulatorSystem) -> None:
+    client = AlipayClient(system)
     await client.precreate("order1")
-    await bench.post("/simulator/pay/order1", {"notify": False})
+    await system.post("/simulator/pay/order1", {"notify": False})
     month = today().isoformat()[:7]
     early = await client.call(METHOD, {"bill_type": "trade", "bill_date": month})
     assert early["sub_code"] == "INVALID_ARGUMENTS"
-    await bench.advance(32 * 86400)
+    await system.advance(32 * 86400)
     offer = await client.call(METHOD, {"bill_type": "trade", "bill_date": month})
-    assert len(await opened(bench, offer["bill_download_url"])) == 2
+    assert len(await opened(system, offer["bill_download_url"])) == 2
 
 
-async def test_missing_alipay_bills(bench: Bench) -> None:
-    client = AlipayClient(bench)
+async def test_missing_alipay_bills(system: SimulatorSystem) -> None:
+    client = AlipayClient(system)
     for kind in ("trade", "signcustomer"):
         assert (await client.call(METHOD, {"bill_type": kind, "bill_date": "2026-01-01"}))["sub_code"] == "BILL_NOT_EXIST"
     for biz in (

@@ -20,154 +20,154 @@ from cryptography import x509
 from paycenter_server.simulator.cli import command
 from paycenter_server.simulator.keys import SimulatorKeys, generate_keys, load_keys
 
-from .merchant import AlipayClient, Bench, WechatClient, private_key, public_key
+from .merchant import AlipayClient, SimulatorSystem, WechatClient, private_key, public_key
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 @pytest.mark.asyncio
-async def test_trades_log_reset_health(bench: Bench) -> None:
-    client, alipay = WechatClient(bench), AlipayClient(bench)
-    assert (await bench.get("/healthz")).body == b"ok"
+async def test_trades_log_reset_health(system: SimulatorSystem) -> None:
+    client, alipay = WechatClient(system), AlipayClient(system)
+    assert (await system.get("/healthz")).body == b"ok"
     await client.create("order0001")
     await client.call("GET", "/v3/certificates", signature="AAAA")
     await alipay.precreate("order1")
-    trades = (await bench.get("/simulator/trades")).json
+    trades = (await system.get("/simulator/trades")).json
     assert [trade["out_trade_no"] for trade in trades] == ["order1", "order0001"]
-    assert trades[1]["cashier_url"] == bench.base + "/cashier/order0001?protocol=wechatpay_v3"
-    log = (await bench.get("/simulator/log")).json
+    assert trades[1]["cashier_url"] == system.base + "/cashier/order0001?protocol=wechatpay_v3"
+    log = (await system.get("/simulator/log")).json
     assert [(entry["api"], entry["verdict"]) for entry in log][:2] == [
         ("alipay.trade.precreate", "valid"),
         ("wx.certificates", "refused: SIGN_ERROR 错误的签名,验签失败"),
     ]
-    assert (await bench.get("/simulator/log?out_trade_no=order0001")).json[0]["status"] == 200
-    assert (await bench.get("/simulator/keys")).json["wechatpay"]["mchid"] == client.ids["mchid"]
-    assert "apiv3_key" not in (await bench.get("/simulator/keys")).json["wechatpay"]
-    await bench.post("/simulator/reset")
-    assert (await bench.get("/simulator/trades")).json == []
+    assert (await system.get("/simulator/log?out_trade_no=order0001")).json[0]["status"] == 200
+    assert (await system.get("/simulator/keys")).json["wechatpay"]["mchid"] == client.ids["mchid"]
+    assert "apiv3_key" not in (await system.get("/simulator/keys")).json["wechatpay"]
+    await system.post("/simulator/reset")
+    assert (await system.get("/simulator/trades")).json == []
     assert (await client.query("order0001")).status == 404
 
 
 @pytest.mark.asyncio
-async def test_error_messages_of_the_control_api(bench: Bench) -> None:
-    client = WechatClient(bench)
+async def test_error_messages_of_the_control_api(system: SimulatorSystem) -> None:
+    client = WechatClient(system)
     await client.create("order0001")
     wrongs: list[object] = [{"amount": -1}, {"times": "two"}, {"nonsense": 1}, [], {"payer": 1}, {"notify": "no"}]
     for wrong in wrongs:
-        assert (await bench.post("/simulator/pay/order0001", wrong)).status == 400
-    assert (await bench.post("/simulator/refund/order0001")).status == 409
-    assert (await bench.post("/simulator/close/order0001")).json["wire_state"] == "CLOSED"
-    assert (await bench.post("/simulator/pay/order0001")).json["trade"]["state"] == "CLOSED"
-    assert (await bench.post("/simulator/finish/order0001")).status == 409
+        assert (await system.post("/simulator/pay/order0001", wrong)).status == 400
+    assert (await system.post("/simulator/refund/order0001")).status == 409
+    assert (await system.post("/simulator/close/order0001")).json["wire_state"] == "CLOSED"
+    assert (await system.post("/simulator/pay/order0001")).json["trade"]["state"] == "CLOSED"
+    assert (await system.post("/simulator/finish/order0001")).status == 409
 
 
 @pytest.mark.asyncio
-async def test_the_same_number_at_both_channels(bench: Bench) -> None:
-    await WechatClient(bench).create("order_1")
-    await AlipayClient(bench).precreate("order_1")
-    assert (await bench.post("/simulator/pay/order_1?protocol=wechatpay_v3")).json["protocol"] == "wechatpay_v3"
-    assert (await bench.get("/simulator/trades/order_1")).json["paid"] is False
+async def test_the_same_number_at_both_channels(system: SimulatorSystem) -> None:
+    await WechatClient(system).create("order_1")
+    await AlipayClient(system).precreate("order_1")
+    assert (await system.post("/simulator/pay/order_1?protocol=wechatpay_v3")).json["protocol"] == "wechatpay_v3"
+    assert (await system.get("/simulator/trades/order_1")).json["paid"] is False
 
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("button", ["pay", "pay-twice", "bad-signature", "late", "delay"])
-async def test_buttons(bench: Bench, button: str) -> None:
-    client = WechatClient(bench)
+async def test_buttons(system: SimulatorSystem, button: str) -> None:
+    client = WechatClient(system)
     await client.create("order0001")
-    page = (await bench.get("/cashier/order0001")).body.decode()
+    page = (await system.get("/cashier/order0001")).body.decode()
     assert f'action="/cashier/order0001/{button}?protocol=wechatpay_v3"' in page
     assert "¥ 1.00" in page
     assert not re.search(r'(src|href)="(?!/)', page), "no external content"
-    await bench.form("/cashier/order0001/fail")
-    await bench.form(f"/cashier/order0001/{button}", seconds="0")
-    trade = (await bench.get("/simulator/trades/order0001")).json
+    await system.form("/cashier/order0001/fail")
+    await system.form(f"/cashier/order0001/{button}", seconds="0")
+    trade = (await system.get("/simulator/trades/order0001")).json
     assert trade["paid"] is True
-    await bench.notifications(2 if button == "pay-twice" else 1)
-    assert bool(client.verified(bench.received[0].headers, bench.received[0].body)) is (button != "bad-signature")
-    refused = await bench.form("/cashier/order0001/pay")
+    await system.notifications(2 if button == "pay-twice" else 1)
+    assert bool(client.verified(system.received[0].headers, system.received[0].body)) is (button != "bad-signature")
+    refused = await system.form("/cashier/order0001/pay")
     assert "problem=" in refused.headers["Location"]
-    assert (await bench.get(refused.headers["Location"])).body.count(b"paid already")
-    await bench.form("/cashier/order0001/refund")
-    await bench.form("/cashier/order0001/resend")
+    assert (await system.get(refused.headers["Location"])).body.count(b"paid already")
+    await system.form("/cashier/order0001/refund")
+    await system.form("/cashier/order0001/resend")
     assert (await client.query("order0001")).json["trade_state"] == "REFUND"
-    assert (await bench.form("/cashier/order0001/nonsense")).status == 404
+    assert (await system.form("/cashier/order0001/nonsense")).status == 404
 
 
 @pytest.mark.asyncio
-async def test_pages(bench: Bench) -> None:
-    client = WechatClient(bench)
-    assert "No trades yet" in (await bench.get("/")).body.decode()
+async def test_pages(system: SimulatorSystem) -> None:
+    client = WechatClient(system)
+    assert "No trades yet" in (await system.get("/")).body.decode()
     await client.create("order0001", description="<script>x</script>")
-    await bench.post("/simulator/pay/order0001")
-    await bench.notifications(1)
+    await system.post("/simulator/pay/order0001")
+    await system.notifications(1)
     for path in ("/", "/trades/order0001", "/cashier/order0001"):
-        page = await bench.get(path)
+        page = await system.get(path)
         assert page.status == 200
         assert b"<script>" not in page.body
         assert "default-src 'none'" in page.headers["Content-Security-Policy"]
-    assert b"TRANSACTION.SUCCESS" in (await bench.get("/trades/order0001")).body
-    assert b"<svg" in (await bench.get("/qr/order0001.svg")).body
-    assert (await bench.get("/trades/nothing")).status == 404
-    assert (await bench.get("/cashier?code=nothing")).status == 404
-    await bench.form("/faults", rules='[{"api": "*", "fault": "slow"}]')
-    assert len((await bench.get("/simulator/faults")).json["rules"]) == 1
-    assert "problem" in (await bench.form("/faults", rules="x")).headers["Location"]
-    await bench.form("/faults", clear="1")
-    assert (await bench.get("/simulator/faults")).json["rules"] == []
-    await bench.form("/clock", advance_seconds="60")
-    assert round((await bench.get("/simulator/clock")).json["offset_seconds"]) == 60
-    await bench.form("/clock", reset="1")
+    assert b"TRANSACTION.SUCCESS" in (await system.get("/trades/order0001")).body
+    assert b"<svg" in (await system.get("/qr/order0001.svg")).body
+    assert (await system.get("/trades/nothing")).status == 404
+    assert (await system.get("/cashier?code=nothing")).status == 404
+    await system.form("/faults", rules='[{"api": "*", "fault": "slow"}]')
+    assert len((await system.get("/simulator/faults")).json["rules"]) == 1
+    assert "problem" in (await system.form("/faults", rules="x")).headers["Location"]
+    await system.form("/faults", clear="1")
+    assert (await system.get("/simulator/faults")).json["rules"] == []
+    await system.form("/clock", advance_seconds="60")
+    assert round((await system.get("/simulator/clock")).json["offset_seconds"]) == 60
+    await system.form("/clock", reset="1")
 
 
 @pytest.mark.asyncio
-async def test_restart_keeps_all_data(bench: Bench) -> None:
-    client, alipay = WechatClient(bench), AlipayClient(bench)
+async def test_restart_keeps_all_data(system: SimulatorSystem) -> None:
+    client, alipay = WechatClient(system), AlipayClient(system)
     await client.create("order0001")
     await alipay.precreate("order1")
-    bench.answers[:] = [(500, b"")]
-    await bench.post("/simulator/pay/order0001")
-    await bench.notifications(1)
-    await bench.fault("wx.refund", "refund_pending", seconds=1000)
+    system.answers[:] = [(500, b"")]
+    await system.post("/simulator/pay/order0001")
+    await system.notifications(1)
+    await system.fault("wx.refund", "refund_pending", seconds=1000)
     await client.refund("order0001", "refund1", 40)
-    await bench.restart()
+    await system.restart()
     assert (await client.query("order0001")).json["trade_state"] == "REFUND"
     assert (await client.refund_query("refund1")).json["status"] == "PROCESSING"
     assert (await client.create("order0001")).json["code"] == "ORDERPAID"
     assert (await alipay.precreate("order1"))["code"] == "10000"
-    await bench.advance(15)
-    await bench.notifications(2)
-    await bench.advance(1000)
-    assert client.opened((await bench.notifications(3))[2])["refund_status"] == "SUCCESS"
-    await bench.restart()
-    assert (await bench.get("/simulator/clock")).json["offset_seconds"] == pytest.approx(1015)
+    await system.advance(15)
+    await system.notifications(2)
+    await system.advance(1000)
+    assert client.opened((await system.notifications(3))[2])["refund_status"] == "SUCCESS"
+    await system.restart()
+    assert (await system.get("/simulator/clock")).json["offset_seconds"] == pytest.approx(1015)
 
 
 @pytest.mark.asyncio
-async def test_sigkill_keeps_paid_trades(bench: Bench, tmp_path: Path) -> None:
+async def test_sigkill_keeps_paid_trades(system: SimulatorSystem, tmp_path: Path) -> None:
     data = tmp_path / "killed.sqlite3"
     arguments = [sys.executable, "-m", "paycenter_server.simulator", "--port", "0"]
-    arguments += ["--keys", str(bench.keys.directory), "--data", str(data)]
+    arguments += ["--keys", str(system.keys.directory), "--data", str(data)]
     process, address = await start(arguments)
-    own = bench.server
+    own = system.server
     try:
-        client = WechatClient(bench)
+        client = WechatClient(system)
         paid = []
-        bench.server = Address(address)  # type: ignore[assignment]
+        system.server = Address(address)  # type: ignore[assignment]
         for index in range(20):
             number = f"order{index:04d}"
             await client.create(number)
-            assert (await bench.post(f"/simulator/pay/{number}")).status == 200
+            assert (await system.post(f"/simulator/pay/{number}")).status == 200
             paid.append(number)
         process.send_signal(signal.SIGKILL)
         process.wait()
         process, address = await start(arguments)
-        bench.server = Address(address)  # type: ignore[assignment]
+        system.server = Address(address)  # type: ignore[assignment]
         for number in paid:
-            trade = (await bench.get(f"/simulator/trades/{number}")).json
+            trade = (await system.get(f"/simulator/trades/{number}")).json
             assert trade["paid"]
             assert len(trade["notifications"]) == 1
     finally:
-        bench.server = own
+        system.server = own
         process.terminate()
         assert process.wait(5) == 0
 

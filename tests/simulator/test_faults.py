@@ -14,15 +14,15 @@ from paycenter_server.simulator.keys import SimulatorKeys
 from paycenter_server.simulator.settings import SimulatorConfig
 from paycenter_server.simulator.state import STATE
 
-from .merchant import AlipayClient, Bench, WechatClient, eventually
+from .merchant import AlipayClient, SimulatorSystem, WechatClient, eventually
 
 pytestmark = pytest.mark.asyncio
 
 
 @pytest.mark.parametrize("fault", ["timeout_after_commit", "reset"])
-async def test_timeout_after_commit(bench: Bench, fault: str) -> None:
-    client = WechatClient(bench)
-    await bench.fault("wx.native", fault, seconds=0.3)
+async def test_timeout_after_commit(system: SimulatorSystem, fault: str) -> None:
+    client = WechatClient(system)
+    await system.fault("wx.native", fault, seconds=0.3)
     with pytest.raises((aiohttp.ClientError, asyncio.TimeoutError)):
         await client.create("order0001")
     assert (await client.query("order0001")).json["trade_state"] == "NOTPAY"
@@ -30,15 +30,15 @@ async def test_timeout_after_commit(bench: Bench, fault: str) -> None:
 
 
 @pytest.mark.parametrize("fault", ["timeout_before_commit", "reset_before_commit"])
-async def test_timeout_before_commit(bench: Bench, fault: str) -> None:
-    client, alipay = WechatClient(bench), AlipayClient(bench)
-    await bench.fault("*", fault, seconds=0.2, times=2)
+async def test_timeout_before_commit(system: SimulatorSystem, fault: str) -> None:
+    client, alipay = WechatClient(system), AlipayClient(system)
+    await system.fault("*", fault, seconds=0.2, times=2)
     with pytest.raises((aiohttp.ClientError, asyncio.TimeoutError)):
         await client.create("order0001")
     with pytest.raises((aiohttp.ClientError, asyncio.TimeoutError)):
         await alipay.precreate("order1")
     assert (await client.query("order0001")).status == 404
-    assert (await bench.get("/simulator/trades/order1")).status == 404
+    assert (await system.get("/simulator/trades/order1")).status == 404
 
 
 @pytest.mark.parametrize(
@@ -50,9 +50,9 @@ async def test_timeout_before_commit(bench: Bench, fault: str) -> None:
         ("rate_limit", 429, "FREQUENCY_LIMITED", False),
     ],
 )
-async def test_errors_of_wechat(bench: Bench, fault: str, status: int, code: str, done: bool) -> None:
-    client = WechatClient(bench)
-    await bench.fault("wx.native", fault)
+async def test_errors_of_wechat(system: SimulatorSystem, fault: str, status: int, code: str, done: bool) -> None:
+    client = WechatClient(system)
+    await system.fault("wx.native", fault)
     answer = await client.create("order0001")
     assert (answer.status, answer.json["code"]) == (status, code)
     assert "Wechatpay-Signature" not in answer.headers
@@ -67,19 +67,19 @@ async def test_errors_of_wechat(bench: Bench, fault: str, status: int, code: str
         ("rate_limit", "40005", "isv.app-call-limited", False),
     ],
 )
-async def test_errors_of_alipay(bench: Bench, fault: str, code: str, sub_code: str, done: bool) -> None:
-    client = AlipayClient(bench)
-    await bench.fault("alipay.trade.precreate", fault)
+async def test_errors_of_alipay(system: SimulatorSystem, fault: str, code: str, sub_code: str, done: bool) -> None:
+    client = AlipayClient(system)
+    await system.fault("alipay.trade.precreate", fault)
     answer = await client.precreate("order1")
     assert (answer["code"], answer["sub_code"]) == (code, sub_code)
-    assert (await bench.get("/simulator/trades/order1")).status == (200 if done else 404)
+    assert (await system.get("/simulator/trades/order1")).status == (200 if done else 404)
 
 
-async def test_signature_faults_of_wechat(bench: Bench) -> None:
-    client = WechatClient(bench)
-    await bench.fault("wx.native", "unsigned")
-    await bench.fault("wx.native", "bad_signature")
-    await bench.fault("wx.native", "other_key")
+async def test_signature_faults_of_wechat(system: SimulatorSystem) -> None:
+    client = WechatClient(system)
+    await system.fault("wx.native", "unsigned")
+    await system.fault("wx.native", "bad_signature")
+    await system.fault("wx.native", "other_key")
     first = await client.create("order0001")
     assert (first.status, "Wechatpay-Signature" in first.headers) == (200, False)
     second = await client.create("order0001")
@@ -90,52 +90,52 @@ async def test_signature_faults_of_wechat(bench: Bench) -> None:
     assert client.verified(fourth.headers, fourth.body) == client.serial
 
 
-async def test_signature_faults_of_alipay(bench: Bench) -> None:
-    client = AlipayClient(bench)
+async def test_signature_faults_of_alipay(system: SimulatorSystem) -> None:
+    client = AlipayClient(system)
     biz = {"out_trade_no": "order1", "total_amount": "1.00", "subject": "x"}
     for fault in ("unsigned", "bad_signature", "slash"):
-        await bench.fault("alipay.trade.precreate", fault)
+        await system.fault("alipay.trade.precreate", fault)
         await client.call("alipay.trade.precreate", biz, signed=False)
     assert client.verified(client.last.replace("\\/", "/"), "alipay_trade_precreate_response")
-    await bench.fault("alipay.trade.precreate", "brace")
+    await system.fault("alipay.trade.precreate", "brace")
     assert "}" in (await client.call("alipay.trade.precreate", biz))["msg"]
-    await bench.fault("alipay.trade.precreate", "http_503")
+    await system.fault("alipay.trade.precreate", "http_503")
     assert (await client.raw(client.params("alipay.trade.precreate", biz)))[0] == 503
 
 
-async def test_wrong_amount_user_paying_slow(bench: Bench) -> None:
-    client, alipay = WechatClient(bench), AlipayClient(bench)
+async def test_wrong_amount_user_paying_slow(system: SimulatorSystem) -> None:
+    client, alipay = WechatClient(system), AlipayClient(system)
     await client.create("order0001")
-    await bench.fault("wx.query", "user_paying", times=2)
+    await system.fault("wx.query", "user_paying", times=2)
     for state in ("USERPAYING", "USERPAYING", "NOTPAY"):
         assert (await client.query("order0001")).json["trade_state"] == state
-    await bench.fault("wx.query", "wrong_amount")
+    await system.fault("wx.query", "wrong_amount")
     assert (await client.query("order0001")).json["amount"]["total"] == 101
     await alipay.precreate("order1")
-    await bench.get("/cashier/order1")
-    await bench.fault("alipay.trade.query", "wrong_amount", amount=1)
+    await system.get("/cashier/order1")
+    await system.fault("alipay.trade.query", "wrong_amount", amount=1)
     assert (await alipay.query("order1"))["total_amount"] == "0.01"
-    await bench.fault("wx.query", "slow", seconds=0.2)
+    await system.fault("wx.query", "slow", seconds=0.2)
     begun = time.monotonic()
     assert (await client.query("order0001")).status == 200
     assert time.monotonic() - begun >= 0.2
 
 
-async def test_calls_that_match_a_rule(bench: Bench) -> None:
-    client = WechatClient(bench)
+async def test_calls_that_match_a_rule(system: SimulatorSystem) -> None:
+    client = WechatClient(system)
     for number in ("order0001", "order0002"):
         await client.create(number)
-    await bench.fault("wx.query", "http_503", out_trade_no="order0002", skip=1)
+    await system.fault("wx.query", "http_503", out_trade_no="order0002", skip=1)
     states = [(await client.query(number)).status for number in ("order0001", "order0002", "order0001", "order0002", "order0002")]
     assert states == [200, 200, 200, 503, 200]
-    await bench.post("/simulator/pay/order0001", {"notify": False})
+    await system.post("/simulator/pay/order0001", {"notify": False})
     await client.refund("order0001", "refund1", 1)
-    await bench.fault("wx.refund_query", "http_503", out_trade_no="refund1")
+    await system.fault("wx.refund_query", "http_503", out_trade_no="refund1")
     assert (await client.refund_query("refund1")).status == 503
-    await bench.fault("wx.query", "http_503", times=-1)
+    await system.fault("wx.query", "http_503", times=-1)
     assert {(await client.query("order0001")).status for _ in range(4)} == {503}
-    assert len((await bench.get("/simulator/faults")).json["rules"]) == 1
-    await bench.delete("/simulator/faults")
+    assert len((await system.get("/simulator/faults")).json["rules"]) == 1
+    await system.delete("/simulator/faults")
     assert (await client.query("order0001")).status == 200
 
 
@@ -150,15 +150,15 @@ async def test_calls_that_match_a_rule(bench: Bench) -> None:
         {"api": "x", "fault": "slow", "z": 1},
     ],
 )
-async def test_invalid_rules(bench: Bench, rule: object) -> None:
-    assert (await bench.post("/simulator/faults", [{"api": "*", "fault": "slow"}, rule])).status == 400
-    assert (await bench.get("/simulator/faults")).json["rules"] == []
+async def test_invalid_rules(system: SimulatorSystem, rule: object) -> None:
+    assert (await system.post("/simulator/faults", [{"api": "*", "fault": "slow"}, rule])).status == 400
+    assert (await system.get("/simulator/faults")).json["rules"] == []
 
 
 async def test_rules_from_a_file(keys: SimulatorKeys, tmp_path: Path) -> None:
     file = tmp_path / "faults.json"
     file.write_text(json.dumps([{"api": "wx.native", "fault": "http_503"}]), encoding="utf-8")
-    started = await Bench.start(keys, tmp_path / "x.sqlite3", faults_file=file)
+    started = await SimulatorSystem.start(keys, tmp_path / "x.sqlite3", faults_file=file)
     try:
         client = WechatClient(started)
         assert [(await client.create("order0001")).status for _ in range(2)] == [503, 200]
@@ -170,7 +170,7 @@ async def test_rules_from_a_file(keys: SimulatorKeys, tmp_path: Path) -> None:
 
 
 async def test_stopping_does_not_wait_for_a_timeout_fault(keys: SimulatorKeys, tmp_path: Path) -> None:
-    started = await Bench.start(keys, tmp_path / "x.sqlite3")
+    started = await SimulatorSystem.start(keys, tmp_path / "x.sqlite3")
     await started.fault("wx.native", "timeout_after_commit", seconds=60)
     hanging = asyncio.create_task(WechatClient(started).create("order0001"))
     await eventually(lambda: started.server.app[STATE].trades.find("order0001") is not None)

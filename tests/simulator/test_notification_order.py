@@ -4,115 +4,115 @@ from __future__ import annotations
 
 import pytest
 
-from .merchant import AlipayClient, Bench, Received, WechatClient, public_key, verifies
+from .merchant import AlipayClient, Received, SimulatorSystem, WechatClient, public_key, verifies
 from .xml_merchant import GOOD, XmlClient, fields_of
 
 pytestmark = pytest.mark.asyncio
 
 
-async def paid_and_refunded(bench: Bench, protocol: str) -> None:
+async def paid_and_refunded(system: SimulatorSystem, protocol: str) -> None:
     """A payment and a refund of one trade, with their notifications."""
-    await bench.post("/simulator/pay/order0001")
+    await system.post("/simulator/pay/order0001")
     if protocol == "alipay":
-        await AlipayClient(bench).refund("order0001", "refund0001", "0.40")
+        await AlipayClient(system).refund("order0001", "refund0001", "0.40")
     elif protocol == "wx2":
-        await XmlClient(bench).refund("order0001", "refund0001", 40, notify_url=bench.receiver_url)
+        await XmlClient(system).refund("order0001", "refund0001", 40, notify_url=system.receiver_url)
     else:
-        await WechatClient(bench).refund("order0001", "refund0001", 40)
+        await WechatClient(system).refund("order0001", "refund0001", 40)
 
 
-async def created(bench: Bench, protocol: str) -> None:
+async def created(system: SimulatorSystem, protocol: str) -> None:
     if protocol == "alipay":
-        await AlipayClient(bench).precreate("order0001")
+        await AlipayClient(system).precreate("order0001")
     elif protocol == "wx2":
-        await XmlClient(bench).order("order0001")
-        bench.answers[:] = [(200, GOOD)] * 4
+        await XmlClient(system).order("order0001")
+        system.answers[:] = [(200, GOOD)] * 4
     else:
-        await WechatClient(bench).create("order0001")
+        await WechatClient(system).create("order0001")
 
 
-def about_refund(bench: Bench, protocol: str, notification: Received) -> bool:
+def about_refund(system: SimulatorSystem, protocol: str, notification: Received) -> bool:
     if protocol == "alipay":
-        return "refund_fee" in AlipayClient(bench).notified(notification)
+        return "refund_fee" in AlipayClient(system).notified(notification)
     if protocol == "wx2":
         return "req_info" in fields_of(notification.body)
-    return "refund_status" in WechatClient(bench).opened(notification)
+    return "refund_status" in WechatClient(system).opened(notification)
 
 
 @pytest.mark.parametrize("protocol", ["wx", "wx2", "alipay"])
-async def test_refund_notification_before_payment_notification(bench: Bench, protocol: str) -> None:
-    await created(bench, protocol)
-    await bench.fault("notify", "reordered", seconds=3600)
-    await paid_and_refunded(bench, protocol)
-    first, second = await bench.notifications(2)
-    assert (about_refund(bench, protocol, first), about_refund(bench, protocol, second)) == (True, False)
-    await bench.advance(7200)
-    await bench.notifications(2)
+async def test_refund_notification_before_payment_notification(system: SimulatorSystem, protocol: str) -> None:
+    await created(system, protocol)
+    await system.fault("notify", "reordered", seconds=3600)
+    await paid_and_refunded(system, protocol)
+    first, second = await system.notifications(2)
+    assert (about_refund(system, protocol, first), about_refund(system, protocol, second)) == (True, False)
+    await system.advance(7200)
+    await system.notifications(2)
 
 
-async def test_reordered_notification_without_successor(bench: Bench) -> None:
-    client = WechatClient(bench)
+async def test_reordered_notification_without_successor(system: SimulatorSystem) -> None:
+    client = WechatClient(system)
     for number, fault in (("order0001", "reordered"), ("order0002", "late")):
         await client.create(number)
-        await bench.fault("wx.notify", fault, seconds=60, out_trade_no=number)
-        await bench.post(f"/simulator/pay/{number}")
-    await bench.advance(59)
-    await bench.notifications(0)
-    bench.answers[:] = [(500, b""), (500, b"")]
-    await bench.advance(1)
-    notified = {client.opened(item)["out_trade_no"] for item in await bench.notifications(2)}
+        await system.fault("wx.notify", fault, seconds=60, out_trade_no=number)
+        await system.post(f"/simulator/pay/{number}")
+    await system.advance(59)
+    await system.notifications(0)
+    system.answers[:] = [(500, b""), (500, b"")]
+    await system.advance(1)
+    notified = {client.opened(item)["out_trade_no"] for item in await system.notifications(2)}
     assert notified == {"order0001", "order0002"}
-    await bench.advance(15)
-    assert len(await bench.notifications(4)) == 4, "the retry schedule continues from then"
+    await system.advance(15)
+    assert len(await system.notifications(4)) == 4, "the retry schedule continues from then"
 
 
-async def test_repeated_send_can_be_late(bench: Bench) -> None:
-    client = WechatClient(bench)
+async def test_repeated_send_can_be_late(system: SimulatorSystem) -> None:
+    client = WechatClient(system)
     await client.create("order0001")
-    await bench.post("/simulator/pay/order0001")
-    await bench.notifications(1)
-    await bench.fault("wx.notify", "late", seconds=30)
-    await bench.post("/simulator/resend/order0001")
-    await bench.advance(29)
-    await bench.notifications(1)
-    await bench.advance(1)
-    await bench.notifications(2)
+    await system.post("/simulator/pay/order0001")
+    await system.notifications(1)
+    await system.fault("wx.notify", "late", seconds=30)
+    await system.post("/simulator/resend/order0001")
+    await system.advance(29)
+    await system.notifications(1)
+    await system.advance(1)
+    await system.notifications(2)
 
 
-async def test_delayed_notification_after_a_restart(bench: Bench) -> None:
-    client = WechatClient(bench)
+async def test_delayed_notification_after_a_restart(system: SimulatorSystem) -> None:
+    client = WechatClient(system)
     await client.create("order0001")
-    await bench.fault("wx.notify", "late", seconds=60)
-    await bench.post("/simulator/pay/order0001")
-    await bench.advance(1)
-    await bench.restart()
-    await bench.notifications(0)
-    await bench.advance(60)
-    await bench.notifications(1)
+    await system.fault("wx.notify", "late", seconds=60)
+    await system.post("/simulator/pay/order0001")
+    await system.advance(1)
+    await system.restart()
+    await system.notifications(0)
+    await system.advance(60)
+    await system.notifications(1)
 
 
-async def test_rotation_by_the_control_api(bench: Bench) -> None:
-    client, alipay = WechatClient(bench, public_key_mode=False), AlipayClient(bench, certificates=True)
+async def test_rotation_by_the_control_api(system: SimulatorSystem) -> None:
+    client, alipay = WechatClient(system, public_key_mode=False), AlipayClient(system, certificates=True)
     await client.create("order0001")
-    await bench.fault("wx.query", "rotate")
+    await system.fault("wx.query", "rotate")
     answer = await client.query("order0001")
     assert answer.headers["Wechatpay-Serial"] == client.ids["platform_next_serial"]
-    await bench.fault("alipay.notify", "rotate")
+    await system.fault("alipay.notify", "rotate")
     await alipay.precreate("order1")
-    await bench.post("/simulator/pay/order1")
-    (notification,) = await bench.notifications(1)
-    alipay.public = public_key(bench.keys.file("alipay", "alipayCertPublicKey_RSA2_next.crt"))
+    await system.post("/simulator/pay/order1")
+    (notification,) = await system.notifications(1)
+    alipay.public = public_key(system.keys.file("alipay", "alipayCertPublicKey_RSA2_next.crt"))
     alipay.notified(notification)
-    assert (await bench.get("/simulator/rotation")).json == {"wechatpay": True, "alipay": True, "migration": False}
+    assert (await system.get("/simulator/rotation")).json == {"wechatpay": True, "alipay": True, "migration": False}
 
 
-async def test_rotation_with_a_notification(bench: Bench) -> None:
-    client = WechatClient(bench, public_key_mode=False)
+async def test_rotation_with_a_notification(system: SimulatorSystem) -> None:
+    client = WechatClient(system, public_key_mode=False)
     await client.create("order0001")
-    await bench.fault("wx.notify", "rotate")
-    await bench.post("/simulator/pay/order0001")
-    (notification,) = await bench.notifications(1)
+    await system.fault("wx.notify", "rotate")
+    await system.post("/simulator/pay/order0001")
+    (notification,) = await system.notifications(1)
     headers = notification.headers
     assert headers["Wechatpay-Serial"] == client.ids["platform_next_serial"]
     message = f"{headers['Wechatpay-Timestamp']}\n{headers['Wechatpay-Nonce']}\n".encode() + notification.body + b"\n"
-    assert verifies(public_key(bench.keys.file("wechatpay", "platform_cert_next.pem")), message, headers["Wechatpay-Signature"])
+    assert verifies(public_key(system.keys.file("wechatpay", "platform_cert_next.pem")), message, headers["Wechatpay-Signature"])

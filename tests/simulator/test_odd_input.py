@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from .merchant import AlipayClient, Bench, WechatClient, sign
+from .merchant import AlipayClient, SimulatorSystem, WechatClient, sign
 from .xml_merchant import XmlClient
 
 pytestmark = pytest.mark.asyncio
@@ -24,13 +24,13 @@ ODD: tuple[Any, ...] = (
 )  # fmt: skip
 
 
-async def check_pages(bench: Bench) -> None:
+async def check_pages(system: SimulatorSystem) -> None:
     """Every page and list has a valid answer."""
     for path in ("/", "/simulator/trades", "/simulator/log", "/simulator/faults", "/simulator/clock", "/simulator/settings"):
-        assert (await bench.get(path)).status == 200, path
-    for trade in (await bench.get("/simulator/trades")).json:
+        assert (await system.get(path)).status == 200, path
+    for trade in (await system.get("/simulator/trades")).json:
         for page in ("trades", "cashier"):
-            assert (await bench.get(f"/{page}/{trade['out_trade_no']}?protocol={trade['protocol']}")).status == 200
+            assert (await system.get(f"/{page}/{trade['out_trade_no']}?protocol={trade['protocol']}")).status == 200
 
 
 async def v3_raw(client: WechatClient, path: str, body: bytes, **replaced: Any) -> int:
@@ -41,7 +41,7 @@ async def v3_raw(client: WechatClient, path: str, body: bytes, **replaced: Any) 
         "Accept": "application/json",
         "Content-Type": "application/json",
     }
-    async with client.bench.session.post(client.bench.base + path, data=body, headers=headers) as response:
+    async with client.system.session.post(client.system.base + path, data=body, headers=headers) as response:
         await response.read()
         return response.status
 
@@ -65,10 +65,10 @@ def full_order(client: WechatClient) -> dict[str, Any]:
     return client.order("order0001", **more, scene_info=scene, **refund)
 
 
-async def test_v3(bench: Bench) -> None:
-    client = WechatClient(bench)
+async def test_v3(system: SimulatorSystem) -> None:
+    client = WechatClient(system)
     await client.create("order0001")
-    await bench.post("/simulator/pay/order0001", {"notify": False})
+    await system.post("/simulator/pay/order0001", {"notify": False})
     bodies = [DEEP.encode(), b'{"a":"\\ud800"}', b'{"a": NaN}', b"\xff\xfe", b"[]", b'{"out_trade_no": %s}' % LONG.encode()]
     for path in V3_PATHS:
         for body in bodies:
@@ -89,7 +89,7 @@ async def test_v3(bench: Bench) -> None:
             assert (await client.call("GET", f"{path}?{query}")).status < 500
     for path in ("/v3/pay/transactions/out-trade-no/%00%FF?mchid=1", "/v3/refund/domestic/refunds/%ED%A0%80", "/v3/%ff"):
         assert (await client.call("GET", path)).status < 500
-    await check_pages(bench)
+    await check_pages(system)
 
 
 V2_PATHS = (
@@ -101,14 +101,14 @@ V2_PATHS = (
 )
 
 
-async def test_v2(bench: Bench) -> None:
-    client = XmlClient(bench)
+async def test_v2(system: SimulatorSystem) -> None:
+    client = XmlClient(system)
     await client.order("order1")
-    await bench.post("/simulator/pay/order1", {"notify": False})
+    await system.post("/simulator/pay/order1", {"notify": False})
     await client.refund("order1", "refund1", 1)
     fields = {
         "body": "Tea", "out_trade_no": "order2", "total_fee": 1, "refund_fee": 1, "spbill_create_ip": "127.0.0.1",
-        "notify_url": bench.receiver_url, "trade_type": "MWEB", "scene_info": '{"h5_info": {"type": "Wap"}}', "offset": 1,
+        "notify_url": system.receiver_url, "trade_type": "MWEB", "scene_info": '{"h5_info": {"type": "Wap"}}', "offset": 1,
         "auth_code": "134567890123456789", "time_expire": "20990101000000", "bill_date": "20260101", "out_refund_no": "r",
         "refund_desc": "x", "attach": "x", "openid": "o",
     }  # fmt: skip
@@ -117,13 +117,13 @@ async def test_v2(bench: Bench) -> None:
         for name in fields:
             for odd in [*odd_texts, DEEP, '{"h5_info": ' + DEEP, "99991231", "99991231235959", "00010101000000"]:
                 body = client.body({**fields, name: odd})
-                async with bench.session.post(bench.base + path, data=body) as response:
+                async with system.session.post(system.base + path, data=body) as response:
                     assert response.status in (200, 404), (path, name, odd)
         for junk in (b"<xml>" + b"<a>" * 50000, DEEP.encode(), b"<out_trade_no>" * 2000, b"<xml><a>&#xD800;</a></xml>"):
-            async with bench.session.post(bench.base + path, data=junk) as response:
+            async with system.session.post(system.base + path, data=junk) as response:
                 assert response.status in (200, 404)
     assert (await client.call("/pay/refundquery", out_trade_no="order1", offset=LONG))["refund_count"] == "1"
-    await check_pages(bench)
+    await check_pages(system)
 
 
 ALIPAY_METHODS = (
@@ -135,10 +135,10 @@ ALIPAY_METHODS = (
 )
 
 
-async def test_alipay(bench: Bench) -> None:
-    client = AlipayClient(bench)
+async def test_alipay(system: SimulatorSystem) -> None:
+    client = AlipayClient(system)
     await client.precreate("order1")
-    await bench.post("/simulator/pay/order1", {"notify": False})
+    await system.post("/simulator/pay/order1", {"notify": False})
     biz = {
         "out_trade_no": "order1", "total_amount": "1.00", "subject": "Tea", "trade_no": "2026", "refund_amount": "0.01",
         "out_request_no": "r1", "query_options": ["refund_detail_item_list"], "quit_url": "https://shop.example/", "auth_code":
@@ -158,7 +158,7 @@ async def test_alipay(bench: Bench) -> None:
         for odd in (value for value in ODD if isinstance(value, str) and value != "\ud800"):
             params = signed(client, "alipay.trade.precreate", biz_content=json.dumps(biz | {"out_trade_no": "odd"}), **{name: odd})
             assert (await client.raw(params))[0] == 200
-    await check_pages(bench)
+    await check_pages(system)
 
 
 def signed(client: AlipayClient, method: str, **more: str) -> dict[str, str]:
@@ -168,20 +168,20 @@ def signed(client: AlipayClient, method: str, **more: str) -> dict[str, str]:
     return values | {"sign": sign(client.private, source.encode())}
 
 
-async def test_refused_input_changes_nothing(bench: Bench) -> None:
-    client = AlipayClient(bench)
+async def test_refused_input_changes_nothing(system: SimulatorSystem) -> None:
+    client = AlipayClient(system)
     await client.precreate("order1")
-    await bench.post("/simulator/pay/order1", {"notify": False})
+    await system.post("/simulator/pay/order1", {"notify": False})
     answer = await client.refund("order1", "r1", "0.10", query_options=5)
     assert answer["sub_code"] == "ACQ.INVALID_PARAMETER"
-    assert (await bench.get("/simulator/trades/order1")).json["refunded"] == 0
-    wechat = WechatClient(bench)
+    assert (await system.get("/simulator/trades/order1")).json["refunded"] == 0
+    wechat = WechatClient(system)
     assert (
         await v3_raw(
             wechat, "/v3/pay/transactions/native", json.dumps(wechat.order("order0001") | {"description": "\ud800"}).encode()
         )
     ) == 400
-    assert (await bench.get("/simulator/trades/order0001")).status == 404
+    assert (await system.get("/simulator/trades/order0001")).status == 404
     content = json.dumps({"out_trade_no": "order2", "total_amount": "1.00", "subject": "\ud800"})
     assert "isv.invalid-parameter" in (await client.raw(signed(client, "alipay.trade.precreate", biz_content=content)))[1]
     for url in ("http://[", "javascript:alert(1)", "ftp://x/y", "//x", "https://"):
@@ -190,7 +190,7 @@ async def test_refused_input_changes_nothing(bench: Bench) -> None:
             more: dict[str, Any] = {name: url}
             answer = await client.call("alipay.trade.precreate", biz, **more)
             assert answer["sub_code"] == "ACQ.INVALID_PARAMETER"
-    assert (await bench.get("/simulator/trades/order3")).status == 404
+    assert (await system.get("/simulator/trades/order3")).status == 404
 
 
 OWN = (
@@ -199,27 +199,27 @@ OWN = (
 )
 
 
-async def test_control_api(bench: Bench) -> None:
-    client = WechatClient(bench)
+async def test_control_api(system: SimulatorSystem) -> None:
+    client = WechatClient(system)
     await client.create("order0001")
     names = ("advance_seconds", "now", "wait_seconds", "channel", "done", "refund_notify_url", "amount", "times", "delay_seconds")
     more = ("bad_signature", "payer", "force", "state", "notify_url", "every", "api", "fault", "seconds", "skip", "queries")
     for path in OWN:
         for body in (DEEP, "\ud800".encode("utf-8", "surrogatepass"), '"\\ud800"', "[1]", "5", "NaN", "{", "[[]]", LONG):
-            async with bench.session.post(bench.base + path, data=body) as response:
+            async with system.session.post(system.base + path, data=body) as response:
                 assert response.status in (400, 409), (path, body)
         for name in (*names, *more):
             for odd in ODD:
                 rule = {"api": "wx.query", "fault": "slow"} if path.endswith("faults") else {}
-                answer = await bench.post(path, {**rule, name: odd})
+                answer = await system.post(path, {**rule, name: odd})
                 assert answer.status in (200, 400, 409), (path, name, odd, answer.body)
-        await bench.post("/simulator/reset")
+        await system.post("/simulator/reset")
         await client.create("order0001")
-    await check_pages(bench)
+    await check_pages(system)
 
 
-async def test_forms(bench: Bench) -> None:
-    await WechatClient(bench).create("order0001")
+async def test_forms(system: SimulatorSystem) -> None:
+    await WechatClient(system).create("order0001")
     kinds = (
         "application/x-www-form-urlencoded; charset=nope",
         "multipart/form-data",
@@ -242,17 +242,17 @@ async def test_forms(bench: Bench) -> None:
                 b"--x\r\n\r\n--x--",
                 b"times=" + LONG.encode(),
             ):
-                async with bench.session.post(
-                    bench.base + path, data=body, headers={"Content-Type": kind}, allow_redirects=False
+                async with system.session.post(
+                    system.base + path, data=body, headers={"Content-Type": kind}, allow_redirects=False
                 ) as answer:
                     assert answer.status in (303, 404), (path, kind, body)
                     if answer.status == 303:
-                        assert (await bench.get(answer.headers["Location"])).status == 200
-    await check_pages(bench)
+                        assert (await system.get(answer.headers["Location"])).status == 200
+    await check_pages(system)
 
 
-async def test_hosts_headers_and_encodings(bench: Bench) -> None:
-    client = WechatClient(bench)
+async def test_hosts_headers_and_encodings(system: SimulatorSystem) -> None:
+    client = WechatClient(system)
     await client.create("order0001")
     for path in (
         "/",
@@ -264,21 +264,21 @@ async def test_hosts_headers_and_encodings(bench: Bench) -> None:
         "/pay/orderquery",
     ):
         for host in ("[", "a b", "\xff", "x" * 500, "", "a:b:c", "a:99999999"):
-            async with bench.session.get(bench.base + path, headers={"Host": host}) as response:
+            async with system.session.get(system.base + path, headers={"Host": host}) as response:
                 assert response.status < 500, (path, host)
     for kind in ("gzip", "deflate", "br", "nonsense"):
         for path in ("/gateway.do", "/v3/pay/transactions/native", "/pay/orderquery", "/simulator/clock", "/clock"):
-            async with bench.session.post(
-                bench.base + path, data=b"not packed", headers={"Content-Encoding": kind}, allow_redirects=False
+            async with system.session.post(
+                system.base + path, data=b"not packed", headers={"Content-Encoding": kind}, allow_redirects=False
             ) as response:
                 assert response.status < 500, (path, kind)
-    await check_pages(bench)
+    await check_pages(system)
 
 
 @pytest.mark.parametrize("body", ["[" * 3000, '{"a":"\\ud800"}', "<xml>" * 500, '{"a": 1e999}'])
-async def test_page_shows_any_body(bench: Bench, body: str) -> None:
-    await v3_raw(WechatClient(bench), "/v3/pay/transactions/native", body.encode())
-    assert (await bench.get("/")).status == 200
+async def test_page_shows_any_body(system: SimulatorSystem, body: str) -> None:
+    await v3_raw(WechatClient(system), "/v3/pay/transactions/native", body.encode())
+    assert (await system.get("/")).status == 200
 
 
 JSON = st.recursive(
@@ -290,21 +290,21 @@ JSON = st.recursive(
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=st.dictionaries(st.sampled_from(["out_trade_no", "total_amount", "amount", "notify_url", "subject", "times"]), JSON))
-async def test_random_bytes(bench: Bench, values: dict[str, Any]) -> None:
-    wechat, alipay = WechatClient(bench), AlipayClient(bench)
+async def test_random_bytes(system: SimulatorSystem, values: dict[str, Any]) -> None:
+    wechat, alipay = WechatClient(system), AlipayClient(system)
     document = json.dumps(values)
     own: list[Callable[[], Any]] = [
         lambda: v3_raw(wechat, "/v3/pay/transactions/native", json.dumps(wechat.order("order0001") | values).encode()),
-        lambda: raw_status(bench, "/simulator/faults", document),
-        lambda: raw_status(bench, "/simulator/clock", document),
-        lambda: raw_status(bench, "/simulator/pay/order0001", document),
-        lambda: raw_status(bench, "/gateway.do?" + urlencode(signed(alipay, "alipay.trade.create", biz_content=document)), ""),
+        lambda: raw_status(system, "/simulator/faults", document),
+        lambda: raw_status(system, "/simulator/clock", document),
+        lambda: raw_status(system, "/simulator/pay/order0001", document),
+        lambda: raw_status(system, "/gateway.do?" + urlencode(signed(alipay, "alipay.trade.create", biz_content=document)), ""),
     ]
     for call in own:
         assert await call() < 500
-    assert (await bench.get("/")).status == 200
+    assert (await system.get("/")).status == 200
 
 
-async def raw_status(bench: Bench, path: str, body: str) -> int:
-    async with bench.session.post(bench.base + path, data=body.encode("utf-8", "surrogatepass")) as response:
+async def raw_status(system: SimulatorSystem, path: str, body: str) -> int:
+    async with system.session.post(system.base + path, data=body.encode("utf-8", "surrogatepass")) as response:
         return response.status

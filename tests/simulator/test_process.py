@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 import pytest_asyncio
-from paycenter_server.simulator.keys import SimulatorKeys
+from paycenter_server.channels.crypto import load_certificate
+from paycenter_server.simulator.keys import SimulatorKeys, generate_keys
 
 MALFORMED = (
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
@@ -107,3 +108,36 @@ async def test_malformed_http_gives_no_traceback(process: Process) -> None:
     errors = await process.stop()
     assert "malformed HTTP request" in errors
     assert "Traceback" not in errors
+
+
+async def test_processes_that_create_the_keys_at_once_agree(tmp_path: Path) -> None:
+    """`paycenter dev` starts the seed and the simulator at the same time."""
+    script = (
+        "import json, sys; from pathlib import Path; from paycenter_server.simulator.keys import generate_keys\n"
+        "print(json.dumps(generate_keys(Path(sys.argv[1])).settings, sort_keys=True))"
+    )
+    started = [
+        await asyncio.create_subprocess_exec(sys.executable, "-c", script, str(tmp_path / "keys"), stdout=asyncio.subprocess.PIPE)
+        for _ in range(3)
+    ]
+    printed = {(await process.communicate())[0] for process in started}
+    assert len(printed) == 1
+    assert printed.pop().startswith(b'{"alipay"')
+
+
+async def test_keys_of_an_interrupted_process_fit_together(tmp_path: Path) -> None:
+    """The ids that certificates hold are stored before the certificates."""
+    folder = tmp_path / "keys"
+    script = (
+        "import sys; from pathlib import Path; from paycenter_server.simulator.keys import generate_keys as g; g(Path(sys.argv[1]))"
+    )
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, str(folder))
+    async with asyncio.timeout(30):
+        while not (folder / "wechatpay" / "apiclient_cert.pem").exists():
+            await asyncio.sleep(0.001)
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()
+    keys = generate_keys(folder)
+    certificate = load_certificate((folder / "wechatpay" / "apiclient_cert.pem").read_bytes())
+    assert keys.wechatpay["mchid"] in certificate.subject.rfc4514_string()

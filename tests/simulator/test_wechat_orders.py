@@ -10,15 +10,15 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from .merchant import CHINA, Bench, WechatClient
+from .merchant import CHINA, SimulatorSystem, WechatClient
 
 pytestmark = pytest.mark.asyncio
 
 
 @pytest.mark.parametrize("public_key_mode", [True, False])
-async def test_pay_query_notify(bench: Bench, public_key_mode: bool) -> None:
-    client = WechatClient(bench, public_key_mode=public_key_mode)
-    serial = bench.keys.wechatpay["public_key_id" if public_key_mode else "platform_serial"]
+async def test_pay_query_notify(system: SimulatorSystem, public_key_mode: bool) -> None:
+    client = WechatClient(system, public_key_mode=public_key_mode)
+    serial = system.keys.wechatpay["public_key_id" if public_key_mode else "platform_serial"]
     created = await client.create("order0001", attach="x=1")
     assert created.status == 200
     assert created.json["code_url"].startswith("weixin://wxpay/bizpayurl?pr=")
@@ -29,7 +29,7 @@ async def test_pay_query_notify(bench: Bench, public_key_mode: bool) -> None:
     assert unpaid["amount"]["total"] == 100
     assert "transaction_id" not in unpaid
 
-    paid = await bench.post("/simulator/pay/order0001", {"payer": "oPayer"})
+    paid = await system.post("/simulator/pay/order0001", {"payer": "oPayer"})
     assert paid.status == 200
     assert paid.json["wire_state"] == "SUCCESS"
     answer = await client.query("order0001")
@@ -42,14 +42,14 @@ async def test_pay_query_notify(bench: Bench, public_key_mode: bool) -> None:
     same = await client.call("GET", f"/v3/pay/transactions/id/{transaction['transaction_id']}?mchid={client.ids['mchid']}")
     assert same.json == transaction
 
-    (notification,) = await bench.notifications(1)
+    (notification,) = await system.notifications(1)
     assert client.verified(notification.headers, notification.body) == serial
     assert client.opened(notification) == transaction
     assert b'"event_type":"TRANSACTION.SUCCESS"' in notification.body
 
 
-async def test_used_number(bench: Bench) -> None:
-    client = WechatClient(bench)
+async def test_used_number(system: SimulatorSystem) -> None:
+    client = WechatClient(system)
     first = await client.create("order0001")
     again = await client.create("order0001")
     assert again.json == first.json
@@ -57,7 +57,7 @@ async def test_used_number(bench: Bench) -> None:
     assert (other.status, other.json["code"]) == (403, "OUT_TRADE_NO_USED")
     other_kind = await client.create("order0001", kind="app")
     assert (other_kind.status, other_kind.json["code"]) == (403, "OUT_TRADE_NO_USED")
-    await bench.post("/simulator/pay/order0001")
+    await system.post("/simulator/pay/order0001")
     paid = await client.create("order0001")
     assert (paid.status, paid.json["code"]) == (400, "ORDERPAID")
     assert "Wechatpay-Signature" not in paid.headers
@@ -65,8 +65,8 @@ async def test_used_number(bench: Bench) -> None:
     assert (refused.status, refused.json["code"]) == (400, "ORDERPAID")
 
 
-async def test_close(bench: Bench) -> None:
-    client = WechatClient(bench)
+async def test_close(system: SimulatorSystem) -> None:
+    client = WechatClient(system)
     await client.create("order|*-1")
     for _ in range(2):
         closed = await client.close("order|*-1")
@@ -75,45 +75,45 @@ async def test_close(bench: Bench) -> None:
     assert (await client.query("order|*-1")).json["trade_state"] == "CLOSED"
     again = await client.create("order|*-1")
     assert (again.status, again.json["code"]) == (400, "ORDER_CLOSED")
-    refused = await bench.post("/simulator/pay/order%7C*-1")
+    refused = await system.post("/simulator/pay/order%7C*-1")
     assert refused.status == 409
-    late = await bench.post("/simulator/pay/order%7C*-1", {"force": True})
+    late = await system.post("/simulator/pay/order%7C*-1", {"force": True})
     assert late.status == 200
     assert (await client.query("order|*-1")).json["trade_state"] == "SUCCESS"
-    await bench.notifications(1)
+    await system.notifications(1)
 
 
-async def test_unknown_orders(bench: Bench) -> None:
-    client = WechatClient(bench)
+async def test_unknown_orders(system: SimulatorSystem) -> None:
+    client = WechatClient(system)
     for answer in (await client.query("order0001"), await client.close("order0001")):
         assert (answer.status, answer.json["code"]) == (404, "ORDER_NOT_EXIST")
         assert "Wechatpay-Signature" not in answer.headers
-    assert (await bench.post("/simulator/pay/order0001")).status == 404
+    assert (await system.post("/simulator/pay/order0001")).status == 404
     assert (await client.call("GET", "/v3/no/such/thing")).status == 404
 
 
-async def test_expired_order_stays_notpay(bench: Bench) -> None:
-    client = WechatClient(bench)
+async def test_expired_order_stays_notpay(system: SimulatorSystem) -> None:
+    client = WechatClient(system)
     expires = datetime.datetime.fromtimestamp(int(time.time()) + 300, CHINA).isoformat()
     await client.create("order0001", time_expire=expires)
-    await bench.advance(299)
-    assert (await bench.get("/simulator/trades/order0001")).json["expired"] is False
-    await bench.advance(2)
-    assert (await bench.post("/simulator/pay/order0001")).status == 409
+    await system.advance(299)
+    assert (await system.get("/simulator/trades/order0001")).json["expired"] is False
+    await system.advance(2)
+    assert (await system.post("/simulator/pay/order0001")).status == 409
     assert (await client.query("order0001")).json["trade_state"] == "NOTPAY"
     assert (await client.close("order0001")).status == 204
 
 
-async def test_minimum_expiry(bench: Bench) -> None:
-    client = WechatClient(bench)
+async def test_minimum_expiry(system: SimulatorSystem) -> None:
+    client = WechatClient(system)
     past = datetime.datetime.fromtimestamp(int(time.time()) - 5, CHINA).isoformat()
     assert (await client.create("order0001", time_expire=past)).status == 200
-    await bench.advance(50)
-    assert (await bench.post("/simulator/pay/order0001")).status == 200
+    await system.advance(50)
+    assert (await system.post("/simulator/pay/order0001")).status == 200
 
 
-async def test_other_products(bench: Bench) -> None:
-    client = WechatClient(bench)
+async def test_other_products(system: SimulatorSystem) -> None:
+    client = WechatClient(system)
     assert (await client.create("app0001", kind="app")).json["prepay_id"]
     assert (await client.create("jsapi0001", kind="jsapi", payer={"openid": "oX"})).json["prepay_id"]
     scene = {"payer_client_ip": "127.0.0.1", "h5_info": {"type": "Wap"}}
@@ -139,14 +139,14 @@ async def test_other_products(bench: Bench) -> None:
         ({"time_expire": "tomorrow"}, "PARAM_ERROR"),
     ],
 )
-async def test_invalid_creates(bench: Bench, change: dict[str, object], code: str) -> None:
-    client = WechatClient(bench)
+async def test_invalid_creates(system: SimulatorSystem, change: dict[str, object], code: str) -> None:
+    client = WechatClient(system)
     answer = await client.call("POST", "/v3/pay/transactions/native", client.order("order0001") | change)
     assert (answer.status, answer.json["code"]) == (400, code)
 
 
-async def test_certificates(bench: Bench) -> None:
-    client = WechatClient(bench, public_key_mode=False)
+async def test_certificates(system: SimulatorSystem) -> None:
+    client = WechatClient(system, public_key_mode=False)
     answer = await client.call("GET", "/v3/certificates")
     assert client.verified(answer.headers, answer.body) == client.ids["platform_serial"]
     (item,) = answer.json["data"]
@@ -159,20 +159,20 @@ async def test_certificates(bench: Bench) -> None:
     assert certificate.not_valid_before_utc < datetime.datetime.now(datetime.UTC) < certificate.not_valid_after_utc
 
 
-async def test_failed_payment_does_not_notify(bench: Bench) -> None:
-    client = WechatClient(bench)
+async def test_failed_payment_does_not_notify(system: SimulatorSystem) -> None:
+    client = WechatClient(system)
     await client.create("order0001")
-    assert (await bench.post("/simulator/fail/order0001")).json["wire_state"] == "NOTPAY"
-    assert (await bench.post("/simulator/fail/order0001", {"state": "PAYERROR"})).json["wire_state"] == "PAYERROR"
+    assert (await system.post("/simulator/fail/order0001")).json["wire_state"] == "NOTPAY"
+    assert (await system.post("/simulator/fail/order0001", {"state": "PAYERROR"})).json["wire_state"] == "PAYERROR"
     assert (await client.query("order0001")).json["trade_state"] == "PAYERROR"
-    assert (await bench.post("/simulator/fail/order0001", {"state": "NONSENSE"})).status == 400
-    await bench.notifications(0)
+    assert (await system.post("/simulator/fail/order0001", {"state": "NONSENSE"})).status == 400
+    await system.notifications(0)
 
 
-async def test_wrong_amount(bench: Bench) -> None:
-    client = WechatClient(bench)
+async def test_wrong_amount(system: SimulatorSystem) -> None:
+    client = WechatClient(system)
     await client.create("order0001")
-    await bench.post("/simulator/pay/order0001", {"amount": 1})
-    (notification,) = await bench.notifications(1)
+    await system.post("/simulator/pay/order0001", {"amount": 1})
+    (notification,) = await system.notifications(1)
     assert client.opened(notification)["amount"]["total"] == 1
     assert (await client.query("order0001")).json["amount"]["total"] == 1

@@ -18,7 +18,7 @@ from paycenter_server.simulator.settings import SimulatorConfig
 from paycenter_server.simulator.wechatpay.v2_call import V2Error, parse_xml, render_xml, sign_fields
 from support.vectors import VECTORS
 
-from .merchant import Bench, WechatClient
+from .merchant import SimulatorSystem, WechatClient
 from .test_rotation_and_xml import opened
 from .xml_merchant import GOOD, XmlClient, fields_of
 
@@ -27,8 +27,8 @@ H5 = json.dumps({"h5_info": {"type": "Wap", "wap_url": "https://shop.example", "
 
 
 @pytest.mark.parametrize("hmac_sha256", [False, True])
-async def test_order_pay_notify_query(bench: Bench, hmac_sha256: bool) -> None:
-    client = XmlClient(bench, hmac_sha256=hmac_sha256)
+async def test_order_pay_notify_query(system: SimulatorSystem, hmac_sha256: bool) -> None:
+    client = XmlClient(system, hmac_sha256=hmac_sha256)
     created = await client.order("order1", attach="a&b <c>")
     assert (created["return_code"], created["result_code"], created["trade_type"]) == ("SUCCESS", "SUCCESS", "NATIVE")
     assert created["code_url"].startswith("weixin://wxpay/bizpayurl?pr=") and created["prepay_id"].startswith("wx")
@@ -36,18 +36,18 @@ async def test_order_pay_notify_query(bench: Bench, hmac_sha256: bool) -> None:
     assert (await client.order("order1", attach="a&b <c>"))["code_url"] == created["code_url"]
     unpaid = await client.query("order1")
     assert (unpaid["trade_state"], unpaid["total_fee"]) == ("NOTPAY", "100")
-    bench.answers[:] = [(200, b""), (500, GOOD), (200, GOOD)]
-    await bench.post("/simulator/pay/order1")
-    await bench.notifications(1)
-    await bench.advance(15)
-    await bench.advance(15)
-    for notification in await bench.notifications(3):
+    system.answers[:] = [(200, b""), (500, GOOD), (200, GOOD)]
+    await system.post("/simulator/pay/order1")
+    await system.notifications(1)
+    await system.advance(15)
+    await system.advance(15)
+    for notification in await system.notifications(3):
         notified = fields_of(notification.body)
         assert client.genuine(notified)
         assert (notified["result_code"], notified["out_trade_no"], notified["total_fee"]) == ("SUCCESS", "order1", "100")
         assert notified["attach"] == "a&b <c>" and len(notified["time_end"]) == 14
-    await bench.advance(86400)
-    await bench.notifications(3)
+    await system.advance(86400)
+    await system.notifications(3)
     paid = await client.query("order1")
     assert (paid["trade_state"], paid["transaction_id"]) == ("SUCCESS", notified["transaction_id"])
     assert (await client.call("/pay/orderquery", transaction_id=notified["transaction_id"]))["out_trade_no"] == "order1"
@@ -63,17 +63,17 @@ async def test_order_pay_notify_query(bench: Bench, hmac_sha256: bool) -> None:
         ("MWEB", {"scene_info": H5}, "mweb_url"),
     ],
 )
-async def test_other_products(bench: Bench, kind: str, more: dict[str, Any], field: str) -> None:
-    client = XmlClient(bench)
+async def test_other_products(system: SimulatorSystem, kind: str, more: dict[str, Any], field: str) -> None:
+    client = XmlClient(system)
     assert (await client.order("order1", kind, **more))[field]
-    await bench.post("/simulator/pay/order1", {"notify": False})
+    await system.post("/simulator/pay/order1", {"notify": False})
     paid = await client.query("order1")
     assert (paid["trade_type"], paid["trade_state"]) == (kind, "SUCCESS")
     assert paid["openid"] == more.get("openid", paid["openid"])
 
 
-async def test_closed_and_used_numbers(bench: Bench) -> None:
-    client = XmlClient(bench)
+async def test_closed_and_used_numbers(system: SimulatorSystem) -> None:
+    client = XmlClient(system)
     await client.order("order1")
     assert (await client.order("order1", total=101))["err_code"] == "OUT_TRADE_NO_USED"
     assert (await client.call("/pay/closeorder", out_trade_no="order1"))["result_code"] == "SUCCESS"
@@ -94,17 +94,17 @@ async def test_closed_and_used_numbers(bench: Bench) -> None:
         ("NATIVE", {"fee_type": "USD"}),
     ],
 )
-async def test_invalid_parameters(bench: Bench, kind: str, more: dict[str, Any]) -> None:
-    assert (await XmlClient(bench).order("order1", kind, **more))["err_code"] == "PARAM_ERROR"
+async def test_invalid_parameters(system: SimulatorSystem, kind: str, more: dict[str, Any]) -> None:
+    assert (await XmlClient(system).order("order1", kind, **more))["err_code"] == "PARAM_ERROR"
 
 
 @pytest.mark.parametrize("total", [0, -1, "1.5", "٣", 10**10 + 1, ""])
-async def test_invalid_amounts(bench: Bench, total: Any) -> None:
-    assert (await XmlClient(bench).order("order1", signed=False, total=total))["return_code"] == "FAIL"
+async def test_invalid_amounts(system: SimulatorSystem, total: Any) -> None:
+    assert (await XmlClient(system).order("order1", signed=False, total=total))["return_code"] == "FAIL"
 
 
-async def test_return_code_fail_has_no_signature(bench: Bench) -> None:
-    client = XmlClient(bench)
+async def test_return_code_fail_has_no_signature(system: SimulatorSystem) -> None:
+    client = XmlClient(system)
     good = client.body({"out_trade_no": "order1"})
     wrong = [
         b"",
@@ -125,12 +125,12 @@ async def test_return_code_fail_has_no_signature(bench: Bench) -> None:
         assert answer["return_code"] == "FAIL" and answer["return_msg"]
         assert not {"sign", "result_code"} & set(answer)
     assert (await client.raw("/pay/orderquery", good))["err_code"] == "ORDERNOTEXIST"
-    log = (await bench.get("/simulator/log")).json
+    log = (await system.get("/simulator/log")).json
     assert [entry["verdict"] for entry in log[:2]] == ["valid", "refused: FAIL 缺少参数sign"]
 
 
-async def test_both_versions_share_the_trade(bench: Bench) -> None:
-    old, new = XmlClient(bench), WechatClient(bench)
+async def test_both_versions_share_the_trade(system: SimulatorSystem) -> None:
+    old, new = XmlClient(system), WechatClient(system)
     await new.create("order0001")
     assert (await old.query("order0001"))["trade_state"] == "NOTPAY"
     await old.order("order0002")
@@ -138,31 +138,31 @@ async def test_both_versions_share_the_trade(bench: Bench) -> None:
     assert (await new.create("order0002")).json["code"] == "OUT_TRADE_NO_USED"
     assert (await old.order("order0001"))["err_code"] == "OUT_TRADE_NO_USED"
     for number in ("order0001", "order0002"):
-        await bench.post(f"/simulator/pay/{number}", {"notify": False})
+        await system.post(f"/simulator/pay/{number}", {"notify": False})
         assert (await old.query(number))["trade_state"] == (await new.query(number)).json["trade_state"] == "SUCCESS"
     await new.refund("order0002", "refund2", 40)
     assert (await old.query("order0002"))["trade_state"] == "REFUND"
     assert (await old.call("/pay/refundquery", out_refund_no="refund2"))["refund_fee_0"] == "40"
-    notified = new.opened((await bench.notifications(1))[0])
+    notified = new.opened((await system.notifications(1))[0])
     assert notified["refund_status"] == "SUCCESS"
 
 
-async def test_refunds(bench: Bench) -> None:
-    client = XmlClient(bench)
+async def test_refunds(system: SimulatorSystem) -> None:
+    client = XmlClient(system)
     await client.order("order1")
     assert (await client.refund("order1", "refund1", 10))["err_code"] == "TRADE_STATE_ERROR"
-    await bench.post("/simulator/pay/order1", {"notify": False})
-    bench.answers[:] = [(200, GOOD)]
-    made = await client.refund("order1", "refund1", 30, notify_url=bench.receiver_url)
+    await system.post("/simulator/pay/order1", {"notify": False})
+    system.answers[:] = [(200, GOOD)]
+    made = await client.refund("order1", "refund1", 30, notify_url=system.receiver_url)
     assert (made["refund_fee"], made["total_fee"]) == ("30", "100")
     assert (await client.refund("order1", "refund1", 30))["refund_id"] == made["refund_id"]
     assert (await client.refund("order1", "refund1", 31))["err_code"] == "REFUND_FEE_MISMATCH"
-    notified = opened(bench, (await bench.notifications(1))[0])
+    notified = opened(system, (await system.notifications(1))[0])
     assert (notified["refund_status"], notified["refund_fee"], notified["out_refund_no"]) == ("SUCCESS", "30", "refund1")
     assert (await client.refund("order1", "refund2", 71))["result_code"] == "FAIL"
-    await bench.fault("wx2.refund", "not_enough")
+    await system.fault("wx2.refund", "not_enough")
     assert (await client.refund("order1", "refund2", 70))["err_code"] == "NOTENOUGH"
-    await bench.fault("wx2.refund", "refund_abnormal")
+    await system.fault("wx2.refund", "refund_abnormal")
     assert (await client.refund("order1", "refund2", 70))["result_code"] == "SUCCESS"
 
     async def states(**fields: Any) -> list[str]:
@@ -170,54 +170,54 @@ async def test_refunds(bench: Bench) -> None:
         return [found[f"refund_status_{index}"] for index in range(int(found["refund_count"]))]
 
     assert (await states(out_trade_no="order1"))[0] == "SUCCESS"
-    await bench.advance(1)
+    await system.advance(1)
     assert await states(out_trade_no="order1") == ["SUCCESS", "CHANGE"]
     assert await states(refund_id=made["refund_id"]) == await states(out_refund_no="refund1") == ["SUCCESS"]
     assert (await client.call("/pay/refundquery", out_refund_no="no"))["err_code"] == "REFUNDNOTEXIST"
     assert (await client.refund("order2", "refund3", 1))["err_code"] == "ORDERNOTEXIST"
 
 
-async def test_faults(bench: Bench) -> None:
-    client = XmlClient(bench)
-    await bench.fault("wx2.unifiedorder", "error_before_commit")
+async def test_faults(system: SimulatorSystem) -> None:
+    client = XmlClient(system)
+    await system.fault("wx2.unifiedorder", "error_before_commit")
     assert (await client.order("order1"))["err_code"] == "SYSTEMERROR"
     assert (await client.query("order1"))["err_code"] == "ORDERNOTEXIST"
-    await bench.fault("wx2.unifiedorder", "error_after_commit")
+    await system.fault("wx2.unifiedorder", "error_after_commit")
     assert (await client.order("order1"))["err_code"] == "SYSTEMERROR"
     assert (await client.query("order1"))["trade_state"] == "NOTPAY"
-    await bench.fault("wx2.orderquery", "decline", code="INVALID_REQUEST")
+    await system.fault("wx2.orderquery", "decline", code="INVALID_REQUEST")
     assert (await client.query("order1"))["err_code"] == "INVALID_REQUEST"
-    await bench.fault("wx2.orderquery", "rate_limit")
+    await system.fault("wx2.orderquery", "rate_limit")
     assert (await client.query("order1"))["err_code"] == "FREQUENCY_LIMITED"
-    await bench.fault("wx2.orderquery", "wrong_amount")
+    await system.fault("wx2.orderquery", "wrong_amount")
     assert (await client.query("order1"))["total_fee"] == "101"
     for how in ("unsigned", "bad_signature"):
-        await bench.fault("wx2.orderquery", how)
+        await system.fault("wx2.orderquery", how)
         await client.call("/pay/orderquery", signed=False, out_trade_no="order1")
-    await bench.fault("wx2.orderquery", "reset_before_commit")
+    await system.fault("wx2.orderquery", "reset_before_commit")
     with pytest.raises(aiohttp.ClientError):
         await client.query("order1")
-    await bench.fault("notify", "bad_signature")
-    bench.answers[:] = [(500, b""), (200, GOOD)]
-    await bench.post("/simulator/pay/order1")
-    await bench.notifications(1)
-    await bench.advance(15)
-    assert [client.genuine(fields_of(item.body)) for item in await bench.notifications(2)] == [False, True]
+    await system.fault("notify", "bad_signature")
+    system.answers[:] = [(500, b""), (200, GOOD)]
+    await system.post("/simulator/pay/order1")
+    await system.notifications(1)
+    await system.advance(15)
+    assert [client.genuine(fields_of(item.body)) for item in await system.notifications(2)] == [False, True]
 
 
-async def test_client_certificate(bench: Bench) -> None:
-    runner = web.AppRunner(create_app(SimulatorConfig(keys_dir=bench.keys.directory)))
+async def test_client_certificate(system: SimulatorSystem) -> None:
+    runner = web.AppRunner(create_app(SimulatorConfig(keys_dir=system.keys.directory)))
     await runner.setup()
     try:
-        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=server_context(bench.keys)).start()
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=server_context(system.keys)).start()
         address = f"https://127.0.0.1:{runner.addresses[0][1]}/secapi/pay/refund"
-        trusting = ssl.create_default_context(cafile=str(bench.keys.file("wechatpay", "tls_cert.pem")))
-        body = XmlClient(bench).body({"out_trade_no": "order1"})
+        trusting = ssl.create_default_context(cafile=str(system.keys.file("wechatpay", "tls_cert.pem")))
+        body = XmlClient(system).body({"out_trade_no": "order1"})
         async with aiohttp.ClientSession() as session:
             with pytest.raises(aiohttp.ClientError):
                 await session.post(address, data=body, ssl=trusting)
-            files = [str(bench.keys.file("wechatpay", name)) for name in ("apiclient_cert.pem", "apiclient_key.pem")]
-            trusting = ssl.create_default_context(cafile=str(bench.keys.file("wechatpay", "tls_cert.pem")))
+            files = [str(system.keys.file("wechatpay", name)) for name in ("apiclient_cert.pem", "apiclient_key.pem")]
+            trusting = ssl.create_default_context(cafile=str(system.keys.file("wechatpay", "tls_cert.pem")))
             trusting.load_cert_chain(*files)
             async with session.post(address, data=body, ssl=trusting) as answer:
                 assert fields_of(await answer.read())["return_code"] == "FAIL"
@@ -225,18 +225,18 @@ async def test_client_certificate(bench: Bench) -> None:
         await runner.cleanup()
 
 
-async def test_failed_v2_notifications_are_retried(bench: Bench) -> None:
-    client = XmlClient(bench)
+async def test_failed_v2_notifications_are_retried(system: SimulatorSystem) -> None:
+    client = XmlClient(system)
     await client.order("order1")
-    bench.answers[:] = [
+    system.answers[:] = [
         (200, b"<xml><return_code>FAIL</return_code></xml>"),
         (200, b"<xml><return_code>SUCCESS</return_code></xml>"),
     ]
-    await bench.post("/simulator/pay/order1")
-    await bench.notifications(1)
-    await bench.advance(15)
-    await bench.notifications(2)
-    assert (await bench.get("/simulator/trades/order1")).json["notifications"][0]["state"] == "DONE"
+    await system.post("/simulator/pay/order1")
+    await system.notifications(1)
+    await system.advance(15)
+    await system.notifications(2)
+    assert (await system.get("/simulator/trades/order1")).json["notifications"][0]["state"] == "DONE"
 
 
 @pytest.mark.skipif(not VECTORS.is_dir(), reason="the published vectors are outside the repository")
@@ -271,11 +271,11 @@ async def test_xml_round_trip(fields: dict[str, str]) -> None:
             assert notified[name] == value.strip()
 
 
-async def test_attach_too_long(bench: Bench) -> None:
-    assert (await XmlClient(bench).order("order1", attach="x" * 128))["err_code"] == "PARAM_ERROR"
+async def test_attach_too_long(system: SimulatorSystem) -> None:
+    assert (await XmlClient(system).order("order1", attach="x" * 128))["err_code"] == "PARAM_ERROR"
 
 
-async def test_control_characters_in_xml(bench: Bench) -> None:
-    await WechatClient(bench).create("order0001", attach="a\x01\rb")
-    await bench.post("/simulator/pay/order0001", {"notify": False})
-    assert (await XmlClient(bench).query("order0001"))["attach"] == "ab"
+async def test_control_characters_in_xml(system: SimulatorSystem) -> None:
+    await WechatClient(system).create("order0001", attach="a\x01\rb")
+    await system.post("/simulator/pay/order0001", {"notify": False})
+    assert (await XmlClient(system).query("order0001"))["attach"] == "ab"

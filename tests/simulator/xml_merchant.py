@@ -11,7 +11,7 @@ import re
 import uuid
 from typing import Any
 
-from .merchant import Bench
+from .merchant import SimulatorSystem
 
 GOOD = b"<xml><return_code><![CDATA[SUCCESS]]></return_code><return_msg><![CDATA[OK]]></return_msg></xml>"
 _FIELD = re.compile(r"<(\w+)>(?:<!\[CDATA\[(.*?)\]\]>|([^<]*))</\1>", re.DOTALL)
@@ -26,8 +26,8 @@ def fields_of(raw: bytes, root: str = "xml") -> dict[str, str]:
 class XmlClient:
     """Signs with MD5 or HMAC-SHA256."""
 
-    def __init__(self, bench: Bench, *, hmac_sha256: bool = False) -> None:
-        self.bench, self.ids, self.hmac_sha256 = bench, bench.keys.wechatpay, hmac_sha256
+    def __init__(self, system: SimulatorSystem, *, hmac_sha256: bool = False) -> None:
+        self.system, self.ids, self.hmac_sha256 = system, system.keys.wechatpay, hmac_sha256
         self.content_type = ""
 
     def signature(self, fields: dict[str, str], length: int) -> str:
@@ -50,7 +50,7 @@ class XmlClient:
         return ("<xml>" + "".join(f"<{name}><![CDATA[{value}]]></{name}>" for name, value in sent.items()) + "</xml>").encode()
 
     async def raw(self, path: str, body: bytes) -> dict[str, str]:
-        async with self.bench.session.post(self.bench.base + path, data=body, headers={"Content-Type": "text/xml"}) as answer:
+        async with self.system.session.post(self.system.base + path, data=body, headers={"Content-Type": "text/xml"}) as answer:
             assert answer.status == 200
             self.content_type = answer.headers["Content-Type"]
             return fields_of(await answer.read())
@@ -69,7 +69,7 @@ class XmlClient:
             "out_trade_no": number,
             "total_fee": total,
             "spbill_create_ip": "127.0.0.1",
-            "notify_url": self.bench.receiver_url,
+            "notify_url": self.system.receiver_url,
             "trade_type": kind,
         } | ({"product_id": "p1"} if kind == "NATIVE" else {})
         return await self.call("/pay/unifiedorder", signed=signed, **fields | more)

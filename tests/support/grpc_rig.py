@@ -29,7 +29,7 @@ def parts_of(services: Services) -> Parts:
     return Parts(
         identity=services.identity, orders=services.orders, submission=services.submission, refunds=services.refunds,
         apps=services.apps, channels=services.channels, credentials=services.credentials,
-        notifications=services.notifications, database=services.context.database,
+        notifications=services.notifications, health=services.health,
     )  # fmt: skip
 
 

@@ -48,7 +48,7 @@ def run_dev_process(
     )
     return subprocess.Popen(
         [sys.executable, "-c", script],
-        env={**os.environ, "COLUMNS": "150", **(env or {})},
+        env={**os.environ, **(env or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -105,9 +105,9 @@ def _main(name: str, words: list[str]) -> None:
                 file,
             )
         _note("seeded")
-    elif name == "play":
-        print("played", words[words.index("--data-file") + 2 :], flush=True)
-        sys.exit(int(os.environ.get("FAKE_PLAY_EXIT", "0")))
+    elif name == "demo":
+        print("demonstration", words[words.index("--data-file") + 2 :], flush=True)
+        sys.exit(int(os.environ.get("FAKE_DEMO_EXIT", "0")))
     elif name in ("simulator", "merchant"):
         _serve(name, int(option("--port")))
     elif name == "worker":

@@ -23,6 +23,7 @@ from paycenter_server.domain.apps import NotificationSuccess, SurplusPolicy
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.states import OrderState
 from paycenter_server.http_callback.app import create_app as create_sidecar
+from paycenter_server.http_callback.app import create_runner
 from paycenter_server.services.apps import NewApp
 from paycenter_server.services.attempts_submission import NewSubmission
 from paycenter_server.services.channels import NewChannel
@@ -321,7 +322,7 @@ async def open_system(
         open_services(settings, wake_up=wake_up, clock=clock, transport=transport) as services,
     ):
         services.sender = sender
-        sidecar = web.AppRunner(create_sidecar(services.callbacks, services.context.database), access_log=None)
+        sidecar = create_runner(create_sidecar(services.callbacks, services.health))
         await sidecar.setup()
         await web.SockSite(sidecar, listening).start()
         base = str(simulator.make_url("")).rstrip("/")

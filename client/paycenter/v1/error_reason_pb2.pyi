@@ -33,7 +33,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_CREDENTIALS_MISSING: _ErrorReason.ValueType  # 4
     """UNAUTHENTICATED. The call has no `authorization` metadata."""
     ERROR_REASON_CREDENTIALS_INVALID: _ErrorReason.ValueType  # 5
-    """UNAUTHENTICATED. The credential is unknown or disabled, or its secret is wrong."""
+    """UNAUTHENTICATED. The credential is unknown or disabled, its secret is wrong, or the scheme is not Basic."""
     ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 6
     """PERMISSION_DENIED. This kind of credential may not make this call, or the call names another app."""
     ERROR_REASON_DATABASE_UNAVAILABLE: _ErrorReason.ValueType  # 7
@@ -102,10 +102,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND. There is no such notification."""
     ERROR_REASON_NOTIFICATION_OPEN: _ErrorReason.ValueType  # 61
     """FAILED_PRECONDITION. The notification is still being delivered and cannot be resent."""
+    ERROR_REASON_SERVER_STOPPING: _ErrorReason.ValueType  # 110
+    """UNAVAILABLE. This server is stopping and has not begun the call. Repeat it after the RetryInfo."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the stable reason of an error. It is sent as `google.rpc.ErrorInfo.reason`, without the
     `ERROR_REASON_` prefix, with the domain "paycenter". Each comment starts with the gRPC status code of the reason.
+    `ErrorInfo.metadata` always has `request_id`: the caller's `x-request-id` metadata, if it is at most 64 printable ASCII
+    characters, otherwise one that the server made. Every line of the server's log about the call has it.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
@@ -119,7 +123,7 @@ ERROR_REASON_PAGE_TOKEN_INVALID: ErrorReason.ValueType  # 3
 ERROR_REASON_CREDENTIALS_MISSING: ErrorReason.ValueType  # 4
 """UNAUTHENTICATED. The call has no `authorization` metadata."""
 ERROR_REASON_CREDENTIALS_INVALID: ErrorReason.ValueType  # 5
-"""UNAUTHENTICATED. The credential is unknown or disabled, or its secret is wrong."""
+"""UNAUTHENTICATED. The credential is unknown or disabled, its secret is wrong, or the scheme is not Basic."""
 ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 6
 """PERMISSION_DENIED. This kind of credential may not make this call, or the call names another app."""
 ERROR_REASON_DATABASE_UNAVAILABLE: ErrorReason.ValueType  # 7
@@ -188,4 +192,6 @@ ERROR_REASON_NOTIFICATION_NOT_FOUND: ErrorReason.ValueType  # 60
 """NOT_FOUND. There is no such notification."""
 ERROR_REASON_NOTIFICATION_OPEN: ErrorReason.ValueType  # 61
 """FAILED_PRECONDITION. The notification is still being delivered and cannot be resent."""
+ERROR_REASON_SERVER_STOPPING: ErrorReason.ValueType  # 110
+"""UNAVAILABLE. This server is stopping and has not begun the call. Repeat it after the RetryInfo."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

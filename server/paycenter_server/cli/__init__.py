@@ -1,45 +1,128 @@
-"""The command line: `paycenter`. Every subcommand is imported only when it is run, so that each starts quickly."""
+"""The command line: `paycenter`. A command's module is imported only when the command is run, so that each starts quickly."""
 
 from __future__ import annotations
 
-import importlib
+from collections.abc import Callable
 
 import click
 
-_COMMANDS = {
-    "serve": ("paycenter_server.cli.processes:serve", "Run the gRPC server."),
-    "callback": ("paycenter_server.cli.processes:callback", "Run the sidecar that channels call back."),
-    "worker": ("paycenter_server.cli.processes:worker", "Run the workers: notifications, sync, expire, refund sync."),
-    "migrate": ("paycenter_server.cli.operations:migrate", "Bring the database to the schema of this version."),
-    "operator": ("paycenter_server.cli.operations:operator", "Create an operator credential."),
-    "channel": ("paycenter_server.cli.operations:channel", "Try an app's channel: `channel test CODE --app APP`."),
-    "seed": ("paycenter_server.cli.seed:seed", "Migrate and seed the development data."),
-    "dev": ("paycenter_server.local.commands:dev", "Run everything on this machine, for development."),
-    "demo": ("paycenter_server.local.commands:demo", "Play two payments from end to end, and check every step."),
-    "simulator": ("paycenter_server.simulator.cli:command", "Run the channel simulator alone."),
-    "merchant": ("paycenter_server.local.merchant:command", "Run the demo merchant."),
-    "play": ("paycenter_server.local.demo_steps:command", "Play two payments against a running development system."),
+
+def _serve() -> click.Command:
+    from paycenter_server.cli.processes import serve
+
+    return serve
+
+
+def _callback() -> click.Command:
+    from paycenter_server.cli.processes import callback
+
+    return callback
+
+
+def _worker() -> click.Command:
+    from paycenter_server.cli.processes import worker
+
+    return worker
+
+
+def _migrate() -> click.Command:
+    from paycenter_server.cli.operations import migrate
+
+    return migrate
+
+
+def _operator() -> click.Command:
+    from paycenter_server.cli.operations import operator
+
+    return operator
+
+
+def _channel() -> click.Command:
+    from paycenter_server.cli.operations import channel
+
+    return channel
+
+
+def _protos() -> click.Command:
+    from paycenter_server.cli.protos import protos
+
+    return protos
+
+
+def _dev() -> click.Command:
+    from paycenter_server.local.commands import dev
+
+    return dev
+
+
+def _demo() -> click.Command:
+    from paycenter_server.local.commands import demo
+
+    return demo
+
+
+def _simulator() -> click.Command:
+    from paycenter_server.simulator.cli import command
+
+    return command
+
+
+def _merchant() -> click.Command:
+    from paycenter_server.local.merchant import command
+
+    return command
+
+
+def _seed() -> click.Command:
+    from paycenter_server.cli.seed import seed
+
+    return seed
+
+
+_COMMANDS: dict[str, tuple[Callable[[], click.Command], str]] = {
+    "serve": (_serve, "Run the gRPC server."),
+    "callback": (_callback, "Run the sidecar that receives the callbacks of channels."),
+    "worker": (_worker, "Run the workers: notifications, sync, expire, refund sync."),
+    "migrate": (_migrate, "Bring the database to the schema of this version."),
+    "operator": (_operator, "Create an operator credential."),
+    "channel": (_channel, "Test the channel of an app: `channel test CODE --app APP`."),
+    "protos": (_protos, "Write the .proto files of the contract to a folder."),
+    "dev": (_dev, "Run everything on this machine, for development."),
+    "demo": (_demo, "Make two demonstration payments and check every step."),
+    "simulator": (_simulator, "Run the channel simulator alone."),
+    "merchant": (_merchant, "Run the demonstration merchant."),
+    "seed": (_seed, "Migrate, and create the data of `paycenter dev`."),
 }
 
 
-class _Lazy(click.Group):
+class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         known = _COMMANDS.get(cmd_name)
-        if known is None:
-            return None
-        module, _, name = known[0].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), name)
-        return command
+        return None if known is None else known[0]()
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
 
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command. An error that an operator can correct becomes one sentence and exit code 1."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            from paycenter_server.cli.problems import explain
 
-@click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+            sentence = explain(error)
+            if sentence is None:
+                raise
+            raise click.ClickException(sentence) from error
+
+
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="paycenter-server")
 def main() -> None:
     """PayCenter: a self-hosted payment center."""

@@ -8,10 +8,13 @@ from typing import TypeVar
 
 import click
 
-from paycenter_server.bootstrap import open_services
-from paycenter_server.cli.running import fail, settings_of_dev_or_exit, settings_or_exit
+from paycenter_server.bootstrap import open_database, open_services
+from paycenter_server.cli.problems import explain
+from paycenter_server.cli.running import database_settings_or_exit, settings_of_dev_or_exit
+from paycenter_server.clock import SystemClock
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.services.channels_probe import Probe
+from paycenter_server.services.credentials import check_operator_name, create_operator
 from paycenter_server.services.identity import Caller
 from paycenter_server.telemetry import configure_logging
 
@@ -19,11 +22,13 @@ T = TypeVar("T")
 
 
 def _or_exit(work: Callable[[], T]) -> T:
-    """What `work` answers; if it fails, why, in words, and the end with 2."""
+    """What `work` answers; if it fails, one sentence that says why, and the end with 2."""
     try:
         return work()
     except Exception as error:
-        click.echo(f"The database cannot be migrated. {type(error).__name__}: {error}", err=True)
+        # A migration that fails on the data is not a fault whose traceback helps: the statement and the server's words do.
+        sentence = explain(error) or f"The database cannot be migrated. {type(error).__name__}: {error}"
+        click.echo(sentence, err=True)
         raise SystemExit(2) from None
 
 
@@ -35,7 +40,7 @@ def migrate(check: bool) -> None:
     """Bring the database to the schema of this version."""
     from paycenter_server.storage.migrate import current, ensure, head
 
-    settings = settings_or_exit()
+    settings = database_settings_or_exit()
     if check:
         found, wanted = _or_exit(lambda: asyncio.run(current(settings.database_url))), head()
         click.echo(f"The database is at {found or 'nothing'}, this version needs {wanted}.")
@@ -47,12 +52,19 @@ def migrate(check: bool) -> None:
 @click.command()
 @click.argument("name")
 def operator(name: str) -> None:
-    """Create an operator credential called NAME. Its secret is shown this one time."""
-    settings = settings_or_exit()
+    """Create an operator credential called NAME (1 to 64 characters). Its secret is shown this one time.
+
+    Needs PAYCENTER_DATABASE_URL and no other setting.
+    """
+    try:
+        check_operator_name(name)
+    except PayCenterError as error:
+        raise click.BadParameter(error.violations[0].description, param_hint="NAME") from None
+    settings = database_settings_or_exit()
 
     async def create() -> tuple[str, str]:
-        async with open_services(settings) as services:
-            return await services.credentials.create_operator(name)
+        async with open_database(settings) as database:
+            return await create_operator(database, SystemClock().now(), name)
 
     key_id, secret = asyncio.run(create())
     click.echo(f"key id: {key_id}\nsecret: {secret}\nThe secret is shown this one time; keep it safe.")
@@ -60,14 +72,14 @@ def operator(name: str) -> None:
 
 @click.group()
 def channel() -> None:
-    """Look after channels."""
+    """Test the channels of apps."""
 
 
 @channel.command("test")
 @click.argument("code")
 @click.option("--app", "app_key", required=True, help="The app whose channel it is.")
 def channel_test(code: str, app_key: str) -> None:
-    """Try the channel CODE of an app with a harmless signed query; ends with 1 and says why if it does not work.
+    """Test the channel CODE of an app with a harmless signed query; ends with 1 and says why if it does not work.
 
     Beside a running `paycenter dev` it needs no settings.
     """
@@ -78,11 +90,6 @@ def channel_test(code: str, app_key: str) -> None:
         async with open_services(settings) as services:
             return await services.channel_probe.probe(Caller("command line", None, ""), app_key, code)
 
-    try:
-        found = asyncio.run(probe())
-    except PayCenterError as error:
-        fail(error.message)
-    except OSError as error:
-        fail(f"The database cannot be reached: {error}")
+    found = asyncio.run(probe())
     click.echo(found.words)
     raise SystemExit(0 if found.good else 1)

@@ -3,28 +3,68 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import click
+import structlog
 
-from paycenter_server.bootstrap import Services, open_services
+from paycenter_server.bootstrap import open_services
 from paycenter_server.cli.running import run_until_signalled
-from paycenter_server.settings import Settings, split_address
+from paycenter_server.settings import Settings, SettingsError, split_address
+from paycenter_server.storage.database import Database
+
+log = structlog.get_logger(__name__)
+
+SCHEMA_LOG_SECONDS = 5.0
 
 
-async def _wait_for_schema(services: Services, stop: asyncio.Event) -> None:
-    """Started beside the migration, a process waits for it instead of failing."""
-    from paycenter_server.storage.migrate import head, revision_of
+async def wait_for_schema(database: Database, stop: asyncio.Event, *, repeat: float = SCHEMA_LOG_SECONDS) -> None:
+    """Wait until the database has the schema of this version, or until `stop`: a process may start beside the migration.
 
-    wanted = head()
+    While the schema is older, a line of the log says so at once and then every `repeat` seconds.
+    """
+    from paycenter_server.storage.migrate import SchemaVersion, head, revision_of
+
+    schema, wanted, loop = SchemaVersion(), head(), asyncio.get_running_loop()
+    next_line = loop.time()
     while not stop.is_set():
-        async with services.context.database.connection() as connection:
+        async with database.connection() as connection:
             found = await revision_of(connection)
-        if found is not None and found >= wanted:
+        if not schema.is_older(found):
             return
+        if loop.time() >= next_line:
+            next_line += repeat
+            log.warning("schema_not_ready", found=found or "nothing", wanted=wanted, action="run `paycenter migrate`")
         try:
             await asyncio.wait_for(stop.wait(), 0.1)
         except TimeoutError:
             continue
+
+
+@asynccontextmanager
+async def schema_watched(database: Database, stop: asyncio.Event) -> AsyncIterator[None]:
+    """The log lines of `wait_for_schema` beside a server that listens already: its health is NOT_SERVING meanwhile."""
+    task = asyncio.create_task(wait_for_schema(database, stop))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def check_address(variable: str, address: str) -> None:
+    """SettingsError, which names the variable and the reason, if nothing can listen on the address now. gRPC gives no reason."""
+    host, port = split_address(address)
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(place)
+            probe.listen(1)
+    except OSError as error:
+        raise SettingsError(f"{variable}: cannot listen on {address}: {error.strerror or error}.") from error
 
 
 @click.command()
@@ -39,19 +79,23 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
 
     wake_up = ArqWakeUp(settings.redis_url)
     async with open_services(settings, wake_up=wake_up) as services:
-        await _wait_for_schema(services, stop)
         tls = None
         if settings.tls_certificate_file and settings.tls_key_file:
             tls = Tls(settings.tls_certificate_file, settings.tls_key_file)
         parts = Parts(
             identity=services.identity, orders=services.orders, submission=services.submission, refunds=services.refunds,
             apps=services.apps, channels=services.channels, credentials=services.credentials, notifications=services.notifications,
-            database=services.context.database,
+            health=services.health,
         )  # fmt: skip
         reflection = settings.reflection if settings.reflection is not None else not settings.production
-        server = Server(parts, settings.grpc_address, tls=tls, with_reflection=reflection)
-        await server.start()
-        await server.run(stop)
+        check_address("PAYCENTER_GRPC_ADDRESS", settings.grpc_address)
+        try:
+            server = Server(parts, settings.grpc_address, tls=tls, with_reflection=reflection)
+        except RuntimeError as error:  # of gRPC, which does not say why
+            raise SettingsError(f"PAYCENTER_GRPC_ADDRESS: gRPC cannot listen on {settings.grpc_address}: {error}") from error
+        async with schema_watched(services.context.database, stop):
+            await server.start()
+            await server.run(stop)
     await wake_up.aclose()
 
 
@@ -68,9 +112,10 @@ async def _callback(settings: Settings, stop: asyncio.Event) -> None:
 
     wake_up = ArqWakeUp(settings.redis_url)
     async with open_services(settings, wake_up=wake_up) as services:
-        await _wait_for_schema(services, stop)
         host, port = split_address(settings.callback_address)
-        await serve_http(create_app(services.callbacks, services.context.database), host, port, stop)
+        check_address("PAYCENTER_CALLBACK_ADDRESS", settings.callback_address)
+        async with schema_watched(services.context.database, stop):
+            await serve_http(create_app(services.callbacks, services.health), host, port, stop)
     await wake_up.aclose()
 
 
@@ -99,5 +144,5 @@ async def _worker(settings: Settings, stop: asyncio.Event) -> None:
             ringing.add(task)
             task.add_done_callback(ringing.discard)
 
-        await _wait_for_schema(services, stop)
+        await wait_for_schema(services.context.database, stop)
         await Runner(jobs, settings.redis_url, services.delivery).run(stop)

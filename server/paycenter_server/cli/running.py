@@ -1,4 +1,4 @@
-"""How each process runs: uvloop, signals, logging, clear words for wrong settings."""
+"""How each process runs: uvloop, signals, logging, one sentence for each wrong setting."""
 
 from __future__ import annotations
 
@@ -9,28 +9,33 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import click
+import structlog
 import uvloop
 from pydantic import ValidationError
 
-from paycenter_server.bootstrap import read_settings
-from paycenter_server.settings import Settings
+from paycenter_server.bootstrap import read_database_settings, read_settings
+from paycenter_server.settings import DatabaseSettings, Settings, unknown_variables
 from paycenter_server.telemetry import configure_logging
+
+T = TypeVar("T", bound=DatabaseSettings)
+log = structlog.get_logger(__name__)
 
 
 def settings_or_exit() -> Settings:
-    """The settings; every wrong or missing one is named, with its variable."""
-    try:
-        return read_settings()
-    except ValidationError as error:
-        click.echo("Set these environment variables right and start again:", err=True)
-        for item in error.errors():
-            name = "_".join(str(part) for part in item["loc"]).upper().removeprefix("PAYCENTER_")
-            variable = f"PAYCENTER_{name}: " if name else ""
-            click.echo(f"  {variable}{item['msg']}", err=True)
-        sys.exit(2)
+    """The settings; every wrong or missing one is named with its variable, and so is each variable that is no setting."""
+    settings = _read_or_exit(read_settings)
+    _print_unknown_variables()
+    return settings
+
+
+def database_settings_or_exit() -> DatabaseSettings:
+    """The settings of a command that needs only the database; no other variable is required or checked."""
+    settings = _read_or_exit(read_database_settings)
+    _print_unknown_variables()
+    return settings
 
 
 def settings_of_dev_or_exit() -> Settings:
@@ -43,15 +48,17 @@ def settings_of_dev_or_exit() -> Settings:
 
 
 def fail(message: str) -> NoReturn:
-    """Say why, and end with 1."""
+    """Print the message to standard error, and end with 1."""
     click.echo(message, err=True)
     sys.exit(1)
 
 
 def run_until_signalled(main: Callable[[Settings, asyncio.Event], Coroutine[Any, Any, None]]) -> None:
-    """Run `main` with an event that SIGINT and SIGTERM set."""
-    settings = settings_or_exit()
+    """Run `main` with an event that SIGINT and SIGTERM set. Variables that are no setting are logged."""
+    settings = _read_or_exit(read_settings)
     configure_logging(settings.log_format, settings.log_level)
+    for name, nearest in unknown_variables(os.environ):
+        log.warning("unknown_variable", name=name, nearest=nearest)
 
     async def supervised() -> None:
         stop = asyncio.Event()
@@ -60,7 +67,22 @@ def run_until_signalled(main: Callable[[Settings, asyncio.Event], Coroutine[Any,
             loop.add_signal_handler(number, stop.set)
         await main(settings, stop)
 
+    uvloop.run(supervised())
+
+
+def _read_or_exit(read: Callable[[], T]) -> T:
+    """The settings; names every wrong one on standard error and ends with 2."""
     try:
-        uvloop.run(supervised())
-    except (OSError, ValueError, RuntimeError) as error:
-        fail(f"{type(error).__name__}: {error}")
+        return read()
+    except ValidationError as error:
+        click.echo("These environment variables are missing or wrong:", err=True)
+        for item in error.errors():
+            name = "_".join(str(part) for part in item["loc"]).upper().removeprefix("PAYCENTER_")
+            variable = f"PAYCENTER_{name}: " if name else ""
+            click.echo(f"  {variable}{item['msg'].removeprefix('Value error, ')}", err=True)
+        sys.exit(2)
+
+
+def _print_unknown_variables() -> None:
+    for name, nearest in unknown_variables(os.environ):
+        click.echo(f"Warning: {name} is not a setting of PayCenter. The nearest setting is {nearest}.", err=True)

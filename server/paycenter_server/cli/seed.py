@@ -28,7 +28,7 @@ _FEE_RATE_PPM = 6000
 @click.option("--simulator-url", required=True, help="Where the simulator listens.")
 @click.option("--merchant-url", required=True, help="Where the demo merchant listens.")
 def seed(data_dir: Path, simulator_url: str, merchant_url: str) -> None:
-    """Migrate, and seed what `paycenter dev` shows."""
+    """Migrate, and create what is missing of the development data."""
     from paycenter_server.simulator.keys import generate_keys
     from paycenter_server.storage.migrate import ensure
 
@@ -140,15 +140,19 @@ async def _seed(
                 "key_secret": created.key_secret,
                 "notification_secret": created.notification_secret,
             }
-        if "app" not in made:
-            # The data folder lost its dev.json: secrets are shown once, so new ones are made.
+        known = {
+            credential.key_id for credential in await services.credentials.list_of_app(operator, APP_KEY) if credential.enabled
+        }
+        if "app" not in made or made["app"]["key_id"] not in known:
+            # An interrupted start did not write dev.json, or it is of another database. Secrets are shown once: make new ones.
             credential, key_secret = await services.credentials.create(operator, APP_KEY, "seed")
             notification_secret = await services.apps.rotate_notification_secret(operator, APP_KEY)
             made["app"] = {
                 "app_key": APP_KEY, "key_id": credential.key_id, "key_secret": key_secret,
                 "notification_secret": notification_secret,
             }  # fmt: skip
-        if "operator" not in made:
+        known = {one.key_id for one in await services.credentials.list_operators(operator) if one.enabled}
+        if "operator" not in made or made["operator"]["key_id"] not in known:
             key_id, key_secret = await services.credentials.create_operator("dev")
             made["operator"] = {"key_id": key_id, "key_secret": key_secret}
         made["channels"] = await _seed_channels(services, operator, configs)

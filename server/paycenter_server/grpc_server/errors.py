@@ -14,6 +14,7 @@ from google.rpc.status_pb2 import Status
 from paycenter_server.domain.errors import PayCenterError, Reason
 
 DOMAIN = "paycenter"
+STOPPING_RETRY_SECONDS = 2.0
 _C = grpc.StatusCode
 
 # The trailers of a call have a limit of 8 KiB, above which gRPC drops the answer and reports RESOURCE_EXHAUSTED. The message
@@ -63,7 +64,16 @@ CODES: Mapping[Reason, grpc.StatusCode] = {
     Reason.REFUND_EXCEEDS_PAID: _C.FAILED_PRECONDITION,
     Reason.NOTIFICATION_NOT_FOUND: _C.NOT_FOUND,
     Reason.NOTIFICATION_OPEN: _C.FAILED_PRECONDITION,
+    Reason.SERVER_STOPPING: _C.UNAVAILABLE,
 }
+
+
+def server_stopping() -> PayCenterError:
+    """The server is stopping and has not begun the call."""
+    return PayCenterError(
+        Reason.SERVER_STOPPING, "This server is stopping and has not begun the call; repeat the call.",
+        retry_after=STOPPING_RETRY_SECONDS,
+    )  # fmt: skip
 
 
 def _packed(message: Message) -> AnyMessage:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
@@ -13,10 +12,12 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 
 from paycenter_server.domain.errors import PayCenterError, Reason, Violation, invalid
-from paycenter_server.grpc_server.errors import to_status
+from paycenter_server.grpc_server.audit import is_administrative, named_object
+from paycenter_server.grpc_server.errors import server_stopping, to_status
 from paycenter_server.services.context import deadline
 from paycenter_server.services.identity import Caller, Identity
-from paycenter_server.storage.database import is_connection_loss, unavailable
+from paycenter_server.storage.database import retryable_error
+from paycenter_server.telemetry import begin_request
 
 log = structlog.get_logger(__name__)
 _OURS = "/paycenter.v1."
@@ -34,6 +35,22 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._refusing = False
+        self._refused = 0
+
+    async def refuse_calls(self, quiet: float, at_most: float) -> None:
+        """Refuse every new call with SERVER_STOPPING. Returns when none has arrived for `quiet` seconds, or after `at_most`.
+
+        grpc.aio cancels a call that arrives after `stop()` and before the client has read the GOAWAY frame. Clients that were
+        refused wait before they call again, so few or no calls arrive in that time.
+        """
+        self._refusing = True
+        loop = asyncio.get_running_loop()
+        end = loop.time() + at_most
+        seen = -1
+        while seen != self._refused and loop.time() < end:
+            seen = self._refused
+            await asyncio.sleep(quiet)
 
     async def intercept_service(
         self,
@@ -65,36 +82,46 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             started = loop.time()
             remaining = context.time_remaining()
             deadline.set(None if remaining is None or remaining > 86_400 else started + remaining)
-            key_id = ""
+            metadata: dict[str, Any] = {str(key): value for key, value in context.invocation_metadata() or ()}
+            request_id = begin_request(metadata.get("x-request-id"), context.peer())
+            caller = request = answer = None
+            failure: PayCenterError | None = None
+            outcome = "CANCELLED"
             try:
-                caller = await self._identity.authenticate(_authorization(context))
-                key_id = caller.key_id
+                if self._refusing:
+                    self._refused += 1
+                    raise server_stopping()
+                caller = await self._identity.authenticate(_authorization(metadata))
                 _caller.set(caller)
-                answer = await behaviour(_parsed(raw, parse), context)
+                request = _parsed(raw, parse)
+                answer = await behaviour(request, context)
+                outcome = "OK"
             except PayCenterError as error:
                 failure = error
             except asyncio.CancelledError:
-                log.info("call_cancelled", method=name, key_id=key_id)
+                log.info("call_cancelled", method=name, key_id=caller.key_id if caller else "")
                 raise
             except Exception as error:
-                failure = _unexpected(error, name)
-            else:
-                log.debug("call", method=name, key_id=key_id, ms=round((loop.time() - started) * 1000, 1))
+                failure = _unexpected(error, name, request_id)
+            finally:
+                outcome = failure.reason.value if failure else outcome
+                ms = round((loop.time() - started) * 1000, 1)
+                if caller is not None and is_administrative(name, caller):
+                    about = named_object(request, answer)
+                    log.info("administration", method=name, key_id=caller.key_id, object=about, outcome=outcome, ms=ms)
+            if failure is None:
+                log.debug("call", method=name, key_id=caller.key_id if caller else "", ms=ms)
                 return answer
-            log.info(
-                "call_failed", method=name, key_id=key_id, reason=failure.reason.value,
-                ms=round((loop.time() - started) * 1000, 1),
-            )  # fmt: skip
+            log.info("call_failed", method=name, key_id=caller.key_id if caller else "", reason=outcome, ms=ms)
+            failure.metadata = {"request_id": request_id, **failure.metadata}
             return await _abort(context, failure)
 
         return call
 
 
-def _authorization(context: grpc.aio.ServicerContext[Any, Any]) -> str | None:
-    for key, value in context.invocation_metadata() or ():
-        if key == "authorization":
-            return value if isinstance(value, str) else None
-    return None
+def _authorization(metadata: Mapping[str, Any]) -> str | None:
+    value = metadata.get("authorization")
+    return value if isinstance(value, str) else None
 
 
 def _parsed(raw: bytes, parse: Callable[[bytes], Any]) -> Any:
@@ -121,16 +148,14 @@ def _with_nul(message: Message, prefix: str) -> list[str]:
     return found
 
 
-def _unexpected(error: Exception, method: str) -> PayCenterError:
-    if is_connection_loss(error):
-        log.warning("database_unavailable", method=method, why=f"{type(error).__name__}: {error}"[:300])
-        return unavailable(error)
-    request_id = uuid.uuid4().hex
-    log.exception("internal_error", method=method, request_id=request_id)
+def _unexpected(error: Exception, method: str, request_id: str) -> PayCenterError:
+    if (known := retryable_error(error)) is not None:
+        log.warning(known.reason.value.lower(), method=method, why=f"{type(error).__name__}: {error}"[:300])
+        return known
+    log.exception("internal_error", method=method)
     return PayCenterError(
         Reason.INTERNAL,
         f"An internal error; the server's log has it under request id {request_id}. Read the resource before trying again.",
-        metadata={"request_id": request_id},
     )
 
 

@@ -38,17 +38,22 @@ from paycenter_server.services.apps import Apps
 from paycenter_server.services.attempts_submission import Submission
 from paycenter_server.services.channels import Channels
 from paycenter_server.services.credentials import Credentials
+from paycenter_server.services.health import Health
 from paycenter_server.services.identity import Identity
 from paycenter_server.services.notifications import Notifications
 from paycenter_server.services.orders import Orders
 from paycenter_server.services.refunds import Refunds
-from paycenter_server.storage.database import Database
 
 log = structlog.get_logger(__name__)
 
 _REFLECTION = "grpc.reflection.v1alpha.ServerReflection"
+LIVENESS = "liveness"
+"""The name that the health service answers SERVING for while the process runs, whatever its database does."""
 _HEALTH_SECONDS = 2.0
 _GRACE_SECONDS = 10.0
+# Shorter than the time after which a refused call is repeated, so that the repetition meets the next server.
+_QUIET_SECONDS = 0.1
+_REFUSE_SECONDS = 1.5
 _OPTIONS = (
     # Two servers on one port would share its calls by chance; several processes are a deployment's own decision.
     ("grpc.so_reuseport", 0),
@@ -90,7 +95,7 @@ class Parts:
     channels: Channels
     credentials: Credentials
     notifications: Notifications
-    database: Database
+    health: Health
 
 
 class Server:
@@ -99,9 +104,10 @@ class Server:
     def __init__(
         self, parts: Parts, address: str, *, tls: Tls | None, with_reflection: bool, health_seconds: float = _HEALTH_SECONDS
     ) -> None:
-        self._database = parts.database
+        self._checks = parts.health
         self._health_seconds = health_seconds
-        self._server = grpc.aio.server(interceptors=(Interceptor(parts.identity),), options=_OPTIONS)
+        self._interceptor = Interceptor(parts.identity)
+        self._server = grpc.aio.server(interceptors=(self._interceptor,), options=_OPTIONS)
         pay_order_service_pb2_grpc.add_PayOrderServiceServicer_to_server(
             OrderServicer(parts.orders, parts.submission), self._server
         )
@@ -139,24 +145,26 @@ class Server:
 
     async def start(self) -> None:
         """Listen."""
-        await self._set_health(await self._database.healthy())
+        await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
+        await self._set_health((await self._checks.check()).ready)
         await self._server.start()
         log.info("grpc_listening", port=self.port)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serve until `stop`; calls under way get 10 seconds to end."""
+        """Serve until `stop`. Then health is NOT_SERVING, new calls are refused, and running calls get 10 seconds to end."""
         watch = asyncio.create_task(self._watch())
         try:
             await stop.wait()
         finally:
             watch.cancel()
             await self._health.enter_graceful_shutdown()
+            await self._interceptor.refuse_calls(_QUIET_SECONDS, _REFUSE_SECONDS)
             await self._server.stop(_GRACE_SECONDS)
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self._health_seconds)
-            await self._set_health(await self._database.healthy())
+            await self._set_health((await self._checks.check()).ready)
 
     async def _set_health(self, healthy: bool) -> None:
         states = health_pb2.HealthCheckResponse

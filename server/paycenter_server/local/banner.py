@@ -1,62 +1,79 @@
-"""The box that `paycenter dev` prints when all is up."""
+"""What `paycenter dev` prints when everything runs: addresses, keys, folders, and the next step.
+
+One `name=value` a line, without a frame, so that a line can be copied whole.
+"""
 
 import json
+import os
+import shlex
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.box import ROUNDED
-from rich.console import Console, Group
-from rich.panel import Panel
-from rich.table import Table
-from rich.text import Text
-
+from paycenter_server.local.datadir import default_data_dir
 from paycenter_server.local.ports import HOST
 from paycenter_server.local.session import Session
 
 _LONGEST_VALUE = 200
-_PLAIN_SHOWN = ("_url", "_address", "address", "url")
+_NOT_SHOWN = ("addresses.",)
 
 
-def print_banner(console: Console, session: Session) -> None:
-    """Print addresses, keys, where the data is and how to stop. The keys are development keys: they are meant to be seen."""
-    ports, table = session.ports, _table()
-    _row(table, "gRPC API", f"{HOST}:{ports.grpc}")
-    _row(table, "Channel callbacks", ports.url("callback"))
-    _row(table, "Simulator", ports.url("simulator"))
-    _row(table, "Example merchant", ports.url("merchant"))
-    _row(table, "PostgreSQL", session.services.database_url)
-    _row(table, "Valkey", session.services.redis_url)
-    keys = _table()
-    for name, value in _leaves(session.data_file):
-        _row(keys, name, value)
-    places = _table()
-    if session.data.ephemeral:
-        _row(places, "Data", f"{session.data.path} (ephemeral: removed at the end)")
-    else:
-        _row(places, "Data", str(session.data.path))
+def banner_lines(session: Session) -> list[str]:
+    """Addresses, keys and folders. The keys are development keys: they are meant to be seen."""
+    ports, services = session.ports, session.services
+    lines = [
+        "",
+        "PayCenter is running. This is for development and not for production:",
+        "everybody who sees these keys can use them.",
+        "",
+        f"grpc={HOST}:{ports.grpc}",
+        *(f"{name}={ports.url(name)}" for name in ("callback", "simulator", "merchant")),
+        f"database={services.database_url}",
+        f"redis={services.redis_url}",
+        "",
+        *(f"{name}={value}" for name, value in _leaves(session.data_file)),
+        "",
+        f"data={_short(session.data.path)}",
+    ]
     if session.database_dir is not None:
-        _row(places, "Database", f"{session.database_dir} (the server's user cannot reach the data folder)")
-    _row(places, "Logs", str(session.data.logs))
-    _row(places, "Stop", "Ctrl-C")
-    warning = Text(
-        "Development mode: not for production. Keys and passwords below are known to everybody who sees this.", "bold yellow"
-    )
-    parts: list[Text | Table] = [warning, Text(), table]
-    if keys.row_count:
-        parts += [Text(), Text(f"Keys ({session.data_file.name})", "bold"), keys]
-    console.print(Panel(Group(*parts, Text(), places), title="PayCenter is running", box=ROUNDED, expand=False))
+        lines.append(f"database_folder={session.database_dir}")
+    lines.append(f"logs={_short(session.data.logs)}")
+    if session.data.ephemeral:
+        lines += ["", "The data folder is removed at the end."]
+    lines += next_step_lines(session)
+    return lines
 
 
-def _table() -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="cyan", no_wrap=True)
-    # Folded and not cut: people copy these.
-    table.add_column(overflow="fold")
-    return table
+def next_step_lines(session: Session) -> list[str]:
+    """What to do next, as the last lines."""
+    command = [f"  {shlex.quote(_program())} demo --running"]
+    if session.data.path != default_data_dir().resolve():
+        # Two lines that a shell reads as one: folders may have long names.
+        command = [f"{command[0]} \\", f"    --data-file {shlex.quote(_short(session.data_file))}"]
+    return [
+        "",
+        "Ctrl-C stops everything. Next, pay and refund in a browser:",
+        f"  {session.ports.url('simulator')}",
+        "or make the demonstration payments from another terminal:",
+        *command,
+    ]
 
 
-def _row(table: Table, name: str, value: str) -> None:
-    table.add_row(name, Text(value))
+def _program() -> str:
+    """How the command that runs now is typed in this folder."""
+    program = Path(sys.executable).with_name("paycenter")
+    if shutil.which("paycenter") == str(program):
+        return "paycenter"
+    return _short(program)
+
+
+def _short(path: Path) -> str:
+    """Relative to the current folder where that is below it."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (OSError, ValueError):
+        return os.fspath(path)
 
 
 def _leaves(data_file: Path) -> Iterator[tuple[str, str]]:
@@ -72,7 +89,5 @@ def _leaves(data_file: Path) -> Iterator[tuple[str, str]]:
             stack += [(f"{name}.{key}" if name else str(key), item) for key, item in reversed(value.items())]
         elif isinstance(value, list):
             stack += [(f"{name}.{index}", item) for index, item in reversed(list(enumerate(value)))]
-        elif (
-            value is not None and len(str(value)) <= _LONGEST_VALUE and not name.endswith(_PLAIN_SHOWN) and "addresses" not in name
-        ):
+        elif value is not None and len(str(value)) <= _LONGEST_VALUE and not name.startswith(_NOT_SHOWN):
             yield name, str(value)

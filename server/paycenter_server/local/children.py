@@ -1,13 +1,14 @@
 """What `paycenter dev` runs: the children, their ports and their environment."""
 
-import os
 import sys
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from paycenter_server.local.embedded import LocalServices
-from paycenter_server.local.ports import HOST, choose_port
+from paycenter_server.local.errors import LocalError
+from paycenter_server.local.ports import HOST, LEFTOVER_SECONDS, choose_port, holder, wait_free
 from paycenter_server.local.tree import Child
 
 Command = Callable[..., list[str]]
@@ -36,6 +37,35 @@ class Ports:
 WANTED = Ports(grpc=50051, simulator=8900, callback=8901, merchant=8902)
 
 
+def resolve_ports(kept: Mapping[str, int], wanted: Ports, grpc: int | None = None) -> tuple[Ports, list[str]]:
+    """The ports of this start, and a sentence for each that is not the wanted one.
+
+    `kept` are those of the last start of the data folder: its channels and the clients of its API point to them, so they are used
+    again. So is `grpc` if it was asked for. LocalError, which names each, if one of these is taken. The others are chosen.
+    """
+    names = tuple(field.name for field in fields(Ports))
+    fixed = {name: kept[name] for name in names if name in kept}
+    if grpc is not None:
+        fixed["grpc"] = grpc
+    deadline = time.monotonic() + LEFTOVER_SECONDS
+    taken = []
+    for name, port in fixed.items():
+        other = next((one for one in fixed if one != name and fixed[one] == port), None)
+        if other is not None:
+            taken.append(f"  {name}: port {port} is the port of {other} in this data folder")
+        elif not wait_free(port, max(0.0, deadline - time.monotonic())):
+            taken.append(f"  {name}: port {port} is taken by {holder(port)}")
+    if taken:
+        raise LocalError(
+            "PayCenter does not start, because ports that this data folder uses are taken.\n"
+            + "\n".join(taken)
+            + "\nStop that process and start again, or use another data folder with --data-dir."
+            + "\nThe port of the API can be changed with --port."
+        )
+    preferred = {name: fixed.get(name, getattr(wanted, name)) for name in names}
+    return choose_ports(Ports(**preferred))
+
+
 def choose_ports(wanted: Ports | None) -> tuple[Ports, list[str]]:
     """The wanted ports, each replaced by a free one if taken, and a sentence for each change. None: any free ports."""
     taken: set[int] = set()
@@ -45,17 +75,19 @@ def choose_ports(wanted: Ports | None) -> tuple[Ports, list[str]]:
         preferred = None if wanted is None else getattr(wanted, name)
         port, changed = choose_port(preferred, taken)
         if changed:
-            changes.append(f"Port {preferred} ({name}) is taken by another program: using {port}.")
+            changes.append(f"Port {preferred} ({name}) is taken by {holder(preferred or 0)}: using {port}.")
         taken.add(port)
         chosen[name] = port
     return Ports(**chosen), changes
 
 
-def environment(data_dir: Path, services: LocalServices, ports: Ports, master_key_file: Path) -> dict[str, str]:
-    """The children's environment: ours with the settings of development mode."""
+def environment(
+    base: Mapping[str, str], data_dir: Path, services: LocalServices, ports: Ports, master_key_file: Path
+) -> dict[str, str]:
+    """The children's environment: `base` with the settings of development mode."""
     return {
         "PAYCENTER_NOTIFICATION_ALLOWED_NETWORKS": "127.0.0.0/8",
-        **os.environ,
+        **base,
         "PYTHONUNBUFFERED": "1",
         "PAYCENTER_MODE": "development",
         "PAYCENTER_DATA_DIR": str(data_dir),

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -29,7 +30,7 @@ def default_data_dir() -> Path:
 class DataDir:
     """A data folder (0700) that this process holds the lock of, as a context manager.
 
-    As root the folder is 0711 if the database is inside it: the server's unprivileged user must walk through. All in it is closed.
+    As root the folder is 0711 if the database is inside it: the server's unprivileged user must enter it. Its content is closed.
     """
 
     def __init__(self, path: Path, *, ephemeral: bool = False) -> None:
@@ -57,6 +58,23 @@ class DataDir:
         """Keys and passwords."""
         return self.path / "secrets"
 
+    def ports(self) -> dict[str, int]:
+        """The ports of the last start by name (`grpc`, `simulator`, `postgres`, ...); empty before the first start."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            kept = json.loads(self._ports_file.read_text())
+            return {name: port for name, port in kept.items() if isinstance(port, int) and 0 < port < 65536}
+        return {}
+
+    def keep_ports(self, ports: Mapping[str, int]) -> None:
+        """Store these ports for the next start; others stay as they are."""
+        new = self._ports_file.with_suffix(".new")
+        new.write_text(json.dumps({**self.ports(), **ports}) + "\n")
+        new.replace(self._ports_file)
+
+    @property
+    def _ports_file(self) -> Path:
+        return self.path / "ports.json"
+
     def open(self) -> "DataDir":
         """Make the folder if needed and lock it. Raises LocalError: in use (with the owner's pid), foreign, or not writable."""
         try:
@@ -76,7 +94,7 @@ class DataDir:
         return self
 
     def close(self) -> None:
-        """Give the lock back; an ephemeral folder is removed first."""
+        """Release the lock; an ephemeral folder is removed first."""
         if self._lock is None:
             return
         if self.ephemeral:

@@ -13,7 +13,7 @@ QR_BORDER = 4
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step that held or did not. `text`: one line for people; `detail`: the same and more for programs."""
+    """One step that succeeded or failed. `text`: one line for people; `detail`: the same and more for programs."""
 
     channel: str
     name: str
@@ -90,12 +90,12 @@ class HumanOutput:
             self._print_qr(step.qr)
 
     def end(self, failed: list[Step], ms: float) -> None:
-        """The sum."""
+        """The result."""
         from rich.text import Text
 
         self._console.print()
         if not failed:
-            self._console.print(Text(f"Every step held, in {ms / 1000:.1f} s.", "bold green"))
+            self._console.print(Text(f"Every step succeeded, in {ms / 1000:.1f} s.", "bold green"))
         for step in failed:
             self._console.print(Text(f"Failed: {step.channel}, {step.name}: {step.text}", "bold red"), soft_wrap=True)
 

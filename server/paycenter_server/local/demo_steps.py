@@ -1,4 +1,4 @@
-"""`paycenter play`: one payment through WeChat Pay and one through Alipay, from order to refund, each step checked."""
+"""The demonstration: one payment through WeChat Pay and one through Alipay, from order to refund, each step checked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from paycenter_server.local.datadir import default_data_dir
 from paycenter_server.local.demo_output import HumanOutput, JsonOutput, Output, Step
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ _T = TypeVar("_T")
 
 
 class CheckError(Exception):
-    """A step did not hold; the text says what was found."""
+    """A step failed; the text says what was expected and what was found."""
 
 
 class _StepFailedError(Exception):
@@ -61,25 +60,18 @@ class DevFile:
             raise click.ClickException(f"{path} is not what `paycenter dev` writes: {error!r}") from error
 
 
-@click.command("play")
-@click.option(
-    "--data-file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=lambda: default_data_dir() / "dev.json",
-    show_default="dev.json in PAYCENTER_DATA_DIR or ./.paycenter",
-    help="dev.json of the running system.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a step.")
-@click.pass_context
-def command(context: click.Context, data_file: Path, as_json: bool) -> None:
-    """Play two payments against a running development system, and check every step. Ends with 1 if one did not hold."""
+def run_demo_payments(data_file: Path, as_json: bool) -> int:
+    """Make the payments on the running development system that `data_file` (dev.json) names; 0, or 1 if a step failed.
+
+    Raises ClickException if the file cannot be used.
+    """
     file = DevFile.read(data_file)
     output: Output = JsonOutput() if as_json else HumanOutput()
-    context.exit(asyncio.run(play(file, output)))
+    return asyncio.run(_run_payments(file, output))
 
 
-async def play(file: DevFile, output: Output) -> int:
-    """The exit code. A failed channel does not keep the others from being played."""
+async def _run_payments(file: DevFile, output: Output) -> int:
+    """The exit code. The payment of each channel is made, also after another has failed."""
     import aiohttp
     from paycenter import AsyncPayCenter
 
@@ -93,7 +85,7 @@ async def play(file: DevFile, output: Output) -> int:
         for channel in CHANNELS:
             output.begin(channel)
             try:
-                await _Payment(file, pay, http, output, failed, channel).play()
+                await _Payment(file, pay, http, output, failed, channel).run()
             except _StepFailedError:
                 continue
     output.end(failed, (time.perf_counter() - started) * 1000)
@@ -127,12 +119,12 @@ class _Payment:
         self._output = output
         self._failed = failed
         self._channel = channel
-        self._number = f"play-{channel}-{secrets.token_hex(6)}"
+        self._number = f"demo-{channel}-{secrets.token_hex(6)}"
         self._order: PayOrder
         self._refund: PayRefund
         self._out_trade_no = ""
 
-    async def play(self) -> None:
+    async def run(self) -> None:
         """Every step in turn."""
         await self._step("created", self._create)
         await self._step("submitted", self._submit)

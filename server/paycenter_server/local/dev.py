@@ -5,26 +5,31 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from paycenter_server.local.children import WANTED, Command, Ports, choose_ports, cli_command
+from paycenter_server.local.banner import banner_lines, next_step_lines
+from paycenter_server.local.children import WANTED, Command, Ports, cli_command, resolve_ports
 from paycenter_server.local.datadir import DataDir, default_data_dir
 from paycenter_server.local.embedded import refuse_production
-from paycenter_server.local.errors import LocalError
+from paycenter_server.local.errors import LocalError, error_sentence
 from paycenter_server.local.session import Session
 from paycenter_server.local.signals import Stopped, StopSignals
+from paycenter_server.local.variables import unknown_settings
 
 
 @dataclass(frozen=True, slots=True)
 class DevOptions:
-    """What `paycenter dev` was asked for. `command` makes the children's argv; tests replace it."""
+    """What `paycenter dev` was asked for.
+
+    `ports` are those of the first start, `port` is that of the API at any. `command` makes the children's argv; tests replace it.
+    """
 
     data_dir: Path = field(default_factory=default_data_dir)
     reset: bool = False
     ephemeral: bool = False
-    port: int = WANTED.grpc
+    port: int | None = None
     quiet: bool = False
-    play: bool = True
+    demo: bool = True
     command: Command = cli_command
-    ports: Ports | None = None
+    ports: Ports = WANTED
 
 
 def run_dev(options: DevOptions) -> int:
@@ -37,7 +42,7 @@ def run_dev(options: DevOptions) -> int:
         console.error(str(error))
         return 1
     except OSError as error:  # a full disk, for one
-        console.error(f"{error.filename or options.data_dir}: {error.strerror or error}")
+        console.error(error_sentence(error))
         return 1
     except Stopped:
         console.say("Stopped.")
@@ -46,20 +51,21 @@ def run_dev(options: DevOptions) -> int:
 
 def _run(options: DevOptions, console: "_Terminal", signals: StopSignals) -> None:
     refuse_production("`paycenter dev`")
+    for name, nearest in unknown_settings():
+        console.say(f"Warning: {name} is not a setting of PayCenter. The nearest setting is {nearest}.")
     data = DataDir.temporary() if options.ephemeral else DataDir(options.data_dir)
     with data:
         if options.reset and not options.ephemeral:
             data.reset()
             console.say(f"Deleted all data in {data.path}.")
-        wanted = options.ports or Ports(options.port, WANTED.simulator, WANTED.callback, WANTED.merchant)
-        ports, changes = choose_ports(wanted)
+        ports, changes = resolve_ports(data.ports(), options.ports, options.port)
         for change in changes:
             console.say(change)
         session = Session(data, ports, options.command, say=console.say, warn=console.warn)
         try:
             session.start()
             console.banner(session)
-            _play_at_first_run(options, session, console)
+            _demo_at_first_start(options, session, console)
             session.watch()
         finally:
             signals.stopping = True
@@ -67,19 +73,20 @@ def _run(options: DevOptions, console: "_Terminal", signals: StopSignals) -> Non
             session.stop()
 
 
-def _play_at_first_run(options: DevOptions, session: Session, console: "_Terminal") -> None:
+def _demo_at_first_start(options: DevOptions, session: Session, console: "_Terminal") -> None:
     marker = session.data.path / "first-run-done"
-    if not options.play or marker.exists():
+    if not options.demo or marker.exists():
         return
-    # Before it plays: an interrupted first run is not played again, `paycenter play` is there for that.
+    # Marked beforehand: an interrupted demonstration does not run again at the next start (`paycenter demo --running` does it).
     marker.touch()
-    code = session.play()
+    code = session.run_demo()
+    console.next_step(session)
     if code != 0:
         console.say(f"The demonstration ended with code {code}; the system keeps running.")
 
 
 class _Terminal:
-    """What the supervisor prints: lines on stderr, the box on stdout. rich is loaded when it is needed."""
+    """What the supervisor prints: its own lines on stderr, the addresses and keys on stdout."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
@@ -96,13 +103,17 @@ class _Terminal:
         _write(f"Error: {message}")
 
     def banner(self, session: Session) -> None:
-        if self._quiet:
-            return
-        from rich.console import Console
+        if not self._quiet:
+            _print(banner_lines(session))
 
-        from paycenter_server.local.banner import print_banner
+    def next_step(self, session: Session) -> None:
+        if not self._quiet:
+            _print(next_step_lines(session))
 
-        print_banner(Console(), session)
+
+def _print(lines: list[str]) -> None:
+    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.flush()
 
 
 def _write(text: str) -> None:

@@ -1,9 +1,7 @@
 """PostgreSQL and Valkey for development and tests, without installing or configuring anything."""
 
-import contextlib
-import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +9,7 @@ from types import TracebackType
 from paycenter_server.local.datadir import DataDir
 from paycenter_server.local.errors import LocalError
 from paycenter_server.local.place import Place, find_place
+from paycenter_server.local.ports import holder
 from paycenter_server.local.postgres import Postgres
 from paycenter_server.local.valkey import Valkey
 
@@ -58,6 +57,8 @@ class Embedded:
         self._postgres: Postgres | None = None
         self._valkey: Valkey | None = None
         self.place: Place | None = None
+        self.port_changes: list[str] = []
+        """A sentence for each server whose port is not the one of the last start. Nothing stored points to these ports."""
 
     def start(self) -> LocalServices:
         """Start what is wanted, both at the same time. Raises LocalError, whose message says what to do; nothing then runs."""
@@ -89,10 +90,10 @@ class Embedded:
         return embedded
 
     def revive(self, say: Callable[[str], None]) -> None:
-        """Start again whichever of our servers has died, and `say` so. Raises LocalError if it cannot be started."""
+        """Start again each of our servers that has ended, and `say` so. Raises LocalError if it cannot be started."""
         for name, server in (("PostgreSQL", self._postgres), ("Valkey", self._valkey)):
             if server is not None and server.pid is None:
-                say(f"{name} has died and is started again; its log is in {self._data.logs}")
+                say(f"{name} has ended and is started again; its log is in {self._data.logs}")
                 server.begin()
                 server.wait_ready()
 
@@ -130,7 +131,7 @@ class Embedded:
         self.stop()
 
     def _start(self) -> LocalServices:
-        ports = self._last_ports()
+        ports = self._data.ports()
         want_postgres, want_valkey = not self._database_url, self._want_redis and not self._redis_url
         if want_postgres or want_valkey:
             self.place = find_place(self._data.path)
@@ -143,26 +144,20 @@ class Embedded:
         for server in (self._valkey, self._postgres):
             if server is not None:
                 server.wait_ready()
-        self._keep_ports()
+        self._keep_ports(ports)
         return LocalServices(
             self._postgres.url if self._postgres is not None else self._database_url or "",
             self._valkey.url if self._valkey is not None else (self._redis_url or "") if self._want_redis else "",
         )
 
-    def _last_ports(self) -> dict[str, int]:
-        """The ports of the last start: tools that were pointed at the database keep working."""
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            kept = json.loads(self._ports_file.read_text())
-            return {name: port for name, port in kept.items() if isinstance(port, int)}
-        return {}
-
-    def _keep_ports(self) -> None:
-        ports = {"postgres": self._postgres and self._postgres.port, "valkey": self._valkey and self._valkey.port}
-        self._ports_file.write_text(json.dumps({name: port for name, port in ports.items() if port}))
-
-    @property
-    def _ports_file(self) -> Path:
-        return self._data.path / "ports.json"
+    def _keep_ports(self, last: Mapping[str, int]) -> None:
+        """The ports are used again at the next start: tools that were given the address of the database keep working."""
+        servers = {"postgres": self._postgres, "valkey": self._valkey}
+        ports = {name: server.port for name, server in servers.items() if server is not None}
+        for name, port in ports.items():
+            if last.get(name, port) != port:
+                self.port_changes.append(f"Port {last[name]} ({name}) is taken by {holder(last[name])}: using {port}.")
+        self._data.keep_ports(ports)
 
     def _started_postgres(self) -> Postgres:
         if self._postgres is None:

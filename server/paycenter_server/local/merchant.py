@@ -141,7 +141,10 @@ class Merchant:
 
 def page(received: list[DeliveryResponse]) -> str:
     """What was received, as HTML that refreshes itself."""
-    cards = "".join(_card(one) for one in received) or '<p class="none">Nothing yet. <code>paycenter play</code> makes some.</p>'
+    cards = (
+        "".join(_card(one) for one in received)
+        or '<p class="none">Nothing yet. <code>paycenter demo --running</code> makes some.</p>'
+    )
     return _PAGE.replace("{cards}", cards)
 
 

@@ -1,8 +1,8 @@
-"""Where the servers' files live and which user the servers run as.
+"""Where the servers' files are and which user the servers run as.
 
-PostgreSQL does not run as root, so root starts the servers as `nobody`. That user must be able to walk to the data and to the
-programs. Parent folders are never opened up for it: what it cannot reach lives, or is copied to, a folder of our own below
-/var/lib or /var/tmp.
+PostgreSQL does not run as root, so root starts the servers as `nobody`. That user must be able to reach the data and the
+programs. The modes of parent folders are never changed for it: what it cannot reach is made in, or copied to, a folder of our own
+below /var/lib or /var/tmp.
 """
 
 import contextlib
@@ -81,8 +81,8 @@ def find_place(data_dir: Path) -> Place:
         known = existing_place(data_dir)
         if known is not None:
             base, elsewhere = known, True
-        elif walkable(data_dir.parent, user):
-            # Only our own folder is opened, and only for walking through; everything in it has a mode of its own.
+        elif can_enter(data_dir.parent, user):
+            # Only our own folder is opened, and only to be entered; everything in it has a mode of its own.
             data_dir.chmod(0o711)
         elif (data_dir / "postgres" / "data" / "PG_VERSION").exists():
             raise LocalError(f"User {user.name} can no longer reach the database in {data_dir}: a parent folder was closed to it.")
@@ -100,15 +100,15 @@ def find_place(data_dir: Path) -> Place:
     return place
 
 
-def walkable(folder: Path, user: User) -> bool:
-    """Whether `user` may walk into `folder` and all its parents, by their mode bits."""
+def can_enter(folder: Path, user: User) -> bool:
+    """Whether `user` may enter `folder` and all its parents, by their mode bits."""
     folder = folder.resolve()
     return all(_allowed(path, user, 0o1) for path in (folder, *folder.parents))
 
 
 def reachable_program(program: Program, user: User | None) -> Path:
     """The path at which `user` can execute the program: its own, or that of a copy made once per version and place."""
-    if user is None or (walkable(program.path.parent, user) and _readable(program, user)):
+    if user is None or (can_enter(program.path.parent, user) and _readable(program, user)):
         return program.path
     if not program.parts:
         raise LocalError(
@@ -159,7 +159,7 @@ def _sweep(parent: Path) -> None:
 
 
 def _own_folder(name: str) -> Path:
-    """A folder of root's that others can walk through. Raises LocalError if none of the parents allows one."""
+    """A folder of root's that others can enter. Raises LocalError if none of the parents allows one."""
     for parent in OWN_FOLDER_PARENTS:
         folder = parent / name
         with contextlib.suppress(OSError):

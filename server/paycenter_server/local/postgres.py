@@ -194,7 +194,7 @@ class Postgres:
         if make:
             descriptor = os.open(self._password_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
             with os.fdopen(descriptor, "w") as file:
-                file.write(secrets.token_hex(16))
+                file.write(secrets.token_urlsafe(12))
         try:
             return self._password_file.read_text().strip()
         except OSError as error:

@@ -72,7 +72,7 @@ def spawn(
 ) -> "subprocess.Popen[bytes]":
     """Start `argv` (an absolute program path first) in a session of its own, bound to the life of this process.
 
-    Files that it makes are closed to others (umask 077): as root the data folder can be walked through by all.
+    Files that it makes are closed to others (umask 077): as root the data folder can be entered by all.
     A session of its own keeps the terminal's Ctrl-C away from it. `output` takes stdout and stderr; None inherits both.
     Raises LocalError off the main thread: the kernel sends the death signal when the *thread* that started the child ends.
     """

@@ -6,12 +6,17 @@ import json
 import os
 import secrets
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
+from paycenter.version import VERSION
+
+from paycenter_server.distribution import migrations_folder
 from paycenter_server.local.children import Command, Ports, environment, seed_child, service_children, simulator_child
 from paycenter_server.local.datadir import DataDir
 from paycenter_server.local.embedded import Embedded, LocalServices
 from paycenter_server.local.tree import Child, Tree
+from paycenter_server.local.variables import is_setting, unknown_settings
 
 MASTER_KEY_BYTES = 32
 
@@ -30,6 +35,11 @@ class Session:
         external: bool = True,
     ) -> None:
         """`external`: use the servers and the master key that the environment names, if it names any."""
+        unknown = {name for name, _ in unknown_settings()}
+        # The caller names the unknown ones; each child would do it again.
+        self._base = {
+            name: value for name, value in os.environ.items() if not is_setting(name) or (external and name not in unknown)
+        }
         named = os.environ if external else {}
         self.data = data
         self.ports = ports
@@ -60,7 +70,9 @@ class Session:
         """Start everything and wait until it answers. Raises LocalError; `stop` is the caller's in any case."""
         key_file = Path(self._named_key_file or self._master_key_file())
         self.services = self._embedded.start()
-        self._env = environment(self.data.path, self.services, self.ports, key_file)
+        for change in self._embedded.port_changes:
+            self._say(change)
+        self._env = environment(self._base, self.data.path, self.services, self.ports, key_file)
         parts = (self.data.path, self.ports, self._env, self._command)
         seed, simulator, rest = seed_child(*parts), simulator_child(*parts), service_children(*parts)
         if self._as_last_time():
@@ -74,13 +86,16 @@ class Session:
             self.tree.wait_ready()
             self.tree.start(rest)
             self.tree.wait_ready()
+        # Not before: what is not up yet has given its ports to nobody, and the next start may choose again.
+        self.data.keep_ports(asdict(self.ports))
         self._last_start_file.write_text(self._fingerprint())
         ours = {name: value for name, value in self._env.items() if name.startswith("PAYCENTER_")}
         _write_private(self._settings_file, json.dumps(ours, indent=2).encode())
 
-    def play(self, *words: str) -> int:
-        """Play the demonstration on the terminal; its exit code."""
-        return self.tree.run_foreground(Child("play", self._command("play", "--data-file", str(self.data_file), *words), self._env))
+    def run_demo(self, *words: str) -> int:
+        """Run the demonstration on the terminal; its exit code."""
+        argv = self._command("demo", "--running", "--data-file", str(self.data_file), *words)
+        return self.tree.run_foreground(Child("demo", argv, self._env))
 
     def watch(self) -> None:
         """Keep everything running until a signal handler raises."""
@@ -139,7 +154,7 @@ def _write_private(path: Path, content: bytes) -> None:
 
 
 def _release() -> list[str]:
-    """Changes when the program is installed anew or a checkout gets a migration: reasons to wait for the seed."""
-    folder = Path(__file__).resolve().parents[3] / "migrations" / "versions"
+    """Changes when another version is installed or a migration is added: reasons to wait for the seed."""
     seed = Path(__file__).resolve().parents[1] / "cli" / "seed.py"
-    return [str(seed.stat().st_mtime_ns), *sorted(path.name for path in folder.glob("*.py"))]
+    migrations = sorted(path.name for path in (migrations_folder() / "versions").glob("*.py"))
+    return [VERSION, str(seed.stat().st_mtime_ns), *migrations]

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from paycenter_server.local.errors import LocalError
 from paycenter_server.local.logs import LogWatch, open_log
-from paycenter_server.local.ports import accepts
+from paycenter_server.local.ports import accepts, holder, is_free, listens
 from paycenter_server.local.process import exited, spawn, tail
 
 _BACK_OFF = (0.3, 1.0, 2.0, 5.0, 10.0)  # seconds before the 1st, 2nd, ... restart
@@ -23,15 +23,16 @@ _STEADY_AFTER = 60.0  # seconds of running after which earlier crashes are forgo
 
 
 class TreeError(LocalError):
-    """A child did not come up; the message holds the end of its log."""
+    """A child did not become ready; the message holds the end of its log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Child:
     """A program of the tree.
 
-    Ready when `ready_url` answers 2xx or `ready_port` accepts a connection; without either, when it runs. A `once` child is ready
-    when it has ended with 0. Children stop from the lowest `stop_order` up, those with the same one together. Times in seconds.
+    Ready when it listens on its port itself and `ready_url` answers 2xx or `ready_port` accepts a connection; without either, when
+    it runs. A `once` child is ready when it has ended with 0. Children stop from the lowest `stop_order` up, those with the same
+    one together. Times in seconds.
     """
 
     name: str
@@ -69,9 +70,17 @@ class _Running:
     def answers(self) -> bool:
         if self.child.once:
             return False
-        if self.child.ready_url is not None:
-            return _get_ok(self.child.ready_url)
-        return self.child.ready_port is None or accepts(self.child.ready_port)
+        port = self.port
+        if port is None:
+            return True
+        answered = _get_ok(self.child.ready_url) if self.child.ready_url is not None else accepts(port)
+        # Another process on the port answers too.
+        return answered and self.process is not None and listens(self.process.pid, port)
+
+    @property
+    def port(self) -> int | None:
+        """The port that the child listens on when it is ready."""
+        return urlsplit(self.child.ready_url).port if self.child.ready_url is not None else self.child.ready_port
 
 
 class Tree:
@@ -102,7 +111,9 @@ class Tree:
             self._tick()
             for running in waiting:
                 if not running.ready and time.monotonic() > running.deadline:
-                    raise self._failure(running, f"did not become ready in {running.child.ready_timeout:.0f} s")
+                    raise self._failure(
+                        running, f"did not become ready in {running.child.ready_timeout:.0f} s{self._held(running)}"
+                    )
             time.sleep(0.02)
 
     def watch(self, until: Callable[[], bool] = lambda: False) -> None:
@@ -161,16 +172,31 @@ class Tree:
                 raise self._failure(running, how)
             running.ready = True
             return
+        taken = self._taken(running)
+        if not running.ready and taken:
+            raise TreeError(f"{child.name} {how}{taken}. Start `paycenter dev` again.")
         if not running.ready and running.restarts >= _RESTARTS_BEFORE_READY:
             raise self._failure(running, how)
         if running.restarts >= child.max_restarts:
             running.given_up = True
             self._say(f"{child.name} {how} and is not started again after {running.restarts} restarts; its log: {running.log}")
             return
+        how += taken
         delay = _BACK_OFF[min(running.restarts, len(_BACK_OFF) - 1)]
         running.restarts += 1
         running.start_at = time.monotonic() + delay
         self._say(f"{child.name} {how}; restart {running.restarts} of {child.max_restarts} in {delay:g} s; its log: {running.log}")
+
+    def _taken(self, running: _Running) -> str:
+        """Who has the port of a child that has ended, as the end of a sentence; empty if nobody has."""
+        if running.port is None or is_free(running.port):
+            return ""
+        return f", and its port {running.port} is taken by {holder(running.port)}"
+
+    def _held(self, running: _Running) -> str:
+        """The same for a child that runs and does not listen."""
+        process, port = running.process, running.port
+        return "" if port is None or process is None or listens(process.pid, port) else self._taken(running)
 
     def _failure(self, running: _Running, how: str) -> TreeError:
         return TreeError(f"{running.child.name} {how}. Its log, {running.log}, ends:\n{tail(running.log)}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from paycenter_server.local.binaries import find_valkey
 from paycenter_server.local.errors import LocalError
 from paycenter_server.local.place import Place, reachable_program
-from paycenter_server.local.ports import HOST, choose_port, free_port
+from paycenter_server.local.ports import HOST, LEFTOVER_SECONDS, choose_port, free_port, wait_free
 from paycenter_server.local.process import exited, spawn, stop, tail
 
 START_TIMEOUT = 20.0  # seconds
@@ -46,6 +46,8 @@ class Valkey:
         if self.pid is not None:
             return
         self._program = reachable_program(find_valkey(), self._place.user)
+        if self.port:
+            wait_free(self.port, LEFTOVER_SECONDS)
         self.port, _ = choose_port(self.port)
         self._launch()
 

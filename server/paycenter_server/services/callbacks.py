@@ -12,6 +12,7 @@ from paycenter_server.services.channels_gateway import ChannelGateway, Configure
 from paycenter_server.services.context import Context
 from paycenter_server.services.payments import BeingCancelledError, FactsMismatchError, Payments
 from paycenter_server.services.refunds_settlement import RefundSettlement
+from paycenter_server.storage.database import retryable_error
 
 log = structlog.get_logger(__name__)
 
@@ -54,8 +55,11 @@ class Callbacks:
         except FactsMismatchError as error:
             bound.error("callback_facts_mismatch", why=str(error))
             return configured.codec.acknowledge(False, "the callback does not match our records")
-        except Exception:
-            bound.exception("callback_not_stored")
+        except Exception as error:
+            if (known := retryable_error(error)) is not None:
+                bound.warning("callback_not_stored", reason=known.reason.value, why=f"{type(error).__name__}: {error}"[:300])
+            else:
+                bound.exception("callback_not_stored")
             return configured.codec.acknowledge(False, "not stored, send again")
         return notification.answer or configured.codec.acknowledge(True, "")
 

@@ -13,6 +13,7 @@ from paycenter_server.services.context import Context
 from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.services.secrets import hash_secret, new_secret
 from paycenter_server.storage import credentials as credential_rows
+from paycenter_server.storage.database import Database
 
 
 def make_credential(app: PayApp | None, name: str, now: datetime) -> tuple[Credential, str]:
@@ -20,6 +21,22 @@ def make_credential(app: PayApp | None, name: str, now: datetime) -> tuple[Crede
     secret = new_secret()
     key_id = ("app_" if app else "op_") + secrets.token_hex(8)
     return new_credential(key_id, hash_secret(secret), now, app, name), secret
+
+
+def check_operator_name(name: str) -> None:
+    """INVALID_FIELD unless the name of an operator credential has 1 to 64 characters, none of them a control character."""
+    check = Check()
+    check.text("name", name, 64, minimum=1)
+    check.done()
+
+
+async def create_operator(database: Database, now: datetime, name: str) -> tuple[str, str]:
+    """A new operator credential (key id and secret). INVALID_FIELD for a wrong name."""
+    check_operator_name(name)
+    credential, secret = make_credential(None, name, now)
+    async with database.connection() as connection:
+        await credential_rows.insert_credential(connection, credential)
+    return credential.key_id, secret
 
 
 class Credentials:
@@ -31,13 +48,7 @@ class Credentials:
 
     async def create_operator(self, name: str) -> tuple[str, str]:
         """Create an operator credential (key id and secret). Only the command line calls it, not the API."""
-        check = Check()
-        check.text("name", name, 64, minimum=1)
-        check.done()
-        credential, secret = make_credential(None, name, self._context.now())
-        async with self._context.database.connection() as connection:
-            await credential_rows.insert_credential(connection, credential)
-        return credential.key_id, secret
+        return await create_operator(self._context.database, self._context.now(), name)
 
     async def list_operators(self, caller: Caller) -> list[Credential]:
         """List the credentials of the operators, oldest first."""

@@ -29,6 +29,22 @@ def credentials_invalid() -> PayCenterError:
     )
 
 
+_HOW_TO_AUTHORIZE = "send `authorization: Basic base64(key_id:secret)` metadata; the client library does it for you."
+
+
+def authorization_scheme(scheme: str) -> PayCenterError:
+    """Another scheme than Basic; "" if none is recognisable."""
+    what = f"The authorization scheme {scheme!r} is not supported" if scheme else "The authorization metadata has no scheme"
+    return PayCenterError(Reason.CREDENTIALS_INVALID, f"{what}; {_HOW_TO_AUTHORIZE}")
+
+
+def authorization_malformed() -> PayCenterError:
+    """Basic, but not followed by base64 of a key id, a colon and a secret."""
+    return PayCenterError(
+        Reason.CREDENTIALS_INVALID, f"The text after `Basic` is not base64 of `key_id:secret`; {_HOW_TO_AUTHORIZE}"
+    )
+
+
 def operators_only() -> PayCenterError:
     """An app credential called an administrative method."""
     return PayCenterError(Reason.PERMISSION_DENIED, "Administration needs an operator credential.")

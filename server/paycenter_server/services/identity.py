@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import re
 from dataclasses import dataclass
 from uuid import UUID
+
+import structlog
 
 from paycenter_server.domain.apps import PayApp
 from paycenter_server.domain.credentials import Credential
@@ -16,8 +19,37 @@ from paycenter_server.services.secrets import same_secret
 from paycenter_server.storage import apps as app_rows
 from paycenter_server.storage import credentials as credential_rows
 
+log = structlog.get_logger(__name__)
 _FRESH_SECONDS = 5.0
 _MAX_CACHED = 10_000
+
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,15}")
+
+
+def _log_failure(key_id: str, why: str) -> None:
+    """The request id and the peer's address are in the line too. `why` is not for the caller."""
+    log.info("login_failed", key_id=key_id[:64], why=why)
+
+
+def _parsed(authorization: str) -> tuple[str, str]:
+    """Key id and secret of `Basic base64(key_id:secret)`. Whatever else was sent is named, unless it may be a secret."""
+    scheme, space, encoded = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        named = scheme if space and _SCHEME.fullmatch(scheme) else ""
+        _log_failure("", f"scheme {named}" if named else "no scheme")
+        raise errors.authorization_scheme(named)
+    try:
+        key_id, colon, secret = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
+    except (binascii.Error, ValueError):
+        colon = ""
+    if not colon:
+        _log_failure("", "not base64 of key_id:secret")
+        raise errors.authorization_malformed()
+    if not key_id or len(key_id) > 64 or "\0" in key_id:
+        _log_failure(key_id, "no key id")
+        raise errors.credentials_invalid()
+    return key_id, secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +76,7 @@ class Identity:
     async def authenticate(self, authorization: str | None) -> Caller:
         """The caller of an `authorization` value: `Basic base64(key_id:secret)`, as in HTTP."""
         if not authorization:
+            _log_failure("", "no credentials")
             raise errors.credentials_missing()
         now = asyncio.get_running_loop().time()
         known = self._known.get(authorization)
@@ -61,16 +94,12 @@ class Identity:
             del self._known[authorization]
 
     async def _check(self, authorization: str) -> Caller:
-        scheme, _, encoded = authorization.partition(" ")
-        try:
-            key_id, colon, secret = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
-        except (binascii.Error, ValueError):
-            raise errors.credentials_invalid() from None
-        if scheme.lower() != "basic" or not colon or not key_id or len(key_id) > 64 or "\0" in key_id:
-            raise errors.credentials_invalid()
+        key_id, secret = _parsed(authorization)
         async with self._context.database.connection() as connection:
             credential: Credential | None = await credential_rows.get_credential(connection, key_id)
         if credential is None or not same_secret(secret, credential.secret_hash) or not credential.enabled:
+            known = "wrong secret" if credential and credential.enabled else "disabled"
+            _log_failure(key_id, known if credential else "unknown key id")
             raise errors.credentials_invalid()
         return Caller(credential.key_id, credential.app_id, credential.app_key or "")
 

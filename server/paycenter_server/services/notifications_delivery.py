@@ -26,6 +26,7 @@ from paycenter_server.domain.states import NotificationEvent
 from paycenter_server.services.context import Context
 from paycenter_server.storage import notifications as notification_rows
 from paycenter_server.storage.notifications import DeliveryResult, DueNotification
+from paycenter_server.version import USER_AGENT
 
 log = structlog.get_logger(__name__)
 
@@ -154,7 +155,7 @@ class NotificationDelivery:
         signatures = [sign(secret, number, timestamp, task.payload) for secret in self._secrets(task, started)]
         headers = {
             "content-type": "application/json; charset=utf-8",
-            "user-agent": "PayCenter/0.1",
+            "user-agent": USER_AGENT,
             "webhook-id": number,
             "webhook-timestamp": str(timestamp),
             "webhook-signature": " ".join(signatures),

@@ -28,6 +28,11 @@ class SecretBox:
         keys = [b64decode(line) for line in text.split() if line]
         return cls({hashlib.sha256(b"paycenter key id" + key).hexdigest()[:8]: key for key in keys})
 
+    @property
+    def key_ids(self) -> frozenset[str]:
+        """The identifiers of the keys that this process has."""
+        return frozenset(self._keys)
+
     def seal(self, clear: str, place: str) -> str:
         """An envelope for this place ("table:row:field")."""
         nonce = secrets.token_bytes(12)

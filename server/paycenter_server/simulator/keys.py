@@ -11,11 +11,14 @@ keys of the simulator's side), `alipay/` (application keys, Alipay's keys, the t
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import secrets
 import ssl
 import string
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -123,19 +126,42 @@ def load_keys(directory: Path) -> SimulatorKeys:
 
 
 def generate_keys(directory: Path) -> SimulatorKeys:
-    """Create the missing files of the folder and return the keys. Existing files are not changed."""
+    """Create the missing files of the folder and return the keys. Existing files are not changed.
+
+    Several processes may do it at once: one creates, the others wait.
+    """
     for name in ("", "wechatpay", "alipay"):
         (directory / name).mkdir(mode=0o700, parents=True, exist_ok=True)
-    settings_file = directory / "keys.json"
-    settings: dict[str, dict[str, str]] = {}
-    if settings_file.exists():
-        settings = _read_settings(settings_file)
-    _wechatpay_files(_Folder(directory / "wechatpay"), settings.setdefault("wechatpay", {}))
-    _alipay_files(_Folder(directory / "alipay"), settings.setdefault("alipay", {}))
-    wanted = json.dumps(settings, indent=2, sort_keys=True) + "\n"
-    if not settings_file.exists() or settings_file.read_text(encoding="utf-8") != wanted:
-        _write(settings_file, wanted.encode(), private=True)
+    with _locked(directory):
+        settings_file = directory / "keys.json"
+        settings: dict[str, dict[str, str]] = {}
+        if settings_file.exists():
+            settings = _read_settings(settings_file)
+        _wechatpay_ids(settings.setdefault("wechatpay", {}))
+        _alipay_ids(settings.setdefault("alipay", {}))
+        # Before the certificates, which hold ids: a process that is killed in between leaves certificates that fit.
+        _write_settings(settings_file, settings)
+        _wechatpay_files(_Folder(directory / "wechatpay"), settings["wechatpay"])
+        _alipay_files(_Folder(directory / "alipay"), settings["alipay"])
+        _write_settings(settings_file, settings)
     return SimulatorKeys(directory, settings)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Holds the lock of the folder; the kernel releases it when the process ends."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _write_settings(file: Path, settings: dict[str, dict[str, str]]) -> None:
+    wanted = json.dumps(settings, indent=2, sort_keys=True) + "\n"
+    if not file.exists() or file.read_text(encoding="utf-8") != wanted:
+        _write(file, wanted.encode(), private=True)
 
 
 def _read_settings(file: Path) -> dict[str, dict[str, str]]:
@@ -189,12 +215,15 @@ def _digits(count: int) -> str:
     return "".join(secrets.choice(string.digits) for _ in range(count))
 
 
-def _wechatpay_files(folder: _Folder, settings: dict[str, str]) -> None:
+def _wechatpay_ids(settings: dict[str, str]) -> None:
     settings.setdefault("appid", "wx" + secrets.token_hex(8))
     settings.setdefault("mchid", "1" + _digits(9))
     settings.setdefault("apiv3_key", "".join(secrets.choice(_ALPHANUMERIC) for _ in range(32)))
     settings.setdefault("apiv2_key", "".join(secrets.choice(_ALPHANUMERIC) for _ in range(32)))
     settings.setdefault("public_key_id", "PUB_KEY_ID_01" + settings["mchid"] + _digits(20))
+
+
+def _wechatpay_files(folder: _Folder, settings: dict[str, str]) -> None:
     merchant = folder.private_key("apiclient_key.pem")
     platform, next_key = folder.private_key("platform_key.pem"), folder.private_key("platform_key_next.pem")
     folder.put("pub_key.pem", public_pem(folder.private_key("pub_key_private.pem")))
@@ -208,10 +237,13 @@ def _wechatpay_files(folder: _Folder, settings: dict[str, str]) -> None:
     settings["platform_next_serial"] = folder.certificate_serial("platform_cert_next.pem")
 
 
-def _alipay_files(folder: _Folder, settings: dict[str, str]) -> None:
+def _alipay_ids(settings: dict[str, str]) -> None:
     settings.setdefault("app_id", "2021" + _digits(12))
     settings.setdefault("seller_id", "2088" + _digits(12))
     settings.setdefault("aes_key", base64.b64encode(secrets.token_bytes(16)).decode())
+
+
+def _alipay_files(folder: _Folder, settings: dict[str, str]) -> None:
     app = folder.private_key("app_private_key.pem")
     alipay, next_key = folder.private_key("alipay_private_key.pem"), folder.private_key("alipay_private_key_next.pem")
     folder.put("app_private_key_pkcs1.pem", private_pem(app, pkcs1=True), private=True)

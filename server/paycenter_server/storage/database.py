@@ -15,7 +15,19 @@ from paycenter_server.domain.guard import transaction_open
 
 UniqueViolation = asyncpg.UniqueViolationError
 ForeignKeyViolation = asyncpg.ForeignKeyViolationError
-Conflict = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+Conflict = (
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.LockNotAvailableError,
+    # A migration changed a table between two statements of a transaction. Outside a transaction asyncpg prepares again.
+    asyncpg.InvalidCachedStatementError,
+    asyncpg.OutdatedSchemaCacheError,
+)
+CONFLICT_RETRY_SECONDS = 0.2
+# A table or column that this version uses is missing: the database is not migrated yet, or was migrated to another version.
+_NO_SCHEMA = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
+# Read-only, no space, no memory, I/O error: the server answers, and refuses what writes.
+_NO_WRITES = (asyncpg.ReadOnlySQLTransactionError, asyncpg.InsufficientResourcesError, asyncpg.PostgresSystemError)
 Record = Mapping[str, Any]
 
 
@@ -73,13 +85,41 @@ def is_connection_loss(error: BaseException) -> bool:
 
 
 def unavailable(error: BaseException) -> PayCenterError:
-    """What callers see while the database is away."""
+    """What callers see while the database is away, accepts no writes, or has another schema than this version needs."""
     return PayCenterError(
         Reason.DATABASE_UNAVAILABLE,
-        "The database does not answer; nothing was decided by this call. Repeat it in a moment.",
+        f"The database {database_problem(error)}; nothing was decided by this call. Repeat it in a moment.",
         metadata={"cause": type(error).__name__},
         retry_after=1.0,
     )
+
+
+def database_problem(error: BaseException) -> str:
+    """A predicate for "The database …", without details that callers must not see."""
+    if isinstance(error, _NO_WRITES):
+        return "accepts no writes"
+    if isinstance(error, _NO_SCHEMA):
+        return "has not the schema of this version"
+    return "does not answer" if is_connection_loss(error) else "refuses a small write"
+
+
+def conflict(error: BaseException) -> PayCenterError:
+    """What callers see of a deadlock, a serialization failure, or a schema change under a transaction."""
+    return PayCenterError(
+        Reason.DATABASE_CONFLICT,
+        "Another call or a migration used the same rows at the same time; nothing was decided by this call. Repeat it in a moment.",
+        metadata={"cause": type(error).__name__},
+        retry_after=CONFLICT_RETRY_SECONDS,
+    )
+
+
+def retryable_error(error: BaseException) -> PayCenterError | None:
+    """The error for the caller if a repetition of the same call may succeed; None for every other exception."""
+    if isinstance(error, Conflict):
+        return conflict(error)
+    if is_connection_loss(error) or isinstance(error, (*_NO_WRITES, *_NO_SCHEMA)):
+        return unavailable(error)
+    return None
 
 
 async def _prepare(connection: Any) -> None:
@@ -136,13 +176,3 @@ class Database:
             with transaction_open():
                 async with connection.transaction():
                     yield cast(Transaction, connection)
-
-    async def healthy(self) -> bool:
-        """Whether the database answers within two seconds."""
-        try:
-            async with asyncio.timeout(2), self.connection() as connection:
-                return bool(await connection.fetchval("SELECT 1") == 1)
-        except Exception as error:
-            if is_connection_loss(error) or isinstance(error, asyncpg.PostgresError):
-                return False
-            raise

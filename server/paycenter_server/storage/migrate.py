@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import re
-from pathlib import Path
 from typing import Any
 
 import asyncpg
 
-import paycenter_server
+from paycenter_server.distribution import migrations_folder
 from paycenter_server.storage.database import Connection
 
 
-def migrations_folder() -> Path:
-    """Beside the package when it is installed, at the top of the tree in a checkout."""
-    package = Path(paycenter_server.__file__).resolve().parent
-    for folder in (package / "migrations", package.parent.parent / "migrations"):
-        if (folder / "env.py").exists():
-            return folder
-    raise FileNotFoundError("the migrations folder is missing from this installation")
-
-
-def head() -> str:
-    """The newest revision, read without importing Alembic, which is what makes a warm start quick."""
+def _revisions() -> dict[str, str]:
+    """Every revision of this version with the one before it ("" for the first), read without importing Alembic, which is slow."""
     revisions: dict[str, str] = {}
     for path in (migrations_folder() / "versions").glob("*.py"):
         text = path.read_text()
@@ -31,10 +21,28 @@ def head() -> str:
         down = re.search(r"^down_revision = ['\"](\w+)['\"]", text, re.MULTILINE)
         if own:
             revisions[own.group(1)] = down.group(1) if down else ""
+    return revisions
+
+
+def head() -> str:
+    """The newest revision of this version."""
+    revisions = _revisions()
     heads = set(revisions) - set(revisions.values())
     if len(heads) != 1:
         raise RuntimeError(f"the migrations have {len(heads)} heads; merge them")
     return heads.pop()
+
+
+class SchemaVersion:
+    """The revision that this version needs, compared with others. Reads the migrations once."""
+
+    def __init__(self) -> None:
+        self.head = head()
+        self._known = frozenset(_revisions())
+
+    def is_older(self, revision: str | None) -> bool:
+        """Whether a database at this revision lacks a migration. A higher number that is not known is of a newer version."""
+        return revision is None or (revision != self.head and (revision in self._known or revision < self.head))
 
 
 async def revision_of(connection: Connection) -> str | None:

@@ -284,3 +284,12 @@ pay_notify_log = Table(
     Column("create_time", TIME, nullable=False),
     _one_of("state", NotificationState),
 )
+
+# One row, written by the health checks of every process.
+pay_health = Table(
+    "pay_health",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("probe_time", TIME, nullable=False),
+    CheckConstraint("id = 1", name="id"),
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextvars import Context
 from typing import Any
 
 import structlog
@@ -45,7 +46,8 @@ class ArqWakeUp:
     def send(self) -> None:
         """See `services.context.WakeUp`."""
         if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._run())
+            # In a context of its own: the task outlives the call that starts it, and is not to log that call's request id.
+            self._task = asyncio.get_running_loop().create_task(self._run(), context=Context())
         self._rung.set()
 
     async def _run(self) -> None:

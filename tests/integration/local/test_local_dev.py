@@ -1,5 +1,6 @@
 """`dev` and `demo` as processes of their own, with small children in the place of the real ones."""
 
+import contextlib
 import os
 import re
 import signal
@@ -8,11 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
 import pytest
 from click.testing import CliRunner
+from paycenter_server.local import place
 from paycenter_server.local.commands import demo, dev
 from paycenter_server.local.dev import DevOptions, run_dev
 from paycenter_server.local.process import pid_alive
@@ -63,7 +66,7 @@ def test_dev_from_nothing_to_ctrl_c(
     output = Output(process)
     text = output.until("PayCenter is running")
     cold = time.perf_counter() - began
-    text = output.until(r"played \[\]")
+    text = output.until(r"demonstration \[\]")
     assert (
         "not for production" in text and f"127.0.0.1:{ports.grpc}" in text and "whsec_x" in text and str(data_dir / "logs") in text
     )
@@ -88,7 +91,7 @@ def test_dev_from_nothing_to_ctrl_c(
     output.until("PayCenter is running")
     warm = time.perf_counter() - began
     process.send_signal(signal.SIGTERM)
-    assert "played" not in output.rest() and process.returncode == 0
+    assert "demonstration" not in output.rest() and process.returncode == 0
     assert key.read_text() == before
     with capsys.disabled():
         print(f"\n  dev with small children, with the interpreter's start: cold {cold:.2f} s, warm {warm:.2f} s")
@@ -109,7 +112,7 @@ def test_sigint_stops_it_also_where_the_parent_ignores_it(data_dir: Path, proces
 def test_kill_9_leaves_nothing_and_the_next_start_recovers(data_dir: Path, processes: list["subprocess.Popen[str]"]) -> None:
     ports = free_ports()
     for round_ in range(3):
-        processes.append(process := run_dev_process(data_dir, ports, play=False))
+        processes.append(process := run_dev_process(data_dir, ports, demo=False))
         Output(process).until("PayCenter is running")
         pids = tree_of(process)
         if round_ == 1:  # as after a power failure: the database had no time either
@@ -124,13 +127,13 @@ def test_kill_9_leaves_nothing_and_the_next_start_recovers(data_dir: Path, proce
 
 
 def test_a_dead_database_is_started_again(data_dir: Path, processes: list["subprocess.Popen[str]"]) -> None:
-    processes.append(process := run_dev_process(data_dir, free_ports(), play=False))
+    processes.append(process := run_dev_process(data_dir, free_ports(), demo=False))
     output = Output(process)
     output.until("PayCenter is running")
     for name, program in (("PostgreSQL", "postgres"), ("Valkey", "valkey-server")):
         first = next(child for child in psutil.Process(process.pid).children() if child.name().startswith(program[:8]))
         first.kill()
-        output.until(f"{name} has died and is started again")
+        output.until(f"{name} has ended and is started again")
         assert wait_until(
             lambda p=program, f=first.pid: (
                 f not in tree_of(process) and any(c.name().startswith(p[:8]) for c in psutil.Process(process.pid).children())
@@ -142,13 +145,13 @@ def test_a_dead_database_is_started_again(data_dir: Path, processes: list["subpr
 
 
 def test_kill_9_while_the_cluster_is_made(data_dir: Path, processes: list["subprocess.Popen[str]"]) -> None:
-    processes.append(process := run_dev_process(data_dir, free_ports(), play=False))
+    processes.append(process := run_dev_process(data_dir, free_ports(), demo=False))
     assert wait_until(lambda: list((data_dir / "postgres").glob("cluster-*/global")))
     pids = tree_of(process)
     process.kill()
     process.wait()
     assert wait_until(lambda: not any(map(pid_alive, pids)), 10)
-    processes.append(process := run_dev_process(data_dir, free_ports(), play=False))
+    processes.append(process := run_dev_process(data_dir, free_ports(), demo=False))
     Output(process).until("PayCenter is running")
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
@@ -156,10 +159,10 @@ def test_kill_9_while_the_cluster_is_made(data_dir: Path, processes: list["subpr
 
 
 def test_a_second_dev_is_refused_with_the_pid(data_dir: Path, processes: list["subprocess.Popen[str]"]) -> None:
-    processes.append(first := run_dev_process(data_dir, free_ports(), play=False))
+    processes.append(first := run_dev_process(data_dir, free_ports(), demo=False))
     Output(first).until("PayCenter is running")
     for reset in (False, True):
-        processes.append(second := run_dev_process(data_dir, free_ports(), play=False, reset=reset))
+        processes.append(second := run_dev_process(data_dir, free_ports(), demo=False, reset=reset))
         assert f"in use by process {first.pid}" in Output(second).rest()
         assert second.returncode == 1
     first.send_signal(signal.SIGTERM)
@@ -170,13 +173,117 @@ def test_port_clash_reset_and_crash(data_dir: Path, processes: list["subprocess.
     ports = free_ports()
     with socket.create_server(("127.0.0.1", ports.simulator)):
         env = {"FAKE_WORKER_CRASHES": "1"}
-        processes.append(process := run_dev_process(data_dir, ports, play=False, reset=True, env=env))
+        processes.append(process := run_dev_process(data_dir, ports, demo=False, reset=True, env=env))
         output = Output(process)
         text = output.until("worker ended with code 3; restart 2 of 5")
-        assert f"Port {ports.simulator} (simulator) is taken by another program" in text and "Deleted all data" in text
+        assert f"Port {ports.simulator} (simulator) is taken by process {os.getpid()} (" in text and "Deleted all data" in text
         process.send_signal(signal.SIGTERM)
         output.rest()
     assert process.returncode == 0
+
+
+def listening_in(process: "subprocess.Popen[str]") -> set[int]:
+    """The ports that processes of this tree listen on."""
+    found = set()
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            found |= {one.laddr.port for one in child.net_connections() if one.status == psutil.CONN_LISTEN}
+    return found
+
+
+def shown(text: str) -> dict[str, int]:
+    """The ports that `dev` printed."""
+    return {name: int(port) for name, port in re.findall(r"^(\w+)=\S*127\.0\.0\.1:(\d+)", text, re.MULTILINE)}
+
+
+def test_ports_stay_the_same_and_a_taken_one_is_an_error(data_dir: Path, processes: list["subprocess.Popen[str]"]) -> None:
+    first, other = free_ports(), free_ports()
+    processes.append(process := run_dev_process(data_dir, first, demo=False))
+    seen = shown(Output(process).until("Next, "))
+    assert {name: seen[name] for name in asdict(first)} == asdict(first)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    # Other ports are preferred now; those of the first start are used.
+    processes.append(process := run_dev_process(data_dir, other, demo=False))
+    assert shown(Output(process).until("Next, ")) == seen
+    assert listening_in(process) >= set(asdict(first).values())
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    with socket.create_server(("127.0.0.1", first.simulator)):
+        processes.append(process := run_dev_process(data_dir, other, demo=False))
+        text = Output(process).rest()
+    assert process.returncode == 1
+    assert f"simulator: port {first.simulator} is taken by process {os.getpid()} (" in text
+    assert "PayCenter is running" not in text
+    # Nothing stored points to the port of the database: it may move, and that is shown.
+    with socket.create_server(("127.0.0.1", seen["database"])):
+        processes.append(process := run_dev_process(data_dir, other, demo=False))
+        text = Output(process).until("Next, ")
+        assert f"Port {seen['database']} (postgres) is taken by process {os.getpid()} (" in text
+        assert shown(text) == {**seen, "database": shown(text)["database"]}
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
+def test_two_that_start_together_never_share_a_port(data_dir: Path, processes: list["subprocess.Popen[str]"]) -> None:
+    ports = free_ports()
+    folders = [data_dir / "one", data_dir / "two"]
+    data_dir.chmod(0o711)
+    together = [run_dev_process(folder, ports, demo=False) for folder in folders]
+    processes.extend(together)
+    texts = []
+    for process in together:
+        output = Output(process)
+        texts.append(output.until(r"Next, |Error: "))
+        if "PayCenter is running" not in output.text:
+            assert re.search(r"port \d+ is taken by process \d+ \(", output.rest()), output.text
+    up = [(process, shown(text)) for process, text in zip(together, texts, strict=True) if "PayCenter is running" in text]
+    assert up
+    for process, seen in up:
+        assert listening_in(process) >= set(seen.values())
+    # One that lost a port to the other chooses again.
+    for process, folder in zip(together, folders, strict=True):
+        if process not in [one for one, _ in up]:
+            processes.append(again := run_dev_process(folder, ports, demo=False))
+            up.append((again, shown(Output(again).until("Next, "))))
+    used = [port for _, seen in up for port in seen.values()]
+    assert len(set(used)) == len(used) == 12
+    for process, _ in up:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    for folder in folders:
+        place.remove_place(folder)
+
+
+def test_what_is_printed_fits_80_columns_and_ends_with_the_next_step(
+    data_dir: Path, processes: list["subprocess.Popen[str]"]
+) -> None:
+    processes.append(process := run_dev_process(data_dir, free_ports(), demo=False, env={"COLUMNS": "40"}))
+    output = Output(process)
+    lines = output.until(r"demo --running(.|\n)*dev.json\n").splitlines()
+    assert max(map(len, lines)) <= 80, lines
+    assert "notification_secret=whsec_x" in lines
+    assert f"data={data_dir}" in lines
+    assert lines[-2].endswith("/paycenter demo --running \\")
+    assert lines[-1] == f"    --data-file {data_dir}/dev.json"
+    process.send_signal(signal.SIGTERM)
+    output.rest()
+
+
+def test_an_unknown_variable_is_named_once(data_dir: Path, processes: list["subprocess.Popen[str]"]) -> None:
+    env = {"PAYCENTER_CHANNEL_TIMOUT": "3", "PAYCENTER_CHANNEL_TIMEOUT": "4"}
+    processes.append(process := run_dev_process(data_dir, free_ports(), demo=False, env=env))
+    output = Output(process)
+    text = output.until("Next, ")
+    assert (
+        text.count("PAYCENTER_CHANNEL_TIMOUT is not a setting of PayCenter. The nearest setting is PAYCENTER_CHANNEL_TIMEOUT.") == 1
+    )
+    for child in psutil.Process(process.pid).children():
+        if "local_fakes" in " ".join(child.cmdline()):
+            assert child.environ()["PAYCENTER_CHANNEL_TIMEOUT"] == "4"
+            assert "PAYCENTER_CHANNEL_TIMOUT" not in child.environ()
+    process.send_signal(signal.SIGTERM)
+    output.rest()
 
 
 def test_a_failing_seed_is_shown_and_nothing_is_left(data_dir: Path, processes: list["subprocess.Popen[str]"]) -> None:
@@ -190,8 +297,9 @@ def test_a_failing_seed_is_shown_and_nothing_is_left(data_dir: Path, processes: 
 def test_ephemeral_is_removed(tmp_path: Path, processes: list["subprocess.Popen[str]"]) -> None:
     processes.append(process := run_dev_process(tmp_path / "unused", free_ports(), ephemeral=True))
     output = Output(process)
-    text = output.until(r"played \[\]")
-    found = re.search(r"Data +(\S+paycenter-\S+) \(ephemeral", text)
+    text = output.until(r"demonstration \[\]")
+    found = re.search(r"^data=(\S+paycenter-\S+)$", text, re.MULTILINE)
+    assert "The data folder is removed at the end." in text
     assert found is not None and Path(found.group(1)).is_dir()
     process.send_signal(signal.SIGTERM)
     output.rest()
@@ -204,10 +312,10 @@ def test_demo_passes_the_exit_code_and_cleans_up(code: int, json: bool, tmp_path
         f"import sys; sys.path.insert(0, {str(HERE)!r}); from support.local_fakes import fake_command\n"
         f"from paycenter_server.local.demo import run_demo; sys.exit(run_demo({json}, fake_command))"
     )
-    env = {**os.environ, "FAKE_PLAY_EXIT": str(code), "TMPDIR": str(tmp_path), "PAYCENTER_DATABASE_URL": "postgresql://real/one"}
+    env = {**os.environ, "FAKE_DEMO_EXIT": str(code), "TMPDIR": str(tmp_path), "PAYCENTER_DATABASE_URL": "postgresql://real/one"}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=30)
     assert done.returncode == code, done.stderr
-    assert done.stdout == f"played {['--json'] if json else []}\n" and done.stderr == ""
+    assert done.stdout == f"demonstration {['--json'] if json else []}\n" and done.stderr == ""
     assert list(tmp_path.iterdir()) == []
 
 

@@ -5,15 +5,16 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from paycenter_server.local import binaries, place
-from paycenter_server.local.children import choose_ports
+from paycenter_server.local.children import Ports, choose_ports, resolve_ports
 from paycenter_server.local.datadir import DataDir
 from paycenter_server.local.errors import LocalError
 from paycenter_server.local.logs import LogWatch, open_log
-from paycenter_server.local.ports import choose_port, free_port
+from paycenter_server.local.ports import HOST, choose_port, free_port, holder, listens
 from paycenter_server.local.process import User
 
 
@@ -33,7 +34,56 @@ def test_a_clash_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", ports.callback)):
         chosen, changes = choose_ports(ports)
     assert chosen.callback != ports.callback and chosen.grpc == ports.grpc
-    assert changes == [f"Port {ports.callback} (callback) is taken by another program: using {chosen.callback}."]
+    assert len(changes) == 1
+    assert changes[0].startswith(f"Port {ports.callback} (callback) is taken by process {os.getpid()} (")
+    assert changes[0].endswith(f": using {chosen.callback}.")
+
+
+def test_the_ports_of_the_last_start_are_used_again() -> None:
+    wanted, _ = choose_ports(None)
+    kept = asdict(choose_ports(None)[0])
+    assert resolve_ports(kept, wanted) == (Ports(**kept), [])
+    assert resolve_ports({"simulator": kept["simulator"]}, wanted) == (replace(wanted, simulator=kept["simulator"]), [])
+    other = free_port(kept.values())
+    assert resolve_ports(kept, wanted, other) == (Ports(**{**kept, "grpc": other}), [])
+
+
+def test_a_port_of_the_last_start_that_is_taken_is_an_error() -> None:
+    wanted, _ = choose_ports(None)
+    kept = asdict(choose_ports(None)[0])
+    with (
+        socket.create_server((HOST, kept["simulator"])),
+        socket.create_server((HOST, kept["merchant"])),
+        pytest.raises(LocalError) as caught,
+    ):
+        resolve_ports(kept, wanted)
+    for name in ("simulator", "merchant"):
+        assert f"{name}: port {kept[name]} is taken by process {os.getpid()} (" in str(caught.value)
+    assert "grpc:" not in str(caught.value)
+    with pytest.raises(LocalError, match=r"grpc: port \d+ is the port of simulator in this data folder"):
+        resolve_ports(kept, wanted, kept["simulator"])
+
+
+def test_ports_are_stored_one_by_one(tmp_path: Path) -> None:
+    with DataDir(tmp_path / "d") as data:
+        assert data.ports() == {}
+        data.keep_ports({"grpc": 1, "postgres": 2})
+        data.keep_ports({"postgres": 3})
+        assert data.ports() == {"grpc": 1, "postgres": 3}
+        (data.path / "ports.json").write_text('{"grpc": "x", "simulator": 70000, "merchant": 4')
+        assert data.ports() == {}
+
+
+def test_who_listens_on_a_port() -> None:
+    port = free_port()
+    assert not listens(os.getpid(), port)
+    for family, address in ((socket.AF_INET, HOST), (socket.AF_INET6, "::")):
+        if family == socket.AF_INET6 and not socket.has_dualstack_ipv6():
+            continue
+        with socket.create_server((address, port), family=family, dualstack_ipv6=family == socket.AF_INET6):
+            assert listens(os.getpid(), port)
+            assert not listens(os.getppid(), port)
+            assert holder(port).startswith(f"process {os.getpid()} (")
 
 
 def test_a_foreign_folder_is_never_taken(tmp_path: Path) -> None:
@@ -121,12 +171,12 @@ def test_nothing_found_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> 
         binaries.find_valkey()
 
 
-def test_walkable_follows_the_mode_bits(data_dir: Path) -> None:
+def test_can_enter_follows_the_mode_bits(data_dir: Path) -> None:
     stranger = User("stranger", 54321, 54321)
     data_dir.chmod(0o700)
-    assert not place.walkable(data_dir, stranger)
+    assert not place.can_enter(data_dir, stranger)
     data_dir.chmod(0o711)
-    assert place.walkable(data_dir, stranger)
+    assert place.can_enter(data_dir, stranger)
 
 
 def test_abandoned_places_of_temporary_folders_are_swept(tmp_path: Path) -> None:

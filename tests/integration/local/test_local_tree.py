@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -84,12 +85,40 @@ def test_a_child_that_fails_shows_its_log(tmp_path: Path, once: bool) -> None:
 def test_a_child_that_never_answers_times_out(tmp_path: Path) -> None:
     tree = Tree(tmp_path)
     try:
-        script = "import signal; print('waiting for Godot', flush=True); signal.pause()"
+        script = "import signal; print('waiting for input', flush=True); signal.pause()"
         tree.start([Child("slow", python(script), ENV, ready_port=free_port(), ready_timeout=0.5)])
-        with pytest.raises(TreeError, match=r"(?s)slow did not become ready in 0 s.*Godot"):
+        with pytest.raises(TreeError, match=r"(?s)slow did not become ready in 0 s.*input"):
             tree.wait_ready()
     finally:
         tree.stop()
+
+
+def test_another_process_on_the_port_does_not_make_a_child_ready(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        for number, more in enumerate(({"ready_port": port}, {"ready_url": f"http://127.0.0.1:{port}/"})):
+            tree = Tree(tmp_path)
+            try:
+                child = Child(f"idle{number}", python("import time; time.sleep(60)"), ENV, ready_timeout=0.5, **more)
+                tree.start([child])
+                with pytest.raises(TreeError, match=rf"its port {port} is taken by process {os.getpid()} \("):
+                    tree.wait_ready()
+            finally:
+                tree.stop()
+
+
+def test_a_child_whose_port_is_taken_is_named_with_the_process(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        tree = Tree(tmp_path)
+        try:
+            tree.start([Child("second", python(HTTP.format(port=port, delay=0)), ENV, ready_port=port)])
+            with pytest.raises(
+                TreeError, match=rf"second ended with code 1, and its port {port} is taken by process {os.getpid()}"
+            ):
+                tree.wait_ready()
+        finally:
+            tree.stop()
 
 
 def test_a_crash_is_restarted_told_and_given_up(tmp_path: Path) -> None:
@@ -134,4 +163,4 @@ def test_a_stubborn_child_and_its_children_are_killed(tmp_path: Path) -> None:
 
 def test_foreground_gives_its_exit_code(tmp_path: Path) -> None:
     tree = Tree(tmp_path)
-    assert tree.run_foreground(Child("play", python("raise SystemExit(5)"), ENV)) == 5
+    assert tree.run_foreground(Child("demo", python("raise SystemExit(5)"), ENV)) == 5

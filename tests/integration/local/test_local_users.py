@@ -37,7 +37,7 @@ e.stop()
 def reachable_python(user: User) -> Path | None:
     """This interpreter, or the system's, if `user` can run it and it is new enough."""
     for path in (Path(sys.executable), Path("/usr/bin/python3")):
-        if path.exists() and place.walkable(path.parent, user) and place.walkable(path.resolve().parent, user):
+        if path.exists() and place.can_enter(path.parent, user) and place.can_enter(path.resolve().parent, user):
             check = "import sys; raise SystemExit(sys.version_info < (3, 11))"
             if subprocess.run([path, "-c", check]).returncode == 0:
                 return path
@@ -132,7 +132,7 @@ def test_programs_that_nobody_reaches_are_copied(closed_dir: Path, tmp_path: Pat
 def test_a_normal_user_needs_no_rights(nobody: User) -> None:
     python = reachable_python(nobody)
     roots = [Path(place.__file__).parents[2], *{program.base for program in (binaries.find_postgres(), binaries.find_valkey())}]
-    if python is None or not all(place.walkable(root, nobody) for root in roots):
+    if python is None or not all(place.can_enter(root, nobody) for root in roots):
         pytest.skip("no interpreter or checkout here that other users can reach")
     home = Path(tempfile.mkdtemp(prefix="paycenter-test-"))
     try:

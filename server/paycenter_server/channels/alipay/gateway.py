@@ -33,6 +33,7 @@ from paycenter_server.channels.crypto import (
 from paycenter_server.channels.protocol import AnswerError, Call, HttpRequest, HttpResponse, RequestContext, UnknownKeyError
 from paycenter_server.channels.texts import text
 from paycenter_server.channels.times import alipay
+from paycenter_server.version import USER_AGENT
 
 CERT_DOWNLOAD = "alipay.open.app.alipaycert.download"
 _SERIAL = re.compile(r"[0-9a-f]{32}")
@@ -110,7 +111,7 @@ class Gateway:
         """A POST with the common parameters in the query and `biz_content` in the body. `plain`: without encryption."""
         fields = self.signed_fields(method, content, moment, plain=plain, **urls)
         body = urlencode({"biz_content": fields.pop("biz_content")}, quote_via=quote).encode()
-        headers = (("Content-Type", _FORM), ("Accept", "application/json"), ("User-Agent", "PayCenter/0.1"))
+        headers = (("Content-Type", _FORM), ("Accept", "application/json"), ("User-Agent", USER_AGENT))
         return HttpRequest("POST", self.address(fields), headers, body)
 
     def read(self, method: str, response: HttpResponse) -> Answer:

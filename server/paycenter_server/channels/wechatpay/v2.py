@@ -43,6 +43,7 @@ from paycenter_server.channels.wechatpay.accounts import V2Account
 from paycenter_server.channels.wechatpay.v2_callbacks import answer as callback_response
 from paycenter_server.channels.wechatpay.v2_callbacks import read_refund, whole
 from paycenter_server.channels.wechatpay.v2_xml import build, parse, sign, verify
+from paycenter_server.version import USER_AGENT
 
 T = TypeVar("T")
 
@@ -74,7 +75,7 @@ class WechatV2Codec(ABC):
             "sign_type": self.merchant.sign_type, **fields,
         }  # fmt: skip
         named["sign"] = sign(named, self.merchant.mch_key, self.merchant.sign_type)
-        headers = (("Content-Type", "text/xml; charset=utf-8"), ("User-Agent", "PayCenter/0.1"))
+        headers = (("Content-Type", "text/xml; charset=utf-8"), ("User-Agent", USER_AGENT))
         used = self.merchant.client_certificate if certificate else None
         return HttpRequest("POST", self.merchant.gateway_url + path, headers, build(named), used)
 

@@ -54,6 +54,7 @@ from paycenter_server.channels.wechatpay.signature import (
     read_certificates,
 )
 from paycenter_server.channels.wechatpay.v2_callbacks import read_refund
+from paycenter_server.version import USER_AGENT
 
 T = TypeVar("T")
 
@@ -103,7 +104,7 @@ class WechatV3Codec(ABC):
             moment.nonce,
             body,
         )
-        headers = [("Authorization", signed), ("Accept", "application/json"), ("User-Agent", "PayCenter/0.1")]
+        headers = [("Authorization", signed), ("Accept", "application/json"), ("User-Agent", USER_AGENT)]
         if body:
             headers.append(("Content-Type", "application/json"))
         if self.merchant.public_key_id:

@@ -1,0 +1,34 @@
+"""The administrative calls, each of which is logged: who, from where, which method, which object, and how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from google.protobuf.message import Message
+
+from paycenter_server.services.identity import Caller
+
+_SERVICES = ("PayAppService/", "PayChannelService/", "PayCredentialService/")
+_RESEND = "PayNotificationService/ResendPayNotification"
+# Apps ask this for every checkout page.
+_OF_APPS = "PayChannelService/ListEnabledChannelCodes"
+# What names an object, and never holds a secret.
+_NAMES = ("app_key", "code", "id", "key_id")
+
+
+def is_administrative(method: str, caller: Caller) -> bool:
+    """`method` without the package."""
+    if method == _OF_APPS:
+        return caller.is_operator
+    return method == _RESEND or method.startswith(_SERVICES)
+
+
+def named_object(request: Message | None, answer: Message | None) -> Mapping[str, str]:
+    """The names in a request, and those that its answer adds (the identifier of what was created)."""
+    found: dict[str, str] = {}
+    answered = [value for _, value in answer.ListFields() if isinstance(value, Message)] if answer is not None else []
+    for message in (request, *answered):
+        for field, value in message.ListFields() if message is not None else ():
+            if field.name in _NAMES and isinstance(value, str):
+                found.setdefault(field.name, value[:64])
+    return found

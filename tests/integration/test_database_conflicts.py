@@ -1,0 +1,144 @@
+"""Locks, deadlocks and schema changes: whatever PostgreSQL refuses for the moment, callers and channels are asked to repeat."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import grpc
+import pytest
+from integration.test_bar_codes import make_point_of_sale
+from integration.test_sidecar import post, tapped
+from paycenter_server.domain.errors import Reason
+from paycenter_server.storage.database import retryable_error
+from support.grpc_rig import fails, open_rig
+from support.system import PayCenterSystem
+from support.waiting import eventually
+
+WAITING = "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted"
+
+
+@asynccontextmanager
+async def direct(system: PayCenterSystem) -> AsyncIterator[Any]:
+    """A connection of the test's own. It never is the victim of a deadlock: it looks for one only after a minute."""
+    connection = await asyncpg.connect(system.database_url, server_settings={"deadlock_timeout": "1min"})
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def waiting(system: PayCenterSystem, count: int) -> None:
+    """Until so many connections wait for a lock."""
+
+    async def enough() -> bool:
+        return bool(await system.value(WAITING) >= count)
+
+    await eventually(enough)
+
+
+async def test_a_refund_and_a_callback_of_the_same_attempt(system: PayCenterSystem) -> None:
+    """The callback locks the order, then the attempt; the refund's foreign keys lock the attempt, then the order."""
+    pos = await make_point_of_sale(system, "alipay")
+    await system.simulator.fault(pos.api, pos.waits)
+    async with tapped(system) as tap, direct(system) as order_lock, direct(system) as attempt_lock:
+        order = await system.order()
+        attempt = await pos.scan(order)
+        await system.simulator.pay(attempt.out_trade_no)
+        body, headers = await tap.first()
+        holds_order = order_lock.transaction()
+        await holds_order.start()
+        await order_lock.execute("SELECT 1 FROM pay_order WHERE id = $1 FOR UPDATE", order.id)
+        url = f"{system.sidecar}/callback/order/{system.channels[pos.code]}"
+        callback = asyncio.ensure_future(post(system, url, body, headers=headers))
+        await waiting(system, 1)
+        # Meanwhile the payment is booked by somebody else, as by a query, so the callback looks again at order and attempt.
+        await attempt_lock.execute(
+            "UPDATE pay_attempt SET state = 'SUCCESS', paid_amount = amount, success_time = now(), next_check_time = NULL"
+        )
+        holds_attempt = attempt_lock.transaction()
+        await holds_attempt.start()
+        await attempt_lock.execute("SELECT 1 FROM pay_attempt WHERE id = $1 FOR SHARE", attempt.id)
+        await order_lock.execute(
+            "UPDATE pay_order SET state = 'SUCCESS', paid_amount = amount, attempt_id = $2, channel_id = $3, channel_code = $4, "
+            "success_time = now(), next_check_time = NULL WHERE id = $1",
+            order.id, attempt.id, attempt.channel_id, attempt.channel_code,
+        )  # fmt: skip
+        await holds_order.commit()
+        await waiting(system, 1)  # the callback has the order, and waits for the attempt
+        refund = asyncio.ensure_future(system.refund(await system.read(order), 30))
+        await waiting(system, 2)  # the refund's row is inserted, and waits for the order
+        await holds_attempt.commit()
+        status, text = await callback
+        assert (status, text) == (200, "success")
+        assert (await refund).amount == 30
+    assert (await system.read(order)).refunded_amount + (await system.read(order)).reserved_amount == 30
+
+
+async def test_a_deadlock_is_a_conflict_that_can_be_repeated(system: PayCenterSystem) -> None:
+    async with open_rig(system) as rig, direct(system) as other:
+        order = await system.paid()
+        (attempt,) = await system.services.orders.attempts(order)
+
+        def refund() -> Any:
+            return rig.shop.create_refund(
+                merchant_order_id=order.merchant_order_id, merchant_refund_no="R-deadlock", amount=10, reason="退货"
+            )
+
+        async with other.transaction():
+            await other.execute("SELECT 1 FROM pay_order WHERE id = $1 FOR NO KEY UPDATE", order.id)
+            call = asyncio.ensure_future(refund())
+            await waiting(system, 1)  # the refund's row locks the attempt; its reservation waits for the order
+            async with fails("DATABASE_CONFLICT", grpc.StatusCode.ABORTED) as caught:
+                await asyncio.gather(call, other.execute("SELECT 1 FROM pay_attempt WHERE id = $1 FOR UPDATE", attempt.id))
+            assert caught[0].retry_after == 0.2
+            assert caught[0].metadata["cause"] == "DeadlockDetectedError"
+        assert await system.value("SELECT count(*) FROM pay_refund") == 0
+        assert (await refund()).amount == 10
+        assert (await system.read(order)).reserved_amount + (await system.read(order)).refunded_amount == 10
+
+
+@pytest.mark.parametrize("code", ["wx_native", "alipay_qr"])
+async def test_a_callback_in_a_deadlock_is_sent_again(
+    system: PayCenterSystem, code: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with tapped(system) as tap, direct(system) as other:
+        order = await system.order()
+        attempt = await system.submit(order, code)
+        await system.simulator.pay(attempt.out_trade_no)
+        body, headers = await tap.first()
+        url = f"{system.sidecar}/callback/order/{system.channels[code]}"
+        async with other.transaction():
+            await other.execute("SELECT 1 FROM pay_attempt WHERE id = $1 FOR UPDATE", attempt.id)
+            call = asyncio.ensure_future(post(system, url, body, headers=headers))
+            await waiting(system, 1)
+            await other.execute("SELECT 1 FROM pay_order WHERE id = $1 FOR UPDATE", order.id)
+            status, text = await call
+        assert "success" not in text.lower() and (status >= 500 or code == "alipay_qr"), (status, text)
+        assert (await system.read(order)).state.value == "WAITING"
+        logged = capsys.readouterr().out
+        assert "DATABASE_CONFLICT" in logged and "Traceback" not in logged
+        assert (await post(system, url, body, headers=headers))[0] in (200, 204)
+        assert (await system.read(order)).state.value == "SUCCESS"
+
+
+def test_which_refusals_of_the_database_are_worth_a_repetition() -> None:
+    conflicts = (
+        asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError,
+        asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError,
+    )  # fmt: skip
+    away = (
+        asyncpg.DiskFullError, asyncpg.ReadOnlySQLTransactionError, asyncpg.PostgresIOError, asyncpg.OutOfMemoryError,
+        asyncpg.UndefinedColumnError,
+        asyncpg.AdminShutdownError, asyncpg.ConnectionDoesNotExistError, ConnectionResetError, TimeoutError,
+    )  # fmt: skip
+    for kinds, reason in ((conflicts, Reason.DATABASE_CONFLICT), (away, Reason.DATABASE_UNAVAILABLE)):
+        for kind in kinds:
+            known = retryable_error(kind("x"))
+            assert known is not None and known.reason is reason, kind
+            assert known.retry_after
+    for other in (asyncpg.UniqueViolationError("x"), asyncpg.DataError("x"), ValueError("x")):
+        assert retryable_error(other) is None, other

@@ -1,0 +1,125 @@
+"""Credentials, the configuration of channels, and requests that were not sent."""
+
+from __future__ import annotations
+
+from guards import Mutant, guards
+
+ACCESS: list[Mutant] = [
+    *guards(
+        "services/credentials.py",
+        "test_grpc_credentials.py",
+        (
+            "last-operator",
+            "if found.enabled and not any(one.enabled for one in credentials if one.key_id != key_id):",
+            "if False:",
+            "test_the_last_operator_cannot_disable_itself test_two_operators_cannot_disable_each_other_at_once",
+        ),
+        (
+            "operator-forgotten",
+            "        self._identity.forget(key_id)\n        assert disabled is not None",
+            "        assert disabled is not None",
+            "test_a_disabled_operator_is_out_at_once_and_stays_in_the_list",
+        ),
+    ),
+    *guards(
+        "storage/credentials.py",
+        "test_grpc_credentials.py",
+        (
+            "operators-lock",
+            "ORDER BY t.key_id FOR NO KEY UPDATE OF t",
+            "ORDER BY t.key_id",
+            "test_two_operators_cannot_disable_each_other_at_once",
+        ),
+        (
+            "disable-own-kind",
+            "WHERE key_id = $1 AND app_id IS NOT DISTINCT FROM $2 RETURNING key_id",
+            "WHERE key_id = $1 AND $2::uuid IS NOT DISTINCT FROM $2 RETURNING key_id",
+            "test_grpc_apps.py::test_a_credential_is_disabled_only_through_its_own_app",
+        ),
+    ),
+    *guards(
+        "services/attempts_submission.py",
+        "test_submit.py",
+        (
+            "not-sent-closes",
+            "            if fresh:\n                await self._close_unsent(attempt, outcome)",
+            "            if False:\n                await self._close_unsent(attempt, outcome)",
+            "test_a_channel_that_cannot_be_reached_decides_at_once",
+        ),
+        (
+            "not-sent-repeat",
+            "            if fresh:\n                await self._close_unsent(attempt, outcome)",
+            "            if True:\n                await self._close_unsent(attempt, outcome)",
+            "test_a_repeat_of_what_was_not_shown_yet_is_not_closed_when_it_was_not_sent",
+        ),
+    ),
+    *guards(
+        "services/attempts.py",
+        "test_bar_cancel_races.py",
+        (
+            "cancel-not-sent",
+            "if closed.not_sent or closed.status in (CloseStatus.CLOSED, CloseStatus.PAID):",
+            "if closed.status in (CloseStatus.CLOSED, CloseStatus.PAID):",
+            "test_a_cancellation_that_was_not_sent_is_over",
+        ),
+    ),
+    *guards(
+        "services/errors.py",
+        "test_submit.py",
+        (
+            "expired-after-close",
+            "return order_expired() if order.expire_time <= now else order_closed()",
+            "return order_closed()",
+            "test_an_expired_order_is_order_expired_before_and_after_its_close",
+        ),
+    ),
+    *guards(
+        "services/channels.py",
+        "test_grpc_channels.py",
+        (
+            "gateway-public",
+            "if self._context.options.production and gateway and not is_public_gateway(gateway):",
+            "if False:",
+            "test_mock_is_refused_in_production",
+        ),
+        (
+            "gateway-shown",
+            "without_credentials(value) if name == GATEWAY_FIELD else value",
+            "value",
+            "test_a_password_in_a_stored_gateway_is_not_shown",
+        ),
+        (
+            "channel-forgotten",
+            "            raise errors.channel_changed()\n        self._gateway.forget(channel.id)\n",
+            "            raise errors.channel_changed()\n",
+            "test_submit.py::test_a_changed_channel_is_used_at_once_by_the_process_that_changed_it",
+        ),
+    ),
+    Mutant(
+        "callback-sign-type",
+        "server/paycenter_server/channels/wechatpay/v2_xml.py",
+        ' or sign_type not in ("", kind):',
+        ":",
+        ("tests/unit/test_wechat_v2.py::test_a_callback_is_signed_in_the_way_that_is_configured[HMAC-SHA256-MD5-False]",),
+    ),
+    *guards(
+        "services/notifications_delivery.py",
+        "test_delivery_schedule.py",
+        (
+            "schedule-start",
+            "step = task.notify_times + 1 - task.schedule_start_times",
+            "step = task.notify_times + 1",
+            "test_the_schedule_may_change_while_a_notification_is_in_it[3]",
+        ),
+    ),
+    *guards(
+        "services/cases.py",
+        "test_guards_settlement.py",
+        (
+            "unknown-payment-number",
+            ":{payment.out_trade_no}:{payment.channel_order_no}",
+            ":{payment.out_trade_no}",
+            "test_two_payments_under_one_unknown_number_are_two_cases",
+        ),
+    ),
+]
