@@ -1,4 +1,4 @@
-"""Every way to pay, and the setup on which test_scenarios.py runs its scenarios."""
+"""Every way to pay, and what test_scenarios.py runs its scenarios on."""
 
 from __future__ import annotations
 

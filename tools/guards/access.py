@@ -70,7 +70,7 @@ ACCESS: list[Mutant] = [
             "expired-after-close",
             "return order_expired() if order.expire_time <= now else order_closed()",
             "return order_closed()",
-            "test_an_expired_order_says_so_before_and_after_it_was_closed",
+            "test_an_expired_order_is_order_expired_before_and_after_its_close",
         ),
     ),
     *guards(
