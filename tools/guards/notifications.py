@@ -7,7 +7,7 @@ from guards import Mutant, guards
 _DUE = """WHERE next_notify_time <= $1 AND NOT app_id = ANY($5) ORDER BY next_notify_time LIMIT 1000) candidates
            ), locked AS (
              SELECT t.id FROM pay_notify_task t WHERE t.next_notify_time <= $1 AND t.id IN ("""
-_NO_PAYMENT = """            if notification.payment.payment is None:
+_NO_PAYMENT = """            if callback.payment.payment is None:
 """
 _PASSES_OVER = "test_a_claim_passes_over_what_another_worker_holds"
 
@@ -97,13 +97,13 @@ NOTIFICATIONS: list[Mutant] = [
         (
             "callback-names-payment",
             _NO_PAYMENT + '                raise FactsMismatchError("the message names no payment")\n',
-            _NO_PAYMENT + "                return notification\n",
+            _NO_PAYMENT + "                return callback\n",
             "test_paid_without_a_payment_is_not_acknowledged",
         ),
         (
             "callback-paid",
-            "if notification.payment is not None and notification.payment.status is QueryStatus.PAID:",
-            "if notification.payment is not None and notification.payment.payment is not None:",
+            "if callback.payment is not None and callback.payment.status is QueryStatus.PAID:",
+            "if callback.payment is not None and callback.payment.payment is not None:",
             "test_only_a_payment_that_is_paid_is_booked",
         ),
         (

@@ -48,7 +48,7 @@ class Callbacks:
             raise
         bound = log.bind(channel=channel_number, code=configured.channel.code)
         try:
-            notification = await self._context.run_to_completion(self._store(configured, request))
+            callback = await self._context.run_to_completion(self._store(configured, request))
         except CallbackError as error:
             bound.warning("callback_refused", why=str(error))
             return configured.codec.acknowledge(False, "the callback cannot be verified")
@@ -61,17 +61,17 @@ class Callbacks:
             else:
                 bound.exception("callback_not_stored")
             return configured.codec.acknowledge(False, "not stored, send again")
-        return notification.answer or configured.codec.acknowledge(True, "")
+        return callback.answer or configured.codec.acknowledge(True, "")
 
     async def _store(self, configured: ConfiguredChannel, request: CallbackRequest) -> Callback:
-        notification = await self._gateway.parse_callback(configured, request)
-        if notification.payment is not None and notification.payment.status is QueryStatus.PAID:
-            if notification.payment.payment is None:
+        callback = await self._gateway.parse_callback(configured, request)
+        if callback.payment is not None and callback.payment.status is QueryStatus.PAID:
+            if callback.payment.payment is None:
                 raise FactsMismatchError("the message names no payment")
-            await self._book(configured, notification.payment.payment, notification.raw)
-        if notification.refund is not None:
-            await self._refunds.receive_callback(configured, notification.refund, notification.raw)
-        return notification
+            await self._book(configured, callback.payment.payment, callback.raw)
+        if callback.refund is not None:
+            await self._refunds.receive_callback(configured, callback.refund, callback.raw)
+        return callback
 
     async def _book(self, configured: ConfiguredChannel, payment: Payment, raw: str) -> None:
         try:
