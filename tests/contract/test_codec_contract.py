@@ -22,7 +22,6 @@ from paycenter_server.channels.protocol import (
     CallbackError,
     CallbackRequest,
     CallbackResponse,
-    ChannelSpec,
     CloseOutcome,
     Codec,
     HttpRequest,
@@ -34,6 +33,7 @@ from paycenter_server.channels.protocol import (
     UnknownKeyError,
 )
 from paycenter_server.channels.registry import installed
+from paycenter_server.channels.specs import ChannelSpec
 from unit.channel_support import (
     API_V3_KEY,
     ATTEMPT,

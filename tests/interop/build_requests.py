@@ -15,17 +15,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from paycenter_server.channels.protocol import (
-    AttemptRef,
-    Call,
-    ChannelSpec,
-    HttpRequest,
-    PayOutcome,
-    PayRequest,
-    RefundRequest,
-    RequestContext,
-)
+from paycenter_server.channels.protocol import AttemptRef, Call, HttpRequest, PayOutcome, PayRequest, RefundRequest, RequestContext
 from paycenter_server.channels.registry import installed
+from paycenter_server.channels.specs import ChannelSpec
 from paycenter_server.simulator.keys import SimulatorKeys, load_keys
 
 SUBJECT = '一杯 "拿铁" & 50% +1=2 😀 \\n <b>'

@@ -6,15 +6,7 @@ from typing import Any
 
 import pytest
 from paycenter_server.channels.alipay import outcomes
-from paycenter_server.channels.protocol import (
-    AnswerError,
-    Call,
-    CloseStatus,
-    HttpResponse,
-    PayStatus,
-    QueryStatus,
-    RefundStatus,
-)
+from paycenter_server.channels.protocol import AnswerError, Call, CloseStatus, HttpResponse, PayStatus, QueryStatus, RefundStatus
 from paycenter_server.channels.registry import installed
 from unit.channel_support import (
     ATTEMPT,

@@ -5,15 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from paycenter_server.channels.protocol import (
-    AnswerError,
-    Call,
-    CloseStatus,
-    HttpResponse,
-    PayStatus,
-    QueryStatus,
-    RefundStatus,
-)
+from paycenter_server.channels.protocol import AnswerError, Call, CloseStatus, HttpResponse, PayStatus, QueryStatus, RefundStatus
 from paycenter_server.channels.registry import installed
 from paycenter_server.channels.wechatpay import outcomes
 from unit.channel_support import ATTEMPT, MOMENT, NOW, PAY, REFUND, wx, wx_config, wx_error, wx_refund, wx_signed, wx_transaction

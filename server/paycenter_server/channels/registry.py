@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import entry_points
 
-from paycenter_server.channels.protocol import ChannelSpec
+from paycenter_server.channels.specs import ChannelSpec
 
 GROUP = "paycenter.channels"
 

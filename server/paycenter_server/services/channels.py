@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from paycenter_server.channels.addresses import GATEWAY_FIELD, is_public_gateway, without_credentials
-from paycenter_server.channels.protocol import ChannelSpec
+from paycenter_server.channels.specs import ChannelSpec
 from paycenter_server.domain.channels import PayChannel, new_channel
 from paycenter_server.domain.errors import Violation, invalid
 from paycenter_server.domain.ids import Prefix, decode

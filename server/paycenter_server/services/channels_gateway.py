@@ -17,7 +17,6 @@ from paycenter_server.channels.protocol import (
     Callback,
     CallbackError,
     CallbackRequest,
-    ChannelSpec,
     CloseOutcome,
     Codec,
     HoldsKeys,
@@ -27,6 +26,7 @@ from paycenter_server.channels.protocol import (
     RequestContext,
     UnknownKeyError,
 )
+from paycenter_server.channels.specs import ChannelSpec
 from paycenter_server.channels.transport import NotSentError, TransportUnclearError
 from paycenter_server.domain.channels import PayChannel
 from paycenter_server.services import errors

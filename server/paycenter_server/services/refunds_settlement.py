@@ -7,14 +7,7 @@ from datetime import datetime
 
 import structlog
 
-from paycenter_server.channels.protocol import (
-    QueryStatus,
-    Refunded,
-    RefundFacts,
-    RefundOutcome,
-    RefundRequest,
-    RefundStatus,
-)
+from paycenter_server.channels.protocol import QueryStatus, Refunded, RefundFacts, RefundOutcome, RefundRequest, RefundStatus
 from paycenter_server.domain.errors import invalid
 from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.refunds import PayRefund

@@ -13,7 +13,8 @@ from paycenter_server.channels.alipay.lite import AlipayLiteCodec
 from paycenter_server.channels.alipay.outcomes import ALARM_CODES
 from paycenter_server.channels.alipay.page import AlipayAppCodec, AlipayPcCodec, AlipayWapCodec
 from paycenter_server.channels.alipay.qr import AlipayQrCodec
-from paycenter_server.channels.protocol import ChannelSpec, Codec, RequiredExtra
+from paycenter_server.channels.protocol import Codec
+from paycenter_server.channels.specs import ChannelSpec, RequiredExtra
 
 
 class _Kind(Protocol):

@@ -20,10 +20,8 @@ from paycenter_server.channels.protocol import (
     CallbackError,
     CallbackRequest,
     CallbackResponse,
-    ChannelSpec,
     CloseOutcome,
     CloseStatus,
-    ConfigField,
     Payment,
     PayOutcome,
     PayRequest,
@@ -36,6 +34,7 @@ from paycenter_server.channels.protocol import (
     RefundStatus,
     RequestContext,
 )
+from paycenter_server.channels.specs import ChannelSpec, ConfigField
 from paycenter_server.domain.errors import Violation
 
 BEHAVIOURS = ("success", "failure", "timeout", "lost", "late", "late_after_close", "never")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 
-from paycenter_server.channels.protocol import ChannelSpec, Codec, RequiredExtra
+from paycenter_server.channels.protocol import Codec
+from paycenter_server.channels.specs import ChannelSpec, RequiredExtra
 from paycenter_server.channels.wechatpay.codepay import WechatBarCodec
 from paycenter_server.channels.wechatpay.config import FIELDS, bar_is_v2, check, check_bar, is_v2
 from paycenter_server.channels.wechatpay.h5 import WechatWapCodec

@@ -16,7 +16,7 @@ from paycenter_server.channels.crypto import (
     load_private_key,
     load_public_key,
 )
-from paycenter_server.channels.protocol import ConfigField
+from paycenter_server.channels.specs import ConfigField
 from paycenter_server.domain.errors import Violation
 
 GATEWAY = "https://api.mch.weixin.qq.com"

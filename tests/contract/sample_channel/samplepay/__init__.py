@@ -21,10 +21,8 @@ from paycenter_server.channels.protocol import (
     CallbackError,
     CallbackRequest,
     CallbackResponse,
-    ChannelSpec,
     CloseOutcome,
     CloseStatus,
-    ConfigField,
     HttpRequest,
     HttpResponse,
     Payment,
@@ -39,6 +37,7 @@ from paycenter_server.channels.protocol import (
     RefundStatus,
     RequestContext,
 )
+from paycenter_server.channels.specs import ChannelSpec, ConfigField
 from paycenter_server.channels.texts import text
 from paycenter_server.domain.errors import Violation
 
