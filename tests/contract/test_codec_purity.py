@@ -47,7 +47,8 @@ def test_a_codec_does_no_io(file: Path) -> None:
     assert not {name for name in imports if name in FORBIDDEN or name.split(".")[0] in FORBIDDEN}
     assert not CALLS & _calls(tree)
     inside = {name for name in imports if name.startswith("paycenter_server.")}
-    assert not {name for name in inside if not name.startswith(("paycenter_server.channels.", "paycenter_server.domain."))}
+    allowed = ("paycenter_server.channels.", "paycenter_server.domain.", "paycenter_server.version")  # the last: a constant
+    assert not {name for name in inside if not name.startswith(allowed)}
 
 
 @pytest.mark.parametrize("family", ["alipay", "wechatpay", "mock"])

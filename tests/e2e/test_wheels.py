@@ -107,6 +107,8 @@ def test_the_wheels_hold_every_file(wheels: Path) -> None:
         tree |= {f"{package}/py.typed"}
         assert tree <= names(wheel)
     assert "paycenter_server/removed.py" not in names(server)
+    contract = {f"paycenter/protos/{path.relative_to(protos_folder())}" for path in protos_folder().rglob("*.proto")}
+    assert contract <= names(client)
     for folder, suffix in ((migrations_folder(), ".py"), (protos_folder(), ".proto")):
         wanted = {f"paycenter_server/{folder.name}/{path.relative_to(folder)}" for path in folder.rglob(f"*{suffix}")}
         assert wanted
