@@ -210,7 +210,7 @@ async def test_one_channel_per_app_and_code(rig: Rig) -> None:
     await make(rig, "mock")
     async with fails("CHANNEL_EXISTS", grpc.StatusCode.ALREADY_EXISTS) as caught:
         await make(rig, "mock")
-    assert caught[0].metadata == {"channel_code": "mock"}
+    assert caught[0].metadata.items() >= {"channel_code": "mock"}.items()
 
 
 async def test_a_channel_that_carried_orders_stays(rig: Rig) -> None:
@@ -225,7 +225,7 @@ async def test_a_disabled_channel_takes_nothing_new(rig: Rig) -> None:
     order = await rig.order()
     async with fails("CHANNEL_DISABLED", grpc.StatusCode.FAILED_PRECONDITION) as caught:
         await rig.shop.submit_order(order, "mock")
-    assert caught[0].metadata == {"channel_code": "mock"}
+    assert caught[0].metadata.items() >= {"channel_code": "mock"}.items()
     assert await rig.shop.list_channel_codes() == ["alipay_pc", "alipay_qr", "wx_native"]
     async with fails("CHANNEL_NOT_FOUND"):
         await rig.shop.submit_order(order, "alipay_bar")

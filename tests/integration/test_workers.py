@@ -1,4 +1,4 @@
-"""The workers on a real Valkey: the wake_up, its net, and what happens when Redis stops, forgets or comes back."""
+"""The workers on a real Valkey: the wake-up, the jobs without Redis, and a Redis that stops, loses its data or comes back."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAMES = ("pay_notify_job", "pay_order_sync_job", "pay_order_expire_job", "pay_re
 
 
 @dataclass
-class TimingCourier:
+class TimingSender:
     """Notes when each notification came; holds them while `hold` is set."""
 
     at: dict[str, list[float]] = field(default_factory=dict)
@@ -41,14 +41,14 @@ class Running:
     wake_up: ArqWakeUp
     jobs: dict[str, Job]
     delivery: NotificationDelivery
-    sender: TimingCourier
+    sender: TimingSender
     stop: asyncio.Event
     task: asyncio.Task[None]
 
 
 @asynccontextmanager
-async def workers(system: PayCenterSystem, sender: TimingCourier, *, url: str | None = None) -> AsyncIterator[Running]:
-    """A runner of its own, as in a worker process, and a wake_up that rings it through Valkey."""
+async def workers(system: PayCenterSystem, sender: TimingSender, *, url: str | None = None) -> AsyncIterator[Running]:
+    """A runner of its own, as in a worker process, and a wake-up that sends it jobs through Valkey."""
     url = url or system.settings.redis_url
     delivery = NotificationDelivery(system.services.context, sender)
     jobs = make_jobs(system.services.jobs, delivery)
@@ -85,7 +85,7 @@ async def _empty_redis(system: PayCenterSystem) -> None:
 
 
 async def settled(running: Running, seconds: float = 5.0) -> None:
-    """The wake_up works: a payment is delivered faster than the net would."""
+    """The wake_up works: a payment is delivered faster than by the poll."""
 
     async def quick() -> bool:
         before = len(running.sender.at)
@@ -96,8 +96,8 @@ async def settled(running: Running, seconds: float = 5.0) -> None:
     await eventually(quick, seconds)
 
 
-async def test_the_bell_brings_the_first_delivery_within_a_tenth_of_a_second(system: PayCenterSystem) -> None:
-    sender = TimingCourier()
+async def test_the_wake_up_starts_the_first_delivery_within_a_tenth_of_a_second(system: PayCenterSystem) -> None:
+    sender = TimingSender()
     async with workers(system, sender) as running:
         await settled(running)
         sender.at.clear()
@@ -120,7 +120,7 @@ async def test_the_bell_brings_the_first_delivery_within_a_tenth_of_a_second(sys
 
 
 async def test_all_four_jobs_run_by_the_names_that_operators_know(system: PayCenterSystem) -> None:
-    async with workers(system, TimingCourier()) as running:
+    async with workers(system, TimingSender()) as running:
         assert tuple(running.jobs) == NAMES
 
         async def all_ran() -> bool:
@@ -134,7 +134,7 @@ async def test_all_four_jobs_run_by_the_names_that_operators_know(system: PayCen
 
 
 async def test_without_redis_nothing_waits_and_everything_arrives(system: PayCenterSystem, embedded: Any) -> None:
-    sender = TimingCourier()
+    sender = TimingSender()
     async with workers(system, sender) as running:
         await settled(running)
         embedded.servers.stop_redis()
@@ -159,7 +159,7 @@ async def test_without_redis_nothing_waits_and_everything_arrives(system: PayCen
 
 
 async def test_a_redis_that_forgets_in_a_burst_loses_nothing(system: PayCenterSystem) -> None:
-    sender = TimingCourier(seconds=0.02)
+    sender = TimingSender(seconds=0.02)
     async with workers(system, sender) as running:
         await settled(running)
 
@@ -178,7 +178,7 @@ async def test_a_redis_that_forgets_in_a_burst_loses_nothing(system: PayCenterSy
 
 
 async def test_two_workers_share_the_work(system: PayCenterSystem) -> None:
-    sender = TimingCourier(seconds=0.01)
+    sender = TimingSender(seconds=0.01)
     async with workers(system, sender) as first, workers(system, sender):
         await asyncio.gather(*(pay(system) for _ in range(120)))
         await eventually(lambda: delivered(system, 120), 8)
@@ -189,7 +189,7 @@ async def test_two_workers_share_the_work(system: PayCenterSystem) -> None:
 
 
 async def test_a_job_that_fails_harms_no_other(system: PayCenterSystem) -> None:
-    sender = TimingCourier()
+    sender = TimingSender()
     counts: Counter[str] = Counter()
 
     def failing(name: str, error: BaseException) -> Callable[[], Awaitable[int]]:
@@ -225,7 +225,7 @@ async def test_a_job_that_fails_harms_no_other(system: PayCenterSystem) -> None:
 
 async def test_redis_goes_while_a_job_is_running(system: PayCenterSystem, embedded: Any) -> None:
     """arq ends its running jobs then; its own end must not keep it from being started again."""
-    sender = TimingCourier()
+    sender = TimingSender()
     entered, calls = asyncio.Event(), 0
 
     async def long() -> int:
@@ -239,8 +239,8 @@ async def test_redis_goes_while_a_job_is_running(system: PayCenterSystem, embedd
     jobs = {**make_jobs(system.services.jobs, delivery), "pay_order_sync_job": Job("pay_order_sync_job", long, 1)}
     stop = asyncio.Event()
     runner = Runner(jobs, system.settings.redis_url, delivery)
-    # Only the cron worker, so that it is arq and not the net that runs the job.
-    keeping = asyncio.create_task(runner._keep("paycenter:cron"))
+    # Only the cron worker, so that arq runs the job, and not the scheduler for overdue jobs.
+    keeping = asyncio.create_task(runner._run_worker("paycenter:cron"))
     await asyncio.wait_for(entered.wait(), 5)
     entered.clear()
     embedded.servers.stop_redis()
@@ -255,7 +255,7 @@ async def test_redis_goes_while_a_job_is_running(system: PayCenterSystem, embedd
 
 
 async def test_the_end_waits_for_deliveries_under_way(system: PayCenterSystem) -> None:
-    sender = TimingCourier(seconds=0.6)
+    sender = TimingSender(seconds=0.6)
     async with workers(system, sender) as running:
         await asyncio.gather(*(pay(system) for _ in range(5)))
 

@@ -12,7 +12,7 @@ from paycenter_server.settings import Settings, split_address
 
 
 async def _wait_for_schema(services: Services, stop: asyncio.Event) -> None:
-    """Started beside the migration, a process waits for it instead of failing."""
+    """Wait until the database has the schema of this version; the migration may run at the same time."""
     from paycenter_server.storage.migrate import SchemaVersion, revision_of
 
     schema = SchemaVersion()
@@ -81,20 +81,20 @@ async def _worker(settings: Settings, stop: asyncio.Event) -> None:
     from paycenter_server.workers.runner import Runner, make_jobs
 
     class LocalWakeUp:
-        """What this process commits, it delivers itself."""
+        """Starts the deliveries of this process."""
 
         def send(self) -> None:
-            ring()
+            start_delivery()
 
     async with open_services(settings, wake_up=LocalWakeUp()) as services:
         jobs = make_jobs(services.jobs, services.delivery)
         notify = jobs["pay_notify_job"]
-        ringing: set[asyncio.Task[None]] = set()
+        deliveries: set[asyncio.Task[None]] = set()
 
-        def ring() -> None:
+        def start_delivery() -> None:
             task = asyncio.get_running_loop().create_task(notify.run())
-            ringing.add(task)
-            task.add_done_callback(ringing.discard)
+            deliveries.add(task)
+            task.add_done_callback(deliveries.discard)
 
         await _wait_for_schema(services, stop)
         await Runner(jobs, settings.redis_url, services.delivery).run(stop)

@@ -1,4 +1,4 @@
-"""Errors on the wire: google.rpc.Status with ErrorInfo, BadRequest and RetryInfo. One table maps reason to status code."""
+"""Conversion of errors to google.rpc.Status with ErrorInfo, BadRequest and RetryInfo. One table maps reason to status code."""
 
 from __future__ import annotations
 
