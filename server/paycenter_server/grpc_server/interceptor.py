@@ -113,8 +113,7 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
                 log.debug("call", method=name, key_id=caller.key_id if caller else "", ms=ms)
                 return answer
             log.info("call_failed", method=name, key_id=caller.key_id if caller else "", reason=outcome, ms=ms)
-            failure.metadata = {"request_id": request_id, **failure.metadata}
-            return await _abort(context, failure)
+            return await _abort(context, failure, request_id)
 
         return call
 
@@ -159,8 +158,8 @@ def _unexpected(error: Exception, method: str, request_id: str) -> PayCenterErro
     )
 
 
-async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: PayCenterError) -> None:
-    status = to_status(error)
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: PayCenterError, request_id: str) -> None:
+    status = to_status(error, request_id)
     code = next(code for code in grpc.StatusCode if code.value[0] == status.code)
     trailing = [("grpc-status-details-bin", status.SerializeToString())]
     if error.retry_after is not None:
