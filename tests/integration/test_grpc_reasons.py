@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from google.rpc.error_details_pb2 import ErrorInfo
 from paycenter.reasons import Reason as ClientReason
 from paycenter.v1.error_reason_pb2 import ErrorReason
 from paycenter_server.domain.errors import PayCenterError, Reason, Violation
@@ -44,9 +45,12 @@ def test_a_status_fits_into_the_headers_of_http2() -> None:
         Reason.INVALID_FIELD, wide, metadata={"app_key": wide, "fields": wide},
         violations=[Violation(f"channel_extras.{wide}"[:100], wide)] * 60, retry_after=1.5,
     )  # fmt: skip
-    status = to_status(error)
+    status = to_status(error, "r" * 64)
     # The message travels percent-encoded, three bytes for one; the details in base64, four for three.
     size = len(status.message.encode()) * 3 + len(status.SerializeToString()) * 4 // 3
     assert size < 7 * 1024
     assert status.message.startswith("\U0001f600")
     assert len(status.details) == 3
+    info = ErrorInfo()
+    assert status.details[0].Unpack(info)
+    assert info.metadata["request_id"] == "r" * 64

@@ -44,7 +44,7 @@ class Running:
     wake_up: ArqWakeUp
     jobs: dict[str, Job]
     delivery: NotificationDelivery
-    sender: TimingCourier
+    sender: TimingSender
     stop: asyncio.Event
     task: asyncio.Task[None]
 
@@ -126,7 +126,7 @@ async def test_the_wake_up_starts_the_first_delivery_within_a_tenth_of_a_second(
 
 
 async def test_all_four_jobs_run_by_the_names_that_operators_know(system: PayCenterSystem) -> None:
-    async with workers(system, TimingCourier()) as running:
+    async with workers(system, TimingSender()) as running:
         assert tuple(running.jobs) == NAMES
 
         async def all_ran() -> bool:
@@ -140,7 +140,7 @@ async def test_all_four_jobs_run_by_the_names_that_operators_know(system: PayCen
 
 
 async def test_without_redis_nothing_waits_and_everything_arrives(system: PayCenterSystem, embedded: Any) -> None:
-    sender = TimingCourier()
+    sender = TimingSender()
     async with workers(system, sender) as running:
         await settled(running)
         embedded.servers.stop_redis()

@@ -129,20 +129,20 @@ async def _worker(settings: Settings, stop: asyncio.Event) -> None:
     from paycenter_server.workers.runner import Runner, make_jobs
 
     class LocalWakeUp:
-        """What this process commits, it delivers itself."""
+        """Starts the deliveries of this process."""
 
         def send(self) -> None:
-            wake()
+            start_delivery()
 
     async with open_services(settings, wake_up=LocalWakeUp()) as services:
         jobs = make_jobs(services.jobs, services.delivery)
         deliveries = jobs["pay_notify_job"]
-        woken: set[asyncio.Task[None]] = set()
+        started: set[asyncio.Task[None]] = set()
 
-        def wake() -> None:
+        def start_delivery() -> None:
             task = asyncio.get_running_loop().create_task(deliveries.run())
-            woken.add(task)
-            task.add_done_callback(woken.discard)
+            started.add(task)
+            task.add_done_callback(started.discard)
 
         await wait_for_schema(services.context.database, stop)
         await Runner(jobs, settings.redis_url, services.delivery).run(stop)

@@ -39,7 +39,7 @@ def app_message(listed: ListedApp) -> pb.PayApp:
 
 
 class AppServicer(PayAppServiceServicer):
-    """Messages in, messages out."""
+    """Converts messages, and calls the use cases for apps."""
 
     def __init__(self, apps: Apps) -> None:
         self._apps = apps

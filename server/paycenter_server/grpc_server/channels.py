@@ -59,7 +59,7 @@ def channel_message(view: ChannelView) -> pb.PayChannel:
 
 
 class ChannelServicer(PayChannelServiceServicer):
-    """Messages in, messages out."""
+    """Converts messages, and calls the use cases for channels."""
 
     def __init__(self, channels: Channels) -> None:
         self._channels = channels

@@ -1,4 +1,4 @@
-"""Values to fields and back, for every noun."""
+"""Conversion of values to protobuf fields and back, for every service."""
 
 from __future__ import annotations
 

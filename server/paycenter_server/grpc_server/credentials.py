@@ -28,7 +28,7 @@ def operator_credential_message(credential: Credential) -> pb.OperatorCredential
 
 
 class CredentialServicer(PayCredentialServiceServicer):
-    """Messages in, messages out."""
+    """Converts messages, and calls the use cases for credentials."""
 
     def __init__(self, credentials: Credentials) -> None:
         self._credentials = credentials

@@ -1,4 +1,4 @@
-"""Errors on the wire: google.rpc.Status with ErrorInfo, BadRequest and RetryInfo. One table maps reason to status code."""
+"""Conversion of errors to google.rpc.Status with ErrorInfo, BadRequest and RetryInfo. One table maps reason to status code."""
 
 from __future__ import annotations
 
@@ -82,9 +82,9 @@ def _packed(message: Message) -> AnyMessage:
     return packed
 
 
-def to_status(error: PayCenterError) -> Status:
-    """The rich status of an error, cut to what its trailers can hold."""
-    metadata, room = {}, _METADATA_BYTES
+def to_status(error: PayCenterError, request_id: str) -> Status:
+    """The rich status of an error, cut to what its trailers can hold. The request id is in its metadata, never cut."""
+    metadata, room = {"request_id": request_id}, _METADATA_BYTES - len(request_id)
     for name, value in error.metadata.items():
         metadata[name] = _clipped(value, min(room, _VALUE_BYTES))
         room -= len(metadata[name].encode())

@@ -57,7 +57,7 @@ def log_message(entry: NotificationLog) -> pb.NotificationLog:
 
 
 class NotificationServicer(PayNotificationServiceServicer):
-    """Messages in, messages out."""
+    """Converts messages, and calls the use cases for notifications."""
 
     def __init__(self, notifications: Notifications) -> None:
         self._notifications = notifications

@@ -57,7 +57,7 @@ def order_message(order: PayOrder, attempts: list[PayAttempt] | None = None) -> 
 
 
 class OrderServicer(PayOrderServiceServicer):
-    """Messages in, messages out; everything else is the services'."""
+    """Converts messages, and calls the use cases for pay orders."""
 
     def __init__(self, orders: Orders, submit: Submission) -> None:
         self._orders = orders

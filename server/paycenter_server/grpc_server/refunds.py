@@ -46,7 +46,7 @@ def refund_message(refund: PayRefund) -> pb.PayRefund:
 
 
 class RefundServicer(PayRefundServiceServicer):
-    """Messages in, messages out."""
+    """Converts messages, and calls the use cases for refunds."""
 
     def __init__(self, refunds: Refunds) -> None:
         self._refunds = refunds

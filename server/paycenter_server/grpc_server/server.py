@@ -1,4 +1,4 @@
-"""The server: services, health that follows the database, reflection."""
+"""The gRPC server: the services, health and reflection."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _GRACE_SECONDS = 10.0
 _QUIET_SECONDS = 0.1
 _REFUSE_SECONDS = 1.5
 _OPTIONS = (
-    # Two servers on one port would share its calls by chance; several processes are a deployment's own decision.
+    # With SO_REUSEPORT the kernel would distribute the calls over every server that listens on the port, also over a forgotten one.
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", 1024 * 1024),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -97,7 +97,7 @@ class Parts:
 
 
 class Server:
-    """Start, serve, stop. `port` is the bound one (useful with port 0)."""
+    """The server of one process. `port` is the bound port, also where the address has port 0."""
 
     def __init__(
         self, parts: Parts, address: str, *, tls: Tls | None, with_reflection: bool, health_seconds: float = _HEALTH_SECONDS
@@ -129,7 +129,7 @@ class Server:
             self.port = self._server.add_secure_port(address, credentials)
 
     async def start(self) -> None:
-        """Listen."""
+        """Check the health once, then listen."""
         await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
         await self._set_health((await self._checks.check()).ready)
         await self._server.start()

@@ -66,7 +66,7 @@ def _refusal(status: int, text: str) -> web.Response:
 def create_app(
     callbacks: Callbacks, health: Health, *, read_seconds: float = READ_SECONDS, answer_seconds: float = ANSWER_SECONDS
 ) -> web.Application:
-    """The sidecar."""
+    """The application of the sidecar."""
 
     async def callback(request: web.Request) -> web.Response:
         begin_request(request.headers.get("x-request-id"), request.remote or "")
@@ -124,7 +124,7 @@ def create_runner(app: web.Application) -> web.AppRunner:
 
 
 async def serve(app: web.Application, host: str, port: int, stop: asyncio.Event, *, connections: Connections | None = None) -> None:
-    """Until `stop`; requests that are being handled get 10 seconds to end."""
+    """Serve until `stop`. Requests that have begun get 10 seconds to end."""
     table = Connections(connection_limit(raise_descriptor_limit())) if connections is None else connections
     app.middlewares.append(table.middleware())
     runner = create_runner(app)

@@ -1,4 +1,4 @@
-"""The connections. One small asyncpg pool; transactions mark their task for the guard."""
+"""Connections and transactions over one asyncpg pool. A transaction marks its task for `domain.guard`."""
 
 from __future__ import annotations
 
@@ -127,13 +127,13 @@ async def _prepare(connection: Any) -> None:
 
 
 async def _reset(connection: Any) -> None:
-    # The default reset query costs a round trip per use; our statements leave nothing behind but an aborted transaction.
+    # The default reset query costs a round trip for each use. The statements of this package change no session state.
     if connection.is_in_transaction():
         await connection.execute("ROLLBACK")
 
 
 class Database:
-    """A pool of a few connections, handed over first come first served."""
+    """A pool of a few connections. Waiting tasks get one in the order in which they asked."""
 
     def __init__(self, url: str, *, size: int = 8, command_timeout: float = 15.0) -> None:
         self._url = url.replace("postgresql+asyncpg://", "postgresql://")
@@ -156,7 +156,7 @@ class Database:
         )
 
     async def close(self) -> None:
-        """Give the connections back, forcibly after a few seconds."""
+        """Close the connections; after 3 seconds without waiting for their statements."""
         if self._pool is not None:
             try:
                 await asyncio.wait_for(self._pool.close(), 3)

@@ -1,4 +1,4 @@
-"""pay_health: what the health check reads and writes."""
+"""The statements of the health check."""
 
 from __future__ import annotations
 

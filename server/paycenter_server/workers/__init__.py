@@ -1,1 +1,1 @@
-"""Transport 3: the arq workers. arq is in maintenance mode and stays behind this package."""
+"""Transport 3: the arq workers. arq is in maintenance mode, so no other package imports it."""

@@ -1,4 +1,4 @@
-"""Posting notifications: one keep-alive session, no redirects, and a guard against private addresses."""
+"""Sends notifications over HTTP: one keep-alive session, no redirects, no connections to private addresses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ForbiddenAddressError(OSError):
 
 
 def parse_networks(text: str) -> list[Network]:
-    """Comma separated CIDR; ValueError if one is not."""
+    """The networks of a comma separated list in CIDR notation; ValueError if an item is not a network."""
     return [ipaddress.ip_network(item.strip()) for item in text.split(",") if item.strip()]
 
 
@@ -49,7 +49,7 @@ class AddressGuard:
         return is_public(address)
 
     def socket_factory(self, info: Any) -> socket.socket:
-        """For aiohttp's connector."""
+        """A socket for aiohttp's connector; ForbiddenAddressError if the address is not permitted."""
         family, kind, proto, _, sockaddr = info
         if not self.permits(sockaddr[0]):
             raise ForbiddenAddressError(
@@ -61,7 +61,7 @@ class AddressGuard:
 
 
 class AiohttpNotificationSender:
-    """See `services.delivery.NotificationSender`."""
+    """See `services.notifications_delivery.NotificationSender`."""
 
     def __init__(self, guard: AddressGuard, clock: Clock, *, timeout: float = TIMEOUT) -> None:
         self._guard = guard
@@ -78,7 +78,7 @@ class AiohttpNotificationSender:
         return self._session
 
     async def send(self, url: str, headers: dict[str, str], body: bytes) -> DeliveryResponse:
-        """The answer, at most 64 KiB of it; or why there was none."""
+        """The answer, at most 64 KiB of it; without an answer, status 0 and the cause."""
         refuse_in_transaction()
         try:
             target = yarl.URL(url)

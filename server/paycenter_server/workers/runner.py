@@ -1,7 +1,7 @@
-"""The worker process: four jobs on arq, and a net under them.
+"""The worker process: four jobs on arq, and a scheduler that does not need Redis.
 
 arq's worker ends when Redis restarts, so it is started again, with a pause. Whatever has not run for two of its periods (no
-Redis, a lost queue) is run by the net, straight from PostgreSQL: with Redis down everything still happens, later.
+Redis, a lost queue) is run by that scheduler. The jobs read PostgreSQL only: without Redis they run later, and do the same.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 MAX_JOBS = 100
 POLL_DELAY = 0.05
-_RESPAWN_SECONDS = 1.0
+_RESTART_SECONDS = 1.0
 _CLOSE_SECONDS = 5.0
 
 
@@ -40,7 +40,7 @@ class Job:
     done: int = field(default=0)
 
     async def run(self) -> None:
-        """One pass at a time; a call while one is running makes it look once more. Errors are logged: the rows stay due."""
+        """One pass at a time. A call during a pass makes another pass follow it. Errors are logged; the rows stay due."""
         self.again = True
         if self.running:
             return
@@ -59,7 +59,7 @@ class Job:
 
 
 def make_jobs(jobs: Jobs, delivery: NotificationDelivery) -> dict[str, Job]:
-    """By name."""
+    """The four jobs, by name."""
     made = (
         Job("pay_notify_job", delivery.deliver_due, 1),
         Job("pay_order_sync_job", jobs.sync_orders, 2),
@@ -69,7 +69,7 @@ def make_jobs(jobs: Jobs, delivery: NotificationDelivery) -> dict[str, Job]:
     return {job.name: job for job in made}
 
 
-def _noted(closing: asyncio.Future[None]) -> None:
+def _log_close_failure(closing: asyncio.Future[None]) -> None:
     if closing.cancelled() or closing.exception() is not None:
         log.debug("worker_close_failed")
 
@@ -114,7 +114,7 @@ class Runner:
         ]  # fmt: skip
         return Worker(functions=[], cron_jobs=crons, **common)
 
-    async def _keep(self, queue: str) -> None:
+    async def _run_worker(self, queue: str) -> None:
         while True:
             worker = self._worker(queue)
             try:
@@ -124,13 +124,13 @@ class Runner:
             except Exception as error:
                 log.warning("worker_ended", queue=queue, why=f"{type(error).__name__}: {error}")
             finally:
-                # arq's close ends with its jobs' CancelledError, which awaited here would look like our own end.
+                # arq's close raises the CancelledError of its jobs. Awaited here, it would look like a cancellation of this task.
                 closing = asyncio.ensure_future(worker.close())
-                closing.add_done_callback(_noted)
+                closing.add_done_callback(_log_close_failure)
                 await asyncio.wait([closing], timeout=_CLOSE_SECONDS)
-            await asyncio.sleep(_RESPAWN_SECONDS)
+            await asyncio.sleep(_RESTART_SECONDS)
 
-    async def _net(self) -> None:
+    async def _run_overdue_jobs(self) -> None:
         loop = asyncio.get_running_loop()
         running: set[asyncio.Task[None]] = set()
         while True:
@@ -142,9 +142,9 @@ class Runner:
             await asyncio.sleep(0.5)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop`; deliveries under way are waited for."""
-        tasks = [asyncio.create_task(self._keep(queue)) for queue in (WAKE_UP_QUEUE, CRON_QUEUE)]
-        tasks.append(asyncio.create_task(self._net()))
+        """Until `stop`. Deliveries that have begun are waited for."""
+        tasks = [asyncio.create_task(self._run_worker(queue)) for queue in (WAKE_UP_QUEUE, CRON_QUEUE)]
+        tasks.append(asyncio.create_task(self._run_overdue_jobs()))
         log.info("workers_running", jobs=list(self._jobs))
         try:
             await stop.wait()

@@ -1,4 +1,4 @@
-"""The wake-up: after a commit, a job in Redis tells a worker to look at the outbox. It may be lost; a poll is the net."""
+"""The wake-up: after a commit, a job in Redis tells a worker to read the outbox. The job may be lost; the poll finds the rows."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ log = structlog.get_logger(__name__)
 
 WAKE_UP_QUEUE = "paycenter:wake_up"
 CRON_QUEUE = "paycenter:cron"
-_QUIET_SECONDS = 0.02
+_PAUSE_SECONDS = 0.02
 
 
 def serialize(value: dict[str, Any]) -> bytes:
-    """Jobs travel as JSON, never as pickles."""
+    """Jobs are sent as JSON, never as pickles."""
     return json.dumps(value, default=str).encode()
 
 
 def deserialize(raw: bytes) -> dict[str, Any]:
-    """The reverse."""
+    """The job that `serialize` wrote."""
     return dict(json.loads(raw))
 
 
 def redis_settings(url: str) -> RedisSettings:
-    """Short time-outs: a Redis that is away must delay nobody."""
+    """With short time-outs, so that an unreachable Redis delays no process."""
     settings = RedisSettings.from_dsn(url)
     settings.conn_timeout, settings.conn_retries, settings.conn_retry_delay = 1, 0, 0
     return settings
 
 
 class ArqWakeUp:
-    """Rings at most every 20 ms, from a task of its own, so that callers never wait for Redis."""
+    """Sends at most one job every 20 ms, from a task of its own, so that callers never wait for Redis."""
 
     def __init__(self, url: str) -> None:
         self._settings = redis_settings(url)
         self._redis: ArqRedis | None = None
-        self._rung = asyncio.Event()
+        self._requested = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def send(self) -> None:
@@ -48,12 +48,12 @@ class ArqWakeUp:
         if self._task is None or self._task.done():
             # In a context of its own: the task outlives the call that starts it, and is not to log that call's request id.
             self._task = asyncio.get_running_loop().create_task(self._run(), context=Context())
-        self._rung.set()
+        self._requested.set()
 
     async def _run(self) -> None:
         while True:
-            await self._rung.wait()
-            self._rung.clear()
+            await self._requested.wait()
+            self._requested.clear()
             try:
                 if self._redis is None:
                     self._redis = await create_pool(
@@ -65,11 +65,11 @@ class ArqWakeUp:
                 raise
             except Exception as error:
                 log.warning("wake_up_failed", why=f"{type(error).__name__}: {error}")
-                await self._forget()
+                await self._disconnect()
                 await asyncio.sleep(1)
-            await asyncio.sleep(_QUIET_SECONDS)
+            await asyncio.sleep(_PAUSE_SECONDS)
 
-    async def _forget(self) -> None:
+    async def _disconnect(self) -> None:
         redis, self._redis = self._redis, None
         if redis is not None:
             try:
@@ -78,8 +78,8 @@ class ArqWakeUp:
                 log.debug("wake_up_close_failed")
 
     async def aclose(self) -> None:
-        """Stop ringing."""
+        """Stop the task and close the connection."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        await self._forget()
+        await self._disconnect()
