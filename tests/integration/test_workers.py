@@ -23,7 +23,7 @@ NAMES = ("pay_notify_job", "pay_order_sync_job", "pay_order_expire_job", "pay_re
 
 
 @dataclass
-class TimingCourier:
+class TimingSender:
     """Notes when each notification came; answers when `answers` is set."""
 
     at: dict[str, list[float]] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class Running:
 
 
 @asynccontextmanager
-async def workers(system: PayCenterSystem, sender: TimingCourier, *, url: str | None = None) -> AsyncIterator[Running]:
+async def workers(system: PayCenterSystem, sender: TimingSender, *, url: str | None = None) -> AsyncIterator[Running]:
     """A runner as in a worker process, and a wake-up through Valkey."""
     url = url or system.settings.redis_url
     delivery = NotificationDelivery(system.services.context, sender)
@@ -104,7 +104,7 @@ async def settled(running: Running, seconds: float = 5.0) -> None:
 
 
 async def test_the_wake_up_starts_the_first_delivery_within_a_tenth_of_a_second(system: PayCenterSystem) -> None:
-    sender = TimingCourier()
+    sender = TimingSender()
     async with workers(system, sender) as running:
         await settled(running)
         sender.at.clear()
@@ -165,7 +165,7 @@ async def test_without_redis_nothing_waits_and_everything_arrives(system: PayCen
 
 
 async def test_a_redis_that_forgets_in_a_burst_loses_nothing(system: PayCenterSystem) -> None:
-    sender = TimingCourier()
+    sender = TimingSender()
     async with workers(system, sender) as running:
         await settled(running)
 
@@ -184,7 +184,7 @@ async def test_a_redis_that_forgets_in_a_burst_loses_nothing(system: PayCenterSy
 
 
 async def test_two_workers_share_the_work(system: PayCenterSystem) -> None:
-    sender = TimingCourier()
+    sender = TimingSender()
     async with workers(system, sender) as first, workers(system, sender):
         await asyncio.gather(*(pay(system) for _ in range(120)))
         await eventually(lambda: delivered(system, 120), 8)
@@ -195,7 +195,7 @@ async def test_two_workers_share_the_work(system: PayCenterSystem) -> None:
 
 
 async def test_a_failing_job_does_not_affect_others(system: PayCenterSystem) -> None:
-    sender = TimingCourier()
+    sender = TimingSender()
     counts: Counter[str] = Counter()
 
     def failing(name: str, error: BaseException) -> Callable[[], Awaitable[int]]:
@@ -231,7 +231,7 @@ async def test_a_failing_job_does_not_affect_others(system: PayCenterSystem) -> 
 
 async def test_redis_goes_while_a_job_is_running(system: PayCenterSystem, embedded: Any) -> None:
     """arq ends its running jobs then; its own end must not keep it from being started again."""
-    sender = TimingCourier()
+    sender = TimingSender()
     entered, ended, calls = asyncio.Event(), asyncio.Event(), 0
 
     async def long() -> int:
@@ -249,7 +249,7 @@ async def test_redis_goes_while_a_job_is_running(system: PayCenterSystem, embedd
     stop = asyncio.Event()
     runner = Runner(jobs, system.settings.redis_url, delivery)
     # Only the cron worker, so that arq and not the poll runs the job.
-    keeping = asyncio.create_task(runner._keep("paycenter:cron"))
+    keeping = asyncio.create_task(runner._run_worker("paycenter:cron"))
     await asyncio.wait_for(entered.wait(), 5)
     entered.clear()
     embedded.servers.stop_redis()
@@ -264,7 +264,7 @@ async def test_redis_goes_while_a_job_is_running(system: PayCenterSystem, embedd
 
 
 async def test_the_end_waits_for_deliveries_under_way(system: PayCenterSystem) -> None:
-    sender = TimingCourier()
+    sender = TimingSender()
     sender.answers.clear()
     async with workers(system, sender) as running:
         await asyncio.gather(*(pay(system) for _ in range(5)))
