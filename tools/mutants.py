@@ -17,6 +17,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -50,7 +51,8 @@ _BROKEN = re.compile(
     r"\b(SyntaxError|IndentationError|ImportError|ModuleNotFoundError|NameError|UnboundLocalError|AttributeError|TypeError"
     r"|PostgresSyntaxError|IndeterminateDatatypeError|AmbiguousParameterError|DatatypeMismatchError|UndefinedColumnError"
     r"|UndefinedTableError|UndefinedParameterError|UndefinedFunctionError|AmbiguousColumnError|InvalidColumnReferenceError"
-    r"|the server expects \d+ arguments?|GroupingError|could not determine data type)\b"
+    r"|the server expects \d+ arguments?|GroupingError|could not determine data type|invalid input for query argument"
+    r"|InvalidTextRepresentationError|NotNullViolationError|ConnectionDoesNotExistError|Address already in use)\b"
 )
 # Loaded into each run by `-p`. It reports from where the code was loaded, and the result of each test.
 _PLUGIN = """
@@ -180,11 +182,12 @@ def run_tests(tree: Path, tests: Sequence[str], queue: Queue[dict[str, str]], mo
         try:
             process.wait(_SECONDS + 2 * len(tests))
         except subprocess.TimeoutExpired:
-            process.terminate()
+            # The whole group: servers that a test started would keep working on the database of the next run.
+            os.killpg(process.pid, signal.SIGTERM)
             try:
                 process.wait(20)
             except subprocess.TimeoutExpired:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         finally:
             queue.put(given)
@@ -217,10 +220,14 @@ def judge(mutant: Mutant, found: dict[str, object], tree: Path) -> tuple[bool, s
             if name == CONTROL:
                 if outcome.get("call") != "passed" and mutant.control:
                     return False, f"the control fails too: {outcome.get('message')}", True
+                if broken := _BROKEN.search(f"{outcome.get('message')}"):
+                    return False, f"the control fails by a broken program ({broken.group()}): {outcome.get('message')}", True
             elif outcome.get("setup") != "passed":
                 return False, f"{item} fails before its call: {outcome.get('message')}", True
             elif outcome.get("call") == "passed":
                 survivors.append(item)
+            elif outcome.get("call") != "failed":
+                return False, f"{item} neither passes nor fails: {outcome.get('call') or 'no result'}", True
             elif broken := _BROKEN.search(f"{outcome.get('message')}\n{outcome.get('output')}"):
                 return False, f"{item} fails by a broken program ({broken.group()}): {outcome.get('message')}", True
             elif "from pytest-timeout" in str(outcome.get("message")):

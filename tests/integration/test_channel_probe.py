@@ -57,6 +57,8 @@ async def test_what_is_wrong_is_described(system: PayCenterSystem, other_keys: A
         ("wx_pub", {"appid": "wx0000000000000000"}, "not bound"),
         ("wx_native", {"public_key_id": "PUB_KEY_ID_0000000000000000000000000001"}, "refuses"),
         ("wx_native", {"gateway_url": "http://127.0.0.1:9"}, "cannot be reached"),
+        ("wx_bar", {"gateway_url": "http://127.0.0.1:9"}, "cannot be reached"),
+        ("alipay_qr", {"gateway_url": "http://127.0.0.1:9"}, "cannot be reached"),
         ("alipay_qr", {"private_key": strange_private}, "does not accept our signature"),
         ("alipay_qr", {"alipay_public_key": strange_public}, "does not verify"),
         ("wx_bar", {"mch_key": "0" * 32}, "The APIv2 key is not the merchant's"),

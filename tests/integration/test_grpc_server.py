@@ -121,6 +121,8 @@ async def test_a_running_call_ends_before_the_server_does(
         assert error is not None
         assert (error.code, error.reason, error.retry_after) == (grpc.StatusCode.UNAVAILABLE, "SERVER_STOPPING", 2.0)
         assert not call.done()
+        # It takes no calls, and it lives: nobody has to end it before its running calls have ended.
+        assert [await health_of(rig, name) for name in ("", "liveness")] == [NOT_SERVING, SERVING]
         slow.answer.set()
         assert (await call).display_content
         await rig.running
@@ -129,6 +131,12 @@ async def test_a_running_call_ends_before_the_server_does(
             error = await refusal_of(rig.order(late))
             assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "")
         await slow.inner.aclose()
+
+
+async def health_of(rig: Rig, name: str) -> Any:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{rig.server.port}") as channel:
+        request = health_pb2.HealthCheckRequest(service=name)
+        return (await health_pb2_grpc.HealthStub(channel).Check(request, timeout=2)).status
 
 
 async def refusal_of(call: Any) -> PayCenterError:

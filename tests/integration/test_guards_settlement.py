@@ -38,7 +38,7 @@ async def two_open(system: PayCenterSystem) -> tuple[PayOrder, PayAttempt, PayAt
 
 async def book(system: PayCenterSystem, attempt: PayAttempt, asked: QuerySnapshot | None = None, **changes: Any) -> Booked:
     channel = await configured(system, attempt.channel_code)
-    return await system.services.payments.book(channel, payment_of(channel, attempt, **changes), "", asked)
+    return await system.services.payments.book(channel, payment_of(channel, attempt, **changes), "", snapshot)
 
 
 async def settle(
@@ -46,7 +46,7 @@ async def settle(
     order: PayOrder,
     attempt: PayAttempt,
     *,
-    asked: QuerySnapshot | None = None,
+    snapshot: QuerySnapshot | None = None,
     closed_attempt: bool = False,
     **changes: Any,
 ) -> bool:
@@ -64,7 +64,7 @@ async def settle(
     )  # fmt: skip
     async with system.services.context.database.connection() as connection:
         return await payment_rows.settle(
-            connection, booking, task, now, OrderEvent.PAID, closed_attempt=closed_attempt, snapshot=asked
+            connection, booking, task, now, OrderEvent.PAID, closed_attempt=closed_attempt, snapshot=snapshot
         )
 
 

@@ -13,7 +13,7 @@ import structlog
 from paycenter_server.bootstrap import open_services
 from paycenter_server.cli.running import run_until_signalled
 from paycenter_server.settings import Settings, SettingsError, split_address
-from paycenter_server.storage.database import Database
+from paycenter_server.storage.database import Database, retryable_error
 
 log = structlog.get_logger(__name__)
 
@@ -30,10 +30,16 @@ async def wait_for_schema(database: Database, stop: asyncio.Event, *, repeat: fl
     schema, wanted, loop = SchemaVersion(), head(), asyncio.get_running_loop()
     next_line = loop.time()
     while not stop.is_set():
-        async with database.connection() as connection:
-            found = await revision_of(connection)
-        if not schema.is_older(found):
-            return
+        try:
+            async with database.connection() as connection:
+                found = await revision_of(connection)
+        except Exception as error:
+            if retryable_error(error) is None:
+                raise
+            found = f"unknown ({type(error).__name__})"  # the database is away; it is asked again
+        else:
+            if not schema.is_older(found):
+                return
         if loop.time() >= next_line:
             next_line += repeat
             log.warning("schema_not_ready", found=found or "nothing", wanted=wanted, action="run `paycenter migrate`")

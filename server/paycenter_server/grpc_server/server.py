@@ -142,7 +142,9 @@ class Server:
             await stop.wait()
         finally:
             watch.cancel()
-            await self._health.enter_graceful_shutdown()
+            await asyncio.gather(watch, return_exceptions=True)
+            # Not enter_graceful_shutdown: it would also set the liveness, and a supervisor might end the running calls.
+            await self._set_health(False)
             await self._interceptor.refuse_calls(_QUIET_SECONDS, _REFUSE_SECONDS)
             await self._server.stop(_GRACE_SECONDS)
 

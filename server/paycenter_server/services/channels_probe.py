@@ -17,7 +17,7 @@ from paycenter_server.channels.protocol import (
 )
 from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.services import errors
-from paycenter_server.services.channels_gateway import ChannelGateway, ConfiguredChannel
+from paycenter_server.services.channels_gateway import NOT_SENT, ChannelGateway, ConfiguredChannel
 from paycenter_server.services.context import Context
 from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.storage import channels as channel_rows
@@ -149,7 +149,7 @@ class ChannelProbe:
     def _wrong(self, code: str, message: str, otherwise: str) -> Probe:
         said = f" (the channel's words: {code} {message})"
         # An outcome without a usable answer has no code of the channel.
-        if code in ("", "UNCLEAR"):
+        if code in ("", "UNCLEAR", NOT_SENT):
             return Probe(False, self._unclear(message) + said)
         for mark, words in _MESSAGES.get(code, ()):
             if mark in message:

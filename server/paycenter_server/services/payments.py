@@ -55,7 +55,7 @@ class Payments:
     ) -> Booked:
         """Compare the facts with the attempt. Book them in one statement, or open a case if they cannot be booked.
 
-        `asked`: the query to which these facts are the answer. BeingCancelledError if they may be older than a cancellation.
+        `snapshot`: the query to which these facts are the answer. BeingCancelledError if they may be older than a cancellation.
         """
         self._compare_account(configured, payment)
         if payment.amount is None or payment.amount <= 0 or not payment.currency:

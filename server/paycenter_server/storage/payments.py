@@ -82,8 +82,8 @@ async def settle(
 ) -> bool:
     """Book a payment. False, with nothing changed, if the state of the order or of the attempt does not allow it.
 
-    `asked`: the query to which the facts are the answer; None if there was no query. `closed_attempt`: the caller has locked both
-    rows and has decided that a payment of a closed attempt is valid for the order.
+    `snapshot`: the query to which the facts are the answer; None if there was no query. `closed_attempt`: the caller has locked
+    both rows and has decided that a payment of a closed attempt is valid for the order.
     """
     late = sources(ATTEMPT, AttemptEvent.PAID_LATE) if closed_attempt else []
     row = await connection.fetchrow(
