@@ -36,7 +36,7 @@ async def two_open(system: PayCenterSystem) -> tuple[PayOrder, PayAttempt, PayAt
     return order, first, second
 
 
-async def book(system: PayCenterSystem, attempt: PayAttempt, asked: QuerySnapshot | None = None, **changes: Any) -> Booked:
+async def book(system: PayCenterSystem, attempt: PayAttempt, snapshot: QuerySnapshot | None = None, **changes: Any) -> Booked:
     channel = await configured(system, attempt.channel_code)
     return await system.services.payments.book(channel, payment_of(channel, attempt, **changes), "", snapshot)
 
