@@ -109,6 +109,16 @@ def test_sigint_stops_it_also_where_the_parent_ignores_it(data_dir: Path, proces
     assert not any(map(pid_alive, pids))
 
 
+def children_named(process: "subprocess.Popen[str]", program: str) -> list[psutil.Process]:
+    """The direct children that run `program`; one that ends while it is looked at does not count."""
+    found = []
+    for child in psutil.Process(process.pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.name().startswith(program[:8]):
+                found.append(child)
+    return found
+
+
 def test_kill_9_leaves_nothing_and_the_next_start_recovers(data_dir: Path, processes: list["subprocess.Popen[str]"]) -> None:
     ports = free_ports()
     for round_ in range(3):
@@ -116,9 +126,8 @@ def test_kill_9_leaves_nothing_and_the_next_start_recovers(data_dir: Path, proce
         Output(process).until("PayCenter is running")
         pids = tree_of(process)
         if round_ == 1:  # as after a power failure: the database had no time either
-            for child in psutil.Process(process.pid).children():
-                if child.name() == "postgres":
-                    child.kill()
+            for child in children_named(process, "postgres"):
+                child.kill()
         process.kill()
         process.wait()
         if round_ != 0:  # the first time the next start does not wait for the old one's end
@@ -131,14 +140,10 @@ def test_a_dead_database_is_started_again(data_dir: Path, processes: list["subpr
     output = Output(process)
     output.until("PayCenter is running")
     for name, program in (("PostgreSQL", "postgres"), ("Valkey", "valkey-server")):
-        first = next(child for child in psutil.Process(process.pid).children() if child.name().startswith(program[:8]))
+        first = children_named(process, program)[0]
         first.kill()
         output.until(f"{name} has ended and is started again")
-        assert wait_until(
-            lambda p=program, f=first.pid: (
-                f not in tree_of(process) and any(c.name().startswith(p[:8]) for c in psutil.Process(process.pid).children())
-            )
-        )
+        assert wait_until(lambda p=program, f=first.pid: f not in tree_of(process) and children_named(process, p))
     process.send_signal(signal.SIGTERM)
     output.rest()
     assert process.returncode == 0
