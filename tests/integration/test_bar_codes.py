@@ -51,7 +51,7 @@ class PointOfSale:
     cancel: str
     again: str
 
-    async def scan(self, order: Any, seconds: float = 1.0) -> Any:
+    async def scan(self, order: Any, seconds: float = 2.0) -> Any:
         """The submit of a service that waits this many seconds."""
         deadline.set(asyncio.get_running_loop().time() + seconds)
         try:
