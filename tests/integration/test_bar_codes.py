@@ -51,8 +51,8 @@ class PointOfSale:
     cancel: str
     again: str
 
-    async def scan(self, order: Any, seconds: float = 2.0) -> Any:
-        """The submit of a service that waits this many seconds."""
+    async def scan(self, order: Any, seconds: float = 6.0) -> Any:
+        """The submit of a service that waits this many seconds. With 6 s, two steps, it returns after the first answer."""
         deadline.set(asyncio.get_running_loop().time() + seconds)
         try:
             return await self.system.submit(order, self.code, auth_code=self.auth_code)
