@@ -193,7 +193,7 @@ async def reordered(context: ScenarioContext) -> None:
     await context.pay()
     await context.pass_time(6)
     await system.until(context.order, "SUCCESS")
-    refund = await context.settled(await system.refund(context.order, 40))
+    refund = await context.system.decided(await system.refund(context.order, 40))
     assert refund.state is RefundState.SUCCESS
     number = await context.number()
 
@@ -243,7 +243,7 @@ async def wrong_amount(context: ScenarioContext) -> None:
 async def partial_refunds(context: ScenarioContext) -> None:
     system, order = context.system, await context.paid()
     for amount in (33, 33, 33, 1):
-        refund = await context.settled(await system.refund(order, amount))
+        refund = await context.system.decided(await system.refund(order, amount))
         assert refund.state is RefundState.SUCCESS
     with pytest.raises(PayCenterError) as caught:
         await system.refund(order, 1)
@@ -262,7 +262,7 @@ async def _refused(context: ScenarioContext) -> Any:
     order = await context.paid(**({"refund": "failure"} if context.way.code == "mock" else {}))
     if context.way.refund_api:
         await context.fault(context.way.refund_api, "decline", code=context.way.refuse_refund)
-    refund = await context.settled(await context.system.refund(order, 40, merchant_refund_no="AFTERSALE"))
+    refund = await context.system.decided(await context.system.refund(order, 40, merchant_refund_no="AFTERSALE"))
     assert (refund.state, refund.channel_error_code) == (RefundState.FAILURE, context.way.refuse_refund)
     return refund
 
@@ -283,7 +283,7 @@ async def refund_retried(context: ScenarioContext) -> None:
         # Sent again under a new number; the answer is lost, and the app repeats its call.
         await context.fault(context.way.refund_api, "error_after_commit")
     first = await system.refund(context.order, 40, merchant_refund_no="AFTERSALE")
-    again = await context.settled(await system.refund(context.order, 40, merchant_refund_no="AFTERSALE"))
+    again = await context.system.decided(await system.refund(context.order, 40, merchant_refund_no="AFTERSALE"))
     assert (again.id, again.out_refund_no, again.state) == (refused.id, first.out_refund_no, RefundState.SUCCESS)
     assert again.out_refund_no != refused.out_refund_no
     assert (await system.read(context.order)).refunded_amount == 40

@@ -9,7 +9,7 @@ from typing import Any
 
 from paycenter_server.channels.registry import installed
 from paycenter_server.domain.ids import Prefix, encode
-from paycenter_server.domain.states import OrderState, RefundState
+from paycenter_server.domain.states import OrderState
 from paycenter_server.services.context import deadline
 from support.system import OPERATOR, PayCenterSystem
 from support.waiting import eventually
@@ -154,15 +154,6 @@ class ScenarioContext:
     async def case(self) -> Any:
         """The first case, as soon as there is one."""
         return (await eventually(self.system.cases))[0]
-
-    async def settled(self, refund: Any) -> Any:
-        """A refund after it is decided."""
-
-        async def current() -> Any:
-            asked = await self.system.services.refunds.sync(self.system.caller, refund)
-            return asked if asked.state is not RefundState.WAITING else None
-
-        return refund if refund.state is not RefundState.WAITING else await eventually(current)
 
     async def surplus_is_refunded(self, kind: str) -> None:
         """A case of this kind is opened, fully refunded, and reported to the app as surplus."""

@@ -172,12 +172,8 @@ async def test_refund_killed_anywhere(system: PayCenterSystem, code: str) -> Non
         services = await fresh(system)
         killed = await kill(services, lambda one, new=new: one.refunds.create(system.caller, new), at)  # type: ignore[misc]
         await invariants(system)
-        refund = await system.services.refunds.create(system.caller, new)
-
-        async def refunded(refund: Any = refund) -> bool:
-            return (await system.services.refunds.sync(system.caller, refund)).state is RefundState.SUCCESS
-
-        await eventually(refunded)
+        refund = await system.decided(await system.services.refunds.create(system.caller, new))
+        assert refund.state is RefundState.SUCCESS
         after = await system.read(order)
         assert (after.refunded_amount, after.reserved_amount) == (40, 0)
         trade = await system.simulator.get(f"/simulator/trades/{refund.out_trade_no}")

@@ -14,7 +14,6 @@ from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.states import OrderState
 from paycenter_server.services.context import deadline
 from support.system import OPERATOR, PayCenterSystem, SystemOn
-from support.waiting import eventually
 
 KINDS = {
     "alipay": (
@@ -74,11 +73,7 @@ async def test_paid_at_once(system: PayCenterSystem, pos: PointOfSale) -> None:
     paid = await system.read(order)
     assert (paid.state, paid.paid_amount, paid.channel_code) == (OrderState.SUCCESS, 100, pos.code)
     refund = await system.refund(paid, 30)
-
-    async def refunded() -> bool:
-        return bool((await system.services.refunds.sync(system.caller, refund)).state.value == "SUCCESS")
-
-    await eventually(refunded)
+    assert (await system.decided(refund)).state.value == "SUCCESS"
     assert (await system.read(order)).refunded_amount == 30
 
 

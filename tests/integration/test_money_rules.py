@@ -81,11 +81,7 @@ async def test_rule_2_an_unclear_refund_is_queried_and_made_once(system: PayCent
     refund = await system.refund(order, 40)
     assert refund.state.value == "WAITING"
     assert (await system.read(order)).reserved_amount == 40
-
-    async def settled() -> bool:
-        return (await system.services.refunds.sync(system.caller, refund)).state.value == "SUCCESS"
-
-    await eventually(settled)
+    assert (await system.decided(refund)).state.value == "SUCCESS"
     trade = await system.simulator.get(f"/simulator/trades/{order_out_trade_no(await system.read(order))}")
     assert [item["amount"] for item in trade["refunds"]] == [40]
 

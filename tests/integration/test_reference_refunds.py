@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from integration.test_reference_faults import Recorder
 from paycenter_server.domain.errors import PayCenterError, Reason
+from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.domain.states import RefundState
 from support.facts import configured, refunded
 from support.locks import transaction, waiting_for_lock
@@ -23,6 +24,18 @@ R6_FAULTS = [
 ]
 
 
+async def decided_by_the_job(system: PayCenterSystem, number: str) -> PayRefund:
+    async def current() -> PayRefund | None:
+        system.clock.advance(11)
+        await system.services.jobs.sync_refunds()
+        found = await system.services.refunds.load(system.caller, number)
+        return found if found.state is not RefundState.WAITING else None
+
+    found = await eventually(current)
+    assert found is not None
+    return found
+
+
 @pytest.mark.parametrize(("code", "api", "fault"), R6_FAULTS)
 async def test_R6_a_time_out_is_not_a_failure(system: PayCenterSystem, code: str, api: str, fault: str) -> None:
     """Executed or not: it stays reserved, and is queried or sent again under the same number."""
@@ -34,14 +47,7 @@ async def test_R6_a_time_out_is_not_a_failure(system: PayCenterSystem, code: str
     with pytest.raises(PayCenterError) as caught:
         await system.refund(order, 1)
     assert caught.value.reason is Reason.REFUND_EXCEEDS_PAID
-
-    async def settled() -> bool:
-        system.clock.advance(11)
-        await system.services.jobs.sync_refunds()
-        return (await system.services.refunds.load(system.caller, refund.number)).state is not RefundState.WAITING
-
-    await eventually(settled)
-    after = await system.services.refunds.load(system.caller, refund.number)
+    after = await decided_by_the_job(system, refund.number)
     assert (after.state, after.out_refund_no) == (RefundState.SUCCESS, refund.out_refund_no)
     trade = await system.simulator.get(f"/simulator/trades/{refund.out_trade_no}")
     assert [item["amount"] for item in trade["refunds"]] == [100]
@@ -140,12 +146,5 @@ async def test_R13_not_enough_balance_waits_and_keeps_its_number(system: PayCent
     refund = await system.refund(order, 40)
     assert refund.state is RefundState.WAITING
     assert "NOT_ENOUGH" in (refund.channel_error_code or "")
-
-    async def settled() -> bool:
-        system.clock.advance(11)
-        await system.services.jobs.sync_refunds()
-        return (await system.services.refunds.load(system.caller, refund.number)).state is not RefundState.WAITING
-
-    await eventually(settled)
-    after = await system.services.refunds.load(system.caller, refund.number)
+    after = await decided_by_the_job(system, refund.number)
     assert (after.state, after.out_refund_no) == (RefundState.SUCCESS, refund.out_refund_no)

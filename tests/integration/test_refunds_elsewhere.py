@@ -158,12 +158,7 @@ async def test_a_refund_reported_before_its_payment(system: PayCenterSystem, way
 async def test_a_callback_of_success_after_a_failure(system: PayCenterSystem, way: str) -> None:
     """Failed here, and succeeded at the channel: it becomes a case, with every form of callback."""
     order, number = await paid(system, way)
-    refund = await system.refund(order, 40)
-
-    async def settled() -> bool:
-        return (await system.services.refunds.sync(system.caller, refund)).state is not RefundState.WAITING
-
-    await eventually(settled)
+    refund = await system.decided(await system.refund(order, 40))
     await system.rows("UPDATE pay_refund SET state = 'FAILURE', success_time = NULL")
     await system.rows("UPDATE pay_order SET state = 'SUCCESS', refunded_amount = 0")
     await system.simulator.post(f"/simulator/resend/{number}", {"every": True})

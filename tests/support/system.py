@@ -21,7 +21,8 @@ from paycenter_server.channels.transport import Transport
 from paycenter_server.cli.seed import channel_configs
 from paycenter_server.domain.apps import NotificationSuccess, SurplusPolicy
 from paycenter_server.domain.orders import PayOrder
-from paycenter_server.domain.states import OrderState
+from paycenter_server.domain.refunds import PayRefund
+from paycenter_server.domain.states import OrderState, RefundState
 from paycenter_server.http_callback.app import create_app as create_sidecar
 from paycenter_server.http_callback.app import create_runner
 from paycenter_server.services.apps import NewApp
@@ -251,6 +252,17 @@ class PayCenterSystem:
             **changes,
         }
         return await self.services.refunds.create(self.caller, NewRefund(**values))
+
+    async def decided(self, refund: PayRefund) -> PayRefund:
+        """The refund after it is decided. Until then the channel is queried as for a caller."""
+
+        async def current() -> PayRefund | None:
+            asked = await self.services.refunds.sync(self.caller, refund)
+            return asked if asked.state is not RefundState.WAITING else None
+
+        found = refund if refund.state is not RefundState.WAITING else await eventually(current)
+        assert found is not None
+        return found
 
     async def deliver(self) -> list[SentNotification]:
         """Everything that is due now, delivered and recorded."""
