@@ -208,6 +208,17 @@ async def test_a_check_ends_within_two_seconds(rig: Rig) -> None:
     await until_ready(rig)
 
 
+async def test_a_check_that_starts_while_another_ends(system: PayCenterSystem) -> None:
+    """The probe ends for several callers at once, and the first of them may start the next probe before the others continue."""
+    health = Health(system.services.context, fresh=0)
+
+    async def twice() -> list[bool]:
+        return [(await health.check()).ready, (await health.check()).ready]
+
+    results = await asyncio.gather(*(twice() for _ in range(3)), return_exceptions=True)
+    assert results == [[True, True]] * 3
+
+
 async def test_probes_are_cheap_and_leave_one_row(system: PayCenterSystem) -> None:
     probes: list[Any] = [Health(system.services.context, fresh=0) for _ in range(4)]
     for _ in range(100):

@@ -140,6 +140,13 @@ ACCESS: list[Mutant] = [
         ),
     ),
     Mutant(
+        "health-next-probe",
+        "server/paycenter_server/services/health.py",
+        "            report = probe.result()",
+        "            report = self._running.result()",
+        ("tests/integration/test_health.py::test_a_check_that_starts_while_another_ends",),
+    ),
+    Mutant(
         "health-schema",
         "server/paycenter_server/services/health.py",
         "if self._schema.is_older(revision):",

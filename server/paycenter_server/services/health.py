@@ -59,12 +59,14 @@ class Health:
             return self._report
         if self._running is None or self._running.done():
             self._running = loop.create_task(self._probe())
+        # Another call may start the next probe before this one continues, so `_running` is not read again.
+        probe = self._running
         # Not asyncio.timeout: asyncpg may need longer to give up a statement, and the answer must not wait for that.
-        done, _ = await asyncio.wait({self._running}, timeout=PROBE_SECONDS)
-        if done and not self._running.cancelled():
-            report = self._running.result()
+        done, _ = await asyncio.wait({probe}, timeout=PROBE_SECONDS)
+        if done and not probe.cancelled():
+            report = probe.result()
         else:
-            self._running.cancel()
+            probe.cancel()
             report = HealthReport({"database": f"The database did not finish a small write within {PROBE_SECONDS:g} seconds."})
         self._checked = loop.time()
         self._record(report)
