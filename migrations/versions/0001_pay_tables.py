@@ -209,7 +209,6 @@ def upgrade() -> None:
         sa.Column("channel_user_id", sa.String(length=255), nullable=True),
         sa.Column("channel_error_code", sa.String(length=128), nullable=True),
         sa.Column("channel_error_message", sa.String(length=512), nullable=True),
-        sa.Column("callback_data", sa.Text(), nullable=True),
         sa.Column("success_time", sa.DateTime(timezone=True), nullable=True),
         sa.Column("next_check_time", sa.DateTime(timezone=True), nullable=True),
         sa.Column("check_count", sa.Integer(), server_default=sa.text("0"), nullable=False),
@@ -292,7 +291,6 @@ def upgrade() -> None:
         sa.Column("channel_refund_no", sa.String(length=64), nullable=True),
         sa.Column("channel_error_code", sa.String(length=128), nullable=True),
         sa.Column("channel_error_message", sa.String(length=512), nullable=True),
-        sa.Column("callback_data", sa.Text(), nullable=True),
         sa.Column("success_time", sa.DateTime(timezone=True), nullable=True),
         sa.Column("next_check_time", sa.DateTime(timezone=True), nullable=True),
         sa.Column("check_count", sa.Integer(), server_default=sa.text("0"), nullable=False),
@@ -321,9 +319,56 @@ def upgrade() -> None:
         postgresql_where=sa.text("next_check_time IS NOT NULL"),
     )
     op.create_index(op.f("pay_refund_order_id_idx"), "pay_refund", ["order_id"], unique=False)
+    op.create_table(
+        "pay_event",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
+        sa.Column("create_time", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False),
+        sa.Column("order_id", sa.UUID(), nullable=True),
+        sa.Column("subject", sa.String(length=16), nullable=False),
+        sa.Column("subject_id", sa.UUID(), nullable=False),
+        sa.Column("event", sa.String(length=32), nullable=False),
+        sa.Column("from_state", sa.String(length=16), nullable=True),
+        sa.Column("to_state", sa.String(length=16), nullable=True),
+        sa.Column("amount", sa.BigInteger(), nullable=True),
+        sa.Column("paid_change", sa.BigInteger(), nullable=False),
+        sa.Column("reserved_change", sa.BigInteger(), nullable=False),
+        sa.Column("refunded_change", sa.BigInteger(), nullable=False),
+        sa.Column("actor_kind", sa.String(length=16), nullable=False),
+        sa.Column("actor", sa.String(length=64), nullable=False),
+        sa.Column("evidence", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
+        sa.CheckConstraint(
+            "actor_kind IN ('APP', 'OPERATOR', 'CALLBACK', 'JOB', 'SYSTEM')", name=op.f("pay_event_actor_kind_check")
+        ),
+        sa.CheckConstraint(
+            "subject IN ('ORDER', 'ATTEMPT', 'REFUND', 'CASE', 'NOTIFICATION')", name=op.f("pay_event_subject_check")
+        ),
+        sa.PrimaryKeyConstraint("id", "create_time", name=op.f("pay_event_pkey")),
+    )
+    op.create_index("pay_event_order_id_id_idx", "pay_event", ["order_id", "id"], unique=False)
+    op.create_index(
+        "pay_event_subject_id_id_idx",
+        "pay_event",
+        ["subject_id", "id"],
+        unique=False,
+        postgresql_where=sa.text("order_id IS NULL"),
+    )
+    op.execute(
+        """CREATE FUNCTION pay_event_refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+           BEGIN
+             RAISE EXCEPTION 'pay_event is append-only: % is refused', TG_OP USING ERRCODE = 'restrict_violation';
+           END $$"""
+    )
+    op.execute(
+        "CREATE TRIGGER pay_event_append_only BEFORE UPDATE OR DELETE ON pay_event FOR EACH ROW EXECUTE FUNCTION pay_event_refuse()"
+    )
+    op.execute(
+        "CREATE TRIGGER pay_event_no_truncate BEFORE TRUNCATE ON pay_event FOR EACH STATEMENT EXECUTE FUNCTION pay_event_refuse()"
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("pay_event")
+    op.execute("DROP FUNCTION pay_event_refuse")
     op.drop_index(op.f("pay_refund_order_id_idx"), table_name="pay_refund")
     op.drop_index(
         "pay_refund_next_check_time_idx", table_name="pay_refund", postgresql_where=sa.text("next_check_time IS NOT NULL")

@@ -31,6 +31,7 @@ from paycenter_server.services.payments import Payments
 from paycenter_server.services.refunds import Refunds
 from paycenter_server.services.refunds_settlement import RefundSettlement
 from paycenter_server.services.secrets import SecretBox
+from paycenter_server.services.timeline import Timelines
 from paycenter_server.settings import DatabaseSettings, Settings, SettingsError
 from paycenter_server.storage.database import Database
 from paycenter_server.workers.notification_sender import AddressGuard, AiohttpNotificationSender, parse_networks
@@ -84,6 +85,11 @@ class Services:
     def orders(self) -> Orders:
         """Pay orders."""
         return Orders(self.context, self.identity, self.attempts)
+
+    @cached_property
+    def timelines(self) -> Timelines:
+        """Why an order is where it is."""
+        return Timelines(self.context, self.orders)
 
     @cached_property
     def submission(self) -> Submission:

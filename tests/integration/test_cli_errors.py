@@ -26,6 +26,8 @@ DATABASE_COMMANDS = (
     ("serve",),
     ("callback",),
     ("worker",),
+    ("order", "show", "O01M8ADF7E2FWHB3BMKC55MZ5SM"),
+    ("books", "check"),
     ("seed", "--data-dir", "data", "--simulator-url", "http://127.0.0.1:1", "--merchant-url", "http://127.0.0.1:1"),
 )
 

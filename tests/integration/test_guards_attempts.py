@@ -13,7 +13,7 @@ from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import orders as order_rows
 from support.facts import configured, payment_of
 from support.locks import transaction, waiting_for_lock
-from support.system import PayCenterSystem
+from support.system import CAUSE, PayCenterSystem
 from support.waiting import ended
 
 NEVER = {"behaviour": "never"}
@@ -24,7 +24,7 @@ async def an_attempt(system: PayCenterSystem, order: PayOrder, state: str) -> Pa
     attempt = await system.submit(order, "mock", **NEVER)
     if state == "SUCCESS":
         channel = await configured(system, "mock")
-        await system.services.payments.book(channel, payment_of(channel, attempt), "")
+        await system.services.payments.book(channel, payment_of(channel, attempt), CAUSE)
     else:
         await system.rows("UPDATE pay_attempt SET state = $2, next_check_time = NULL WHERE id = $1", attempt.id, state)
     assert isinstance(attempt, PayAttempt)
@@ -41,7 +41,7 @@ async def test_answered_leaves_a_settled_attempt_alone(system: PayCenterSystem, 
     before = await attempt_row(system, attempt)
     async with system.services.context.database.connection() as connection:
         now = system.clock.now()
-        assert not await attempt_rows.answered(connection, attempt.id, "qr", "weixin://x", now, now)
+        assert not await attempt_rows.answered(connection, attempt.id, "qr", "weixin://x", now, now, CAUSE)
     assert await attempt_row(system, attempt) == before
 
 
@@ -51,7 +51,7 @@ async def test_unclear_leaves_a_settled_attempt_alone(system: PayCenterSystem, s
     before = await attempt_row(system, attempt)
     async with system.services.context.database.connection() as connection:
         now = system.clock.now()
-        assert not await attempt_rows.unclear(connection, attempt.id, "E", "e", now, now)
+        assert not await attempt_rows.unclear(connection, attempt.id, "E", "e", now, now, CAUSE)
     assert await attempt_row(system, attempt) == before
 
 
@@ -61,7 +61,7 @@ async def test_close_attempt_leaves_a_settled_attempt_alone(system: PayCenterSys
     before = await attempt_row(system, attempt)
     async with system.services.context.database.connection() as connection:
         now = system.clock.now()
-        assert not await attempt_rows.close_attempt(connection, attempt.id, now, watch_until=now)
+        assert not await attempt_rows.close_attempt(connection, attempt.id, now, CAUSE, watch_until=now)
     assert await attempt_row(system, attempt) == before
 
 
@@ -69,9 +69,9 @@ async def test_a_refusal_closes_only_an_attempt_without_display_content(system: 
     attempt = await system.submit(await system.order(), "wx_native")
     async with system.services.context.database.connection() as connection:
         now = system.clock.now()
-        assert not await attempt_rows.close_attempt(connection, attempt.id, now, watch_until=None, unshown=True)
+        assert not await attempt_rows.close_attempt(connection, attempt.id, now, CAUSE, watch_until=None, unshown=True)
         assert (await attempt_row(system, attempt))["state"] == "WAITING"
-        assert await attempt_rows.close_attempt(connection, attempt.id, now, watch_until=None)
+        assert await attempt_rows.close_attempt(connection, attempt.id, now, CAUSE, watch_until=None)
 
 
 async def test_set_next_check_of_an_attempt_leaves_settled_ones_alone(system: PayCenterSystem) -> None:
@@ -113,7 +113,7 @@ async def test_begin_cancel_refuses_a_paid_attempt(system: PayCenterSystem) -> N
     attempt = await an_attempt(system, await system.order(), "SUCCESS")
     async with system.services.context.database.connection() as connection:
         now = system.clock.now()
-        assert await attempt_rows.begin_cancel(connection, attempt.id, now, now + timedelta(seconds=60)) is None
+        assert await attempt_rows.begin_cancel(connection, attempt.id, now, now + timedelta(seconds=60), CAUSE) is None
     assert (await attempt_row(system, attempt))["cancel_until"] is None
 
 
@@ -125,12 +125,12 @@ async def test_begin_cancel_waits_for_a_booking(system: PayCenterSystem) -> None
     async def begin() -> Any:
         async with system.services.context.database.connection() as connection:
             now = system.clock.now()
-            return await attempt_rows.begin_cancel(connection, attempt.id, now, now + timedelta(seconds=60))
+            return await attempt_rows.begin_cancel(connection, attempt.id, now, now + timedelta(seconds=60), CAUSE)
 
     async with transaction(system) as held:
         now = system.clock.now()
         assert await attempt_rows.pay_late(
-            held, attempt.id, amount=100, channel_order_no="1", channel_user_id="", success_time=now, callback_data="", now=now
+            held, attempt.id, CAUSE, amount=100, channel_order_no="1", channel_user_id="", success_time=now, now=now
         )
         calls = [asyncio.create_task(begin())]
         await waiting_for_lock(system, calls)
@@ -138,18 +138,37 @@ async def test_begin_cancel_waits_for_a_booking(system: PayCenterSystem) -> None
     assert (await attempt_row(system, attempt))["cancel_until"] is None
 
 
+async def test_a_change_of_an_attempt_waits_for_a_booking(system: PayCenterSystem) -> None:
+    """Booked at the moment in which it is closed: it stays paid."""
+    attempt = await system.submit(await system.order(), "mock", **NEVER)
+
+    async def close() -> bool:
+        async with system.services.context.database.connection() as connection:
+            return await attempt_rows.close_attempt(connection, attempt.id, system.clock.now(), CAUSE, watch_until=None)
+
+    async with transaction(system) as held:
+        now = system.clock.now()
+        assert await attempt_rows.pay_late(
+            held, attempt.id, CAUSE, amount=100, channel_order_no="1", channel_user_id="", success_time=now, now=now
+        )
+        calls = [asyncio.create_task(close())]
+        await waiting_for_lock(system, calls)
+    assert await ended(calls) == [False]
+    assert (await attempt_row(system, attempt))["state"] == "SUCCESS"
+
+
 async def test_end_cancel_leaves_another_cancellation_alone(system: PayCenterSystem) -> None:
     order = await system.order()
     attempt = await system.submit(order, "mock", **NEVER)
     async with system.services.context.database.connection() as connection:
         now = system.clock.now()
-        first = await attempt_rows.begin_cancel(connection, attempt.id, now, now + timedelta(seconds=60))
-        second = await attempt_rows.begin_cancel(connection, attempt.id, now, now + timedelta(seconds=70))
+        first = await attempt_rows.begin_cancel(connection, attempt.id, now, now + timedelta(seconds=60), CAUSE)
+        second = await attempt_rows.begin_cancel(connection, attempt.id, now, now + timedelta(seconds=70), CAUSE)
         assert first is not None
         assert second is not None
-        await attempt_rows.end_cancel(connection, attempt.id, first, now)
+        await attempt_rows.end_cancel(connection, attempt.id, first, now, CAUSE)
         assert (await attempt_row(system, attempt))["cancel_until"] == second.until
-        await attempt_rows.end_cancel(connection, attempt.id, second, now)
+        await attempt_rows.end_cancel(connection, attempt.id, second, now, CAUSE)
         assert (await attempt_row(system, attempt))["cancel_until"] == now
 
 

@@ -19,7 +19,7 @@ from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import orders as order_rows
 from support.facts import configured, payment_of
 from support.locks import transaction, waiting_for_lock
-from support.system import OPERATOR, PayCenterSystem
+from support.system import CAUSE, OPERATOR, PayCenterSystem
 from support.waiting import ended
 
 NEVER = {"behaviour": "never"}
@@ -37,7 +37,7 @@ async def lock_order(connection: Any, order: PayOrder) -> None:
 async def submit_beside(system: PayCenterSystem, connection: Any, order: PayOrder, model: PayAttempt) -> PayAttempt:
     """The effect of a submit in another process under the lock of the order: an open attempt like the model."""
     made = replace(model, id=system.services.context.new_key(system.clock.now()), order_id=order.id, state=AttemptState.WAITING)
-    await attempt_rows.insert_attempt(connection, made)
+    await attempt_rows.insert_attempt(connection, made, CAUSE)
     return made
 
 
@@ -89,7 +89,7 @@ async def test_update_price_refuses_while_an_attempt_is_open(system: PayCenterSy
     order = await system.order(amount=100)
     await system.submit(order, "mock", **NEVER)
     async with system.services.context.database.transaction() as connection:
-        assert not await order_rows.update_price(connection, order.id, 100, 80, system.clock.now())
+        assert not await order_rows.update_price(connection, order.id, 100, 80, system.clock.now(), CAUSE)
     assert (await system.read(order)).amount == 100
 
 
@@ -125,7 +125,7 @@ async def test_update_price_refuses_what_is_paid_or_closed(system: PayCenterSyst
     else:
         await system.services.orders.close(system.caller, order.number)
     async with system.services.context.database.transaction() as connection:
-        assert not await order_rows.update_price(connection, order.id, 100, 80, system.clock.now())
+        assert not await order_rows.update_price(connection, order.id, 100, 80, system.clock.now(), CAUSE)
     assert (await system.read(order)).amount == 100
 
 

@@ -17,7 +17,7 @@ from paycenter_server.storage import cases as case_rows
 from paycenter_server.storage import refunds as refund_rows
 from support.facts import configured, failed, payment_of, refund_facts, refunded
 from support.locks import transaction, waiting_for_lock
-from support.system import PayCenterSystem
+from support.system import CAUSE, PayCenterSystem
 from support.waiting import ended
 
 
@@ -37,7 +37,7 @@ async def second_try(system: PayCenterSystem) -> tuple[PayOrder, PayRefund, PayR
     """A refund that has failed once and was sent again: as it was at its first try, and as it is at its second."""
     order, first = await pending(system)
     channel = await configured(system, "mock")
-    await system.services.refund_settlement.apply(channel, first, failed(channel, first), "")
+    await system.services.refund_settlement.apply(channel, first, failed(channel, first), CAUSE)
     assert (await row(system, first))["state"] == "FAILURE"
     second = await system.refund(order, first.amount, merchant_refund_no=first.merchant_refund_no)
     assert (second.id, second.state, second.send_count) == (first.id, RefundState.WAITING, 2)
@@ -59,7 +59,7 @@ async def test_send_again_happens_once_of_two_calls(system: PayCenterSystem) -> 
     """Both have read FAILURE: one sends it again, and the other must not reserve and send a third time."""
     order, refund = await pending(system)
     channel = await configured(system, "mock")
-    await system.services.refund_settlement.apply(channel, refund, failed(channel, refund), "")
+    await system.services.refund_settlement.apply(channel, refund, failed(channel, refund), CAUSE)
     async with transaction(system) as held:
         await held.execute("SELECT 1 FROM pay_refund WHERE id = $1 FOR UPDATE", refund.id)
         calls = [
@@ -78,7 +78,7 @@ async def test_a_refund_that_has_not_failed_is_not_sent_again(system: PayCenterS
     order, refund = await pending(system)
     channel = await configured(system, "mock")
     if state == "SUCCESS":
-        await system.services.refund_settlement.apply(channel, refund, refunded(channel, refund), "")
+        await system.services.refund_settlement.apply(channel, refund, refunded(channel, refund), CAUSE)
     again = await system.refund(order, 40, merchant_refund_no=refund.merchant_refund_no)
     assert (again.state.value, again.out_refund_no, again.send_count) == (state, refund.out_refund_no, 1)
 
@@ -86,17 +86,17 @@ async def test_a_refund_that_has_not_failed_is_not_sent_again(system: PayCenterS
 async def test_a_late_success_of_the_first_try_settles_not_the_second(system: PayCenterSystem) -> None:
     order, first, second = await second_try(system)
     channel = await configured(system, "mock")
-    await system.services.refund_settlement.apply(channel, first, refunded(channel, first), "")
+    await system.services.refund_settlement.apply(channel, first, refunded(channel, first), CAUSE)
     assert ((await row(system, first))["state"], await amounts(system, order)) == ("WAITING", (0, 40))
     assert [(case["kind"], case["refund_id"]) for case in await system.cases()] == [("REFUND_MISMATCH", first.id)]
-    await system.services.refund_settlement.apply(channel, second, refunded(channel, second), "")
+    await system.services.refund_settlement.apply(channel, second, refunded(channel, second), CAUSE)
     assert await amounts(system, order) == (40, 0)
 
 
 async def test_a_late_failure_of_the_first_try_fails_not_the_second(system: PayCenterSystem) -> None:
     order, first, _ = await second_try(system)
     channel = await configured(system, "mock")
-    await system.services.refund_settlement.apply(channel, first, failed(channel, first), "")
+    await system.services.refund_settlement.apply(channel, first, failed(channel, first), CAUSE)
     assert ((await row(system, first))["state"], await amounts(system, order)) == ("WAITING", (0, 40))
 
 
@@ -105,7 +105,7 @@ async def test_a_late_answer_of_the_first_try_is_not_noted_with_the_second(syste
     channel = await configured(system, "mock")
     due = (await row(system, second))["next_check_time"]
     system.clock.advance(5)
-    await system.services.refund_settlement.apply(channel, first, RefundOutcome(RefundStatus.UNKNOWN, None, "LATE", "late"), "")
+    await system.services.refund_settlement.apply(channel, first, RefundOutcome(RefundStatus.UNKNOWN, None, "LATE", "late"), CAUSE)
     after = await row(system, second)
     assert (after["channel_error_code"], after["next_check_time"]) == (None, due)
 
@@ -115,7 +115,7 @@ async def test_succeed_counts_once(system: PayCenterSystem) -> None:
     channel = await configured(system, "mock")
     await pending_refund_beside(system, order)
     for _ in range(2):
-        await system.services.refund_settlement.apply(channel, refund, refunded(channel, refund), "")
+        await system.services.refund_settlement.apply(channel, refund, refunded(channel, refund), CAUSE)
     assert await amounts(system, order) == (40, 50)
     assert await system.value("SELECT count(*) FROM pay_notify_task WHERE event = 'pay_refund.success'") == 1
 
@@ -131,8 +131,8 @@ async def test_fail_does_not_undo_a_success(system: PayCenterSystem) -> None:
     order, refund = await pending(system)
     channel = await configured(system, "mock")
     await pending_refund_beside(system, order)
-    await system.services.refund_settlement.apply(channel, refund, refunded(channel, refund), "")
-    await system.services.refund_settlement.apply(channel, refund, failed(channel, refund), "")
+    await system.services.refund_settlement.apply(channel, refund, refunded(channel, refund), CAUSE)
+    await system.services.refund_settlement.apply(channel, refund, failed(channel, refund), CAUSE)
     assert ((await row(system, refund))["state"], await amounts(system, order)) == ("SUCCESS", (40, 50))
 
 
@@ -141,9 +141,9 @@ async def test_a_success_after_a_failure_is_a_case(system: PayCenterSystem) -> N
     order, refund = await pending(system)
     channel = await configured(system, "mock")
     await pending_refund_beside(system, order)
-    await system.services.refund_settlement.apply(channel, refund, failed(channel, refund), "")
+    await system.services.refund_settlement.apply(channel, refund, failed(channel, refund), CAUSE)
     assert await amounts(system, order) == (0, 50)
-    await system.services.refund_settlement.apply(channel, refund, refunded(channel, refund), "")
+    await system.services.refund_settlement.apply(channel, refund, refunded(channel, refund), CAUSE)
     assert ((await row(system, refund))["state"], await amounts(system, order)) == ("FAILURE", (0, 50))
     assert [(case["kind"], case["refund_id"]) for case in await system.cases()] == [("REFUND_MISMATCH", refund.id)]
 
@@ -151,9 +151,9 @@ async def test_a_success_after_a_failure_is_a_case(system: PayCenterSystem) -> N
 async def test_note_leaves_a_settled_refund_alone(system: PayCenterSystem) -> None:
     _, refund = await pending(system)
     channel = await configured(system, "mock")
-    await system.services.refund_settlement.apply(channel, refund, refunded(channel, refund), "")
+    await system.services.refund_settlement.apply(channel, refund, refunded(channel, refund), CAUSE)
     before = await row(system, refund)
-    await system.services.refund_settlement.apply(channel, refund, RefundOutcome(RefundStatus.UNKNOWN, None, "E", "e"), "")
+    await system.services.refund_settlement.apply(channel, refund, RefundOutcome(RefundStatus.UNKNOWN, None, "E", "e"), CAUSE)
     assert await row(system, refund) == before
 
 
@@ -165,7 +165,7 @@ async def test_a_refund_of_surplus_changes_no_order(system: PayCenterSystem, out
     first = await system.submit(order, "alipay_qr")
     for attempt, code in ((first, "alipay_qr"), (second, "mock")):
         channel = await configured(system, code)
-        await system.services.payments.book(channel, payment_of(channel, attempt), "")
+        await system.services.payments.book(channel, payment_of(channel, attempt), CAUSE)
     await system.simulator.fault("alipay.trade.refund", "error_before_commit")
     await system.refund(await system.read(order), 100)
     assert await amounts(system, order) == (0, 100)
@@ -175,7 +175,7 @@ async def test_a_refund_of_surplus_changes_no_order(system: PayCenterSystem, out
     assert surplus is not None
     channel = await configured(system, "mock")
     answer = refunded(channel, surplus) if outcome == "succeed" else failed(channel, surplus)
-    await system.services.refund_settlement.apply(channel, surplus, answer, "")
+    await system.services.refund_settlement.apply(channel, surplus, answer, CAUSE)
     assert await amounts(system, order) == (0, 100)
     assert (await system.read(order)).state is OrderState.SUCCESS
     assert (await system.cases())[0]["state"] == ("RESOLVED" if outcome == "succeed" else "OPEN")
@@ -188,7 +188,7 @@ async def test_two_refunds_that_succeed_at_once_are_both_counted(system: PayCent
     async with transaction(system) as held:
         await held.execute("SELECT 1 FROM pay_order WHERE id = $1 FOR UPDATE", order.id)
         calls = [
-            asyncio.create_task(system.services.refund_settlement.apply(channel, one, refunded(channel, one), ""))
+            asyncio.create_task(system.services.refund_settlement.apply(channel, one, refunded(channel, one), CAUSE))
             for one in (first, second)
         ]
         await waiting_for_lock(system, calls)
@@ -211,7 +211,7 @@ async def test_a_success_with_other_facts_is_not_booked(system: PayCenterSystem,
     order, refund = await pending(system)
     channel = await configured(system, "mock")
     with pytest.raises(FactsMismatchError):
-        await system.services.refund_settlement.apply(channel, refund, refunded(channel, refund, **wrong), "")
+        await system.services.refund_settlement.apply(channel, refund, refunded(channel, refund, **wrong), CAUSE)
     assert ((await row(system, refund))["state"], await amounts(system, order)) == ("WAITING", (0, 40))
 
 
@@ -220,7 +220,7 @@ async def test_a_failure_with_other_facts_frees_nothing(system: PayCenterSystem,
     order, refund = await pending(system)
     channel = await configured(system, "mock")
     with pytest.raises(FactsMismatchError):
-        await system.services.refund_settlement.apply(channel, refund, failed(channel, refund, **wrong), "")
+        await system.services.refund_settlement.apply(channel, refund, failed(channel, refund, **wrong), CAUSE)
     assert ((await row(system, refund))["state"], await amounts(system, order)) == ("WAITING", (0, 40))
 
 
@@ -230,7 +230,7 @@ async def test_a_callback_settles_only_refunds_of_its_own_channel(system: PayCen
     order, refund = await pending(system)
     channel = await configured(system, "other:mock")
     outcome = RefundOutcome(RefundStatus.SUCCESS, refund_facts(channel, refund))
-    await system.services.refund_settlement.receive_callback(channel, outcome, "")
+    await system.services.refund_settlement.receive_callback(channel, outcome, CAUSE)
     assert ((await row(system, refund))["state"], await amounts(system, order)) == ("WAITING", (0, 40))
     assert [(case["kind"], case["channel_id"]) for case in await system.cases()] == [("REFUND_MISMATCH", channel.channel.id)]
 
@@ -246,7 +246,7 @@ async def test_more_than_was_paid_is_refused(system: PayCenterSystem) -> None:
 async def test_reserve_counts_what_is_refunded_and_what_is_reserved(system: PayCenterSystem) -> None:
     order, refund = await pending(system, 40)
     channel = await configured(system, "mock")
-    await system.services.refund_settlement.apply(channel, refund, refunded(channel, refund), "")
+    await system.services.refund_settlement.apply(channel, refund, refunded(channel, refund), CAUSE)
     await system.refund(order, 50)
     assert await amounts(system, order) == (40, 50)
     with pytest.raises(PayCenterError) as caught:
@@ -260,7 +260,7 @@ async def test_sending_again_reserves_again(system: PayCenterSystem) -> None:
     """The amount of a failed refund was released, and another refund has reserved it."""
     order, refund = await pending(system, 60)
     channel = await configured(system, "mock")
-    await system.services.refund_settlement.apply(channel, refund, failed(channel, refund), "")
+    await system.services.refund_settlement.apply(channel, refund, failed(channel, refund), CAUSE)
     await pending_refund_beside(system, order)
     with pytest.raises(PayCenterError) as caught:
         await system.refund(order, 60, merchant_refund_no=refund.merchant_refund_no)
@@ -275,7 +275,7 @@ async def test_the_number_of_a_surplus_refund_is_taken(system: PayCenterSystem) 
     attempt = await system.submit(order, "mock", behaviour="late_after_close", late_seconds="80000")
     await system.services.orders.close(system.caller, order.number)
     channel = await configured(system, "mock")
-    await system.services.payments.book(channel, payment_of(channel, attempt), "")
+    await system.services.payments.book(channel, payment_of(channel, attempt), CAUSE)
     (surplus,) = await system.rows("SELECT merchant_refund_no, reason FROM pay_refund")
     with pytest.raises(PayCenterError) as caught:
         await system.refund(order, 100, merchant_refund_no=surplus["merchant_refund_no"], reason=surplus["reason"])
@@ -287,13 +287,32 @@ async def test_a_resolved_case_stays_so(system: PayCenterSystem) -> None:
     order = await system.order()
     attempt = await system.submit(order, "mock", behaviour="never")
     channel = await configured(system, "mock")
-    await system.services.payments.book(channel, payment_of(channel, attempt, amount=1), "")
+    await system.services.payments.book(channel, payment_of(channel, attempt, amount=1), CAUSE)
     (case,) = await system.cases()
     async with system.services.context.database.connection() as connection:
         now = system.clock.now()
-        assert await case_rows.move_case(connection, case["id"], CaseEvent.RESOLVE, now)
-        assert not await case_rows.move_case(connection, case["id"], CaseEvent.REFUND_FAILED, now)
+        assert await case_rows.move_case(connection, case["id"], CaseEvent.RESOLVE, now, CAUSE)
+        assert not await case_rows.move_case(connection, case["id"], CaseEvent.REFUND_FAILED, now, CAUSE)
     assert (await system.cases())[0]["state"] == "RESOLVED"
+
+
+async def test_a_case_is_changed_once_of_two_calls(system: PayCenterSystem) -> None:
+    order = await system.order()
+    attempt = await system.submit(order, "mock", behaviour="never")
+    channel = await configured(system, "mock")
+    await system.services.payments.book(channel, payment_of(channel, attempt, amount=1), CAUSE)
+    (case,) = await system.cases()
+
+    async def resolve() -> bool:
+        async with system.services.context.database.connection() as connection:
+            return await case_rows.move_case(connection, case["id"], CaseEvent.RESOLVE, system.clock.now(), CAUSE)
+
+    async with transaction(system) as held:
+        assert await case_rows.move_case(held, case["id"], CaseEvent.RESOLVE, system.clock.now(), CAUSE)
+        calls = [asyncio.create_task(resolve())]
+        await waiting_for_lock(system, calls)
+    assert await ended(calls) == [False]
+    assert await system.value("SELECT count(*) FROM pay_event WHERE subject_id = $1 AND to_state = 'RESOLVED'", case["id"]) == 1
 
 
 async def test_claimed_refunds_are_due_and_not_claimed_by_another(system: PayCenterSystem) -> None:

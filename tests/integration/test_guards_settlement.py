@@ -21,7 +21,7 @@ from paycenter_server.storage import payments as payment_rows
 from paycenter_server.storage.payments import Booking, QuerySnapshot
 from support.facts import configured, payment_of
 from support.locks import transaction, waiting_for_lock
-from support.system import OPERATOR, PayCenterSystem
+from support.system import CAUSE, OPERATOR, PayCenterSystem
 from support.waiting import ended
 
 NEVER = {"behaviour": "never"}
@@ -38,7 +38,7 @@ async def two_open(system: PayCenterSystem) -> tuple[PayOrder, PayAttempt, PayAt
 
 async def book(system: PayCenterSystem, attempt: PayAttempt, snapshot: QuerySnapshot | None = None, **changes: Any) -> Booked:
     channel = await configured(system, attempt.channel_code)
-    return await system.services.payments.book(channel, payment_of(channel, attempt, **changes), "", snapshot)
+    return await system.services.payments.book(channel, payment_of(channel, attempt, **changes), CAUSE, snapshot)
 
 
 async def settle(
@@ -55,7 +55,7 @@ async def settle(
     values: dict[str, Any] = {
         "order_id": order.id, "attempt_id": attempt.id, "channel_id": attempt.channel_id, "channel_code": attempt.channel_code,
         "amount": attempt.amount, "channel_order_no": "C1", "channel_user_id": "", "success_time": now, "fee_rate_ppm": 0,
-        "fee_amount": 0, "callback_data": "", **changes,
+        "fee_amount": 0, **changes,
     }  # fmt: skip
     booking = Booking(**values)
     task = payloads.order_paid(
@@ -64,7 +64,7 @@ async def settle(
     )  # fmt: skip
     async with system.services.context.database.connection() as connection:
         return await payment_rows.settle(
-            connection, booking, task, now, OrderEvent.PAID, closed_attempt=closed_attempt, snapshot=snapshot
+            connection, booking, task, now, OrderEvent.PAID, CAUSE, closed_attempt=closed_attempt, snapshot=snapshot
         )
 
 
@@ -157,7 +157,7 @@ async def test_settle_locks_the_attempt_against_a_cancellation_that_begins(syste
     attempt = await system.submit(order, "mock", **NEVER)
     async with transaction(system) as held:
         now = system.clock.now()
-        assert await attempt_rows.begin_cancel(held, attempt.id, now, now + timedelta(seconds=60))
+        assert await attempt_rows.begin_cancel(held, attempt.id, now, now + timedelta(seconds=60), CAUSE)
         calls = [asyncio.create_task(book(system, attempt))]
         await waiting_for_lock(system, calls)
     assert isinstance((await ended(calls))[0], BeingCancelledError)
@@ -256,7 +256,7 @@ async def test_surplus_locks_the_attempt(system: PayCenterSystem) -> None:
     await system.services.orders.close(system.caller, order.number)
     async with transaction(system) as held:
         now = system.clock.now()
-        assert await attempt_rows.begin_cancel(held, attempt.id, now, now + timedelta(seconds=60))
+        assert await attempt_rows.begin_cancel(held, attempt.id, now, now + timedelta(seconds=60), CAUSE)
         calls = [asyncio.create_task(book(system, attempt))]
         await waiting_for_lock(system, calls)
     assert isinstance((await ended(calls))[0], BeingCancelledError)
@@ -296,7 +296,7 @@ async def test_pay_late_leaves_a_paid_attempt_alone(system: PayCenterSystem) -> 
     async with system.services.context.database.connection() as connection:
         now = system.clock.now()
         assert not await attempt_rows.pay_late(
-            connection, attempt.id, amount=1, channel_order_no="x", channel_user_id="", success_time=now, callback_data="", now=now
+            connection, attempt.id, CAUSE, amount=1, channel_order_no="x", channel_user_id="", success_time=now, now=now
         )
     (row,) = await system.rows("SELECT paid_amount, channel_order_no FROM pay_attempt")
     assert (row["paid_amount"], row["channel_order_no"]) == (100, f"C-{attempt.out_trade_no}")
@@ -306,7 +306,7 @@ async def console_refund(system: PayCenterSystem, attempt: PayAttempt) -> None:
     """A callback about a refund that was not made by PayCenter."""
     channel = await configured(system, attempt.channel_code)
     facts = RefundFacts("console-1", attempt.out_trade_no, 40, dict(channel.codec.account))
-    await system.services.refund_settlement.receive_callback(channel, RefundOutcome(RefundStatus.SUCCESS, facts), "")
+    await system.services.refund_settlement.receive_callback(channel, RefundOutcome(RefundStatus.SUCCESS, facts), CAUSE)
 
 
 @pytest.mark.parametrize("closed_first", [True, False])
@@ -316,7 +316,7 @@ async def test_two_reports_of_the_same_conflict_make_one_case(system: PayCenterS
     await system.submit(order, "mock")
     (attempt,) = await system.services.orders.attempts(order)
     assert attempt.state is AttemptState.SUCCESS
-    reports = [system.services.cases.closed_after_booking(attempt), console_refund(system, attempt)]
+    reports = [system.services.cases.closed_after_booking(attempt, CAUSE), console_refund(system, attempt)]
     async with transaction(system) as held:
         # The first has found no case and waits to insert its own when the second begins.
         await held.execute("LOCK TABLE pay_case IN SHARE MODE")
@@ -332,7 +332,7 @@ async def test_a_payment_of_another_channels_number_is_not_booked(system: PayCen
     order = await system.order()
     attempt = await system.submit(order, "alipay_qr")
     channel = await configured(system, "alipay_pc")
-    assert await system.services.payments.book(channel, payment_of(channel, attempt), "") is Booked.SURPLUS
+    assert await system.services.payments.book(channel, payment_of(channel, attempt), CAUSE) is Booked.SURPLUS
     assert (await system.read(order)).state is OrderState.WAITING
     assert [(case["kind"], case["state"], case["attempt_id"]) for case in await system.cases()] == [("UNKNOWN_ORDER", "OPEN", None)]
 
@@ -342,7 +342,7 @@ async def test_two_payments_under_one_unknown_number_are_two_cases(system: PayCe
     channel = await configured(system, "mock")
     for channel_order_no in ("4200-1", "4200-2", "4200-1"):
         payment = Payment("NOT-OURS", channel_order_no, 100, "CNY", dict(channel.codec.account))
-        assert await system.services.payments.book(channel, payment, "") is Booked.SURPLUS
+        assert await system.services.payments.book(channel, payment, CAUSE) is Booked.SURPLUS
     cases = await system.cases()
     assert [(case["kind"], case["detail"]["channel_order_no"]) for case in cases] == [
         ("UNKNOWN_ORDER", "4200-1"), ("UNKNOWN_ORDER", "4200-2"),

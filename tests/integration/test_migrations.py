@@ -229,7 +229,9 @@ async def test_no_state_is_in_an_index_and_every_reference_has_its_key(fresh: st
         assert not re.search(r"\bstate\b", row["indexdef"].split(" USING ")[1]), row["indexname"]
     missing = await query(
         fresh, "SELECT table_name, column_name FROM information_schema.columns c WHERE table_schema = 'public' "
-        "AND column_name IN ('app_id', 'order_id', 'channel_id', 'task_id') AND NOT EXISTS (SELECT 1 FROM pg_constraint f "
+        # The ledger has none, so that it can be partitioned.
+        "AND table_name <> 'pay_event' AND column_name IN ('app_id', 'order_id', 'channel_id', 'task_id') "
+        "AND NOT EXISTS (SELECT 1 FROM pg_constraint f "
         "JOIN pg_attribute a ON a.attrelid = f.conrelid AND a.attnum = ANY(f.conkey) WHERE f.contype = 'f' "
         "AND f.conrelid = format('%I', c.table_name)::regclass AND a.attname = c.column_name)"
     )  # fmt: skip

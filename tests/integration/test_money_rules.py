@@ -14,7 +14,7 @@ from paycenter_server.channels.transport import AiohttpTransport, TransportUncle
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.guard import TransactionOpenError
 from paycenter_server.domain.states import AttemptState, OrderState
-from support.system import OPERATOR, PayCenterSystem, open_system
+from support.system import CAUSE, OPERATOR, PayCenterSystem, open_system
 from support.waiting import eventually
 
 
@@ -155,9 +155,9 @@ async def test_rule_4_a_message_without_amount_fails_closed(system: PayCenterSys
     )
     for wrong in mismatches:
         with pytest.raises(FactsMismatchError):
-            await system.services.payments.book(configured, Payment(**{**good, **wrong}), "")
+            await system.services.payments.book(configured, Payment(**{**good, **wrong}), CAUSE)
     assert (await system.read(order)).state is OrderState.WAITING
-    await system.services.payments.book(configured, Payment(**good), "")
+    await system.services.payments.book(configured, Payment(**good), CAUSE)
     assert (await system.read(order)).state is OrderState.SUCCESS
 
 
@@ -259,7 +259,8 @@ async def test_rule_7_an_unknown_order_is_kept_and_acknowledged(system: PayCente
     await system.simulator.pay(attempt.out_trade_no)
     cases = await eventually(system.cases)
     assert (cases[0]["kind"], cases[0]["amount"]) == ("UNKNOWN_ORDER", 100)
-    assert json.loads(cases[0]["detail"]["raw"])["out_trade_no"] == attempt.out_trade_no
+    evidence = await system.value("SELECT evidence FROM pay_event WHERE subject_id = $1", cases[0]["id"])
+    assert json.loads(evidence["callback"]["content"])["out_trade_no"] == attempt.out_trade_no
 
 
 async def test_rule_7_what_cannot_be_closed_is_queried_after_its_expiry(system: PayCenterSystem) -> None:

@@ -24,7 +24,7 @@ from paycenter_server.domain.states import OrderState, RefundState
 from paycenter_server.services.apps import NewApp
 from paycenter_server.services.notifications_delivery import DeliveryResponse
 from support.locks import transaction, waiting_for_lock
-from support.system import OPERATOR, PayCenterSystem, open_system
+from support.system import CAUSE, OPERATOR, PayCenterSystem, open_system
 from support.waiting import ended, eventually
 
 
@@ -292,7 +292,7 @@ async def test_R26_a_channel_settles_only_its_own_numbers(system: PayCenterSyste
     from paycenter_server.channels.protocol import Payment
 
     payment = Payment(attempt.out_trade_no, "1", 100, "CNY", dict(configured.codec.account))
-    assert (await system.services.payments.book(configured, payment, "")).value == "SURPLUS"
+    assert (await system.services.payments.book(configured, payment, CAUSE)).value == "SURPLUS"
     assert (await system.read(order)).state is OrderState.WAITING
     assert [case["kind"] for case in await system.cases()] == ["UNKNOWN_ORDER"]
 

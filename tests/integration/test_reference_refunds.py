@@ -12,7 +12,7 @@ from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.domain.states import RefundState
 from support.facts import configured, refunded
 from support.locks import transaction, waiting_for_lock
-from support.system import PayCenterSystem, SystemOn
+from support.system import CAUSE, PayCenterSystem, SystemOn
 from support.waiting import ended, eventually
 
 R6_FAULTS = [
@@ -95,7 +95,7 @@ async def test_R9_two_refunds_that_finish_together_are_both_counted(system: PayC
     async with transaction(system) as held:
         await held.execute("SELECT 1 FROM pay_order WHERE id = $1 FOR UPDATE", order.id)
         calls = [
-            asyncio.create_task(system.services.refund_settlement.apply(channel, refund, refunded(channel, refund), ""))
+            asyncio.create_task(system.services.refund_settlement.apply(channel, refund, refunded(channel, refund), CAUSE))
             for refund in refunds
         ]
         await waiting_for_lock(system, calls)

@@ -19,7 +19,7 @@ from paycenter.v1 import pay_refund_service_pb2 as refund_pb
 from paycenter_server.storage import apps, attempts, channels, orders, refunds
 from paycenter_server.storage.database import Database
 from support.grpc_rig import Rig, open_rig
-from support.system import PayCenterSystem
+from support.system import CAUSE, PayCenterSystem
 from support.waiting import eventually
 
 TABLES = ("pay_order", "pay_attempt", "pay_refund", "pay_app", "pay_channel")
@@ -41,7 +41,7 @@ async def test_a_prepared_statement_in_a_transaction_survives(system: PayCenterS
     async def use_every_table() -> None:
         async with database.transaction() as transaction:
             await orders.lock_order(transaction, key)
-            await orders.close_order(transaction, key, now)
+            await orders.close_order(transaction, key, now, CAUSE)
             await attempts.lock_attempt(transaction, key)
             await attempts.claim_due(transaction, now - timedelta(days=1), now, 1)
             await refunds.get_refund(transaction, key)

@@ -44,7 +44,7 @@ from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage import payments as payment_rows
 from paycenter_server.storage import refunds as refund_rows
 from paycenter_server.storage.database import Transaction
-from support.system import PayCenterSystem
+from support.system import CAUSE, PayCenterSystem
 
 PAID_ORDER = (OrderState.SUCCESS.value, OrderState.REFUND.value)
 
@@ -81,10 +81,15 @@ class Rows:
             self.now,
             0,
             0,
-            "",
         )
         return await payment_rows.settle(
-            self.transaction, booking, replace(self.notification, id=self.case_id), self.now, event, closed_attempt=closed_attempt
+            self.transaction,
+            booking,
+            replace(self.notification, id=self.case_id),
+            self.now,
+            event,
+            CAUSE,
+            closed_attempt=closed_attempt,
         )
 
 
@@ -113,11 +118,11 @@ async def stored(system: PayCenterSystem, transaction: Transaction) -> Rows:
         payload="{}",
     )  # fmt: skip
     case = new_case(context.new_key(now), now, CaseKind.LATE_PAYMENT, "c", app_id=app.id)
-    assert await order_rows.insert_order(transaction, order)
-    await attempt_rows.insert_attempt(transaction, attempt)
-    await refund_rows.insert_refund(transaction, refund)
+    assert await order_rows.insert_order(transaction, order, CAUSE)
+    await attempt_rows.insert_attempt(transaction, attempt, CAUSE)
+    await refund_rows.insert_refund(transaction, refund, CAUSE)
     assert await notification_rows.insert_notification(transaction, notification)
-    assert await case_rows.insert_case(transaction, case)
+    assert await case_rows.insert_case(transaction, case, CAUSE)
     return Rows(transaction, now, app, order, attempt, refund, notification, case.id)
 
 
@@ -129,36 +134,42 @@ def delivered(rows: Rows, event: NotificationEvent) -> Awaitable[Any]:
 Act = Callable[[Rows], Awaitable[Any]]
 # By type too: events of two tables may have the same text.
 ACTS: Mapping[tuple[type[StrEnum], StrEnum], Act] = {
-    (OrderEvent, OrderEvent.CHANGE_PRICE): lambda r: order_rows.update_price(r.transaction, r.order.id, 100, 100, r.now),
+    (OrderEvent, OrderEvent.CHANGE_PRICE): lambda r: order_rows.update_price(r.transaction, r.order.id, 100, 100, r.now, CAUSE),
     (OrderEvent, OrderEvent.PAID): lambda r: r.settle(OrderEvent.PAID, closed_attempt=False),
     (OrderEvent, OrderEvent.LATE_PAYMENT_ACCEPTED): lambda r: r.settle(OrderEvent.LATE_PAYMENT_ACCEPTED, closed_attempt=True),
-    (OrderEvent, OrderEvent.CLOSE): lambda r: order_rows.close_order(r.transaction, r.order.id, r.now),
+    (OrderEvent, OrderEvent.CLOSE): lambda r: order_rows.close_order(r.transaction, r.order.id, r.now, CAUSE),
     (OrderEvent, OrderEvent.REFUNDED): lambda r: refund_rows.succeed(
-        r.transaction, r.refund, channel_refund_no="", success_time=r.now, callback_data="", now=r.now
+        r.transaction, r.refund, CAUSE, channel_refund_no="", success_time=r.now, now=r.now
     ),
-    (AttemptEvent, AttemptEvent.ANSWERED): lambda r: attempt_rows.answered(r.transaction, r.attempt.id, "", "x", r.now, r.now),
-    (AttemptEvent, AttemptEvent.UNCLEAR): lambda r: attempt_rows.unclear(r.transaction, r.attempt.id, "", "", r.now, r.now),
-    (AttemptEvent, AttemptEvent.CLOSE): lambda r: attempt_rows.close_attempt(r.transaction, r.attempt.id, r.now, watch_until=None),
+    (AttemptEvent, AttemptEvent.ANSWERED): lambda r: attempt_rows.answered(
+        r.transaction, r.attempt.id, "", "x", r.now, r.now, CAUSE
+    ),
+    (AttemptEvent, AttemptEvent.UNCLEAR): lambda r: attempt_rows.unclear(r.transaction, r.attempt.id, "", "", r.now, r.now, CAUSE),
+    (AttemptEvent, AttemptEvent.CLOSE): lambda r: attempt_rows.close_attempt(
+        r.transaction, r.attempt.id, r.now, CAUSE, watch_until=None
+    ),
     (AttemptEvent, AttemptEvent.PAID): lambda r: r.settle(OrderEvent.PAID, closed_attempt=False),
     (AttemptEvent, AttemptEvent.PAID_LATE): lambda r: r.settle(OrderEvent.PAID, closed_attempt=True),
     (RefundEvent, RefundEvent.UNDECIDED): lambda r: refund_rows.note(
-        r.transaction, r.refund, code="noted", message="", next_check=r.now, now=r.now
+        r.transaction, r.refund, CAUSE, code="noted", message="", next_check=r.now, now=r.now
     ),
     (RefundEvent, RefundEvent.SUCCEED): lambda r: refund_rows.succeed(
-        r.transaction, r.refund, channel_refund_no="", success_time=r.now, callback_data="", now=r.now
+        r.transaction, r.refund, CAUSE, channel_refund_no="", success_time=r.now, now=r.now
     ),
-    (RefundEvent, RefundEvent.FAIL): lambda r: refund_rows.fail(
-        r.transaction, r.refund, code="", message="", callback_data="", now=r.now
+    (RefundEvent, RefundEvent.FAIL): lambda r: refund_rows.fail(r.transaction, r.refund, CAUSE, code="", message="", now=r.now),
+    (RefundEvent, RefundEvent.SEND_AGAIN): lambda r: refund_rows.send_again(
+        r.transaction, r.refund.id, r.case_id, r.now, r.now, CAUSE
     ),
-    (RefundEvent, RefundEvent.SEND_AGAIN): lambda r: refund_rows.send_again(r.transaction, r.refund.id, r.case_id, r.now, r.now),
     (NotificationEvent, NotificationEvent.RECEIVED): lambda r: delivered(r, NotificationEvent.RECEIVED),
     (NotificationEvent, NotificationEvent.REFUSED): lambda r: delivered(r, NotificationEvent.REFUSED),
     (NotificationEvent, NotificationEvent.UNANSWERED): lambda r: delivered(r, NotificationEvent.UNANSWERED),
     (NotificationEvent, NotificationEvent.GIVE_UP): lambda r: delivered(r, NotificationEvent.GIVE_UP),
     (NotificationEvent, NotificationEvent.RESEND): lambda r: notification_rows.resend(r.transaction, r.notification.id, r.now),
-    (CaseEvent, CaseEvent.REFUND): lambda r: case_rows.move_case(r.transaction, r.case_id, CaseEvent.REFUND, r.now),
-    (CaseEvent, CaseEvent.RESOLVE): lambda r: case_rows.move_case(r.transaction, r.case_id, CaseEvent.RESOLVE, r.now),
-    (CaseEvent, CaseEvent.REFUND_FAILED): lambda r: case_rows.move_case(r.transaction, r.case_id, CaseEvent.REFUND_FAILED, r.now),
+    (CaseEvent, CaseEvent.REFUND): lambda r: case_rows.move_case(r.transaction, r.case_id, CaseEvent.REFUND, r.now, CAUSE),
+    (CaseEvent, CaseEvent.RESOLVE): lambda r: case_rows.move_case(r.transaction, r.case_id, CaseEvent.RESOLVE, r.now, CAUSE),
+    (CaseEvent, CaseEvent.REFUND_FAILED): lambda r: case_rows.move_case(
+        r.transaction, r.case_id, CaseEvent.REFUND_FAILED, r.now, CAUSE
+    ),
 }
 STATES: Mapping[str, type[StrEnum]] = {
     "pay_order": OrderState, "pay_attempt": AttemptState, "pay_refund": RefundState, "pay_notify_task": NotificationState,
@@ -197,6 +208,27 @@ async def state_after(rows: Rows, table: str, event: StrEnum, before: StrEnum) -
     return str(await rows.transaction.fetchval(f"SELECT state FROM {table} WHERE id = $1", key_of(rows, table)))
 
 
+async def compare_ledger(rows: Rows, table: str, event: StrEnum, before: StrEnum, last: int) -> None:
+    """An event that happened is in the ledger, once; one that did not happen is not."""
+    if table == "pay_notify_task":
+        return  # the log of deliveries is their ledger
+    found = await rows.transaction.fetch("SELECT subject_id, event, from_state, to_state FROM pay_event WHERE id > $1", last)
+    machine: Any = MACHINES[table]
+    after = machine.get((before, event))
+    if event is AttemptEvent.PAID_LATE and before is not AttemptState.SUCCESS:
+        after = AttemptState.SUCCESS
+    if after is None:
+        assert not found, (event, before)
+    elif event in (OrderEvent.PAID, OrderEvent.LATE_PAYMENT_ACCEPTED):
+        assert [(row["subject_id"], row["event"]) for row in found] == [(rows.attempt.id, event.value)]
+    elif event is OrderEvent.REFUNDED:
+        assert [(row["subject_id"], row["to_state"]) for row in found] == [(rows.refund.id, "SUCCESS")]
+    else:
+        assert [(row["subject_id"], row["from_state"], row["to_state"]) for row in found] == [
+            (key_of(rows, table), before.value, after.value)
+        ], (event, before)
+
+
 @pytest.mark.parametrize(("name", "event"), EVENTS, ids=[f"{name}-{event.value}" for name, event in EVENTS])
 async def test_an_event_happens_where_the_table_says_so(system: PayCenterSystem, name: str, event: StrEnum) -> None:
     table: Any = MACHINES[name]
@@ -214,7 +246,9 @@ async def test_an_event_happens_where_the_table_says_so(system: PayCenterSystem,
                 expected = table.get((before, event), before)
                 if event is AttemptEvent.PAID_LATE:  # a late payment is booked from every state that is not paid
                     expected = AttemptState.SUCCESS
+                last = await transaction.fetchval("SELECT max(id) FROM pay_event")
                 assert await state_after(rows, name, event, before) == expected.value, before
+                await compare_ledger(rows, name, event, before, last)
             await transaction.execute(
                 "TRUNCATE pay_notify_log, pay_notify_task, pay_refund, pay_case, pay_attempt, pay_order CASCADE"
             )

@@ -70,7 +70,7 @@ class FakePayCenter:
 
     def start(self) -> grpc.Server:
         server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
-        add_PayOrderServiceServicer_to_server(_Orders(self), server)
+        add_PayOrderServiceServicer_to_server(_Orders(self), server)  # type: ignore[abstract]
         add_PayRefundServiceServicer_to_server(_Refunds(self), server)
         add_PayChannelServiceServicer_to_server(_Channels(self), server)  # type: ignore[abstract]
         add_PayNotificationServiceServicer_to_server(_Notifications(self), server)

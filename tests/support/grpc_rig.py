@@ -27,7 +27,8 @@ from support.system import PayCenterSystem, free_port
 def parts_of(services: Services) -> Parts:
     """As `paycenter serve` puts them together."""
     return Parts(
-        identity=services.identity, orders=services.orders, submission=services.submission, refunds=services.refunds,
+        identity=services.identity, orders=services.orders, submission=services.submission, timelines=services.timelines,
+            refunds=services.refunds,
         apps=services.apps, channels=services.channels, credentials=services.credentials,
         notifications=services.notifications, health=services.health,
     )  # fmt: skip

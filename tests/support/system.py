@@ -20,6 +20,7 @@ from paycenter_server.bootstrap import Services, open_services
 from paycenter_server.channels.transport import Transport
 from paycenter_server.cli.seed import channel_configs
 from paycenter_server.domain.apps import NotificationSuccess, SurplusPolicy
+from paycenter_server.domain.events import Cause
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.domain.states import OrderState, RefundState
@@ -36,10 +37,12 @@ from paycenter_server.settings import Settings
 from paycenter_server.simulator.app import create_app
 from paycenter_server.simulator.keys import load_keys
 from paycenter_server.simulator.settings import SimulatorConfig
+from paycenter_server.storage.events import compare_amounts
 
 from support.waiting import eventually
 
 OPERATOR = Caller("test", None, "")
+CAUSE = Cause(OPERATOR.actor)
 TABLES = "pay_notify_log, pay_notify_task, pay_refund, pay_case, pay_attempt, pay_order, pay_channel, pay_credential, pay_app"
 
 
@@ -156,7 +159,16 @@ class PayCenterSystem:
     caller: Caller = OPERATOR
     channels: dict[str, str] = field(default_factory=dict)
     secrets: dict[str, str] = field(default_factory=dict)
+    # False in the few tests that change amounts by SQL of their own.
+    books_are_checked: bool = True
     _serial: int = 0
+
+    async def check_books(self) -> None:
+        """The amounts of every order are the sums of its events."""
+        if self.books_are_checked:
+            async with self.services.context.database.connection() as connection:
+                compared = await compare_amounts(connection, None, 100_000)
+            assert not compared.differences
 
     async def add_app(
         self,
@@ -355,6 +367,7 @@ async def open_system(
         system.caller = await system.add_app()
         try:
             yield system
+            await system.check_books()
         finally:
             await simulator.close()
             await sidecar.cleanup()

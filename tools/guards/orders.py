@@ -152,27 +152,23 @@ ORDERS: list[Mutant] = [
         "storage/attempts.py",
         "test_guards_attempts.py",
         (
-            "answered-state",
-            "channel_error_code = NULL, channel_error_message = NULL WHERE id = $1 AND state = ANY($7)",
-            "channel_error_code = NULL, channel_error_message = NULL WHERE id = $1 AND $7::text[] IS NOT NULL",
-            "test_answered_leaves_a_settled_attempt_alone",
+            "attempt-state",
+            "WHERE id = $1 AND state = ANY($3) AND {condition} FOR",
+            "WHERE id = $1 AND $3::text[] IS NOT NULL AND {condition} FOR",
+            "test_answered_leaves_a_settled_attempt_alone test_unclear_leaves_a_settled_attempt_alone "
+            "test_close_attempt_leaves_a_settled_attempt_alone "
+            "test_guards_settlement.py::test_pay_late_leaves_a_paid_attempt_alone",
         ),
         (
-            "unclear-state",
-            "next_check_time = least(next_check_time, $5) WHERE id = $1 AND state = ANY($7)",
-            "next_check_time = least(next_check_time, $5) WHERE id = $1 AND $7::text[] IS NOT NULL",
-            "test_unclear_leaves_a_settled_attempt_alone",
-        ),
-        (
-            "close-attempt-state",
-            "WHERE id = $1 AND state = ANY($7) AND (display_content",
-            "WHERE id = $1 AND $7::text[] IS NOT NULL AND (display_content",
-            "test_close_attempt_leaves_a_settled_attempt_alone",
+            "attempt-lock",
+            "AND {condition} FOR NO KEY UPDATE)",
+            "AND {condition})",
+            "test_a_change_of_an_attempt_waits_for_a_booking",
         ),
         (
             "close-attempt-unshown",
-            "AND (display_content = '' OR NOT $8)",
-            "AND $8::boolean IS NOT NULL",
+            "(display_content = '' OR NOT $8)",
+            "$8::boolean IS NOT NULL",
             "test_a_refusal_closes_only_an_attempt_without_display_content",
         ),
         (

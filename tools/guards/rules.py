@@ -6,7 +6,10 @@ from guards import Mutant, guards
 
 _FREES = """refunded_amount = refunded_amount + done.amount,
                reserved_amount = reserved_amount - done.amount,"""
-_NOT_FOUND = "        if outcome.status is RefundStatus.NOT_FOUND:\n            outcome = await"
+_NOT_FOUND = (
+    "        if outcome.status is RefundStatus.NOT_FOUND:\n            await self._note_query(refund, outcome)\n"
+    "            outcome = await"
+)
 
 RULES: list[Mutant] = [
     *guards(
@@ -212,8 +215,8 @@ RULES: list[Mutant] = [
         "test_guards_refunds.py",
         (
             "case-state",
-            "WHERE id = $1 AND state = ANY($5) RETURNING id",
-            "WHERE id = $1 AND $5::text[] IS NOT NULL RETURNING id",
+            "WHERE id = $1 AND state = ANY($5) FOR NO KEY UPDATE",
+            "WHERE id = $1 AND $5::text[] IS NOT NULL FOR NO KEY UPDATE",
             "test_a_resolved_case_stays_so",
         ),
     ),
@@ -242,8 +245,8 @@ RULES: list[Mutant] = [
         "test_lying_answers.py",
         (
             "refused-unshown",
-            "                    unshown=True,\n",
-            "",
+            "                    watch_until=None, unshown=True,\n",
+            "                    watch_until=None,\n",
             "test_a_refusal_beside_an_acceptance_closes_nothing",
         ),
         (

@@ -53,8 +53,8 @@ SETTLEMENT: list[Mutant] = [
         ),
         (
             "settle-wakes-only-open",
-            "x.id <> t.id AND x.state = ANY($25)",
-            "x.id <> t.id AND $25::text[] IS NOT NULL",
+            "x.id <> t.id AND x.state = ANY($11)",
+            "x.id <> t.id AND $11::text[] IS NOT NULL",
             "test_a_payment_wakes_no_settled_attempt",
         ),
     ),
@@ -161,12 +161,6 @@ SETTLEMENT: list[Mutant] = [
     *guards(
         "storage/attempts.py",
         "test_guards_settlement.py",
-        (
-            "pay-late-state",
-            "update_time = $7, next_check_time = NULL WHERE id = $1 AND state = ANY($9)",
-            "update_time = $7, next_check_time = NULL WHERE id = $1 AND $9::text[] IS NOT NULL",
-            "test_pay_late_leaves_a_paid_attempt_alone",
-        ),
     ),
     *guards(
         "services/cases.py",

@@ -780,3 +780,163 @@ class SyncPayOrderResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___SyncPayOrderResponse: _TypeAlias = SyncPayOrderResponse  # noqa: Y015
+
+@_typing.final
+class GetPayOrderTimelineRequest(_message.Message):
+    """GetPayOrderTimelineRequest names an order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """PayOrder.id."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___GetPayOrderTimelineRequest: _TypeAlias = GetPayOrderTimelineRequest  # noqa: Y015
+
+@_typing.final
+class TimelineEntry(_message.Message):
+    """TimelineEntry is something that happened."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    FROM_STATE_FIELD_NUMBER: _builtins.int
+    TO_STATE_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    ACTOR_KIND_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
+    subject: _builtins.str
+    """ORDER, ATTEMPT, REFUND, CASE or NOTIFICATION."""
+    number: _builtins.str
+    """The number of that object."""
+    event: _builtins.str
+    """What happened: an event of a state diagram ("paid", "close"), "queried", "callback refused", "delivery 2: HTTP 500, 12 ms", or
+    the kind of a case.
+    """
+    from_state: _builtins.str
+    """The state before. Empty if the object was created or its state did not change."""
+    to_state: _builtins.str
+    """The state after."""
+    amount: _builtins.int
+    """The amount of the event in minor units; 0 if it has none."""
+    actor_kind: _builtins.str
+    """APP, OPERATOR, CALLBACK, JOB or SYSTEM."""
+    actor: _builtins.str
+    """The key id of the caller, the number of the channel whose callback address was called, or the name of the job."""
+    evidence: _builtins.str
+    """A JSON object with the callback or the channel call that was the reason, without secrets. Each text is cut at 2,000
+    characters. For operators only.
+    """
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """The time of the database."""
+
+    def __init__(
+        self,
+        *,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        subject: _builtins.str = ...,
+        number: _builtins.str = ...,
+        event: _builtins.str = ...,
+        from_state: _builtins.str = ...,
+        to_state: _builtins.str = ...,
+        amount: _builtins.int = ...,
+        actor_kind: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        evidence: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "actor_kind", b"actor_kind", "amount", b"amount", "event", b"event", "evidence", b"evidence", "from_state", b"from_state", "number", b"number", "subject", b"subject", "time", b"time", "to_state", b"to_state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___TimelineEntry: _TypeAlias = TimelineEntry  # noqa: Y015
+
+@_typing.final
+class NextCheck(_message.Message):
+    """NextCheck is something that is not settled."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    WHAT_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    subject: _builtins.str
+    """ORDER, ATTEMPT, REFUND, CASE or NOTIFICATION."""
+    number: _builtins.str
+    """The number of that object."""
+    state: _builtins.str
+    """Its state."""
+    what: _builtins.str
+    """What is done next: "expiry", "query", "delivery" or "decision of an operator"."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When. Not set if it waits for a person."""
+
+    def __init__(
+        self,
+        *,
+        subject: _builtins.str = ...,
+        number: _builtins.str = ...,
+        state: _builtins.str = ...,
+        what: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "state", b"state", "subject", b"subject", "time", b"time", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___NextCheck: _TypeAlias = NextCheck  # noqa: Y015
+
+@_typing.final
+class GetPayOrderTimelineResponse(_message.Message):
+    """GetPayOrderTimelineResponse has the timeline of an order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAY_ORDER_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    LEFT_OFF_FIELD_NUMBER: _builtins.int
+    NEXT_CHECKS_FIELD_NUMBER: _builtins.int
+    left_off: _builtins.bool
+    """Whether there are older entries than these."""
+    @_builtins.property
+    def pay_order(self) -> Global___PayOrder:
+        """The order, as it is now."""
+
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___TimelineEntry]:
+        """At most 500 entries, oldest first."""
+
+    @_builtins.property
+    def next_checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___NextCheck]:
+        """What is checked, delivered or decided next."""
+
+    def __init__(
+        self,
+        *,
+        pay_order: Global___PayOrder | None = ...,
+        entries: _abc.Iterable[Global___TimelineEntry] | None = ...,
+        left_off: _builtins.bool = ...,
+        next_checks: _abc.Iterable[Global___NextCheck] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pay_order", b"pay_order"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "left_off", b"left_off", "next_checks", b"next_checks", "pay_order", b"pay_order"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___GetPayOrderTimelineResponse: _TypeAlias = GetPayOrderTimelineResponse  # noqa: Y015

@@ -72,6 +72,11 @@ class PayOrderServiceStub(object):
                 request_serializer=paycenter_dot_v1_dot_pay__order__service__pb2.SyncPayOrderRequest.SerializeToString,
                 response_deserializer=paycenter_dot_v1_dot_pay__order__service__pb2.SyncPayOrderResponse.FromString,
                 _registered_method=True)
+        self.GetPayOrderTimeline = channel.unary_unary(
+                '/paycenter.v1.PayOrderService/GetPayOrderTimeline',
+                request_serializer=paycenter_dot_v1_dot_pay__order__service__pb2.GetPayOrderTimelineRequest.SerializeToString,
+                response_deserializer=paycenter_dot_v1_dot_pay__order__service__pb2.GetPayOrderTimelineResponse.FromString,
+                _registered_method=True)
 
 
 class PayOrderServiceServicer(object):
@@ -135,6 +140,14 @@ class PayOrderServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetPayOrderTimeline(self, request, context):
+        """GetPayOrderTimeline answers why an order is where it is: everything that happened to it, to its attempts, refunds, cases and
+        notifications, oldest first, and what is checked or delivered next.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PayOrderServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -172,6 +185,11 @@ def add_PayOrderServiceServicer_to_server(servicer, server):
                     servicer.SyncPayOrder,
                     request_deserializer=paycenter_dot_v1_dot_pay__order__service__pb2.SyncPayOrderRequest.FromString,
                     response_serializer=paycenter_dot_v1_dot_pay__order__service__pb2.SyncPayOrderResponse.SerializeToString,
+            ),
+            'GetPayOrderTimeline': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPayOrderTimeline,
+                    request_deserializer=paycenter_dot_v1_dot_pay__order__service__pb2.GetPayOrderTimelineRequest.FromString,
+                    response_serializer=paycenter_dot_v1_dot_pay__order__service__pb2.GetPayOrderTimelineResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -366,6 +384,33 @@ class PayOrderService(object):
             '/paycenter.v1.PayOrderService/SyncPayOrder',
             paycenter_dot_v1_dot_pay__order__service__pb2.SyncPayOrderRequest.SerializeToString,
             paycenter_dot_v1_dot_pay__order__service__pb2.SyncPayOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPayOrderTimeline(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paycenter.v1.PayOrderService/GetPayOrderTimeline',
+            paycenter_dot_v1_dot_pay__order__service__pb2.GetPayOrderTimelineRequest.SerializeToString,
+            paycenter_dot_v1_dot_pay__order__service__pb2.GetPayOrderTimelineResponse.FromString,
             options,
             channel_credentials,
             insecure,

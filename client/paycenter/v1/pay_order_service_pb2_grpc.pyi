@@ -58,6 +58,10 @@ class PayOrderServiceStub:
     """UpdatePayOrderPrice changes the amount of a WAITING order. It closes the attempts with the old amount first."""
     SyncPayOrder: _grpc.UnaryUnaryMultiCallable[_pay_order_service_pb2.SyncPayOrderRequest, _pay_order_service_pb2.SyncPayOrderResponse]
     """SyncPayOrder queries the channels about the open attempts of a WAITING order and books what they report."""
+    GetPayOrderTimeline: _grpc.UnaryUnaryMultiCallable[_pay_order_service_pb2.GetPayOrderTimelineRequest, _pay_order_service_pb2.GetPayOrderTimelineResponse]
+    """GetPayOrderTimeline answers why an order is where it is: everything that happened to it, to its attempts, refunds, cases and
+    notifications, oldest first, and what is checked or delivered next.
+    """
 
 @_typing.type_check_only
 class PayOrderServiceAsyncStub(PayOrderServiceStub):
@@ -89,6 +93,10 @@ class PayOrderServiceAsyncStub(PayOrderServiceStub):
     """UpdatePayOrderPrice changes the amount of a WAITING order. It closes the attempts with the old amount first."""
     SyncPayOrder: _aio.UnaryUnaryMultiCallable[_pay_order_service_pb2.SyncPayOrderRequest, _pay_order_service_pb2.SyncPayOrderResponse]  # type: ignore[assignment]
     """SyncPayOrder queries the channels about the open attempts of a WAITING order and books what they report."""
+    GetPayOrderTimeline: _aio.UnaryUnaryMultiCallable[_pay_order_service_pb2.GetPayOrderTimelineRequest, _pay_order_service_pb2.GetPayOrderTimelineResponse]  # type: ignore[assignment]
+    """GetPayOrderTimeline answers why an order is where it is: everything that happened to it, to its attempts, refunds, cases and
+    notifications, oldest first, and what is checked or delivered next.
+    """
 
 class PayOrderServiceServicer(metaclass=_abc_1.ABCMeta):
     """PayOrderService creates pay orders, submits them to channels and reads their state.
@@ -159,5 +167,15 @@ class PayOrderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_pay_order_service_pb2.SyncPayOrderResponse, _abc.Awaitable[_pay_order_service_pb2.SyncPayOrderResponse]]:
         """SyncPayOrder queries the channels about the open attempts of a WAITING order and books what they report."""
+
+    @_abc_1.abstractmethod
+    def GetPayOrderTimeline(
+        self,
+        request: _pay_order_service_pb2.GetPayOrderTimelineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pay_order_service_pb2.GetPayOrderTimelineResponse, _abc.Awaitable[_pay_order_service_pb2.GetPayOrderTimelineResponse]]:
+        """GetPayOrderTimeline answers why an order is where it is: everything that happened to it, to its attempts, refunds, cases and
+        notifications, oldest first, and what is checked or delivered next.
+        """
 
 def add_PayOrderServiceServicer_to_server(servicer: PayOrderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -83,6 +83,27 @@ class Call(Generic[T]):
     unclear: Callable[[str], T]
 
 
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """One request to a channel and its answer, without secrets, for the event ledger. `status` 0: there was no answer, and `answer`
+    is the reason. The channel gateway makes it (`channels/records.py`)."""
+
+    api: str
+    method: str
+    url: str
+    request: str
+    status: int
+    answer: str
+    milliseconds: int
+
+    def evidence(self) -> dict[str, str | int]:
+        """The record as a JSON object."""
+        return {
+            "api": self.api, "method": self.method, "url": self.url, "request": self.request, "status": self.status,
+            "answer": self.answer, "ms": self.milliseconds,
+        }  # fmt: skip
+
+
 class Refunded(StrEnum):
     """What was refunded since the payment, as far as the channel states it. SOME: some or all."""
 
@@ -151,7 +172,8 @@ class RefundStatus(StrEnum):
 class PayOutcome:
     """The outcome of a submit. Display mode and content are set if it is WAITING.
 
-    `not_sent` (in every outcome): it is UNKNOWN because the request was not sent. The channel gateway sets it, codecs do not.
+    `not_sent` (in every outcome): it is UNKNOWN because the request was not sent. `call` (in every outcome): the request and its
+    answer. The channel gateway sets both, codecs do not.
     """
 
     status: PayStatus
@@ -161,6 +183,7 @@ class PayOutcome:
     error_code: str = ""
     error_message: str = ""
     not_sent: bool = False
+    call: CallRecord | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +196,7 @@ class QueryOutcome:
     error_message: str = ""
     signed: bool = True
     not_sent: bool = False
+    call: CallRecord | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +207,7 @@ class CloseOutcome:
     error_code: str = ""
     error_message: str = ""
     not_sent: bool = False
+    call: CallRecord | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +231,7 @@ class RefundOutcome:
     error_code: str = ""
     error_message: str = ""
     not_sent: bool = False
+    call: CallRecord | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +300,8 @@ class CallbackResponse:
 class Callback:
     """The content of a verified callback: about a payment, a refund, or both. If both are None, it needs no action.
 
-    `raw` is its readable content, which is stored with the attempt or refund. A refund with status PENDING is queried at once,
+    `raw` is its readable content, and `message_id` the channel's identifier of the message ("" if it has none); both are stored in
+    the event ledger. A refund with status PENDING is queried at once,
     also one that was not made by PayCenter. `answer`: the acknowledgement, if this kind of callback needs another one than the
     codec's.
     """
@@ -283,6 +310,7 @@ class Callback:
     refund: RefundOutcome | None = None
     raw: str = ""
     answer: CallbackResponse | None = None
+    message_id: str = ""
 
 
 class Codec(Protocol):

@@ -43,6 +43,18 @@ def _channel() -> click.Command:
     return channel
 
 
+def _order() -> click.Command:
+    from paycenter_server.cli.ledger import order
+
+    return order
+
+
+def _books() -> click.Command:
+    from paycenter_server.cli.ledger import books
+
+    return books
+
+
 def _protos() -> click.Command:
     from paycenter_server.cli.protos import protos
 
@@ -86,6 +98,8 @@ _COMMANDS: dict[str, tuple[Callable[[], click.Command], str]] = {
     "migrate": (_migrate, "Bring the database to the schema of this version."),
     "operator": (_operator, "Create an operator credential."),
     "channel": (_channel, "Test the channel of an app: `channel test CODE --app APP`."),
+    "order": (_order, "Show why an order is where it is: `order show NUMBER`."),
+    "books": (_books, "Compare the amounts of all orders with the event ledger: `books check`."),
     "protos": (_protos, "Write the .proto files of the contract to a folder."),
     "dev": (_dev, "Run everything on this machine, for development."),
     "demo": (_demo, "Make two demonstration payments and check every step."),

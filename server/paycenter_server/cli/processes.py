@@ -89,7 +89,8 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
         if settings.tls_certificate_file and settings.tls_key_file:
             tls = Tls(settings.tls_certificate_file, settings.tls_key_file)
         parts = Parts(
-            identity=services.identity, orders=services.orders, submission=services.submission, refunds=services.refunds,
+            identity=services.identity, orders=services.orders, submission=services.submission, timelines=services.timelines,
+            refunds=services.refunds,
             apps=services.apps, channels=services.channels, credentials=services.credentials, notifications=services.notifications,
             health=services.health,
         )  # fmt: skip

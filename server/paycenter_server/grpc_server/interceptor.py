@@ -12,6 +12,7 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 
 from paycenter_server.domain.errors import PayCenterError, Reason, Violation, invalid
+from paycenter_server.domain.events import set_actor
 from paycenter_server.grpc_server.audit import is_administrative, named_object
 from paycenter_server.grpc_server.errors import server_stopping, to_status
 from paycenter_server.services.context import deadline
@@ -93,6 +94,7 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
                     raise server_stopping()
                 caller = await self._identity.authenticate(_authorization(metadata))
                 _caller.set(caller)
+                set_actor(caller.actor)
                 request = _parsed(raw, parse)
                 answer = await behaviour(request, context)
                 outcome = "OK"

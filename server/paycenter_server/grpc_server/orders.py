@@ -18,6 +18,7 @@ from paycenter_server.grpc_server.interceptor import current_caller
 from paycenter_server.services.attempts_submission import NewSubmission, Submission
 from paycenter_server.services.orders import NewOrder, Orders
 from paycenter_server.services.paging import Pager
+from paycenter_server.services.timeline import Timelines
 from paycenter_server.storage.orders import OrderFilter
 
 ORDER_STATES = numbers(pb.PayOrderState, "PAY_ORDER_STATE", OrderState)
@@ -59,9 +60,10 @@ def order_message(order: PayOrder, attempts: list[PayAttempt] | None = None) -> 
 class OrderServicer(PayOrderServiceServicer):
     """Converts messages, and calls the use cases for pay orders."""
 
-    def __init__(self, orders: Orders, submit: Submission) -> None:
+    def __init__(self, orders: Orders, submit: Submission, timelines: Timelines) -> None:
         self._orders = orders
         self._submission = submit
+        self._timelines = timelines
 
     async def CreatePayOrder(self, request: pb.CreatePayOrderRequest, context: Any) -> pb.CreatePayOrderResponse:
         """See the proto."""
@@ -152,3 +154,32 @@ class OrderServicer(PayOrderServiceServicer):
         """See the proto."""
         order = await self._orders.sync(current_caller(), request.id)
         return pb.SyncPayOrderResponse(pay_order=order_message(order))
+
+    async def GetPayOrderTimeline(self, request: pb.GetPayOrderTimelineRequest, context: Any) -> pb.GetPayOrderTimelineResponse:
+        """See the proto."""
+        found = await self._timelines.of_order(current_caller(), request.id)
+        return pb.GetPayOrderTimelineResponse(
+            pay_order=order_message(found.order),
+            entries=[
+                pb.TimelineEntry(
+                    time=stamp(entry.time),
+                    subject=entry.subject.value,
+                    number=entry.number,
+                    event=entry.event,
+                    from_state=entry.from_state,
+                    to_state=entry.to_state,
+                    amount=entry.amount,
+                    actor_kind=entry.actor_kind,
+                    actor=entry.actor,
+                    evidence=entry.evidence,
+                )
+                for entry in found.entries
+            ],
+            left_off=found.left_off,
+            next_checks=[
+                pb.NextCheck(
+                    subject=item.subject.value, number=item.number, state=item.state, what=item.what, time=stamp(item.time)
+                )
+                for item in found.next
+            ],
+        )

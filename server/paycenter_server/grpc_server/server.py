@@ -42,6 +42,7 @@ from paycenter_server.services.identity import Identity
 from paycenter_server.services.notifications import Notifications
 from paycenter_server.services.orders import Orders
 from paycenter_server.services.refunds import Refunds
+from paycenter_server.services.timeline import Timelines
 
 log = structlog.get_logger(__name__)
 
@@ -88,6 +89,7 @@ class Parts:
     identity: Identity
     orders: Orders
     submission: Submission
+    timelines: Timelines
     refunds: Refunds
     apps: Apps
     channels: Channels
@@ -107,7 +109,7 @@ class Server:
         self._interceptor = Interceptor(parts.identity)
         self._server = grpc.aio.server(interceptors=(self._interceptor,), options=_OPTIONS)
         pay_order_service_pb2_grpc.add_PayOrderServiceServicer_to_server(
-            OrderServicer(parts.orders, parts.submission), self._server
+            OrderServicer(parts.orders, parts.submission, parts.timelines), self._server
         )
         pay_refund_service_pb2_grpc.add_PayRefundServiceServicer_to_server(RefundServicer(parts.refunds), self._server)
         pay_app_service_pb2_grpc.add_PayAppServiceServicer_to_server(AppServicer(parts.apps), self._server)

@@ -11,6 +11,7 @@ import structlog
 from paycenter_server.channels.protocol import AttemptRef, CloseOutcome, CloseStatus, QueryOutcome, QueryStatus
 from paycenter_server.domain.attempts import PayAttempt
 from paycenter_server.domain.errors import PayCenterError
+from paycenter_server.domain.events import CLOSE_REQUESTED, QUERIED, Cause, Subject
 from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.states import AttemptState
@@ -19,8 +20,10 @@ from paycenter_server.services import notifications_payloads as payloads
 from paycenter_server.services.cases import Cases
 from paycenter_server.services.channels_gateway import ChannelGateway, ConfiguredChannel
 from paycenter_server.services.context import Context
+from paycenter_server.services.events import cause
 from paycenter_server.services.payments import BeingCancelledError, FactsMismatchError, Payments
 from paycenter_server.storage import attempts as attempt_rows
+from paycenter_server.storage import events as event_rows
 from paycenter_server.storage import notifications as notification_rows
 from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage.payments import QuerySnapshot
@@ -81,7 +84,13 @@ class AttemptSettlement:
             return QueryOutcome(QueryStatus.UNKNOWN, None, FACTS_MISMATCH, "the answer is about another number")
         if outcome.status is QueryStatus.PAID:
             return await self._book(configured, attempt, outcome, snapshot)
+        await self.note(attempt, QUERIED, cause(outcome.call))
         return outcome
+
+    async def note(self, attempt: PayAttempt, event: str, because: Cause) -> None:
+        """Note in the ledger a call that changed no state."""
+        async with self._context.database.connection() as connection:
+            await event_rows.insert_event(connection, Subject.ATTEMPT, attempt.id, attempt.order_id, event, because)
 
     async def attempt_of(self, out_trade_no: str) -> PayAttempt | None:
         """Read the attempt with this out_trade_no; None if there is none."""
@@ -101,7 +110,7 @@ class AttemptSettlement:
     ) -> QueryOutcome:
         assert outcome.payment is not None
         try:
-            await self._payments.book(configured, outcome.payment, raw="", snapshot=snapshot)
+            await self._payments.book(configured, outcome.payment, cause(outcome.call), snapshot=snapshot)
         except FactsMismatchError as error:
             log.error("query_facts_mismatch", out_trade_no=attempt.out_trade_no, why=str(error))
             return QueryOutcome(QueryStatus.UNKNOWN, None, FACTS_MISMATCH, str(error))
@@ -117,7 +126,7 @@ class AttemptSettlement:
         if outcome.status is QueryStatus.PAID:
             return SettleResult.PAID
         if outcome.status is QueryStatus.CLOSED:
-            await self._close_here(attempt, outcome.error_code, outcome.error_message)
+            await self._close_here(attempt, outcome.error_code, outcome.error_message, cause())
             return SettleResult.CLOSED
         configured = await self._gateway.get(attempt.channel_id)
         if outcome.status is QueryStatus.UNKNOWN and not self._to_be_cancelled(configured, attempt, outcome):
@@ -135,8 +144,9 @@ class AttemptSettlement:
 
     async def _after(self, attempt: PayAttempt, closed: CloseOutcome) -> SettleResult:
         if closed.status is CloseStatus.CLOSED:
-            await self._close_here(attempt, closed.error_code, closed.error_message)
+            await self._close_here(attempt, closed.error_code, closed.error_message, cause(closed.call))
             return SettleResult.CLOSED
+        await self.note(attempt, CLOSE_REQUESTED, cause(closed.call))
         if closed.status is CloseStatus.STILL_PAYABLE:
             return SettleResult.STILL_PAYABLE
         if closed.status is CloseStatus.PAID:
@@ -150,7 +160,7 @@ class AttemptSettlement:
         answered = timedelta(seconds=self._context.options.channel_timeout)
         until = now + _SEND_WITHIN + answered + _CARRIED_OUT_WITHIN
         async with self._context.database.connection() as connection:
-            cancelling = await attempt_rows.begin_cancel(connection, attempt.id, now, until)
+            cancelling = await attempt_rows.begin_cancel(connection, attempt.id, now, until, cause())
         if cancelling is None:
             return SettleResult.PAID
         closed = await self._close(configured, attempt, not_after=now + _SEND_WITHIN)
@@ -158,7 +168,7 @@ class AttemptSettlement:
             # PAID: the channel refused finally, so the money stays there. Not sent: the channel executes nothing.
             decided = self._context.now() if closed.status is CloseStatus.CLOSED else cancelling.before
             async with self._context.database.connection() as connection:
-                await attempt_rows.end_cancel(connection, attempt.id, cancelling, decided)
+                await attempt_rows.end_cancel(connection, attempt.id, cancelling, decided, cause())
         return await self._after(attempt, closed)
 
     def _to_be_cancelled(self, configured: ConfiguredChannel, attempt: PayAttempt, outcome: QueryOutcome) -> bool:
@@ -173,16 +183,16 @@ class AttemptSettlement:
             return False
         return outcome.error_code != BEING_CANCELLED or late < _CANCEL_AGAIN_WITHIN
 
-    async def _close_here(self, attempt: PayAttempt, code: str, message: str) -> None:
+    async def _close_here(self, attempt: PayAttempt, code: str, message: str, because: Cause) -> None:
         async with self._context.database.connection() as connection:
             if await attempt_rows.close_attempt(
-                connection, attempt.id, self._context.now(), code=code, message=message, watch_until=None
+                connection, attempt.id, self._context.now(), because, code=code, message=message, watch_until=None
             ):
                 return
             current = await attempt_rows.get_attempt(connection, attempt.id)
         if current is not None and current.state is AttemptState.SUCCESS:
             # The payment is booked here, but the channel does not have the money any more.
-            await self._cases.closed_after_booking(current)
+            await self._cases.closed_after_booking(current, because)
 
     async def look_again(self, attempt: PayAttempt) -> None:
         """Make an attempt due soon, including a closed one: the channel may have its money, or be refunding it."""
@@ -194,7 +204,7 @@ class AttemptSettlement:
         now = self._context.now()
         watch_until = max(now, attempt.expire_time) + WATCH_AFTER_EXPIRY
         async with self._context.database.connection() as connection:
-            await attempt_rows.close_attempt(connection, attempt.id, now, watch_until=watch_until)
+            await attempt_rows.close_attempt(connection, attempt.id, now, cause(), watch_until=watch_until)
 
     async def pending(self, attempt: PayAttempt) -> PayCenterError:
         """The error ATTEMPT_PENDING, with the time after which the attempt may be closed."""
@@ -224,7 +234,7 @@ class AttemptSettlement:
         async with self._context.database.transaction() as connection:
             if await order_rows.lock_order(connection, order_id) is None:
                 return None
-            closed = await order_rows.close_order(connection, order_id, now)
+            closed = await order_rows.close_order(connection, order_id, now, cause())
             if closed is not None:
                 task = payloads.order_closed(closed, self._context.new_key(now), now)
                 await notification_rows.insert_notification(connection, task)

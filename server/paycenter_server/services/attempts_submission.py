@@ -21,6 +21,7 @@ from paycenter_server.services import errors
 from paycenter_server.services.attempts import BEING_CANCELLED, FACTS_MISMATCH, AttemptSettlement, SettleResult
 from paycenter_server.services.channels_gateway import ChannelGateway, ConfiguredChannel
 from paycenter_server.services.context import Context, deadline
+from paycenter_server.services.events import cause
 from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.services.orders import Orders
 from paycenter_server.services.payments import BeingCancelledError, FactsMismatchError, Payments
@@ -242,7 +243,7 @@ class Submission:
                     return attempt, False
                 if attempt.id not in tolerated:
                     raise errors.order_changed()
-            await attempt_rows.insert_attempt(connection, draft.attempt)
+            await attempt_rows.insert_attempt(connection, draft.attempt, cause())
             return draft.attempt, True
 
     def _request_of(self, order: PayOrder, configured: ConfiguredChannel, attempt: PayAttempt) -> PayRequest:
@@ -273,8 +274,8 @@ class Submission:
         """Close an attempt whose request was not sent, unless a parallel call with the same content has got display content."""
         async with self._context.database.connection() as connection:
             await attempt_rows.close_attempt(
-                connection, attempt.id, self._context.now(), code=outcome.error_code, message=outcome.error_message,
-                watch_until=None, unshown=True,
+                connection, attempt.id, self._context.now(), cause(outcome.call), code=outcome.error_code,
+                message=outcome.error_message, watch_until=None, unshown=True,
             )  # fmt: skip
 
     async def _store(self, configured: ConfiguredChannel, attempt: PayAttempt, outcome: PayOutcome) -> None:
@@ -282,28 +283,28 @@ class Submission:
         next_check = due_after(now, ORDER_SYNC_DELAYS, 0)
         if outcome.status is PayStatus.PAID and outcome.payment is not None:
             try:
-                await self._payments.book(configured, outcome.payment, raw="")
+                await self._payments.book(configured, outcome.payment, cause(outcome.call))
             except BeingCancelledError as error:
                 # Paid while it was being cancelled: only queries from now on are valid, so the attempt is queried soon.
-                await self._unclear(attempt, BEING_CANCELLED, str(error))
+                await self._unclear(attempt, BEING_CANCELLED, str(error), outcome)
                 await self._attempts.look_again(attempt)
                 raise errors.channel_unclear(attempt.channel_code) from error
             except FactsMismatchError as error:
                 log.error("pay_facts_mismatch", out_trade_no=attempt.out_trade_no, why=str(error))
-                await self._unclear(attempt, FACTS_MISMATCH, str(error))
+                await self._unclear(attempt, FACTS_MISMATCH, str(error), outcome)
                 raise errors.channel_unclear(attempt.channel_code) from error
         elif outcome.status is PayStatus.WAITING:
             async with self._context.database.connection() as connection:
                 shown = await attempt_rows.answered(
-                    connection, attempt.id, outcome.display_mode, outcome.display_content, now, next_check
+                    connection, attempt.id, outcome.display_mode, outcome.display_content, now, next_check, cause(outcome.call)
                 )
             if not shown:
                 await self._accepted_too_late(attempt)
         elif outcome.status is PayStatus.REFUSED:
             async with self._context.database.connection() as connection:
                 closed = await attempt_rows.close_attempt(
-                    connection, attempt.id, now, code=outcome.error_code, message=outcome.error_message, watch_until=None,
-                    unshown=True,
+                    connection, attempt.id, now, cause(outcome.call), code=outcome.error_code, message=outcome.error_message,
+                    watch_until=None, unshown=True,
                 )  # fmt: skip
                 current = await attempt_rows.get_attempt(connection, attempt.id)
             if not closed and current is not None and self._showable(configured, current):
@@ -315,7 +316,7 @@ class Submission:
                 return
             raise errors.channel_refused(attempt.channel_code, outcome.error_code, outcome.error_message)
         else:
-            unclear = await self._unclear(attempt, outcome.error_code, outcome.error_message)
+            unclear = await self._unclear(attempt, outcome.error_code, outcome.error_message, outcome)
             # A bar code payment is queried by the waiting call after some seconds, not at once.
             if configured.spec.attempt_life is None and (await self._ask(unclear)).status is not QueryStatus.PAID:
                 raise errors.channel_unclear(attempt.channel_code)
@@ -339,11 +340,12 @@ class Submission:
             await self._attempts.give_up_on(attempt)
         raise errors.channel_refused(attempt.channel_code, outcome.error_code, outcome.error_message)
 
-    async def _unclear(self, attempt: PayAttempt, code: str, message: str) -> PayAttempt:
+    async def _unclear(self, attempt: PayAttempt, code: str, message: str, outcome: PayOutcome) -> PayAttempt:
         """Store an unclear answer. Returns the attempt with its error."""
         now = self._context.now()
         async with self._context.database.connection() as connection:
-            await attempt_rows.unclear(connection, attempt.id, code, message, now, due_after(now, ORDER_SYNC_DELAYS, 0))
+            next_check = due_after(now, ORDER_SYNC_DELAYS, 0)
+            await attempt_rows.unclear(connection, attempt.id, code, message, now, next_check, cause(outcome.call))
         return replace(attempt, channel_error_code=code, channel_error_message=message)
 
     async def _ask(self, attempt: PayAttempt) -> QueryOutcome:
@@ -354,7 +356,7 @@ class Submission:
             code, message = attempt.channel_error_code or answer.error_code, attempt.channel_error_message or answer.error_message
             async with self._context.database.connection() as connection:
                 await attempt_rows.close_attempt(
-                    connection, attempt.id, self._context.now(), code=code, message=message, watch_until=None
+                    connection, attempt.id, self._context.now(), cause(), code=code, message=message, watch_until=None
                 )
             raise errors.channel_refused(attempt.channel_code, code, message)
         return answer

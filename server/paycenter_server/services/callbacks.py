@@ -6,11 +6,13 @@ import structlog
 
 from paycenter_server.channels.protocol import Callback, CallbackError, CallbackRequest, CallbackResponse, Payment, QueryStatus
 from paycenter_server.domain.errors import PayCenterError, Reason
+from paycenter_server.domain.events import CALLBACK_REFUSED, CALLBACK_REPEATED, Actor, ActorKind, Cause, acting
 from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.services.attempts import AttemptSettlement
 from paycenter_server.services.channels_gateway import ChannelGateway, ConfiguredChannel
 from paycenter_server.services.context import Context
-from paycenter_server.services.payments import BeingCancelledError, FactsMismatchError, Payments
+from paycenter_server.services.events import callback_cause, with_verdict
+from paycenter_server.services.payments import BeingCancelledError, Booked, FactsMismatchError, Payments
 from paycenter_server.services.refunds_settlement import RefundSettlement
 from paycenter_server.storage.database import retryable_error
 
@@ -48,7 +50,8 @@ class Callbacks:
             raise
         bound = log.bind(channel=channel_number, code=configured.channel.code)
         try:
-            callback = await self._context.run_to_completion(self._store(configured, request))
+            with acting(Actor(ActorKind.CALLBACK, channel_number)):
+                callback = await self._context.run_to_completion(self._store(configured, request))
         except CallbackError as error:
             bound.warning("callback_refused", why=str(error))
             return configured.codec.acknowledge(False, "the callback cannot be verified")
@@ -65,18 +68,30 @@ class Callbacks:
 
     async def _store(self, configured: ConfiguredChannel, request: CallbackRequest) -> Callback:
         callback = await self._gateway.parse_callback(configured, request)
+        cause = callback_cause(request, callback)
         if callback.payment is not None and callback.payment.status is QueryStatus.PAID:
             if callback.payment.payment is None:
                 raise FactsMismatchError("the message names no payment")
-            await self._book(configured, callback.payment.payment, callback.raw)
+            await self._book(configured, callback.payment.payment, cause)
         if callback.refund is not None:
-            await self._refunds.receive_callback(configured, callback.refund, callback.raw)
+            await self._refunds.receive_callback(configured, callback.refund, cause)
         return callback
 
-    async def _book(self, configured: ConfiguredChannel, payment: Payment, raw: str) -> None:
+    async def _note(self, out_trade_no: str, event: str, cause: Cause) -> None:
+        """Note in the ledger a verified callback that changed nothing, if its number is that of an attempt."""
+        attempt = await self._attempts.attempt_of(out_trade_no)
+        if attempt is not None:
+            await self._attempts.note(attempt, event, cause)
+
+    async def _book(self, configured: ConfiguredChannel, payment: Payment, cause: Cause) -> None:
         try:
-            booked = await self._payments.book(configured, payment, raw)
+            booked = await self._payments.book(configured, payment, cause)
             log.info("callback_stored", channel=configured.channel.number, result=booked.value)
+            if booked is Booked.ALREADY:
+                await self._note(payment.out_trade_no, CALLBACK_REPEATED, cause)
+        except FactsMismatchError as error:
+            await self._note(payment.out_trade_no, CALLBACK_REFUSED, with_verdict(cause, str(error)))
+            raise
         except BeingCancelledError:
             # The message may be older than the cancellation, so only the answer to a new query is valid.
             outcome = await self._attempts.query_number(payment.out_trade_no)

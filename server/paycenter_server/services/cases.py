@@ -14,18 +14,19 @@ from paycenter_server.domain.apps import PayApp, SurplusPolicy
 from paycenter_server.domain.attempts import PayAttempt
 from paycenter_server.domain.cases import CaseKind, PayCase, new_case
 from paycenter_server.domain.channels import PayChannel
+from paycenter_server.domain.events import Cause
 from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.refunds import PayRefund, new_refund
 from paycenter_server.domain.states import CaseEvent
 from paycenter_server.services.context import Context
+from paycenter_server.services.events import cause as cause_now
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import cases as case_rows
 from paycenter_server.storage import refunds as refund_rows
 from paycenter_server.storage.database import Transaction, WriteConnection
 
 log = structlog.get_logger(__name__)
-CALLBACK_DATA_MAX = 16_384
 # The reference of a REFUND_MISMATCH case about everything that was refunded of an attempt is its out_trade_no and one of these.
 _WHOLE_ATTEMPT = ("refunded", "cancelled")
 
@@ -37,7 +38,14 @@ class Cases:
         self._context = context
 
     async def surplus(
-        self, transaction: Transaction, kind: CaseKind, app: PayApp, order: PayOrder, attempt: PayAttempt, payment: Payment
+        self,
+        transaction: Transaction,
+        kind: CaseKind,
+        app: PayApp,
+        order: PayOrder,
+        attempt: PayAttempt,
+        payment: Payment,
+        cause: Cause,
     ) -> None:
         """Open a case for surplus money. If the app's policy is REFUND its refund is created too, and is due at once.
 
@@ -53,7 +61,7 @@ class Cases:
             currency=payment.currency or "",
             detail={"channel_order_no": payment.channel_order_no, "order_state": order.state.value, "sent": attempt.amount},
         )  # fmt: skip
-        if await case_rows.insert_case(transaction, case) and refund_key is not None:
+        if await case_rows.insert_case(transaction, case, cause) and refund_key is not None:
             # The money belongs to the attempt, so no order reserves it. A case has one refund.
             refund = new_refund(
                 refund_key, self._context.new_key(now), now, order, attempt_id=attempt.id, channel_id=attempt.channel_id,
@@ -61,23 +69,23 @@ class Cases:
                 total_amount=case.amount or 0, currency=attempt.currency, reason="重复或超时支付退款",
                 notification_url=app.refund_notification_url, next_check_time=now, case_id=case.id,
             )  # fmt: skip
-            await refund_rows.insert_refund(transaction, refund)
+            await refund_rows.insert_refund(transaction, refund, cause_now())
 
-    async def unknown_payment(self, connection: WriteConnection, channel: PayChannel, payment: Payment, raw: str) -> None:
+    async def unknown_payment(self, connection: WriteConnection, channel: PayChannel, payment: Payment, cause: Cause) -> None:
         """Open a case for a payment whose number is not that of an attempt of this channel.
 
         The reference contains the channel's own number too, because two payments may have the same unknown number.
         """
         case = self._case(
             CaseKind.UNKNOWN_ORDER, f"{channel.number}:{payment.out_trade_no}:{payment.channel_order_no}",
-            {"channel_order_no": payment.channel_order_no, "raw": raw[:CALLBACK_DATA_MAX]},
+            {"channel_order_no": payment.channel_order_no},
             app_id=channel.app_id, channel_id=channel.id, amount=payment.amount, currency=payment.currency or "",
         )  # fmt: skip
-        if await case_rows.insert_case(connection, case):
+        if await case_rows.insert_case(connection, case, cause):
             log.error("payment_of_unknown_order", out_trade_no=payment.out_trade_no, channel=channel.number)
 
     async def unknown_refund(
-        self, transaction: Transaction, channel: PayChannel, facts: RefundFacts, attempt: PayAttempt | None, raw: str
+        self, transaction: Transaction, channel: PayChannel, facts: RefundFacts, attempt: PayAttempt | None, cause: Cause
     ) -> None:
         """Open a case for a refund whose number is not being settled here. The caller has locked the attempt, if there is one."""
         whole = [f"{attempt.out_trade_no}:{mark}" for mark in _WHOLE_ATTEMPT] if attempt else []
@@ -88,28 +96,29 @@ class Cases:
         why = "refunded at the channel under a number that is not being settled here"
         case = self._case(
             CaseKind.REFUND_MISMATCH, f"{channel.number}:{facts.out_refund_no}",
-            {"why": why, "raw": raw[:CALLBACK_DATA_MAX]}, app_id=channel.app_id, channel_id=channel.id,
+            {"why": why}, app_id=channel.app_id, channel_id=channel.id,
             order_id=attempt.order_id if attempt else None, attempt_id=attempt.id if attempt else None,
             refund_id=earlier.id if earlier else None, amount=facts.amount,
         )  # fmt: skip
-        await case_rows.insert_case(transaction, case)
+        await case_rows.insert_case(transaction, case, cause)
         log.error("refund_of_unknown_number", out_refund_no=facts.out_refund_no, channel=channel.number)
 
-    async def refunded_before_booked(self, transaction: Transaction, attempt: PayAttempt, raw: str) -> None:
+    async def refunded_before_booked(self, transaction: Transaction, attempt: PayAttempt, cause: Cause) -> None:
         """Open a case for a payment that was refunded at the channel before it was booked."""
         await self._whole_attempt(
-            attempt, "refunded", "refunded at the channel before the payment was known here", raw, transaction
+            attempt, "refunded", "refunded at the channel before the payment was known here", cause, transaction
         )
 
-    async def closed_after_booking(self, attempt: PayAttempt) -> None:
+    async def closed_after_booking(self, attempt: PayAttempt, cause: Cause) -> None:
         """Open a case for a payment that was closed or cancelled at the channel after it was booked."""
-        await self._whole_attempt(attempt, "cancelled", "closed or cancelled at the channel after it was booked as paid here", "")
+        why = "closed or cancelled at the channel after it was booked as paid here"
+        await self._whole_attempt(attempt, "cancelled", why, cause)
 
     async def _whole_attempt(
-        self, attempt: PayAttempt, mark: str, why: str, raw: str, transaction: Transaction | None = None
+        self, attempt: PayAttempt, mark: str, why: str, cause: Cause, transaction: Transaction | None = None
     ) -> None:
         case = self._case(
-            CaseKind.REFUND_MISMATCH, f"{attempt.out_trade_no}:{mark}", {"why": why, "raw": raw[:CALLBACK_DATA_MAX]},
+            CaseKind.REFUND_MISMATCH, f"{attempt.out_trade_no}:{mark}", {"why": why},
             app_id=attempt.app_id, channel_id=attempt.channel_id, order_id=attempt.order_id, attempt_id=attempt.id,
             currency=attempt.currency,
         )  # fmt: skip
@@ -117,14 +126,15 @@ class Cases:
             if transaction is None:
                 transaction = await stack.enter_async_context(self._context.database.transaction())
             await attempt_rows.lock_attempt(transaction, attempt.id)  # one case, in whatever order the messages arrive
-            if not await case_rows.conflict_is_open(transaction, attempt.id) and await case_rows.insert_case(transaction, case):
+            is_open = await case_rows.conflict_is_open(transaction, attempt.id)
+            if not is_open and await case_rows.insert_case(transaction, case, cause):
                 log.error("refund_mismatch", out_trade_no=attempt.out_trade_no, why=why)
 
-    async def succeeded_after_failure(self, transaction: Transaction, refund: PayRefund) -> None:
+    async def succeeded_after_failure(self, transaction: Transaction, refund: PayRefund, cause: Cause) -> None:
         """Open a case for a refund that the channel reports as successful, but that failed here or has another number now."""
         why = "succeeded at the channel after it had failed there"
         log.error("refund_mismatch", refund=refund.number, why=why)
-        await case_rows.insert_case(transaction, self._of_refund(CaseKind.REFUND_MISMATCH, refund, {"why": why}))
+        await case_rows.insert_case(transaction, self._of_refund(CaseKind.REFUND_MISMATCH, refund, {"why": why}), cause)
 
     async def stale_attempt(self, attempt: PayAttempt) -> None:
         """Open a case for an attempt that the channel has not decided a day after its expiry. The sync continues."""
@@ -134,16 +144,18 @@ class Cases:
             currency=attempt.currency,
         )  # fmt: skip
         async with self._context.database.connection() as connection:
-            await case_rows.insert_case(connection, case)
+            await case_rows.insert_case(connection, case, cause_now())
 
     async def stale_refund(self, connection: WriteConnection, refund: PayRefund) -> None:
         """Open a case for a refund that the channel has not decided after a day. The sync continues."""
-        await case_rows.insert_case(connection, self._of_refund(CaseKind.STALE_REFUND, refund, {}))
+        await case_rows.insert_case(connection, self._of_refund(CaseKind.STALE_REFUND, refund, {}), cause_now())
 
-    async def refund_settled(self, transaction: Transaction, refund: PayRefund, event: CaseEvent, now: datetime) -> None:
+    async def refund_settled(
+        self, transaction: Transaction, refund: PayRefund, event: CaseEvent, now: datetime, cause: Cause
+    ) -> None:
         """Change the case of a refund that has succeeded (RESOLVE) or failed (REFUND_FAILED). A refund may have none."""
         if refund.case_id is not None:
-            await case_rows.move_case(transaction, refund.case_id, event, now)
+            await case_rows.move_case(transaction, refund.case_id, event, now, cause)
 
     def _case(self, kind: CaseKind, reference: str, detail: Mapping[str, Any], **values: Any) -> PayCase:
         now = self._context.now()

@@ -20,12 +20,14 @@ from paycenter_server.channels.protocol import (
     CloseOutcome,
     Codec,
     HoldsKeys,
+    HttpResponse,
     PayOutcome,
     QueryOutcome,
     RefundOutcome,
     RequestContext,
     UnknownKeyError,
 )
+from paycenter_server.channels.records import call_record
 from paycenter_server.channels.specs import ChannelSpec
 from paycenter_server.channels.transport import NotSentError, TransportUnclearError
 from paycenter_server.domain.channels import PayChannel
@@ -136,18 +138,26 @@ class ChannelGateway:
         return await self._send(configured, made)
 
     async def _send(self, configured: ConfiguredChannel, call: Call[T], *, fetching: bool = False) -> T:
-        """Send, and read the answer. If an unknown key has signed it, the keys are fetched and it is read again."""
+        """Send, and read the answer. If an unknown key has signed it, the keys are fetched and it is read again. The outcome has
+        the record of the call."""
         bound = log.bind(channel=configured.channel.number, api=call.api)
         started = asyncio.get_running_loop().time()
         try:
             response = await self._context.transport.send(call.request, self._seconds())
         except NotSentError as error:
             bound.warning("channel_not_reached", why=str(error))
-            return _not_sent(call, str(error))
+            return _recorded(_not_sent(call, str(error)), call, 0, f"not sent: {error}", _milliseconds(started))
         except TransportUnclearError as error:
             bound.warning("channel_unclear", why=str(error))
-            return call.unclear(str(error))
-        milliseconds = int((asyncio.get_running_loop().time() - started) * 1000)
+            return _recorded(call.unclear(str(error)), call, 0, str(error), _milliseconds(started))
+        milliseconds = _milliseconds(started)
+        outcome = await self._read(configured, call, response, milliseconds, fetching=fetching)
+        return _recorded(outcome, call, response.status, response.body, milliseconds)
+
+    async def _read(
+        self, configured: ConfiguredChannel, call: Call[T], response: HttpResponse, milliseconds: int, *, fetching: bool
+    ) -> T:
+        bound = log.bind(channel=configured.channel.number, api=call.api)
         try:
             outcome = call.parse(response, self._context.now())
         except UnknownKeyError as error:
@@ -249,6 +259,17 @@ def _not_sent(call: Call[T], why: str) -> T:
     outcome = call.unclear(f"not sent: {why}")
     if isinstance(outcome, PayOutcome | QueryOutcome | CloseOutcome | RefundOutcome):
         return cast(T, replace(outcome, error_code=NOT_SENT, not_sent=True))
+    return outcome
+
+
+def _milliseconds(started: float) -> int:
+    return int((asyncio.get_running_loop().time() - started) * 1000)
+
+
+def _recorded(outcome: T, call: Call[T], status: int, answer: bytes | str, milliseconds: int) -> T:
+    """The outcome with the record of its call. What is no outcome (fetched keys) has none."""
+    if isinstance(outcome, PayOutcome | QueryOutcome | CloseOutcome | RefundOutcome):
+        return cast(T, replace(outcome, call=call_record(call.api, call.request, status, answer, milliseconds)))
     return outcome
 
 

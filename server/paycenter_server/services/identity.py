@@ -13,6 +13,7 @@ import structlog
 
 from paycenter_server.domain.apps import PayApp
 from paycenter_server.domain.credentials import Credential
+from paycenter_server.domain.events import Actor, ActorKind
 from paycenter_server.services import errors
 from paycenter_server.services.context import Context
 from paycenter_server.services.secrets import same_secret
@@ -64,6 +65,11 @@ class Caller:
     def is_operator(self) -> bool:
         """Whether the caller is an operator."""
         return self.app_id is None
+
+    @property
+    def actor(self) -> Actor:
+        """The caller as the event ledger names it."""
+        return Actor(ActorKind.OPERATOR if self.is_operator else ActorKind.APP, self.key_id)
 
 
 class Identity:

@@ -17,6 +17,7 @@ import structlog
 from paycenter_server.channels.protocol import QueryStatus
 from paycenter_server.domain.attempts import PayAttempt
 from paycenter_server.domain.errors import PayCenterError
+from paycenter_server.domain.events import Actor, ActorKind, acting
 from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.domain.schedule import (
     EXPIRE_RETRY_DELAYS,
@@ -30,6 +31,7 @@ from paycenter_server.domain.states import AttemptState, OrderState
 from paycenter_server.services.attempts import AttemptSettlement, SettleResult
 from paycenter_server.services.cases import Cases
 from paycenter_server.services.context import Context
+from paycenter_server.services.events import cause
 from paycenter_server.services.refunds_settlement import RefundSettlement
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import orders as order_rows
@@ -70,7 +72,8 @@ class Jobs:
         done = 0
         while True:
             items = await claim()
-            await self._each(items, work, job)
+            with acting(Actor(ActorKind.JOB, job)):
+                await self._each(items, work, job)
             done += len(items)
             if len(items) < self._context.options.sync_batch:
                 return done
@@ -107,7 +110,7 @@ class Jobs:
             return
         if outcome.status is QueryStatus.CLOSED:
             async with self._context.database.connection() as connection:
-                await attempt_rows.close_attempt(connection, attempt.id, self._context.now(), watch_until=None)
+                await attempt_rows.close_attempt(connection, attempt.id, self._context.now(), cause(), watch_until=None)
             return
         await self._postpone(attempt)
 

@@ -13,6 +13,7 @@ from paycenter_server.domain.validation import Check
 from paycenter_server.services import errors
 from paycenter_server.services.attempts import AttemptSettlement
 from paycenter_server.services.context import Context
+from paycenter_server.services.events import cause
 from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.services.paging import Page, Pager
 from paycenter_server.storage import attempts as attempt_rows
@@ -75,7 +76,7 @@ class Orders:
             user_id=new.user_id, return_url=new.return_url,
         )  # fmt: skip
         async with self._context.database.connection() as connection:
-            if await order_rows.insert_order(connection, order):
+            if await order_rows.insert_order(connection, order, cause()):
                 return order
             existing = await order_rows.get_order_by_merchant_id(connection, app.id, new.merchant_order_id)
         if existing is None:
@@ -165,6 +166,6 @@ class Orders:
         await self._attempts.close_all(order.id)
         async with self._context.database.transaction() as connection:
             await order_rows.lock_order(connection, order.id)
-            done = await order_rows.update_price(connection, order.id, order.amount, amount, self._context.now())
+            done = await order_rows.update_price(connection, order.id, order.amount, amount, self._context.now(), cause())
         if not done:
             raise errors.order_changed()

@@ -10,12 +10,13 @@ from paycenter_server.channels.protocol import Payment, Refunded
 from paycenter_server.domain.apps import PayApp, SurplusPolicy
 from paycenter_server.domain.attempts import PayAttempt
 from paycenter_server.domain.cases import CaseKind
+from paycenter_server.domain.events import Cause
 from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.money import fee
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.states import AttemptState, OrderEvent, OrderState
 from paycenter_server.services import notifications_payloads as payloads
-from paycenter_server.services.cases import CALLBACK_DATA_MAX, Cases
+from paycenter_server.services.cases import Cases
 from paycenter_server.services.channels_gateway import ConfiguredChannel
 from paycenter_server.services.context import Context
 from paycenter_server.storage import apps as app_rows
@@ -51,7 +52,7 @@ class Payments:
         self._cases = cases
 
     async def book(
-        self, configured: ConfiguredChannel, payment: Payment, raw: str, snapshot: payment_rows.QuerySnapshot | None = None
+        self, configured: ConfiguredChannel, payment: Payment, cause: Cause, snapshot: payment_rows.QuerySnapshot | None = None
     ) -> Booked:
         """Compare the facts with the attempt. Book them in one statement, or open a case if they cannot be booked.
 
@@ -64,18 +65,18 @@ class Payments:
         async with self._context.database.connection() as connection:
             attempt = await attempt_rows.get_attempt(connection, attempt_id) if attempt_id else None
             if attempt is None or attempt.channel_id != configured.channel.id:
-                await self._cases.unknown_payment(connection, configured.channel, payment, raw)
+                await self._cases.unknown_payment(connection, configured.channel, payment, cause)
                 return Booked.SURPLUS
             if attempt.state is AttemptState.SUCCESS:
                 return Booked.ALREADY
             if payment.amount == attempt.amount and payment.currency == attempt.currency and payment.refunded is Refunded.NOTHING:
                 order = await order_rows.get_order(connection, attempt.order_id)
                 if order is not None and await self._settle(
-                    connection, configured, order, attempt, payment, raw, snapshot=snapshot
+                    connection, configured, order, attempt, payment, cause, snapshot=snapshot
                 ):
                     self._context.wake_up.send()
                     return Booked.BOOKED
-        return await self._surplus(configured, attempt, payment, raw, snapshot)
+        return await self._surplus(configured, attempt, payment, cause, snapshot)
 
     def _compare_account(self, configured: ConfiguredChannel, payment: Payment) -> None:
         for name, ours in configured.codec.account.items():
@@ -89,7 +90,7 @@ class Payments:
         order: PayOrder,
         attempt: PayAttempt,
         payment: Payment,
-        raw: str,
+        cause: Cause,
         event: OrderEvent = OrderEvent.PAID,
         *,
         closed_attempt: bool = False,
@@ -109,7 +110,6 @@ class Payments:
             success_time=success_time,
             fee_rate_ppm=rate,
             fee_amount=fee(attempt.amount, rate),
-            callback_data=raw[:CALLBACK_DATA_MAX],
         )
         task = payloads.order_paid(
             order,
@@ -121,14 +121,16 @@ class Payments:
             channel_order_no=booking.channel_order_no,
             success_time=success_time,
         )
-        return await payment_rows.settle(connection, booking, task, now, event, closed_attempt=closed_attempt, snapshot=snapshot)
+        return await payment_rows.settle(
+            connection, booking, task, now, event, cause, closed_attempt=closed_attempt, snapshot=snapshot
+        )
 
     async def _surplus(
         self,
         configured: ConfiguredChannel,
         attempt: PayAttempt,
         payment: Payment,
-        raw: str,
+        cause: Cause,
         snapshot: payment_rows.QuerySnapshot | None,
     ) -> Booked:
         """The booking statement changed nothing: read both rows again under lock, and decide."""
@@ -148,15 +150,15 @@ class Payments:
             kind = self._kind(order, current, payment)
             event = self._acceptable(kind, order, app)
             if event is not None and await self._settle(
-                connection, configured, order, current, payment, raw, event, closed_attempt=True, snapshot=snapshot
+                connection, configured, order, current, payment, cause, event, closed_attempt=True, snapshot=snapshot
             ):
                 result = Booked.BOOKED
             else:
                 kind = kind or CaseKind.DUPLICATE_PAYMENT
-                await self._book_as_case(connection, kind, app, order, current, payment, raw)
+                await self._book_as_case(connection, kind, app, order, current, payment, cause)
                 result = Booked.SURPLUS
             if payment.refunded is not Refunded.NOTHING:
-                await self._cases.refunded_before_booked(connection, current, raw)
+                await self._cases.refunded_before_booked(connection, current, cause)
         log.warning("payment_is_surplus", kind=kind, result=result.value, out_trade_no=attempt.out_trade_no, at=now.isoformat())
         self._context.wake_up.send()
         return result
@@ -188,17 +190,17 @@ class Payments:
         order: PayOrder,
         attempt: PayAttempt,
         payment: Payment,
-        raw: str,
+        cause: Cause,
     ) -> None:
         now = self._context.now()
         await attempt_rows.pay_late(
             transaction,
             attempt.id,
+            cause,
             amount=payment.amount or 0,
             channel_order_no=payment.channel_order_no[:64],
             channel_user_id=payment.channel_user_id[:255],
             success_time=payment.success_time or now,
-            callback_data=raw[:CALLBACK_DATA_MAX],
             now=now,
         )
-        await self._cases.surplus(transaction, kind, app, order, attempt, payment)
+        await self._cases.surplus(transaction, kind, app, order, attempt, payment, cause)

@@ -12,6 +12,7 @@ from paycenter_server.domain.states import RefundState
 from paycenter_server.domain.validation import Check
 from paycenter_server.services import errors
 from paycenter_server.services.context import Context
+from paycenter_server.services.events import cause
 from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.services.paging import Page, Pager
 from paycenter_server.services.refunds_settlement import RefundSettlement
@@ -97,7 +98,7 @@ class Refunds:
         try:
             async with self._context.database.transaction() as connection:
                 # The refund row comes first: a parallel call with the same number must find the refund, not REFUND_EXCEEDS_PAID.
-                await refund_rows.insert_refund(connection, refund)
+                await refund_rows.insert_refund(connection, refund, cause())
                 if not await refund_rows.reserve(connection, order.id, new.amount, now):
                     raise errors.refund_exceeds_paid(await order_rows.get_order(connection, order.id) or order)
         except UniqueViolation:
@@ -109,7 +110,8 @@ class Refunds:
         now = self._context.now()
         key = self._context.new_key(now)
         async with self._context.database.transaction() as connection:
-            if not await refund_rows.send_again(connection, refund.id, key, now, due_after(now, REFUND_SYNC_DELAYS, 0)):
+            next_check = due_after(now, REFUND_SYNC_DELAYS, 0)
+            if not await refund_rows.send_again(connection, refund.id, key, now, next_check, cause()):
                 raise errors.order_changed()
             if not await refund_rows.reserve(connection, refund.order_id, refund.amount, now):
                 order = await order_rows.get_order(connection, refund.order_id)

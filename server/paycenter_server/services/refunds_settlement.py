@@ -9,17 +9,20 @@ import structlog
 
 from paycenter_server.channels.protocol import QueryStatus, Refunded, RefundFacts, RefundOutcome, RefundRequest, RefundStatus
 from paycenter_server.domain.errors import invalid
+from paycenter_server.domain.events import QUERIED, Cause, Subject
 from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.domain.schedule import REFUND_SYNC_DELAYS, STALE_AFTER, due_after
 from paycenter_server.domain.states import AttemptState, CaseEvent, RefundState
 from paycenter_server.services import notifications_payloads as payloads
 from paycenter_server.services.attempts import AttemptSettlement, attempt_ref
-from paycenter_server.services.cases import CALLBACK_DATA_MAX, Cases
+from paycenter_server.services.cases import Cases
 from paycenter_server.services.channels_gateway import ChannelGateway, ConfiguredChannel
 from paycenter_server.services.context import Context
+from paycenter_server.services.events import cause as cause_of
 from paycenter_server.services.payments import FactsMismatchError
 from paycenter_server.storage import attempts as attempt_rows
+from paycenter_server.storage import events as event_rows
 from paycenter_server.storage import notifications as notification_rows
 from paycenter_server.storage import refunds as refund_rows
 
@@ -74,12 +77,18 @@ class RefundSettlement:
         request = await self._request(refund, configured)
         outcome = await self._gateway.perform(configured, lambda codec, context: codec.query_refund(request, context))
         if outcome.status is RefundStatus.NOT_FOUND:
+            await self._note_query(refund, outcome)
             outcome = await self._gateway.perform(configured, lambda codec, context: codec.refund(request, context))
             if outcome.status is RefundStatus.TRADE_DECIDES and await self._all_went_back(refund, configured):
                 # The last refund of the trade may be this one, from an earlier request.
                 last = await self._gateway.perform(configured, lambda codec, context: codec.query_refund(request, context))
                 outcome = replace(outcome, status=RefundStatus.FAILED) if last.status is RefundStatus.NOT_FOUND else last
         await self._apply_or_note(configured, refund, outcome)
+
+    async def _note_query(self, refund: PayRefund, outcome: RefundOutcome) -> None:
+        """Note in the ledger a query that another call follows, so that no change of the refund names it."""
+        async with self._context.database.connection() as connection:
+            await event_rows.insert_event(connection, Subject.REFUND, refund.id, refund.order_id, QUERIED, cause_of(outcome.call))
 
     async def _all_went_back(self, refund: PayRefund, configured: ConfiguredChannel) -> bool:
         """Whether the channel has refunded the whole trade."""
@@ -94,21 +103,21 @@ class RefundSettlement:
 
     async def _apply_or_note(self, configured: ConfiguredChannel, refund: PayRefund, outcome: RefundOutcome) -> None:
         try:
-            await self.apply(configured, refund, outcome, raw="")
+            await self.apply(configured, refund, outcome, cause_of(outcome.call))
         except FactsMismatchError as error:
             log.error("refund_facts_mismatch", out_refund_no=refund.out_refund_no, why=str(error))
-            await self._note(refund, "FACTS_MISMATCH", str(error))
+            await self._note(refund, "FACTS_MISMATCH", str(error), cause_of(outcome.call))
 
-    async def apply(self, configured: ConfiguredChannel, refund: PayRefund, outcome: RefundOutcome, raw: str) -> None:
+    async def apply(self, configured: ConfiguredChannel, refund: PayRefund, outcome: RefundOutcome, cause: Cause) -> None:
         """Book an outcome. FactsMismatchError if its facts are not those of this refund."""
         if outcome.status is RefundStatus.SUCCESS:
             self._compare(configured, refund, outcome.facts)
-            await self._succeed(refund, outcome.facts, raw)
+            await self._succeed(refund, outcome.facts, cause)
         elif outcome.status is RefundStatus.FAILED:
             self._compare_failed(refund, outcome.facts)
-            await self._fail(refund, outcome, raw)
+            await self._fail(refund, outcome, cause)
         else:
-            await self._note(refund, outcome.error_code, outcome.error_message)
+            await self._note(refund, outcome.error_code, outcome.error_message, cause)
 
     @staticmethod
     def _compare(configured: ConfiguredChannel, refund: PayRefund, facts: RefundFacts | None) -> None:
@@ -130,58 +139,57 @@ class RefundSettlement:
         if not same or facts.amount not in (None, refund.amount):
             raise FactsMismatchError("the message's numbers or amount are not the refund's")
 
-    async def _succeed(self, refund: PayRefund, facts: RefundFacts | None, raw: str) -> None:
+    async def _succeed(self, refund: PayRefund, facts: RefundFacts | None, cause: Cause) -> None:
         now = self._context.now()
         success_time: datetime = (facts.success_time if facts else None) or now
         async with self._context.database.transaction() as connection:
             done = await refund_rows.succeed(
                 connection,
                 refund,
+                cause,
                 channel_refund_no=(facts.channel_refund_no if facts else "")[:64],
                 success_time=success_time,
-                callback_data=raw[:CALLBACK_DATA_MAX],
                 now=now,
             )
             if done:
                 task = payloads.refund_settled(refund, self._context.new_key(now), now, success_time=success_time)
                 await notification_rows.insert_notification(connection, task)
-                await self._cases.refund_settled(connection, refund, CaseEvent.RESOLVE, now)
+                await self._cases.refund_settled(connection, refund, CaseEvent.RESOLVE, now, cause)
             else:
                 current = await refund_rows.get_refund(connection, refund.id)
                 same = current is not None and current.out_refund_key == refund.out_refund_key
                 if current is None or not same or current.state is RefundState.FAILURE:
-                    await self._cases.succeeded_after_failure(connection, refund)
+                    await self._cases.succeeded_after_failure(connection, refund, cause)
         if done:
             self._context.wake_up.send()
 
-    async def _fail(self, refund: PayRefund, outcome: RefundOutcome, raw: str) -> None:
+    async def _fail(self, refund: PayRefund, outcome: RefundOutcome, cause: Cause) -> None:
         now = self._context.now()
         async with self._context.database.transaction() as connection:
             done = await refund_rows.fail(
-                connection, refund, code=outcome.error_code, message=outcome.error_message, callback_data=raw[:CALLBACK_DATA_MAX],
-                now=now,
-            )  # fmt: skip
+                connection, refund, cause, code=outcome.error_code, message=outcome.error_message, now=now
+            )
             if done:
                 task = payloads.refund_settled(
                     refund, self._context.new_key(now), now, success_time=None, code=outcome.error_code,
                     message=outcome.error_message,
                 )  # fmt: skip
                 await notification_rows.insert_notification(connection, task)
-                await self._cases.refund_settled(connection, refund, CaseEvent.REFUND_FAILED, now)
+                await self._cases.refund_settled(connection, refund, CaseEvent.REFUND_FAILED, now, cause)
         if done:
             self._context.wake_up.send()
 
-    async def _note(self, refund: PayRefund, code: str, message: str) -> None:
+    async def _note(self, refund: PayRefund, code: str, message: str, cause: Cause) -> None:
         now = self._context.now()
         async with self._context.database.connection() as connection:
             await refund_rows.note(
-                connection, refund, code=code, message=message, now=now,
+                connection, refund, cause, code=code, message=message, now=now,
                 next_check=due_after(now, REFUND_SYNC_DELAYS, refund.check_count),
             )  # fmt: skip
             if now - refund.create_time > STALE_AFTER:
                 await self._cases.stale_refund(connection, refund)
 
-    async def receive_callback(self, configured: ConfiguredChannel, outcome: RefundOutcome, raw: str) -> None:
+    async def receive_callback(self, configured: ConfiguredChannel, outcome: RefundOutcome, cause: Cause) -> None:
         """Book a callback about a refund. A refund that was not made by PayCenter becomes a case."""
         facts = outcome.facts
         if facts is None:
@@ -192,18 +200,18 @@ class RefundSettlement:
             if refund is not None and refund.channel_id != configured.channel.id:
                 refund = None
         if refund is None:
-            await self._not_ours(configured, outcome, facts, raw)
+            await self._not_ours(configured, outcome, facts, cause)
         elif outcome.status is not RefundStatus.PENDING:
-            await self.apply(configured, refund, outcome, raw)
+            await self.apply(configured, refund, outcome, cause)
         elif refund.state is RefundState.WAITING:
             # The callback proves nothing by itself (WeChat Pay v2) or states no amount (Alipay): the channel is queried.
             await self.check(refund)
         elif refund.state is RefundState.FAILURE:
             confirmed = await self._confirm(configured, await self._request(refund, configured))
             if confirmed.status is RefundStatus.SUCCESS:
-                await self.apply(configured, refund, confirmed, raw)
+                await self.apply(configured, refund, confirmed, cause)
 
-    async def _not_ours(self, configured: ConfiguredChannel, outcome: RefundOutcome, facts: RefundFacts, raw: str) -> None:
+    async def _not_ours(self, configured: ConfiguredChannel, outcome: RefundOutcome, facts: RefundFacts, cause: Cause) -> None:
         """A refund that was made in the channel's console, or under a number that is final here."""
         if outcome.status is RefundStatus.PENDING:
             number, amount = facts.out_refund_no, facts.amount or 0
@@ -223,7 +231,7 @@ class RefundSettlement:
         async with self._context.database.transaction() as connection:
             if attempt is not None:
                 await attempt_rows.lock_attempt(connection, attempt.id)  # one case, in whatever order the messages arrive
-            await self._cases.unknown_refund(connection, configured.channel, outcome.facts or facts, attempt, raw)
+            await self._cases.unknown_refund(connection, configured.channel, outcome.facts or facts, attempt, cause)
 
     async def _confirm(self, configured: ConfiguredChannel, request: RefundRequest) -> RefundOutcome:
         """Query a refund that a callback reports without proof. UndecidedError if the answer is not clear."""

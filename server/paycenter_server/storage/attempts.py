@@ -7,16 +7,43 @@ from datetime import datetime
 from uuid import UUID
 
 from paycenter_server.domain.attempts import PayAttempt
+from paycenter_server.domain.events import CANCEL_BEGUN, CANCEL_DECIDED, Cause, Subject
 from paycenter_server.domain.states import ATTEMPT, OPEN_ATTEMPT, UNPAID_ATTEMPT, AttemptEvent, sources, target
 from paycenter_server.storage.database import Connection, Transaction, WriteConnection
+from paycenter_server.storage.events import Change, cause_values, named, noting
 from paycenter_server.storage.rows import RowMapping
 
 ATTEMPTS = RowMapping(PayAttempt, "pay_attempt")
 
 
-async def insert_attempt(connection: WriteConnection, attempt: PayAttempt) -> None:
+def _event(event: AttemptEvent | str, before: str = "before", amount: str = "amount") -> Change:
+    return Change(Subject.ATTEMPT, named(event), before=before, after="state", amount=amount)
+
+
+_INSERT = f"""
+WITH made AS ({ATTEMPTS.insert} RETURNING id, order_id, state, amount)
+{noting("made", len(ATTEMPTS.columns) + 1, _event(AttemptEvent.CREATE, before="NULL"))}
+"""
+
+
+def _changing(event: AttemptEvent, assignments: str, condition: str, first: int, amount: str = "amount") -> str:
+    """A statement that applies the event to the attempt $1, with its row in the ledger. It returns the id if it was applied.
+
+    Its parameters before `first`: $2 is the new state and $3 the states in which the event is possible. The row is locked first,
+    because the event names the state before.
+    """
+    return f"""
+WITH old AS (SELECT id, state FROM pay_attempt WHERE id = $1 AND state = ANY($3) AND {condition} FOR NO KEY UPDATE),
+changed AS (UPDATE pay_attempt t SET state = $2, {assignments} FROM old WHERE t.id = old.id
+  RETURNING t.id, t.order_id, t.state, t.amount, t.paid_amount, old.state AS before),
+noted AS ({noting("changed", first, _event(event, amount=amount))})
+SELECT id FROM changed
+"""
+
+
+async def insert_attempt(connection: WriteConnection, attempt: PayAttempt, cause: Cause) -> None:
     """Insert the intent, before the channel is called."""
-    await connection.execute(ATTEMPTS.insert, *ATTEMPTS.values(attempt))
+    await connection.execute(_INSERT, *ATTEMPTS.values(attempt), *cause_values(cause))
 
 
 async def get_attempt(connection: Connection, attempt_id: UUID) -> PayAttempt | None:
@@ -43,36 +70,59 @@ async def open_attempts(connection: Connection, order_id: UUID) -> list[PayAttem
     )
 
 
+_ANSWERED = _changing(
+    AttemptEvent.ANSWERED,
+    "display_mode = $4, display_content = $5, update_time = $6, next_check_time = $7, channel_error_code = NULL, "
+    "channel_error_message = NULL",
+    "true",
+    8,
+)
+
+
 async def answered(
-    connection: WriteConnection, attempt_id: UUID, mode: str, content: str, now: datetime, next_check: datetime
+    connection: WriteConnection, attempt_id: UUID, mode: str, content: str, now: datetime, next_check: datetime, cause: Cause
 ) -> bool:
     """The channel made it payable: store the display content. False if its state does not allow it any more."""
     done = await connection.fetchval(
-        """UPDATE pay_attempt SET state = $6, display_mode = $2, display_content = $3, update_time = $4, next_check_time = $5,
-           channel_error_code = NULL, channel_error_message = NULL WHERE id = $1 AND state = ANY($7) RETURNING id""",
-        attempt_id, mode, content, now, next_check, target(ATTEMPT, AttemptEvent.ANSWERED),
-        sources(ATTEMPT, AttemptEvent.ANSWERED),
+        _ANSWERED, attempt_id, target(ATTEMPT, AttemptEvent.ANSWERED), sources(ATTEMPT, AttemptEvent.ANSWERED), mode, content,
+        now, next_check, *cause_values(cause),
     )  # fmt: skip
     return done is not None
+
+
+_UNCLEAR = _changing(
+    AttemptEvent.UNCLEAR,
+    "channel_error_code = $4, channel_error_message = $5, update_time = $6, next_check_time = least(next_check_time, $7)",
+    "true",
+    8,
+)
 
 
 async def unclear(
-    connection: WriteConnection, attempt_id: UUID, code: str, message: str, now: datetime, next_check: datetime
+    connection: WriteConnection, attempt_id: UUID, code: str, message: str, now: datetime, next_check: datetime, cause: Cause
 ) -> bool:
     """The channel's answer was unclear. False if its state does not allow it any more."""
     done = await connection.fetchval(
-        """UPDATE pay_attempt SET state = $6, channel_error_code = $2, channel_error_message = $3, update_time = $4,
-           next_check_time = least(next_check_time, $5) WHERE id = $1 AND state = ANY($7) RETURNING id""",
-        attempt_id, code[:128], message[:512], now, next_check, target(ATTEMPT, AttemptEvent.UNCLEAR),
-        sources(ATTEMPT, AttemptEvent.UNCLEAR),
+        _UNCLEAR, attempt_id, target(ATTEMPT, AttemptEvent.UNCLEAR), sources(ATTEMPT, AttemptEvent.UNCLEAR), code[:128],
+        message[:512], now, next_check, *cause_values(cause),
     )  # fmt: skip
     return done is not None
+
+
+_CLOSE = _changing(
+    AttemptEvent.CLOSE,
+    "channel_error_code = coalesce($4, channel_error_code), channel_error_message = coalesce($5, channel_error_message), "
+    "update_time = $6, next_check_time = $7",
+    "(display_content = '' OR NOT $8)",
+    9,
+)
 
 
 async def close_attempt(
     connection: WriteConnection,
     attempt_id: UUID,
     now: datetime,
+    cause: Cause,
     *,
     code: str = "",
     message: str = "",
@@ -85,11 +135,8 @@ async def close_attempt(
     display content, so no payer can pay it.
     """
     done = await connection.fetchval(
-        """UPDATE pay_attempt SET state = $5, channel_error_code = coalesce($2, channel_error_code),
-           channel_error_message = coalesce($3, channel_error_message), update_time = $4, next_check_time = $6
-           WHERE id = $1 AND state = ANY($7) AND (display_content = '' OR NOT $8) RETURNING id""",
-        attempt_id, code[:128] or None, message[:512] or None, now, target(ATTEMPT, AttemptEvent.CLOSE), watch_until,
-        sources(ATTEMPT, AttemptEvent.CLOSE), unshown,
+        _CLOSE, attempt_id, target(ATTEMPT, AttemptEvent.CLOSE), sources(ATTEMPT, AttemptEvent.CLOSE), code[:128] or None,
+        message[:512] or None, now, watch_until, unshown, *cause_values(cause),
     )  # fmt: skip
     return done is not None
 
@@ -102,22 +149,32 @@ class Cancelling:
     before: datetime | None
 
 
-async def begin_cancel(connection: WriteConnection, attempt_id: UUID, now: datetime, until: datetime) -> Cancelling | None:
+async def begin_cancel(
+    connection: WriteConnection, attempt_id: UUID, now: datetime, until: datetime, cause: Cause
+) -> Cancelling | None:
     """Store a cancellation before it is sent, so that no payment is booked that it may refund. None if the attempt is paid."""
     row = await connection.fetchrow(
-        """WITH old AS (SELECT id, cancel_until FROM pay_attempt WHERE id = $1 AND state = ANY($4)
-             FOR NO KEY UPDATE)
-           UPDATE pay_attempt a SET cancel_until = $3, update_time = $2 FROM old WHERE a.id = old.id RETURNING old.cancel_until""",
-        attempt_id, now, until, UNPAID_ATTEMPT,
+        f"""WITH old AS (SELECT id, cancel_until FROM pay_attempt WHERE id = $1 AND state = ANY($4)
+             FOR NO KEY UPDATE),
+           begun AS (UPDATE pay_attempt a SET cancel_until = $3, update_time = $2 FROM old WHERE a.id = old.id
+             RETURNING a.id, a.order_id, a.state, a.amount, old.cancel_until),
+           noted AS ({noting("begun", 5, _event(CANCEL_BEGUN, before="state"))})
+           SELECT cancel_until FROM begun""",
+        attempt_id, now, until, UNPAID_ATTEMPT, *cause_values(cause),
     )  # fmt: skip
     return Cancelling(until, row["cancel_until"]) if row else None
 
 
-async def end_cancel(connection: WriteConnection, attempt_id: UUID, cancelling: Cancelling, decided: datetime | None) -> None:
+async def end_cancel(
+    connection: WriteConnection, attempt_id: UUID, cancelling: Cancelling, decided: datetime | None, cause: Cause
+) -> None:
     """End a cancellation that the channel has decided: queries from `decided` on are valid. No change if another one has begun."""
     await connection.execute(
-        "UPDATE pay_attempt SET cancel_until = $3 WHERE id = $1 AND cancel_until = $2", attempt_id, cancelling.until, decided
-    )
+        f"""WITH ended AS (UPDATE pay_attempt SET cancel_until = $3 WHERE id = $1 AND cancel_until = $2
+             RETURNING id, order_id, state, amount)
+           {noting("ended", 4, _event(CANCEL_DECIDED, before="state"))}""",
+        attempt_id, cancelling.until, decided, *cause_values(cause),
+    )  # fmt: skip
 
 
 async def look_again(connection: WriteConnection, attempt_id: UUID, when: datetime) -> None:
@@ -128,24 +185,30 @@ async def look_again(connection: WriteConnection, attempt_id: UUID, when: dateti
     )  # fmt: skip
 
 
+_PAID_LATE = _changing(
+    AttemptEvent.PAID_LATE,
+    "paid_amount = $4, channel_order_no = $5, channel_user_id = $6, success_time = $7, update_time = $8, next_check_time = NULL",
+    "true",
+    9,
+    amount="paid_amount",
+)
+
+
 async def pay_late(
     connection: WriteConnection,
     attempt_id: UUID,
+    cause: Cause,
     *,
     amount: int,
     channel_order_no: str,
     channel_user_id: str,
     success_time: datetime,
-    callback_data: str,
     now: datetime,
 ) -> bool:
     """Mark an attempt as paid from every state except SUCCESS. The caller has locked the row and opens the case."""
     done = await connection.fetchval(
-        """UPDATE pay_attempt SET state = $8, paid_amount = $2, channel_order_no = $3, channel_user_id = $4, success_time = $5,
-           callback_data = $6, update_time = $7, next_check_time = NULL WHERE id = $1 AND state = ANY($9) RETURNING id""",
-        attempt_id, amount, channel_order_no, channel_user_id, success_time, callback_data, now,
-        target(ATTEMPT, AttemptEvent.PAID_LATE),
-        UNPAID_ATTEMPT,
+        _PAID_LATE, attempt_id, target(ATTEMPT, AttemptEvent.PAID_LATE), UNPAID_ATTEMPT, amount, channel_order_no, channel_user_id,
+        success_time, now, *cause_values(cause),
     )  # fmt: skip
     return done is not None
 

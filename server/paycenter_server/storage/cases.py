@@ -7,17 +7,35 @@ from datetime import datetime
 from uuid import UUID
 
 from paycenter_server.domain.cases import CaseKind, PayCase
+from paycenter_server.domain.events import Cause, Subject
 from paycenter_server.domain.states import CASE, CaseEvent, created, sources, target
 from paycenter_server.storage.database import Connection, WriteConnection
+from paycenter_server.storage.events import Change, cause_values, noting
 from paycenter_server.storage.rows import RowMapping
 
 CASES = RowMapping(PayCase, "pay_case")
 
 
-async def insert_case(connection: WriteConnection, case: PayCase) -> bool:
-    """Insert a case. False if there is one with this kind and reference."""
-    done = await connection.fetchval(f"{CASES.insert} ON CONFLICT (kind, reference) DO NOTHING RETURNING id", *CASES.values(case))
-    return done is not None
+_CREATED = Change(Subject.CASE, "kind", after="state", amount="amount")
+_INSERT = f"""
+WITH made AS ({CASES.insert} ON CONFLICT (kind, reference) DO NOTHING RETURNING id, order_id, kind, state, amount),
+noted AS ({noting("made", len(CASES.columns) + 1, _CREATED)})
+SELECT id FROM made
+"""
+# The event is a parameter, because one statement applies them all.
+_MOVED = Change(Subject.CASE, "$6", before="before", after="state", amount="amount")
+_MOVE = f"""
+WITH old AS (SELECT id, state FROM pay_case WHERE id = $1 AND state = ANY($5) FOR NO KEY UPDATE),
+moved AS (UPDATE pay_case t SET state = $2, update_time = $3, refund_id = coalesce($4, refund_id) FROM old WHERE t.id = old.id
+  RETURNING t.id, t.order_id, t.state, t.amount, old.state AS before),
+noted AS ({noting("moved", 7, _MOVED)})
+SELECT id FROM moved
+"""
+
+
+async def insert_case(connection: WriteConnection, case: PayCase, cause: Cause) -> bool:
+    """Insert a case. False if there is one with this kind and reference. The event of the ledger is named like its kind."""
+    return await connection.fetchval(_INSERT, *CASES.values(case), *cause_values(cause)) is not None
 
 
 async def conflict_is_open(connection: Connection, attempt_id: UUID, references: Sequence[str] = ()) -> bool:
@@ -31,13 +49,11 @@ async def conflict_is_open(connection: Connection, attempt_id: UUID, references:
 
 
 async def move_case(
-    connection: WriteConnection, case_id: UUID, event: CaseEvent, now: datetime, refund_id: UUID | None = None
+    connection: WriteConnection, case_id: UUID, event: CaseEvent, now: datetime, cause: Cause, refund_id: UUID | None = None
 ) -> bool:
     """Apply an event. False if the state of the case does not allow it."""
     done = await connection.fetchval(
-        """UPDATE pay_case SET state = $2, update_time = $3, refund_id = coalesce($4, refund_id)
-           WHERE id = $1 AND state = ANY($5) RETURNING id""",
-        case_id, target(CASE, event), now, refund_id, sources(CASE, event),
+        _MOVE, case_id, target(CASE, event), now, refund_id, sources(CASE, event), event.value, *cause_values(cause)
     )  # fmt: skip
     return done is not None
 

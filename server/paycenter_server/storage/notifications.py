@@ -135,6 +135,20 @@ async def list_logs(connection: Connection, task_id: UUID, limit: int = 100) -> 
     return LOGS.models(list(reversed(rows)))
 
 
+async def list_about(connection: Connection, subjects: Sequence[UUID], limit: int) -> list[PayNotification]:
+    """The last notifications about these orders, refunds or cases, oldest first."""
+    rows = await connection.fetch(
+        f"{NOTIFICATIONS.select} WHERE t.data_id = ANY($1) ORDER BY t.id DESC LIMIT $2", list(subjects), limit
+    )
+    return NOTIFICATIONS.models(list(reversed(rows)))
+
+
+async def list_logs_of(connection: Connection, task_ids: Sequence[UUID], limit: int) -> list[NotificationLog]:
+    """The last deliveries of these notifications, oldest first."""
+    rows = await connection.fetch(f"{LOGS.select} WHERE t.task_id = ANY($1) ORDER BY t.id DESC LIMIT $2", list(task_ids), limit)
+    return LOGS.models(list(reversed(rows)))
+
+
 async def resend(connection: WriteConnection, task_id: UUID, now: datetime) -> bool:
     """Make a finished notification WAITING and due, and start its retry schedule again. False if it is not finished."""
     done = await connection.fetchval(

@@ -7,21 +7,31 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from paycenter_server.domain.events import Cause, Subject
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.states import OPEN_ATTEMPT, ORDER, OrderEvent, OrderState, sources, target
 from paycenter_server.storage.database import Connection, Transaction, WriteConnection
+from paycenter_server.storage.events import Change, cause_values, named, noting
 from paycenter_server.storage.rows import RowMapping
 
 ORDERS = RowMapping(PayOrder, "pay_order")
 _UNPAID = sources(ORDER, OrderEvent.PAID)
 
 
-async def insert_order(connection: WriteConnection, order: PayOrder) -> bool:
+def _order_event(event: OrderEvent, before: str = "NULL") -> Change:
+    return Change(Subject.ORDER, named(event), order_id="id", before=before, after="state", amount="amount")
+
+
+_INSERT = f"""
+WITH made AS ({ORDERS.insert} ON CONFLICT (app_id, merchant_order_id) DO NOTHING RETURNING id, state, amount),
+noted AS ({noting("made", len(ORDERS.columns) + 1, _order_event(OrderEvent.CREATE))})
+SELECT id FROM made
+"""
+
+
+async def insert_order(connection: WriteConnection, order: PayOrder, cause: Cause) -> bool:
     """Insert an order. False if the app has an order with this merchant_order_id."""
-    done = await connection.fetchval(
-        f"{ORDERS.insert} ON CONFLICT (app_id, merchant_order_id) DO NOTHING RETURNING id", *ORDERS.values(order)
-    )
-    return done is not None
+    return await connection.fetchval(_INSERT, *ORDERS.values(order), *cause_values(cause)) is not None
 
 
 async def get_order(connection: Connection, order_id: UUID) -> PayOrder | None:
@@ -41,25 +51,30 @@ async def get_order_by_merchant_id(connection: Connection, app_id: UUID, merchan
     )
 
 
-async def close_order(transaction: Transaction, order_id: UUID, now: datetime) -> PayOrder | None:
+async def close_order(transaction: Transaction, order_id: UUID, now: datetime, cause: Cause) -> PayOrder | None:
     """Close a WAITING order without open attempts; None otherwise. The caller has locked the row."""
     row = await transaction.fetchrow(
         f"""WITH closed AS (UPDATE pay_order t SET state = $3, next_check_time = NULL, update_time = $2
              WHERE t.id = $1 AND t.state = ANY($4)
                AND NOT EXISTS (SELECT 1 FROM pay_attempt a WHERE a.order_id = $1 AND a.state = ANY($5))
-             RETURNING {ORDERS.returning})
+             RETURNING {ORDERS.returning}),
+           noted AS ({noting("closed", 6, _order_event(OrderEvent.CLOSE, named(OrderState.WAITING)))})
            {ORDERS.select_from("closed")}""",
-        order_id, now, target(ORDER, OrderEvent.CLOSE), sources(ORDER, OrderEvent.CLOSE), OPEN_ATTEMPT,
+        order_id, now, target(ORDER, OrderEvent.CLOSE), sources(ORDER, OrderEvent.CLOSE), OPEN_ATTEMPT, *cause_values(cause),
     )  # fmt: skip
     return ORDERS.model(row)
 
 
-async def update_price(transaction: Transaction, order_id: UUID, old: int, new: int, now: datetime) -> bool:
+async def update_price(transaction: Transaction, order_id: UUID, old: int, new: int, now: datetime, cause: Cause) -> bool:
     """Change the amount of a WAITING order without open attempts; False otherwise. The caller has locked the row."""
     done = await transaction.fetchval(
-        """UPDATE pay_order SET amount = $3, state = $5, update_time = $4 WHERE id = $1 AND amount = $2 AND state = ANY($6)
-           AND NOT EXISTS (SELECT 1 FROM pay_attempt t WHERE t.order_id = $1 AND t.state = ANY($7)) RETURNING id""",
+        f"""WITH changed AS (
+             UPDATE pay_order SET amount = $3, state = $5, update_time = $4 WHERE id = $1 AND amount = $2 AND state = ANY($6)
+             AND NOT EXISTS (SELECT 1 FROM pay_attempt t WHERE t.order_id = $1 AND t.state = ANY($7)) RETURNING id, state, amount
+           ), noted AS ({noting("changed", 8, _order_event(OrderEvent.CHANGE_PRICE, named(OrderState.WAITING)))})
+           SELECT id FROM changed""",
         order_id, old, new, now, target(ORDER, OrderEvent.CHANGE_PRICE), sources(ORDER, OrderEvent.CHANGE_PRICE), OPEN_ATTEMPT,
+        *cause_values(cause),
     )  # fmt: skip
     return done is not None
 

@@ -6,24 +6,28 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from paycenter_server.domain.events import Cause, Subject
 from paycenter_server.domain.notifications import PayNotification
 from paycenter_server.domain.states import ATTEMPT, OPEN_ATTEMPT, ORDER, AttemptEvent, OrderEvent, sources, target
 from paycenter_server.storage.database import WriteConnection
+from paycenter_server.storage.events import Change, cause_values, noting
 
-_SETTLE = """
+# The event of the attempt stands for the order too: its paid_change is the order's.
+_PAID = Change(Subject.ATTEMPT, "$25", before="before", after="state", amount="paid_amount", paid="paid_amount")
+_SETTLE = f"""
 WITH o AS (
   SELECT id, app_id FROM pay_order WHERE id = $1 AND state = ANY($2) FOR NO KEY UPDATE
 ), t AS (
-  SELECT a.id, o.id AS order_id, o.app_id FROM o JOIN pay_attempt a ON a.order_id = o.id
+  SELECT a.id, a.state AS before, o.id AS order_id, o.app_id FROM o JOIN pay_attempt a ON a.order_id = o.id
   WHERE a.id = $3 AND a.channel_id = $4 AND a.amount = $5 AND a.state = ANY($6)
     AND a.cancel_until IS NOT DISTINCT FROM $26 AND (a.cancel_until IS NULL OR a.cancel_until <= $27) FOR NO KEY UPDATE OF a
 ), attempt AS (
   UPDATE pay_attempt a SET state = $7, paid_amount = $5, channel_order_no = $8, channel_user_id = $9, success_time = $10,
-    callback_data = $11, update_time = $12, next_check_time = NULL
-  FROM t WHERE a.id = t.id RETURNING a.id
+    update_time = $12, next_check_time = NULL
+  FROM t WHERE a.id = t.id RETURNING a.id, a.order_id, a.state, a.paid_amount, t.before
 ), others AS (
   -- Against a second payment: the other open attempts are due now, so that the sync job closes them.
-  UPDATE pay_attempt x SET next_check_time = $12 FROM t WHERE x.order_id = t.order_id AND x.id <> t.id AND x.state = ANY($25)
+  UPDATE pay_attempt x SET next_check_time = $12 FROM t WHERE x.order_id = t.order_id AND x.id <> t.id AND x.state = ANY($11)
 ), paid AS (
   UPDATE pay_order p SET state = $13, paid_amount = $5, attempt_id = $3, channel_id = $4, channel_code = $14,
     channel_order_no = $8, channel_user_id = $9, channel_fee_rate_ppm = $15, channel_fee_amount = $16, success_time = $10,
@@ -35,6 +39,7 @@ WITH o AS (
     update_time)
   SELECT $17, paid.app_id, $18, $19, paid.id, $24, $20, '', $21, $22, $23, 0, $12, $12, 0, $12, $12 FROM paid
   ON CONFLICT (data_id, event, data_version) DO NOTHING RETURNING id
+), noted AS ({noting("attempt", 28, _PAID)}
 )
 SELECT (SELECT count(*) FROM attempt) AS attempts, (SELECT count(*) FROM paid) AS orders, (SELECT count(*) FROM task) AS tasks
 """
@@ -54,7 +59,6 @@ class Booking:
     success_time: datetime
     fee_rate_ppm: int
     fee_amount: int
-    callback_data: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,7 @@ async def settle(
     notification: PayNotification,
     now: datetime,
     event: OrderEvent,
+    cause: Cause,
     *,
     closed_attempt: bool = False,
     snapshot: QuerySnapshot | None = None,
@@ -91,9 +96,9 @@ async def settle(
         booking.order_id, sources(ORDER, event), booking.attempt_id, booking.channel_id, booking.amount,
         [*sources(ATTEMPT, AttemptEvent.PAID), *late],
         target(ATTEMPT, AttemptEvent.PAID), booking.channel_order_no, booking.channel_user_id, booking.success_time,
-        booking.callback_data, now, target(ORDER, event), booking.channel_code, booking.fee_rate_ppm, booking.fee_amount,
+        OPEN_ATTEMPT, now, target(ORDER, event), booking.channel_code, booking.fee_rate_ppm, booking.fee_amount,
         notification.id, notification.type.value, notification.event, notification.merchant_order_id,
         notification.notification_url, notification.payload, notification.state.value, notification.data_version,
-        OPEN_ATTEMPT, snapshot.cancel_until if snapshot else None, snapshot.at if snapshot else None,
+        event.value, snapshot.cancel_until if snapshot else None, snapshot.at if snapshot else None, *cause_values(cause),
     )  # fmt: skip
     return bool(row and row["attempts"] == 1 and row["orders"] == 1)

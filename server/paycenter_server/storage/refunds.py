@@ -7,9 +7,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from paycenter_server.domain.events import Cause, Subject
 from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.domain.states import ORDER, REFUND, OrderEvent, RefundEvent, RefundState, sources, target
 from paycenter_server.storage.database import Connection, Transaction, WriteConnection
+from paycenter_server.storage.events import Change, cause_values, named, noting
 from paycenter_server.storage.rows import RowMapping
 
 REFUNDS = RowMapping(PayRefund, "pay_refund")
@@ -29,9 +31,28 @@ async def reserve(connection: WriteConnection, order_id: UUID, amount: int, now:
     return done is not None
 
 
-async def insert_refund(transaction: Transaction, refund: PayRefund) -> None:
+_OF_ORDER = "CASE WHEN case_id IS NULL THEN amount ELSE 0 END"
+"""The amount by which a refund changes the amounts of its order: surplus money belongs to no order."""
+
+
+def _event(event: RefundEvent, before: RefundState | None, reserved: str = "", refunded: str = "") -> Change:
+    """`reserved` and `refunded`: the sign of the change, if there is one."""
+    return Change(
+        Subject.REFUND, named(event), before=named(before) if before else "NULL", after="state", amount="amount",
+        reserved=f"{reserved}({_OF_ORDER})" if reserved else "0", refunded=f"{refunded}({_OF_ORDER})" if refunded else "0",
+    )  # fmt: skip
+
+
+_NOTED = "id, order_id, case_id, state, amount"
+_INSERT = f"""
+WITH made AS ({REFUNDS.insert} RETURNING {_NOTED})
+{noting("made", len(REFUNDS.columns) + 1, _event(RefundEvent.CREATE, None, reserved="+"))}
+"""
+
+
+async def insert_refund(transaction: Transaction, refund: PayRefund, cause: Cause) -> None:
     """Insert a refund. UniqueViolation if the app has a refund with this merchant_refund_no, or the case has a refund."""
-    await transaction.execute(REFUNDS.insert, *REFUNDS.values(refund))
+    await transaction.execute(_INSERT, *REFUNDS.values(refund), *cause_values(cause))
 
 
 async def get_refund(connection: Connection, refund_id: UUID) -> PayRefund | None:
@@ -51,6 +72,11 @@ async def get_refund_by_out_key(connection: Connection, key: UUID) -> PayRefund 
     return REFUNDS.model(await connection.fetchrow(f"{REFUNDS.select} WHERE t.out_refund_key = $1", key))
 
 
+async def list_of_order(connection: Connection, order_id: UUID) -> list[PayRefund]:
+    """The refunds of an order, oldest first, those of surplus money too."""
+    return REFUNDS.models(await connection.fetch(f"{REFUNDS.select} WHERE t.order_id = $1 ORDER BY t.id", order_id))
+
+
 async def find_earlier_key(connection: Connection, attempt_id: UUID, key: UUID) -> PayRefund | None:
     """The refund of this attempt that had this out_refund_no before; None if there is none."""
     return REFUNDS.model(
@@ -60,14 +86,19 @@ async def find_earlier_key(connection: Connection, attempt_id: UUID, key: UUID) 
     )
 
 
-async def send_again(connection: Transaction, refund_id: UUID, new_key: UUID, now: datetime, next_check: datetime) -> bool:
+async def send_again(
+    connection: Transaction, refund_id: UUID, new_key: UUID, now: datetime, next_check: datetime, cause: Cause
+) -> bool:
     """Make a refund in state FAILURE WAITING under a new out_refund_no. False if it is not in that state any more."""
     done = await connection.fetchval(
-        """UPDATE pay_refund SET state = $5, earlier_out_refund_keys = earlier_out_refund_keys || to_jsonb(out_refund_key::text),
-           out_refund_key = $2, send_count = send_count + 1, channel_error_code = NULL, channel_error_message = NULL,
-           next_check_time = $4, check_count = 0, update_time = $3 WHERE id = $1 AND state = ANY($6) RETURNING id""",
+        f"""WITH again AS (
+             UPDATE pay_refund SET state = $5, earlier_out_refund_keys = earlier_out_refund_keys || to_jsonb(out_refund_key::text),
+               out_refund_key = $2, send_count = send_count + 1, channel_error_code = NULL, channel_error_message = NULL,
+               next_check_time = $4, check_count = 0, update_time = $3 WHERE id = $1 AND state = ANY($6) RETURNING {_NOTED}
+           ), noted AS ({noting("again", 7, _event(RefundEvent.SEND_AGAIN, RefundState.FAILURE, reserved="+"))})
+           SELECT id FROM again""",
         refund_id, new_key, now, next_check, target(REFUND, RefundEvent.SEND_AGAIN),
-        sources(REFUND, RefundEvent.SEND_AGAIN),
+        sources(REFUND, RefundEvent.SEND_AGAIN), *cause_values(cause),
     )  # fmt: skip
     return done is not None
 
@@ -75,55 +106,59 @@ async def send_again(connection: Transaction, refund_id: UUID, new_key: UUID, no
 async def succeed(
     connection: Transaction,
     refund: PayRefund,
+    cause: Cause,
     *,
     channel_refund_no: str,
     success_time: datetime,
-    callback_data: str,
     now: datetime,
 ) -> bool:
     """Make a WAITING refund SUCCESS, and its reserved amount refunded. False if it is not WAITING any more."""
     row = await connection.fetchrow(
-        """WITH done AS (
-             UPDATE pay_refund SET state = $3, channel_refund_no = $4, success_time = $5, callback_data = $6, update_time = $7,
+        f"""WITH done AS (
+             UPDATE pay_refund SET state = $3, channel_refund_no = $4, success_time = $5, update_time = $6,
                next_check_time = NULL, channel_error_code = NULL, channel_error_message = NULL
-             WHERE id = $1 AND out_refund_key = $2 AND state = ANY($8) RETURNING order_id, amount, case_id
+             WHERE id = $1 AND out_refund_key = $2 AND state = ANY($7) RETURNING {_NOTED}
            ), moved AS (
-             UPDATE pay_order o SET state = $9, refunded_amount = refunded_amount + done.amount,
-               reserved_amount = reserved_amount - done.amount, update_time = $7
+             UPDATE pay_order o SET state = $8, refunded_amount = refunded_amount + done.amount,
+               reserved_amount = reserved_amount - done.amount, update_time = $6
              FROM done WHERE o.id = done.order_id AND done.case_id IS NULL RETURNING o.id
-           ) SELECT (SELECT count(*) FROM done) AS refunds, (SELECT count(*) FROM moved) AS orders""",
-        refund.id, refund.out_refund_key, target(REFUND, RefundEvent.SUCCEED), channel_refund_no, success_time,
-        callback_data, now, sources(REFUND, RefundEvent.SUCCEED), target(ORDER, OrderEvent.REFUNDED),
+           ), noted AS ({noting("done", 9, _event(RefundEvent.SUCCEED, RefundState.WAITING, reserved="-", refunded="+"))})
+           SELECT (SELECT count(*) FROM done) AS refunds, (SELECT count(*) FROM moved) AS orders""",
+        refund.id, refund.out_refund_key, target(REFUND, RefundEvent.SUCCEED), channel_refund_no, success_time, now,
+        sources(REFUND, RefundEvent.SUCCEED), target(ORDER, OrderEvent.REFUNDED), *cause_values(cause),
     )  # fmt: skip
     return bool(row and row["refunds"])
 
 
-async def fail(connection: Transaction, refund: PayRefund, *, code: str, message: str, callback_data: str, now: datetime) -> bool:
+async def fail(connection: Transaction, refund: PayRefund, cause: Cause, *, code: str, message: str, now: datetime) -> bool:
     """Make a WAITING refund FAILURE, and release its reserved amount. False if it is not WAITING any more."""
     row = await connection.fetchrow(
-        """WITH done AS (
-             UPDATE pay_refund SET state = $3, channel_error_code = $4, channel_error_message = $5, callback_data = $6,
-               update_time = $7, next_check_time = NULL
-             WHERE id = $1 AND out_refund_key = $2 AND state = ANY($8) RETURNING order_id, amount, case_id
+        f"""WITH done AS (
+             UPDATE pay_refund SET state = $3, channel_error_code = $4, channel_error_message = $5,
+               update_time = $6, next_check_time = NULL
+             WHERE id = $1 AND out_refund_key = $2 AND state = ANY($7) RETURNING {_NOTED}
            ), freed AS (
-             UPDATE pay_order o SET reserved_amount = reserved_amount - done.amount, update_time = $7
+             UPDATE pay_order o SET reserved_amount = reserved_amount - done.amount, update_time = $6
              FROM done WHERE o.id = done.order_id AND done.case_id IS NULL RETURNING o.id
-           ) SELECT (SELECT count(*) FROM done) AS refunds, (SELECT count(*) FROM freed) AS orders""",
-        refund.id, refund.out_refund_key, target(REFUND, RefundEvent.FAIL), code[:128], message[:512], callback_data, now,
-        sources(REFUND, RefundEvent.FAIL),
+           ), noted AS ({noting("done", 8, _event(RefundEvent.FAIL, RefundState.WAITING, reserved="-"))})
+           SELECT (SELECT count(*) FROM done) AS refunds, (SELECT count(*) FROM freed) AS orders""",
+        refund.id, refund.out_refund_key, target(REFUND, RefundEvent.FAIL), code[:128], message[:512], now,
+        sources(REFUND, RefundEvent.FAIL), *cause_values(cause),
     )  # fmt: skip
     return bool(row and row["refunds"])
 
 
 async def note(
-    connection: WriteConnection, refund: PayRefund, *, code: str, message: str, next_check: datetime, now: datetime
+    connection: WriteConnection, refund: PayRefund, cause: Cause, *, code: str, message: str, next_check: datetime, now: datetime
 ) -> None:
     """Store the answer of the channel and the time of the next check of a refund that stays WAITING."""
     await connection.execute(
-        """UPDATE pay_refund SET channel_error_code = $3, channel_error_message = $4, next_check_time = $5, update_time = $6,
-             state = $7 WHERE id = $1 AND out_refund_key = $2 AND state = ANY($8)""",
+        f"""WITH undecided AS (
+             UPDATE pay_refund SET channel_error_code = $3, channel_error_message = $4, next_check_time = $5, update_time = $6,
+               state = $7 WHERE id = $1 AND out_refund_key = $2 AND state = ANY($8) RETURNING {_NOTED})
+           {noting("undecided", 9, _event(RefundEvent.UNDECIDED, RefundState.WAITING))}""",
         refund.id, refund.out_refund_key, code[:128] or None, message[:512] or None, next_check, now,
-        target(REFUND, RefundEvent.UNDECIDED), sources(REFUND, RefundEvent.UNDECIDED),
+        target(REFUND, RefundEvent.UNDECIDED), sources(REFUND, RefundEvent.UNDECIDED), *cause_values(cause),
     )  # fmt: skip
 
 

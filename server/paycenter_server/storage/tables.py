@@ -13,10 +13,12 @@ from sqlalchemy import (
     Column,
     DateTime,
     ForeignKey,
+    Identity,
     Index,
     Integer,
     LargeBinary,
     MetaData,
+    PrimaryKeyConstraint,
     String,
     Table,
     Text,
@@ -27,6 +29,7 @@ from sqlalchemy.dialects.postgresql import JSONB, UUID
 
 from paycenter_server.domain.apps import NotificationSuccess, SurplusPolicy
 from paycenter_server.domain.cases import CaseKind
+from paycenter_server.domain.events import ActorKind, Subject
 from paycenter_server.domain.notifications import NotificationType
 from paycenter_server.domain.states import AttemptState, CaseState, NotificationState, OrderState, RefundState
 
@@ -169,7 +172,6 @@ pay_attempt = Table(
     Column("channel_user_id", String(255)),
     Column("channel_error_code", String(128)),
     Column("channel_error_message", String(512)),
-    Column("callback_data", Text),
     Column("success_time", TIME),
     Column("next_check_time", TIME),
     Column("check_count", Integer, nullable=False, server_default=text("0")),
@@ -227,7 +229,6 @@ pay_refund = Table(
     Column("channel_refund_no", String(64)),
     Column("channel_error_code", String(128)),
     Column("channel_error_message", String(512)),
-    Column("callback_data", Text),
     Column("success_time", TIME),
     Column("next_check_time", TIME),
     Column("check_count", Integer, nullable=False, server_default=text("0")),
@@ -283,6 +284,33 @@ pay_notify_log = Table(
     Column("answer", Text, nullable=False),
     Column("create_time", TIME, nullable=False),
     _one_of("state", NotificationState),
+)
+
+# Append-only: a trigger refuses UPDATE, DELETE and TRUNCATE. It has no foreign key and no other unique key, so that it can be
+# partitioned by month.
+pay_event = Table(
+    "pay_event",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), nullable=False),
+    Column("create_time", TIME, nullable=False, server_default=text("clock_timestamp()")),
+    Column("order_id", KEY),
+    Column("subject", String(16), nullable=False),
+    Column("subject_id", KEY, nullable=False),
+    Column("event", String(32), nullable=False),
+    Column("from_state", String(16)),
+    Column("to_state", String(16)),
+    Column("amount", BigInteger),
+    Column("paid_change", BigInteger, nullable=False),
+    Column("reserved_change", BigInteger, nullable=False),
+    Column("refunded_change", BigInteger, nullable=False),
+    Column("actor_kind", String(16), nullable=False),
+    Column("actor", String(64), nullable=False),
+    Column("evidence", JSONB),
+    PrimaryKeyConstraint("id", "create_time"),
+    Index("pay_event_order_id_id_idx", "order_id", "id"),
+    Index("pay_event_subject_id_id_idx", "subject_id", "id", postgresql_where=text("order_id IS NULL")),
+    _one_of("subject", Subject),
+    _one_of("actor_kind", ActorKind),
 )
 
 # One row, written by the health checks of every process.

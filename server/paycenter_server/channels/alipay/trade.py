@@ -243,16 +243,16 @@ class AlipayTradeCodec:
         keys = self.gateway.callback_keys(fields.get("alipay_cert_sn") or None)
         if not any(verify_callback(key, fields, charset) for key in keys):
             raise CallbackError("the signature does not verify")
-        raw = json.dumps(fields, ensure_ascii=False, sort_keys=True)
+        raw, number = json.dumps(fields, ensure_ascii=False, sort_keys=True), fields.get("notify_id", "")
         if fields.get("notify_type") != "trade_status_sync":
-            return Callback(raw=raw)
+            return Callback(raw=raw, message_id=number)
         account = {name: fields.get(name, "") for name in ("app_id", "seller_id")}
         refund = None
         if fields.get("out_biz_no") and fields.get("gmt_refund"):
             # The callback of the trade states only the total of its refunds, so the refund is queried.
             facts = RefundFacts(fields["out_biz_no"], fields.get("out_trade_no", ""), None, account)
             refund = RefundOutcome(RefundStatus.PENDING, facts)
-        return Callback(self.read_trade(fields, account, "gmt_payment"), refund, raw)
+        return Callback(self.read_trade(fields, account, "gmt_payment"), refund, raw, message_id=number)
 
     def acknowledge(self, received: bool, message: str) -> CallbackResponse:
         """Exactly `success`; otherwise a status that makes Alipay send it again."""

@@ -250,14 +250,14 @@ class WechatV3Codec(ABC):
             content = _json_object(plain)
         except (AnswerError, CryptoError) as error:
             raise CallbackError(str(error)) from error
-        raw = plain.decode(errors="replace")
+        raw, number = plain.decode(errors="replace"), _text(envelope.get("id"))
         if event.startswith("TRANSACTION."):
-            return Callback(payment=transaction(content), raw=raw)
+            return Callback(payment=transaction(content), raw=raw, message_id=number)
         if event.startswith("REFUND."):
             # A refund callback contains the merchant only. The application was compared when the payment was booked.
             account = {"appid": self.merchant.appid, "mchid": _text(content.get("mchid"))}
-            return Callback(refund=_refund(content, "refund_status", account), raw=raw)
-        return Callback(raw=raw)
+            return Callback(refund=_refund(content, "refund_status", account), raw=raw, message_id=number)
+        return Callback(raw=raw, message_id=number)
 
     def acknowledge(self, received: bool, message: str) -> CallbackResponse:
         """204 if it was stored; otherwise 500 with FAIL, which makes WeChat Pay send it again."""

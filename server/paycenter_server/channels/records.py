@@ -1,0 +1,36 @@
+"""Records of channel calls for the event ledger, without secrets."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote_plus
+
+from paycenter_server.channels.protocol import CallRecord, HttpRequest
+
+_MAX = 8192
+REMOVED = "(removed)"
+# `auth_code` is the payer's bar code. Signatures prove nothing later, and a key or a token must not be stored in clear text.
+_NAMES = "sign|signature|auth_code|app_auth_token|auth_token|access_token|key|api_key|secret|private_key|paySign"
+_JSON = re.compile(rf'("(?:{_NAMES})"\s*:\s*)"(?:[^"\\]|\\.)*"', re.IGNORECASE)
+_XML = re.compile(rf"(<({_NAMES})>).*?(</\2>)", re.IGNORECASE | re.DOTALL)
+_FORM = re.compile(rf"((?:^|[&?])(?:{_NAMES})=)[^&]*", re.IGNORECASE)
+
+
+def call_record(api: str, request: HttpRequest, status: int, answer: bytes | str, milliseconds: int) -> CallRecord:
+    """The record of a call. Headers are not part of it, because they hold signatures and tokens only."""
+    text = answer if isinstance(answer, str) else answer.decode("utf-8", "replace")
+    form = not request.body.lstrip().startswith((b"{", b"<"))
+    return CallRecord(
+        api, request.method, without_secrets(request.url, form=True)[:_MAX],
+        without_secrets(request.body.decode("utf-8", "replace"), form=form)[:_MAX], status, without_secrets(text)[:_MAX],
+        milliseconds,
+    )  # fmt: skip
+
+
+def without_secrets(text: str, *, form: bool = False) -> str:
+    """A message without signatures, tokens, keys and bar codes. `form`: it is URL-encoded, and becomes readable text."""
+    if form:
+        # Before decoding, because a decoded value may hold "&". A value may hold JSON (Alipay, biz_content).
+        text = "&".join(unquote_plus(part) for part in _FORM.sub(rf"\g<1>{REMOVED}", text).split("&"))
+    text = _JSON.sub(rf'\g<1>"{REMOVED}"', text)
+    return _XML.sub(rf"\g<1>{REMOVED}\g<3>", text)

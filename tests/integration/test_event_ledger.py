@@ -1,0 +1,295 @@
+"""The event ledger: a row for every change, in the statement that makes it, with its cause; append-only; and the books check."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import quote_plus
+
+import asyncpg
+import pytest
+from paycenter_server.channels.protocol import HttpRequest
+from paycenter_server.channels.records import REMOVED, call_record
+from paycenter_server.domain.errors import PayCenterError
+from paycenter_server.domain.events import Actor, ActorKind, acting, current_actor
+from paycenter_server.domain.orders import PayOrder
+from paycenter_server.services.books import check_books
+from paycenter_server.services.identity import Caller
+from support.grpc_rig import Rig, fails, open_rig
+from support.system import PayCenterSystem
+from support.waiting import eventually, pause
+
+
+@pytest.fixture
+async def rig(system: PayCenterSystem) -> AsyncIterator[Rig]:
+    async with open_rig(system) as opened:
+        yield opened
+
+
+async def events(system: PayCenterSystem, order: PayOrder) -> list[asyncpg.Record]:
+    return await system.rows("SELECT * FROM pay_event WHERE order_id = $1 ORDER BY id", order.id)
+
+
+def told(rows: list[asyncpg.Record]) -> list[tuple[Any, ...]]:
+    return [(row["subject"], row["event"], row["from_state"], row["to_state"], row["amount"]) for row in rows]
+
+
+def changes(rows: list[asyncpg.Record]) -> list[tuple[int, int, int]]:
+    every = [(row["paid_change"], row["reserved_change"], row["refunded_change"]) for row in rows]
+    return [change for change in every if any(change)]
+
+
+async def test_a_payment_and_a_refund_in_the_ledger(system: PayCenterSystem) -> None:
+    order = await system.paid("wx_native")
+    await system.decided(await system.refund(order, 40))
+    rows = await events(system, order)
+    assert told(rows)[:4] == [
+        ("ORDER", "create", None, "WAITING", 100),
+        ("ATTEMPT", "create", None, "WAITING", 100),
+        ("ATTEMPT", "answered", "WAITING", "WAITING", 100),
+        ("ATTEMPT", "paid", "WAITING", "SUCCESS", 100),
+    ]
+    assert told(rows)[4] == ("REFUND", "create", None, "WAITING", 40)
+    assert told(rows)[-1] == ("REFUND", "succeed", "WAITING", "SUCCESS", 40)
+    assert changes(rows) == [(100, 0, 0), (0, 40, 0), (0, -40, 40)]
+    assert all(row["create_time"] is not None for row in rows)
+
+
+async def test_a_hot_operation_writes_one_row_more(system: PayCenterSystem) -> None:
+    """A create, the intent and the answer of a submit, and a callback: one event each."""
+    order = await system.order()
+    assert len(await events(system, order)) == 1
+    attempt = await system.submit(order)
+    assert len(await events(system, order)) == 3
+    await system.simulator.pay(attempt.out_trade_no)
+    await system.until(order, "SUCCESS")
+    assert len(await events(system, order)) == 4
+
+
+async def test_a_refund_of_surplus_is_in_the_ledger_without_changing_amounts(system: PayCenterSystem) -> None:
+    order = await system.order()
+    attempt = await system.submit(order, "mock", behaviour="late_after_close", late_seconds="1")
+    await system.services.orders.close(system.caller, order.number)
+    system.clock.advance(5)
+    await system.services.attempts.query(attempt)
+    system.clock.advance(60)
+    await system.services.jobs.sync_refunds()
+    rows = await events(system, order)
+    assert ("CASE", "LATE_PAYMENT", None, "REFUNDING", 100) in told(rows)
+    assert ("REFUND", "succeed", "WAITING", "SUCCESS", 100) in told(rows)
+    assert changes(rows) == []
+
+
+async def test_a_repeated_create_writes_none(system: PayCenterSystem) -> None:
+    new = system.new_order()
+    order = await system.services.orders.create(system.caller, new)
+    await system.services.orders.create(system.caller, new)
+    assert len(await events(system, order)) == 1
+
+
+async def test_the_evidence_of_a_call_and_of_a_callback(system: PayCenterSystem) -> None:
+    order = await system.paid("wx_native")
+    _, _, answered, paid = await events(system, order)
+    call = answered["evidence"]["call"]
+    assert (call["api"], call["method"], call["status"]) == ("wx.pay", "POST", 200)
+    assert json.loads(call["request"])["amount"]["total"] == 100
+    assert json.loads(call["answer"])["code_url"].startswith("weixin://")
+    assert call["ms"] >= 0
+    callback = paid["evidence"]["callback"]
+    assert json.loads(callback["received"])["id"] == callback["id"] != ""
+    assert json.loads(callback["content"])["trade_state"] == "SUCCESS"
+    assert callback["verdict"] == "signature valid"
+
+
+async def test_a_time_out_is_evidence_too(system: PayCenterSystem) -> None:
+    await system.simulator.fault("wx.native", "timeout_after_commit", seconds=20)
+    await system.simulator.fault("wx.query", "error_before_commit", times=-1)
+    order = await system.order()
+    with pytest.raises(Exception, match="answer"):
+        await system.submit(order)
+    rows = await events(system, order)
+    assert [row["event"] for row in rows] == ["create", "create", "unclear answer", "queried"]
+    assert rows[2]["evidence"]["call"]["status"] == 0
+    assert "no answer within" in rows[2]["evidence"]["call"]["answer"]
+    assert rows[3]["evidence"]["call"]["status"] == 500
+
+
+async def test_signatures_and_bar_codes_are_not_in_the_ledger(system: PayCenterSystem) -> None:
+    for code, auth_code in (("alipay_bar", "281234567890123456"), ("wx_bar", "134567890123456789"), ("wx_native", "")):
+        if code not in system.channels:
+            await system.add_channel(code)
+        order = await system.order()
+        await system.submit(order, code, **({"auth_code": auth_code} if auth_code else {}))
+        stored = json.dumps([dict(row["evidence"]) for row in await events(system, order) if row["evidence"]], ensure_ascii=False)
+        assert "P01" in stored, code  # the out_trade_no of the request
+        assert "sign=" not in stored.replace(f"sign={REMOVED}", "")
+        assert not auth_code or auth_code not in stored
+
+
+@pytest.mark.parametrize(
+    ("body", "kept"),
+    [
+        (b'{"auth_code":"1\\"2","amount":5,"sign" : "x"}', '{"auth_code":"(removed)","amount":5,"sign" : "(removed)"}'),
+        (b"<xml><sign><![CDATA[AB]]></sign><mch_id>1</mch_id></xml>", "<xml><sign>(removed)</sign><mch_id>1</mch_id></xml>"),
+        (
+            f"app_id=1&biz_content={quote_plus(json.dumps({'auth_code': '28', 'out_trade_no': 'P1'}))}&sign=a%2Bb".encode(),
+            'app_id=1&biz_content={"auth_code": "(removed)", "out_trade_no": "P1"}&sign=(removed)',
+        ),
+    ],
+)
+def test_a_record_without_secrets(body: bytes, kept: str) -> None:
+    record = call_record("api", HttpRequest("POST", "https://pay.test/gateway?sign=x%3D&b=1", (), body), 200, body, 3)
+    assert record.request == kept
+    assert record.url == "https://pay.test/gateway?sign=(removed)&b=1"
+
+
+def test_long_and_odd_texts_are_cut_and_can_be_stored() -> None:
+    record = call_record("api", HttpRequest("POST", "https://pay.test/", (), b"{" + b"a" * 20_000), 200, b"\xff\0" * 10_000, 3)
+    assert (len(record.request), len(record.answer)) == (8192, 8192)
+
+
+async def test_a_nul_in_an_answer_does_not_stop_the_change(system_on: Any, system: PayCenterSystem) -> None:
+    context = system.services.context
+    order = await system.order()
+    attempt = await system.submit(order)
+    from paycenter_server.domain.events import Cause
+    from paycenter_server.storage import attempts as attempt_rows
+
+    odd = Cause(Actor(ActorKind.JOB, "j"), {"call": {"answer": "a\0b\ud800c"}})
+    async with context.database.connection() as connection:
+        assert await attempt_rows.unclear(connection, attempt.id, "", "", system.clock.now(), system.clock.now(), odd)
+    assert (await events(system, order))[-1]["evidence"] == {"call": {"answer": "ab?c"}}
+
+
+async def test_who_did_it(rig: Rig) -> None:
+    """An app and an operator by their key ids, a callback by its channel, a job by its name."""
+    system = rig.system
+    made = await rig.order()
+    attempt = await rig.shop.submit_order(made, "wx_native")
+    await rig.op.update_price(made.id, 90)
+    again = await rig.shop.submit_order(made.id, "wx_native")
+    assert again.out_trade_no != attempt.out_trade_no
+    await system.simulator.pay(again.out_trade_no)
+    await rig.shop.wait_for_order(made, timeout=5)
+    order = await system.services.orders.load(system.caller, made.id)
+    rows = await events(system, order)
+    by = {(row["subject"], row["event"]): (row["actor_kind"], row["actor"]) for row in rows}
+    assert by["ORDER", "create"] == ("APP", system.caller.key_id)
+    assert by["ORDER", "change price"][0] == "OPERATOR"
+    assert by["ATTEMPT", "paid"] == ("CALLBACK", system.channels["wx_native"])
+    other = await rig.order()
+    await rig.shop.submit_order(other, "alipay_qr")
+    system.clock.advance(8000)
+    await system.services.jobs.expire_orders()
+    closed = await system.services.orders.load(system.caller, other.id)
+    last = (await events(system, closed))[-1]
+    assert (last["event"], last["actor_kind"], last["actor"]) == ("close", "JOB", "pay_order_expire_job")
+
+
+async def test_an_actor_is_that_of_its_task() -> None:
+    async def inner() -> Actor:
+        with acting(Actor(ActorKind.JOB, "inner")):
+            await pause()
+            return current_actor()
+
+    with acting(Actor(ActorKind.JOB, "outer")):
+        found = await asyncio.gather(inner(), inner())
+        assert {actor.name for actor in found} == {"inner"}
+        assert current_actor().name == "outer"
+    assert current_actor().kind is ActorKind.SYSTEM
+
+
+async def test_a_repeated_and_a_refused_callback_are_in_the_ledger(system: PayCenterSystem) -> None:
+    await system.simulator.fault("wx.notify", "duplicate", times=1)
+    order = await system.paid("wx_native")
+
+    async def both() -> bool:
+        return "callback repeated" in [row["event"] for row in await events(system, order)]
+
+    await eventually(both)
+    assert changes(await events(system, order)) == [(100, 0, 0)]
+
+
+@pytest.mark.parametrize(
+    "statement", ["UPDATE pay_event SET amount = 1", "DELETE FROM pay_event", "TRUNCATE pay_event", "TRUNCATE pay_event CASCADE"]
+)
+async def test_the_ledger_is_append_only(system: PayCenterSystem, statement: str) -> None:
+    order = await system.order()
+    with pytest.raises(asyncpg.RestrictViolationError, match="append-only"):
+        await system.rows(statement)
+    assert len(await events(system, order)) == 1
+
+
+async def test_a_change_that_is_rolled_back_leaves_no_event(system: PayCenterSystem) -> None:
+    order = await system.paid("mock")
+    before = len(await events(system, order))
+    await system.refund(order, 60)
+    with pytest.raises(PayCenterError, match="Only 40 minor units"):
+        await system.refund(order, 60)
+    refunds = [row for row in (await events(system, order))[before:] if row["event"] == "create"]
+    assert len(refunds) == 1
+
+
+async def differences(system: PayCenterSystem, **how: Any) -> list[str]:
+    found = []
+    async for checked in check_books(system.services.context.database, **how):
+        found += checked.differences
+    return found
+
+
+async def test_the_books_check_names_each_difference(system: PayCenterSystem) -> None:
+    system.books_are_checked = False
+    orders = [await system.paid("mock") for _ in range(3)]
+    await system.decided(await system.refund(orders[1], 30))
+    assert await differences(system) == []
+    await system.rows("UPDATE pay_order SET refunded_amount = 31 WHERE id = $1", orders[1].id)
+    await system.rows("UPDATE pay_order SET paid_amount = 99 WHERE id = $1", orders[2].id)
+    assert (
+        await differences(system)
+        == await differences(system, batch=1)
+        == [
+            f"{orders[1].number}: refunded is 31 and its events give 30 (minor units)",
+            f"{orders[2].number}: paid is 99 and its events give 100 (minor units)",
+        ]
+    )
+    assert len(await differences(system, after=orders[1].number)) == 1
+    with pytest.raises(ValueError, match="O1"):
+        await differences(system, after="O1")
+
+
+async def test_the_timeline_over_the_wire(rig: Rig) -> None:
+    from paycenter.v1.pay_order_service_pb2 import GetPayOrderTimelineRequest
+
+    system = rig.system
+    order = await system.paid("wx_native")
+    await system.deliver()
+    waiting = await system.order()
+    await system.submit(waiting)
+    asked = GetPayOrderTimelineRequest(id=order.number)
+    mine = await rig.shop.orders.GetPayOrderTimeline(asked)
+    assert [(entry.subject, entry.event.split(":")[0]) for entry in mine.entries] == [
+        ("ORDER", "create"), ("ATTEMPT", "create"), ("ATTEMPT", "answered"), ("ATTEMPT", "paid"), ("NOTIFICATION", "delivery 1"),
+    ]  # fmt: skip
+    assert mine.entries[-1].event.startswith("delivery 1: HTTP 200")
+    assert {entry.evidence for entry in mine.entries} == {""}
+    assert (list(mine.next_checks), mine.left_off, mine.pay_order.id) == ([], False, order.number)
+    theirs = await rig.op.orders.GetPayOrderTimeline(asked)
+    assert json.loads(theirs.entries[3].evidence)["callback"]["verdict"] == "signature valid"
+    open_ones = await rig.shop.orders.GetPayOrderTimeline(GetPayOrderTimelineRequest(id=waiting.number))
+    assert [(item.subject, item.what) for item in open_ones.next_checks] == [("ORDER", "expiry"), ("ATTEMPT", "query")]
+    stranger = await rig.app("other")
+    async with fails("ORDER_NOT_FOUND"):
+        await stranger.orders.GetPayOrderTimeline(asked)
+
+
+async def test_a_timeline_that_is_too_long_keeps_its_end(system: PayCenterSystem) -> None:
+    order = await system.order()
+    await system.rows(
+        "INSERT INTO pay_event (order_id, subject, subject_id, event, paid_change, reserved_change, refunded_change, actor_kind, "
+        "actor) SELECT $1::uuid, 'ORDER', $1::uuid, 'n' || i, 0, 0, 0, 'JOB', 'test' FROM generate_series(1, 600) i",
+        order.id,
+    )
+    found = await system.services.timelines.of_order(Caller("o", None, ""), order.number)
+    assert (found.left_off, len(found.entries), found.entries[-1].event) == (True, 500, "n600")
