@@ -253,6 +253,10 @@ class RefundExceedsPaidError(PreconditionError, reason=Reason.REFUND_EXCEEDS_PAI
     """The amount is more than what remains of the paid amount."""
 
 
+class RefundUnderReviewError(PreconditionError, reason=Reason.REFUND_UNDER_REVIEW):
+    """The refund failed, but its money may be with the payer already, so it is not sent again now."""
+
+
 class NotificationNotFoundError(NotFoundError, reason=Reason.NOTIFICATION_NOT_FOUND):
     """There is no such notification."""
 

@@ -136,6 +136,7 @@ def upgrade() -> None:
         sa.Column("subject", sa.String(length=32), nullable=False),
         sa.Column("body", sa.String(length=128), nullable=False),
         sa.Column("amount", sa.BigInteger(), nullable=False),
+        sa.Column("first_amount", sa.BigInteger(), nullable=False),
         sa.Column("currency", sa.String(length=3), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("expire_time", sa.DateTime(timezone=True), nullable=False),
@@ -244,6 +245,7 @@ def upgrade() -> None:
         sa.Column("attempt_id", sa.UUID(), nullable=True),
         sa.Column("refund_id", sa.UUID(), nullable=True),
         sa.Column("reference", sa.String(length=255), nullable=False),
+        sa.Column("occurrence", sa.Integer(), nullable=False),
         sa.Column("amount", sa.BigInteger(), nullable=True),
         sa.Column("currency", sa.String(length=8), nullable=True),
         sa.Column("detail", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
@@ -259,7 +261,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["channel_id"], ["pay_channel.id"], name=op.f("pay_case_channel_id_fkey")),
         sa.ForeignKeyConstraint(["order_id"], ["pay_order.id"], name=op.f("pay_case_order_id_fkey")),
         sa.PrimaryKeyConstraint("id", name=op.f("pay_case_pkey")),
-        sa.UniqueConstraint("kind", "reference", name=op.f("pay_case_kind_reference_key")),
+        sa.UniqueConstraint("kind", "reference", "occurrence", name=op.f("pay_case_kind_reference_occurrence_key")),
     )
     op.create_index(op.f("pay_case_app_id_idx"), "pay_case", ["app_id"], unique=False)
     op.create_index(op.f("pay_case_order_id_idx"), "pay_case", ["order_id"], unique=False)
@@ -288,6 +290,7 @@ def upgrade() -> None:
         sa.Column("notification_url", sa.String(length=1024), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("send_count", sa.Integer(), nullable=False),
+        sa.Column("unclear_send_time", sa.DateTime(timezone=True), nullable=True),
         sa.Column("channel_refund_no", sa.String(length=64), nullable=True),
         sa.Column("channel_error_code", sa.String(length=128), nullable=True),
         sa.Column("channel_error_message", sa.String(length=512), nullable=True),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
+import structlog
+
 from paycenter_server.channels.registry import installed
 from paycenter_server.channels.transport import AiohttpTransport, Transport
-from paycenter_server.clock import SystemClock
+from paycenter_server.clock import DatabaseClock
 from paycenter_server.services.apps import Apps
 from paycenter_server.services.attempts import AttemptSettlement
 from paycenter_server.services.attempts_submission import Submission
@@ -33,8 +36,11 @@ from paycenter_server.services.refunds_settlement import RefundSettlement
 from paycenter_server.services.secrets import SecretBox
 from paycenter_server.services.timeline import Timelines
 from paycenter_server.settings import DatabaseSettings, Settings, SettingsError
-from paycenter_server.storage.database import Database
+from paycenter_server.storage.database import Database, read_time
 from paycenter_server.workers.notification_sender import AddressGuard, AiohttpNotificationSender, parse_networks
+
+log = structlog.get_logger(__name__)
+_CLOCK_SECONDS = 10.0
 
 
 class NoWakeUp:
@@ -188,7 +194,8 @@ async def open_services(
     settings: Settings, *, wake_up: WakeUp | None = None, clock: Clock | None = None, transport: Transport | None = None
 ) -> AsyncIterator[Services]:
     """Services with an open database. Ports may be replaced; what callers left running is waited for at the end."""
-    clock = clock or SystemClock()
+    own_clock = DatabaseClock() if clock is None else None
+    clock = clock or own_clock or DatabaseClock()
     own_transport = AiohttpTransport() if transport is None else None
     sender = AiohttpNotificationSender(AddressGuard(parse_networks(settings.notification_allowed_networks)), clock)
     database = Database(settings.database_url, size=settings.database_pool)
@@ -207,12 +214,36 @@ async def open_services(
         ),
     )
     await database.open()
+    following = None
+    if own_clock is not None:
+        await set_clock(own_clock, database)
+        following = asyncio.create_task(_follow(own_clock, database))
     try:
         yield Services(context, sender)
     finally:
+        if following is not None:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
         await context.drain(settings.channel_timeout + 2)
         await sender.aclose()
         if own_transport is not None:
             await own_transport.aclose()
         await database.close()
         context.close()
+
+
+async def set_clock(clock: DatabaseClock, database: Database) -> None:
+    """Take over the time of the database."""
+    async with database.connection() as connection:
+        begun = clock.begin()
+        clock.set(await read_time(connection), begun)
+
+
+async def _follow(clock: DatabaseClock, database: Database) -> None:
+    """Take over the database's time again and again, because clocks drift. Without a database the time goes on."""
+    while True:
+        await asyncio.sleep(_CLOCK_SECONDS)
+        try:
+            await set_clock(clock, database)
+        except Exception as error:
+            log.debug("clock_not_set", why=f"{type(error).__name__}: {error}")

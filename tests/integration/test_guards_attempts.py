@@ -61,7 +61,7 @@ async def test_close_attempt_leaves_a_settled_attempt_alone(system: PayCenterSys
     before = await attempt_row(system, attempt)
     async with system.services.context.database.connection() as connection:
         now = system.clock.now()
-        assert not await attempt_rows.close_attempt(connection, attempt.id, now, CAUSE, watch_until=now)
+        assert not await attempt_rows.close_attempt(connection, attempt.id, now, CAUSE, next_look=now)
     assert await attempt_row(system, attempt) == before
 
 
@@ -69,9 +69,9 @@ async def test_a_refusal_closes_only_an_attempt_without_display_content(system: 
     attempt = await system.submit(await system.order(), "wx_native")
     async with system.services.context.database.connection() as connection:
         now = system.clock.now()
-        assert not await attempt_rows.close_attempt(connection, attempt.id, now, CAUSE, watch_until=None, unshown=True)
+        assert not await attempt_rows.close_attempt(connection, attempt.id, now, CAUSE, next_look=None, unshown=True)
         assert (await attempt_row(system, attempt))["state"] == "WAITING"
-        assert await attempt_rows.close_attempt(connection, attempt.id, now, CAUSE, watch_until=None)
+        assert await attempt_rows.close_attempt(connection, attempt.id, now, CAUSE, next_look=None)
 
 
 async def test_set_next_check_of_an_attempt_leaves_settled_ones_alone(system: PayCenterSystem) -> None:
@@ -144,7 +144,7 @@ async def test_a_change_of_an_attempt_waits_for_a_booking(system: PayCenterSyste
 
     async def close() -> bool:
         async with system.services.context.database.connection() as connection:
-            return await attempt_rows.close_attempt(connection, attempt.id, system.clock.now(), CAUSE, watch_until=None)
+            return await attempt_rows.close_attempt(connection, attempt.id, system.clock.now(), CAUSE, next_look=None)
 
     async with transaction(system) as held:
         now = system.clock.now()

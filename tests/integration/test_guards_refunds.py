@@ -39,6 +39,7 @@ async def second_try(system: PayCenterSystem) -> tuple[PayOrder, PayRefund, PayR
     channel = await configured(system, "mock")
     await system.services.refund_settlement.apply(channel, first, failed(channel, first), CAUSE)
     assert (await row(system, first))["state"] == "FAILURE"
+    await behave(system, "lost")
     second = await system.refund(order, first.amount, merchant_refund_no=first.merchant_refund_no)
     assert (second.id, second.state, second.send_count) == (first.id, RefundState.WAITING, 2)
     assert second.out_refund_no != first.out_refund_no
@@ -60,6 +61,7 @@ async def test_send_again_happens_once_of_two_calls(system: PayCenterSystem) -> 
     order, refund = await pending(system)
     channel = await configured(system, "mock")
     await system.services.refund_settlement.apply(channel, refund, failed(channel, refund), CAUSE)
+    await behave(system, "lost")
     async with transaction(system) as held:
         await held.execute("SELECT 1 FROM pay_refund WHERE id = $1 FOR UPDATE", refund.id)
         calls = [
@@ -136,16 +138,18 @@ async def test_fail_does_not_undo_a_success(system: PayCenterSystem) -> None:
     assert ((await row(system, refund))["state"], await amounts(system, order)) == ("SUCCESS", (40, 50))
 
 
-async def test_a_success_after_a_failure_is_a_case(system: PayCenterSystem) -> None:
-    """The reserved amount was released and may be used: the order does not change, and an operator decides."""
+async def test_a_success_after_a_failure_is_booked_if_there_is_room(system: PayCenterSystem) -> None:
+    """The reserved amount was released. If another refund uses it, the order does not change, and an operator decides."""
     order, refund = await pending(system)
     channel = await configured(system, "mock")
-    await pending_refund_beside(system, order)
     await system.services.refund_settlement.apply(channel, refund, failed(channel, refund), CAUSE)
-    assert await amounts(system, order) == (0, 50)
+    beside = await system.refund(order, 70)
     await system.services.refund_settlement.apply(channel, refund, refunded(channel, refund), CAUSE)
-    assert ((await row(system, refund))["state"], await amounts(system, order)) == ("FAILURE", (0, 50))
+    assert ((await row(system, refund))["state"], await amounts(system, order)) == ("FAILURE", (0, 70))
     assert [(case["kind"], case["refund_id"]) for case in await system.cases()] == [("REFUND_MISMATCH", refund.id)]
+    await system.services.refund_settlement.apply(channel, beside, failed(channel, beside), CAUSE)
+    await system.services.refund_settlement.apply(channel, refund, refunded(channel, refund), CAUSE)
+    assert ((await row(system, refund))["state"], await amounts(system, order)) == ("SUCCESS", (40, 0))
 
 
 async def test_note_leaves_a_settled_refund_alone(system: PayCenterSystem) -> None:
@@ -261,6 +265,7 @@ async def test_sending_again_reserves_again(system: PayCenterSystem) -> None:
     order, refund = await pending(system, 60)
     channel = await configured(system, "mock")
     await system.services.refund_settlement.apply(channel, refund, failed(channel, refund), CAUSE)
+    await behave(system, "lost")
     await pending_refund_beside(system, order)
     with pytest.raises(PayCenterError) as caught:
         await system.refund(order, 60, merchant_refund_no=refund.merchant_refund_no)

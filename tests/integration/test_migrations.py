@@ -218,7 +218,7 @@ async def test_natural_keys_are_unique(fresh: str) -> None:
     assert found >= {
         "pay_app(app_key)", "pay_channel(app_id,code)", "pay_order(app_id,merchant_order_id)",
         "pay_refund(app_id,merchant_refund_no)", "pay_refund(out_refund_key)", "pay_notify_task(data_id,event,data_version)",
-        "pay_case(kind,reference)",
+        "pay_case(kind,reference,occurrence)",
     }  # fmt: skip
 
 

@@ -44,6 +44,7 @@ from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage import payments as payment_rows
 from paycenter_server.storage import refunds as refund_rows
 from paycenter_server.storage.database import Transaction
+from paycenter_server.storage.refunds import Certainty
 from support.system import CAUSE, PayCenterSystem
 
 PAID_ORDER = (OrderState.SUCCESS.value, OrderState.REFUND.value)
@@ -146,17 +147,22 @@ ACTS: Mapping[tuple[type[StrEnum], StrEnum], Act] = {
     ),
     (AttemptEvent, AttemptEvent.UNCLEAR): lambda r: attempt_rows.unclear(r.transaction, r.attempt.id, "", "", r.now, r.now, CAUSE),
     (AttemptEvent, AttemptEvent.CLOSE): lambda r: attempt_rows.close_attempt(
-        r.transaction, r.attempt.id, r.now, CAUSE, watch_until=None
+        r.transaction, r.attempt.id, r.now, CAUSE, next_look=None
     ),
     (AttemptEvent, AttemptEvent.PAID): lambda r: r.settle(OrderEvent.PAID, closed_attempt=False),
     (AttemptEvent, AttemptEvent.PAID_LATE): lambda r: r.settle(OrderEvent.PAID, closed_attempt=True),
     (RefundEvent, RefundEvent.UNDECIDED): lambda r: refund_rows.note(
-        r.transaction, r.refund, CAUSE, code="noted", message="", next_check=r.now, now=r.now
+        r.transaction, r.refund, CAUSE, None, code="noted", message="", next_check=r.now, now=r.now
     ),
     (RefundEvent, RefundEvent.SUCCEED): lambda r: refund_rows.succeed(
         r.transaction, r.refund, CAUSE, channel_refund_no="", success_time=r.now, now=r.now
     ),
-    (RefundEvent, RefundEvent.FAIL): lambda r: refund_rows.fail(r.transaction, r.refund, CAUSE, code="", message="", now=r.now),
+    (RefundEvent, RefundEvent.FAIL): lambda r: refund_rows.fail(
+        r.transaction, r.refund, CAUSE, Certainty(final=True), code="", message="", now=r.now, next_look=None
+    ),
+    (RefundEvent, RefundEvent.SUCCEED_LATE): lambda r: refund_rows.succeed_late(
+        r.transaction, r.refund, CAUSE, channel_refund_no="", success_time=r.now, now=r.now
+    ),
     (RefundEvent, RefundEvent.SEND_AGAIN): lambda r: refund_rows.send_again(
         r.transaction, r.refund.id, r.case_id, r.now, r.now, CAUSE
     ),

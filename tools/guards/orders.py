@@ -81,8 +81,8 @@ ORDERS: list[Mutant] = [
         ),
         (
             "create-compares-amount",
-            '"amount", "currency", "user_id"',
-            '"currency", "user_id"',
+            '"amount": "first_amount",',
+            "",
             "test_another_content_is_a_conflict_field_by_field",
         ),
     ),

@@ -6,13 +6,17 @@ from guards import Mutant, guards
 
 _KEY = "WHERE id = $1 AND out_refund_key = $2 AND state = ANY($7) RETURNING {_NOTED}"
 _SUCCEED = "next_check_time = NULL, channel_error_code = NULL, channel_error_message = NULL\n             "
-_FAIL = "update_time = $6, next_check_time = NULL\n             "
+_FAIL = "check_count = 0, unclear_send_time = NULL\n             "
+_FKEY = "WHERE id = $1 AND out_refund_key = $2 AND state = ANY($7)\n               AND ($12"
+_NO_FKEY = _FKEY.replace("out_refund_key = $2", "$2::uuid IS NOT NULL")
+_NO_FSTATE = _FKEY.replace("state = ANY($7)", "$7::text[] IS NOT NULL")
 _NO_KEY = _KEY.replace("out_refund_key = $2", "$2::uuid IS NOT NULL")
 _NO_STATE = _KEY.replace("state = ANY($7)", "$7::text[] IS NOT NULL")
 _ORDER = """FROM done WHERE o.id = done.order_id AND done.case_id IS NULL RETURNING o.id
            ), noted AS ({noting("done", %s"""
 _ANY_ORDER = _ORDER.replace(" AND done.case_id IS NULL", "")
 _NOTE = "WHERE id = $1 AND out_refund_key = $2 AND state = $7"
+_NOTED_KEY = "unclear_send_time = {_UNCLEAR}\n             WHERE id = $1 AND out_refund_key = $2 AND state = ANY($8)"
 _SUCCESS_FACTS = "test_a_success_with_other_facts_is_not_booked"
 _FAILURE_FACTS = "test_a_failure_with_other_facts_frees_nothing"
 _DUE = """WHERE next_check_time <= $1 ORDER BY next_check_time LIMIT $3
@@ -72,24 +76,24 @@ REFUNDS: list[Mutant] = [
             "refunded_amount = (SELECT p.refunded_amount FROM pay_order p WHERE p.id = done.order_id) + done.amount",
             "test_two_refunds_that_succeed_at_once_are_both_counted",
         ),
-        ("fail-number", _FAIL + _KEY, _FAIL + _NO_KEY, "test_a_late_failure_of_the_first_try_fails_not_the_second"),
-        ("fail-state", _FAIL + _KEY, _FAIL + _NO_STATE, "test_fail_does_not_undo_a_success"),
+        ("fail-number", _FAIL + _FKEY, _FAIL + _NO_FKEY, "test_a_late_failure_of_the_first_try_fails_not_the_second"),
+        ("fail-state", _FAIL + _FKEY, _FAIL + _NO_FSTATE, "test_fail_does_not_undo_a_success"),
         (
             "fail-surplus",
-            _ORDER % 8,
-            _ANY_ORDER % 8,
+            _ORDER % 13,
+            _ANY_ORDER % 13,
             "test_a_refund_of_surplus_changes_no_order[fail]",
         ),
         (
             "note-number",
-            "state = $7 WHERE id = $1 AND out_refund_key = $2 AND state = ANY($8)",
-            "state = $7 WHERE id = $1 AND $2::uuid IS NOT NULL AND state = ANY($8)",
+            _NOTED_KEY,
+            _NOTED_KEY.replace("out_refund_key = $2", "$2::uuid IS NOT NULL"),
             "test_a_late_answer_of_the_first_try_is_not_noted_with_the_second",
         ),
         (
             "note-state",
-            "state = $7 WHERE id = $1 AND out_refund_key = $2 AND state = ANY($8)",
-            "state = $7 WHERE id = $1 AND out_refund_key = $2 AND $8::text[] IS NOT NULL",
+            _NOTED_KEY,
+            _NOTED_KEY.replace("state = ANY($8)", "$8::text[] IS NOT NULL"),
             "test_note_leaves_a_settled_refund_alone",
         ),
         (
@@ -152,14 +156,15 @@ REFUNDS: list[Mutant] = [
         ),
         (
             "late-success-case",
-            "if current is None or not same or current.state is RefundState.FAILURE:",
-            "if current is None or not same:",
-            "test_a_success_after_a_failure_is_a_case",
+            "            return True\n        await self._cases.succeeded_after_failure(transaction, refund, cause)",
+            "            return True",
+            "test_a_success_after_a_failure_is_booked_if_there_is_room "
+            "test_second_looks.py::test_a_late_success_that_the_payment_has_no_room_for_is_a_case",
         ),
         (
             "earlier-success-case",
-            "if current is None or not same or current.state is RefundState.FAILURE:",
-            "if current is None or current.state is RefundState.FAILURE:",
+            "        if current is not None and same and current.state is RefundState.SUCCESS:\n            return False",
+            "        if not same or (current is not None and current.state is RefundState.SUCCESS):\n            return False",
             "test_a_late_success_of_the_first_try_settles_not_the_second",
         ),
     ),
@@ -168,8 +173,8 @@ REFUNDS: list[Mutant] = [
         "test_guards_refunds.py",
         (
             "refund-again-only-failed",
-            "if existing.state is not RefundState.FAILURE:",
-            "if False:",
+            "        if existing.state is not RefundState.FAILURE:\n            return existing\n",
+            "",
             "test_a_refund_that_has_not_failed_is_not_sent_again",
         ),
         ("refund-at-most-paid", "if new.amount > order.paid_amount:", "if False:", "test_more_than_was_paid_is_refused"),

@@ -6,10 +6,7 @@ from guards import Mutant, guards
 
 _FREES = """refunded_amount = refunded_amount + done.amount,
                reserved_amount = reserved_amount - done.amount,"""
-_NOT_FOUND = (
-    "        if outcome.status is RefundStatus.NOT_FOUND:\n            await self._note_query(refund, outcome)\n"
-    "            outcome = await"
-)
+_NOT_FOUND = "        if outcome.status is RefundStatus.NOT_FOUND:\n            await self._note_query(refund, outcome)\n"
 
 RULES: list[Mutant] = [
     *guards(
@@ -144,13 +141,13 @@ RULES: list[Mutant] = [
             "r7-not-found-fails",
             _NOT_FOUND,
             "        if outcome.status is RefundStatus.NOT_FOUND:\n            outcome = replace(outcome, "
-            "status=RefundStatus.FAILED)\n        if False:\n            outcome = await",
+            "status=RefundStatus.FAILED)\n            sending = Sending(asked, None)\n        if False:\n",
             "test_reference_refunds.py::test_R7_the_refund_job_cannot_fail_a_refund_in_flight",
         ),
         (
             "r7-not-found-waits",
             _NOT_FOUND,
-            "        if False:\n            outcome = await",
+            "        if False:\n",
             "test_reference_refunds.py::test_R7_the_refund_job_cannot_fail_a_refund_in_flight",
         ),
     ),
@@ -245,8 +242,8 @@ RULES: list[Mutant] = [
         "test_lying_answers.py",
         (
             "refused-unshown",
-            "                    watch_until=None, unshown=True,\n",
-            "                    watch_until=None,\n",
+            "                    next_look=self._attempts.first_look(), unshown=True,\n",
+            "                    next_look=self._attempts.first_look(),\n",
             "test_a_refusal_beside_an_acceptance_closes_nothing",
         ),
         (

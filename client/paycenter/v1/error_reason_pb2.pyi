@@ -98,6 +98,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ALREADY_EXISTS. A refund with other content has this merchant_refund_no."""
     ERROR_REASON_REFUND_EXCEEDS_PAID: _ErrorReason.ValueType  # 52
     """FAILED_PRECONDITION. The amount is more than what remains of the paid amount."""
+    ERROR_REASON_REFUND_UNDER_REVIEW: _ErrorReason.ValueType  # 53
+    """FAILED_PRECONDITION. The refund failed, but the payer may have its money already, so it is not sent again now."""
     ERROR_REASON_NOTIFICATION_NOT_FOUND: _ErrorReason.ValueType  # 60
     """NOT_FOUND. There is no such notification."""
     ERROR_REASON_NOTIFICATION_OPEN: _ErrorReason.ValueType  # 61
@@ -188,6 +190,8 @@ ERROR_REASON_REFUND_CONFLICT: ErrorReason.ValueType  # 51
 """ALREADY_EXISTS. A refund with other content has this merchant_refund_no."""
 ERROR_REASON_REFUND_EXCEEDS_PAID: ErrorReason.ValueType  # 52
 """FAILED_PRECONDITION. The amount is more than what remains of the paid amount."""
+ERROR_REASON_REFUND_UNDER_REVIEW: ErrorReason.ValueType  # 53
+"""FAILED_PRECONDITION. The refund failed, but the payer may have its money already, so it is not sent again now."""
 ERROR_REASON_NOTIFICATION_NOT_FOUND: ErrorReason.ValueType  # 60
 """NOT_FOUND. There is no such notification."""
 ERROR_REASON_NOTIFICATION_OPEN: ErrorReason.ValueType  # 61

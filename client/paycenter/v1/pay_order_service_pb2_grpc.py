@@ -134,7 +134,8 @@ class PayOrderServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SyncPayOrder(self, request, context):
-        """SyncPayOrder queries the channels about the open attempts of a WAITING order and books what they report.
+        """SyncPayOrder queries the channels about the open attempts of a WAITING order, or all attempts of a CLOSED one, and books what they
+        report. A late payment follows the surplus policy of the app.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -57,7 +57,9 @@ class PayOrderServiceStub:
     UpdatePayOrderPrice: _grpc.UnaryUnaryMultiCallable[_pay_order_service_pb2.UpdatePayOrderPriceRequest, _pay_order_service_pb2.UpdatePayOrderPriceResponse]
     """UpdatePayOrderPrice changes the amount of a WAITING order. It closes the attempts with the old amount first."""
     SyncPayOrder: _grpc.UnaryUnaryMultiCallable[_pay_order_service_pb2.SyncPayOrderRequest, _pay_order_service_pb2.SyncPayOrderResponse]
-    """SyncPayOrder queries the channels about the open attempts of a WAITING order and books what they report."""
+    """SyncPayOrder queries the channels about the open attempts of a WAITING order, or all attempts of a CLOSED one, and books what they
+    report. A late payment follows the surplus policy of the app.
+    """
     GetPayOrderTimeline: _grpc.UnaryUnaryMultiCallable[_pay_order_service_pb2.GetPayOrderTimelineRequest, _pay_order_service_pb2.GetPayOrderTimelineResponse]
     """GetPayOrderTimeline answers why an order is where it is: everything that happened to it, to its attempts, refunds, cases and
     notifications, oldest first, and what is checked or delivered next.
@@ -92,7 +94,9 @@ class PayOrderServiceAsyncStub(PayOrderServiceStub):
     UpdatePayOrderPrice: _aio.UnaryUnaryMultiCallable[_pay_order_service_pb2.UpdatePayOrderPriceRequest, _pay_order_service_pb2.UpdatePayOrderPriceResponse]  # type: ignore[assignment]
     """UpdatePayOrderPrice changes the amount of a WAITING order. It closes the attempts with the old amount first."""
     SyncPayOrder: _aio.UnaryUnaryMultiCallable[_pay_order_service_pb2.SyncPayOrderRequest, _pay_order_service_pb2.SyncPayOrderResponse]  # type: ignore[assignment]
-    """SyncPayOrder queries the channels about the open attempts of a WAITING order and books what they report."""
+    """SyncPayOrder queries the channels about the open attempts of a WAITING order, or all attempts of a CLOSED one, and books what they
+    report. A late payment follows the surplus policy of the app.
+    """
     GetPayOrderTimeline: _aio.UnaryUnaryMultiCallable[_pay_order_service_pb2.GetPayOrderTimelineRequest, _pay_order_service_pb2.GetPayOrderTimelineResponse]  # type: ignore[assignment]
     """GetPayOrderTimeline answers why an order is where it is: everything that happened to it, to its attempts, refunds, cases and
     notifications, oldest first, and what is checked or delivered next.
@@ -166,7 +170,9 @@ class PayOrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pay_order_service_pb2.SyncPayOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pay_order_service_pb2.SyncPayOrderResponse, _abc.Awaitable[_pay_order_service_pb2.SyncPayOrderResponse]]:
-        """SyncPayOrder queries the channels about the open attempts of a WAITING order and books what they report."""
+        """SyncPayOrder queries the channels about the open attempts of a WAITING order, or all attempts of a CLOSED one, and books what they
+        report. A late payment follows the surplus policy of the app.
+        """
 
     @_abc_1.abstractmethod
     def GetPayOrderTimeline(

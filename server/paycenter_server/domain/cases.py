@@ -27,7 +27,7 @@ class CaseKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PayCase:
-    """Money that needs a decision of an operator."""
+    """Money that needs a decision of an operator. `occurrence`: the number of earlier cases of this kind and reference."""
 
     id: UUID
     kind: CaseKind
@@ -38,6 +38,7 @@ class PayCase:
     attempt_id: UUID | None
     refund_id: UUID | None
     reference: str
+    occurrence: int
     amount: int | None
     currency: str | None
     detail: Mapping[str, Any]
@@ -66,7 +67,7 @@ def new_case(
     currency: str | None = None,
     detail: Mapping[str, Any] | None = None,
 ) -> PayCase:
-    """Build a case. There is one case per kind and `reference`, of which at most 255 characters are stored."""
+    """Build a case. There is one unresolved case per kind and `reference`, of which at most 255 characters are stored."""
     return PayCase(
         id=key,
         kind=kind,
@@ -77,6 +78,7 @@ def new_case(
         attempt_id=attempt_id,
         refund_id=refund_id,
         reference=reference[:255],
+        occurrence=0,
         amount=amount,
         currency=currency[:8] if currency is not None else None,
         detail=dict(detail or {}),

@@ -6,7 +6,7 @@ Crockford base-32 characters: 27 characters in all. WeChat Pay allows 32, Alipay
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from uuid import UUID
 
@@ -48,6 +48,11 @@ def uuid7(now: datetime, random: int, after: UUID | None = None) -> UUID:
 def _time_and_random(key: UUID) -> int:
     """The 122 bits of a UUIDv7 without version and variant."""
     return (key.int >> 80) << RANDOM_BITS | ((key.int >> 64) & 0xFFF) << 62 | (key.int & ((1 << 62) - 1))
+
+
+def time_of(key: UUID) -> datetime:
+    """The time in a UUIDv7, in milliseconds."""
+    return datetime.fromtimestamp((key.int >> 80) / 1000, UTC)
 
 
 def encode(prefix: Prefix, key: UUID) -> str:

@@ -13,7 +13,7 @@ from paycenter_server.domain.states import ORDER, OrderEvent, OrderState, create
 
 @dataclass(frozen=True, slots=True)
 class PayOrder:
-    """Something that an app wants to be paid for. Amounts are in minor units."""
+    """Something that an app wants to be paid for. Amounts are in minor units. `first_amount`: that of the create."""
 
     id: UUID
     app_id: UUID
@@ -22,6 +22,7 @@ class PayOrder:
     subject: str
     body: str
     amount: int
+    first_amount: int
     currency: str
     state: OrderState
     expire_time: datetime
@@ -75,6 +76,7 @@ def new_order(
         subject=subject,
         body=body,
         amount=amount,
+        first_amount=amount,
         currency=currency,
         state=created(ORDER, OrderEvent.CREATE),
         expire_time=expire_time,

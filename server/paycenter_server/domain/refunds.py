@@ -13,7 +13,11 @@ from paycenter_server.domain.states import REFUND, RefundEvent, RefundState, cre
 
 @dataclass(frozen=True, slots=True)
 class PayRefund:
-    """Money that is returned to the payer. `case_id` is set if it is surplus money, which belongs to no order."""
+    """Money that is returned to the payer. `case_id` is set if it is surplus money, which belongs to no order.
+
+    `unclear_send_time`: the last send under the current out_refund_no that has no clear answer, including one that is being
+    answered now; None if every send was answered clearly.
+    """
 
     id: UUID
     app_id: UUID
@@ -33,6 +37,7 @@ class PayRefund:
     notification_url: str
     state: RefundState
     send_count: int
+    unclear_send_time: datetime | None
     channel_refund_no: str | None
     channel_error_code: str | None
     channel_error_message: str | None
@@ -96,6 +101,7 @@ def new_refund(
         notification_url=notification_url,
         state=created(REFUND, RefundEvent.CREATE),
         send_count=1,
+        unclear_send_time=now,
         channel_refund_no=None,
         channel_error_code=None,
         channel_error_message=None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 _MINUTE = 60
@@ -22,6 +23,18 @@ REFUND_SYNC_DELAYS: tuple[int, ...] = (10, 60, 60, 60, 60, 300, 600, 1800, 3600)
 EXPIRE_RETRY_DELAYS: tuple[int, ...] = (10, 30, 60, 300, 900, 1800)
 
 STALE_AFTER = timedelta(days=1)
+
+# A request without a clear answer may be carried out by the channel for so long. A "not found" from before then decides nothing.
+REQUEST_LIFE = timedelta(minutes=10)
+
+# Final states are looked at again, because channels contradict themselves: five minutes, an hour and a day later.
+VERIFY_DELAYS: Mapping[str, tuple[int, ...]] = {
+    "pay_refund FAILURE": (5 * _MINUTE, _HOUR, 24 * _HOUR),
+    "pay_attempt CLOSED": (5 * _MINUTE, _HOUR, 24 * _HOUR),
+}
+FAILED_REFUND, CLOSED_ATTEMPT = VERIFY_DELAYS
+# A final state that is still being looked at so long after it became final is stale: its looks have no clear answer.
+VERIFIED_AFTER = timedelta(seconds=max(delays[-1] for delays in VERIFY_DELAYS.values())) + STALE_AFTER
 
 # Attempts with a shorter life are bar code payments: the payer waits at the point of sale.
 SHORT_LIFE = timedelta(minutes=2)
@@ -49,3 +62,9 @@ def widening(delays: tuple[int, ...], times: int) -> timedelta:
 def due_after(now: datetime, delays: tuple[int, ...], times: int) -> datetime:
     """The time of the next check."""
     return now + widening(delays, times)
+
+
+def next_look(kind: str, since: datetime, now: datetime) -> datetime | None:
+    """The time of the next look at a state that is final since `since`; None after the last one."""
+    times = (since + timedelta(seconds=delay) for delay in VERIFY_DELAYS[kind])
+    return next((when for when in times if when > now), None)

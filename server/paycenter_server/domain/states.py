@@ -96,6 +96,7 @@ class RefundEvent(StrEnum):
     SUCCEED = "succeed"
     FAIL = "fail"
     SEND_AGAIN = "send again"
+    SUCCEED_LATE = "succeed late"
 
 
 REFUND: Mapping[tuple[RefundState | None, RefundEvent], RefundState] = {
@@ -104,6 +105,7 @@ REFUND: Mapping[tuple[RefundState | None, RefundEvent], RefundState] = {
     (RefundState.WAITING, RefundEvent.SUCCEED): RefundState.SUCCESS,
     (RefundState.WAITING, RefundEvent.FAIL): RefundState.FAILURE,
     (RefundState.FAILURE, RefundEvent.SEND_AGAIN): RefundState.WAITING,
+    (RefundState.FAILURE, RefundEvent.SUCCEED_LATE): RefundState.SUCCESS,
 }
 
 

@@ -14,6 +14,7 @@ from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.domain.events import CLOSE_REQUESTED, QUERIED, Cause, Subject
 from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.orders import PayOrder
+from paycenter_server.domain.schedule import CLOSED_ATTEMPT, next_look
 from paycenter_server.domain.states import AttemptState
 from paycenter_server.services import errors
 from paycenter_server.services import notifications_payloads as payloads
@@ -30,6 +31,7 @@ from paycenter_server.storage.payments import QuerySnapshot
 
 log = structlog.get_logger(__name__)
 WATCH_AFTER_EXPIRY = timedelta(minutes=1)
+LOOK_WHILE_PAYABLE = timedelta(minutes=1)
 FACTS_MISMATCH, BEING_CANCELLED = "FACTS_MISMATCH", "BEING_CANCELLED"
 # A cancellation is sent within the first time or never, answered within the channel's time-out, and executed within the second.
 _SEND_WITHIN, _CARRIED_OUT_WITHIN = timedelta(seconds=20), timedelta(seconds=30)
@@ -186,7 +188,7 @@ class AttemptSettlement:
     async def _close_here(self, attempt: PayAttempt, code: str, message: str, because: Cause) -> None:
         async with self._context.database.connection() as connection:
             if await attempt_rows.close_attempt(
-                connection, attempt.id, self._context.now(), because, code=code, message=message, watch_until=None
+                connection, attempt.id, self._context.now(), because, code=code, message=message, next_look=self.first_look()
             ):
                 return
             current = await attempt_rows.get_attempt(connection, attempt.id)
@@ -194,17 +196,21 @@ class AttemptSettlement:
             # The payment is booked here, but the channel does not have the money any more.
             await self._cases.closed_after_booking(current, because)
 
+    def first_look(self) -> datetime | None:
+        """When an attempt that is closed now is looked at again, to verify that it stays closed."""
+        now = self._context.now()
+        return next_look(CLOSED_ATTEMPT, now, now)
+
     async def look_again(self, attempt: PayAttempt) -> None:
         """Make an attempt due soon, including a closed one: the channel may have its money, or be refunding it."""
         async with self._context.database.connection() as connection:
             await attempt_rows.look_again(connection, attempt.id, self._context.now() + _LOOK_AGAIN)
 
     async def give_up_on(self, attempt: PayAttempt) -> None:
-        """Close here an attempt that the channel cannot close. It is queried again after its expiry, for a late payment."""
+        """Close here an attempt that the channel cannot close. It is queried again until its expiry, and after it."""
         now = self._context.now()
-        watch_until = max(now, attempt.expire_time) + WATCH_AFTER_EXPIRY
         async with self._context.database.connection() as connection:
-            await attempt_rows.close_attempt(connection, attempt.id, now, cause(), watch_until=watch_until)
+            await attempt_rows.close_attempt(connection, attempt.id, now, cause(), next_look=now + LOOK_WHILE_PAYABLE)
 
     async def pending(self, attempt: PayAttempt) -> PayCenterError:
         """The error ATTEMPT_PENDING, with the time after which the attempt may be closed."""

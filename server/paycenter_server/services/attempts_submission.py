@@ -275,7 +275,7 @@ class Submission:
         async with self._context.database.connection() as connection:
             await attempt_rows.close_attempt(
                 connection, attempt.id, self._context.now(), cause(outcome.call), code=outcome.error_code,
-                message=outcome.error_message, watch_until=None, unshown=True,
+                message=outcome.error_message, next_look=None, unshown=True,
             )  # fmt: skip
 
     async def _store(self, configured: ConfiguredChannel, attempt: PayAttempt, outcome: PayOutcome) -> None:
@@ -304,7 +304,7 @@ class Submission:
             async with self._context.database.connection() as connection:
                 closed = await attempt_rows.close_attempt(
                     connection, attempt.id, now, cause(outcome.call), code=outcome.error_code, message=outcome.error_message,
-                    watch_until=None, unshown=True,
+                    next_look=self._attempts.first_look(), unshown=True,
                 )  # fmt: skip
                 current = await attempt_rows.get_attempt(connection, attempt.id)
             if not closed and current is not None and self._showable(configured, current):
@@ -356,7 +356,8 @@ class Submission:
             code, message = attempt.channel_error_code or answer.error_code, attempt.channel_error_message or answer.error_message
             async with self._context.database.connection() as connection:
                 await attempt_rows.close_attempt(
-                    connection, attempt.id, self._context.now(), cause(), code=code, message=message, watch_until=None
-                )
+                    connection, attempt.id, self._context.now(), cause(), code=code, message=message,
+                    next_look=self._attempts.first_look(),
+                )  # fmt: skip
             raise errors.channel_refused(attempt.channel_code, code, message)
         return answer

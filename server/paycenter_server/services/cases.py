@@ -18,6 +18,7 @@ from paycenter_server.domain.events import Cause
 from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.refunds import PayRefund, new_refund
+from paycenter_server.domain.schedule import STALE_AFTER
 from paycenter_server.domain.states import CaseEvent
 from paycenter_server.services.context import Context
 from paycenter_server.services.events import cause as cause_now
@@ -137,18 +138,26 @@ class Cases:
         await case_rows.insert_case(transaction, self._of_refund(CaseKind.REFUND_MISMATCH, refund, {"why": why}), cause)
 
     async def stale_attempt(self, attempt: PayAttempt) -> None:
-        """Open a case for an attempt that the channel has not decided a day after its expiry. The sync continues."""
+        """Open a case for an attempt that is not decided a day after its expiry. The sync continues.
+
+        A day after such a case was resolved, there is another one.
+        """
         case = self._case(
             CaseKind.STALE_ATTEMPT, attempt.out_trade_no, {"state": attempt.state.value}, app_id=attempt.app_id,
             channel_id=attempt.channel_id, order_id=attempt.order_id, attempt_id=attempt.id, amount=attempt.amount,
             currency=attempt.currency,
         )  # fmt: skip
         async with self._context.database.connection() as connection:
-            await case_rows.insert_case(connection, case, cause_now())
+            await case_rows.insert_case(connection, case, cause_now(), again_after=STALE_AFTER)
 
-    async def stale_refund(self, connection: WriteConnection, refund: PayRefund) -> None:
-        """Open a case for a refund that the channel has not decided after a day. The sync continues."""
-        await case_rows.insert_case(connection, self._of_refund(CaseKind.STALE_REFUND, refund, {}), cause_now())
+    async def stale_refund(self, refund: PayRefund) -> None:
+        """Open a case for a refund that is not decided a day after it was sent under this number. The sync continues.
+
+        A day after such a case was resolved, there is another one.
+        """
+        case = self._of_refund(CaseKind.STALE_REFUND, refund, {})
+        async with self._context.database.connection() as connection:
+            await case_rows.insert_case(connection, case, cause_now(), again_after=STALE_AFTER)
 
     async def refund_settled(
         self, transaction: Transaction, refund: PayRefund, event: CaseEvent, now: datetime, cause: Cause

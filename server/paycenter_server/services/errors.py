@@ -265,6 +265,16 @@ def refund_conflict(existing: PayRefund, differing: Sequence[str]) -> PayCenterE
     )
 
 
+def refund_under_review(refund: PayRefund, case: str) -> PayCenterError:
+    """The refund failed here, but its money may be with the payer, so it is not sent again. `case`: the open case, "" if none."""
+    reason = f"case {case} about refunds of the same payment is open" if case else "the channel is still processing its old number"
+    return PayCenterError(
+        Reason.REFUND_UNDER_REVIEW,
+        f"Refund {refund.number} is not sent again, because {reason}; read the refund later, or ask an operator.",
+        metadata={"pay_refund_id": refund.number, "pay_case_id": case},
+    )
+
+
 def refund_of_no_order(merchant_order_id: str) -> PayCenterError:
     """The order to refund does not exist."""
     return PayCenterError(Reason.ORDER_NOT_FOUND, f"The app has no order {merchant_order_id!r}; check merchant_order_id.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TypeVar
 from uuid import UUID
 
@@ -18,17 +18,21 @@ from paycenter_server.channels.protocol import QueryStatus
 from paycenter_server.domain.attempts import PayAttempt
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.domain.events import Actor, ActorKind, acting
+from paycenter_server.domain.ids import time_of
 from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.domain.schedule import (
+    CLOSED_ATTEMPT,
     EXPIRE_RETRY_DELAYS,
     ORDER_SYNC_DELAYS,
     POINT_OF_SALE_STEP,
     SHORT_LIFE,
     STALE_AFTER,
+    VERIFIED_AFTER,
     due_after,
+    next_look,
 )
-from paycenter_server.domain.states import AttemptState, OrderState
-from paycenter_server.services.attempts import AttemptSettlement, SettleResult
+from paycenter_server.domain.states import AttemptState, OrderState, RefundState
+from paycenter_server.services.attempts import WATCH_AFTER_EXPIRY, AttemptSettlement, SettleResult
 from paycenter_server.services.cases import Cases
 from paycenter_server.services.context import Context
 from paycenter_server.services.events import cause
@@ -91,6 +95,13 @@ class Jobs:
         return await self._drain(claim, self._sync_attempt, "pay_order_sync_job")
 
     async def _sync_attempt(self, attempt: PayAttempt) -> None:
+        # By its age and first, because the work below may raise an exception at every attempt (a lost key, a missing codec).
+        if attempt.state is AttemptState.CLOSED:
+            stale_time = max(attempt.update_time, attempt.expire_time) + VERIFIED_AFTER
+        else:
+            stale_time = attempt.expire_time + STALE_AFTER
+        if self._context.now() > stale_time:
+            await self._cases.stale_attempt(attempt)
         async with self._context.database.connection() as connection:
             order = await order_rows.get_order(connection, attempt.order_id)
         if order is None:
@@ -110,7 +121,9 @@ class Jobs:
             return
         if outcome.status is QueryStatus.CLOSED:
             async with self._context.database.connection() as connection:
-                await attempt_rows.close_attempt(connection, attempt.id, self._context.now(), cause(), watch_until=None)
+                await attempt_rows.close_attempt(
+                    connection, attempt.id, self._context.now(), cause(), next_look=self._attempts.first_look()
+                )
             return
         await self._postpone(attempt)
 
@@ -130,18 +143,22 @@ class Jobs:
             when = min(when, now + POINT_OF_SALE_STEP)
         async with self._context.database.connection() as connection:
             await attempt_rows.set_next_check(connection, attempt.id, when)
-        if now - attempt.expire_time > STALE_AFTER:
-            await self._cases.stale_attempt(attempt)
 
     async def _watch(self, attempt: PayAttempt) -> None:
-        """Query an attempt that is closed here but not at the channel, until the channel gives a clear answer. What has become
-        payable meanwhile (a QR code that was scanned late, a bar code payment that arrived late) is closed at the channel."""
+        """Look again at an attempt that is closed here: as long as the channel gives no clear answer or something is payable there,
+        and then by the verification schedule. What is payable (a QR code that was scanned late, a bar code payment that arrived
+        late) is closed at the channel, and what was paid is booked as a late payment."""
         settled = await self._attempts.settle_or_close(attempt)
-        when = None
+        now = self._context.now()
+        ends = attempt.expire_time + WATCH_AFTER_EXPIRY
         if settled in (SettleResult.UNCLEAR, SettleResult.TOO_SOON):
-            when = due_after(self._context.now(), ORDER_SYNC_DELAYS, attempt.check_count)
-            if self._context.now() - attempt.expire_time > STALE_AFTER:
-                await self._cases.stale_attempt(attempt)
+            when: datetime | None = due_after(now, ORDER_SYNC_DELAYS, attempt.check_count)
+        elif settled is SettleResult.STILL_PAYABLE and now < ends:
+            when = min(due_after(now, ORDER_SYNC_DELAYS, attempt.check_count + 2), ends)
+        else:
+            stayed_payable = settled is SettleResult.STILL_PAYABLE
+            since = max(attempt.update_time, attempt.expire_time) if stayed_payable else attempt.update_time
+            when = next_look(CLOSED_ATTEMPT, since, now)
         async with self._context.database.connection() as connection:
             await attempt_rows.set_next_check(connection, attempt.id, when, only_open=False)
 
@@ -172,8 +189,6 @@ class Jobs:
                 step = sum(1 for delay in EXPIRE_RETRY_DELAYS if delay < late)
                 async with self._context.database.connection() as connection:
                     await order_rows.set_next_check(connection, order_id, due_after(now, EXPIRE_RETRY_DELAYS, step))
-                if now - attempt.expire_time > STALE_AFTER:
-                    await self._cases.stale_attempt(attempt)
                 return
         await self._attempts.close_order(order_id)
 
@@ -187,4 +202,13 @@ class Jobs:
             async with self._context.database.connection() as connection:
                 return await refund_rows.claim_due(connection, now, now + _LEASE, self._context.options.sync_batch)
 
-        return await self._drain(claim, self._refunds.check, "pay_refund_sync_job")
+        return await self._drain(claim, self._sync_refund, "pay_refund_sync_job")
+
+    async def _sync_refund(self, refund: PayRefund) -> None:
+        if refund.state is RefundState.WAITING:
+            stale_time = time_of(refund.out_refund_key) + STALE_AFTER  # since it was sent under its current number
+        else:
+            stale_time = refund.update_time + VERIFIED_AFTER
+        if self._context.now() > stale_time:
+            await self._cases.stale_refund(refund)
+        await self._refunds.check(refund)

@@ -21,7 +21,9 @@ from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage.orders import OrderFilter
 
 DEFAULT_LIFE = timedelta(minutes=30)
-_CONTENT = ("subject", "body", "amount", "currency", "user_id", "return_url")
+# `first_amount`: the amount of the create, which a price change leaves as it is.
+_CONTENT = {"subject": "subject", "body": "body", "amount": "first_amount", "currency": "currency", "user_id": "user_id",
+            "return_url": "return_url"}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class Orders:
             existing = await order_rows.get_order_by_merchant_id(connection, app.id, new.merchant_order_id)
         if existing is None:
             raise errors.order_not_found()
-        differing = [name for name in _CONTENT if getattr(existing, name) != getattr(order, name)]
+        differing = [name for name, field in _CONTENT.items() if getattr(existing, field) != getattr(order, field)]
         if differing:
             raise errors.order_conflict(existing, differing)
         return existing
@@ -119,17 +121,23 @@ class Orders:
         return pager.page(rows, where)
 
     async def sync(self, caller: Caller, number: str) -> PayOrder:
-        """Query the channels about every open attempt, newest first, and read the order again."""
+        """Query the channels about the open attempts of a WAITING order, or all attempts of a CLOSED one, and read it again.
+
+        A late payment that is found becomes surplus, or is booked if the app's policy is ACCEPT.
+        """
         order = await self.load(caller, number)
         await self.sync_order(order)
         return await self.load(caller, number)
 
     async def sync_order(self, order: PayOrder) -> None:
-        """Query the channels about the open attempts of a WAITING order, newest first, and book payments."""
-        if order.state is not OrderState.WAITING:
+        """Query the channels about the open attempts of a WAITING order, or all of a CLOSED one, newest first; book payments."""
+        if order.state not in (OrderState.WAITING, OrderState.CLOSED):
             return
         async with self._context.database.connection() as connection:
-            attempts = await attempt_rows.open_attempts(connection, order.id)
+            if order.state is OrderState.WAITING:
+                attempts = await attempt_rows.open_attempts(connection, order.id)
+            else:
+                attempts = await attempt_rows.list_attempts(connection, order.id)
         for attempt in reversed(attempts):
             await self._context.run_to_completion(self._attempts.query(attempt))
 

@@ -65,6 +65,9 @@ class Refunds:
                 return await self._send(created)
         if existing.state is not RefundState.FAILURE:
             return existing
+        existing = await self._settlement.look_at_failed(existing)
+        if existing.state is not RefundState.FAILURE:
+            return existing  # it succeeded at the channel after all, and is booked
         return await self._send(await self._reserve_and_send_again(existing))
 
     async def _existing(self, app: PayApp, new: NewRefund) -> PayRefund | None:
@@ -146,8 +149,8 @@ class Refunds:
         return refund
 
     async def sync(self, caller: Caller, refund: PayRefund) -> PayRefund:
-        """Query the channel about a WAITING refund, and read the refund again."""
-        if refund.state is RefundState.WAITING:
+        """Query the channel about a refund that is WAITING or in state FAILURE, and read the refund again."""
+        if refund.state is not RefundState.SUCCESS:
             await self._context.run_to_completion(self._settlement.check(refund))
         return await self.load(caller, refund.number)
 

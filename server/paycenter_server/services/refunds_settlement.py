@@ -10,10 +10,11 @@ import structlog
 from paycenter_server.channels.protocol import QueryStatus, Refunded, RefundFacts, RefundOutcome, RefundRequest, RefundStatus
 from paycenter_server.domain.errors import invalid
 from paycenter_server.domain.events import QUERIED, Cause, Subject
-from paycenter_server.domain.ids import Prefix, decode
+from paycenter_server.domain.ids import Prefix, decode, encode
 from paycenter_server.domain.refunds import PayRefund
-from paycenter_server.domain.schedule import REFUND_SYNC_DELAYS, STALE_AFTER, due_after
+from paycenter_server.domain.schedule import FAILED_REFUND, REFUND_SYNC_DELAYS, REQUEST_LIFE, due_after, next_look
 from paycenter_server.domain.states import AttemptState, CaseEvent, RefundState
+from paycenter_server.services import errors
 from paycenter_server.services import notifications_payloads as payloads
 from paycenter_server.services.attempts import AttemptSettlement, attempt_ref
 from paycenter_server.services.cases import Cases
@@ -22,9 +23,12 @@ from paycenter_server.services.context import Context
 from paycenter_server.services.events import cause as cause_of
 from paycenter_server.services.payments import FactsMismatchError
 from paycenter_server.storage import attempts as attempt_rows
+from paycenter_server.storage import cases as case_rows
 from paycenter_server.storage import events as event_rows
 from paycenter_server.storage import notifications as notification_rows
 from paycenter_server.storage import refunds as refund_rows
+from paycenter_server.storage.database import Transaction
+from paycenter_server.storage.refunds import Certainty, Sending
 
 log = structlog.get_logger(__name__)
 
@@ -65,25 +69,74 @@ class RefundSettlement:
             raise invalid(list(wrong))
 
     async def send(self, refund: PayRefund) -> None:
-        """Send a refund. With the same number every channel regards a repeated request as the same refund."""
+        """Send a new refund, or one that is sent again under a new number. The row says that it is sent (`unclear_send_time`)."""
         configured = await self._gateway.get(refund.channel_id)
         request = await self._request(refund, configured)
         outcome = await self._gateway.perform(configured, lambda codec, context: codec.refund(request, context))
-        await self._apply_or_note(configured, refund, outcome)
+        sending = Sending(refund.unclear_send_time, None) if refund.unclear_send_time is not None else None
+        await self._apply_or_note(configured, refund, outcome, _answered(outcome, sending))
 
     async def check(self, refund: PayRefund) -> None:
-        """Query a refund. If the channel does not know it, it is sent again under the same number (rule 2)."""
+        """Query a refund. If the channel does not know a WAITING one, it is sent again under the same number (rule 2).
+
+        With the same number every channel regards a repeated request as the same refund. A refusal of it is final only if no
+        earlier request can be carried out any more.
+        """
         configured = await self._gateway.get(refund.channel_id)
         request = await self._request(refund, configured)
+        asked = self._context.now()
         outcome = await self._gateway.perform(configured, lambda codec, context: codec.query_refund(request, context))
+        if refund.state is RefundState.FAILURE:
+            await self._second_look(configured, refund, outcome)
+            return
+        sending = None
         if outcome.status is RefundStatus.NOT_FOUND:
             await self._note_query(refund, outcome)
+            async with self._context.database.connection() as connection:
+                sending = await refund_rows.begin_send(connection, refund, self._context.now())
+            if sending is None:
+                return
             outcome = await self._gateway.perform(configured, lambda codec, context: codec.refund(request, context))
+            sending = _answered(outcome, sending)
             if outcome.status is RefundStatus.TRADE_DECIDES and await self._all_went_back(refund, configured):
                 # The last refund of the trade may be this one, from an earlier request.
                 last = await self._gateway.perform(configured, lambda codec, context: codec.query_refund(request, context))
                 outcome = replace(outcome, status=RefundStatus.FAILED) if last.status is RefundStatus.NOT_FOUND else last
-        await self._apply_or_note(configured, refund, outcome)
+        await self._apply_or_note(configured, refund, outcome, sending, clear_before=asked - REQUEST_LIFE)
+
+    async def _second_look(self, configured: ConfiguredChannel, refund: PayRefund, outcome: RefundOutcome) -> None:
+        """A refund that failed here: if it succeeded at the channel after all, it is booked. Otherwise it is looked at again."""
+        if outcome.status is RefundStatus.SUCCESS:
+            await self._apply_or_note(configured, refund, outcome, None)
+            return
+        await self._note_query(refund, outcome)
+        now = self._context.now()
+        undecided = outcome.status not in (RefundStatus.NOT_FOUND, RefundStatus.FAILED)
+        soon = due_after(now, REFUND_SYNC_DELAYS, refund.check_count)
+        when = soon if undecided else next_look(FAILED_REFUND, refund.update_time, now)
+        async with self._context.database.connection() as connection:
+            await refund_rows.set_next_look(connection, refund, when)
+
+    async def look_at_failed(self, refund: PayRefund) -> PayRefund:
+        """Query a refund in state FAILURE before it is sent again under a new number, and read it again.
+
+        CHANNEL_UNCLEAR if the channel does not answer clearly, REFUND_UNDER_REVIEW if it is processing the old number, or if a
+        REFUND_MISMATCH case of the payment is open: the money may be with the payer already.
+        """
+        configured = await self._gateway.get(refund.channel_id)
+        request = await self._request(refund, configured)
+        outcome = await self._gateway.perform(configured, lambda codec, context: codec.query_refund(request, context))
+        if outcome.status is RefundStatus.UNKNOWN:
+            raise errors.channel_unclear(refund.channel_code)
+        await self._second_look(configured, refund, outcome)
+        if outcome.status is RefundStatus.PENDING:
+            raise errors.refund_under_review(refund, "")
+        async with self._context.database.connection() as connection:
+            conflict = await case_rows.open_conflict(connection, refund.attempt_id)
+            current = await refund_rows.get_refund(connection, refund.id)
+        if conflict is not None and (current is None or current.state is RefundState.FAILURE):
+            raise errors.refund_under_review(refund, encode(Prefix.CASE, conflict))
+        return current or refund
 
     async def _note_query(self, refund: PayRefund, outcome: RefundOutcome) -> None:
         """Note in the ledger a query that another call follows, so that no change of the refund names it."""
@@ -101,23 +154,43 @@ class RefundSettlement:
         payment = trade.payment if trade.status in (QueryStatus.PAID, QueryStatus.CLOSED) else None
         return payment is not None and (payment.out_trade_no, payment.refunded) == (attempt.out_trade_no, Refunded.ALL)
 
-    async def _apply_or_note(self, configured: ConfiguredChannel, refund: PayRefund, outcome: RefundOutcome) -> None:
+    async def _apply_or_note(
+        self,
+        configured: ConfiguredChannel,
+        refund: PayRefund,
+        outcome: RefundOutcome,
+        sending: Sending | None,
+        clear_before: datetime | None = None,
+    ) -> None:
+        """`sending`: the send that was answered clearly. `clear_before`: no send from before this time can be carried out."""
+        certainty = Certainty(sending, clear_before, final=outcome.facts is not None)
         try:
-            await self.apply(configured, refund, outcome, cause_of(outcome.call))
+            await self.apply(configured, refund, outcome, cause_of(outcome.call), certainty)
         except FactsMismatchError as error:
             log.error("refund_facts_mismatch", out_refund_no=refund.out_refund_no, why=str(error))
-            await self._note(refund, "FACTS_MISMATCH", str(error), cause_of(outcome.call))
+            await self._note(refund, "FACTS_MISMATCH", str(error), cause_of(outcome.call), None)
 
-    async def apply(self, configured: ConfiguredChannel, refund: PayRefund, outcome: RefundOutcome, cause: Cause) -> None:
-        """Book an outcome. FactsMismatchError if its facts are not those of this refund."""
+    async def apply(
+        self,
+        configured: ConfiguredChannel,
+        refund: PayRefund,
+        outcome: RefundOutcome,
+        cause: Cause,
+        certainty: Certainty | None = None,
+    ) -> None:
+        """Book an outcome. FactsMismatchError if its facts are not those of this refund.
+
+        `certainty`: None for a callback, whose facts are about this very refund.
+        """
+        certainty = certainty or Certainty(final=outcome.facts is not None)
         if outcome.status is RefundStatus.SUCCESS:
             self._compare(configured, refund, outcome.facts)
             await self._succeed(refund, outcome.facts, cause)
         elif outcome.status is RefundStatus.FAILED:
             self._compare_failed(refund, outcome.facts)
-            await self._fail(refund, outcome, cause)
+            await self._fail(refund, outcome, cause, certainty)
         else:
-            await self._note(refund, outcome.error_code, outcome.error_message, cause)
+            await self._note(refund, outcome.error_code, outcome.error_message, cause, certainty.sending)
 
     @staticmethod
     def _compare(configured: ConfiguredChannel, refund: PayRefund, facts: RefundFacts | None) -> None:
@@ -156,19 +229,39 @@ class RefundSettlement:
                 await notification_rows.insert_notification(connection, task)
                 await self._cases.refund_settled(connection, refund, CaseEvent.RESOLVE, now, cause)
             else:
-                current = await refund_rows.get_refund(connection, refund.id)
-                same = current is not None and current.out_refund_key == refund.out_refund_key
-                if current is None or not same or current.state is RefundState.FAILURE:
-                    await self._cases.succeeded_after_failure(connection, refund, cause)
+                done = await self._succeed_late(connection, refund, facts, success_time, cause)
         if done:
             self._context.wake_up.send()
 
-    async def _fail(self, refund: PayRefund, outcome: RefundOutcome, cause: Cause) -> None:
+    async def _succeed_late(
+        self, transaction: Transaction, refund: PayRefund, facts: RefundFacts | None, success_time: datetime, cause: Cause
+    ) -> bool:
+        """Book a refund that failed here and succeeded at the channel. If the payment has not that much left, or the refund has
+        another number now, it becomes a case."""
+        now = self._context.now()
+        current = await refund_rows.lock_refund(transaction, refund.id)
+        same = current is not None and current.out_refund_key == refund.out_refund_key
+        if current is not None and same and current.state is RefundState.SUCCESS:
+            return False
+        if current is not None and same and await refund_rows.succeed_late(
+            transaction, current, cause, channel_refund_no=(facts.channel_refund_no if facts else "")[:64],
+            success_time=success_time, now=now,
+        ):  # fmt: skip
+            log.warning("refund_succeeded_late", refund=refund.number)
+            task = payloads.refund_settled(current, self._context.new_key(now), now, success_time=success_time)
+            await notification_rows.insert_notification(transaction, task)
+            await self._cases.refund_settled(transaction, current, CaseEvent.RESOLVE, now, cause)
+            return True
+        await self._cases.succeeded_after_failure(transaction, refund, cause)
+        return False
+
+    async def _fail(self, refund: PayRefund, outcome: RefundOutcome, cause: Cause, certainty: Certainty) -> None:
         now = self._context.now()
         async with self._context.database.transaction() as connection:
             done = await refund_rows.fail(
-                connection, refund, cause, code=outcome.error_code, message=outcome.error_message, now=now
-            )
+                connection, refund, cause, certainty, code=outcome.error_code, message=outcome.error_message, now=now,
+                next_look=next_look(FAILED_REFUND, now, now),
+            )  # fmt: skip
             if done:
                 task = payloads.refund_settled(
                     refund, self._context.new_key(now), now, success_time=None, code=outcome.error_code,
@@ -178,16 +271,17 @@ class RefundSettlement:
                 await self._cases.refund_settled(connection, refund, CaseEvent.REFUND_FAILED, now, cause)
         if done:
             self._context.wake_up.send()
+        else:
+            # Settled meanwhile, or an earlier request may still be carried out: then it stays WAITING and is queried again.
+            await self._note(refund, outcome.error_code, outcome.error_message, cause, certainty.sending)
 
-    async def _note(self, refund: PayRefund, code: str, message: str, cause: Cause) -> None:
+    async def _note(self, refund: PayRefund, code: str, message: str, cause: Cause, sending: Sending | None) -> None:
         now = self._context.now()
         async with self._context.database.connection() as connection:
             await refund_rows.note(
-                connection, refund, cause, code=code, message=message, now=now,
+                connection, refund, cause, sending, code=code, message=message, now=now,
                 next_check=due_after(now, REFUND_SYNC_DELAYS, refund.check_count),
             )  # fmt: skip
-            if now - refund.create_time > STALE_AFTER:
-                await self._cases.stale_refund(connection, refund)
 
     async def receive_callback(self, configured: ConfiguredChannel, outcome: RefundOutcome, cause: Cause) -> None:
         """Book a callback about a refund. A refund that was not made by PayCenter becomes a case."""
@@ -239,3 +333,8 @@ class RefundSettlement:
         if outcome.status in (RefundStatus.PENDING, RefundStatus.UNKNOWN):
             raise UndecidedError("the channel has not decided this refund yet")
         return outcome
+
+
+def _answered(outcome: RefundOutcome, sending: Sending | None) -> Sending | None:
+    """The send, if the channel answered it clearly or it was not sent; None if it may still be carried out."""
+    return sending if outcome.not_sent or outcome.status is not RefundStatus.UNKNOWN else None

@@ -112,7 +112,7 @@ async def unclear(
 _CLOSE = _changing(
     AttemptEvent.CLOSE,
     "channel_error_code = coalesce($4, channel_error_code), channel_error_message = coalesce($5, channel_error_message), "
-    "update_time = $6, next_check_time = $7",
+    "update_time = $6, next_check_time = $7, check_count = 0",
     "(display_content = '' OR NOT $8)",
     9,
 )
@@ -126,17 +126,18 @@ async def close_attempt(
     *,
     code: str = "",
     message: str = "",
-    watch_until: datetime | None,
+    next_look: datetime | None,
     unshown: bool = False,
 ) -> bool:
     """Close an attempt in PayCenter. False if its state does not allow it any more.
 
-    `watch_until`: the channel could not close it, so it is queried again at this time. `unshown`: close it only if it has no
+    `next_look`: it is queried again at this time, because the channel could not close it, or to verify that it stays closed; None
+    if the channel has not received it. `unshown`: close it only if it has no
     display content, so no payer can pay it.
     """
     done = await connection.fetchval(
         _CLOSE, attempt_id, target(ATTEMPT, AttemptEvent.CLOSE), sources(ATTEMPT, AttemptEvent.CLOSE), code[:128] or None,
-        message[:512] or None, now, watch_until, unshown, *cause_values(cause),
+        message[:512] or None, now, next_look, unshown, *cause_values(cause),
     )  # fmt: skip
     return done is not None
 

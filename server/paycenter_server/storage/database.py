@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any, Protocol, cast
 
 import asyncpg
@@ -120,6 +121,13 @@ def retryable_error(error: BaseException) -> PayCenterError | None:
     if is_connection_loss(error) or isinstance(error, (*_NO_WRITES, *_NO_SCHEMA)):
         return unavailable(error)
     return None
+
+
+async def read_time(connection: Connection) -> datetime:
+    """The time of the database, aware and in UTC."""
+    found = await connection.fetchval("SELECT clock_timestamp()")
+    assert isinstance(found, datetime)
+    return found
 
 
 async def _prepare(connection: Any) -> None:

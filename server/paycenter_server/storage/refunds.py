@@ -94,13 +94,37 @@ async def send_again(
         f"""WITH again AS (
              UPDATE pay_refund SET state = $5, earlier_out_refund_keys = earlier_out_refund_keys || to_jsonb(out_refund_key::text),
                out_refund_key = $2, send_count = send_count + 1, channel_error_code = NULL, channel_error_message = NULL,
-               next_check_time = $4, check_count = 0, update_time = $3 WHERE id = $1 AND state = ANY($6) RETURNING {_NOTED}
+               next_check_time = $4, unclear_send_time = $3,
+               check_count = 0, update_time = $3 WHERE id = $1 AND state = ANY($6) RETURNING {_NOTED}
            ), noted AS ({noting("again", 7, _event(RefundEvent.SEND_AGAIN, RefundState.FAILURE, reserved="+"))})
            SELECT id FROM again""",
         refund_id, new_key, now, next_check, target(REFUND, RefundEvent.SEND_AGAIN),
         sources(REFUND, RefundEvent.SEND_AGAIN), *cause_values(cause),
     )  # fmt: skip
     return done is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """A send of a refund: its time, and the time of an earlier one that has no clear answer (None if there is none)."""
+
+    at: datetime
+    before: datetime | None
+
+
+async def begin_send(connection: WriteConnection, refund: PayRefund, now: datetime) -> Sending | None:
+    """Store a repeated send of a WAITING refund before it is sent. None if it is not WAITING under this number any more."""
+    row = await connection.fetchrow(
+        """WITH old AS (SELECT id, unclear_send_time FROM pay_refund WHERE id = $1 AND out_refund_key = $2 AND state = ANY($4)
+             FOR NO KEY UPDATE)
+           UPDATE pay_refund t SET unclear_send_time = $3 FROM old WHERE t.id = old.id RETURNING old.unclear_send_time""",
+        refund.id, refund.out_refund_key, now, sources(REFUND, RefundEvent.UNDECIDED),
+    )  # fmt: skip
+    return Sending(now, row["unclear_send_time"]) if row else None
+
+
+# What is still unclear after the send at $9, before which $10 was unclear, has been answered clearly.
+_UNCLEAR = "(CASE WHEN unclear_send_time = $9 THEN $10 ELSE unclear_send_time END)"
 
 
 async def succeed(
@@ -130,40 +154,120 @@ async def succeed(
     return bool(row and row["refunds"])
 
 
-async def fail(connection: Transaction, refund: PayRefund, cause: Cause, *, code: str, message: str, now: datetime) -> bool:
-    """Make a WAITING refund FAILURE, and release its reserved amount. False if it is not WAITING any more."""
+async def succeed_late(
+    connection: Transaction, refund: PayRefund, cause: Cause, *, channel_refund_no: str, success_time: datetime, now: datetime
+) -> bool:
+    """Make a refund in state FAILURE SUCCESS, and book its amount as refunded. The caller has locked the row.
+
+    False, with nothing changed, if it is not in that state under this number, or if less than its amount is left of the payment.
+    """
+    if refund.case_id is None:
+        booked = await connection.fetchval(
+            """UPDATE pay_order SET state = $4, refunded_amount = refunded_amount + $2, update_time = $3
+               WHERE id = $1 AND paid_amount >= refunded_amount + reserved_amount + $2
+                 AND EXISTS (SELECT 1 FROM pay_refund WHERE id = $5 AND out_refund_key = $6 AND state = ANY($7)) RETURNING id""",
+            refund.order_id, refund.amount, now, target(ORDER, OrderEvent.REFUNDED), refund.id, refund.out_refund_key,
+            sources(REFUND, RefundEvent.SUCCEED_LATE),
+        )  # fmt: skip
+        if booked is None:
+            return False
+    done = await connection.fetchval(
+        f"""WITH done AS (
+             UPDATE pay_refund SET state = $3, channel_refund_no = $4, success_time = $5, update_time = $6,
+               channel_error_code = NULL, channel_error_message = NULL, next_check_time = NULL
+             WHERE id = $1 AND out_refund_key = $2 AND state = ANY($7) RETURNING {_NOTED}
+           ), noted AS ({noting("done", 8, _event(RefundEvent.SUCCEED_LATE, RefundState.FAILURE, refunded="+"))})
+           SELECT id FROM done""",
+        refund.id, refund.out_refund_key, target(REFUND, RefundEvent.SUCCEED_LATE), channel_refund_no, success_time, now,
+        sources(REFUND, RefundEvent.SUCCEED_LATE), *cause_values(cause),
+    )  # fmt: skip
+    return done is not None
+
+
+async def lock_refund(transaction: Transaction, refund_id: UUID) -> PayRefund | None:
+    """Read by id and lock until the end of the transaction. It is locked before its order."""
+    return REFUNDS.model(await transaction.fetchrow(f"{REFUNDS.select} WHERE t.id = $1 FOR NO KEY UPDATE OF t", refund_id))
+
+
+@dataclass(frozen=True, slots=True)
+class Certainty:
+    """What makes a refusal final. `sending`: the send that was answered clearly. `clear_before`: no send from before this time can
+    be carried out any more. `final`: the channel reports the end of this very refund."""
+
+    sending: Sending | None = None
+    clear_before: datetime | None = None
+    final: bool = False
+
+
+async def fail(
+    connection: Transaction,
+    refund: PayRefund,
+    cause: Cause,
+    certainty: Certainty,
+    *,
+    code: str,
+    message: str,
+    now: datetime,
+    next_look: datetime | None,
+) -> bool:
+    """Make a WAITING refund FAILURE, and release its reserved amount.
+
+    False if it is not WAITING any more, or if an earlier send without a clear answer may still be carried out.
+    """
+    sending = certainty.sending
     row = await connection.fetchrow(
         f"""WITH done AS (
              UPDATE pay_refund SET state = $3, channel_error_code = $4, channel_error_message = $5,
-               update_time = $6, next_check_time = NULL
-             WHERE id = $1 AND out_refund_key = $2 AND state = ANY($7) RETURNING {_NOTED}
+               update_time = $6, next_check_time = $8, check_count = 0, unclear_send_time = NULL
+             WHERE id = $1 AND out_refund_key = $2 AND state = ANY($7)
+               AND ($12 OR {_UNCLEAR} IS NULL OR {_UNCLEAR} <= $11) RETURNING {_NOTED}
            ), freed AS (
              UPDATE pay_order o SET reserved_amount = reserved_amount - done.amount, update_time = $6
              FROM done WHERE o.id = done.order_id AND done.case_id IS NULL RETURNING o.id
-           ), noted AS ({noting("done", 8, _event(RefundEvent.FAIL, RefundState.WAITING, reserved="-"))})
+           ), noted AS ({noting("done", 13, _event(RefundEvent.FAIL, RefundState.WAITING, reserved="-"))})
            SELECT (SELECT count(*) FROM done) AS refunds, (SELECT count(*) FROM freed) AS orders""",
         refund.id, refund.out_refund_key, target(REFUND, RefundEvent.FAIL), code[:128], message[:512], now,
-        sources(REFUND, RefundEvent.FAIL), *cause_values(cause),
+        sources(REFUND, RefundEvent.FAIL), next_look, sending.at if sending else None, sending.before if sending else None,
+        certainty.clear_before, certainty.final, *cause_values(cause),
     )  # fmt: skip
     return bool(row and row["refunds"])
 
 
 async def note(
-    connection: WriteConnection, refund: PayRefund, cause: Cause, *, code: str, message: str, next_check: datetime, now: datetime
+    connection: WriteConnection,
+    refund: PayRefund,
+    cause: Cause,
+    sending: Sending | None,
+    *,
+    code: str,
+    message: str,
+    next_check: datetime,
+    now: datetime,
 ) -> None:
-    """Store the answer of the channel and the time of the next check of a refund that stays WAITING."""
+    """Store the answer of the channel and the time of the next check of a refund that stays WAITING. `sending`: the send that was
+    answered clearly; None if there was none."""
     await connection.execute(
         f"""WITH undecided AS (
              UPDATE pay_refund SET channel_error_code = $3, channel_error_message = $4, next_check_time = $5, update_time = $6,
-               state = $7 WHERE id = $1 AND out_refund_key = $2 AND state = ANY($8) RETURNING {_NOTED})
-           {noting("undecided", 9, _event(RefundEvent.UNDECIDED, RefundState.WAITING))}""",
+               state = $7, unclear_send_time = {_UNCLEAR}
+             WHERE id = $1 AND out_refund_key = $2 AND state = ANY($8) RETURNING {_NOTED})
+           {noting("undecided", 11, _event(RefundEvent.UNDECIDED, RefundState.WAITING))}""",
         refund.id, refund.out_refund_key, code[:128] or None, message[:512] or None, next_check, now,
-        target(REFUND, RefundEvent.UNDECIDED), sources(REFUND, RefundEvent.UNDECIDED), *cause_values(cause),
+        target(REFUND, RefundEvent.UNDECIDED), sources(REFUND, RefundEvent.UNDECIDED), sending.at if sending else None,
+        sending.before if sending else None, *cause_values(cause),
+    )  # fmt: skip
+
+
+async def set_next_look(connection: WriteConnection, refund: PayRefund, when: datetime | None) -> None:
+    """Set the time of the next look at a refund in state FAILURE, None for no further look."""
+    await connection.execute(
+        "UPDATE pay_refund SET next_check_time = $3 WHERE id = $1 AND out_refund_key = $2 AND state = ANY($4)",
+        refund.id, refund.out_refund_key, when, sources(REFUND, RefundEvent.SUCCEED_LATE),
     )  # fmt: skip
 
 
 async def claim_due(connection: WriteConnection, now: datetime, lease: datetime, limit: int) -> list[PayRefund]:
-    """Claim WAITING refunds whose check is due. Each is due again at `lease`."""
+    """Claim refunds whose check is due: WAITING ones, and failed ones that are looked at again. Each is due again at `lease`."""
     rows = await connection.fetch(
         f"""WITH due AS (UPDATE pay_refund t SET next_check_time = $2, check_count = check_count + 1 WHERE id IN (
              SELECT id FROM pay_refund WHERE next_check_time <= $1 ORDER BY next_check_time LIMIT $3

@@ -1,7 +1,7 @@
 """The schema, as SQLAlchemy Core tables. Migrations are compared with it (`alembic check`).
 
 Amounts are bigint minor units. Times are timestamptz. A state is text under a CHECK, so that a person at psql can read it.
-No index key or predicate holds a state: that would turn off HOT updates. `next_check_time` is NULL for what is settled.
+No index key or predicate holds a state: that would turn off HOT updates. `next_check_time` is NULL for what needs no further look.
 """
 
 from __future__ import annotations
@@ -113,6 +113,7 @@ pay_order = Table(
     Column("subject", String(32), nullable=False),
     Column("body", String(128), nullable=False),
     Column("amount", BigInteger, nullable=False),
+    Column("first_amount", BigInteger, nullable=False),
     Column("currency", String(3), nullable=False),
     Column("state", String(16), nullable=False),
     Column("expire_time", TIME, nullable=False),
@@ -196,11 +197,12 @@ pay_case = Table(
     Column("attempt_id", KEY, ForeignKey("pay_attempt.id")),
     Column("refund_id", KEY),
     Column("reference", String(255), nullable=False),
+    Column("occurrence", Integer, nullable=False),
     Column("amount", BigInteger),
     Column("currency", String(8)),
     Column("detail", JSONB, nullable=False),
     *_times(),
-    UniqueConstraint("kind", "reference"),
+    UniqueConstraint("kind", "reference", "occurrence"),
     _one_of("kind", CaseKind),
     _one_of("state", CaseState),
 )
@@ -226,6 +228,7 @@ pay_refund = Table(
     Column("notification_url", String(1024), nullable=False),
     Column("state", String(16), nullable=False),
     Column("send_count", Integer, nullable=False),
+    Column("unclear_send_time", TIME),
     Column("channel_refund_no", String(64)),
     Column("channel_error_code", String(128)),
     Column("channel_error_message", String(512)),

@@ -4,7 +4,8 @@ The `channel_extras` of a submit select the behaviour:
 - `behaviour`: "success" (paid at once), "failure", "timeout" (unclear, then paid), "lost" (unclear, then not found), "late" (paid
   after `late_seconds`), "late_after_close" (as "late", and cannot be closed), "never";
 - `late_seconds`: default 2;
-- `refund`: "success" (default), "failure", "timeout" (unclear, then refunded), "pending" (refunded after 2 seconds).
+- `refund`: "success" (default), "failure", "timeout" (unclear, then refunded), "pending" (refunded after 2 seconds),
+  "lost" (accepted, then not found).
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ class MockCodec:
             return RefundOutcome(RefundStatus.FAILED, None, "MOCK_FAILURE", "the mock channel was asked to refuse")
         if behaviour == "timeout":
             return RefundOutcome(RefundStatus.UNKNOWN, None, "MOCK_TIMEOUT", "the mock channel was asked to time out")
-        if behaviour == "pending":
+        if behaviour in ("pending", "lost"):
             return RefundOutcome(RefundStatus.PENDING)
         return self._refunded(request, context.now)
 
@@ -107,7 +108,10 @@ class MockCodec:
         """The refund is done, unless its behaviour is failure or it is still pending."""
         behaviour = request.extras.get("refund") or "success"
         if behaviour == "failure":
-            return RefundOutcome(RefundStatus.FAILED, None, "MOCK_FAILURE", "the mock channel was asked to refuse")
+            facts = RefundFacts(request.out_refund_no, request.out_trade_no, request.amount, self.account)
+            return RefundOutcome(RefundStatus.FAILED, facts, "MOCK_FAILURE", "the mock channel was asked to refuse")
+        if behaviour == "lost":
+            return RefundOutcome(RefundStatus.NOT_FOUND)
         if behaviour == "pending" and context.now < request.create_time + timedelta(seconds=2):
             return RefundOutcome(RefundStatus.PENDING)
         return self._refunded(request, context.now)

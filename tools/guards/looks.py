@@ -1,0 +1,179 @@
+"""Second looks: a refusal decides only when nothing can be carried out any more, and final states are looked at again."""
+
+from __future__ import annotations
+
+from guards import Mutant, guards
+
+_ROOM = "paid_amount >= refunded_amount + reserved_amount + $2\n                 AND EXISTS"
+_LATE = "AND EXISTS (SELECT 1 FROM pay_refund WHERE id = $5 AND out_refund_key = $6 AND state = ANY($7))"
+
+LOOKS: list[Mutant] = [
+    *guards(
+        "storage/refunds.py",
+        "test_second_looks.py",
+        (
+            "fail-unclear",
+            "AND ($12 OR {_UNCLEAR} IS NULL OR {_UNCLEAR} <= $11)",
+            "AND ($12 OR $9::timestamptz IS NULL OR $10::timestamptz IS NULL OR $11::timestamptz IS NULL OR true)",
+            "test_A2_a_refusal_after_an_unclear_send_decides_nothing[wx_native] test_a_bare_refusal_is_not",
+        ),
+        (
+            "fail-too-early",
+            "OR {_UNCLEAR} <= $11)",
+            "OR $11::timestamptz IS NOT NULL)",
+            "test_A2_a_refusal_after_an_unclear_send_decides_nothing[alipay_qr]",
+        ),
+        (
+            "unclear-own-send",
+            "CASE WHEN unclear_send_time = $9 THEN $10 ELSE",
+            "CASE WHEN $9::timestamptz IS NOT NULL THEN $10 ELSE",
+            "test_a_clear_answer_ends_its_own_send_only",
+        ),
+        (
+            "send-begins-unclear",
+            "next_check_time = $4, unclear_send_time = $3,",
+            "next_check_time = $4,",
+            "test_a_send_under_a_new_number_is_unclear_until_it_is_answered",
+        ),
+        (
+            "late-room",
+            _ROOM,
+            "$2::bigint IS NOT NULL\n                 AND EXISTS",
+            "test_a_late_success_that_the_payment_has_no_room_for_is_a_case",
+        ),
+        (
+            "late-state",
+            _LATE,
+            "AND $5::uuid IS NOT NULL AND $6::uuid IS NOT NULL AND $7::text[] IS NOT NULL",
+            "test_late_success_changes_no_order_unless_the_refund_failed",
+        ),
+    ),
+    *guards(
+        "services/refunds_settlement.py",
+        "test_second_looks.py",
+        (
+            "unanswered-send",
+            "return sending if outcome.not_sent or outcome.status is not RefundStatus.UNKNOWN else None",
+            "return sending",
+            "test_A2_a_refusal_after_an_unclear_send_decides_nothing[wx_native]",
+        ),
+        (
+            "again-unclear",
+            "        if outcome.status is RefundStatus.UNKNOWN:\n            raise errors.channel_unclear",
+            "        if False:\n            raise errors.channel_unclear",
+            "test_a_number_that_may_still_succeed_blocks_sending_again",
+        ),
+        (
+            "again-conflict",
+            "        if conflict is not None and",
+            "        if False and",
+            "test_an_open_conflict_blocks_sending_again",
+        ),
+        (
+            "second-look-of-refunds",
+            "when = soon if undecided else next_look(",
+            "when = soon if undecided else None and next_look(",
+            "test_a_failed_refund_is_looked_at_in_minutes_an_hour_and_a_day",
+        ),
+    ),
+    *guards(
+        "services/refunds.py",
+        "test_second_looks.py",
+        (
+            "again-looks-first",
+            "        if existing.state is not RefundState.FAILURE:\n            return existing  # it",
+            "        if False:\n            return existing  # it",
+            "test_a_refund_that_succeeds_late_is_booked_and_told[send-again]",
+        ),
+        (
+            "sync-failed",
+            "        if refund.state is not RefundState.SUCCESS:\n",
+            "        if refund.state is RefundState.WAITING:\n",
+            "test_a_refund_that_succeeds_late_is_booked_and_told[sync]",
+        ),
+    ),
+    *guards(
+        "services/attempts.py",
+        "test_second_looks.py",
+        (
+            "first-look",
+            "        return next_look(CLOSED_ATTEMPT, now, now)",
+            "        return None if now else next_look(CLOSED_ATTEMPT, now, now)",
+            "test_a_closed_attempt_is_looked_at_in_minutes_an_hour_and_a_day",
+        ),
+    ),
+    *guards(
+        "services/jobs.py",
+        "test_second_looks.py",
+        (
+            "second-look-of-attempts",
+            "            when = next_look(CLOSED_ATTEMPT, since, now)",
+            "            when = None if since else now",
+            "test_a_closed_attempt_is_looked_at_in_minutes_an_hour_and_a_day",
+        ),
+        (
+            "look-while-payable",
+            "        elif settled is SettleResult.STILL_PAYABLE and now < ends:",
+            "        elif False:",
+            "test_what_stays_payable_is_looked_at_until_its_expiry",
+        ),
+    ),
+    *guards(
+        "services/orders.py",
+        "test_second_looks.py",
+        (
+            "sync-closed",
+            "        if order.state not in (OrderState.WAITING, OrderState.CLOSED):",
+            "        if order.state is not OrderState.WAITING:",
+            "test_a_closed_attempt_that_was_paid_is_found[sync]",
+        ),
+        (
+            "first-content",
+            '"amount": "first_amount"',
+            '"amount": "amount"',
+            "test_the_same_create_after_a_price_change_answers_the_order",
+        ),
+    ),
+    *guards(
+        "services/jobs.py",
+        "test_second_looks.py",
+        (
+            "stale-attempt-first",
+            "            await self._cases.stale_attempt(attempt)",
+            "            pass",
+            "test_an_attempt_that_only_raises_exceptions_becomes_stale",
+        ),
+        (
+            "stale-refund-first",
+            "            await self._cases.stale_refund(refund)",
+            "            pass",
+            "test_a_refund_that_only_raises_exceptions_becomes_stale",
+        ),
+        (
+            "stale-since-sent",
+            "time_of(refund.out_refund_key) + STALE_AFTER",
+            "refund.create_time + STALE_AFTER",
+            "test_a_refund_that_is_sent_again_is_not_stale_at_once",
+        ),
+    ),
+    *guards(
+        "storage/cases.py",
+        "test_second_looks.py",
+        (
+            "case-comes-again",
+            "    OR update_time > ${_RESOLVED})",
+            "    OR ${_RESOLVED} IS NOT NULL)",
+            "test_a_stale_case_comes_again_a_day_after_it_was_resolved",
+        ),
+    ),
+    *guards(
+        "bootstrap.py",
+        "test_second_looks.py",
+        (
+            "database-time",
+            "        clock.set(await read_time(connection), begun)",
+            "        await read_time(connection)",
+            "test_a_process_whose_clock_is_wrong_has_the_time_of_the_database",
+        ),
+    ),
+]
