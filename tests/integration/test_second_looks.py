@@ -172,7 +172,7 @@ async def succeeds_now(system: PayCenterSystem) -> None:
     await system.rows("UPDATE pay_attempt SET channel_extras = $1", {"refund": "success"})
 
 
-@pytest.mark.parametrize("how", ["sync", "job", "send again", "callback"])
+@pytest.mark.parametrize("how", ["sync", "job", "send_again", "callback"])
 async def test_a_refund_that_succeeds_late_is_booked_and_told(system: PayCenterSystem, how: str) -> None:
     order, refund = await failed_refund(system, merchant_refund_no="R1")
     await succeeds_now(system)
@@ -180,7 +180,7 @@ async def test_a_refund_that_succeeds_late_is_booked_and_told(system: PayCenterS
         await system.services.refunds.sync(system.caller, refund)
     elif how == "job":
         await job(system, VERIFY_DELAYS[FAILED_REFUND][0] + 1)
-    elif how == "send again":
+    elif how == "send_again":
         assert (await system.refund(order, 40, merchant_refund_no="R1")).send_count == 1
     else:
         channel = await configured(system, "mock")

@@ -83,7 +83,7 @@ LOOKS: list[Mutant] = [
             "again-looks-first",
             "        if existing.state is not RefundState.FAILURE:\n            return existing  # it",
             "        if False:\n            return existing  # it",
-            "test_a_refund_that_succeeds_late_is_booked_and_told[send-again]",
+            "test_a_refund_that_succeeds_late_is_booked_and_told[send_again]",
         ),
         (
             "sync-failed",

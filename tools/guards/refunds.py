@@ -62,7 +62,7 @@ REFUNDS: list[Mutant] = [
             "succeed-state",
             _SUCCEED + _KEY,
             _SUCCEED + _NO_STATE,
-            "test_succeed_counts_once test_a_success_after_a_failure_is_a_case",
+            "test_succeed_counts_once test_a_success_after_a_failure_is_booked_if_there_is_room",
         ),
         (
             "succeed-surplus",
