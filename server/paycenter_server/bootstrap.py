@@ -49,6 +49,7 @@ class Services:
 
     context: Context
     sender: NotificationSender
+    addresses: AddressGuard
 
     @cached_property
     def identity(self) -> Identity:
@@ -118,7 +119,7 @@ class Services:
     @cached_property
     def apps(self) -> Apps:
         """Administration of apps."""
-        return Apps(self.context, self.identity)
+        return Apps(self.context, self.identity, self.addresses)
 
     @cached_property
     def credentials(self) -> Credentials:
@@ -184,7 +185,8 @@ async def open_services(
     """Services with an open database. Ports may be replaced; what callers left running is waited for at the end."""
     clock = clock or SystemClock()
     own_transport = AiohttpTransport() if transport is None else None
-    sender = AiohttpNotificationSender(AddressGuard(parse_networks(settings.notification_allowed_networks)), clock)
+    addresses = AddressGuard(parse_networks(settings.notification_allowed_networks))
+    sender = AiohttpNotificationSender(addresses, clock)
     database = Database(settings.database_url, size=settings.database_pool)
     context = Context(
         database=database,
@@ -202,7 +204,7 @@ async def open_services(
     )
     await database.open()
     try:
-        yield Services(context, sender)
+        yield Services(context, sender, addresses)
     finally:
         await context.drain(settings.channel_timeout + 2)
         await sender.aclose()

@@ -84,7 +84,12 @@ class Rows:
             "",
         )
         return await payment_rows.settle(
-            self.transaction, booking, replace(self.notification, id=self.case_id), self.now, event, closed_attempt=closed_attempt
+            self.transaction,
+            booking,
+            replace(self.notification, id=self.case_id, data_version=1),
+            self.now,
+            event,
+            closed_attempt=closed_attempt,
         )
 
 
@@ -155,7 +160,10 @@ ACTS: Mapping[tuple[type[StrEnum], StrEnum], Act] = {
     (NotificationEvent, NotificationEvent.REFUSED): lambda r: delivered(r, NotificationEvent.REFUSED),
     (NotificationEvent, NotificationEvent.UNANSWERED): lambda r: delivered(r, NotificationEvent.UNANSWERED),
     (NotificationEvent, NotificationEvent.GIVE_UP): lambda r: delivered(r, NotificationEvent.GIVE_UP),
-    (NotificationEvent, NotificationEvent.RESEND): lambda r: notification_rows.resend(r.transaction, r.notification.id, r.now),
+    (NotificationEvent, NotificationEvent.SUPERSEDE): lambda r: notification_rows.insert_notification(
+        r.transaction, replace(r.notification, id=r.case_id, data_version=1)
+    ),
+    (NotificationEvent, NotificationEvent.RESEND): lambda r: notification_rows.resend(r.transaction, [r.notification.id], r.now),
     (CaseEvent, CaseEvent.REFUND): lambda r: case_rows.move_case(r.transaction, r.case_id, CaseEvent.REFUND, r.now),
     (CaseEvent, CaseEvent.RESOLVE): lambda r: case_rows.move_case(r.transaction, r.case_id, CaseEvent.RESOLVE, r.now),
     (CaseEvent, CaseEvent.REFUND_FAILED): lambda r: case_rows.move_case(r.transaction, r.case_id, CaseEvent.REFUND_FAILED, r.now),

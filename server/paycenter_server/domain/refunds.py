@@ -13,7 +13,10 @@ from paycenter_server.domain.states import REFUND, RefundEvent, RefundState, cre
 
 @dataclass(frozen=True, slots=True)
 class PayRefund:
-    """Money that is returned to the payer. `case_id` is set if it is surplus money, which belongs to no order."""
+    """Money that is returned to the payer. `case_id` is set if it is surplus money, which belongs to no order.
+
+    `notification_url` is empty if notifications go to the app's current URL. `version` counts the changes that were notified.
+    """
 
     id: UUID
     app_id: UUID
@@ -31,6 +34,7 @@ class PayRefund:
     currency: str
     reason: str
     notification_url: str
+    version: int
     state: RefundState
     send_count: int
     channel_refund_no: str | None
@@ -94,6 +98,7 @@ def new_refund(
         currency=currency,
         reason=reason,
         notification_url=notification_url,
+        version=0,
         state=created(REFUND, RefundEvent.CREATE),
         send_count=1,
         channel_refund_no=None,

@@ -14,15 +14,18 @@ from paycenter_server.domain.apps import PayApp, SurplusPolicy
 from paycenter_server.domain.attempts import PayAttempt
 from paycenter_server.domain.cases import CaseKind, PayCase, new_case
 from paycenter_server.domain.channels import PayChannel
-from paycenter_server.domain.ids import Prefix, decode
+from paycenter_server.domain.ids import Prefix, decode, encode
+from paycenter_server.domain.notifications import NotificationType
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.refunds import PayRefund, new_refund
 from paycenter_server.domain.states import CaseEvent
 from paycenter_server.services.context import Context
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import cases as case_rows
+from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage import refunds as refund_rows
 from paycenter_server.storage.database import Transaction, WriteConnection
+from paycenter_server.storage.notifications import DueNotification
 
 log = structlog.get_logger(__name__)
 CALLBACK_DATA_MAX = 16_384
@@ -59,7 +62,7 @@ class Cases:
                 refund_key, self._context.new_key(now), now, order, attempt_id=attempt.id, channel_id=attempt.channel_id,
                 channel_code=attempt.channel_code, merchant_refund_no=f"surplus-{case.number}", amount=case.amount or 0,
                 total_amount=case.amount or 0, currency=attempt.currency, reason="重复或超时支付退款",
-                notification_url=app.refund_notification_url, next_check_time=now, case_id=case.id,
+                notification_url="", next_check_time=now, case_id=case.id,
             )  # fmt: skip
             await refund_rows.insert_refund(transaction, refund)
 
@@ -139,6 +142,22 @@ class Cases:
     async def stale_refund(self, connection: WriteConnection, refund: PayRefund) -> None:
         """Open a case for a refund that the channel has not decided after a day. The sync continues."""
         await case_rows.insert_case(connection, self._of_refund(CaseKind.STALE_REFUND, refund, {}))
+
+    async def notification_given_up(self, transaction: Transaction, task: DueNotification, why: str) -> None:
+        """Open a case for a notification that ends without having been received. The app does not know what it reports.
+
+        Its reference contains the number of deliveries, because a notification that is resent may be given up again.
+        """
+        is_order = task.type is NotificationType.ORDER
+        refund = None if is_order else await refund_rows.get_refund(transaction, task.data_id)
+        order = await order_rows.get_order(transaction, task.data_id if refund is None else refund.order_id)
+        number = encode(Prefix.NOTIFICATION, task.id)
+        case = self._case(
+            CaseKind.NOTIFICATION_GIVEN_UP, f"{number}:{task.notify_times + 1}",
+            {"notification": number, "event": task.event, "url": task.notification_url, "why": why[:500]}, app_id=task.app_id,
+            order_id=order.id if order else None, refund_id=refund.id if refund else None,
+        )  # fmt: skip
+        await case_rows.insert_case(transaction, case)
 
     async def refund_settled(self, transaction: Transaction, refund: PayRefund, event: CaseEvent, now: datetime) -> None:
         """Change the case of a refund that has succeeded (RESOLVE) or failed (REFUND_FAILED). A refund may have none."""

@@ -20,7 +20,7 @@ from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage.orders import OrderFilter
 
 DEFAULT_LIFE = timedelta(minutes=30)
-_CONTENT = ("subject", "body", "amount", "currency", "user_id", "return_url")
+_CONTENT = ("subject", "body", "amount", "currency", "user_id", "return_url", "notification_url")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,7 @@ class NewOrder:
     user_ip: str
     user_id: str
     return_url: str
+    notification_url: str = ""
 
 
 class Orders:
@@ -65,6 +66,7 @@ class Orders:
         check.ip("user_ip", new.user_ip)
         check.text("user_id", new.user_id, 64)
         check.url("return_url", new.return_url)
+        check.url("notification_url", new.notification_url)
         check.done()
         expire_time = new.expire_time or now + DEFAULT_LIFE
         app = await self._identity.app_of(caller, new.app_key, enabled=True)
@@ -72,7 +74,7 @@ class Orders:
             self._context.new_key(now), now, app, merchant_order_id=new.merchant_order_id, subject=new.subject, body=new.body,
             # Channels accept whole seconds. The order has the same expiry, so that both expire together.
             amount=new.amount, currency=new.currency, expire_time=expire_time.replace(microsecond=0), user_ip=new.user_ip,
-            user_id=new.user_id, return_url=new.return_url,
+            user_id=new.user_id, return_url=new.return_url, notification_url=new.notification_url,
         )  # fmt: skip
         async with self._context.database.connection() as connection:
             if await order_rows.insert_order(connection, order):

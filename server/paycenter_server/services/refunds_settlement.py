@@ -143,7 +143,7 @@ class RefundSettlement:
                 now=now,
             )
             if done:
-                task = payloads.refund_settled(refund, self._context.new_key(now), now, success_time=success_time)
+                task = payloads.refund_settled(refund, self._context.new_key(now), now, version=done, success_time=success_time)
                 await notification_rows.insert_notification(connection, task)
                 await self._cases.refund_settled(connection, refund, CaseEvent.RESOLVE, now)
             else:
@@ -163,7 +163,7 @@ class RefundSettlement:
             )  # fmt: skip
             if done:
                 task = payloads.refund_settled(
-                    refund, self._context.new_key(now), now, success_time=None, code=outcome.error_code,
+                    refund, self._context.new_key(now), now, version=done, success_time=None, code=outcome.error_code,
                     message=outcome.error_message,
                 )  # fmt: skip
                 await notification_rows.insert_notification(connection, task)

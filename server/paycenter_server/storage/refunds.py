@@ -80,39 +80,39 @@ async def succeed(
     success_time: datetime,
     callback_data: str,
     now: datetime,
-) -> bool:
-    """Make a WAITING refund SUCCESS, and its reserved amount refunded. False if it is not WAITING any more."""
+) -> int:
+    """Make a WAITING refund SUCCESS, and its reserved amount refunded. Its new version; 0 if it is not WAITING any more."""
     row = await connection.fetchrow(
         """WITH done AS (
              UPDATE pay_refund SET state = $3, channel_refund_no = $4, success_time = $5, callback_data = $6, update_time = $7,
-               next_check_time = NULL, channel_error_code = NULL, channel_error_message = NULL
-             WHERE id = $1 AND out_refund_key = $2 AND state = ANY($8) RETURNING order_id, amount, case_id
+               next_check_time = NULL, channel_error_code = NULL, channel_error_message = NULL, version = version + 1
+             WHERE id = $1 AND out_refund_key = $2 AND state = ANY($8) RETURNING order_id, amount, case_id, version
            ), moved AS (
              UPDATE pay_order o SET state = $9, refunded_amount = refunded_amount + done.amount,
                reserved_amount = reserved_amount - done.amount, update_time = $7
              FROM done WHERE o.id = done.order_id AND done.case_id IS NULL RETURNING o.id
-           ) SELECT (SELECT count(*) FROM done) AS refunds, (SELECT count(*) FROM moved) AS orders""",
+           ) SELECT (SELECT version FROM done) AS version, (SELECT count(*) FROM moved) AS orders""",
         refund.id, refund.out_refund_key, target(REFUND, RefundEvent.SUCCEED), channel_refund_no, success_time,
         callback_data, now, sources(REFUND, RefundEvent.SUCCEED), target(ORDER, OrderEvent.REFUNDED),
     )  # fmt: skip
-    return bool(row and row["refunds"])
+    return int(row["version"] or 0) if row else 0
 
 
-async def fail(connection: Transaction, refund: PayRefund, *, code: str, message: str, callback_data: str, now: datetime) -> bool:
-    """Make a WAITING refund FAILURE, and release its reserved amount. False if it is not WAITING any more."""
+async def fail(connection: Transaction, refund: PayRefund, *, code: str, message: str, callback_data: str, now: datetime) -> int:
+    """Make a WAITING refund FAILURE, and release its reserved amount. Its new version; 0 if it is not WAITING any more."""
     row = await connection.fetchrow(
         """WITH done AS (
              UPDATE pay_refund SET state = $3, channel_error_code = $4, channel_error_message = $5, callback_data = $6,
-               update_time = $7, next_check_time = NULL
-             WHERE id = $1 AND out_refund_key = $2 AND state = ANY($8) RETURNING order_id, amount, case_id
+               update_time = $7, next_check_time = NULL, version = version + 1
+             WHERE id = $1 AND out_refund_key = $2 AND state = ANY($8) RETURNING order_id, amount, case_id, version
            ), freed AS (
              UPDATE pay_order o SET reserved_amount = reserved_amount - done.amount, update_time = $7
              FROM done WHERE o.id = done.order_id AND done.case_id IS NULL RETURNING o.id
-           ) SELECT (SELECT count(*) FROM done) AS refunds, (SELECT count(*) FROM freed) AS orders""",
+           ) SELECT (SELECT version FROM done) AS version, (SELECT count(*) FROM freed) AS orders""",
         refund.id, refund.out_refund_key, target(REFUND, RefundEvent.FAIL), code[:128], message[:512], callback_data, now,
         sources(REFUND, RefundEvent.FAIL),
     )  # fmt: skip
-    return bool(row and row["refunds"])
+    return int(row["version"] or 0) if row else 0
 
 
 async def note(
@@ -130,9 +130,9 @@ async def note(
 async def claim_due(connection: WriteConnection, now: datetime, lease: datetime, limit: int) -> list[PayRefund]:
     """Claim WAITING refunds whose check is due. Each is due again at `lease`."""
     rows = await connection.fetch(
-        f"""WITH due AS (UPDATE pay_refund t SET next_check_time = $2, check_count = check_count + 1 WHERE id IN (
+        f"""WITH due AS (UPDATE pay_refund t SET next_check_time = $2, check_count = check_count + 1 WHERE id = ANY(ARRAY(
              SELECT id FROM pay_refund WHERE next_check_time <= $1 ORDER BY next_check_time LIMIT $3
-             FOR NO KEY UPDATE SKIP LOCKED)
+             FOR NO KEY UPDATE SKIP LOCKED))
            RETURNING {REFUNDS.returning}) {REFUNDS.select_from("due")}""",
         now, lease, limit,
     )  # fmt: skip
