@@ -106,7 +106,7 @@ class AiohttpNotificationSender:
             return DeliveryResponse(0, f"no answer within {self._timeout:g} seconds")
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # aiohttp wraps the error of the socket factory, and joins the texts of the errors of several addresses.
-            if BLOCKED in str(error):
+            if BLOCKED in str(getattr(error, "os_error", error)):
                 return DeliveryResponse(0, f"{BLOCKED} ({target.host})", blocked=True)
             return DeliveryResponse(0, f"{type(error).__name__}: {error}"[:500])
 
