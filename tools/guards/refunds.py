@@ -5,12 +5,12 @@ from __future__ import annotations
 from guards import Mutant, guards
 
 _KEY = "WHERE id = $1 AND out_refund_key = $2 AND state = ANY($8) RETURNING order_id, amount, case_id"
-_SUCCEED = "next_check_time = NULL, channel_error_code = NULL, channel_error_message = NULL\n             "
-_FAIL = "update_time = $7, next_check_time = NULL\n             "
+_SUCCEED = "next_check_time = NULL, channel_error_code = NULL, channel_error_message = NULL, version = version + 1\n             "
+_FAIL = "update_time = $7, next_check_time = NULL, version = version + 1\n             "
 _NO_KEY = _KEY.replace("out_refund_key = $2", "$2::uuid IS NOT NULL")
 _NO_STATE = _KEY.replace("state = ANY($8)", "$8::text[] IS NOT NULL")
 _ORDER = """FROM done WHERE o.id = done.order_id AND done.case_id IS NULL RETURNING o.id
-           ) SELECT (SELECT count(*) FROM done) AS refunds, (SELECT count(*) FROM {})"""
+           ) SELECT (SELECT version FROM done) AS version, (SELECT count(*) FROM {})"""
 _ANY_ORDER = _ORDER.replace(" AND done.case_id IS NULL", "")
 _NOTE = "WHERE id = $1 AND out_refund_key = $2 AND state = $7"
 _SUCCESS_FACTS = "test_a_success_with_other_facts_is_not_booked"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -83,8 +84,9 @@ class Apps:
 
     async def _warnings(self, values: Mapping[str, Any]) -> list[str]:
         """A sentence for each URL among the values to which notifications will be blocked."""
-        found = [(name, await self._addresses.problem(values[name])) for name in _URLS if name in values]
-        return [f"{name}: {problem}" for name, problem in found if problem]
+        names = [name for name in _URLS if name in values]
+        problems = await asyncio.gather(*(self._addresses.problem(values[name]) for name in names))
+        return [f"{name}: {problem}" for name, problem in zip(names, problems, strict=True) if problem]
 
     async def create(self, caller: Caller, new: NewApp) -> CreatedApp:
         """Create an app. APP_EXISTS if the key exists. Secrets are not stored in clear text."""
