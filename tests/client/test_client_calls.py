@@ -321,7 +321,7 @@ class TestParity:
         assert pay.send_notification_now("N1").id == "N1"
         pages = list(pay.resend_notifications(dry_run=True, merchant_order_id="A-1"))
         assert [(page.resent_count, page.remaining_count) for page in pages] == [(0, 1), (0, 0)]
-        asked = [request for request in (seen.request for seen in fake.seen[-2:])]
+        asked = [seen.request for seen in fake.seen[-2:]]
         assert [(one.merchant_order_id, one.dry_run, one.page_token) for one in asked] == [("A-1", True, ""), ("A-1", True, "more")]
 
     def test_every_method(self, fake: FakePayCenter, pay: PayCenter) -> None:

@@ -19,6 +19,7 @@ from paycenter_server.services.notifications_delivery import LEASE, DeliveryResp
 from paycenter_server.storage import notifications as notification_rows
 from paycenter_server.storage.notifications import DeliveryResult, claim_due
 from standardwebhooks import Webhook
+from support.locks import transaction, waiting_for_lock
 from support.system import OPERATOR, PayCenterSystem
 from support.waiting import eventually
 
@@ -135,7 +136,12 @@ async def test_two_rotations_on_one_day_leave_every_secret_valid(system: PayCent
 
 
 async def test_two_rotations_at_once_lose_no_secret(system: PayCenterSystem) -> None:
-    made = await asyncio.gather(*(system.services.apps.rotate_notification_secret(OPERATOR, "shop") for _ in range(2)))
+    async with transaction(system) as held:
+        await held.execute("SELECT 1 FROM pay_app FOR NO KEY UPDATE")
+        rotate = system.services.apps.rotate_notification_secret
+        calls = [asyncio.create_task(rotate(OPERATOR, "shop")) for _ in range(2)]
+        await waiting_for_lock(system, calls)
+    made = await asyncio.gather(*calls)
     await system.paid("mock")
     (post,) = await system.deliver()
     for secret in (system.secrets["shop"], *made):

@@ -134,7 +134,15 @@ async def test_while_the_breaker_is_open_only_trials_are_sent(system: PayCenterS
 
 async def test_what_waits_for_a_breaker_ends_all_the_same(system: PayCenterSystem) -> None:
     """Without trials the retry schedule of a notification stands still. It ends when it was due for the length of the schedule."""
-    await fill(system, DEAD, 30)
+    await fill(system, DEAD, 29, 60)
+    await fill(system, DEAD, 1)
+    # The last one is superseded by another one of its object: it ends as superseded, and not as given up.
+    (last,) = await system.rows("SELECT id, data_id FROM pay_notify_task ORDER BY next_notify_time DESC LIMIT 1")
+    await system.rows(
+        """UPDATE pay_notify_task SET data_id = $1, data_version = 2
+           WHERE id = (SELECT id FROM pay_notify_task WHERE id <> $2 LIMIT 1)""",
+        last["data_id"], last["id"],
+    )  # fmt: skip
     network = Network(silent={DEAD})
     delivery = NotificationDelivery(system.services.context, network)
 
@@ -149,7 +157,8 @@ async def test_what_waits_for_a_breaker_ends_all_the_same(system: PayCenterSyste
     system.clock.advance(GIVE_UP_AFTER.total_seconds())
     await run()
     found = await states(system, DEAD)
-    assert found["FAILURE"] >= 30 - notifications_endpoints.FIRST_PLACES - 1
+    assert found["FAILURE"] >= 29 - notifications_endpoints.FIRST_PLACES - 1
+    assert await system.value("SELECT state FROM pay_notify_task WHERE id = $1", last["id"]) == "SUPERSEDED"
     untold = await system.rows("SELECT * FROM pay_notify_log WHERE answer LIKE 'not sent: http://dead.test:80 has not answered%'")
     assert {(row["state"], row["http_status"]) for row in untold} == {("FAILURE", 0)}
     assert 0 in {row["notify_times"] for row in untold}, "what was never sent has no delivery"

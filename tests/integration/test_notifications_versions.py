@@ -17,7 +17,7 @@ from paycenter_server.storage import notifications as notification_rows
 from paycenter_server.storage.notifications import DeliveryResult
 from support.locks import transaction, waiting_for_lock
 from support.system import OPERATOR, PayCenterSystem, SentNotification
-from support.waiting import ended, eventually
+from support.waiting import eventually
 
 PLACES = {"http://merchant.test:80": 100}
 
@@ -160,9 +160,11 @@ async def test_a_payment_is_not_booked_under_a_version_that_has_passed(system: P
     attempt = await system.submit(order, "wx_native")
     async with transaction(system) as held:
         await held.execute("UPDATE pay_order SET version = 7 WHERE id = $1", order.id)
-        paying = asyncio.create_task(system.simulator.pay(attempt.out_trade_no))
-        await waiting_for_lock(system, [paying], 1)
-    await ended([paying])
+        await system.simulator.pay(attempt.out_trade_no)
+        # The callback follows the simulator's answer, so its end says nothing: the booking waits while this transaction is open.
+        open_still = asyncio.create_task(asyncio.Event().wait())
+        await waiting_for_lock(system, [open_still], 1)
+        open_still.cancel()
     await system.until(order, "SUCCESS")
     (post,) = await system.deliver()
     assert (verified(system, post).version, (await system.read(order)).version) == (8, 8)

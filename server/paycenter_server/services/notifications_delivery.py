@@ -184,8 +184,8 @@ class NotificationDelivery:
             async with self._context.database.connection() as connection:
                 tasks = await notification_rows.claim_due(connection, now - GIVE_UP_AFTER, now + LEASE, {name: _GIVE_UP_BATCH})
             for task in tasks:
-                why = f"not sent: {name} has not answered since {since:%Y-%m-%d %H:%M} UTC; resend it when it answers again"
-                self._add(task, NotificationEvent.GIVE_UP, None, DeliveryResponse(0, why), times=0)
+                why = f"{name} has not answered since {since:%Y-%m-%d %H:%M} UTC; resend it when it answers again"
+                self._add_unsent(task, NotificationEvent.GIVE_UP, why)
 
     def stop(self) -> None:
         """Claim nothing more. Deliveries that have begun continue; `settle` waits for them."""
@@ -205,13 +205,7 @@ class NotificationDelivery:
         begun = loop.time()
         try:
             if task.superseded:
-                self._add(
-                    task,
-                    NotificationEvent.SUPERSEDE,
-                    None,
-                    DeliveryResponse(0, "not sent: a newer notification replaces it"),
-                    times=0,
-                )
+                self._add_unsent(task, NotificationEvent.SUPERSEDE, "a newer notification replaces it")
                 return
             try:
                 received = await self._post(task)
@@ -233,6 +227,12 @@ class NotificationDelivery:
         elif self._endpoints.unanswered(task.endpoint, self._context.now()):
             log.warning("notification_endpoint_does_not_answer", endpoint=task.endpoint, why=received.text)
         self._freed.set()
+
+    def _add_unsent(self, task: DueNotification, event: NotificationEvent, why: str) -> None:
+        """Add the end of a notification that was claimed and not sent. One that is superseded ends as that in any case."""
+        if task.superseded:
+            event, why = NotificationEvent.SUPERSEDE, "a newer notification replaces it"
+        self._add(task, event, None, DeliveryResponse(0, f"not sent: {why}"), times=0)
 
     def _add(
         self,
