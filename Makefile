@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 SOURCES := pyproject.toml setup.py server/requirements.txt client/pyproject.toml client/paycenter/version.py constraints.txt
 JOBS ?= 2
 
-.PHONY: run demo setup test lint unit mutants faults interop fuzz stubs diagrams format clean help
+.PHONY: run demo setup test lint unit mutants faults interop fuzz stubs diagrams events format clean help
 
 help:
 	@echo "make run      set up and run everything on this machine (Ctrl-C stops it)"
@@ -20,6 +20,7 @@ help:
 	@echo "make setup    set up only"
 	@echo "make stubs    generate the stubs after a change of protos/"
 	@echo "make diagrams generate the state diagrams of ARCHITECTURE.md"
+	@echo "make events   generate docs/events from protos/paycenter/v1/events.proto"
 	@echo "make format   format the code"
 
 $(BIN)/python:
@@ -51,6 +52,7 @@ lint: $(VENV)/.dev
 	$(BIN)/python -m mypy server client tests tools
 	$(BIN)/python tools/stubs.py --check
 	$(BIN)/python tools/diagrams.py --check
+	$(BIN)/python tools/events.py --check
 
 unit: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --cov --cov-report=term:skip-covered $(ARGS)
@@ -74,6 +76,9 @@ stubs: $(VENV)/.dev
 
 diagrams: $(VENV)/.dev
 	$(BIN)/python tools/diagrams.py
+
+events: $(VENV)/.dev
+	$(BIN)/python tools/events.py
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

@@ -56,6 +56,7 @@ def new_order(
     currency: str,
     user_id: str,
     return_url: str,
+    notification_url: str,
     app_key: str,
 ) -> orders.CreatePayOrderRequest:
     """At most one of `expire_in` and `expire_time` is given. The default is 30 minutes from now."""
@@ -73,6 +74,7 @@ def new_order(
         user_ip=user_ip,
         user_id=user_id,
         return_url=return_url,
+        notification_url=notification_url,
     )
 
 
@@ -114,7 +116,7 @@ def one_refund(id: str | None, merchant_refund_no: str | None, app_key: str, syn
 
 
 def new_refund(
-    merchant_order_id: str, merchant_refund_no: str, amount: int, reason: str, app_key: str
+    merchant_order_id: str, merchant_refund_no: str, amount: int, reason: str, notification_url: str, app_key: str
 ) -> refunds.CreatePayRefundRequest:
     """`amount` is in fen."""
     return refunds.CreatePayRefundRequest(
@@ -123,6 +125,7 @@ def new_refund(
         merchant_refund_no=merchant_refund_no,
         amount=fen(amount),
         reason=reason,
+        notification_url=notification_url,
     )
 
 
@@ -183,6 +186,11 @@ def refund_page(filters: RefundFilter) -> refunds.ListPayRefundsRequest:
 def notification_page(filters: NotificationFilter) -> notify.ListPayNotificationsRequest:
     """The request of the first page."""
     return notify.ListPayNotificationsRequest(**_fields(filters))
+
+
+def resend_page(filters: NotificationFilter, dry_run: bool) -> notify.ResendPayNotificationsRequest:
+    """The request of the first page."""
+    return notify.ResendPayNotificationsRequest(dry_run=dry_run, **_fields(filters))
 
 
 def _fields(filters: Mapping[str, object]) -> dict[str, Any]:

@@ -106,6 +106,7 @@ class AsyncPayCenter:
         currency: str = "",
         user_id: str = "",
         return_url: str = "",
+        notification_url: str = "",
         app_key: str = "",
         timeout: float | None = None,
     ) -> PayOrder:
@@ -124,6 +125,7 @@ class AsyncPayCenter:
             currency=currency,
             user_id=user_id,
             return_url=return_url,
+            notification_url=notification_url,
             app_key=app_key,
         )
         return (await self.orders.CreatePayOrder(request, timeout)).pay_order
@@ -202,11 +204,12 @@ class AsyncPayCenter:
         merchant_refund_no: str,
         amount: int,
         reason: str,
+        notification_url: str = "",
         app_key: str = "",
         timeout: float | None = None,
     ) -> PayRefund:
         """Refund some or all of a paid order (`amount` in fen). The same number and content returns the existing refund."""
-        request = requests.new_refund(merchant_order_id, merchant_refund_no, amount, reason, app_key)
+        request = requests.new_refund(merchant_order_id, merchant_refund_no, amount, reason, notification_url, app_key)
         return (await self.refunds.CreatePayRefund(request, timeout)).pay_refund
 
     async def get_refund(
@@ -272,6 +275,26 @@ class AsyncPayCenter:
         return (
             await self.notifications.ResendPayNotification(notify.ResendPayNotificationRequest(id=id), timeout)
         ).pay_notification
+
+    async def send_notification_now(self, id: str, *, timeout: float | None = None) -> notify.PayNotification:
+        """Make a waiting notification due now. Its retry schedule continues."""
+        request = notify.SendPayNotificationNowRequest(id=id)
+        return (await self.notifications.SendPayNotificationNow(request, timeout)).pay_notification
+
+    async def resend_notifications(
+        self, *, dry_run: bool = False, **filters: Unpack[requests.NotificationFilter]
+    ) -> AsyncIterator[notify.ResendPayNotificationsResponse]:
+        """Send the notifications that match again, those in state FAILURE by default; one response per page states the progress.
+
+        A dry run only counts. Nothing is sent before the iterator is read.
+        """
+        request = requests.resend_page(filters, dry_run)
+        while True:
+            page = await self.notifications.ResendPayNotifications(request)
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
     async def _wait(
         self, look: Callable[[bool, float], Awaitable[_T]], done: Callable[[_T], bool], timeout: float, what: str

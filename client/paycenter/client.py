@@ -104,6 +104,7 @@ class PayCenter:
         currency: str = "",
         user_id: str = "",
         return_url: str = "",
+        notification_url: str = "",
         app_key: str = "",
         timeout: float | None = None,
     ) -> PayOrder:
@@ -122,6 +123,7 @@ class PayCenter:
             currency=currency,
             user_id=user_id,
             return_url=return_url,
+            notification_url=notification_url,
             app_key=app_key,
         )
         return self.orders.CreatePayOrder(request, timeout).pay_order
@@ -199,11 +201,12 @@ class PayCenter:
         merchant_refund_no: str,
         amount: int,
         reason: str,
+        notification_url: str = "",
         app_key: str = "",
         timeout: float | None = None,
     ) -> PayRefund:
         """Refund some or all of a paid order (`amount` in fen). The same number and content returns the existing refund."""
-        request = requests.new_refund(merchant_order_id, merchant_refund_no, amount, reason, app_key)
+        request = requests.new_refund(merchant_order_id, merchant_refund_no, amount, reason, notification_url, app_key)
         return self.refunds.CreatePayRefund(request, timeout).pay_refund
 
     def get_refund(
@@ -265,6 +268,26 @@ class PayCenter:
     def resend_notification(self, id: str, *, timeout: float | None = None) -> notify.PayNotification:
         """Send a finished notification again, now."""
         return self.notifications.ResendPayNotification(notify.ResendPayNotificationRequest(id=id), timeout).pay_notification
+
+    def send_notification_now(self, id: str, *, timeout: float | None = None) -> notify.PayNotification:
+        """Make a waiting notification due now. Its retry schedule continues."""
+        request = notify.SendPayNotificationNowRequest(id=id)
+        return self.notifications.SendPayNotificationNow(request, timeout).pay_notification
+
+    def resend_notifications(
+        self, *, dry_run: bool = False, **filters: Unpack[requests.NotificationFilter]
+    ) -> Iterator[notify.ResendPayNotificationsResponse]:
+        """Send the notifications that match again, those in state FAILURE by default; one response per page states the progress.
+
+        A dry run only counts. Nothing is sent before the iterator is read.
+        """
+        request = requests.resend_page(filters, dry_run)
+        while True:
+            page = self.notifications.ResendPayNotifications(request)
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
     def _wait(self, look: Callable[[bool, float], _T], done: Callable[[_T], bool], timeout: float, what: str) -> _T:
         pace = Pace(timeout, time.monotonic())

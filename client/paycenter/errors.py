@@ -263,3 +263,11 @@ class NotificationNotFoundError(NotFoundError, reason=Reason.NOTIFICATION_NOT_FO
 
 class NotificationOpenError(PreconditionError, reason=Reason.NOTIFICATION_OPEN):
     """The notification is still being delivered and cannot be resent."""
+
+
+class NotificationFinishedError(PreconditionError, reason=Reason.NOTIFICATION_FINISHED):
+    """No delivery of the notification is due. Resend it."""
+
+
+class NotificationSupersededError(PreconditionError, reason=Reason.NOTIFICATION_SUPERSEDED):
+    """A newer notification of the same object replaces this one; `metadata["replaced_by"]` is its number."""

@@ -25,15 +25,33 @@ class NotificationError(Exception):
 class Notification:
     """A notification with a valid signature.
 
-    `id` ("N…") stays the same when it is sent again: store it and act once. `type` is `pay_order.success`, `pay_order.closed`,
-    `pay_refund.success` or `pay_refund.failure`; ignore types that you do not know. `timestamp` is the time of the event (aware).
-    `data` contains the numbers, the state and the amounts in fen.
+    `id` ("N…") stays the same when it is sent again: store it and act once. `type` is for example `pay_order.success`;
+    docs/events of PayCenter lists all types, ignore those that you do not know. `timestamp` is the time of the event (aware).
+    `object_id` is the number of the order or refund that it reports ("O…", "F…") and `version` that object's version: store
+    the version with the object, and ignore a notification that is not newer. `data` contains the numbers, the state and the
+    amounts in fen.
     """
 
     id: str
     type: str
     timestamp: datetime
     data: dict[str, Any]
+    object_id: str
+    version: int
+
+    def is_newer_than(self, seen: Notification | int | None) -> bool:
+        """Whether this reports a later state of its object than `seen`: the last notification that you acted on, or its version.
+
+        None means that there is none. A notification is not newer than itself. ValueError if `seen` is about another object,
+        because versions of two objects cannot be compared.
+        """
+        if seen is None:
+            return True
+        if isinstance(seen, int):
+            return self.version > seen
+        if seen.object_id != self.object_id:
+            raise ValueError(f"{self.object_id} and {seen.object_id} are two objects; compare notifications about one")
+        return self.version > seen.version
 
 
 class NotificationVerifier:
@@ -114,8 +132,10 @@ def _parse(number: str, raw: bytes) -> Notification:
     try:
         document = json.loads(raw)
         kind, data, happened = document["type"], document["data"], datetime.fromisoformat(document["timestamp"])
+        object_id, version = document["object_id"], document["version"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise NotificationError("the signature is valid, but the body is not a notification") from None
-    if not isinstance(kind, str) or not isinstance(data, dict) or happened.tzinfo is None:
+    typed = isinstance(kind, str) and isinstance(data, dict) and isinstance(object_id, str) and type(version) is int
+    if not typed or happened.tzinfo is None:
         raise NotificationError("the signature is valid, but the body is not a notification")
-    return Notification(number, kind, happened, data)
+    return Notification(number, kind, happened, data, object_id, version)

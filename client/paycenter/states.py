@@ -72,6 +72,7 @@ class NotificationState:
     FAILURE: Final = notify.NOTIFICATION_STATE_FAILURE
     REQUEST_SUCCESS: Final = notify.NOTIFICATION_STATE_REQUEST_SUCCESS
     REQUEST_FAILURE: Final = notify.NOTIFICATION_STATE_REQUEST_FAILURE
+    SUPERSEDED: Final = notify.NOTIFICATION_STATE_SUPERSEDED
 
     @staticmethod
     def name(value: notify.NotificationState.ValueType) -> str:

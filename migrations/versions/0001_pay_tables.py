@@ -22,11 +22,17 @@ def upgrade() -> None:
         sa.Column("remark", sa.String(length=255), nullable=False),
         sa.Column("order_notification_url", sa.String(length=1024), nullable=False),
         sa.Column("refund_notification_url", sa.String(length=1024), nullable=False),
+        sa.Column("order_notification_endpoint", sa.String(length=1024), nullable=False),
+        sa.Column("refund_notification_endpoint", sa.String(length=1024), nullable=False),
         sa.Column("surplus_policy", sa.String(length=16), nullable=False),
         sa.Column("notification_success", sa.String(length=16), nullable=False),
         sa.Column("notification_secret", sa.Text(), nullable=False),
-        sa.Column("notification_secret_previous", sa.Text(), nullable=True),
-        sa.Column("notification_secret_previous_until", sa.DateTime(timezone=True), nullable=True),
+        sa.Column(
+            "notification_secrets_previous",
+            postgresql.JSONB(astext_type=sa.Text()),
+            server_default=sa.text("'[]'::jsonb"),
+            nullable=False,
+        ),
         sa.Column("create_time", sa.DateTime(timezone=True), nullable=False),
         sa.Column("update_time", sa.DateTime(timezone=True), nullable=False),
         sa.CheckConstraint("notification_success IN ('HTTP_2XX', 'CODE_ZERO')", name=op.f("pay_app_notification_success_check")),
@@ -81,6 +87,7 @@ def upgrade() -> None:
         sa.Column("merchant_order_id", sa.String(length=64), nullable=False),
         sa.Column("merchant_refund_no", sa.String(length=64), nullable=False),
         sa.Column("notification_url", sa.String(length=1024), nullable=False),
+        sa.Column("endpoint", sa.String(length=1024), nullable=False),
         sa.Column("payload", sa.Text(), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("notify_times", sa.Integer(), nullable=False),
@@ -88,10 +95,11 @@ def upgrade() -> None:
         sa.Column("last_execute_time", sa.DateTime(timezone=True), nullable=True),
         sa.Column("schedule_start_time", sa.DateTime(timezone=True), nullable=False),
         sa.Column("schedule_start_times", sa.Integer(), nullable=False),
+        sa.Column("problem", sa.String(length=512), server_default=sa.text("''"), nullable=False),
         sa.Column("create_time", sa.DateTime(timezone=True), nullable=False),
         sa.Column("update_time", sa.DateTime(timezone=True), nullable=False),
         sa.CheckConstraint(
-            "state IN ('WAITING', 'SUCCESS', 'FAILURE', 'REQUEST_SUCCESS', 'REQUEST_FAILURE')",
+            "state IN ('WAITING', 'SUCCESS', 'FAILURE', 'REQUEST_SUCCESS', 'REQUEST_FAILURE', 'SUPERSEDED')",
             name=op.f("pay_notify_task_state_check"),
         ),
         sa.CheckConstraint("type IN ('ORDER', 'REFUND')", name=op.f("pay_notify_task_type_check")),
@@ -102,9 +110,9 @@ def upgrade() -> None:
     )
     op.create_index("pay_notify_task_app_id_id_idx", "pay_notify_task", ["app_id", "id"], unique=False)
     op.create_index(
-        "pay_notify_task_next_notify_time_idx",
+        "pay_notify_task_endpoint_next_notify_time_idx",
         "pay_notify_task",
-        ["next_notify_time"],
+        ["endpoint", "next_notify_time"],
         unique=False,
         postgresql_where=sa.text("next_notify_time IS NOT NULL"),
     )
@@ -121,7 +129,7 @@ def upgrade() -> None:
         sa.Column("answer", sa.Text(), nullable=False),
         sa.Column("create_time", sa.DateTime(timezone=True), nullable=False),
         sa.CheckConstraint(
-            "state IN ('WAITING', 'SUCCESS', 'FAILURE', 'REQUEST_SUCCESS', 'REQUEST_FAILURE')",
+            "state IN ('WAITING', 'SUCCESS', 'FAILURE', 'REQUEST_SUCCESS', 'REQUEST_FAILURE', 'SUPERSEDED')",
             name=op.f("pay_notify_log_state_check"),
         ),
         sa.ForeignKeyConstraint(["task_id"], ["pay_notify_task.id"], name=op.f("pay_notify_log_task_id_fkey"), ondelete="CASCADE"),
@@ -144,6 +152,7 @@ def upgrade() -> None:
         sa.Column("user_id", sa.String(length=64), nullable=False),
         sa.Column("return_url", sa.String(length=1024), nullable=False),
         sa.Column("notification_url", sa.String(length=1024), nullable=False),
+        sa.Column("version", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("paid_amount", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("refunded_amount", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("reserved_amount", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
@@ -252,7 +261,7 @@ def upgrade() -> None:
         sa.Column("create_time", sa.DateTime(timezone=True), nullable=False),
         sa.Column("update_time", sa.DateTime(timezone=True), nullable=False),
         sa.CheckConstraint(
-            "kind IN ('LATE_PAYMENT', 'DUPLICATE_PAYMENT', 'WRONG_AMOUNT', 'UNKNOWN_ORDER', 'STALE_ATTEMPT', 'STALE_REFUND', 'REFUND_MISMATCH')",
+            "kind IN ('LATE_PAYMENT', 'DUPLICATE_PAYMENT', 'WRONG_AMOUNT', 'UNKNOWN_ORDER', 'STALE_ATTEMPT', 'STALE_REFUND', 'REFUND_MISMATCH', 'NOTIFICATION_GIVEN_UP')",
             name=op.f("pay_case_kind_check"),
         ),
         sa.CheckConstraint("state IN ('OPEN', 'REFUNDING', 'RESOLVED')", name=op.f("pay_case_state_check")),
@@ -288,6 +297,7 @@ def upgrade() -> None:
         sa.Column("currency", sa.String(length=3), nullable=False),
         sa.Column("reason", sa.String(length=128), nullable=False),
         sa.Column("notification_url", sa.String(length=1024), nullable=False),
+        sa.Column("version", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("send_count", sa.Integer(), nullable=False),
         sa.Column("unclear_send_time", sa.DateTime(timezone=True), nullable=True),
@@ -397,7 +407,7 @@ def downgrade() -> None:
     op.drop_index(op.f("pay_notify_log_task_id_idx"), table_name="pay_notify_log")
     op.drop_table("pay_notify_log")
     op.drop_index(
-        "pay_notify_task_next_notify_time_idx",
+        "pay_notify_task_endpoint_next_notify_time_idx",
         table_name="pay_notify_task",
         postgresql_where=sa.text("next_notify_time IS NOT NULL"),
     )

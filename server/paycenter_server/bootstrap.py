@@ -56,6 +56,7 @@ class Services:
 
     context: Context
     sender: NotificationSender
+    addresses: AddressGuard
 
     @cached_property
     def identity(self) -> Identity:
@@ -130,7 +131,7 @@ class Services:
     @cached_property
     def apps(self) -> Apps:
         """Administration of apps."""
-        return Apps(self.context, self.identity)
+        return Apps(self.context, self.identity, self.addresses)
 
     @cached_property
     def credentials(self) -> Credentials:
@@ -197,7 +198,8 @@ async def open_services(
     own_clock = DatabaseClock() if clock is None else None
     clock = clock or own_clock or DatabaseClock()
     own_transport = AiohttpTransport() if transport is None else None
-    sender = AiohttpNotificationSender(AddressGuard(parse_networks(settings.notification_allowed_networks)), clock)
+    addresses = AddressGuard(parse_networks(settings.notification_allowed_networks))
+    sender = AiohttpNotificationSender(addresses, clock)
     database = Database(settings.database_url, size=settings.database_pool)
     context = Context(
         database=database,
@@ -219,7 +221,7 @@ async def open_services(
         await set_clock(own_clock, database)
         following = asyncio.create_task(_follow(own_clock, database))
     try:
-        yield Services(context, sender)
+        yield Services(context, sender, addresses)
     finally:
         if following is not None:
             following.cancel()

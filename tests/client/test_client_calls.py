@@ -310,10 +310,19 @@ class TestParity:
             assert await pay.list_channel_codes() == ["alipay_qr", "wx_native"]
             assert (await pay.get_notification("N1")).logs[0].notify_times == 1
             assert (await pay.resend_notification("N1")).id == "N1"
+            assert (await pay.send_notification_now("N1")).id == "N1"
+            assert [page.resent_count async for page in pay.resend_notifications()] == [1, 1]
             assert (await pay.close_order(order)).state == OrderState.CLOSED
             call = pay.orders.GetPayOrder(GetPayOrderRequest(id=order.id))
             await call
             assert await call.code() is grpc.StatusCode.OK
+
+    def test_resend_by_filter(self, fake: FakePayCenter, pay: PayCenter) -> None:
+        assert pay.send_notification_now("N1").id == "N1"
+        pages = list(pay.resend_notifications(dry_run=True, merchant_order_id="A-1"))
+        assert [(page.resent_count, page.remaining_count) for page in pages] == [(0, 1), (0, 0)]
+        asked = [seen.request for seen in fake.seen[-2:]]
+        assert [(one.merchant_order_id, one.dry_run, one.page_token) for one in asked] == [("A-1", True, ""), ("A-1", True, "more")]
 
     def test_every_method(self, fake: FakePayCenter, pay: PayCenter) -> None:
         order = pay.create_order(**NEW)

@@ -21,7 +21,10 @@ from standardwebhooks.webhooks import Webhook
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 OTHER = "whsec_" + base64.b64encode(bytes(range(1, 33))).decode()
-PAYLOAD = {"type": "pay_order.success", "timestamp": "2026-01-01T08:00:00+08:00", "data": {"amount": 1234, "subject": "茶"}}
+PAYLOAD = {
+    "type": "pay_order.success", "timestamp": "2026-01-01T08:00:00+08:00", "object_id": "O1", "version": 2,
+    "data": {"amount": 1234, "subject": "茶"},
+}  # fmt: skip
 BODY = json.dumps(PAYLOAD, ensure_ascii=False, separators=(",", ":")).encode()
 
 
@@ -37,6 +40,30 @@ def test_what_the_package_signs_we_verify() -> None:
     assert notification.type == "pay_order.success"
     assert notification.timestamp == datetime(2026, 1, 1, tzinfo=UTC)
     assert notification.data == PAYLOAD["data"]
+    assert (notification.object_id, notification.version) == ("O1", 2)
+
+
+def test_of_two_notifications_about_one_object_the_larger_version_is_newer() -> None:
+    """A receiver that was down gets an old notification late, or one twice: neither may replace what it has acted on."""
+    seen = NotificationVerifier(SECRET).verify(signed(), BODY)
+    body = json.dumps({**PAYLOAD, "type": "pay_order.closed", "version": 1}).encode()
+    late = NotificationVerifier(SECRET).verify(signed(body), body)
+    assert seen.is_newer_than(None)
+    assert seen.is_newer_than(late)
+    assert seen.is_newer_than(late.version)
+    assert not late.is_newer_than(seen)
+    assert not late.is_newer_than(2)
+    assert not seen.is_newer_than(seen)
+    other = json.dumps({**PAYLOAD, "object_id": "O2"}).encode()
+    with pytest.raises(ValueError, match="O2 and O1"):
+        NotificationVerifier(SECRET).verify(signed(other), other).is_newer_than(seen)
+
+
+@pytest.mark.parametrize("wrong", [{"version": "2"}, {"version": True}, {"version": None}, {"object_id": 1}])
+def test_a_body_without_an_object_or_a_version_is_refused(wrong: dict[str, Any]) -> None:
+    body = json.dumps({**PAYLOAD, **wrong}).encode()
+    with pytest.raises(NotificationError, match="not a notification"):
+        NotificationVerifier(SECRET).verify(signed(body), body)
 
 
 def test_what_the_server_signs_both_verify() -> None:
@@ -129,9 +156,9 @@ def test_a_timestamp_is_whole_seconds(stamp: str) -> None:
         b"[]",
         b"1",
         b"{}",
-        b'{"type":1,"timestamp":"2026-01-01T00:00:00Z","data":{}}',
-        b'{"type":"a","timestamp":"2026-01-01T00:00:00","data":{}}',
-        b'{"type":"a","timestamp":5,"data":{}}',
+        b'{"type":1,"timestamp":"2026-01-01T00:00:00Z","object_id":"O1","version":1,"data":{}}',
+        b'{"type":"a","timestamp":"2026-01-01T00:00:00","object_id":"O1","version":1,"data":{}}',
+        b'{"type":"a","timestamp":5,"object_id":"O1","version":1,"data":{}}',
     ],
 )
 def test_signed_but_no_notification(body: bytes) -> None:

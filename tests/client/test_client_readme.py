@@ -35,7 +35,8 @@ def test_they_run(fake: FakePayCenter, monkeypatch: pytest.MonkeyPatch, capsys: 
     exec(compile(ten_lines(), str(README), "exec"), names)
     assert "weixin://" in capsys.readouterr().out
     assert names["refund"].amount == 234
-    body = json.dumps({"type": "pay_order.success", "timestamp": "2026-01-01T00:00:00Z", "data": {"amount": 1234}})
+    event = {"type": "pay_order.success", "timestamp": "2026-01-01T00:00:00Z", "object_id": "O1", "version": 1}
+    body = json.dumps({**event, "data": {"amount": 1234}})
     signature = Webhook(SECRET).sign("N1", datetime.now(UTC), body)
     headers = {"Webhook-Id": "N1", "Webhook-Timestamp": str(int(time.time())), "Webhook-Signature": signature}
     assert names["on_notification"](headers, body.encode()).data["amount"] == 1234

@@ -172,7 +172,8 @@ class ScenarioContext:
         refund = (await system.rows("SELECT * FROM pay_refund"))[0]
         assert (refund["state"], refund["amount"], refund["case_id"]) == ("SUCCESS", AMOUNT, case["id"])
         events = [post.json for post in await system.deliver()]
-        assert [event["data"]["surplus"] for event in events if event["type"] == "pay_refund.success"] == [True]
+        assert not [event for event in events if event["type"].startswith("pay_refund.")]
+        assert [event["data"]["amount"] for event in events if event["type"] == "pay_order.surplus_refunded"] == [AMOUNT]
 
     async def at_channel(self, number: str) -> Any:
         return await self.system.simulator.get(f"/simulator/trades/{number}")

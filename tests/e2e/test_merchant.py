@@ -47,7 +47,8 @@ async def tell(
     **data: Any,
 ) -> int:
     kind = "pay_order.success" if path.endswith("order") else "pay_refund.success"
-    payload = {"type": kind, "timestamp": "2026-01-01T00:00:00Z", "data": {"merchant_order_id": "A-1", **data}}
+    event = {"type": kind, "timestamp": "2026-01-01T00:00:00Z", "object_id": number, "version": 1}
+    payload = {**event, "data": {"merchant_order_id": "A-1", **data}}
     raw = json.dumps(payload).encode()
     now = datetime.now(UTC)
     headers = {

@@ -31,6 +31,17 @@ def create(app_key: str, **more: str) -> pb.CreatePayAppRequest:
     return pb.CreatePayAppRequest(app_key=app_key, **given)
 
 
+async def test_an_address_that_will_be_blocked_is_named_beforehand(rig: Rig) -> None:
+    """127.0.0.0/8 is allowed for the tests' receivers."""
+    wanted = "blocked: private address, allow its network in PAYCENTER_NOTIFICATION_ALLOWED_NETWORKS"
+    local = {"order_notification_url": "http://127.0.0.1:9/o", "refund_notification_url": "http://10.0.0.7/r"}
+    made = await rig.op.apps.CreatePayApp(create("local", **local))
+    assert list(made.warnings) == [f"refund_notification_url: {wanted} (10.0.0.7)"]
+    changed = await rig.op.apps.UpdatePayApp(pb.UpdatePayAppRequest(app_key="local", order_notification_url="http://[fc00::1]/o"))
+    assert list(changed.warnings) == [f"order_notification_url: {wanted} (fc00::1)"]
+    assert not (await rig.op.apps.UpdatePayApp(pb.UpdatePayAppRequest(app_key="local", name="x"))).warnings
+
+
 async def test_create_read_change_list_delete(rig: Rig) -> None:
     made = await rig.op.apps.CreatePayApp(create("books", remark="纸"))
     app = made.pay_app

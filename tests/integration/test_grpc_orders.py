@@ -121,6 +121,43 @@ async def test_lists_filter_and_page(rig: Rig) -> None:
     assert [item.id async for item in rig.op.list_orders(app_key="shop", merchant_order_id=number)] == [paid.id]
 
 
+async def test_notifications_are_sent_again_by_filter(rig: Rig) -> None:
+    system = rig.system
+    system.sender.default = DeliveryResponse(410, "gone")
+    own = await rig.shop.create_order(
+        merchant_order_id="OWN", subject="Tea", amount=100, user_ip="::1", notification_url="https://own.test/order"
+    )
+    assert (own.notification_url, own.version) == ("https://own.test/order", 0)
+    paid = [await system.paid("mock") for _ in range(3)]
+    await system.deliver()
+    dry = [page async for page in rig.shop.resend_notifications(dry_run=True, page_size=2)]
+    assert [(page.matched_count, page.resent_count, page.remaining_count) for page in dry] == [(2, 0, 1), (1, 0, 0)]
+    assert [page.matched_count async for page in rig.shop.resend_notifications(data_id="junk")] == [0]
+    (one,) = [page async for page in rig.op.resend_notifications(app_key="shop", data_id=paid[0].number)]
+    assert (one.matched_count, one.resent_count) == (1, 1)
+    assert [page.resent_count async for page in rig.shop.resend_notifications()] == [2]
+    system.sender.default = DeliveryResponse(200, "ok")
+    assert len(await system.deliver()) == 3
+    async with fails("INVALID_FIELD", grpc.StatusCode.INVALID_ARGUMENT):
+        [page async for page in rig.shop.resend_notifications(state=NotificationState.SUPERSEDED)]
+
+
+async def test_a_superseded_notification_names_the_one_that_replaces_it(rig: Rig) -> None:
+    system = rig.system
+    order = await rig.shop.create_order(merchant_order_id="A", subject="Tea", amount=100, user_ip="::1")
+    assert (await rig.shop.close_order(order)).version == 1
+    (task,) = [item async for item in rig.shop.list_notifications()]
+    await system.rows(
+        """INSERT INTO pay_notify_task SELECT (jsonb_populate_record(t, jsonb_build_object('id', gen_random_uuid(),
+             'event', 'pay_order.success', 'data_version', 2))).* FROM pay_notify_task t"""
+    )
+    await system.deliver()
+    async with fails("NOTIFICATION_SUPERSEDED", grpc.StatusCode.FAILED_PRECONDITION):
+        await rig.shop.resend_notification(task.id)
+    found = [item async for item in rig.shop.list_notifications(state=NotificationState.SUPERSEDED)]
+    assert [item.id for item in found] == [task.id]
+
+
 async def test_a_notification_is_read_with_its_log_and_sent_again(rig: Rig) -> None:
     system = rig.system
     system.sender.answers = [DeliveryResponse(500, "not \0 now")]
@@ -130,8 +167,12 @@ async def test_a_notification_is_read_with_its_log_and_sent_again(rig: Rig) -> N
     assert (task.state, task.notify_times, task.max_notify_times) == (NotificationState.REQUEST_SUCCESS, 1, 18)
     async with fails("NOTIFICATION_OPEN", grpc.StatusCode.FAILED_PRECONDITION):
         await rig.shop.resend_notification(task.id)
-    system.clock.advance(20)
+    assert (task.problem, task.data_version, task.endpoint) == ("HTTP 500: not  now", 1, "http://merchant.test:80")
+    now = await rig.shop.send_notification_now(task.id)
+    assert (now.id, now.state) == (task.id, NotificationState.REQUEST_SUCCESS)
     await system.deliver()
+    async with fails("NOTIFICATION_FINISHED", grpc.StatusCode.FAILED_PRECONDITION):
+        await rig.shop.send_notification_now(task.id)
     got = await rig.shop.get_notification(task.id)
     assert got.pay_notification.state == NotificationState.SUCCESS
     assert not got.pay_notification.HasField("next_notify_time")

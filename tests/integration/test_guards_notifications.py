@@ -14,6 +14,7 @@ from support.locks import transaction, waiting_for_lock
 from support.system import PayCenterSystem
 
 LEASE = timedelta(seconds=60)
+ENDPOINT = "http://merchant.test:80"
 
 
 async def due_tasks(system: PayCenterSystem, count: int) -> list[Any]:
@@ -24,11 +25,9 @@ async def due_tasks(system: PayCenterSystem, count: int) -> list[Any]:
     return [row["id"] for row in rows]
 
 
-async def claim(
-    system: PayCenterSystem, connection: Any, *, limit: int = 100, per_app: int = 100, busy: Any = ()
-) -> list[DueNotification]:
+async def claim(system: PayCenterSystem, connection: Any, places: int = 100, endpoint: str = ENDPOINT) -> list[DueNotification]:
     now = system.clock.now()
-    return await notification_rows.claim_due(connection, now, now + LEASE, limit, per_app, busy)
+    return await notification_rows.claim_due(connection, now, now + LEASE, {endpoint: places})
 
 
 async def claim_beside(system: PayCenterSystem) -> list[DueNotification]:
@@ -54,47 +53,11 @@ async def test_a_claim_takes_only_what_is_due(system: PayCenterSystem) -> None:
     assert await claim_beside(system) == []
 
 
-async def test_a_claim_looks_again_at_what_another_worker_has_claimed_meanwhile(system: PayCenterSystem) -> None:
-    """The other worker claims and commits after this one's statement has begun, and before it comes to that row.
-
-    A trigger on an advisory lock stops the statement between its first row and its second.
-    """
-    first, second = await due_tasks(system, 2)
-    await system.rows(
-        """CREATE FUNCTION pause() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-             IF current_setting('test.pause', true) = 'on' THEN PERFORM pg_advisory_xact_lock(4711); END IF; RETURN NEW;
-           END $$"""
-    )
-    await system.rows("CREATE TRIGGER pause BEFORE UPDATE ON pay_notify_task FOR EACH ROW EXECUTE FUNCTION pause()")
-    try:
-        async with system.services.context.database.connection() as connection:
-            # A plan that reads the rows one by one.
-            for setting in ("enable_hashjoin", "enable_mergejoin"):
-                await connection.execute(f"SET {setting} = off")
-            await connection.execute("SET test.pause = 'on'")
-            try:
-                async with transaction(system) as held:
-                    await held.execute("SELECT pg_advisory_xact_lock(4711)")
-                    slow = asyncio.create_task(claim(system, connection))
-                    await waiting_for_lock(system, [slow])
-                    assert not slow.done()
-                    meanwhile = [task.id for task in await claim_beside(system)]
-                claimed = [task.id for task in await slow]
-            finally:
-                await connection.execute("RESET ALL")
-    finally:
-        await system.rows("DROP TRIGGER pause ON pay_notify_task")
-        await system.rows("DROP FUNCTION pause()")
-    assert len(meanwhile) == 1, "the slow claim had locked both rows already"
-    assert sorted([*claimed, *meanwhile]) == sorted([first, second])
-
-
-async def test_a_claim_takes_no_more_of_an_app_than_its_places(system: PayCenterSystem) -> None:
+async def test_a_claim_takes_no_more_of_an_endpoint_than_its_places(system: PayCenterSystem) -> None:
     await due_tasks(system, 3)
     async with system.services.context.database.connection() as connection:
-        assert len(await claim(system, connection, per_app=2)) == 2
-        (app_id,) = {row["app_id"] for row in await system.rows("SELECT app_id FROM pay_notify_task")}
-        assert await claim(system, connection, busy=[app_id]) == []
+        assert len(await claim(system, connection, 2)) == 2
+        assert await claim(system, connection, endpoint="http://merchant.test:81") == []
         assert len(await claim(system, connection)) == 1
 
 
@@ -112,8 +75,8 @@ async def test_a_late_result_does_not_overwrite_a_later_one(system: PayCenterSys
     (slow,) = await claim_beside(system)
     now = system.clock.now()
     async with system.services.context.database.connection() as connection:
-        assert await notification_rows.record(connection, [delivery(slow, NotificationEvent.UNANSWERED, now)]) == 1
-        assert await notification_rows.record(connection, [delivery(slow, NotificationEvent.RECEIVED, now, claimed=0)]) == 0
+        assert await notification_rows.record(connection, [delivery(slow, NotificationEvent.UNANSWERED, now)])
+        assert not await notification_rows.record(connection, [delivery(slow, NotificationEvent.RECEIVED, now, claimed=0)])
     (row,) = await system.rows("SELECT state, notify_times FROM pay_notify_task")
     assert (row["state"], row["notify_times"]) == ("REQUEST_FAILURE", 1)
 
@@ -124,8 +87,8 @@ async def test_a_result_does_not_reopen_what_has_ended(system: PayCenterSystem, 
     (task,) = await claim_beside(system)
     now = system.clock.now()
     async with system.services.context.database.connection() as connection:
-        assert await notification_rows.record(connection, [delivery(task, end, now)]) == 1
-        assert await notification_rows.record(connection, [delivery(task, NotificationEvent.UNANSWERED, now, claimed=1)]) == 0
+        assert await notification_rows.record(connection, [delivery(task, end, now)])
+        assert not await notification_rows.record(connection, [delivery(task, NotificationEvent.UNANSWERED, now, claimed=1)])
     (row,) = await system.rows("SELECT state, notify_times, next_notify_time FROM pay_notify_task")
     assert (row["state"], row["notify_times"], row["next_notify_time"]) == (target(NOTIFICATION, end), 1, None)
 
@@ -133,7 +96,7 @@ async def test_a_result_does_not_reopen_what_has_ended(system: PayCenterSystem, 
 async def test_only_what_has_ended_is_sent_again(system: PayCenterSystem) -> None:
     (key,) = await due_tasks(system, 1)
     async with system.services.context.database.connection() as connection:
-        assert not await notification_rows.resend(connection, key, system.clock.now())
+        assert not await notification_rows.resend(connection, [key], system.clock.now())
         assert await system.value("SELECT schedule_start_times FROM pay_notify_task") == 0
         await system.deliver()
-        assert await notification_rows.resend(connection, key, system.clock.now())
+        assert await notification_rows.resend(connection, [key], system.clock.now())

@@ -174,7 +174,7 @@ async def test_a_master_key_that_is_missing(system: PayCenterSystem, tmp_path: P
         own = services.context.box.seal("secret", "anywhere")
         changes = (
             "UPDATE pay_app SET notification_secret = $1",
-            "UPDATE pay_app SET notification_secret_previous = NULL",
+            "UPDATE pay_app SET notification_secrets_previous = '[]'",
             "UPDATE pay_channel SET config = '{}'",
         )
         # Each place alone keeps the process from being ready.
@@ -188,7 +188,8 @@ async def test_a_master_key_that_is_missing(system: PayCenterSystem, tmp_path: P
 
         # While a key is missing every check looks again.
         await eventually(ready)
-        await system.rows("UPDATE pay_app SET notification_secret_previous = 'v1:0badbeef:AAAA'")
+        previous = [{"sealed": "v1:0badbeef:AAAA", "until": "2030-01-01T00:00:00+00:00"}]
+        await system.rows("UPDATE pay_app SET notification_secrets_previous = $1", previous)
         assert "0badbeef" in (await Health(services.context).check()).text
 
 

@@ -13,6 +13,7 @@ from paycenter_server.channels.protocol import HttpRequest, HttpResponse
 from paycenter_server.channels.transport import AiohttpTransport, TransportUnclearError
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.guard import TransactionOpenError
+from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.domain.states import AttemptState, OrderState
 from support.system import CAUSE, OPERATOR, PayCenterSystem, open_system
 from support.waiting import eventually
@@ -225,7 +226,9 @@ async def surplus_is_refunded(system: PayCenterSystem, kind: str) -> None:
     refund = (await system.rows("SELECT * FROM pay_refund"))[0]
     assert (refund["state"], refund["amount"], refund["case_id"]) == ("SUCCESS", 100, case["id"])
     events = [post.json for post in await system.deliver()]
-    assert [event["data"]["surplus"] for event in events if event["type"] == "pay_refund.success"] == [True]
+    assert not [event for event in events if event["type"].startswith("pay_refund.")]
+    (told,) = (event for event in events if event["type"] == "pay_order.surplus_refunded")
+    assert (told["data"]["amount"], told["data"]["pay_case_id"]) == (100, encode(Prefix.CASE, case["id"]))
 
 
 async def test_rule_7_a_second_payment_through_another_channel_is_refunded(system: PayCenterSystem) -> None:

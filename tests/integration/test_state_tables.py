@@ -86,7 +86,7 @@ class Rows:
         return await payment_rows.settle(
             self.transaction,
             booking,
-            replace(self.notification, id=self.case_id),
+            replace(self.notification, id=self.case_id, data_version=1),
             self.now,
             event,
             CAUSE,
@@ -170,7 +170,10 @@ ACTS: Mapping[tuple[type[StrEnum], StrEnum], Act] = {
     (NotificationEvent, NotificationEvent.REFUSED): lambda r: delivered(r, NotificationEvent.REFUSED),
     (NotificationEvent, NotificationEvent.UNANSWERED): lambda r: delivered(r, NotificationEvent.UNANSWERED),
     (NotificationEvent, NotificationEvent.GIVE_UP): lambda r: delivered(r, NotificationEvent.GIVE_UP),
-    (NotificationEvent, NotificationEvent.RESEND): lambda r: notification_rows.resend(r.transaction, r.notification.id, r.now),
+    (NotificationEvent, NotificationEvent.SUPERSEDE): lambda r: notification_rows.insert_notification(
+        r.transaction, replace(r.notification, id=r.case_id, data_version=1)
+    ),
+    (NotificationEvent, NotificationEvent.RESEND): lambda r: notification_rows.resend(r.transaction, [r.notification.id], r.now),
     (CaseEvent, CaseEvent.REFUND): lambda r: case_rows.move_case(r.transaction, r.case_id, CaseEvent.REFUND, r.now, CAUSE),
     (CaseEvent, CaseEvent.RESOLVE): lambda r: case_rows.move_case(r.transaction, r.case_id, CaseEvent.RESOLVE, r.now, CAUSE),
     (CaseEvent, CaseEvent.REFUND_FAILED): lambda r: case_rows.move_case(

@@ -254,6 +254,17 @@ class _Notifications(PayNotificationServiceServicer):
         self.fake.arrived("ResendPayNotification", request, context)
         return notify.ResendPayNotificationResponse(pay_notification=notify.PayNotification(id=request.id))
 
+    def ResendPayNotifications(self, request: Any, context: Any) -> notify.ResendPayNotificationsResponse:
+        self.fake.arrived("ResendPayNotifications", request, context)
+        left = 0 if request.page_token else 1
+        return notify.ResendPayNotificationsResponse(
+            matched_count=1, resent_count=0 if request.dry_run else 1, remaining_count=left, next_page_token="more" if left else ""
+        )
+
+    def SendPayNotificationNow(self, request: Any, context: Any) -> notify.SendPayNotificationNowResponse:
+        self.fake.arrived("SendPayNotificationNow", request, context)
+        return notify.SendPayNotificationNowResponse(pay_notification=notify.PayNotification(id=request.id))
+
 
 class _Apps(PayAppServiceServicer):
     __abstractmethods__: frozenset[str] = frozenset()

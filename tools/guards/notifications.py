@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from guards import Mutant, guards
 
-_DUE = """WHERE next_notify_time <= $1 AND NOT app_id = ANY($5) ORDER BY next_notify_time LIMIT 1000) candidates
-           ), locked AS (
-             SELECT t.id FROM pay_notify_task t WHERE t.next_notify_time <= $1 AND t.id IN ("""
+_LOCK = "LIMIT f.places FOR NO KEY UPDATE SKIP LOCKED) q"
 _NO_PAYMENT = """            if callback.payment.payment is None:
 """
 _PASSES_OVER = "test_a_claim_passes_over_what_another_worker_holds"
@@ -17,8 +15,8 @@ NOTIFICATIONS: list[Mutant] = [
         "test_guards_notifications.py",
         (
             "claim-tasks-due",
-            _DUE,
-            _DUE.replace("next_notify_time <= $1", "$1::timestamptz IS NOT NULL").replace("t.$1", "$1"),
+            "WHERE t.endpoint = f.endpoint AND t.next_notify_time <= $1",
+            "WHERE t.endpoint = f.endpoint AND $1::timestamptz IS NOT NULL",
             "test_a_claim_takes_only_what_is_due",
         ),
         control=False,
@@ -26,25 +24,20 @@ NOTIFICATIONS: list[Mutant] = [
     *guards(
         "storage/notifications.py",
         "test_guards_notifications.py",
-        (
-            "claim-tasks-due-again",
-            "WHERE t.next_notify_time <= $1 AND t.id IN (",
-            "WHERE t.id IN (",
-            "test_a_claim_looks_again_at_what_another_worker_has_claimed_meanwhile",
-        ),
-        ("claim-tasks-lock", ") FOR NO KEY UPDATE SKIP LOCKED", ")", _PASSES_OVER),
-        ("claim-tasks-skip", ") FOR NO KEY UPDATE SKIP LOCKED", ") FOR NO KEY UPDATE", _PASSES_OVER),
+        ("claim-tasks-lock", _LOCK, "LIMIT f.places) q", _PASSES_OVER),
+        ("claim-tasks-skip", _LOCK, "LIMIT f.places FOR NO KEY UPDATE) q", _PASSES_OVER),
         (
             "claim-tasks-places",
-            "WHERE place <= $4 LIMIT $3",
-            "WHERE $4::int IS NOT NULL LIMIT $3",
-            "test_a_claim_takes_no_more_of_an_app_than_its_places",
+            _LOCK,
+            "LIMIT f.places + 1 FOR NO KEY UPDATE SKIP LOCKED) q",
+            "test_a_claim_takes_no_more_of_an_endpoint_than_its_places",
         ),
         (
-            "claim-tasks-busy",
-            "AND NOT app_id = ANY($5)",
-            "AND $5::uuid[] IS NOT NULL",
-            "test_a_claim_takes_no_more_of_an_app_than_its_places",
+            "claim-tasks-endpoint",
+            "WHERE t.endpoint = f.endpoint AND t.next_notify_time <= $1",
+            "WHERE f.endpoint IS NOT NULL AND t.next_notify_time <= $1",
+            "test_a_claim_takes_no_more_of_an_endpoint_than_its_places "
+            "test_notifications_delivery.py::test_an_endpoint_that_hangs_delays_no_other",
         ),
         (
             "record-delivery",
@@ -60,9 +53,85 @@ NOTIFICATIONS: list[Mutant] = [
         ),
         (
             "resend-state",
-            "WHERE id = $1 AND state = ANY($4) RETURNING id",
-            "WHERE id = $1 AND $4::text[] IS NOT NULL RETURNING id",
+            "WHERE t.id = ANY($1) AND t.state = ANY($4)",
+            "WHERE t.id = ANY($1) AND $4::text[] IS NOT NULL",
             "test_only_what_has_ended_is_sent_again",
+        ),
+    ),
+    *guards(
+        "storage/notifications.py",
+        "test_notifications_versions.py",
+        (
+            "claim-superseded",
+            "n.data_version > t.data_version) AS superseded",
+            "n.data_version > t.data_version AND false) AS superseded",
+            "test_an_older_one_that_is_open_all_the_same_is_not_sent",
+        ),
+        (
+            "resend-superseded",
+            "n.data_version > t.data_version)\n           RETURNING t.id",
+            "n.data_version > t.data_version AND false)\n           RETURNING t.id",
+            "test_an_older_notification_cannot_be_sent_again",
+        ),
+        (
+            "insert-supersedes",
+            "WHERE n.data_id = {data} AND n.data_version < {version} AND n.state = ANY(${last + 2})",
+            "WHERE n.data_id = {data} AND n.data_version < 0 * {version} AND n.state = ANY(${last + 2})",
+            "test_a_refund_that_succeeds_supersedes_its_failure",
+        ),
+        (
+            "insert-supersedes-open",
+            "WHERE n.data_id = {data} AND n.data_version < {version} AND n.state = ANY(${last + 2})",
+            "WHERE n.data_id = {data} AND n.data_version < {version} AND ${last + 2}::text[] IS NOT NULL",
+            "test_what_was_delivered_in_order_counts_up",
+        ),
+    ),
+    *guards(
+        "storage/payments.py",
+        "test_notifications_versions.py",
+        (
+            "booking-supersedes",
+            "WHERE n.data_id = paid.id AND n.data_version < $24 AND n.state = ANY($29)",
+            "WHERE n.data_id = paid.id AND n.data_version < 0 AND n.state = ANY($29)",
+            "test_a_receiver_that_was_down_hears_only_the_newest_state",
+        ),
+        (
+            "booking-version",
+            "WHERE id = $1 AND state = ANY($2) AND version = $24 - 1 FOR NO KEY UPDATE",
+            "WHERE id = $1 AND state = ANY($2) FOR NO KEY UPDATE",
+            "test_a_payment_is_not_booked_under_a_version_that_has_passed",
+        ),
+    ),
+    *guards(
+        "storage/apps.py",
+        "test_delivery_schedule.py",
+        (
+            "rotation-lock",
+            "WHERE t.id = $1 FOR NO KEY UPDATE",
+            "WHERE t.id = $1",
+            "test_two_rotations_at_once_lose_no_secret",
+        ),
+    ),
+    *guards(
+        "services/notifications_delivery.py",
+        "test_notifications_delivery.py",
+        (
+            "given-up-recorded",
+            "if outcome.task.id in changed:",
+            "if changed is not None:",
+            "test_a_result_that_is_not_recorded_opens_no_case",
+        ),
+        (
+            "give-up-open-long",
+            "if since is None or since > now - OPEN_BEFORE_GIVING_UP:",
+            "if since is None:",
+            "test_a_breaker_that_opened_just_now_ends_nothing",
+        ),
+        (
+            "give-up-due-long",
+            "claim_due(connection, now - GIVE_UP_AFTER, now + LEASE",
+            "claim_due(connection, now, now + LEASE",
+            "test_what_waits_for_a_breaker_ends_all_the_same",
         ),
     ),
     *guards(
@@ -125,12 +194,12 @@ NOTIFICATIONS: list[Mutant] = [
         control=False,
     ),
     *guards(
-        "services/notifications_delivery.py",
+        "domain/apps.py",
         "test_reference_security.py",
         (
             "notification-old-secret",
-            "until and until > now",
-            "until",
+            """return [item["sealed"] for item in previous if datetime.fromisoformat(item["until"]) > now]""",
+            """return [item["sealed"] for item in previous]""",
             "test_S4_a_secret_that_was_replaced_signs_for_a_day_only",
         ),
     ),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from guards import Mutant, guards
 
-_KEY = "WHERE id = $1 AND out_refund_key = $2 AND state = ANY($7) RETURNING {_NOTED}"
-_SUCCEED = "next_check_time = NULL, channel_error_code = NULL, channel_error_message = NULL\n             "
-_FAIL = "check_count = 0, unclear_send_time = NULL\n             "
+_KEY = "WHERE id = $1 AND out_refund_key = $2 AND state = ANY($7) RETURNING {_NOTED}, version"
+_SUCCEED = "next_check_time = NULL, channel_error_code = NULL, channel_error_message = NULL, version = version + 1\n             "
+_FAIL = "check_count = 0, unclear_send_time = NULL, version = version + 1\n             "
 _FKEY = "WHERE id = $1 AND out_refund_key = $2 AND state = ANY($7)\n               AND ($12"
 _NO_FKEY = _FKEY.replace("out_refund_key = $2", "$2::uuid IS NOT NULL")
 _NO_FSTATE = _FKEY.replace("state = ANY($7)", "$7::text[] IS NOT NULL")
@@ -156,14 +156,14 @@ REFUNDS: list[Mutant] = [
         ),
         (
             "late-success-case",
-            "            return True\n        await self._cases.succeeded_after_failure(transaction, refund, cause)",
-            "            return True",
+            "            return version\n        await self._cases.succeeded_after_failure(transaction, refund, cause)",
+            "            return version",
             "test_a_success_after_a_failure_is_booked_if_there_is_room "
             "test_second_looks.py::test_a_late_success_that_the_payment_has_no_room_for_is_a_case",
         ),
         (
             "earlier-success-case",
-            "        if current is not None and same and current.state is RefundState.SUCCESS:\n            return False",
+            "        if current is not None and same and current.state is RefundState.SUCCESS:\n            return 0",
             "        if not same or (current is not None and current.state is RefundState.SUCCESS):\n            return False",
             "test_a_late_success_of_the_first_try_settles_not_the_second",
         ),

@@ -14,14 +14,14 @@ SETTLEMENT: list[Mutant] = [
         "test_guards_settlement.py",
         (
             "settle-order-lock",
-            "WHERE id = $1 AND state = ANY($2) FOR NO KEY UPDATE",
-            "WHERE id = $1 AND state = ANY($2)",
+            "WHERE id = $1 AND state = ANY($2) AND version = $24 - 1 FOR NO KEY UPDATE",
+            "WHERE id = $1 AND state = ANY($2) AND version = $24 - 1",
             "test_settle_locks_the_order_so_that_two_payments_book_one",
         ),
         (
             "settle-order-state",
-            "WHERE id = $1 AND state = ANY($2) FOR NO KEY UPDATE",
-            "WHERE id = $1 AND $2::text[] IS NOT NULL FOR NO KEY UPDATE",
+            "WHERE id = $1 AND state = ANY($2) AND version = $24 - 1 FOR NO KEY UPDATE",
+            "WHERE id = $1 AND $2::text[] IS NOT NULL AND version = $24 - 1 FOR NO KEY UPDATE",
             "test_settle_refuses_an_order_that_is_not_waiting test_a_second_payment_of_a_paid_order_is_a_duplicate",
         ),
         ("settle-channel", "a.channel_id = $4 AND ", "", "test_settle_compares_the_channel"),

@@ -104,6 +104,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND. There is no such notification."""
     ERROR_REASON_NOTIFICATION_OPEN: _ErrorReason.ValueType  # 61
     """FAILED_PRECONDITION. The notification is still being delivered and cannot be resent."""
+    ERROR_REASON_NOTIFICATION_FINISHED: _ErrorReason.ValueType  # 62
+    """FAILED_PRECONDITION. No delivery of the notification is due, so it cannot be sent now. Resend it."""
+    ERROR_REASON_NOTIFICATION_SUPERSEDED: _ErrorReason.ValueType  # 63
+    """FAILED_PRECONDITION. A newer notification of the same object replaces this one. The metadata `replaced_by` has its number."""
     ERROR_REASON_SERVER_STOPPING: _ErrorReason.ValueType  # 110
     """UNAVAILABLE. This server is stopping and has not begun the call. Repeat it after the RetryInfo."""
 
@@ -196,6 +200,10 @@ ERROR_REASON_NOTIFICATION_NOT_FOUND: ErrorReason.ValueType  # 60
 """NOT_FOUND. There is no such notification."""
 ERROR_REASON_NOTIFICATION_OPEN: ErrorReason.ValueType  # 61
 """FAILED_PRECONDITION. The notification is still being delivered and cannot be resent."""
+ERROR_REASON_NOTIFICATION_FINISHED: ErrorReason.ValueType  # 62
+"""FAILED_PRECONDITION. No delivery of the notification is due, so it cannot be sent now. Resend it."""
+ERROR_REASON_NOTIFICATION_SUPERSEDED: ErrorReason.ValueType  # 63
+"""FAILED_PRECONDITION. A newer notification of the same object replaces this one. The metadata `replaced_by` has its number."""
 ERROR_REASON_SERVER_STOPPING: ErrorReason.ValueType  # 110
 """UNAVAILABLE. This server is stopping and has not begun the call. Repeat it after the RetryInfo."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

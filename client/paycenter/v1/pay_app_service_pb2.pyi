@@ -98,9 +98,9 @@ class PayApp(_message.Message):
     remark: _builtins.str
     """A remark."""
     order_notification_url: _builtins.str
-    """The URL for notifications about orders."""
+    """The URL for notifications about orders, unless an order brings its own."""
     refund_notification_url: _builtins.str
-    """The URL for notifications about refunds."""
+    """The URL for notifications about refunds, unless a refund brings its own."""
     surplus_policy: Global___SurplusPolicy.ValueType
     """The policy for surplus money."""
     notification_success: Global___NotificationSuccess.ValueType
@@ -192,6 +192,7 @@ class CreatePayAppResponse(_message.Message):
     NOTIFICATION_SECRET_FIELD_NUMBER: _builtins.int
     KEY_ID_FIELD_NUMBER: _builtins.int
     KEY_SECRET_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     notification_secret: _builtins.str
     """The secret that verifies notifications ("whsec_…"). It is shown only once."""
     key_id: _builtins.str
@@ -202,6 +203,10 @@ class CreatePayAppResponse(_message.Message):
     def pay_app(self) -> Global___PayApp:
         """The app."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """A sentence for each URL to which notifications will be blocked, or whose host cannot be resolved now. The app is created."""
+
     def __init__(
         self,
         *,
@@ -209,10 +214,11 @@ class CreatePayAppResponse(_message.Message):
         notification_secret: _builtins.str = ...,
         key_id: _builtins.str = ...,
         key_secret: _builtins.str = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["pay_app", b"pay_app"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "key_secret", b"key_secret", "notification_secret", b"notification_secret", "pay_app", b"pay_app"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "key_secret", b"key_secret", "notification_secret", b"notification_secret", "pay_app", b"pay_app", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___CreatePayAppResponse: _TypeAlias = CreatePayAppResponse  # noqa: Y015
@@ -240,9 +246,9 @@ class UpdatePayAppRequest(_message.Message):
     remark: _builtins.str
     """A new remark."""
     order_notification_url: _builtins.str
-    """A new URL. Existing orders keep theirs."""
+    """A new URL. Waiting notifications go to it too, unless their order brought a URL of its own."""
     refund_notification_url: _builtins.str
-    """A new URL. Existing refunds keep theirs."""
+    """A new URL. Waiting notifications go to it too, unless their refund brought a URL of its own."""
     surplus_policy: Global___SurplusPolicy.ValueType
     """A new policy."""
     notification_success: Global___NotificationSuccess.ValueType
@@ -301,18 +307,24 @@ class UpdatePayAppResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PAY_APP_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def pay_app(self) -> Global___PayApp:
         """The app."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """A sentence for each new URL to which notifications will be blocked, or whose host cannot be resolved now."""
 
     def __init__(
         self,
         *,
         pay_app: Global___PayApp | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["pay_app", b"pay_app"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pay_app", b"pay_app"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pay_app", b"pay_app", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___UpdatePayAppResponse: _TypeAlias = UpdatePayAppResponse  # noqa: Y015

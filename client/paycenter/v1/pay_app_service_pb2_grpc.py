@@ -109,7 +109,8 @@ class PayAppServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RotateNotificationSecret(self, request, context):
-        """RotateNotificationSecret creates a new notification secret. For one day notifications have the signatures of both secrets.
+        """RotateNotificationSecret creates a new notification secret. The replaced one still signs for one day, so notifications have one
+        signature for each of them. A third rotation within a day ends the oldest replaced secret at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,7 +46,9 @@ class PayAppServiceStub:
     ListPayApps: _grpc.UnaryUnaryMultiCallable[_pay_app_service_pb2.ListPayAppsRequest, _pay_app_service_pb2.ListPayAppsResponse]
     """ListPayApps lists apps, newest first."""
     RotateNotificationSecret: _grpc.UnaryUnaryMultiCallable[_pay_app_service_pb2.RotateNotificationSecretRequest, _pay_app_service_pb2.RotateNotificationSecretResponse]
-    """RotateNotificationSecret creates a new notification secret. For one day notifications have the signatures of both secrets."""
+    """RotateNotificationSecret creates a new notification secret. The replaced one still signs for one day, so notifications have one
+    signature for each of them. A third rotation within a day ends the oldest replaced secret at once.
+    """
 
 @_typing.type_check_only
 class PayAppServiceAsyncStub(PayAppServiceStub):
@@ -66,7 +68,9 @@ class PayAppServiceAsyncStub(PayAppServiceStub):
     ListPayApps: _aio.UnaryUnaryMultiCallable[_pay_app_service_pb2.ListPayAppsRequest, _pay_app_service_pb2.ListPayAppsResponse]  # type: ignore[assignment]
     """ListPayApps lists apps, newest first."""
     RotateNotificationSecret: _aio.UnaryUnaryMultiCallable[_pay_app_service_pb2.RotateNotificationSecretRequest, _pay_app_service_pb2.RotateNotificationSecretResponse]  # type: ignore[assignment]
-    """RotateNotificationSecret creates a new notification secret. For one day notifications have the signatures of both secrets."""
+    """RotateNotificationSecret creates a new notification secret. The replaced one still signs for one day, so notifications have one
+    signature for each of them. A third rotation within a day ends the oldest replaced secret at once.
+    """
 
 class PayAppServiceServicer(metaclass=_abc_1.ABCMeta):
     """PayAppService administers apps, which are the connected services. It requires operator credentials, except that an app may read
@@ -119,6 +123,8 @@ class PayAppServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pay_app_service_pb2.RotateNotificationSecretRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pay_app_service_pb2.RotateNotificationSecretResponse, _abc.Awaitable[_pay_app_service_pb2.RotateNotificationSecretResponse]]:
-        """RotateNotificationSecret creates a new notification secret. For one day notifications have the signatures of both secrets."""
+        """RotateNotificationSecret creates a new notification secret. The replaced one still signs for one day, so notifications have one
+        signature for each of them. A third rotation within a day ends the oldest replaced secret at once.
+        """
 
 def add_PayAppServiceServicer_to_server(servicer: PayAppServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -25,33 +25,41 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+paycenter/v1/pay_notification_service.proto\x12\x0cpaycenter.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x84\x04\n\x0fPayNotification\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61pp_key\x18\x02 \x01(\t\x12,\n\x04type\x18\x03 \x01(\x0e\x32\x1e.paycenter.v1.NotificationType\x12\r\n\x05\x65vent\x18\x04 \x01(\t\x12\x0f\n\x07\x64\x61ta_id\x18\x05 \x01(\t\x12\x19\n\x11merchant_order_id\x18\x06 \x01(\t\x12\x1a\n\x12merchant_refund_no\x18\x07 \x01(\t\x12\x18\n\x10notification_url\x18\x08 \x01(\t\x12.\n\x05state\x18\t \x01(\x0e\x32\x1f.paycenter.v1.NotificationState\x12\x14\n\x0cnotify_times\x18\n \x01(\x05\x12\x18\n\x10max_notify_times\x18\x0b \x01(\x05\x12\x34\n\x10next_notify_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11last_execute_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x37\n\x13schedule_start_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd3\x01\n\x0fNotificationLog\x12\x14\n\x0cnotify_times\x18\x01 \x01(\x05\x12.\n\x05state\x18\x02 \x01(\x0e\x32\x1f.paycenter.v1.NotificationState\x12\x0f\n\x07request\x18\x03 \x01(\t\x12\x13\n\x0bhttp_status\x18\x04 \x01(\x05\x12\x13\n\x0b\x64uration_ms\x18\x05 \x01(\x05\x12\x0e\n\x06\x61nswer\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe5\x02\n\x1bListPayNotificationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0f\n\x07\x61pp_key\x18\x03 \x01(\t\x12,\n\x04type\x18\x04 \x01(\x0e\x32\x1e.paycenter.v1.NotificationType\x12.\n\x05state\x18\x05 \x01(\x0e\x32\x1f.paycenter.v1.NotificationState\x12\x19\n\x11merchant_order_id\x18\x06 \x01(\t\x12\x1a\n\x12merchant_refund_no\x18\x07 \x01(\t\x12\x0f\n\x07\x64\x61ta_id\x18\x08 \x01(\t\x12\x34\n\x10\x63reate_time_from\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reate_time_to\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"q\n\x1cListPayNotificationsResponse\x12\x38\n\x11pay_notifications\x18\x01 \x03(\x0b\x32\x1d.paycenter.v1.PayNotification\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\'\n\x19GetPayNotificationRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x82\x01\n\x1aGetPayNotificationResponse\x12\x37\n\x10pay_notification\x18\x01 \x01(\x0b\x32\x1d.paycenter.v1.PayNotification\x12+\n\x04logs\x18\x02 \x03(\x0b\x32\x1d.paycenter.v1.NotificationLog\"*\n\x1cResendPayNotificationRequest\x12\n\n\x02id\x18\x01 \x01(\t\"X\n\x1dResendPayNotificationResponse\x12\x37\n\x10pay_notification\x18\x01 \x01(\x0b\x32\x1d.paycenter.v1.PayNotification*\xe7\x01\n\x11NotificationState\x12\"\n\x1eNOTIFICATION_STATE_UNSPECIFIED\x10\x00\x12\x1e\n\x1aNOTIFICATION_STATE_WAITING\x10\x01\x12\x1e\n\x1aNOTIFICATION_STATE_SUCCESS\x10\x02\x12\x1e\n\x1aNOTIFICATION_STATE_FAILURE\x10\x03\x12&\n\"NOTIFICATION_STATE_REQUEST_SUCCESS\x10\x04\x12&\n\"NOTIFICATION_STATE_REQUEST_FAILURE\x10\x05*p\n\x10NotificationType\x12!\n\x1dNOTIFICATION_TYPE_UNSPECIFIED\x10\x00\x12\x1b\n\x17NOTIFICATION_TYPE_ORDER\x10\x01\x12\x1c\n\x18NOTIFICATION_TYPE_REFUND\x10\x02\x32\xe2\x02\n\x16PayNotificationService\x12m\n\x14ListPayNotifications\x12).paycenter.v1.ListPayNotificationsRequest\x1a*.paycenter.v1.ListPayNotificationsResponse\x12g\n\x12GetPayNotification\x12\'.paycenter.v1.GetPayNotificationRequest\x1a(.paycenter.v1.GetPayNotificationResponse\x12p\n\x15ResendPayNotification\x12*.paycenter.v1.ResendPayNotificationRequest\x1a+.paycenter.v1.ResendPayNotificationResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+paycenter/v1/pay_notification_service.proto\x12\x0cpaycenter.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbd\x04\n\x0fPayNotification\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61pp_key\x18\x02 \x01(\t\x12,\n\x04type\x18\x03 \x01(\x0e\x32\x1e.paycenter.v1.NotificationType\x12\r\n\x05\x65vent\x18\x04 \x01(\t\x12\x0f\n\x07\x64\x61ta_id\x18\x05 \x01(\t\x12\x19\n\x11merchant_order_id\x18\x06 \x01(\t\x12\x1a\n\x12merchant_refund_no\x18\x07 \x01(\t\x12\x18\n\x10notification_url\x18\x08 \x01(\t\x12.\n\x05state\x18\t \x01(\x0e\x32\x1f.paycenter.v1.NotificationState\x12\x14\n\x0cnotify_times\x18\n \x01(\x05\x12\x18\n\x10max_notify_times\x18\x0b \x01(\x05\x12\x34\n\x10next_notify_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11last_execute_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x37\n\x13schedule_start_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0c\x64\x61ta_version\x18\x10 \x01(\x05\x12\x10\n\x08\x65ndpoint\x18\x11 \x01(\t\x12\x0f\n\x07problem\x18\x12 \x01(\t\"\xd3\x01\n\x0fNotificationLog\x12\x14\n\x0cnotify_times\x18\x01 \x01(\x05\x12.\n\x05state\x18\x02 \x01(\x0e\x32\x1f.paycenter.v1.NotificationState\x12\x0f\n\x07request\x18\x03 \x01(\t\x12\x13\n\x0bhttp_status\x18\x04 \x01(\x05\x12\x13\n\x0b\x64uration_ms\x18\x05 \x01(\x05\x12\x0e\n\x06\x61nswer\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe5\x02\n\x1bListPayNotificationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0f\n\x07\x61pp_key\x18\x03 \x01(\t\x12,\n\x04type\x18\x04 \x01(\x0e\x32\x1e.paycenter.v1.NotificationType\x12.\n\x05state\x18\x05 \x01(\x0e\x32\x1f.paycenter.v1.NotificationState\x12\x19\n\x11merchant_order_id\x18\x06 \x01(\t\x12\x1a\n\x12merchant_refund_no\x18\x07 \x01(\t\x12\x0f\n\x07\x64\x61ta_id\x18\x08 \x01(\t\x12\x34\n\x10\x63reate_time_from\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reate_time_to\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"q\n\x1cListPayNotificationsResponse\x12\x38\n\x11pay_notifications\x18\x01 \x03(\x0b\x32\x1d.paycenter.v1.PayNotification\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\'\n\x19GetPayNotificationRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x82\x01\n\x1aGetPayNotificationResponse\x12\x37\n\x10pay_notification\x18\x01 \x01(\x0b\x32\x1d.paycenter.v1.PayNotification\x12+\n\x04logs\x18\x02 \x03(\x0b\x32\x1d.paycenter.v1.NotificationLog\"*\n\x1cResendPayNotificationRequest\x12\n\n\x02id\x18\x01 \x01(\t\"X\n\x1dResendPayNotificationResponse\x12\x37\n\x10pay_notification\x18\x01 \x01(\x0b\x32\x1d.paycenter.v1.PayNotification\"\xf8\x02\n\x1dResendPayNotificationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0f\n\x07\x61pp_key\x18\x03 \x01(\t\x12,\n\x04type\x18\x04 \x01(\x0e\x32\x1e.paycenter.v1.NotificationType\x12.\n\x05state\x18\x05 \x01(\x0e\x32\x1f.paycenter.v1.NotificationState\x12\x19\n\x11merchant_order_id\x18\x06 \x01(\t\x12\x1a\n\x12merchant_refund_no\x18\x07 \x01(\t\x12\x0f\n\x07\x64\x61ta_id\x18\x08 \x01(\t\x12\x34\n\x10\x63reate_time_from\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reate_time_to\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x64ry_run\x18\x0b \x01(\x08\"\x7f\n\x1eResendPayNotificationsResponse\x12\x15\n\rmatched_count\x18\x01 \x01(\x05\x12\x14\n\x0cresent_count\x18\x02 \x01(\x05\x12\x17\n\x0fremaining_count\x18\x03 \x01(\x05\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t\"+\n\x1dSendPayNotificationNowRequest\x12\n\n\x02id\x18\x01 \x01(\t\"Y\n\x1eSendPayNotificationNowResponse\x12\x37\n\x10pay_notification\x18\x01 \x01(\x0b\x32\x1d.paycenter.v1.PayNotification*\x8a\x02\n\x11NotificationState\x12\"\n\x1eNOTIFICATION_STATE_UNSPECIFIED\x10\x00\x12\x1e\n\x1aNOTIFICATION_STATE_WAITING\x10\x01\x12\x1e\n\x1aNOTIFICATION_STATE_SUCCESS\x10\x02\x12\x1e\n\x1aNOTIFICATION_STATE_FAILURE\x10\x03\x12&\n\"NOTIFICATION_STATE_REQUEST_SUCCESS\x10\x04\x12&\n\"NOTIFICATION_STATE_REQUEST_FAILURE\x10\x05\x12!\n\x1dNOTIFICATION_STATE_SUPERSEDED\x10\x06*p\n\x10NotificationType\x12!\n\x1dNOTIFICATION_TYPE_UNSPECIFIED\x10\x00\x12\x1b\n\x17NOTIFICATION_TYPE_ORDER\x10\x01\x12\x1c\n\x18NOTIFICATION_TYPE_REFUND\x10\x02\x32\xcc\x04\n\x16PayNotificationService\x12m\n\x14ListPayNotifications\x12).paycenter.v1.ListPayNotificationsRequest\x1a*.paycenter.v1.ListPayNotificationsResponse\x12g\n\x12GetPayNotification\x12\'.paycenter.v1.GetPayNotificationRequest\x1a(.paycenter.v1.GetPayNotificationResponse\x12p\n\x15ResendPayNotification\x12*.paycenter.v1.ResendPayNotificationRequest\x1a+.paycenter.v1.ResendPayNotificationResponse\x12s\n\x16ResendPayNotifications\x12+.paycenter.v1.ResendPayNotificationsRequest\x1a,.paycenter.v1.ResendPayNotificationsResponse\x12s\n\x16SendPayNotificationNow\x12+.paycenter.v1.SendPayNotificationNowRequest\x1a,.paycenter.v1.SendPayNotificationNowResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'paycenter.v1.pay_notification_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_NOTIFICATIONSTATE']._serialized_start=1611
-  _globals['_NOTIFICATIONSTATE']._serialized_end=1842
-  _globals['_NOTIFICATIONTYPE']._serialized_start=1844
-  _globals['_NOTIFICATIONTYPE']._serialized_end=1956
+  _globals['_NOTIFICATIONSTATE']._serialized_start=2312
+  _globals['_NOTIFICATIONSTATE']._serialized_end=2578
+  _globals['_NOTIFICATIONTYPE']._serialized_start=2580
+  _globals['_NOTIFICATIONTYPE']._serialized_end=2692
   _globals['_PAYNOTIFICATION']._serialized_start=95
-  _globals['_PAYNOTIFICATION']._serialized_end=611
-  _globals['_NOTIFICATIONLOG']._serialized_start=614
-  _globals['_NOTIFICATIONLOG']._serialized_end=825
-  _globals['_LISTPAYNOTIFICATIONSREQUEST']._serialized_start=828
-  _globals['_LISTPAYNOTIFICATIONSREQUEST']._serialized_end=1185
-  _globals['_LISTPAYNOTIFICATIONSRESPONSE']._serialized_start=1187
-  _globals['_LISTPAYNOTIFICATIONSRESPONSE']._serialized_end=1300
-  _globals['_GETPAYNOTIFICATIONREQUEST']._serialized_start=1302
-  _globals['_GETPAYNOTIFICATIONREQUEST']._serialized_end=1341
-  _globals['_GETPAYNOTIFICATIONRESPONSE']._serialized_start=1344
-  _globals['_GETPAYNOTIFICATIONRESPONSE']._serialized_end=1474
-  _globals['_RESENDPAYNOTIFICATIONREQUEST']._serialized_start=1476
-  _globals['_RESENDPAYNOTIFICATIONREQUEST']._serialized_end=1518
-  _globals['_RESENDPAYNOTIFICATIONRESPONSE']._serialized_start=1520
-  _globals['_RESENDPAYNOTIFICATIONRESPONSE']._serialized_end=1608
-  _globals['_PAYNOTIFICATIONSERVICE']._serialized_start=1959
-  _globals['_PAYNOTIFICATIONSERVICE']._serialized_end=2313
+  _globals['_PAYNOTIFICATION']._serialized_end=668
+  _globals['_NOTIFICATIONLOG']._serialized_start=671
+  _globals['_NOTIFICATIONLOG']._serialized_end=882
+  _globals['_LISTPAYNOTIFICATIONSREQUEST']._serialized_start=885
+  _globals['_LISTPAYNOTIFICATIONSREQUEST']._serialized_end=1242
+  _globals['_LISTPAYNOTIFICATIONSRESPONSE']._serialized_start=1244
+  _globals['_LISTPAYNOTIFICATIONSRESPONSE']._serialized_end=1357
+  _globals['_GETPAYNOTIFICATIONREQUEST']._serialized_start=1359
+  _globals['_GETPAYNOTIFICATIONREQUEST']._serialized_end=1398
+  _globals['_GETPAYNOTIFICATIONRESPONSE']._serialized_start=1401
+  _globals['_GETPAYNOTIFICATIONRESPONSE']._serialized_end=1531
+  _globals['_RESENDPAYNOTIFICATIONREQUEST']._serialized_start=1533
+  _globals['_RESENDPAYNOTIFICATIONREQUEST']._serialized_end=1575
+  _globals['_RESENDPAYNOTIFICATIONRESPONSE']._serialized_start=1577
+  _globals['_RESENDPAYNOTIFICATIONRESPONSE']._serialized_end=1665
+  _globals['_RESENDPAYNOTIFICATIONSREQUEST']._serialized_start=1668
+  _globals['_RESENDPAYNOTIFICATIONSREQUEST']._serialized_end=2044
+  _globals['_RESENDPAYNOTIFICATIONSRESPONSE']._serialized_start=2046
+  _globals['_RESENDPAYNOTIFICATIONSRESPONSE']._serialized_end=2173
+  _globals['_SENDPAYNOTIFICATIONNOWREQUEST']._serialized_start=2175
+  _globals['_SENDPAYNOTIFICATIONNOWREQUEST']._serialized_end=2218
+  _globals['_SENDPAYNOTIFICATIONNOWRESPONSE']._serialized_start=2220
+  _globals['_SENDPAYNOTIFICATIONNOWRESPONSE']._serialized_end=2309
+  _globals['_PAYNOTIFICATIONSERVICE']._serialized_start=2695
+  _globals['_PAYNOTIFICATIONSERVICE']._serialized_end=3283
 # @@protoc_insertion_point(module_scope)

@@ -38,6 +38,8 @@ class _NotificationStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Not
     """The app answered, but did not confirm; another delivery follows."""
     NOTIFICATION_STATE_REQUEST_FAILURE: _NotificationState.ValueType  # 5
     """The app did not answer; another delivery follows."""
+    NOTIFICATION_STATE_SUPERSEDED: _NotificationState.ValueType  # 6
+    """Replaced by a newer notification of the same object. It is not sent any more and cannot be resent."""
 
 class NotificationState(_NotificationState, metaclass=_NotificationStateEnumTypeWrapper):
     """NotificationState is the state of a notification."""
@@ -54,6 +56,8 @@ NOTIFICATION_STATE_REQUEST_SUCCESS: NotificationState.ValueType  # 4
 """The app answered, but did not confirm; another delivery follows."""
 NOTIFICATION_STATE_REQUEST_FAILURE: NotificationState.ValueType  # 5
 """The app did not answer; another delivery follows."""
+NOTIFICATION_STATE_SUPERSEDED: NotificationState.ValueType  # 6
+"""Replaced by a newer notification of the same object. It is not sent any more and cannot be resent."""
 Global___NotificationState: _TypeAlias = NotificationState  # noqa: Y015
 
 class _NotificationType:
@@ -101,6 +105,9 @@ class PayNotification(_message.Message):
     LAST_EXECUTE_TIME_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     SCHEDULE_START_TIME_FIELD_NUMBER: _builtins.int
+    DATA_VERSION_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The number, "N" and 26 characters. It is sent as `webhook-id`."""
     app_key: _builtins.str
@@ -108,7 +115,7 @@ class PayNotification(_message.Message):
     type: Global___NotificationType.ValueType
     """The kind of object."""
     event: _builtins.str
-    """The event, for example "pay_order.success"."""
+    """The notification type, `type` in the body, for example "pay_order.success". docs/events lists all."""
     data_id: _builtins.str
     """PayCenter's number of the order or refund."""
     merchant_order_id: _builtins.str
@@ -116,13 +123,21 @@ class PayNotification(_message.Message):
     merchant_refund_no: _builtins.str
     """The app's number of the refund; empty for orders."""
     notification_url: _builtins.str
-    """The URL to which it is sent."""
+    """The URL to which it goes now: the one that the order or refund brought, or else the current one of the app."""
     state: Global___NotificationState.ValueType
     """The state."""
     notify_times: _builtins.int
     """The number of deliveries so far."""
     max_notify_times: _builtins.int
     """The largest number of deliveries under the current retry schedule."""
+    data_version: _builtins.int
+    """The version of the object that it reports. Of two notifications about one object the larger version is the newer."""
+    endpoint: _builtins.str
+    """`scheme://host:port` of the URL. Deliveries to one endpoint do not delay those to another."""
+    problem: _builtins.str
+    """Why the last delivery did not succeed; empty if it did, or if there was none. It begins with "blocked:" if the address is
+    private and not allowed.
+    """
     @_builtins.property
     def next_notify_time(self) -> _timestamp_pb2.Timestamp:
         """The time of the next delivery; not set if none follows."""
@@ -157,10 +172,13 @@ class PayNotification(_message.Message):
         last_execute_time: _timestamp_pb2.Timestamp | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         schedule_start_time: _timestamp_pb2.Timestamp | None = ...,
+        data_version: _builtins.int = ...,
+        endpoint: _builtins.str = ...,
+        problem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "last_execute_time", b"last_execute_time", "next_notify_time", b"next_notify_time", "schedule_start_time", b"schedule_start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_key", b"app_key", "create_time", b"create_time", "data_id", b"data_id", "event", b"event", "id", b"id", "last_execute_time", b"last_execute_time", "max_notify_times", b"max_notify_times", "merchant_order_id", b"merchant_order_id", "merchant_refund_no", b"merchant_refund_no", "next_notify_time", b"next_notify_time", "notification_url", b"notification_url", "notify_times", b"notify_times", "schedule_start_time", b"schedule_start_time", "state", b"state", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_key", b"app_key", "create_time", b"create_time", "data_id", b"data_id", "data_version", b"data_version", "endpoint", b"endpoint", "event", b"event", "id", b"id", "last_execute_time", b"last_execute_time", "max_notify_times", b"max_notify_times", "merchant_order_id", b"merchant_order_id", "merchant_refund_no", b"merchant_refund_no", "next_notify_time", b"next_notify_time", "notification_url", b"notification_url", "notify_times", b"notify_times", "problem", b"problem", "schedule_start_time", b"schedule_start_time", "state", b"state", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___PayNotification: _TypeAlias = PayNotification  # noqa: Y015
@@ -387,3 +405,141 @@ class ResendPayNotificationResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___ResendPayNotificationResponse: _TypeAlias = ResendPayNotificationResponse  # noqa: Y015
+
+@_typing.final
+class ResendPayNotificationsRequest(_message.Message):
+    """ResendPayNotificationsRequest filters finished notifications. Empty fields do not filter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    APP_KEY_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    MERCHANT_ORDER_ID_FIELD_NUMBER: _builtins.int
+    MERCHANT_REFUND_NO_FIELD_NUMBER: _builtins.int
+    DATA_ID_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FROM_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_TO_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """The largest number of notifications of this call, 1 to 200; 0 means 50."""
+    page_token: _builtins.str
+    """The next_page_token of the previous response. The filters must be the same."""
+    app_key: _builtins.str
+    """The key of the app; app credentials resend those of their own app only."""
+    type: Global___NotificationType.ValueType
+    """The kind of object."""
+    state: Global___NotificationState.ValueType
+    """FAILURE or SUCCESS; unspecified means FAILURE."""
+    merchant_order_id: _builtins.str
+    """The app's number of the order, exact."""
+    merchant_refund_no: _builtins.str
+    """The app's number of the refund, exact."""
+    data_id: _builtins.str
+    """PayCenter's number of the order or refund, exact."""
+    dry_run: _builtins.bool
+    """Only count what matches."""
+    @_builtins.property
+    def create_time_from(self) -> _timestamp_pb2.Timestamp:
+        """Created at or after this time."""
+
+    @_builtins.property
+    def create_time_to(self) -> _timestamp_pb2.Timestamp:
+        """Created before this time."""
+
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        app_key: _builtins.str = ...,
+        type: Global___NotificationType.ValueType = ...,
+        state: Global___NotificationState.ValueType = ...,
+        merchant_order_id: _builtins.str = ...,
+        merchant_refund_no: _builtins.str = ...,
+        data_id: _builtins.str = ...,
+        create_time_from: _timestamp_pb2.Timestamp | None = ...,
+        create_time_to: _timestamp_pb2.Timestamp | None = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time_from", b"create_time_from", "create_time_to", b"create_time_to"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_key", b"app_key", "create_time_from", b"create_time_from", "create_time_to", b"create_time_to", "data_id", b"data_id", "dry_run", b"dry_run", "merchant_order_id", b"merchant_order_id", "merchant_refund_no", b"merchant_refund_no", "page_size", b"page_size", "page_token", b"page_token", "state", b"state", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___ResendPayNotificationsRequest: _TypeAlias = ResendPayNotificationsRequest  # noqa: Y015
+
+@_typing.final
+class ResendPayNotificationsResponse(_message.Message):
+    """ResendPayNotificationsResponse is the result of one page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MATCHED_COUNT_FIELD_NUMBER: _builtins.int
+    RESENT_COUNT_FIELD_NUMBER: _builtins.int
+    REMAINING_COUNT_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    matched_count: _builtins.int
+    """How many notifications of this page match."""
+    resent_count: _builtins.int
+    """How many of them were made WAITING; 0 in a dry run."""
+    remaining_count: _builtins.int
+    """How many match after this page, counted up to 1,000,000."""
+    next_page_token: _builtins.str
+    """The page_token of the next page; empty on the last page."""
+    def __init__(
+        self,
+        *,
+        matched_count: _builtins.int = ...,
+        resent_count: _builtins.int = ...,
+        remaining_count: _builtins.int = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["matched_count", b"matched_count", "next_page_token", b"next_page_token", "remaining_count", b"remaining_count", "resent_count", b"resent_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___ResendPayNotificationsResponse: _TypeAlias = ResendPayNotificationsResponse  # noqa: Y015
+
+@_typing.final
+class SendPayNotificationNowRequest(_message.Message):
+    """SendPayNotificationNowRequest names a waiting notification."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The number of the notification."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___SendPayNotificationNowRequest: _TypeAlias = SendPayNotificationNowRequest  # noqa: Y015
+
+@_typing.final
+class SendPayNotificationNowResponse(_message.Message):
+    """SendPayNotificationNowResponse contains the notification."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAY_NOTIFICATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def pay_notification(self) -> Global___PayNotification:
+        """The notification, due now."""
+
+    def __init__(
+        self,
+        *,
+        pay_notification: Global___PayNotification | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pay_notification", b"pay_notification"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pay_notification", b"pay_notification"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___SendPayNotificationNowResponse: _TypeAlias = SendPayNotificationNowResponse  # noqa: Y015

@@ -50,6 +50,16 @@ class PayNotificationServiceStub(object):
                 request_serializer=paycenter_dot_v1_dot_pay__notification__service__pb2.ResendPayNotificationRequest.SerializeToString,
                 response_deserializer=paycenter_dot_v1_dot_pay__notification__service__pb2.ResendPayNotificationResponse.FromString,
                 _registered_method=True)
+        self.ResendPayNotifications = channel.unary_unary(
+                '/paycenter.v1.PayNotificationService/ResendPayNotifications',
+                request_serializer=paycenter_dot_v1_dot_pay__notification__service__pb2.ResendPayNotificationsRequest.SerializeToString,
+                response_deserializer=paycenter_dot_v1_dot_pay__notification__service__pb2.ResendPayNotificationsResponse.FromString,
+                _registered_method=True)
+        self.SendPayNotificationNow = channel.unary_unary(
+                '/paycenter.v1.PayNotificationService/SendPayNotificationNow',
+                request_serializer=paycenter_dot_v1_dot_pay__notification__service__pb2.SendPayNotificationNowRequest.SerializeToString,
+                response_deserializer=paycenter_dot_v1_dot_pay__notification__service__pb2.SendPayNotificationNowResponse.FromString,
+                _registered_method=True)
 
 
 class PayNotificationServiceServicer(object):
@@ -77,6 +87,21 @@ class PayNotificationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ResendPayNotifications(self, request, context):
+        """ResendPayNotifications sends the finished notifications that match a filter again, one page a call. Call it with the
+        next_page_token until that is empty; each response states the progress. A dry run changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SendPayNotificationNow(self, request, context):
+        """SendPayNotificationNow makes a waiting notification due at once. Its retry schedule continues.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PayNotificationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +119,16 @@ def add_PayNotificationServiceServicer_to_server(servicer, server):
                     servicer.ResendPayNotification,
                     request_deserializer=paycenter_dot_v1_dot_pay__notification__service__pb2.ResendPayNotificationRequest.FromString,
                     response_serializer=paycenter_dot_v1_dot_pay__notification__service__pb2.ResendPayNotificationResponse.SerializeToString,
+            ),
+            'ResendPayNotifications': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResendPayNotifications,
+                    request_deserializer=paycenter_dot_v1_dot_pay__notification__service__pb2.ResendPayNotificationsRequest.FromString,
+                    response_serializer=paycenter_dot_v1_dot_pay__notification__service__pb2.ResendPayNotificationsResponse.SerializeToString,
+            ),
+            'SendPayNotificationNow': grpc.unary_unary_rpc_method_handler(
+                    servicer.SendPayNotificationNow,
+                    request_deserializer=paycenter_dot_v1_dot_pay__notification__service__pb2.SendPayNotificationNowRequest.FromString,
+                    response_serializer=paycenter_dot_v1_dot_pay__notification__service__pb2.SendPayNotificationNowResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +213,60 @@ class PayNotificationService(object):
             '/paycenter.v1.PayNotificationService/ResendPayNotification',
             paycenter_dot_v1_dot_pay__notification__service__pb2.ResendPayNotificationRequest.SerializeToString,
             paycenter_dot_v1_dot_pay__notification__service__pb2.ResendPayNotificationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResendPayNotifications(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paycenter.v1.PayNotificationService/ResendPayNotifications',
+            paycenter_dot_v1_dot_pay__notification__service__pb2.ResendPayNotificationsRequest.SerializeToString,
+            paycenter_dot_v1_dot_pay__notification__service__pb2.ResendPayNotificationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SendPayNotificationNow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paycenter.v1.PayNotificationService/SendPayNotificationNow',
+            paycenter_dot_v1_dot_pay__notification__service__pb2.SendPayNotificationNowRequest.SerializeToString,
+            paycenter_dot_v1_dot_pay__notification__service__pb2.SendPayNotificationNowResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,12 @@ class PayNotificationServiceStub:
     """GetPayNotification reads one notification with the log of its deliveries."""
     ResendPayNotification: _grpc.UnaryUnaryMultiCallable[_pay_notification_service_pb2.ResendPayNotificationRequest, _pay_notification_service_pb2.ResendPayNotificationResponse]
     """ResendPayNotification sends a finished notification again, at once, and starts its retry schedule again."""
+    ResendPayNotifications: _grpc.UnaryUnaryMultiCallable[_pay_notification_service_pb2.ResendPayNotificationsRequest, _pay_notification_service_pb2.ResendPayNotificationsResponse]
+    """ResendPayNotifications sends the finished notifications that match a filter again, one page a call. Call it with the
+    next_page_token until that is empty; each response states the progress. A dry run changes nothing.
+    """
+    SendPayNotificationNow: _grpc.UnaryUnaryMultiCallable[_pay_notification_service_pb2.SendPayNotificationNowRequest, _pay_notification_service_pb2.SendPayNotificationNowResponse]
+    """SendPayNotificationNow makes a waiting notification due at once. Its retry schedule continues."""
 
 @_typing.type_check_only
 class PayNotificationServiceAsyncStub(PayNotificationServiceStub):
@@ -51,6 +57,12 @@ class PayNotificationServiceAsyncStub(PayNotificationServiceStub):
     """GetPayNotification reads one notification with the log of its deliveries."""
     ResendPayNotification: _aio.UnaryUnaryMultiCallable[_pay_notification_service_pb2.ResendPayNotificationRequest, _pay_notification_service_pb2.ResendPayNotificationResponse]  # type: ignore[assignment]
     """ResendPayNotification sends a finished notification again, at once, and starts its retry schedule again."""
+    ResendPayNotifications: _aio.UnaryUnaryMultiCallable[_pay_notification_service_pb2.ResendPayNotificationsRequest, _pay_notification_service_pb2.ResendPayNotificationsResponse]  # type: ignore[assignment]
+    """ResendPayNotifications sends the finished notifications that match a filter again, one page a call. Call it with the
+    next_page_token until that is empty; each response states the progress. A dry run changes nothing.
+    """
+    SendPayNotificationNow: _aio.UnaryUnaryMultiCallable[_pay_notification_service_pb2.SendPayNotificationNowRequest, _pay_notification_service_pb2.SendPayNotificationNowResponse]  # type: ignore[assignment]
+    """SendPayNotificationNow makes a waiting notification due at once. Its retry schedule continues."""
 
 class PayNotificationServiceServicer(metaclass=_abc_1.ABCMeta):
     """PayNotificationService lists the notifications that PayCenter sends to apps, and sends them again."""
@@ -78,5 +90,23 @@ class PayNotificationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_pay_notification_service_pb2.ResendPayNotificationResponse, _abc.Awaitable[_pay_notification_service_pb2.ResendPayNotificationResponse]]:
         """ResendPayNotification sends a finished notification again, at once, and starts its retry schedule again."""
+
+    @_abc_1.abstractmethod
+    def ResendPayNotifications(
+        self,
+        request: _pay_notification_service_pb2.ResendPayNotificationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pay_notification_service_pb2.ResendPayNotificationsResponse, _abc.Awaitable[_pay_notification_service_pb2.ResendPayNotificationsResponse]]:
+        """ResendPayNotifications sends the finished notifications that match a filter again, one page a call. Call it with the
+        next_page_token until that is empty; each response states the progress. A dry run changes nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def SendPayNotificationNow(
+        self,
+        request: _pay_notification_service_pb2.SendPayNotificationNowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pay_notification_service_pb2.SendPayNotificationNowResponse, _abc.Awaitable[_pay_notification_service_pb2.SendPayNotificationNowResponse]]:
+        """SendPayNotificationNow makes a waiting notification due at once. Its retry schedule continues."""
 
 def add_PayNotificationServiceServicer_to_server(servicer: PayNotificationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -152,6 +152,8 @@ class PayOrder(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
+    NOTIFICATION_URL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """PayCenter's number of the order, "O" and 26 characters."""
     app_key: _builtins.str
@@ -194,6 +196,10 @@ class PayOrder(_message.Message):
     """The channel's fee rate at the time of payment, in millionths of the amount (0.6 % = 6000)."""
     channel_fee_amount: _builtins.int
     """The fee in minor units: the paid amount times the rate, rounded half up."""
+    notification_url: _builtins.str
+    """The URL of its own to which its notifications go; empty if they go to the app's current URL."""
+    version: _builtins.int
+    """Counts the changes that were notified. Notifications about the order carry the version that they report."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """The time after which it cannot be paid."""
@@ -243,10 +249,12 @@ class PayOrder(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         attempts: _abc.Iterable[Global___PayAttempt] | None = ...,
+        notification_url: _builtins.str = ...,
+        version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "success_time", b"success_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "app_key", b"app_key", "attempts", b"attempts", "body", b"body", "channel_code", b"channel_code", "channel_fee_amount", b"channel_fee_amount", "channel_fee_rate_ppm", b"channel_fee_rate_ppm", "channel_id", b"channel_id", "channel_order_no", b"channel_order_no", "channel_user_id", b"channel_user_id", "create_time", b"create_time", "currency", b"currency", "expire_time", b"expire_time", "id", b"id", "merchant_order_id", b"merchant_order_id", "out_trade_no", b"out_trade_no", "paid_amount", b"paid_amount", "refunded_amount", b"refunded_amount", "reserved_amount", b"reserved_amount", "return_url", b"return_url", "state", b"state", "subject", b"subject", "success_time", b"success_time", "update_time", b"update_time", "user_id", b"user_id", "user_ip", b"user_ip"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "app_key", b"app_key", "attempts", b"attempts", "body", b"body", "channel_code", b"channel_code", "channel_fee_amount", b"channel_fee_amount", "channel_fee_rate_ppm", b"channel_fee_rate_ppm", "channel_id", b"channel_id", "channel_order_no", b"channel_order_no", "channel_user_id", b"channel_user_id", "create_time", b"create_time", "currency", b"currency", "expire_time", b"expire_time", "id", b"id", "merchant_order_id", b"merchant_order_id", "notification_url", b"notification_url", "out_trade_no", b"out_trade_no", "paid_amount", b"paid_amount", "refunded_amount", b"refunded_amount", "reserved_amount", b"reserved_amount", "return_url", b"return_url", "state", b"state", "subject", b"subject", "success_time", b"success_time", "update_time", b"update_time", "user_id", b"user_id", "user_ip", b"user_ip", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___PayOrder: _TypeAlias = PayOrder  # noqa: Y015
@@ -328,6 +336,7 @@ class CreatePayOrderRequest(_message.Message):
     USER_IP_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
     RETURN_URL_FIELD_NUMBER: _builtins.int
+    NOTIFICATION_URL_FIELD_NUMBER: _builtins.int
     app_key: _builtins.str
     """The key of the app; optional with app credentials."""
     merchant_order_id: _builtins.str
@@ -346,6 +355,8 @@ class CreatePayOrderRequest(_message.Message):
     """The payer's id in the app, up to 64 characters; optional."""
     return_url: _builtins.str
     """The URL to which the channel sends the payer's browser afterwards; optional."""
+    notification_url: _builtins.str
+    """An http or https URL for the notifications about this order; optional. Without it they go to the app's current URL."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """In the future, at most 30 days ahead; optional. Without it the order expires after 30 minutes."""
@@ -363,10 +374,11 @@ class CreatePayOrderRequest(_message.Message):
         user_ip: _builtins.str = ...,
         user_id: _builtins.str = ...,
         return_url: _builtins.str = ...,
+        notification_url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "app_key", b"app_key", "body", b"body", "currency", b"currency", "expire_time", b"expire_time", "merchant_order_id", b"merchant_order_id", "return_url", b"return_url", "subject", b"subject", "user_id", b"user_id", "user_ip", b"user_ip"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "app_key", b"app_key", "body", b"body", "currency", b"currency", "expire_time", b"expire_time", "merchant_order_id", b"merchant_order_id", "notification_url", b"notification_url", "return_url", b"return_url", "subject", b"subject", "user_id", b"user_id", "user_ip", b"user_ip"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___CreatePayOrderRequest: _TypeAlias = CreatePayOrderRequest  # noqa: Y015

@@ -25,33 +25,33 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%paycenter/v1/pay_refund_service.proto\x12\x0cpaycenter.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x81\x04\n\tPayRefund\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61pp_key\x18\x02 \x01(\t\x12\x14\n\x0cpay_order_id\x18\x03 \x01(\t\x12\x19\n\x11merchant_order_id\x18\x04 \x01(\t\x12\x1a\n\x12merchant_refund_no\x18\x05 \x01(\t\x12\x0e\n\x06\x61mount\x18\x06 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12+\n\x05state\x18\t \x01(\x0e\x32\x1c.paycenter.v1.PayRefundState\x12\x14\n\x0c\x63hannel_code\x18\n \x01(\t\x12\x14\n\x0cout_trade_no\x18\x0b \x01(\t\x12\x15\n\rout_refund_no\x18\x0c \x01(\t\x12\x19\n\x11\x63hannel_refund_no\x18\r \x01(\t\x12\x1a\n\x12\x63hannel_error_code\x18\x0e \x01(\t\x12\x1d\n\x15\x63hannel_error_message\x18\x0f \x01(\t\x12\x30\n\x0csuccess_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x80\x01\n\x16\x43reatePayRefundRequest\x12\x0f\n\x07\x61pp_key\x18\x01 \x01(\t\x12\x19\n\x11merchant_order_id\x18\x02 \x01(\t\x12\x1a\n\x12merchant_refund_no\x18\x03 \x01(\t\x12\x0e\n\x06\x61mount\x18\x04 \x01(\x03\x12\x0e\n\x06reason\x18\x05 \x01(\t\"F\n\x17\x43reatePayRefundResponse\x12+\n\npay_refund\x18\x01 \x01(\x0b\x32\x17.paycenter.v1.PayRefund\"g\n\x13GetPayRefundRequest\x12\x0f\n\x07\x61pp_key\x18\x01 \x01(\t\x12\x0c\n\x02id\x18\x02 \x01(\tH\x00\x12\x1c\n\x12merchant_refund_no\x18\x03 \x01(\tH\x00\x12\x0c\n\x04sync\x18\x04 \x01(\x08\x42\x05\n\x03key\"C\n\x14GetPayRefundResponse\x12+\n\npay_refund\x18\x01 \x01(\x0b\x32\x17.paycenter.v1.PayRefund\"\xce\x02\n\x15ListPayRefundsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0f\n\x07\x61pp_key\x18\x03 \x01(\t\x12\x14\n\x0c\x63hannel_code\x18\x04 \x01(\t\x12+\n\x05state\x18\x05 \x01(\x0e\x32\x1c.paycenter.v1.PayRefundState\x12\x19\n\x11merchant_order_id\x18\x06 \x01(\t\x12\x1a\n\x12merchant_refund_no\x18\x07 \x01(\t\x12\x19\n\x11\x63hannel_refund_no\x18\x08 \x01(\t\x12\x34\n\x10\x63reate_time_from\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reate_time_to\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"_\n\x16ListPayRefundsResponse\x12,\n\x0bpay_refunds\x18\x01 \x03(\x0b\x32\x17.paycenter.v1.PayRefund\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x14SyncPayRefundRequest\x12\n\n\x02id\x18\x01 \x01(\t\"D\n\x15SyncPayRefundResponse\x12+\n\npay_refund\x18\x01 \x01(\x0b\x32\x17.paycenter.v1.PayRefund*\x8c\x01\n\x0ePayRefundState\x12 \n\x1cPAY_REFUND_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18PAY_REFUND_STATE_WAITING\x10\x01\x12\x1c\n\x18PAY_REFUND_STATE_SUCCESS\x10\x02\x12\x1c\n\x18PAY_REFUND_STATE_FAILURE\x10\x03\x32\x80\x03\n\x10PayRefundService\x12^\n\x0f\x43reatePayRefund\x12$.paycenter.v1.CreatePayRefundRequest\x1a%.paycenter.v1.CreatePayRefundResponse\x12U\n\x0cGetPayRefund\x12!.paycenter.v1.GetPayRefundRequest\x1a\".paycenter.v1.GetPayRefundResponse\x12[\n\x0eListPayRefunds\x12#.paycenter.v1.ListPayRefundsRequest\x1a$.paycenter.v1.ListPayRefundsResponse\x12X\n\rSyncPayRefund\x12\".paycenter.v1.SyncPayRefundRequest\x1a#.paycenter.v1.SyncPayRefundResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%paycenter/v1/pay_refund_service.proto\x12\x0cpaycenter.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xac\x04\n\tPayRefund\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61pp_key\x18\x02 \x01(\t\x12\x14\n\x0cpay_order_id\x18\x03 \x01(\t\x12\x19\n\x11merchant_order_id\x18\x04 \x01(\t\x12\x1a\n\x12merchant_refund_no\x18\x05 \x01(\t\x12\x0e\n\x06\x61mount\x18\x06 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12+\n\x05state\x18\t \x01(\x0e\x32\x1c.paycenter.v1.PayRefundState\x12\x14\n\x0c\x63hannel_code\x18\n \x01(\t\x12\x14\n\x0cout_trade_no\x18\x0b \x01(\t\x12\x15\n\rout_refund_no\x18\x0c \x01(\t\x12\x19\n\x11\x63hannel_refund_no\x18\r \x01(\t\x12\x1a\n\x12\x63hannel_error_code\x18\x0e \x01(\t\x12\x1d\n\x15\x63hannel_error_message\x18\x0f \x01(\t\x12\x30\n\x0csuccess_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10notification_url\x18\x13 \x01(\t\x12\x0f\n\x07version\x18\x14 \x01(\x05\"\x9a\x01\n\x16\x43reatePayRefundRequest\x12\x0f\n\x07\x61pp_key\x18\x01 \x01(\t\x12\x19\n\x11merchant_order_id\x18\x02 \x01(\t\x12\x1a\n\x12merchant_refund_no\x18\x03 \x01(\t\x12\x0e\n\x06\x61mount\x18\x04 \x01(\x03\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x18\n\x10notification_url\x18\x06 \x01(\t\"F\n\x17\x43reatePayRefundResponse\x12+\n\npay_refund\x18\x01 \x01(\x0b\x32\x17.paycenter.v1.PayRefund\"g\n\x13GetPayRefundRequest\x12\x0f\n\x07\x61pp_key\x18\x01 \x01(\t\x12\x0c\n\x02id\x18\x02 \x01(\tH\x00\x12\x1c\n\x12merchant_refund_no\x18\x03 \x01(\tH\x00\x12\x0c\n\x04sync\x18\x04 \x01(\x08\x42\x05\n\x03key\"C\n\x14GetPayRefundResponse\x12+\n\npay_refund\x18\x01 \x01(\x0b\x32\x17.paycenter.v1.PayRefund\"\xce\x02\n\x15ListPayRefundsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0f\n\x07\x61pp_key\x18\x03 \x01(\t\x12\x14\n\x0c\x63hannel_code\x18\x04 \x01(\t\x12+\n\x05state\x18\x05 \x01(\x0e\x32\x1c.paycenter.v1.PayRefundState\x12\x19\n\x11merchant_order_id\x18\x06 \x01(\t\x12\x1a\n\x12merchant_refund_no\x18\x07 \x01(\t\x12\x19\n\x11\x63hannel_refund_no\x18\x08 \x01(\t\x12\x34\n\x10\x63reate_time_from\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reate_time_to\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"_\n\x16ListPayRefundsResponse\x12,\n\x0bpay_refunds\x18\x01 \x03(\x0b\x32\x17.paycenter.v1.PayRefund\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x14SyncPayRefundRequest\x12\n\n\x02id\x18\x01 \x01(\t\"D\n\x15SyncPayRefundResponse\x12+\n\npay_refund\x18\x01 \x01(\x0b\x32\x17.paycenter.v1.PayRefund*\x8c\x01\n\x0ePayRefundState\x12 \n\x1cPAY_REFUND_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18PAY_REFUND_STATE_WAITING\x10\x01\x12\x1c\n\x18PAY_REFUND_STATE_SUCCESS\x10\x02\x12\x1c\n\x18PAY_REFUND_STATE_FAILURE\x10\x03\x32\x80\x03\n\x10PayRefundService\x12^\n\x0f\x43reatePayRefund\x12$.paycenter.v1.CreatePayRefundRequest\x1a%.paycenter.v1.CreatePayRefundResponse\x12U\n\x0cGetPayRefund\x12!.paycenter.v1.GetPayRefundRequest\x1a\".paycenter.v1.GetPayRefundResponse\x12[\n\x0eListPayRefunds\x12#.paycenter.v1.ListPayRefundsRequest\x1a$.paycenter.v1.ListPayRefundsResponse\x12X\n\rSyncPayRefund\x12\".paycenter.v1.SyncPayRefundRequest\x1a#.paycenter.v1.SyncPayRefundResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'paycenter.v1.pay_refund_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PAYREFUNDSTATE']._serialized_start=1522
-  _globals['_PAYREFUNDSTATE']._serialized_end=1662
+  _globals['_PAYREFUNDSTATE']._serialized_start=1591
+  _globals['_PAYREFUNDSTATE']._serialized_end=1731
   _globals['_PAYREFUND']._serialized_start=89
-  _globals['_PAYREFUND']._serialized_end=602
-  _globals['_CREATEPAYREFUNDREQUEST']._serialized_start=605
-  _globals['_CREATEPAYREFUNDREQUEST']._serialized_end=733
-  _globals['_CREATEPAYREFUNDRESPONSE']._serialized_start=735
-  _globals['_CREATEPAYREFUNDRESPONSE']._serialized_end=805
-  _globals['_GETPAYREFUNDREQUEST']._serialized_start=807
-  _globals['_GETPAYREFUNDREQUEST']._serialized_end=910
-  _globals['_GETPAYREFUNDRESPONSE']._serialized_start=912
-  _globals['_GETPAYREFUNDRESPONSE']._serialized_end=979
-  _globals['_LISTPAYREFUNDSREQUEST']._serialized_start=982
-  _globals['_LISTPAYREFUNDSREQUEST']._serialized_end=1316
-  _globals['_LISTPAYREFUNDSRESPONSE']._serialized_start=1318
-  _globals['_LISTPAYREFUNDSRESPONSE']._serialized_end=1413
-  _globals['_SYNCPAYREFUNDREQUEST']._serialized_start=1415
-  _globals['_SYNCPAYREFUNDREQUEST']._serialized_end=1449
-  _globals['_SYNCPAYREFUNDRESPONSE']._serialized_start=1451
-  _globals['_SYNCPAYREFUNDRESPONSE']._serialized_end=1519
-  _globals['_PAYREFUNDSERVICE']._serialized_start=1665
-  _globals['_PAYREFUNDSERVICE']._serialized_end=2049
+  _globals['_PAYREFUND']._serialized_end=645
+  _globals['_CREATEPAYREFUNDREQUEST']._serialized_start=648
+  _globals['_CREATEPAYREFUNDREQUEST']._serialized_end=802
+  _globals['_CREATEPAYREFUNDRESPONSE']._serialized_start=804
+  _globals['_CREATEPAYREFUNDRESPONSE']._serialized_end=874
+  _globals['_GETPAYREFUNDREQUEST']._serialized_start=876
+  _globals['_GETPAYREFUNDREQUEST']._serialized_end=979
+  _globals['_GETPAYREFUNDRESPONSE']._serialized_start=981
+  _globals['_GETPAYREFUNDRESPONSE']._serialized_end=1048
+  _globals['_LISTPAYREFUNDSREQUEST']._serialized_start=1051
+  _globals['_LISTPAYREFUNDSREQUEST']._serialized_end=1385
+  _globals['_LISTPAYREFUNDSRESPONSE']._serialized_start=1387
+  _globals['_LISTPAYREFUNDSRESPONSE']._serialized_end=1482
+  _globals['_SYNCPAYREFUNDREQUEST']._serialized_start=1484
+  _globals['_SYNCPAYREFUNDREQUEST']._serialized_end=1518
+  _globals['_SYNCPAYREFUNDRESPONSE']._serialized_start=1520
+  _globals['_SYNCPAYREFUNDRESPONSE']._serialized_end=1588
+  _globals['_PAYREFUNDSERVICE']._serialized_start=1734
+  _globals['_PAYREFUNDSERVICE']._serialized_end=2118
 # @@protoc_insertion_point(module_scope)

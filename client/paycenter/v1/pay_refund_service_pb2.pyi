@@ -72,6 +72,8 @@ class PayRefund(_message.Message):
     SUCCESS_TIME_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    NOTIFICATION_URL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """PayCenter's number, "F" and 26 characters."""
     app_key: _builtins.str
@@ -102,6 +104,10 @@ class PayRefund(_message.Message):
     """The channel's error code of the last answer, if any."""
     channel_error_message: _builtins.str
     """The channel's error text of the last answer, if any."""
+    notification_url: _builtins.str
+    """The URL of its own to which its notifications go; empty if they go to the app's current URL."""
+    version: _builtins.int
+    """Counts the changes that were notified. Notifications about the refund carry the version that they report."""
     @_builtins.property
     def success_time(self) -> _timestamp_pb2.Timestamp:
         """The time of the refund, as the channel reports it."""
@@ -135,10 +141,12 @@ class PayRefund(_message.Message):
         success_time: _timestamp_pb2.Timestamp | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        notification_url: _builtins.str = ...,
+        version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "success_time", b"success_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "app_key", b"app_key", "channel_code", b"channel_code", "channel_error_code", b"channel_error_code", "channel_error_message", b"channel_error_message", "channel_refund_no", b"channel_refund_no", "create_time", b"create_time", "currency", b"currency", "id", b"id", "merchant_order_id", b"merchant_order_id", "merchant_refund_no", b"merchant_refund_no", "out_refund_no", b"out_refund_no", "out_trade_no", b"out_trade_no", "pay_order_id", b"pay_order_id", "reason", b"reason", "state", b"state", "success_time", b"success_time", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "app_key", b"app_key", "channel_code", b"channel_code", "channel_error_code", b"channel_error_code", "channel_error_message", b"channel_error_message", "channel_refund_no", b"channel_refund_no", "create_time", b"create_time", "currency", b"currency", "id", b"id", "merchant_order_id", b"merchant_order_id", "merchant_refund_no", b"merchant_refund_no", "notification_url", b"notification_url", "out_refund_no", b"out_refund_no", "out_trade_no", b"out_trade_no", "pay_order_id", b"pay_order_id", "reason", b"reason", "state", b"state", "success_time", b"success_time", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___PayRefund: _TypeAlias = PayRefund  # noqa: Y015
@@ -154,6 +162,7 @@ class CreatePayRefundRequest(_message.Message):
     MERCHANT_REFUND_NO_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    NOTIFICATION_URL_FIELD_NUMBER: _builtins.int
     app_key: _builtins.str
     """The key of the app; optional with app credentials."""
     merchant_order_id: _builtins.str
@@ -164,6 +173,8 @@ class CreatePayRefundRequest(_message.Message):
     """Greater than 0, in minor units."""
     reason: _builtins.str
     """The reason, 1 to 80 characters. The channel may show it to the payer."""
+    notification_url: _builtins.str
+    """An http or https URL for the notifications about this refund; optional. Without it they go to the app's current URL."""
     def __init__(
         self,
         *,
@@ -172,8 +183,9 @@ class CreatePayRefundRequest(_message.Message):
         merchant_refund_no: _builtins.str = ...,
         amount: _builtins.int = ...,
         reason: _builtins.str = ...,
+        notification_url: _builtins.str = ...,
     ) -> None: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "app_key", b"app_key", "merchant_order_id", b"merchant_order_id", "merchant_refund_no", b"merchant_refund_no", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "app_key", b"app_key", "merchant_order_id", b"merchant_order_id", "merchant_refund_no", b"merchant_refund_no", "notification_url", b"notification_url", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___CreatePayRefundRequest: _TypeAlias = CreatePayRefundRequest  # noqa: Y015

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from urllib.parse import urlsplit
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -20,6 +21,21 @@ _SPECIAL_IPV6 = tuple(
         "fec0::/10",  # site-local, RFC 3879
     )
 )
+
+
+_PORTS = {"http": 80, "https": 443}
+
+
+def endpoint_of(url: str) -> str:
+    """The endpoint of an http or https URL: `scheme://host:port` in lower case, with the scheme's port if the URL names none.
+
+    ValueError if the URL has no host or no valid port.
+    """
+    parts = urlsplit(url)
+    host, port = parts.hostname, parts.port or _PORTS.get(parts.scheme)
+    if not host or port is None:
+        raise ValueError(f"{url!r} is not an http or https URL with a host")
+    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def parse_ip(text: str) -> IpAddress:

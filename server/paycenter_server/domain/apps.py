@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
+
+from paycenter_server.domain.addresses import endpoint_of
 
 
 class SurplusPolicy(StrEnum):
@@ -23,9 +26,30 @@ class NotificationSuccess(StrEnum):
     CODE_ZERO = "CODE_ZERO"
 
 
+# How many replaced secrets still sign: two rotations within the overlap leave every secret of that time valid.
+PREVIOUS_SECRETS = 2
+
+
+def with_previous_secret(
+    previous: Sequence[Mapping[str, str]], replaced: str, until: datetime, now: datetime
+) -> list[Mapping[str, str]]:
+    """The previous secrets after a rotation, newest first: `replaced` (sealed), and of the others the newest that are valid."""
+    kept = [{"sealed": replaced, "until": until.isoformat()}]
+    kept += [dict(item) for item in previous if datetime.fromisoformat(item["until"]) > now]
+    return list(kept[:PREVIOUS_SECRETS])
+
+
+def valid_previous_secrets(previous: Sequence[Mapping[str, str]], now: datetime) -> list[str]:
+    """The sealed previous secrets that still sign."""
+    return [item["sealed"] for item in previous if datetime.fromisoformat(item["until"]) > now]
+
+
 @dataclass(frozen=True, slots=True)
 class PayApp:
-    """A connected service."""
+    """A connected service. The endpoints are those of its URLs.
+
+    `notification_secrets_previous` has the sealed secrets that were replaced (`sealed`) and when they end (`until`), newest first.
+    """
 
     id: UUID
     app_key: str
@@ -34,11 +58,12 @@ class PayApp:
     remark: str
     order_notification_url: str
     refund_notification_url: str
+    order_notification_endpoint: str
+    refund_notification_endpoint: str
     surplus_policy: SurplusPolicy
     notification_success: NotificationSuccess
     notification_secret: str = field(repr=False)
-    notification_secret_previous: str | None = field(repr=False)
-    notification_secret_previous_until: datetime | None
+    notification_secrets_previous: Sequence[Mapping[str, str]] = field(repr=False)
     create_time: datetime
     update_time: datetime
 
@@ -65,11 +90,12 @@ def new_app(
         remark=remark,
         order_notification_url=order_notification_url,
         refund_notification_url=refund_notification_url,
+        order_notification_endpoint=endpoint_of(order_notification_url),
+        refund_notification_endpoint=endpoint_of(refund_notification_url),
         surplus_policy=surplus_policy,
         notification_success=notification_success,
         notification_secret=notification_secret,
-        notification_secret_previous=None,
-        notification_secret_previous_until=None,
+        notification_secrets_previous=[],
         create_time=now,
         update_time=now,
     )

@@ -23,6 +23,7 @@ class CaseKind(StrEnum):
     STALE_ATTEMPT = "STALE_ATTEMPT"
     STALE_REFUND = "STALE_REFUND"
     REFUND_MISMATCH = "REFUND_MISMATCH"
+    NOTIFICATION_GIVEN_UP = "NOTIFICATION_GIVEN_UP"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
+from paycenter_server.domain.addresses import endpoint_of
 from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.domain.schedule import NOTIFICATION_MAX_TIMES
 from paycenter_server.domain.states import NOTIFICATION, NotificationEvent, NotificationState, created
@@ -23,8 +24,10 @@ class NotificationType(StrEnum):
 class PayNotification:
     """A message to an app about an event of an order or a refund.
 
-    `data_version` distinguishes notifications about the same event of the same object. The retry schedule last started at
-    `schedule_start_time`, after `schedule_start_times` deliveries.
+    `data_version` is the version of the object that it reports: of two notifications about one object the larger is the newer.
+    A stored `notification_url` is empty if the notification goes to the app's current URL. `endpoint` is `scheme://host:port` of
+    the URL. `problem` says why the last delivery did not succeed. The retry schedule last started at `schedule_start_time`,
+    after `schedule_start_times` deliveries.
     """
 
     id: UUID
@@ -37,6 +40,7 @@ class PayNotification:
     merchant_order_id: str
     merchant_refund_no: str
     notification_url: str
+    endpoint: str
     payload: str
     state: NotificationState
     notify_times: int
@@ -44,6 +48,7 @@ class PayNotification:
     last_execute_time: datetime | None
     schedule_start_time: datetime
     schedule_start_times: int
+    problem: str
     create_time: datetime
     update_time: datetime
 
@@ -73,7 +78,10 @@ def new_notification(
     notification_url: str,
     payload: str,
 ) -> PayNotification:
-    """Build a notification that has not been sent. It is due at once."""
+    """Build a notification that has not been sent. It is due at once.
+
+    Without a `notification_url` it goes to the app's current URL, and storage takes the endpoint from the app.
+    """
     return PayNotification(
         id=key,
         app_id=app_id,
@@ -85,6 +93,7 @@ def new_notification(
         merchant_order_id=merchant_order_id,
         merchant_refund_no=merchant_refund_no,
         notification_url=notification_url,
+        endpoint=endpoint_of(notification_url) if notification_url else "",
         payload=payload,
         state=created(NOTIFICATION, NotificationEvent.CREATE),
         notify_times=0,
@@ -92,6 +101,7 @@ def new_notification(
         last_execute_time=None,
         schedule_start_time=now,
         schedule_start_times=0,
+        problem="",
         create_time=now,
         update_time=now,
     )

@@ -13,7 +13,10 @@ from paycenter_server.domain.states import ORDER, OrderEvent, OrderState, create
 
 @dataclass(frozen=True, slots=True)
 class PayOrder:
-    """Something that an app wants to be paid for. Amounts are in minor units. `first_amount`: that of the create."""
+    """Something that an app wants to be paid for. Amounts are in minor units. `first_amount`: that of the create.
+
+    `notification_url` is empty if notifications go to the app's current URL. `version` counts the changes that were notified.
+    """
 
     id: UUID
     app_id: UUID
@@ -30,6 +33,7 @@ class PayOrder:
     user_id: str
     return_url: str
     notification_url: str
+    version: int
     paid_amount: int
     refunded_amount: int
     reserved_amount: int
@@ -66,6 +70,7 @@ def new_order(
     user_ip: str,
     user_id: str,
     return_url: str,
+    notification_url: str = "",
 ) -> PayOrder:
     """Build an order without attempts. Its next check is at its expiry."""
     return PayOrder(
@@ -83,7 +88,8 @@ def new_order(
         user_ip=user_ip,
         user_id=user_id,
         return_url=return_url,
-        notification_url=app.order_notification_url,
+        notification_url=notification_url,
+        version=0,
         paid_amount=0,
         refunded_amount=0,
         reserved_amount=0,

@@ -17,6 +17,8 @@ class PayRefund:
 
     `unclear_send_time`: the last send under the current out_refund_no that has no clear answer, including one that is being
     answered now; None if every send was answered clearly.
+
+    `notification_url` is empty if notifications go to the app's current URL. `version` counts the changes that were notified.
     """
 
     id: UUID
@@ -35,6 +37,7 @@ class PayRefund:
     currency: str
     reason: str
     notification_url: str
+    version: int
     state: RefundState
     send_count: int
     unclear_send_time: datetime | None
@@ -99,6 +102,7 @@ def new_refund(
         currency=currency,
         reason=reason,
         notification_url=notification_url,
+        version=0,
         state=created(REFUND, RefundEvent.CREATE),
         send_count=1,
         unclear_send_time=now,

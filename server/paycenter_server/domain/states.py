@@ -111,13 +111,14 @@ REFUND: Mapping[tuple[RefundState | None, RefundEvent], RefundState] = {
 
 class NotificationState(StrEnum):
     """The state of a notification. REQUEST_SUCCESS: answered, but not confirmed. REQUEST_FAILURE: not answered. FAILURE: no more
-    deliveries."""
+    deliveries. SUPERSEDED: a newer notification of the same object replaces it, and it is not sent any more."""
 
     WAITING = "WAITING"
     SUCCESS = "SUCCESS"
     FAILURE = "FAILURE"
     REQUEST_SUCCESS = "REQUEST_SUCCESS"
     REQUEST_FAILURE = "REQUEST_FAILURE"
+    SUPERSEDED = "SUPERSEDED"
 
 
 class NotificationEvent(StrEnum):
@@ -129,6 +130,7 @@ class NotificationEvent(StrEnum):
     UNANSWERED = "not answered"
     GIVE_UP = "give up"
     RESEND = "resend"
+    SUPERSEDE = "supersede"
 
 
 OPEN_NOTIFICATION = (NotificationState.WAITING, NotificationState.REQUEST_SUCCESS, NotificationState.REQUEST_FAILURE)
@@ -139,6 +141,7 @@ NOTIFICATION: Mapping[tuple[NotificationState | None, NotificationEvent], Notifi
     **{(state, NotificationEvent.REFUSED): NotificationState.REQUEST_SUCCESS for state in OPEN_NOTIFICATION},
     **{(state, NotificationEvent.UNANSWERED): NotificationState.REQUEST_FAILURE for state in OPEN_NOTIFICATION},
     **{(state, NotificationEvent.GIVE_UP): NotificationState.FAILURE for state in OPEN_NOTIFICATION},
+    **{(state, NotificationEvent.SUPERSEDE): NotificationState.SUPERSEDED for state in OPEN_NOTIFICATION},
     (NotificationState.SUCCESS, NotificationEvent.RESEND): NotificationState.WAITING,
     (NotificationState.FAILURE, NotificationEvent.RESEND): NotificationState.WAITING,
 }

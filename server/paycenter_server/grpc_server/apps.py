@@ -64,6 +64,7 @@ class AppServicer(PayAppServiceServicer):
             notification_secret=created.notification_secret,
             key_id=created.key_id,
             key_secret=created.key_secret,
+            warnings=created.warnings,
         )
 
     async def UpdatePayApp(self, request: pb.UpdatePayAppRequest, context: Any) -> pb.UpdatePayAppResponse:
@@ -76,7 +77,7 @@ class AppServicer(PayAppServiceServicer):
         if rule is not None:
             changes["notification_success"] = rule.value
         listed = await self._apps.update(current_caller(), request.app_key, changes)
-        return pb.UpdatePayAppResponse(pay_app=app_message(listed))
+        return pb.UpdatePayAppResponse(pay_app=app_message(listed), warnings=listed.warnings)
 
     async def DeletePayApp(self, request: pb.DeletePayAppRequest, context: Any) -> pb.DeletePayAppResponse:
         """See the proto."""

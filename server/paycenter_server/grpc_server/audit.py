@@ -9,7 +9,11 @@ from google.protobuf.message import Message
 from paycenter_server.services.identity import Caller
 
 _SERVICES = ("PayAppService/", "PayChannelService/", "PayCredentialService/")
-_RESEND = "PayNotificationService/ResendPayNotification"
+_RESEND = (
+    "PayNotificationService/ResendPayNotification",
+    "PayNotificationService/ResendPayNotifications",
+    "PayNotificationService/SendPayNotificationNow",
+)
 # Apps ask this for every checkout page.
 _OF_APPS = "PayChannelService/ListEnabledChannelCodes"
 # What names an object, and never holds a secret.
@@ -20,7 +24,7 @@ def is_administrative(method: str, caller: Caller) -> bool:
     """`method` without the package."""
     if method == _OF_APPS:
         return caller.is_operator
-    return method == _RESEND or method.startswith(_SERVICES)
+    return method in _RESEND or method.startswith(_SERVICES)
 
 
 def named_object(request: Message | None, answer: Message | None) -> Mapping[str, str]:

@@ -40,6 +40,9 @@ def notification_message(task: PayNotification) -> pb.PayNotification:
         last_execute_time=stamp(task.last_execute_time),
         create_time=stamp(task.create_time),
         schedule_start_time=stamp(task.schedule_start_time),
+        data_version=task.data_version,
+        endpoint=task.endpoint,
+        problem=task.problem,
     )
 
 
@@ -56,6 +59,19 @@ def log_message(entry: NotificationLog) -> pb.NotificationLog:
     )
 
 
+def _filter(request: pb.ListPayNotificationsRequest | pb.ResendPayNotificationsRequest) -> NotificationFilter:
+    """The filter of a request. A `data_id` that is no number of an order or refund becomes None."""
+    return NotificationFilter(
+        type=enum_value(NotificationType, "type", request.type, NOTIFICATION_TYPES),
+        state=enum_value(NotificationState, "state", request.state, NOTIFICATION_STATES),
+        merchant_order_id=request.merchant_order_id,
+        merchant_refund_no=request.merchant_refund_no,
+        data_id=decode(Prefix.ORDER, request.data_id) or decode(Prefix.REFUND, request.data_id),
+        create_time_from=read_time(request, "create_time_from"),
+        create_time_to=read_time(request, "create_time_to"),
+    )
+
+
 class NotificationServicer(PayNotificationServiceServicer):
     """Converts messages, and calls the use cases for notifications."""
 
@@ -64,18 +80,9 @@ class NotificationServicer(PayNotificationServiceServicer):
 
     async def ListPayNotifications(self, request: pb.ListPayNotificationsRequest, context: Any) -> pb.ListPayNotificationsResponse:
         """See the proto."""
-        data_id = decode(Prefix.ORDER, request.data_id) or decode(Prefix.REFUND, request.data_id)
-        if request.data_id and data_id is None:
+        where = _filter(request)
+        if request.data_id and where.data_id is None:
             return pb.ListPayNotificationsResponse()
-        where = NotificationFilter(
-            type=enum_value(NotificationType, "type", request.type, NOTIFICATION_TYPES),
-            state=enum_value(NotificationState, "state", request.state, NOTIFICATION_STATES),
-            merchant_order_id=request.merchant_order_id,
-            merchant_refund_no=request.merchant_refund_no,
-            data_id=data_id,
-            create_time_from=read_time(request, "create_time_from"),
-            create_time_to=read_time(request, "create_time_to"),
-        )
         pager = Pager(request.page_size, request.page_token)
         page = await self._notifications.search(current_caller(), request.app_key, where, pager)
         return pb.ListPayNotificationsResponse(
@@ -95,4 +102,28 @@ class NotificationServicer(PayNotificationServiceServicer):
         """See the proto."""
         return pb.ResendPayNotificationResponse(
             pay_notification=notification_message(await self._notifications.resend(current_caller(), request.id))
+        )
+
+    async def ResendPayNotifications(
+        self, request: pb.ResendPayNotificationsRequest, context: Any
+    ) -> pb.ResendPayNotificationsResponse:
+        """See the proto."""
+        where = _filter(request)
+        if request.data_id and where.data_id is None:
+            return pb.ResendPayNotificationsResponse()
+        pager = Pager(request.page_size, request.page_token)
+        page = await self._notifications.resend_matching(current_caller(), request.app_key, where, pager, dry_run=request.dry_run)
+        return pb.ResendPayNotificationsResponse(
+            matched_count=page.matched,
+            resent_count=page.resent,
+            remaining_count=page.remaining,
+            next_page_token=page.next_token,
+        )
+
+    async def SendPayNotificationNow(
+        self, request: pb.SendPayNotificationNowRequest, context: Any
+    ) -> pb.SendPayNotificationNowResponse:
+        """See the proto."""
+        return pb.SendPayNotificationNowResponse(
+            pay_notification=notification_message(await self._notifications.send_now(current_caller(), request.id))
         )

@@ -54,6 +54,8 @@ def order_message(order: PayOrder, attempts: list[PayAttempt] | None = None) -> 
         create_time=stamp(order.create_time),
         update_time=stamp(order.update_time),
         attempts=[attempt_message(attempt) for attempt in attempts or ()],
+        notification_url=order.notification_url,
+        version=order.version,
     )
 
 
@@ -78,6 +80,7 @@ class OrderServicer(PayOrderServiceServicer):
             user_ip=request.user_ip,
             user_id=request.user_id,
             return_url=request.return_url,
+            notification_url=request.notification_url,
         )
         return pb.CreatePayOrderResponse(pay_order=order_message(await self._orders.create(current_caller(), new)))
 

@@ -42,6 +42,8 @@ def refund_message(refund: PayRefund) -> pb.PayRefund:
         success_time=stamp(refund.success_time),
         create_time=stamp(refund.create_time),
         update_time=stamp(refund.update_time),
+        notification_url=refund.notification_url,
+        version=refund.version,
     )
 
 
@@ -59,6 +61,7 @@ class RefundServicer(PayRefundServiceServicer):
             merchant_refund_no=request.merchant_refund_no,
             amount=request.amount,
             reason=request.reason,
+            notification_url=request.notification_url,
         )
         return pb.CreatePayRefundResponse(pay_refund=refund_message(await self._refunds.create(current_caller(), new)))
 

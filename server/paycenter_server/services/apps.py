@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
-from paycenter_server.domain.apps import NotificationSuccess, PayApp, SurplusPolicy, new_app
+from paycenter_server.domain.addresses import endpoint_of
+from paycenter_server.domain.apps import NotificationSuccess, PayApp, SurplusPolicy, new_app, with_previous_secret
+from paycenter_server.domain.notifications import NotificationType
 from paycenter_server.domain.validation import Check
 from paycenter_server.services import errors
 from paycenter_server.services.context import Context
@@ -18,9 +21,19 @@ from paycenter_server.services.paging import Page, Pager
 from paycenter_server.services.secrets import new_notification_secret
 from paycenter_server.storage import apps as app_rows
 from paycenter_server.storage import credentials as credential_rows
+from paycenter_server.storage import notifications as notification_rows
 from paycenter_server.storage.database import Connection, ForeignKeyViolation, UniqueViolation
 
 _ROTATION = timedelta(days=1)
+_URLS = {"order_notification_url": NotificationType.ORDER, "refund_notification_url": NotificationType.REFUND}
+
+
+class AddressCheck(Protocol):
+    """Tells beforehand whether notifications to a URL will be blocked."""
+
+    async def problem(self, url: str) -> str:
+        """Why they will be blocked, or that the host cannot be resolved now; empty if there is no problem."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +57,7 @@ class CreatedApp:
     notification_secret: str = field(repr=False)
     key_id: str
     key_secret: str = field(repr=False)
+    warnings: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +66,7 @@ class ListedApp:
 
     app: PayApp
     channel_codes: list[str]
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def id(self) -> Any:
@@ -62,9 +77,16 @@ class ListedApp:
 class Apps:
     """Create, read, change and delete apps; rotate notification secrets."""
 
-    def __init__(self, context: Context, identity: Identity) -> None:
+    def __init__(self, context: Context, identity: Identity, addresses: AddressCheck) -> None:
         self._context = context
         self._identity = identity
+        self._addresses = addresses
+
+    async def _warnings(self, values: Mapping[str, Any]) -> list[str]:
+        """A sentence for each URL among the values to which notifications will be blocked."""
+        names = [name for name in _URLS if name in values]
+        problems = await asyncio.gather(*(self._addresses.problem(values[name]) for name in names))
+        return [f"{name}: {problem}" for name, problem in zip(names, problems, strict=True) if problem]
 
     async def create(self, caller: Caller, new: NewApp) -> CreatedApp:
         """Create an app. APP_EXISTS if the key exists. Secrets are not stored in clear text."""
@@ -91,10 +113,11 @@ class Apps:
                 await credential_rows.insert_credential(connection, credential)
         except UniqueViolation:
             raise errors.app_exists(new.app_key) from None
-        return CreatedApp(app, notification_secret, credential.key_id, secret)
+        urls = {name: getattr(app, name) for name in _URLS}
+        return CreatedApp(app, notification_secret, credential.key_id, secret, await self._warnings(urls))
 
     async def update(self, caller: Caller, app_key: str, changes: Mapping[str, Any]) -> ListedApp:
-        """Change the given fields."""
+        """Change the given fields. Waiting notifications go to a new URL, except those with a URL of their own."""
         self._identity.require_operator(caller)
         check = Check()
         if "name" in changes:
@@ -106,10 +129,15 @@ class Apps:
                 check.url(name, changes[name], required=True)
         check.done()
         app = await self._identity.app_of(caller, app_key)
-        async with self._context.database.connection() as connection:
+        endpoints = {name: endpoint_of(changes[name]) for name in _URLS if name in changes}
+        values = {**changes, **{name.replace("_url", "_endpoint"): endpoint for name, endpoint in endpoints.items()}}
+        async with self._context.database.transaction() as connection:
             if changes:
-                app = await app_rows.update_app(connection, app_key, self._context.now(), **changes) or app
-            return await self._listed(connection, app)
+                app = await app_rows.update_app(connection, app_key, self._context.now(), **values) or app
+            for name, endpoint in endpoints.items():
+                await notification_rows.move_endpoint(connection, app.id, _URLS[name], endpoint)
+            listed = await self._listed(connection, app)
+        return replace(listed, warnings=await self._warnings(changes))
 
     async def _listed(self, connection: Connection, app: PayApp) -> ListedApp:
         codes = await app_rows.channel_codes(connection, [app.id])
@@ -145,13 +173,21 @@ class Apps:
         return pager.page([ListedApp(app, codes) for app, codes in rows], where)
 
     async def rotate_notification_secret(self, caller: Caller, app_key: str) -> str:
-        """Create a new secret. Notifications have the signatures of both secrets for a day."""
+        """Create a new secret. The replaced one still signs for a day, also if the new one is replaced within that day.
+
+        A third rotation within a day ends the oldest of the replaced secrets at once.
+        """
         self._identity.require_operator(caller)
         app = await self._identity.app_of(caller, app_key)
         secret, now = new_notification_secret(), self._context.now()
-        async with self._context.database.connection() as connection:
+        async with self._context.database.transaction() as connection:
+            # Locked, so that of two rotations at the same time the second replaces the secret of the first.
+            current = await app_rows.lock_app(connection, app.id) or app
+            previous = with_previous_secret(
+                current.notification_secrets_previous, current.notification_secret, now + _ROTATION, now
+            )
             await app_rows.update_app(
                 connection, app_key, now, notification_secret=self._context.box.seal(secret, secret_place(app.id)),
-                notification_secret_previous=app.notification_secret, notification_secret_previous_until=now + _ROTATION,
+                notification_secrets_previous=previous,
             )  # fmt: skip
         return secret

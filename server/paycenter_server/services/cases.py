@@ -15,7 +15,8 @@ from paycenter_server.domain.attempts import PayAttempt
 from paycenter_server.domain.cases import CaseKind, PayCase, new_case
 from paycenter_server.domain.channels import PayChannel
 from paycenter_server.domain.events import Cause
-from paycenter_server.domain.ids import Prefix, decode
+from paycenter_server.domain.ids import Prefix, decode, encode
+from paycenter_server.domain.notifications import NotificationType
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.refunds import PayRefund, new_refund
 from paycenter_server.domain.schedule import STALE_AFTER
@@ -24,8 +25,10 @@ from paycenter_server.services.context import Context
 from paycenter_server.services.events import cause as cause_now
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import cases as case_rows
+from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage import refunds as refund_rows
 from paycenter_server.storage.database import Transaction, WriteConnection
+from paycenter_server.storage.notifications import DueNotification
 
 log = structlog.get_logger(__name__)
 # The reference of a REFUND_MISMATCH case about everything that was refunded of an attempt is its out_trade_no and one of these.
@@ -68,7 +71,7 @@ class Cases:
                 refund_key, self._context.new_key(now), now, order, attempt_id=attempt.id, channel_id=attempt.channel_id,
                 channel_code=attempt.channel_code, merchant_refund_no=f"surplus-{case.number}", amount=case.amount or 0,
                 total_amount=case.amount or 0, currency=attempt.currency, reason="重复或超时支付退款",
-                notification_url=app.refund_notification_url, next_check_time=now, case_id=case.id,
+                notification_url="", next_check_time=now, case_id=case.id,
             )  # fmt: skip
             await refund_rows.insert_refund(transaction, refund, cause_now())
 
@@ -158,6 +161,22 @@ class Cases:
         case = self._of_refund(CaseKind.STALE_REFUND, refund, {})
         async with self._context.database.connection() as connection:
             await case_rows.insert_case(connection, case, cause_now(), again_after=STALE_AFTER)
+
+    async def notification_given_up(self, transaction: Transaction, task: DueNotification, why: str) -> None:
+        """Open a case for a notification that ends without having been received. The app does not know what it reports.
+
+        Its reference contains the number of deliveries, because a notification that is resent may be given up again.
+        """
+        is_order = task.type is NotificationType.ORDER
+        refund = None if is_order else await refund_rows.get_refund(transaction, task.data_id)
+        order = await order_rows.get_order(transaction, task.data_id if refund is None else refund.order_id)
+        number = encode(Prefix.NOTIFICATION, task.id)
+        case = self._case(
+            CaseKind.NOTIFICATION_GIVEN_UP, f"{number}:{task.notify_times + 1}",
+            {"notification": number, "event": task.event, "url": task.notification_url, "why": why[:500]}, app_id=task.app_id,
+            order_id=order.id if order else None, refund_id=refund.id if refund else None,
+        )  # fmt: skip
+        await case_rows.insert_case(transaction, case, cause_now())
 
     async def refund_settled(
         self, transaction: Transaction, refund: PayRefund, event: CaseEvent, now: datetime, cause: Cause

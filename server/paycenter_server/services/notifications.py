@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.notifications import NotificationLog, PayNotification
+from paycenter_server.domain.states import NotificationState
+from paycenter_server.domain.validation import Check
 from paycenter_server.services import errors
 from paycenter_server.services.context import Context
 from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.services.paging import Page, Pager
 from paycenter_server.storage import notifications as notification_rows
+from paycenter_server.storage.database import Connection
 from paycenter_server.storage.notifications import NotificationFilter
+
+COUNT_LIMIT = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class ResentPage:
+    """The result of one page of a resend by filter. `remaining`: how many match after this page, counted up to COUNT_LIMIT."""
+
+    matched: int
+    resent: int
+    remaining: int
+    next_token: str
 
 
 class Notifications:
@@ -38,10 +53,61 @@ class Notifications:
             return task, await notification_rows.list_logs(connection, task.id)
 
     async def resend(self, caller: Caller, number: str) -> PayNotification:
-        """Send a finished notification again now, and then by the whole retry schedule. NOTIFICATION_OPEN if it is not finished."""
+        """Send a finished notification again now, and then by the whole retry schedule.
+
+        NOTIFICATION_OPEN if it is not finished, NOTIFICATION_SUPERSEDED if a newer one of its object replaces it.
+        """
         task, _ = await self.get(caller, number)
         async with self._context.database.connection() as connection:
-            if not await notification_rows.resend(connection, task.id, self._context.now()):
+            if not await notification_rows.resend(connection, [task.id], self._context.now()):
+                await self._refuse_superseded(connection, task)
                 raise errors.notification_open()
         self._context.wake_up.send()
         return (await self.get(caller, number))[0]
+
+    async def send_now(self, caller: Caller, number: str) -> PayNotification:
+        """Make a waiting notification due at once. Its retry schedule continues with the delivery after the next one.
+
+        NOTIFICATION_FINISHED if no delivery follows, NOTIFICATION_SUPERSEDED if a newer one of its object replaces it.
+        """
+        task, _ = await self.get(caller, number)
+        async with self._context.database.connection() as connection:
+            if not await notification_rows.send_now(connection, task.id, self._context.now()):
+                await self._refuse_superseded(connection, task)
+                raise errors.notification_finished(task)
+        self._context.wake_up.send()
+        return (await self.get(caller, number))[0]
+
+    @staticmethod
+    async def _refuse_superseded(connection: Connection, task: PayNotification) -> None:
+        newest = await notification_rows.newest_of(connection, task.data_id)
+        if newest is not None and newest.data_version > task.data_version:
+            raise errors.notification_superseded(task, newest)
+
+    async def resend_matching(
+        self, caller: Caller, app_key: str, where: NotificationFilter, pager: Pager, *, dry_run: bool
+    ) -> ResentPage:
+        """Send again one page of the finished notifications that match, newest first; a dry run changes nothing.
+
+        `where.state` is FAILURE or SUCCESS; None means FAILURE. Superseded notifications do not match.
+        """
+        check = Check()
+        if where.state not in (None, NotificationState.FAILURE, NotificationState.SUCCESS):
+            check.fail("state", "must be FAILURE or SUCCESS; only a finished notification can be sent again")
+        check.done()
+        where = replace(
+            where, app_id=await self._identity.list_scope(caller, app_key), state=where.state or NotificationState.FAILURE
+        )
+        mark = ("resend", where)
+        before = pager.before(mark)
+        async with self._context.database.connection() as connection:
+            keys = await notification_rows.list_resendable(connection, where, limit=pager.size + 1, before=before)
+            more = len(keys) > pager.size
+            keys = keys[: pager.size]
+            resent = 0 if dry_run else len(await notification_rows.resend(connection, keys, self._context.now()))
+            remaining = 0
+            if more:
+                remaining = await notification_rows.count_resendable(connection, where, before=keys[-1], limit=COUNT_LIMIT)
+        if resent:
+            self._context.wake_up.send()
+        return ResentPage(len(keys), resent, remaining, pager.token(keys[-1], mark) if more else "")

@@ -11,7 +11,7 @@ import base64
 import hashlib
 import hmac
 import json
-from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -19,11 +19,14 @@ from uuid import UUID
 
 import structlog
 
-from paycenter_server.domain.apps import NotificationSuccess
+from paycenter_server.domain.addresses import endpoint_of
+from paycenter_server.domain.apps import NotificationSuccess, valid_previous_secrets
 from paycenter_server.domain.ids import Prefix, encode
-from paycenter_server.domain.schedule import notification_delay
+from paycenter_server.domain.schedule import NOTIFICATION_DELAYS, notification_delay
 from paycenter_server.domain.states import NotificationEvent
+from paycenter_server.services.cases import Cases
 from paycenter_server.services.context import Context
+from paycenter_server.services.notifications_endpoints import Endpoints
 from paycenter_server.storage import notifications as notification_rows
 from paycenter_server.storage.notifications import DeliveryResult, DueNotification
 from paycenter_server.version import USER_AGENT
@@ -31,18 +34,27 @@ from paycenter_server.version import USER_AGENT
 log = structlog.get_logger(__name__)
 
 LEASE = timedelta(seconds=60)
-_BATCH = 200
-_PER_APP = 64
 _ANSWER_KEPT = 2000
+# Completions within this time share a claim, unless half of the places of an endpoint are free already.
+_GATHER_SECONDS = 0.01
+# While the breaker of an endpoint has been open for OPEN_BEFORE_GIVING_UP, what has been due for GIVE_UP_AFTER ends without a
+# further delivery. Without this, rows that wait for a trial would never end.
+OPEN_BEFORE_GIVING_UP = timedelta(hours=1)
+GIVE_UP_AFTER = timedelta(seconds=sum(NOTIFICATION_DELAYS))
+_GIVE_UP_BATCH = 200
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryResponse:
-    """The answer of a receiver. `status` 0: there was none, and `text` is the reason."""
+    """The answer of a receiver. `status` 0: there was none, and `text` is the reason.
+
+    `blocked`: nothing was sent, because the address guard of this process does not permit the address.
+    """
 
     status: int
     text: str
     retry_after: float | None = None
+    blocked: bool = False
 
 
 class NotificationSender(Protocol):
@@ -65,94 +77,194 @@ def sign(secret: str, number: str, timestamp: int, body: str) -> str:
     return "v1," + base64.b64encode(mac.digest()).decode()
 
 
+@dataclass(slots=True)
+class _Outcome:
+    """What is recorded of a claimed notification."""
+
+    task: DueNotification
+    result: DeliveryResult
+
+
 class NotificationDelivery:
-    """Claims, sends and records notifications. Several instances may run at once, in one process or in many."""
+    """Claims, sends and records notifications. Several instances may run at once, in one process or in many.
+
+    A claim takes no more than the free places of an endpoint (`notifications_endpoints`), so that an endpoint that hangs delays no
+    other. While an endpoint has more due than places, one task claims for it as places become free.
+    """
 
     def __init__(self, context: Context, sender: NotificationSender) -> None:
         self._context = context
         self._sender = sender
-        self._busy: Counter[UUID] = Counter()
+        self._cases = Cases(context)
+        self._endpoints = Endpoints()
         self._deliveries: set[asyncio.Task[None]] = set()
-        self._claims: set[asyncio.Future[int]] = set()
-        self._wake = asyncio.Event()
-        self._claiming = False
-        self._results: list[DeliveryResult] = []
+        self._backlog: set[str] = set()
+        self._freed = asyncio.Event()
+        self._claimer: asyncio.Task[None] | None = None
+        self._wanted = False
+        self._looking = False
+        self._stopping = False
+        self._outcomes: list[_Outcome] = []
         self._recorder: asyncio.Task[None] | None = None
 
     async def deliver_due(self) -> int:
-        """Start the delivery of everything that is due, and return the number. A slow receiver uses only the places of its own app.
+        """Start the delivery of what is due, as far as there are places, and return the number. The rest follows as places become
+        free.
 
-        If another call is claiming, this call only makes it claim once more.
+        If another call is looking, this call only makes it look once more.
         """
-        self._wake.set()
-        if self._claiming:
+        self._wanted = True
+        if self._looking:
             return 0
-        self._claiming = True
-        try:
-            return await self._claim_due()
-        finally:
-            self._claiming = False
-
-    async def _claim_due(self) -> int:
+        self._looking = True
         started = 0
-        while self._wake.is_set():
-            self._wake.clear()
-            while True:
-                now = self._context.now()
-                full = [app for app, count in self._busy.items() if count >= _PER_APP]
+        try:
+            while self._wanted and not self._stopping:
+                self._wanted = False
                 async with self._context.database.connection() as connection:
-                    tasks = await notification_rows.claim_due(connection, now, now + LEASE, _BATCH, _PER_APP, full)
-                for task in tasks:
-                    self._busy[task.app_id] += 1
-                    delivery = asyncio.create_task(self._deliver(task))
-                    self._deliveries.add(delivery)
-                    delivery.add_done_callback(self._deliveries.discard)
-                started += len(tasks)
-                if not tasks:
-                    break
+                    endpoints = await notification_rows.due_endpoints(connection, self._context.now())
+                await self._give_up_overdue(endpoints)
+                started += await self._claim(endpoints)
+        finally:
+            self._looking = False
         return started
 
+    async def _claim(self, endpoints: Iterable[str]) -> int:
+        """Claim for the free places of these endpoints, and start the deliveries. Those that may have more are the backlog."""
+        names, now = list(endpoints), self._context.now()
+        places = self._endpoints.reserve(names, now)
+        left = dict(places)
+        try:
+            tasks: list[DueNotification] = []
+            if places:
+                async with self._context.database.connection() as connection:
+                    tasks = await notification_rows.claim_due(connection, now, now + LEASE, places)
+            for task in tasks:
+                left[task.endpoint] -= 1
+                delivery = asyncio.create_task(self._deliver(task))
+                self._deliveries.add(delivery)
+                delivery.add_done_callback(self._deliveries.discard)
+        finally:
+            for name, unused in left.items():
+                self._endpoints.release(name, unused)
+        for name in names:
+            if left.get(name, 0) == 0 and not self._endpoints.is_open(name):
+                self._backlog.add(name)
+            else:
+                self._backlog.discard(name)
+        if self._backlog and self._claimer is None and not self._stopping:
+            self._claimer = asyncio.create_task(self._claim_backlog())
+        return len(tasks)
+
+    async def _claim_backlog(self) -> None:
+        """Claim as places become free, until no endpoint has more due than places. Completions share claims."""
+        try:
+            while self._backlog and not self._stopping:
+                if self._deliveries:
+                    await self._freed.wait()
+                self._freed.clear()
+                if not self._endpoints.mostly_free(self._backlog):
+                    await asyncio.sleep(_GATHER_SECONDS)
+                if not self._stopping:
+                    await self._claim(self._backlog)
+        except Exception as error:
+            # The job looks at everything again in a second.
+            log.warning("notification_claim_failed", why=f"{type(error).__name__}: {error}")
+        finally:
+            self._backlog.clear()
+            self._claimer = None
+
+    async def _give_up_overdue(self, endpoints: Iterable[str]) -> None:
+        """End what has waited for a trial of an open breaker for as long as the whole retry schedule takes."""
+        now = self._context.now()
+        for name in endpoints:
+            since = self._endpoints.open_since(name)
+            if since is None or since > now - OPEN_BEFORE_GIVING_UP:
+                continue
+            async with self._context.database.connection() as connection:
+                tasks = await notification_rows.claim_due(connection, now - GIVE_UP_AFTER, now + LEASE, {name: _GIVE_UP_BATCH})
+            for task in tasks:
+                why = f"{name} has not answered since {since:%Y-%m-%d %H:%M} UTC; resend it when it answers again"
+                self._add_unsent(task, NotificationEvent.GIVE_UP, why)
+
+    def stop(self) -> None:
+        """Claim nothing more. Deliveries that have begun continue; `settle` waits for them."""
+        self._stopping = True
+        self._freed.set()
+
     async def settle(self) -> None:
-        """Wait until all started deliveries are recorded."""
-        while self._deliveries or self._claims or self._recorder is not None:
-            waiting: list[asyncio.Future[Any]] = [*self._deliveries, *self._claims]
-            if self._recorder is not None:
-                waiting.append(self._recorder)
-            await asyncio.wait(waiting)
+        """Wait until all started deliveries, and those of the backlog, are recorded."""
+        while self._deliveries or self._claimer is not None or self._recorder is not None:
+            waiting: list[asyncio.Future[Any]] = [*self._deliveries]
+            waiting += [task for task in (self._claimer, self._recorder) if task is not None]
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
 
     async def _deliver(self, task: DueNotification) -> None:
+        received: DeliveryResponse | None = None
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
         try:
-            delivery = await self._post(task)
-        except Exception as error:
-            # For example a secret that cannot be opened. It is recorded like every failure, so that it ends and is visible.
-            log.exception("notification_not_sent", task=encode(Prefix.NOTIFICATION, task.id))
-            delivery = self._delivery(task, DeliveryResponse(0, f"not sent: {type(error).__name__}: {error}"), 0)
+            if task.superseded:
+                self._add_unsent(task, NotificationEvent.SUPERSEDE, "a newer notification replaces it")
+                return
+            try:
+                received = await self._post(task)
+                response = received
+            except Exception as error:
+                # For example a secret that cannot be opened. It is recorded like every failure, so that it ends and is visible.
+                log.exception("notification_not_sent", task=encode(Prefix.NOTIFICATION, task.id))
+                response = DeliveryResponse(0, f"not sent: {type(error).__name__}: {error}")
+            event, next_time = self._judge(task, response)
+            self._add(task, event, next_time, response, seconds=loop.time() - begun)
         finally:
-            self._free_place(task.app_id)
-        self._results.append(delivery)
+            self._free_place(task, received, loop.time() - begun)
+
+    def _free_place(self, task: DueNotification, received: DeliveryResponse | None, seconds: float) -> None:
+        if received is None or received.blocked:
+            self._endpoints.release(task.endpoint)
+        elif received.status:
+            self._endpoints.answered(task.endpoint, seconds)
+        elif self._endpoints.unanswered(task.endpoint, self._context.now()):
+            log.warning("notification_endpoint_does_not_answer", endpoint=task.endpoint, why=received.text)
+        self._freed.set()
+
+    def _add_unsent(self, task: DueNotification, event: NotificationEvent, why: str) -> None:
+        """Add the end of a notification that was claimed and not sent. One that is superseded ends as that in any case."""
+        if task.superseded:
+            event, why = NotificationEvent.SUPERSEDE, "a newer notification replaces it"
+        self._add(task, event, None, DeliveryResponse(0, f"not sent: {why}"), times=0)
+
+    def _add(
+        self,
+        task: DueNotification,
+        event: NotificationEvent,
+        next_time: datetime | None,
+        response: DeliveryResponse,
+        *,
+        seconds: float = 0.0,
+        times: int = 1,
+    ) -> None:
+        """Add a result to those that are recorded together."""
+        answer, number = clean(response.text), encode(Prefix.NOTIFICATION, task.id)
+        received = event is NotificationEvent.RECEIVED
+        if response.blocked:
+            log.warning("notification_blocked", task=number, app=task.app_key, url=task.notification_url, why=answer)
+        if event is NotificationEvent.GIVE_UP:
+            log.error("notification_given_up", task=number, app=task.app_key, why=answer[:200])
+        problem = "" if received else f"HTTP {response.status}: {answer[:200]}" if response.status else answer[:500]
+        result = DeliveryResult(
+            task_id=task.id, claimed_times=task.notify_times, event=event, next_notify_time=next_time, url=task.notification_url,
+            request=task.payload, http_status=response.status, duration_ms=int(seconds * 1000), answer=answer,
+            at=self._context.now(), endpoint=_endpoint(task), problem=problem, times=times,
+        )  # fmt: skip
+        self._outcomes.append(_Outcome(task, result))
         if self._recorder is None:
             self._recorder = asyncio.create_task(self._record())
 
-    def _free_place(self, app_id: UUID) -> None:
-        was_full = self._busy[app_id] >= _PER_APP
-        self._busy[app_id] -= 1
-        if self._busy[app_id] <= 0:
-            del self._busy[app_id]
-        if was_full:
-            # Due notifications of this app may have been skipped while it had no free place.
-            again = asyncio.ensure_future(self.deliver_due())
-            self._claims.add(again)
-            again.add_done_callback(self._claim_done)
-
-    def _claim_done(self, claim: asyncio.Future[int]) -> None:
-        self._claims.discard(claim)
-        if not claim.cancelled() and (error := claim.exception()) is not None:
-            log.warning("notification_claim_failed", why=str(error))
-
-    async def _post(self, task: DueNotification) -> DeliveryResult:
-        started = self._context.now()
-        number, timestamp = encode(Prefix.NOTIFICATION, task.id), int(started.timestamp())
-        signatures = [sign(secret, number, timestamp, task.payload) for secret in self._secrets(task, started)]
+    async def _post(self, task: DueNotification) -> DeliveryResponse:
+        now = self._context.now()
+        number, timestamp = encode(Prefix.NOTIFICATION, task.id), int(now.timestamp())
+        signatures = [sign(secret, number, timestamp, task.payload) for secret in self._secrets(task, now)]
         headers = {
             "content-type": "application/json; charset=utf-8",
             "user-agent": USER_AGENT,
@@ -160,27 +272,11 @@ class NotificationDelivery:
             "webhook-timestamp": str(timestamp),
             "webhook-signature": " ".join(signatures),
         }
-        loop = asyncio.get_running_loop()
-        begun = loop.time()
-        received = await self._sender.send(task.notification_url, headers, task.payload.encode())
-        duration = int((loop.time() - begun) * 1000)
-        return self._delivery(task, received, duration)
-
-    def _delivery(self, task: DueNotification, received: DeliveryResponse, duration: int) -> DeliveryResult:
-        event, next_time = self._judge(task, received)
-        return DeliveryResult(
-            task_id=task.id, claimed_times=task.notify_times, event=event, next_notify_time=next_time, url=task.notification_url,
-            request=task.payload, http_status=received.status, duration_ms=duration, answer=clean(received.text),
-            at=self._context.now(),
-        )  # fmt: skip
+        return await self._sender.send(task.notification_url, headers, task.payload.encode())
 
     def _secrets(self, task: DueNotification, now: datetime) -> list[str]:
-        place = secret_place(task.app_id)
-        secrets = [self._context.box.open(task.notification_secret, place)]
-        until = task.notification_secret_previous_until
-        if task.notification_secret_previous and until and until > now:
-            secrets.append(self._context.box.open(task.notification_secret_previous, place))
-        return secrets
+        sealed = [task.notification_secret, *valid_previous_secrets(task.notification_secrets_previous, now)]
+        return [self._context.box.open(secret, secret_place(task.app_id)) for secret in sealed]
 
     def _judge(self, task: DueNotification, received: DeliveryResponse) -> tuple[NotificationEvent, datetime | None]:
         if _is_received(task.notification_success, received):
@@ -192,7 +288,6 @@ class NotificationDelivery:
         step = task.notify_times + 1 - task.schedule_start_times
         delay = notification_delay(step, jitter, received.retry_after)
         if delay is None:
-            log.error("notification_given_up", task=encode(Prefix.NOTIFICATION, task.id), app=task.app_key)
             return NotificationEvent.GIVE_UP, None
         event = NotificationEvent.REFUSED if received.status else NotificationEvent.UNANSWERED
         return event, self._context.now() + delay
@@ -200,18 +295,38 @@ class NotificationDelivery:
     async def _record(self) -> None:
         """Record the results so far in one statement, and repeat until none is left."""
         try:
-            while self._results:
-                batch, self._results = self._results[:500], self._results[500:]
+            while self._outcomes:
+                batch, self._outcomes = self._outcomes[:500], self._outcomes[500:]
                 try:
-                    async with self._context.database.connection() as connection:
-                        await notification_rows.record(connection, batch)
+                    await self._store(batch)
                 except Exception:
                     # Not recorded: after the lease they are sent again. Delivery is at least once.
                     log.exception("deliveries_not_recorded", deliveries=len(batch))
         finally:
             self._recorder = None
-            if self._results:
+            if self._outcomes:
                 self._recorder = asyncio.create_task(self._record())
+
+    async def _store(self, batch: list[_Outcome]) -> None:
+        ended = [outcome for outcome in batch if outcome.result.event is NotificationEvent.GIVE_UP]
+        results = [outcome.result for outcome in batch]
+        if not ended:
+            async with self._context.database.connection() as connection:
+                await notification_rows.record(connection, results)
+            return
+        async with self._context.database.transaction() as transaction:
+            changed: set[UUID] = set(await notification_rows.record(transaction, results))
+            for outcome in ended:
+                if outcome.task.id in changed:
+                    await self._cases.notification_given_up(transaction, outcome.task, outcome.result.problem)
+
+
+def _endpoint(task: DueNotification) -> str:
+    """The endpoint of the URL to which it went. The URL may have changed since the row got its endpoint."""
+    try:
+        return endpoint_of(task.notification_url)
+    except ValueError:
+        return ""
 
 
 def _is_received(rule: NotificationSuccess, received: DeliveryResponse) -> bool:

@@ -1,12 +1,14 @@
 """The payloads of notifications. A payload is built once and stored with the change that it reports.
 
-Payload (Standard Webhooks): `{"type": "pay_order.success", "timestamp": RFC 3339, "data": {…}}`, amounts in minor units.
+The contract is `protos/paycenter/v1/events.proto`, one message per notification type (Standard Webhooks: `type`, `timestamp`,
+`data`, and here `object_id` and `version`). Field names are those of the messages, amounts are JSON numbers in minor units, times
+are UTC. A field that is not set is left out.
 """
 
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -19,10 +21,20 @@ ORDER_SUCCESS = "pay_order.success"
 ORDER_CLOSED = "pay_order.closed"
 REFUND_SUCCESS = "pay_refund.success"
 REFUND_FAILURE = "pay_refund.failure"
+# Surplus money has types of its own: an app that books every pay_refund.success would book a refund that it never made.
+SURPLUS_REFUNDED = "pay_order.surplus_refunded"
+SURPLUS_REFUND_FAILED = "pay_order.surplus_refund_failed"
 
 
-def _payload(event: str, at: datetime, data: dict[str, Any]) -> str:
-    body = {"type": event, "timestamp": at.isoformat(), "data": data}
+def utc(at: datetime) -> str:
+    """RFC 3339 in UTC with 0, 3 or 6 digits of a second, as the JSON mapping of google.protobuf.Timestamp prints it."""
+    at = at.astimezone(UTC)
+    precision = "seconds" if at.microsecond == 0 else "milliseconds" if at.microsecond % 1000 == 0 else "microseconds"
+    return at.replace(tzinfo=None).isoformat(timespec=precision) + "Z"
+
+
+def _payload(event: str, at: datetime, object_id: str, version: int, data: dict[str, Any]) -> str:
+    body = {"type": event, "timestamp": utc(at), "object_id": object_id, "version": version, "data": data}
     return json.dumps(body, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -49,7 +61,7 @@ def order_paid(
     channel_order_no: str,
     success_time: datetime,
 ) -> PayNotification:
-    """The notification `pay_order.success`."""
+    """The notification `pay_order.success` of the version that follows the order's."""
     data = {
         **_order_data(order),
         "state": "SUCCESS",
@@ -57,48 +69,56 @@ def order_paid(
         "channel_code": channel_code,
         "out_trade_no": out_trade_no,
         "channel_order_no": channel_order_no,
-        "success_time": success_time.isoformat(),
+        "success_time": utc(success_time),
     }
-    return _order_task(order, key, ORDER_SUCCESS, data, now)
+    return _order_task(order, key, ORDER_SUCCESS, order.version + 1, data, now)
 
 
 def order_closed(order: PayOrder, key: UUID, now: datetime) -> PayNotification:
-    """The notification `pay_order.closed`."""
-    return _order_task(order, key, ORDER_CLOSED, {**_order_data(order), "state": "CLOSED"}, now)
+    """The notification `pay_order.closed` of an order that is closed: its version is that of the change already."""
+    return _order_task(order, key, ORDER_CLOSED, order.version, {**_order_data(order), "state": "CLOSED"}, now)
 
 
-def _order_task(order: PayOrder, key: UUID, event: str, data: dict[str, Any], now: datetime) -> PayNotification:
+def _order_task(order: PayOrder, key: UUID, event: str, version: int, data: dict[str, Any], now: datetime) -> PayNotification:
     return new_notification(
         key, now, app_id=order.app_id, app_key=order.app_key, kind=NotificationType.ORDER, event=event, data_id=order.id,
-        data_version=0, merchant_order_id=order.merchant_order_id, merchant_refund_no="",
-        notification_url=order.notification_url, payload=_payload(event, now, data),
+        data_version=version, merchant_order_id=order.merchant_order_id, merchant_refund_no="",
+        notification_url=order.notification_url, payload=_payload(event, now, order.number, version, data),
     )  # fmt: skip
 
 
 def refund_settled(
-    refund: PayRefund, key: UUID, now: datetime, *, success_time: datetime | None, code: str = "", message: str = ""
+    refund: PayRefund, key: UUID, now: datetime, *, version: int, success_time: datetime | None, code: str = "", message: str = ""
 ) -> PayNotification:
-    """The notification `pay_refund.success`, or `pay_refund.failure` without a success time. `surplus`: of surplus money."""
-    event = REFUND_SUCCESS if success_time else REFUND_FAILURE
-    data = {
+    """The notification about the result of a refund; `version` is the refund's after it, and a failure has no success time.
+
+    A refund of surplus money is reported as `pay_order.surplus_refunded` or `pay_order.surplus_refund_failed`.
+    """
+    data: dict[str, Any] = {
         "app_key": refund.app_key,
         "pay_refund_id": refund.number,
         "pay_order_id": encode(Prefix.ORDER, refund.order_id),
         "merchant_order_id": refund.merchant_order_id,
-        "merchant_refund_no": refund.merchant_refund_no,
+    }
+    if refund.case_id is None:
+        event = REFUND_SUCCESS if success_time else REFUND_FAILURE
+        data |= {"merchant_refund_no": refund.merchant_refund_no}
+    else:
+        event = SURPLUS_REFUNDED if success_time else SURPLUS_REFUND_FAILED
+        data |= {"pay_case_id": encode(Prefix.CASE, refund.case_id), "out_trade_no": refund.out_trade_no}
+    data |= {
         "out_refund_no": refund.out_refund_no,
         "amount": refund.amount,
         "currency": refund.currency,
         "state": "SUCCESS" if success_time else "FAILURE",
-        "surplus": refund.case_id is not None,
         "channel_code": refund.channel_code,
-        "success_time": success_time.isoformat() if success_time else None,
-        "channel_error_code": code,
-        "channel_error_message": message,
     }
+    if success_time:
+        data |= {"success_time": utc(success_time)}
+    else:
+        data |= {"channel_error_code": code, "channel_error_message": message}
     return new_notification(
         key, now, app_id=refund.app_id, app_key=refund.app_key, kind=NotificationType.REFUND, event=event, data_id=refund.id,
-        data_version=refund.send_count, merchant_order_id=refund.merchant_order_id,
-        merchant_refund_no=refund.merchant_refund_no, notification_url=refund.notification_url,
-        payload=_payload(event, now, data),
+        data_version=version, merchant_order_id=refund.merchant_order_id, merchant_refund_no=refund.merchant_refund_no,
+        notification_url=refund.notification_url, payload=_payload(event, now, refund.number, version, data),
     )  # fmt: skip

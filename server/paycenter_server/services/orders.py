@@ -23,7 +23,7 @@ from paycenter_server.storage.orders import OrderFilter
 DEFAULT_LIFE = timedelta(minutes=30)
 # `first_amount`: the amount of the create, which a price change leaves as it is.
 _CONTENT = {"subject": "subject", "body": "body", "amount": "first_amount", "currency": "currency", "user_id": "user_id",
-            "return_url": "return_url"}  # fmt: skip
+            "return_url": "return_url", "notification_url": "notification_url"}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,7 @@ class NewOrder:
     user_ip: str
     user_id: str
     return_url: str
+    notification_url: str = ""
 
 
 class Orders:
@@ -68,6 +69,7 @@ class Orders:
         check.ip("user_ip", new.user_ip)
         check.text("user_id", new.user_id, 64)
         check.url("return_url", new.return_url)
+        check.url("notification_url", new.notification_url)
         check.done()
         expire_time = new.expire_time or now + DEFAULT_LIFE
         app = await self._identity.app_of(caller, new.app_key, enabled=True)
@@ -75,7 +77,7 @@ class Orders:
             self._context.new_key(now), now, app, merchant_order_id=new.merchant_order_id, subject=new.subject, body=new.body,
             # Channels accept whole seconds. The order has the same expiry, so that both expire together.
             amount=new.amount, currency=new.currency, expire_time=expire_time.replace(microsecond=0), user_ip=new.user_ip,
-            user_id=new.user_id, return_url=new.return_url,
+            user_id=new.user_id, return_url=new.return_url, notification_url=new.notification_url,
         )  # fmt: skip
         async with self._context.database.connection() as connection:
             if await order_rows.insert_order(connection, order, cause()):

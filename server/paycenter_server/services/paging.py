@@ -55,5 +55,9 @@ class Pager:
         if len(rows) <= self.size:
             return Page(rows, "")
         items = rows[: self.size]
-        token = base64.urlsafe_b64encode(key(items[-1]).bytes + _digest(where)).decode().rstrip("=")
-        return Page(items, token)
+        return Page(items, self.token(key(items[-1]), where))
+
+    @staticmethod
+    def token(last: UUID, where: object) -> str:
+        """The token of the page after the one whose last key is `last`."""
+        return base64.urlsafe_b64encode(last.bytes + _digest(where)).decode().rstrip("=")

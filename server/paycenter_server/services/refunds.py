@@ -31,6 +31,7 @@ class NewRefund:
     merchant_refund_no: str
     amount: int
     reason: str
+    notification_url: str = ""
 
 
 class Refunds:
@@ -49,6 +50,7 @@ class Refunds:
         check.text("merchant_refund_no", new.merchant_refund_no, 64, minimum=1)
         check.amount("amount", new.amount)
         check.text("reason", new.reason, 80, minimum=1)
+        check.url("notification_url", new.notification_url)
         check.done()
         app = await self._identity.app_of(caller, new.app_key)  # a disabled app can still refund
         return await self._context.run_to_completion(self._create(app, new))
@@ -75,7 +77,8 @@ class Refunds:
             refund = await refund_rows.get_refund_by_merchant_no(connection, app.id, new.merchant_refund_no)
         if refund is None:
             return None
-        differing = [name for name in ("merchant_order_id", "amount", "reason") if getattr(refund, name) != getattr(new, name)]
+        content = ("merchant_order_id", "amount", "reason", "notification_url")
+        differing = [name for name in content if getattr(refund, name) != getattr(new, name)]
         if differing or refund.case_id is not None:
             raise errors.refund_conflict(refund, differing)
         return refund
@@ -95,7 +98,7 @@ class Refunds:
             self._context.new_key(now), self._context.new_key(now), now, order, attempt_id=order.attempt_id,
             channel_id=order.channel_id, channel_code=order.channel_code, merchant_refund_no=new.merchant_refund_no,
             amount=new.amount, total_amount=order.paid_amount, currency=order.currency, reason=new.reason,
-            notification_url=app.refund_notification_url, next_check_time=due_after(now, REFUND_SYNC_DELAYS, 0),
+            notification_url=new.notification_url, next_check_time=due_after(now, REFUND_SYNC_DELAYS, 0),
         )  # fmt: skip
         await self._settlement.check_limits(refund)
         try:

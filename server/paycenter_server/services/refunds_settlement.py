@@ -225,7 +225,7 @@ class RefundSettlement:
                 now=now,
             )
             if done:
-                task = payloads.refund_settled(refund, self._context.new_key(now), now, success_time=success_time)
+                task = payloads.refund_settled(refund, self._context.new_key(now), now, version=done, success_time=success_time)
                 await notification_rows.insert_notification(connection, task)
                 await self._cases.refund_settled(connection, refund, CaseEvent.RESOLVE, now, cause)
             else:
@@ -235,25 +235,30 @@ class RefundSettlement:
 
     async def _succeed_late(
         self, transaction: Transaction, refund: PayRefund, facts: RefundFacts | None, success_time: datetime, cause: Cause
-    ) -> bool:
-        """Book a refund that failed here and succeeded at the channel. If the payment has not that much left, or the refund has
-        another number now, it becomes a case."""
+    ) -> int:
+        """Book a refund that failed here and succeeded at the channel. Its new version.
+
+        0 if the payment has not that much left, or if the refund has another number now: then it becomes a case.
+        """
         now = self._context.now()
         current = await refund_rows.lock_refund(transaction, refund.id)
         same = current is not None and current.out_refund_key == refund.out_refund_key
         if current is not None and same and current.state is RefundState.SUCCESS:
-            return False
-        if current is not None and same and await refund_rows.succeed_late(
-            transaction, current, cause, channel_refund_no=(facts.channel_refund_no if facts else "")[:64],
-            success_time=success_time, now=now,
-        ):  # fmt: skip
+            return 0
+        version = 0
+        if current is not None and same:
+            version = await refund_rows.succeed_late(
+                transaction, current, cause, channel_refund_no=(facts.channel_refund_no if facts else "")[:64],
+                success_time=success_time, now=now,
+            )  # fmt: skip
+        if current is not None and version:
             log.warning("refund_succeeded_late", refund=refund.number)
-            task = payloads.refund_settled(current, self._context.new_key(now), now, success_time=success_time)
+            task = payloads.refund_settled(current, self._context.new_key(now), now, version=version, success_time=success_time)
             await notification_rows.insert_notification(transaction, task)
             await self._cases.refund_settled(transaction, current, CaseEvent.RESOLVE, now, cause)
-            return True
+            return version
         await self._cases.succeeded_after_failure(transaction, refund, cause)
-        return False
+        return 0
 
     async def _fail(self, refund: PayRefund, outcome: RefundOutcome, cause: Cause, certainty: Certainty) -> None:
         now = self._context.now()
@@ -264,7 +269,7 @@ class RefundSettlement:
             )  # fmt: skip
             if done:
                 task = payloads.refund_settled(
-                    refund, self._context.new_key(now), now, success_time=None, code=outcome.error_code,
+                    refund, self._context.new_key(now), now, version=done, success_time=None, code=outcome.error_code,
                     message=outcome.error_message,
                 )  # fmt: skip
                 await notification_rows.insert_notification(connection, task)

@@ -6,7 +6,7 @@ from datetime import datetime
 from uuid import UUID
 
 from paycenter_server.domain.apps import PayApp
-from paycenter_server.storage.database import Connection, WriteConnection
+from paycenter_server.storage.database import Connection, Transaction, WriteConnection
 from paycenter_server.storage.rows import RowMapping
 
 APPS = RowMapping(PayApp, "pay_app")
@@ -25,6 +25,11 @@ async def get_app(connection: Connection, app_key: str) -> PayApp | None:
 async def get_app_by_id(connection: Connection, app_id: UUID) -> PayApp | None:
     """Read by id; None if there is none."""
     return APPS.model(await connection.fetchrow(f"{APPS.select} WHERE t.id = $1", app_id))
+
+
+async def lock_app(transaction: Transaction, app_id: UUID) -> PayApp | None:
+    """Read by id and lock until the end of the transaction. Rows that refer to the app can still be inserted."""
+    return APPS.model(await transaction.fetchrow(f"{APPS.select} WHERE t.id = $1 FOR NO KEY UPDATE", app_id))
 
 
 async def update_app(connection: WriteConnection, app_key: str, now: datetime, **values: object) -> PayApp | None:

@@ -217,9 +217,9 @@ async def pay_late(
 async def claim_due(connection: WriteConnection, now: datetime, lease: datetime, limit: int) -> list[PayAttempt]:
     """Claim unsettled attempts whose check is due. Each is due again at `lease`, so that a killed worker loses nothing."""
     rows = await connection.fetch(
-        f"""UPDATE pay_attempt t SET next_check_time = $2, check_count = check_count + 1 WHERE id IN (
+        f"""UPDATE pay_attempt t SET next_check_time = $2, check_count = check_count + 1 WHERE id = ANY(ARRAY(
              SELECT id FROM pay_attempt WHERE next_check_time <= $1 ORDER BY next_check_time LIMIT $3
-             FOR NO KEY UPDATE SKIP LOCKED)
+             FOR NO KEY UPDATE SKIP LOCKED))
            RETURNING {ATTEMPTS.returning}""",
         now, lease, limit,
     )  # fmt: skip

@@ -17,7 +17,7 @@ INSERT INTO pay_health (id, probe_time) VALUES (1, clock_timestamp())
 _SEALING_KEYS = """
 SELECT DISTINCT split_part(envelope, ':', 2) AS key_id FROM (
   SELECT notification_secret AS envelope FROM pay_app
-  UNION ALL SELECT notification_secret_previous FROM pay_app
+  UNION ALL SELECT previous ->> 'sealed' FROM pay_app, jsonb_array_elements(notification_secrets_previous) AS previous
   UNION ALL SELECT field.value ->> 'sealed' FROM pay_channel, jsonb_each(config) AS field
     WHERE jsonb_typeof(field.value) = 'object'
 ) AS sealed WHERE envelope IS NOT NULL

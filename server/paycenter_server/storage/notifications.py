@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,76 +10,145 @@ from uuid import UUID
 
 from paycenter_server.domain.apps import NotificationSuccess
 from paycenter_server.domain.notifications import NotificationLog, NotificationType, PayNotification
-from paycenter_server.domain.states import NOTIFICATION, NotificationEvent, NotificationState, sources, target
+from paycenter_server.domain.states import (
+    NOTIFICATION,
+    OPEN_NOTIFICATION,
+    NotificationEvent,
+    NotificationState,
+    sources,
+    target,
+)
 from paycenter_server.storage.database import Connection, WriteConnection
 from paycenter_server.storage.rows import RowMapping, to_model
 
 NOTIFICATIONS = RowMapping(PayNotification, "pay_notify_task")
 LOGS = RowMapping(NotificationLog, "pay_notify_log")
-# The events of a delivery; a result is recorded only in states in which they are possible.
-_DELIVERY_EVENTS = (
+# Where a notification goes: its own URL, or the current one of its app.
+_URL = f"""coalesce(nullif(t.notification_url, ''), CASE t.type WHEN '{NotificationType.ORDER.value}'
+  THEN app.order_notification_url ELSE app.refund_notification_url END)"""
+_READ = NOTIFICATIONS.select.replace("t.notification_url", f"{_URL} AS notification_url")
+_OWN_ENDPOINT = f"${NOTIFICATIONS.columns.index('endpoint') + 1}"
+# The ends of a claimed notification; a result is recorded only in states in which they are possible.
+_RESULT_EVENTS = (
     NotificationEvent.RECEIVED,
     NotificationEvent.REFUSED,
     NotificationEvent.UNANSWERED,
     NotificationEvent.GIVE_UP,
+    NotificationEvent.SUPERSEDE,
 )
 
 
+def _insert(kind: NotificationType) -> str:
+    columns = NOTIFICATIONS.columns
+    places = [f"${number}" for number in range(1, len(columns) + 1)]
+    endpoint = f"coalesce(nullif({_OWN_ENDPOINT}, ''), app.{kind.value.lower()}_notification_endpoint)"
+    values = ", ".join(endpoint if name == "endpoint" else place for name, place in zip(columns, places, strict=True))
+    app, data, version, now = (places[columns.index(name)] for name in ("app_id", "data_id", "data_version", "create_time"))
+    last = len(columns)
+    return f"""WITH older AS (
+             UPDATE pay_notify_task n SET state = ${last + 1}, next_notify_time = NULL, update_time = {now}
+             WHERE n.data_id = {data} AND n.data_version < {version} AND n.state = ANY(${last + 2})
+           )
+           INSERT INTO pay_notify_task ({", ".join(columns)}) SELECT {values} FROM pay_app app WHERE app.id = {app}
+           ON CONFLICT (data_id, event, data_version) DO NOTHING RETURNING id"""
+
+
+_INSERTS = {kind: _insert(kind) for kind in NotificationType}
+
+
 async def insert_notification(transaction: WriteConnection, notification: PayNotification) -> bool:
-    """Insert a notification, in the transaction of the change that it reports. False if the same event has one."""
+    """Insert a notification, in the transaction of the change that it reports. False if the same event has one.
+
+    Older open notifications of the same object are superseded. Without a URL of its own it gets the endpoint of its app.
+    """
     done = await transaction.fetchval(
-        f"{NOTIFICATIONS.insert} ON CONFLICT (data_id, event, data_version) DO NOTHING RETURNING id",
-        *NOTIFICATIONS.values(notification),
-    )
+        _INSERTS[notification.type], *NOTIFICATIONS.values(notification), target(NOTIFICATION, NotificationEvent.SUPERSEDE),
+        sources(NOTIFICATION, NotificationEvent.SUPERSEDE),
+    )  # fmt: skip
     return done is not None
+
+
+async def move_endpoint(transaction: WriteConnection, app_id: UUID, kind: NotificationType, endpoint: str) -> None:
+    """Set the endpoint of an app's waiting notifications that go to the app's current URL."""
+    await transaction.execute(
+        """UPDATE pay_notify_task SET endpoint = $3 WHERE id = ANY(ARRAY(
+             SELECT id FROM pay_notify_task WHERE app_id = $1 AND type = $2 AND notification_url = ''
+               AND next_notify_time IS NOT NULL AND endpoint <> $3 ORDER BY id FOR NO KEY UPDATE))""",
+        app_id, kind.value, endpoint,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class DueNotification:
-    """A claimed notification with the values of its app that the delivery needs. Secrets are sealed."""
+    """A claimed notification with the values of its app that the delivery needs. Secrets are sealed.
+
+    `endpoint` is the one under which it was claimed. `notification_url` is where it goes now. `superseded`: there is a newer
+    notification of the same object, so this one is not sent.
+    """
 
     id: UUID
     app_id: UUID
     app_key: str
+    type: NotificationType
+    event: str
+    data_id: UUID
+    endpoint: str
     notification_url: str
     payload: str
     notify_times: int
     schedule_start_times: int
+    superseded: bool
     notification_success: NotificationSuccess
     notification_secret: str
-    notification_secret_previous: str | None
-    notification_secret_previous_until: datetime | None
+    notification_secrets_previous: Sequence[Mapping[str, str]]
+
+
+_DUE_ENDPOINTS = """WITH RECURSIVE first AS (
+    (SELECT endpoint, next_notify_time FROM pay_notify_task WHERE next_notify_time IS NOT NULL
+     ORDER BY endpoint, next_notify_time LIMIT 1)
+  UNION ALL
+    SELECT n.endpoint, n.next_notify_time FROM first f CROSS JOIN LATERAL (
+      SELECT t.endpoint, t.next_notify_time FROM pay_notify_task t
+      WHERE t.next_notify_time IS NOT NULL AND t.endpoint > f.endpoint ORDER BY t.endpoint, t.next_notify_time LIMIT 1) n
+) SELECT endpoint FROM first WHERE next_notify_time <= $1"""
+
+# `= ANY(ARRAY(…))` and not a join: the plan then reads the claimed rows by their key, whatever the statistics say.
+_CLAIM = f"""WITH due AS MATERIALIZED (
+  SELECT q.id FROM unnest($3::text[], $4::int[]) f(endpoint, places) CROSS JOIN LATERAL (
+    SELECT t.id FROM pay_notify_task t WHERE t.endpoint = f.endpoint AND t.next_notify_time <= $1
+    ORDER BY t.next_notify_time LIMIT f.places FOR NO KEY UPDATE SKIP LOCKED) q
+), claimed AS (
+  UPDATE pay_notify_task t SET next_notify_time = $2 WHERE t.id = ANY(ARRAY(SELECT id FROM due))
+  RETURNING t.id, t.app_id, t.type, t.event, t.data_id, t.data_version, t.endpoint, t.notification_url, t.payload, t.notify_times,
+    t.schedule_start_times
+) SELECT t.id, t.app_id, t.type, t.event, t.data_id, t.endpoint, {_URL} AS notification_url, t.payload, t.notify_times,
+    t.schedule_start_times, app.app_key, app.notification_success, app.notification_secret, app.notification_secrets_previous,
+    EXISTS (SELECT 1 FROM pay_notify_task n WHERE n.data_id = t.data_id AND n.data_version > t.data_version) AS superseded
+  FROM claimed t JOIN pay_app app ON app.id = t.app_id"""
+
+
+async def due_endpoints(connection: Connection, now: datetime) -> list[str]:
+    """The endpoints that have due notifications. It reads one row for each endpoint, however many are due."""
+    return [row["endpoint"] for row in await connection.fetch(_DUE_ENDPOINTS, now)]
 
 
 async def claim_due(
-    connection: WriteConnection, now: datetime, lease: datetime, limit: int, per_app: int, busy: Sequence[UUID] = ()
+    connection: WriteConnection, now: datetime, lease: datetime, places: Mapping[str, int]
 ) -> list[DueNotification]:
-    """Claim due notifications, at most `per_app` of one app, so that a slow receiver does not delay other apps.
+    """Claim the notifications that have been due longest, at most `places` of each endpoint.
 
-    Apps in `busy` are skipped. Each notification is due again at `lease`, so that a killed worker loses nothing.
+    Each is due again at `lease`, so that a killed worker loses nothing. It reads the rows that it claims, and no others.
     """
-    rows = await connection.fetch(
-        f"""WITH ranked AS (
-             SELECT id, row_number() OVER (PARTITION BY app_id ORDER BY next_notify_time) AS place
-             FROM (SELECT id, app_id, next_notify_time FROM pay_notify_task
-                   WHERE next_notify_time <= $1 AND NOT app_id = ANY($5) ORDER BY next_notify_time LIMIT 1000) candidates
-           ), locked AS (
-             SELECT t.id FROM pay_notify_task t WHERE t.next_notify_time <= $1 AND t.id IN (
-               SELECT id FROM ranked WHERE place <= $4 LIMIT $3) FOR NO KEY UPDATE SKIP LOCKED
-           ), due AS (
-             UPDATE pay_notify_task t SET next_notify_time = $2 FROM locked WHERE t.id = locked.id
-             RETURNING {NOTIFICATIONS.returning}
-           ) SELECT d.id, d.app_id, d.notification_url, d.payload, d.notify_times, d.schedule_start_times, a.app_key,
-               a.notification_success, a.notification_secret, a.notification_secret_previous,
-               a.notification_secret_previous_until FROM due d JOIN pay_app a ON a.id = d.app_id""",
-        now, lease, limit, per_app, list(busy),
-    )  # fmt: skip
+    rows = await connection.fetch(_CLAIM, now, lease, list(places), list(places.values()))
     return [to_model(DueNotification, row) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryResult:
-    """The result of one delivery."""
+    """The result of one claim. `times`: 1 if it was a delivery, 0 if nothing was sent. `problem`: empty if it was received.
+
+    `endpoint`: the one to which it went, which the row gets; empty if it is not changed.
+    """
 
     task_id: UUID
     claimed_times: int
@@ -91,42 +160,64 @@ class DeliveryResult:
     duration_ms: int
     answer: str
     at: datetime
+    endpoint: str = ""
+    problem: str = ""
+    times: int = 1
 
 
-async def record(connection: WriteConnection, deliveries: Sequence[DeliveryResult]) -> int:
-    """Store results and their log in one statement. A notification that has changed since its claim is only logged."""
-    recorded = await connection.fetchval(
+async def record(connection: WriteConnection, results: Sequence[DeliveryResult]) -> list[UUID]:
+    """Store results and their log in one statement, and return the notifications that they changed.
+
+    A notification that has changed since its claim is only logged. Rows are locked in the order of their keys, as in
+    `move_endpoint`, so that the two never wait for each other in a circle.
+    """
+    rows = await connection.fetch(
             """WITH given AS (
                  SELECT * FROM unnest($1::uuid[], $2::int[], $3::text[], $4::timestamptz[], $5::text[], $6::text[], $7::int[],
-                   $8::int[], $9::text[], $10::timestamptz[])
-                   AS g(task_id, claimed, state, next_time, url, request, http_status, duration_ms, answer, at)
+                   $8::int[], $9::text[], $10::timestamptz[], $12::text[], $13::text[], $14::int[])
+                   AS g(task_id, claimed, state, next_time, url, request, http_status, duration_ms, answer, at, endpoint, problem,
+                     times)
                ), logged AS (
                  INSERT INTO pay_notify_log (task_id, notify_times, state, url, request, http_status, duration_ms, answer,
                    create_time)
-                 SELECT task_id, claimed + 1, state, url, request, http_status, duration_ms, answer, at FROM given
+                 SELECT task_id, claimed + times, state, url, request, http_status, duration_ms, answer, at FROM given
+               ), locked AS MATERIALIZED (
+                 SELECT id FROM pay_notify_task WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE
                ), moved AS (
-                 UPDATE pay_notify_task t SET state = g.state, notify_times = g.claimed + 1, next_notify_time = g.next_time,
-                   last_execute_time = g.at, update_time = g.at
-                 FROM given g WHERE t.id = g.task_id AND t.notify_times = g.claimed AND t.state = ANY($11) RETURNING t.id
-               ) SELECT count(*) FROM moved""",
-            [d.task_id for d in deliveries],
-            [d.claimed_times for d in deliveries],
-            [target(NOTIFICATION, d.event) for d in deliveries],
-            [d.next_notify_time for d in deliveries],
-            [d.url for d in deliveries],
-            [d.request for d in deliveries],
-            [d.http_status for d in deliveries],
-            [d.duration_ms for d in deliveries],
-            [d.answer for d in deliveries],
-            [d.at for d in deliveries],
-            sources(NOTIFICATION, *_DELIVERY_EVENTS),
+                 UPDATE pay_notify_task t SET state = g.state, notify_times = g.claimed + g.times, next_notify_time = g.next_time,
+                   last_execute_time = g.at, update_time = g.at, problem = g.problem,
+                   endpoint = coalesce(nullif(g.endpoint, ''), t.endpoint)
+                 FROM given g WHERE t.id = ANY(ARRAY(SELECT id FROM locked)) AND t.id = g.task_id
+                   AND t.notify_times = g.claimed AND t.state = ANY($11) RETURNING t.id
+               ) SELECT id FROM moved""",
+            [d.task_id for d in results],
+            [d.claimed_times for d in results],
+            [target(NOTIFICATION, d.event) for d in results],
+            [d.next_notify_time for d in results],
+            [d.url for d in results],
+            [d.request for d in results],
+            [d.http_status for d in results],
+            [d.duration_ms for d in results],
+            [d.answer for d in results],
+            [d.at for d in results],
+            sources(NOTIFICATION, *_RESULT_EVENTS),
+            [d.endpoint for d in results],
+            [d.problem[:512] for d in results],
+            [d.times for d in results],
     )  # fmt: skip
-    return int(recorded)
+    return [row["id"] for row in rows]
 
 
 async def get_notification(connection: Connection, task_id: UUID) -> PayNotification | None:
-    """Read by id; None if there is none."""
-    return NOTIFICATIONS.model(await connection.fetchrow(f"{NOTIFICATIONS.select} WHERE t.id = $1", task_id))
+    """Read by id, with the URL to which it goes now; None if there is none."""
+    return NOTIFICATIONS.model(await connection.fetchrow(f"{_READ} WHERE t.id = $1", task_id))
+
+
+async def newest_of(connection: Connection, data_id: UUID) -> PayNotification | None:
+    """The newest notification of an object; None if it has none."""
+    return NOTIFICATIONS.model(
+        await connection.fetchrow(f"{_READ} WHERE t.data_id = $1 ORDER BY t.data_version DESC, t.id DESC LIMIT 1", data_id)
+    )
 
 
 async def list_logs(connection: Connection, task_id: UUID, limit: int = 100) -> list[NotificationLog]:
@@ -149,12 +240,27 @@ async def list_logs_of(connection: Connection, task_ids: Sequence[UUID], limit: 
     return LOGS.models(list(reversed(rows)))
 
 
-async def resend(connection: WriteConnection, task_id: UUID, now: datetime) -> bool:
-    """Make a finished notification WAITING and due, and start its retry schedule again. False if it is not finished."""
+async def resend(connection: WriteConnection, task_ids: Sequence[UUID], now: datetime) -> list[UUID]:
+    """Make finished notifications WAITING and due, and start their retry schedules again. The ids of those that it changed.
+
+    A notification that is not finished, or whose object has a newer one, is not changed.
+    """
+    rows = await connection.fetch(
+        """UPDATE pay_notify_task t SET state = $3, next_notify_time = $2, update_time = $2, schedule_start_time = $2,
+             schedule_start_times = notify_times
+           WHERE t.id = ANY($1) AND t.state = ANY($4)
+             AND NOT EXISTS (SELECT 1 FROM pay_notify_task n WHERE n.data_id = t.data_id AND n.data_version > t.data_version)
+           RETURNING t.id""",
+        list(task_ids), now, target(NOTIFICATION, NotificationEvent.RESEND), sources(NOTIFICATION, NotificationEvent.RESEND),
+    )  # fmt: skip
+    return [row["id"] for row in rows]
+
+
+async def send_now(connection: WriteConnection, task_id: UUID, now: datetime) -> bool:
+    """Make an open notification due. Its retry schedule continues. False if it is not open."""
     done = await connection.fetchval(
-        """UPDATE pay_notify_task SET state = $3, next_notify_time = $2, update_time = $2, schedule_start_time = $2,
-           schedule_start_times = notify_times WHERE id = $1 AND state = ANY($4) RETURNING id""",
-        task_id, now, target(NOTIFICATION, NotificationEvent.RESEND), sources(NOTIFICATION, NotificationEvent.RESEND),
+        "UPDATE pay_notify_task SET next_notify_time = $2, update_time = $2 WHERE id = $1 AND state = ANY($3) RETURNING id",
+        task_id, now, [state.value for state in OPEN_NOTIFICATION],
     )  # fmt: skip
     return done is not None
 
@@ -173,14 +279,8 @@ class NotificationFilter:
     create_time_to: datetime | None = None
 
 
-async def list_notifications(
-    connection: Connection, where: NotificationFilter, *, limit: int, before: UUID | None
-) -> list[PayNotification]:
-    """List notifications, newest first, by keyset."""
-    from sqlalchemy import select
-
-    from paycenter_server.storage.rendering import render
-    from paycenter_server.storage.tables import pay_app, pay_notify_task
+def _conditions(where: NotificationFilter, before: UUID | None) -> list[Any]:
+    from paycenter_server.storage.tables import pay_notify_task
 
     table = pay_notify_task.c
     conditions: list[Any] = []
@@ -200,10 +300,64 @@ async def list_notifications(
         conditions.append(table.create_time < where.create_time_to)
     if before is not None:
         conditions.append(table.id < before)
+    return conditions
+
+
+async def list_notifications(
+    connection: Connection, where: NotificationFilter, *, limit: int, before: UUID | None
+) -> list[PayNotification]:
+    """List notifications, newest first, by keyset, with the URLs to which they go now."""
+    from sqlalchemy import case, func, select
+
+    from paycenter_server.storage.rendering import render
+    from paycenter_server.storage.tables import pay_app, pay_notify_task
+
+    table, app = pay_notify_task.c, pay_app.c
+    of_app = case((table.type == NotificationType.ORDER.value, app.order_notification_url), else_=app.refund_notification_url)
+    url = func.coalesce(func.nullif(table.notification_url, ""), of_app).label("notification_url")
     statement = (
-        select(*(table[name] for name in NOTIFICATIONS.columns), pay_app.c.app_key)
-        .join(pay_app, pay_app.c.id == table.app_id)
-        .where(*conditions)
+        select(*(url if name == "notification_url" else table[name] for name in NOTIFICATIONS.columns), app.app_key)
+        .join(pay_app, app.id == table.app_id)
+        .where(*_conditions(where, before))
     )
     text, arguments = render(statement.order_by(table.id.desc()).limit(limit))
     return NOTIFICATIONS.models(await connection.fetch(text, *arguments))
+
+
+def _newest() -> Any:
+    """That the object of a row has no newer notification."""
+    from sqlalchemy import exists, select
+
+    from paycenter_server.storage.tables import pay_notify_task
+
+    newer = pay_notify_task.alias("newer")
+    return ~exists(
+        select(newer.c.id).where(
+            newer.c.data_id == pay_notify_task.c.data_id, newer.c.data_version > pay_notify_task.c.data_version
+        )
+    )
+
+
+async def list_resendable(connection: Connection, where: NotificationFilter, *, limit: int, before: UUID | None) -> list[UUID]:
+    """The ids of notifications that `resend` would change, newest first. `where.state` is a finished state."""
+    from sqlalchemy import select
+
+    from paycenter_server.storage.rendering import render
+    from paycenter_server.storage.tables import pay_notify_task
+
+    table = pay_notify_task.c
+    statement = select(table.id).where(*_conditions(where, before), _newest()).order_by(table.id.desc()).limit(limit)
+    text, arguments = render(statement)
+    return [row["id"] for row in await connection.fetch(text, *arguments)]
+
+
+async def count_resendable(connection: Connection, where: NotificationFilter, *, before: UUID | None, limit: int) -> int:
+    """How many `list_resendable` would list, counted up to `limit`."""
+    from sqlalchemy import func, select
+
+    from paycenter_server.storage.rendering import render
+    from paycenter_server.storage.tables import pay_notify_task
+
+    found = select(pay_notify_task.c.id).where(*_conditions(where, before), _newest()).limit(limit).subquery()
+    text, arguments = render(select(func.count()).select_from(found))
+    return int(await connection.fetchval(text, *arguments))

@@ -54,7 +54,7 @@ async def get_order_by_merchant_id(connection: Connection, app_id: UUID, merchan
 async def close_order(transaction: Transaction, order_id: UUID, now: datetime, cause: Cause) -> PayOrder | None:
     """Close a WAITING order without open attempts; None otherwise. The caller has locked the row."""
     row = await transaction.fetchrow(
-        f"""WITH closed AS (UPDATE pay_order t SET state = $3, next_check_time = NULL, update_time = $2
+        f"""WITH closed AS (UPDATE pay_order t SET state = $3, next_check_time = NULL, update_time = $2, version = version + 1
              WHERE t.id = $1 AND t.state = ANY($4)
                AND NOT EXISTS (SELECT 1 FROM pay_attempt a WHERE a.order_id = $1 AND a.state = ANY($5))
              RETURNING {ORDERS.returning}),
@@ -82,9 +82,9 @@ async def update_price(transaction: Transaction, order_id: UUID, old: int, new: 
 async def claim_expired(connection: WriteConnection, now: datetime, retry: datetime, limit: int) -> list[UUID]:
     """Claim WAITING orders whose expiry is due. Each is due again at `retry`, so that a killed worker loses nothing."""
     rows = await connection.fetch(
-        """UPDATE pay_order SET next_check_time = $2, check_count = check_count + 1 WHERE id IN (
+        """UPDATE pay_order SET next_check_time = $2, check_count = check_count + 1 WHERE id = ANY(ARRAY(
              SELECT id FROM pay_order WHERE next_check_time <= $1 ORDER BY next_check_time LIMIT $3
-             FOR NO KEY UPDATE SKIP LOCKED)
+             FOR NO KEY UPDATE SKIP LOCKED))
            RETURNING id""",
         now, retry, limit,
     )  # fmt: skip

@@ -8,7 +8,17 @@ from uuid import UUID
 
 from paycenter_server.domain.events import Cause, Subject
 from paycenter_server.domain.notifications import PayNotification
-from paycenter_server.domain.states import ATTEMPT, OPEN_ATTEMPT, ORDER, AttemptEvent, OrderEvent, sources, target
+from paycenter_server.domain.states import (
+    ATTEMPT,
+    NOTIFICATION,
+    OPEN_ATTEMPT,
+    ORDER,
+    AttemptEvent,
+    NotificationEvent,
+    OrderEvent,
+    sources,
+    target,
+)
 from paycenter_server.storage.database import WriteConnection
 from paycenter_server.storage.events import Change, cause_values, noting
 
@@ -16,7 +26,7 @@ from paycenter_server.storage.events import Change, cause_values, noting
 _PAID = Change(Subject.ATTEMPT, "$25", before="before", after="state", amount="paid_amount", paid="paid_amount")
 _SETTLE = f"""
 WITH o AS (
-  SELECT id, app_id FROM pay_order WHERE id = $1 AND state = ANY($2) FOR NO KEY UPDATE
+  SELECT id, app_id FROM pay_order WHERE id = $1 AND state = ANY($2) AND version = $24 - 1 FOR NO KEY UPDATE
 ), t AS (
   SELECT a.id, a.state AS before, o.id AS order_id, o.app_id FROM o JOIN pay_attempt a ON a.order_id = o.id
   WHERE a.id = $3 AND a.channel_id = $4 AND a.amount = $5 AND a.state = ANY($6)
@@ -31,15 +41,19 @@ WITH o AS (
 ), paid AS (
   UPDATE pay_order p SET state = $13, paid_amount = $5, attempt_id = $3, channel_id = $4, channel_code = $14,
     channel_order_no = $8, channel_user_id = $9, channel_fee_rate_ppm = $15, channel_fee_amount = $16, success_time = $10,
-    update_time = $12, next_check_time = NULL
+    update_time = $12, next_check_time = NULL, version = $24
   FROM t WHERE p.id = t.order_id RETURNING p.id, p.app_id
+), older AS (
+  UPDATE pay_notify_task n SET state = $28, next_notify_time = NULL, update_time = $12
+  FROM paid WHERE n.data_id = paid.id AND n.data_version < $24 AND n.state = ANY($29)
 ), task AS (
   INSERT INTO pay_notify_task (id, app_id, type, event, data_id, data_version, merchant_order_id, merchant_refund_no,
-    notification_url, payload, state, notify_times, next_notify_time, schedule_start_time, schedule_start_times, create_time,
-    update_time)
-  SELECT $17, paid.app_id, $18, $19, paid.id, $24, $20, '', $21, $22, $23, 0, $12, $12, 0, $12, $12 FROM paid
+    notification_url, endpoint, payload, state, notify_times, next_notify_time, schedule_start_time, schedule_start_times,
+    create_time, update_time)
+  SELECT $17, paid.app_id, $18, $19, paid.id, $24, $20, '', $21, coalesce(nullif($30, ''), app.order_notification_endpoint), $22,
+    $23, 0, $12, $12, 0, $12, $12 FROM paid JOIN pay_app app ON app.id = paid.app_id
   ON CONFLICT (data_id, event, data_version) DO NOTHING RETURNING id
-), noted AS ({noting("attempt", 28, _PAID)}
+), noted AS ({noting("attempt", 31, _PAID)}
 )
 SELECT (SELECT count(*) FROM attempt) AS attempts, (SELECT count(*) FROM paid) AS orders, (SELECT count(*) FROM task) AS tasks
 """
@@ -87,6 +101,9 @@ async def settle(
 ) -> bool:
     """Book a payment. False, with nothing changed, if the state of the order or of the attempt does not allow it.
 
+    `notification` reports the order's next version; its older open notifications are superseded. False as well if the order has
+    another version than the one before it.
+
     `snapshot`: the query to which the facts are the answer; None if there was no query. `closed_attempt`: the caller has locked
     both rows and has decided that a payment of a closed attempt is valid for the order.
     """
@@ -99,6 +116,8 @@ async def settle(
         OPEN_ATTEMPT, now, target(ORDER, event), booking.channel_code, booking.fee_rate_ppm, booking.fee_amount,
         notification.id, notification.type.value, notification.event, notification.merchant_order_id,
         notification.notification_url, notification.payload, notification.state.value, notification.data_version,
-        event.value, snapshot.cancel_until if snapshot else None, snapshot.at if snapshot else None, *cause_values(cause),
+        event.value, snapshot.cancel_until if snapshot else None, snapshot.at if snapshot else None,
+        target(NOTIFICATION, NotificationEvent.SUPERSEDE), sources(NOTIFICATION, NotificationEvent.SUPERSEDE),
+        notification.endpoint, *cause_values(cause),
     )  # fmt: skip
     return bool(row and row["attempts"] == 1 and row["orders"] == 1)

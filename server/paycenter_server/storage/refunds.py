@@ -135,31 +135,32 @@ async def succeed(
     channel_refund_no: str,
     success_time: datetime,
     now: datetime,
-) -> bool:
-    """Make a WAITING refund SUCCESS, and its reserved amount refunded. False if it is not WAITING any more."""
+) -> int:
+    """Make a WAITING refund SUCCESS, and its reserved amount refunded. Its new version; 0 if it is not WAITING any more."""
     row = await connection.fetchrow(
         f"""WITH done AS (
              UPDATE pay_refund SET state = $3, channel_refund_no = $4, success_time = $5, update_time = $6,
-               next_check_time = NULL, channel_error_code = NULL, channel_error_message = NULL
-             WHERE id = $1 AND out_refund_key = $2 AND state = ANY($7) RETURNING {_NOTED}
+               next_check_time = NULL, channel_error_code = NULL, channel_error_message = NULL, version = version + 1
+             WHERE id = $1 AND out_refund_key = $2 AND state = ANY($7) RETURNING {_NOTED}, version
            ), moved AS (
              UPDATE pay_order o SET state = $8, refunded_amount = refunded_amount + done.amount,
                reserved_amount = reserved_amount - done.amount, update_time = $6
              FROM done WHERE o.id = done.order_id AND done.case_id IS NULL RETURNING o.id
            ), noted AS ({noting("done", 9, _event(RefundEvent.SUCCEED, RefundState.WAITING, reserved="-", refunded="+"))})
-           SELECT (SELECT count(*) FROM done) AS refunds, (SELECT count(*) FROM moved) AS orders""",
+           SELECT (SELECT version FROM done) AS version, (SELECT count(*) FROM moved) AS orders""",
         refund.id, refund.out_refund_key, target(REFUND, RefundEvent.SUCCEED), channel_refund_no, success_time, now,
         sources(REFUND, RefundEvent.SUCCEED), target(ORDER, OrderEvent.REFUNDED), *cause_values(cause),
     )  # fmt: skip
-    return bool(row and row["refunds"])
+    return int(row["version"] or 0) if row else 0
 
 
 async def succeed_late(
     connection: Transaction, refund: PayRefund, cause: Cause, *, channel_refund_no: str, success_time: datetime, now: datetime
-) -> bool:
+) -> int:
     """Make a refund in state FAILURE SUCCESS, and book its amount as refunded. The caller has locked the row.
 
-    False, with nothing changed, if it is not in that state under this number, or if less than its amount is left of the payment.
+    Its new version; 0, with nothing changed, if it is not in that state under this number, or if less than its amount is left of
+    the payment.
     """
     if refund.case_id is None:
         booked = await connection.fetchval(
@@ -170,18 +171,18 @@ async def succeed_late(
             sources(REFUND, RefundEvent.SUCCEED_LATE),
         )  # fmt: skip
         if booked is None:
-            return False
+            return 0
     done = await connection.fetchval(
         f"""WITH done AS (
              UPDATE pay_refund SET state = $3, channel_refund_no = $4, success_time = $5, update_time = $6,
-               channel_error_code = NULL, channel_error_message = NULL, next_check_time = NULL
-             WHERE id = $1 AND out_refund_key = $2 AND state = ANY($7) RETURNING {_NOTED}
+               channel_error_code = NULL, channel_error_message = NULL, next_check_time = NULL, version = version + 1
+             WHERE id = $1 AND out_refund_key = $2 AND state = ANY($7) RETURNING {_NOTED}, version
            ), noted AS ({noting("done", 8, _event(RefundEvent.SUCCEED_LATE, RefundState.FAILURE, refunded="+"))})
-           SELECT id FROM done""",
+           SELECT version FROM done""",
         refund.id, refund.out_refund_key, target(REFUND, RefundEvent.SUCCEED_LATE), channel_refund_no, success_time, now,
         sources(REFUND, RefundEvent.SUCCEED_LATE), *cause_values(cause),
     )  # fmt: skip
-    return done is not None
+    return int(done or 0)
 
 
 async def lock_refund(transaction: Transaction, refund_id: UUID) -> PayRefund | None:
@@ -209,28 +210,28 @@ async def fail(
     message: str,
     now: datetime,
     next_look: datetime | None,
-) -> bool:
-    """Make a WAITING refund FAILURE, and release its reserved amount.
+) -> int:
+    """Make a WAITING refund FAILURE, and release its reserved amount. Its new version.
 
-    False if it is not WAITING any more, or if an earlier send without a clear answer may still be carried out.
+    0 if it is not WAITING any more, or if an earlier send without a clear answer may still be carried out.
     """
     sending = certainty.sending
     row = await connection.fetchrow(
         f"""WITH done AS (
              UPDATE pay_refund SET state = $3, channel_error_code = $4, channel_error_message = $5,
-               update_time = $6, next_check_time = $8, check_count = 0, unclear_send_time = NULL
+               update_time = $6, next_check_time = $8, check_count = 0, unclear_send_time = NULL, version = version + 1
              WHERE id = $1 AND out_refund_key = $2 AND state = ANY($7)
-               AND ($12 OR {_UNCLEAR} IS NULL OR {_UNCLEAR} <= $11) RETURNING {_NOTED}
+               AND ($12 OR {_UNCLEAR} IS NULL OR {_UNCLEAR} <= $11) RETURNING {_NOTED}, version
            ), freed AS (
              UPDATE pay_order o SET reserved_amount = reserved_amount - done.amount, update_time = $6
              FROM done WHERE o.id = done.order_id AND done.case_id IS NULL RETURNING o.id
            ), noted AS ({noting("done", 13, _event(RefundEvent.FAIL, RefundState.WAITING, reserved="-"))})
-           SELECT (SELECT count(*) FROM done) AS refunds, (SELECT count(*) FROM freed) AS orders""",
+           SELECT (SELECT version FROM done) AS version, (SELECT count(*) FROM freed) AS orders""",
         refund.id, refund.out_refund_key, target(REFUND, RefundEvent.FAIL), code[:128], message[:512], now,
         sources(REFUND, RefundEvent.FAIL), next_look, sending.at if sending else None, sending.before if sending else None,
         certainty.clear_before, certainty.final, *cause_values(cause),
     )  # fmt: skip
-    return bool(row and row["refunds"])
+    return int(row["version"] or 0) if row else 0
 
 
 async def note(
@@ -269,9 +270,9 @@ async def set_next_look(connection: WriteConnection, refund: PayRefund, when: da
 async def claim_due(connection: WriteConnection, now: datetime, lease: datetime, limit: int) -> list[PayRefund]:
     """Claim refunds whose check is due: WAITING ones, and failed ones that are looked at again. Each is due again at `lease`."""
     rows = await connection.fetch(
-        f"""WITH due AS (UPDATE pay_refund t SET next_check_time = $2, check_count = check_count + 1 WHERE id IN (
+        f"""WITH due AS (UPDATE pay_refund t SET next_check_time = $2, check_count = check_count + 1 WHERE id = ANY(ARRAY(
              SELECT id FROM pay_refund WHERE next_check_time <= $1 ORDER BY next_check_time LIMIT $3
-             FOR NO KEY UPDATE SKIP LOCKED)
+             FOR NO KEY UPDATE SKIP LOCKED))
            RETURNING {REFUNDS.returning}) {REFUNDS.select_from("due")}""",
         now, lease, limit,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import socket
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from paycenter_server.services.notifications_delivery import DeliveryResponse
 
 TIMEOUT = 10.0
 MAX_ANSWER = 64 * 1024
+BLOCKED = "blocked: private address, allow its network in PAYCENTER_NOTIFICATION_ALLOWED_NETWORKS"
+_RESOLVE_SECONDS = 2.0
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -48,13 +51,22 @@ class AddressGuard:
             return True
         return is_public(address)
 
+    async def problem(self, url: str) -> str:
+        """See `services.apps.AddressCheck`. A host has a problem if any of its addresses is not permitted."""
+        target = yarl.URL(url)
+        try:
+            async with asyncio.timeout(_RESOLVE_SECONDS):
+                found = await asyncio.get_running_loop().getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+        except (OSError, ValueError, TimeoutError):
+            return f"the host {target.host!r} cannot be resolved now"
+        refused = sorted({str(info[4][0]) for info in found if not self.permits(str(info[4][0]))})
+        return f"{BLOCKED} ({', '.join(refused)})" if refused else ""
+
     def socket_factory(self, info: Any) -> socket.socket:
         """A socket for aiohttp's connector; ForbiddenAddressError if the address is not permitted."""
         family, kind, proto, _, sockaddr = info
         if not self.permits(sockaddr[0]):
-            raise ForbiddenAddressError(
-                f"{sockaddr[0]} is a private address; allow its network in PAYCENTER_NOTIFICATION_ALLOWED_NETWORKS"
-            )
+            raise ForbiddenAddressError(f"{BLOCKED} ({sockaddr[0]})")
         made = socket.socket(family, kind, proto)
         made.setblocking(False)
         return made
@@ -93,6 +105,9 @@ class AiohttpNotificationSender:
         except TimeoutError:
             return DeliveryResponse(0, f"no answer within {self._timeout:g} seconds")
         except (aiohttp.ClientError, OSError, ValueError) as error:
+            # aiohttp wraps the error of the socket factory, and joins the texts of the errors of several addresses.
+            if BLOCKED in str(getattr(error, "os_error", error)):
+                return DeliveryResponse(0, f"{BLOCKED} ({target.host})", blocked=True)
             return DeliveryResponse(0, f"{type(error).__name__}: {error}"[:500])
 
     def _retry_after(self, response: aiohttp.ClientResponse) -> float | None:

@@ -152,6 +152,7 @@ class Runner:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            self._delivery.stop()
             try:
                 await asyncio.wait_for(self._delivery.settle(), 12)
             except TimeoutError:
