@@ -11,6 +11,7 @@ from functools import cached_property
 from paycenter_server.channels.registry import installed
 from paycenter_server.channels.transport import AiohttpTransport, Transport
 from paycenter_server.clock import SystemClock
+from paycenter_server.services.accounts import Accounts
 from paycenter_server.services.apps import Apps
 from paycenter_server.services.attempts import AttemptSettlement
 from paycenter_server.services.attempts_submission import Submission
@@ -129,6 +130,11 @@ class Services:
     def channels(self) -> Channels:
         """Administration of channels."""
         return Channels(self.context, self.identity, self.gateway)
+
+    @cached_property
+    def accounts(self) -> Accounts:
+        """Merchants' accounts."""
+        return Accounts(self.context, self.identity, self.gateway)
 
     @cached_property
     def channel_probe(self) -> ChannelProbe:

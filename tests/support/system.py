@@ -40,7 +40,10 @@ from paycenter_server.simulator.settings import SimulatorConfig
 from support.waiting import eventually
 
 OPERATOR = Caller("test", None, "")
-TABLES = "pay_notify_log, pay_notify_task, pay_refund, pay_case, pay_attempt, pay_order, pay_channel, pay_credential, pay_app"
+TABLES = (
+    "pay_notify_log, pay_notify_task, pay_refund, pay_case, pay_attempt, pay_order, pay_binding, pay_channel, pay_account, "
+    "pay_credential, pay_app"
+)
 
 
 class FakeClock:
