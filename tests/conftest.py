@@ -72,6 +72,16 @@ def keys_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def other_keys_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The keys of a second merchant."""
+    from paycenter_server.simulator.keys import generate_keys
+
+    folder = tmp_path_factory.mktemp("other-keys")
+    generate_keys(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def master_key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("secrets") / "master.key"
     path.write_text(base64.b64encode(os.urandom(32)).decode())

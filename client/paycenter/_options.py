@@ -25,6 +25,7 @@ _REPEATABLE = {
         "DisableOperatorCredential",
     ),
     "PayChannelService": ("UpdatePayChannel", "GetPayChannel", "ListPayChannels", "ListEnabledChannelCodes"),
+    "PayAccountService": ("UpdatePayAccount", "GetPayAccount", "ListPayAccounts"),
     "PayNotificationService": ("ListPayNotifications", "GetPayNotification"),
 }
 _MOST_ATTEMPTS = 5  # gRPC's own limit

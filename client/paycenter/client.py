@@ -17,6 +17,7 @@ from paycenter._waiting import Pace, is_transient, timed_out
 from paycenter.errors import PayCenterError
 from paycenter.states import OrderState, RefundState
 from paycenter.v1 import pay_notification_service_pb2 as notify
+from paycenter.v1.pay_account_service_pb2_grpc import PayAccountServiceStub
 from paycenter.v1.pay_app_service_pb2_grpc import PayAppServiceStub
 from paycenter.v1.pay_channel_service_pb2 import ListEnabledChannelCodesRequest
 from paycenter.v1.pay_channel_service_pb2_grpc import PayChannelServiceStub
@@ -45,7 +46,7 @@ class PayCenter:
             order = pay.create_order(merchant_order_id="A-1", subject="Tea", amount=1234, user_ip="203.0.113.7")
 
     Every method raises a subclass of `paycenter.errors.PayCenterError`, by reason, and takes `timeout` in seconds. Amounts are
-    whole fen. `.orders`, `.refunds`, `.apps`, `.credentials`, `.channels` and `.notifications` are the generated stubs with
+    whole fen. `.orders`, `.refunds`, `.apps`, `.credentials`, `.accounts`, `.channels` and `.notifications` are the stubs with
     credentials, deadline and errors of this client. `app_key` is for operators; an app's own credentials imply it.
     """
 
@@ -78,6 +79,7 @@ class PayCenter:
         self.refunds = PayRefundServiceStub(wrapped)
         self.apps = PayAppServiceStub(wrapped)
         self.credentials = PayCredentialServiceStub(wrapped)
+        self.accounts = PayAccountServiceStub(wrapped)
         self.channels = PayChannelServiceStub(wrapped)
         self.notifications = PayNotificationServiceStub(wrapped)
 

@@ -205,6 +205,34 @@ class ChannelChangedError(PayCenterError, reason=Reason.CHANNEL_CHANGED):
     """Another call changed the channel at the same time. Read it and repeat the call."""
 
 
+class AccountNotFoundError(NotFoundError, reason=Reason.ACCOUNT_NOT_FOUND):
+    """There is no such account."""
+
+
+class AccountExistsError(AlreadyExistsError, reason=Reason.ACCOUNT_EXISTS):
+    """There is an account of this family with this identity. The metadata `account_id` names it."""
+
+
+class AccountIdentityFixedError(PreconditionError, reason=Reason.ACCOUNT_IDENTITY_FIXED):
+    """The identity of an account never changes. Create another account and move the channels to it."""
+
+
+class AccountUnsettledError(PreconditionError, reason=Reason.ACCOUNT_UNSETTLED):
+    """The account has attempts or refunds that are not settled: `unsettled_attempts` and `unsettled_refunds` in the metadata."""
+
+
+class AccountInUseError(PreconditionError, reason=Reason.ACCOUNT_IN_USE):
+    """Channels have or had the account, so it cannot be deleted. Disable it instead."""
+
+
+class AccountDisabledError(PreconditionError, reason=Reason.ACCOUNT_DISABLED):
+    """The account is disabled and takes no new payments and refunds."""
+
+
+class AccountChangedError(PayCenterError, reason=Reason.ACCOUNT_CHANGED):
+    """Another call changed the account at the same time. Read it and repeat the call."""
+
+
 class OrderNotFoundError(NotFoundError, reason=Reason.ORDER_NOT_FOUND):
     """There is no such pay order."""
 

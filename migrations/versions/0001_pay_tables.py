@@ -41,6 +41,22 @@ def upgrade() -> None:
         sa.UniqueConstraint("app_key", name=op.f("pay_app_app_key_key")),
     )
     op.create_table(
+        "pay_account",
+        sa.Column("id", sa.UUID(), nullable=False),
+        sa.Column("family", sa.String(length=32), nullable=False),
+        sa.Column("identity", sa.String(length=255), nullable=False),
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("enabled", sa.Boolean(), nullable=False),
+        sa.Column("remark", sa.String(length=255), nullable=False),
+        sa.Column("config", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("earlier_keys", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("create_time", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("update_time", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pay_account_pkey")),
+        sa.UniqueConstraint("family", "identity", name=op.f("pay_account_family_identity_key")),
+    )
+    op.create_table(
         "pay_channel",
         sa.Column("id", sa.UUID(), nullable=False),
         sa.Column("app_id", sa.UUID(), nullable=False),
@@ -48,7 +64,7 @@ def upgrade() -> None:
         sa.Column("enabled", sa.Boolean(), nullable=False),
         sa.Column("fee_rate_ppm", sa.Integer(), nullable=False),
         sa.Column("remark", sa.String(length=255), nullable=False),
-        sa.Column("config", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("binding_id", sa.UUID(), nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("create_time", sa.DateTime(timezone=True), nullable=False),
         sa.Column("update_time", sa.DateTime(timezone=True), nullable=False),
@@ -57,6 +73,21 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pay_channel_pkey")),
         sa.UniqueConstraint("app_id", "code", name=op.f("pay_channel_app_id_code_key")),
     )
+    op.create_table(
+        "pay_binding",
+        sa.Column("id", sa.UUID(), nullable=False),
+        sa.Column("channel_id", sa.UUID(), nullable=False),
+        sa.Column("account_id", sa.UUID(), nullable=False),
+        sa.Column("config", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("create_time", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("update_time", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["account_id"], ["pay_account.id"], name=op.f("pay_binding_account_id_fkey")),
+        sa.ForeignKeyConstraint(["channel_id"], ["pay_channel.id"], name=op.f("pay_binding_channel_id_fkey")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pay_binding_pkey")),
+    )
+    op.create_index(op.f("pay_binding_account_id_idx"), "pay_binding", ["account_id"], unique=False)
+    op.create_index(op.f("pay_binding_channel_id_idx"), "pay_binding", ["channel_id"], unique=False)
     op.create_table(
         "pay_credential",
         sa.Column("key_id", sa.String(length=64), nullable=False),
@@ -203,6 +234,8 @@ def upgrade() -> None:
         sa.Column("order_id", sa.UUID(), nullable=False),
         sa.Column("app_id", sa.UUID(), nullable=False),
         sa.Column("channel_id", sa.UUID(), nullable=False),
+        sa.Column("account_id", sa.UUID(), nullable=False),
+        sa.Column("binding_id", sa.UUID(), nullable=False),
         sa.Column("channel_code", sa.String(length=32), nullable=False),
         sa.Column("amount", sa.BigInteger(), nullable=False),
         sa.Column("currency", sa.String(length=3), nullable=False),
@@ -228,13 +261,22 @@ def upgrade() -> None:
         sa.CheckConstraint("(state = 'SUCCESS') = (paid_amount > 0)", name=op.f("pay_attempt_paid_when_paid_check")),
         sa.CheckConstraint("state IN ('WAITING', 'UNKNOWN', 'SUCCESS', 'CLOSED')", name=op.f("pay_attempt_state_check")),
         sa.CheckConstraint("amount > 0", name=op.f("pay_attempt_amount_check")),
+        sa.ForeignKeyConstraint(["account_id"], ["pay_account.id"], name=op.f("pay_attempt_account_id_fkey")),
         sa.ForeignKeyConstraint(["app_id"], ["pay_app.id"], name=op.f("pay_attempt_app_id_fkey")),
+        sa.ForeignKeyConstraint(["binding_id"], ["pay_binding.id"], name=op.f("pay_attempt_binding_id_fkey")),
         sa.ForeignKeyConstraint(["channel_id"], ["pay_channel.id"], name=op.f("pay_attempt_channel_id_fkey")),
         sa.ForeignKeyConstraint(["order_id"], ["pay_order.id"], name=op.f("pay_attempt_order_id_fkey")),
         sa.PrimaryKeyConstraint("id", name=op.f("pay_attempt_pkey")),
         postgresql_with={"fillfactor": "85"},
     )
     op.create_index(op.f("pay_attempt_channel_id_idx"), "pay_attempt", ["channel_id"], unique=False)
+    op.create_index(
+        "pay_attempt_account_id_idx",
+        "pay_attempt",
+        ["account_id"],
+        unique=False,
+        postgresql_where=sa.text("next_check_time IS NOT NULL"),
+    )
     op.create_index(
         "pay_attempt_next_check_time_idx",
         "pay_attempt",
@@ -281,6 +323,8 @@ def upgrade() -> None:
         sa.Column("order_id", sa.UUID(), nullable=False),
         sa.Column("attempt_id", sa.UUID(), nullable=False),
         sa.Column("channel_id", sa.UUID(), nullable=False),
+        sa.Column("account_id", sa.UUID(), nullable=False),
+        sa.Column("binding_id", sa.UUID(), nullable=False),
         sa.Column("channel_code", sa.String(length=32), nullable=False),
         sa.Column("case_id", sa.UUID(), nullable=True),
         sa.Column("merchant_order_id", sa.String(length=64), nullable=False),
@@ -311,7 +355,9 @@ def upgrade() -> None:
         sa.Column("update_time", sa.DateTime(timezone=True), nullable=False),
         sa.CheckConstraint("state IN ('WAITING', 'SUCCESS', 'FAILURE')", name=op.f("pay_refund_state_check")),
         sa.CheckConstraint("amount > 0 AND amount <= total_amount", name=op.f("pay_refund_amount_check")),
+        sa.ForeignKeyConstraint(["account_id"], ["pay_account.id"], name=op.f("pay_refund_account_id_fkey")),
         sa.ForeignKeyConstraint(["app_id"], ["pay_app.id"], name=op.f("pay_refund_app_id_fkey")),
+        sa.ForeignKeyConstraint(["binding_id"], ["pay_binding.id"], name=op.f("pay_refund_binding_id_fkey")),
         sa.ForeignKeyConstraint(["attempt_id"], ["pay_attempt.id"], name=op.f("pay_refund_attempt_id_fkey")),
         sa.ForeignKeyConstraint(["case_id"], ["pay_case.id"], name=op.f("pay_refund_case_id_fkey")),
         sa.ForeignKeyConstraint(["channel_id"], ["pay_channel.id"], name=op.f("pay_refund_channel_id_fkey")),
@@ -324,6 +370,13 @@ def upgrade() -> None:
     )
     op.create_index("pay_refund_app_id_id_idx", "pay_refund", ["app_id", "id"], unique=False)
     op.create_index(op.f("pay_refund_attempt_id_idx"), "pay_refund", ["attempt_id"], unique=False)
+    op.create_index(
+        "pay_refund_account_id_idx",
+        "pay_refund",
+        ["account_id"],
+        unique=False,
+        postgresql_where=sa.text("next_check_time IS NOT NULL"),
+    )
     op.create_index(
         "pay_refund_next_check_time_idx",
         "pay_refund",
@@ -388,6 +441,7 @@ def downgrade() -> None:
     )
     op.drop_index(op.f("pay_refund_attempt_id_idx"), table_name="pay_refund")
     op.drop_index("pay_refund_app_id_id_idx", table_name="pay_refund")
+    op.drop_index("pay_refund_account_id_idx", table_name="pay_refund", postgresql_where=sa.text("next_check_time IS NOT NULL"))
     op.drop_table("pay_refund")
     op.drop_index(op.f("pay_case_order_id_idx"), table_name="pay_case")
     op.drop_index(op.f("pay_case_app_id_idx"), table_name="pay_case")
@@ -397,6 +451,7 @@ def downgrade() -> None:
         "pay_attempt_next_check_time_idx", table_name="pay_attempt", postgresql_where=sa.text("next_check_time IS NOT NULL")
     )
     op.drop_index(op.f("pay_attempt_channel_id_idx"), table_name="pay_attempt")
+    op.drop_index("pay_attempt_account_id_idx", table_name="pay_attempt", postgresql_where=sa.text("next_check_time IS NOT NULL"))
     op.drop_table("pay_attempt")
     op.drop_index("pay_order_next_check_time_idx", table_name="pay_order", postgresql_where=sa.text("next_check_time IS NOT NULL"))
     op.drop_index(
@@ -416,5 +471,9 @@ def downgrade() -> None:
     op.drop_table("pay_health")
     op.drop_index(op.f("pay_credential_app_id_idx"), table_name="pay_credential")
     op.drop_table("pay_credential")
+    op.drop_index(op.f("pay_binding_channel_id_idx"), table_name="pay_binding")
+    op.drop_index(op.f("pay_binding_account_id_idx"), table_name="pay_binding")
+    op.drop_table("pay_binding")
     op.drop_table("pay_channel")
+    op.drop_table("pay_account")
     op.drop_table("pay_app")

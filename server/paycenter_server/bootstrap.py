@@ -14,6 +14,7 @@ import structlog
 from paycenter_server.channels.registry import installed
 from paycenter_server.channels.transport import AiohttpTransport, Transport
 from paycenter_server.clock import DatabaseClock
+from paycenter_server.services.accounts import Accounts
 from paycenter_server.services.apps import Apps
 from paycenter_server.services.attempts import AttemptSettlement
 from paycenter_server.services.attempts_submission import Submission
@@ -142,6 +143,11 @@ class Services:
     def channels(self) -> Channels:
         """Administration of channels."""
         return Channels(self.context, self.identity, self.gateway)
+
+    @cached_property
+    def accounts(self) -> Accounts:
+        """Merchants' accounts."""
+        return Accounts(self.context, self.identity, self.gateway)
 
     @cached_property
     def channel_probe(self) -> ChannelProbe:

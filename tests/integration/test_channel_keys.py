@@ -41,7 +41,9 @@ class Counting:
 async def use(system: PayCenterSystem, **changes: str) -> None:
     family, config = system.configs["wx_native"]
     kept = {name: value for name, value in config.items() if changes.get(name) != ""}
+    view = await system.services.channels.get(OPERATOR, system.channels["wx_native"])
     await system.services.channels.delete(OPERATOR, system.channels.pop("wx_native"))
+    await system.services.accounts.delete(OPERATOR, view.account.number)
     system.configs["wx_native"] = family, {**kept, **{name: value for name, value in changes.items() if value}}
     await system.add_channel("wx_native")
 
@@ -117,7 +119,7 @@ async def test_calls_that_need_keys_wait_for_a_running_fetch(system_on: SystemOn
         assert transport.certificate_calls == 1
         # A refresh runs in the background.
         transport.certificates_come.clear()
-        configured = await system.services.gateway.get(next(iter(system.services.gateway._known)))
+        configured = await system.services.gateway.bound(next(iter(system.services.gateway._known)))
         configured.codec._verifier.refreshed -= timedelta(hours=12)  # type: ignore[attr-defined]
         system.clock.advance(21)
         async with asyncio.timeout(3):

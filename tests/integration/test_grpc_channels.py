@@ -85,8 +85,8 @@ async def test_create_read_change_list_delete(rig: Rig, code: str) -> None:
     assert len({item.id for item in (*everything.pay_channels, *rest.pay_channels)}) == 5
     codes = await rig.op.channels.ListEnabledChannelCodes(pb.ListEnabledChannelCodesRequest(app_key="books"))
     assert list(codes.codes) == [code]
-    raw = await rig.system.value("SELECT config::text FROM pay_channel WHERE remark = '' AND app_id = "
-                                "(SELECT id FROM pay_app WHERE app_key = 'books')")  # fmt: skip
+    raw = await rig.system.value("SELECT string_agg(config::text, '') FROM (SELECT config FROM pay_account UNION ALL "
+                                "SELECT config FROM pay_binding) AS stored")  # fmt: skip
     for name in secrets:
         assert json.dumps(fields[name])[1:-1] not in raw
         for answer in (made, changed, got, listed, everything):
@@ -161,43 +161,49 @@ async def test_the_family_must_be_the_code_s(rig: Rig) -> None:
 
 
 async def test_an_update_keeps_the_secrets_that_it_leaves_empty(rig: Rig) -> None:
-    await books(rig)
-    made = await make(rig, "wx_native")
+    made = (await rig.op.channels.GetPayChannel(pb.GetPayChannelRequest(id=rig.system.channels["wx_native"]))).pay_channel
     _, fields = rig.system.configs["wx_native"]
     shown = pb.PayChannelConfig()
     shown.CopyFrom(made.config)
-    shown.wechatpay.mchid = "1900000109"
+    shown.wechatpay.appid = "wx0000000000000001"
     after = (await rig.op.channels.UpdatePayChannel(pb.UpdatePayChannelRequest(id=made.id, config=shown))).pay_channel
-    assert after.config.wechatpay.mchid == "1900000109"
-    assert after.configured_secrets == made.configured_secrets
+    assert after.config.wechatpay.appid == "wx0000000000000001"
+    assert (after.configured_secrets, after.account_id) == (made.configured_secrets, made.account_id)
     shown.wechatpay.api_v3_key = "k" * 32
     await rig.op.channels.UpdatePayChannel(pb.UpdatePayChannelRequest(id=made.id, config=shown))
-    (row,) = await rig.system.rows("SELECT * FROM pay_channel WHERE config->>'mchid' = '1900000109'")
+    (row,) = await rig.system.rows("SELECT * FROM pay_account WHERE family = 'wechatpay'")
     opened = rig.system.services.context.box.open
-    assert opened(row["config"]["api_v3_key"]["sealed"], f"pay_channel:{row['id']}:api_v3_key") == "k" * 32
-    kept = opened(row["config"]["private_key"]["sealed"], f"pay_channel:{row['id']}:private_key")
+    assert opened(row["config"]["api_v3_key"]["sealed"], f"pay_account:{row['id']}:api_v3_key") == "k" * 32
+    kept = opened(row["config"]["private_key"]["sealed"], f"pay_account:{row['id']}:private_key")
     assert kept == fields["private_key"]
     shown.wechatpay.api_v3_key = "too short"
     async with fails("INVALID_FIELD") as caught:
         await rig.op.channels.UpdatePayChannel(pb.UpdatePayChannelRequest(id=made.id, config=shown))
     assert [item.field for item in caught[0].violations] == ["config.api_v3_key"]
+    # The secrets of one merchant are never used for another: they are missing.
+    shown.wechatpay.api_v3_key = ""
+    shown.wechatpay.mchid = "1900000109"
+    async with fails("INVALID_FIELD") as caught:
+        await rig.op.channels.UpdatePayChannel(pb.UpdatePayChannelRequest(id=made.id, config=shown))
+    assert {item.field for item in caught[0].violations} >= {"config.api_v3_key", "config.private_key"}
+    assert await rig.system.value("SELECT count(*) FROM pay_account WHERE family = 'wechatpay'") == 1
 
 
 async def test_a_sealed_secret_is_tied_to_its_row_and_field(rig: Rig) -> None:
-    rows = await rig.system.rows("SELECT * FROM pay_channel WHERE code IN ('wx_native', 'alipay_qr') ORDER BY code")
+    rows = await rig.system.rows("SELECT * FROM pay_account WHERE family IN ('wechatpay', 'alipay') ORDER BY family")
     box = rig.system.services.context.box
     alipay, wechat = rows
     sealed = wechat["config"]["private_key"]["sealed"]
-    assert box.open(sealed, f"pay_channel:{wechat['id']}:private_key").startswith("-----BEGIN")
-    for place in (f"pay_channel:{alipay['id']}:private_key", f"pay_channel:{wechat['id']}:api_v3_key", ""):
+    assert box.open(sealed, f"pay_account:{wechat['id']}:private_key").startswith("-----BEGIN")
+    for place in (f"pay_account:{alipay['id']}:private_key", f"pay_account:{wechat['id']}:api_v3_key", ""):
         with pytest.raises(CryptoError):
             box.open(sealed, place)
     version, key_id, body = sealed.split(":")
     with pytest.raises(CryptoError):
-        box.open(f"{version}:{key_id}:{body[:-8]}AAAAAAA=", f"pay_channel:{wechat['id']}:private_key")
+        box.open(f"{version}:{key_id}:{body[:-8]}AAAAAAA=", f"pay_account:{wechat['id']}:private_key")
     # After a move to another row in the database it cannot be opened.
     await rig.system.rows(
-        "UPDATE pay_channel SET config = jsonb_set(config, '{private_key,sealed}', to_jsonb($1::text)), version = version + 1 "
+        "UPDATE pay_account SET config = jsonb_set(config, '{private_key,sealed}', to_jsonb($1::text)), version = version + 1 "
         "WHERE id = $2", sealed, alipay["id"],
     )  # fmt: skip
     order = await rig.order()
@@ -266,7 +272,8 @@ async def test_mock_is_refused_in_production(system: PayCenterSystem) -> None:
         async with fails("CHANNEL_NOT_ALLOWED"):
             await rig.shop.submit_order(order, "mock")
         family, fields = system.configs["wx_native"]
-        fields = {**fields, "gateway_url": ""}  # the simulator's address is refused in production
+        # The simulator's address is refused in production, so this is another account.
+        fields = {**fields, "gateway_url": "", "mchid": "1900000109"}
         made = await rig.op.channels.CreatePayChannel(request("wx_native", config(family, **fields)))
         assert made.pay_channel.order_callback_url == f"https://pay.test/callback/order/{made.pay_channel.id}"
         for refused in ("https://10.0.0.8", "http://127.0.0.1:8900", "https://user:hunter2@pay.test"):
@@ -286,8 +293,8 @@ def test_production_needs_https_where_channels_call_back(url: str, master_key_fi
 
 async def test_a_password_in_a_stored_gateway_is_not_shown(rig: Rig) -> None:
     await rig.system.rows(
-        """UPDATE pay_channel SET config = jsonb_set(config, '{gateway_url}', '"https://user:hunter2@pay.test/x"'),
-           version = version + 1 WHERE code = 'alipay_qr'"""
+        """UPDATE pay_account SET config = jsonb_set(config, '{gateway_url}', '"https://user:hunter2@pay.test/x"'),
+           version = version + 1 WHERE family = 'alipay'"""
     )
     shown = await rig.op.channels.GetPayChannel(pb.GetPayChannelRequest(id=rig.system.channels["alipay_qr"]))
     assert shown.pay_channel.config.alipay.gateway_url == "https://pay.test/x"

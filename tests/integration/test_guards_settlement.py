@@ -331,10 +331,10 @@ async def test_two_reports_of_the_same_conflict_make_one_case(system: PayCenterS
     assert [case["kind"] for case in await system.cases()] == ["REFUND_MISMATCH"]
 
 
-async def test_a_payment_of_another_channels_number_is_not_booked(system: PayCenterSystem) -> None:
+async def test_a_payment_of_another_accounts_number_is_not_booked(system: PayCenterSystem) -> None:
     order = await system.order()
     attempt = await system.submit(order, "alipay_qr")
-    channel = await configured(system, "alipay_pc")
+    channel = await configured(system, "wx_native")
     assert await system.services.payments.book(channel, payment_of(channel, attempt), CAUSE) is Booked.SURPLUS
     assert (await system.read(order)).state is OrderState.WAITING
     assert [(case["kind"], case["state"], case["attempt_id"]) for case in await system.cases()] == [("UNKNOWN_ORDER", "OPEN", None)]

@@ -175,7 +175,12 @@ async def test_a_master_key_that_is_missing(system: PayCenterSystem, tmp_path: P
         changes = (
             "UPDATE pay_app SET notification_secret = $1",
             "UPDATE pay_app SET notification_secrets_previous = '[]'",
-            "UPDATE pay_channel SET config = '{}'",
+            # The keys of accounts, their earlier keys, and the values of a way to pay.
+            "UPDATE pay_account SET earlier_keys = jsonb_build_array(jsonb_build_object('until', now()::text, 'config', config)), "
+            "config = '{}'",
+            "UPDATE pay_binding SET config = (SELECT earlier_keys -> 0 -> 'config' FROM pay_account WHERE family = 'wechatpay')",
+            "UPDATE pay_account SET earlier_keys = '[]'",
+            "UPDATE pay_binding SET config = '{}'",
         )
         # Each place alone keeps the process from being ready.
         for statement in changes:

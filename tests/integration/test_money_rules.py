@@ -309,7 +309,7 @@ async def test_rule_9_a_refund_is_idempotent_by_its_number(system: PayCenterSyst
 
 
 async def test_rule_10_secrets_are_sealed_and_bound_to_their_place(system: PayCenterSystem) -> None:
-    raw = json.dumps([str(dict(row)) for row in await system.rows("SELECT * FROM pay_channel")])
+    raw = json.dumps([str(dict(row)) for row in await system.rows("SELECT * FROM pay_account")])
     raw += str([dict(row) for row in await system.rows("SELECT * FROM pay_app")])
     for secret in (*system.configs["wx_native"][1].values(), *system.configs["alipay_qr"][1].values()):
         if "PRIVATE KEY" in secret or len(secret) == 32:
@@ -317,9 +317,9 @@ async def test_rule_10_secrets_are_sealed_and_bound_to_their_place(system: PayCe
     assert system.configs["wx_native"][1]["api_v3_key"] not in raw
     assert system.secrets["shop"] not in raw
     # A secret that is moved to another row cannot be opened there.
-    rows = await system.rows("SELECT id, code, config FROM pay_channel WHERE code IN ('alipay_qr', 'alipay_pc') ORDER BY code")
+    rows = await system.rows("SELECT id, config FROM pay_account WHERE family IN ('alipay', 'wechatpay') ORDER BY family")
     moved = {**rows[0]["config"], "private_key": rows[1]["config"]["private_key"]}
-    await system.rows("UPDATE pay_channel SET config = $2, version = version + 1 WHERE id = $1", rows[0]["id"], moved)
+    await system.rows("UPDATE pay_account SET config = $2, version = version + 1 WHERE id = $1", rows[0]["id"], moved)
     order = await system.order()
     with pytest.raises(Exception, match="does not decrypt"):
         await system.submit(order, "alipay_pc")

@@ -100,17 +100,19 @@ async def stored(system: PayCenterSystem, transaction: Transaction) -> Rows:
     assert app is not None
     channel = await channel_rows.get_channel_by_code(transaction, app.id, "mock")
     assert channel is not None
+    binding = await channel_rows.get_binding(transaction, channel.binding_id)
+    assert binding is not None
     order = new_order(
         context.new_key(now), now, app, merchant_order_id="M1", subject="s", body="", amount=100, currency="CNY", expire_time=now,
         user_ip="::1", user_id="", return_url="",
     )  # fmt: skip
     attempt = new_attempt(
-        context.new_key(now), now, order, channel_id=channel.id, channel_code="mock", wanted_mode="", channel_extras={},
-        return_url="", user_ip="::1", expire_time=now, next_check_time=now,
+        context.new_key(now), now, order, channel_id=channel.id, account_id=binding.account_id, binding_id=binding.id,
+        channel_code="mock", wanted_mode="", channel_extras={}, return_url="", user_ip="::1", expire_time=now, next_check_time=now,
     )  # fmt: skip
     refund = new_refund(
-        context.new_key(now), context.new_key(now), now, order, attempt_id=attempt.id, channel_id=channel.id, channel_code="mock",
-        merchant_refund_no="R1", amount=50, total_amount=100, currency="CNY", reason="r", notification_url="http://x.test/",
+        context.new_key(now), context.new_key(now), now, order, attempt=attempt, merchant_refund_no="R1",
+        amount=50, total_amount=100, currency="CNY", reason="r", notification_url="http://x.test/",
         next_check_time=now,
     )  # fmt: skip
     notification = new_notification(

@@ -43,7 +43,10 @@ from support.waiting import eventually
 
 OPERATOR = Caller("test", None, "")
 CAUSE = Cause(OPERATOR.actor)
-TABLES = "pay_notify_log, pay_notify_task, pay_refund, pay_case, pay_attempt, pay_order, pay_channel, pay_credential, pay_app"
+TABLES = (
+    "pay_notify_log, pay_notify_task, pay_refund, pay_case, pay_attempt, pay_order, pay_binding, pay_channel, pay_account, "
+    "pay_credential, pay_app"
+)
 
 
 class FakeClock:

@@ -123,7 +123,7 @@ ORDERS: list[Mutant] = [
         ),
         (
             "same-channel",
-            "attempt.channel_id == configured.channel.id\n            #",
+            "attempt.binding_id == configured.binding.id\n            #",
             "True\n            #",
             "test_another_channel_gets_another_number",
         ),

@@ -149,10 +149,10 @@ REFUNDS: list[Mutant] = [
             f"{_FAILURE_FACTS}[wrong1] {_FAILURE_FACTS}[wrong2]",
         ),
         (
-            "notification-channel",
-            "if refund is not None and refund.channel_id != configured.channel.id:",
+            "callback-account-of-refund",
+            "if refund is not None and refund.account_id != configured.account.id:",
             "if False:",
-            "test_a_callback_settles_only_refunds_of_its_own_channel",
+            "test_a_callback_settles_only_refunds_of_its_own_account",
         ),
         (
             "late-success-case",

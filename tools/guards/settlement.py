@@ -80,15 +80,15 @@ SETTLEMENT: list[Mutant] = [
             "test_refunds_elsewhere.py::test_paid_and_refunded_before_the_first_report[wx_native-v3]",
         ),
         (
-            "book-channel",
-            "if attempt is None or attempt.channel_id != configured.channel.id:",
+            "book-account-of-number",
+            "if attempt is None or attempt.account_id != configured.account.id:",
             "if attempt is None:",
-            "test_a_payment_of_another_channels_number_is_not_booked "
-            "test_reference_faults.py::test_R26_a_channel_settles_only_its_own_numbers",
+            "test_a_payment_of_another_accounts_number_is_not_booked "
+            "test_reference_faults.py::test_R26_an_account_settles_only_its_own_numbers",
         ),
         (
             "book-account",
-            "        self._compare_account(configured, payment)\n",
+            "            self._compare_account(configured, payment)\n",
             "",
             "test_money_rules.py::test_rule_4_a_message_without_amount_fails_closed "
             "test_reference_security.py::test_S2_the_account_of_a_message_is_compared",

@@ -98,16 +98,24 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ALREADY_EXISTS. A refund with other content has this merchant_refund_no."""
     ERROR_REASON_REFUND_EXCEEDS_PAID: _ErrorReason.ValueType  # 52
     """FAILED_PRECONDITION. The amount is more than what remains of the paid amount."""
-    ERROR_REASON_REFUND_UNDER_REVIEW: _ErrorReason.ValueType  # 53
-    """FAILED_PRECONDITION. The refund failed, but the payer may have its money already, so it is not sent again now."""
     ERROR_REASON_NOTIFICATION_NOT_FOUND: _ErrorReason.ValueType  # 60
     """NOT_FOUND. There is no such notification."""
     ERROR_REASON_NOTIFICATION_OPEN: _ErrorReason.ValueType  # 61
     """FAILED_PRECONDITION. The notification is still being delivered and cannot be resent."""
-    ERROR_REASON_NOTIFICATION_FINISHED: _ErrorReason.ValueType  # 62
-    """FAILED_PRECONDITION. No delivery of the notification is due, so it cannot be sent now. Resend it."""
-    ERROR_REASON_NOTIFICATION_SUPERSEDED: _ErrorReason.ValueType  # 63
-    """FAILED_PRECONDITION. A newer notification of the same object replaces this one. The metadata `replaced_by` has its number."""
+    ERROR_REASON_ACCOUNT_NOT_FOUND: _ErrorReason.ValueType  # 70
+    """NOT_FOUND. There is no such account."""
+    ERROR_REASON_ACCOUNT_EXISTS: _ErrorReason.ValueType  # 71
+    """ALREADY_EXISTS. There is an account of this family with this identity. Use it, or update it."""
+    ERROR_REASON_ACCOUNT_IDENTITY_FIXED: _ErrorReason.ValueType  # 72
+    """FAILED_PRECONDITION. The identity of an account never changes. Create another account and move the channels to it."""
+    ERROR_REASON_ACCOUNT_UNSETTLED: _ErrorReason.ValueType  # 73
+    """FAILED_PRECONDITION. The account has attempts or refunds that are not settled. The metadata has their numbers."""
+    ERROR_REASON_ACCOUNT_IN_USE: _ErrorReason.ValueType  # 74
+    """FAILED_PRECONDITION. Channels have or had the account, so it cannot be deleted. Disable it instead."""
+    ERROR_REASON_ACCOUNT_DISABLED: _ErrorReason.ValueType  # 75
+    """FAILED_PRECONDITION. The account is disabled and takes no new payments and refunds."""
+    ERROR_REASON_ACCOUNT_CHANGED: _ErrorReason.ValueType  # 76
+    """ABORTED. Another call changed the account at the same time. Read it and repeat the call."""
     ERROR_REASON_SERVER_STOPPING: _ErrorReason.ValueType  # 110
     """UNAVAILABLE. This server is stopping and has not begun the call. Repeat it after the RetryInfo."""
 
@@ -194,16 +202,24 @@ ERROR_REASON_REFUND_CONFLICT: ErrorReason.ValueType  # 51
 """ALREADY_EXISTS. A refund with other content has this merchant_refund_no."""
 ERROR_REASON_REFUND_EXCEEDS_PAID: ErrorReason.ValueType  # 52
 """FAILED_PRECONDITION. The amount is more than what remains of the paid amount."""
-ERROR_REASON_REFUND_UNDER_REVIEW: ErrorReason.ValueType  # 53
-"""FAILED_PRECONDITION. The refund failed, but the payer may have its money already, so it is not sent again now."""
 ERROR_REASON_NOTIFICATION_NOT_FOUND: ErrorReason.ValueType  # 60
 """NOT_FOUND. There is no such notification."""
 ERROR_REASON_NOTIFICATION_OPEN: ErrorReason.ValueType  # 61
 """FAILED_PRECONDITION. The notification is still being delivered and cannot be resent."""
-ERROR_REASON_NOTIFICATION_FINISHED: ErrorReason.ValueType  # 62
-"""FAILED_PRECONDITION. No delivery of the notification is due, so it cannot be sent now. Resend it."""
-ERROR_REASON_NOTIFICATION_SUPERSEDED: ErrorReason.ValueType  # 63
-"""FAILED_PRECONDITION. A newer notification of the same object replaces this one. The metadata `replaced_by` has its number."""
+ERROR_REASON_ACCOUNT_NOT_FOUND: ErrorReason.ValueType  # 70
+"""NOT_FOUND. There is no such account."""
+ERROR_REASON_ACCOUNT_EXISTS: ErrorReason.ValueType  # 71
+"""ALREADY_EXISTS. There is an account of this family with this identity. Use it, or update it."""
+ERROR_REASON_ACCOUNT_IDENTITY_FIXED: ErrorReason.ValueType  # 72
+"""FAILED_PRECONDITION. The identity of an account never changes. Create another account and move the channels to it."""
+ERROR_REASON_ACCOUNT_UNSETTLED: ErrorReason.ValueType  # 73
+"""FAILED_PRECONDITION. The account has attempts or refunds that are not settled. The metadata has their numbers."""
+ERROR_REASON_ACCOUNT_IN_USE: ErrorReason.ValueType  # 74
+"""FAILED_PRECONDITION. Channels have or had the account, so it cannot be deleted. Disable it instead."""
+ERROR_REASON_ACCOUNT_DISABLED: ErrorReason.ValueType  # 75
+"""FAILED_PRECONDITION. The account is disabled and takes no new payments and refunds."""
+ERROR_REASON_ACCOUNT_CHANGED: ErrorReason.ValueType  # 76
+"""ABORTED. Another call changed the account at the same time. Read it and repeat the call."""
 ERROR_REASON_SERVER_STOPPING: ErrorReason.ValueType  # 110
 """UNAVAILABLE. This server is stopping and has not begun the call. Repeat it after the RetryInfo."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

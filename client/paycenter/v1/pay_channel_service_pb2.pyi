@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class PayChannel(_message.Message):
-    """PayChannel is an app's way to pay over an account at a channel."""
+    """PayChannel is an app's way to pay over an account. Several channels, also of several apps, may share one account."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -37,6 +37,7 @@ class PayChannel(_message.Message):
     REFUND_CALLBACK_URL_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id, "C" and 26 characters. It is part of the callback URLs."""
     app_key: _builtins.str
@@ -53,9 +54,11 @@ class PayChannel(_message.Message):
     """The URL to which the channel sends callbacks about payments."""
     refund_callback_url: _builtins.str
     """The URL to which the channel sends callbacks about refunds."""
+    account_id: _builtins.str
+    """The id of the account over which new payments are made. Earlier attempts and refunds stay with the account that they began with."""
     @_builtins.property
     def config(self) -> Global___PayChannelConfig:
-        """The configuration. Secret fields are empty."""
+        """The configuration of the account and the way to pay. Secret fields are empty."""
 
     @_builtins.property
     def configured_secrets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -84,10 +87,11 @@ class PayChannel(_message.Message):
         refund_callback_url: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        account_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_key", b"app_key", "code", b"code", "config", b"config", "configured_secrets", b"configured_secrets", "create_time", b"create_time", "enabled", b"enabled", "fee_rate_ppm", b"fee_rate_ppm", "id", b"id", "order_callback_url", b"order_callback_url", "refund_callback_url", b"refund_callback_url", "remark", b"remark", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "app_key", b"app_key", "code", b"code", "config", b"config", "configured_secrets", b"configured_secrets", "create_time", b"create_time", "enabled", b"enabled", "fee_rate_ppm", b"fee_rate_ppm", "id", b"id", "order_callback_url", b"order_callback_url", "refund_callback_url", b"refund_callback_url", "remark", b"remark", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___PayChannel: _TypeAlias = PayChannel  # noqa: Y015
@@ -339,6 +343,7 @@ class CreatePayChannelRequest(_message.Message):
     REMARK_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
     DISABLED_FIELD_NUMBER: _builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     app_key: _builtins.str
     """The key of the app."""
     code: _builtins.str
@@ -349,9 +354,13 @@ class CreatePayChannelRequest(_message.Message):
     """Up to 255 characters."""
     disabled: _builtins.bool
     """Whether the channel is created disabled."""
+    account_id: _builtins.str
+    """The id of the account to use; optional."""
     @_builtins.property
     def config(self) -> Global___PayChannelConfig:
-        """The configuration."""
+        """The configuration of the account and the way to pay. It finds the account by its identity (mchid, app_id), or creates it. The
+        other fields of an account that exists must be empty or the same. With account_id, the fields of the way are enough.
+        """
 
     def __init__(
         self,
@@ -362,10 +371,11 @@ class CreatePayChannelRequest(_message.Message):
         remark: _builtins.str = ...,
         config: Global___PayChannelConfig | None = ...,
         disabled: _builtins.bool = ...,
+        account_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_key", b"app_key", "code", b"code", "config", b"config", "disabled", b"disabled", "fee_rate_ppm", b"fee_rate_ppm", "remark", b"remark"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "app_key", b"app_key", "code", b"code", "config", b"config", "disabled", b"disabled", "fee_rate_ppm", b"fee_rate_ppm", "remark", b"remark"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___CreatePayChannelRequest: _TypeAlias = CreatePayChannelRequest  # noqa: Y015
@@ -404,6 +414,7 @@ class UpdatePayChannelRequest(_message.Message):
     FEE_RATE_PPM_FIELD_NUMBER: _builtins.int
     REMARK_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id of the channel."""
     enabled: _builtins.bool
@@ -412,9 +423,14 @@ class UpdatePayChannelRequest(_message.Message):
     """0 to 1,000,000."""
     remark: _builtins.str
     """A new remark."""
+    account_id: _builtins.str
+    """The id of another account to which the channel moves. Without config, the fields of the way stay as they are."""
     @_builtins.property
     def config(self) -> Global___PayChannelConfig:
-        """A new configuration. Empty secrets keep their stored values."""
+        """A new configuration. Empty secrets, and empty fields of the account, keep their stored values. With the identity of the
+        channel's account it changes the account's keys, for all channels of the account. With another identity it moves the channel to
+        that account, which is created if there is none.
+        """
 
     def __init__(
         self,
@@ -424,10 +440,11 @@ class UpdatePayChannelRequest(_message.Message):
         fee_rate_ppm: _builtins.int | None = ...,
         remark: _builtins.str | None = ...,
         config: Global___PayChannelConfig | None = ...,
+        account_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "_fee_rate_ppm", b"_fee_rate_ppm", "_remark", b"_remark", "config", b"config", "enabled", b"enabled", "fee_rate_ppm", b"fee_rate_ppm", "remark", b"remark"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "_fee_rate_ppm", b"_fee_rate_ppm", "_remark", b"_remark", "config", b"config", "enabled", b"enabled", "fee_rate_ppm", b"fee_rate_ppm", "id", b"id", "remark", b"remark"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "_fee_rate_ppm", b"_fee_rate_ppm", "_remark", b"_remark", "account_id", b"account_id", "config", b"config", "enabled", b"enabled", "fee_rate_ppm", b"fee_rate_ppm", "id", b"id", "remark", b"remark"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__enabled: _TypeAlias = _typing.Literal["enabled"]  # noqa: Y015
     _WhichOneofArgType__enabled: _TypeAlias = _typing.Literal["_enabled", b"_enabled"]  # noqa: Y015

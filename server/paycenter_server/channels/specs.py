@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import StrEnum
+from typing import TypeVar
 
 from paycenter_server.channels.protocol import Codec, PayRequest, RefundRequest
 from paycenter_server.domain.errors import Violation
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +21,26 @@ class RequiredExtra:
     names: tuple[str, ...]
 
 
+class Scope(StrEnum):
+    """To what a configuration field belongs.
+
+    - ACCOUNT: the merchant's account, which channels and apps share. Keys are of this kind.
+    - ATTEMPT: the way to pay. An attempt and its refunds keep the value that the attempt began with (WeChat Pay: the appid).
+    - CHANNEL: the way to pay. The present value applies to earlier attempts too.
+    """
+
+    ACCOUNT = "ACCOUNT"
+    ATTEMPT = "ATTEMPT"
+    CHANNEL = "CHANNEL"
+
+
 @dataclass(frozen=True, slots=True)
 class ConfigField:
     """One field of a channel's configuration."""
 
     name: str
     secret: bool = False
+    scope: Scope = Scope.ACCOUNT
 
 
 def _no_limits(request: PayRequest | RefundRequest) -> Sequence[Violation]:
@@ -34,6 +52,9 @@ class ChannelSpec:
     """The description of a channel code, with which a package registers it.
 
     - `family`: the channels that share a configuration.
+    - `identity_fields`: the fields of the account that identify the merchant within the family. They never change, and are also
+      facts of the codec's `account`. Without them the whole `account` of the codec is the identity.
+    - `account_ways`: values of the other fields with which `check` sees every kind of key, to check an account without a channel.
     - `own_config`: PayChannelConfig in the protos has a message for the family; otherwise the configuration is a GenericConfig.
     - `display_modes`: the first is the default. `required_extras`: what a submit must contain.
     - `check`: names every invalid field of a configuration. `build`: builds the codec.
@@ -54,6 +75,8 @@ class ChannelSpec:
     check: Callable[[Mapping[str, str]], Sequence[Violation]]
     build: Callable[[Mapping[str, str]], Codec]
     own_config: bool = False
+    identity_fields: tuple[str, ...] = ()
+    account_ways: tuple[Mapping[str, str], ...] = ({},)
     required_extras: tuple[RequiredExtra, ...] = ()
     development_only: bool = False
     limits: Callable[[PayRequest], Sequence[Violation]] = _no_limits
@@ -74,3 +97,34 @@ class ChannelSpec:
     def secret_fields(self) -> frozenset[str]:
         """The names of the fields that are secrets."""
         return frozenset(item.name for item in self.config_fields if item.secret)
+
+    def of_scope(self, config: Mapping[str, T], *scopes: Scope) -> dict[str, T]:
+        """The part of a configuration that belongs to these scopes."""
+        names = {item.name for item in self.config_fields if item.scope in scopes}
+        return {name: value for name, value in config.items() if name in names}
+
+    def identity(self, config: Mapping[str, str]) -> str:
+        """The identity of the account in a configuration; "" if the configuration does not state it.
+
+        Without `identity_fields` the configuration must be a checked one, because the codec is built.
+        """
+        if self.identity_fields:
+            values = [config.get(name, "") for name in self.identity_fields]
+            return "/".join(values) if all(values) else ""
+        return "/".join(value for _, value in sorted(self.build(config).account.items()))
+
+    def identity_facts(self, codec: Codec) -> dict[str, str]:
+        """The facts by which a message names the merchant."""
+        named = {name: value for name, value in codec.account.items() if name in self.identity_fields}
+        return named or dict(codec.account)
+
+    def check_account(self, config: Mapping[str, str]) -> list[Violation]:
+        """Every invalid field of an account without a channel: the identity, and what is set. A channel needs more."""
+        if not self.identity_fields:
+            return list(self.check(config))
+        found: dict[str, Violation] = {}
+        for way in self.account_ways:
+            for violation in self.check({**way, **config}):
+                if violation.field in self.identity_fields or violation.field in config:
+                    found.setdefault(violation.field, violation)
+        return list(found.values())

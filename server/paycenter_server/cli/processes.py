@@ -90,8 +90,8 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
             tls = Tls(settings.tls_certificate_file, settings.tls_key_file)
         parts = Parts(
             identity=services.identity, orders=services.orders, submission=services.submission, timelines=services.timelines,
-            refunds=services.refunds,
-            apps=services.apps, channels=services.channels, credentials=services.credentials, notifications=services.notifications,
+            refunds=services.refunds, apps=services.apps, channels=services.channels, accounts=services.accounts,
+            credentials=services.credentials, notifications=services.notifications,
             health=services.health,
         )  # fmt: skip
         reflection = settings.reflection if settings.reflection is not None else not settings.production

@@ -16,6 +16,8 @@ from paycenter_server.domain.states import ATTEMPT, AttemptEvent, AttemptState, 
 class PayAttempt:
     """One submit of an order to one channel. `amount` is the amount that was sent to the channel.
 
+    `account_id`, `binding_id`: the account and the binding that the attempt began with. It is settled by them.
+
     `cancel_until`: the channel was requested to cancel the attempt, which refunds what was paid (bar codes). Reports of the
     channel from before this time are void.
     """
@@ -24,6 +26,8 @@ class PayAttempt:
     order_id: UUID
     app_id: UUID
     channel_id: UUID
+    account_id: UUID
+    binding_id: UUID
     channel_code: str
     amount: int
     currency: str
@@ -59,6 +63,8 @@ def new_attempt(
     order: PayOrder,
     *,
     channel_id: UUID,
+    account_id: UUID,
+    binding_id: UUID,
     channel_code: str,
     wanted_mode: str,
     channel_extras: Mapping[str, str],
@@ -73,6 +79,8 @@ def new_attempt(
         order_id=order.id,
         app_id=order.app_id,
         channel_id=channel_id,
+        account_id=account_id,
+        binding_id=binding_id,
         channel_code=channel_code,
         amount=order.amount,
         currency=order.currency,

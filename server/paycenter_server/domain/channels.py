@@ -14,7 +14,7 @@ from paycenter_server.domain.ids import Prefix, encode
 
 @dataclass(frozen=True, slots=True)
 class PayChannel:
-    """An app's way to pay over an account. Secrets in `config` are sealed, never clear text."""
+    """An app's way to pay over an account, which its current binding names."""
 
     id: UUID
     app_id: UUID
@@ -23,7 +23,7 @@ class PayChannel:
     enabled: bool
     fee_rate_ppm: int
     remark: str
-    config: Mapping[str, Any] = field(repr=False)
+    binding_id: UUID
     create_time: datetime
     update_time: datetime
     version: int
@@ -34,10 +34,27 @@ class PayChannel:
         return encode(Prefix.CHANNEL, self.id)
 
 
+@dataclass(frozen=True, slots=True)
+class PayBinding:
+    """A channel's use of an account, with the values that belong to the way to pay (WeChat Pay: the appid).
+
+    A channel has one current binding and keeps the earlier ones, because attempts are settled by the binding that they began with.
+    Secrets in `config` are sealed.
+    """
+
+    id: UUID
+    channel_id: UUID
+    account_id: UUID
+    config: Mapping[str, Any] = field(repr=False)
+    create_time: datetime
+    update_time: datetime
+    version: int
+
+
 def new_channel(
-    key: UUID, now: datetime, app: PayApp, *, code: str, enabled: bool, fee_rate_ppm: int, remark: str, config: Mapping[str, Any]
+    key: UUID, now: datetime, app: PayApp, *, code: str, enabled: bool, fee_rate_ppm: int, remark: str, binding_id: UUID
 ) -> PayChannel:
-    """Build a channel of an app. Secrets in `config` are sealed."""
+    """Build a channel of an app."""
     return PayChannel(
         id=key,
         app_id=app.id,
@@ -46,8 +63,15 @@ def new_channel(
         enabled=enabled,
         fee_rate_ppm=fee_rate_ppm,
         remark=remark,
-        config=config,
+        binding_id=binding_id,
         create_time=now,
         update_time=now,
         version=1,
+    )
+
+
+def new_binding(key: UUID, now: datetime, channel_id: UUID, account_id: UUID, config: Mapping[str, Any]) -> PayBinding:
+    """Build a binding. Secrets in `config` are sealed."""
+    return PayBinding(
+        id=key, channel_id=channel_id, account_id=account_id, config=config, create_time=now, update_time=now, version=1
     )

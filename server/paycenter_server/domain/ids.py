@@ -26,6 +26,7 @@ class Prefix(StrEnum):
     OUT_REFUND = "R"
     NOTIFICATION = "N"
     CHANNEL = "C"
+    ACCOUNT = "M"
     CASE = "K"
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from paycenter_server.domain.attempts import PayAttempt
 from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.states import REFUND, RefundEvent, RefundState, created
@@ -27,6 +28,8 @@ class PayRefund:
     order_id: UUID
     attempt_id: UUID
     channel_id: UUID
+    account_id: UUID
+    binding_id: UUID
     channel_code: str
     case_id: UUID | None
     merchant_order_id: str
@@ -72,9 +75,7 @@ def new_refund(
     now: datetime,
     order: PayOrder,
     *,
-    attempt_id: UUID,
-    channel_id: UUID,
-    channel_code: str,
+    attempt: PayAttempt,
     merchant_refund_no: str,
     amount: int,
     total_amount: int,
@@ -84,15 +85,17 @@ def new_refund(
     next_check_time: datetime,
     case_id: UUID | None = None,
 ) -> PayRefund:
-    """Build a refund that has not been sent: `amount` of the `total_amount` that was paid by the attempt."""
+    """Build a refund that has not been sent: `amount` of the `total_amount` that was paid by the attempt, through its account."""
     return PayRefund(
         id=key,
         app_id=order.app_id,
         app_key=order.app_key,
         order_id=order.id,
-        attempt_id=attempt_id,
-        channel_id=channel_id,
-        channel_code=channel_code,
+        attempt_id=attempt.id,
+        channel_id=attempt.channel_id,
+        account_id=attempt.account_id,
+        binding_id=attempt.binding_id,
+        channel_code=attempt.channel_code,
         case_id=case_id,
         merchant_order_id=order.merchant_order_id,
         merchant_refund_no=merchant_refund_no,

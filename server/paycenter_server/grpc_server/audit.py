@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 
 from paycenter_server.services.identity import Caller
 
-_SERVICES = ("PayAppService/", "PayChannelService/", "PayCredentialService/")
+_SERVICES = ("PayAppService/", "PayAccountService/", "PayChannelService/", "PayCredentialService/")
 _RESEND = (
     "PayNotificationService/ResendPayNotification",
     "PayNotificationService/ResendPayNotifications",
@@ -17,7 +17,7 @@ _RESEND = (
 # Apps ask this for every checkout page.
 _OF_APPS = "PayChannelService/ListEnabledChannelCodes"
 # What names an object, and never holds a secret.
-_NAMES = ("app_key", "code", "id", "key_id")
+_NAMES = ("app_key", "code", "id", "key_id", "account_id")
 
 
 def is_administrative(method: str, caller: Caller) -> bool:

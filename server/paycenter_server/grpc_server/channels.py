@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from paycenter.v1 import pay_channel_service_pb2 as pb
@@ -28,13 +29,14 @@ def config_fields(config: pb.PayChannelConfig) -> tuple[str, dict[str, str]]:
     return family, {name: value for name, value in given.items() if value}
 
 
-def _config_message(view: ChannelView) -> pb.PayChannelConfig:
-    if view.family == "generic":
-        return pb.PayChannelConfig(generic=pb.GenericConfig(fields=dict(view.config)))
+def config_message(family: str, config: Mapping[str, str]) -> pb.PayChannelConfig:
+    """The message of a configuration without secrets. `family`: the field of the message."""
+    if family == "generic":
+        return pb.PayChannelConfig(generic=pb.GenericConfig(fields=dict(config)))
     message = pb.PayChannelConfig()
-    inner = getattr(message, view.family)
+    inner = getattr(message, family)
     inner.SetInParent()
-    for name, value in view.config.items():
+    for name, value in config.items():
         setattr(inner, name, value == "true" if isinstance(getattr(inner, name), bool) else value)
     return message
 
@@ -49,12 +51,13 @@ def channel_message(view: ChannelView) -> pb.PayChannel:
         enabled=channel.enabled,
         fee_rate_ppm=channel.fee_rate_ppm,
         remark=channel.remark,
-        config=_config_message(view),
+        config=config_message(view.family, view.config),
         configured_secrets=view.secrets,
         order_callback_url=view.order_callback_url,
         refund_callback_url=view.refund_callback_url,
         create_time=stamp(channel.create_time),
         update_time=stamp(channel.update_time),
+        account_id=view.account.number,
     )
 
 
@@ -75,6 +78,7 @@ class ChannelServicer(PayChannelServiceServicer):
             family=family,
             config=config,
             enabled=not request.disabled,
+            account=request.account_id,
         )
         return pb.CreatePayChannelResponse(pay_channel=channel_message(await self._channels.create(current_caller(), new)))
 
@@ -83,7 +87,7 @@ class ChannelServicer(PayChannelServiceServicer):
         changes = {name: getattr(request, name) for name in _PLAIN if request.HasField(name)}
         family, config = config_fields(request.config)
         given = config if request.HasField("config") else None
-        view = await self._channels.update(current_caller(), request.id, changes, family, given)
+        view = await self._channels.update(current_caller(), request.id, changes, family, given, request.account_id)
         return pb.UpdatePayChannelResponse(pay_channel=channel_message(view))
 
     async def DeletePayChannel(self, request: pb.DeletePayChannelRequest, context: Any) -> pb.DeletePayChannelResponse:

@@ -11,6 +11,8 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from paycenter.v1 import (
+    pay_account_service_pb2,
+    pay_account_service_pb2_grpc,
     pay_app_service_pb2,
     pay_app_service_pb2_grpc,
     pay_channel_service_pb2,
@@ -25,6 +27,7 @@ from paycenter.v1 import (
     pay_refund_service_pb2_grpc,
 )
 
+from paycenter_server.grpc_server.accounts import AccountServicer
 from paycenter_server.grpc_server.apps import AppServicer
 from paycenter_server.grpc_server.channels import ChannelServicer
 from paycenter_server.grpc_server.credentials import CredentialServicer
@@ -33,6 +36,7 @@ from paycenter_server.grpc_server.notifications import NotificationServicer
 from paycenter_server.grpc_server.orders import OrderServicer
 from paycenter_server.grpc_server.reflection import add_reflection
 from paycenter_server.grpc_server.refunds import RefundServicer
+from paycenter_server.services.accounts import Accounts
 from paycenter_server.services.apps import Apps
 from paycenter_server.services.attempts_submission import Submission
 from paycenter_server.services.channels import Channels
@@ -68,6 +72,7 @@ _NAMES = tuple(
         (pay_refund_service_pb2, "PayRefundService"),
         (pay_app_service_pb2, "PayAppService"),
         (pay_channel_service_pb2, "PayChannelService"),
+        (pay_account_service_pb2, "PayAccountService"),
         (pay_credential_service_pb2, "PayCredentialService"),
         (pay_notification_service_pb2, "PayNotificationService"),
     )
@@ -93,6 +98,7 @@ class Parts:
     refunds: Refunds
     apps: Apps
     channels: Channels
+    accounts: Accounts
     credentials: Credentials
     notifications: Notifications
     health: Health
@@ -114,6 +120,7 @@ class Server:
         pay_refund_service_pb2_grpc.add_PayRefundServiceServicer_to_server(RefundServicer(parts.refunds), self._server)
         pay_app_service_pb2_grpc.add_PayAppServiceServicer_to_server(AppServicer(parts.apps), self._server)
         pay_channel_service_pb2_grpc.add_PayChannelServiceServicer_to_server(ChannelServicer(parts.channels), self._server)
+        pay_account_service_pb2_grpc.add_PayAccountServiceServicer_to_server(AccountServicer(parts.accounts), self._server)
         pay_credential_service_pb2_grpc.add_PayCredentialServiceServicer_to_server(
             CredentialServicer(parts.credentials), self._server
         )

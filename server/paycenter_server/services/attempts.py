@@ -75,7 +75,7 @@ class AttemptSettlement:
 
     async def query(self, attempt: PayAttempt) -> QueryOutcome:
         """Query the channel. A payment is booked before this returns. Facts that do not match make the outcome UNKNOWN."""
-        configured = await self._gateway.get(attempt.channel_id)
+        configured = await self._gateway.bound(attempt.binding_id)
         snapshot = QuerySnapshot(self._context.now(), attempt.cancel_until)
         outcome = await self._gateway.perform(configured, lambda codec, context: codec.query(attempt_ref(attempt), context))
         # Only a payment must state its number. A codec may report the other statuses without one.
@@ -130,7 +130,7 @@ class AttemptSettlement:
         if outcome.status is QueryStatus.CLOSED:
             await self._close_here(attempt, outcome.error_code, outcome.error_message, cause())
             return SettleResult.CLOSED
-        configured = await self._gateway.get(attempt.channel_id)
+        configured = await self._gateway.bound(attempt.binding_id)
         if outcome.status is QueryStatus.UNKNOWN and not self._to_be_cancelled(configured, attempt, outcome):
             return SettleResult.UNCLEAR
         if self._context.now() < attempt.create_time + configured.spec.close_after:
@@ -214,7 +214,7 @@ class AttemptSettlement:
 
     async def pending(self, attempt: PayAttempt) -> PayCenterError:
         """The error ATTEMPT_PENDING, with the time after which the attempt may be closed."""
-        configured = await self._gateway.get(attempt.channel_id)
+        configured = await self._gateway.bound(attempt.binding_id)
         wait = (attempt.create_time + configured.spec.close_after - self._context.now()).total_seconds()
         return errors.attempt_pending(attempt.channel_code, attempt.out_trade_no, wait)
 

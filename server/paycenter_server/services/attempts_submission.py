@@ -25,6 +25,7 @@ from paycenter_server.services.events import cause
 from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.services.orders import Orders
 from paycenter_server.services.payments import BeingCancelledError, FactsMismatchError, Payments
+from paycenter_server.storage import accounts as account_rows
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import channels as channel_rows
 from paycenter_server.storage import orders as order_rows
@@ -100,7 +101,9 @@ class Submission:
             raise errors.channel_code_not_found(code)
         if not channel.enabled:
             raise errors.channel_disabled(code)
-        configured = await self._gateway.get(channel.id)
+        configured = await self._gateway.bound(channel.binding_id)
+        if not configured.account.enabled:
+            raise errors.account_disabled(configured.account)
         if configured.spec.development_only and self._context.options.production:
             raise errors.channel_not_allowed(code)
         return configured
@@ -179,7 +182,7 @@ class Submission:
     def _same(self, order: PayOrder, attempt: PayAttempt, configured: ConfiguredChannel, new: NewSubmission) -> bool:
         """Whether an open attempt has the content of this submit, so that its number is used again."""
         return (
-            attempt.channel_id == configured.channel.id
+            attempt.binding_id == configured.binding.id
             # After the expiry that the channel allows another attempt follows. A bar code attempt is only queried.
             and (attempt.expire_time > self._context.now() or configured.spec.attempt_life is not None)
             and attempt.amount == order.amount
@@ -197,15 +200,16 @@ class Submission:
     async def _close(self, others: Sequence[PayAttempt], configured: ConfiguredChannel) -> set[UUID]:
         """Query and close attempts at their channels. Returns the ids of those that could not be closed.
 
-        An attempt that stays payable at another channel does not prevent the submit, because a second payment becomes surplus
+        An attempt that stays payable over another account does not prevent the submit, because a second payment becomes surplus
         money.
         """
         tolerated = set()
+        here = (configured.channel.id, configured.account.id)
         for attempt in others:
             settled = await self._attempts.settle_or_close(attempt)
             if settled is SettleResult.PAID:
                 raise errors.order_paid()
-            if settled in (SettleResult.UNCLEAR, SettleResult.TOO_SOON) and attempt.channel_id == configured.channel.id:
+            if settled in (SettleResult.UNCLEAR, SettleResult.TOO_SOON) and here == (attempt.channel_id, attempt.account_id):
                 raise await self._attempts.pending(attempt)
             if settled is not SettleResult.CLOSED:
                 tolerated.add(attempt.id)
@@ -216,7 +220,8 @@ class Submission:
         now, spec = self._context.now(), configured.spec
         lives = [life for life in (spec.attempt_life, spec.longest_life) if life is not None]
         attempt = new_attempt(
-            self._context.new_key(now), now, order, channel_id=configured.channel.id, channel_code=configured.channel.code,
+            self._context.new_key(now), now, order, channel_id=configured.channel.id,
+            account_id=configured.account.id, binding_id=configured.binding.id, channel_code=configured.channel.code,
             wanted_mode=new.display_mode, channel_extras=new.extras, return_url=new.return_url or order.return_url,
             user_ip=new.user_ip or order.user_ip,
             expire_time=min([order.expire_time, *((now + life).replace(microsecond=0) for life in lives)]),
@@ -243,6 +248,8 @@ class Submission:
                     return attempt, False
                 if attempt.id not in tolerated:
                     raise errors.order_changed()
+            if not await account_rows.hold_enabled(connection, configured.account.id):
+                raise errors.account_disabled(configured.account)
             await attempt_rows.insert_attempt(connection, draft.attempt, cause())
             return draft.attempt, True
 

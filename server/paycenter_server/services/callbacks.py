@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import structlog
 
 from paycenter_server.channels.protocol import Callback, CallbackError, CallbackRequest, CallbackResponse, Payment, QueryStatus
@@ -12,7 +14,7 @@ from paycenter_server.services.attempts import AttemptSettlement
 from paycenter_server.services.channels_gateway import ChannelGateway, ConfiguredChannel
 from paycenter_server.services.context import Context
 from paycenter_server.services.events import callback_cause, with_verdict
-from paycenter_server.services.payments import BeingCancelledError, Booked, FactsMismatchError, Payments
+from paycenter_server.services.payments import BeingCancelledError, Booked, FactsMismatchError, Payments, compare_identity
 from paycenter_server.services.refunds_settlement import RefundSettlement
 from paycenter_server.storage.database import retryable_error
 
@@ -23,7 +25,11 @@ UNAVAILABLE = CallbackResponse(503, b"not stored, send again")
 
 
 class Callbacks:
-    """Receives all callbacks. Payments of a disabled channel are booked too."""
+    """Receives all callbacks. Payments of a disabled channel or account are booked too.
+
+    The address names a channel. Every account that the channel has or had may have signed the message. It is booked through the
+    binding of the attempt or refund that it names, if that is over the account that signed it.
+    """
 
     def __init__(
         self, context: Context, gateway: ChannelGateway, payments: Payments, attempts: AttemptSettlement, refunds: RefundSettlement
@@ -43,15 +49,16 @@ class Callbacks:
         if key is None:
             return NOT_FOUND
         try:
-            configured = await self._gateway.get(key)
+            candidates = await self._gateway.all_of(key)
         except PayCenterError as error:
             if error.reason is Reason.CHANNEL_NOT_FOUND:
                 return NOT_FOUND
             raise
+        configured = candidates[0]
         bound = log.bind(channel=channel_number, code=configured.channel.code)
         try:
             with acting(Actor(ActorKind.CALLBACK, channel_number)):
-                callback = await self._context.run_to_completion(self._store(configured, request))
+                configured, callback = await self._context.run_to_completion(self._store(candidates, request))
         except CallbackError as error:
             bound.warning("callback_refused", why=str(error))
             return configured.codec.acknowledge(False, "the callback cannot be verified")
@@ -66,8 +73,13 @@ class Callbacks:
             return configured.codec.acknowledge(False, "not stored, send again")
         return callback.answer or configured.codec.acknowledge(True, "")
 
-    async def _store(self, configured: ConfiguredChannel, request: CallbackRequest) -> Callback:
-        callback = await self._gateway.parse_callback(configured, request)
+    async def _store(self, candidates: Sequence[ConfiguredChannel], request: CallbackRequest) -> tuple[ConfiguredChannel, Callback]:
+        signer, callback = await self._gateway.verify_callback(candidates, request)
+        self._compare_merchant(signer, callback)
+        configured = await self._owner(signer, callback)
+        if configured is not signer:
+            # The message came to the address of another channel. Its facts are read as the owner's codec reads them.
+            callback = await self._gateway.parse_callback(configured, request)
         cause = callback_cause(request, callback)
         if callback.payment is not None and callback.payment.status is QueryStatus.PAID:
             if callback.payment.payment is None:
@@ -75,7 +87,29 @@ class Callbacks:
             await self._book(configured, callback.payment.payment, cause)
         if callback.refund is not None:
             await self._refunds.receive_callback(configured, callback.refund, cause)
-        return callback
+        return configured, callback
+
+    @staticmethod
+    def _compare_merchant(signer: ConfiguredChannel, callback: Callback) -> None:
+        """One key may sign for several merchants (Alipay's certificate), so the message must name the account that verified it."""
+        if callback.payment is not None and callback.payment.payment is not None:
+            compare_identity(signer, callback.payment.payment.account)
+        if callback.refund is not None and callback.refund.facts is not None:
+            compare_identity(signer, callback.refund.facts.account)
+
+    async def _owner(self, signer: ConfiguredChannel, callback: Callback) -> ConfiguredChannel:
+        """The binding of the attempt that the message is about, if that is over the same account; otherwise the one that verified
+        the message."""
+        numbers = [callback.payment.payment.out_trade_no] if callback.payment and callback.payment.payment else []
+        if callback.refund is not None and callback.refund.facts is not None:
+            refund = await self._refunds.refund_of(callback.refund.facts.out_refund_no)
+            numbers += [refund.out_trade_no] if refund else []
+            numbers.append(callback.refund.facts.out_trade_no)
+        for number in numbers:
+            attempt = await self._attempts.attempt_of(number)
+            if attempt is not None and attempt.account_id == signer.account.id:
+                return await self._gateway.bound(attempt.binding_id)
+        return signer
 
     async def _note(self, out_trade_no: str, event: str, cause: Cause) -> None:
         """Note in the ledger a verified callback that changed nothing, if its number is that of an attempt."""

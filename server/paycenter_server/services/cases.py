@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 
 from paycenter_server.channels.protocol import Payment, RefundFacts
+from paycenter_server.domain.accounts import PayAccount
 from paycenter_server.domain.apps import PayApp, SurplusPolicy
 from paycenter_server.domain.attempts import PayAttempt
 from paycenter_server.domain.cases import CaseKind, PayCase, new_case
@@ -68,28 +69,36 @@ class Cases:
         if await case_rows.insert_case(transaction, case, cause) and refund_key is not None:
             # The money belongs to the attempt, so no order reserves it. A case has one refund.
             refund = new_refund(
-                refund_key, self._context.new_key(now), now, order, attempt_id=attempt.id, channel_id=attempt.channel_id,
-                channel_code=attempt.channel_code, merchant_refund_no=f"surplus-{case.number}", amount=case.amount or 0,
+                refund_key, self._context.new_key(now), now, order, attempt=attempt,
+                merchant_refund_no=f"surplus-{case.number}", amount=case.amount or 0,
                 total_amount=case.amount or 0, currency=attempt.currency, reason="重复或超时支付退款",
                 notification_url="", next_check_time=now, case_id=case.id,
             )  # fmt: skip
             await refund_rows.insert_refund(transaction, refund, cause_now())
 
-    async def unknown_payment(self, connection: WriteConnection, channel: PayChannel, payment: Payment, cause: Cause) -> None:
-        """Open a case for a payment whose number is not that of an attempt of this channel.
+    async def unknown_payment(
+        self, connection: WriteConnection, channel: PayChannel, account: PayAccount, payment: Payment, cause: Cause
+    ) -> None:
+        """Open a case for a payment whose number is not that of an attempt of this account. `channel`: where it was reported.
 
         The reference contains the channel's own number too, because two payments may have the same unknown number.
         """
         case = self._case(
-            CaseKind.UNKNOWN_ORDER, f"{channel.number}:{payment.out_trade_no}:{payment.channel_order_no}",
-            {"channel_order_no": payment.channel_order_no},
+            CaseKind.UNKNOWN_ORDER, f"{account.number}:{payment.out_trade_no}:{payment.channel_order_no}",
+            {"account_id": account.number, "channel_order_no": payment.channel_order_no},
             app_id=channel.app_id, channel_id=channel.id, amount=payment.amount, currency=payment.currency or "",
         )  # fmt: skip
         if await case_rows.insert_case(connection, case, cause):
             log.error("payment_of_unknown_order", out_trade_no=payment.out_trade_no, channel=channel.number)
 
     async def unknown_refund(
-        self, transaction: Transaction, channel: PayChannel, facts: RefundFacts, attempt: PayAttempt | None, cause: Cause
+        self,
+        transaction: Transaction,
+        channel: PayChannel,
+        account: PayAccount,
+        facts: RefundFacts,
+        attempt: PayAttempt | None,
+        cause: Cause,
     ) -> None:
         """Open a case for a refund whose number is not being settled here. The caller has locked the attempt, if there is one."""
         whole = [f"{attempt.out_trade_no}:{mark}" for mark in _WHOLE_ATTEMPT] if attempt else []
@@ -99,10 +108,10 @@ class Cases:
         earlier = await refund_rows.find_earlier_key(transaction, attempt.id, key) if attempt and key else None
         why = "refunded at the channel under a number that is not being settled here"
         case = self._case(
-            CaseKind.REFUND_MISMATCH, f"{channel.number}:{facts.out_refund_no}",
-            {"why": why}, app_id=channel.app_id, channel_id=channel.id,
-            order_id=attempt.order_id if attempt else None, attempt_id=attempt.id if attempt else None,
-            refund_id=earlier.id if earlier else None, amount=facts.amount,
+            CaseKind.REFUND_MISMATCH, f"{account.number}:{facts.out_refund_no}",
+            {"account_id": account.number, "why": why},
+            app_id=channel.app_id, channel_id=channel.id, order_id=attempt.order_id if attempt else None,
+            attempt_id=attempt.id if attempt else None, refund_id=earlier.id if earlier else None, amount=facts.amount,
         )  # fmt: skip
         await case_rows.insert_case(transaction, case, cause)
         log.error("refund_of_unknown_number", out_refund_no=facts.out_refund_no, channel=channel.number)

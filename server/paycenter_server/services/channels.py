@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from paycenter_server.channels.addresses import GATEWAY_FIELD, is_public_gateway, without_credentials
-from paycenter_server.channels.specs import ChannelSpec
-from paycenter_server.domain.channels import PayChannel, new_channel
+from paycenter_server.channels.specs import ChannelSpec, Scope
+from paycenter_server.domain.accounts import PayAccount
+from paycenter_server.domain.channels import PayBinding, PayChannel, new_binding, new_channel
 from paycenter_server.domain.errors import Violation, invalid
 from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.validation import Check
 from paycenter_server.services import errors
-from paycenter_server.services.channels_gateway import ChannelGateway, secret_place
+from paycenter_server.services.accounts_keys import Keys, Plan, RacedError, secret_names, shown
+from paycenter_server.services.channels_gateway import ChannelGateway
 from paycenter_server.services.context import Context
 from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.services.paging import Page, Pager
+from paycenter_server.storage import accounts as account_rows
 from paycenter_server.storage import apps as app_rows
 from paycenter_server.storage import channels as channel_rows
-from paycenter_server.storage.database import ForeignKeyViolation, UniqueViolation
+from paycenter_server.storage.database import Connection, ForeignKeyViolation, UniqueViolation
+
+_MOST_TRIES = 8
 
 
 @dataclass(frozen=True, slots=True)
 class NewChannel:
-    """The values of a create request. `family` is the kind of the given configuration."""
+    """The values of a create request. `family` is the kind of the given configuration, "" if there is none.
+
+    `account`: the number of the account; "" if the configuration describes the account.
+    """
 
     app_key: str
     code: str
@@ -34,13 +40,15 @@ class NewChannel:
     family: str
     config: Mapping[str, str]
     enabled: bool
+    account: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelView:
-    """A channel as it may be shown: its configuration without secrets, their names, and the callback URLs."""
+    """A channel as it may be shown: the configuration of account and way without secrets, their names, and the callback URLs."""
 
     channel: PayChannel
+    account: PayAccount
     family: str
     config: Mapping[str, str]
     secrets: list[str]
@@ -55,18 +63,25 @@ class Channels:
         self._context = context
         self._identity = identity
         self._gateway = gateway
+        self._keys = Keys(context)
 
-    def view(self, channel: PayChannel) -> ChannelView:
-        """The view of a channel, without its secrets."""
+    async def _views(self, connection: Connection, channels: Sequence[PayChannel]) -> list[ChannelView]:
+        bindings = {one.id: one for one in await channel_rows.get_bindings(connection, [one.binding_id for one in channels])}
+        found = await account_rows.get_accounts(connection, [one.account_id for one in bindings.values()])
+        accounts = {one.id: one for one in found}
+        views = []
+        for channel in channels:
+            # A channel that has changed between the statements is left out of a list.
+            if (binding := bindings.get(channel.binding_id)) and (account := accounts.get(binding.account_id)):
+                views.append(self._view(channel, binding, account))
+        return views
+
+    def _view(self, channel: PayChannel, binding: PayBinding, account: PayAccount) -> ChannelView:
         spec = self._context.registry.get(channel.code)
-        shown = {
-            name: without_credentials(value) if name == GATEWAY_FIELD else value
-            for name, value in channel.config.items()
-            if not isinstance(value, dict)
-        }
-        secrets = sorted(name for name, value in channel.config.items() if isinstance(value, dict))
+        stored = {**account.config, **binding.config}
         order_url, refund_url = self._gateway.callback_urls(channel)
-        return ChannelView(channel, spec.config_message if spec else "generic", shown, secrets, order_url, refund_url)
+        message = spec.config_message if spec else "generic"
+        return ChannelView(channel, account, message, shown(stored), secret_names(stored), order_url, refund_url)
 
     def _spec(self, code: str, family: str) -> ChannelSpec:
         spec = self._context.registry.get(code)
@@ -79,50 +94,51 @@ class Channels:
             raise invalid([Violation("config", f"must be the {spec.config_message} configuration for the channel code {code!r}")])
         return spec
 
-    async def _checked(self, spec: ChannelSpec, config: Mapping[str, str]) -> dict[str, str]:
-        known = {item.name for item in spec.config_fields}
-        wrong = [Violation(f"config.{name}", "is not a field of this channel") for name in config if name not in known]
-        given = {name: value for name, value in config.items() if value and name in known}
-        # Parsing keys takes tens of milliseconds, so it runs in a thread.
-        found = await asyncio.get_running_loop().run_in_executor(self._context.signers, lambda: list(spec.check(given)))
-        wrong += [Violation(f"config.{violation.field}", violation.description) for violation in found]
-        gateway = given.get(GATEWAY_FIELD, "")
-        if self._context.options.production and gateway and not is_public_gateway(gateway):
-            why = "must be a public https address in production: not this machine, private or link-local, and without credentials"
-            wrong = [one for one in wrong if one.field != f"config.{GATEWAY_FIELD}"]
-            wrong.append(Violation(f"config.{GATEWAY_FIELD}", why))
-        if wrong:
-            raise invalid(wrong)
-        return given
-
-    def _sealed(self, spec: ChannelSpec, channel_id: Any, config: Mapping[str, str]) -> dict[str, Any]:
-        return {
-            name: {"sealed": self._context.box.seal(value, secret_place(channel_id, name))} if name in spec.secret_fields else value
-            for name, value in config.items()
-        }
-
     async def create(self, caller: Caller, new: NewChannel) -> ChannelView:
-        """Create a channel; an app has one per code. INVALID_FIELD names every invalid field of the configuration."""
+        """Create a channel; an app has one per code. INVALID_FIELD names every invalid field of the configuration.
+
+        The account is the given one, or the one that the configuration identifies; if there is no such account it is created.
+        """
         self._identity.require_operator(caller)
         app = await self._identity.app_of(caller, new.app_key)
         check = Check()
         check.ppm("fee_rate_ppm", new.fee_rate_ppm)
         check.text("remark", new.remark, 255)
         check.done()
-        spec = self._spec(new.code, new.family)
-        config = await self._checked(spec, new.config)
+        known = self._context.registry.get(new.code)
+        spec = self._spec(new.code, known.config_message if known and new.account and not new.family else new.family)
         now = self._context.now()
-        key = self._context.new_key(now)
-        channel = new_channel(
-            key, now, app, code=new.code, enabled=new.enabled, fee_rate_ppm=new.fee_rate_ppm, remark=new.remark,
-            config=self._sealed(spec, key, config),
-        )  # fmt: skip
-        try:
-            async with self._context.database.connection() as connection:
+        key, binding_key = self._context.new_key(now), self._context.new_key(now)
+
+        async def store() -> ChannelView:
+            plan = await self._keys.plan(spec, new.account, new.config)
+            binding = new_binding(binding_key, now, key, plan.account.id, self._keys.seal_binding(spec, binding_key, plan.way))
+            channel = new_channel(
+                key, now, app, code=new.code, enabled=new.enabled, fee_rate_ppm=new.fee_rate_ppm, remark=new.remark,
+                binding_id=binding.id,
+            )  # fmt: skip
+            async with self._context.database.transaction() as connection:
+                await self._keys.store(connection, plan)
                 await channel_rows.insert_channel(connection, channel)
+                await channel_rows.insert_binding(connection, binding)
+            self._gateway.forget_account(plan.account.id)
+            return self._view(channel, binding, plan.account)
+
+        try:
+            return await self._planned(store)
         except UniqueViolation:
             raise errors.channel_exists(new.code) from None
-        return self.view(channel)
+        except ForeignKeyViolation:
+            raise errors.account_changed() from None
+
+    async def _planned(self, store: Callable[[], Awaitable[ChannelView]]) -> ChannelView:
+        """Plan and store, again if another call was first. ACCOUNT_CHANGED if that happens too often."""
+        for _ in range(_MOST_TRIES):
+            try:
+                return await store()
+            except RacedError:
+                continue
+        raise errors.account_changed()
 
     async def _load(self, caller: Caller, number: str) -> PayChannel:
         key = decode(Prefix.CHANNEL, number)
@@ -133,38 +149,94 @@ class Channels:
         return channel
 
     async def update(
-        self, caller: Caller, number: str, changes: Mapping[str, Any], family: str, config: Mapping[str, str] | None
+        self,
+        caller: Caller,
+        number: str,
+        changes: Mapping[str, Any],
+        family: str,
+        config: Mapping[str, str] | None,
+        account: str = "",
     ) -> ChannelView:
-        """Change the given fields. Secrets that a new configuration leaves empty keep their stored values."""
+        """Change the given fields.
+
+        `account`, or a configuration with another identity, moves the channel to that account. A configuration with the identity
+        of its account changes the account's keys. Fields of the account, and secrets, that are empty keep their stored values.
+        Attempts and refunds stay with the account that they began with.
+        """
         self._identity.require_operator(caller)
-        channel = await self._load(caller, number)
         check = Check()
-        check.ppm("fee_rate_ppm", changes.get("fee_rate_ppm", channel.fee_rate_ppm))
-        check.text("remark", changes.get("remark", channel.remark), 255)
+        check.ppm("fee_rate_ppm", changes.get("fee_rate_ppm", 0))
+        check.text("remark", changes.get("remark", ""), 255)
         check.done()
-        stored: Mapping[str, Any] = channel.config
-        if config is not None:
-            spec = self._spec(channel.code, family)
-            clear = self._gateway.clear_config(channel)
-            kept = {name: clear[name] for name in spec.secret_fields if name in clear and not config.get(name)}
-            stored = self._sealed(spec, channel.id, await self._checked(spec, {**config, **kept}))
-        async with self._context.database.connection() as connection:
-            done = await channel_rows.update_channel(
-                connection, channel.id, channel.version, self._context.now(),
-                enabled=changes.get("enabled", channel.enabled), fee_rate_ppm=changes.get("fee_rate_ppm", channel.fee_rate_ppm),
-                remark=changes.get("remark", channel.remark), config=stored,
-            )  # fmt: skip
-        if not done:
-            raise errors.channel_changed()
+        channel = await self._load(caller, number)
+
+        async def store() -> ChannelView:
+            return await self._change(channel, changes, family, config, account)
+
+        await self._planned(store)
         self._gateway.forget(channel.id)
-        return self.view(await self._load(caller, number))
+        return await self.get(caller, number)
+
+    async def _change(
+        self, channel: PayChannel, changes: Mapping[str, Any], family: str, config: Mapping[str, str] | None, account: str
+    ) -> ChannelView:
+        async with self._context.database.connection() as connection:
+            bindings = await channel_rows.list_bindings(connection, channel.id)
+            current = next((one for one in bindings if one.id == channel.binding_id), None)
+            stored = await account_rows.get_account(connection, current.account_id) if current else None
+        if current is None or stored is None:
+            raise errors.channel_changed()
+        plan, binding, fresh = None, current, False
+        if config is not None or account:
+            known = self._context.registry.get(channel.code)
+            spec = self._spec(channel.code, family if config is not None or not known else known.config_message)
+            way = self._keys.clear_binding(current)
+            given = config if config is not None else spec.of_scope(way, Scope.ATTEMPT, Scope.CHANNEL)
+            plan = await self._keys.plan(spec, account, given, (stored, current))
+            binding, fresh = self._binding(spec, channel, bindings, plan)
+        now = self._context.now()
+        async with self._context.database.transaction() as connection:
+            if plan is not None:
+                await self._keys.store(connection, plan)
+                if fresh:
+                    await channel_rows.insert_binding(connection, binding)
+                elif not await channel_rows.update_binding(connection, binding, now):
+                    raise errors.channel_changed()
+            done = await channel_rows.update_channel(
+                connection, channel.id, channel.version, now,
+                enabled=changes.get("enabled", channel.enabled), fee_rate_ppm=changes.get("fee_rate_ppm", channel.fee_rate_ppm),
+                remark=changes.get("remark", channel.remark), binding_id=binding.id,
+            )  # fmt: skip
+            if not done:
+                raise errors.channel_changed()
+        if plan is not None:
+            self._gateway.forget_account(plan.account.id)
+        return self._view(channel, binding, plan.account if plan else stored)
+
+    def _binding(
+        self, spec: ChannelSpec, channel: PayChannel, bindings: Sequence[PayBinding], plan: Plan
+    ) -> tuple[PayBinding, bool]:
+        """The binding of the channel to the account of the plan, and whether it is new.
+
+        An earlier binding is used again if what attempts keep is the same. Otherwise they need it as it is.
+        """
+        kept = spec.of_scope(plan.way, Scope.ATTEMPT)
+        for binding in bindings:
+            clear = self._keys.clear_binding(binding)
+            if binding.account_id == plan.account.id and spec.of_scope(clear, Scope.ATTEMPT) == kept:
+                if clear == dict(plan.way):
+                    return binding, False
+                return replace(binding, config=self._keys.seal_binding(spec, binding.id, plan.way)), False
+        now = self._context.now()
+        key = self._context.new_key(now)
+        return new_binding(key, now, channel.id, plan.account.id, self._keys.seal_binding(spec, key, plan.way)), True
 
     async def delete(self, caller: Caller, number: str) -> None:
         """Delete a channel. CHANNEL_HAS_ORDERS if it has attempts, because their callbacks and refunds need it."""
         self._identity.require_operator(caller)
         channel = await self._load(caller, number)
         try:
-            async with self._context.database.connection() as connection:
+            async with self._context.database.transaction() as connection:
                 await channel_rows.delete_channel(connection, channel.id)
         except ForeignKeyViolation:
             raise errors.channel_has_orders() from None
@@ -173,7 +245,12 @@ class Channels:
     async def get(self, caller: Caller, number: str) -> ChannelView:
         """Read by id."""
         self._identity.require_operator(caller)
-        return self.view(await self._load(caller, number))
+        channel = await self._load(caller, number)
+        async with self._context.database.connection() as connection:
+            views = await self._views(connection, [channel])
+        if not views:
+            raise errors.channel_changed()
+        return views[0]
 
     async def search(self, caller: Caller, app_key: str, pager: Pager) -> Page[ChannelView]:
         """List channels, newest first."""
@@ -181,8 +258,8 @@ class Channels:
         where = ("channels", app_key)
         async with self._context.database.connection() as connection:
             rows = await channel_rows.list_channels(connection, limit=pager.size + 1, before=pager.before(where), app_key=app_key)
-        page = pager.page(rows, where)
-        return Page([self.view(channel) for channel in page.items], page.next_token)
+            page = pager.page(rows, where)
+            return Page(await self._views(connection, page.items), page.next_token)
 
     async def enabled_codes(self, caller: Caller, app_key: str) -> list[str]:
         """The codes of the enabled channels of an app, sorted. An app may read its own."""

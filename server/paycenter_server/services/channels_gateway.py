@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TypeVar, cast
@@ -30,9 +31,12 @@ from paycenter_server.channels.protocol import (
 from paycenter_server.channels.records import call_record
 from paycenter_server.channels.specs import ChannelSpec
 from paycenter_server.channels.transport import NotSentError, TransportUnclearError
-from paycenter_server.domain.channels import PayChannel
+from paycenter_server.domain.accounts import PayAccount
+from paycenter_server.domain.channels import PayBinding, PayChannel
 from paycenter_server.services import errors
+from paycenter_server.services.accounts_keys import Keys
 from paycenter_server.services.context import Context, deadline
+from paycenter_server.storage import accounts as account_rows
 from paycenter_server.storage import channels as channel_rows
 
 T = TypeVar("T")
@@ -45,71 +49,109 @@ _PAUSE_AFTER_CALLBACK = timedelta(minutes=5)
 _PAUSE_AFTER_ANSWER = timedelta(seconds=20)
 
 
-def secret_place(channel_id: UUID, name: str) -> str:
-    """The place to which a secret of a channel is bound."""
-    return f"pay_channel:{channel_id}:{name}"
-
-
 @dataclass
 class ConfiguredChannel:
-    """A channel row, the spec of its code, and its codec."""
+    """A channel over one account: the rows, the spec of its code, and the codec for this binding.
+
+    `earlier`: codecs with the account's earlier keys, and until when they are valid. They only read callbacks.
+    """
 
     channel: PayChannel
+    binding: PayBinding
+    account: PayAccount
     spec: ChannelSpec
     codec: Codec
     loaded: float
+    earlier: list[tuple[datetime, Codec]] = field(default_factory=list)
     key_fetches: dict[timedelta, datetime] = field(default_factory=dict)
     fetching: asyncio.Task[bool] | None = None
 
+    @property
+    def current(self) -> bool:
+        """Whether new payments of the channel are made over this account."""
+        return self.channel.binding_id == self.binding.id
+
 
 class ChannelGateway:
-    """Codecs by channel id. A row is read again after a second. Its keys are parsed again only if it has changed."""
+    """Codecs by binding. Rows are read again after a second. Keys are parsed again only if account or binding have changed."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._keys = Keys(context)
         self._known: dict[UUID, ConfiguredChannel] = {}
         self._building: dict[UUID, asyncio.Lock] = {}
 
     async def get(self, channel_id: UUID) -> ConfiguredChannel:
-        """The configured channel, disabled or not, because its payments are booked. CHANNEL_NOT_FOUND if there is none."""
+        """The channel over its current account. CHANNEL_NOT_FOUND if there is none."""
+        async with self._context.database.connection() as connection:
+            channel = await channel_rows.get_channel(connection, channel_id)
+        if channel is None:
+            raise errors.channel_not_found()
+        return await self.bound(channel.binding_id)
+
+    async def all_of(self, channel_id: UUID) -> list[ConfiguredChannel]:
+        """The channel over every account that it has or had, the current one first. CHANNEL_NOT_FOUND if there is no channel."""
+        async with self._context.database.connection() as connection:
+            bindings = await channel_rows.list_bindings(connection, channel_id)
+        if not bindings:
+            raise errors.channel_not_found()
+        return [await self.bound(binding.id) for binding in bindings]
+
+    async def bound(self, binding_id: UUID) -> ConfiguredChannel:
+        """The channel over the account of this binding, disabled or not, because its payments are settled. CHANNEL_NOT_FOUND if
+        there is none."""
         now = asyncio.get_running_loop().time()
-        known = self._known.get(channel_id)
+        known = self._known.get(binding_id)
         if known is not None and now - known.loaded < _FRESH_SECONDS:
             return known
-        async with self._building.setdefault(channel_id, asyncio.Lock()):
-            known = self._known.get(channel_id)
+        async with self._building.setdefault(binding_id, asyncio.Lock()):
+            known = self._known.get(binding_id)
             if known is not None and now - known.loaded < _FRESH_SECONDS:
                 return known
             async with self._context.database.connection() as connection:
-                channel = await channel_rows.get_channel(connection, channel_id)
-            if channel is None:
-                self._known.pop(channel_id, None)
+                binding = await channel_rows.get_binding(connection, binding_id)
+                channel = await channel_rows.get_channel(connection, binding.channel_id) if binding else None
+                account = await account_rows.get_account(connection, binding.account_id) if binding else None
+            if binding is None or channel is None or account is None:
+                self._known.pop(binding_id, None)
                 raise errors.channel_not_found()
-            if known is not None and known.channel.version == channel.version:
+            if known is not None and (known.account.version, known.binding.version) == (account.version, binding.version):
                 known.loaded, known.channel = now, channel
                 return known
             spec = self._context.registry.get(channel.code)
             if spec is None:
                 raise errors.channel_not_installed(channel.code)
             # Parsing a private key takes more than 50 ms, so it runs in a thread.
-            codec = await self._off_loop(lambda: spec.build(self.clear_config(channel)))
-            built = ConfiguredChannel(channel, spec, codec, now)
-            self._known[channel_id] = built
+            codec, earlier = await self._off_loop(lambda: self._build(spec, account, binding))
+            built = ConfiguredChannel(channel, binding, account, spec, codec, now, earlier)
+            self._known[binding_id] = built
             return built
 
-    def forget(self, channel_id: UUID) -> None:
-        """Read the row of the channel again at its next use in this process, because it has changed."""
-        if (known := self._known.get(channel_id)) is not None:
-            known.loaded = float("-inf")
+    def _build(self, spec: ChannelSpec, account: PayAccount, binding: PayBinding) -> tuple[Codec, list[tuple[datetime, Codec]]]:
+        """The codec with the present keys, and those with earlier keys."""
+        keys, way = self._keys.clear_account(account), self._keys.clear_binding(binding)
+        earlier = [
+            (datetime.fromisoformat(entry["until"]), {**keys, **self._keys.clear_account(account, entry["config"])})
+            for entry in account.valid_earlier_keys(self._context.now())
+        ]
+        return spec.build({**keys, **way}), [(until, spec.build({**before, **way})) for until, before in earlier]
 
-    def clear_config(self, channel: PayChannel) -> Mapping[str, str]:
-        """The configuration with its secrets in clear text, for use inside the process only."""
-        clear = {}
-        for name, value in channel.config.items():
-            clear[name] = (
-                self._context.box.open(value["sealed"], secret_place(channel.id, name)) if isinstance(value, dict) else value
-            )
-        return clear
+    def forget(self, channel_id: UUID) -> None:
+        """Read the rows of the channel again at its next use in this process, because they have changed."""
+        self._forget(lambda known: known.channel.id == channel_id)
+
+    def forget_account(self, account_id: UUID) -> None:
+        """Read the rows of every channel over this account again at their next use in this process."""
+        self._forget(lambda known: known.account.id == account_id)
+
+    def _forget(self, which: Callable[[ConfiguredChannel], bool]) -> None:
+        for known in self._known.values():
+            if which(known):
+                known.loaded = float("-inf")
+
+    def clear_config(self, configured: ConfiguredChannel) -> Mapping[str, str]:
+        """The whole configuration with its secrets in clear text, for use inside the process only."""
+        return {**self._keys.clear_account(configured.account), **self._keys.clear_binding(configured.binding)}
 
     async def _off_loop(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._context.signers, work)
@@ -234,19 +276,49 @@ class ChannelGateway:
         else:
             await self.fetch_keys(configured, None, pause)
 
-    async def parse_callback(self, configured: ConfiguredChannel, request: CallbackRequest) -> Callback:
-        """Verify and read a callback. CallbackError if it cannot be verified."""
+    async def parse_callback(self, configured: ConfiguredChannel, request: CallbackRequest, *, fetch: bool = True) -> Callback:
+        """Verify and read a callback, with the present keys or with earlier ones. CallbackError if it cannot be verified.
+
+        `fetch`: fetch the channel's keys if the callback names an unknown one; otherwise UnknownKeyError.
+        """
         now = self._context.now()
         await self._refresh_keys(configured, _PAUSE_AFTER_CALLBACK)
         try:
             return configured.codec.parse_callback(request, now)
-        except UnknownKeyError as error:
-            if await self.fetch_keys(configured, error.serial, _PAUSE_AFTER_CALLBACK):
-                try:
+        except (CallbackError, UnknownKeyError) as error:
+            failed = error
+        for until, codec in configured.earlier:
+            if now < until:
+                with suppress(CallbackError, UnknownKeyError):
+                    return codec.parse_callback(request, now)
+        if isinstance(failed, UnknownKeyError):
+            if not fetch:
+                raise failed
+            if await self.fetch_keys(configured, failed.serial, _PAUSE_AFTER_CALLBACK):
+                with suppress(UnknownKeyError):
                     return configured.codec.parse_callback(request, now)
-                except UnknownKeyError:
-                    pass
-            raise CallbackError(str(error)) from error
+        raise CallbackError(str(failed)) from failed
+
+    async def verify_callback(
+        self, candidates: Sequence[ConfiguredChannel], request: CallbackRequest
+    ) -> tuple[ConfiguredChannel, Callback]:
+        """Find the account that signed a callback, and read it. CallbackError if none of them did."""
+        refusals: list[str] = []
+        unknown: list[ConfiguredChannel] = []
+        for configured in candidates:
+            try:
+                return configured, await self.parse_callback(configured, request, fetch=False)
+            except UnknownKeyError:
+                unknown.append(configured)
+            except CallbackError as error:
+                refusals.append(str(error))
+        # Keys are fetched only after no account has verified it with the keys that are known.
+        for configured in unknown:
+            try:
+                return configured, await self.parse_callback(configured, request)
+            except CallbackError as error:
+                refusals.append(str(error))
+        raise CallbackError("; ".join(dict.fromkeys(refusals)))
 
     def callback_urls(self, channel: PayChannel) -> tuple[str, str]:
         """The callback URLs of a channel: for payments, and for refunds."""

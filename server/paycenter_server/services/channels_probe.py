@@ -126,7 +126,7 @@ class ChannelProbe:
         build = configured.spec.trial
         if build is None:
             return Probe(True, "The channel answers, and both sides' signatures verify.")
-        config = self._gateway.clear_config(configured.channel)
+        config = self._gateway.clear_config(configured)
         trial = replace(configured, codec=build(config), key_fetches={}, fetching=None)
         attempt = self._attempt()
         request = PayRequest(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 import structlog
@@ -44,6 +45,16 @@ class BeingCancelledError(Exception):
     """The channel was requested to cancel this payment, which refunds it. Only a later query decides."""
 
 
+def compare_identity(configured: ConfiguredChannel, account: Mapping[str, str]) -> None:
+    """FactsMismatchError if a message is not of the merchant whose keys verified it (rule 4).
+
+    Only the merchant is compared: other applications of the merchant may pay over the same account.
+    """
+    for name, ours in configured.spec.identity_facts(configured.codec).items():
+        if account.get(name) != ours:
+            raise FactsMismatchError(f"the message's {name} is not the account's")
+
+
 class Payments:
     """Books verified payments, each once."""
 
@@ -56,17 +67,20 @@ class Payments:
     ) -> Booked:
         """Compare the facts with the attempt. Book them in one statement, or open a case if they cannot be booked.
 
+        `configured`: the binding of the attempt; for a number that is not known here, the one that verified the message.
+
         `snapshot`: the query to which these facts are the answer. BeingCancelledError if they may be older than a cancellation.
         """
-        self._compare_account(configured, payment)
         if payment.amount is None or payment.amount <= 0 or not payment.currency:
             raise FactsMismatchError("the message names no amount or currency")
         attempt_id = decode(Prefix.ATTEMPT, payment.out_trade_no)
         async with self._context.database.connection() as connection:
             attempt = await attempt_rows.get_attempt(connection, attempt_id) if attempt_id else None
-            if attempt is None or attempt.channel_id != configured.channel.id:
-                await self._cases.unknown_payment(connection, configured.channel, payment, cause)
+            if attempt is None or attempt.account_id != configured.account.id:
+                compare_identity(configured, payment.account)
+                await self._cases.unknown_payment(connection, configured.channel, configured.account, payment, cause)
                 return Booked.SURPLUS
+            self._compare_account(configured, payment)
             if attempt.state is AttemptState.SUCCESS:
                 return Booked.ALREADY
             if payment.amount == attempt.amount and payment.currency == attempt.currency and payment.refunded is Refunded.NOTHING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from uuid import UUID
 
 from paycenter_server.domain.apps import PayApp
 from paycenter_server.domain.ids import Prefix, decode
@@ -16,9 +17,11 @@ from paycenter_server.services.events import cause
 from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.services.paging import Page, Pager
 from paycenter_server.services.refunds_settlement import RefundSettlement
+from paycenter_server.storage import accounts as account_rows
+from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage import refunds as refund_rows
-from paycenter_server.storage.database import UniqueViolation
+from paycenter_server.storage.database import Transaction, UniqueViolation
 from paycenter_server.storage.refunds import RefundFilter
 
 
@@ -88,21 +91,23 @@ class Refunds:
         now = self._context.now()
         async with self._context.database.connection() as connection:
             order = await order_rows.get_order_by_merchant_id(connection, app.id, new.merchant_order_id)
-        if order is None:
-            raise errors.refund_of_no_order(new.merchant_order_id)
-        if order.attempt_id is None or order.channel_id is None or order.channel_code is None:
+            if order is None:
+                raise errors.refund_of_no_order(new.merchant_order_id)
+            attempt = await attempt_rows.get_attempt(connection, order.attempt_id) if order.attempt_id else None
+        if attempt is None:
             raise errors.not_refundable(order)
         if new.amount > order.paid_amount:
             raise errors.refund_exceeds_paid(order)
         refund = new_refund(
-            self._context.new_key(now), self._context.new_key(now), now, order, attempt_id=order.attempt_id,
-            channel_id=order.channel_id, channel_code=order.channel_code, merchant_refund_no=new.merchant_refund_no,
+            self._context.new_key(now), self._context.new_key(now), now, order, attempt=attempt,
+            merchant_refund_no=new.merchant_refund_no,
             amount=new.amount, total_amount=order.paid_amount, currency=order.currency, reason=new.reason,
             notification_url=new.notification_url, next_check_time=due_after(now, REFUND_SYNC_DELAYS, 0),
         )  # fmt: skip
         await self._settlement.check_limits(refund)
         try:
             async with self._context.database.transaction() as connection:
+                await self._hold_account(connection, refund.account_id)
                 # The refund row comes first: a parallel call with the same number must find the refund, not REFUND_EXCEEDS_PAID.
                 await refund_rows.insert_refund(connection, refund, cause())
                 if not await refund_rows.reserve(connection, order.id, new.amount, now):
@@ -116,6 +121,7 @@ class Refunds:
         now = self._context.now()
         key = self._context.new_key(now)
         async with self._context.database.transaction() as connection:
+            await self._hold_account(connection, refund.account_id)
             next_check = due_after(now, REFUND_SYNC_DELAYS, 0)
             if not await refund_rows.send_again(connection, refund.id, key, now, next_check, cause()):
                 raise errors.order_changed()
@@ -126,6 +132,13 @@ class Refunds:
         if again is None:
             raise errors.order_changed()
         return again
+
+    @staticmethod
+    async def _hold_account(transaction: Transaction, account_id: UUID) -> None:
+        """ACCOUNT_DISABLED if the account is disabled. Otherwise it stays enabled until the end of the transaction."""
+        if not await account_rows.hold_enabled(transaction, account_id):
+            account = await account_rows.get_account(transaction, account_id)
+            raise errors.account_disabled(account) if account else errors.account_not_found()
 
     async def _send(self, refund: PayRefund) -> PayRefund:
         await self._settlement.send(refund)

@@ -64,13 +64,13 @@ class RefundSettlement:
 
     async def check_limits(self, refund: PayRefund) -> None:
         """INVALID_FIELD names every field that the channel would refuse, before anything is reserved."""
-        configured = await self._gateway.get(refund.channel_id)
+        configured = await self._gateway.bound(refund.binding_id)
         if wrong := configured.spec.refund_limits(await self._request(refund, configured)):
             raise invalid(list(wrong))
 
     async def send(self, refund: PayRefund) -> None:
         """Send a new refund, or one that is sent again under a new number. The row says that it is sent (`unclear_send_time`)."""
-        configured = await self._gateway.get(refund.channel_id)
+        configured = await self._gateway.bound(refund.binding_id)
         request = await self._request(refund, configured)
         outcome = await self._gateway.perform(configured, lambda codec, context: codec.refund(request, context))
         sending = Sending(refund.unclear_send_time, None) if refund.unclear_send_time is not None else None
@@ -82,7 +82,7 @@ class RefundSettlement:
         With the same number every channel regards a repeated request as the same refund. A refusal of it is final only if no
         earlier request can be carried out any more.
         """
-        configured = await self._gateway.get(refund.channel_id)
+        configured = await self._gateway.bound(refund.binding_id)
         request = await self._request(refund, configured)
         asked = self._context.now()
         outcome = await self._gateway.perform(configured, lambda codec, context: codec.query_refund(request, context))
@@ -123,7 +123,7 @@ class RefundSettlement:
         CHANNEL_UNCLEAR if the channel does not answer clearly, REFUND_UNDER_REVIEW if it is processing the old number, or if a
         REFUND_MISMATCH case of the payment is open: the money may be with the payer already.
         """
-        configured = await self._gateway.get(refund.channel_id)
+        configured = await self._gateway.bound(refund.binding_id)
         request = await self._request(refund, configured)
         outcome = await self._gateway.perform(configured, lambda codec, context: codec.query_refund(request, context))
         if outcome.status is RefundStatus.UNKNOWN:
@@ -288,16 +288,20 @@ class RefundSettlement:
                 next_check=due_after(now, REFUND_SYNC_DELAYS, refund.check_count),
             )  # fmt: skip
 
+    async def refund_of(self, out_refund_no: str) -> PayRefund | None:
+        """Read the refund that has this out_refund_no now; None if there is none."""
+        key = decode(Prefix.OUT_REFUND, out_refund_no)
+        async with self._context.database.connection() as connection:
+            return await refund_rows.get_refund_by_out_key(connection, key) if key else None
+
     async def receive_callback(self, configured: ConfiguredChannel, outcome: RefundOutcome, cause: Cause) -> None:
         """Book a callback about a refund. A refund that was not made by PayCenter becomes a case."""
         facts = outcome.facts
         if facts is None:
             return
-        key = decode(Prefix.OUT_REFUND, facts.out_refund_no)
-        async with self._context.database.connection() as connection:
-            refund = await refund_rows.get_refund_by_out_key(connection, key) if key else None
-            if refund is not None and refund.channel_id != configured.channel.id:
-                refund = None
+        refund = await self.refund_of(facts.out_refund_no)
+        if refund is not None and refund.account_id != configured.account.id:
+            refund = None
         if refund is None:
             await self._not_ours(configured, outcome, facts, cause)
         elif outcome.status is not RefundStatus.PENDING:
@@ -319,6 +323,8 @@ class RefundSettlement:
         if outcome.status is not RefundStatus.SUCCESS:
             return
         attempt = await self._attempts.attempt_of(facts.out_trade_no)
+        if attempt is not None and attempt.account_id != configured.account.id:
+            attempt = None
         if attempt is not None and attempt.state is not AttemptState.SUCCESS:
             if attempt.cancel_until is not None:
                 return  # our own cancellation of a bar code payment refunded it, and nothing was booked
@@ -330,7 +336,9 @@ class RefundSettlement:
         async with self._context.database.transaction() as connection:
             if attempt is not None:
                 await attempt_rows.lock_attempt(connection, attempt.id)  # one case, in whatever order the messages arrive
-            await self._cases.unknown_refund(connection, configured.channel, outcome.facts or facts, attempt, cause)
+            await self._cases.unknown_refund(
+                connection, configured.channel, configured.account, outcome.facts or facts, attempt, cause
+            )
 
     async def _confirm(self, configured: ConfiguredChannel, request: RefundRequest) -> RefundOutcome:
         """Query a refund that a callback reports without proof. UndecidedError if the answer is not clear."""

@@ -51,6 +51,7 @@ async def update_app(connection: WriteConnection, app_key: str, now: datetime, *
 
 async def delete_app(connection: WriteConnection, app_id: UUID) -> None:
     """Delete an app with its channels and credentials. ForeignKeyViolation if it has orders or refunds."""
+    await connection.execute("DELETE FROM pay_binding WHERE channel_id IN (SELECT id FROM pay_channel WHERE app_id = $1)", app_id)
     await connection.execute("DELETE FROM pay_channel WHERE app_id = $1", app_id)
     await connection.execute("DELETE FROM pay_app WHERE id = $1", app_id)
 

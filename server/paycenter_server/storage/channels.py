@@ -1,17 +1,17 @@
-"""Statements on pay_channel."""
+"""Statements on pay_channel and pay_binding."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
-from paycenter_server.domain.channels import PayChannel
+from paycenter_server.domain.channels import PayBinding, PayChannel
 from paycenter_server.storage.database import Connection, WriteConnection
 from paycenter_server.storage.rows import RowMapping
 
 CHANNELS = RowMapping(PayChannel, "pay_channel")
+BINDINGS = RowMapping(PayBinding, "pay_binding")
 
 
 async def insert_channel(connection: WriteConnection, channel: PayChannel) -> None:
@@ -38,19 +38,20 @@ async def update_channel(
     enabled: bool,
     fee_rate_ppm: int,
     remark: str,
-    config: Mapping[str, Any],
+    binding_id: UUID,
 ) -> bool:
     """Change a channel that still has this version. False if another call has changed it."""
     done = await connection.fetchval(
-        """UPDATE pay_channel SET enabled = $3, fee_rate_ppm = $4, remark = $5, config = $6, version = version + 1,
+        """UPDATE pay_channel SET enabled = $3, fee_rate_ppm = $4, remark = $5, binding_id = $6, version = version + 1,
            update_time = $7 WHERE id = $1 AND version = $2 RETURNING id""",
-        channel_id, version, enabled, fee_rate_ppm, remark, dict(config), now,
+        channel_id, version, enabled, fee_rate_ppm, remark, binding_id, now,
     )  # fmt: skip
     return done is not None
 
 
 async def delete_channel(connection: WriteConnection, channel_id: UUID) -> None:
-    """Delete a channel. ForeignKeyViolation if an order, attempt, refund or case refers to it."""
+    """Delete a channel and its bindings. ForeignKeyViolation if an order, attempt, refund or case refers to it."""
+    await connection.execute("DELETE FROM pay_binding WHERE channel_id = $1", channel_id)
     await connection.execute("DELETE FROM pay_channel WHERE id = $1", channel_id)
 
 
@@ -61,3 +62,47 @@ async def list_channels(connection: Connection, *, limit: int, before: UUID | No
         app_key, before, limit,
     )  # fmt: skip
     return CHANNELS.models(rows)
+
+
+async def insert_binding(connection: WriteConnection, binding: PayBinding) -> None:
+    """Insert a binding of a channel that exists."""
+    await connection.execute(BINDINGS.insert, *BINDINGS.values(binding))
+
+
+async def get_binding(connection: Connection, binding_id: UUID) -> PayBinding | None:
+    """Read by id; None if there is none."""
+    return BINDINGS.model(await connection.fetchrow(f"{BINDINGS.select} WHERE t.id = $1", binding_id))
+
+
+async def get_bindings(connection: Connection, binding_ids: Sequence[UUID]) -> list[PayBinding]:
+    """Read several by id."""
+    return BINDINGS.models(await connection.fetch(f"{BINDINGS.select} WHERE t.id = ANY($1)", list(binding_ids)))
+
+
+async def list_bindings(connection: Connection, channel_id: UUID) -> list[PayBinding]:
+    """All bindings that the channel has or had: the current one first, then the last used ones."""
+    rows = await connection.fetch(
+        f"""{BINDINGS.select} WHERE t.channel_id = $1 ORDER BY
+            t.id = (SELECT binding_id FROM pay_channel WHERE id = $1) DESC, t.update_time DESC""",
+        channel_id,
+    )  # fmt: skip
+    return BINDINGS.models(rows)
+
+
+async def list_current_bindings(connection: Connection, account_id: UUID) -> list[tuple[PayChannel, PayBinding]]:
+    """The channels whose current binding is to this account."""
+    rows = await connection.fetch(
+        f"{BINDINGS.select} JOIN pay_channel c ON c.binding_id = t.id WHERE t.account_id = $1 ORDER BY t.id", account_id
+    )
+    bindings = {binding.channel_id: binding for binding in BINDINGS.models(rows)}
+    channels = await connection.fetch(f"{CHANNELS.select} WHERE t.id = ANY($1)", list(bindings))
+    return [(channel, bindings[channel.id]) for channel in CHANNELS.models(channels)]
+
+
+async def update_binding(connection: WriteConnection, binding: PayBinding, now: datetime) -> bool:
+    """Store the values of the way of a binding that still has this version. False if another call has changed it."""
+    done = await connection.fetchval(
+        "UPDATE pay_binding SET config = $3, version = version + 1, update_time = $4 WHERE id = $1 AND version = $2 RETURNING id",
+        binding.id, binding.version, dict(binding.config), now,
+    )  # fmt: skip
+    return done is not None

@@ -18,8 +18,10 @@ _SEALING_KEYS = """
 SELECT DISTINCT split_part(envelope, ':', 2) AS key_id FROM (
   SELECT notification_secret AS envelope FROM pay_app
   UNION ALL SELECT previous ->> 'sealed' FROM pay_app, jsonb_array_elements(notification_secrets_previous) AS previous
-  UNION ALL SELECT field.value ->> 'sealed' FROM pay_channel, jsonb_each(config) AS field
-    WHERE jsonb_typeof(field.value) = 'object'
+  UNION ALL SELECT field.value ->> 'sealed' FROM (
+      SELECT config FROM pay_account UNION ALL SELECT config FROM pay_binding
+      UNION ALL SELECT entry -> 'config' FROM pay_account, jsonb_array_elements(earlier_keys) AS entry
+    ) AS stored (config), jsonb_each(stored.config) AS field WHERE jsonb_typeof(field.value) = 'object'
 ) AS sealed WHERE envelope IS NOT NULL
 """
 

@@ -89,6 +89,22 @@ pay_credential = Table(
     Column("create_time", TIME, nullable=False),
 )
 
+pay_account = Table(
+    "pay_account",
+    metadata,
+    Column("id", KEY, primary_key=True),
+    Column("family", String(32), nullable=False),
+    Column("identity", String(255), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("remark", String(255), nullable=False),
+    Column("config", JSONB, nullable=False),
+    Column("earlier_keys", JSONB, nullable=False),
+    Column("version", Integer, nullable=False),
+    *_times(),
+    UniqueConstraint("family", "identity"),
+)
+
 pay_channel = Table(
     "pay_channel",
     metadata,
@@ -98,11 +114,23 @@ pay_channel = Table(
     Column("enabled", Boolean, nullable=False),
     Column("fee_rate_ppm", Integer, nullable=False),
     Column("remark", String(255), nullable=False),
-    Column("config", JSONB, nullable=False),
+    # The current row of pay_binding, which refers to the channel.
+    Column("binding_id", KEY, nullable=False),
     Column("version", Integer, nullable=False),
     *_times(),
     UniqueConstraint("app_id", "code"),
     CheckConstraint("fee_rate_ppm BETWEEN 0 AND 1000000", name="fee_rate_ppm"),
+)
+
+pay_binding = Table(
+    "pay_binding",
+    metadata,
+    Column("id", KEY, primary_key=True),
+    Column("channel_id", KEY, ForeignKey("pay_channel.id"), nullable=False, index=True),
+    Column("account_id", KEY, ForeignKey("pay_account.id"), nullable=False, index=True),
+    Column("config", JSONB, nullable=False),
+    Column("version", Integer, nullable=False),
+    *_times(),
 )
 
 pay_order = Table(
@@ -159,6 +187,8 @@ pay_attempt = Table(
     Column("order_id", KEY, ForeignKey("pay_order.id"), nullable=False, index=True),
     Column("app_id", KEY, ForeignKey("pay_app.id"), nullable=False),
     Column("channel_id", KEY, ForeignKey("pay_channel.id"), nullable=False, index=True),
+    Column("account_id", KEY, ForeignKey("pay_account.id"), nullable=False),
+    Column("binding_id", KEY, ForeignKey("pay_binding.id"), nullable=False),
     Column("channel_code", String(32), nullable=False),
     Column("amount", BigInteger, nullable=False),
     Column("currency", String(3), nullable=False),
@@ -181,6 +211,7 @@ pay_attempt = Table(
     *_times(),
     Column("cancel_until", TIME),
     Index("pay_attempt_next_check_time_idx", "next_check_time", postgresql_where=text("next_check_time IS NOT NULL")),
+    Index("pay_attempt_account_id_idx", "account_id", postgresql_where=text("next_check_time IS NOT NULL")),
     _one_of("state", AttemptState),
     CheckConstraint("amount > 0", name="amount"),
     CheckConstraint("(state = 'SUCCESS') = (paid_amount > 0)", name="paid_when_paid"),
@@ -217,6 +248,8 @@ pay_refund = Table(
     Column("order_id", KEY, ForeignKey("pay_order.id"), nullable=False, index=True),
     Column("attempt_id", KEY, ForeignKey("pay_attempt.id"), nullable=False, index=True),
     Column("channel_id", KEY, ForeignKey("pay_channel.id"), nullable=False),
+    Column("account_id", KEY, ForeignKey("pay_account.id"), nullable=False),
+    Column("binding_id", KEY, ForeignKey("pay_binding.id"), nullable=False),
     Column("channel_code", String(32), nullable=False),
     Column("case_id", KEY, ForeignKey("pay_case.id"), unique=True),
     Column("merchant_order_id", String(64), nullable=False),
@@ -242,6 +275,7 @@ pay_refund = Table(
     UniqueConstraint("app_id", "merchant_refund_no"),
     Index("pay_refund_app_id_id_idx", "app_id", "id"),
     Index("pay_refund_next_check_time_idx", "next_check_time", postgresql_where=text("next_check_time IS NOT NULL")),
+    Index("pay_refund_account_id_idx", "account_id", postgresql_where=text("next_check_time IS NOT NULL")),
     _one_of("state", RefundState),
     CheckConstraint("amount > 0 AND amount <= total_amount", name="amount"),
     postgresql_with=_FILL,

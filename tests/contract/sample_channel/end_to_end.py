@@ -127,7 +127,7 @@ async def test_closed(system: PayCenterSystem, company: SamplePay) -> None:
 
 
 async def test_the_secret_is_sealed_and_never_shown(system: PayCenterSystem, company: SamplePay) -> None:
-    row = (await system.rows("SELECT * FROM pay_channel WHERE code = 'samplepay'"))[0]
+    row = (await system.rows("SELECT * FROM pay_account WHERE family = 'samplepay'"))[0]
     assert row["config"]["merchant"] == "M1"
     assert set(row["config"]["mch_key"]) == {"sealed"}
     assert KEY not in str(dict(row))

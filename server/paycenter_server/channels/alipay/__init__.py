@@ -32,6 +32,8 @@ def _spec(
         code=codec.code,
         family="alipay",
         own_config=True,
+        identity_fields=("app_id",),
+        account_ways=({"mode": "key"}, {"mode": "certificate"}),
         title=title,
         display_modes=tuple(modes),
         config_fields=FIELDS,

@@ -15,7 +15,7 @@ from paycenter_server.channels.crypto import (
     load_private_key,
     load_public_key,
 )
-from paycenter_server.channels.specs import ConfigField
+from paycenter_server.channels.specs import ConfigField, Scope
 from paycenter_server.domain.errors import Violation
 
 GATEWAY = "https://openapi.alipay.com/gateway.do"
@@ -23,7 +23,7 @@ GATEWAY = "https://openapi.alipay.com/gateway.do"
 FIELDS = (
     ConfigField("app_id"),
     ConfigField("seller_id"),
-    ConfigField("mode"),
+    ConfigField("mode", scope=Scope.CHANNEL),
     ConfigField("private_key", secret=True),
     ConfigField("alipay_public_key"),
     ConfigField("app_cert"),

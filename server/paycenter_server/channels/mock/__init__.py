@@ -35,7 +35,7 @@ from paycenter_server.channels.protocol import (
     RefundStatus,
     RequestContext,
 )
-from paycenter_server.channels.specs import ChannelSpec, ConfigField
+from paycenter_server.channels.specs import ChannelSpec, ConfigField, Scope
 from paycenter_server.domain.errors import Violation
 
 BEHAVIOURS = ("success", "failure", "timeout", "lost", "late", "late_after_close", "never")
@@ -154,7 +154,7 @@ CHANNELS = (
         own_config=True,
         title="Mock",
         display_modes=("",),
-        config_fields=(ConfigField("behaviour"),),
+        config_fields=(ConfigField("behaviour", scope=Scope.CHANNEL),),
         check=check,
         build=MockCodec,
         development_only=True,

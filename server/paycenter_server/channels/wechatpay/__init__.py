@@ -54,6 +54,8 @@ def _spec(
         code=v3.code,
         family="wechatpay",
         own_config=True,
+        identity_fields=("mchid",),
+        account_ways=({"api_version": "v3"}, {"api_version": "v2"}),
         title=title,
         display_modes=(mode,),
         config_fields=FIELDS,

@@ -16,15 +16,15 @@ from paycenter_server.channels.crypto import (
     load_private_key,
     load_public_key,
 )
-from paycenter_server.channels.specs import ConfigField
+from paycenter_server.channels.specs import ConfigField, Scope
 from paycenter_server.domain.errors import Violation
 
 GATEWAY = "https://api.mch.weixin.qq.com"
 
 FIELDS = (
-    ConfigField("appid"),
+    ConfigField("appid", scope=Scope.ATTEMPT),
     ConfigField("mchid"),
-    ConfigField("api_version"),
+    ConfigField("api_version", scope=Scope.ATTEMPT),
     ConfigField("private_key", secret=True),
     ConfigField("merchant_serial_no"),
     ConfigField("api_v3_key", secret=True),
@@ -35,8 +35,8 @@ FIELDS = (
     ConfigField("gateway_url"),
     ConfigField("mch_key", secret=True),
     ConfigField("merchant_certificate"),
-    ConfigField("sign_type"),
-    ConfigField("use_codepay"),
+    ConfigField("sign_type", scope=Scope.CHANNEL),
+    ConfigField("use_codepay", scope=Scope.ATTEMPT),
 )
 
 

@@ -199,6 +199,7 @@ CHANNELS = (
         title="SamplePay",
         display_modes=("url",),
         config_fields=(ConfigField("merchant"), ConfigField("mch_key", secret=True), ConfigField("gateway_url")),
+        identity_fields=("merchant",),
         check=check,
         build=SamplePayCodec,
     ),
