@@ -10,7 +10,6 @@ import pytest
 from paycenter_server.domain.states import OrderState, RefundState
 from support.merchants import Merchant, another_merchant, merchant_of
 from support.system import OPERATOR, PayCenterSystem
-from support.waiting import eventually
 
 WAYS = [("wx_native", "v3"), ("wx_native", "v2"), ("alipay_qr", "")]
 REFUND = dict(zip(WAYS, ("wx.refund", "wx2.refund", "alipay.trade.refund"), strict=True))
@@ -115,8 +114,20 @@ async def test_a_submit_after_the_switch_closes_the_attempt_at_its_own_account(s
     with pytest.raises(AssertionError, match=r"40\d"):
         await system.simulator.pay(before.out_trade_no)
     await other.simulator.pay(after.out_trade_no)
-    await eventually(lambda: _paid(system, order))
+    await system.until(order, "SUCCESS")
 
 
-async def _paid(system: PayCenterSystem, order: object) -> bool:
-    return bool(await system.value("SELECT count(*) FROM pay_order WHERE state = 'SUCCESS'"))
+async def test_a_blocked_account_does_not_stop_new_payments(system: PayCenterSystem, other: Merchant) -> None:
+    """The earlier account gives no clear answer any more. The attempt there stays open, and is queried by the sync job."""
+    order = await system.order()
+    before = await system.submit(order)
+    await use(system, other, "wx_native", "v3")
+    await system.simulator.fault("wx.query", "reset_before_commit", times=-1)
+    after = await system.submit(order)
+    assert after.account_id != before.account_id
+    await other.simulator.pay(after.out_trade_no)
+    assert (await system.until(order, "SUCCESS")).attempt_id == after.id
+    states = {
+        row["id"]: row["state"] for row in await system.rows("SELECT id, state FROM pay_attempt WHERE next_check_time IS NOT NULL")
+    }
+    assert states == {before.id: "WAITING"}

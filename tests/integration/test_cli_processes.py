@@ -109,7 +109,10 @@ async def test_seed_creates_what_is_missing(empty_database: str, redis_url: str,
     assert await seed() == first
     connection = await asyncpg.connect(empty_database)
     try:
-        await connection.execute("DELETE FROM pay_credential; DELETE FROM pay_channel WHERE code = 'wx_bar'")
+        await connection.execute(
+            "DELETE FROM pay_credential; DELETE FROM pay_binding WHERE channel_id = "
+            "(SELECT id FROM pay_channel WHERE code = 'wx_bar'); DELETE FROM pay_channel WHERE code = 'wx_bar'"
+        )
         second = await seed()
         assert set(second["channels"]) == set(first["channels"])
         known = {row["key_id"] for row in await connection.fetch("SELECT key_id FROM pay_credential WHERE enabled")}

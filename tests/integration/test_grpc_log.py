@@ -10,6 +10,7 @@ import grpc
 import pytest
 import structlog
 from paycenter import PayCenterError
+from paycenter.v1 import pay_account_service_pb2 as account_pb
 from paycenter.v1 import pay_app_service_pb2 as app_pb
 from paycenter.v1 import pay_channel_service_pb2 as channel_pb
 from paycenter.v1 import pay_credential_service_pb2 as credential_pb
@@ -118,9 +119,12 @@ async def test_every_administrative_act_is_logged(rig: Rig, lines: LogLines) -> 
         await op.channels.CreatePayChannel(channel_pb.CreatePayChannelRequest(app_key="new", code="wx_native", config=config))
     shown.append(values["private_key"])
     created = await op.channels.CreatePayChannel(channel_pb.CreatePayChannelRequest(app_key="new", code="mock", config=MOCK))
-    channel = created.pay_channel.id
+    channel, account = created.pay_channel.id, created.pay_channel.account_id
     await op.channels.UpdatePayChannel(channel_pb.UpdatePayChannelRequest(id=channel, enabled=True))
     await op.channels.DeletePayChannel(channel_pb.DeletePayChannelRequest(id=channel))
+    await op.accounts.UpdatePayAccount(account_pb.UpdatePayAccountRequest(id=account, remark="r"))
+    async with fails("ACCOUNT_IN_USE"):
+        await op.accounts.DeletePayAccount(account_pb.DeletePayAccountRequest(id=account))
     async with fails("NOTIFICATION_NOT_FOUND"):
         await op.notifications.ResendPayNotification(notify_pb.ResendPayNotificationRequest(id="N1"))
     await op.apps.DeletePayApp(app_pb.DeletePayAppRequest(app_key="new"))
@@ -137,9 +141,11 @@ async def test_every_administrative_act_is_logged(rig: Rig, lines: LogLines) -> 
         ("CreateAppCredential", {**new, "key_id": second}, "OK"),
         ("DisableAppCredential", {**new, "key_id": second}, "OK"),
         ("CreatePayChannel", {**new, "code": "wx_native"}, "INVALID_FIELD"),
-        ("CreatePayChannel", {**new, "code": "mock", "id": channel}, "OK"),
-        ("UpdatePayChannel", {**new, "code": "mock", "id": channel}, "OK"),
+        ("CreatePayChannel", {**new, "code": "mock", "id": channel, "account_id": account}, "OK"),
+        ("UpdatePayChannel", {**new, "code": "mock", "id": channel, "account_id": account}, "OK"),
         ("DeletePayChannel", {"id": channel}, "OK"),
+        ("UpdatePayAccount", {"id": account}, "OK"),
+        ("DeletePayAccount", {"id": account}, "ACCOUNT_IN_USE"),
         ("ResendPayNotification", {"id": "N1"}, "NOTIFICATION_NOT_FOUND"),
         ("DeletePayApp", new, "OK"),
     ]

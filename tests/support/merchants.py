@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from aiohttp import web
 from aiohttp.test_utils import TestServer
 from paycenter_server.cli.seed import channel_configs, wechat_v2_config
 from paycenter_server.simulator.app import create_app
@@ -14,6 +15,7 @@ from paycenter_server.simulator.keys import load_keys
 from paycenter_server.simulator.settings import SimulatorConfig
 
 from support.system import PayCenterSystem, Simulator
+from support.waiting import eventually
 
 
 @dataclass
@@ -44,4 +46,52 @@ async def another_merchant(system: PayCenterSystem, keys_dir: Path) -> AsyncIter
     try:
         yield merchant_of(keys_dir, Simulator(str(server.make_url("")).rstrip("/"), system.session))
     finally:
+        await server.close()
+
+
+@dataclass
+class Caught:
+    """A genuine callback, as it was sent."""
+
+    headers: dict[str, str]
+    body: bytes
+
+    async def deliver(self, system: PayCenterSystem, code: str, kind: str = "order") -> int:
+        """Send it to the address of a channel. Returns the status of the answer."""
+        status, _ = await system.call_back(code, self.body, self.headers, kind)
+        return status
+
+
+class Interceptor:
+    """A server at the callback addresses that catches callbacks, and acknowledges none of them."""
+
+    def __init__(self) -> None:
+        self.caught: list[Caught] = []
+
+    async def receive(self, request: web.Request) -> web.Response:
+        headers = {name: value for name, value in request.headers.items() if name.lower() not in ("host", "content-length")}
+        self.caught.append(Caught(headers, await request.read()))
+        return web.Response(status=500)
+
+    async def next(self) -> Caught:
+        """The first callback that was caught and not taken yet."""
+        await eventually(lambda: bool(self.caught))
+        return self.caught.pop(0)
+
+
+@asynccontextmanager
+async def intercepted(system: PayCenterSystem) -> AsyncIterator[Interceptor]:
+    """Give channels the addresses of an interceptor from now on."""
+    interceptor = Interceptor()
+    app = web.Application()
+    app.router.add_post("/{tail:.*}", interceptor.receive)
+    server = TestServer(app)
+    await server.start_server()
+    base, context = str(server.make_url("")).rstrip("/"), system.services.context
+    before = context.options
+    context.options = replace(before, order_callback_url=f"{base}/order", refund_callback_url=f"{base}/refund")
+    try:
+        yield interceptor
+    finally:
+        context.options = before
         await server.close()

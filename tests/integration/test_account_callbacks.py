@@ -1,0 +1,223 @@
+"""Callbacks by account: at the address of another channel, with earlier keys, and of numbers that are not known here."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from paycenter_server.channels.protocol import RefundFacts, RefundOutcome, RefundStatus
+from paycenter_server.domain.orders import PayOrder
+from paycenter_server.domain.states import OrderState, RefundState
+from paycenter_server.services.channels import NewChannel
+from support.facts import configured
+from support.merchants import Caught, Interceptor, Merchant, another_merchant, intercepted, merchant_of
+from support.system import OPERATOR, PayCenterSystem
+
+WAYS = [("wx_native", "v3"), ("wx_native", "v2"), ("alipay_qr", "")]
+# The field with which callbacks are verified or decrypted.
+KEYS = dict(zip(WAYS, ("api_v3_key", "mch_key", "alipay_public_key"), strict=True))
+
+
+@pytest.fixture
+async def other(system: PayCenterSystem, other_keys_dir: Path) -> AsyncIterator[Merchant]:
+    async with another_merchant(system, other_keys_dir) as merchant:
+        yield merchant
+
+
+@pytest.fixture
+async def interceptor(system: PayCenterSystem) -> AsyncIterator[Interceptor]:
+    async with intercepted(system) as opened:
+        yield opened
+
+
+async def use(system: PayCenterSystem, code: str, version: str) -> None:
+    family, config = merchant_of(system.keys_dir, system.simulator).config(code, version)
+    await system.services.channels.update(OPERATOR, system.channels[code], {}, family, config)
+
+
+async def sibling(system: PayCenterSystem, code: str, family: str, config: dict[str, str]) -> str:
+    """A channel of another app with this configuration. Returns its number."""
+    await system.add_app("books", codes=())
+    new = NewChannel("books", code, 0, "", family, config, enabled=True)
+    return (await system.services.channels.create(OPERATOR, new)).channel.number
+
+
+async def paid(system: PayCenterSystem, interceptor: Interceptor, code: str) -> tuple[PayOrder, Caught]:
+    """An order that is paid at the channel, and the callback about it, which has not arrived yet."""
+    order = await system.order()
+    attempt = await system.submit(order, code)
+    await system.simulator.pay(attempt.out_trade_no)
+    return order, await interceptor.next()
+
+
+async def state(system: PayCenterSystem, order: PayOrder) -> OrderState:
+    return (await system.read(order)).state
+
+
+@pytest.mark.parametrize(("code", "version"), WAYS)
+async def test_a_callback_at_the_address_of_a_sibling_is_booked_to_its_owner(
+    system: PayCenterSystem, interceptor: Interceptor, code: str, version: str
+) -> None:
+    """The other channel is that of another app over the same account."""
+    await use(system, code, version)
+    family, config = merchant_of(system.keys_dir, system.simulator).config(code, version)
+    address = await sibling(system, code, family, config)
+    order, callback = await paid(system, interceptor, code)
+    assert await callback.deliver(system, address) in (200, 204)
+    after = await system.read(order)
+    assert (after.state, after.channel_id) == (OrderState.SUCCESS, order_channel(system, code))
+    assert after.channel_fee_rate_ppm == 6000  # that of the owner
+    assert await callback.deliver(system, code) in (200, 204)
+    assert await system.cases() == []
+
+
+def order_channel(system: PayCenterSystem, code: str) -> object:
+    from paycenter_server.domain.ids import Prefix, decode
+
+    return decode(Prefix.CHANNEL, system.channels[code])
+
+
+async def test_a_callback_is_booked_although_the_sibling_has_another_appid(
+    system: PayCenterSystem, interceptor: Interceptor
+) -> None:
+    """Both the payment and the refund, which names no appid."""
+    family, config = system.configs["wx_native"]
+    address = await sibling(system, "wx_native", family, {**config, "appid": "wx0000000000000002"})
+    order, callback = await paid(system, interceptor, "wx_native")
+    assert await callback.deliver(system, address) == 204
+    assert await state(system, order) is OrderState.SUCCESS
+    interceptor.caught.clear()
+    refund = await system.refund(await system.read(order), 40)
+    callback = await interceptor.next()
+    assert await system.value("SELECT state FROM pay_refund") == "WAITING"
+    assert await callback.deliver(system, address, "refund") == 204
+    assert (await system.services.refunds.load(system.caller, refund.number)).state is RefundState.SUCCESS
+    assert await system.cases() == []
+
+
+@pytest.mark.parametrize(("code", "version"), WAYS)
+async def test_a_callback_at_an_address_of_another_account_is_refused_without_a_case(
+    system: PayCenterSystem, other: Merchant, interceptor: Interceptor, code: str, version: str
+) -> None:
+    await use(system, code, version)
+    address = await sibling(system, code, *other.config(code, version))
+    order, callback = await paid(system, interceptor, code)
+    assert await callback.deliver(system, address) >= 400
+    assert await state(system, order) is OrderState.WAITING
+    assert await system.cases() == []
+    assert await callback.deliver(system, code) in (200, 204)
+    assert await state(system, order) is OrderState.SUCCESS
+
+
+async def test_a_message_of_another_merchant_with_the_same_key_is_refused_without_a_case(
+    system: PayCenterSystem, interceptor: Interceptor
+) -> None:
+    """Alipay's certificate may be the same for several applications, so the keys alone do not name the account."""
+    family, config = system.configs["alipay_qr"]
+    address = await sibling(system, "alipay_qr", family, {**config, "app_id": "2021000000000001"})
+    order, callback = await paid(system, interceptor, "alipay_qr")
+    await system.rows("UPDATE pay_attempt SET id = gen_random_uuid()")  # its number is not known here
+    assert await callback.deliver(system, address) >= 400
+    assert await system.cases() == []
+    assert await state(system, order) is OrderState.WAITING
+
+
+@pytest.mark.parametrize("code", ["wx_native", "alipay_qr"])
+async def test_an_unknown_number_is_one_case_of_its_account(system: PayCenterSystem, interceptor: Interceptor, code: str) -> None:
+    """It is reported at both channels of the account."""
+    address = await sibling(system, code, *system.configs[code])
+    _, callback = await paid(system, interceptor, code)
+    await system.rows("UPDATE pay_attempt SET id = gen_random_uuid()")
+    for where in (address, code, address):
+        assert await callback.deliver(system, where) in (200, 204)
+    (case,) = await system.cases()
+    view = await system.services.channels.get(OPERATOR, system.channels[code])
+    assert (case["kind"], case["detail"]["account_id"]) == ("UNKNOWN_ORDER", view.account.number)
+
+
+@pytest.mark.parametrize(("code", "version"), WAYS)
+async def test_a_callback_with_the_keys_before_a_rotation_is_booked(
+    system: PayCenterSystem, other: Merchant, interceptor: Interceptor, code: str, version: str
+) -> None:
+    await use(system, code, version)
+    order, callback = await paid(system, interceptor, code)
+    await rotate(system, other, code, version)
+    assert await callback.deliver(system, code) in (200, 204)
+    assert await state(system, order) is OrderState.SUCCESS
+
+
+@pytest.mark.parametrize(("code", "version"), WAYS)
+async def test_earlier_keys_can_be_ended_at_once(
+    system: PayCenterSystem, other: Merchant, interceptor: Interceptor, code: str, version: str
+) -> None:
+    await use(system, code, version)
+    order, callback = await paid(system, interceptor, code)
+    number = await rotate(system, other, code, version)
+    view = await system.services.accounts.update(OPERATOR, number, {}, "", None, 0)
+    assert view.earlier_keys_until is None
+    assert await callback.deliver(system, code) >= 400
+    assert await state(system, order) is OrderState.WAITING
+
+
+async def test_earlier_keys_end_with_the_overlap(system: PayCenterSystem, other: Merchant, interceptor: Interceptor) -> None:
+    early = await paid(system, interceptor, "alipay_qr")
+    late = await paid(system, interceptor, "alipay_qr")
+    await rotate(system, other, "alipay_qr", "")
+    system.clock.advance(71 * 3600)
+    assert await early[1].deliver(system, "alipay_qr") == 200
+    system.clock.advance(2 * 3600)
+    assert await late[1].deliver(system, "alipay_qr") >= 400
+    assert await state(system, late[0]) is OrderState.WAITING
+
+
+async def rotate(system: PayCenterSystem, other: Merchant, code: str, version: str) -> str:
+    """Change the key that verifies callbacks, by an inline configuration of the channel. Returns the number of the account."""
+    name = KEYS[code, version]
+    family, config = merchant_of(system.keys_dir, system.simulator).config(code, version)
+    changed = {**config, name: other.config(code, version)[1][name]}
+    before = await system.services.channels.get(OPERATOR, system.channels[code])
+    after = await system.services.channels.update(OPERATOR, system.channels[code], {}, family, changed)
+    assert after.account.number == before.account.number
+    return after.account.number
+
+
+async def test_a_callback_for_the_appid_of_the_attempt_is_booked_after_the_appid_has_changed(
+    system: PayCenterSystem, interceptor: Interceptor
+) -> None:
+    order, callback = await paid(system, interceptor, "wx_native")
+    family, config = system.configs["wx_native"]
+    await system.services.channels.update(
+        OPERATOR, system.channels["wx_native"], {}, family, {**config, "appid": "wx0000000000000003"}
+    )
+    assert await callback.deliver(system, "wx_native") == 204
+    assert await state(system, order) is OrderState.SUCCESS
+    assert await system.cases() == []
+
+
+async def test_a_payment_of_an_account_under_the_number_of_another_is_a_case(
+    system: PayCenterSystem, other: Merchant, interceptor: Interceptor
+) -> None:
+    """The money is real, and it is at the account that signed. The attempt with this number is at another account."""
+    order, callback = await paid(system, interceptor, "wx_native")
+    family, config = other.config("wx_native")
+    await system.services.channels.update(OPERATOR, system.channels["wx_native"], {}, family, config)
+    await system.rows(
+        "UPDATE pay_attempt a SET account_id = b.account_id, binding_id = b.id FROM pay_channel c JOIN pay_binding b "
+        "ON b.id = c.binding_id WHERE c.id = a.channel_id"
+    )
+    assert await callback.deliver(system, "wx_native") == 204
+    assert await state(system, order) is OrderState.WAITING
+    (case,) = await system.cases()
+    assert (case["kind"], case["state"], case["attempt_id"]) == ("UNKNOWN_ORDER", "OPEN", None)
+
+
+async def test_a_refund_of_an_account_under_the_number_of_another_names_no_attempt(system: PayCenterSystem) -> None:
+    order = await system.paid("mock")
+    channel = await configured(system, "alipay_qr")
+    attempt = (await system.services.orders.attempts(order))[0]
+    facts = RefundFacts("R-ELSEWHERE", attempt.out_trade_no, 40, dict(channel.codec.account))
+    outcome = RefundOutcome(RefundStatus.SUCCESS, facts)
+    await system.services.refund_settlement.receive_callback(channel, outcome, "")
+    (case,) = await system.cases()
+    assert (case["kind"], case["attempt_id"], case["order_id"]) == ("REFUND_MISMATCH", None, None)

@@ -1,0 +1,209 @@
+"""Accounts: their identity, routing of callbacks by account, and taking an account away."""
+
+from __future__ import annotations
+
+from guards import Mutant, guards
+
+_CALLBACKS = "test_account_callbacks.py::"
+_SWITCH = "test_account_switch.py::"
+_WAY = "[wx_native-v3]"
+
+ACCOUNTS: list[Mutant] = [
+    *guards(
+        "services/accounts.py",
+        "test_accounts.py",
+        (
+            "account-identity-fixed",
+            "        if fixed:\n            raise errors.account_identity_fixed(account, fixed)\n",
+            "",
+            "test_the_identity_of_an_account_never_changes[wx_native-mchid] "
+            "test_the_identity_of_an_account_never_changes[alipay_qr-app_id]",
+        ),
+        (
+            "account-disable-unsettled",
+            "if account.enabled and not wanted.enabled:",
+            "if False:",
+            "test_an_account_with_unsettled_money_stays[disable]",
+        ),
+        (
+            "account-disable-lock",
+            "            await account_rows.lock_account(connection, account.id)\n            if account.enabled",
+            "            if account.enabled",
+            "test_an_account_is_not_disabled_while_a_submit_is_being_stored",
+        ),
+        (
+            "account-delete-unsettled",
+            "                await self._refuse_unsettled(connection, account)\n                await account_rows.delete",
+            "                await account_rows.delete",
+            "test_an_account_with_unsettled_money_stays[delete]",
+        ),
+        (
+            "account-fits-channels",
+            "            if own is not None:\n",
+            "            if False:\n",
+            "test_a_change_of_an_account_must_fit_its_channels",
+        ),
+    ),
+    *guards(
+        "services/accounts_keys.py",
+        "test_accounts.py",
+        (
+            "channel-identity-moves",
+            "if current is not None and identity == current.identity:",
+            "if current is not None:",
+            f"{_SWITCH}test_an_open_attempt_is_paid_after_the_switch_by_its_callback{_WAY} "
+            f"{_SWITCH}test_a_refund_after_the_switch_goes_to_the_account_of_the_payment{_WAY}",
+        ),
+        (
+            "channel-keys-of-others",
+            "if current is None or account.id != current[0].id:",
+            "if False:",
+            "test_a_new_channel_changes_no_keys_of_an_account",
+        ),
+        (
+            "channel-identity-fixed",
+            "elif fixed := [name for name in changed if name in spec.identity_fields]:",
+            "elif fixed := []:",
+            "test_the_identity_of_an_account_never_changes[wx_native-mchid]",
+        ),
+        (
+            "account-overlap",
+            "        if not replaces and overlap:\n",
+            "        if overlap:\n",
+            f"{_CALLBACKS}test_a_callback_with_the_keys_before_a_rotation_is_booked{_WAY}",
+        ),
+    ),
+    Mutant(
+        "earlier-keys-ended",
+        "server/paycenter_server/domain/accounts.py",
+        "kept[:MOST_EARLIER_KEYS] if until > now else []",
+        "kept[:MOST_EARLIER_KEYS]",
+        ("tests/unit/test_account_values.py::test_an_overlap_of_nothing_ends_all_earlier_keys",),
+    ),
+    *guards(
+        "services/channels.py",
+        "test_account_switch.py",
+        (
+            "binding-of-the-account",
+            "if binding.account_id == plan.account.id and spec.of_scope(clear, Scope.ATTEMPT) == kept:",
+            "if spec.of_scope(clear, Scope.ATTEMPT) == spec.of_scope(clear, Scope.ATTEMPT):",
+            f"test_new_payments_are_made_at_the_new_account{_WAY}",
+        ),
+        (
+            "binding-kept-values",
+            "if binding.account_id == plan.account.id and spec.of_scope(clear, Scope.ATTEMPT) == kept:",
+            "if binding.account_id == plan.account.id:",
+            f"{_CALLBACKS}test_a_callback_for_the_appid_of_the_attempt_is_booked_after_the_appid_has_changed",
+        ),
+    ),
+    *guards(
+        "services/channels_gateway.py",
+        "test_account_callbacks.py",
+        (
+            "earlier-keys-until",
+            "            if now < until:\n",
+            "            if True:\n",
+            "test_earlier_keys_end_with_the_overlap",
+        ),
+    ),
+    *guards(
+        "services/callbacks.py",
+        "test_account_callbacks.py",
+        (
+            "callback-all-accounts",
+            "candidates = await self._gateway.all_of(key)",
+            "candidates = [await self._gateway.get(key)]",
+            f"{_SWITCH}test_an_open_attempt_is_paid_after_the_switch_by_its_callback{_WAY}",
+        ),
+        (
+            "callback-merchant",
+            "        self._compare_merchant(signer, callback)\n        configured = await",
+            "        configured = await",
+            "test_a_message_of_another_merchant_with_the_same_key_is_refused_without_a_case",
+        ),
+        (
+            "callback-owner",
+            "configured = await self._owner(signer, callback)",
+            "configured = signer",
+            f"test_a_callback_at_the_address_of_a_sibling_is_booked_to_its_owner{_WAY} "
+            "test_a_callback_is_booked_although_the_sibling_has_another_appid",
+        ),
+        (
+            "callback-owner-account",
+            "if attempt is not None and attempt.account_id == signer.account.id:",
+            "if attempt is not None:",
+            "test_a_payment_of_an_account_under_the_number_of_another_is_a_case",
+        ),
+        (
+            "callback-owner-reads",
+            "            callback = await self._gateway.parse_callback(configured, request)\n",
+            "            pass\n",
+            "test_a_callback_is_booked_although_the_sibling_has_another_appid",
+        ),
+    ),
+    *guards(
+        "services/attempts_submission.py",
+        "test_accounts.py",
+        (
+            "submit-account-enabled",
+            "            if not await account_rows.hold_enabled(connection, configured.account.id):\n",
+            "            if False:\n",
+            "test_a_submit_waits_for_the_account_that_is_being_disabled",
+        ),
+        (
+            "submit-other-account",
+            "and here == (attempt.channel_id, attempt.account_id):",
+            "and attempt.channel_id == configured.channel.id:",
+            f"{_SWITCH}test_a_blocked_account_does_not_stop_new_payments",
+        ),
+    ),
+    *guards(
+        "services/refunds.py",
+        "test_accounts.py",
+        (
+            "refund-account-enabled",
+            "        if not await account_rows.hold_enabled(transaction, account_id):\n",
+            "        if False:\n",
+            "test_a_refund_waits_for_the_account_that_is_being_disabled test_a_disabled_account_takes_nothing_new",
+        ),
+        (
+            "refund-again-account-enabled",
+            "            await self._hold_account(connection, refund.account_id)\n            if not await refund_rows.send_again",
+            "            if not await refund_rows.send_again",
+            "test_a_disabled_account_takes_nothing_new",
+        ),
+    ),
+    *guards(
+        "services/refunds_settlement.py",
+        "test_account_callbacks.py",
+        (
+            "refund-elsewhere-account",
+            "if attempt is not None and attempt.account_id != configured.account.id:",
+            "if False:",
+            "test_a_refund_of_an_account_under_the_number_of_another_names_no_attempt",
+        ),
+    ),
+    *guards(
+        "storage/accounts.py",
+        "test_accounts.py",
+        (
+            "account-hold",
+            "WHERE id = $1 AND enabled FOR SHARE",
+            "WHERE id = $1 AND enabled",
+            "test_a_submit_waits_for_the_account_that_is_being_disabled "
+            "test_an_account_is_not_disabled_while_a_submit_is_being_stored",
+        ),
+        (
+            "account-version",
+            "update_time = $8 WHERE id = $1 AND version = $2 RETURNING id",
+            "update_time = $8 WHERE id = $1 AND $2::int IS NOT NULL RETURNING id",
+            "test_an_account_that_was_changed_meanwhile_is_not_overwritten",
+        ),
+        (
+            "account-create-once",
+            "ON CONFLICT (family, identity) DO NOTHING RETURNING id",
+            "RETURNING id",
+            "test_racing_creates_of_one_account test_an_identity_is_one_account",
+        ),
+    ),
+]
