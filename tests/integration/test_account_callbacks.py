@@ -12,7 +12,7 @@ from paycenter_server.domain.states import OrderState, RefundState
 from paycenter_server.services.channels import NewChannel
 from support.facts import configured
 from support.merchants import Caught, Interceptor, Merchant, another_merchant, intercepted, merchant_of
-from support.system import OPERATOR, PayCenterSystem
+from support.system import CAUSE, OPERATOR, PayCenterSystem
 
 WAYS = [("wx_native", "v3"), ("wx_native", "v2"), ("alipay_qr", "")]
 # The field with which callbacks are verified or decrypted.
@@ -218,6 +218,6 @@ async def test_a_refund_of_an_account_under_the_number_of_another_names_no_attem
     attempt = (await system.services.orders.attempts(order))[0]
     facts = RefundFacts("R-ELSEWHERE", attempt.out_trade_no, 40, dict(channel.codec.account))
     outcome = RefundOutcome(RefundStatus.SUCCESS, facts)
-    await system.services.refund_settlement.receive_callback(channel, outcome, "")
+    await system.services.refund_settlement.receive_callback(channel, outcome, CAUSE)
     (case,) = await system.cases()
     assert (case["kind"], case["attempt_id"], case["order_id"]) == ("REFUND_MISMATCH", None, None)

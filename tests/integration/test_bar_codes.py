@@ -254,7 +254,7 @@ async def test_a_code_that_arrives_after_its_reversal(kind: str, then: str, syst
         if then:
             assert (await pos.trade(attempt))["state"] == "REVOKED"
             # It is looked at again by the verification schedule only.
-            assert await system.value("SELECT next_check_time - update_time > interval '4 min' FROM pay_attempt")
+            assert await system.value("SELECT next_check_time - update_time > interval '3 min' FROM pay_attempt")
         else:
             # The order was not closed, so it is paid.
             assert (await system.read(order)).state is OrderState.SUCCESS

@@ -242,6 +242,7 @@ class Spy:
 
 @pytest.mark.parametrize("table", OTHER_CLAIMS)
 async def test_the_other_claims_read_the_rows_that_they_take(system: PayCenterSystem, table: str) -> None:
+    system.books_are_checked = False
     order = await system.paid("mock")
     await system.refund(order, 10)
     keys = {"merchant_order_id": "M", "merchant_refund_no": "R"}

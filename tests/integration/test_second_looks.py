@@ -363,6 +363,7 @@ async def stale(system: PayCenterSystem) -> list[str]:
 async def lost_key(system: PayCenterSystem) -> None:
     """Every work on the channel raises an exception from now on."""
     await system.rows("UPDATE pay_channel SET code = 'not_installed', version = version + 1 WHERE code = 'mock'")
+    await system.rows("UPDATE pay_account SET version = version + 1")
     for number in system.channels.values():
         if key := decode(Prefix.CHANNEL, number):
             system.services.gateway.forget(key)

@@ -168,8 +168,8 @@ ACCOUNTS: list[Mutant] = [
         ),
         (
             "refund-again-account-enabled",
-            "            await self._hold_account(connection, refund.account_id)\n            if not await refund_rows.send_again",
-            "            if not await refund_rows.send_again",
+            "            await self._hold_account(connection, refund.account_id)\n            next_check",
+            "            next_check",
             "test_a_disabled_account_takes_nothing_new",
         ),
     ),

@@ -98,10 +98,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ALREADY_EXISTS. A refund with other content has this merchant_refund_no."""
     ERROR_REASON_REFUND_EXCEEDS_PAID: _ErrorReason.ValueType  # 52
     """FAILED_PRECONDITION. The amount is more than what remains of the paid amount."""
+    ERROR_REASON_REFUND_UNDER_REVIEW: _ErrorReason.ValueType  # 53
+    """FAILED_PRECONDITION. The refund failed, but the payer may have its money already, so it is not sent again now."""
     ERROR_REASON_NOTIFICATION_NOT_FOUND: _ErrorReason.ValueType  # 60
     """NOT_FOUND. There is no such notification."""
     ERROR_REASON_NOTIFICATION_OPEN: _ErrorReason.ValueType  # 61
     """FAILED_PRECONDITION. The notification is still being delivered and cannot be resent."""
+    ERROR_REASON_NOTIFICATION_FINISHED: _ErrorReason.ValueType  # 62
+    """FAILED_PRECONDITION. No delivery of the notification is due, so it cannot be sent now. Resend it."""
+    ERROR_REASON_NOTIFICATION_SUPERSEDED: _ErrorReason.ValueType  # 63
+    """FAILED_PRECONDITION. A newer notification of the same object replaces this one. The metadata `replaced_by` has its number."""
     ERROR_REASON_ACCOUNT_NOT_FOUND: _ErrorReason.ValueType  # 70
     """NOT_FOUND. There is no such account."""
     ERROR_REASON_ACCOUNT_EXISTS: _ErrorReason.ValueType  # 71
@@ -202,10 +208,16 @@ ERROR_REASON_REFUND_CONFLICT: ErrorReason.ValueType  # 51
 """ALREADY_EXISTS. A refund with other content has this merchant_refund_no."""
 ERROR_REASON_REFUND_EXCEEDS_PAID: ErrorReason.ValueType  # 52
 """FAILED_PRECONDITION. The amount is more than what remains of the paid amount."""
+ERROR_REASON_REFUND_UNDER_REVIEW: ErrorReason.ValueType  # 53
+"""FAILED_PRECONDITION. The refund failed, but the payer may have its money already, so it is not sent again now."""
 ERROR_REASON_NOTIFICATION_NOT_FOUND: ErrorReason.ValueType  # 60
 """NOT_FOUND. There is no such notification."""
 ERROR_REASON_NOTIFICATION_OPEN: ErrorReason.ValueType  # 61
 """FAILED_PRECONDITION. The notification is still being delivered and cannot be resent."""
+ERROR_REASON_NOTIFICATION_FINISHED: ErrorReason.ValueType  # 62
+"""FAILED_PRECONDITION. No delivery of the notification is due, so it cannot be sent now. Resend it."""
+ERROR_REASON_NOTIFICATION_SUPERSEDED: ErrorReason.ValueType  # 63
+"""FAILED_PRECONDITION. A newer notification of the same object replaces this one. The metadata `replaced_by` has its number."""
 ERROR_REASON_ACCOUNT_NOT_FOUND: ErrorReason.ValueType  # 70
 """NOT_FOUND. There is no such account."""
 ERROR_REASON_ACCOUNT_EXISTS: ErrorReason.ValueType  # 71

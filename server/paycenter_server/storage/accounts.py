@@ -7,6 +7,7 @@ from datetime import datetime
 from uuid import UUID
 
 from paycenter_server.domain.accounts import PayAccount, Unsettled
+from paycenter_server.domain.states import OPEN_ATTEMPT, REFUND, RefundEvent, sources
 from paycenter_server.storage.database import Connection, Transaction, WriteConnection
 from paycenter_server.storage.rows import RowMapping
 
@@ -61,11 +62,16 @@ async def hold_enabled(transaction: Transaction, account_id: UUID) -> bool:
 
 
 async def count_unsettled(connection: Connection, account_id: UUID) -> Unsettled:
-    """Count the attempts and refunds of the account that are still checked. Every unsettled row has a time of its next check."""
+    """Count the attempts and refunds of the account that are not settled. Second looks at final states do not count.
+
+    Every unsettled row has a time of its next check, so that the indexes of the jobs serve.
+    """
     row = await connection.fetchrow(
-        """SELECT (SELECT count(*) FROM pay_attempt WHERE account_id = $1 AND next_check_time IS NOT NULL) AS attempts,
-                  (SELECT count(*) FROM pay_refund WHERE account_id = $1 AND next_check_time IS NOT NULL) AS refunds""",
-        account_id,
+        """SELECT (SELECT count(*) FROM pay_attempt WHERE account_id = $1 AND next_check_time IS NOT NULL AND state = ANY($2))
+                    AS attempts,
+                  (SELECT count(*) FROM pay_refund WHERE account_id = $1 AND next_check_time IS NOT NULL AND state = ANY($3))
+                    AS refunds""",
+        account_id, OPEN_ATTEMPT, sources(REFUND, RefundEvent.SUCCEED),
     )  # fmt: skip
     return Unsettled(row["attempts"], row["refunds"]) if row else Unsettled(0, 0)
 

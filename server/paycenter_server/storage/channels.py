@@ -102,7 +102,7 @@ async def list_current_bindings(connection: Connection, account_id: UUID) -> lis
 async def update_binding(connection: WriteConnection, binding: PayBinding, now: datetime) -> bool:
     """Store the values of the way of a binding that still has this version. False if another call has changed it."""
     done = await connection.fetchval(
-        "UPDATE pay_binding SET config = $3, version = version + 1, update_time = $4 WHERE id = $1 AND version = $2 RETURNING id",
+        "UPDATE pay_binding SET config = $3, version = version + 1, update_time = $4 WHERE version = $2 AND id = $1 RETURNING id",
         binding.id, binding.version, dict(binding.config), now,
     )  # fmt: skip
     return done is not None
