@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from paycenter_server.channels.protocol import RefundFacts, RefundOutcome, RefundStatus
+from paycenter_server.channels.protocol import Payment, RefundFacts, RefundOutcome, RefundStatus
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.states import OrderState, RefundState
 from paycenter_server.services.channels import NewChannel
+from paycenter_server.services.payments import Booked, FactsMismatchError
 from support.facts import configured
 from support.merchants import Caught, Interceptor, Merchant, another_merchant, intercepted, merchant_of
 from support.system import CAUSE, OPERATOR, PayCenterSystem
@@ -221,3 +222,30 @@ async def test_a_refund_of_an_account_under_the_number_of_another_names_no_attem
     await system.services.refund_settlement.receive_callback(channel, outcome, CAUSE)
     (case,) = await system.cases()
     assert (case["kind"], case["attempt_id"], case["order_id"]) == ("REFUND_MISMATCH", None, None)
+
+
+async def test_a_refund_of_another_merchant_with_the_same_keys_is_refused_without_a_case(
+    system: PayCenterSystem, interceptor: Interceptor
+) -> None:
+    family, config = system.configs["wx_native"]
+    address = await sibling(system, "wx_native", family, {**config, "mchid": "1900000109"})
+    order, callback = await paid(system, interceptor, "wx_native")
+    assert await callback.deliver(system, "wx_native") == 204
+    interceptor.caught.clear()
+    await system.refund(await system.read(order), 40)
+    callback = await interceptor.next()
+    assert await callback.deliver(system, address, "refund") >= 400
+    assert await system.cases() == []
+    assert await callback.deliver(system, "wx_native", "refund") == 204
+    assert (await system.read(order)).refunded_amount == 40
+
+
+async def test_an_unknown_number_of_another_merchant_is_no_case(system: PayCenterSystem) -> None:
+    channel = await configured(system, "alipay_qr")
+    for account in ({}, {**channel.codec.account, "app_id": "2021000000000001"}):
+        with pytest.raises(FactsMismatchError):
+            await system.services.payments.book(channel, Payment("NOT-OURS", "4200", 100, "CNY", account), "")
+    assert await system.cases() == []
+    # Another application of the merchant, or another seller: the money is on the account.
+    payment = Payment("NOT-OURS", "4200", 100, "CNY", {**channel.codec.account, "seller_id": "2088000000000000"})
+    assert await system.services.payments.book(channel, payment, "") is Booked.SURPLUS

@@ -1,4 +1,4 @@
-"""The ten rules that protect the money (ARCHITECTURE.md). Each test fails without its rule."""
+"""The eleven rules that protect the money (ARCHITECTURE.md). Each test fails without its rule."""
 
 from __future__ import annotations
 
@@ -335,6 +335,19 @@ async def test_rule_10_keys_are_loaded_once(system: PayCenterSystem) -> None:
     first = await system.services.gateway.get(key)
     first.loaded -= 10
     assert (await system.services.gateway.get(key)).codec is first.codec
+
+
+async def test_rule_11_the_account_of_the_beginning_settles(system: PayCenterSystem) -> None:
+    order = await system.order()
+    attempt = await system.submit(order)
+    family, config = system.configs["wx_native"]
+    moved = {**config, "mchid": "1900000109", "api_v3_key": "k" * 32}
+    await system.services.channels.update(OPERATOR, system.channels["wx_native"], {}, family, moved)
+    await system.simulator.pay(attempt.out_trade_no)
+    paid = await system.until(order, "SUCCESS")
+    refund = await system.decided(await system.refund(paid, 40))
+    assert (refund.account_id, refund.state.value) == (attempt.account_id, "SUCCESS")
+    assert await system.value("SELECT count(DISTINCT account_id) FROM pay_binding WHERE channel_id = $1", paid.channel_id) == 2
 
 
 async def test_transport_errors_are_never_a_refusal(system: PayCenterSystem) -> None:

@@ -119,7 +119,7 @@ ACCOUNTS: list[Mutant] = [
             "callback-merchant",
             "        self._compare_merchant(signer, callback)\n        configured = await",
             "        configured = await",
-            "test_a_message_of_another_merchant_with_the_same_key_is_refused_without_a_case",
+            "test_a_refund_of_another_merchant_with_the_same_keys_is_refused_without_a_case",
         ),
         (
             "callback-owner",
@@ -139,6 +139,16 @@ ACCOUNTS: list[Mutant] = [
             "            callback = await self._gateway.parse_callback(configured, request)\n",
             "            pass\n",
             "test_a_callback_is_booked_although_the_sibling_has_another_appid",
+        ),
+    ),
+    *guards(
+        "services/payments.py",
+        "test_account_callbacks.py",
+        (
+            "unknown-number-merchant",
+            "                compare_identity(configured, payment.account)\n",
+            "",
+            "test_an_unknown_number_of_another_merchant_is_no_case",
         ),
     ),
     *guards(

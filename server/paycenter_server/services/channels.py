@@ -200,8 +200,8 @@ class Channels:
                 await self._keys.store(connection, plan)
                 if fresh:
                     await channel_rows.insert_binding(connection, binding)
-                elif not await channel_rows.update_binding(connection, binding, now):
-                    raise errors.channel_changed()
+                elif binding not in bindings:
+                    await channel_rows.update_binding(connection, binding, now)
             done = await channel_rows.update_channel(
                 connection, channel.id, channel.version, now,
                 enabled=changes.get("enabled", channel.enabled), fee_rate_ppm=changes.get("fee_rate_ppm", channel.fee_rate_ppm),

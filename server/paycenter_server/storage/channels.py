@@ -7,7 +7,7 @@ from datetime import datetime
 from uuid import UUID
 
 from paycenter_server.domain.channels import PayBinding, PayChannel
-from paycenter_server.storage.database import Connection, WriteConnection
+from paycenter_server.storage.database import Connection, Transaction, WriteConnection
 from paycenter_server.storage.rows import RowMapping
 
 CHANNELS = RowMapping(PayChannel, "pay_channel")
@@ -99,10 +99,9 @@ async def list_current_bindings(connection: Connection, account_id: UUID) -> lis
     return [(channel, bindings[channel.id]) for channel in CHANNELS.models(channels)]
 
 
-async def update_binding(connection: WriteConnection, binding: PayBinding, now: datetime) -> bool:
-    """Store the values of the way of a binding that still has this version. False if another call has changed it."""
-    done = await connection.fetchval(
-        "UPDATE pay_binding SET config = $3, version = version + 1, update_time = $4 WHERE version = $2 AND id = $1 RETURNING id",
-        binding.id, binding.version, dict(binding.config), now,
+async def update_binding(connection: Transaction, binding: PayBinding, now: datetime) -> None:
+    """Store the values of the way. The caller changes the channel in the same transaction, and its version decides races."""
+    await connection.execute(
+        "UPDATE pay_binding SET config = $2, version = version + 1, update_time = $3 WHERE id = $1",
+        binding.id, dict(binding.config), now,
     )  # fmt: skip
-    return done is not None
