@@ -244,8 +244,8 @@ async def test_an_unknown_number_of_another_merchant_is_no_case(system: PayCente
     channel = await configured(system, "alipay_qr")
     for account in ({}, {**channel.codec.account, "app_id": "2021000000000001"}):
         with pytest.raises(FactsMismatchError):
-            await system.services.payments.book(channel, Payment("NOT-OURS", "4200", 100, "CNY", account), "")
+            await system.services.payments.book(channel, Payment("NOT-OURS", "4200", 100, "CNY", account), CAUSE)
     assert await system.cases() == []
     # Another application of the merchant, or another seller: the money is on the account.
     payment = Payment("NOT-OURS", "4200", 100, "CNY", {**channel.codec.account, "seller_id": "2088000000000000"})
-    assert await system.services.payments.book(channel, payment, "") is Booked.SURPLUS
+    assert await system.services.payments.book(channel, payment, CAUSE) is Booked.SURPLUS
