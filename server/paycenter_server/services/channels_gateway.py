@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TypeVar, cast
 from uuid import UUID
 
@@ -21,6 +22,7 @@ from paycenter_server.channels.protocol import (
     CloseOutcome,
     Codec,
     HoldsKeys,
+    HttpResponse,
     PayOutcome,
     QueryOutcome,
     RefundOutcome,
@@ -51,7 +53,7 @@ _PAUSE_AFTER_ANSWER = timedelta(seconds=20)
 class ConfiguredChannel:
     """A channel over one account: the rows, the spec of its code, and the codec for this binding.
 
-    `earlier`: codecs with the account's earlier keys, and until when they are valid. They only read callbacks.
+    `earlier`: codecs with the account's earlier keys, and until when they are valid. They only read callbacks and answers.
     """
 
     channel: PayChannel
@@ -175,9 +177,17 @@ class ChannelGateway:
             log.warning("channel_too_late_to_send", channel=configured.channel.number, api=made.api)
             unsent: T = _not_sent(made, "it was not sent in time")
             return unsent
-        return await self._send(configured, made)
+        return await self._send(configured, made, remake=lambda earlier: operation(earlier, context))
 
-    async def _send(self, configured: ConfiguredChannel, call: Call[T], *, fetching: bool = False) -> T:
+    async def _send(
+        self,
+        configured: ConfiguredChannel,
+        call: Call[T],
+        *,
+        remake: Callable[[Codec], Call[T] | T] | None = None,
+        fetching: bool = False,
+    ) -> T:
+        """Send a request and read its answer. `remake`: build the call with another codec, to read the answer with earlier keys."""
         """Send, and read the answer. If an unknown key has signed it, the keys are fetched and it is read again."""
         bound = log.bind(channel=configured.channel.number, api=call.api)
         started = asyncio.get_running_loop().time()
@@ -205,8 +215,21 @@ class ChannelGateway:
             why = str(error)
         else:
             return self._log_outcome(configured, call, outcome, response.status, milliseconds)
+        for earlier in await self._read_with_earlier_keys(configured, response, remake):
+            return self._log_outcome(configured, call, earlier, response.status, milliseconds)
         bound.warning("channel_answer_refused", why=why, status=response.status, ms=milliseconds)
         return call.unclear(why)
+
+    async def _read_with_earlier_keys(
+        self, configured: ConfiguredChannel, response: HttpResponse, remake: Callable[[Codec], Call[T] | T] | None
+    ) -> list[T]:
+        """The outcome of an answer that the channel has signed with the key before a change, which it may still use."""
+        for until, codec in configured.earlier if remake is not None else []:
+            if remake is not None and self._context.now() < until:
+                call = await self._off_loop(partial(remake, codec))
+                with suppress(AnswerError, UnknownKeyError):
+                    return [call.parse(response, self._context.now())] if isinstance(call, Call) else []
+        return []
 
     @staticmethod
     def _log_outcome(configured: ConfiguredChannel, call: Call[T], outcome: T, status: int, milliseconds: int) -> T:
