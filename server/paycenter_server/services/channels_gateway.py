@@ -187,8 +187,10 @@ class ChannelGateway:
         remake: Callable[[Codec], Call[T] | T] | None = None,
         fetching: bool = False,
     ) -> T:
-        """Send a request and read its answer. `remake`: build the call with another codec, to read the answer with earlier keys."""
-        """Send, and read the answer. If an unknown key has signed it, the keys are fetched and it is read again."""
+        """Send, and read the answer. If an unknown key has signed it, the keys are fetched and it is read again.
+
+        `remake`: builds the call with another codec, to read the answer with earlier keys.
+        """
         bound = log.bind(channel=configured.channel.number, api=call.api)
         started = asyncio.get_running_loop().time()
         try:
