@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from paycenter_server.channels.protocol import Payment, RefundFacts, RefundOutcome, RefundStatus
+from paycenter_server.channels.protocol import Payment, QueryStatus, RefundFacts, RefundOutcome, RefundStatus
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.states import OrderState, RefundState
 from paycenter_server.services.channels import NewChannel
@@ -170,6 +170,22 @@ async def test_earlier_keys_end_with_the_overlap(system: PayCenterSystem, other:
     system.clock.advance(2 * 3600)
     assert await late[1].deliver(system, "alipay_qr") >= 400
     assert await state(system, late[0]) is OrderState.WAITING
+
+
+@pytest.mark.parametrize(("code", "field"), [("wx_native", "public_key"), ("alipay_qr", "alipay_public_key")])
+async def test_answers_with_the_key_before_a_change_are_read(
+    system: PayCenterSystem, other: Merchant, code: str, field: str
+) -> None:
+    """The operator stores the channel's new key before the channel signs with it."""
+    order = await system.order()
+    attempt = await system.submit(order, code)
+    family, config = system.configs[code]
+    changed = {**config, field: other.config(code)[1][field]}
+    view = await system.services.channels.update(OPERATOR, system.channels[code], {}, family, changed)
+    assert (await system.services.attempts.query(attempt)).status in (QueryStatus.WAITING, QueryStatus.NOT_FOUND)
+    assert (await system.submit(await system.order(), code)).display_content
+    await system.services.accounts.update(OPERATOR, view.account.number, {}, "", None, 0)
+    assert (await system.services.attempts.query(attempt)).status is QueryStatus.UNKNOWN
 
 
 async def rotate(system: PayCenterSystem, other: Merchant, code: str, version: str) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import grpc
 import pytest
 from paycenter.v1 import pay_account_service_pb2 as pb
 from paycenter.v1 import pay_channel_service_pb2 as channel_pb
-from paycenter_server.domain.errors import PayCenterError, Reason
+from paycenter_server.channels.mock import MockCodec
+from paycenter_server.channels.registry import Registry
+from paycenter_server.channels.specs import ChannelSpec, ConfigField
+from paycenter_server.domain.errors import PayCenterError, Reason, Violation
 from paycenter_server.domain.states import OrderState
 from paycenter_server.services.accounts import NewAccount
 from paycenter_server.services.channels import NewChannel
@@ -191,6 +194,44 @@ async def test_a_channel_is_made_over_an_account_and_moves_to_another(rig: Rig) 
     assert back.account_id == one
     assert await rig.system.value("SELECT count(*) FROM pay_binding b JOIN pay_channel c ON c.id = b.channel_id "
                                   "JOIN pay_app a ON a.id = c.app_id WHERE a.app_key = 'books'") == 2  # fmt: skip
+
+
+class PluggedCodec(MockCodec):
+    """A codec of another package."""
+
+    code = "plugged"
+
+    def __init__(self, config: Mapping[str, str]) -> None:
+        super().__init__({})
+        self.account = {"merchant": config["merchant"]}
+
+
+async def test_a_package_that_names_no_identity_field_has_accounts_by_what_its_messages_contain(system: PayCenterSystem) -> None:
+    context = system.services.context
+    spec = ChannelSpec(
+        code="plugged", family="plugged", title="Plugged", display_modes=("",), build=PluggedCodec,
+        config_fields=(ConfigField("merchant"), ConfigField("key", secret=True)),
+        check=lambda config: [Violation(name, "is required") for name in ("merchant", "key") if not config.get(name)],
+    )  # fmt: skip
+    context.registry = Registry([*context.registry.values(), spec])
+    new = NewChannel("shop", "plugged", 0, "", "generic", {"merchant": "M1", "key": "k1"}, enabled=True)
+    view = await system.services.channels.create(OPERATOR, new)
+    number, one = view.channel.number, view.account
+    assert (one.family, one.identity) == ("plugged", "M1")
+    order = await system.order()
+    await system.submit(order, "plugged", behaviour="never")
+    update = system.services.channels.update
+    assert (await update(OPERATOR, number, {}, "generic", {"merchant": "M1", "key": "k2"})).account.number == one.number
+    with pytest.raises(PayCenterError) as caught:
+        await update(OPERATOR, number, {}, "generic", {"merchant": "M2"})
+    assert [violation.field for violation in caught.value.violations] == ["config.key"]
+    moved = await update(OPERATOR, number, {}, "generic", {"merchant": "M2", "key": "k3"})
+    assert (moved.account.identity, moved.account.number == one.number) == ("M2", False)
+    (attempt,) = await system.services.orders.attempts(order)
+    assert (await system.services.gateway.bound(attempt.binding_id)).codec.account == {"merchant": "M1"}
+    with pytest.raises(PayCenterError) as caught:
+        await system.services.accounts.update(OPERATOR, one.number, {}, "generic", {"merchant": "M2"})
+    assert caught.value.reason is Reason.ACCOUNT_IDENTITY_FIXED
 
 
 async def test_a_change_of_an_account_must_fit_its_channels(system: PayCenterSystem) -> None:

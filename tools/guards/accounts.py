@@ -105,6 +105,13 @@ ACCOUNTS: list[Mutant] = [
             "            if True:\n",
             "test_earlier_keys_end_with_the_overlap",
         ),
+        (
+            "earlier-keys-of-answers",
+            "            if remake is not None and self._context.now() < until:\n",
+            "            if False:\n",
+            "test_answers_with_the_key_before_a_change_are_read[wx_native-public_key] "
+            "test_answers_with_the_key_before_a_change_are_read[alipay_qr-alipay_public_key]",
+        ),
     ),
     *guards(
         "services/callbacks.py",

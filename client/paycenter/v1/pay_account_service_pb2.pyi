@@ -59,7 +59,7 @@ class PayAccount(_message.Message):
 
     @_builtins.property
     def earlier_keys_until(self) -> _timestamp_pb2.Timestamp:
-        """Until this time callbacks that were signed or encrypted with earlier keys are accepted. Not set if there are none."""
+        """Until this time callbacks and answers that were signed or encrypted with earlier keys are accepted. Not set if there are none."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -172,7 +172,7 @@ class UpdatePayAccountRequest(_message.Message):
     remark: _builtins.str
     """A new remark."""
     overlap_hours: _builtins.int
-    """How long the keys that are replaced still verify callbacks, in hours: 0 to 720, by default 72. 0 ends all earlier keys at once,
+    """How long the keys that are replaced still verify callbacks and answers, in hours: 0 to 720, by default 72. 0 ends all earlier keys at once,
     also without config, for keys that have become known to others.
     """
     @_builtins.property

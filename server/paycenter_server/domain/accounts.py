@@ -18,7 +18,7 @@ class PayAccount:
     """An account. `identity` (WeChat Pay: the mchid; Alipay: the app_id) is unique within the family and never changes.
 
     Secrets in `config` are sealed, never clear text. `earlier_keys`: the configurations before the last changes of keys, each as
-    {"until": ISO time, "config": configuration}; until then they still verify and decrypt callbacks.
+    {"until": ISO time, "config": configuration}; until then they still verify and decrypt callbacks and answers.
     """
 
     id: UUID

@@ -21,7 +21,7 @@ from paycenter_server.storage import accounts as account_rows
 from paycenter_server.storage.database import Transaction
 
 OVERLAP = timedelta(hours=72)
-"""How long the keys before a change verify callbacks. WeChat Pay and Alipay repeat a callback for about 25 hours."""
+"""How long the keys before a change verify callbacks and answers. WeChat Pay and Alipay repeat a callback for about 25 hours."""
 IDENTITY_MAX = 255
 
 

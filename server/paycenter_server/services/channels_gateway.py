@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TypeVar, cast
 from uuid import UUID
 
@@ -53,7 +54,7 @@ _PAUSE_AFTER_ANSWER = timedelta(seconds=20)
 class ConfiguredChannel:
     """A channel over one account: the rows, the spec of its code, and the codec for this binding.
 
-    `earlier`: codecs with the account's earlier keys, and until when they are valid. They only read callbacks.
+    `earlier`: codecs with the account's earlier keys, and until when they are valid. They only read callbacks and answers.
     """
 
     channel: PayChannel
@@ -177,11 +178,21 @@ class ChannelGateway:
             log.warning("channel_too_late_to_send", channel=configured.channel.number, api=made.api)
             unsent: T = _not_sent(made, "it was not sent in time")
             return unsent
-        return await self._send(configured, made)
+        return await self._send(configured, made, remake=lambda earlier: operation(earlier, context))
 
-    async def _send(self, configured: ConfiguredChannel, call: Call[T], *, fetching: bool = False) -> T:
+    async def _send(
+        self,
+        configured: ConfiguredChannel,
+        call: Call[T],
+        *,
+        remake: Callable[[Codec], Call[T] | T] | None = None,
+        fetching: bool = False,
+    ) -> T:
         """Send, and read the answer. If an unknown key has signed it, the keys are fetched and it is read again. The outcome has
-        the record of the call."""
+        the record of the call.
+
+        `remake`: builds the call with another codec, to read the answer with earlier keys.
+        """
         bound = log.bind(channel=configured.channel.number, api=call.api)
         started = asyncio.get_running_loop().time()
         try:
@@ -193,11 +204,18 @@ class ChannelGateway:
             bound.warning("channel_unclear", why=str(error))
             return _recorded(call.unclear(str(error)), call, 0, str(error), _milliseconds(started))
         milliseconds = _milliseconds(started)
-        outcome = await self._read(configured, call, response, milliseconds, fetching=fetching)
+        outcome = await self._read(configured, call, response, milliseconds, remake=remake, fetching=fetching)
         return _recorded(outcome, call, response.status, response.body, milliseconds)
 
     async def _read(
-        self, configured: ConfiguredChannel, call: Call[T], response: HttpResponse, milliseconds: int, *, fetching: bool
+        self,
+        configured: ConfiguredChannel,
+        call: Call[T],
+        response: HttpResponse,
+        milliseconds: int,
+        *,
+        remake: Callable[[Codec], Call[T] | T] | None,
+        fetching: bool,
     ) -> T:
         bound = log.bind(channel=configured.channel.number, api=call.api)
         try:
@@ -215,8 +233,21 @@ class ChannelGateway:
             why = str(error)
         else:
             return self._log_outcome(configured, call, outcome, response.status, milliseconds)
+        for earlier in await self._read_with_earlier_keys(configured, response, remake):
+            return self._log_outcome(configured, call, earlier, response.status, milliseconds)
         bound.warning("channel_answer_refused", why=why, status=response.status, ms=milliseconds)
         return call.unclear(why)
+
+    async def _read_with_earlier_keys(
+        self, configured: ConfiguredChannel, response: HttpResponse, remake: Callable[[Codec], Call[T] | T] | None
+    ) -> list[T]:
+        """The outcome of an answer that the channel has signed with the key before a change, which it may still use."""
+        for until, codec in configured.earlier if remake is not None else []:
+            if remake is not None and self._context.now() < until:
+                call = await self._off_loop(partial(remake, codec))
+                with suppress(AnswerError, UnknownKeyError):
+                    return [call.parse(response, self._context.now())] if isinstance(call, Call) else []
+        return []
 
     @staticmethod
     def _log_outcome(configured: ConfiguredChannel, call: Call[T], outcome: T, status: int, milliseconds: int) -> T:

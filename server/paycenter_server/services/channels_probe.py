@@ -127,7 +127,7 @@ class ChannelProbe:
         if build is None:
             return Probe(True, "The channel answers, and both sides' signatures verify.")
         config = self._gateway.clear_config(configured)
-        trial = replace(configured, codec=build(config), key_fetches={}, fetching=None)
+        trial = replace(configured, codec=build(config), earlier=[], key_fetches={}, fetching=None)
         attempt = self._attempt()
         request = PayRequest(
             attempt.out_trade_no, "PayCenter channel test", "", attempt.amount, attempt.currency, attempt.expire_time,
