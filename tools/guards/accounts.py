@@ -149,6 +149,16 @@ ACCOUNTS: list[Mutant] = [
         ),
     ),
     *guards(
+        "services/channels_probe.py",
+        "test_channel_probe.py",
+        (
+            "probe-present-keys",
+            "configured = replace(await self._gateway.get(channel.id), earlier=[])",
+            "configured = await self._gateway.get(channel.id)",
+            "test_what_is_wrong_is_described",
+        ),
+    ),
+    *guards(
         "services/payments.py",
         "test_account_callbacks.py",
         (

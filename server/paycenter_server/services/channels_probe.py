@@ -89,7 +89,8 @@ class ChannelProbe:
             channel = await channel_rows.get_channel_by_code(connection, app.id, code)
         if channel is None:
             raise errors.channel_code_not_found(code)
-        configured = await self._gateway.get(channel.id)
+        # Only the present keys are tested; earlier ones would hide that a new one is wrong.
+        configured = replace(await self._gateway.get(channel.id), earlier=[])
         return await self._keys(configured) or await self._query(configured) or await self._order(configured)
 
     async def _keys(self, configured: ConfiguredChannel) -> Probe | None:
@@ -127,7 +128,7 @@ class ChannelProbe:
         if build is None:
             return Probe(True, "The channel answers, and both sides' signatures verify.")
         config = self._gateway.clear_config(configured)
-        trial = replace(configured, codec=build(config), earlier=[], key_fetches={}, fetching=None)
+        trial = replace(configured, codec=build(config), key_fetches={}, fetching=None)
         attempt = self._attempt()
         request = PayRequest(
             attempt.out_trade_no, "PayCenter channel test", "", attempt.amount, attempt.currency, attempt.expire_time,
