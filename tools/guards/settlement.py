@@ -178,7 +178,7 @@ SETTLEMENT: list[Mutant] = [
         "test_refunds_elsewhere.py",
         (
             "conflict-open",
-            "if attempt is not None and await case_rows.conflict_is_open(transaction, attempt.id, whole):",
+            "if attempt is not None and await case_rows.open_conflict(transaction, attempt.id, whole) is not None:",
             "if False:",
             "test_a_refund_reported_before_its_payment[wx_native-v3]",
         ),

@@ -102,7 +102,7 @@ class Cases:
     ) -> None:
         """Open a case for a refund whose number is not being settled here. The caller has locked the attempt, if there is one."""
         whole = [f"{attempt.out_trade_no}:{mark}" for mark in _WHOLE_ATTEMPT] if attempt else []
-        if attempt is not None and await case_rows.conflict_is_open(transaction, attempt.id, whole):
+        if attempt is not None and await case_rows.open_conflict(transaction, attempt.id, whole) is not None:
             return  # a case about everything that was refunded of this attempt is open already
         key = decode(Prefix.OUT_REFUND, facts.out_refund_no)
         earlier = await refund_rows.find_earlier_key(transaction, attempt.id, key) if attempt and key else None
@@ -139,7 +139,7 @@ class Cases:
             if transaction is None:
                 transaction = await stack.enter_async_context(self._context.database.transaction())
             await attempt_rows.lock_attempt(transaction, attempt.id)  # one case, in whatever order the messages arrive
-            is_open = await case_rows.conflict_is_open(transaction, attempt.id)
+            is_open = await case_rows.open_conflict(transaction, attempt.id) is not None
             if not is_open and await case_rows.insert_case(transaction, case, cause):
                 log.error("refund_mismatch", out_trade_no=attempt.out_trade_no, why=why)
 

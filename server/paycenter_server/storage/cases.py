@@ -54,23 +54,14 @@ async def insert_case(connection: WriteConnection, case: PayCase, cause: Cause, 
     return await connection.fetchval(_INSERT, *CASES.values(case), *cause_values(cause), resolved) is not None
 
 
-async def open_conflict(connection: Connection, attempt_id: UUID) -> UUID | None:
-    """The REFUND_MISMATCH case of this attempt that is open; None if there is none."""
+async def open_conflict(connection: Connection, attempt_id: UUID, references: Sequence[str] = ()) -> UUID | None:
+    """The oldest open REFUND_MISMATCH case of this attempt (with one of these references, if given); None if there is none."""
     found = await connection.fetchval(
-        "SELECT id FROM pay_case WHERE attempt_id = $1 AND kind = $2 AND state = $3 ORDER BY id LIMIT 1",
-        attempt_id, CaseKind.REFUND_MISMATCH.value, created(CASE, CaseEvent.CREATE).value,
-    )  # fmt: skip
-    return found if isinstance(found, UUID) else None
-
-
-async def conflict_is_open(connection: Connection, attempt_id: UUID, references: Sequence[str] = ()) -> bool:
-    """Whether a REFUND_MISMATCH case of this attempt is open (with one of these references, if given)."""
-    found = await connection.fetchval(
-        """SELECT 1 FROM pay_case WHERE attempt_id = $1 AND kind = $2 AND state = $3
-           AND (cardinality($4::text[]) = 0 OR reference = ANY($4)) LIMIT 1""",
+        """SELECT id FROM pay_case WHERE attempt_id = $1 AND kind = $2 AND state = $3
+           AND (cardinality($4::text[]) = 0 OR reference = ANY($4)) ORDER BY id LIMIT 1""",
         attempt_id, CaseKind.REFUND_MISMATCH.value, created(CASE, CaseEvent.CREATE).value, list(references),
     )  # fmt: skip
-    return found is not None
+    return found if isinstance(found, UUID) else None
 
 
 async def move_case(
