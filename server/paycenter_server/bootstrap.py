@@ -201,8 +201,9 @@ async def open_services(
     settings: Settings, *, wake_up: WakeUp | None = None, clock: Clock | None = None, transport: Transport | None = None
 ) -> AsyncIterator[Services]:
     """Services with an open database. Ports may be replaced; what callers left running is waited for at the end."""
-    own_clock = DatabaseClock() if clock is None else None
-    clock = clock or own_clock or DatabaseClock()
+    database_clock = DatabaseClock()
+    follows = clock is None
+    clock = clock or database_clock
     own_transport = AiohttpTransport() if transport is None else None
     addresses = AddressGuard(parse_networks(settings.notification_allowed_networks))
     sender = AiohttpNotificationSender(addresses, clock)
@@ -222,16 +223,16 @@ async def open_services(
         ),
     )
     await database.open()
-    following = None
-    if own_clock is not None:
-        await set_clock(own_clock, database)
-        following = asyncio.create_task(_follow(own_clock, database))
+    following: list[asyncio.Task[None]] = []
     try:
+        if follows:
+            await set_clock(database_clock, database)
+            following.append(asyncio.create_task(_follow(database_clock, database)))
         yield Services(context, sender, addresses)
     finally:
-        if following is not None:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
+        for task in following:
+            task.cancel()
+        await asyncio.gather(*following, return_exceptions=True)
         await context.drain(settings.channel_timeout + 2)
         await sender.aclose()
         if own_transport is not None:
