@@ -62,6 +62,9 @@ class RefundSettlement:
             extras=attempt.channel_extras if attempt else {},
         )
 
+    async def _query(self, configured: ConfiguredChannel, request: RefundRequest) -> RefundOutcome:
+        return await self._gateway.perform(configured, lambda codec, context: codec.query_refund(request, context))
+
     async def check_limits(self, refund: PayRefund) -> None:
         """INVALID_FIELD names every field that the channel would refuse, before anything is reserved."""
         configured = await self._gateway.bound(refund.binding_id)
@@ -85,7 +88,7 @@ class RefundSettlement:
         configured = await self._gateway.bound(refund.binding_id)
         request = await self._request(refund, configured)
         asked = self._context.now()
-        outcome = await self._gateway.perform(configured, lambda codec, context: codec.query_refund(request, context))
+        outcome = await self._query(configured, request)
         if refund.state is RefundState.FAILURE:
             await self._second_look(configured, refund, outcome)
             return
@@ -100,7 +103,7 @@ class RefundSettlement:
             sending = _answered(outcome, sending)
             if outcome.status is RefundStatus.TRADE_DECIDES and await self._all_went_back(refund, configured):
                 # The last refund of the trade may be this one, from an earlier request.
-                last = await self._gateway.perform(configured, lambda codec, context: codec.query_refund(request, context))
+                last = await self._query(configured, request)
                 outcome = replace(outcome, status=RefundStatus.FAILED) if last.status is RefundStatus.NOT_FOUND else last
         await self._apply_or_note(configured, refund, outcome, sending, clear_before=asked - REQUEST_LIFE)
 
@@ -125,7 +128,7 @@ class RefundSettlement:
         """
         configured = await self._gateway.bound(refund.binding_id)
         request = await self._request(refund, configured)
-        outcome = await self._gateway.perform(configured, lambda codec, context: codec.query_refund(request, context))
+        outcome = await self._query(configured, request)
         if outcome.status is RefundStatus.UNKNOWN:
             raise errors.channel_unclear(refund.channel_code)
         await self._second_look(configured, refund, outcome)
@@ -342,7 +345,7 @@ class RefundSettlement:
 
     async def _confirm(self, configured: ConfiguredChannel, request: RefundRequest) -> RefundOutcome:
         """Query a refund that a callback reports without proof. UndecidedError if the answer is not clear."""
-        outcome = await self._gateway.perform(configured, lambda codec, context: codec.query_refund(request, context))
+        outcome = await self._query(configured, request)
         if outcome.status in (RefundStatus.PENDING, RefundStatus.UNKNOWN):
             raise UndecidedError("the channel has not decided this refund yet")
         return outcome
