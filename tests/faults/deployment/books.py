@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -13,6 +13,7 @@ from uuid import UUID
 from paycenter_server.bootstrap import open_database
 from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.services.books import check_books
+from support.system import Simulator
 from support.waiting import pause
 
 from faults.deployment.processes import Deployment
@@ -104,43 +105,58 @@ async def _open_rows(deployment: Deployment) -> list[str]:
     return [row["row"] for row in rows]
 
 
-async def trades_of(deployment: Deployment) -> dict[str, Mapping[str, Any]]:
-    """The trades of both channels by out_trade_no, those of two simulators as one."""
+Rows = Callable[..., Awaitable[list[Any]]]
+
+
+async def trades_of(simulators: Sequence[Simulator]) -> dict[str, Mapping[str, Any]]:
+    """The trades of all channels by out_trade_no, those of two simulators as one."""
     found: dict[str, Mapping[str, Any]] = {}
-    for merchant in deployment.merchants:
-        for trade in await merchant.simulator.get("/simulator/trades"):
+    for simulator in simulators:
+        for trade in await simulator.get("/simulator/trades"):
             before = found.get(trade["out_trade_no"])
             if before is None or (trade["paid"] and not before["paid"]):
                 found[trade["out_trade_no"]] = trade
     return found
 
 
-async def compare(deployment: Deployment, receiver: Receiver, paid: list[str], unexpected: list[str]) -> Report:
-    """Compare the books of all sides."""
-    report = Report(unexpected=[*unexpected, *receiver.refused])
-    attempts = {encode(Prefix.ATTEMPT, row["id"]): row for row in await deployment.rows("SELECT * FROM pay_attempt")}
-    orders = {row["id"]: row for row in await deployment.rows("SELECT * FROM pay_order")}
-    refunds = await deployment.rows("SELECT * FROM pay_refund")
-    cases = await deployment.rows("SELECT * FROM pay_case")
-    trades = await trades_of(deployment)
-    _compare_payments(report, attempts, trades, paid)
+async def compare_books(report: Report, rows: Rows, simulators: Sequence[Simulator], order_id: UUID | None = None) -> None:
+    """Compare our books with the channels', for one order or for all."""
+    one = "WHERE $1::uuid IS NULL OR {} = $1"
+    attempts = {encode(Prefix.ATTEMPT, row["id"]): row for row in await rows(f"SELECT * FROM pay_attempt {one.format('order_id')}", order_id)}
+    orders = {row["id"]: row for row in await rows(f"SELECT * FROM pay_order {one.format('id')}", order_id)}
+    refunds = await rows(f"SELECT * FROM pay_refund {one.format('order_id')}", order_id)
+    cases = await rows("SELECT * FROM pay_case")
+    trades = await trades_of(simulators)
+    if order_id is not None:
+        trades = {number: trade for number, trade in trades.items() if number in attempts}
+    _compare_payments(report, attempts, trades)
     _compare_refunds(report, attempts, refunds, trades)
     _compare_orders(report, orders, attempts, cases)
-    _compare_words(report, orders, refunds, receiver)
-    async with open_database(deployment.settings) as database:
-        async for checked in check_books(database):
-            report.doubled += [f"books: {difference}" for difference in checked.differences]
-    report.cases = dict(Counter(f"{case['kind']} {case['state']}" for case in cases))
     report.totals = {
         "orders": len(orders), "paid trades": sum(trade["paid"] for trade in trades.values()),
         "paid fen": sum(trade["paid_amount"] for trade in trades.values() if trade["paid"]),
         "refunded fen": sum(trade["refunded"] for trade in trades.values()), "refunds": len(refunds),
-        "notifications": sum(receiver.counts.values()),
     }  # fmt: skip
+    report.cases = dict(Counter(f"{case['kind']} {case['state']}" for case in cases))
+
+
+async def compare(deployment: Deployment, receiver: Receiver, paid: list[str], unexpected: list[str]) -> Report:
+    """Compare the books of all sides, the ledger, and what the app was told."""
+    report = Report(unexpected=[*unexpected, *receiver.refused])
+    simulators = [merchant.simulator for merchant in deployment.merchants]
+    await compare_books(report, deployment.rows, simulators)
+    known = await trades_of(simulators)
+    report.lost += [f"{number} was paid, and no channel knows it" for number in paid if number not in known]
+    orders, refunds = await deployment.rows("SELECT * FROM pay_order"), await deployment.rows("SELECT * FROM pay_refund")
+    _compare_words(report, orders, refunds, receiver)
+    async with open_database(deployment.settings) as database:
+        async for checked in check_books(database):
+            report.doubled += [f"books: {difference}" for difference in checked.differences]
+    report.totals["notifications"] = sum(receiver.counts.values())
     return report
 
 
-def _compare_payments(report: Report, attempts: Mapping[str, Any], trades: Mapping[str, Any], paid: list[str]) -> None:
+def _compare_payments(report: Report, attempts: Mapping[str, Any], trades: Mapping[str, Any]) -> None:
     for number, trade in trades.items():
         if not trade["paid"]:
             continue
@@ -150,9 +166,6 @@ def _compare_payments(report: Report, attempts: Mapping[str, Any], trades: Mappi
         elif ours["paid_amount"] != trade["paid_amount"] and not (trade["refunded"] == trade["paid_amount"] and ours["state"] == "CLOSED"):
             # A bar code payment that was cancelled gives all of its money back; it may be closed here.
             report.lost.append(f"{number}: {trade['paid_amount']} paid at the channel, {ours['paid_amount']} here, {ours['state']}")
-    for number in paid:
-        if number not in trades:
-            report.lost.append(f"{number} was paid, and no channel knows it")
     for number, ours in attempts.items():
         if ours["state"] == "SUCCESS" and ours["channel_code"] != "mock" and not (number in trades and trades[number]["paid"]):
             report.doubled.append(f"{number} is booked, and the channel has no money")
@@ -194,9 +207,9 @@ def _compare_orders(report: Report, orders: Mapping[UUID, Any], attempts: Mappin
             report.doubled.append(f"order {order['merchant_order_id']}: refunded, reserved and paid amounts do not fit")
 
 
-def _compare_words(report: Report, orders: Mapping[UUID, Any], refunds: list[Any], receiver: Receiver) -> None:
+def _compare_words(report: Report, orders: list[Any], refunds: list[Any], receiver: Receiver) -> None:
     truth = {"SUCCESS": "pay_order.success", "REFUND": "pay_order.success", "CLOSED": "pay_order.closed"}
-    for order in orders.values():
+    for order in orders:
         said = receiver.last_word(encode(Prefix.ORDER, order["id"]))
         if said != truth[order["state"]]:
             report.untrue.append(f"order {order['merchant_order_id']} is {order['state']}, and its app was told {said or 'nothing'}")
