@@ -10,11 +10,13 @@ import asyncio
 import base64
 import json
 import os
+import secrets
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,13 @@ from faults.kill_points import KillPoint, static_points
 from integration.test_bar_codes import KINDS, PointOfSale, make_point_of_sale
 from paycenter_server.channels.protocol import CallbackRequest
 from paycenter_server.domain.errors import PayCenterError, Reason
+from paycenter_server.domain.ids import RANDOM_BITS, uuid7
 from paycenter_server.domain.orders import PayOrder
+from paycenter_server.domain.schedule import STALE_AFTER
 from paycenter_server.domain.states import OrderState
 from paycenter_server.services.callbacks import UNAVAILABLE
-from paycenter_server.services.notifications_delivery import LEASE
-from support.system import OPERATOR, PayCenterSystem
+from paycenter_server.services.notifications_delivery import LEASE, DeliveryResponse
+from support.system import OPERATOR, PayCenterSystem, free_port
 from support.waiting import eventually
 
 # Every suspension with FAULTS=all (`make faults`); each seventh one otherwise, which is prime to what repeats in an operation.
@@ -50,6 +54,8 @@ class Prepared:
     ends: set[tuple[str, int, int]]
     told: set[str] = field(default_factory=set)
     cases: set[str] = field(default_factory=set)
+    elsewhere: int = 0
+    """The amount that was refunded at the channel by others."""
 
 
 async def _create(system: PayCenterSystem) -> Prepared:
@@ -352,6 +358,170 @@ async def _notify(system: PayCenterSystem) -> Prepared:
     return Prepared(order, "notify", [], None, {("SUCCESS", 100, 0)}, {"pay_order.success"})
 
 
+async def _close_unscanned(system: PayCenterSystem) -> Prepared:
+    """Alipay cannot close a QR code that nobody has scanned, so it is closed here and looked at again."""
+    order = await system.order()
+    await system.submit(order, "alipay_qr")
+
+    async def repeat() -> None:
+        await system.services.orders.close(OPERATOR, order.number)
+
+    return Prepared(order, "close", [order.number], repeat, {("CLOSED", 0, 0)}, {"pay_order.closed"})
+
+
+def _bar_code(fault: str) -> Callable[[PayCenterSystem], Awaitable[Prepared]]:
+    async def prepare(system: PayCenterSystem) -> Prepared:
+        """The payer is asked for a password, or the answer is lost: the waiting call queries."""
+        code, auth_code, api, *_ = KINDS["v2"]
+        if code not in system.channels:
+            await system.add_channel(code)
+        order = await system.order()
+        await system.simulator.fault(api, fault, **({"queries": 1} if fault == "user_paying" else {}))
+
+        async def repeat() -> None:
+            with suppress(PayCenterError):
+                await system.submit(order, code, auth_code=auth_code)
+
+        return Prepared(
+            order, "submit", [order.number, code, {"auth_code": auth_code}], repeat, {("SUCCESS", 100, 0)}, {"pay_order.success"}
+        )
+
+    return prepare
+
+
+async def _submit_unreachable(system: PayCenterSystem) -> Prepared:
+    """Nothing listens at the channel's address, so the request is not sent, and its attempt is closed."""
+    order = await system.order()
+    if "wx_app" not in system.channels:
+        family, config = system.configs["wx_app"]
+        system.configs["wx_app"] = family, {**config, "mchid": "1900009191", "gateway_url": f"http://127.0.0.1:{free_port()}"}
+        await system.add_channel("wx_app")
+
+    async def repeat() -> None:
+        with suppress(PayCenterError):
+            await system.submit(order, "wx_app")
+        attempt = await _submit_again(system, order, "mock", behaviour="success")
+        assert attempt is not None
+
+    return Prepared(order, "submit", [order.number, "wx_app", {}], repeat, {("SUCCESS", 100, 0)}, {"pay_order.success"})
+
+
+async def _sync_unpaid(system: PayCenterSystem) -> Prepared:
+    order = await system.order()
+    await system.submit(order)
+    system.clock.advance(40)
+    await system.rows("UPDATE pay_attempt SET next_check_time = now() WHERE order_id = $1", order.id)
+    return Prepared(order, "job", ["sync_orders"], lambda: _close_it(system, order), {("CLOSED", 0, 0)}, {"pay_order.closed"})
+
+
+async def _sync_closed_there(system: PayCenterSystem) -> Prepared:
+    order = await system.order()
+    attempt = await system.submit(order)
+    await system.simulator.post(f"/simulator/close/{attempt.out_trade_no}")
+    await system.rows("UPDATE pay_attempt SET next_check_time = now() WHERE order_id = $1", order.id)
+    return Prepared(order, "job", ["sync_orders"], lambda: _close_it(system, order), {("CLOSED", 0, 0)}, {"pay_order.closed"})
+
+
+async def _sync_expired(code: str, system: PayCenterSystem) -> Prepared:
+    """The attempt expires before the expire job has looked at the order."""
+    order = await system.order(expire_time=system.clock.now() + timedelta(seconds=60))
+    await system.submit(order, code)
+    system.clock.advance(61)
+    await system.rows("UPDATE pay_attempt SET next_check_time = now() WHERE order_id = $1", order.id)
+    return Prepared(order, "job", ["sync_orders"], None, {("CLOSED", 0, 0)}, {"pay_order.closed"})
+
+
+async def _close_it(system: PayCenterSystem, order: PayOrder) -> None:
+    await system.services.orders.close(OPERATOR, order.number)
+
+
+async def _expire_unclear(system: PayCenterSystem) -> Prepared:
+    """The channel gives no clear answer about an order that has expired."""
+    order = await system.order(expire_time=system.clock.now() + timedelta(seconds=60))
+    await system.submit(order)
+    await system.simulator.fault("wx.query", "error_before_commit")
+    system.clock.advance(61)
+    return Prepared(order, "job", ["expire_orders"], None, {("CLOSED", 0, 0)}, {"pay_order.closed"})
+
+
+async def _refund_fails(system: PayCenterSystem) -> Prepared:
+    """The channel ends the refund as failed, and the job learns it."""
+    order = await system.paid("wx_native")
+    await system.simulator.fault("wx.refund", "refund_closed")
+    await system.refund(order, 40)
+    await system.simulator.advance(2)
+    system.clock.advance(12)
+    return Prepared(order, "job", ["sync_refunds"], None, {("SUCCESS", 100, 0)}, {"pay_order.success", "pay_refund.failure"})
+
+
+async def _refund_succeeds_late(system: PayCenterSystem) -> Prepared:
+    """Failed here, and carried out at the channel: the second look books it."""
+    order = await system.paid("wx_native")
+    refund = await system.decided(await system.refund(order, 40))
+    system.books_are_checked = False
+    await system.rows(
+        """WITH failed AS (UPDATE pay_refund SET state = 'FAILURE', success_time = NULL, next_check_time = now() WHERE id = $1
+             RETURNING order_id)
+           UPDATE pay_order o SET state = 'SUCCESS', refunded_amount = 0 FROM failed WHERE o.id = failed.order_id""",
+        refund.id,
+    )
+    return Prepared(order, "job", ["sync_refunds"], None, {("REFUND", 100, 40)}, {"pay_order.success", "pay_refund.success"})
+
+
+async def _refund_elsewhere(system: PayCenterSystem) -> Prepared:
+    """The callback of a refund that was made in the channel's console."""
+    order = await system.paid("wx_native")
+    number = (await system.services.orders.attempts(order))[0].out_trade_no
+    body = {"amount": 40, "notify_url": f"{system.sidecar}/callback/refund/{system.channels['wx_native']}"}
+    request = await caught_callback(system, number, lambda: system.simulator.post(f"/simulator/refund/{number}", body))
+    return Prepared(
+        order, "callback", [system.channels["wx_native"], *request], lambda: _again(system, "wx_native", request),
+        {("SUCCESS", 100, 0)}, {"pay_order.success", "pay_case.opened"}, cases={"REFUND_MISMATCH OPEN"}, elsewhere=40,
+    )  # fmt: skip
+
+
+async def _wrong_amount(system: PayCenterSystem) -> Prepared:
+    order = await system.order()
+    attempt = await system.submit(order)
+    number = attempt.out_trade_no
+    request = await caught_callback(system, number, lambda: system.simulator.pay(number, amount=77))
+
+    async def repeat() -> None:
+        await _again(system, "wx_native", request)
+        await _close_it(system, order)
+
+    return Prepared(
+        order, "callback", [system.channels["wx_native"], *request], repeat, {("CLOSED", 0, 0)},
+        {"pay_order.closed", "pay_order.surplus_refunded"}, {"WRONG_AMOUNT RESOLVED"},
+    )  # fmt: skip
+
+
+async def _stale_refund(system: PayCenterSystem) -> Prepared:
+    order = await system.paid("wx_native")
+    await system.simulator.fault("wx.refund", "reset_before_commit")
+    refund = await system.refund(order, 40)
+    ago = uuid7(system.clock.now() - STALE_AFTER - timedelta(minutes=1), secrets.randbits(RANDOM_BITS), None)
+    await system.rows("UPDATE pay_refund SET out_refund_key = $2, next_check_time = now() WHERE id = $1", refund.id, ago)
+    return Prepared(
+        order, "job", ["sync_refunds"], None, {("REFUND", 100, 40)}, {"pay_order.success", "pay_refund.success"},
+        {"STALE_REFUND OPEN"},
+    )  # fmt: skip
+
+
+async def _give_up(system: PayCenterSystem) -> Prepared:
+    """The receiver has gone for good: a case."""
+    url = await system.value("SELECT order_notification_url FROM pay_app WHERE app_key = 'shop'")
+    order = await system.paid("mock", notification_url=url.replace("/order", "/gone"))
+
+    async def repeat() -> None:
+        system.sender.default = DeliveryResponse(410, "gone")
+        await system.rows("UPDATE pay_notify_task SET next_notify_time = now() WHERE next_notify_time IS NOT NULL")
+        await system.deliver()
+        system.sender.default = DeliveryResponse(200, "ok")
+
+    return Prepared(order, "notify", [], repeat, {("SUCCESS", 100, 0)}, {"pay_order.success"}, {"NOTIFICATION_GIVEN_UP OPEN"})
+
+
 def _cancel(kind: str) -> Callable[[PayCenterSystem], Awaitable[Prepared]]:
     async def prepare(system: PayCenterSystem) -> Prepared:
         """Paid at the last moment, and the job's query gives no clear answer: it is booked or refunded, never both."""
@@ -411,6 +581,21 @@ SCENARIOS: dict[str, Callable[[PayCenterSystem], Awaitable[Prepared]]] = {
     "refund sync": _sync_refund,
     "case refund": _case_refund,
     "notify": _notify,
+    "close of an unscanned code": _close_unscanned,
+    "submit of a bar code": _bar_code("user_paying"),
+    "submit of a bar code without an answer": _bar_code("reset"),
+    "submit to nobody": _submit_unreachable,
+    "sync of an unpaid order": _sync_unpaid,
+    "sync of a trade that the channel closed": _sync_closed_there,
+    "sync after the expiry": partial(_sync_expired, "wx_native"),
+    "sync after the expiry of an unscanned code": partial(_sync_expired, "alipay_qr"),
+    "expire without a clear answer": _expire_unclear,
+    "refund that fails": _refund_fails,
+    "refund that succeeds late": _refund_succeeds_late,
+    "refund made elsewhere": _refund_elsewhere,
+    "callback of a wrong amount": _wrong_amount,
+    "stale refund": _stale_refund,
+    "notification that is given up": _give_up,
     "cancel alipay": _cancel("alipay"),
     "cancel v2": _cancel("v2"),
 }
@@ -454,7 +639,7 @@ async def killing(system: PayCenterSystem) -> AsyncIterator[Killer]:
 
     async def receive(request: web.Request) -> web.Response:
         await request.read()
-        return web.Response()
+        return web.Response(status=410 if request.path == "/gone" else 200)
 
     app.router.add_post("/{kind}", receive)
     receiver = TestServer(app)
@@ -532,6 +717,9 @@ async def check(system: PayCenterSystem, prepared: Prepared, at: int) -> None:
     assert told or after.state is OrderState.WAITING, at
     report = Report()
     await compare_books(report, system.rows, [system.simulator], order.id)
+    if prepared.elsewhere:
+        assert [found for found in report.doubled if f": {prepared.elsewhere} went back" in found] == report.doubled, at
+        report.doubled.clear()
     assert report.good, f"killed at {at}: {report}"
 
 
