@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -10,14 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+from faults.deployment.processes import Deployment
+from faults.deployment.shop import Receiver
 from paycenter_server.bootstrap import open_database
 from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.services.books import check_books
 from support.system import Simulator
 from support.waiting import pause
-
-from faults.deployment.processes import Deployment
-from faults.deployment.shop import Receiver
 
 # Rows that somebody must still look at, and notifications that are still to be sent.
 _OPEN = """
@@ -95,12 +93,11 @@ async def settle(deployment: Deployment, seconds: float = 180) -> None:
 
 
 async def _open_rows(deployment: Deployment) -> list[str]:
+    what = "channel_code || ' ' || state || ' ' || coalesce(channel_error_message, '') || ' checks ' || check_count"
     rows = await deployment.rows(
-        """SELECT 'attempt ' || id || ' ' || channel_code || ' ' || state || ' ' || coalesce(channel_error_code, '') || ' ' ||
-             coalesce(channel_error_message, '') || ' checks ' || check_count AS row FROM pay_attempt WHERE state IN ('WAITING', 'UNKNOWN')
-           UNION ALL SELECT 'refund ' || id || ' ' || channel_code || ' ' || state || ' ' || coalesce(channel_error_code, '') || ' ' ||
-             coalesce(channel_error_message, '') || ' checks ' || check_count FROM pay_refund WHERE state = 'WAITING'
-           UNION ALL SELECT 'order ' || id FROM pay_order WHERE state = 'WAITING' LIMIT 10"""
+        f"""SELECT 'attempt ' || id || ' ' || {what} AS row FROM pay_attempt WHERE state IN ('WAITING', 'UNKNOWN')
+            UNION ALL SELECT 'refund ' || id || ' ' || {what} FROM pay_refund WHERE state = 'WAITING'
+            UNION ALL SELECT 'order ' || id FROM pay_order WHERE state = 'WAITING' LIMIT 10"""
     )
     return [row["row"] for row in rows]
 
@@ -122,7 +119,10 @@ async def trades_of(simulators: Sequence[Simulator]) -> dict[str, Mapping[str, A
 async def compare_books(report: Report, rows: Rows, simulators: Sequence[Simulator], order_id: UUID | None = None) -> None:
     """Compare our books with the channels', for one order or for all."""
     one = "WHERE $1::uuid IS NULL OR {} = $1"
-    attempts = {encode(Prefix.ATTEMPT, row["id"]): row for row in await rows(f"SELECT * FROM pay_attempt {one.format('order_id')}", order_id)}
+    attempts = {
+        encode(Prefix.ATTEMPT, row["id"]): row
+        for row in await rows(f"SELECT * FROM pay_attempt {one.format('order_id')}", order_id)
+    }
     orders = {row["id"]: row for row in await rows(f"SELECT * FROM pay_order {one.format('id')}", order_id)}
     refunds = await rows(f"SELECT * FROM pay_refund {one.format('order_id')}", order_id)
     cases = await rows("SELECT * FROM pay_case")
@@ -163,7 +163,9 @@ def _compare_payments(report: Report, attempts: Mapping[str, Any], trades: Mappi
         ours = attempts.get(number)
         if ours is None:
             report.orphaned.append(f"{number} is paid at the channel, and there is no attempt")
-        elif ours["paid_amount"] != trade["paid_amount"] and not (trade["refunded"] == trade["paid_amount"] and ours["state"] == "CLOSED"):
+        elif ours["paid_amount"] != trade["paid_amount"] and not (
+            trade["refunded"] == trade["paid_amount"] and ours["state"] == "CLOSED"
+        ):
             # A bar code payment that was cancelled gives all of its money back; it may be closed here.
             report.lost.append(f"{number}: {trade['paid_amount']} paid at the channel, {ours['paid_amount']} here, {ours['state']}")
     for number, ours in attempts.items():
@@ -212,10 +214,14 @@ def _compare_words(report: Report, orders: list[Any], refunds: list[Any], receiv
     for order in orders:
         said = receiver.last_word(encode(Prefix.ORDER, order["id"]))
         if said != truth[order["state"]]:
-            report.untrue.append(f"order {order['merchant_order_id']} is {order['state']}, and its app was told {said or 'nothing'}")
+            report.untrue.append(
+                f"order {order['merchant_order_id']} is {order['state']}, and its app was told {said or 'nothing'}"
+            )
     for refund in refunds:
         kind = ("pay_refund.", "pay_order.surplus_refund")[refund["case_id"] is not None]
         ends = {"SUCCESS": ("success", "ed"), "FAILURE": ("failure", "_failed")}[refund["state"]]
         said = receiver.last_word(encode(Prefix.REFUND, refund["id"]))
         if said != kind + ends[refund["case_id"] is not None]:
-            report.untrue.append(f"refund {refund['merchant_refund_no']} is {refund['state']}, and its app was told {said or 'nothing'}")
+            report.untrue.append(
+                f"refund {refund['merchant_refund_no']} is {refund['state']}, and its app was told {said or 'nothing'}"
+            )

@@ -6,12 +6,11 @@ import random
 from collections import Counter
 from typing import Any
 
+from faults.deployment.processes import Deployment
 from paycenter_server.bootstrap import Services
 from paycenter_server.services.paging import Pager
 from support.system import OPERATOR
 from support.waiting import pause
-
-from faults.deployment.processes import Deployment
 
 # Of each rule: the api, the fault, and its options. Each strikes once to three times.
 RULES: tuple[tuple[str, str, dict[str, Any]], ...] = (

@@ -1,4 +1,4 @@
-"""Two servers, a sidecar, two workers and two simulators as processes, over an embedded PostgreSQL and Valkey that can be killed."""
+"""Two servers, a sidecar, two workers and two simulators as processes, over an embedded PostgreSQL and Valkey."""
 
 from __future__ import annotations
 

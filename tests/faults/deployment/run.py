@@ -22,6 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from faults.deployment.books import Report, compare, settle
+from faults.deployment.faults import Trouble
+from faults.deployment.processes import Deployment, deployed
+from faults.deployment.shop import Receiver, Shop, gathered
 from paycenter.aio import AsyncPayCenter
 from paycenter.errors import PayCenterError
 from paycenter.notifications import NotificationVerifier
@@ -31,11 +35,6 @@ from paycenter_server.services.apps import NewApp
 from paycenter_server.services.channels import NewChannel
 from support.system import OPERATOR, free_port
 from support.waiting import pause
-
-from faults.deployment.books import Report, compare, settle
-from faults.deployment.faults import Trouble
-from faults.deployment.processes import Deployment, deployed
-from faults.deployment.shop import Receiver, Shop, gathered
 
 APP = "shop"
 EXTRAS = {
@@ -106,13 +105,12 @@ class Campaign:
             ),
         )
         if isinstance(created, PayCenterError):
-            return self.shop.unexpected.append(f"create {merchant_order_id}: {created}")
+            self.shop.unexpected.append(f"create {merchant_order_id}: {created}")
+            return
         numbers = [await self._submit(created, code)]
         if behaviour == "pays twice":
             numbers.append(await self._submit(created, chance.choice(CODES[:-1])))
-        if behaviour == "closes":
-            await self.shop.persist("close", lambda client: client.close_order(created))
-        if behaviour == "pays late":
+        if behaviour in ("closes", "pays late"):
             await self.shop.persist("close", lambda client: client.close_order(created))
         if behaviour != "never pays":
             options = {"amount": amount + 7} if behaviour == "pays too much" else {}

@@ -13,13 +13,15 @@ from typing import Any, TypeVar
 from aiohttp import web
 from paycenter.aio import AsyncPayCenter
 from paycenter.errors import PayCenterError
-from paycenter.reasons import Reason
 from paycenter.notifications import Notification, NotificationError, NotificationVerifier
+from paycenter.reasons import Reason
 from support.waiting import pause
 
 T = TypeVar("T")
 # What a shop repeats beside what says when to repeat it: nothing was decided, or nobody knows.
-_AGAIN = frozenset({Reason.UNSPECIFIED, Reason.CHANNEL_UNCLEAR, Reason.CHANNEL_UNREACHABLE, Reason.ORDER_CHANGED, Reason.DEADLINE_EXCEEDED})
+_AGAIN = frozenset(
+    {Reason.UNSPECIFIED, Reason.CHANNEL_UNCLEAR, Reason.CHANNEL_UNREACHABLE, Reason.ORDER_CHANGED, Reason.DEADLINE_EXCEEDED}
+)
 
 
 @dataclass

@@ -20,11 +20,10 @@ from pathlib import Path
 from statistics import median
 
 import psutil
-from support.waiting import pause
-
 from faults.deployment.books import compare, settle
 from faults.deployment.processes import Deployment, deployed
 from faults.deployment.run import Campaign, campaign
+from support.waiting import pause
 
 SAMPLE_SECONDS = 60.0
 # The median of the last quarter may exceed that of the second one by this much.
@@ -100,7 +99,10 @@ async def load(running: Campaign, seconds: float, rate: float) -> list[Sample]:
 
 async def soak(folder: Path, seed: int, seconds: float, rate: float) -> int:
     """The exit code."""
-    async with deployed(folder, skew=False, channel_timeout=10.0) as deployment, campaign(deployment, random.Random(seed), 0.02) as running:
+    async with (
+        deployed(folder, skew=False, channel_timeout=10.0) as deployment,
+        campaign(deployment, random.Random(seed), 0.02) as running,
+    ):
         samples = await load(running, seconds, rate)
         running.receiver.trouble = 0.0
         await settle(deployment, 600)

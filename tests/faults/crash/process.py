@@ -1,4 +1,4 @@
-"""`killed_process.py`: a process that performs one operation and ends itself with SIGKILL at its n-th suspension.
+"""`process.py`: a process that performs one operation and ends itself with SIGKILL at its n-th suspension.
 
 It reads commands from standard input, one JSON object a line: `operation` (a key of OPERATIONS) with its `arguments`, `at` (the
 number of the suspension at which it is killed) and `offset` (seconds that its clock is ahead). For each command it forks, because
@@ -18,12 +18,13 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from faults.kill_points import KillPoint, step_all_tasks
+from faults.crash.points import KillPoint, step_all_tasks
 from paycenter_server.bootstrap import Services, open_services, read_settings
 from paycenter_server.channels.protocol import CallbackRequest
 from paycenter_server.domain.errors import PayCenterError
@@ -95,8 +96,16 @@ async def _notify(services: Services) -> None:
 
 
 OPERATIONS: dict[str, Callable[..., Awaitable[None]]] = {
-    "create": _create, "submit": _submit, "submit_and_close": _submit_and_close, "callback": _callback, "refund": _refund, "close": _close, "update_price": _update_price,
-    "sync_order": _sync_order, "job": _job, "notify": _notify,
+    "create": _create,
+    "submit": _submit,
+    "submit_and_close": _submit_and_close,
+    "callback": _callback,
+    "refund": _refund,
+    "close": _close,
+    "update_price": _update_price,
+    "sync_order": _sync_order,
+    "job": _job,
+    "notify": _notify,
 }  # fmt: skip
 
 
@@ -121,13 +130,17 @@ async def _perform(command: dict[str, Any], answer: Callable[[dict[str, Any]], N
     counter = _Counter(command["at"], answer)
     async with open_services(read_settings(), clock=_Clock(command["offset"])) as services:
         step_all_tasks(asyncio.get_running_loop(), counter.suspended)
-        work = asyncio.ensure_future(OPERATIONS[command["operation"]](services, *command["arguments"]))  # type: ignore[arg-type]
+        work = asyncio.ensure_future(OPERATIONS[command["operation"]](services, *command["arguments"]))
         try:
             await work
         except PayCenterError as error:
             print(f"{command['operation']}: {error}", file=sys.stderr, flush=True)
         await services.context.drain(10)
     answer({"killed": False, "points": [dataclasses.astuple(point) for point in sorted(counter.passed)]})
+
+
+def _answer(pipe: int, found: dict[str, Any]) -> None:
+    os.write(pipe, json.dumps(found).encode())
 
 
 def main() -> None:
@@ -139,11 +152,7 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             os.close(reading)
-
-            def answer(found: dict[str, Any]) -> None:
-                os.write(writing, json.dumps(found).encode())
-
-            asyncio.run(_perform(command, answer))
+            asyncio.run(_perform(command, partial(_answer, writing)))
             os._exit(0)
         os.close(writing)
         with os.fdopen(reading, "rb") as pipe:

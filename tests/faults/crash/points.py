@@ -11,7 +11,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -97,9 +97,7 @@ def _at(code: CodeType, instruction: int) -> KillPoint | None:
     line, _, column, _ = list(code.co_positions())[instruction // 2]
     if line is None or column is None:
         return None
-    inside = [
-        (place, point) for place, point in _points_of(code.co_filename).items() if place[:2] <= (line, column) <= place[2:]
-    ]
+    inside = [(place, point) for place, point in _points_of(code.co_filename).items() if place[:2] <= (line, column) <= place[2:]]
     return max(inside, key=lambda found: found[0][:2])[1] if inside else None
 
 
@@ -122,10 +120,10 @@ class Stepped:
         self._suspended = suspended
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        send: Callable[[], Any] = lambda: self._work.send(None)
+        step: Callable[[], Any] = partial(self._work.send, None)
         while True:
             try:
-                waiting = send()
+                waiting = step()
             except StopIteration as stop:
                 return stop.value
             if points := points_of(self._work):
@@ -133,9 +131,9 @@ class Stepped:
             try:
                 value = yield waiting
             except BaseException as error:
-                send = lambda error=error: self._work.throw(error)
+                step = partial(self._work.throw, error)
             else:
-                send = lambda value=value: self._work.send(value)
+                step = partial(self._work.send, value)
 
 
 def step_all_tasks(loop: asyncio.AbstractEventLoop, suspended: Callable[[list[KillPoint]], None]) -> None:

@@ -1,0 +1,165 @@
+"""The process that is killed, what it was doing, and how another one finishes and checks it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from faults.crash.points import KillPoint
+from faults.deployment.books import Report, compare_books
+from paycenter_server.domain.orders import PayOrder
+from paycenter_server.domain.states import OrderState
+from paycenter_server.services.notifications_delivery import LEASE
+from support.system import OPERATOR, PayCenterSystem
+from support.waiting import eventually
+
+
+@dataclass
+class Prepared:
+    """What is killed, and what happens afterwards. `repeat`: the caller or the channel does it again. `state`, `paid`, `refunded`:
+    of the order in the end; `known`: several ends are right."""
+
+    order: PayOrder
+    operation: str
+    arguments: list[Any]
+    repeat: Callable[[], Awaitable[Any]] | None
+    ends: set[tuple[str, int, int]]
+    told: set[str] = field(default_factory=set)
+    cases: set[str] = field(default_factory=set)
+    elsewhere: int = 0
+    """The amount that was refunded at the channel by others."""
+
+
+class Killer:
+    """A process that forks one for each operation, and the receiver of the notifications that those deliver."""
+
+    def __init__(self, process: asyncio.subprocess.Process, system: PayCenterSystem) -> None:
+        self._process = process
+        self._system = system
+
+    async def perform(self, prepared: Prepared, at: int) -> tuple[bool, set[KillPoint]]:
+        """Whether it was killed, and its kill points."""
+        command = {
+            "operation": prepared.operation, "arguments": prepared.arguments, "at": at,
+            "offset": self._system.clock.offset.total_seconds(),
+        }  # fmt: skip
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(command).encode() + b"\n")
+        answer = json.loads(await asyncio.wait_for(self._process.stdout.readline(), 60))
+        assert not answer.get("failed"), f"{prepared.operation} ended with an exception at {at}"
+        return answer["killed"], {KillPoint(*point) for point in answer["points"]}
+
+
+@asynccontextmanager
+async def killing(system: PayCenterSystem) -> AsyncIterator[Killer]:
+    ours = system.settings
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("PAYCENTER_")},
+        **{
+            f"PAYCENTER_{name.upper()}": str(getattr(ours, name))
+            for name in (
+                "mode", "database_url", "redis_url", "master_key_file", "order_callback_url", "refund_callback_url",
+                "channel_timeout", "notification_allowed_networks",
+            )
+        },
+    }  # fmt: skip
+    app = web.Application()
+
+    async def receive(request: web.Request) -> web.Response:
+        await request.read()
+        return web.Response(status=410 if request.path == "/gone" else 200)
+
+    app.router.add_post("/{kind}", receive)
+    receiver = TestServer(app)
+    await receiver.start_server()
+    base = str(receiver.make_url("")).rstrip("/")
+    changed = {"order_notification_url": f"{base}/order", "refund_notification_url": f"{base}/refund"}
+    await system.services.apps.update(OPERATOR, "shop", changed)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(Path(__file__).with_name("process.py")), env=environment, stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        yield Killer(process, system)
+    finally:
+        process.kill()
+        await process.wait()
+        await receiver.close()
+
+
+# What is made due: orders only after their expiry.
+_DUE = {"pay_attempt": "true", "pay_refund": "true", "pay_order": "expire_time < now() + interval '61 s'"}
+
+
+async def finish(system: PayCenterSystem, prepared: Prepared) -> None:
+    """Everything that workers do, until nothing of the order is open. What the killed process claimed is due again by its lease."""
+    await system.session.delete(f"{system.simulator.base}/simulator/faults")
+    await system.simulator.advance(5)
+
+    async def done() -> bool:
+        # Each time, not once: the server may commit the claim of the killed process after its socket was closed.
+        # The clock goes back to real time: channels refuse signatures that are five minutes off.
+        for table, due in _DUE.items():
+            own = "id" if table == "pay_order" else "order_id"
+            await system.rows(
+                f"""UPDATE {table} SET next_check_time = now() - interval '1 s'
+                    WHERE next_check_time IS NOT NULL AND ({due}) AND {own} = $1""",
+                prepared.order.id,
+            )
+        system.clock.offset = timedelta(seconds=61)
+        for job in ("sync_orders", "expire_orders", "sync_refunds"):
+            await getattr(system.services.jobs, job)()
+        system.clock.offset = LEASE
+        await system.rows("UPDATE pay_notify_task SET next_notify_time = now() WHERE next_notify_time IS NOT NULL")
+        await system.deliver()
+        system.clock.offset = timedelta()
+        order = await system.read(prepared.order)
+        left = await system.value(
+            """SELECT (SELECT count(*) FROM pay_attempt WHERE order_id = $1 AND state IN ('WAITING', 'UNKNOWN'))
+                 + (SELECT count(*) FROM pay_refund WHERE order_id = $1 AND state = 'WAITING')
+                 + (SELECT count(*) FROM pay_notify_task WHERE next_notify_time IS NOT NULL)""",
+            order.id,
+        )
+        end = (order.state.value, order.paid_amount, order.refunded_amount)
+        return not left and end in prepared.ends
+
+    await eventually(done, 20)
+
+
+async def check(system: PayCenterSystem, prepared: Prepared, at: int) -> None:
+    """The order's end, its cases, what the app was told, and the books of both sides."""
+    order = prepared.order
+    after = await system.read(order)
+    assert (after.state.value, after.paid_amount, after.refunded_amount) in prepared.ends, at
+    assert after.reserved_amount == 0, at
+    cases = await system.rows("SELECT kind, state FROM pay_case WHERE order_id = $1", order.id)
+    assert {f"{case['kind']} {case['state']}" for case in cases} == prepared.cases, at
+    tasks = await system.rows(
+        """SELECT event, data_version, count(*) AS count FROM pay_notify_task WHERE data_id = $1
+             OR data_id IN (SELECT id FROM pay_refund WHERE order_id = $1) GROUP BY data_id, event, data_version""",
+        order.id,
+    )
+    assert all(task["count"] == 1 for task in tasks), at
+    told = {task["event"] for task in tasks}
+    assert told <= prepared.told | {"pay_refund.failure"}, at
+    assert told or after.state is OrderState.WAITING, at
+    report = Report()
+    await compare_books(report, system.rows, [system.simulator], order.id)
+    if prepared.elsewhere:
+        assert [found for found in report.doubled if f": {prepared.elsewhere} went back" in found] == report.doubled, at
+        report.doubled.clear()
+    assert report.good, f"killed at {at}: {report}"
+
+
+Prepare = Callable[[PayCenterSystem], Awaitable[Prepared]]

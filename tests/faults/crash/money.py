@@ -1,0 +1,256 @@
+"""Callbacks, refunds and notifications, for the crash matrix."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+from faults.crash.killer import Prepare, Prepared
+from paycenter_server.channels.protocol import CallbackRequest, CallbackResponse
+from paycenter_server.domain.ids import RANDOM_BITS, uuid7
+from paycenter_server.domain.orders import PayOrder
+from paycenter_server.domain.schedule import STALE_AFTER
+from paycenter_server.services.callbacks import UNAVAILABLE
+from paycenter_server.services.notifications_delivery import DeliveryResponse
+from support.system import OPERATOR, PayCenterSystem
+from support.waiting import eventually
+
+
+async def caught_callback(system: PayCenterSystem, number: str, cause: Callable[[], Awaitable[Any]]) -> list[Any]:
+    """The next callback of a channel about this trade that `cause` brings about, not stored, as the killed process takes it."""
+    caught: list[CallbackRequest] = []
+    receive = system.services.callbacks.receive
+
+    async def catch(channel_number: str, request: CallbackRequest) -> CallbackResponse:
+        caught.append(request)
+        return UNAVAILABLE
+
+    system.services.callbacks.receive = catch  # type: ignore[method-assign]
+    try:
+        await cause()
+        await eventually(lambda: caught)
+    finally:
+        system.services.callbacks.receive = receive  # type: ignore[method-assign]
+    request = caught[0]
+    return [dict(request.headers), base64.b64encode(request.body).decode(), request.query]
+
+
+def _callback(code: str) -> Prepare:
+    async def prepare(system: PayCenterSystem) -> Prepared:
+        order = await system.order()
+        attempt = await system.submit(order, code)
+        number = attempt.out_trade_no
+        request = await caught_callback(system, number, lambda: system.simulator.pay(number))
+        return Prepared(
+            order, "callback", [system.channels[code], *request], lambda: _again(system, code, request),
+            {("SUCCESS", 100, 0)}, {"pay_order.success"},
+        )  # fmt: skip
+
+    return prepare
+
+
+async def _again(system: PayCenterSystem, code: str, request: list[Any]) -> None:
+    """The channel sends the same callback until it is acknowledged."""
+    headers, body, query = request
+    sent = CallbackRequest(headers, base64.b64decode(body), query)
+
+    async def acknowledged() -> bool:
+        answer = await system.services.callbacks.receive(system.channels[code], sent)
+        return answer.status < 300
+
+    await eventually(acknowledged)
+
+
+async def _late_callback(system: PayCenterSystem) -> Prepared:
+    """A payment of a closed order: a case, and its refund."""
+    order = await system.order()
+    attempt = await system.submit(order)
+    await system.services.orders.close(OPERATOR, order.number)
+    number = attempt.out_trade_no
+    request = await caught_callback(system, number, lambda: system.simulator.pay(number, force=True))
+    return Prepared(
+        order, "callback", [system.channels["wx_native"], *request], lambda: _again(system, "wx_native", request),
+        {("CLOSED", 0, 0)}, {"pay_order.closed", "pay_order.surplus_refunded"}, {"LATE_PAYMENT RESOLVED"},
+    )  # fmt: skip
+
+
+async def _wrong_amount(system: PayCenterSystem) -> Prepared:
+    order = await system.order()
+    attempt = await system.submit(order)
+    number = attempt.out_trade_no
+    request = await caught_callback(system, number, lambda: system.simulator.pay(number, amount=77))
+
+    async def repeat() -> None:
+        await _again(system, "wx_native", request)
+        await system.services.orders.close(OPERATOR, order.number)
+
+    return Prepared(
+        order, "callback", [system.channels["wx_native"], *request], repeat, {("CLOSED", 0, 0)},
+        {"pay_order.closed", "pay_order.surplus_refunded"}, {"WRONG_AMOUNT RESOLVED"},
+    )  # fmt: skip
+
+
+def _refund(code: str) -> Prepare:
+    async def prepare(system: PayCenterSystem) -> Prepared:
+        order = await system.paid(code)
+        number = system.next_id("R")
+        return Prepared(
+            order, "refund", [order.merchant_order_id, number], lambda: _refund_again(system, order, number),
+            {("REFUND", 100, 40)}, {"pay_order.success", "pay_refund.success"},
+        )  # fmt: skip
+
+    return prepare
+
+
+async def _refund_again(system: PayCenterSystem, order: PayOrder, number: str) -> None:
+    refund = await system.refund(order, 40, app_key="shop", merchant_refund_no=number)
+    await system.decided(refund)
+
+
+async def _refund_that_failed(system: PayCenterSystem) -> Prepared:
+    """The app repeats a refund in state FAILURE: the channel is queried, then the refund is sent under a new number."""
+    order = await system.paid("wx_native")
+    number = system.next_id("R")
+    await system.simulator.fault("wx.refund", "refund_closed")
+    failed = await system.decided(await system.refund(order, 40, app_key="shop", merchant_refund_no=number))
+    assert failed.state.value == "FAILURE"
+    return Prepared(
+        order, "refund", [order.merchant_order_id, number], lambda: _refund_again(system, order, number),
+        {("REFUND", 100, 40)}, {"pay_order.success", "pay_refund.success"},
+    )  # fmt: skip
+
+
+def _refund_callback(code: str, api: str) -> Prepare:
+    async def prepare(system: PayCenterSystem) -> Prepared:
+        order = await system.paid(code)
+        refund: list[Any] = []
+
+        async def make() -> None:
+            refund.append(await system.refund(order, 40))
+
+        await system.simulator.fault(api, "refund_pending", seconds=1)
+        number = (await system.services.orders.attempts(order))[0].out_trade_no
+
+        async def cause() -> None:
+            await make()
+            await system.simulator.advance(2)
+
+        request = await caught_callback(system, number, cause)
+        return Prepared(
+            order, "callback", [system.channels[code], *request], lambda: _again(system, code, request),
+            {("REFUND", 100, 40)}, {"pay_order.success", "pay_refund.success"},
+        )  # fmt: skip
+
+    return prepare
+
+
+async def _refund_fails(system: PayCenterSystem) -> Prepared:
+    """The channel ends the refund as failed, and the job learns it."""
+    order = await system.paid("wx_native")
+    await system.simulator.fault("wx.refund", "refund_closed")
+    await system.refund(order, 40)
+    await system.simulator.advance(2)
+    system.clock.advance(12)
+    return Prepared(order, "job", ["sync_refunds"], None, {("SUCCESS", 100, 0)}, {"pay_order.success", "pay_refund.failure"})
+
+
+async def _refund_succeeds_late(system: PayCenterSystem) -> Prepared:
+    """Failed here, and carried out at the channel: the second look books it."""
+    order = await system.paid("wx_native")
+    refund = await system.decided(await system.refund(order, 40))
+    system.books_are_checked = False
+    await system.rows(
+        """WITH failed AS (UPDATE pay_refund SET state = 'FAILURE', success_time = NULL, next_check_time = now() WHERE id = $1
+             RETURNING order_id)
+           UPDATE pay_order o SET state = 'SUCCESS', refunded_amount = 0 FROM failed WHERE o.id = failed.order_id""",
+        refund.id,
+    )
+    return Prepared(order, "job", ["sync_refunds"], None, {("REFUND", 100, 40)}, {"pay_order.success", "pay_refund.success"})
+
+
+async def _refund_elsewhere(system: PayCenterSystem) -> Prepared:
+    """The callback of a refund that was made in the channel's console."""
+    order = await system.paid("wx_native")
+    number = (await system.services.orders.attempts(order))[0].out_trade_no
+    body = {"amount": 40, "notify_url": f"{system.sidecar}/callback/refund/{system.channels['wx_native']}"}
+    request = await caught_callback(system, number, lambda: system.simulator.post(f"/simulator/refund/{number}", body))
+    return Prepared(
+        order, "callback", [system.channels["wx_native"], *request], lambda: _again(system, "wx_native", request),
+        {("SUCCESS", 100, 0)}, {"pay_order.success", "pay_case.opened"}, cases={"REFUND_MISMATCH OPEN"}, elsewhere=40,
+    )  # fmt: skip
+
+
+async def _sync_refund(system: PayCenterSystem) -> Prepared:
+    order = await system.paid("wx_native")
+    await system.simulator.fault("wx.refund", "reset_before_commit")
+    await system.refund(order, 40)
+    system.clock.advance(12)
+    return Prepared(order, "job", ["sync_refunds"], None, {("REFUND", 100, 40)}, {"pay_order.success", "pay_refund.success"})
+
+
+async def _stale_refund(system: PayCenterSystem) -> Prepared:
+    order = await system.paid("wx_native")
+    await system.simulator.fault("wx.refund", "reset_before_commit")
+    refund = await system.refund(order, 40)
+    ago = uuid7(system.clock.now() - STALE_AFTER - timedelta(minutes=1), secrets.randbits(RANDOM_BITS), None)
+    await system.rows("UPDATE pay_refund SET out_refund_key = $2, next_check_time = now() WHERE id = $1", refund.id, ago)
+    return Prepared(
+        order, "job", ["sync_refunds"], None, {("REFUND", 100, 40)}, {"pay_order.success", "pay_refund.success"},
+        {"STALE_REFUND OPEN"},
+    )  # fmt: skip
+
+
+async def _case_refund(system: PayCenterSystem) -> Prepared:
+    """The refund of a late payment is sent by the refund sync job."""
+    order = await system.order()
+    attempt = await system.submit(order)
+    await system.services.orders.close(OPERATOR, order.number)
+    await system.simulator.pay(attempt.out_trade_no, force=True)
+    await eventually(system.cases)
+    return Prepared(
+        order, "job", ["sync_refunds"], None, {("CLOSED", 0, 0)}, {"pay_order.closed", "pay_order.surplus_refunded"},
+        {"LATE_PAYMENT RESOLVED"},
+    )  # fmt: skip
+
+
+async def _notify(system: PayCenterSystem) -> Prepared:
+    order = await system.paid("mock")
+    return Prepared(order, "notify", [], None, {("SUCCESS", 100, 0)}, {"pay_order.success"})
+
+
+async def _give_up(system: PayCenterSystem) -> Prepared:
+    """The receiver has gone for good: a case."""
+    url = await system.value("SELECT order_notification_url FROM pay_app WHERE app_key = 'shop'")
+    order = await system.paid("mock", notification_url=url.replace("/order", "/gone"))
+
+    async def repeat() -> None:
+        system.sender.default = DeliveryResponse(410, "gone")
+        await system.rows("UPDATE pay_notify_task SET next_notify_time = now() WHERE next_notify_time IS NOT NULL")
+        await system.deliver()
+        system.sender.default = DeliveryResponse(200, "ok")
+
+    return Prepared(order, "notify", [], repeat, {("SUCCESS", 100, 0)}, {"pay_order.success"}, {"NOTIFICATION_GIVEN_UP OPEN"})
+
+
+OPERATIONS: dict[str, Prepare] = {
+    "callback wx_native": _callback("wx_native"),
+    "callback alipay_qr": _callback("alipay_qr"),
+    "callback of a late payment": _late_callback,
+    "refund wx_native": _refund("wx_native"),
+    "refund alipay_qr": _refund("alipay_qr"),
+    "refund that failed": _refund_that_failed,
+    "refund callback wx_native": _refund_callback("wx_native", "wx.refund"),
+    "refund callback alipay_qr": _refund_callback("alipay_qr", "alipay.trade.refund"),
+    "refund sync": _sync_refund,
+    "case refund": _case_refund,
+    "notify": _notify,
+    "refund that fails": _refund_fails,
+    "refund that succeeds late": _refund_succeeds_late,
+    "refund made elsewhere": _refund_elsewhere,
+    "callback of a wrong amount": _wrong_amount,
+    "stale refund": _stale_refund,
+    "notification that is given up": _give_up,
+}

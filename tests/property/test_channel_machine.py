@@ -1,0 +1,228 @@
+"""Random histories over the real protocols: payers, callbacks, faults, account switches, consoles, notifications, second looks.
+
+Every operation of the random history of test_money_machine.py, and those of channels at two simulators, each with keys of its own.
+The invariants hold after each step. At the end of a history everything is settled, and our books are the channels' books.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faults.deployment.books import Report, compare_books
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, invariant, rule, run_state_machine_as_test
+from paycenter_server.domain.errors import PayCenterError
+from paycenter_server.domain.orders import PayOrder
+from paycenter_server.services.notifications_delivery import DeliveryResponse
+from property.test_money_machine import MoneyMachine
+from support.merchants import Merchant, another_merchant, merchant_of
+from support.system import OPERATOR, PayCenterSystem, open_system
+from support.waiting import eventually
+
+EXAMPLES = 80 if os.environ.get("FAULTS") == "all" else 10
+CODES = ("wx_native", "alipay_qr")
+FAULTS = (
+    "timeout_before_commit", "timeout_after_commit", "error_before_commit", "error_after_commit", "reset", "reset_before_commit",
+    "bad_signature", "unsigned", "http_502",
+)  # fmt: skip
+NOTICES = ("drop", "duplicate", "bad_signature")
+REFUNDS = ("not_enough", "timeout_after_commit", "error_before_commit")
+
+
+_REACHED = """
+SELECT (SELECT count(*) FROM pay_attempt WHERE state = 'SUCCESS' AND channel_code <> 'mock') AS payments,
+       (SELECT count(*) FROM pay_refund WHERE state = 'SUCCESS' AND channel_code <> 'mock') AS refunds,
+       (SELECT count(*) FROM pay_case) AS cases,
+       (SELECT count(*) - 1 FROM (SELECT DISTINCT account_id FROM pay_attempt WHERE channel_code <> 'mock') a) AS accounts
+"""
+
+
+class ChannelMachine(MoneyMachine):
+    """`merchants` is set by the test: the first one is that of the system."""
+
+    merchants: tuple[Merchant, Merchant]
+    orders = Bundle("channel_orders")
+    attempts = Bundle("attempts")
+
+    @rule(target=orders, amount=st.integers(1, 1000))
+    def create(self, amount: int) -> PayOrder:
+        order: PayOrder = self.run(self.system.order(amount=amount))
+        return order
+
+    @rule(target=attempts, order=orders, code=st.sampled_from(CODES))
+    def submit_to_a_channel(self, order: PayOrder, code: str) -> str:
+        async def submitted() -> str:
+            attempt = await self.system.submit(order, code)
+            for merchant in self.merchants if code == "alipay_qr" else ():
+                await self.system.session.get(f"{merchant.simulator.base}/cashier/{attempt.out_trade_no}")
+            return str(attempt.out_trade_no)
+
+        number = self.run(submitted())
+        return number if isinstance(number, str) else ""
+
+    @rule(target=orders, code=st.sampled_from(CODES), amount=st.integers(2, 1000), callback=st.booleans())
+    def an_ordinary_payment(self, code: str, amount: int, callback: bool) -> PayOrder:
+        """Paid, and booked by its callback or by a query."""
+        order: PayOrder = self.run(self.system.order(amount=amount))
+        self.pay(self.submit_to_a_channel(order, code), callback, False, 0)
+        if not callback:
+            self.sync(order)
+        return order
+
+    @rule(target=orders, code=st.sampled_from(CODES), callback=st.booleans())
+    def a_late_payment(self, code: str, callback: bool) -> PayOrder:
+        order: PayOrder = self.run(self.system.order())
+        number = self.submit_to_a_channel(order, code)
+        self.close(order)
+        self.pay(number, callback, True, 0)
+        return order
+
+    @rule(target=orders, callback=st.booleans())
+    def a_second_payment(self, callback: bool) -> PayOrder:
+        """Two ways to pay are open at once, because the first channel was not heard when it was closed."""
+        order: PayOrder = self.run(self.system.order())
+        numbers = [self.submit_to_a_channel(order, code) for code in CODES]
+        for number in numbers:
+            self.pay(number, callback, True, 0)
+        return order
+
+    @rule(order=orders, part=st.sampled_from([1, 2, 3]), number=st.sampled_from("abc"))
+    def refund_a_part(self, order: PayOrder, part: int, number: str) -> None:
+        amount = max(1, order.amount // part)
+        self.run(self.system.refund(order, amount, merchant_refund_no=f"{order.merchant_order_id}-{number}"))
+
+    @rule(seconds=st.sampled_from([1, 12, 31]))
+    def time_passes(self, seconds: int) -> None:
+        """Not far: channels check signatures by real time, to five minutes."""
+        if self.system.clock.offset.total_seconds() < 200:
+            self.system.clock.advance(seconds)
+
+    @rule(number=attempts, notify=st.booleans(), force=st.booleans(), wrong=st.sampled_from([0, 0, 0, 7]))
+    def pay(self, number: str, notify: bool, force: bool, wrong: int) -> None:
+        async def paid() -> None:
+            for merchant in self.merchants if number else ():
+                with suppress(AssertionError):
+                    trade = await merchant.simulator.get(f"/simulator/trades/{number}")
+                    amount = {"amount": trade["amount"] + wrong} if wrong else {}
+                    await merchant.simulator.pay(number, notify=notify, force=force, **amount)
+
+        self.run(paid())
+
+    @rule(number=attempts)
+    def the_channel_calls_back_again(self, number: str) -> None:
+        async def resent() -> None:
+            for merchant in self.merchants if number else ():
+                with suppress(AssertionError):
+                    await merchant.simulator.post(f"/simulator/resend/{number}", {"every": True})
+
+        self.run(resent())
+
+    @rule(api=st.sampled_from(["*", "wx.query", "alipay.trade.query"]), fault=st.sampled_from(FAULTS), which=st.integers(0, 1))
+    def a_fault(self, api: str, fault: str, which: int) -> None:
+        options = {"seconds": 3} if fault.startswith("timeout") else {}
+        self.run(self.merchants[which].simulator.fault(api, fault, **options))
+
+    @rule(fault=st.sampled_from(NOTICES), which=st.integers(0, 1))
+    def a_fault_of_callbacks(self, fault: str, which: int) -> None:
+        self.run(self.merchants[which].simulator.fault("notify", fault))
+
+    @rule(api=st.sampled_from(["wx.refund", "alipay.trade.refund"]), fault=st.sampled_from(REFUNDS), which=st.integers(0, 1))
+    def a_fault_of_refunds(self, api: str, fault: str, which: int) -> None:
+        options = {"seconds": 3} if fault.startswith("timeout") else {}
+        self.run(self.merchants[which].simulator.fault(api, fault, **options))
+
+    @rule(code=st.sampled_from(CODES), which=st.integers(0, 1))
+    def the_account_is_switched(self, code: str, which: int) -> None:
+        family, config = self.merchants[which].config(code)
+        self.run(self.system.services.channels.update(OPERATOR, self.system.channels[code], {}, family, config))
+
+    @rule(order=orders)
+    def sync(self, order: PayOrder) -> None:
+        self.run(self.system.services.orders.sync(self.system.caller, order.number))
+
+    @rule(answer=st.sampled_from([200, 200, 500, 0, 410]))
+    def notifications_are_delivered(self, answer: int) -> None:
+        self.system.sender.default = DeliveryResponse(answer, "")
+        self.run(self.system.deliver())
+
+    @rule()
+    def second_looks(self) -> None:
+        async def look() -> None:
+            await self.system.rows("UPDATE pay_attempt SET next_check_time = now() WHERE next_check_time IS NOT NULL")
+            await self.system.rows("UPDATE pay_refund SET next_check_time = now() WHERE next_check_time IS NOT NULL")
+            await self.system.services.jobs.sync_orders()
+            await self.system.services.jobs.sync_refunds()
+
+        self.run(look())
+
+    @invariant()
+    def the_ledger_has_the_same_sums(self) -> None:
+        self.runner.run(self.system.check_books())
+
+    def teardown(self) -> None:
+        """Channels check signatures by real time, so the clock goes back; then time passes by the rows."""
+        self.runner.run(self._settle())
+
+    async def _settle(self) -> None:
+        system = self.system
+        system.clock.offset = type(system.clock.offset)()
+        for merchant in self.merchants:
+            await system.session.delete(f"{merchant.simulator.base}/simulator/faults")
+
+        async def settled() -> bool:
+            for statement in (
+                "UPDATE pay_attempt SET next_check_time = now() - interval '1 s' WHERE next_check_time IS NOT NULL",
+                "UPDATE pay_refund SET next_check_time = now() - interval '1 s', unclear_send_time = now() - interval '1 hour' "
+                "WHERE state = 'WAITING'",
+            ):
+                await system.rows(statement)
+            for job in ("sync_orders", "sync_refunds"):
+                with suppress(PayCenterError):
+                    await getattr(system.services.jobs, job)()
+            left = await system.value("SELECT count(*) FROM pay_refund WHERE state = 'WAITING' AND channel_code <> 'mock'")
+            if left:
+                return False
+            report = Report()
+            await compare_books(report, system.rows, [merchant.simulator for merchant in self.merchants])
+            ChannelMachine.found = str(report)
+            return report.good
+
+        try:
+            await eventually(settled, 15)
+        except AssertionError as error:
+            raise AssertionError(ChannelMachine.found) from error
+
+    found = ""
+
+
+@pytest.mark.timeout(1200)
+def test_our_books_are_the_channels_books(
+    database_url: str, redis_url: str, keys_dir: Path, other_keys_dir: Path, master_key_file: Path
+) -> None:
+    with asyncio.Runner() as runner:
+        stack = AsyncExitStack()
+        opened: Any = open_system(database_url, redis_url, keys_dir, master_key_file, channel_timeout=1.0)
+        system: PayCenterSystem = runner.run(stack.enter_async_context(opened))
+        other = runner.run(stack.enter_async_context(another_merchant(system, other_keys_dir)))
+        ChannelMachine.system, ChannelMachine.runner = system, runner
+        ChannelMachine.merchants = (merchant_of(keys_dir, system.simulator), other)
+        random.seed(0)
+        try:
+            run_state_machine_as_test(
+                ChannelMachine,
+                settings=settings(max_examples=EXAMPLES, stateful_step_count=25, deadline=None, database=None),
+            )
+            # The histories do reach money: otherwise the machine would prove nothing.
+            reached = runner.run(system.rows(_REACHED))[0]
+            kinds = runner.run(system.rows("SELECT kind, state, count(*) AS count FROM pay_case GROUP BY 1, 2"))
+            print(dict(reached), {f"{row['kind']} {row['state']}": row["count"] for row in kinds})
+            assert all(reached.values()), dict(reached)
+        finally:
+            runner.run(stack.aclose())
