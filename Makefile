@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 SOURCES := pyproject.toml setup.py server/requirements.txt client/pyproject.toml client/paycenter/version.py constraints.txt
 JOBS ?= 2
 
-.PHONY: run demo setup test lint unit mutants faults interop fuzz stubs diagrams events format clean help
+.PHONY: run demo setup test lint unit mutants faults soak interop fuzz stubs diagrams events format clean help
 
 help:
 	@echo "make run      set up and run everything on this machine (Ctrl-C stops it)"
@@ -15,7 +15,8 @@ help:
 	@echo "make test     set up and pass every check and test"
 	@echo "make mutants  take each guard out in a copy, and see its tests fail (ARGS='--only NAME')"
 	@echo "make interop  let other SDKs drive the simulator and verify our requests"
-	@echo "make faults   the long campaigns: a kill at every await, many rounds of races"
+	@echo "make faults   the long campaigns: a kill at every await, races between processes, everything fails under load"
+	@echo "make soak     a steady load for two hours: memory, connections and backlog stay flat (SECONDS=600 for a try)"
 	@echo "make fuzz     atheris on every parser, 5 minutes each (SECONDS_EACH=20 for a try)"
 	@echo "make setup    set up only"
 	@echo "make stubs    generate the stubs after a change of protos/"
@@ -63,7 +64,10 @@ mutants: $(VENV)/.dev
 	$(BIN)/python tools/mutants.py --jobs $(JOBS) $(ARGS)
 
 faults: $(VENV)/.dev
-	FAULTS=all $(BIN)/python -m pytest --timeout 3600 tests/faults $(ARGS)
+	FAULTS=all $(BIN)/python -m pytest --timeout 3600 --numprocesses $(JOBS) --dist loadfile tests/faults tests/property/test_channel_machine.py $(ARGS)
+
+soak: $(VENV)/.dev
+	PYTHONPATH=tests $(BIN)/python -m faults.deployment.soak --seconds $(or $(SECONDS),7200) $(ARGS)
 
 interop: $(VENV)/.dev
 	$(BIN)/python tests/interop/run.py
