@@ -183,10 +183,12 @@ async def test_claimed_attempts_are_due_and_not_claimed_by_another(system: PayCe
 
     async def claim() -> list[Any]:
         async with system.services.context.database.connection() as connection:
-            return [row.id for row in await attempt_rows.claim_due(connection, now, now + timedelta(seconds=120), 10)]
+            return [
+                row.id for row in await attempt_rows.claim_due(connection, now, now + timedelta(seconds=120), {due.account_id: 10})
+            ]
 
     async with transaction(system) as held:
-        first = await attempt_rows.claim_due(held, now, now + timedelta(seconds=120), 10)
+        first = await attempt_rows.claim_due(held, now, now + timedelta(seconds=120), {due.account_id: 10})
         assert [row.id for row in first] == [due.id]
         other = asyncio.create_task(claim())
         await waiting_for_lock(system, [other])
