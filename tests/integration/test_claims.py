@@ -19,6 +19,7 @@ from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import notifications as notification_rows
 from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage import refunds as refund_rows
+from support.copies import accounts, copies
 from support.notifications import fill
 from support.system import PayCenterSystem
 
@@ -128,31 +129,6 @@ STATISTICS = pytest.mark.parametrize(
         (4_000, statistics_of_10_million_rows),
     ],
 )
-
-
-async def copies(system: PayCenterSystem, table: str, count: int, account: UUID | None = None, **values: str) -> None:
-    """Copies of the row of a table, due for an hour, over this account. `values`: SQL for further columns."""
-    columns = {
-        row["column_name"] for row in await system.rows(
-            "SELECT column_name FROM information_schema.columns WHERE table_name = $1", table
-        )
-    }  # fmt: skip
-    given = {
-        "id": "gen_random_uuid()", "next_check_time": "now() - interval '1 hour' + make_interval(secs => 0.01 * n)",
-        "merchant_order_id": "gen_random_uuid()::text", "merchant_refund_no": "gen_random_uuid()::text",
-        "out_refund_key": "gen_random_uuid()", **({"account_id": f"'{account}'"} if account else {}), **values,
-    }  # fmt: skip
-    changed = ", ".join(f"'{name}', {value}" for name, value in given.items() if name in columns)
-    await system.rows(
-        f"""INSERT INTO {table} SELECT (jsonb_populate_record(t, jsonb_build_object({changed}))).*
-            FROM {table} t, generate_series(1, {count}) n WHERE t.id = (SELECT id FROM {table} ORDER BY id LIMIT 1)"""
-    )
-
-
-async def accounts(system: PayCenterSystem) -> tuple[UUID, UUID]:
-    """The account of WeChat Pay, and that of Alipay."""
-    found = {row["family"]: row["id"] for row in await system.rows("SELECT family, id FROM pay_account")}
-    return found["wechatpay"], found["alipay"]
 
 
 @STATISTICS
