@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 from integration.test_refunds_elsewhere import paid, refund_in_the_console
 from paycenter_server.channels.protocol import HttpRequest, HttpResponse
-from paycenter_server.channels.transport import AiohttpTransport, TransportUnclearError
+from paycenter_server.channels.transport import AiohttpTransport, NotSentError, TransportUnclearError
+from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.schedule import EXPIRE_RETRY_DELAYS, STALE_AFTER
 from paycenter_server.domain.states import OrderState, RefundState
 from paycenter_server.services import accounts_places, jobs_stale
+from paycenter_server.services.context import deadline
 from paycenter_server.services.jobs import CALLS_PER_ROW
 from paycenter_server.services.places import Limits, Places
 from paycenter_server.workers.runner import make_jobs
@@ -32,12 +34,14 @@ FIRST = accounts_places.FIRST_PLACES
 
 @dataclass
 class Network:
-    """Calls of channels in `hanging` wait until `end`, those in `silent` have no answer at once, those in `broken` get a 503."""
+    """Calls of channels in `hanging` wait until `end`, those in `silent` have no answer. The others get what their names say."""
 
     inner: AiohttpTransport = field(default_factory=AiohttpTransport)
     hanging: set[str] = field(default_factory=set)
     silent: set[str] = field(default_factory=set)
+    unreachable: set[str] = field(default_factory=set)
     broken: set[str] = field(default_factory=set)
+    junk: set[str] = field(default_factory=set)
     calls: list[str] = field(default_factory=list)
     end: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -49,8 +53,12 @@ class Network:
                 raise TransportUnclearError("no answer")
         if any(part in request.url for part in self.silent):
             raise TransportUnclearError("no answer")
+        if any(part in request.url for part in self.unreachable):
+            raise NotSentError("connection refused")
         if any(part in request.url for part in self.broken):
             return HttpResponse(503, {}, b"")
+        if any(part in request.url for part in self.junk):
+            return HttpResponse(200, {}, b"junk")
         return await self.inner.send(request, seconds)
 
     def count(self, part: str) -> int:
@@ -184,7 +192,7 @@ async def test_an_attempt_is_checked_at_its_expiry(system: PayCenterSystem, netw
     assert abs(await system.value(due) - system.clock.now() - timedelta(seconds=EXPIRE_RETRY_DELAYS[0])) < timedelta(seconds=2)
 
 
-@pytest.mark.parametrize("how", ["silent", "broken"])
+@pytest.mark.parametrize("how", ["silent", "unreachable", "broken", "junk"])
 async def test_behind_an_open_breaker_only_trials_are_made(system: PayCenterSystem, network: Network, how: str) -> None:
     """The other rows stay due, and are not changed."""
     await due_attempts(system, 60)
@@ -221,6 +229,29 @@ async def test_the_breaker_of_an_account_is_that_of_both_jobs(system: PayCenterS
     assert await system.value("SELECT check_count FROM pay_refund") == 0
 
 
+async def test_answers_with_a_5xx_open_the_breaker(system: PayCenterSystem) -> None:
+    """They are signed, and can be read."""
+    await due_attempts(system, 20, "wx_native")
+    await system.simulator.fault("wx.query", "error_before_commit", times=-1)
+    await system.services.jobs.sync_orders()
+    wechat, _ = await accounts(system)
+    assert system.services.account_places.is_open(wechat)
+
+
+async def test_a_deadline_of_a_caller_does_not_open_the_breaker(system: PayCenterSystem, network: Network) -> None:
+    """A call that had less time than the setting says little about the channel."""
+    order = await due_attempts(system, 1)
+    network.silent.add(ALIPAY)
+    token = deadline.set(asyncio.get_running_loop().time() + 2)
+    for _ in range(6):
+        with suppress(PayCenterError):
+            await system.services.orders.sync(system.caller, order.number)
+    deadline.reset(token)
+    _, alipay = await accounts(system)
+    assert network.count("alipay.trade.query") >= 6
+    assert not system.services.account_places.is_open(alipay)
+
+
 async def test_callers_are_not_held_up_and_their_answers_close_the_breaker(system: PayCenterSystem, network: Network) -> None:
     order = await due_attempts(system, 20)
     network.silent.add(ALIPAY)
@@ -234,14 +265,28 @@ async def test_callers_are_not_held_up_and_their_answers_close_the_breaker(syste
     assert not system.services.account_places.is_open(alipay)
 
 
+@pytest.mark.parametrize("what", ["attempt", "refund"])
 async def test_what_waits_for_a_breaker_becomes_stale_by_its_age(
-    system: PayCenterSystem, network: Network, monkeypatch: pytest.MonkeyPatch
+    system: PayCenterSystem, network: Network, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """A case is opened although no call is made, page by page."""
     monkeypatch.setattr(jobs_stale, "PAGE", 10)
-    await due_attempts(system, 35)
+    job = system.services.jobs.sync_orders if what == "attempt" else system.services.jobs.sync_refunds
+    if what == "attempt":
+        await due_attempts(system, 35)
+    else:
+        system.books_are_checked = False
+        await system.simulator.fault("alipay.trade.refund", "reset_before_commit")
+        await system.refund(await system.paid("alipay_qr"), 10)
+        await copies(
+            system,
+            "pay_refund",
+            34,
+            out_refund_key="overlay(t.out_refund_key::text placing substr(md5(random()::text), 1, 12) from 25)",
+        )
+        await system.rows("UPDATE pay_refund SET next_check_time = now() - interval '1 hour'")
     network.silent.add(ALIPAY)
-    await system.services.jobs.sync_orders()
+    await job()
     assert await system.cases() == []
     system.clock.advance(7200 + STALE_AFTER.total_seconds() + 60)
     _, alipay = await accounts(system)
@@ -249,9 +294,9 @@ async def test_what_waits_for_a_breaker_becomes_stale_by_its_age(
     for _ in range(5):
         # Nothing is tried meanwhile.
         system.services.account_places._breakers.get(alipay).trial_time = system.clock.now() + timedelta(minutes=1)
-        await system.services.jobs.sync_orders()
+        await job()
     assert network.count(ALIPAY) == calls
-    assert {case["kind"] for case in await system.cases()} == {"STALE_ATTEMPT"}
+    assert {case["kind"] for case in await system.cases()} == {f"STALE_{what.upper()}"}
     assert len(await system.cases()) == 35
 
 

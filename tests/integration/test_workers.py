@@ -294,7 +294,7 @@ async def test_the_time_limit_of_arq_does_not_end_a_pass(system: PayCenterSystem
         assert long.cancelled == 0
 
 
-@pytest.mark.parametrize("ends", [True, False])
+@pytest.mark.parametrize("ends", [True, False], ids=["ends", "lease"])
 async def test_a_worker_that_stops_ends_its_rows_or_leaves_them_to_their_lease(
     system_on: SystemOn, monkeypatch: pytest.MonkeyPatch, ends: bool
 ) -> None:
@@ -318,11 +318,13 @@ async def test_a_worker_that_stops_ends_its_rows_or_leaves_them_to_their_lease(
         await running
         expected = "SUCCESS" if ends else "WAITING"
         assert (await system.read(order)).state.value == expected
+        await system.submit(await system.order())
+        await system.rows("UPDATE pay_attempt SET next_check_time = now() WHERE id <> $1", attempt.id)
         assert await jobs["pay_order_sync_job"].work() == 0, "nothing more is claimed"
         network.end.set()
         await system.services.jobs.settle()
         # Due by its lease, if it was not ended.
-        due = await system.value("SELECT next_check_time > now() FROM pay_attempt")
+        due = await system.value("SELECT next_check_time > now() FROM pay_attempt WHERE id = $1", attempt.id)
         assert due is (None if ends else True)
 
 
