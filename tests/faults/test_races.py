@@ -95,7 +95,7 @@ async def paid_unheard(system: PayCenterSystem, code: str) -> tuple[PayOrder, Ca
 
     order = await system.order()
     attempt = await system.submit(order, code)
-    system.services.callbacks.receive = catch  # type: ignore[assignment,method-assign]
+    system.services.callbacks.receive = catch  # type: ignore[method-assign]
     await system.simulator.pay(attempt.out_trade_no)
     await eventually(lambda: caught)
     system.services.callbacks.receive = receive  # type: ignore[method-assign]

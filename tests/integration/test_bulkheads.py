@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,7 +20,7 @@ from paycenter_server.domain.schedule import EXPIRE_RETRY_DELAYS, STALE_AFTER
 from paycenter_server.domain.states import OrderState, RefundState
 from paycenter_server.services import accounts_places, jobs_stale
 from paycenter_server.services.context import deadline
-from paycenter_server.services.jobs import CALLS_PER_ROW
+from paycenter_server.services.jobs import CALLS_PER_ROW, lease
 from paycenter_server.services.places import Limits, Places
 from paycenter_server.workers.runner import make_jobs
 from support.copies import accounts, copies
@@ -381,6 +381,13 @@ async def test_a_lease_outlives_the_work_on_a_row(network: Network, system_on: S
             await eventually(claimed)
         await asyncio.gather(*passes)
         system.books_are_checked = False
+
+
+async def test_a_lease_outlives_the_work_on_a_batch_of_expired_orders(system: PayCenterSystem) -> None:
+    """They are closed a few at a time."""
+    options = system.services.context.options
+    for batch in (options.sync_batch, 600):
+        assert lease(replace(options, sync_batch=batch)) >= timedelta(seconds=batch + CALLS_PER_ROW * options.channel_timeout)
 
 
 async def test_the_longest_work_on_a_row_has_as_many_calls_as_its_lease_allows(system: PayCenterSystem, network: Network) -> None:

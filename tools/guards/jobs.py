@@ -128,15 +128,21 @@ JOBS: list[Mutant] = [
         "test_bulkheads.py",
         (
             "lease-calls",
-            "    return CALLS_PER_ROW * timedelta(seconds=options.channel_timeout) + ROW_WAITS",
-            "    return timedelta(minutes=2) if options else ROW_WAITS",
+            "    return CALLS_PER_ROW * timedelta(seconds=options.channel_timeout) + waits",
+            "    return timedelta(minutes=2) + waits",
             "test_a_lease_outlives_the_work_on_a_row[60.0]",
         ),
         (
             "lease-waits",
-            "    return CALLS_PER_ROW * timedelta(seconds=options.channel_timeout) + ROW_WAITS",
+            "    return CALLS_PER_ROW * timedelta(seconds=options.channel_timeout) + waits",
             "    return CALLS_PER_ROW * timedelta(seconds=options.channel_timeout)",
-            "test_a_lease_outlives_the_work_on_a_row[5.0]",
+            "test_a_lease_outlives_the_work_on_a_row[5.0] test_a_lease_outlives_the_work_on_a_batch_of_expired_orders",
+        ),
+        (
+            "lease-batch",
+            "    waits = max(ROW_WAITS, timedelta(seconds=options.sync_batch))",
+            "    waits = ROW_WAITS",
+            "test_a_lease_outlives_the_work_on_a_batch_of_expired_orders",
         ),
         (
             "lease-calls-of-a-row",

@@ -64,8 +64,13 @@ _SYNC, _EXPIRE, _REFUND_SYNC = (
 
 
 def lease(options: Options) -> timedelta:
-    """The time after which a claimed row is due again: more than the work on any row takes, because all of them begin at once."""
-    return CALLS_PER_ROW * timedelta(seconds=options.channel_timeout) + ROW_WAITS
+    """The time after which a claimed row is due again. It is more than the work on any claimed row takes.
+
+    The work on all claimed attempts and refunds begins at once. Expired orders are closed a few at a time, without calls: a second
+    for each order of a batch.
+    """
+    waits = max(ROW_WAITS, timedelta(seconds=options.sync_batch))
+    return CALLS_PER_ROW * timedelta(seconds=options.channel_timeout) + waits
 
 
 class Jobs:

@@ -180,7 +180,11 @@ class Runner:
             await asyncio.gather(*tasks, return_exceptions=True)
             for working in self._working:
                 working.stop()
-            try:
-                await asyncio.wait_for(asyncio.gather(*(working.settle() for working in self._working)), STOP_SECONDS)
-            except TimeoutError:
+            settling = [asyncio.create_task(working.settle()) for working in self._working]
+            passes = [job.passes for job in self._jobs.values() if job.passes is not None]
+            _, pending = await asyncio.wait([*settling, *passes], timeout=STOP_SECONDS)
+            if pending:
                 log.warning("work_abandoned", why="it is due again when its lease runs out")
+            for task in settling:
+                task.cancel()
+            await asyncio.gather(*settling, return_exceptions=True)
