@@ -141,7 +141,7 @@ class Jobs:
     async def sync_orders(self) -> int:
         """The same until nothing is due that may be claimed, and all of it has ended. The number of rows."""
         before = self._order_sync.started
-        await self._order_sync.start_due()
+        await self.start_order_sync()
         await self._order_sync.settle()
         return self._order_sync.started - before
 
@@ -291,7 +291,7 @@ class Jobs:
     async def sync_refunds(self) -> int:
         """The same until nothing is due that may be claimed, and all of it has ended. The number of rows."""
         before = self._refund_sync.started
-        await self._refund_sync.start_due()
+        await self.start_refund_sync()
         await self._refund_sync.settle()
         return self._refund_sync.started - before
 
