@@ -15,6 +15,7 @@ from paycenter_server.channels.registry import installed
 from paycenter_server.channels.transport import AiohttpTransport, Transport
 from paycenter_server.clock import DatabaseClock
 from paycenter_server.services.accounts import Accounts
+from paycenter_server.services.accounts_places import AccountPlaces
 from paycenter_server.services.apps import Apps
 from paycenter_server.services.attempts import AttemptSettlement
 from paycenter_server.services.attempts_submission import Submission
@@ -72,7 +73,12 @@ class Services:
     @cached_property
     def gateway(self) -> ChannelGateway:
         """ConfiguredChannel channels."""
-        return ChannelGateway(self.context)
+        return ChannelGateway(self.context, self.account_places)
+
+    @cached_property
+    def account_places(self) -> AccountPlaces:
+        """The limits of the jobs' channel calls."""
+        return AccountPlaces(self.context.options, self.context.clock)
 
     @cached_property
     def cases(self) -> Cases:
@@ -122,7 +128,7 @@ class Services:
     @cached_property
     def jobs(self) -> Jobs:
         """Sync, expire, refund sync."""
-        return Jobs(self.context, self.attempts, self.cases, self.refund_settlement)
+        return Jobs(self.context, self.attempts, self.cases, self.refund_settlement, self.account_places)
 
     @cached_property
     def delivery(self) -> NotificationDelivery:
@@ -220,6 +226,10 @@ async def open_services(
             refund_callback_url=settings.refund_callback_url,
             production=settings.production,
             channel_timeout=settings.channel_timeout,
+            account_places=settings.account_places,
+            account_calls_per_second=settings.account_calls_per_second,
+            account_calls_burst=settings.account_calls_burst,
+            account_breaker_failures=settings.account_breaker_failures,
         ),
     )
     await database.open()

@@ -53,6 +53,19 @@ class Settings(DatabaseSettings):
         "", description="private networks that notifications may go to, comma separated CIDR"
     )
     channel_timeout: float = Field(10.0, gt=0, le=60, description="seconds for one call of a channel")
+    account_places: int = Field(
+        16,
+        ge=1,
+        le=64,
+        description="attempts of one account, and as many refunds, that the jobs of a worker settle at the same time",
+    )
+    account_calls_per_second: float = Field(
+        50.0, gt=0, le=10_000, description="channel calls a second of each of these two jobs of a worker for one account"
+    )
+    account_calls_burst: int = Field(100, ge=1, le=10_000, description="calls that may be made at once after a pause")
+    account_breaker_failures: int = Field(
+        5, ge=1, le=1_000, description="calls in a row without an answer after which an account gets only trials"
+    )
     tls_certificate_file: Path | None = Field(None, description="PEM; with the key, the gRPC server speaks TLS")
     tls_key_file: Path | None = Field(None, description="PEM")
     reflection: bool | None = Field(None, description="gRPC reflection; default on in development")

@@ -187,7 +187,7 @@ async def test_a_worker_that_dies_between_claim_and_record(system: PayCenterSyst
     doomed = NotificationDelivery(system.services.context, gate)
     assert await doomed.deliver_due() == 1
     await eventually(lambda: gate.sent)
-    for delivering in list(doomed._deliveries):
+    for delivering in list(doomed._claims._working):
         delivering.cancel()
     assert await system.deliver() == []
     system.clock.advance(LEASE.total_seconds() + 1)

@@ -127,7 +127,7 @@ class Simulator:
 
 
 # A system on a network of the test's own: the fixture `system_on`.
-SystemOn = Callable[[Any], AbstractAsyncContextManager["PayCenterSystem"]]
+SystemOn = Callable[..., AbstractAsyncContextManager["PayCenterSystem"]]
 
 
 def free_port() -> int:
@@ -332,6 +332,7 @@ async def open_system(
     transport: Transport | None = None,
     mode: str = "development",
     channel_timeout: float = 5.0,
+    **more: Any,
 ) -> AsyncIterator[PayCenterSystem]:
     await clean(database_url)
     listening = listening_socket()
@@ -339,7 +340,7 @@ async def open_system(
     settings = Settings(
         mode=mode, database_url=database_url, redis_url=redis_url, master_key_file=master_key_file,
         order_callback_url=f"{sidecar_url}/callback/order", refund_callback_url=f"{sidecar_url}/callback/refund",
-        channel_timeout=channel_timeout, notification_allowed_networks="127.0.0.0/8",
+        channel_timeout=channel_timeout, notification_allowed_networks="127.0.0.0/8", **more,
     )  # fmt: skip
     clock, wake_up, sender = FakeClock(), CountingWakeUp(), RecordingSender()
     simulator = TestServer(create_app(SimulatorConfig(keys_dir=keys_dir, refund_delay_seconds=0.05)))

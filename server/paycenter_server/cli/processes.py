@@ -152,4 +152,4 @@ async def _worker(settings: Settings, stop: asyncio.Event) -> None:
             task.add_done_callback(started.discard)
 
         await wait_for_schema(services.context.database, stop)
-        await Runner(jobs, settings.redis_url, services.delivery).run(stop)
+        await Runner(jobs, settings.redis_url, services.delivery, services.jobs).run(stop)

@@ -18,6 +18,7 @@ from paycenter_server.domain.states import (
     sources,
     target,
 )
+from paycenter_server.storage.claims import due_keys, due_rows
 from paycenter_server.storage.database import Connection, WriteConnection
 from paycenter_server.storage.rows import RowMapping, to_model
 
@@ -103,20 +104,9 @@ class DueNotification:
     notification_secrets_previous: Sequence[Mapping[str, str]]
 
 
-_DUE_ENDPOINTS = """WITH RECURSIVE first AS (
-    (SELECT endpoint, next_notify_time FROM pay_notify_task WHERE next_notify_time IS NOT NULL
-     ORDER BY endpoint, next_notify_time LIMIT 1)
-  UNION ALL
-    SELECT n.endpoint, n.next_notify_time FROM first f CROSS JOIN LATERAL (
-      SELECT t.endpoint, t.next_notify_time FROM pay_notify_task t
-      WHERE t.next_notify_time IS NOT NULL AND t.endpoint > f.endpoint ORDER BY t.endpoint, t.next_notify_time LIMIT 1) n
-) SELECT endpoint FROM first WHERE next_notify_time <= $1"""
-
-# `= ANY(ARRAY(…))` and not a join: the plan then reads the claimed rows by their key, whatever the statistics say.
+_DUE_ENDPOINTS = due_keys("pay_notify_task", "endpoint", "next_notify_time")
 _CLAIM = f"""WITH due AS MATERIALIZED (
-  SELECT q.id FROM unnest($3::text[], $4::int[]) f(endpoint, places) CROSS JOIN LATERAL (
-    SELECT t.id FROM pay_notify_task t WHERE t.endpoint = f.endpoint AND t.next_notify_time <= $1
-    ORDER BY t.next_notify_time LIMIT f.places FOR NO KEY UPDATE SKIP LOCKED) q
+  {due_rows("pay_notify_task", "endpoint", "text", "next_notify_time")}
 ), claimed AS (
   UPDATE pay_notify_task t SET next_notify_time = $2 WHERE t.id = ANY(ARRAY(SELECT id FROM due))
   RETURNING t.id, t.app_id, t.type, t.event, t.data_id, t.data_version, t.endpoint, t.notification_url, t.payload, t.notify_times,
