@@ -46,11 +46,12 @@ class WakeUp(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The settings of the use cases. The callback URLs are without the channel id."""
+    """The settings of the use cases. The callback URLs are without the channel id, that of the cashier is without the token."""
 
     order_callback_url: str
     refund_callback_url: str
     production: bool
+    cashier_url: str = ""
     channel_timeout: float = 10.0
     sync_batch: int = 50
 
