@@ -21,6 +21,7 @@ from paycenter_server.services.attempts import AttemptSettlement
 from paycenter_server.services.attempts_submission import Submission
 from paycenter_server.services.callbacks import Callbacks
 from paycenter_server.services.cases import Cases
+from paycenter_server.services.cashier import Cashier
 from paycenter_server.services.channels import Channels
 from paycenter_server.services.channels_gateway import ChannelGateway
 from paycenter_server.services.channels_probe import ChannelProbe
@@ -109,6 +110,11 @@ class Services:
     def submission(self) -> Submission:
         """Submitting."""
         return Submission(self.context, self.identity, self.orders, self.gateway, self.payments, self.attempts)
+
+    @cached_property
+    def cashier(self) -> Cashier:
+        """The payer's page."""
+        return Cashier(self.context, self.identity, self.orders, self.submission)
 
     @cached_property
     def refund_settlement(self) -> RefundSettlement:
@@ -225,6 +231,7 @@ async def open_services(
             order_callback_url=settings.order_callback_url,
             refund_callback_url=settings.refund_callback_url,
             production=settings.production,
+            cashier_url=settings.cashier_base,
             channel_timeout=settings.channel_timeout,
             account_places=settings.account_places,
             account_calls_per_second=settings.account_calls_per_second,

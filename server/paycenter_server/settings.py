@@ -49,6 +49,9 @@ class Settings(DatabaseSettings):
         validation_alias=AliasChoices("PAYCENTER_REFUND_CALLBACK_URL", "PAYCENTER_REFUND_NOTIFY_URL"),
         description="where channels send callbacks about refunds, without the channel id (alias: PAYCENTER_REFUND_NOTIFY_URL)",
     )
+    cashier_url: str = Field(
+        "", description="where payers find the cashier, without the token; default /cashier at the host of the order callback URL"
+    )
     notification_allowed_networks: str = Field(
         "", description="private networks that notifications may go to, comma separated CIDR"
     )
@@ -109,6 +112,12 @@ class Settings(DatabaseSettings):
                 if not value.startswith("https://"):
                     raise ValueError(f"in production PAYCENTER_{name.upper()}_CALLBACK_URL must be https")
         return self
+
+    @property
+    def cashier_base(self) -> str:
+        """The address of the cashier without the token. The sidecar serves it."""
+        parts = urlsplit(self.order_callback_url)
+        return self.cashier_url.rstrip("/") or f"{parts.scheme}://{parts.netloc}/cashier"
 
     @property
     def production(self) -> bool:

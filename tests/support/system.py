@@ -26,6 +26,7 @@ from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.domain.states import OrderState, RefundState
 from paycenter_server.http_callback.app import create_app as create_sidecar
 from paycenter_server.http_callback.app import create_runner
+from paycenter_server.http_cashier.app import add_cashier
 from paycenter_server.services.apps import NewApp
 from paycenter_server.services.attempts_submission import NewSubmission
 from paycenter_server.services.channels import NewChannel
@@ -350,7 +351,9 @@ async def open_system(
         open_services(settings, wake_up=wake_up, clock=clock, transport=transport) as services,
     ):
         services.sender = sender
-        sidecar = create_runner(create_sidecar(services.callbacks, services.health))
+        application = create_sidecar(services.callbacks, services.health)
+        add_cashier(application, services.cashier)
+        sidecar = create_runner(application)
         await sidecar.setup()
         await web.SockSite(sidecar, listening).start()
         base = str(simulator.make_url("")).rstrip("/")

@@ -46,7 +46,7 @@ class WakeUp(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The settings of the use cases. The callback URLs are without the channel id.
+    """The settings of the use cases. The callback URLs are without the channel id, that of the cashier is without the token.
 
     `sync_batch`: how many expired orders are claimed together. The `account_…` values limit the jobs (`accounts_places.py`).
     """
@@ -54,6 +54,7 @@ class Options:
     order_callback_url: str
     refund_callback_url: str
     production: bool
+    cashier_url: str = ""
     channel_timeout: float = 10.0
     sync_batch: int = 50
     account_places: int = 16
