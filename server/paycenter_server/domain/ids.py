@@ -28,6 +28,8 @@ class Prefix(StrEnum):
     CHANNEL = "C"
     ACCOUNT = "M"
     CASE = "K"
+    OPERATOR = "U"
+    SESSION = "S"
 
 
 def uuid7(now: datetime, random: int, after: UUID | None = None) -> UUID:
