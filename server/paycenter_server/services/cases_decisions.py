@@ -6,6 +6,7 @@ are locked in the order refund, order, attempt, notification, case. Channels are
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from uuid import UUID
 
 from paycenter_server.domain.attempts import PayAttempt
@@ -42,6 +43,19 @@ from paycenter_server.storage.database import Transaction
 REASON_MAX = 512
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A decision with its cause for the event ledger."""
+
+    decided: Decided
+    cause: Cause
+
+    @property
+    def decision(self) -> Decision:
+        """What was decided."""
+        return self.decided.decision
+
+
 class CaseDecisions:
     """Carries the decisions of operators out."""
 
@@ -61,13 +75,13 @@ class CaseDecisions:
         check.text("reason", reason, REASON_MAX, minimum=1 if decision is Decision.CLOSE else 0)
         check.done()
         evidence = {"decision": decision.value, "reason": reason, "proposed_by": case.proposed_by}
-        work = _Work(Decided(decision, reason, caller.key_id), Cause(caller.actor, {k: v for k, v in evidence.items() if v}))
+        work = Work(Decided(decision, reason, caller.key_id), Cause(caller.actor, {k: v for k, v in evidence.items() if v}))
         with acting(caller.actor):
             await self._context.run_to_completion(self._decide(case, work))
         self._context.wake_up.send()
         return await self._desk.get(caller, number)
 
-    async def _decide(self, case: PayCase, work: _Work) -> None:
+    async def _decide(self, case: PayCase, work: Work) -> None:
         if work.decision is Decision.CLOSE:
             await self._apply(case, work, CaseEvent.CLOSE)
         elif case.kind in SURPLUS:
@@ -75,7 +89,7 @@ class CaseDecisions:
         else:
             await self._retry(case, work)
 
-    async def _decide_surplus(self, case: PayCase, work: _Work) -> None:
+    async def _decide_surplus(self, case: PayCase, work: Work) -> None:
         refund = None
         if case.refund_id is not None:
             # It failed, and may succeed after all: the channel is queried before anything else is decided about its money.
@@ -87,7 +101,7 @@ class CaseDecisions:
                     raise errors.decision_not_possible(await self._read(case), work.decision)
                 return
         if work.decision is not Decision.ACCEPT:
-            await self._refund(case, work, refund)
+            await self.refund(case, work, refund)
         elif case.kind is CaseKind.LATE_PAYMENT:
             await self._book(case, work, refund)
         else:
@@ -95,7 +109,7 @@ class CaseDecisions:
 
     # Authorisation
 
-    async def _authorise(self, transaction: Transaction, case: PayCase, work: _Work) -> PayCase | None:
+    async def _authorise(self, transaction: Transaction, case: PayCase, work: Work) -> PayCase | None:
         """Lock the case and check the decision. None if nothing is to be done: it has been carried out, or is a proposal now."""
         await notification_rows.lock_notifications(transaction, case.id)
         current = await case_rows.lock_case(transaction, case.id)
@@ -115,7 +129,7 @@ class CaseDecisions:
             raise errors.needs_second_operator(current)
         return current
 
-    async def _authorised(self, case: PayCase, work: _Work) -> bool:
+    async def _authorised(self, case: PayCase, work: Work) -> bool:
         async with self._context.database.transaction() as transaction:
             return await self._authorise(transaction, case, work) is not None
 
@@ -141,7 +155,7 @@ class CaseDecisions:
         if current is None or (current.state, current.out_refund_key) != (RefundState.FAILURE, refund.out_refund_key):
             raise errors.case_changed(case)
 
-    async def _refund(self, case: PayCase, work: _Work, refund: PayRefund | None) -> None:
+    async def refund(self, case: PayCase, work: Work, refund: PayRefund | None) -> None:
         """Create the refund, or send the failed one again under a new number. It is due at once for the refund sync job."""
         now = self._context.now()
         async with self._context.database.transaction() as transaction:
@@ -170,7 +184,7 @@ class CaseDecisions:
                 raise errors.case_changed(case)
             await refund_rows.insert_refund(transaction, self._cases.refund_of(moved, order, attempt), work.cause)
 
-    async def _book(self, case: PayCase, work: _Work, refund: PayRefund | None) -> None:
+    async def _book(self, case: PayCase, work: Work, refund: PayRefund | None) -> None:
         """Book a late payment: its closed order becomes SUCCESS, by the transition of the policy ACCEPT, and the app is told."""
         now = self._context.now()
         async with self._context.database.transaction() as transaction:
@@ -191,7 +205,7 @@ class CaseDecisions:
                 raise errors.case_changed(case)
             await self._cases.move(transaction, current.id, CaseEvent.ACCEPT, now, work.cause, decided=work.decided)
 
-    async def _accept_late(self, transaction: Transaction, order: PayOrder, attempt: PayAttempt, work: _Work) -> bool:
+    async def _accept_late(self, transaction: Transaction, order: PayOrder, attempt: PayAttempt, work: Work) -> bool:
         now = self._context.now()
         channel = await channel_rows.get_channel(transaction, attempt.channel_id)
         rate = channel.fee_rate_ppm if channel else 0
@@ -216,14 +230,14 @@ class CaseDecisions:
             raise errors.case_changed(case)
         return attempt
 
-    async def _refuse_conflict(self, transaction: Transaction, case: PayCase, attempt: PayAttempt, work: _Work) -> None:
+    async def _refuse_conflict(self, transaction: Transaction, case: PayCase, attempt: PayAttempt, work: Work) -> None:
         """CASE_DECISION_NOT_POSSIBLE if money of the payment may be with the payer already."""
         conflict = await case_rows.open_conflict(transaction, attempt.id)
         if conflict is not None:
             why = f"case {encode(Prefix.CASE, conflict)} about refunds of the same payment is open; decide that one first"
             raise errors.decision_not_possible(case, work.decision, why)
 
-    async def _apply(self, case: PayCase, work: _Work, event: CaseEvent, refund: PayRefund | None = None) -> None:
+    async def _apply(self, case: PayCase, work: Work, event: CaseEvent, refund: PayRefund | None = None) -> None:
         """Resolve the case without doing anything else."""
         async with self._context.database.transaction() as transaction:
             await self._lock_failed(transaction, case, refund)
@@ -232,7 +246,7 @@ class CaseDecisions:
 
     # Retry
 
-    async def _retry(self, case: PayCase, work: _Work) -> None:
+    async def _retry(self, case: PayCase, work: Work) -> None:
         """Do again what the case is about, and resolve it if that settles it."""
         if case.kind is CaseKind.NOTIFICATION_GIVEN_UP:
             await self._resend(case, work)
@@ -265,7 +279,7 @@ class CaseDecisions:
             return after is not None and after.next_check_time is None
         return after.state is not RefundState.WAITING
 
-    async def _resend(self, case: PayCase, work: _Work) -> None:
+    async def _resend(self, case: PayCase, work: Work) -> None:
         """Send the notification that was given up again, by its whole retry schedule."""
         task_id = decode(Prefix.NOTIFICATION, str(case.detail.get("notification", "")))
         now = self._context.now()
@@ -278,11 +292,3 @@ class CaseDecisions:
                 why = "the notification is being sent already, or a newer one of its object replaces it; decide CLOSE"
                 raise errors.decision_not_possible(current, work.decision, why)
             await self._cases.move(transaction, case.id, CaseEvent.RESOLVE, now, work.cause, decided=work.decided)
-
-
-class _Work:
-    """A decision with its cause for the event ledger."""
-
-    def __init__(self, decided: Decided, cause: Cause) -> None:
-        self.decided, self.cause = decided, cause
-        self.decision = decided.decision
