@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from paycenter_server.domain.states import CaseState
 from paycenter_server.storage.cases import CASES
 from paycenter_server.storage.database import Connection
 
+_FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
 SCANNED = 10_000
 """The number of cases that one page reads at most. A page may then be shorter than was asked, and another one follows."""
 
@@ -72,10 +73,10 @@ async def list_cases(connection: Connection, where: CaseFilter, *, limit: int, b
     outer = [condition for condition, _ in given]
     # A key begins with the time of the case in milliseconds, so that the times bound the range of the index.
     if where.opened_after is not None:
-        inner.append(f"id >= {place(uuid7(where.opened_after, 0))}")
+        inner.append(f"id >= {place(_first_key(where.opened_after))}")
         outer.append(f"create_time >= {place(where.opened_after)}")
     if where.opened_before is not None:
-        inner.append(f"id < {place(uuid7(where.opened_before + timedelta(milliseconds=1), 0))}")
+        inner.append(f"id < {place(_first_key(where.opened_before, 1))}")
         outer.append(f"create_time < {place(where.opened_before)}")
     if unresolved:
         outer.append("resolve_time IS NULL")
@@ -101,3 +102,9 @@ async def list_cases(connection: Connection, where: CaseFilter, *, limit: int, b
     cases = CASES.models([row for row in rows if row["id"] is not None])
     more = bool(rows) and rows[0]["seen"] == SCANNED and len(cases) < limit
     return CaseRows(cases, rows[0]["last_id"] if more else None)
+
+
+def _first_key(at: datetime, later: int = 0) -> UUID:
+    """The smallest key of this millisecond, or of one so many milliseconds later. A key has no time before 1970."""
+    within = min(max(at, _FIRST), _LAST)
+    return uuid7(within + timedelta(milliseconds=later), 0)
