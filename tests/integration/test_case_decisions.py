@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from integration.test_second_looks import lost_key
-from paycenter_server.channels.protocol import Refunded
+from paycenter_server.channels.protocol import Refunded, RefundFacts
 from paycenter_server.domain.cases import Decision, PayCase
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.schedule import STALE_AFTER
@@ -15,7 +16,9 @@ from paycenter_server.domain.states import CaseEvent, CaseState, OrderState
 from paycenter_server.services.cases_decisions import Work
 from paycenter_server.services.identity import Caller
 from paycenter_server.storage import cases as case_rows
+from paycenter_server.storage import payments as payment_rows
 from paycenter_server.storage.cases import Decided
+from paycenter_server.storage.payments import Booking
 from support.cases import (
     ANNE,
     BEN,
@@ -421,6 +424,7 @@ async def test_two_operators_at_the_same_moment_make_one_refund(system: PayCente
     await hold(system)
     _, case = await late(system)
     views = await at_once(system, case, (ANNE, Decision.REFUND), (BEN, Decision.REFUND))
+    assert [view for view in views if isinstance(view, Exception)] == []
     assert {view.case.state for view in views} == {CaseState.REFUNDING}
     assert len({view.case.decided_by for view in views}) == 1
     assert await refunds_of(system, case) == [("WAITING", 100, 1)]
@@ -478,22 +482,63 @@ async def test_a_decision_while_a_callback_settles_the_refund(system: PayCenterS
     assert (await case_of(system, case.id)).state is CaseState.RESOLVED
 
 
-async def test_a_refund_that_changed_after_the_query_is_not_sent_again(system: PayCenterSystem) -> None:
+@pytest.mark.parametrize("decision", [Decision.REFUND, Decision.ACCEPT])
+async def test_a_refund_that_changed_after_the_query_stops_the_decision(system: PayCenterSystem, decision: Decision) -> None:
     """The same, but the callback comes between the query and the transaction of the decision."""
-    _, case = await late(system)
+    order, case = await late(system)
     await refund_fails(system)
     await run_refund_job(system)
     view = await system.services.case_desk.get(ANNE, case.number)
     assert view.refund is not None
     channel = await configured(system, "mock")
     await system.services.refund_settlement.apply(channel, view.refund, refunded(channel, view.refund), CAUSE)
-    system.books_are_checked = False
     await system.rows("UPDATE pay_case SET state = 'OPEN', resolve_time = NULL")  # the decision has read it before the callback
-    work = Work(Decided(Decision.REFUND, "", "anne"), CAUSE)
+    decisions = system.services.case_decisions
+    carry_out = decisions.refund if decision is Decision.REFUND else decisions.book
     with pytest.raises(PayCenterError) as caught:
-        await system.services.case_decisions.refund(case, work, view.refund)
+        await carry_out(case, Work(Decided(decision, "", "anne"), CAUSE), view.refund)
     assert caught.value.reason is Reason.CASE_CHANGED
     assert await refunds_of(system, case) == [("SUCCESS", 100, 1)]
+    assert (await system.read(order)).paid_amount == 0
+
+
+async def test_a_conflict_that_is_opened_at_the_same_moment_stops_the_refund(system: PayCenterSystem) -> None:
+    await hold(system)
+    order, case = await late(system)
+    (attempt,) = await system.services.orders.attempts(order)
+    channel = await configured(system, "mock")
+    facts = RefundFacts("console-1", attempt.out_trade_no, 40, dict(channel.codec.account))
+    async with transaction(system) as held:
+        await held.execute("SELECT 1 FROM pay_attempt WHERE id = $1 FOR NO KEY UPDATE", attempt.id)
+        await system.services.cases.unknown_refund(held, channel.channel, channel.account, facts, attempt, CAUSE)
+        task = asyncio.create_task(decide(system, ANNE, case, Decision.REFUND))
+        await waiting_for_lock(system, [task])
+    (result,) = await ended([task])
+    assert isinstance(result, PayCenterError), result
+    assert result.reason is Reason.CASE_DECISION_NOT_POSSIBLE
+    assert await refunds_of(system, case) == []
+
+
+async def test_only_the_amount_that_the_operator_saw_is_refunded(system: PayCenterSystem) -> None:
+    await hold(system)
+    _, case = await late(system)
+    await system.rows("UPDATE pay_case SET amount = 99")
+    await refused(system, ANNE, case, Decision.REFUND, names=Reason.CASE_CHANGED)
+    assert await refunds_of(system, case) == []
+
+
+async def test_the_statement_books_a_late_payment_once_and_only_what_was_paid(system: PayCenterSystem) -> None:
+    await hold(system)
+    order, case = await late(system)
+    (attempt,) = await system.services.orders.attempts(order)
+    now = system.clock.now()
+    booking = Booking(order.id, attempt.id, attempt.channel_id, "mock", 100, "C", "", now, 0, 0)
+    async with system.services.context.database.transaction() as held:
+        assert not await payment_rows.accept_late(held, replace(booking, amount=99), now, CAUSE)
+        assert await payment_rows.accept_late(held, booking, now, CAUSE)
+        assert not await payment_rows.accept_late(held, booking, now, CAUSE)
+    assert (await system.read(order)).paid_amount == 100
+    assert (await case_of(system, case.id)).state is CaseState.OPEN
 
 
 async def test_a_decision_waits_for_a_settlement_and_sees_it(system: PayCenterSystem) -> None:

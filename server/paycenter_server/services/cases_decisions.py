@@ -103,7 +103,7 @@ class CaseDecisions:
         if work.decision is not Decision.ACCEPT:
             await self.refund(case, work, refund)
         elif case.kind is CaseKind.LATE_PAYMENT:
-            await self._book(case, work, refund)
+            await self.book(case, work, refund)
         else:
             await self._apply(case, work, CaseEvent.ACCEPT, refund)
 
@@ -184,7 +184,7 @@ class CaseDecisions:
                 raise errors.case_changed(case)
             await refund_rows.insert_refund(transaction, self._cases.refund_of(moved, order, attempt), work.cause)
 
-    async def _book(self, case: PayCase, work: Work, refund: PayRefund | None) -> None:
+    async def book(self, case: PayCase, work: Work, refund: PayRefund | None) -> None:
         """Book a late payment: its closed order becomes SUCCESS, by the transition of the policy ACCEPT, and the app is told."""
         now = self._context.now()
         async with self._context.database.transaction() as transaction:
