@@ -502,6 +502,23 @@ async def test_a_refund_that_changed_after_the_query_stops_the_decision(system: 
     assert (await system.read(order)).paid_amount == 0
 
 
+@pytest.mark.parametrize("decision", [Decision.REFUND, Decision.ACCEPT])
+async def test_a_refund_that_failed_since_the_case_was_read_stops_the_decision(system: PayCenterSystem, decision: Decision) -> None:
+    """Another operator refunded meanwhile, and that failed: it may succeed after all, so the channel must be queried first."""
+    await hold(system)
+    order, read = await late(system)
+    await decide(system, BEN, read, Decision.REFUND)
+    await refund_fails(system)
+    await run_refund_job(system)
+    decisions = system.services.case_decisions
+    carry_out = decisions.refund if decision is Decision.REFUND else decisions.book
+    with pytest.raises(PayCenterError) as caught:
+        await carry_out(read, Work(Decided(decision, "", "anne"), CAUSE), None)
+    assert caught.value.reason is Reason.CASE_CHANGED
+    assert await refunds_of(system, read) == [("FAILURE", 100, 1)]
+    assert (await system.read(order)).state is OrderState.CLOSED
+
+
 async def test_a_conflict_that_is_opened_at_the_same_moment_stops_the_refund(system: PayCenterSystem) -> None:
     await hold(system)
     order, case = await late(system)

@@ -58,6 +58,12 @@ CASES: list[Mutant] = [
             "test_a_refund_that_changed_after_the_query_stops_the_decision[ACCEPT]",
         ),
         (
+            "decide-refund-appeared",
+            "if current.refund_id != case.refund_id:",
+            "if False:",
+            "test_a_refund_that_failed_since_the_case_was_read_stops_the_decision",
+        ),
+        (
             "decide-conflict",
             "if conflict is not None:",
             "if False:",
@@ -77,8 +83,8 @@ CASES: list[Mutant] = [
         ),
         (
             "decide-amount",
-            "attempt.paid_amount != current.amount or ",
-            "",
+            "if order is None or attempt.paid_amount != current.amount:",
+            "if order is None:",
             "test_only_the_amount_that_the_operator_saw_is_refunded",
         ),
         (

@@ -119,6 +119,9 @@ class CaseDecisions:
             return None
         if work.decision not in current.possible:
             raise errors.decision_not_possible(current, work.decision)
+        if current.refund_id != case.refund_id:
+            # It has been refunded since it was read, which failed: its channel must be queried before anything is decided.
+            raise errors.case_changed(current)
         app = await app_rows.get_app_by_id(transaction, current.app_id) if current.app_id else None
         if not needs_second_operator(current, app.case_decision_limit if app else None):
             return current
@@ -174,7 +177,7 @@ class CaseDecisions:
                 await self._cases.move(transaction, current.id, CaseEvent.REFUND, now, work.cause, decided=work.decided)
                 return
             order = await order_rows.get_order(transaction, attempt.order_id)
-            if order is None or attempt.paid_amount != current.amount or current.refund_id is not None:
+            if order is None or attempt.paid_amount != current.amount:
                 raise errors.case_changed(case)
             moved = await self._cases.move(
                 transaction, current.id, CaseEvent.REFUND, now, work.cause, refund_id=self._context.new_key(now),
