@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from paycenter_server.domain.attempts import PayAttempt
 from paycenter_server.domain.cases import Decision, PayCase
-from paycenter_server.domain.events import Actor, ActorKind
+from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.services.cases_desk import CaseView
 from paycenter_server.services.identity import Caller
@@ -16,7 +17,6 @@ from support.facts import configured, payment_of
 from support.system import CAUSE, OPERATOR, PayCenterSystem
 
 ANNE, BEN = Caller("anne", None, ""), Caller("ben", None, "")
-ANNE_ACTOR = Actor(ActorKind.OPERATOR, "anne")
 NEVER = {"behaviour": "never"}
 STAYS_PAYABLE = {"behaviour": "late_after_close", "late_seconds": "80000"}
 
@@ -106,3 +106,13 @@ async def events_of(system: PayCenterSystem, case: PayCase) -> list[tuple[str, s
     """Event, kind of actor and actor of the ledger's rows about a case, oldest first."""
     rows = await system.rows("SELECT event, actor_kind, actor FROM pay_event WHERE subject_id = $1 ORDER BY id", case.id)
     return [(row["event"], row["actor_kind"], row["actor"]) for row in rows]
+
+
+async def refused(
+    system: PayCenterSystem, by: Caller, case: PayCase, decision: Decision, reason: str = "why", *, names: Reason
+) -> PayCenterError:
+    """The error of a decision, which must have this reason."""
+    with pytest.raises(PayCenterError) as caught:
+        await decide(system, by, case, decision, reason)
+    assert caught.value.reason is names, caught.value
+    return caught.value

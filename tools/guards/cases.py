@@ -12,8 +12,8 @@ CASES: list[Mutant] = [
             "decide-lock",
             "current = await case_rows.lock_case(transaction, case.id)",
             "current = await case_rows.get_case(transaction, case.id)",
-            "test_two_operators_at_the_same_moment_make_one_refund "
-            "test_two_proposals_at_the_same_moment_decide_nothing_by_one_operator",
+            "test_case_operators.py::test_two_operators_at_the_same_moment_make_one_refund "
+            "test_case_operators.py::test_two_proposals_at_the_same_moment_decide_nothing_by_one_operator",
         ),
         (
             "decide-repeated",
@@ -31,19 +31,19 @@ CASES: list[Mutant] = [
             "decide-second",
             "if not needs_second_operator(current, app.case_decision_limit if app else None):",
             "if True:",
-            "test_an_amount_above_the_limit_needs_a_second_operator",
+            "test_case_operators.py::test_an_amount_above_the_limit_needs_a_second_operator",
         ),
         (
             "decide-second-is-another",
             "if current.proposed_by == work.decided.by:",
             "if False:",
-            "test_an_amount_above_the_limit_needs_a_second_operator",
+            "test_case_operators.py::test_an_amount_above_the_limit_needs_a_second_operator",
         ),
         (
             "decide-second-decides-the-same",
             "if current.proposed_decision != work.decision:",
             "if not current.proposed_decision:",
-            "test_another_decision_replaces_the_proposal",
+            "test_case_operators.py::test_another_decision_replaces_the_proposal",
         ),
         (
             "decide-look",
@@ -55,13 +55,13 @@ CASES: list[Mutant] = [
             "decide-refund-unchanged",
             "(current.state, current.out_refund_key) != (RefundState.FAILURE, refund.out_refund_key)",
             "False",
-            "test_a_refund_that_changed_after_the_query_stops_the_decision[ACCEPT]",
+            "test_case_operators.py::test_a_refund_that_changed_after_the_query_stops_the_decision[ACCEPT]",
         ),
         (
             "decide-refund-appeared",
             "if current.refund_id != case.refund_id:",
             "if False:",
-            "test_a_refund_that_failed_since_the_case_was_read_stops_the_decision",
+            "test_case_operators.py::test_a_refund_that_failed_since_the_case_was_read_stops_the_decision",
         ),
         (
             "decide-conflict",
@@ -73,7 +73,7 @@ CASES: list[Mutant] = [
             "decide-conflict-lock",
             "attempt = await attempt_rows.lock_attempt(transaction, case.attempt_id)",
             "attempt = await attempt_rows.get_attempt(transaction, case.attempt_id)",
-            "test_a_conflict_that_is_opened_at_the_same_moment_stops_the_refund",
+            "test_case_operators.py::test_a_conflict_that_is_opened_at_the_same_moment_stops_the_refund",
         ),
         (
             "decide-account",
@@ -85,7 +85,7 @@ CASES: list[Mutant] = [
             "decide-amount",
             "if order is None or attempt.paid_amount != current.amount:",
             "if order is None:",
-            "test_only_the_amount_that_the_operator_saw_is_refunded",
+            "test_case_operators.py::test_only_the_amount_that_the_operator_saw_is_refunded",
         ),
         (
             "accept-order",
@@ -101,13 +101,13 @@ CASES: list[Mutant] = [
             "accept-state",
             "p.state = ANY($3) AND EXISTS (",
             "$3::text[] IS NOT NULL AND EXISTS (",
-            "test_the_statement_books_a_late_payment_once_and_only_what_was_paid",
+            "test_case_operators.py::test_the_statement_books_a_late_payment_once_and_only_what_was_paid",
         ),
         (
             "accept-amount",
             "a.state = $14 AND a.paid_amount = $4)",
             "a.state = $14)",
-            "test_the_statement_books_a_late_payment_once_and_only_what_was_paid",
+            "test_case_operators.py::test_the_statement_books_a_late_payment_once_and_only_what_was_paid",
         ),
     ),
     *guards(
@@ -117,13 +117,13 @@ CASES: list[Mutant] = [
             "limit-unknown-amount",
             "return case.amount is None or case.kind is CaseKind.WRONG_CURRENCY or case.amount > limit",
             "return case.kind is CaseKind.WRONG_CURRENCY or (case.amount or 0) > limit",
-            "test_an_amount_that_is_not_known_needs_a_second_operator",
+            "test_case_operators.py::test_an_amount_that_is_not_known_needs_a_second_operator",
         ),
         (
             "limit-currency",
             " or case.kind is CaseKind.WRONG_CURRENCY or ",
             " or ",
-            "test_an_amount_that_is_not_known_needs_a_second_operator",
+            "test_case_operators.py::test_an_amount_that_is_not_known_needs_a_second_operator",
         ),
     ),
     *guards(
@@ -143,19 +143,19 @@ CASES: list[Mutant] = [
             "proposal-ends",
             "    proposed_decision = '', proposed_reason = '', proposed_by = '', proposed_time = NULL, stale_time = NULL,",
             "    stale_time = NULL,",
-            "test_a_change_of_the_state_ends_the_proposal",
+            "test_case_operators.py::test_a_change_of_the_state_ends_the_proposal",
         ),
         (
             "stale-once",
             " AND old.stale_time IS NULL",
             "",
-            "test_a_case_whose_refund_only_raises_exceptions_is_stale_by_its_age",
+            "test_case_operators.py::test_a_case_whose_refund_only_raises_exceptions_is_stale_by_its_age",
         ),
         (
             "stale-ends",
             "proposed_time = NULL, stale_time = NULL,",
             "proposed_time = NULL,",
-            "test_a_stale_case_is_not_stale_any_more_when_its_refund_is_decided",
+            "test_case_operators.py::test_a_stale_case_is_not_stale_any_more_when_its_refund_is_decided",
         ),
     ),
     *guards(
@@ -177,7 +177,7 @@ CASES: list[Mutant] = [
             "case-stale",
             "if refund.case_id is not None and await case_rows.mark_stale(transaction, refund.case_id, now, cause_now()):",
             "if False:",
-            "test_a_case_whose_refund_only_raises_exceptions_is_stale_by_its_age",
+            "test_case_operators.py::test_a_case_whose_refund_only_raises_exceptions_is_stale_by_its_age",
         ),
         (
             "given-up-not-told",
