@@ -25,6 +25,7 @@ from support.cases import (
     book,
     case_of,
     decide,
+    duplicate,
     events_of,
     hold,
     last_case,
@@ -34,6 +35,7 @@ from support.cases import (
     refused,
     run_refund_job,
     set_app,
+    unknown,
     wrong_amount,
 )
 from support.facts import configured, refunded
@@ -150,13 +152,21 @@ async def test_two_different_decisions_at_the_same_moment_carry_one_out(system: 
     assert (await system.read(order)).state is OrderState.CLOSED
 
 
-async def test_two_proposals_at_the_same_moment_decide_nothing_by_one_operator(system: PayCenterSystem) -> None:
+async def test_two_decisions_that_move_no_money_at_the_same_moment(system: PayCenterSystem) -> None:
+    """Nothing but the case itself is locked by these."""
     await hold(system)
+    _, case = await duplicate(system)
+    results = await at_once(system, case, (ANNE, Decision.ACCEPT), (BEN, Decision.CLOSE))
+    errors = [item for item in results if isinstance(item, PayCenterError)]
+    assert [error.reason for error in errors] == [Reason.CASE_DECISION_NOT_POSSIBLE]
+
+
+async def test_two_proposals_at_the_same_moment_decide_nothing_by_one_operator(system: PayCenterSystem) -> None:
     await set_app(system, case_decision_limit=0)
-    _, case = await late(system)
-    results = await at_once(system, case, (ANNE, Decision.REFUND), (ANNE, Decision.REFUND))
+    case = await unknown(system)
+    results = await at_once(system, case, (ANNE, Decision.CLOSE), (ANNE, Decision.CLOSE))
     assert [item.reason for item in results if isinstance(item, PayCenterError)] == [Reason.CASE_NEEDS_SECOND_OPERATOR]
-    assert await refunds_of(system, case) == []
+    assert (await case_of(system, case.id)).state is CaseState.OPEN
 
 
 async def test_two_operators_at_the_same_moment_send_a_failed_refund_again_once(system: PayCenterSystem) -> None:

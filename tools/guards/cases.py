@@ -12,7 +12,7 @@ CASES: list[Mutant] = [
             "decide-lock",
             "current = await case_rows.lock_case(transaction, case.id)",
             "current = await case_rows.get_case(transaction, case.id)",
-            "test_case_operators.py::test_two_operators_at_the_same_moment_make_one_refund "
+            "test_case_operators.py::test_two_decisions_that_move_no_money_at_the_same_moment "
             "test_case_operators.py::test_two_proposals_at_the_same_moment_decide_nothing_by_one_operator",
         ),
         (
