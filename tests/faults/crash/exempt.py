@@ -1,8 +1,142 @@
-"""Awaits of services/ that no operation of the crash matrix is killed at, by module or by module and function, with the reason."""
+"""Awaits of services/ that no operation of the crash matrix is killed at, with the reason.
+
+A key is a module, a module and a function, or a module, a function and the beginning of the source of the await.
+"""
 
 from __future__ import annotations
 
-_READS = "it reads"
-_ADMINISTRATION = "administration of configuration, in one transaction"
+from faults.crash.points import KillPoint
 
-EXEMPT: dict[str, str] = {}
+_READS = "it only reads"
+_ADMINISTRATION = "administration: one transaction, no channel call that moves money"
+_OTHERS = "it calls what others call too, and stores nothing before that"
+_WAITS = "a wait for tasks that are stepped themselves"
+
+EXEMPT: dict[str, str] = {
+    **dict.fromkeys(("accounts", "accounts_keys", "apps", "channels", "channels_probe", "credentials"), _ADMINISTRATION),
+    **dict.fromkeys(("books", "health", "identity", "timeline"), _READS),
+    "context": _WAITS,
+    "notifications": "an operator's resend: one statement",
+    "cashier": "it reads, and then submits as an app does",
+    # Keys of channels are fetched into memory.
+    **dict.fromkeys(
+        (
+            "channels_gateway ChannelGateway._fetch",
+            "channels_gateway ChannelGateway.fetch_keys",
+            "channels_gateway ChannelGateway._refresh_keys",
+            "channels_gateway ChannelGateway._read_with_earlier_keys",
+            "channels_gateway ChannelGateway._read",
+            "channels_gateway ChannelGateway.get",
+            "channels_gateway ChannelGateway.parse_callback",
+            "channels_gateway ChannelGateway.verify_callback",
+            "channels_gateway ChannelGateway._send: outcome",
+            "channels_gateway ChannelGateway.perform: await self._refresh_keys",
+            "callbacks Callbacks._store: signer",
+            "callbacks Callbacks._store: callback = await self._gateway",
+            "callbacks Callbacks._owner: return await self._gateway",
+        ),
+        "keys in memory",
+    ),  # fmt: skip
+    **dict.fromkeys(
+        (
+            "attempts AttemptSettlement.pending",
+            "attempts AttemptSettlement.close_all: raise await self.pending",
+            "attempts_submission Submission._close: raise",
+            "orders Orders.attempts",
+            "orders Orders.load_by_merchant_id",
+            "orders Orders.search",
+            "orders Orders.create: existing",
+            "orders Orders.sync_order: attempts = await attempt_rows.list",
+            "refunds Refunds.load",
+            "refunds Refunds.load_by_merchant_no",
+            "refunds Refunds.search",
+            "refunds Refunds._hold_account: account",
+            "refunds Refunds._create: existing = await self._existing",
+            "refunds Refunds._reserve_and_insert: raise",
+            "refunds Refunds._reserve_and_send_again: order",
+            "refunds_settlement RefundSettlement._all_went_back",
+        ),
+        _READS,
+    ),  # fmt: skip
+    **dict.fromkeys(
+        (
+            "attempts AttemptSettlement.query_number",
+            "attempts AttemptSettlement._after: again",
+            "attempts AttemptSettlement.settle_or_close: configured",
+            "attempts_submission Submission._refused_again",
+            "attempts_submission Submission._store: await self._refused_again",
+            "callbacks Callbacks._book",
+            "refunds Refunds.sync",
+            "refunds_settlement RefundSettlement.check: if outcome.status is RefundStatus.TRADE",
+            "refunds_settlement RefundSettlement.check: last",
+            "refunds_settlement RefundSettlement.send: configured",
+            "refunds_settlement RefundSettlement.receive_callback: confirmed",
+            "refunds_settlement RefundSettlement.receive_callback: await self.apply(configured, refund, confirmed",
+            "refunds_settlement RefundSettlement._not_ours: await self._attempts.query",
+            "refunds_settlement RefundSettlement._not_ours: attempt = await self._attempts",
+        ),
+        _OTHERS,
+    ),  # fmt: skip
+    # One statement each, after which the row is looked at again; the rest is another row's.
+    **dict.fromkeys(
+        (
+            "attempts AttemptSettlement._book: await self.look_again",
+            "attempts_submission Submission._ask",
+            "attempts_submission Submission._store: await self._unclear",
+            "payments Payments.book: await self._cases.unknown_payment",
+            "attempts_submission Submission._store: await self._attempts.look_again",
+            "refunds_settlement RefundSettlement._apply_or_note: await self._note",
+            "refunds_settlement RefundSettlement._fail: await self._note",
+            "cases Cases.unknown_payment",
+        ),
+        "one statement",
+    ),  # fmt: skip
+    **dict.fromkeys(
+        (
+            "attempts AttemptSettlement._close_here: await self._cases",
+            "cases Cases.closed_after_booking",
+            "cases Cases._whole_attempt: async with",
+            "cases Cases._whole_attempt: transaction",
+            "cases Cases.succeeded_after_failure",
+            "cases Cases.notification_given_up: refund",
+            "cases Cases.unknown_refund: earlier",
+            "refunds_settlement RefundSettlement._succeed_late: await self._cases",
+            "payments Payments._surplus: if event",
+            "refunds_settlement RefundSettlement._fail: await self._cases",
+        ),
+        "a branch of a transaction whose other awaits are kill points, and which the channel's next message repeats",
+    ),  # fmt: skip
+    **dict.fromkeys(
+        (
+            "claims Claims.settle",
+            "claims Claims.start_due: async with self._looking",
+            "jobs Jobs.settle",
+            "jobs Jobs._close_each",
+            "jobs Jobs._close_each.close",
+            "jobs Jobs.start_order_expiry: await self._close_each",
+        ),
+        _WAITS,
+    ),  # fmt: skip
+    # What is behind an open breaker is only read, and a case is opened by one statement.
+    **dict.fromkeys(
+        (
+            "jobs Jobs._due_attempts",
+            "jobs Jobs._due_refunds",
+            "jobs Jobs._page_of_attempts",
+            "jobs Jobs._page_of_refunds",
+            "jobs_stale StaleRounds.go_on",
+            "notifications_delivery NotificationDelivery._due",
+            "notifications_delivery NotificationDelivery._give_up_overdue",
+        ),
+        "rows behind an open breaker: a case by one statement",
+    ),  # fmt: skip
+}
+
+
+def exempt(point: KillPoint) -> bool:
+    """Whether an await needs no operation."""
+    module = point.module.removesuffix(".py")
+    names = (module, f"{module} {point.function}")
+    return any(name in EXEMPT for name in names) or any(
+        f"{names[1]}: {point.text}".startswith(key) for key in EXEMPT if ": " in key
+    )
