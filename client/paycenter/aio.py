@@ -20,11 +20,13 @@ from paycenter.states import OrderState, RefundState
 from paycenter.v1 import pay_notification_service_pb2 as notify
 from paycenter.v1.pay_account_service_pb2_grpc import PayAccountServiceStub
 from paycenter.v1.pay_app_service_pb2_grpc import PayAppServiceStub
+from paycenter.v1.pay_audit_service_pb2_grpc import PayAuditServiceStub
 from paycenter.v1.pay_case_service_pb2_grpc import PayCaseServiceStub
 from paycenter.v1.pay_channel_service_pb2 import ListEnabledChannelCodesRequest
 from paycenter.v1.pay_channel_service_pb2_grpc import PayChannelServiceStub
 from paycenter.v1.pay_credential_service_pb2_grpc import PayCredentialServiceStub
 from paycenter.v1.pay_notification_service_pb2_grpc import PayNotificationServiceStub
+from paycenter.v1.pay_operator_service_pb2_grpc import PayOperatorServiceStub
 from paycenter.v1.pay_order_service_pb2 import (
     DISPLAY_MODE_UNSPECIFIED,
     ClosePayOrderRequest,
@@ -82,6 +84,8 @@ class AsyncPayCenter:
         self.refunds = PayRefundServiceStub(wrapped)
         self.apps = PayAppServiceStub(wrapped)
         self.credentials = PayCredentialServiceStub(wrapped)
+        self.operators = PayOperatorServiceStub(wrapped)
+        self.audit = PayAuditServiceStub(wrapped)
         self.accounts = PayAccountServiceStub(wrapped)
         self.cases = PayCaseServiceStub(wrapped)
         self.channels = PayChannelServiceStub(wrapped)

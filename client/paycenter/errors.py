@@ -305,6 +305,22 @@ class NotificationSupersededError(PreconditionError, reason=Reason.NOTIFICATION_
     """A newer notification of the same object replaces this one; `metadata["replaced_by"]` is its number."""
 
 
+class OperatorNotFoundError(NotFoundError, reason=Reason.OPERATOR_NOT_FOUND):
+    """There is no such operator."""
+
+
+class OperatorExistsError(AlreadyExistsError, reason=Reason.OPERATOR_EXISTS):
+    """Another operator has this name."""
+
+
+class OperatorLastAdminError(PreconditionError, reason=Reason.OPERATOR_LAST_ADMIN):
+    """The last enabled admin of all apps keeps its role. Give another operator that role first."""
+
+
+class SessionNotFoundError(NotFoundError, reason=Reason.SESSION_NOT_FOUND):
+    """There is no such session, it has ended, or it belongs to another operator."""
+
+
 class CaseNotFoundError(NotFoundError, reason=Reason.CASE_NOT_FOUND):
     """There is no such case."""
 

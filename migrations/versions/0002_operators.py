@@ -51,9 +51,7 @@ def upgrade() -> None:
         "AND o.name = pay_credential.name"
     )
     op.create_foreign_key(op.f("pay_credential_operator_id_fkey"), "pay_credential", "pay_operator", ["operator_id"], ["id"])
-    op.create_check_constraint(
-        op.f("pay_credential_owner_check"), "pay_credential", "(app_id IS NULL) <> (operator_id IS NULL)"
-    )
+    op.create_check_constraint(op.f("pay_credential_owner_check"), "pay_credential", "(app_id IS NULL) <> (operator_id IS NULL)")
     op.create_index(op.f("pay_credential_operator_id_idx"), "pay_credential", ["operator_id"], unique=False)
     op.create_table(
         "pay_session",

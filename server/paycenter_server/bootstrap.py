@@ -19,6 +19,7 @@ from paycenter_server.services.accounts_places import AccountPlaces
 from paycenter_server.services.apps import Apps
 from paycenter_server.services.attempts import AttemptSettlement
 from paycenter_server.services.attempts_submission import Submission
+from paycenter_server.services.audit import Audit
 from paycenter_server.services.callbacks import Callbacks
 from paycenter_server.services.cases import Cases
 from paycenter_server.services.cases_decisions import CaseDecisions
@@ -34,11 +35,15 @@ from paycenter_server.services.identity import Identity
 from paycenter_server.services.jobs import Jobs
 from paycenter_server.services.notifications import Notifications
 from paycenter_server.services.notifications_delivery import NotificationDelivery, NotificationSender
+from paycenter_server.services.operators import Operators
+from paycenter_server.services.operators_totp import Totp
 from paycenter_server.services.orders import Orders
+from paycenter_server.services.passwords import Passwords
 from paycenter_server.services.payments import Payments
 from paycenter_server.services.refunds import Refunds
 from paycenter_server.services.refunds_settlement import RefundSettlement
 from paycenter_server.services.secrets import SecretBox
+from paycenter_server.services.sessions import Sessions
 from paycenter_server.services.timeline import Timelines
 from paycenter_server.settings import DatabaseSettings, Settings, SettingsError
 from paycenter_server.storage.database import Database, read_time
@@ -162,6 +167,31 @@ class Services:
     def credentials(self) -> Credentials:
         """Credentials of apps and operators."""
         return Credentials(self.context, self.identity)
+
+    @cached_property
+    def passwords(self) -> Passwords:
+        """Hashing and checking of passwords."""
+        return Passwords(self.context)
+
+    @cached_property
+    def operators(self) -> Operators:
+        """Administration of operators."""
+        return Operators(self.context, self.identity, self.passwords)
+
+    @cached_property
+    def totp(self) -> Totp:
+        """The second factor of a login."""
+        return Totp(self.context, self.passwords)
+
+    @cached_property
+    def sessions(self) -> Sessions:
+        """Logins and sessions of operators."""
+        return Sessions(self.context, self.passwords)
+
+    @cached_property
+    def audit(self) -> Audit:
+        """Administrative acts and refused attempts."""
+        return Audit(self.context.database)
 
     @cached_property
     def channels(self) -> Channels:

@@ -31,7 +31,10 @@ async def test_operators_are_listed_without_secrets(rig: Rig) -> None:
     listed = (await rig.op.credentials.ListOperatorCredentials(pb.ListOperatorCredentialsRequest())).credentials
     assert [(one.name, one.enabled) for one in listed] == [("test", True), ("Lin", True)]
     assert listed[1].key_id == key_id
-    assert {field.name for field in pb.OperatorCredential.DESCRIPTOR.fields} == {"key_id", "name", "enabled", "create_time"}
+    assert [one.operator_name for one in listed] == ["test", "Lin"]
+    assert {field.name for field in pb.OperatorCredential.DESCRIPTOR.fields} == {
+        "key_id", "name", "enabled", "create_time", "operator_name", "role", "app_keys", "expire_time",
+    }  # fmt: skip
     assert all(one.create_time.seconds for one in listed)
 
 

@@ -46,7 +46,7 @@ OPERATOR = Caller("test", None, "")
 CAUSE = Cause(OPERATOR.actor)
 TABLES = (
     "pay_notify_log, pay_notify_task, pay_refund, pay_case, pay_attempt, pay_order, pay_binding, pay_channel, pay_account, "
-    "pay_credential, pay_app"
+    "pay_session, pay_login_failure, pay_operator, pay_credential, pay_app"
 )
 
 

@@ -132,6 +132,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. The amount needs a second operator, and this one has proposed the decision. Another one must confirm it."""
     ERROR_REASON_CASE_CHANGED: _ErrorReason.ValueType  # 83
     """ABORTED. The case, its refund or its order changed during the call. Read the case and decide again."""
+    ERROR_REASON_OPERATOR_NOT_FOUND: _ErrorReason.ValueType  # 90
+    """NOT_FOUND. There is no such operator."""
+    ERROR_REASON_OPERATOR_EXISTS: _ErrorReason.ValueType  # 91
+    """ALREADY_EXISTS. Another operator has this name."""
+    ERROR_REASON_OPERATOR_LAST_ADMIN: _ErrorReason.ValueType  # 92
+    """FAILED_PRECONDITION. The last enabled admin of all apps keeps its role. Give another operator that role first."""
+    ERROR_REASON_SESSION_NOT_FOUND: _ErrorReason.ValueType  # 93
+    """NOT_FOUND. There is no such session, it has ended, or it belongs to another operator."""
     ERROR_REASON_SERVER_STOPPING: _ErrorReason.ValueType  # 110
     """UNAVAILABLE. This server is stopping and has not begun the call. Repeat it after the RetryInfo."""
 
@@ -252,6 +260,14 @@ ERROR_REASON_CASE_NEEDS_SECOND_OPERATOR: ErrorReason.ValueType  # 82
 """FAILED_PRECONDITION. The amount needs a second operator, and this one has proposed the decision. Another one must confirm it."""
 ERROR_REASON_CASE_CHANGED: ErrorReason.ValueType  # 83
 """ABORTED. The case, its refund or its order changed during the call. Read the case and decide again."""
+ERROR_REASON_OPERATOR_NOT_FOUND: ErrorReason.ValueType  # 90
+"""NOT_FOUND. There is no such operator."""
+ERROR_REASON_OPERATOR_EXISTS: ErrorReason.ValueType  # 91
+"""ALREADY_EXISTS. Another operator has this name."""
+ERROR_REASON_OPERATOR_LAST_ADMIN: ErrorReason.ValueType  # 92
+"""FAILED_PRECONDITION. The last enabled admin of all apps keeps its role. Give another operator that role first."""
+ERROR_REASON_SESSION_NOT_FOUND: ErrorReason.ValueType  # 93
+"""NOT_FOUND. There is no such session, it has ended, or it belongs to another operator."""
 ERROR_REASON_SERVER_STOPPING: ErrorReason.ValueType  # 110
 """UNAVAILABLE. This server is stopping and has not begun the call. Repeat it after the RetryInfo."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)paycenter/v1/pay_credential_service.proto\x12\x0cpaycenter.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"o\n\rAppCredential\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07\x65nabled\x18\x03 \x01(\x08\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"t\n\x12OperatorCredential\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07\x65nabled\x18\x03 \x01(\x08\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\";\n\x1a\x43reateAppCredentialRequest\x12\x0f\n\x07\x61pp_key\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"b\n\x1b\x43reateAppCredentialResponse\x12/\n\ncredential\x18\x01 \x01(\x0b\x32\x1b.paycenter.v1.AppCredential\x12\x12\n\nkey_secret\x18\x02 \x01(\t\",\n\x19ListAppCredentialsRequest\x12\x0f\n\x07\x61pp_key\x18\x01 \x01(\t\"N\n\x1aListAppCredentialsResponse\x12\x30\n\x0b\x63redentials\x18\x01 \x03(\x0b\x32\x1b.paycenter.v1.AppCredential\">\n\x1b\x44isableAppCredentialRequest\x12\x0f\n\x07\x61pp_key\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\"O\n\x1c\x44isableAppCredentialResponse\x12/\n\ncredential\x18\x01 \x01(\x0b\x32\x1b.paycenter.v1.AppCredential\" \n\x1eListOperatorCredentialsRequest\"X\n\x1fListOperatorCredentialsResponse\x12\x35\n\x0b\x63redentials\x18\x01 \x03(\x0b\x32 .paycenter.v1.OperatorCredential\"2\n DisableOperatorCredentialRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\"Y\n!DisableOperatorCredentialResponse\x12\x34\n\ncredential\x18\x01 \x01(\x0b\x32 .paycenter.v1.OperatorCredential2\xd0\x04\n\x14PayCredentialService\x12j\n\x13\x43reateAppCredential\x12(.paycenter.v1.CreateAppCredentialRequest\x1a).paycenter.v1.CreateAppCredentialResponse\x12g\n\x12ListAppCredentials\x12\'.paycenter.v1.ListAppCredentialsRequest\x1a(.paycenter.v1.ListAppCredentialsResponse\x12m\n\x14\x44isableAppCredential\x12).paycenter.v1.DisableAppCredentialRequest\x1a*.paycenter.v1.DisableAppCredentialResponse\x12v\n\x17ListOperatorCredentials\x12,.paycenter.v1.ListOperatorCredentialsRequest\x1a-.paycenter.v1.ListOperatorCredentialsResponse\x12|\n\x19\x44isableOperatorCredential\x12..paycenter.v1.DisableOperatorCredentialRequest\x1a/.paycenter.v1.DisableOperatorCredentialResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)paycenter/v1/pay_credential_service.proto\x12\x0cpaycenter.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"o\n\rAppCredential\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07\x65nabled\x18\x03 \x01(\x08\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xdc\x01\n\x12OperatorCredential\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07\x65nabled\x18\x03 \x01(\x08\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\roperator_name\x18\x05 \x01(\t\x12\x0c\n\x04role\x18\x06 \x01(\t\x12\x10\n\x08\x61pp_keys\x18\x07 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\";\n\x1a\x43reateAppCredentialRequest\x12\x0f\n\x07\x61pp_key\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"b\n\x1b\x43reateAppCredentialResponse\x12/\n\ncredential\x18\x01 \x01(\x0b\x32\x1b.paycenter.v1.AppCredential\x12\x12\n\nkey_secret\x18\x02 \x01(\t\",\n\x19ListAppCredentialsRequest\x12\x0f\n\x07\x61pp_key\x18\x01 \x01(\t\"N\n\x1aListAppCredentialsResponse\x12\x30\n\x0b\x63redentials\x18\x01 \x03(\x0b\x32\x1b.paycenter.v1.AppCredential\">\n\x1b\x44isableAppCredentialRequest\x12\x0f\n\x07\x61pp_key\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\"O\n\x1c\x44isableAppCredentialResponse\x12/\n\ncredential\x18\x01 \x01(\x0b\x32\x1b.paycenter.v1.AppCredential\" \n\x1eListOperatorCredentialsRequest\"X\n\x1fListOperatorCredentialsResponse\x12\x35\n\x0b\x63redentials\x18\x01 \x03(\x0b\x32 .paycenter.v1.OperatorCredential\"2\n DisableOperatorCredentialRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\"Y\n!DisableOperatorCredentialResponse\x12\x34\n\ncredential\x18\x01 \x01(\x0b\x32 .paycenter.v1.OperatorCredential2\xd0\x04\n\x14PayCredentialService\x12j\n\x13\x43reateAppCredential\x12(.paycenter.v1.CreateAppCredentialRequest\x1a).paycenter.v1.CreateAppCredentialResponse\x12g\n\x12ListAppCredentials\x12\'.paycenter.v1.ListAppCredentialsRequest\x1a(.paycenter.v1.ListAppCredentialsResponse\x12m\n\x14\x44isableAppCredential\x12).paycenter.v1.DisableAppCredentialRequest\x1a*.paycenter.v1.DisableAppCredentialResponse\x12v\n\x17ListOperatorCredentials\x12,.paycenter.v1.ListOperatorCredentialsRequest\x1a-.paycenter.v1.ListOperatorCredentialsResponse\x12|\n\x19\x44isableOperatorCredential\x12..paycenter.v1.DisableOperatorCredentialRequest\x1a/.paycenter.v1.DisableOperatorCredentialResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,28 +34,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_APPCREDENTIAL']._serialized_start=92
   _globals['_APPCREDENTIAL']._serialized_end=203
-  _globals['_OPERATORCREDENTIAL']._serialized_start=205
-  _globals['_OPERATORCREDENTIAL']._serialized_end=321
-  _globals['_CREATEAPPCREDENTIALREQUEST']._serialized_start=323
-  _globals['_CREATEAPPCREDENTIALREQUEST']._serialized_end=382
-  _globals['_CREATEAPPCREDENTIALRESPONSE']._serialized_start=384
-  _globals['_CREATEAPPCREDENTIALRESPONSE']._serialized_end=482
-  _globals['_LISTAPPCREDENTIALSREQUEST']._serialized_start=484
-  _globals['_LISTAPPCREDENTIALSREQUEST']._serialized_end=528
-  _globals['_LISTAPPCREDENTIALSRESPONSE']._serialized_start=530
-  _globals['_LISTAPPCREDENTIALSRESPONSE']._serialized_end=608
-  _globals['_DISABLEAPPCREDENTIALREQUEST']._serialized_start=610
-  _globals['_DISABLEAPPCREDENTIALREQUEST']._serialized_end=672
-  _globals['_DISABLEAPPCREDENTIALRESPONSE']._serialized_start=674
-  _globals['_DISABLEAPPCREDENTIALRESPONSE']._serialized_end=753
-  _globals['_LISTOPERATORCREDENTIALSREQUEST']._serialized_start=755
-  _globals['_LISTOPERATORCREDENTIALSREQUEST']._serialized_end=787
-  _globals['_LISTOPERATORCREDENTIALSRESPONSE']._serialized_start=789
-  _globals['_LISTOPERATORCREDENTIALSRESPONSE']._serialized_end=877
-  _globals['_DISABLEOPERATORCREDENTIALREQUEST']._serialized_start=879
-  _globals['_DISABLEOPERATORCREDENTIALREQUEST']._serialized_end=929
-  _globals['_DISABLEOPERATORCREDENTIALRESPONSE']._serialized_start=931
-  _globals['_DISABLEOPERATORCREDENTIALRESPONSE']._serialized_end=1020
-  _globals['_PAYCREDENTIALSERVICE']._serialized_start=1023
-  _globals['_PAYCREDENTIALSERVICE']._serialized_end=1615
+  _globals['_OPERATORCREDENTIAL']._serialized_start=206
+  _globals['_OPERATORCREDENTIAL']._serialized_end=426
+  _globals['_CREATEAPPCREDENTIALREQUEST']._serialized_start=428
+  _globals['_CREATEAPPCREDENTIALREQUEST']._serialized_end=487
+  _globals['_CREATEAPPCREDENTIALRESPONSE']._serialized_start=489
+  _globals['_CREATEAPPCREDENTIALRESPONSE']._serialized_end=587
+  _globals['_LISTAPPCREDENTIALSREQUEST']._serialized_start=589
+  _globals['_LISTAPPCREDENTIALSREQUEST']._serialized_end=633
+  _globals['_LISTAPPCREDENTIALSRESPONSE']._serialized_start=635
+  _globals['_LISTAPPCREDENTIALSRESPONSE']._serialized_end=713
+  _globals['_DISABLEAPPCREDENTIALREQUEST']._serialized_start=715
+  _globals['_DISABLEAPPCREDENTIALREQUEST']._serialized_end=777
+  _globals['_DISABLEAPPCREDENTIALRESPONSE']._serialized_start=779
+  _globals['_DISABLEAPPCREDENTIALRESPONSE']._serialized_end=858
+  _globals['_LISTOPERATORCREDENTIALSREQUEST']._serialized_start=860
+  _globals['_LISTOPERATORCREDENTIALSREQUEST']._serialized_end=892
+  _globals['_LISTOPERATORCREDENTIALSRESPONSE']._serialized_start=894
+  _globals['_LISTOPERATORCREDENTIALSRESPONSE']._serialized_end=982
+  _globals['_DISABLEOPERATORCREDENTIALREQUEST']._serialized_start=984
+  _globals['_DISABLEOPERATORCREDENTIALREQUEST']._serialized_end=1034
+  _globals['_DISABLEOPERATORCREDENTIALRESPONSE']._serialized_start=1036
+  _globals['_DISABLEOPERATORCREDENTIALRESPONSE']._serialized_end=1125
+  _globals['_PAYCREDENTIALSERVICE']._serialized_start=1128
+  _globals['_PAYCREDENTIALSERVICE']._serialized_end=1720
 # @@protoc_insertion_point(module_scope)

@@ -64,15 +64,31 @@ class OperatorCredential(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     ENABLED_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    OPERATOR_NAME_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    APP_KEYS_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     """The key id."""
     name: _builtins.str
-    """The name of the operator."""
+    """The purpose."""
     enabled: _builtins.bool
     """Whether the credential is enabled."""
+    operator_name: _builtins.str
+    """The name of the operator."""
+    role: _builtins.str
+    """The role that it is limited to, such as "viewer". Empty: that of the operator."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """The time of creation."""
+
+    @_builtins.property
+    def app_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The keys of the apps that it is limited to. Empty: those of the operator."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """The time at which it ends. Not set: never."""
 
     def __init__(
         self,
@@ -81,10 +97,14 @@ class OperatorCredential(_message.Message):
         name: _builtins.str = ...,
         enabled: _builtins.bool = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        operator_name: _builtins.str = ...,
+        role: _builtins.str = ...,
+        app_keys: _abc.Iterable[_builtins.str] | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "enabled", b"enabled", "key_id", b"key_id", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_keys", b"app_keys", "create_time", b"create_time", "enabled", b"enabled", "expire_time", b"expire_time", "key_id", b"key_id", "name", b"name", "operator_name", b"operator_name", "role", b"role"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___OperatorCredential: _TypeAlias = OperatorCredential  # noqa: Y015

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class PayCredentialServiceStub(object):
-    """PayCredentialService administers the credentials of apps and of operators. It requires operator credentials. An operator
-    credential is created on the command line only: `paycenter operator NAME`.
+    """PayCredentialService administers the credentials of apps and of operators. It requires operator credentials. The
+    first operator credential is created on the command line (`paycenter operator NAME`), others with CreateOwnCredential.
     """
 
     def __init__(self, channel):
@@ -64,8 +64,8 @@ class PayCredentialServiceStub(object):
 
 
 class PayCredentialServiceServicer(object):
-    """PayCredentialService administers the credentials of apps and of operators. It requires operator credentials. An operator
-    credential is created on the command line only: `paycenter operator NAME`.
+    """PayCredentialService administers the credentials of apps and of operators. It requires operator credentials. The
+    first operator credential is created on the command line (`paycenter operator NAME`), others with CreateOwnCredential.
     """
 
     def CreateAppCredential(self, request, context):
@@ -140,8 +140,8 @@ def add_PayCredentialServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PayCredentialService(object):
-    """PayCredentialService administers the credentials of apps and of operators. It requires operator credentials. An operator
-    credential is created on the command line only: `paycenter operator NAME`.
+    """PayCredentialService administers the credentials of apps and of operators. It requires operator credentials. The
+    first operator credential is created on the command line (`paycenter operator NAME`), others with CreateOwnCredential.
     """
 
     @staticmethod

@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PayCredentialServiceStub:
-    """PayCredentialService administers the credentials of apps and of operators. It requires operator credentials. An operator
-    credential is created on the command line only: `paycenter operator NAME`.
+    """PayCredentialService administers the credentials of apps and of operators. It requires operator credentials. The
+    first operator credential is created on the command line (`paycenter operator NAME`), others with CreateOwnCredential.
     """
 
     @_typing.overload
@@ -48,8 +48,8 @@ class PayCredentialServiceStub:
 
 @_typing.type_check_only
 class PayCredentialServiceAsyncStub(PayCredentialServiceStub):
-    """PayCredentialService administers the credentials of apps and of operators. It requires operator credentials. An operator
-    credential is created on the command line only: `paycenter operator NAME`.
+    """PayCredentialService administers the credentials of apps and of operators. It requires operator credentials. The
+    first operator credential is created on the command line (`paycenter operator NAME`), others with CreateOwnCredential.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -65,8 +65,8 @@ class PayCredentialServiceAsyncStub(PayCredentialServiceStub):
     """DisableOperatorCredential disables an operator's credential, with the same effect. The last enabled one cannot be disabled."""
 
 class PayCredentialServiceServicer(metaclass=_abc_1.ABCMeta):
-    """PayCredentialService administers the credentials of apps and of operators. It requires operator credentials. An operator
-    credential is created on the command line only: `paycenter operator NAME`.
+    """PayCredentialService administers the credentials of apps and of operators. It requires operator credentials. The
+    first operator credential is created on the command line (`paycenter operator NAME`), others with CreateOwnCredential.
     """
 
     @_abc_1.abstractmethod

@@ -61,6 +61,12 @@ def _case() -> click.Command:
     return case
 
 
+def _audit() -> click.Command:
+    from paycenter_server.cli.audit import audit
+
+    return audit
+
+
 def _protos() -> click.Command:
     from paycenter_server.cli.protos import protos
 
@@ -102,11 +108,12 @@ _COMMANDS: dict[str, tuple[Callable[[], click.Command], str]] = {
     "callback": (_callback, "Run the sidecar that receives the callbacks of channels."),
     "worker": (_worker, "Run the workers: notifications, sync, expire, refund sync."),
     "migrate": (_migrate, "Bring the database to the schema of this version."),
-    "operator": (_operator, "Create an operator credential."),
+    "operator": (_operator, "Create an operator, its credential, or its password."),
     "channel": (_channel, "Test the channel of an app: `channel test CODE --app APP`."),
     "order": (_order, "Show why an order is where it is: `order show NUMBER`."),
     "books": (_books, "Compare the amounts of all orders with the event ledger: `books check`."),
     "case": (_case, "List, show and decide cases: `case list`, `case show NUMBER`, `case decide NUMBER refund`."),
+    "audit": (_audit, "List and verify administrative acts: `audit list`, `audit verify`."),
     "protos": (_protos, "Write the .proto files of the contract to a folder."),
     "dev": (_dev, "Run everything on this machine, for development."),
     "demo": (_demo, "Make two demonstration payments and check every step."),

@@ -14,8 +14,9 @@ from paycenter_server.cli.running import database_settings_or_exit, settings_of_
 from paycenter_server.clock import SystemClock
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.services.channels_probe import Probe
-from paycenter_server.services.credentials import check_operator_name, create_operator
+from paycenter_server.services.credentials import create_operator, give_operator_password
 from paycenter_server.services.identity import Caller
+from paycenter_server.services.operators import check_operator_name
 from paycenter_server.telemetry import configure_logging
 
 T = TypeVar("T")
@@ -51,10 +52,12 @@ def migrate(check: bool) -> None:
 
 @click.command()
 @click.argument("name")
-def operator(name: str) -> None:
-    """Create an operator credential called NAME (1 to 64 characters). Its secret is shown this one time.
+@click.option("--password", is_flag=True, help="Show a one-time password for the console instead of a credential.")
+def operator(name: str, *, password: bool) -> None:
+    """Create a credential of the operator NAME (1 to 64 characters). Its secret is shown this one time.
 
-    Needs PAYCENTER_DATABASE_URL and no other setting.
+    An operator that does not exist yet becomes an admin. With --password, an operator that lost password or authenticator gets in
+    again: its authenticator is removed, its sessions end, and it is enabled. Needs PAYCENTER_DATABASE_URL and no other setting.
     """
     try:
         check_operator_name(name)
@@ -66,6 +69,15 @@ def operator(name: str) -> None:
         async with open_database(settings) as database:
             return await create_operator(database, SystemClock().now(), name)
 
+    async def give() -> str:
+        async with open_database(settings) as database:
+            return await give_operator_password(database, SystemClock().now(), name)
+
+    if password:
+        click.echo(
+            f"name: {name}\npassword: {asyncio.run(give())}\nIt is shown this one time, and must be changed at the first login."
+        )
+        return
     key_id, secret = asyncio.run(create())
     click.echo(f"key id: {key_id}\nsecret: {secret}\nThe secret is shown this one time; keep it safe.")
 

@@ -151,7 +151,7 @@ async def _seed(
                 "app_key": APP_KEY, "key_id": credential.key_id, "key_secret": key_secret,
                 "notification_secret": notification_secret,
             }  # fmt: skip
-        known = {one.key_id for one in await services.credentials.list_operators(operator) if one.enabled}
+        known = {one.credential.key_id for one in await services.credentials.list_operators(operator) if one.credential.enabled}
         if "operator" not in made or made["operator"]["key_id"] not in known:
             key_id, key_secret = await services.credentials.create_operator("dev")
             made["operator"] = {"key_id": key_id, "key_secret": key_secret}

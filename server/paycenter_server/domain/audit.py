@@ -27,8 +27,8 @@ class Origin:
 class AuditEntry:
     """A row of the audit. `actor`: the key id of the credential, or the operator's name for a session. `operator`: the person.
 
-    `act`: the name of the method. `outcome`: "OK", or the reason of the refusal. `before` and `after` hold what the act changed, without
-    secrets.
+    `act`: the name of the method. `outcome`: "OK", or the reason of the refusal. `before` and `after` hold what the act changed,
+    without secrets.
     """
 
     id: int

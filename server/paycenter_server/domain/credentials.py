@@ -15,8 +15,8 @@ from paycenter_server.domain.roles import Role
 class Credential:
     """A key id and the hash of its secret. It belongs to an app or to an operator.
 
-    `role`, `app_keys` and `expire_time` limit a credential of an operator: to a role, to some apps, and to a time. None and empty limit
-    nothing.
+    `role`, `app_keys` and `expire_time` limit a credential of an operator: to a role, to some apps, and to a time. None and empty
+    limit nothing.
     """
 
     key_id: str

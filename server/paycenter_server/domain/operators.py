@@ -24,8 +24,8 @@ PASSWORD_MAX = 256
 class PayOperator:
     """An operator. `app_keys`: the apps that it is limited to; empty means all.
 
-    `password_hash`: None if it has no password. `totp_secret` is sealed; `totp_pending` is one that is not confirmed yet. `totp_step`:
-    the last time step whose code was used. `recovery_codes`: the hashes of those that are left.
+    `password_hash`: None if it has no password. `totp_secret` is sealed; `totp_pending` is one that is not confirmed yet.
+    `totp_step`: the last time step whose code was used. `recovery_codes`: the hashes of those that are left.
     """
 
     id: UUID

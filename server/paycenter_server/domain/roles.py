@@ -1,7 +1,7 @@
 """Roles of operators, and the one table of who may call which method.
 
-The names are those of the gRPC methods without the package. The console uses the same names for its actions. A method that is not in
-the table is refused for everyone.
+The names are those of the gRPC methods without the package. The console uses the same names for its actions. A method that is not
+in the table is refused for everyone.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from enum import StrEnum
 
 
 class Role(StrEnum):
-    """What an operator may do. VIEWER: read. FINANCE: also refund and decide cases. DEVELOPER: also administer apps, accounts, channels,
-    credentials and notifications. ADMIN: everything, also operators and the audit."""
+    """What an operator may do. VIEWER: read. FINANCE: also refund and decide cases. DEVELOPER: also administer apps, accounts,
+    channels, credentials and notifications. ADMIN: everything, also operators and the audit."""
 
     VIEWER = "viewer"
     FINANCE = "finance"
@@ -35,8 +35,8 @@ class Role(StrEnum):
 class Permission:
     """Who may call a method.
 
-    `apps`: apps may. `limited`: operators that are limited to some apps may; the use case then accepts the objects of these apps only.
-    `always`: also operators that must change their password first.
+    `apps`: apps may. `limited`: operators that are limited to some apps may; the use case then accepts the objects of these apps
+    only. `always`: also operators that must change their password first.
     """
 
     roles: frozenset[Role]

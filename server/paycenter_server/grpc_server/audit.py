@@ -8,7 +8,15 @@ from google.protobuf.message import Message
 
 from paycenter_server.services.identity import Caller
 
-_SERVICES = ("PayAppService/", "PayAccountService/", "PayCaseService/", "PayChannelService/", "PayCredentialService/")
+_SERVICES = (
+    "PayAppService/",
+    "PayAccountService/",
+    "PayAuditService/",
+    "PayCaseService/",
+    "PayChannelService/",
+    "PayCredentialService/",
+    "PayOperatorService/",
+)
 _RESEND = (
     "PayNotificationService/ResendPayNotification",
     "PayNotificationService/ResendPayNotifications",

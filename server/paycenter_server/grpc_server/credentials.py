@@ -10,7 +10,7 @@ from paycenter.v1.pay_credential_service_pb2_grpc import PayCredentialServiceSer
 from paycenter_server.domain.credentials import Credential
 from paycenter_server.grpc_server.convert import stamp
 from paycenter_server.grpc_server.interceptor import current_caller
-from paycenter_server.services.credentials import Credentials
+from paycenter_server.services.credentials import Credentials, OperatorCredential
 
 
 def app_credential_message(credential: Credential) -> pb.AppCredential:
@@ -20,11 +20,14 @@ def app_credential_message(credential: Credential) -> pb.AppCredential:
     )
 
 
-def operator_credential_message(credential: Credential) -> pb.OperatorCredential:
+def operator_credential_message(item: OperatorCredential) -> pb.OperatorCredential:
     """An operator's credential, without its secret."""
+    credential = item.credential
     return pb.OperatorCredential(
-        key_id=credential.key_id, name=credential.name, enabled=credential.enabled, create_time=stamp(credential.create_time)
-    )
+        key_id=credential.key_id, name=credential.name, enabled=credential.enabled, create_time=stamp(credential.create_time),
+        operator_name=item.operator_name, role=credential.role or "", app_keys=credential.app_keys,
+        expire_time=stamp(credential.expire_time),
+    )  # fmt: skip
 
 
 class CredentialServicer(PayCredentialServiceServicer):

@@ -11,6 +11,7 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError, Message
 
+from paycenter_server.domain.audit import set_origin
 from paycenter_server.domain.errors import PayCenterError, Reason, Violation, invalid
 from paycenter_server.domain.events import set_actor
 from paycenter_server.grpc_server.audit import is_administrative, named_object
@@ -85,6 +86,7 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             deadline.set(None if remaining is None or remaining > 86_400 else started + remaining)
             metadata: dict[str, Any] = {str(key): value for key, value in context.invocation_metadata() or ()}
             request_id = begin_request(metadata.get("x-request-id"), context.peer())
+            set_origin(context.peer(), request_id)
             caller = request = answer = None
             failure: PayCenterError | None = None
             outcome = "CANCELLED"
@@ -95,6 +97,7 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
                 caller = await self._identity.authenticate(_authorization(metadata))
                 _caller.set(caller)
                 set_actor(caller.actor)
+                await self._identity.require(caller, name)
                 request = _parsed(raw, parse)
                 answer = await behaviour(request, context)
                 outcome = "OK"

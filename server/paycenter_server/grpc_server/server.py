@@ -15,6 +15,8 @@ from paycenter.v1 import (
     pay_account_service_pb2_grpc,
     pay_app_service_pb2,
     pay_app_service_pb2_grpc,
+    pay_audit_service_pb2,
+    pay_audit_service_pb2_grpc,
     pay_case_service_pb2,
     pay_case_service_pb2_grpc,
     pay_channel_service_pb2,
@@ -23,6 +25,8 @@ from paycenter.v1 import (
     pay_credential_service_pb2_grpc,
     pay_notification_service_pb2,
     pay_notification_service_pb2_grpc,
+    pay_operator_service_pb2,
+    pay_operator_service_pb2_grpc,
     pay_order_service_pb2,
     pay_order_service_pb2_grpc,
     pay_refund_service_pb2,
@@ -31,17 +35,20 @@ from paycenter.v1 import (
 
 from paycenter_server.grpc_server.accounts import AccountServicer
 from paycenter_server.grpc_server.apps import AppServicer
+from paycenter_server.grpc_server.audit_entries import AuditServicer
 from paycenter_server.grpc_server.cases import CaseServicer
 from paycenter_server.grpc_server.channels import ChannelServicer
 from paycenter_server.grpc_server.credentials import CredentialServicer
 from paycenter_server.grpc_server.interceptor import Interceptor
 from paycenter_server.grpc_server.notifications import NotificationServicer
+from paycenter_server.grpc_server.operators import OperatorServicer
 from paycenter_server.grpc_server.orders import OrderServicer
 from paycenter_server.grpc_server.reflection import add_reflection
 from paycenter_server.grpc_server.refunds import RefundServicer
 from paycenter_server.services.accounts import Accounts
 from paycenter_server.services.apps import Apps
 from paycenter_server.services.attempts_submission import Submission
+from paycenter_server.services.audit import Audit
 from paycenter_server.services.cases_decisions import CaseDecisions
 from paycenter_server.services.cases_desk import CaseDesk
 from paycenter_server.services.cashier import Cashier
@@ -50,8 +57,10 @@ from paycenter_server.services.credentials import Credentials
 from paycenter_server.services.health import Health
 from paycenter_server.services.identity import Identity
 from paycenter_server.services.notifications import Notifications
+from paycenter_server.services.operators import Operators
 from paycenter_server.services.orders import Orders
 from paycenter_server.services.refunds import Refunds
+from paycenter_server.services.sessions import Sessions
 from paycenter_server.services.timeline import Timelines
 
 log = structlog.get_logger(__name__)
@@ -82,6 +91,8 @@ _NAMES = tuple(
         (pay_credential_service_pb2, "PayCredentialService"),
         (pay_case_service_pb2, "PayCaseService"),
         (pay_notification_service_pb2, "PayNotificationService"),
+        (pay_operator_service_pb2, "PayOperatorService"),
+        (pay_audit_service_pb2, "PayAuditService"),
     )
 )
 
@@ -112,6 +123,9 @@ class Parts:
     case_desk: CaseDesk
     case_decisions: CaseDecisions
     health: Health
+    operators: Operators
+    sessions: Sessions
+    audit: Audit
 
 
 class Server:
@@ -140,6 +154,10 @@ class Server:
         pay_case_service_pb2_grpc.add_PayCaseServiceServicer_to_server(
             CaseServicer(parts.case_desk, parts.case_decisions), self._server
         )
+        pay_operator_service_pb2_grpc.add_PayOperatorServiceServicer_to_server(
+            OperatorServicer(parts.operators, parts.sessions, parts.credentials), self._server
+        )
+        pay_audit_service_pb2_grpc.add_PayAuditServiceServicer_to_server(AuditServicer(parts.audit), self._server)
         self._health = HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if with_reflection:

@@ -12,7 +12,8 @@ from paycenter_server.domain.accounts import PayAccount, new_account
 from paycenter_server.domain.errors import Violation, invalid
 from paycenter_server.domain.validation import Check
 from paycenter_server.services import errors
-from paycenter_server.services.accounts_keys import IDENTITY_MAX, OVERLAP, Keys, same_value, secret_names, shown
+from paycenter_server.services.accounts_keys import IDENTITY_MAX, OVERLAP, Keys, audited_config, same_value, secret_names, shown
+from paycenter_server.services.audit import Act, record
 from paycenter_server.services.channels_gateway import ChannelGateway
 from paycenter_server.services.context import Context
 from paycenter_server.services.identity import Caller, Identity
@@ -47,6 +48,19 @@ class AccountView:
     config: Mapping[str, str]
     secrets: list[str]
     earlier_keys_until: datetime | None
+
+
+def audited(account: PayAccount) -> dict[str, Any]:
+    """What the audit keeps of an account: of secrets only whether they changed."""
+    return {
+        "family": account.family,
+        "identity": account.identity,
+        "name": account.name,
+        "enabled": account.enabled,
+        "remark": account.remark,
+        "config": audited_config(account.config),
+        "earlier_keys": len(account.earlier_keys),
+    }
 
 
 class Accounts:
@@ -113,8 +127,9 @@ class Accounts:
             key, now, family=spec.family, identity=identity, name=new.name or identity[:64], remark=new.remark,
             config=self._keys.seal_account(spec, key, keys),
         )  # fmt: skip
-        async with self._context.database.connection() as connection:
+        async with self._context.database.transaction() as connection:
             if await account_rows.insert_account(connection, account):
+                await record(connection, caller, Act("PayAccountService/CreatePayAccount", account.number), None, audited(account))
                 return self.view(account)
             existing = await account_rows.get_account_by_identity(connection, spec.family, identity)
         raise errors.account_exists(existing) if existing else errors.account_changed()
@@ -154,6 +169,8 @@ class Accounts:
                 await self._refuse_unsettled(connection, account)
             if not await account_rows.update_account(connection, wanted, self._context.now()):
                 raise errors.account_changed()
+            act = Act("PayAccountService/UpdatePayAccount", account.number)
+            await record(connection, caller, act, audited(account), audited(wanted))
         self._gateway.forget_account(account.id)
         return self.view(await self._keys.load(number))
 
@@ -191,6 +208,7 @@ class Accounts:
                 await account_rows.lock_account(connection, account.id)
                 await self._refuse_unsettled(connection, account)
                 await account_rows.delete_account(connection, account.id)
+                await record(connection, caller, Act("PayAccountService/DeletePayAccount", account.number), audited(account), {})
         except ForeignKeyViolation:
             raise errors.account_in_use(account) from None
 

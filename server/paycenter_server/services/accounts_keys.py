@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -68,6 +69,12 @@ def shown(config: Mapping[str, Any]) -> dict[str, str]:
 def secret_names(config: Mapping[str, Any]) -> list[str]:
     """The names of the secrets that are set, sorted."""
     return sorted(name for name, value in config.items() if isinstance(value, dict))
+
+
+def audited_config(config: Mapping[str, Any]) -> dict[str, str]:
+    """A configuration as the audit keeps it. The digest of a sealed secret tells that it changed, and nothing else."""
+    sealed = {name: value["sealed"] for name, value in config.items() if isinstance(value, dict)}
+    return shown(config) | {name: f"sealed {hashlib.sha256(text.encode()).hexdigest()[:12]}" for name, text in sealed.items()}
 
 
 class Keys:

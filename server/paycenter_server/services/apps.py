@@ -22,6 +22,7 @@ from paycenter_server.domain.money import MAX_AMOUNT
 from paycenter_server.domain.notifications import NotificationType
 from paycenter_server.domain.validation import Check
 from paycenter_server.services import errors
+from paycenter_server.services.audit import Act, record
 from paycenter_server.services.context import Context
 from paycenter_server.services.credentials import make_credential
 from paycenter_server.services.identity import Caller, Identity
@@ -98,6 +99,15 @@ class ListedApp:
         return self.app.id
 
 
+def audited(app: PayApp) -> dict[str, Any]:
+    """What the audit keeps of an app: not its notification secrets."""
+    names = (
+        "name", "enabled", "remark", "order_notification_url", "refund_notification_url", "surplus_policy", "case_policies",
+        "case_decision_limit", "notification_success",
+    )  # fmt: skip
+    return {name: getattr(app, name) for name in names}
+
+
 class Apps:
     """Create, read, change and delete apps; rotate notification secrets."""
 
@@ -137,6 +147,8 @@ class Apps:
             async with self._context.database.transaction() as connection:
                 await app_rows.insert_app(connection, app)
                 await credential_rows.insert_credential(connection, credential)
+                act = Act("PayAppService/CreatePayApp", new.app_key, new.app_key)
+                await record(connection, caller, act, None, audited(app) | {"key_id": credential.key_id})
         except UniqueViolation:
             raise errors.app_exists(new.app_key) from None
         urls = {name: getattr(app, name) for name in _URLS}
@@ -159,12 +171,14 @@ class Apps:
         endpoints = {name: endpoint_of(changes[name]) for name in _URLS if name in changes}
         values = {**changes, **{name.replace("_url", "_endpoint"): endpoint for name, endpoint in endpoints.items()}}
         async with self._context.database.transaction() as connection:
+            app = before = await app_rows.lock_app(connection, app.id) or app
             if changes:
                 app = await app_rows.update_app(connection, app_key, self._context.now(), **values) or app
             for name, endpoint in endpoints.items():
                 for kind in _URLS[name]:
                     await notification_rows.move_endpoint(connection, app.id, kind, endpoint)
             listed = await self._listed(connection, app)
+            await record(connection, caller, Act("PayAppService/UpdatePayApp", app_key, app_key), audited(before), audited(app))
         return replace(listed, warnings=await self._warnings(changes))
 
     async def _listed(self, connection: Connection, app: PayApp) -> ListedApp:
@@ -181,6 +195,7 @@ class Apps:
                     if await app_rows.app_has(connection, app.id, table):
                         raise error()
                 await app_rows.delete_app(connection, app.id)
+                await record(connection, caller, Act("PayAppService/DeletePayApp", app_key, app_key), audited(app), {})
         except ForeignKeyViolation:
             raise errors.app_has_orders() from None
 
@@ -193,10 +208,10 @@ class Apps:
     async def search(self, caller: Caller, name: str, enabled: bool | None, pager: Pager) -> Page[ListedApp]:
         """List apps, newest first."""
         self._identity.require_operator(caller)
-        where = ("apps", name, enabled)
+        where = ("apps", name, enabled, caller.scope_keys)
         async with self._context.database.connection() as connection:
             rows = await app_rows.list_apps(
-                connection, limit=pager.size + 1, before=pager.before(where), name=name, enabled=enabled
+                connection, limit=pager.size + 1, before=pager.before(where), name=name, enabled=enabled, scope=caller.scope
             )
         return pager.page([ListedApp(app, codes) for app, codes in rows], where)
 
@@ -218,4 +233,6 @@ class Apps:
                 connection, app_key, now, notification_secret=self._context.box.seal(secret, secret_place(app.id)),
                 notification_secrets_previous=previous,
             )  # fmt: skip
+            act = Act("PayAppService/RotateNotificationSecret", app_key, app_key)
+            await record(connection, caller, act, None, {"notification_secret": "new", "previous_until": str(now + _ROTATION)})
         return secret

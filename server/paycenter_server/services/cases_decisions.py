@@ -22,6 +22,7 @@ from paycenter_server.services import cases_errors as errors
 from paycenter_server.services import errors as common_errors
 from paycenter_server.services import notifications_payloads as payloads
 from paycenter_server.services.attempts import AttemptSettlement, SettleResult
+from paycenter_server.services.audit import Act, record
 from paycenter_server.services.cases import Cases
 from paycenter_server.services.cases_desk import CaseDesk, CaseView
 from paycenter_server.services.context import Context
@@ -43,12 +44,16 @@ from paycenter_server.storage.database import Transaction
 REASON_MAX = 512
 
 
+_SYSTEM = Caller("system", None, "")
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A decision with its cause for the event ledger."""
+    """A decision with its cause for the event ledger, and its caller for the audit."""
 
     decided: Decided
     cause: Cause
+    caller: Caller = _SYSTEM
 
     @property
     def decision(self) -> Decision:
@@ -75,7 +80,8 @@ class CaseDecisions:
         check.text("reason", reason, REASON_MAX, minimum=1 if decision is Decision.CLOSE else 0)
         check.done()
         evidence = {"decision": decision.value, "reason": reason, "proposed_by": case.proposed_by}
-        work = Work(Decided(decision, reason, caller.key_id), Cause(caller.actor, {k: v for k, v in evidence.items() if v}))
+        cause = Cause(caller.actor, {k: v for k, v in evidence.items() if v})
+        work = Work(Decided(decision, reason, caller.person), cause, caller)
         with acting(caller.actor):
             await self._context.run_to_completion(self._decide(case, work))
         self._context.wake_up.send()
@@ -127,6 +133,7 @@ class CaseDecisions:
             return current
         if current.proposed_decision != work.decision:
             await case_rows.propose(transaction, current.id, work.decided, self._context.now(), work.cause)
+            await _record(transaction, current, work, {"proposed": work.decision.value})
             return None
         if current.proposed_by == work.decided.by:
             raise errors.needs_second_operator(current)
@@ -135,6 +142,17 @@ class CaseDecisions:
     async def _authorised(self, case: PayCase, work: Work) -> bool:
         async with self._context.database.transaction() as transaction:
             return await self._authorise(transaction, case, work) is not None
+
+    async def _move(
+        self, transaction: Transaction, case: PayCase, work: Work, event: CaseEvent, refund_id: UUID | None = None
+    ) -> PayCase | None:
+        """Move the case, and record the decision in the audit."""
+        moved = await self._cases.move(
+            transaction, case.id, event, self._context.now(), work.cause, refund_id=refund_id, decided=work.decided
+        )
+        if moved is not None:
+            await _record(transaction, case, work, {"decision": work.decision.value, "state": moved.state.value})
+        return moved
 
     async def _read(self, case: PayCase) -> PayCase:
         async with self._context.database.connection() as connection:
@@ -174,22 +192,18 @@ class CaseDecisions:
             if refund is not None:
                 if not await refund_rows.send_again(transaction, refund.id, self._context.new_key(now), now, now, work.cause):
                     raise errors.case_changed(case)
-                await self._cases.move(transaction, current.id, CaseEvent.REFUND, now, work.cause, decided=work.decided)
+                await self._move(transaction, current, work, CaseEvent.REFUND)
                 return
             order = await order_rows.get_order(transaction, attempt.order_id)
             if order is None or attempt.paid_amount != current.amount:
                 raise errors.case_changed(case)
-            moved = await self._cases.move(
-                transaction, current.id, CaseEvent.REFUND, now, work.cause, refund_id=self._context.new_key(now),
-                decided=work.decided,
-            )  # fmt: skip
+            moved = await self._move(transaction, current, work, CaseEvent.REFUND, self._context.new_key(now))
             if moved is None:
                 raise errors.case_changed(case)
             await refund_rows.insert_refund(transaction, self._cases.refund_of(moved, order, attempt), work.cause)
 
     async def book(self, case: PayCase, work: Work, refund: PayRefund | None) -> None:
         """Book a late payment: its closed order becomes SUCCESS, by the transition of the policy ACCEPT, and the app is told."""
-        now = self._context.now()
         async with self._context.database.transaction() as transaction:
             await self._lock_failed(transaction, case, refund)
             order = await order_rows.lock_order(transaction, case.order_id) if case.order_id else None
@@ -206,7 +220,7 @@ class CaseDecisions:
             await self._refuse_conflict(transaction, current, attempt, work)
             if not await self._accept_late(transaction, order, attempt, work):
                 raise errors.case_changed(case)
-            await self._cases.move(transaction, current.id, CaseEvent.ACCEPT, now, work.cause, decided=work.decided)
+            await self._move(transaction, current, work, CaseEvent.ACCEPT)
 
     async def _accept_late(self, transaction: Transaction, order: PayOrder, attempt: PayAttempt, work: Work) -> bool:
         now = self._context.now()
@@ -245,7 +259,7 @@ class CaseDecisions:
         async with self._context.database.transaction() as transaction:
             await self._lock_failed(transaction, case, refund)
             if await self._authorise(transaction, case, work) is not None:
-                await self._cases.move(transaction, case.id, event, self._context.now(), work.cause, decided=work.decided)
+                await self._move(transaction, case, work, event)
 
     # Retry
 
@@ -258,6 +272,7 @@ class CaseDecisions:
             if await self._authorise(transaction, case, work) is None:
                 return
             await event_rows.insert_event(transaction, Subject.CASE, case.id, case.order_id, CASE_RETRIED, work.cause)
+            await _record(transaction, case, work, {"retried": True})
         if await self._settled(case):
             await self._apply(case, work, CaseEvent.RESOLVE)
 
@@ -294,4 +309,10 @@ class CaseDecisions:
             if task_id is None or not await notification_rows.resend(transaction, [task_id], now):
                 why = "the notification is being sent already, or a newer one of its object replaces it; decide CLOSE"
                 raise errors.decision_not_possible(current, work.decision, why)
-            await self._cases.move(transaction, case.id, CaseEvent.RESOLVE, now, work.cause, decided=work.decided)
+            await self._move(transaction, case, work, CaseEvent.RESOLVE)
+
+
+async def _record(transaction: Transaction, case: PayCase, work: Work, after: dict[str, object]) -> None:
+    act = Act("PayCaseService/DecidePayCase", case.number, case.app_key or "")
+    values = {"reason": work.decided.reason, "amount": case.amount, "currency": case.currency, "kind": case.kind.value}
+    await record(transaction, work.caller, act, None, values | after)

@@ -74,7 +74,7 @@ class CaseDesk:
         key = decode(Prefix.CASE, number)
         async with self._context.database.connection() as connection:
             case = await case_rows.get_case(connection, key) if key else None
-        if case is None:
+        if case is None or not self._identity.owns(caller, case.app_id):
             raise errors.case_not_found()
         return case
 

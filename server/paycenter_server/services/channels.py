@@ -13,7 +13,8 @@ from paycenter_server.domain.errors import Violation, invalid
 from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.validation import Check
 from paycenter_server.services import errors
-from paycenter_server.services.accounts_keys import Keys, Plan, RacedError, secret_names, shown
+from paycenter_server.services.accounts_keys import Keys, Plan, RacedError, audited_config, secret_names, shown
+from paycenter_server.services.audit import Act, record
 from paycenter_server.services.channels_gateway import ChannelGateway
 from paycenter_server.services.context import Context
 from paycenter_server.services.identity import Caller, Identity
@@ -54,6 +55,19 @@ class ChannelView:
     secrets: list[str]
     order_callback_url: str
     refund_callback_url: str
+
+
+def audited(view: ChannelView, binding: PayBinding) -> dict[str, Any]:
+    """What the audit keeps of a channel: of secrets only whether they changed."""
+    return {
+        "code": view.channel.code,
+        "enabled": view.channel.enabled,
+        "fee_rate_ppm": view.channel.fee_rate_ppm,
+        "remark": view.channel.remark,
+        "account": view.account.number,
+        "config": audited_config(binding.config),
+        "account_config": audited_config(view.account.config),
+    }
 
 
 class Channels:
@@ -112,6 +126,7 @@ class Channels:
 
         async def store() -> ChannelView:
             plan = await self._keys.plan(spec, new.account, new.config)
+            await self._check_account(caller, plan)
             binding = new_binding(binding_key, now, key, plan.account.id, self._keys.seal_binding(spec, binding_key, plan.way))
             channel = new_channel(
                 key, now, app, code=new.code, enabled=new.enabled, fee_rate_ppm=new.fee_rate_ppm, remark=new.remark,
@@ -121,8 +136,16 @@ class Channels:
                 await self._keys.store(connection, plan)
                 await channel_rows.insert_channel(connection, channel)
                 await channel_rows.insert_binding(connection, binding)
+                view = self._view(channel, binding, plan.account)
+                await record(
+                    connection,
+                    caller,
+                    Act("PayChannelService/CreatePayChannel", channel.number, new.app_key),
+                    None,
+                    audited(view, binding),
+                )
             self._gateway.forget_account(plan.account.id)
-            return self._view(channel, binding, plan.account)
+            return view
 
         try:
             return await self._planned(store)
@@ -171,14 +194,20 @@ class Channels:
         channel = await self._load(caller, number)
 
         async def store() -> ChannelView:
-            return await self._change(channel, changes, family, config, account)
+            return await self._change(caller, channel, changes, family, config, account)
 
         await self._planned(store)
         self._gateway.forget(channel.id)
         return await self.get(caller, number)
 
     async def _change(
-        self, channel: PayChannel, changes: Mapping[str, Any], family: str, config: Mapping[str, str] | None, account: str
+        self,
+        caller: Caller,
+        channel: PayChannel,
+        changes: Mapping[str, Any],
+        family: str,
+        config: Mapping[str, str] | None,
+        account: str,
     ) -> ChannelView:
         async with self._context.database.connection() as connection:
             bindings = await channel_rows.list_bindings(connection, channel.id)
@@ -193,6 +222,7 @@ class Channels:
             way = self._keys.clear_binding(current)
             given = config if config is not None else spec.of_scope(way, Scope.ATTEMPT, Scope.CHANNEL)
             plan = await self._keys.plan(spec, account, given, (stored, current))
+            await self._check_account(caller, plan)
             binding, fresh = self._binding(spec, channel, bindings, plan)
         now = self._context.now()
         async with self._context.database.transaction() as connection:
@@ -209,9 +239,24 @@ class Channels:
             )  # fmt: skip
             if not done:
                 raise errors.channel_changed()
+            names = ("enabled", "fee_rate_ppm", "remark")
+            changed = replace(channel, binding_id=binding.id, **{name: changes[name] for name in names if name in changes})
+            view = self._view(changed, binding, plan.account if plan else stored)
+            act = Act("PayChannelService/UpdatePayChannel", channel.number, channel.app_key)
+            before = audited(self._view(channel, current, stored), current)
+            await record(connection, caller, act, before, audited(view, binding))
         if plan is not None:
             self._gateway.forget_account(plan.account.id)
-        return self._view(channel, binding, plan.account if plan else stored)
+        return view
+
+    async def _check_account(self, caller: Caller, plan: Plan) -> None:
+        """ACCOUNT_NOT_FOUND if an operator that is limited to some apps uses or changes an account of others."""
+        if caller.scope is None or plan.stored is None:
+            return
+        async with self._context.database.connection() as connection:
+            apps = await channel_rows.apps_of_account(connection, plan.stored.id)
+        if not apps or not apps <= caller.scope:
+            raise errors.account_not_found()
 
     def _binding(
         self, spec: ChannelSpec, channel: PayChannel, bindings: Sequence[PayBinding], plan: Plan
@@ -238,6 +283,8 @@ class Channels:
         try:
             async with self._context.database.transaction() as connection:
                 await channel_rows.delete_channel(connection, channel.id)
+                act = Act("PayChannelService/DeletePayChannel", channel.number, channel.app_key)
+                await record(connection, caller, act, {"code": channel.code, "enabled": channel.enabled}, {})
         except ForeignKeyViolation:
             raise errors.channel_has_orders() from None
         self._gateway.forget(channel.id)
@@ -255,9 +302,11 @@ class Channels:
     async def search(self, caller: Caller, app_key: str, pager: Pager) -> Page[ChannelView]:
         """List channels, newest first."""
         self._identity.require_operator(caller)
-        where = ("channels", app_key)
+        where = ("channels", app_key, caller.scope_keys)
         async with self._context.database.connection() as connection:
-            rows = await channel_rows.list_channels(connection, limit=pager.size + 1, before=pager.before(where), app_key=app_key)
+            rows = await channel_rows.list_channels(
+                connection, limit=pager.size + 1, before=pager.before(where), app_key=app_key, scope=caller.scope
+            )
             page = pager.page(rows, where)
             return Page(await self._views(connection, page.items), page.next_token)
 

@@ -6,19 +6,27 @@ import asyncio
 import base64
 import binascii
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
 from uuid import UUID
 
 import structlog
 
 from paycenter_server.domain.apps import PayApp
+from paycenter_server.domain.callers import Caller
 from paycenter_server.domain.credentials import Credential
-from paycenter_server.domain.events import Actor, ActorKind
-from paycenter_server.services import errors
+from paycenter_server.domain.errors import PayCenterError, Violation, invalid
+from paycenter_server.domain.operators import PayOperator
+from paycenter_server.domain.roles import Role, app_may_call, may_call
+from paycenter_server.services import errors, operators_errors
+from paycenter_server.services.audit import Act, Refusals
 from paycenter_server.services.context import Context
 from paycenter_server.services.secrets import same_secret
 from paycenter_server.storage import apps as app_rows
 from paycenter_server.storage import credentials as credential_rows
+from paycenter_server.storage import operators as operator_rows
+from paycenter_server.storage.database import Connection
+
+__all__ = ["Caller", "Identity", "operator_caller"]
 
 log = structlog.get_logger(__name__)
 _FRESH_SECONDS = 5.0
@@ -53,23 +61,22 @@ def _parsed(authorization: str) -> tuple[str, str]:
     return key_id, secret
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """The owner of a credential: an app (its id and key), or an operator (None and "")."""
-
-    key_id: str
-    app_id: UUID | None
-    app_key: str
-
-    @property
-    def is_operator(self) -> bool:
-        """Whether the caller is an operator."""
-        return self.app_id is None
-
-    @property
-    def actor(self) -> Actor:
-        """The caller as the event ledger names it."""
-        return Actor(ActorKind.OPERATOR if self.is_operator else ActorKind.APP, self.key_id)
+async def operator_caller(
+    connection: Connection, operator: PayOperator, key_id: str, credential: Credential | None = None
+) -> Caller:
+    """An operator as a caller, by a session or by a credential, whose limits apply too."""
+    role, keys, everything = operator.role, tuple(operator.app_keys), not operator.app_keys
+    if credential is not None:
+        role = role.limited_to(Role(credential.role) if credential.role else None)
+        if credential.app_keys:
+            keys = tuple(key for key in credential.app_keys if everything or key in keys)
+            everything = False
+    scope = None if everything else frozenset((await operator_rows.app_ids(connection, keys)).values())
+    return Caller(
+        key_id, None, "", role, operator.id, operator.name, scope, keys,
+        expire_time=credential.expire_time if credential else None,
+        must_change_password=credential is None and operator.must_change_password,
+    )  # fmt: skip
 
 
 class Identity:
@@ -78,6 +85,7 @@ class Identity:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._known: dict[str, tuple[float, Caller]] = {}
+        self._refusals = Refusals(context.database)
 
     async def authenticate(self, authorization: str | None) -> Caller:
         """The caller of an `authorization` value: `Basic base64(key_id:secret)`, as in HTTP."""
@@ -99,15 +107,55 @@ class Identity:
         for authorization in [known for known, (_, caller) in self._known.items() if caller.key_id == key_id]:
             del self._known[authorization]
 
+    def forget_operator(self, operator_id: UUID) -> None:
+        """Read the credentials of an operator again at their next use in this process, because the operator has changed."""
+        for authorization in [known for known, (_, caller) in self._known.items() if caller.operator_id == operator_id]:
+            del self._known[authorization]
+
     async def _check(self, authorization: str) -> Caller:
         key_id, secret = _parsed(authorization)
         async with self._context.database.connection() as connection:
-            credential: Credential | None = await credential_rows.get_credential(connection, key_id)
-        if credential is None or not same_secret(secret, credential.secret_hash) or not credential.enabled:
-            known = "wrong secret" if credential and credential.enabled else "disabled"
-            _log_failure(key_id, known if credential else "unknown key id")
-            raise errors.credentials_invalid()
-        return Caller(credential.key_id, credential.app_id, credential.app_key or "")
+            credential = await credential_rows.get_credential(connection, key_id)
+            why = await self._refusal(connection, credential, secret)
+            if credential is not None and not why:
+                if credential.operator_id is None:
+                    return Caller(credential.key_id, credential.app_id, credential.app_key or "")
+                operator = await operator_rows.get_operator(connection, credential.operator_id)
+                if operator is not None and operator.enabled:
+                    return await operator_caller(connection, operator, credential.key_id, credential)
+                why = "operator disabled"
+        _log_failure(key_id, why)
+        error = errors.credentials_invalid()
+        await self._refusals.record(Caller(key_id, None, ""), Act("authenticate", key_id), error)
+        raise error
+
+    async def _refusal(self, connection: Connection, credential: Credential | None, secret: str) -> str:
+        """Why a credential is refused, "" if it is not. For the log, not for the caller."""
+        if credential is None:
+            return "unknown key id"
+        if not same_secret(secret, credential.secret_hash):
+            return "wrong secret"
+        if not credential.enabled:
+            return "disabled"
+        if credential.expire_time is not None and await credential_rows.has_expired(connection, credential.key_id):
+            return "expired"
+        return ""
+
+    async def require(self, caller: Caller, method: str) -> None:
+        """PERMISSION_DENIED unless the table of roles lets the caller call the method (without the package). A refusal is recorded.
+
+        It is the one place that asks the table: the gRPC server calls it for each method, the console for each action.
+        """
+        if caller.is_operator:
+            limited = caller.scope is not None
+            allowed = may_call(method, caller.role, limited=limited, must_change_password=caller.must_change_password)
+        else:
+            allowed = app_may_call(method)
+        if allowed:
+            return
+        error: PayCenterError = operators_errors.role_may_not(caller, method) if caller.is_operator else errors.operators_only()
+        await self._refusals.record(caller, Act(method), error)
+        raise error
 
     async def app_of(self, caller: Caller, app_key: str, *, enabled: bool = False) -> PayApp:
         """The app of a call: the caller's own, or the one that an operator names.
@@ -117,25 +165,38 @@ class Identity:
         if not caller.is_operator and app_key and app_key != caller.app_key:
             raise errors.another_app(caller.app_key, app_key)
         key = caller.app_key or app_key
+        if caller.is_operator and caller.scope is not None and key not in caller.scope_keys:
+            raise errors.app_not_found(key)
         async with self._context.database.connection() as connection:
             app = await app_rows.get_app(connection, key)
-        if app is None:
+        if app is None or not caller.may_access(app.id):
             raise errors.app_not_found(key)
         if enabled and not app.enabled:
             raise errors.app_disabled(key)
         return app
 
     async def list_scope(self, caller: Caller, app_key: str) -> UUID | None:
-        """The app to which a list is limited; None for all apps, which operators may list."""
+        """The app to which a list is limited; None for all apps, which operators may list.
+
+        An operator that is limited to several apps must name one of them.
+        """
         if caller.is_operator and not app_key:
-            return None
+            if caller.scope is None:
+                return None
+            app_key = self._only_app(caller.scope_keys)
         return (await self.app_of(caller, app_key)).id
+
+    @staticmethod
+    def _only_app(app_keys: Sequence[str]) -> str:
+        if len(app_keys) != 1:
+            raise invalid([Violation("app_key", f"must name one of the apps that you may access: {', '.join(app_keys) or 'none'}")])
+        return app_keys[0]
 
     def require_operator(self, caller: Caller) -> None:
         """PERMISSION_DENIED if the caller is an app."""
         if not caller.is_operator:
             raise errors.operators_only()
 
-    def owns(self, caller: Caller, app_id: UUID) -> bool:
+    def owns(self, caller: Caller, app_id: UUID | None) -> bool:
         """Whether the caller may access objects of this app."""
-        return caller.is_operator or caller.app_id == app_id
+        return caller.may_access(app_id)

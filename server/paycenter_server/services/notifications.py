@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from paycenter_server.domain.ids import Prefix, decode
+from paycenter_server.domain.ids import Prefix, decode, encode
 from paycenter_server.domain.notifications import NotificationLog, PayNotification
 from paycenter_server.domain.states import NotificationState
 from paycenter_server.domain.validation import Check
 from paycenter_server.services import errors
+from paycenter_server.services.audit import Act, record
 from paycenter_server.services.context import Context
 from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.services.paging import Page, Pager
@@ -58,10 +59,11 @@ class Notifications:
         NOTIFICATION_OPEN if it is not finished, NOTIFICATION_SUPERSEDED if a newer one of its object replaces it.
         """
         task, _ = await self.get(caller, number)
-        async with self._context.database.connection() as connection:
+        async with self._context.database.transaction() as connection:
             if not await notification_rows.resend(connection, [task.id], self._context.now()):
                 await self._refuse_superseded(connection, task)
                 raise errors.notification_open()
+            await record(connection, caller, Act("PayNotificationService/ResendPayNotification", number, task.app_key))
         self._context.wake_up.send()
         return (await self.get(caller, number))[0]
 
@@ -71,10 +73,11 @@ class Notifications:
         NOTIFICATION_FINISHED if no delivery follows, NOTIFICATION_SUPERSEDED if a newer one of its object replaces it.
         """
         task, _ = await self.get(caller, number)
-        async with self._context.database.connection() as connection:
+        async with self._context.database.transaction() as connection:
             if not await notification_rows.send_now(connection, task.id, self._context.now()):
                 await self._refuse_superseded(connection, task)
                 raise errors.notification_finished(task)
+            await record(connection, caller, Act("PayNotificationService/SendPayNotificationNow", number, task.app_key))
         self._context.wake_up.send()
         return (await self.get(caller, number))[0]
 
@@ -100,7 +103,7 @@ class Notifications:
         )
         mark = ("resend", where)
         before = pager.before(mark)
-        async with self._context.database.connection() as connection:
+        async with self._context.database.transaction() as connection:
             keys = await notification_rows.list_resendable(connection, where, limit=pager.size + 1, before=before)
             more = len(keys) > pager.size
             keys = keys[: pager.size]
@@ -108,6 +111,10 @@ class Notifications:
             remaining = 0
             if more:
                 remaining = await notification_rows.count_resendable(connection, where, before=keys[-1], limit=COUNT_LIMIT)
+            if resent:
+                numbers = [encode(Prefix.NOTIFICATION, key) for key in keys]
+                after = {"resent": resent, "first": numbers[0], "last": numbers[-1]}
+                await record(connection, caller, Act("PayNotificationService/ResendPayNotifications", "", app_key), None, after)
         if resent:
             self._context.wake_up.send()
         return ResentPage(len(keys), resent, remaining, pager.token(keys[-1], mark) if more else "")

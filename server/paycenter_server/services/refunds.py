@@ -12,6 +12,7 @@ from paycenter_server.domain.schedule import REFUND_SYNC_DELAYS, due_after
 from paycenter_server.domain.states import RefundState
 from paycenter_server.domain.validation import Check
 from paycenter_server.services import errors
+from paycenter_server.services.audit import Act, record
 from paycenter_server.services.context import Context
 from paycenter_server.services.events import cause
 from paycenter_server.services.identity import Caller, Identity
@@ -37,6 +38,20 @@ class NewRefund:
     notification_url: str = ""
 
 
+def _act(refund: PayRefund) -> Act:
+    return Act("PayRefundService/CreatePayRefund", refund.number, refund.app_key)
+
+
+def _audited(refund: PayRefund) -> dict[str, object]:
+    return {
+        "merchant_order_id": refund.merchant_order_id,
+        "merchant_refund_no": refund.merchant_refund_no,
+        "amount": refund.amount,
+        "currency": refund.currency,
+        "reason": refund.reason,
+    }
+
+
 class Refunds:
     """The operations of apps on their refunds."""
 
@@ -56,12 +71,12 @@ class Refunds:
         check.url("notification_url", new.notification_url)
         check.done()
         app = await self._identity.app_of(caller, new.app_key)  # a disabled app can still refund
-        return await self._context.run_to_completion(self._create(app, new))
+        return await self._context.run_to_completion(self._create(caller, app, new))
 
-    async def _create(self, app: PayApp, new: NewRefund) -> PayRefund:
+    async def _create(self, caller: Caller, app: PayApp, new: NewRefund) -> PayRefund:
         existing = await self._existing(app, new)
         if existing is None:
-            created = await self._reserve_and_insert(app, new)
+            created = await self._reserve_and_insert(caller, app, new)
             if created is None:
                 existing = await self._existing(app, new)
                 if existing is None:
@@ -73,7 +88,7 @@ class Refunds:
         existing = await self._settlement.look_at_failed(existing)
         if existing.state is not RefundState.FAILURE:
             return existing  # it succeeded at the channel after all, and is booked
-        return await self._send(await self._reserve_and_send_again(existing))
+        return await self._send(await self._reserve_and_send_again(caller, existing))
 
     async def _existing(self, app: PayApp, new: NewRefund) -> PayRefund | None:
         async with self._context.database.connection() as connection:
@@ -86,7 +101,7 @@ class Refunds:
             raise errors.refund_conflict(refund, differing)
         return refund
 
-    async def _reserve_and_insert(self, app: PayApp, new: NewRefund) -> PayRefund | None:
+    async def _reserve_and_insert(self, caller: Caller, app: PayApp, new: NewRefund) -> PayRefund | None:
         """Reserve the amount and store the intent in one transaction. None if another call has stored the number."""
         now = self._context.now()
         async with self._context.database.connection() as connection:
@@ -112,11 +127,12 @@ class Refunds:
                 await refund_rows.insert_refund(connection, refund, cause())
                 if not await refund_rows.reserve(connection, order.id, new.amount, now):
                     raise errors.refund_exceeds_paid(await order_rows.get_order(connection, order.id) or order)
+                await record(connection, caller, _act(refund), None, _audited(refund))
         except UniqueViolation:
             return None
         return refund
 
-    async def _reserve_and_send_again(self, refund: PayRefund) -> PayRefund:
+    async def _reserve_and_send_again(self, caller: Caller, refund: PayRefund) -> PayRefund:
         """Make a refund in state FAILURE WAITING under a new out_refund_no. The channel does not accept the old one again."""
         now = self._context.now()
         key = self._context.new_key(now)
@@ -129,6 +145,7 @@ class Refunds:
                 order = await order_rows.get_order(connection, refund.order_id)
                 raise errors.refund_exceeds_paid(order) if order else errors.order_changed()
             again = await refund_rows.get_refund(connection, refund.id)
+            await record(connection, caller, _act(refund), None, _audited(refund) | {"sent": "again"})
         if again is None:
             raise errors.order_changed()
         return again

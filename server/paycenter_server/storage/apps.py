@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from uuid import UUID
 
@@ -64,9 +65,15 @@ async def app_has(connection: Connection, app_id: UUID, table: str) -> bool:
 
 
 async def list_apps(
-    connection: Connection, *, limit: int, before: UUID | None, name: str, enabled: bool | None
+    connection: Connection,
+    *,
+    limit: int,
+    before: UUID | None,
+    name: str,
+    enabled: bool | None,
+    scope: Collection[UUID] | None = None,
 ) -> list[tuple[PayApp, list[str]]]:
-    """List apps, newest first, each with the codes of its enabled channels."""
+    """List apps, newest first, each with the codes of its enabled channels. `scope`: only these; None means all."""
     from sqlalchemy import select
 
     from paycenter_server.storage.rendering import render
@@ -77,6 +84,8 @@ async def list_apps(
         statement = statement.where(pay_app.c.id < before)
     if name:
         statement = statement.where(pay_app.c.name.icontains(name, autoescape=True))
+    if scope is not None:
+        statement = statement.where(pay_app.c.id.in_(sorted(scope)))
     if enabled is not None:
         statement = statement.where(pay_app.c.enabled == enabled)
     text, arguments = render(statement)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -65,11 +65,14 @@ async def delete_channel(connection: WriteConnection, channel_id: UUID) -> None:
     await connection.execute("DELETE FROM pay_channel WHERE id = $1", channel_id)
 
 
-async def list_channels(connection: Connection, *, limit: int, before: UUID | None, app_key: str) -> list[PayChannel]:
-    """List channels, newest first; of all apps if the key is empty."""
+async def list_channels(
+    connection: Connection, *, limit: int, before: UUID | None, app_key: str, scope: Collection[UUID] | None = None
+) -> list[PayChannel]:
+    """List channels, newest first; of all apps if the key is empty. `scope`: only of these apps; None means all."""
     rows = await connection.fetch(
-        f"{CHANNELS.select} WHERE ($1 = '' OR app.app_key = $1) AND ($2::uuid IS NULL OR t.id < $2) ORDER BY t.id DESC LIMIT $3",
-        app_key, before, limit,
+        f"""{CHANNELS.select} WHERE ($1 = '' OR app.app_key = $1) AND ($2::uuid IS NULL OR t.id < $2)
+            AND ($4::uuid[] IS NULL OR t.app_id = ANY($4)) ORDER BY t.id DESC LIMIT $3""",
+        app_key, before, limit, None if scope is None else list(scope),
     )  # fmt: skip
     return CHANNELS.models(rows)
 
@@ -115,3 +118,11 @@ async def update_binding(connection: Transaction, binding: PayBinding, now: date
         "UPDATE pay_binding SET config = $2, version = version + 1, update_time = $3 WHERE id = $1",
         binding.id, dict(binding.config), now,
     )  # fmt: skip
+
+
+async def apps_of_account(connection: Connection, account_id: UUID) -> set[UUID]:
+    """The apps whose channels have or had this account."""
+    rows = await connection.fetch(
+        "SELECT DISTINCT c.app_id FROM pay_binding b JOIN pay_channel c ON c.id = b.channel_id WHERE b.account_id = $1", account_id
+    )
+    return {row["app_id"] for row in rows}

@@ -21,13 +21,20 @@ async def get_credential(connection: Connection, key_id: str) -> Credential | No
     return CREDENTIALS.model(await connection.fetchrow(f"{CREDENTIALS.select} WHERE t.key_id = $1", key_id))
 
 
-async def list_credentials(connection: Connection, app_id: UUID | None) -> list[Credential]:
-    """The credentials of an app, or of the operators if `app_id` is None, oldest first."""
+async def has_expired(connection: Connection, key_id: str) -> bool:
+    """Whether the credential has ended, by the time of the database."""
+    return bool(await connection.fetchval("SELECT expire_time <= now() FROM pay_credential WHERE key_id = $1", key_id))
+
+
+async def list_credentials(connection: Connection, app_id: UUID | None, operator_id: UUID | None = None) -> list[Credential]:
+    """The credentials of an app, or of operators if `app_id` is None (of one if `operator_id` is given), oldest first."""
     return CREDENTIALS.models(
         await connection.fetch(
-            f"{CREDENTIALS.select} WHERE t.app_id IS NOT DISTINCT FROM $1 ORDER BY t.create_time, t.key_id", app_id
+            f"{CREDENTIALS.select} WHERE t.app_id IS NOT DISTINCT FROM $1 AND ($2::uuid IS NULL OR t.operator_id = $2) "
+            "ORDER BY t.create_time, t.key_id",
+            app_id, operator_id,
         )
-    )
+    )  # fmt: skip
 
 
 async def lock_operator_credentials(transaction: Transaction) -> list[Credential]:

@@ -37,9 +37,7 @@ async def lock_operator(transaction: Transaction, key: UUID) -> PayOperator | No
 async def lock_admins(transaction: Transaction) -> list[PayOperator]:
     """The enabled admins, locked until the end of the transaction, so that two calls cannot take the role from the last two."""
     return OPERATORS.models(
-        await transaction.fetch(
-            f"{OPERATORS.select} WHERE t.role = 'admin' AND t.enabled ORDER BY t.id FOR NO KEY UPDATE OF t"
-        )
+        await transaction.fetch(f"{OPERATORS.select} WHERE t.role = 'admin' AND t.enabled ORDER BY t.id FOR NO KEY UPDATE OF t")
     )
 
 
@@ -83,3 +81,8 @@ async def use_recovery_code(connection: WriteConnection, key: UUID, hashed: str)
         key, hashed,
     )  # fmt: skip
     return done is not None
+
+
+async def names(connection: Connection) -> dict[UUID, str]:
+    """The name of every operator."""
+    return {row["id"]: row["name"] for row in await connection.fetch("SELECT id, name FROM pay_operator")}

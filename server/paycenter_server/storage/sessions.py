@@ -31,9 +31,7 @@ async def insert_session(
 
 async def use_session(connection: WriteConnection, token_hash: bytes) -> PaySession | None:
     """The valid session of a token; None if there is none. Its time of use is moved at most once a minute."""
-    session = SESSIONS.model(
-        await connection.fetchrow(f"{SESSIONS.select} WHERE t.token_hash = $1 AND {_VALID}", token_hash)
-    )
+    session = SESSIONS.model(await connection.fetchrow(f"{SESSIONS.select} WHERE t.token_hash = $1 AND {_VALID}", token_hash))
     if session is not None:
         await connection.execute(
             "UPDATE pay_session SET used_time = now() WHERE id = $1 AND used_time < now() - interval '60 seconds'", session.id

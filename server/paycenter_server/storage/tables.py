@@ -11,13 +11,11 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
-    DateTime,
     ForeignKey,
     Identity,
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     PrimaryKeyConstraint,
     String,
     Table,
@@ -25,37 +23,18 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB, UUID
+from sqlalchemy.dialects.postgresql import JSONB
 
 from paycenter_server.domain.apps import NotificationSuccess, SurplusPolicy
 from paycenter_server.domain.cases import CaseKind
 from paycenter_server.domain.events import ActorKind, Subject
 from paycenter_server.domain.notifications import NotificationType
-from paycenter_server.domain.roles import Role
 from paycenter_server.domain.states import AttemptState, CaseState, NotificationState, OrderState, RefundState
+from paycenter_server.storage import tables_access
+from paycenter_server.storage.tables_base import FILL, KEY, TIME, metadata, one_of, times
 
-metadata = MetaData(
-    naming_convention={
-        "pk": "%(table_name)s_pkey",
-        "uq": "%(table_name)s_%(column_0_N_name)s_key",
-        "fk": "%(table_name)s_%(column_0_name)s_fkey",
-        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
-        "ck": "%(table_name)s_%(constraint_name)s_check",
-    }
-)
-
-KEY = UUID(as_uuid=True)
-TIME = DateTime(timezone=True)
-_FILL = {"fillfactor": "85"}
-
-
-def _one_of(column: str, values: type) -> CheckConstraint:
-    listed = ", ".join(f"'{item.value}'" for item in values)  # type: ignore[attr-defined]
-    return CheckConstraint(f"{column} IN ({listed})", name=column)
-
-
-def _times() -> list[Column[object]]:
-    return [Column("create_time", TIME, nullable=False), Column("update_time", TIME, nullable=False)]
+# The tables of operators are in the same metadata.
+__all__ = ["metadata", "tables_access"]
 
 
 pay_app = Table(
@@ -76,10 +55,10 @@ pay_app = Table(
     Column("notification_success", String(16), nullable=False),
     Column("notification_secret", Text, nullable=False),
     Column("notification_secrets_previous", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
-    *_times(),
-    _one_of("surplus_policy", SurplusPolicy),
+    *times(),
+    one_of("surplus_policy", SurplusPolicy),
     CheckConstraint("case_decision_limit >= 0", name="case_decision_limit"),
-    _one_of("notification_success", NotificationSuccess),
+    one_of("notification_success", NotificationSuccess),
 )
 
 pay_credential = Table(
@@ -110,7 +89,7 @@ pay_account = Table(
     Column("config", JSONB, nullable=False),
     Column("earlier_keys", JSONB, nullable=False),
     Column("version", Integer, nullable=False),
-    *_times(),
+    *times(),
     UniqueConstraint("family", "identity"),
 )
 
@@ -126,7 +105,7 @@ pay_channel = Table(
     # The current row of pay_binding, which refers to the channel.
     Column("binding_id", KEY, nullable=False),
     Column("version", Integer, nullable=False),
-    *_times(),
+    *times(),
     UniqueConstraint("app_id", "code"),
     CheckConstraint("fee_rate_ppm BETWEEN 0 AND 1000000", name="fee_rate_ppm"),
 )
@@ -139,7 +118,7 @@ pay_binding = Table(
     Column("account_id", KEY, ForeignKey("pay_account.id"), nullable=False, index=True),
     Column("config", JSONB, nullable=False),
     Column("version", Integer, nullable=False),
-    *_times(),
+    *times(),
 )
 
 pay_order = Table(
@@ -173,12 +152,12 @@ pay_order = Table(
     Column("success_time", TIME),
     Column("next_check_time", TIME),
     Column("check_count", Integer, nullable=False, server_default=text("0")),
-    *_times(),
+    *times(),
     UniqueConstraint("app_id", "merchant_order_id"),
     Index("pay_order_app_id_id_idx", "app_id", "id"),
     Index("pay_order_next_check_time_idx", "next_check_time", postgresql_where=text("next_check_time IS NOT NULL")),
     Index("pay_order_channel_order_no_idx", "channel_order_no", postgresql_where=text("channel_order_no IS NOT NULL")),
-    _one_of("state", OrderState),
+    one_of("state", OrderState),
     CheckConstraint("amount > 0", name="amount"),
     CheckConstraint("paid_amount >= 0", name="paid_amount"),
     CheckConstraint(
@@ -186,7 +165,7 @@ pay_order = Table(
         name="never_over_refunded",
     ),
     CheckConstraint("(state IN ('SUCCESS', 'REFUND')) = (paid_amount > 0)", name="paid_when_paid"),
-    postgresql_with=_FILL,
+    postgresql_with=FILL,
 )
 
 pay_attempt = Table(
@@ -217,7 +196,7 @@ pay_attempt = Table(
     Column("success_time", TIME),
     Column("next_check_time", TIME),
     Column("check_count", Integer, nullable=False, server_default=text("0")),
-    *_times(),
+    *times(),
     Column("cancel_until", TIME),
     # For the claims by account, and for what is not settled over an account. It is the only index of these times, so that no
     # statistics can make another one look better.
@@ -227,10 +206,10 @@ pay_attempt = Table(
         "next_check_time",
         postgresql_where=text("next_check_time IS NOT NULL"),
     ),
-    _one_of("state", AttemptState),
+    one_of("state", AttemptState),
     CheckConstraint("amount > 0", name="amount"),
     CheckConstraint("(state = 'SUCCESS') = (paid_amount > 0)", name="paid_when_paid"),
-    postgresql_with=_FILL,
+    postgresql_with=FILL,
 )
 
 pay_case = Table(
@@ -261,7 +240,7 @@ pay_case = Table(
     Column("proposed_time", TIME),
     Column("stale_time", TIME),
     Column("resolve_time", TIME),
-    *_times(),
+    *times(),
     UniqueConstraint("kind", "reference", "occurrence"),
     # One for each filter by which a list can be read in the order of the ids (storage/cases_desk.py).
     Index("pay_case_app_id_id_idx", "app_id", "id"),
@@ -269,8 +248,8 @@ pay_case = Table(
     Index("pay_case_kind_id_idx", "kind", "id"),
     Index("pay_case_assignee_id_idx", "assignee", "id", postgresql_where=text("assignee <> ''")),
     Index("pay_case_unresolved_idx", "id", postgresql_where=text("resolve_time IS NULL")),
-    _one_of("kind", CaseKind),
-    _one_of("state", CaseState),
+    one_of("kind", CaseKind),
+    one_of("state", CaseState),
     CheckConstraint("(state = 'RESOLVED') = (resolve_time IS NOT NULL)", name="resolve_time"),
 )
 
@@ -305,7 +284,7 @@ pay_refund = Table(
     Column("success_time", TIME),
     Column("next_check_time", TIME),
     Column("check_count", Integer, nullable=False, server_default=text("0")),
-    *_times(),
+    *times(),
     UniqueConstraint("app_id", "merchant_refund_no"),
     Index("pay_refund_app_id_id_idx", "app_id", "id"),
     # For the claims by account, and for what is not settled over an account. It is the only index of these times, so that no
@@ -316,9 +295,9 @@ pay_refund = Table(
         "next_check_time",
         postgresql_where=text("next_check_time IS NOT NULL"),
     ),
-    _one_of("state", RefundState),
+    one_of("state", RefundState),
     CheckConstraint("amount > 0 AND amount <= total_amount", name="amount"),
-    postgresql_with=_FILL,
+    postgresql_with=FILL,
 )
 
 pay_notify_task = Table(
@@ -342,7 +321,7 @@ pay_notify_task = Table(
     Column("schedule_start_time", TIME, nullable=False),
     Column("schedule_start_times", Integer, nullable=False),
     Column("problem", String(512), nullable=False, server_default=text("''")),
-    *_times(),
+    *times(),
     # One notification per event, also if the event is detected several times. Also finds the other notifications of an object.
     UniqueConstraint("data_id", "event", "data_version"),
     Index("pay_notify_task_app_id_id_idx", "app_id", "id"),
@@ -352,8 +331,8 @@ pay_notify_task = Table(
         "next_notify_time",
         postgresql_where=text("next_notify_time IS NOT NULL"),
     ),
-    _one_of("type", NotificationType),
-    _one_of("state", NotificationState),
+    one_of("type", NotificationType),
+    one_of("state", NotificationState),
     postgresql_with={"fillfactor": "85", "autovacuum_vacuum_scale_factor": "0.02"},
 )
 
@@ -370,7 +349,7 @@ pay_notify_log = Table(
     Column("duration_ms", Integer, nullable=False),
     Column("answer", Text, nullable=False),
     Column("create_time", TIME, nullable=False),
-    _one_of("state", NotificationState),
+    one_of("state", NotificationState),
 )
 
 # Append-only: a trigger refuses UPDATE, DELETE and TRUNCATE. It has no foreign key and no other unique key, so that it can be
@@ -396,8 +375,8 @@ pay_event = Table(
     PrimaryKeyConstraint("id", "create_time"),
     Index("pay_event_order_id_id_idx", "order_id", "id"),
     Index("pay_event_subject_id_id_idx", "subject_id", "id", postgresql_where=text("order_id IS NULL")),
-    _one_of("subject", Subject),
-    _one_of("actor_kind", ActorKind),
+    one_of("subject", Subject),
+    one_of("actor_kind", ActorKind),
 )
 
 # One row, written by the health checks of every process.
@@ -406,79 +385,5 @@ pay_health = Table(
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("probe_time", TIME, nullable=False),
-    CheckConstraint("id = 1", name="id"),
-)
-
-pay_operator = Table(
-    "pay_operator",
-    metadata,
-    Column("id", KEY, primary_key=True),
-    Column("name", String(64), nullable=False, unique=True),
-    Column("role", String(16), nullable=False),
-    Column("app_keys", JSONB, nullable=False),
-    Column("enabled", Boolean, nullable=False),
-    Column("password_hash", Text),
-    Column("must_change_password", Boolean, nullable=False),
-    Column("totp_secret", Text),
-    Column("totp_pending", Text),
-    Column("totp_step", BigInteger, nullable=False),
-    Column("recovery_codes", JSONB, nullable=False),
-    *_times(),
-    _one_of("role", Role),
-)
-
-pay_session = Table(
-    "pay_session",
-    metadata,
-    Column("id", KEY, primary_key=True),
-    Column("operator_id", KEY, ForeignKey("pay_operator.id", ondelete="CASCADE"), nullable=False, index=True),
-    Column("token_hash", LargeBinary, nullable=False, unique=True),
-    Column("peer", String(64), nullable=False),
-    Column("agent", String(200), nullable=False),
-    Column("create_time", TIME, nullable=False, server_default=text("now()")),
-    Column("used_time", TIME, nullable=False, server_default=text("now()")),
-    Column("revoke_time", TIME),
-)
-
-# Failed logins in a row, by name and by peer.
-pay_login_failure = Table(
-    "pay_login_failure",
-    metadata,
-    Column("subject", String(80), primary_key=True),
-    Column("failures", Integer, nullable=False),
-    Column("blocked_until", TIME, nullable=False),
-    Column("update_time", TIME, nullable=False),
-)
-
-# Append-only: triggers refuse UPDATE, DELETE and TRUNCATE. Each row has the hash of the row before it.
-pay_audit = Table(
-    "pay_audit",
-    metadata,
-    Column("id", BigInteger, primary_key=True, autoincrement=False),
-    Column("time", TIME, nullable=False),
-    Column("actor_kind", String(16), nullable=False),
-    Column("actor", String(64), nullable=False),
-    Column("operator", String(64), nullable=False),
-    Column("act", String(64), nullable=False),
-    Column("object", String(200), nullable=False),
-    Column("outcome", String(32), nullable=False),
-    Column("app_key", String(64), nullable=False),
-    Column("before", JSONB),
-    Column("after", JSONB),
-    Column("peer", String(200), nullable=False),
-    Column("request_id", String(200), nullable=False),
-    Column("previous_hash", LargeBinary, nullable=False),
-    Column("hash", LargeBinary, nullable=False),
-    Index("pay_audit_operator_id_idx", "operator", "id"),
-    Index("pay_audit_act_id_idx", "act", "id"),
-)
-
-# One row: the end of the chain, which a truncated audit does not reach. Its lock serialises appending.
-pay_audit_head = Table(
-    "pay_audit_head",
-    metadata,
-    Column("id", Integer, primary_key=True, autoincrement=False),
-    Column("last_id", BigInteger, nullable=False),
-    Column("last_hash", LargeBinary, nullable=False),
     CheckConstraint("id = 1", name="id"),
 )

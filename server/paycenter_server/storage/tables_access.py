@@ -1,0 +1,96 @@
+"""The tables of operators, their sessions, and the audit."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from paycenter_server.domain.roles import Role
+from paycenter_server.storage.tables_base import KEY, TIME, metadata, one_of, times
+
+pay_operator = Table(
+    "pay_operator",
+    metadata,
+    Column("id", KEY, primary_key=True),
+    Column("name", String(64), nullable=False, unique=True),
+    Column("role", String(16), nullable=False),
+    Column("app_keys", JSONB, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("password_hash", Text),
+    Column("must_change_password", Boolean, nullable=False),
+    Column("totp_secret", Text),
+    Column("totp_pending", Text),
+    Column("totp_step", BigInteger, nullable=False),
+    Column("recovery_codes", JSONB, nullable=False),
+    *times(),
+    one_of("role", Role),
+)
+
+pay_session = Table(
+    "pay_session",
+    metadata,
+    Column("id", KEY, primary_key=True),
+    Column("operator_id", KEY, ForeignKey("pay_operator.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("token_hash", LargeBinary, nullable=False, unique=True),
+    Column("peer", String(64), nullable=False),
+    Column("agent", String(200), nullable=False),
+    Column("create_time", TIME, nullable=False, server_default=text("now()")),
+    Column("used_time", TIME, nullable=False, server_default=text("now()")),
+    Column("revoke_time", TIME),
+)
+
+# Failed logins in a row, by name and by peer.
+pay_login_failure = Table(
+    "pay_login_failure",
+    metadata,
+    Column("subject", String(80), primary_key=True),
+    Column("failures", Integer, nullable=False),
+    Column("blocked_until", TIME, nullable=False),
+    Column("update_time", TIME, nullable=False),
+)
+
+# Append-only: triggers refuse UPDATE, DELETE and TRUNCATE. Each row has the hash of the row before it.
+pay_audit = Table(
+    "pay_audit",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("time", TIME, nullable=False),
+    Column("actor_kind", String(16), nullable=False),
+    Column("actor", String(64), nullable=False),
+    Column("operator", String(64), nullable=False),
+    Column("act", String(64), nullable=False),
+    Column("object", String(200), nullable=False),
+    Column("outcome", String(32), nullable=False),
+    Column("app_key", String(64), nullable=False),
+    Column("before", JSONB),
+    Column("after", JSONB),
+    Column("peer", String(200), nullable=False),
+    Column("request_id", String(200), nullable=False),
+    Column("previous_hash", LargeBinary, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    Index("pay_audit_operator_id_idx", "operator", "id"),
+    Index("pay_audit_act_id_idx", "act", "id"),
+)
+
+# One row: the end of the chain, which a truncated audit does not reach. Its lock serialises appending.
+pay_audit_head = Table(
+    "pay_audit_head",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("last_id", BigInteger, nullable=False),
+    Column("last_hash", LargeBinary, nullable=False),
+    CheckConstraint("id = 1", name="id"),
+)
