@@ -16,15 +16,16 @@ PEER_MAX = 64
 
 @dataclass(frozen=True, slots=True)
 class LoginDelays:
-    """After `free` failed logins in a row each further one doubles the delay, from one second to `longest` seconds."""
+    """After `free` failed logins in a row each further one doubles the delay, from `first` to `longest` seconds."""
 
     free: int
+    first: int
     longest: int
 
 
-NAME_DELAYS = LoginDelays(free=4, longest=300)
+NAME_DELAYS = LoginDelays(free=4, first=5, longest=300)
 # People behind one proxy share an address, so it takes more failures, and the delay stays short.
-PEER_DELAYS = LoginDelays(free=30, longest=60)
+PEER_DELAYS = LoginDelays(free=30, first=5, longest=60)
 FAILURES_FORGOTTEN_SECONDS = 3600
 """Failures are forgotten if none has been added for this time."""
 

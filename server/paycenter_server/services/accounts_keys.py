@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,6 +19,7 @@ from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.services import errors
 from paycenter_server.services.context import Context
 from paycenter_server.storage import accounts as account_rows
+from paycenter_server.storage import channels as channel_rows
 from paycenter_server.storage.database import Transaction
 
 OVERLAP = timedelta(hours=72)
@@ -135,12 +136,18 @@ class Keys:
         return account
 
     async def plan(
-        self, spec: ChannelSpec, number: str, config: Mapping[str, str], current: tuple[PayAccount, PayBinding] | None = None
+        self,
+        spec: ChannelSpec,
+        number: str,
+        config: Mapping[str, str],
+        current: tuple[PayAccount, PayBinding] | None = None,
+        scope: Collection[UUID] | None = None,
     ) -> Plan:
         """Find the account of an inline configuration, or build it.
 
         `number`: the account to use; "" finds it by its identity. `current`: those of the channel that is changed. The fields of an
         account that exists must be absent or the same, except in the current account of the channel, whose keys are changed.
+        `scope`: the apps of the caller. ACCOUNT_NOT_FOUND if the account is used by others too; None means all apps.
         """
         known = {item.name for item in spec.config_fields}
         wrong = [Violation(f"config.{name}", "is not a field of this channel") for name in config if name not in known]
@@ -150,6 +157,8 @@ class Keys:
             before = self.clear_binding(current[1])
             way = {**{name: value for name, value in before.items() if name in spec.secret_fields}, **way}
         account = await self._account_of(spec, number, keys, way, current[0] if current else None, wrong)
+        if account is not None and scope is not None:
+            await self._refuse_of_others(account, scope)
         if account is None:
             await self.refuse_invalid(spec, {**keys, **way}, wrong)
             return Plan(self._new_account(spec, keys, way), None, way)
@@ -162,6 +171,12 @@ class Keys:
             raise errors.account_identity_fixed(account, fixed)
         await self.refuse_invalid(spec, {**stored, **changed, **way}, wrong)
         return Plan(self.with_keys(spec, account, {**stored, **changed}), account, way)
+
+    async def _refuse_of_others(self, account: PayAccount, scope: Collection[UUID]) -> None:
+        async with self._context.database.connection() as connection:
+            apps = await channel_rows.apps_of_account(connection, account.id)
+        if not apps or not apps <= set(scope):
+            raise errors.account_not_found()
 
     async def _account_of(
         self,

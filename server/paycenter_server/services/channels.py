@@ -125,8 +125,7 @@ class Channels:
         key, binding_key = self._context.new_key(now), self._context.new_key(now)
 
         async def store() -> ChannelView:
-            plan = await self._keys.plan(spec, new.account, new.config)
-            await self._check_account(caller, plan)
+            plan = await self._keys.plan(spec, new.account, new.config, scope=caller.scope)
             binding = new_binding(binding_key, now, key, plan.account.id, self._keys.seal_binding(spec, binding_key, plan.way))
             channel = new_channel(
                 key, now, app, code=new.code, enabled=new.enabled, fee_rate_ppm=new.fee_rate_ppm, remark=new.remark,
@@ -221,8 +220,7 @@ class Channels:
             spec = self._spec(channel.code, family if config is not None or not known else known.config_message)
             way = self._keys.clear_binding(current)
             given = config if config is not None else spec.of_scope(way, Scope.ATTEMPT, Scope.CHANNEL)
-            plan = await self._keys.plan(spec, account, given, (stored, current))
-            await self._check_account(caller, plan)
+            plan = await self._keys.plan(spec, account, given, (stored, current), scope=caller.scope)
             binding, fresh = self._binding(spec, channel, bindings, plan)
         now = self._context.now()
         async with self._context.database.transaction() as connection:
@@ -248,15 +246,6 @@ class Channels:
         if plan is not None:
             self._gateway.forget_account(plan.account.id)
         return view
-
-    async def _check_account(self, caller: Caller, plan: Plan) -> None:
-        """ACCOUNT_NOT_FOUND if an operator that is limited to some apps uses or changes an account of others."""
-        if caller.scope is None or plan.stored is None:
-            return
-        async with self._context.database.connection() as connection:
-            apps = await channel_rows.apps_of_account(connection, plan.stored.id)
-        if not apps or not apps <= caller.scope:
-            raise errors.account_not_found()
 
     def _binding(
         self, spec: ChannelSpec, channel: PayChannel, bindings: Sequence[PayBinding], plan: Plan

@@ -14,12 +14,12 @@ def role_may_not(caller: Caller, method: str) -> PayCenterError:
             Reason.PERMISSION_DENIED, "Change your password first; an administrator has set the one that you have."
         )
     roles = PERMISSIONS[method].roles if method in PERMISSIONS else frozenset()
-    who = f"the role {caller.role.value!r}"
+    who = f"The role {caller.role.value!r}"
     if caller.role in roles:
         who += f" limited to the apps {', '.join(caller.scope_keys)}"
     return PayCenterError(
         Reason.PERMISSION_DENIED,
-        f"{who[:120].capitalize()} may not call {method}; ask an admin for a role that may, or to do it.",
+        f"{who[:160]} may not call {method}; ask an admin for a role that may, or to do it.",
         metadata={"method": method, "role": caller.role.value},
     )
 

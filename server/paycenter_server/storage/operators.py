@@ -35,9 +35,12 @@ async def lock_operator(transaction: Transaction, key: UUID) -> PayOperator | No
 
 
 async def lock_admins(transaction: Transaction) -> list[PayOperator]:
-    """The enabled admins, locked until the end of the transaction, so that two calls cannot take the role from the last two."""
+    """The enabled admins of all apps, locked until the end of the transaction, so that two calls cannot take the role from the last
+    two."""
     return OPERATORS.models(
-        await transaction.fetch(f"{OPERATORS.select} WHERE t.role = 'admin' AND t.enabled ORDER BY t.id FOR NO KEY UPDATE OF t")
+        await transaction.fetch(
+            f"{OPERATORS.select} WHERE t.role = 'admin' AND t.enabled AND t.app_keys = '[]' ORDER BY t.id FOR NO KEY UPDATE OF t"
+        )
     )
 
 

@@ -83,11 +83,11 @@ async def begin_login(connection: WriteConnection, subject: str, delays: LoginDe
            ON CONFLICT (subject) DO UPDATE SET
              failures = CASE WHEN t.update_time < now() - make_interval(secs => $4) THEN 1 ELSE t.failures + 1 END,
              blocked_until = CASE WHEN t.update_time < now() - make_interval(secs => $4) OR t.failures < $2 THEN now()
-                             ELSE now() + make_interval(secs => least($3, 2 ^ least(t.failures - $2, 20))) END,
+                             ELSE now() + make_interval(secs => least($3, $5 * 2 ^ least(t.failures - $2, 20))) END,
              update_time = now()
            WHERE t.blocked_until <= now()
            RETURNING failures""",
-        subject, delays.free, float(delays.longest), float(FAILURES_FORGOTTEN_SECONDS),
+        subject, delays.free, float(delays.longest), float(FAILURES_FORGOTTEN_SECONDS), float(delays.first),
     )  # fmt: skip
     if row is not None:
         return LoginAttempt(True, 0.0)
