@@ -38,6 +38,7 @@ from guards.jobs import JOBS
 from guards.ledger import LEDGER
 from guards.looks import LOOKS
 from guards.notifications import NOTIFICATIONS
+from guards.operators import OPERATORS
 from guards.orders import ORDERS
 from guards.refunds import REFUNDS
 from guards.rules import RULES
@@ -46,7 +47,7 @@ from paycenter_server.local import Embedded
 from paycenter_server.simulator.keys import generate_keys
 from paycenter_server.storage.migrate import ensure
 
-MUTANTS = [*SETTLEMENT, *ORDERS, *REFUNDS, *NOTIFICATIONS, *RULES, *ACCESS, *ACCOUNTS, *CASES, *LEDGER, *LOOKS, *JOBS]
+MUTANTS = [*SETTLEMENT, *ORDERS, *REFUNDS, *NOTIFICATIONS, *RULES, *ACCESS, *ACCOUNTS, *CASES, *OPERATORS, *LEDGER, *LOOKS, *JOBS]
 ROOT = Path(__file__).resolve().parent.parent
 CONTROL = "tests/integration/test_spine.py::test_payment_end_to_end[wx_native-v3]"
 _SKIPPED = (".git", ".venv", ".paycenter", ".interop", "build", "dist", "*.egg-info", ".*_cache", "__pycache__", ".coverage*")

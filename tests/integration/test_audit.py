@@ -272,8 +272,9 @@ LAST = "(SELECT last_id FROM pay_audit_head)"
         (f"UPDATE pay_audit SET previous_hash = sha256('x') WHERE id = {LAST} - 2", "row {n-2} does not follow"),
         ("UPDATE pay_audit_head SET last_hash = sha256('x')", "row {n} has another hash than the head names"),
     ],
+    ids=["operator", "after", "time", "hash", "middle", "tail", "all", "previous", "head"],
 )
-@pytest.mark.parametrize("batch", [2, 1000])
+@pytest.mark.parametrize("batch", [2, 1000], ids=["small", "large"])
 async def test_a_forged_audit_is_found(system: PayCenterSystem, statement: str, said: str, batch: int) -> None:
     async with forged(system, statement) as connection:
         last = await connection.fetchval("SELECT last_id FROM pay_audit_head")
@@ -287,7 +288,8 @@ async def test_an_anchor_finds_a_tail_that_was_removed_with_its_head(system: Pay
     kept = await anchor(system)
     cut = [
         f"DELETE FROM pay_audit WHERE id >= {kept.partition(':')[0]}",
-        "UPDATE pay_audit_head h SET last_id = a.id, last_hash = a.hash FROM pay_audit a WHERE a.id = (SELECT max(id) FROM pay_audit)",
+        "UPDATE pay_audit_head h SET last_id = a.id, last_hash = a.hash FROM pay_audit a "
+        "WHERE a.id = (SELECT max(id) FROM pay_audit)",
     ]
     async with forged(system, *cut) as connection:
         assert await broken(connection) == ""

@@ -88,7 +88,7 @@ async def test_a_token_that_was_not_given_opens_nothing(system: PayCenterSystem)
 
 
 @pytest.mark.parametrize(
-    ("column", "minutes"), [("used_time", 30), ("create_time", 12 * 60)], ids=["not used for half an hour", "twelve hours old"]
+    ("column", "minutes"), [("used_time", 30), ("create_time", 12 * 60)], ids=["idle", "old"]
 )
 async def test_a_session_ends(system: PayCenterSystem, column: str, minutes: int) -> None:
     services = system.services
