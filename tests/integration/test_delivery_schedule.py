@@ -20,7 +20,7 @@ from paycenter_server.storage import notifications as notification_rows
 from paycenter_server.storage.notifications import DeliveryResult, claim_due
 from standardwebhooks import Webhook
 from support.locks import transaction, waiting_for_lock
-from support.system import OPERATOR, PayCenterSystem
+from support.system import CAUSE, OPERATOR, PayCenterSystem
 from support.waiting import eventually
 
 
@@ -172,7 +172,7 @@ async def test_a_late_result_never_overwrites_success(system: PayCenterSystem) -
         row = await task_row(system)
         assert (row["state"], row["notify_times"], row["next_notify_time"]) == ("SUCCESS", 1, None)
         # Both in one statement: one of them is stored, and the row is consistent.
-        await notification_rows.resend(connection, [slow.id], now)
+        await notification_rows.resend(connection, [slow.id], now, CAUSE)
         both = [result(NotificationEvent.RECEIVED, 1), result(NotificationEvent.UNANSWERED, 1)]
         assert len(await notification_rows.record(connection, both)) == 1
         row = await task_row(system)

@@ -41,8 +41,8 @@ NOTIFICATIONS: list[Mutant] = [
         ),
         (
             "resend-superseded",
-            "n.data_version > t.data_version)\n           RETURNING t.id",
-            "n.data_version > t.data_version AND false)\n           RETURNING t.id",
+            "n.data_version > t.data_version)\n             ORDER BY id",
+            "n.data_version > t.data_version AND false)\n             ORDER BY id",
             "test_an_older_notification_cannot_be_sent_again",
         ),
         (

@@ -14,6 +14,7 @@ _WAITS = "a wait for tasks that are stepped themselves"
 
 EXEMPT: dict[str, str] = {
     **dict.fromkeys(("accounts", "accounts_keys", "apps", "channels", "channels_probe", "credentials"), _ADMINISTRATION),
+    **dict.fromkeys(("audit", "operators", "operators_totp", "passwords", "sessions"), _ADMINISTRATION),
     **dict.fromkeys(("books", "health", "identity", "timeline"), _READS),
     "context": _WAITS,
     "notifications": "an operator's resend: one statement",
