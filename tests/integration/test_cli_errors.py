@@ -28,6 +28,8 @@ DATABASE_COMMANDS = (
     ("worker",),
     ("order", "show", "O01M8ADF7E2FWHB3BMKC55MZ5SM"),
     ("books", "check"),
+    ("audit", "list"),
+    ("audit", "verify"),
     ("case", "list"),
     ("case", "show", "K01M8ADF7E2FWHB3BMKC55MZ5SM"),
     ("case", "decide", "K01M8ADF7E2FWHB3BMKC55MZ5SM", "refund"),

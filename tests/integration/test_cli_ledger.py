@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.cases import hold, last_case, late, run_refund_job, set_app
-from support.system import PayCenterSystem
+from support.system import OPERATOR, PayCenterSystem
 
 Run = Callable[..., Awaitable[subprocess.CompletedProcess[str]]]
 
@@ -111,3 +111,21 @@ async def test_the_command_line_is_one_operator(system: PayCenterSystem, run: Ru
     again = await run("case", "decide", case.number, "refund")
     assert (again.returncode, "another operator" in again.stderr) == (1, True)
     assert "OPEN (proposed: REFUND)" in (await run("case", "list")).stdout
+
+
+async def test_the_audit_is_listed_and_verified(system: PayCenterSystem, run: Run) -> None:
+    await system.services.apps.update(OPERATOR, "shop", {"remark": "x"})
+    listed = await run("audit", "list", "--act", "PayAppService/UpdatePayApp", "--limit", "1")
+    assert listed.returncode == 0, listed
+    assert 'test  PayAppService/UpdatePayApp  shop  OK  before {"remark": ""}  after {"remark": "x"}' in listed.stdout
+    verified = await run("audit", "verify", "--batch", "2")
+    assert verified.returncode == 0, verified
+    anchor = verified.stdout.split("Anchor: ")[1].strip()
+    after = await run("audit", "verify", "--after", anchor)
+    assert (after.returncode, after.stdout) == (0, f"0 rows verified. Anchor: {anchor}\n")
+    number, _, hashed = anchor.partition(":")
+    for wrong in (f"{number}:{'0' * len(hashed)}", f"{int(number) + 1}:{hashed}"):
+        broken = await run("audit", "verify", "--after", wrong)
+        assert broken.returncode == 1
+        assert broken.stdout.startswith("BROKEN: row ")
+    assert (await run("audit", "verify", "--after", "nothing")).returncode == 2
