@@ -87,9 +87,7 @@ async def test_a_token_that_was_not_given_opens_nothing(system: PayCenterSystem)
     assert csrf_token(first) != csrf_token(second)
 
 
-@pytest.mark.parametrize(
-    ("column", "minutes"), [("used_time", 30), ("create_time", 12 * 60)], ids=["idle", "old"]
-)
+@pytest.mark.parametrize(("column", "minutes"), [("used_time", 30), ("create_time", 12 * 60)], ids=["idle", "old"])
 async def test_a_session_ends(system: PayCenterSystem, column: str, minutes: int) -> None:
     services = system.services
     token = await log_in(services, await person(system, "anne"))

@@ -133,10 +133,11 @@ class Identity:
         """Why a credential is refused, "" if it is not. For the log, not for the caller."""
         if credential is None:
             return "unknown key id"
-        if not same_secret(secret, credential.secret_hash):
-            return "wrong secret"
+        right = same_secret(secret, credential.secret_hash)
         if not credential.enabled:
             return "disabled"
+        if not right:
+            return "wrong secret"
         if credential.expire_time is not None and await credential_rows.has_expired(connection, credential.key_id):
             return "expired"
         return ""
