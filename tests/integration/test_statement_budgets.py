@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,8 @@ async def test_payments(counted: Counted) -> None:
         number = attempt.out_trade_no
         headers, body, query = await caught_callback(system, number, lambda number=number: system.simulator.pay(number))  # type: ignore[misc]
         request = CallbackRequest(headers, base64.b64decode(body), query)
-        channel = system.channels["wx_native"]
-        found["callback"] = await counted.of(lambda request=request: system.services.callbacks.receive(channel, request))  # type: ignore[misc]
+        receive = partial(system.services.callbacks.receive, system.channels["wx_native"], request)
+        found["callback"] = await counted.of(receive)
     assert found == {"submit mock": 17, "refund mock": 16, "submit": 15, "callback": 5}
 
 
