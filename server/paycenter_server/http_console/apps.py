@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from aiohttp import web
@@ -18,6 +19,13 @@ from paycenter_server.services.apps import ListedApp, NewApp
 from paycenter_server.services.notifications_trial import Trial
 from paycenter_server.services.paging import Pager
 
+SHORT = {
+    "wx_native": "Native", "wx_pub": "JSAPI", "wx_lite": "Mini", "wx_app": "In-app", "wx_wap": "H5", "wx_bar": "Code",
+    "alipay_pc": "PC", "alipay_wap": "WAP", "alipay_app": "In-app", "alipay_qr": "QR", "alipay_lite": "Mini", "alipay_bar": "Code",
+    "mock": "Mock",
+}  # fmt: skip
+"""The heads of the matrix. Their titles have the whole names."""
+FAMILY_NAMES = {"wechatpay": "WeChat Pay", "alipay": "Alipay", "mock": "Test"}
 SNIPPETS = {"python": "Python", "node": "Node.js", "go": "Go", "java": "Java", "curl": "buf curl"}
 
 
@@ -41,11 +49,18 @@ def _codes(view: View) -> list[str]:
     return known + [code for code in view.parts.registry if code not in CHANNELS]
 
 
+def _family(view: View, code: str) -> str:
+    return view.parts.registry[code].family
+
+
 async def _list(request: web.Request) -> web.Response:
     view, query = view_of(request), request.query
     enabled = {"on": True, "off": False}.get(query.get("state", ""))
     page = await view.parts.apps.search(view.caller, query.get("name", "").strip(), enabled, view.pager())
-    return view.render("apps.html", apps=page.items, token=page.next_token, codes=_codes(view))
+    families = [
+        (FAMILY_NAMES.get(family, family), list(codes)) for family, codes in groupby(_codes(view), lambda c: _family(view, c))
+    ]
+    return view.render("apps.html", apps=page.items, token=page.next_token, codes=_codes(view), families=families, short=SHORT)
 
 
 async def _new_page(request: web.Request) -> web.Response:

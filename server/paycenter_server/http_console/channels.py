@@ -68,8 +68,9 @@ async def _create(request: web.Request) -> web.Response:
     config = given_config(view, form, spec, *(_WAY if account else ()))
     try:
         new = NewChannel(
-            app_key=key, code=code, fee_rate_ppm=rate_of("fee_rate", form.get("fee_rate", "")), remark=form.get("remark", "").strip(),
-            family=spec.config_message, config=needed(config, spec), enabled=form.get("enabled") == "on", account=account,
+            app_key=key, code=code, fee_rate_ppm=rate_of("fee_rate", form.get("fee_rate", "")), family=spec.config_message,
+            config=needed(config, spec), enabled=form.get("enabled") == "on", account=account,
+            remark=form.get("remark", "").strip(),
         )  # fmt: skip
         made = await view.parts.channels.create(view.caller, new)
     except PayCenterError as error:
@@ -91,7 +92,6 @@ async def _render(
         "channel.html", status=200 if error is None else status_of(error), shown=shown, channel=shown.channel,
         account=shown.account, error=error, wrong=fields_of(error) if error else {}, form=form or _values(shown), probe=probe,
         items=items_of(spec, *_WAY) if spec else [], of_account=items_of(spec, Scope.ACCOUNT) if spec else [],
-       
         accounts=[one.account for one in accounts.items if one.account.id != shown.account.id], kept_names=[],
     )  # fmt: skip
 

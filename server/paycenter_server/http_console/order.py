@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 from aiohttp import web
+from markupsafe import escape
 
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.domain.ids import Prefix, decode, encode
@@ -17,9 +18,11 @@ from paycenter_server.http_console.view import View, see, view_of
 from paycenter_server.services.refunds import NewRefund
 from paycenter_server.services.timeline import Entry
 
-SHOWN = 60
-"""Entries of a timeline that are on the page at once, the last ones; `?all=1` shows all that the use case returns."""
-_EVIDENCE_SHOWN = 1500
+TIMELINE_BYTES = 26_000
+"""What the entries of a timeline take on one page, so that it stays below 60 KB. `?skip=N` shows those before."""
+_ENTRY_BYTES = 700
+"""An entry without its messages, at most."""
+_MESSAGES_BYTES = 10_000
 
 
 def add_routes(app: web.Application) -> None:
@@ -93,39 +96,71 @@ async def _timeline(request: web.Request) -> web.Response:
 
 async def _timeline_values(view: View, number: str) -> dict[str, Any]:
     timeline = await view.parts.timelines.of_order(view.caller, number)
-    entries = list(timeline.entries)
-    hidden = 0 if view.query.get("all") else max(len(entries) - SHOWN, 0)
+    text = view.query.get("skip", "")
+    skip = int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
+    shown, hidden = page_of_entries(timeline.entries, skip)
     return {
-        "order": timeline.order, "entries": [entry_values(entry) for entry in reversed(entries[hidden:])], "hidden": hidden,
-        "left_off": timeline.left_off, "next": timeline.next,
-    }  # fmt: skip
+        "order": timeline.order,
+        "entries": shown,
+        "hidden": hidden,
+        "earlier": skip + len(shown),
+        "left_off": timeline.left_off and not hidden,
+        "next": () if skip else timeline.next,
+    }
 
 
-def entry_values(entry: Entry) -> dict[str, Any]:
-    """An entry of a timeline as the template shows it. `messages`: the evidence, each part with its name."""
-    return {"entry": entry, "address": address_of(entry.number), "messages": _messages(entry.evidence)}
+def page_of_entries(entries: Sequence[Entry], skip: int = 0) -> tuple[list[dict[str, Any]], int]:
+    """The entries of one page as the template shows them, the newest first, and the number of those that are left for the next.
+
+    `skip`: the newest entries that were on pages before. `messages` of an entry: its evidence, each part with its name.
+    """
+    shown: list[dict[str, Any]] = []
+    left = TIMELINE_BYTES
+    remaining = list(reversed(entries))[skip:]
+    for entry in remaining:
+        messages = _messages(entry.evidence)
+        left -= _ENTRY_BYTES + sum(_size(text) for _, text in messages)
+        if left < 0 and shown:
+            break
+        shown.append({"entry": entry, "address": address_of(entry.number), "messages": messages})
+    return shown, len(remaining) - len(shown)
 
 
 def address_of(number: str) -> str:
     """The page of what has this number; "" if it has none."""
-    for prefix, path in ((Prefix.ORDER, "orders"), (Prefix.REFUND, "refunds"), (Prefix.NOTIFICATION, "notifications"),
-                         (Prefix.CASE, "cases"), (Prefix.CHANNEL, "channels"), (Prefix.ACCOUNT, "accounts")):  # fmt: skip
-        if decode(prefix, number) is not None:
+    for prefix, path in (("O", "orders"), ("F", "refunds"), ("N", "notifications"), ("K", "cases")):
+        if decode(Prefix(prefix), number) is not None:
             return f"/{path}/{number}"
     return ""
 
 
 def _messages(evidence: str) -> Sequence[tuple[str, str]]:
+    """The parts of an evidence by name, as many as fit."""
     if not evidence:
         return ()
     try:
-        values = json.loads(evidence)
+        parts = list(_parts("", json.loads(evidence)))
     except ValueError:
-        return (("", evidence[:_EVIDENCE_SHOWN]),)
-    if not isinstance(values, dict):
-        return (("", str(values)[:_EVIDENCE_SHOWN]),)
-    return [(name, _cut(one if isinstance(one, str) else json.dumps(one, ensure_ascii=False))) for name, one in values.items()]
+        parts = [("", evidence)]
+    found, left = [], _MESSAGES_BYTES
+    for name, text in parts:
+        if _size(text) > left:
+            text = f"{text[: left // 6]}…"
+        found.append((name, text))
+        left -= _size(text)
+        if left <= 0:
+            break
+    return found
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= _EVIDENCE_SHOWN else f"{text[:_EVIDENCE_SHOWN]}…"
+def _parts(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _parts(f"{name}.{key}" if name else str(key), item)
+    elif value not in (None, ""):
+        yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _size(text: str) -> int:
+    """The bytes of a text in a page."""
+    return len(escape(text).encode())

@@ -8,7 +8,7 @@ from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.domain.ids import Prefix, decode, encode
 from paycenter_server.domain.states import RefundState
 from paycenter_server.http_console.forms import choice, time_range
-from paycenter_server.http_console.order import entry_values
+from paycenter_server.http_console.order import page_of_entries
 from paycenter_server.http_console.orders import app_keys, channel_choices, state_choices
 from paycenter_server.http_console.security import status_of
 from paycenter_server.http_console.view import View, see, view_of
@@ -54,11 +54,12 @@ async def _render(view: View, number: str, error: PayCenterError | None = None) 
     refund = await view.parts.refunds.load(view.caller, number)
     order_number = encode(Prefix.ORDER, refund.order_id)
     timeline = await view.parts.timelines.of_order(view.caller, order_number)
-    entries = [entry_values(entry) for entry in reversed(timeline.entries) if entry.number == refund.number]
+    entries, hidden = page_of_entries([entry for entry in timeline.entries if entry.number == refund.number])
     return view.render(
         "refund.html", status=200 if error is None else status_of(error), refund=refund, order=timeline.order, entries=entries,
-        next=[item for item in timeline.next if item.number == refund.number], hidden=0, left_off=timeline.left_off, error=error,
-        wrong={}, case=encode(Prefix.CASE, refund.case_id) if refund.case_id else "",
+        next=[item for item in timeline.next if item.number == refund.number], hidden=hidden, earlier=0,
+        left_off=timeline.left_off or bool(hidden), error=error, wrong={},
+        case=encode(Prefix.CASE, refund.case_id) if refund.case_id else "",
     )  # fmt: skip
 
 

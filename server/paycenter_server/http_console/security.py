@@ -98,6 +98,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 def _problem(request: web.Request, status: int, message: str, reason: str = "") -> web.StreamResponse:
     view = request.get(VIEW)
+    assert view is None or isinstance(view, View)
     if view is None:
         return web.Response(status=status, text=message or str(status))
     return view.render("error.html", status=status, code=status, message=message, reason=reason)

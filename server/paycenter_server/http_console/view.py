@@ -128,7 +128,7 @@ class View:
         """The page that the query asks for."""
         return Pager(PAGE_SIZE, self.query.get("page", ""))
 
-    def t(self, text: str, **values: object) -> str:
+    def t(self, text: str, /, **values: object) -> str:
         """The text in the viewer's language, with its places filled. The values are not marked as safe."""
         found = translated(self.language, text)
         return found.format(**values) if values else found
@@ -150,7 +150,7 @@ class View:
     def text(self, template: str, **values: Any) -> str:
         """A rendered template."""
         return self.console.environment.get_template(template).render(
-            v=self, _=self.t, session=self.session, path=self.request.path, query=self.query,
+            v=self, _=self.t, session=self.session, path=self.request.path, query=dict(self.query),
             time=lambda when: formats.show_time(when, self.zone), zone=formats.zone_name(self.zone, self.now()),
             age=self._age, done=DONE.get(self.query.get("done", ""), ""), **values,
         )  # fmt: skip

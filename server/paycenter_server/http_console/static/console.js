@@ -32,11 +32,14 @@
       show();
     }
     for (const form of document.querySelectorAll("form[data-mode]")) {
-      const select = form.querySelector(`[name="${form.dataset.mode}"]`);
+      const mode = form.querySelector(`[name="${form.dataset.mode}"]`), account = form.querySelector("[name=account_id]");
       const show = () => {
-        for (const part of form.querySelectorAll("[data-when]")) part.hidden = !part.dataset.when.split(" ").includes(select.value);
+        for (const part of form.querySelectorAll("[data-when], [data-of-account]")) {
+          part.hidden = (part.dataset.when && mode && part.dataset.when !== mode.value) || ("ofAccount" in part.dataset && account?.value);
+        }
       };
-      select.addEventListener("change", show);
+      mode?.addEventListener("change", show);
+      account?.addEventListener("change", show);
       show();
     }
     draw();
