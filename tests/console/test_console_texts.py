@@ -15,7 +15,7 @@ from paycenter_server.http_console.texts import LANGUAGES, language_of, translat
 from paycenter_server.http_console.texts.chinese import CHINESE
 
 FOLDER = Path(console.__file__).parent
-_CALL = re.compile(r"""(?:\b_|\bview\.t|\bself\.t)\(\s*(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)')""")
+_CALL = re.compile(r"""(?:\b_|\bview\.t|\bself\.t|\btranslate)\(\s*(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)')""")
 _CHECK = re.compile(r'Check\("([^"]+)", [^"]+"([^"]+)"\)')
 # Literals that a template or a page gives to `_` by a name.
 _NAMED = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ TIMELINE_BYTES = 26_000
 _ENTRY_BYTES = 700
 """An entry without its messages, at most."""
 _MESSAGES_BYTES = 10_000
+_DELIVERY = re.compile(r"delivery ([0-9]+): (.*)", re.DOTALL)
 
 
 def add_routes(app: web.Application) -> None:
@@ -98,7 +100,7 @@ async def _timeline_values(view: View, number: str) -> dict[str, Any]:
     timeline = await view.parts.timelines.of_order(view.caller, number)
     text = view.query.get("skip", "")
     skip = int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
-    shown, hidden = page_of_entries(timeline.entries, skip)
+    shown, hidden = page_of_entries(timeline.entries, view.t, skip)
     return {
         "order": timeline.order,
         "entries": shown,
@@ -109,7 +111,16 @@ async def _timeline_values(view: View, number: str) -> dict[str, Any]:
     }
 
 
-def page_of_entries(entries: Sequence[Entry], skip: int = 0) -> tuple[list[dict[str, Any]], int]:
+def event_text(event: str, translate: Callable[..., str]) -> str:
+    """What happened, in the viewer's language. Deliveries and new notifications contain values."""
+    if found := _DELIVERY.fullmatch(event):
+        return translate("delivery {number}: {result}", number=found[1], result=found[2])
+    if event.startswith("created: "):
+        return translate("created: {type}", type=event.removeprefix("created: "))
+    return translate(event)
+
+
+def page_of_entries(entries: Sequence[Entry], translate: Callable[..., str], skip: int = 0) -> tuple[list[dict[str, Any]], int]:
     """The entries of one page as the template shows them, the newest first, and the number of those that are left for the next.
 
     `skip`: the newest entries that were on pages before. `messages` of an entry: its evidence, each part with its name.
@@ -122,7 +133,9 @@ def page_of_entries(entries: Sequence[Entry], skip: int = 0) -> tuple[list[dict[
         left -= _ENTRY_BYTES + sum(_size(text) for _, text in messages)
         if left < 0 and shown:
             break
-        shown.append({"entry": entry, "address": address_of(entry.number), "messages": messages})
+        shown.append(
+            {"entry": entry, "address": address_of(entry.number), "messages": messages, "event": event_text(entry.event, translate)}
+        )
     return shown, len(remaining) - len(shown)
 
 

@@ -54,7 +54,7 @@ async def _render(view: View, number: str, error: PayCenterError | None = None) 
     refund = await view.parts.refunds.load(view.caller, number)
     order_number = encode(Prefix.ORDER, refund.order_id)
     timeline = await view.parts.timelines.of_order(view.caller, order_number)
-    entries, hidden = page_of_entries([entry for entry in timeline.entries if entry.number == refund.number])
+    entries, hidden = page_of_entries([one for one in timeline.entries if one.number == refund.number], view.t)
     return view.render(
         "refund.html", status=200 if error is None else status_of(error), refund=refund, order=timeline.order, entries=entries,
         next=[item for item in timeline.next if item.number == refund.number], hidden=hidden, earlier=0,

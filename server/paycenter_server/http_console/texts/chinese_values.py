@@ -76,6 +76,8 @@ VALUES: Mapping[str, str] = {
     "cancel decided": "撤销完成",
     "callback repeated": "重复的回调",
     "callback refused": "被拒绝的回调",
+    "delivery {number}: {result}": "第 {number} 次发送：{result}",
+    "created: {type}": "已创建：{type}",
     "expiry": "失效",
     "query": "查询",
     "delivery": "发送",
