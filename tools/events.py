@@ -49,10 +49,12 @@ class Contract:
         return self._messages[field.type_name.rpartition(".")[2]][1]
 
     def schema(self, message: DescriptorProto) -> dict[str, Any]:
-        """The JSON Schema of a message. Fields may be added to it, so it permits others; those that it has are always present."""
+        """The JSON Schema of a message. Fields may be added to it, so it permits others; those that it has are always present,
+        except optional ones."""
         properties = {field.name: self._property(message, number, field) for number, field in enumerate(message.field)}
+        required = [field.name for field in message.field if not field.proto3_optional]
         return {
-            "description": self.comment(message), "type": "object", "required": list(properties), "properties": properties,
+            "description": self.comment(message), "type": "object", "required": required, "properties": properties,
         }  # fmt: skip
 
     def _property(self, message: DescriptorProto, number: int, field: FieldDescriptorProto) -> dict[str, Any]:

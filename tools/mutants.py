@@ -33,6 +33,7 @@ from uuid import uuid4
 from guards import Mutant
 from guards.access import ACCESS
 from guards.accounts import ACCOUNTS
+from guards.cases import CASES
 from guards.ledger import LEDGER
 from guards.looks import LOOKS
 from guards.notifications import NOTIFICATIONS
@@ -44,7 +45,7 @@ from paycenter_server.local import Embedded
 from paycenter_server.simulator.keys import generate_keys
 from paycenter_server.storage.migrate import ensure
 
-MUTANTS = [*SETTLEMENT, *ORDERS, *REFUNDS, *NOTIFICATIONS, *RULES, *ACCESS, *ACCOUNTS, *LEDGER, *LOOKS]
+MUTANTS = [*SETTLEMENT, *ORDERS, *REFUNDS, *NOTIFICATIONS, *RULES, *ACCESS, *ACCOUNTS, *CASES, *LEDGER, *LOOKS]
 ROOT = Path(__file__).resolve().parent.parent
 CONTROL = "tests/integration/test_spine.py::test_payment_end_to_end[wx_native-v3]"
 _SKIPPED = (".git", ".venv", ".paycenter", ".interop", "build", "dist", "*.egg-info", ".*_cache", "__pycache__", ".coverage*")

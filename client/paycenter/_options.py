@@ -26,6 +26,7 @@ _REPEATABLE = {
     ),
     "PayChannelService": ("UpdatePayChannel", "GetPayChannel", "ListPayChannels", "ListEnabledChannelCodes"),
     "PayAccountService": ("UpdatePayAccount", "GetPayAccount", "ListPayAccounts"),
+    "PayCaseService": ("ListPayCases", "GetPayCase", "AssignPayCase"),
     "PayNotificationService": ("ListPayNotifications", "GetPayNotification"),
 }
 _MOST_ATTEMPTS = 5  # gRPC's own limit

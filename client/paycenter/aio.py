@@ -20,6 +20,7 @@ from paycenter.states import OrderState, RefundState
 from paycenter.v1 import pay_notification_service_pb2 as notify
 from paycenter.v1.pay_account_service_pb2_grpc import PayAccountServiceStub
 from paycenter.v1.pay_app_service_pb2_grpc import PayAppServiceStub
+from paycenter.v1.pay_case_service_pb2_grpc import PayCaseServiceStub
 from paycenter.v1.pay_channel_service_pb2 import ListEnabledChannelCodesRequest
 from paycenter.v1.pay_channel_service_pb2_grpc import PayChannelServiceStub
 from paycenter.v1.pay_credential_service_pb2_grpc import PayCredentialServiceStub
@@ -47,8 +48,8 @@ class AsyncPayCenter:
             order = await pay.create_order(merchant_order_id="A-1", subject="Tea", amount=1234, user_ip="203.0.113.7")
 
     Every method raises a subclass of `paycenter.errors.PayCenterError`, by reason, and takes `timeout` in seconds. Amounts are
-    whole fen. `.orders`, `.refunds`, `.apps`, `.credentials`, `.accounts`, `.channels` and `.notifications` are the stubs with
-    credentials, deadline and errors of this client. `app_key` is for operators; an app's own credentials imply it.
+    whole fen. `.orders`, `.refunds`, `.apps`, `.credentials`, `.accounts`, `.channels`, `.cases` and `.notifications` are the
+    stubs with credentials, deadline and errors of this client. `app_key` is for operators; an app's own credentials imply it.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class AsyncPayCenter:
         self.apps = PayAppServiceStub(wrapped)
         self.credentials = PayCredentialServiceStub(wrapped)
         self.accounts = PayAccountServiceStub(wrapped)
+        self.cases = PayCaseServiceStub(wrapped)
         self.channels = PayChannelServiceStub(wrapped)
         self.notifications = PayNotificationServiceStub(wrapped)
 

@@ -261,6 +261,10 @@ class OrderChangedError(PayCenterError, reason=Reason.ORDER_CHANGED):
     """The order changed during the call. Read it and decide again."""
 
 
+class OrderUnderReviewError(PreconditionError, reason=Reason.ORDER_UNDER_REVIEW):
+    """Money of the order waits for the decision of an operator; `metadata["pay_case_id"]` is the case."""
+
+
 class AttemptNotFoundError(NotFoundError, reason=Reason.ATTEMPT_NOT_FOUND):
     """There is no such attempt."""
 
@@ -299,3 +303,19 @@ class NotificationFinishedError(PreconditionError, reason=Reason.NOTIFICATION_FI
 
 class NotificationSupersededError(PreconditionError, reason=Reason.NOTIFICATION_SUPERSEDED):
     """A newer notification of the same object replaces this one; `metadata["replaced_by"]` is its number."""
+
+
+class CaseNotFoundError(NotFoundError, reason=Reason.CASE_NOT_FOUND):
+    """There is no such case."""
+
+
+class CaseDecisionNotPossibleError(PreconditionError, reason=Reason.CASE_DECISION_NOT_POSSIBLE):
+    """The state or the kind of the case does not allow the decision. The metadata has `state`, `decision` and `possible`."""
+
+
+class CaseNeedsSecondOperatorError(PreconditionError, reason=Reason.CASE_NEEDS_SECOND_OPERATOR):
+    """This operator has proposed the decision. Another one must confirm it."""
+
+
+class CaseChangedError(PayCenterError, reason=Reason.CASE_CHANGED):
+    """The case, its refund or its order changed during the call. Read the case and decide again."""

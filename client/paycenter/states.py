@@ -85,6 +85,7 @@ class NotificationType:
 
     ORDER: Final = notify.NOTIFICATION_TYPE_ORDER
     REFUND: Final = notify.NOTIFICATION_TYPE_REFUND
+    CASE: Final = notify.NOTIFICATION_TYPE_CASE
 
     @staticmethod
     def name(value: notify.NotificationType.ValueType) -> str:

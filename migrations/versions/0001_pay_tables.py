@@ -25,6 +25,8 @@ def upgrade() -> None:
         sa.Column("order_notification_endpoint", sa.String(length=1024), nullable=False),
         sa.Column("refund_notification_endpoint", sa.String(length=1024), nullable=False),
         sa.Column("surplus_policy", sa.String(length=16), nullable=False),
+        sa.Column("case_policies", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'::jsonb"), nullable=False),
+        sa.Column("case_decision_limit", sa.BigInteger(), nullable=True),
         sa.Column("notification_success", sa.String(length=16), nullable=False),
         sa.Column("notification_secret", sa.Text(), nullable=False),
         sa.Column(
@@ -36,6 +38,7 @@ def upgrade() -> None:
         sa.Column("create_time", sa.DateTime(timezone=True), nullable=False),
         sa.Column("update_time", sa.DateTime(timezone=True), nullable=False),
         sa.CheckConstraint("notification_success IN ('HTTP_2XX', 'CODE_ZERO')", name=op.f("pay_app_notification_success_check")),
+        sa.CheckConstraint("case_decision_limit >= 0", name=op.f("pay_app_case_decision_limit_check")),
         sa.CheckConstraint("surplus_policy IN ('HOLD', 'REFUND', 'ACCEPT')", name=op.f("pay_app_surplus_policy_check")),
         sa.PrimaryKeyConstraint("id", name=op.f("pay_app_pkey")),
         sa.UniqueConstraint("app_key", name=op.f("pay_app_app_key_key")),
@@ -133,7 +136,7 @@ def upgrade() -> None:
             "state IN ('WAITING', 'SUCCESS', 'FAILURE', 'REQUEST_SUCCESS', 'REQUEST_FAILURE', 'SUPERSEDED')",
             name=op.f("pay_notify_task_state_check"),
         ),
-        sa.CheckConstraint("type IN ('ORDER', 'REFUND')", name=op.f("pay_notify_task_type_check")),
+        sa.CheckConstraint("type IN ('ORDER', 'REFUND', 'CASE')", name=op.f("pay_notify_task_type_check")),
         sa.ForeignKeyConstraint(["app_id"], ["pay_app.id"], name=op.f("pay_notify_task_app_id_fkey")),
         sa.PrimaryKeyConstraint("id", name=op.f("pay_notify_task_pkey")),
         sa.UniqueConstraint("data_id", "event", "data_version", name=op.f("pay_notify_task_data_id_event_data_version_key")),
@@ -292,6 +295,7 @@ def upgrade() -> None:
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("app_id", sa.UUID(), nullable=True),
         sa.Column("channel_id", sa.UUID(), nullable=True),
+        sa.Column("account_id", sa.UUID(), nullable=True),
         sa.Column("order_id", sa.UUID(), nullable=True),
         sa.Column("attempt_id", sa.UUID(), nullable=True),
         sa.Column("refund_id", sa.UUID(), nullable=True),
@@ -300,13 +304,27 @@ def upgrade() -> None:
         sa.Column("amount", sa.BigInteger(), nullable=True),
         sa.Column("currency", sa.String(length=8), nullable=True),
         sa.Column("detail", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("assignee", sa.String(length=64), nullable=False),
+        sa.Column("decision", sa.String(length=16), nullable=False),
+        sa.Column("decision_reason", sa.String(length=512), nullable=False),
+        sa.Column("decided_by", sa.String(length=64), nullable=False),
+        sa.Column("proposed_decision", sa.String(length=16), nullable=False),
+        sa.Column("proposed_reason", sa.String(length=512), nullable=False),
+        sa.Column("proposed_by", sa.String(length=64), nullable=False),
+        sa.Column("proposed_time", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("stale_time", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("resolve_time", sa.DateTime(timezone=True), nullable=True),
         sa.Column("create_time", sa.DateTime(timezone=True), nullable=False),
         sa.Column("update_time", sa.DateTime(timezone=True), nullable=False),
         sa.CheckConstraint(
-            "kind IN ('LATE_PAYMENT', 'DUPLICATE_PAYMENT', 'WRONG_AMOUNT', 'UNKNOWN_ORDER', 'STALE_ATTEMPT', 'STALE_REFUND', 'REFUND_MISMATCH', 'NOTIFICATION_GIVEN_UP')",
+            "kind IN ('LATE_PAYMENT', 'DUPLICATE_PAYMENT', 'WRONG_AMOUNT', 'WRONG_CURRENCY', 'UNKNOWN_ORDER', 'REFUND_MISMATCH', "
+            "'REFUND_ELSEWHERE', 'STALE_ATTEMPT', 'STALE_REFUND', 'NOTIFICATION_GIVEN_UP', 'BOOKS_DIFFER')",
             name=op.f("pay_case_kind_check"),
         ),
         sa.CheckConstraint("state IN ('OPEN', 'REFUNDING', 'RESOLVED')", name=op.f("pay_case_state_check")),
+        sa.CheckConstraint("(state = 'RESOLVED') = (resolve_time IS NOT NULL)", name=op.f("pay_case_resolve_time_check")),
+        sa.ForeignKeyConstraint(["account_id"], ["pay_account.id"], name=op.f("pay_case_account_id_fkey")),
         sa.ForeignKeyConstraint(["app_id"], ["pay_app.id"], name=op.f("pay_case_app_id_fkey")),
         sa.ForeignKeyConstraint(["attempt_id"], ["pay_attempt.id"], name=op.f("pay_case_attempt_id_fkey")),
         sa.ForeignKeyConstraint(["channel_id"], ["pay_channel.id"], name=op.f("pay_case_channel_id_fkey")),
@@ -314,7 +332,14 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pay_case_pkey")),
         sa.UniqueConstraint("kind", "reference", "occurrence", name=op.f("pay_case_kind_reference_occurrence_key")),
     )
-    op.create_index(op.f("pay_case_app_id_idx"), "pay_case", ["app_id"], unique=False)
+    op.create_index("pay_case_account_id_id_idx", "pay_case", ["account_id", "id"], unique=False)
+    op.create_index("pay_case_app_id_id_idx", "pay_case", ["app_id", "id"], unique=False)
+    op.create_index(
+        "pay_case_assignee_id_idx", "pay_case", ["assignee", "id"], unique=False, postgresql_where=sa.text("assignee <> ''")
+    )
+    op.create_index(op.f("pay_case_attempt_id_idx"), "pay_case", ["attempt_id"], unique=False)
+    op.create_index("pay_case_kind_id_idx", "pay_case", ["kind", "id"], unique=False)
+    op.create_index("pay_case_unresolved_idx", "pay_case", ["id"], unique=False, postgresql_where=sa.text("resolve_time IS NULL"))
     op.create_index(op.f("pay_case_order_id_idx"), "pay_case", ["order_id"], unique=False)
     op.create_table(
         "pay_refund",
@@ -444,7 +469,12 @@ def downgrade() -> None:
     op.drop_index("pay_refund_account_id_idx", table_name="pay_refund", postgresql_where=sa.text("next_check_time IS NOT NULL"))
     op.drop_table("pay_refund")
     op.drop_index(op.f("pay_case_order_id_idx"), table_name="pay_case")
-    op.drop_index(op.f("pay_case_app_id_idx"), table_name="pay_case")
+    op.drop_index("pay_case_unresolved_idx", table_name="pay_case", postgresql_where=sa.text("resolve_time IS NULL"))
+    op.drop_index("pay_case_kind_id_idx", table_name="pay_case")
+    op.drop_index(op.f("pay_case_attempt_id_idx"), table_name="pay_case")
+    op.drop_index("pay_case_assignee_id_idx", table_name="pay_case", postgresql_where=sa.text("assignee <> ''"))
+    op.drop_index("pay_case_app_id_id_idx", table_name="pay_case")
+    op.drop_index("pay_case_account_id_id_idx", table_name="pay_case")
     op.drop_table("pay_case")
     op.drop_index(op.f("pay_attempt_order_id_idx"), table_name="pay_attempt")
     op.drop_index(

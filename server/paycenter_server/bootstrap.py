@@ -20,6 +20,8 @@ from paycenter_server.services.attempts import AttemptSettlement
 from paycenter_server.services.attempts_submission import Submission
 from paycenter_server.services.callbacks import Callbacks
 from paycenter_server.services.cases import Cases
+from paycenter_server.services.cases_decisions import CaseDecisions
+from paycenter_server.services.cases_desk import CaseDesk
 from paycenter_server.services.channels import Channels
 from paycenter_server.services.channels_gateway import ChannelGateway
 from paycenter_server.services.channels_probe import ChannelProbe
@@ -116,6 +118,16 @@ class Services:
     def refunds(self) -> Refunds:
         """Refunds."""
         return Refunds(self.context, self.identity, self.refund_settlement)
+
+    @cached_property
+    def case_desk(self) -> CaseDesk:
+        """Reading cases."""
+        return CaseDesk(self.context, self.identity, self.timelines)
+
+    @cached_property
+    def case_decisions(self) -> CaseDecisions:
+        """Deciding cases."""
+        return CaseDecisions(self.context, self.case_desk, self.cases, self.attempts, self.refund_settlement)
 
     @cached_property
     def callbacks(self) -> Callbacks:

@@ -237,7 +237,7 @@ async def test_a_refund_of_an_account_under_the_number_of_another_names_no_attem
     outcome = RefundOutcome(RefundStatus.SUCCESS, facts)
     await system.services.refund_settlement.receive_callback(channel, outcome, CAUSE)
     (case,) = await system.cases()
-    assert (case["kind"], case["attempt_id"], case["order_id"]) == ("REFUND_MISMATCH", None, None)
+    assert (case["kind"], case["attempt_id"], case["order_id"]) == ("REFUND_ELSEWHERE", None, None)
 
 
 async def test_a_refund_of_another_merchant_with_the_same_keys_is_refused_without_a_case(

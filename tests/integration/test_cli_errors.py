@@ -28,6 +28,9 @@ DATABASE_COMMANDS = (
     ("worker",),
     ("order", "show", "O01M8ADF7E2FWHB3BMKC55MZ5SM"),
     ("books", "check"),
+    ("case", "list"),
+    ("case", "show", "K01M8ADF7E2FWHB3BMKC55MZ5SM"),
+    ("case", "decide", "K01M8ADF7E2FWHB3BMKC55MZ5SM", "refund"),
     ("seed", "--data-dir", "data", "--simulator-url", "http://127.0.0.1:1", "--merchant-url", "http://127.0.0.1:1"),
 )
 

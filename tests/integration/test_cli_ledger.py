@@ -1,8 +1,9 @@
-"""`paycenter order show` and `paycenter books check`, as an operator types them."""
+"""`paycenter order show`, `paycenter books check` and `paycenter case …`, as an operator types them."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from support.cases import hold, last_case, late, run_refund_job, set_app
 from support.system import PayCenterSystem
 
 Run = Callable[..., Awaitable[subprocess.CompletedProcess[str]]]
@@ -61,5 +63,51 @@ async def test_the_books_check_ends_with_1_if_there_is_a_difference(system: PayC
     assert found.stdout.splitlines() == [
         f"{orders[1].number}: paid is 101 and its events give 100 (minor units)", "1 orders compared, 1 with a difference.",
     ]  # fmt: skip
+    assert "1 cases opened" in found.stderr
+    assert (await last_case(system)).kind.value == "BOOKS_DIFFER"
+    again = await run("books", "check", "--no-cases")
+    assert (again.returncode, "cases opened" in again.stderr) == (1, False)
     wrong = await run("books", "check", "--after", "P1")
     assert (wrong.returncode, "is not the number of an order" in wrong.stderr) == (2, True)
+
+
+async def test_cases_are_listed_shown_and_decided(system: PayCenterSystem, run: Run) -> None:
+    await hold(system)
+    order, case = await late(system)
+    listed = await run("case", "list", "--kind", "late_payment", "--app", "shop", "--amount-from", "100")
+    assert listed.returncode == 0, listed
+    title, row = listed.stdout.splitlines()
+    assert title.split() == ["number", "opened", "kind", "state", "app", "amount", "refund", "assignee"]
+    assert row.startswith(case.number)
+    assert "LATE_PAYMENT  OPEN   shop  CNY 100" in row
+    assert len((await run("case", "list", "--amount-to", "99")).stdout.splitlines()) == 1
+    shown = await run("case", "show", case.number)
+    assert "possible:  REFUND, ACCEPT, CLOSE" in shown.stdout
+    assert order.number in shown.stdout
+    refused = await run("case", "decide", case.number, "close")
+    assert (refused.returncode, "Traceback" in refused.stderr, "reason" in refused.stderr) == (1, False, True)
+    decided = await run("case", "decide", case.number, "refund", "--reason", "the payer called", "--json")
+    assert decided.returncode == 0, decided
+    answer = json.loads(decided.stdout)
+    assert (answer["state"], answer["decided_by"], answer["pay_refund_state"]) == ("REFUNDING", "command line", "WAITING")
+    await run_refund_job(system)
+    assert (await run("case", "list", "--json")).stdout == ""
+    every = [json.loads(line) for line in (await run("case", "list", "--all", "--json")).stdout.splitlines()]
+    assert [(item["id"], item["resolution"]) for item in every] == [(case.number, "refunded")]
+    told = json.loads((await run("case", "show", case.number, "--json")).stdout)
+    assert [entry["event"] for entry in told["entries"] if entry["subject"] == "CASE"] == ["LATE_PAYMENT", "refund", "resolve"]
+    late_again = await run("case", "decide", case.number, "close", "--reason", "x")
+    assert (late_again.returncode, "is RESOLVED" in late_again.stderr) == (1, True)
+    missing = await run("case", "show", "nothing")
+    assert (missing.returncode, "There is no such case" in missing.stderr) == (1, True)
+
+
+async def test_the_command_line_is_one_operator(system: PayCenterSystem, run: Run) -> None:
+    await hold(system)
+    await set_app(system, case_decision_limit=0)
+    _, case = await late(system)
+    proposed = await run("case", "decide", case.number, "refund")
+    assert "proposed:  REFUND by command line" in proposed.stdout
+    again = await run("case", "decide", case.number, "refund")
+    assert (again.returncode, "another operator" in again.stderr) == (1, True)
+    assert "OPEN (proposed: REFUND)" in (await run("case", "list")).stdout

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paycenter import PayCenterError
 from paycenter.v1 import pay_app_service_pb2 as app_pb
+from paycenter.v1 import pay_case_service_pb2 as case_pb
 from paycenter.v1 import pay_channel_service_pb2 as channel_pb
 from paycenter.v1 import pay_credential_service_pb2 as credential_pb
 from paycenter.v1 import pay_notification_service_pb2 as notify_pb
@@ -118,7 +119,7 @@ def order_request(**more: Any) -> order_pb.CreatePayOrderRequest:
 def junk(rig: Rig) -> list[tuple[Any, Any]]:
     """Every text field that reaches a query, with texts that databases and encodings refuse."""
     orders, refunds, apps, channels, notify = rig.op.orders, rig.op.refunds, rig.op.apps, rig.op.channels, rig.op.notifications
-    credentials = rig.op.credentials
+    credentials, cases = rig.op.credentials, rig.op.cases
     calls: list[tuple[Any, Any]] = []
     for text in TEXTS:
         calls += [
@@ -154,6 +155,13 @@ def junk(rig: Rig) -> list[tuple[Any, Any]]:
             (notify.GetPayNotification, notify_pb.GetPayNotificationRequest(id=text)),
             (notify.ResendPayNotification, notify_pb.ResendPayNotificationRequest(id=text)),
             (notify.ListPayNotifications, notify_pb.ListPayNotificationsRequest(page_token=text)),
+            (cases.GetPayCase, case_pb.GetPayCaseRequest(id=text)),
+            (cases.DecidePayCase, case_pb.DecidePayCaseRequest(id=text, decision=case_pb.PAY_CASE_DECISION_CLOSE, reason="r")),
+            (cases.CommentPayCase, case_pb.CommentPayCaseRequest(id=text, text="t")),
+            (cases.AssignPayCase, case_pb.AssignPayCaseRequest(id=text, assignee="a")),
+            (cases.ListPayCases, case_pb.ListPayCasesRequest(account_id=text)),
+            (cases.ListPayCases, case_pb.ListPayCasesRequest(pay_order_id=text)),
+            (cases.ListPayCases, case_pb.ListPayCasesRequest(page_token=text)),
         ]  # fmt: skip
     for stamp in stamps():
         calls.append((orders.CreatePayOrder, order_request(app_key="shop", expire_time=stamp)))
@@ -163,6 +171,8 @@ def junk(rig: Rig) -> list[tuple[Any, Any]]:
             (orders.ListPayOrders, order_pb.ListPayOrdersRequest(success_time_to=bad)),
             (refunds.ListPayRefunds, refund_pb.ListPayRefundsRequest(create_time_to=bad)),
             (notify.ListPayNotifications, notify_pb.ListPayNotificationsRequest(create_time_from=bad)),
+            (cases.ListPayCases, case_pb.ListPayCasesRequest(opened_after=bad)),
+            (cases.ListPayCases, case_pb.ListPayCasesRequest(opened_before=bad)),
         ]
     for amount in (0, -1, 2**63 - 1, -(2**63)):
         calls.append((orders.CreatePayOrder, order_request(app_key="shop", amount=amount)))
@@ -177,6 +187,9 @@ def junk(rig: Rig) -> list[tuple[Any, Any]]:
             (notify.ListPayNotifications, notify_pb.ListPayNotificationsRequest(type=number)),
             (orders.SubmitPayOrder, order_pb.SubmitPayOrderRequest(id="O", display_mode=number)),
             (apps.UpdatePayApp, app_pb.UpdatePayAppRequest(app_key="shop", surplus_policy=number)),
+            (cases.ListPayCases, case_pb.ListPayCasesRequest(kind=number)),
+            (cases.ListPayCases, case_pb.ListPayCasesRequest(state=number)),
+            (cases.DecidePayCase, case_pb.DecidePayCaseRequest(id="K", decision=number)),
             (apps.UpdatePayApp, app_pb.UpdatePayAppRequest(app_key="shop", notification_success=number)),
         ]
     lists: list[tuple[Any, Any]] = [
@@ -185,6 +198,7 @@ def junk(rig: Rig) -> list[tuple[Any, Any]]:
         (apps.ListPayApps, app_pb.ListPayAppsRequest),
         (channels.ListPayChannels, channel_pb.ListPayChannelsRequest),
         (notify.ListPayNotifications, notify_pb.ListPayNotificationsRequest),
+        (cases.ListPayCases, case_pb.ListPayCasesRequest),
     ]
     for call, kind in lists:
         calls += [(call, kind(page_size=-1)), (call, kind(page_size=-(2**31))), (call, kind(page_token="A" * 32))]

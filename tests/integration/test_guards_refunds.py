@@ -309,7 +309,7 @@ async def test_a_case_is_changed_once_of_two_calls(system: PayCenterSystem) -> N
 
     async def resolve() -> bool:
         async with system.services.context.database.connection() as connection:
-            return await case_rows.move_case(connection, case["id"], CaseEvent.RESOLVE, system.clock.now(), CAUSE)
+            return bool(await case_rows.move_case(connection, case["id"], CaseEvent.RESOLVE, system.clock.now(), CAUSE))
 
     async with transaction(system) as held:
         assert await case_rows.move_case(held, case["id"], CaseEvent.RESOLVE, system.clock.now(), CAUSE)

@@ -186,7 +186,9 @@ async def test_surplus_money_never_supersedes_the_payment(system: PayCenterSyste
         return bool((await system.cases())[0]["state"] == "RESOLVED")
 
     await eventually(resolved)
-    assert await tasks(system) == [("pay_order.success", 1, "WAITING"), ("pay_order.surplus_refunded", 1, "WAITING")]
+    assert [task for task in await tasks(system) if not task[0].startswith("pay_case.")] == [
+        ("pay_order.success", 1, "WAITING"), ("pay_order.surplus_refunded", 1, "WAITING"),
+    ]  # fmt: skip
     told = {one.type: one for one in (verified(system, post) for post in await system.deliver())}
     (case,) = await system.cases()
     surplus = told["pay_order.surplus_refunded"]

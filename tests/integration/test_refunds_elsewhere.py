@@ -73,7 +73,7 @@ async def test_a_refund_made_in_the_console_becomes_a_case(system: PayCenterSyst
     order, number = await paid(system, way)
     await refund_in_the_console(system, way, number, 40)
     cases = await eventually(system.cases)
-    assert [(case["kind"], case["amount"], case["order_id"]) for case in cases] == [("REFUND_MISMATCH", 40, order.id)]
+    assert [(case["kind"], case["amount"], case["order_id"]) for case in cases] == [("REFUND_ELSEWHERE", 40, order.id)]
     assert (await system.read(order)).refunded_amount == 0
     # Reported again: the same case.
     before = await sends_so_far(system, number)
@@ -95,7 +95,7 @@ async def test_a_callback_that_cannot_be_confirmed_is_not_acknowledged(system: P
     assert await system.cases() == []
     await system.simulator.advance(241)
     assert (await sends(system, number, 2))[-1]
-    assert [case["kind"] for case in await system.cases()] == ["REFUND_MISMATCH"]
+    assert [case["kind"] for case in await system.cases()] == ["REFUND_ELSEWHERE"]
 
 
 async def test_paid_and_refunded_before_the_first_report(system: PayCenterSystem, way: str) -> None:
@@ -114,8 +114,14 @@ async def test_paid_and_refunded_before_the_first_report(system: PayCenterSystem
     before = await sends_so_far(system, number)
     resent = await system.simulator.post(f"/simulator/resend/{number}", {"every": True})
     await all_answered(system, number, before + (1 if resent else 0))
-    assert [case["kind"] for case in await system.cases()] == ["REFUND_MISMATCH"]
-    assert [post.json["type"] for post in await system.deliver()] == ["pay_order.success"]
+    assert [case["kind"] for case in await system.cases()] == ["REFUND_ELSEWHERE"]
+    # The app is told "paid" only together with the refund, and both are of one commit.
+    assert await system.value("SELECT count(DISTINCT xmin::text) FROM pay_notify_task") == 1
+    told = {post.json["type"]: post.json["data"] for post in await system.deliver()}
+    assert sorted(told) == ["pay_case.opened", "pay_order.success"]
+    case = told["pay_case.opened"]
+    assert (case["kind"], case["merchant_order_id"]) == ("REFUND_ELSEWHERE", order.merchant_order_id)
+    assert case["why"] == "refunded at the channel before the payment was known here"
 
 
 async def test_a_refund_of_a_fully_refunded_trade_fails(system: PayCenterSystem) -> None:
@@ -153,7 +159,7 @@ async def test_a_refund_reported_before_its_payment(system: PayCenterSystem, way
     await all_answered(system, number, before + 1)
     after = await system.read(order)
     assert (after.state, after.paid_amount, after.refunded_amount) == (OrderState.SUCCESS, 100, 0)
-    assert [case["kind"] for case in await system.cases()] == ["REFUND_MISMATCH"]
+    assert [case["kind"] for case in await system.cases()] == ["REFUND_ELSEWHERE"]
 
 
 async def test_a_callback_of_success_after_a_failure(system: PayCenterSystem, way: str) -> None:

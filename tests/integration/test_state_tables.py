@@ -68,7 +68,8 @@ class Rows:
         paid = {"pay_order": PAID_ORDER, "pay_attempt": (AttemptState.SUCCESS.value,)}.get(table)
         amounts = f", paid_amount = {100 if state in paid else 0}" if paid is not None else ""
         reserved = f", reserved_amount = {50 if state in PAID_ORDER else 0}" if table == "pay_order" else ""
-        await self.transaction.execute(f"UPDATE {table} SET state = $2{amounts}{reserved} WHERE id = $1", key, state)
+        resolved = f", resolve_time = {'now()' if state == 'RESOLVED' else 'NULL'}" if table == "pay_case" else ""
+        await self.transaction.execute(f"UPDATE {table} SET state = $2{amounts}{reserved}{resolved} WHERE id = $1", key, state)
 
     async def settle(self, event: OrderEvent, *, closed_attempt: bool) -> bool:
         booking = payment_rows.Booking(
@@ -178,6 +179,8 @@ ACTS: Mapping[tuple[type[StrEnum], StrEnum], Act] = {
     (NotificationEvent, NotificationEvent.RESEND): lambda r: notification_rows.resend(r.transaction, [r.notification.id], r.now),
     (CaseEvent, CaseEvent.REFUND): lambda r: case_rows.move_case(r.transaction, r.case_id, CaseEvent.REFUND, r.now, CAUSE),
     (CaseEvent, CaseEvent.RESOLVE): lambda r: case_rows.move_case(r.transaction, r.case_id, CaseEvent.RESOLVE, r.now, CAUSE),
+    (CaseEvent, CaseEvent.ACCEPT): lambda r: case_rows.move_case(r.transaction, r.case_id, CaseEvent.ACCEPT, r.now, CAUSE),
+    (CaseEvent, CaseEvent.CLOSE): lambda r: case_rows.move_case(r.transaction, r.case_id, CaseEvent.CLOSE, r.now, CAUSE),
     (CaseEvent, CaseEvent.REFUND_FAILED): lambda r: case_rows.move_case(
         r.transaction, r.case_id, CaseEvent.REFUND_FAILED, r.now, CAUSE
     ),

@@ -12,8 +12,11 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from paycenter_server.domain.cases import Decision
 from paycenter_server.domain.errors import PayCenterError
+from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.domain.orders import PayOrder
+from support.cases import ANNE, BEN
 from support.system import PayCenterSystem, open_system
 
 _BALANCE = """
@@ -25,6 +28,12 @@ WHERE o.refunded_amount + o.reserved_amount > o.paid_amount OR sums.waiting <> o
    OR (o.state = 'REFUND') <> (o.refunded_amount > 0)
    OR (o.state IN ('SUCCESS', 'REFUND')) <> (
      SELECT count(*) = 1 FROM pay_attempt t WHERE t.id = o.attempt_id AND t.state = 'SUCCESS')
+"""
+# No payment is both booked and refunded as the money of a case.
+_TWICE = """
+SELECT count(*) FROM pay_refund r JOIN pay_order o ON o.attempt_id = r.attempt_id
+WHERE r.case_id IS NOT NULL AND r.state = 'SUCCESS' AND o.state IN ('SUCCESS', 'REFUND')
+  AND NOT EXISTS (SELECT 1 FROM pay_case c WHERE c.refund_id = r.id AND c.kind = 'REFUND_MISMATCH')
 """
 # Every payment that belongs to no order has a case, and each event is notified at most once.
 _SURPLUS = """
@@ -89,6 +98,23 @@ class MoneyMachine(RuleBasedStateMachine):
     def update_price(self, order: PayOrder, amount: int) -> None:
         self.run(self.system.services.orders.update_price(self.system.caller, order.number, amount))
 
+    @rule(first=st.sampled_from(Decision), second=st.sampled_from(Decision))
+    def operators_decide(self, first: Decision, second: Decision) -> None:
+        """Two operators decide every unresolved case at the same moment."""
+
+        async def together() -> None:
+            rows = await self.system.rows("SELECT id FROM pay_case WHERE resolve_time IS NULL")
+            decide = self.system.services.case_decisions.decide
+            calls = [
+                decide(by, encode(Prefix.CASE, row["id"]), decision, "why")
+                for row in rows
+                for by, decision in ((ANNE, first), (BEN, second))
+            ]
+            for result in await asyncio.gather(*calls, return_exceptions=True):
+                assert not isinstance(result, BaseException) or isinstance(result, PayCenterError), result
+
+        self.run(together())
+
     @rule(seconds=st.sampled_from([1, 31, 600, 4000]))
     def time_passes(self, seconds: int) -> None:
         self.system.clock.advance(seconds)
@@ -104,9 +130,9 @@ class MoneyMachine(RuleBasedStateMachine):
     @invariant()
     def the_books_balance(self) -> None:
         async def look() -> list[int]:
-            return [await self.system.value(query) for query in (_BALANCE, _SURPLUS, _TOLD, _DROPPED)]
+            return [await self.system.value(query) for query in (_BALANCE, _SURPLUS, _TOLD, _DROPPED, _TWICE)]
 
-        assert self.runner.run(look()) == [0, 0, 0, 0]
+        assert self.runner.run(look()) == [0, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("policy", ["REFUND", "ACCEPT", "HOLD"])

@@ -30,7 +30,8 @@ def parts_of(services: Services) -> Parts:
         identity=services.identity, orders=services.orders, submission=services.submission, timelines=services.timelines,
         refunds=services.refunds, apps=services.apps, channels=services.channels, accounts=services.accounts,
         credentials=services.credentials,
-        notifications=services.notifications, health=services.health,
+        notifications=services.notifications, case_desk=services.case_desk,
+        case_decisions=services.case_decisions, health=services.health,
     )  # fmt: skip
 
 

@@ -163,7 +163,7 @@ ACCOUNTS: list[Mutant] = [
         "test_account_callbacks.py",
         (
             "unknown-number-merchant",
-            "                compare_identity(configured, payment.account)\n",
+            "            compare_identity(configured, payment.account)\n",
             "",
             "test_an_unknown_number_of_another_merchant_is_no_case",
         ),

@@ -88,6 +88,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. The order was not paid, so nothing can be refunded."""
     ERROR_REASON_ORDER_CHANGED: _ErrorReason.ValueType  # 36
     """ABORTED. The order changed during the call. Read it and decide again."""
+    ERROR_REASON_ORDER_UNDER_REVIEW: _ErrorReason.ValueType  # 37
+    """FAILED_PRECONDITION. Money of the order waits for an operator's decision. The metadata has `pay_case_id`, and the order's `state`."""
     ERROR_REASON_ATTEMPT_NOT_FOUND: _ErrorReason.ValueType  # 40
     """NOT_FOUND. There is no such attempt."""
     ERROR_REASON_ATTEMPT_PENDING: _ErrorReason.ValueType  # 41
@@ -122,6 +124,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. The account is disabled and takes no new payments and refunds."""
     ERROR_REASON_ACCOUNT_CHANGED: _ErrorReason.ValueType  # 76
     """ABORTED. Another call changed the account at the same time. Read it and repeat the call."""
+    ERROR_REASON_CASE_NOT_FOUND: _ErrorReason.ValueType  # 80
+    """NOT_FOUND. There is no such case."""
+    ERROR_REASON_CASE_DECISION_NOT_POSSIBLE: _ErrorReason.ValueType  # 81
+    """FAILED_PRECONDITION. The case's state or kind does not allow the decision. The metadata has `state`, `decision` and `possible`."""
+    ERROR_REASON_CASE_NEEDS_SECOND_OPERATOR: _ErrorReason.ValueType  # 82
+    """FAILED_PRECONDITION. The amount needs a second operator, and this one has proposed the decision. Another one must confirm it."""
+    ERROR_REASON_CASE_CHANGED: _ErrorReason.ValueType  # 83
+    """ABORTED. The case, its refund or its order changed during the call. Read the case and decide again."""
     ERROR_REASON_SERVER_STOPPING: _ErrorReason.ValueType  # 110
     """UNAVAILABLE. This server is stopping and has not begun the call. Repeat it after the RetryInfo."""
 
@@ -198,6 +208,8 @@ ERROR_REASON_ORDER_NOT_REFUNDABLE: ErrorReason.ValueType  # 35
 """FAILED_PRECONDITION. The order was not paid, so nothing can be refunded."""
 ERROR_REASON_ORDER_CHANGED: ErrorReason.ValueType  # 36
 """ABORTED. The order changed during the call. Read it and decide again."""
+ERROR_REASON_ORDER_UNDER_REVIEW: ErrorReason.ValueType  # 37
+"""FAILED_PRECONDITION. Money of the order waits for an operator's decision. The metadata has `pay_case_id`, and the order's `state`."""
 ERROR_REASON_ATTEMPT_NOT_FOUND: ErrorReason.ValueType  # 40
 """NOT_FOUND. There is no such attempt."""
 ERROR_REASON_ATTEMPT_PENDING: ErrorReason.ValueType  # 41
@@ -232,6 +244,14 @@ ERROR_REASON_ACCOUNT_DISABLED: ErrorReason.ValueType  # 75
 """FAILED_PRECONDITION. The account is disabled and takes no new payments and refunds."""
 ERROR_REASON_ACCOUNT_CHANGED: ErrorReason.ValueType  # 76
 """ABORTED. Another call changed the account at the same time. Read it and repeat the call."""
+ERROR_REASON_CASE_NOT_FOUND: ErrorReason.ValueType  # 80
+"""NOT_FOUND. There is no such case."""
+ERROR_REASON_CASE_DECISION_NOT_POSSIBLE: ErrorReason.ValueType  # 81
+"""FAILED_PRECONDITION. The case's state or kind does not allow the decision. The metadata has `state`, `decision` and `possible`."""
+ERROR_REASON_CASE_NEEDS_SECOND_OPERATOR: ErrorReason.ValueType  # 82
+"""FAILED_PRECONDITION. The amount needs a second operator, and this one has proposed the decision. Another one must confirm it."""
+ERROR_REASON_CASE_CHANGED: ErrorReason.ValueType  # 83
+"""ABORTED. The case, its refund or its order changed during the call. Read the case and decide again."""
 ERROR_REASON_SERVER_STOPPING: ErrorReason.ValueType  # 110
 """UNAVAILABLE. This server is stopping and has not begun the call. Repeat it after the RetryInfo."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -645,6 +645,227 @@ class PayOrderSurplusRefundFailedData(_message.Message):
 
 Global___PayOrderSurplusRefundFailedData: _TypeAlias = PayOrderSurplusRefundFailedData  # noqa: Y015
 
+@_typing.final
+class PayCaseOpenedEvent(_message.Message):
+    """A case of the app was opened: money that needs a decision, or of which it is not certain where it is.
+
+    It is sent in the commit that finds the money. If the kind is "REFUND_ELSEWHERE" and a `pay_order.success` of the same order is
+    sent at the same time, the payment was refunded in the channel's console before it was known: do not deliver. There is none
+    about a notification that was given up.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    TIMESTAMP_FIELD_NUMBER: _builtins.int
+    OBJECT_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    type: _builtins.str
+    """"pay_case.opened"."""
+    object_id: _builtins.str
+    """The number of the case. `version` counts per object."""
+    version: _builtins.int
+    """The case's version after the change, from 1. A larger version of the same object is newer."""
+    @_builtins.property
+    def timestamp(self) -> _timestamp_pb2.Timestamp:
+        """The time at which PayCenter stored the change."""
+
+    @_builtins.property
+    def data(self) -> Global___PayCaseOpenedData:
+        """The case."""
+
+    def __init__(
+        self,
+        *,
+        type: _builtins.str = ...,
+        timestamp: _timestamp_pb2.Timestamp | None = ...,
+        object_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        data: Global___PayCaseOpenedData | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "timestamp", b"timestamp"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "object_id", b"object_id", "timestamp", b"timestamp", "type", b"type", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___PayCaseOpenedEvent: _TypeAlias = PayCaseOpenedEvent  # noqa: Y015
+
+@_typing.final
+class PayCaseOpenedData(_message.Message):
+    """The case that was opened."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APP_KEY_FIELD_NUMBER: _builtins.int
+    PAY_CASE_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    PAY_ORDER_ID_FIELD_NUMBER: _builtins.int
+    MERCHANT_ORDER_ID_FIELD_NUMBER: _builtins.int
+    OUT_TRADE_NO_FIELD_NUMBER: _builtins.int
+    PAY_REFUND_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    app_key: _builtins.str
+    """The key of the app."""
+    pay_case_id: _builtins.str
+    """PayCenter's number of the case."""
+    kind: _builtins.str
+    """The kind, such as "LATE_PAYMENT": a name of PayCaseKind without its prefix. Kinds may be added."""
+    state: _builtins.str
+    """OPEN: an operator decides. REFUNDING: by the app's policy the money is being returned."""
+    pay_order_id: _builtins.str
+    """PayCenter's number of the order; empty if the case is about no known order."""
+    merchant_order_id: _builtins.str
+    """The app's number of that order; may be empty."""
+    out_trade_no: _builtins.str
+    """The number under which the channel knows the attempt; may be empty."""
+    pay_refund_id: _builtins.str
+    """PayCenter's number of the refund that the case is about or that returns its money; may be empty."""
+    amount: _builtins.int
+    """The amount in minor units; left out if it is not known."""
+    currency: _builtins.str
+    """ISO 4217 code; may be empty."""
+    why: _builtins.str
+    """Why it was opened, in words; may be empty if the kind says it all."""
+    def __init__(
+        self,
+        *,
+        app_key: _builtins.str = ...,
+        pay_case_id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        state: _builtins.str = ...,
+        pay_order_id: _builtins.str = ...,
+        merchant_order_id: _builtins.str = ...,
+        out_trade_no: _builtins.str = ...,
+        pay_refund_id: _builtins.str = ...,
+        amount: _builtins.int | None = ...,
+        currency: _builtins.str = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_amount", b"_amount", "amount", b"amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_amount", b"_amount", "amount", b"amount", "app_key", b"app_key", "currency", b"currency", "kind", b"kind", "merchant_order_id", b"merchant_order_id", "out_trade_no", b"out_trade_no", "pay_case_id", b"pay_case_id", "pay_order_id", b"pay_order_id", "pay_refund_id", b"pay_refund_id", "state", b"state", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__amount: _TypeAlias = _typing.Literal["amount"]  # noqa: Y015
+    _WhichOneofArgType__amount: _TypeAlias = _typing.Literal["_amount", b"_amount"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__amount) -> _WhichOneofReturnType__amount | None: ...
+
+Global___PayCaseOpenedData: _TypeAlias = PayCaseOpenedData  # noqa: Y015
+
+@_typing.final
+class PayCaseResolvedEvent(_message.Message):
+    """A case of the app was resolved: by a decision of an operator, or because what it was about is settled."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    TIMESTAMP_FIELD_NUMBER: _builtins.int
+    OBJECT_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    type: _builtins.str
+    """"pay_case.resolved"."""
+    object_id: _builtins.str
+    """The number of the case. `version` counts per object."""
+    version: _builtins.int
+    """The case's version after the change, from 1. A larger version of the same object is newer."""
+    @_builtins.property
+    def timestamp(self) -> _timestamp_pb2.Timestamp:
+        """The time at which PayCenter stored the change."""
+
+    @_builtins.property
+    def data(self) -> Global___PayCaseResolvedData:
+        """The case."""
+
+    def __init__(
+        self,
+        *,
+        type: _builtins.str = ...,
+        timestamp: _timestamp_pb2.Timestamp | None = ...,
+        object_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        data: Global___PayCaseResolvedData | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "timestamp", b"timestamp"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "object_id", b"object_id", "timestamp", b"timestamp", "type", b"type", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___PayCaseResolvedEvent: _TypeAlias = PayCaseResolvedEvent  # noqa: Y015
+
+@_typing.final
+class PayCaseResolvedData(_message.Message):
+    """The case that was resolved."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APP_KEY_FIELD_NUMBER: _builtins.int
+    PAY_CASE_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    PAY_ORDER_ID_FIELD_NUMBER: _builtins.int
+    MERCHANT_ORDER_ID_FIELD_NUMBER: _builtins.int
+    OUT_TRADE_NO_FIELD_NUMBER: _builtins.int
+    PAY_REFUND_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    RESOLUTION_FIELD_NUMBER: _builtins.int
+    app_key: _builtins.str
+    """The key of the app."""
+    pay_case_id: _builtins.str
+    """PayCenter's number of the case."""
+    kind: _builtins.str
+    """The kind, such as "LATE_PAYMENT": a name of PayCaseKind without its prefix. Kinds may be added."""
+    state: _builtins.str
+    """"RESOLVED"."""
+    pay_order_id: _builtins.str
+    """PayCenter's number of the order; empty if the case is about no known order."""
+    merchant_order_id: _builtins.str
+    """The app's number of that order; may be empty."""
+    out_trade_no: _builtins.str
+    """The number under which the channel knows the attempt; may be empty."""
+    pay_refund_id: _builtins.str
+    """PayCenter's number of the refund that the case is about or that returned its money; may be empty."""
+    amount: _builtins.int
+    """The amount in minor units; left out if it is not known."""
+    currency: _builtins.str
+    """ISO 4217 code; may be empty."""
+    decision: _builtins.str
+    """REFUND, ACCEPT, CLOSE or RETRY; empty if nobody decided."""
+    resolution: _builtins.str
+    """What became of it, in words: "refunded", "booked as paid" (then `pay_order.success` is sent too), "kept without booking",
+    "closed by an operator" or "settled".
+    """
+    def __init__(
+        self,
+        *,
+        app_key: _builtins.str = ...,
+        pay_case_id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        state: _builtins.str = ...,
+        pay_order_id: _builtins.str = ...,
+        merchant_order_id: _builtins.str = ...,
+        out_trade_no: _builtins.str = ...,
+        pay_refund_id: _builtins.str = ...,
+        amount: _builtins.int | None = ...,
+        currency: _builtins.str = ...,
+        decision: _builtins.str = ...,
+        resolution: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_amount", b"_amount", "amount", b"amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_amount", b"_amount", "amount", b"amount", "app_key", b"app_key", "currency", b"currency", "decision", b"decision", "kind", b"kind", "merchant_order_id", b"merchant_order_id", "out_trade_no", b"out_trade_no", "pay_case_id", b"pay_case_id", "pay_order_id", b"pay_order_id", "pay_refund_id", b"pay_refund_id", "resolution", b"resolution", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__amount: _TypeAlias = _typing.Literal["amount"]  # noqa: Y015
+    _WhichOneofArgType__amount: _TypeAlias = _typing.Literal["_amount", b"_amount"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__amount) -> _WhichOneofReturnType__amount | None: ...
+
+Global___PayCaseResolvedData: _TypeAlias = PayCaseResolvedData  # noqa: Y015
+
 NOTIFICATION_TYPE_FIELD_NUMBER: _builtins.int
 notification_type: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MessageOptions, _builtins.str]
 """The notification type whose body the message is."""

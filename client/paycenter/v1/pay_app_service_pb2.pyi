@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from paycenter.v1 import pay_case_service_pb2 as _pay_case_service_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -73,6 +74,54 @@ NOTIFICATION_SUCCESS_CODE_ZERO: NotificationSuccess.ValueType  # 2
 Global___NotificationSuccess: _TypeAlias = NotificationSuccess  # noqa: Y015
 
 @_typing.final
+class CasePolicy(_message.Message):
+    """CasePolicy is the policy of an app for one kind of cases, in place of its policy for all kinds.
+
+    LATE_PAYMENT takes HOLD, REFUND and ACCEPT; DUPLICATE_PAYMENT and WRONG_AMOUNT take HOLD and REFUND; every other kind takes HOLD
+    only. Where the policy for all kinds makes no sense for a kind, the kind is treated as under HOLD.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    kind: _pay_case_service_pb2.PayCaseKind.ValueType
+    """The kind."""
+    policy: Global___SurplusPolicy.ValueType
+    """Its policy."""
+    def __init__(
+        self,
+        *,
+        kind: _pay_case_service_pb2.PayCaseKind.ValueType = ...,
+        policy: Global___SurplusPolicy.ValueType = ...,
+    ) -> None: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___CasePolicy: _TypeAlias = CasePolicy  # noqa: Y015
+
+@_typing.final
+class CasePolicies(_message.Message):
+    """CasePolicies are the policies of an app for single kinds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___CasePolicy]:
+        """At most one for each kind."""
+
+    def __init__(
+        self,
+        *,
+        policies: _abc.Iterable[Global___CasePolicy] | None = ...,
+    ) -> None: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policies", b"policies"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___CasePolicies: _TypeAlias = CasePolicies  # noqa: Y015
+
+@_typing.final
 class PayApp(_message.Message):
     """PayApp is a service that is connected to PayCenter."""
 
@@ -89,6 +138,8 @@ class PayApp(_message.Message):
     CHANNEL_CODES_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    CASE_POLICIES_FIELD_NUMBER: _builtins.int
+    CASE_DECISION_LIMIT_FIELD_NUMBER: _builtins.int
     app_key: _builtins.str
     """The identifier that calls use: 1 to 64 of `a-z 0-9 _ -`."""
     name: _builtins.str
@@ -102,9 +153,13 @@ class PayApp(_message.Message):
     refund_notification_url: _builtins.str
     """The URL for notifications about refunds, unless a refund brings its own."""
     surplus_policy: Global___SurplusPolicy.ValueType
-    """The policy for surplus money."""
+    """The policy for surplus money, for all kinds of cases."""
     notification_success: Global___NotificationSuccess.ValueType
     """The answers that confirm a notification."""
+    case_decision_limit: _builtins.int
+    """A decision about a case with a larger amount, or with an amount that is not known, needs a second operator. In minor units;
+    not set: no decision does.
+    """
     @_builtins.property
     def channel_codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The codes of its enabled channels."""
@@ -116,6 +171,10 @@ class PayApp(_message.Message):
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """The time of the last change."""
+
+    @_builtins.property
+    def case_policies(self) -> Global___CasePolicies:
+        """The policies for single kinds of cases."""
 
     def __init__(
         self,
@@ -131,11 +190,16 @@ class PayApp(_message.Message):
         channel_codes: _abc.Iterable[_builtins.str] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        case_policies: Global___CasePolicies | None = ...,
+        case_decision_limit: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_case_decision_limit", b"_case_decision_limit", "case_decision_limit", b"case_decision_limit", "case_policies", b"case_policies", "create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_key", b"app_key", "channel_codes", b"channel_codes", "create_time", b"create_time", "enabled", b"enabled", "name", b"name", "notification_success", b"notification_success", "order_notification_url", b"order_notification_url", "refund_notification_url", b"refund_notification_url", "remark", b"remark", "surplus_policy", b"surplus_policy", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_case_decision_limit", b"_case_decision_limit", "app_key", b"app_key", "case_decision_limit", b"case_decision_limit", "case_policies", b"case_policies", "channel_codes", b"channel_codes", "create_time", b"create_time", "enabled", b"enabled", "name", b"name", "notification_success", b"notification_success", "order_notification_url", b"order_notification_url", "refund_notification_url", b"refund_notification_url", "remark", b"remark", "surplus_policy", b"surplus_policy", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__case_decision_limit: _TypeAlias = _typing.Literal["case_decision_limit"]  # noqa: Y015
+    _WhichOneofArgType__case_decision_limit: _TypeAlias = _typing.Literal["_case_decision_limit", b"_case_decision_limit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__case_decision_limit) -> _WhichOneofReturnType__case_decision_limit | None: ...
 
 Global___PayApp: _TypeAlias = PayApp  # noqa: Y015
 
@@ -152,6 +216,8 @@ class CreatePayAppRequest(_message.Message):
     REFUND_NOTIFICATION_URL_FIELD_NUMBER: _builtins.int
     SURPLUS_POLICY_FIELD_NUMBER: _builtins.int
     NOTIFICATION_SUCCESS_FIELD_NUMBER: _builtins.int
+    CASE_POLICIES_FIELD_NUMBER: _builtins.int
+    CASE_DECISION_LIMIT_FIELD_NUMBER: _builtins.int
     app_key: _builtins.str
     """1 to 64 of `a-z 0-9 _ -`."""
     name: _builtins.str
@@ -166,6 +232,12 @@ class CreatePayAppRequest(_message.Message):
     """Unspecified means REFUND."""
     notification_success: Global___NotificationSuccess.ValueType
     """Unspecified means HTTP_2XX."""
+    case_decision_limit: _builtins.int
+    """The amount above which a decision about a case needs a second operator, in minor units. Not set: no decision does."""
+    @_builtins.property
+    def case_policies(self) -> Global___CasePolicies:
+        """The policies for single kinds of cases."""
+
     def __init__(
         self,
         *,
@@ -176,9 +248,16 @@ class CreatePayAppRequest(_message.Message):
         refund_notification_url: _builtins.str = ...,
         surplus_policy: Global___SurplusPolicy.ValueType = ...,
         notification_success: Global___NotificationSuccess.ValueType = ...,
+        case_policies: Global___CasePolicies | None = ...,
+        case_decision_limit: _builtins.int | None = ...,
     ) -> None: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_key", b"app_key", "name", b"name", "notification_success", b"notification_success", "order_notification_url", b"order_notification_url", "refund_notification_url", b"refund_notification_url", "remark", b"remark", "surplus_policy", b"surplus_policy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_case_decision_limit", b"_case_decision_limit", "case_decision_limit", b"case_decision_limit", "case_policies", b"case_policies"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_case_decision_limit", b"_case_decision_limit", "app_key", b"app_key", "case_decision_limit", b"case_decision_limit", "case_policies", b"case_policies", "name", b"name", "notification_success", b"notification_success", "order_notification_url", b"order_notification_url", "refund_notification_url", b"refund_notification_url", "remark", b"remark", "surplus_policy", b"surplus_policy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__case_decision_limit: _TypeAlias = _typing.Literal["case_decision_limit"]  # noqa: Y015
+    _WhichOneofArgType__case_decision_limit: _TypeAlias = _typing.Literal["_case_decision_limit", b"_case_decision_limit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__case_decision_limit) -> _WhichOneofReturnType__case_decision_limit | None: ...
 
 Global___CreatePayAppRequest: _TypeAlias = CreatePayAppRequest  # noqa: Y015
 
@@ -237,6 +316,8 @@ class UpdatePayAppRequest(_message.Message):
     REFUND_NOTIFICATION_URL_FIELD_NUMBER: _builtins.int
     SURPLUS_POLICY_FIELD_NUMBER: _builtins.int
     NOTIFICATION_SUCCESS_FIELD_NUMBER: _builtins.int
+    CASE_POLICIES_FIELD_NUMBER: _builtins.int
+    CASE_DECISION_LIMIT_FIELD_NUMBER: _builtins.int
     app_key: _builtins.str
     """The key of the app."""
     name: _builtins.str
@@ -253,6 +334,12 @@ class UpdatePayAppRequest(_message.Message):
     """A new policy."""
     notification_success: Global___NotificationSuccess.ValueType
     """A new kind of confirming answer."""
+    case_decision_limit: _builtins.int
+    """The new amount above which a decision about a case needs a second operator, in minor units. -1 removes the limit."""
+    @_builtins.property
+    def case_policies(self) -> Global___CasePolicies:
+        """The new policies for single kinds of cases, in place of all earlier ones. A message without policies removes them."""
+
     def __init__(
         self,
         *,
@@ -264,11 +351,15 @@ class UpdatePayAppRequest(_message.Message):
         refund_notification_url: _builtins.str | None = ...,
         surplus_policy: Global___SurplusPolicy.ValueType | None = ...,
         notification_success: Global___NotificationSuccess.ValueType | None = ...,
+        case_policies: Global___CasePolicies | None = ...,
+        case_decision_limit: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "_name", b"_name", "_notification_success", b"_notification_success", "_order_notification_url", b"_order_notification_url", "_refund_notification_url", b"_refund_notification_url", "_remark", b"_remark", "_surplus_policy", b"_surplus_policy", "enabled", b"enabled", "name", b"name", "notification_success", b"notification_success", "order_notification_url", b"order_notification_url", "refund_notification_url", b"refund_notification_url", "remark", b"remark", "surplus_policy", b"surplus_policy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_case_decision_limit", b"_case_decision_limit", "_enabled", b"_enabled", "_name", b"_name", "_notification_success", b"_notification_success", "_order_notification_url", b"_order_notification_url", "_refund_notification_url", b"_refund_notification_url", "_remark", b"_remark", "_surplus_policy", b"_surplus_policy", "case_decision_limit", b"case_decision_limit", "case_policies", b"case_policies", "enabled", b"enabled", "name", b"name", "notification_success", b"notification_success", "order_notification_url", b"order_notification_url", "refund_notification_url", b"refund_notification_url", "remark", b"remark", "surplus_policy", b"surplus_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "_name", b"_name", "_notification_success", b"_notification_success", "_order_notification_url", b"_order_notification_url", "_refund_notification_url", b"_refund_notification_url", "_remark", b"_remark", "_surplus_policy", b"_surplus_policy", "app_key", b"app_key", "enabled", b"enabled", "name", b"name", "notification_success", b"notification_success", "order_notification_url", b"order_notification_url", "refund_notification_url", b"refund_notification_url", "remark", b"remark", "surplus_policy", b"surplus_policy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_case_decision_limit", b"_case_decision_limit", "_enabled", b"_enabled", "_name", b"_name", "_notification_success", b"_notification_success", "_order_notification_url", b"_order_notification_url", "_refund_notification_url", b"_refund_notification_url", "_remark", b"_remark", "_surplus_policy", b"_surplus_policy", "app_key", b"app_key", "case_decision_limit", b"case_decision_limit", "case_policies", b"case_policies", "enabled", b"enabled", "name", b"name", "notification_success", b"notification_success", "order_notification_url", b"order_notification_url", "refund_notification_url", b"refund_notification_url", "remark", b"remark", "surplus_policy", b"surplus_policy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__case_decision_limit: _TypeAlias = _typing.Literal["case_decision_limit"]  # noqa: Y015
+    _WhichOneofArgType__case_decision_limit: _TypeAlias = _typing.Literal["_case_decision_limit", b"_case_decision_limit"]  # noqa: Y015
     _WhichOneofReturnType__enabled: _TypeAlias = _typing.Literal["enabled"]  # noqa: Y015
     _WhichOneofArgType__enabled: _TypeAlias = _typing.Literal["_enabled", b"_enabled"]  # noqa: Y015
     _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
@@ -283,6 +374,8 @@ class UpdatePayAppRequest(_message.Message):
     _WhichOneofArgType__remark: _TypeAlias = _typing.Literal["_remark", b"_remark"]  # noqa: Y015
     _WhichOneofReturnType__surplus_policy: _TypeAlias = _typing.Literal["surplus_policy"]  # noqa: Y015
     _WhichOneofArgType__surplus_policy: _TypeAlias = _typing.Literal["_surplus_policy", b"_surplus_policy"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__case_decision_limit) -> _WhichOneofReturnType__case_decision_limit | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__enabled) -> _WhichOneofReturnType__enabled | None: ...
     @_typing.overload

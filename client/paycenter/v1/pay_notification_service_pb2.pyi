@@ -72,6 +72,8 @@ class _NotificationTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Noti
     """A pay order."""
     NOTIFICATION_TYPE_REFUND: _NotificationType.ValueType  # 2
     """A refund."""
+    NOTIFICATION_TYPE_CASE: _NotificationType.ValueType  # 3
+    """A case."""
 
 class NotificationType(_NotificationType, metaclass=_NotificationTypeEnumTypeWrapper):
     """NotificationType is the kind of object that a notification is about."""
@@ -82,11 +84,13 @@ NOTIFICATION_TYPE_ORDER: NotificationType.ValueType  # 1
 """A pay order."""
 NOTIFICATION_TYPE_REFUND: NotificationType.ValueType  # 2
 """A refund."""
+NOTIFICATION_TYPE_CASE: NotificationType.ValueType  # 3
+"""A case."""
 Global___NotificationType: _TypeAlias = NotificationType  # noqa: Y015
 
 @_typing.final
 class PayNotification(_message.Message):
-    """PayNotification is a message to an app about an event of an order or a refund."""
+    """PayNotification is a message to an app about an event of an order, a refund or a case."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -117,11 +121,11 @@ class PayNotification(_message.Message):
     event: _builtins.str
     """The notification type, `type` in the body, for example "pay_order.success". docs/events lists all."""
     data_id: _builtins.str
-    """PayCenter's number of the order or refund."""
+    """PayCenter's number of the order, refund or case."""
     merchant_order_id: _builtins.str
     """The app's number of the order."""
     merchant_refund_no: _builtins.str
-    """The app's number of the refund; empty for orders."""
+    """The app's number of the refund; empty for orders and cases."""
     notification_url: _builtins.str
     """The URL to which it goes now: the one that the order or refund brought, or else the current one of the app."""
     state: Global___NotificationState.ValueType

@@ -95,7 +95,8 @@ class PayOrderServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SubmitPayOrder(self, request, context):
-        """SubmitPayOrder makes the order payable at one channel and returns what the payer is shown.
+        """SubmitPayOrder makes the order payable at one channel and returns what the payer is shown. While money of the order waits for an
+        operator (a late, second or wrong payment, or one that may have been refunded elsewhere), it fails with ORDER_UNDER_REVIEW.
 
         With a bar code the payer may have to confirm. The call waits up to 30 seconds, or less if its deadline is earlier, and
         returns WAITING if the payment is not decided by then. Repeat the same call, or read the order. 45 seconds (WeChat Pay) or 60

@@ -42,7 +42,8 @@ class PayOrderServiceStub:
     expiry and the IP address are not content, because a caller may compute them anew when it repeats the call.
     """
     SubmitPayOrder: _grpc.UnaryUnaryMultiCallable[_pay_order_service_pb2.SubmitPayOrderRequest, _pay_order_service_pb2.SubmitPayOrderResponse]
-    """SubmitPayOrder makes the order payable at one channel and returns what the payer is shown.
+    """SubmitPayOrder makes the order payable at one channel and returns what the payer is shown. While money of the order waits for an
+    operator (a late, second or wrong payment, or one that may have been refunded elsewhere), it fails with ORDER_UNDER_REVIEW.
 
     With a bar code the payer may have to confirm. The call waits up to 30 seconds, or less if its deadline is earlier, and
     returns WAITING if the payment is not decided by then. Repeat the same call, or read the order. 45 seconds (WeChat Pay) or 60
@@ -79,7 +80,8 @@ class PayOrderServiceAsyncStub(PayOrderServiceStub):
     expiry and the IP address are not content, because a caller may compute them anew when it repeats the call.
     """
     SubmitPayOrder: _aio.UnaryUnaryMultiCallable[_pay_order_service_pb2.SubmitPayOrderRequest, _pay_order_service_pb2.SubmitPayOrderResponse]  # type: ignore[assignment]
-    """SubmitPayOrder makes the order payable at one channel and returns what the payer is shown.
+    """SubmitPayOrder makes the order payable at one channel and returns what the payer is shown. While money of the order waits for an
+    operator (a late, second or wrong payment, or one that may have been refunded elsewhere), it fails with ORDER_UNDER_REVIEW.
 
     With a bar code the payer may have to confirm. The call waits up to 30 seconds, or less if its deadline is earlier, and
     returns WAITING if the payment is not decided by then. Repeat the same call, or read the order. 45 seconds (WeChat Pay) or 60
@@ -125,7 +127,8 @@ class PayOrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pay_order_service_pb2.SubmitPayOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pay_order_service_pb2.SubmitPayOrderResponse, _abc.Awaitable[_pay_order_service_pb2.SubmitPayOrderResponse]]:
-        """SubmitPayOrder makes the order payable at one channel and returns what the payer is shown.
+        """SubmitPayOrder makes the order payable at one channel and returns what the payer is shown. While money of the order waits for an
+        operator (a late, second or wrong payment, or one that may have been refunded elsewhere), it fails with ORDER_UNDER_REVIEW.
 
         With a bar code the payer may have to confirm. The call waits up to 30 seconds, or less if its deadline is earlier, and
         returns WAITING if the payment is not decided by then. Repeat the same call, or read the order. 45 seconds (WeChat Pay) or 60

@@ -61,6 +61,12 @@ def _books() -> click.Command:
     return books
 
 
+def _case() -> click.Command:
+    from paycenter_server.cli.cases import case
+
+    return case
+
+
 def _protos() -> click.Command:
     from paycenter_server.cli.protos import protos
 
@@ -107,6 +113,7 @@ _COMMANDS: dict[str, tuple[Callable[[], click.Command], str]] = {
     "channel": (_channel, "Test the channel of an app: `channel test CODE --app APP`."),
     "order": (_order, "Show why an order is where it is: `order show NUMBER`."),
     "books": (_books, "Compare the amounts of all orders with the event ledger: `books check`."),
+    "case": (_case, "List, show and decide cases: `case list`, `case show NUMBER`, `case decide NUMBER refund`."),
     "protos": (_protos, "Write the .proto files of the contract to a folder."),
     "dev": (_dev, "Run everything on this machine, for development."),
     "demo": (_demo, "Make two demonstration payments and check every step."),

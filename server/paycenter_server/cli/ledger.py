@@ -6,7 +6,7 @@ import asyncio
 
 import click
 
-from paycenter_server.bootstrap import open_database, open_services
+from paycenter_server.bootstrap import open_services
 from paycenter_server.cli.running import settings_of_dev_or_exit
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.services.books import BATCH, check_books
@@ -61,13 +61,14 @@ def _lines(found: Timeline, *, evidence: bool) -> list[str]:
     if found.left_off:
         lines.append("(older entries are left off)")
     for entry in found.entries:
-        lines += _entry(entry, evidence=evidence)
+        lines += entry_lines(entry, evidence=evidence)
     lines.append("")
     lines += [_next(item) for item in found.next] or ["Nothing is waiting."]
     return lines
 
 
-def _entry(entry: Entry, *, evidence: bool) -> list[str]:
+def entry_lines(entry: Entry, *, evidence: bool) -> list[str]:
+    """The lines of an entry of a timeline."""
     states = " → ".join(state for state in (entry.from_state, entry.to_state) if state)
     parts = [f"{entry.time:%Y-%m-%d %H:%M:%S.%f}"[:-3], f"{entry.subject.value:<12}", entry.number, entry.event]
     parts += [f"[{states}]"] if states else []
@@ -92,22 +93,29 @@ def books() -> None:
 @books.command("check")
 @click.option("--after", default="", help="Resume after the order with this number, which an interrupted check has printed.")
 @click.option("--batch", default=BATCH, show_default=True, type=click.IntRange(1, 100_000), help="Orders of a statement.")
-def books_check(after: str, batch: int) -> None:
+@click.option("--no-cases", is_flag=True, help="Write nothing, for a database that is read-only.")
+def books_check(after: str, batch: int, *, no_cases: bool) -> None:
     """Compare every order's paid, reserved and refunded amounts with the sums of its events; name each difference.
 
-    Ends with 1 if there is one. Beside a running `paycenter dev` it needs no settings.
+    A difference opens a case BOOKS_DIFFER of its order, one as long as it is not resolved. Ends with 1 if there is a difference.
+    Beside a running `paycenter dev` it needs no settings.
     """
     settings = settings_of_dev_or_exit()
+    configure_logging("console", "error")
 
     async def check() -> tuple[int, int]:
-        orders = differences = 0
-        async with open_database(settings) as database:
-            async for found in check_books(database, after, batch):
+        orders = differences = opened = 0
+        async with open_services(settings) as services:
+            cases = None if no_cases else services.cases
+            async for found in check_books(services.context.database, after, batch, cases):
                 orders += found.orders
                 differences += len(found.differences)
+                opened += found.opened
                 for sentence in found.differences:
                     click.echo(sentence)
                 click.echo(f"{orders} orders compared, up to {found.last}", err=True)
+        if opened:
+            click.echo(f"{opened} cases opened: paycenter case list --kind BOOKS_DIFFER", err=True)
         return orders, differences
 
     try:

@@ -91,7 +91,8 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
         parts = Parts(
             identity=services.identity, orders=services.orders, submission=services.submission, timelines=services.timelines,
             refunds=services.refunds, apps=services.apps, channels=services.channels, accounts=services.accounts,
-            credentials=services.credentials, notifications=services.notifications,
+            credentials=services.credentials, notifications=services.notifications, case_desk=services.case_desk,
+        case_decisions=services.case_decisions,
             health=services.health,
         )  # fmt: skip
         reflection = settings.reflection if settings.reflection is not None else not settings.production

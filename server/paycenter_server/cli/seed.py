@@ -121,7 +121,7 @@ async def _seed(
     operator = Caller("seed", None, "")
     async with open_services(settings) as services:
         made: dict[str, Any] = {name: kept[name] for name in ("app", "operator") if name in kept}
-        urls = {
+        urls: Any = {
             "order_notification_url": f"{merchant_url}/notifications/order",
             "refund_notification_url": f"{merchant_url}/notifications/refund",
         }

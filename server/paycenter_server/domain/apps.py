@@ -9,6 +9,7 @@ from enum import StrEnum
 from uuid import UUID
 
 from paycenter_server.domain.addresses import endpoint_of
+from paycenter_server.domain.cases import DECISIONS, CaseKind, Decision
 
 
 class SurplusPolicy(StrEnum):
@@ -17,6 +18,16 @@ class SurplusPolicy(StrEnum):
     HOLD = "HOLD"
     REFUND = "REFUND"
     ACCEPT = "ACCEPT"
+
+
+def possible_policies(kind: CaseKind) -> tuple[SurplusPolicy, ...]:
+    """The policies that make sense for a kind. HOLD: a case waits for an operator.
+
+    ACCEPT books the payment, which only an order can take that is closed.
+    """
+    refunds = (SurplusPolicy.REFUND,) if Decision.REFUND in DECISIONS[kind] else ()
+    accepts = (SurplusPolicy.ACCEPT,) if kind is CaseKind.LATE_PAYMENT else ()
+    return (SurplusPolicy.HOLD, *refunds, *accepts)
 
 
 class NotificationSuccess(StrEnum):
@@ -48,6 +59,9 @@ def valid_previous_secrets(previous: Sequence[Mapping[str, str]], now: datetime)
 class PayApp:
     """A connected service. The endpoints are those of its URLs.
 
+    `surplus_policy` is the policy for all kinds of cases, `case_policies` has those of single kinds. `case_decision_limit`: a
+    decision about a larger amount, in minor units, needs a second operator; None if none does.
+
     `notification_secrets_previous` has the sealed secrets that were replaced (`sealed`) and when they end (`until`), newest first.
     """
 
@@ -61,11 +75,18 @@ class PayApp:
     order_notification_endpoint: str
     refund_notification_endpoint: str
     surplus_policy: SurplusPolicy
+    case_policies: Mapping[str, str]
+    case_decision_limit: int | None
     notification_success: NotificationSuccess
     notification_secret: str = field(repr=False)
     notification_secrets_previous: Sequence[Mapping[str, str]] = field(repr=False)
     create_time: datetime
     update_time: datetime
+
+    def policy(self, kind: CaseKind) -> SurplusPolicy:
+        """The policy for a kind: its own, or else that of the app. HOLD where that makes no sense for the kind."""
+        policy = SurplusPolicy(self.case_policies.get(kind.value, self.surplus_policy))
+        return policy if policy in possible_policies(kind) else SurplusPolicy.HOLD
 
 
 def new_app(
@@ -78,6 +99,8 @@ def new_app(
     order_notification_url: str,
     refund_notification_url: str,
     surplus_policy: SurplusPolicy,
+    case_policies: Mapping[str, str],
+    case_decision_limit: int | None,
     notification_success: NotificationSuccess,
     notification_secret: str,
 ) -> PayApp:
@@ -93,6 +116,8 @@ def new_app(
         order_notification_endpoint=endpoint_of(order_notification_url),
         refund_notification_endpoint=endpoint_of(refund_notification_url),
         surplus_policy=surplus_policy,
+        case_policies=dict(case_policies),
+        case_decision_limit=case_decision_limit,
         notification_success=notification_success,
         notification_secret=notification_secret,
         notification_secrets_previous=[],

@@ -14,27 +14,77 @@ from paycenter_server.domain.states import CASE, CaseEvent, CaseState, created
 
 
 class CaseKind(StrEnum):
-    """The reason of a case."""
+    """The reason of a case.
+
+    REFUND_MISMATCH: a refund whose number, amount or state contradicts ours. REFUND_ELSEWHERE: a refund that was made in the
+    channel's console.
+    """
 
     LATE_PAYMENT = "LATE_PAYMENT"
     DUPLICATE_PAYMENT = "DUPLICATE_PAYMENT"
     WRONG_AMOUNT = "WRONG_AMOUNT"
+    WRONG_CURRENCY = "WRONG_CURRENCY"
     UNKNOWN_ORDER = "UNKNOWN_ORDER"
+    REFUND_MISMATCH = "REFUND_MISMATCH"
+    REFUND_ELSEWHERE = "REFUND_ELSEWHERE"
     STALE_ATTEMPT = "STALE_ATTEMPT"
     STALE_REFUND = "STALE_REFUND"
-    REFUND_MISMATCH = "REFUND_MISMATCH"
     NOTIFICATION_GIVEN_UP = "NOTIFICATION_GIVEN_UP"
+    BOOKS_DIFFER = "BOOKS_DIFFER"
+
+
+class Decision(StrEnum):
+    """What an operator decides. RETRY: do again what the case is about."""
+
+    REFUND = "REFUND"
+    ACCEPT = "ACCEPT"
+    CLOSE = "CLOSE"
+    RETRY = "RETRY"
+
+
+_D = Decision
+_SURPLUS = (_D.REFUND, _D.ACCEPT, _D.CLOSE, _D.RETRY)
+DECISIONS: Mapping[CaseKind, tuple[Decision, ...]] = {
+    CaseKind.LATE_PAYMENT: _SURPLUS,
+    CaseKind.DUPLICATE_PAYMENT: _SURPLUS,
+    CaseKind.WRONG_AMOUNT: _SURPLUS,
+    # Not REFUND: PayCenter sends refunds in the currency of the attempt only.
+    CaseKind.WRONG_CURRENCY: (_D.ACCEPT, _D.CLOSE),
+    # There is no attempt through which it could be refunded.
+    CaseKind.UNKNOWN_ORDER: (_D.CLOSE,),
+    CaseKind.REFUND_MISMATCH: (_D.CLOSE,),
+    CaseKind.REFUND_ELSEWHERE: (_D.CLOSE,),
+    CaseKind.STALE_ATTEMPT: (_D.RETRY, _D.CLOSE),
+    CaseKind.STALE_REFUND: (_D.RETRY, _D.CLOSE),
+    CaseKind.NOTIFICATION_GIVEN_UP: (_D.RETRY, _D.CLOSE),
+    CaseKind.BOOKS_DIFFER: (_D.RETRY, _D.CLOSE),
+}
+"""The decisions that make sense for each kind, while a case is OPEN."""
+
+SURPLUS = tuple(kind for kind, decisions in DECISIONS.items() if Decision.ACCEPT in decisions)
+"""The kinds that are about a payment which its order cannot take."""
+CONFLICTS = (CaseKind.REFUND_MISMATCH, CaseKind.REFUND_ELSEWHERE)
+"""The kinds that say that money of a payment may be with the payer already. An open one stops another refund."""
 
 
 @dataclass(frozen=True, slots=True)
 class PayCase:
-    """Money that needs a decision of an operator. `occurrence`: the number of earlier cases of this kind and reference."""
+    """Money that needs a decision of an operator. `occurrence`: the number of earlier cases of this kind and reference.
+
+    `amount` in minor units, None if it is not known. `version` counts the changes that are notified.
+
+    `decision` is the last one that was carried out, `decided_by` the key id of its operator; it is empty if a policy of the app
+    decided. `proposed_decision` waits for a second operator. `stale_time`: since then its refund has not been decided for a day.
+    `resolve_time` is None as long as it is not RESOLVED.
+    """
 
     id: UUID
     kind: CaseKind
     state: CaseState
     app_id: UUID | None
+    app_key: str | None
     channel_id: UUID | None
+    account_id: UUID | None
     order_id: UUID | None
     attempt_id: UUID | None
     refund_id: UUID | None
@@ -43,6 +93,17 @@ class PayCase:
     amount: int | None
     currency: str | None
     detail: Mapping[str, Any]
+    version: int
+    assignee: str
+    decision: str
+    decision_reason: str
+    decided_by: str
+    proposed_decision: str
+    proposed_reason: str
+    proposed_by: str
+    proposed_time: datetime | None
+    stale_time: datetime | None
+    resolve_time: datetime | None
     create_time: datetime
     update_time: datetime
 
@@ -50,6 +111,35 @@ class PayCase:
     def number(self) -> str:
         """The id in its printed form."""
         return encode(Prefix.CASE, self.id)
+
+    @property
+    def possible(self) -> tuple[Decision, ...]:
+        """The decisions that are possible now. The refund of a REFUNDING case is decided by its channel."""
+        if self.state is not CaseState.OPEN:
+            return ()
+        without_retry = self.kind in SURPLUS and self.refund_id is None
+        return tuple(item for item in DECISIONS[self.kind] if not (without_retry and item is Decision.RETRY))
+
+    @property
+    def resolution(self) -> str:
+        """What became of it, in words; empty if it is not resolved."""
+        if self.state is not CaseState.RESOLVED:
+            return ""
+        if self.decision == Decision.ACCEPT:
+            return "booked as paid" if self.kind is CaseKind.LATE_PAYMENT else "kept without booking"
+        if self.decision == Decision.CLOSE:
+            return "closed by an operator"
+        return "refunded" if self.kind in SURPLUS else "settled"
+
+
+def needs_second_operator(case: PayCase, limit: int | None) -> bool:
+    """Whether a decision needs a second operator. `limit`: that of the case's app in minor units; None if it has none.
+
+    An amount that is not known, or is in another currency, counts as above the limit.
+    """
+    if limit is None:
+        return False
+    return case.amount is None or case.kind is CaseKind.WRONG_CURRENCY or case.amount > limit
 
 
 def new_case(
@@ -60,7 +150,9 @@ def new_case(
     *,
     event: CaseEvent = CaseEvent.CREATE,
     app_id: UUID | None = None,
+    app_key: str | None = None,
     channel_id: UUID | None = None,
+    account_id: UUID | None = None,
     order_id: UUID | None = None,
     attempt_id: UUID | None = None,
     refund_id: UUID | None = None,
@@ -74,7 +166,9 @@ def new_case(
         kind=kind,
         state=created(CASE, event),
         app_id=app_id,
+        app_key=app_key,
         channel_id=channel_id,
+        account_id=account_id,
         order_id=order_id,
         attempt_id=attempt_id,
         refund_id=refund_id,
@@ -83,6 +177,17 @@ def new_case(
         amount=amount,
         currency=currency[:8] if currency is not None else None,
         detail=dict(detail or {}),
+        version=1,
+        assignee="",
+        decision=Decision.REFUND.value if event is CaseEvent.CREATE_WITH_REFUND else "",
+        decision_reason="",
+        decided_by="",
+        proposed_decision="",
+        proposed_reason="",
+        proposed_by="",
+        proposed_time=None,
+        stale_time=None,
+        resolve_time=None,
         create_time=now,
         update_time=now,
     )

@@ -58,6 +58,11 @@ CANCEL_BEGUN = "cancel begun"
 CANCEL_DECIDED = "cancel decided"
 CALLBACK_REPEATED = "callback repeated"
 CALLBACK_REFUSED = "callback refused"
+CASE_ASSIGNED = "assigned"
+CASE_COMMENTED = "commented"
+CASE_PROPOSED = "proposed"
+CASE_RETRIED = "retried"
+CASE_STALE = "stale"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,12 @@ class NotificationType(StrEnum):
 
     ORDER = "ORDER"
     REFUND = "REFUND"
+    CASE = "CASE"
 
 
 @dataclass(frozen=True, slots=True)
 class PayNotification:
-    """A message to an app about an event of an order or a refund.
+    """A message to an app about an event of an order, a refund or a case.
 
     `data_version` is the version of the object that it reports: of two notifications about one object the larger is the newer.
     A stored `notification_url` is empty if the notification goes to the app's current URL. `endpoint` is `scheme://host:port` of

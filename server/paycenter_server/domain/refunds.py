@@ -64,6 +64,11 @@ class PayRefund:
         return encode(Prefix.OUT_REFUND, self.out_refund_key)
 
     @property
+    def error(self) -> str:
+        """The channel's last error, code and text; empty if there is none."""
+        return ": ".join(part for part in (self.channel_error_code, self.channel_error_message) if part)
+
+    @property
     def out_trade_no(self) -> str:
         """The number under which the channel knows the payment."""
         return encode(Prefix.ATTEMPT, self.attempt_id)

@@ -156,13 +156,16 @@ class CaseState(StrEnum):
 
 
 class CaseEvent(StrEnum):
-    """The events of a case. CREATE_WITH_REFUND: the app's policy refunds surplus money at once."""
+    """The events of a case. CREATE_WITH_REFUND: the app's policy refunds surplus money at once. RESOLVE: what it is about is
+    settled."""
 
     CREATE = "create"
     CREATE_WITH_REFUND = "create with refund"
     REFUND = "refund"
     RESOLVE = "resolve"
     REFUND_FAILED = "refund failed"
+    ACCEPT = "accept"
+    CLOSE = "close"
 
 
 CASE: Mapping[tuple[CaseState | None, CaseEvent], CaseState] = {
@@ -170,6 +173,8 @@ CASE: Mapping[tuple[CaseState | None, CaseEvent], CaseState] = {
     (None, CaseEvent.CREATE_WITH_REFUND): CaseState.REFUNDING,
     (CaseState.OPEN, CaseEvent.REFUND): CaseState.REFUNDING,
     (CaseState.OPEN, CaseEvent.RESOLVE): CaseState.RESOLVED,
+    (CaseState.OPEN, CaseEvent.ACCEPT): CaseState.RESOLVED,
+    (CaseState.OPEN, CaseEvent.CLOSE): CaseState.RESOLVED,
     (CaseState.REFUNDING, CaseEvent.RESOLVE): CaseState.RESOLVED,
     (CaseState.REFUNDING, CaseEvent.REFUND_FAILED): CaseState.OPEN,
 }

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from paycenter.v1 import pay_app_service_pb2 as pb
+from paycenter.v1 import pay_case_service_pb2 as cases_pb
 from paycenter.v1.pay_app_service_pb2_grpc import PayAppServiceServicer
 
-from paycenter_server.domain.apps import NotificationSuccess, SurplusPolicy
+from paycenter_server.domain.apps import NotificationSuccess, PayApp, SurplusPolicy
+from paycenter_server.domain.cases import CaseKind
+from paycenter_server.domain.errors import Violation, invalid
 from paycenter_server.grpc_server.convert import enum_value, numbers, stamp
 from paycenter_server.grpc_server.interceptor import current_caller
 from paycenter_server.services.apps import Apps, ListedApp, NewApp
@@ -17,7 +20,31 @@ _PLAIN: Any = ("name", "enabled", "remark", "order_notification_url", "refund_no
 
 
 POLICIES = numbers(pb.SurplusPolicy, "SURPLUS_POLICY", SurplusPolicy)
+CASE_KINDS = numbers(cases_pb.PayCaseKind, "PAY_CASE_KIND", CaseKind)
 NOTIFICATION_RULES = numbers(pb.NotificationSuccess, "NOTIFICATION_SUCCESS", NotificationSuccess)
+
+
+def _policies(message: pb.CasePolicies) -> dict[str, str]:
+    """The policies by kind. INVALID_FIELD for one without kind or policy, and for a kind that is named twice."""
+    found: dict[str, str] = {}
+    for number, item in enumerate(message.policies):
+        kind = enum_value(CaseKind, f"case_policies.policies[{number}].kind", item.kind, CASE_KINDS)
+        policy = enum_value(SurplusPolicy, f"case_policies.policies[{number}].policy", item.policy, POLICIES)
+        if kind is None or policy is None or kind.value in found:
+            raise invalid([Violation(f"case_policies.policies[{number}]", "needs a policy, and a kind that is not named before")])
+        found[kind.value] = policy.value
+    return found
+
+
+def _policies_message(app: PayApp) -> pb.CasePolicies:
+    return pb.CasePolicies(
+        policies=[
+            pb.CasePolicy(
+                kind=cases_pb.PayCaseKind.Value(f"PAY_CASE_KIND_{kind}"), policy=pb.SurplusPolicy.Value(f"SURPLUS_POLICY_{policy}")
+            )
+            for kind, policy in sorted(app.case_policies.items())
+        ]
+    )
 
 
 def app_message(listed: ListedApp) -> pb.PayApp:
@@ -35,6 +62,8 @@ def app_message(listed: ListedApp) -> pb.PayApp:
         channel_codes=listed.channel_codes,
         create_time=stamp(app.create_time),
         update_time=stamp(app.update_time),
+        case_policies=_policies_message(app),
+        case_decision_limit=app.case_decision_limit,
     )
 
 
@@ -57,6 +86,8 @@ class AppServicer(PayAppServiceServicer):
                 NotificationSuccess, "notification_success", request.notification_success, NOTIFICATION_RULES
             )
             or NotificationSuccess.HTTP_2XX,
+            case_policies=_policies(request.case_policies),
+            case_decision_limit=request.case_decision_limit if request.HasField("case_decision_limit") else None,
         )
         created = await self._apps.create(current_caller(), new)
         return pb.CreatePayAppResponse(
@@ -76,6 +107,10 @@ class AppServicer(PayAppServiceServicer):
             changes["surplus_policy"] = policy.value
         if rule is not None:
             changes["notification_success"] = rule.value
+        if request.HasField("case_policies"):
+            changes["case_policies"] = _policies(request.case_policies)
+        if request.HasField("case_decision_limit"):
+            changes["case_decision_limit"] = None if request.case_decision_limit == -1 else request.case_decision_limit
         listed = await self._apps.update(current_caller(), request.app_key, changes)
         return pb.UpdatePayAppResponse(pay_app=app_message(listed), warnings=listed.warnings)
 

@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 
 from paycenter_server.services.identity import Caller
 
-_SERVICES = ("PayAppService/", "PayAccountService/", "PayChannelService/", "PayCredentialService/")
+_SERVICES = ("PayAppService/", "PayAccountService/", "PayCaseService/", "PayChannelService/", "PayCredentialService/")
 _RESEND = (
     "PayNotificationService/ResendPayNotification",
     "PayNotificationService/ResendPayNotifications",

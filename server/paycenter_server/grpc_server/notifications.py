@@ -18,18 +18,18 @@ from paycenter_server.storage.notifications import NotificationFilter
 
 NOTIFICATION_STATES = numbers(pb.NotificationState, "NOTIFICATION_STATE", NotificationState)
 NOTIFICATION_TYPES = numbers(pb.NotificationType, "NOTIFICATION_TYPE", NotificationType)
+_PREFIXES = {NotificationType.ORDER: Prefix.ORDER, NotificationType.REFUND: Prefix.REFUND, NotificationType.CASE: Prefix.CASE}
 _STATE_NUMBERS = {state: pb.NotificationState.Value(f"NOTIFICATION_STATE_{state.value}") for state in NotificationState}
 
 
 def notification_message(task: PayNotification) -> pb.PayNotification:
     """A notification."""
-    prefix = Prefix.ORDER if task.type is NotificationType.ORDER else Prefix.REFUND
     return pb.PayNotification(
         id=task.number,
         app_key=task.app_key,
         type=pb.NotificationType.Value(f"NOTIFICATION_TYPE_{task.type.value}"),
         event=task.event,
-        data_id=encode(prefix, task.data_id),
+        data_id=encode(_PREFIXES[task.type], task.data_id),
         merchant_order_id=task.merchant_order_id,
         merchant_refund_no=task.merchant_refund_no,
         notification_url=task.notification_url,
@@ -60,13 +60,13 @@ def log_message(entry: NotificationLog) -> pb.NotificationLog:
 
 
 def _filter(request: pb.ListPayNotificationsRequest | pb.ResendPayNotificationsRequest) -> NotificationFilter:
-    """The filter of a request. A `data_id` that is no number of an order or refund becomes None."""
+    """The filter of a request. A `data_id` that is no number of an order, a refund or a case becomes None."""
     return NotificationFilter(
         type=enum_value(NotificationType, "type", request.type, NOTIFICATION_TYPES),
         state=enum_value(NotificationState, "state", request.state, NOTIFICATION_STATES),
         merchant_order_id=request.merchant_order_id,
         merchant_refund_no=request.merchant_refund_no,
-        data_id=decode(Prefix.ORDER, request.data_id) or decode(Prefix.REFUND, request.data_id),
+        data_id=next((key for prefix in _PREFIXES.values() if (key := decode(prefix, request.data_id))), None),
         create_time_from=read_time(request, "create_time_from"),
         create_time_to=read_time(request, "create_time_to"),
     )

@@ -18,7 +18,7 @@ from paycenter_server.grpc_server.interceptor import current_caller
 from paycenter_server.services.attempts_submission import NewSubmission, Submission
 from paycenter_server.services.orders import NewOrder, Orders
 from paycenter_server.services.paging import Pager
-from paycenter_server.services.timeline import Timelines
+from paycenter_server.services.timeline import Entry, Timelines
 from paycenter_server.storage.orders import OrderFilter
 
 ORDER_STATES = numbers(pb.PayOrderState, "PAY_ORDER_STATE", OrderState)
@@ -56,6 +56,22 @@ def order_message(order: PayOrder, attempts: list[PayAttempt] | None = None) -> 
         attempts=[attempt_message(attempt) for attempt in attempts or ()],
         notification_url=order.notification_url,
         version=order.version,
+    )
+
+
+def entry_message(entry: Entry) -> pb.TimelineEntry:
+    """An entry of a timeline."""
+    return pb.TimelineEntry(
+        time=stamp(entry.time),
+        subject=entry.subject.value,
+        number=entry.number,
+        event=entry.event,
+        from_state=entry.from_state,
+        to_state=entry.to_state,
+        amount=entry.amount,
+        actor_kind=entry.actor_kind,
+        actor=entry.actor,
+        evidence=entry.evidence,
     )
 
 
@@ -163,21 +179,7 @@ class OrderServicer(PayOrderServiceServicer):
         found = await self._timelines.of_order(current_caller(), request.id)
         return pb.GetPayOrderTimelineResponse(
             pay_order=order_message(found.order),
-            entries=[
-                pb.TimelineEntry(
-                    time=stamp(entry.time),
-                    subject=entry.subject.value,
-                    number=entry.number,
-                    event=entry.event,
-                    from_state=entry.from_state,
-                    to_state=entry.to_state,
-                    amount=entry.amount,
-                    actor_kind=entry.actor_kind,
-                    actor=entry.actor,
-                    evidence=entry.evidence,
-                )
-                for entry in found.entries
-            ],
+            entries=[entry_message(entry) for entry in found.entries],
             left_off=found.left_off,
             next_checks=[
                 pb.NextCheck(

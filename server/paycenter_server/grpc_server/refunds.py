@@ -18,7 +18,7 @@ from paycenter_server.services.refunds import NewRefund, Refunds
 from paycenter_server.storage.refunds import RefundFilter
 
 REFUND_STATES = numbers(pb.PayRefundState, "PAY_REFUND_STATE", RefundState)
-_STATE_NUMBERS = {state: pb.PayRefundState.Value(f"PAY_REFUND_STATE_{state.value}") for state in RefundState}
+REFUND_NUMBERS = {state: pb.PayRefundState.Value(f"PAY_REFUND_STATE_{state.value}") for state in RefundState}
 
 
 def refund_message(refund: PayRefund) -> pb.PayRefund:
@@ -32,7 +32,7 @@ def refund_message(refund: PayRefund) -> pb.PayRefund:
         amount=refund.amount,
         currency=refund.currency,
         reason=refund.reason,
-        state=_STATE_NUMBERS[refund.state],
+        state=REFUND_NUMBERS[refund.state],
         channel_code=refund.channel_code,
         out_trade_no=refund.out_trade_no,
         out_refund_no=refund.out_refund_no,

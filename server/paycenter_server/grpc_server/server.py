@@ -15,6 +15,8 @@ from paycenter.v1 import (
     pay_account_service_pb2_grpc,
     pay_app_service_pb2,
     pay_app_service_pb2_grpc,
+    pay_case_service_pb2,
+    pay_case_service_pb2_grpc,
     pay_channel_service_pb2,
     pay_channel_service_pb2_grpc,
     pay_credential_service_pb2,
@@ -29,6 +31,7 @@ from paycenter.v1 import (
 
 from paycenter_server.grpc_server.accounts import AccountServicer
 from paycenter_server.grpc_server.apps import AppServicer
+from paycenter_server.grpc_server.cases import CaseServicer
 from paycenter_server.grpc_server.channels import ChannelServicer
 from paycenter_server.grpc_server.credentials import CredentialServicer
 from paycenter_server.grpc_server.interceptor import Interceptor
@@ -39,6 +42,8 @@ from paycenter_server.grpc_server.refunds import RefundServicer
 from paycenter_server.services.accounts import Accounts
 from paycenter_server.services.apps import Apps
 from paycenter_server.services.attempts_submission import Submission
+from paycenter_server.services.cases_decisions import CaseDecisions
+from paycenter_server.services.cases_desk import CaseDesk
 from paycenter_server.services.channels import Channels
 from paycenter_server.services.credentials import Credentials
 from paycenter_server.services.health import Health
@@ -74,6 +79,7 @@ _NAMES = tuple(
         (pay_channel_service_pb2, "PayChannelService"),
         (pay_account_service_pb2, "PayAccountService"),
         (pay_credential_service_pb2, "PayCredentialService"),
+        (pay_case_service_pb2, "PayCaseService"),
         (pay_notification_service_pb2, "PayNotificationService"),
     )
 )
@@ -101,6 +107,8 @@ class Parts:
     accounts: Accounts
     credentials: Credentials
     notifications: Notifications
+    case_desk: CaseDesk
+    case_decisions: CaseDecisions
     health: Health
 
 
@@ -126,6 +134,9 @@ class Server:
         )
         pay_notification_service_pb2_grpc.add_PayNotificationServiceServicer_to_server(
             NotificationServicer(parts.notifications), self._server
+        )
+        pay_case_service_pb2_grpc.add_PayCaseServiceServicer_to_server(
+            CaseServicer(parts.case_desk, parts.case_decisions), self._server
         )
         self._health = HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

@@ -9,7 +9,16 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 from paycenter_server.domain.addresses import endpoint_of
-from paycenter_server.domain.apps import NotificationSuccess, PayApp, SurplusPolicy, new_app, with_previous_secret
+from paycenter_server.domain.apps import (
+    NotificationSuccess,
+    PayApp,
+    SurplusPolicy,
+    new_app,
+    possible_policies,
+    with_previous_secret,
+)
+from paycenter_server.domain.cases import CaseKind
+from paycenter_server.domain.money import MAX_AMOUNT
 from paycenter_server.domain.notifications import NotificationType
 from paycenter_server.domain.validation import Check
 from paycenter_server.services import errors
@@ -25,7 +34,10 @@ from paycenter_server.storage import notifications as notification_rows
 from paycenter_server.storage.database import Connection, ForeignKeyViolation, UniqueViolation
 
 _ROTATION = timedelta(days=1)
-_URLS = {"order_notification_url": NotificationType.ORDER, "refund_notification_url": NotificationType.REFUND}
+_URLS = {
+    "order_notification_url": (NotificationType.ORDER, NotificationType.CASE),
+    "refund_notification_url": (NotificationType.REFUND,),
+}
 
 
 class AddressCheck(Protocol):
@@ -47,6 +59,18 @@ class NewApp:
     refund_notification_url: str
     surplus_policy: SurplusPolicy
     notification_success: NotificationSuccess
+    case_policies: Mapping[str, str] = field(default_factory=dict)
+    case_decision_limit: int | None = None
+
+
+def _check_cases(check: Check, policies: Mapping[str, str], limit: int | None) -> None:
+    """Check the policies of single kinds, and the limit above which a decision needs a second operator."""
+    for kind, policy in policies.items():
+        possible = [item.value for item in possible_policies(CaseKind(kind))]
+        if policy not in possible:
+            check.fail(f"case_policies.{kind}", f"{policy} makes no sense for this kind; possible: {', '.join(possible)}")
+    if limit is not None and not 0 <= limit <= MAX_AMOUNT:
+        check.fail("case_decision_limit", f"must be from 0 to {MAX_AMOUNT} minor units")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +121,15 @@ class Apps:
         check.text("remark", new.remark, 255)
         check.url("order_notification_url", new.order_notification_url, required=True)
         check.url("refund_notification_url", new.refund_notification_url, required=True)
+        _check_cases(check, new.case_policies, new.case_decision_limit)
         check.done()
         now = self._context.now()
         key, notification_secret = self._context.new_key(now), new_notification_secret()
         app = new_app(
             key, now, app_key=new.app_key, name=new.name, remark=new.remark,
             order_notification_url=new.order_notification_url, refund_notification_url=new.refund_notification_url,
-            surplus_policy=new.surplus_policy, notification_success=new.notification_success,
+            surplus_policy=new.surplus_policy, case_policies=new.case_policies, case_decision_limit=new.case_decision_limit,
+            notification_success=new.notification_success,
             notification_secret=self._context.box.seal(notification_secret, secret_place(key)),
         )  # fmt: skip
         credential, secret = make_credential(app, "first", now)
@@ -127,6 +153,7 @@ class Apps:
         for name in ("order_notification_url", "refund_notification_url"):
             if name in changes:
                 check.url(name, changes[name], required=True)
+        _check_cases(check, changes.get("case_policies", {}), changes.get("case_decision_limit"))
         check.done()
         app = await self._identity.app_of(caller, app_key)
         endpoints = {name: endpoint_of(changes[name]) for name in _URLS if name in changes}
@@ -135,7 +162,8 @@ class Apps:
             if changes:
                 app = await app_rows.update_app(connection, app_key, self._context.now(), **values) or app
             for name, endpoint in endpoints.items():
-                await notification_rows.move_endpoint(connection, app.id, _URLS[name], endpoint)
+                for kind in _URLS[name]:
+                    await notification_rows.move_endpoint(connection, app.id, kind, endpoint)
             listed = await self._listed(connection, app)
         return replace(listed, warnings=await self._warnings(changes))
 

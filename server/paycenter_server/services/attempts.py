@@ -15,7 +15,7 @@ from paycenter_server.domain.events import CLOSE_REQUESTED, QUERIED, Cause, Subj
 from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.schedule import CLOSED_ATTEMPT, next_look
-from paycenter_server.domain.states import AttemptState
+from paycenter_server.domain.states import AttemptState, OrderState
 from paycenter_server.services import errors
 from paycenter_server.services import notifications_payloads as payloads
 from paycenter_server.services.cases import Cases
@@ -24,6 +24,7 @@ from paycenter_server.services.context import Context
 from paycenter_server.services.events import cause
 from paycenter_server.services.payments import BeingCancelledError, FactsMismatchError, Payments
 from paycenter_server.storage import attempts as attempt_rows
+from paycenter_server.storage import cases as case_rows
 from paycenter_server.storage import events as event_rows
 from paycenter_server.storage import notifications as notification_rows
 from paycenter_server.storage import orders as order_rows
@@ -218,15 +219,26 @@ class AttemptSettlement:
         wait = (attempt.create_time + configured.spec.close_after - self._context.now()).total_seconds()
         return errors.attempt_pending(attempt.channel_code, attempt.out_trade_no, wait)
 
+    async def found_paid(self, order_id: UUID) -> PayCenterError:
+        """The error after an attempt was found paid: ORDER_PAID only if the order took the money. ORDER_UNDER_REVIEW if it is held,
+        ORDER_CHANGED if it is being refunded, so that the order can be paid again."""
+        async with self._context.database.connection() as connection:
+            order = await order_rows.get_order(connection, order_id)
+            held = await case_rows.held_case(connection, order_id)
+        if order is not None and held is not None:
+            return errors.order_under_review(order, held)
+        paid = order is None or order.state in (OrderState.SUCCESS, OrderState.REFUND)
+        return errors.order_paid() if paid else errors.order_changed()
+
     async def close_all(self, order_id: UUID) -> None:
-        """Close every open attempt of an order. ORDER_PAID if one is paid, CHANNEL_UNCLEAR or ATTEMPT_PENDING if one cannot be
-        decided yet."""
+        """Close every open attempt of an order. ORDER_PAID (or what `found_paid` says) if one is paid, CHANNEL_UNCLEAR or
+        ATTEMPT_PENDING if one cannot be decided yet."""
         async with self._context.database.connection() as connection:
             attempts = await attempt_rows.open_attempts(connection, order_id)
         for attempt in attempts:
             settled = await self.settle_or_close(attempt)
             if settled is SettleResult.PAID:
-                raise errors.order_paid()
+                raise await self.found_paid(order_id)
             if settled is SettleResult.UNCLEAR:
                 raise errors.channel_unclear(attempt.channel_code)
             if settled is SettleResult.TOO_SOON:

@@ -27,8 +27,10 @@ from paycenter_server.services.orders import Orders
 from paycenter_server.services.payments import BeingCancelledError, FactsMismatchError, Payments
 from paycenter_server.storage import accounts as account_rows
 from paycenter_server.storage import attempts as attempt_rows
+from paycenter_server.storage import cases as case_rows
 from paycenter_server.storage import channels as channel_rows
 from paycenter_server.storage import orders as order_rows
+from paycenter_server.storage.database import Connection
 
 log = structlog.get_logger(__name__)
 
@@ -80,14 +82,18 @@ class Submission:
     async def submit(self, caller: Caller, new: NewSubmission) -> tuple[PayOrder, PayAttempt]:
         """Submit an order. Returns its current state, and the attempt with the display content."""
         order = await self._orders.load(caller, new.order_number)
-        self._payable(order)
+        async with self._context.database.connection() as connection:
+            await self._payable(connection, order)
         await self._identity.app_of(caller, order.app_key, enabled=True)
         configured = await self._channel(order.app_id, new.channel_code)
         self._check(new, configured)
         attempt = await self._context.run_to_completion(self._run(order, configured, new))
         return await self._orders.load(caller, new.order_number), attempt
 
-    def _payable(self, order: PayOrder) -> None:
+    async def _payable(self, connection: Connection, order: PayOrder) -> None:
+        """ORDER_UNDER_REVIEW if money of the order is held: another payment, or a new order, would make the payer pay twice."""
+        if (held := await case_rows.held_case(connection, order.id)) is not None:
+            raise errors.order_under_review(order, held)
         if order.state in (OrderState.SUCCESS, OrderState.REFUND):
             raise errors.order_paid()
         now = self._context.now()
@@ -208,7 +214,7 @@ class Submission:
         for attempt in others:
             settled = await self._attempts.settle_or_close(attempt)
             if settled is SettleResult.PAID:
-                raise errors.order_paid()
+                raise await self._attempts.found_paid(attempt.order_id)
             if settled in (SettleResult.UNCLEAR, SettleResult.TOO_SOON) and here == (attempt.channel_id, attempt.account_id):
                 raise await self._attempts.pending(attempt)
             if settled is not SettleResult.CLOSED:
@@ -240,7 +246,7 @@ class Submission:
             current = await order_rows.lock_order(connection, order.id)
             if current is None:
                 raise errors.order_not_found()
-            self._payable(current)
+            await self._payable(connection, current)
             if current.amount != order.amount:
                 raise errors.order_changed()
             for attempt in await attempt_rows.open_attempts(connection, order.id):

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from paycenter_server.domain.ids import Prefix, decode, encode
+from paycenter_server.services.cases import Cases
 from paycenter_server.storage import events as event_rows
 from paycenter_server.storage.database import Database
 from paycenter_server.storage.events import Difference
@@ -15,15 +16,22 @@ BATCH = 1000
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A batch: the number of orders, the number of the last one (to resume after it), and a sentence for each difference."""
+    """A batch: the number of orders, the number of the last one (to resume after it), and a sentence for each difference.
+    `opened`: the number of cases that were opened."""
 
     orders: int
     last: str
     differences: list[str]
+    opened: int = 0
 
 
-async def check_books(database: Database, after: str = "", batch: int = BATCH) -> AsyncIterator[Checked]:
-    """Compare all orders after the order with this number, oldest first, in batches. ValueError if it is no order's number."""
+async def check_books(
+    database: Database, after: str = "", batch: int = BATCH, cases: Cases | None = None
+) -> AsyncIterator[Checked]:
+    """Compare all orders after the order with this number, oldest first, in batches. ValueError if it is no order's number.
+
+    `cases`: opens a case for each difference, one as long as it is not resolved; None if nothing may be written.
+    """
     last = None
     if after and (last := decode(Prefix.ORDER, after)) is None:
         raise ValueError(f"{after!r} is not the number of an order")
@@ -33,7 +41,11 @@ async def check_books(database: Database, after: str = "", batch: int = BATCH) -
         if compared.last is None:
             return
         last = compared.last
-        yield Checked(compared.orders, encode(Prefix.ORDER, last), [_sentence(found) for found in compared.differences])
+        sentences = [_sentence(found) for found in compared.differences]
+        opened = 0
+        for found, sentence in zip(compared.differences, sentences, strict=True):
+            opened += cases is not None and await cases.books_differ(found, sentence)
+        yield Checked(compared.orders, encode(Prefix.ORDER, last), sentences, opened)
 
 
 def _sentence(found: Difference) -> str:

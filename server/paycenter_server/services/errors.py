@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from paycenter_server.domain.accounts import PayAccount, Unsettled
+from paycenter_server.domain.cases import PayCase
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.notifications import PayNotification
 from paycenter_server.domain.orders import PayOrder
@@ -297,6 +298,16 @@ def order_changed() -> PayCenterError:
     """Another call has changed the order."""
     return PayCenterError(
         Reason.ORDER_CHANGED, "The order changed while this call was running; read it and decide again.", retry_after=0.5
+    )
+
+
+def order_under_review(order: PayOrder, case: PayCase) -> PayCenterError:
+    """Money of the order waits for the decision of an operator."""
+    return PayCenterError(
+        Reason.ORDER_UNDER_REVIEW,
+        f"The order is {order.state.value}, and case {case.number} about its money ({case.kind.value}) is open; do not let "
+        "it be paid again, and wait for pay_case.resolved, or ask an operator.",
+        metadata={"pay_order_id": order.number, "state": order.state.value, "pay_case_id": case.number, "kind": case.kind.value},
     )
 
 

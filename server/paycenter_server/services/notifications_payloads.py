@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from paycenter_server.domain.cases import PayCase
 from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.domain.notifications import NotificationType, PayNotification, new_notification
 from paycenter_server.domain.orders import PayOrder
@@ -24,6 +25,8 @@ REFUND_FAILURE = "pay_refund.failure"
 # Surplus money has types of its own: an app that books every pay_refund.success would book a refund that it never made.
 SURPLUS_REFUNDED = "pay_order.surplus_refunded"
 SURPLUS_REFUND_FAILED = "pay_order.surplus_refund_failed"
+CASE_OPENED = "pay_case.opened"
+CASE_RESOLVED = "pay_case.resolved"
 
 
 def utc(at: datetime) -> str:
@@ -121,4 +124,34 @@ def refund_settled(
         key, now, app_id=refund.app_id, app_key=refund.app_key, kind=NotificationType.REFUND, event=event, data_id=refund.id,
         data_version=version, merchant_order_id=refund.merchant_order_id, merchant_refund_no=refund.merchant_refund_no,
         notification_url=refund.notification_url, payload=_payload(event, now, refund.number, version, data),
+    )  # fmt: skip
+
+
+def case_changed(case: PayCase, order: PayOrder | None, event: str, key: UUID, now: datetime) -> PayNotification:
+    """The notification that a case was opened or resolved; its version is that of the change already. `order`: the case's.
+
+    It goes where the notifications of the order go. What operators write stays here.
+    """
+    data: dict[str, Any] = {
+        "app_key": case.app_key,
+        "pay_case_id": case.number,
+        "kind": case.kind.value,
+        "state": case.state.value,
+        "pay_order_id": order.number if order else "",
+        "merchant_order_id": order.merchant_order_id if order else "",
+        "out_trade_no": encode(Prefix.ATTEMPT, case.attempt_id) if case.attempt_id else "",
+        "pay_refund_id": encode(Prefix.REFUND, case.refund_id) if case.refund_id else "",
+    }
+    if case.amount is not None:
+        data["amount"] = case.amount
+    data["currency"] = case.currency or ""
+    if event == CASE_OPENED:
+        data["why"] = str(case.detail.get("why", ""))
+    else:
+        data |= {"decision": case.decision, "resolution": case.resolution}
+    return new_notification(
+        key, now, app_id=case.app_id or UUID(int=0), app_key=case.app_key or "", kind=NotificationType.CASE, event=event,
+        data_id=case.id, data_version=case.version, merchant_order_id=order.merchant_order_id if order else "",
+        merchant_refund_no="", notification_url=order.notification_url if order else "",
+        payload=_payload(event, now, case.number, case.version, data),
     )  # fmt: skip

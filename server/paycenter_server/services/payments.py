@@ -24,7 +24,7 @@ from paycenter_server.storage import apps as app_rows
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage import payments as payment_rows
-from paycenter_server.storage.database import Transaction, WriteConnection
+from paycenter_server.storage.database import Connection, Transaction, WriteConnection
 
 log = structlog.get_logger(__name__)
 
@@ -73,24 +73,35 @@ class Payments:
         """
         if payment.amount is None or payment.amount <= 0 or not payment.currency:
             raise FactsMismatchError("the message names no amount or currency")
-        attempt_id = decode(Prefix.ATTEMPT, payment.out_trade_no)
         async with self._context.database.connection() as connection:
-            attempt = await attempt_rows.get_attempt(connection, attempt_id) if attempt_id else None
-            if attempt is None or attempt.account_id != configured.account.id:
-                compare_identity(configured, payment.account)
-                await self._cases.unknown_payment(connection, configured.channel, configured.account, payment, cause)
-                return Booked.SURPLUS
-            self._compare_account(configured, payment)
-            if attempt.state is AttemptState.SUCCESS:
+            attempt = await self._ours(connection, configured, payment)
+            if attempt is not None and attempt.state is AttemptState.SUCCESS:
                 return Booked.ALREADY
-            if payment.amount == attempt.amount and payment.currency == attempt.currency and payment.refunded is Refunded.NOTHING:
+            if attempt is not None and self._fits(attempt, payment):
                 order = await order_rows.get_order(connection, attempt.order_id)
                 if order is not None and await self._settle(
                     connection, configured, order, attempt, payment, cause, snapshot=snapshot
                 ):
                     self._context.wake_up.send()
                     return Booked.BOOKED
+        if attempt is None:
+            compare_identity(configured, payment.account)
+            await self._cases.unknown_payment(configured.channel, configured.account, payment, cause)
+            return Booked.SURPLUS
         return await self._surplus(configured, attempt, payment, cause, snapshot)
+
+    async def _ours(self, connection: Connection, configured: ConfiguredChannel, payment: Payment) -> PayAttempt | None:
+        """The attempt of a payment; None if no attempt of this account has its number."""
+        attempt_id = decode(Prefix.ATTEMPT, payment.out_trade_no)
+        attempt = await attempt_rows.get_attempt(connection, attempt_id) if attempt_id else None
+        if attempt is None or attempt.account_id != configured.account.id:
+            return None
+        self._compare_account(configured, payment)
+        return attempt
+
+    @staticmethod
+    def _fits(attempt: PayAttempt, payment: Payment) -> bool:
+        return payment.amount == attempt.amount and payment.currency == attempt.currency and payment.refunded is Refunded.NOTHING
 
     def _compare_account(self, configured: ConfiguredChannel, payment: Payment) -> None:
         for name, ours in configured.codec.account.items():
@@ -162,7 +173,7 @@ class Payments:
             if app is None:
                 raise FactsMismatchError("the app has gone")
             kind = self._kind(order, current, payment)
-            event = self._acceptable(kind, order, app)
+            event = self._acceptable(kind, payment, app)
             if event is not None and await self._settle(
                 connection, configured, order, current, payment, cause, event, closed_attempt=True, snapshot=snapshot
             ):
@@ -172,7 +183,7 @@ class Payments:
                 await self._book_as_case(connection, kind, app, order, current, payment, cause)
                 result = Booked.SURPLUS
             if payment.refunded is not Refunded.NOTHING:
-                await self._cases.refunded_before_booked(connection, current, cause)
+                await self._cases.refunded_before_booked(connection, current, payment.refunded, cause)
         log.warning("payment_is_surplus", kind=kind, result=result.value, out_trade_no=attempt.out_trade_no, at=now.isoformat())
         self._context.wake_up.send()
         return result
@@ -180,7 +191,9 @@ class Payments:
     @staticmethod
     def _kind(order: PayOrder, attempt: PayAttempt, payment: Payment) -> CaseKind | None:
         """Why the order cannot take the payment; None if it can (it is WAITING, and the amount matches)."""
-        if payment.amount != attempt.amount or payment.currency != attempt.currency:
+        if payment.currency != attempt.currency:
+            return CaseKind.WRONG_CURRENCY
+        if payment.amount != attempt.amount:
             return CaseKind.WRONG_AMOUNT
         if order.state in (OrderState.SUCCESS, OrderState.REFUND):
             return CaseKind.DUPLICATE_PAYMENT
@@ -189,11 +202,12 @@ class Payments:
         return CaseKind.LATE_PAYMENT if order.state is OrderState.CLOSED else None
 
     @staticmethod
-    def _acceptable(kind: CaseKind | None, order: PayOrder, app: PayApp) -> OrderEvent | None:
+    def _acceptable(kind: CaseKind | None, payment: Payment, app: PayApp) -> OrderEvent | None:
+        """How the payment is booked; None if it becomes a case. A closed order does not take money that has been refunded."""
         if kind is None:
             return OrderEvent.PAID
-        if kind is CaseKind.LATE_PAYMENT and app.surplus_policy is SurplusPolicy.ACCEPT:
-            return OrderEvent.LATE_PAYMENT_ACCEPTED
+        if kind is CaseKind.LATE_PAYMENT and payment.refunded is Refunded.NOTHING:
+            return OrderEvent.LATE_PAYMENT_ACCEPTED if app.policy(kind) is SurplusPolicy.ACCEPT else None
         return None
 
     async def _book_as_case(

@@ -124,7 +124,7 @@ class RefundSettlement:
         """Query a refund in state FAILURE before it is sent again under a new number, and read it again.
 
         CHANNEL_UNCLEAR if the channel does not answer clearly, REFUND_UNDER_REVIEW if it is processing the old number, or if a
-        REFUND_MISMATCH case of the payment is open: the money may be with the payer already.
+        conflict about the payment is open: the money may be with the payer already.
         """
         configured = await self._gateway.bound(refund.binding_id)
         request = await self._request(refund, configured)

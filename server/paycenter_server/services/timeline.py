@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from paycenter_server.domain.attempts import PayAttempt
 from paycenter_server.domain.cases import PayCase
@@ -24,6 +25,7 @@ from paycenter_server.storage import cases as case_rows
 from paycenter_server.storage import events as event_rows
 from paycenter_server.storage import notifications as notification_rows
 from paycenter_server.storage import refunds as refund_rows
+from paycenter_server.storage.database import Connection
 
 MAX_ENTRIES = 500
 EVIDENCE_SHOWN = 2000
@@ -85,21 +87,42 @@ class Timelines:
         """The timeline of an order. ORDER_NOT_FOUND also for an order of another app. Only operators see the evidence."""
         order = await self._orders.load(caller, number)
         async with self._context.database.connection() as connection:
-            events = await event_rows.list_events(connection, order.id, MAX_ENTRIES + 1)
             attempts = await attempt_rows.list_attempts(connection, order.id)
             refunds = await refund_rows.list_of_order(connection, order.id)
-            cases = await case_rows.list_cases(connection, order_id=order.id)
+            cases = await case_rows.list_of_order(connection, order.id)
             subjects = [order.id, *(refund.id for refund in refunds), *(case.id for case in cases)]
-            notifications = await notification_rows.list_about(connection, subjects, MAX_ENTRIES)
-            logs = await notification_rows.list_logs_of(connection, [task.id for task in notifications], MAX_ENTRIES)
-        entries = [_of_event(event, evidence=caller.is_operator) for event in events]
-        delivered = {log.task_id for log in logs}
-        # A delivery tells that its notification was created.
-        entries += [_of_notification(task) for task in notifications if task.id not in delivered]
-        entries += [_of_delivery(log) for log in logs]
-        entries.sort(key=lambda entry: entry.time)
+            events = await event_rows.list_events(connection, order.id, MAX_ENTRIES + 1)
+            notifications, entries = await _entries(connection, events, subjects, evidence=caller.is_operator)
         left_off = len(entries) > MAX_ENTRIES
         return Timeline(order, entries[-MAX_ENTRIES:], left_off, _next(order, attempts, refunds, cases, notifications))
+
+    async def of_case(self, case: PayCase) -> tuple[list[Entry], bool]:
+        """What happened to a case and to its order, for operators; and whether older entries are left off."""
+        async with self._context.database.connection() as connection:
+            if case.order_id is None:
+                events = await event_rows.list_events_of_case(connection, case.id, MAX_ENTRIES + 1)
+                subjects = [case.id]
+            else:
+                events = await event_rows.list_events(connection, case.order_id, MAX_ENTRIES + 1)
+                refunds = await refund_rows.list_of_order(connection, case.order_id)
+                subjects = [case.order_id, case.id, *(refund.id for refund in refunds)]
+            _, entries = await _entries(connection, events, subjects, evidence=True)
+        return entries[-MAX_ENTRIES:], len(entries) > MAX_ENTRIES
+
+
+async def _entries(
+    connection: Connection, events: Sequence[PayEvent], subjects: Sequence[UUID], *, evidence: bool
+) -> tuple[list[PayNotification], list[Entry]]:
+    """The notifications about these objects; and the events, the notifications and their deliveries, oldest first."""
+    notifications = await notification_rows.list_about(connection, subjects, MAX_ENTRIES)
+    logs = await notification_rows.list_logs_of(connection, [task.id for task in notifications], MAX_ENTRIES)
+    entries = [_of_event(event, evidence=evidence) for event in events]
+    delivered = {log.task_id for log in logs}
+    # A delivery tells that its notification was created.
+    entries += [_of_notification(task) for task in notifications if task.id not in delivered]
+    entries += [_of_delivery(log) for log in logs]
+    entries.sort(key=lambda entry: entry.time)
+    return notifications, entries
 
 
 def _of_event(event: PayEvent, *, evidence: bool) -> Entry:

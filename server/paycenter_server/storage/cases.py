@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from paycenter_server.domain.cases import CaseKind, PayCase
-from paycenter_server.domain.events import Cause, Subject
+from paycenter_server.domain.cases import CONFLICTS, SURPLUS, CaseKind, Decision, PayCase
+from paycenter_server.domain.events import CASE_ASSIGNED, CASE_PROPOSED, CASE_STALE, Cause, Subject
 from paycenter_server.domain.states import CASE, CaseEvent, CaseState, created, sources, target
-from paycenter_server.storage.database import Connection, WriteConnection
-from paycenter_server.storage.events import Change, cause_values, noting
+from paycenter_server.storage.database import Connection, Transaction, WriteConnection
+from paycenter_server.storage.events import Change, cause_values, named, noting
 from paycenter_server.storage.rows import RowMapping
 
-CASES = RowMapping(PayCase, "pay_case")
+CASES = RowMapping(PayCase, "pay_case", optional_app=True)
 
 
 _CREATED = Change(Subject.CASE, "kind", after="state", amount="amount")
@@ -33,14 +34,17 @@ made AS (INSERT INTO pay_case ({", ".join(CASES.columns)}) SELECT {_PLACES}
 noted AS ({noting("made", len(CASES.columns) + 1, _CREATED)})
 SELECT id FROM made
 """
-# The event is a parameter, because one statement applies them all.
+# The event is a parameter, because one statement applies them all. A change of the state ends what was proposed before it.
 _MOVED = Change(Subject.CASE, "$6", before="before", after="state", amount="amount")
 _MOVE = f"""
 WITH old AS (SELECT id, state FROM pay_case WHERE id = $1 AND state = ANY($5) FOR NO KEY UPDATE),
-moved AS (UPDATE pay_case t SET state = $2, update_time = $3, refund_id = coalesce($4, refund_id) FROM old WHERE t.id = old.id
-  RETURNING t.id, t.order_id, t.state, t.amount, old.state AS before),
-noted AS ({noting("moved", 7, _MOVED)})
-SELECT id FROM moved
+moved AS (UPDATE pay_case t SET state = $2, update_time = $3, refund_id = coalesce($4, refund_id),
+    decision = coalesce($7, decision), decision_reason = coalesce($8, decision_reason), decided_by = coalesce($9, decided_by),
+    proposed_decision = '', proposed_reason = '', proposed_by = '', proposed_time = NULL, stale_time = NULL,
+    resolve_time = CASE WHEN $10::boolean THEN $3::timestamptz END, version = version + $10::int
+  FROM old WHERE t.id = old.id RETURNING {CASES.returning}, old.state AS before),
+noted AS ({noting("moved", 11, _MOVED)})
+{CASES.select_from("moved")}
 """
 
 
@@ -54,29 +58,109 @@ async def insert_case(connection: WriteConnection, case: PayCase, cause: Cause, 
     return await connection.fetchval(_INSERT, *CASES.values(case), *cause_values(cause), resolved) is not None
 
 
+async def get_case(connection: Connection, case_id: UUID) -> PayCase | None:
+    """Read by id; None if there is none."""
+    return CASES.model(await connection.fetchrow(f"{CASES.select} WHERE t.id = $1", case_id))
+
+
+async def lock_case(transaction: Transaction, case_id: UUID) -> PayCase | None:
+    """Read by id and lock until the end of the transaction. It is locked after its refund, order and attempt."""
+    return CASES.model(await transaction.fetchrow(f"{CASES.select} WHERE t.id = $1 FOR NO KEY UPDATE OF t", case_id))
+
+
 async def open_conflict(connection: Connection, attempt_id: UUID, references: Sequence[str] = ()) -> UUID | None:
-    """The oldest open REFUND_MISMATCH case of this attempt (with one of these references, if given); None if there is none."""
+    """The oldest open case of this attempt that is a conflict (with one of these references, if given); None if there is none.
+
+    A conflict says that money of the payment may be with the payer already.
+    """
     found = await connection.fetchval(
-        """SELECT id FROM pay_case WHERE attempt_id = $1 AND kind = $2 AND state = $3
+        """SELECT id FROM pay_case WHERE attempt_id = $1 AND kind = ANY($2) AND state = $3
            AND (cardinality($4::text[]) = 0 OR reference = ANY($4)) ORDER BY id LIMIT 1""",
-        attempt_id, CaseKind.REFUND_MISMATCH.value, created(CASE, CaseEvent.CREATE).value, list(references),
+        attempt_id, _values(CONFLICTS), created(CASE, CaseEvent.CREATE).value, list(references),
     )  # fmt: skip
     return found if isinstance(found, UUID) else None
 
 
+async def held_case(connection: Connection, order_id: UUID) -> PayCase | None:
+    """The oldest open case of a payment of this order, whose money waits for a decision; None if there is none."""
+    row = await connection.fetchrow(
+        f"{CASES.select} WHERE t.order_id = $1 AND t.kind = ANY($2) AND t.state = $3 ORDER BY t.id LIMIT 1",
+        order_id, _values((*SURPLUS, *CONFLICTS)), created(CASE, CaseEvent.CREATE).value,
+    )  # fmt: skip
+    return CASES.model(row)
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A decision that is carried out. `by`: the key id of the operator."""
+
+    decision: Decision
+    reason: str
+    by: str
+
+
 async def move_case(
-    connection: WriteConnection, case_id: UUID, event: CaseEvent, now: datetime, cause: Cause, refund_id: UUID | None = None
-) -> bool:
-    """Apply an event. False if the state of the case does not allow it."""
+    connection: WriteConnection,
+    case_id: UUID,
+    event: CaseEvent,
+    now: datetime,
+    cause: Cause,
+    refund_id: UUID | None = None,
+    decided: Decided | None = None,
+) -> PayCase | None:
+    """Apply an event, by a decision if it is given. The case after it; None if the state of the case does not allow it."""
+    state = target(CASE, event)
+    given = (decided.decision.value, decided.reason, decided.by) if decided else (None, None, None)
+    row = await connection.fetchrow(
+        _MOVE, case_id, state, now, refund_id, sources(CASE, event), event.value, *given, state == CaseState.RESOLVED.value,
+        *cause_values(cause),
+    )  # fmt: skip
+    return CASES.model(row)
+
+
+def _noted(rows: str, first: int, event: str) -> str:
+    return noting(rows, first, Change(Subject.CASE, named(event), before="state", after="state", amount="amount"))
+
+
+async def propose(transaction: Transaction, case_id: UUID, proposed: Decided, now: datetime, cause: Cause) -> None:
+    """Store a decision that waits for a second operator, in place of an earlier one. The caller has locked the row."""
+    await transaction.execute(
+        f"""WITH changed AS (UPDATE pay_case SET proposed_decision = $2, proposed_reason = $3, proposed_by = $4,
+             proposed_time = $5, update_time = $5 WHERE id = $1 RETURNING id, order_id, state, amount)
+           {_noted("changed", 6, CASE_PROPOSED)}""",
+        case_id, proposed.decision.value, proposed.reason, proposed.by, now, *cause_values(cause),
+    )  # fmt: skip
+
+
+async def assign(connection: WriteConnection, case_id: UUID, assignee: str, cause: Cause) -> bool:
+    """Set who works on a case; "" for nobody. False if it is so already, or if there is no such case."""
     done = await connection.fetchval(
-        _MOVE, case_id, target(CASE, event), now, refund_id, sources(CASE, event), event.value, *cause_values(cause)
+        f"""WITH changed AS (UPDATE pay_case SET assignee = $2 WHERE id = $1 AND assignee <> $2
+             RETURNING id, order_id, state, amount),
+           noted AS ({_noted("changed", 3, CASE_ASSIGNED)}) SELECT id FROM changed""",
+        case_id, assignee, *cause_values(cause),
     )  # fmt: skip
     return done is not None
 
 
-async def list_cases(connection: Connection, *, order_id: UUID | None = None, limit: int = 100) -> list[PayCase]:
-    """List cases, newest first; of one order if it is given."""
-    rows = await connection.fetch(
-        f"{CASES.select} WHERE ($1::uuid IS NULL OR t.order_id = $1) ORDER BY t.id DESC LIMIT $2", order_id, limit
+async def mark_stale(connection: WriteConnection, case_id: UUID, now: datetime, cause: Cause) -> bool:
+    """Mark a case whose refund has not been decided for a day. False if the case is resolved."""
+    found = await connection.fetchval(
+        f"""WITH old AS (SELECT id, stale_time FROM pay_case WHERE id = $1 AND resolve_time IS NULL FOR NO KEY UPDATE),
+           marked AS (UPDATE pay_case t SET stale_time = $2 FROM old WHERE t.id = old.id AND old.stale_time IS NULL
+             RETURNING t.id, t.order_id, t.state, t.amount),
+           noted AS ({_noted("marked", 3, CASE_STALE)}) SELECT id FROM old""",
+        case_id, now, *cause_values(cause),
+    )  # fmt: skip
+    return found is not None
+
+
+async def list_of_order(connection: Connection, order_id: UUID, limit: int = 100) -> list[PayCase]:
+    """The last cases of an order, newest first."""
+    return CASES.models(
+        await connection.fetch(f"{CASES.select} WHERE t.order_id = $1 ORDER BY t.id DESC LIMIT $2", order_id, limit)
     )
-    return CASES.models(rows)
+
+
+def _values(kinds: Sequence[CaseKind]) -> list[str]:
+    return [kind.value for kind in kinds]

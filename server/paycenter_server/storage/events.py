@@ -90,6 +90,11 @@ class Difference:
     stored: tuple[int, int, int]
     recomputed: tuple[int, int, int]
 
+    @property
+    def largest(self) -> int:
+        """The largest of the differences."""
+        return max(abs(stored - recomputed) for stored, recomputed in zip(self.stored, self.recomputed, strict=True))
+
 
 @dataclass(frozen=True, slots=True)
 class Compared:
@@ -98,6 +103,14 @@ class Compared:
     orders: int
     last: UUID | None
     differences: Sequence[Difference]
+
+
+async def list_events_of_case(connection: Connection, case_id: UUID, limit: int) -> list[PayEvent]:
+    """The last events of a case that is about no order, oldest first."""
+    rows = await connection.fetch(
+        f"{EVENTS.select} WHERE t.subject_id = $1 AND t.order_id IS NULL ORDER BY t.id DESC LIMIT $2", case_id, limit
+    )
+    return EVENTS.models(list(reversed(rows)))
 
 
 async def compare_amounts(connection: Connection, after: UUID | None, limit: int) -> Compared:

@@ -18,14 +18,14 @@ from paycenter_server.domain.states import (
     sources,
     target,
 )
-from paycenter_server.storage.database import Connection, WriteConnection
+from paycenter_server.storage.database import Connection, Transaction, WriteConnection
 from paycenter_server.storage.rows import RowMapping, to_model
 
 NOTIFICATIONS = RowMapping(PayNotification, "pay_notify_task")
 LOGS = RowMapping(NotificationLog, "pay_notify_log")
 # Where a notification goes: its own URL, or the current one of its app.
-_URL = f"""coalesce(nullif(t.notification_url, ''), CASE t.type WHEN '{NotificationType.ORDER.value}'
-  THEN app.order_notification_url ELSE app.refund_notification_url END)"""
+_URL = f"""coalesce(nullif(t.notification_url, ''), CASE t.type WHEN '{NotificationType.REFUND.value}'
+  THEN app.refund_notification_url ELSE app.order_notification_url END)"""
 _READ = NOTIFICATIONS.select.replace("t.notification_url", f"{_URL} AS notification_url")
 _OWN_ENDPOINT = f"${NOTIFICATIONS.columns.index('endpoint') + 1}"
 # The ends of a claimed notification; a result is recorded only in states in which they are possible.
@@ -41,7 +41,8 @@ _RESULT_EVENTS = (
 def _insert(kind: NotificationType) -> str:
     columns = NOTIFICATIONS.columns
     places = [f"${number}" for number in range(1, len(columns) + 1)]
-    endpoint = f"coalesce(nullif({_OWN_ENDPOINT}, ''), app.{kind.value.lower()}_notification_endpoint)"
+    of_app = "refund_notification_endpoint" if kind is NotificationType.REFUND else "order_notification_endpoint"
+    endpoint = f"coalesce(nullif({_OWN_ENDPOINT}, ''), app.{of_app})"
     values = ", ".join(endpoint if name == "endpoint" else place for name, place in zip(columns, places, strict=True))
     app, data, version, now = (places[columns.index(name)] for name in ("app_id", "data_id", "data_version", "create_time"))
     last = len(columns)
@@ -66,6 +67,13 @@ async def insert_notification(transaction: WriteConnection, notification: PayNot
         sources(NOTIFICATION, NotificationEvent.SUPERSEDE),
     )  # fmt: skip
     return done is not None
+
+
+async def lock_notifications(transaction: Transaction, data_id: UUID, task_id: UUID | None = None) -> None:
+    """Lock the notifications about an object, and the one with this id, until the end of the transaction: before their case."""
+    await transaction.execute(
+        "SELECT FROM pay_notify_task WHERE data_id = $1 OR id = $2 ORDER BY id FOR NO KEY UPDATE", data_id, task_id
+    )
 
 
 async def move_endpoint(transaction: WriteConnection, app_id: UUID, kind: NotificationType, endpoint: str) -> None:
@@ -330,7 +338,7 @@ async def list_notifications(
     from paycenter_server.storage.tables import pay_app, pay_notify_task
 
     table, app = pay_notify_task.c, pay_app.c
-    of_app = case((table.type == NotificationType.ORDER.value, app.order_notification_url), else_=app.refund_notification_url)
+    of_app = case((table.type == NotificationType.REFUND.value, app.refund_notification_url), else_=app.order_notification_url)
     url = func.coalesce(func.nullif(table.notification_url, ""), of_app).label("notification_url")
     statement = (
         select(*(url if name == "notification_url" else table[name] for name in NOTIFICATIONS.columns), app.app_key)

@@ -16,11 +16,12 @@ from paycenter_server.domain.states import (
     AttemptEvent,
     NotificationEvent,
     OrderEvent,
+    OrderState,
     sources,
     target,
 )
-from paycenter_server.storage.database import WriteConnection
-from paycenter_server.storage.events import Change, cause_values, noting
+from paycenter_server.storage.database import Transaction, WriteConnection
+from paycenter_server.storage.events import Change, cause_values, named, noting
 
 # The event of the attempt stands for the order too: its paid_change is the order's.
 _PAID = Change(Subject.ATTEMPT, "$25", before="before", after="state", amount="paid_amount", paid="paid_amount")
@@ -121,3 +122,33 @@ async def settle(
         notification.endpoint, *cause_values(cause),
     )  # fmt: skip
     return bool(row and row["attempts"] == 1 and row["orders"] == 1)
+
+
+# The attempt is paid already; its event carries no paid_change, so that of the order does.
+_ACCEPTED = Change(
+    Subject.ORDER, named(OrderEvent.LATE_PAYMENT_ACCEPTED), order_id="id", before=named(OrderState.CLOSED), after="state",
+    amount="paid_amount", paid="paid_amount",
+)  # fmt: skip
+
+
+async def accept_late(transaction: Transaction, booking: Booking, now: datetime, cause: Cause) -> bool:
+    """Book a late payment that has been the money of a case: its CLOSED order becomes SUCCESS, in its next version.
+
+    False, with nothing changed, if the state of the order does not allow it. The caller has locked order and attempt.
+    """
+    event = OrderEvent.LATE_PAYMENT_ACCEPTED
+    done = await transaction.fetchval(
+        f"""WITH paid AS (
+             UPDATE pay_order p SET state = $2, paid_amount = $4, attempt_id = $5, channel_id = $6, channel_code = $7,
+               channel_order_no = $8, channel_user_id = $9, channel_fee_rate_ppm = $10, channel_fee_amount = $11,
+               success_time = $12, update_time = $13, next_check_time = NULL, version = version + 1
+             WHERE p.id = $1 AND p.state = ANY($3) AND EXISTS (
+               SELECT 1 FROM pay_attempt a WHERE a.id = $5 AND a.order_id = $1 AND a.state = $14 AND a.paid_amount = $4)
+             RETURNING p.id, p.state, p.paid_amount
+           ), noted AS ({noting("paid", 15, _ACCEPTED)})
+           SELECT id FROM paid""",
+        booking.order_id, target(ORDER, event), sources(ORDER, event), booking.amount, booking.attempt_id, booking.channel_id,
+        booking.channel_code, booking.channel_order_no, booking.channel_user_id, booking.fee_rate_ppm, booking.fee_amount,
+        booking.success_time, now, target(ATTEMPT, AttemptEvent.PAID), *cause_values(cause),
+    )  # fmt: skip
+    return done is not None

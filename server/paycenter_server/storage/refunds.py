@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -58,6 +59,12 @@ async def insert_refund(transaction: Transaction, refund: PayRefund, cause: Caus
 async def get_refund(connection: Connection, refund_id: UUID) -> PayRefund | None:
     """Read by id; None if there is none."""
     return REFUNDS.model(await connection.fetchrow(f"{REFUNDS.select} WHERE t.id = $1", refund_id))
+
+
+async def get_refunds(connection: Connection, refund_ids: Sequence[UUID]) -> dict[UUID, PayRefund]:
+    """Read several by id."""
+    found = REFUNDS.models(await connection.fetch(f"{REFUNDS.select} WHERE t.id = ANY($1)", list(refund_ids)))
+    return {refund.id: refund for refund in found}
 
 
 async def get_refund_by_merchant_no(connection: Connection, app_id: UUID, merchant_refund_no: str) -> PayRefund | None:

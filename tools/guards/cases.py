@@ -1,0 +1,251 @@
+"""Cases: one decision of two is carried out, money that may be with the payer is not sent again, and a second operator."""
+
+from __future__ import annotations
+
+from guards import Mutant, guards
+
+CASES: list[Mutant] = [
+    *guards(
+        "services/cases_decisions.py",
+        "test_case_decisions.py",
+        (
+            "decide-lock",
+            "current = await case_rows.lock_case(transaction, case.id)",
+            "current = await case_rows.get_case(transaction, case.id)",
+            "test_case_operators.py::test_two_decisions_that_move_no_money_at_the_same_moment "
+            "test_case_operators.py::test_two_proposals_at_the_same_moment_decide_nothing_by_one_operator",
+        ),
+        (
+            "decide-repeated",
+            "if current.state is not CaseState.OPEN and current.decision == work.decision:",
+            "if False:",
+            "test_the_same_decision_again_changes_nothing",
+        ),
+        (
+            "decide-possible",
+            "if work.decision not in current.possible:",
+            "if False:",
+            "test_a_case_whose_refund_is_in_progress_is_not_decided test_a_kind_takes_only_its_decisions",
+        ),
+        (
+            "decide-second",
+            "if not needs_second_operator(current, app.case_decision_limit if app else None):",
+            "if True:",
+            "test_case_operators.py::test_an_amount_above_the_limit_needs_a_second_operator",
+        ),
+        (
+            "decide-second-is-another",
+            "if current.proposed_by == work.decided.by:",
+            "if False:",
+            "test_case_operators.py::test_an_amount_above_the_limit_needs_a_second_operator",
+        ),
+        (
+            "decide-second-decides-the-same",
+            "if current.proposed_decision != work.decision:",
+            "if not current.proposed_decision:",
+            "test_case_operators.py::test_another_decision_replaces_the_proposal",
+        ),
+        (
+            "decide-look",
+            "await self._refunds.look_at_failed(refund) if refund.state is RefundState.FAILURE else refund",
+            "refund",
+            "test_a_failed_refund_that_succeeded_after_all_is_not_sent_again test_money_that_went_back_after_all_is_not_accepted",
+        ),
+        (
+            "decide-refund-unchanged",
+            "(current.state, current.out_refund_key) != (RefundState.FAILURE, refund.out_refund_key)",
+            "False",
+            "test_case_operators.py::test_a_refund_that_changed_after_the_query_stops_the_decision[ACCEPT]",
+        ),
+        (
+            "decide-refund-appeared",
+            "if current.refund_id != case.refund_id:",
+            "if False:",
+            "test_case_operators.py::test_a_refund_that_failed_since_the_case_was_read_stops_the_decision",
+        ),
+        (
+            "decide-conflict",
+            "if conflict is not None:",
+            "if False:",
+            "test_money_that_may_be_with_the_payer_is_neither_refunded_nor_booked",
+        ),
+        (
+            "decide-conflict-lock",
+            "attempt = await attempt_rows.lock_attempt(transaction, case.attempt_id)",
+            "attempt = await attempt_rows.get_attempt(transaction, case.attempt_id)",
+            "test_case_operators.py::test_a_conflict_that_is_opened_at_the_same_moment_stops_the_refund",
+        ),
+        (
+            "decide-account",
+            "if not await account_rows.hold_enabled(transaction, attempt.account_id):",
+            "if False:",
+            "test_no_refund_over_a_disabled_account",
+        ),
+        (
+            "decide-amount",
+            "if order is None or attempt.paid_amount != current.amount:",
+            "if order is None:",
+            "test_case_operators.py::test_only_the_amount_that_the_operator_saw_is_refunded",
+        ),
+        (
+            "accept-order",
+            "if order.state is not OrderState.CLOSED or attempt.paid_amount != order.amount:",
+            "if False:",
+            "test_accept_needs_an_order_that_can_take_the_money",
+        ),
+    ),
+    *guards(
+        "storage/payments.py",
+        "test_case_decisions.py",
+        (
+            "accept-state",
+            "p.state = ANY($3) AND EXISTS (",
+            "$3::text[] IS NOT NULL AND EXISTS (",
+            "test_case_operators.py::test_the_statement_books_a_late_payment_once_and_only_what_was_paid",
+        ),
+        (
+            "accept-amount",
+            "a.state = $14 AND a.paid_amount = $4)",
+            "a.state = $14)",
+            "test_case_operators.py::test_the_statement_books_a_late_payment_once_and_only_what_was_paid",
+        ),
+    ),
+    *guards(
+        "domain/cases.py",
+        "test_case_decisions.py",
+        (
+            "limit-unknown-amount",
+            "return case.amount is None or case.kind is CaseKind.WRONG_CURRENCY or case.amount > limit",
+            "return case.kind is CaseKind.WRONG_CURRENCY or (case.amount or 0) > limit",
+            "test_case_operators.py::test_an_amount_that_is_not_known_needs_a_second_operator",
+        ),
+        (
+            "limit-currency",
+            " or case.kind is CaseKind.WRONG_CURRENCY or ",
+            " or ",
+            "test_case_operators.py::test_an_amount_that_is_not_known_needs_a_second_operator",
+        ),
+    ),
+    *guards(
+        "domain/apps.py",
+        "test_guards_settlement.py",
+        (
+            "policy-possible",
+            "return policy if policy in possible_policies(kind) else SurplusPolicy.HOLD",
+            "return policy",
+            "test_another_currency_is_not_booked",
+        ),
+    ),
+    *guards(
+        "storage/cases.py",
+        "test_case_decisions.py",
+        (
+            "proposal-ends",
+            "    proposed_decision = '', proposed_reason = '', proposed_by = '', proposed_time = NULL, stale_time = NULL,",
+            "    stale_time = NULL,",
+            "test_case_operators.py::test_a_change_of_the_state_ends_the_proposal",
+        ),
+        (
+            "stale-once",
+            " AND old.stale_time IS NULL",
+            "",
+            "test_case_operators.py::test_a_case_whose_refund_only_raises_exceptions_is_stale_by_its_age",
+        ),
+        (
+            "stale-ends",
+            "proposed_time = NULL, stale_time = NULL,",
+            "proposed_time = NULL,",
+            "test_case_operators.py::test_a_stale_case_is_not_stale_any_more_when_its_refund_is_decided",
+        ),
+    ),
+    *guards(
+        "services/cases.py",
+        "test_case_decisions.py",
+        (
+            "surplus-refunded-already",
+            " and payment.refunded is Refunded.NOTHING",
+            "",
+            "test_money_that_may_be_with_the_payer_is_neither_refunded_nor_booked",
+        ),
+        (
+            "decided-otherwise",
+            "if event is CaseEvent.RESOLVE and case is not None and case.decision in (Decision.ACCEPT, Decision.CLOSE):",
+            "if False:",
+            "test_a_refund_that_succeeds_after_its_case_was_decided_otherwise_is_a_conflict",
+        ),
+        (
+            "case-stale",
+            "if refund.case_id is not None and await case_rows.mark_stale(transaction, refund.case_id, now, cause_now()):",
+            "if False:",
+            "test_case_operators.py::test_a_case_whose_refund_only_raises_exceptions_is_stale_by_its_age",
+        ),
+        (
+            "given-up-not-told",
+            " or case.kind is CaseKind.NOTIFICATION_GIVEN_UP",
+            "",
+            "test_retry_resends_a_notification_that_was_given_up",
+        ),
+    ),
+    *guards(
+        "services/payments.py",
+        "test_case_desk.py",
+        (
+            "accept-refunded-already",
+            "kind is CaseKind.LATE_PAYMENT and payment.refunded is Refunded.NOTHING:",
+            "kind is CaseKind.LATE_PAYMENT:",
+            "test_a_late_payment_that_was_refunded_is_not_accepted_by_policy",
+        ),
+    ),
+    *guards(
+        "storage/cases.py",
+        "test_case_desk.py",
+        (
+            "case-version",
+            ", version = version + $10::int",
+            "",
+            "test_the_app_hears_of_a_case_and_a_newer_notification_supersedes",
+        ),
+    ),
+    *guards(
+        "services/attempts_submission.py",
+        "test_case_desk.py",
+        (
+            "submit-held",
+            "if (held := await case_rows.held_case(connection, order.id)) is not None:",
+            "if (held := None) is not None:",
+            "test_submit_says_that_money_is_under_review",
+        ),
+        (
+            "submit-found-paid",
+            "raise await self._attempts.found_paid(attempt.order_id)",
+            "raise errors.order_paid()",
+            "test_a_submit_that_finds_held_money_does_not_say_paid test_an_order_whose_wrong_payment_is_refunded_can_be_paid",
+        ),
+    ),
+    *guards(
+        "storage/cases_desk.py",
+        "test_case_desk.py",
+        (
+            "list-bounded",
+            "ORDER BY id DESC LIMIT {SCANNED}",
+            "ORDER BY id DESC LIMIT 1000 * {SCANNED}",
+            "test_a_page_reads_a_bounded_number_of_cases",
+        ),
+    ),
+    *guards(
+        "services/cases_desk.py",
+        "test_case_desk.py",
+        (
+            "desk-operators",
+            "        self._identity.require_operator(caller)\n        key = decode(",
+            "        key = decode(",
+            "test_only_operators_use_the_desk test_case_decisions.py::test_apps_do_not_decide",
+        ),
+        (
+            "desk-operators-list",
+            "        self._identity.require_operator(caller)\n        where = replace(",
+            "        where = replace(",
+            "test_only_operators_use_the_desk",
+        ),
+    ),
+]
