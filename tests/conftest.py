@@ -97,11 +97,11 @@ async def system(database_url: str, redis_url: str, keys_dir: Path, master_key_f
 
 @pytest.fixture
 def system_on(database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path) -> SystemOn:
-    """The same on a network of the test's own, which wraps a real one as `inner`."""
+    """The same on a network of the test's own, which wraps a real one as `inner`, and with other settings if they are given."""
 
     @asynccontextmanager
-    async def opened(network: Any) -> AsyncIterator[PayCenterSystem]:
-        async with open_system(database_url, redis_url, keys_dir, master_key_file, transport=network) as system:
+    async def opened(network: Any, **more: Any) -> AsyncIterator[PayCenterSystem]:
+        async with open_system(database_url, redis_url, keys_dir, master_key_file, transport=network, **more) as system:
             yield system
         await network.inner.aclose()
 

@@ -24,16 +24,18 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
+from threading import Timer
 from uuid import uuid4
 
 from guards import Mutant
 from guards.access import ACCESS
 from guards.accounts import ACCOUNTS
 from guards.cases import CASES
+from guards.jobs import JOBS
 from guards.ledger import LEDGER
 from guards.looks import LOOKS
 from guards.notifications import NOTIFICATIONS
@@ -45,7 +47,7 @@ from paycenter_server.local import Embedded
 from paycenter_server.simulator.keys import generate_keys
 from paycenter_server.storage.migrate import ensure
 
-MUTANTS = [*SETTLEMENT, *ORDERS, *REFUNDS, *NOTIFICATIONS, *RULES, *ACCESS, *ACCOUNTS, *CASES, *LEDGER, *LOOKS]
+MUTANTS = [*SETTLEMENT, *ORDERS, *REFUNDS, *NOTIFICATIONS, *RULES, *ACCESS, *ACCOUNTS, *CASES, *LEDGER, *LOOKS, *JOBS]
 ROOT = Path(__file__).resolve().parent.parent
 CONTROL = "tests/integration/test_spine.py::test_payment_end_to_end[wx_native-v3]"
 _SKIPPED = (".git", ".venv", ".paycenter", ".interop", "build", "dist", "*.egg-info", ".*_cache", "__pycache__", ".coverage*")
@@ -131,10 +133,43 @@ def module_of(file: str) -> str:
     return ".".join(part for part in relative.parts if part != "__init__")
 
 
+class Runner:
+    """One run of pytest at a time, by `pytest_runner.py`. `given`: the variables of its own servers (see tests/conftest.py)."""
+
+    def __init__(self, given: dict[str, str]) -> None:
+        self.given = given
+        command = [sys.executable, str(ROOT / "tools" / "pytest_runner.py")]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/")
+
+    def run(self, job: dict[str, object], seconds: float) -> None:
+        """Run to the end, or kill the whole group after so many seconds: what a test started would go on in the next run."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(job) + "\n")
+        self._process.stdin.flush()
+        pid = int(self._process.stdout.readline())
+        timers = [Timer(seconds, _signal, (pid, signal.SIGTERM)), Timer(seconds + 20, _signal, (pid, signal.SIGKILL))]
+        for timer in timers:
+            timer.start()
+        self._process.stdout.readline()
+        for timer in timers:
+            timer.cancel()
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+
+
+def _signal(group: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(group, number)
+
+
 @contextmanager
-def servers(folder: Path, jobs: int) -> Iterator[Queue[dict[str, str]]]:
-    """Start PostgreSQL, Valkey and keys for so many parallel runs; yields their environments (see tests/conftest.py)."""
-    environments: Queue[dict[str, str]] = Queue()
+def servers(folder: Path, jobs: int) -> Iterator[Queue[Runner]]:
+    """Start PostgreSQL, Valkey and keys for so many parallel runs; yields their runners."""
+    runners: Queue[Runner] = Queue()
     with ExitStack() as stack:
         for number in range(jobs):
             keys = folder / f"keys-{number}"
@@ -144,57 +179,39 @@ def servers(folder: Path, jobs: int) -> Iterator[Queue[dict[str, str]]]:
             stack.callback(embedded.stop)
             urls = embedded.start()
             ensure(urls.database_url)
-            environments.put(
+            runner = Runner(
                 {"TESTS_DATABASE_URL": urls.database_url, "TESTS_REDIS_URL": urls.redis_url, "TESTS_KEYS_DIR": str(keys)}
             )
-        yield environments
+            stack.callback(runner.close)
+            runners.put(runner)
+        yield runners
 
 
-def run_tests(tree: Path, tests: Sequence[str], queue: Queue[dict[str, str]], module: str = "") -> dict[str, object]:
+def run_tests(tree: Path, tests: Sequence[str], queue: Queue[Runner], module: str = "") -> dict[str, object]:
     """Run pytest on a copy. Returns the report of the plugin, without `exit` if pytest did not finish."""
     plugin = tree / ".mutant"
     plugin.mkdir(exist_ok=True)
     (plugin / "mutant_plugin.py").write_text(_PLUGIN)
     run = uuid4().hex
     report, output_file = plugin / f"report-{run}.json", plugin / f"output-{run}"
-    given = queue.get()
+    runner = queue.get()
     environment = {
         **os.environ,
-        **given,
+        **runner.given,
         "PYTHONPATH": os.pathsep.join(str(tree / part) for part in ("server", "client", ".mutant")),
         "MUTANT_REPORT": str(report),
         "MUTANT_MODULE": module,
     }
     environment.pop("PYTEST_ADDOPTS", None)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "mutant_plugin",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-        "-p",
-        "no:randomly",
-    ]
-    with output_file.open("wb") as output:
-        process = subprocess.Popen(
-            [*command, *tests], cwd=tree, env=environment, stdout=output, stderr=output, start_new_session=True
-        )
-        try:
-            process.wait(_SECONDS + 2 * len(tests))
-        except subprocess.TimeoutExpired:
-            # The whole group: servers that a test started would keep working on the database of the next run.
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-        finally:
-            queue.put(given)
+    plugins = [word for name in ("mutant_plugin", "no:cacheprovider", "no:xdist", "no:randomly") for word in ("-p", name)]
+    job: dict[str, object] = {
+        "cwd": str(tree), "environment": environment, "path": [str(tree), *environment["PYTHONPATH"].split(os.pathsep)],
+        "arguments": [*plugins, *tests], "output": str(output_file),
+    }  # fmt: skip
+    try:
+        runner.run(job, _SECONDS + 2 * len(tests))
+    finally:
+        queue.put(runner)
     found: dict[str, object] = json.loads(report.read_text()) if report.exists() else {}
     found["text"] = output_file.read_text(errors="replace")[-3000:]
     return found
@@ -243,7 +260,7 @@ def judge(mutant: Mutant, found: dict[str, object], tree: Path) -> tuple[bool, s
     return True, "", False
 
 
-def try_mutant(mutant: Mutant, base: Path, folder: Path, queue: Queue[dict[str, str]]) -> Verdict:
+def try_mutant(mutant: Mutant, base: Path, folder: Path, queue: Queue[Runner]) -> Verdict:
     """Run a mutant in its own copy, which is then removed."""
     started = time.monotonic()
     tree = folder / f"mutant-{mutant.name}"
@@ -257,7 +274,7 @@ def try_mutant(mutant: Mutant, base: Path, folder: Path, queue: Queue[dict[str, 
         shutil.rmtree(tree, ignore_errors=True)
 
 
-def check_baseline(base: Path, mutants: Sequence[Mutant], jobs: int, queue: Queue[dict[str, str]]) -> str:
+def check_baseline(base: Path, mutants: Sequence[Mutant], jobs: int, queue: Queue[Runner]) -> str:
     """Run the tests of these mutants without a mutation. Returns what is wrong, or ""."""
     wrong = [f"{mutant.name}: {text}" for mutant in mutants if (text := _dry(base, mutant))]
     if wrong:

@@ -274,16 +274,9 @@ def upgrade() -> None:
     )
     op.create_index(op.f("pay_attempt_channel_id_idx"), "pay_attempt", ["channel_id"], unique=False)
     op.create_index(
-        "pay_attempt_account_id_idx",
+        "pay_attempt_account_id_next_check_time_idx",
         "pay_attempt",
-        ["account_id"],
-        unique=False,
-        postgresql_where=sa.text("next_check_time IS NOT NULL"),
-    )
-    op.create_index(
-        "pay_attempt_next_check_time_idx",
-        "pay_attempt",
-        ["next_check_time"],
+        ["account_id", "next_check_time"],
         unique=False,
         postgresql_where=sa.text("next_check_time IS NOT NULL"),
     )
@@ -396,16 +389,9 @@ def upgrade() -> None:
     op.create_index("pay_refund_app_id_id_idx", "pay_refund", ["app_id", "id"], unique=False)
     op.create_index(op.f("pay_refund_attempt_id_idx"), "pay_refund", ["attempt_id"], unique=False)
     op.create_index(
-        "pay_refund_account_id_idx",
+        "pay_refund_account_id_next_check_time_idx",
         "pay_refund",
-        ["account_id"],
-        unique=False,
-        postgresql_where=sa.text("next_check_time IS NOT NULL"),
-    )
-    op.create_index(
-        "pay_refund_next_check_time_idx",
-        "pay_refund",
-        ["next_check_time"],
+        ["account_id", "next_check_time"],
         unique=False,
         postgresql_where=sa.text("next_check_time IS NOT NULL"),
     )
@@ -461,12 +447,13 @@ def downgrade() -> None:
     op.drop_table("pay_event")
     op.execute("DROP FUNCTION pay_event_refuse")
     op.drop_index(op.f("pay_refund_order_id_idx"), table_name="pay_refund")
-    op.drop_index(
-        "pay_refund_next_check_time_idx", table_name="pay_refund", postgresql_where=sa.text("next_check_time IS NOT NULL")
-    )
     op.drop_index(op.f("pay_refund_attempt_id_idx"), table_name="pay_refund")
     op.drop_index("pay_refund_app_id_id_idx", table_name="pay_refund")
-    op.drop_index("pay_refund_account_id_idx", table_name="pay_refund", postgresql_where=sa.text("next_check_time IS NOT NULL"))
+    op.drop_index(
+        "pay_refund_account_id_next_check_time_idx",
+        table_name="pay_refund",
+        postgresql_where=sa.text("next_check_time IS NOT NULL"),
+    )
     op.drop_table("pay_refund")
     op.drop_index(op.f("pay_case_order_id_idx"), table_name="pay_case")
     op.drop_index("pay_case_unresolved_idx", table_name="pay_case", postgresql_where=sa.text("resolve_time IS NULL"))
@@ -477,11 +464,12 @@ def downgrade() -> None:
     op.drop_index("pay_case_account_id_id_idx", table_name="pay_case")
     op.drop_table("pay_case")
     op.drop_index(op.f("pay_attempt_order_id_idx"), table_name="pay_attempt")
-    op.drop_index(
-        "pay_attempt_next_check_time_idx", table_name="pay_attempt", postgresql_where=sa.text("next_check_time IS NOT NULL")
-    )
     op.drop_index(op.f("pay_attempt_channel_id_idx"), table_name="pay_attempt")
-    op.drop_index("pay_attempt_account_id_idx", table_name="pay_attempt", postgresql_where=sa.text("next_check_time IS NOT NULL"))
+    op.drop_index(
+        "pay_attempt_account_id_next_check_time_idx",
+        table_name="pay_attempt",
+        postgresql_where=sa.text("next_check_time IS NOT NULL"),
+    )
     op.drop_table("pay_attempt")
     op.drop_index("pay_order_next_check_time_idx", table_name="pay_order", postgresql_where=sa.text("next_check_time IS NOT NULL"))
     op.drop_index(

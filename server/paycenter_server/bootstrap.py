@@ -15,6 +15,7 @@ from paycenter_server.channels.registry import installed
 from paycenter_server.channels.transport import AiohttpTransport, Transport
 from paycenter_server.clock import DatabaseClock
 from paycenter_server.services.accounts import Accounts
+from paycenter_server.services.accounts_places import AccountPlaces
 from paycenter_server.services.apps import Apps
 from paycenter_server.services.attempts import AttemptSettlement
 from paycenter_server.services.attempts_submission import Submission
@@ -22,6 +23,7 @@ from paycenter_server.services.callbacks import Callbacks
 from paycenter_server.services.cases import Cases
 from paycenter_server.services.cases_decisions import CaseDecisions
 from paycenter_server.services.cases_desk import CaseDesk
+from paycenter_server.services.cashier import Cashier
 from paycenter_server.services.channels import Channels
 from paycenter_server.services.channels_gateway import ChannelGateway
 from paycenter_server.services.channels_probe import ChannelProbe
@@ -77,7 +79,12 @@ class Services:
     @cached_property
     def gateway(self) -> ChannelGateway:
         """ConfiguredChannel channels."""
-        return ChannelGateway(self.context)
+        return ChannelGateway(self.context, self.account_places)
+
+    @cached_property
+    def account_places(self) -> AccountPlaces:
+        """The limits of the jobs' channel calls."""
+        return AccountPlaces(self.context.options, self.context.clock)
 
     @cached_property
     def cases(self) -> Cases:
@@ -110,6 +117,11 @@ class Services:
         return Submission(self.context, self.identity, self.orders, self.gateway, self.payments, self.attempts)
 
     @cached_property
+    def cashier(self) -> Cashier:
+        """The payer's page."""
+        return Cashier(self.context, self.identity, self.orders, self.submission)
+
+    @cached_property
     def refund_settlement(self) -> RefundSettlement:
         """Carrying refunds to their end."""
         return RefundSettlement(self.context, self.gateway, self.attempts, self.cases)
@@ -137,7 +149,7 @@ class Services:
     @cached_property
     def jobs(self) -> Jobs:
         """Sync, expire, refund sync."""
-        return Jobs(self.context, self.attempts, self.cases, self.refund_settlement)
+        return Jobs(self.context, self.attempts, self.cases, self.refund_settlement, self.account_places)
 
     @cached_property
     def delivery(self) -> NotificationDelivery:
@@ -249,7 +261,12 @@ async def open_services(
             order_callback_url=settings.order_callback_url,
             refund_callback_url=settings.refund_callback_url,
             production=settings.production,
+            cashier_url=settings.cashier_base,
             channel_timeout=settings.channel_timeout,
+            account_places=settings.account_places,
+            account_calls_per_second=settings.account_calls_per_second,
+            account_calls_burst=settings.account_calls_burst,
+            account_breaker_failures=settings.account_breaker_failures,
         ),
     )
     await database.open()

@@ -51,10 +51,26 @@ class Settings(DatabaseSettings):
         validation_alias=AliasChoices("PAYCENTER_REFUND_CALLBACK_URL", "PAYCENTER_REFUND_NOTIFY_URL"),
         description="where channels send callbacks about refunds, without the channel id (alias: PAYCENTER_REFUND_NOTIFY_URL)",
     )
+    cashier_url: str = Field(
+        "", description="where payers find the cashier, without the token; default /cashier at the host of the order callback URL"
+    )
     notification_allowed_networks: str = Field(
         "", description="private networks that notifications may go to, comma separated CIDR"
     )
     channel_timeout: float = Field(10.0, gt=0, le=60, description="seconds for one call of a channel")
+    account_places: int = Field(
+        16,
+        ge=1,
+        le=64,
+        description="attempts of one account, and as many refunds, that the jobs of a worker settle at the same time",
+    )
+    account_calls_per_second: float = Field(
+        50.0, gt=0, le=10_000, description="channel calls a second of each of these two jobs of a worker for one account"
+    )
+    account_calls_burst: int = Field(100, ge=1, le=10_000, description="calls that may be made at once after a pause")
+    account_breaker_failures: int = Field(
+        5, ge=1, le=1_000, description="calls in a row without an answer after which an account gets only trials"
+    )
     tls_certificate_file: Path | None = Field(None, description="PEM; with the key, the gRPC server speaks TLS")
     tls_key_file: Path | None = Field(None, description="PEM")
     reflection: bool | None = Field(None, description="gRPC reflection; default on in development")
@@ -100,6 +116,12 @@ class Settings(DatabaseSettings):
                 if not value.startswith("https://"):
                     raise ValueError(f"in production PAYCENTER_{name.upper()}_CALLBACK_URL must be https")
         return self
+
+    @property
+    def cashier_base(self) -> str:
+        """The address of the cashier without the token. The sidecar serves it."""
+        parts = urlsplit(self.order_callback_url)
+        return self.cashier_url.rstrip("/") or f"{parts.scheme}://{parts.netloc}/cashier"
 
     @property
     def production(self) -> bool:

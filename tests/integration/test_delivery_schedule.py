@@ -20,7 +20,7 @@ from paycenter_server.storage import notifications as notification_rows
 from paycenter_server.storage.notifications import DeliveryResult, claim_due
 from standardwebhooks import Webhook
 from support.locks import transaction, waiting_for_lock
-from support.system import OPERATOR, PayCenterSystem
+from support.system import CAUSE, OPERATOR, PayCenterSystem
 from support.waiting import eventually
 
 
@@ -172,7 +172,7 @@ async def test_a_late_result_never_overwrites_success(system: PayCenterSystem) -
         row = await task_row(system)
         assert (row["state"], row["notify_times"], row["next_notify_time"]) == ("SUCCESS", 1, None)
         # Both in one statement: one of them is stored, and the row is consistent.
-        await notification_rows.resend(connection, [slow.id], now)
+        await notification_rows.resend(connection, [slow.id], now, CAUSE)
         both = [result(NotificationEvent.RECEIVED, 1), result(NotificationEvent.UNANSWERED, 1)]
         assert len(await notification_rows.record(connection, both)) == 1
         row = await task_row(system)
@@ -187,7 +187,7 @@ async def test_a_worker_that_dies_between_claim_and_record(system: PayCenterSyst
     doomed = NotificationDelivery(system.services.context, gate)
     assert await doomed.deliver_due() == 1
     await eventually(lambda: gate.sent)
-    for delivering in list(doomed._deliveries):
+    for delivering in list(doomed._claims._working):
         delivering.cancel()
     assert await system.deliver() == []
     system.clock.advance(LEASE.total_seconds() + 1)

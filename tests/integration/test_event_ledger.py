@@ -14,11 +14,12 @@ from paycenter_server.channels.protocol import HttpRequest
 from paycenter_server.channels.records import REMOVED, call_record
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.domain.events import Actor, ActorKind, acting, current_actor
+from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.services.books import check_books
 from paycenter_server.services.identity import Caller
 from support.grpc_rig import Rig, fails, open_rig
-from support.system import PayCenterSystem
+from support.system import OPERATOR, PayCenterSystem
 from support.waiting import eventually, pause
 
 
@@ -122,10 +123,27 @@ async def test_signatures_and_bar_codes_are_not_in_the_ledger(system: PayCenterS
             await system.add_channel(code)
         order = await system.order()
         await system.submit(order, code, **({"auth_code": auth_code} if auth_code else {}))
-        stored = json.dumps([dict(row["evidence"]) for row in await events(system, order) if row["evidence"]], ensure_ascii=False)
+        # Callbacks are kept as they were received, with their signatures; calls are kept without.
+        calls = [dict(row["evidence"]) for row in await events(system, order) if row["evidence"] and "call" in row["evidence"]]
+        stored = json.dumps(calls, ensure_ascii=False)
         assert "P01" in stored, code  # the out_trade_no of the request
         assert "sign=" not in stored.replace(f"sign={REMOVED}", "")
         assert not auth_code or auth_code not in stored
+
+
+async def test_what_operators_do_with_notifications_is_in_the_ledger(system: PayCenterSystem) -> None:
+    order = await system.paid("mock")
+    refund = await system.refund(order, 40)
+    waiting = {row["data_id"]: encode(Prefix.NOTIFICATION, row["id"]) for row in await system.rows("SELECT * FROM pay_notify_task")}
+    await system.services.notifications.send_now(OPERATOR, waiting[order.id])
+    await system.deliver()
+    await system.services.notifications.resend(OPERATOR, waiting[refund.id])
+    found = [
+        (row["event"], row["from_state"], row["to_state"], row["actor_kind"], row["actor"])
+        for row in await events(system, order) if row["subject"] == "NOTIFICATION"
+    ]  # fmt: skip
+    who = ("OPERATOR", OPERATOR.key_id)
+    assert found == [("sent now", "WAITING", "WAITING", *who), ("resend", "SUCCESS", "WAITING", *who)]
 
 
 @pytest.mark.parametrize(

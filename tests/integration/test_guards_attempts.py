@@ -98,6 +98,19 @@ async def test_set_next_check_of_an_order_leaves_settled_ones_alone(system: PayC
             await order_rows.set_next_check(connection, order.id, when)
         assert await system.value("SELECT next_check_time FROM pay_order WHERE id = $1", waiting.id) == when
         assert await system.value("SELECT next_check_time FROM pay_order WHERE id = $1", paid.id) is None
+        # Both have an open attempt.
+        await system.submit(waiting, "mock", **NEVER)
+        await system.rows("UPDATE pay_attempt SET order_id = $1 WHERE order_id = $2", paid.id, waiting.id)
+        await system.submit(waiting, "mock", **NEVER)
+        both = [waiting.id, paid.id]
+        assert await order_rows.postpone_open(connection, both, waiting.expire_time, [5, 9]) == {waiting.id}
+        later = waiting.expire_time + timedelta(seconds=5)
+        assert await system.value("SELECT next_check_time FROM pay_order WHERE id = $1", waiting.id) == later
+        assert await order_rows.postpone_open(connection, both, later, [5, 9]) == {waiting.id}
+        assert await order_rows.postpone_open(connection, both, later + timedelta(seconds=10), [5, 9]) == {waiting.id}
+        later += timedelta(seconds=10 + 9)
+        assert await system.value("SELECT next_check_time FROM pay_order WHERE id = $1", waiting.id) == later
+        assert await system.value("SELECT next_check_time FROM pay_order WHERE id = $1", paid.id) is None
 
 
 async def test_look_again_leaves_a_paid_attempt_alone(system: PayCenterSystem) -> None:
@@ -183,10 +196,12 @@ async def test_claimed_attempts_are_due_and_not_claimed_by_another(system: PayCe
 
     async def claim() -> list[Any]:
         async with system.services.context.database.connection() as connection:
-            return [row.id for row in await attempt_rows.claim_due(connection, now, now + timedelta(seconds=120), 10)]
+            return [
+                row.id for row in await attempt_rows.claim_due(connection, now, now + timedelta(seconds=120), {due.account_id: 10})
+            ]
 
     async with transaction(system) as held:
-        first = await attempt_rows.claim_due(held, now, now + timedelta(seconds=120), 10)
+        first = await attempt_rows.claim_due(held, now, now + timedelta(seconds=120), {due.account_id: 10})
         assert [row.id for row in first] == [due.id]
         other = asyncio.create_task(claim())
         await waiting_for_lock(system, [other])

@@ -11,7 +11,7 @@ from paycenter_server.domain.states import NOTIFICATION, NotificationEvent, targ
 from paycenter_server.storage import notifications as notification_rows
 from paycenter_server.storage.notifications import DeliveryResult, DueNotification
 from support.locks import transaction, waiting_for_lock
-from support.system import PayCenterSystem
+from support.system import CAUSE, PayCenterSystem
 
 LEASE = timedelta(seconds=60)
 ENDPOINT = "http://merchant.test:80"
@@ -96,7 +96,7 @@ async def test_a_result_does_not_reopen_what_has_ended(system: PayCenterSystem, 
 async def test_only_what_has_ended_is_sent_again(system: PayCenterSystem) -> None:
     (key,) = await due_tasks(system, 1)
     async with system.services.context.database.connection() as connection:
-        assert not await notification_rows.resend(connection, [key], system.clock.now())
+        assert not await notification_rows.resend(connection, [key], system.clock.now(), CAUSE)
         assert await system.value("SELECT schedule_start_times FROM pay_notify_task") == 0
         await system.deliver()
-        assert await notification_rows.resend(connection, [key], system.clock.now())
+        assert await notification_rows.resend(connection, [key], system.clock.now(), CAUSE)

@@ -328,10 +328,13 @@ async def test_claimed_refunds_are_due_and_not_claimed_by_another(system: PayCen
 
     async def claim() -> list[Any]:
         async with system.services.context.database.connection() as connection:
-            return [claimed.id for claimed in await refund_rows.claim_due(connection, now, now + timedelta(seconds=120), 10)]
+            return [
+                claimed.id
+                for claimed in await refund_rows.claim_due(connection, now, now + timedelta(seconds=120), {refund.account_id: 10})
+            ]
 
     async with transaction(system) as held:
-        first = await refund_rows.claim_due(held, now, now + timedelta(seconds=120), 10)
+        first = await refund_rows.claim_due(held, now, now + timedelta(seconds=120), {refund.account_id: 10})
         assert [claimed.id for claimed in first] == [refund.id]
         other = asyncio.create_task(claim())
         await waiting_for_lock(system, [other])

@@ -171,3 +171,24 @@ async def test_a_refused_configuration_is_logged_as_an_error(system: PayCenterSy
             await system.services.orders.sync(system.caller, order.number)
         turned = [entry for entry in logs if entry["event"] == "channel_rejects_configuration"]
         assert [(entry["log_level"], entry["code"]) for entry in turned] == [("error", error)]
+
+
+async def test_another_amount_of_a_booked_payment_is_a_case(system: PayCenterSystem) -> None:
+    """The query reports one fen too much, and what it reports is booked as surplus. Then the callback tells the truth."""
+    order = await system.order()
+    attempt = await system.submit(order)
+    await system.simulator.fault("wx.query", "wrong_amount")
+    await system.simulator.pay(attempt.out_trade_no, notify=False)
+    await system.services.orders.sync(system.caller, order.number)
+    (booked,) = await system.services.orders.attempts(order)
+    assert (booked.state, booked.paid_amount) == (AttemptState.SUCCESS, 101)
+    # A repeated report of what is booked is no contradiction.
+    for _ in range(2):
+        await system.simulator.fault("wx.query", "wrong_amount")
+        await system.services.attempts.query(booked)
+    assert {case["kind"] for case in await system.cases()} == {"WRONG_AMOUNT"}
+    for _ in range(2):
+        await system.services.attempts.query(booked)
+    mismatch = [case for case in await system.cases() if case["kind"] == "REFUND_MISMATCH"]
+    assert [(case["amount"], case["attempt_id"], case["state"]) for case in mismatch] == [(100, attempt.id, "OPEN")]
+    assert "101" in mismatch[0]["detail"]["why"]

@@ -1,4 +1,4 @@
-"""Deliveries by endpoint: isolation, the breaker, the end of what waits for one, the cost of a claim, addresses."""
+"""Deliveries by endpoint: isolation, the breaker, the end of what waits for one, addresses."""
 
 from __future__ import annotations
 
@@ -6,23 +6,14 @@ import asyncio
 import json
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
 
-import asyncpg
-import pytest
-from paycenter_server.domain.addresses import endpoint_of
 from paycenter_server.services import notifications_endpoints
 from paycenter_server.services.notifications_delivery import (
     GIVE_UP_AFTER,
-    LEASE,
     OPEN_BEFORE_GIVING_UP,
     DeliveryResponse,
     NotificationDelivery,
 )
-from paycenter_server.storage import attempts as attempt_rows
-from paycenter_server.storage import notifications as notification_rows
-from paycenter_server.storage import orders as order_rows
-from paycenter_server.storage import refunds as refund_rows
 from support.notifications import fill, states
 from support.system import PayCenterSystem
 from support.waiting import eventually
@@ -186,78 +177,3 @@ async def test_a_result_that_is_not_recorded_opens_no_case(system: PayCenterSyst
     await delivery.settle()
     assert await system.value("SELECT state FROM pay_notify_task") == "SUCCESS"
     assert await system.rows(CASES) == []
-
-
-def rows_read(plan: dict[str, Any]) -> int:
-    """The rows that the scans of a plan have read, with those that a filter removed."""
-    removed = sum(int(plan.get(name, 0)) for name in ("Rows Removed by Filter", "Rows Removed by Index Recheck"))
-    own = (plan["Actual Rows"] + removed) * plan["Actual Loops"] if "Scan" in plan["Node Type"] else 0
-    return int(own) + sum(rows_read(inner) for inner in plan.get("Plans", ()))
-
-
-async def explained(system: PayCenterSystem, statement: str, *arguments: Any) -> int:
-    """The rows that a statement reads under a generic plan, without statistics, in a transaction that is rolled back."""
-    connection = await asyncpg.connect(
-        system.database_url, server_settings={"plan_cache_mode": "force_generic_plan", "jit": "off", "enable_seqscan": "off"}
-    )
-    try:
-        opened = connection.transaction()
-        await opened.start()
-        (line,) = await connection.fetch(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", *arguments)
-        await opened.rollback()
-        return rows_read(json.loads(line[0])[0]["Plan"])
-    finally:
-        await connection.close()
-
-
-@pytest.mark.parametrize("backlog", [10, 20_000])
-async def test_a_claim_reads_the_rows_that_it_takes(system: PayCenterSystem, backlog: int) -> None:
-    await system.rows("TRUNCATE pay_notify_task, pay_notify_log")
-    await fill(system, DEAD, backlog, 3600)
-    await fill(system, ALIVE, 10)
-    now = system.clock.now()
-    places = {endpoint_of(DEAD): 5, endpoint_of(ALIVE): 5}
-    taken = await explained(system, notification_rows._CLAIM, now, now + LEASE, list(places), list(places.values()))
-    looked = await explained(system, notification_rows._DUE_ENDPOINTS, now)
-    print(f"backlog {backlog}: a claim of 10 reads {taken} rows, the due endpoints {looked}")
-    assert taken <= 100
-    assert looked <= 10
-
-
-OTHER_CLAIMS = {
-    "pay_order": order_rows.claim_expired, "pay_attempt": attempt_rows.claim_due, "pay_refund": refund_rows.claim_due,
-}  # fmt: skip
-
-
-class Spy:
-    """A connection that keeps the statement that is executed, with its arguments."""
-
-    def __init__(self) -> None:
-        self.seen: tuple[Any, ...] = ()
-
-    async def fetch(self, *statement: Any) -> list[Any]:
-        self.seen = statement
-        return []
-
-
-@pytest.mark.parametrize("table", OTHER_CLAIMS)
-async def test_the_other_claims_read_the_rows_that_they_take(system: PayCenterSystem, table: str) -> None:
-    system.books_are_checked = False
-    order = await system.paid("mock")
-    await system.refund(order, 10)
-    keys = {"merchant_order_id": "M", "merchant_refund_no": "R"}
-    columns = {row["column_name"] for row in await columns_of(system, table)}
-    changed = ", ".join(f"'{name}', '{letter}' || n" for name, letter in keys.items() if name in columns)
-    also = ", 'out_refund_key', gen_random_uuid()" if table == "pay_refund" else ""
-    await system.rows(
-        f"""INSERT INTO {table} SELECT (jsonb_populate_record(t, jsonb_build_object('id', gen_random_uuid(),
-              'next_check_time', now() - interval '1 hour'{"," if changed else ""} {changed}{also}))).*
-            FROM {table} t, generate_series(1, 4000) n"""
-    )
-    spy, now = Spy(), system.clock.now()
-    await OTHER_CLAIMS[table](spy, now, now + LEASE, 10)  # type: ignore[arg-type]
-    assert await explained(system, *spy.seen) <= 100
-
-
-async def columns_of(system: PayCenterSystem, table: str) -> list[asyncpg.Record]:
-    return await system.rows("SELECT column_name FROM information_schema.columns WHERE table_name = $1", table)

@@ -43,9 +43,9 @@ async def test_a_prepared_statement_in_a_transaction_survives(system: PayCenterS
             await orders.lock_order(transaction, key)
             await orders.close_order(transaction, key, now, CAUSE)
             await attempts.lock_attempt(transaction, key)
-            await attempts.claim_due(transaction, now - timedelta(days=1), now, 1)
+            await attempts.claim_due(transaction, now - timedelta(days=1), now, {key: 1})
             await refunds.get_refund(transaction, key)
-            await refunds.claim_due(transaction, now - timedelta(days=1), now, 1)
+            await refunds.claim_due(transaction, now - timedelta(days=1), now, {key: 1})
             await apps.get_app_by_id(transaction, key)
             await channels.get_channel(transaction, key)
 

@@ -176,7 +176,11 @@ ACTS: Mapping[tuple[type[StrEnum], StrEnum], Act] = {
     (NotificationEvent, NotificationEvent.SUPERSEDE): lambda r: notification_rows.insert_notification(
         r.transaction, replace(r.notification, id=r.case_id, data_version=1)
     ),
-    (NotificationEvent, NotificationEvent.RESEND): lambda r: notification_rows.resend(r.transaction, [r.notification.id], r.now),
+    (NotificationEvent, NotificationEvent.RESEND): lambda r: notification_rows.resend(
+        r.transaction, [r.notification.id], r.now, CAUSE
+    ),
+        r.transaction, [r.notification.id], r.now, CAUSE
+    ),
     (CaseEvent, CaseEvent.REFUND): lambda r: case_rows.move_case(r.transaction, r.case_id, CaseEvent.REFUND, r.now, CAUSE),
     (CaseEvent, CaseEvent.RESOLVE): lambda r: case_rows.move_case(r.transaction, r.case_id, CaseEvent.RESOLVE, r.now, CAUSE),
     (CaseEvent, CaseEvent.ACCEPT): lambda r: case_rows.move_case(r.transaction, r.case_id, CaseEvent.ACCEPT, r.now, CAUSE),

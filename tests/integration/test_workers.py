@@ -13,12 +13,15 @@ from typing import Any
 
 import pytest
 import redis.asyncio
+from integration.test_bulkheads import Network
 from paycenter_server.services.notifications_delivery import DeliveryResponse, NotificationDelivery
+from paycenter_server.workers import runner as runner_module
 from paycenter_server.workers.runner import Job, Runner, make_jobs
 from paycenter_server.workers.wake_up import WAKE_UP_QUEUE, ArqWakeUp
-from support.system import PayCenterSystem
+from support.system import PayCenterSystem, SystemOn
 from support.waiting import eventually
 
+WECHAT_QUERY = "/out-trade-no/"
 NAMES = ("pay_notify_job", "pay_order_sync_job", "pay_order_expire_job", "pay_refund_sync_job")
 
 
@@ -229,38 +232,100 @@ async def test_a_failing_job_does_not_affect_others(system: PayCenterSystem) -> 
     await wake_up.aclose()
 
 
-async def test_redis_goes_while_a_job_is_running(system: PayCenterSystem, embedded: Any) -> None:
-    """arq ends its running jobs then; its own end must not keep it from being started again."""
-    sender = TimingSender()
-    entered, ended, calls = asyncio.Event(), asyncio.Event(), 0
+@dataclass
+class LongPass:
+    """The work of a job that ends when it is told to."""
 
-    async def long() -> int:
-        nonlocal calls
-        calls += 1
-        entered.set()
+    may_end: asyncio.Event = field(default_factory=asyncio.Event)
+    calls: int = 0
+    ended: int = 0
+    cancelled: int = 0
+
+    async def work(self) -> int:
+        self.calls += 1
         try:
-            await asyncio.Event().wait()
-        finally:
-            ended.set()
+            await self.may_end.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        self.ended += 1
         return 0
 
-    delivery = NotificationDelivery(system.services.context, sender)
-    jobs = {**make_jobs(system.services.jobs, delivery), "pay_order_sync_job": Job("pay_order_sync_job", long, 1)}
-    stop = asyncio.Event()
-    runner = Runner(jobs, system.settings.redis_url, delivery)
-    # Only the cron worker, so that arq and not the poll runs the job.
+
+@asynccontextmanager
+async def only_cron(system: PayCenterSystem, long: LongPass) -> AsyncIterator[Job]:
+    """The cron worker without the poll, so that arq runs the job."""
+    delivery = NotificationDelivery(system.services.context, TimingSender())
+    job = Job("pay_order_sync_job", long.work, 1)
+    runner = Runner({**make_jobs(system.services.jobs, delivery), job.name: job}, system.settings.redis_url, delivery)
     keeping = asyncio.create_task(runner._run_worker("paycenter:cron"))
-    await asyncio.wait_for(entered.wait(), 5)
-    entered.clear()
-    embedded.servers.stop_redis()
-    await eventually(ended.is_set)
-    embedded.servers.start_redis()
-    await asyncio.wait_for(entered.wait(), 8)
-    assert calls >= 2
-    assert not keeping.done()
-    stop.set()
-    keeping.cancel()
-    await asyncio.gather(keeping, return_exceptions=True)
+    try:
+        yield job
+        assert not keeping.done()
+    finally:
+        long.may_end.set()
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+
+
+async def test_redis_goes_while_a_job_is_running(system: PayCenterSystem, embedded: Any) -> None:
+    """arq ends its running jobs then; its own end must not keep it from being started again. The pass goes on."""
+    long = LongPass()
+    async with only_cron(system, long):
+        await eventually(lambda: long.calls == 1)
+        embedded.servers.stop_redis()
+        embedded.servers.start_redis()
+        long.may_end.set()
+        await eventually(lambda: long.calls >= 2)
+        assert (long.ended >= 1, long.cancelled) == (True, 0)
+
+
+async def test_the_time_limit_of_arq_does_not_end_a_pass(system: PayCenterSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    """arq cancels its job. The pass goes on, and a call meanwhile makes another pass follow it, not one beside it."""
+    monkeypatch.setattr(runner_module, "JOB_TIMEOUT", 0.1)
+    long = LongPass()
+    async with only_cron(system, long) as job:
+        await eventually(lambda: long.calls == 1)
+        # arq has cancelled the first run and has begun another one.
+        await eventually(lambda: job.again)
+        assert (long.calls, long.ended, long.cancelled, job.running) == (1, 0, 0, True)
+        long.may_end.set()
+        await eventually(lambda: long.ended >= 2)
+        assert long.cancelled == 0
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["ends", "lease"])
+async def test_a_worker_that_stops_ends_its_rows_or_leaves_them_to_their_lease(
+    system_on: SystemOn, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    network = Network(hanging={WECHAT_QUERY})
+    async with system_on(network) as system:
+        order = await system.order()
+        attempt = await system.submit(order)
+        await system.simulator.pay(attempt.out_trade_no, notify=False)
+        await system.rows("UPDATE pay_attempt SET next_check_time = now()")
+        monkeypatch.setattr(runner_module, "STOP_SECONDS", 10.0 if ends else 0.1)
+        delivery = NotificationDelivery(system.services.context, TimingSender())
+        jobs, stop = make_jobs(system.services.jobs, delivery), asyncio.Event()
+        running = asyncio.create_task(Runner(jobs, system.settings.redis_url, delivery, system.services.jobs).run(stop))
+        await eventually(lambda: network.count(WECHAT_QUERY))
+        stop.set()
+        if ends:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(running), 0.3)
+            network.hanging.clear()
+            network.end.set()
+        await running
+        expected = "SUCCESS" if ends else "WAITING"
+        assert (await system.read(order)).state.value == expected
+        await system.submit(await system.order())
+        await system.rows("UPDATE pay_attempt SET next_check_time = now() WHERE id <> $1", attempt.id)
+        assert await jobs["pay_order_sync_job"].work() == 0, "nothing more is claimed"
+        network.end.set()
+        await system.services.jobs.settle()
+        # Due by its lease, if it was not ended.
+        due = await system.value("SELECT next_check_time > now() FROM pay_attempt WHERE id = $1", attempt.id)
+        assert due is (None if ends else True)
 
 
 async def test_the_end_waits_for_deliveries_under_way(system: PayCenterSystem) -> None:

@@ -28,6 +28,7 @@ def parts_of(services: Services) -> Parts:
     """As `paycenter serve` puts them together."""
     return Parts(
         identity=services.identity, orders=services.orders, submission=services.submission, timelines=services.timelines,
+        cashier=services.cashier,
         refunds=services.refunds, apps=services.apps, channels=services.channels, accounts=services.accounts,
         credentials=services.credentials,
         notifications=services.notifications, case_desk=services.case_desk,

@@ -26,6 +26,7 @@ from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.domain.states import OrderState, RefundState
 from paycenter_server.http_callback.app import create_app as create_sidecar
 from paycenter_server.http_callback.app import create_runner
+from paycenter_server.http_cashier.app import add_cashier
 from paycenter_server.services.apps import NewApp
 from paycenter_server.services.attempts_submission import NewSubmission
 from paycenter_server.services.channels import NewChannel
@@ -127,7 +128,7 @@ class Simulator:
 
 
 # A system on a network of the test's own: the fixture `system_on`.
-SystemOn = Callable[[Any], AbstractAsyncContextManager["PayCenterSystem"]]
+SystemOn = Callable[..., AbstractAsyncContextManager["PayCenterSystem"]]
 
 
 def free_port() -> int:
@@ -332,6 +333,7 @@ async def open_system(
     transport: Transport | None = None,
     mode: str = "development",
     channel_timeout: float = 5.0,
+    **more: Any,
 ) -> AsyncIterator[PayCenterSystem]:
     await clean(database_url)
     listening = listening_socket()
@@ -339,7 +341,7 @@ async def open_system(
     settings = Settings(
         mode=mode, database_url=database_url, redis_url=redis_url, master_key_file=master_key_file,
         order_callback_url=f"{sidecar_url}/callback/order", refund_callback_url=f"{sidecar_url}/callback/refund",
-        channel_timeout=channel_timeout, notification_allowed_networks="127.0.0.0/8",
+        channel_timeout=channel_timeout, notification_allowed_networks="127.0.0.0/8", **more,
     )  # fmt: skip
     clock, wake_up, sender = FakeClock(), CountingWakeUp(), RecordingSender()
     simulator = TestServer(create_app(SimulatorConfig(keys_dir=keys_dir, refund_delay_seconds=0.05)))
@@ -349,7 +351,9 @@ async def open_system(
         open_services(settings, wake_up=wake_up, clock=clock, transport=transport) as services,
     ):
         services.sender = sender
-        sidecar = create_runner(create_sidecar(services.callbacks, services.health))
+        application = create_sidecar(services.callbacks, services.health)
+        add_cashier(application, services.cashier)
+        sidecar = create_runner(application)
         await sidecar.setup()
         await web.SockSite(sidecar, listening).start()
         base = str(simulator.make_url("")).rstrip("/")

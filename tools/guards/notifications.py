@@ -4,41 +4,13 @@ from __future__ import annotations
 
 from guards import Mutant, guards
 
-_LOCK = "LIMIT f.places FOR NO KEY UPDATE SKIP LOCKED) q"
 _NO_PAYMENT = """            if callback.payment.payment is None:
 """
-_PASSES_OVER = "test_a_claim_passes_over_what_another_worker_holds"
 
 NOTIFICATIONS: list[Mutant] = [
     *guards(
         "storage/notifications.py",
         "test_guards_notifications.py",
-        (
-            "claim-tasks-due",
-            "WHERE t.endpoint = f.endpoint AND t.next_notify_time <= $1",
-            "WHERE t.endpoint = f.endpoint AND $1::timestamptz IS NOT NULL",
-            "test_a_claim_takes_only_what_is_due",
-        ),
-        control=False,
-    ),
-    *guards(
-        "storage/notifications.py",
-        "test_guards_notifications.py",
-        ("claim-tasks-lock", _LOCK, "LIMIT f.places) q", _PASSES_OVER),
-        ("claim-tasks-skip", _LOCK, "LIMIT f.places FOR NO KEY UPDATE) q", _PASSES_OVER),
-        (
-            "claim-tasks-places",
-            _LOCK,
-            "LIMIT f.places + 1 FOR NO KEY UPDATE SKIP LOCKED) q",
-            "test_a_claim_takes_no_more_of_an_endpoint_than_its_places",
-        ),
-        (
-            "claim-tasks-endpoint",
-            "WHERE t.endpoint = f.endpoint AND t.next_notify_time <= $1",
-            "WHERE f.endpoint IS NOT NULL AND t.next_notify_time <= $1",
-            "test_a_claim_takes_no_more_of_an_endpoint_than_its_places "
-            "test_notifications_delivery.py::test_an_endpoint_that_hangs_delays_no_other",
-        ),
         (
             "record-delivery",
             "t.notify_times = g.claimed AND t.state = ANY($11)",
@@ -69,8 +41,8 @@ NOTIFICATIONS: list[Mutant] = [
         ),
         (
             "resend-superseded",
-            "n.data_version > t.data_version)\n           RETURNING t.id",
-            "n.data_version > t.data_version AND false)\n           RETURNING t.id",
+            "n.data_version > t.data_version)\n             ORDER BY id",
+            "n.data_version > t.data_version AND false)\n             ORDER BY id",
             "test_an_older_notification_cannot_be_sent_again",
         ),
         (

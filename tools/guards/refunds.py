@@ -19,9 +19,6 @@ _NOTE = "WHERE id = $1 AND out_refund_key = $2 AND state = $7"
 _NOTED_KEY = "unclear_send_time = {_UNCLEAR}\n             WHERE id = $1 AND out_refund_key = $2 AND state = ANY($8)"
 _SUCCESS_FACTS = "test_a_success_with_other_facts_is_not_booked"
 _FAILURE_FACTS = "test_a_failure_with_other_facts_frees_nothing"
-_DUE = """WHERE next_check_time <= $1 ORDER BY next_check_time LIMIT $3
-             FOR NO KEY UPDATE SKIP LOCKED"""
-_CLAIMED = "test_claimed_refunds_are_due_and_not_claimed_by_another"
 
 REFUNDS: list[Mutant] = [
     *guards(
@@ -95,18 +92,6 @@ REFUNDS: list[Mutant] = [
             _NOTED_KEY,
             _NOTED_KEY.replace("state = ANY($8)", "$8::text[] IS NOT NULL"),
             "test_note_leaves_a_settled_refund_alone",
-        ),
-        (
-            "claim-refunds-due",
-            _DUE,
-            _DUE.replace("next_check_time <= $1", "$1::timestamptz IS NOT NULL"),
-            _CLAIMED,
-        ),
-        (
-            "claim-refunds-skip",
-            _DUE,
-            "WHERE next_check_time <= $1 ORDER BY next_check_time LIMIT $3",
-            _CLAIMED,
         ),
     ),
     *guards(

@@ -62,6 +62,12 @@ SETTLEMENT: list[Mutant] = [
         "services/payments.py",
         "test_guards_settlement.py",
         (
+            "book-another-amount",
+            "            if payment.amount != attempt.paid_amount:",
+            "            if False:",
+            "test_lying_answers.py::test_another_amount_of_a_booked_payment_is_a_case",
+        ),
+        (
             "book-currency",
             "payment.amount == attempt.amount and payment.currency == attempt.currency and payment.refunded",
             "payment.amount == attempt.amount and payment.refunded",

@@ -566,6 +566,90 @@ class GetPayOrderResponse(_message.Message):
 Global___GetPayOrderResponse: _TypeAlias = GetPayOrderResponse  # noqa: Y015
 
 @_typing.final
+class CreateCashierLinkRequest(_message.Message):
+    """CreateCashierLinkRequest names one order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ChannelExtrasEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+    APP_KEY_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    MERCHANT_ORDER_ID_FIELD_NUMBER: _builtins.int
+    CHANNEL_EXTRAS_FIELD_NUMBER: _builtins.int
+    app_key: _builtins.str
+    """The key of the app; optional with app credentials."""
+    id: _builtins.str
+    """PayCenter's number."""
+    merchant_order_id: _builtins.str
+    """The app's own number."""
+    @_builtins.property
+    def channel_extras(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What channels need to know of the payer, if the app knows it: "openid" (WeChat Pay JSAPI and mini program), "buyer_open_id" or
+        "buyer_id" (Alipay mini program). The ways that need it are offered only then. It is part of the link, readable for its holder.
+        """
+
+    def __init__(
+        self,
+        *,
+        app_key: _builtins.str = ...,
+        id: _builtins.str = ...,
+        merchant_order_id: _builtins.str = ...,
+        channel_extras: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "key", b"key", "merchant_order_id", b"merchant_order_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_key", b"app_key", "channel_extras", b"channel_extras", "id", b"id", "key", b"key", "merchant_order_id", b"merchant_order_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_key: _TypeAlias = _typing.Literal["id", "merchant_order_id"]  # noqa: Y015
+    _WhichOneofArgType_key: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_key) -> _WhichOneofReturnType_key | None: ...
+
+Global___CreateCashierLinkRequest: _TypeAlias = CreateCashierLinkRequest  # noqa: Y015
+
+@_typing.final
+class CreateCashierLinkResponse(_message.Message):
+    """CreateCashierLinkResponse contains the link."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """The address of the page."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """The time at which the order expires, and the page with it. Its result is shown for a day longer."""
+
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___CreateCashierLinkResponse: _TypeAlias = CreateCashierLinkResponse  # noqa: Y015
+
+@_typing.final
 class ListPayOrdersRequest(_message.Message):
     """ListPayOrdersRequest filters orders. Empty fields do not filter."""
 

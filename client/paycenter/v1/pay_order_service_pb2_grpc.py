@@ -77,6 +77,11 @@ class PayOrderServiceStub(object):
                 request_serializer=paycenter_dot_v1_dot_pay__order__service__pb2.GetPayOrderTimelineRequest.SerializeToString,
                 response_deserializer=paycenter_dot_v1_dot_pay__order__service__pb2.GetPayOrderTimelineResponse.FromString,
                 _registered_method=True)
+        self.CreateCashierLink = channel.unary_unary(
+                '/paycenter.v1.PayOrderService/CreateCashierLink',
+                request_serializer=paycenter_dot_v1_dot_pay__order__service__pb2.CreateCashierLinkRequest.SerializeToString,
+                response_deserializer=paycenter_dot_v1_dot_pay__order__service__pb2.CreateCashierLinkResponse.FromString,
+                _registered_method=True)
 
 
 class PayOrderServiceServicer(object):
@@ -150,6 +155,15 @@ class PayOrderServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateCashierLink(self, request, context):
+        """CreateCashierLink makes a signed link to the cashier, a page on which the payer chooses a way to pay. Whoever has the link sees the
+        subject, the amount and the state of the order, and can pay it. It ends with the order. ORDER_PAID, ORDER_CLOSED or ORDER_EXPIRED
+        if the order cannot be paid any more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PayOrderServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -192,6 +206,11 @@ def add_PayOrderServiceServicer_to_server(servicer, server):
                     servicer.GetPayOrderTimeline,
                     request_deserializer=paycenter_dot_v1_dot_pay__order__service__pb2.GetPayOrderTimelineRequest.FromString,
                     response_serializer=paycenter_dot_v1_dot_pay__order__service__pb2.GetPayOrderTimelineResponse.SerializeToString,
+            ),
+            'CreateCashierLink': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateCashierLink,
+                    request_deserializer=paycenter_dot_v1_dot_pay__order__service__pb2.CreateCashierLinkRequest.FromString,
+                    response_serializer=paycenter_dot_v1_dot_pay__order__service__pb2.CreateCashierLinkResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -413,6 +432,33 @@ class PayOrderService(object):
             '/paycenter.v1.PayOrderService/GetPayOrderTimeline',
             paycenter_dot_v1_dot_pay__order__service__pb2.GetPayOrderTimelineRequest.SerializeToString,
             paycenter_dot_v1_dot_pay__order__service__pb2.GetPayOrderTimelineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateCashierLink(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paycenter.v1.PayOrderService/CreateCashierLink',
+            paycenter_dot_v1_dot_pay__order__service__pb2.CreateCashierLinkRequest.SerializeToString,
+            paycenter_dot_v1_dot_pay__order__service__pb2.CreateCashierLinkResponse.FromString,
             options,
             channel_credentials,
             insecure,

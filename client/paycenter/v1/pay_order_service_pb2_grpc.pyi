@@ -65,6 +65,11 @@ class PayOrderServiceStub:
     """GetPayOrderTimeline answers why an order is where it is: everything that happened to it, to its attempts, refunds, cases and
     notifications, oldest first, and what is checked or delivered next.
     """
+    CreateCashierLink: _grpc.UnaryUnaryMultiCallable[_pay_order_service_pb2.CreateCashierLinkRequest, _pay_order_service_pb2.CreateCashierLinkResponse]
+    """CreateCashierLink makes a signed link to the cashier, a page on which the payer chooses a way to pay. Whoever has the link sees the
+    subject, the amount and the state of the order, and can pay it. It ends with the order. ORDER_PAID, ORDER_CLOSED or ORDER_EXPIRED
+    if the order cannot be paid any more.
+    """
 
 @_typing.type_check_only
 class PayOrderServiceAsyncStub(PayOrderServiceStub):
@@ -102,6 +107,11 @@ class PayOrderServiceAsyncStub(PayOrderServiceStub):
     GetPayOrderTimeline: _aio.UnaryUnaryMultiCallable[_pay_order_service_pb2.GetPayOrderTimelineRequest, _pay_order_service_pb2.GetPayOrderTimelineResponse]  # type: ignore[assignment]
     """GetPayOrderTimeline answers why an order is where it is: everything that happened to it, to its attempts, refunds, cases and
     notifications, oldest first, and what is checked or delivered next.
+    """
+    CreateCashierLink: _aio.UnaryUnaryMultiCallable[_pay_order_service_pb2.CreateCashierLinkRequest, _pay_order_service_pb2.CreateCashierLinkResponse]  # type: ignore[assignment]
+    """CreateCashierLink makes a signed link to the cashier, a page on which the payer chooses a way to pay. Whoever has the link sees the
+    subject, the amount and the state of the order, and can pay it. It ends with the order. ORDER_PAID, ORDER_CLOSED or ORDER_EXPIRED
+    if the order cannot be paid any more.
     """
 
 class PayOrderServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -185,6 +195,17 @@ class PayOrderServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_pay_order_service_pb2.GetPayOrderTimelineResponse, _abc.Awaitable[_pay_order_service_pb2.GetPayOrderTimelineResponse]]:
         """GetPayOrderTimeline answers why an order is where it is: everything that happened to it, to its attempts, refunds, cases and
         notifications, oldest first, and what is checked or delivered next.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateCashierLink(
+        self,
+        request: _pay_order_service_pb2.CreateCashierLinkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pay_order_service_pb2.CreateCashierLinkResponse, _abc.Awaitable[_pay_order_service_pb2.CreateCashierLinkResponse]]:
+        """CreateCashierLink makes a signed link to the cashier, a page on which the payer chooses a way to pay. Whoever has the link sees the
+        subject, the amount and the state of the order, and can pay it. It ends with the order. ORDER_PAID, ORDER_CLOSED or ORDER_EXPIRED
+        if the order cannot be paid any more.
         """
 
 def add_PayOrderServiceServicer_to_server(servicer: PayOrderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -90,6 +90,7 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
             tls = Tls(settings.tls_certificate_file, settings.tls_key_file)
         parts = Parts(
             identity=services.identity, orders=services.orders, submission=services.submission, timelines=services.timelines,
+            cashier=services.cashier,
             refunds=services.refunds, apps=services.apps, channels=services.channels, accounts=services.accounts,
             credentials=services.credentials, notifications=services.notifications, case_desk=services.case_desk,
         case_decisions=services.case_decisions,
@@ -116,6 +117,7 @@ def callback() -> None:
 async def _callback(settings: Settings, stop: asyncio.Event) -> None:
     from paycenter_server.http_callback.app import create_app
     from paycenter_server.http_callback.app import serve as serve_http
+    from paycenter_server.http_cashier.app import add_cashier
     from paycenter_server.workers.wake_up import ArqWakeUp
 
     wake_up = ArqWakeUp(settings.redis_url)
@@ -123,7 +125,10 @@ async def _callback(settings: Settings, stop: asyncio.Event) -> None:
         host, port = split_address(settings.callback_address)
         check_address("PAYCENTER_CALLBACK_ADDRESS", settings.callback_address)
         async with schema_watched(services.context.database, stop):
-            await serve_http(create_app(services.callbacks, services.health), host, port, stop)
+            app = create_app(services.callbacks, services.health)
+            # Payers reach this process already, and operators' pages are never there.
+            add_cashier(app, services.cashier)
+            await serve_http(app, host, port, stop)
     await wake_up.aclose()
 
 
@@ -153,4 +158,4 @@ async def _worker(settings: Settings, stop: asyncio.Event) -> None:
             task.add_done_callback(started.discard)
 
         await wait_for_schema(services.context.database, stop)
-        await Runner(jobs, settings.redis_url, services.delivery).run(stop)
+        await Runner(jobs, settings.redis_url, services.delivery, services.jobs).run(stop)

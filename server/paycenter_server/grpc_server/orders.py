@@ -16,6 +16,7 @@ from paycenter_server.grpc_server.attempts import DISPLAY_MODES, attempt_message
 from paycenter_server.grpc_server.convert import enum_value, numbers, read_time, stamp
 from paycenter_server.grpc_server.interceptor import current_caller
 from paycenter_server.services.attempts_submission import NewSubmission, Submission
+from paycenter_server.services.cashier import Cashier
 from paycenter_server.services.orders import NewOrder, Orders
 from paycenter_server.services.paging import Pager
 from paycenter_server.services.timeline import Entry, Timelines
@@ -78,10 +79,11 @@ def entry_message(entry: Entry) -> pb.TimelineEntry:
 class OrderServicer(PayOrderServiceServicer):
     """Converts messages, and calls the use cases for pay orders."""
 
-    def __init__(self, orders: Orders, submit: Submission, timelines: Timelines) -> None:
+    def __init__(self, orders: Orders, submit: Submission, timelines: Timelines, cashier: Cashier) -> None:
         self._orders = orders
         self._submission = submit
         self._timelines = timelines
+        self._cashier = cashier
 
     async def CreatePayOrder(self, request: pb.CreatePayOrderRequest, context: Any) -> pb.CreatePayOrderResponse:
         """See the proto."""
@@ -130,7 +132,12 @@ class OrderServicer(PayOrderServiceServicer):
             order = await self._load(request)
         return pb.GetPayOrderResponse(pay_order=order_message(order, await self._orders.attempts(order)))
 
-    async def _load(self, request: pb.GetPayOrderRequest) -> PayOrder:
+    async def CreateCashierLink(self, request: pb.CreateCashierLinkRequest, context: Any) -> pb.CreateCashierLinkResponse:
+        """See the proto."""
+        link = self._cashier.link(await self._load(request), request.channel_extras)
+        return pb.CreateCashierLinkResponse(url=link.url, expire_time=stamp(link.expire_time))
+
+    async def _load(self, request: pb.GetPayOrderRequest | pb.CreateCashierLinkRequest) -> PayOrder:
         caller = current_caller()
         key = request.WhichOneof("key")
         if key == "id":

@@ -44,6 +44,7 @@ from paycenter_server.services.apps import Apps
 from paycenter_server.services.attempts_submission import Submission
 from paycenter_server.services.cases_decisions import CaseDecisions
 from paycenter_server.services.cases_desk import CaseDesk
+from paycenter_server.services.cashier import Cashier
 from paycenter_server.services.channels import Channels
 from paycenter_server.services.credentials import Credentials
 from paycenter_server.services.health import Health
@@ -101,6 +102,7 @@ class Parts:
     orders: Orders
     submission: Submission
     timelines: Timelines
+    cashier: Cashier
     refunds: Refunds
     apps: Apps
     channels: Channels
@@ -123,7 +125,7 @@ class Server:
         self._interceptor = Interceptor(parts.identity)
         self._server = grpc.aio.server(interceptors=(self._interceptor,), options=_OPTIONS)
         pay_order_service_pb2_grpc.add_PayOrderServiceServicer_to_server(
-            OrderServicer(parts.orders, parts.submission, parts.timelines), self._server
+            OrderServicer(parts.orders, parts.submission, parts.timelines, parts.cashier), self._server
         )
         pay_refund_service_pb2_grpc.add_PayRefundServiceServicer_to_server(RefundServicer(parts.refunds), self._server)
         pay_app_service_pb2_grpc.add_PayAppServiceServicer_to_server(AppServicer(parts.apps), self._server)

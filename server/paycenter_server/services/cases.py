@@ -144,6 +144,11 @@ class Cases:
         why = "closed or cancelled at the channel after it was booked as paid here"
         await self._whole_attempt(CaseKind.REFUND_MISMATCH, attempt, "cancelled", why, cause)
 
+    async def another_amount(self, attempt: PayAttempt, amount: int, cause: Cause) -> None:
+        """Open a case for a booked payment of which the channel now reports another amount. `amount` in minor units."""
+        why = f"the channel reports an amount of {amount} after {attempt.paid_amount} was booked here (minor units)"
+        await self._whole_attempt(CaseKind.REFUND_MISMATCH, attempt, f"amount:{amount}", why, cause, amount)
+
     async def _whole_attempt(
         self,
         kind: CaseKind,

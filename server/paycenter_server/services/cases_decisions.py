@@ -291,7 +291,7 @@ class CaseDecisions:
             current = await self._authorise(transaction, case, work)
             if current is None:
                 return
-            if task_id is None or not await notification_rows.resend(transaction, [task_id], now):
+            if task_id is None or not await notification_rows.resend(transaction, [task_id], now, work.cause):
                 why = "the notification is being sent already, or a newer one of its object replaces it; decide CLOSE"
                 raise errors.decision_not_possible(current, work.decision, why)
             await self._cases.move(transaction, case.id, CaseEvent.RESOLVE, now, work.cause, decided=work.decided)

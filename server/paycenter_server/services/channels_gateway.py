@@ -36,6 +36,7 @@ from paycenter_server.domain.accounts import PayAccount
 from paycenter_server.domain.channels import PayBinding, PayChannel
 from paycenter_server.services import errors
 from paycenter_server.services.accounts_keys import Keys
+from paycenter_server.services.accounts_places import AccountPlaces, count_call
 from paycenter_server.services.context import Context, deadline
 from paycenter_server.storage import accounts as account_rows
 from paycenter_server.storage import channels as channel_rows
@@ -76,8 +77,9 @@ class ConfiguredChannel:
 class ChannelGateway:
     """Codecs by binding. Rows are read again after a second. Keys are parsed again only if account or binding have changed."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, places: AccountPlaces) -> None:
         self._context = context
+        self._places = places
         self._keys = Keys(context)
         self._known: dict[UUID, ConfiguredChannel] = {}
         self._building: dict[UUID, asyncio.Lock] = {}
@@ -194,13 +196,18 @@ class ChannelGateway:
         `remake`: builds the call with another codec, to read the answer with earlier keys.
         """
         bound = log.bind(channel=configured.channel.number, api=call.api)
-        started = asyncio.get_running_loop().time()
+        started, seconds = asyncio.get_running_loop().time(), self._seconds()
+        count_call()
         try:
-            response = await self._context.transport.send(call.request, self._seconds())
+            response = await self._context.transport.send(call.request, seconds)
         except NotSentError as error:
+            self._places.unanswered(configured.account.id)
             bound.warning("channel_not_reached", why=str(error))
             return _recorded(_not_sent(call, str(error)), call, 0, f"not sent: {error}", _milliseconds(started))
         except TransportUnclearError as error:
+            if seconds >= self._context.options.channel_timeout:
+                # A call with less time, because its caller has a deadline, says little about the channel.
+                self._places.unanswered(configured.account.id)
             bound.warning("channel_unclear", why=str(error))
             return _recorded(call.unclear(str(error)), call, 0, str(error), _milliseconds(started))
         milliseconds = _milliseconds(started)
@@ -235,6 +242,7 @@ class ChannelGateway:
             return self._log_outcome(configured, call, outcome, response.status, milliseconds)
         for earlier in await self._read_with_earlier_keys(configured, response, remake):
             return self._log_outcome(configured, call, earlier, response.status, milliseconds)
+        self._places.unanswered(configured.account.id)
         bound.warning("channel_answer_refused", why=why, status=response.status, ms=milliseconds)
         return call.unclear(why)
 
@@ -249,9 +257,15 @@ class ChannelGateway:
                     return [call.parse(response, self._context.now())] if isinstance(call, Call) else []
         return []
 
-    @staticmethod
-    def _log_outcome(configured: ConfiguredChannel, call: Call[T], outcome: T, status: int, milliseconds: int) -> T:
-        """Log the outcome. A refusal of our configuration (key, clock) is logged as an error, because repeating does not help."""
+    def _log_outcome(self, configured: ConfiguredChannel, call: Call[T], outcome: T, status: int, milliseconds: int) -> T:
+        """Log an answer that could be read, and report it to the breaker of the account.
+
+        A refusal of our configuration (key, clock) is logged as an error, because repeating does not help.
+        """
+        if status >= 500:
+            self._places.unanswered(configured.account.id)
+        else:
+            self._places.answered(configured.account.id, milliseconds / 1000)
         code = getattr(outcome, "error_code", "")
         bound = log.bind(channel=configured.channel.number, api=call.api, status=status, ms=milliseconds)
         if code in configured.spec.alarm_codes:

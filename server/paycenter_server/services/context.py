@@ -46,13 +46,21 @@ class WakeUp(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The settings of the use cases. The callback URLs are without the channel id."""
+    """The settings of the use cases. The callback URLs are without the channel id, that of the cashier is without the token.
+
+    `sync_batch`: how many expired orders are claimed together. The `account_…` values limit the jobs (`accounts_places.py`).
+    """
 
     order_callback_url: str
     refund_callback_url: str
     production: bool
+    cashier_url: str = ""
     channel_timeout: float = 10.0
     sync_batch: int = 50
+    account_places: int = 16
+    account_calls_per_second: float = 50.0
+    account_calls_burst: int = 100
+    account_breaker_failures: int = 5
 
 
 class KeyGenerator:

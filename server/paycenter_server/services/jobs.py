@@ -1,13 +1,17 @@
 """The jobs that settle what no callback has settled: order sync, order expire, refund sync.
 
-Each claims due rows in batches (`FOR NO KEY UPDATE SKIP LOCKED`) and moves their next check first, so that a killed worker loses
-nothing and two workers do not process the same row.
+A pass claims due rows (`FOR NO KEY UPDATE SKIP LOCKED`) and moves their next check first, so that a killed worker loses nothing and
+two workers do not process the same row. Attempts and refunds are claimed by account, with the free places of each
+(`services/claims.py`), so that an account whose channel hangs delays no other. A pass does not wait for the work that it starts.
+
+The expire job makes no channel calls. It closes orders without open attempts. An open attempt of an expired order is settled by the
+order sync job, under the limits of its account; the end of the last one closes the order.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TypeVar
 from uuid import UUID
@@ -19,6 +23,7 @@ from paycenter_server.domain.attempts import PayAttempt
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.domain.events import Actor, ActorKind, acting
 from paycenter_server.domain.ids import time_of
+from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.domain.schedule import (
     CLOSED_ATTEMPT,
@@ -32,10 +37,14 @@ from paycenter_server.domain.schedule import (
     next_look,
 )
 from paycenter_server.domain.states import AttemptState, OrderState, RefundState
+from paycenter_server.services.accounts_places import AccountPlaces, RowCalls
 from paycenter_server.services.attempts import WATCH_AFTER_EXPIRY, AttemptSettlement, SettleResult
 from paycenter_server.services.cases import Cases
-from paycenter_server.services.context import Context
+from paycenter_server.services.claims import Claims
+from paycenter_server.services.context import Context, Options
 from paycenter_server.services.events import cause
+from paycenter_server.services.jobs_stale import StaleRounds
+from paycenter_server.services.places import Places
 from paycenter_server.services.refunds_settlement import RefundSettlement
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import orders as order_rows
@@ -44,64 +53,130 @@ from paycenter_server.storage import refunds as refund_rows
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-_LEASE = timedelta(minutes=2)
+# A row needs up to four calls (a refund: query, send, query of its trade, query), and each may wait for one fetch of keys.
+CALLS_PER_ROW = 8
+# What the work on a row may wait for in the process and in the database: connections, locks, signatures.
+ROW_WAITS = timedelta(seconds=60)
 _PARALLEL = 8
+_SYNC, _EXPIRE, _REFUND_SYNC = (
+    Actor(ActorKind.JOB, name) for name in ("pay_order_sync_job", "pay_order_expire_job", "pay_refund_sync_job")
+)  # fmt: skip
+
+
+def lease(options: Options) -> timedelta:
+    """The time after which a claimed row is due again. It is more than the work on any claimed row takes.
+
+    The work on all claimed attempts and refunds begins at once. Expired orders are closed a few at a time, without calls: a second
+    for each order of a batch.
+    """
+    waits = max(ROW_WAITS, timedelta(seconds=options.sync_batch))
+    return CALLS_PER_ROW * timedelta(seconds=options.channel_timeout) + waits
 
 
 class Jobs:
-    """The jobs. One pass processes everything that is due, and returns the number of rows."""
+    """The jobs. `start_…` claims what is due and returns, while the work goes on. The others wait until it has ended."""
 
-    def __init__(self, context: Context, attempts: AttemptSettlement, cases: Cases, refunds: RefundSettlement) -> None:
+    def __init__(
+        self, context: Context, attempts: AttemptSettlement, cases: Cases, refunds: RefundSettlement, places: AccountPlaces
+    ) -> None:
         self._context = context
         self._attempts = attempts
         self._cases = cases
         self._refunds = refunds
+        self._places = places
+        self._lease = lease(context.options)
+        self._order_sync = Claims[UUID, PayAttempt](
+            _SYNC.name, context.clock, places.attempts, due=self._due_attempts, take=self._take_attempts,
+            key=lambda attempt: attempt.account_id, work=self._work_on_attempt,
+        )  # fmt: skip
+        self._refund_sync = Claims[UUID, PayRefund](
+            _REFUND_SYNC.name, context.clock, places.refunds, due=self._due_refunds, take=self._take_refunds,
+            key=lambda refund: refund.account_id, work=self._work_on_refund,
+        )  # fmt: skip
+        self._waiting_attempts = StaleRounds[PayAttempt](
+            self._page_of_attempts, lambda attempt: self._logged(_SYNC, self._open_if_stale_attempt(attempt))
+        )
+        self._waiting_refunds = StaleRounds[PayRefund](
+            self._page_of_refunds, lambda refund: self._logged(_REFUND_SYNC, self._open_if_stale_refund(refund))
+        )
+        self._stopping = False
 
-    async def _each(self, items: Sequence[T], work: Callable[[T], Awaitable[None]], job: str) -> None:
-        limit = asyncio.Semaphore(_PARALLEL)
+    def stop(self) -> None:
+        """Claim nothing more. Work that has begun continues; `settle` waits for it."""
+        self._stopping = True
+        self._order_sync.stop()
+        self._refund_sync.stop()
 
-        async def one(item: T) -> None:
-            async with limit:
-                try:
-                    await work(item)
-                except PayCenterError as error:
-                    log.warning("job_item_postponed", job=job, reason=error.reason.value, why=error.message)
-                except Exception:
-                    # A failing row does not stop the others. Its next check is set already.
-                    log.exception("job_item_failed", job=job)
+    async def settle(self) -> None:
+        """Wait until the work on all claimed rows has ended."""
+        await self._order_sync.settle()
+        await self._refund_sync.settle()
 
-        await asyncio.gather(*(one(item) for item in items))
+    async def _on_row(self, actor: Actor, row: RowCalls, work: Awaitable[None]) -> None:
+        """Work on a claimed row, and release its place. Its next check is set already, so a failure is logged only."""
+        with row:
+            await self._logged(actor, work)
 
-    async def _drain(self, claim: Callable[[], Awaitable[Sequence[T]]], work: Callable[[T], Awaitable[None]], job: str) -> int:
-        done = 0
-        while True:
-            items = await claim()
-            with acting(Actor(ActorKind.JOB, job)):
-                await self._each(items, work, job)
-            done += len(items)
-            if len(items) < self._context.options.sync_batch:
-                return done
+    @staticmethod
+    async def _logged(actor: Actor, work: Awaitable[T]) -> T | None:
+        try:
+            with acting(actor):
+                return await work
+        except PayCenterError as error:
+            log.warning("job_item_postponed", job=actor.name, reason=error.reason.value, why=error.message)
+        except Exception:
+            # A failing row does not stop the others.
+            log.exception("job_item_failed", job=actor.name)
+        return None
+
+    def _row(self, places: Places[UUID], account_id: UUID) -> RowCalls:
+        return RowCalls(places, account_id, self._context.clock)
 
     # Order sync
 
+    async def start_order_sync(self) -> int:
+        """Query the channels about unsettled attempts. The delays grow but never end. The number of rows that were started."""
+        return await self._order_sync.start_due()
+
     async def sync_orders(self) -> int:
-        """Query the channels about unsettled attempts. The delays grow but never end."""
+        """The same until nothing is due that may be claimed, and all of it has ended. The number of rows."""
+        before = self._order_sync.started
+        await self.start_order_sync()
+        await self._order_sync.settle()
+        return self._order_sync.started - before
 
-        async def claim() -> Sequence[PayAttempt]:
-            now = self._context.now()
-            async with self._context.database.connection() as connection:
-                return await attempt_rows.claim_due(connection, now, now + _LEASE, self._context.options.sync_batch)
+    async def _due_attempts(self) -> list[UUID]:
+        now = self._context.now()
+        async with self._context.database.connection() as connection:
+            due = await attempt_rows.due_accounts(connection, now)
+        await self._waiting_attempts.go_on(due, now)
+        return list(due)
 
-        return await self._drain(claim, self._sync_attempt, "pay_order_sync_job")
+    async def _take_attempts(self, places: Mapping[UUID, int]) -> list[PayAttempt]:
+        now = self._context.now()
+        async with self._context.database.connection() as connection:
+            return await attempt_rows.claim_due(connection, now, now + self._lease, places)
 
-    async def _sync_attempt(self, attempt: PayAttempt) -> None:
-        # By its age and first, because the work below may raise an exception at every attempt (a lost key, a missing codec).
+    async def _page_of_attempts(
+        self, account_id: UUID, since: datetime, after: tuple[datetime, UUID], limit: int
+    ) -> list[PayAttempt]:
+        async with self._context.database.connection() as connection:
+            return await attempt_rows.list_waiting(connection, account_id, since, after, limit)
+
+    async def _work_on_attempt(self, attempt: PayAttempt) -> None:
+        await self._on_row(_SYNC, self._row(self._places.attempts, attempt.account_id), self._sync_attempt(attempt))
+
+    async def _open_if_stale_attempt(self, attempt: PayAttempt) -> None:
         if attempt.state is AttemptState.CLOSED:
             stale_time = max(attempt.update_time, attempt.expire_time) + VERIFIED_AFTER
         else:
             stale_time = attempt.expire_time + STALE_AFTER
         if self._context.now() > stale_time:
             await self._cases.stale_attempt(attempt)
+
+    async def _sync_attempt(self, attempt: PayAttempt) -> None:
+        # By its age and first, because the work below may raise an exception at every attempt (a lost key, a missing codec).
+        await self._open_if_stale_attempt(attempt)
         async with self._context.database.connection() as connection:
             order = await order_rows.get_order(connection, attempt.order_id)
         if order is None:
@@ -109,12 +184,10 @@ class Jobs:
         if attempt.state is AttemptState.CLOSED:
             await self._watch(attempt)
             return
-        if order.state is not OrderState.WAITING:
-            # The order is paid or closed, so this attempt must not stay payable.
+        if order.state is not OrderState.WAITING or attempt.expire_time <= self._context.now():
+            # An attempt whose order is paid or closed must not stay payable.
             await self._end_of_life(attempt)
-            return
-        if attempt.expire_time <= self._context.now():
-            await self._end_of_life(attempt)
+            await self._close_if_expired(order)
             return
         outcome = await self._attempts.query(attempt)
         if outcome.status is QueryStatus.PAID:
@@ -135,9 +208,20 @@ class Jobs:
         elif settled in (SettleResult.UNCLEAR, SettleResult.TOO_SOON):
             await self._postpone(attempt)
 
+    async def _close_if_expired(self, order: PayOrder) -> None:
+        """Close an expired order whose last open attempt has ended, for the expire job."""
+        if order.state is OrderState.WAITING and order.expire_time <= self._context.now():
+            with acting(_EXPIRE):
+                await self._attempts.close_order(order.id)
+
     async def _postpone(self, attempt: PayAttempt) -> None:
+        """Until its expiry an attempt is checked with growing delays, then at it and by the schedule of expired orders."""
         now = self._context.now()
-        when = due_after(now, ORDER_SYNC_DELAYS, attempt.check_count)
+        late = (now - attempt.expire_time).total_seconds()
+        if late < 0:
+            when = min(due_after(now, ORDER_SYNC_DELAYS, attempt.check_count), attempt.expire_time)
+        else:
+            when = due_after(now, EXPIRE_RETRY_DELAYS, sum(1 for delay in EXPIRE_RETRY_DELAYS if delay < late))
         if attempt.expire_time - attempt.create_time <= SHORT_LIFE and now - attempt.create_time < 5 * SHORT_LIFE:
             # The payer waits at the point of sale: the next check is in a few seconds.
             when = min(when, now + POINT_OF_SALE_STEP)
@@ -164,51 +248,83 @@ class Jobs:
 
     # Order expire
 
-    async def expire_orders(self) -> int:
-        """Close orders after their expiry. Each attempt is queried and closed at its channel first."""
-
-        async def claim() -> Sequence[UUID]:
+    async def start_order_expiry(self) -> int:
+        """Close orders after their expiry. Those that have open attempts are left to the order sync job. The number of orders."""
+        done, left = 0, 0
+        while not self._stopping:
             now = self._context.now()
             async with self._context.database.connection() as connection:
-                return await order_rows.claim_expired(connection, now, now + _LEASE, self._context.options.sync_batch)
+                claimed = await order_rows.claim_expired(connection, now, now + self._lease, self._context.options.sync_batch)
+                have_open = await order_rows.postpone_open(connection, claimed, now, EXPIRE_RETRY_DELAYS)
+            left += len(have_open)
+            await self._close_each([order_id for order_id in claimed if order_id not in have_open])
+            done += len(claimed)
+            if len(claimed) < self._context.options.sync_batch:
+                break
+        if left:
+            # Their attempts are due at their expiry.
+            await self.start_order_sync()
+        return done
 
-        return await self._drain(claim, self._expire, "pay_order_expire_job")
+    async def expire_orders(self) -> int:
+        """The same, and wait until the attempts that may be claimed have ended. The number of orders."""
+        done = await self.start_order_expiry()
+        await self._order_sync.settle()
+        return done
 
-    async def _expire(self, order_id: UUID) -> None:
-        async with self._context.database.connection() as connection:
-            attempts = await attempt_rows.open_attempts(connection, order_id)
-        now = self._context.now()
-        for attempt in attempts:
-            settled = await self._attempts.settle_or_close(attempt)
-            if settled is SettleResult.PAID:
-                return
-            if settled is SettleResult.STILL_PAYABLE:
-                await self._attempts.give_up_on(attempt)
-            if settled in (SettleResult.UNCLEAR, SettleResult.TOO_SOON):
-                late = max((now - attempt.expire_time).total_seconds(), 0)
-                step = sum(1 for delay in EXPIRE_RETRY_DELAYS if delay < late)
-                async with self._context.database.connection() as connection:
-                    await order_rows.set_next_check(connection, order_id, due_after(now, EXPIRE_RETRY_DELAYS, step))
-                return
-        await self._attempts.close_order(order_id)
+    async def _close_each(self, orders: Sequence[UUID]) -> None:
+        limit = asyncio.Semaphore(_PARALLEL)
+
+        async def close(order_id: UUID) -> None:
+            async with limit:
+                await self._logged(_EXPIRE, self._attempts.close_order(order_id))
+
+        await asyncio.gather(*(close(order_id) for order_id in orders))
 
     # Refund sync
 
+    async def start_refund_sync(self) -> int:
+        """Query the channels about refunds in progress, and send again those that the channel does not know. The number of rows
+        that were started."""
+        return await self._refund_sync.start_due()
+
     async def sync_refunds(self) -> int:
-        """Query the channels about refunds in progress, and send again those that the channel does not know."""
+        """The same until nothing is due that may be claimed, and all of it has ended. The number of rows."""
+        before = self._refund_sync.started
+        await self.start_refund_sync()
+        await self._refund_sync.settle()
+        return self._refund_sync.started - before
 
-        async def claim() -> Sequence[PayRefund]:
-            now = self._context.now()
-            async with self._context.database.connection() as connection:
-                return await refund_rows.claim_due(connection, now, now + _LEASE, self._context.options.sync_batch)
+    async def _due_refunds(self) -> list[UUID]:
+        now = self._context.now()
+        async with self._context.database.connection() as connection:
+            due = await refund_rows.due_accounts(connection, now)
+        await self._waiting_refunds.go_on(due, now)
+        return list(due)
 
-        return await self._drain(claim, self._sync_refund, "pay_refund_sync_job")
+    async def _take_refunds(self, places: Mapping[UUID, int]) -> list[PayRefund]:
+        now = self._context.now()
+        async with self._context.database.connection() as connection:
+            return await refund_rows.claim_due(connection, now, now + self._lease, places)
 
-    async def _sync_refund(self, refund: PayRefund) -> None:
+    async def _page_of_refunds(
+        self, account_id: UUID, since: datetime, after: tuple[datetime, UUID], limit: int
+    ) -> list[PayRefund]:
+        async with self._context.database.connection() as connection:
+            return await refund_rows.list_waiting(connection, account_id, since, after, limit)
+
+    async def _work_on_refund(self, refund: PayRefund) -> None:
+        await self._on_row(_REFUND_SYNC, self._row(self._places.refunds, refund.account_id), self._sync_refund(refund))
+
+    async def _open_if_stale_refund(self, refund: PayRefund) -> None:
         if refund.state is RefundState.WAITING:
             stale_time = time_of(refund.out_refund_key) + STALE_AFTER  # since it was sent under its current number
         else:
             stale_time = refund.update_time + VERIFIED_AFTER
         if self._context.now() > stale_time:
             await self._cases.stale_refund(refund)
+
+    async def _sync_refund(self, refund: PayRefund) -> None:
+        # By its age and first, as above.
+        await self._open_if_stale_refund(refund)
         await self._refunds.check(refund)

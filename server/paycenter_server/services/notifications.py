@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from uuid import UUID
 
+from paycenter_server.domain.events import Cause
 from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.notifications import NotificationLog, PayNotification
 from paycenter_server.domain.states import NotificationState
@@ -76,7 +77,7 @@ class Notifications:
         """
         task, _ = await self.get(caller, number)
         async with self._context.database.connection() as connection:
-            if not await notification_rows.resend(connection, [task.id], self._context.now()):
+            if not await notification_rows.resend(connection, [task.id], self._context.now(), Cause(caller.actor)):
                 await self._refuse_superseded(connection, task)
                 raise errors.notification_open()
         self._context.wake_up.send()
@@ -89,7 +90,7 @@ class Notifications:
         """
         task, _ = await self.get(caller, number)
         async with self._context.database.connection() as connection:
-            if not await notification_rows.send_now(connection, task.id, self._context.now()):
+            if not await notification_rows.send_now(connection, task.id, self._context.now(), Cause(caller.actor)):
                 await self._refuse_superseded(connection, task)
                 raise errors.notification_finished(task)
         self._context.wake_up.send()
@@ -122,7 +123,8 @@ class Notifications:
             keys = await notification_rows.list_resendable(connection, where, limit=pager.size + 1, before=before)
             more = len(keys) > pager.size
             keys = keys[: pager.size]
-            resent = 0 if dry_run else len(await notification_rows.resend(connection, keys, self._context.now()))
+            again = [] if dry_run else await notification_rows.resend(connection, keys, self._context.now(), Cause(caller.actor))
+            resent = len(again)
             remaining = 0
             if more:
                 remaining = await notification_rows.count_resendable(connection, where, before=keys[-1], limit=COUNT_LIMIT)

@@ -11,10 +11,10 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Protocol
 from uuid import UUID
 
 import structlog
@@ -25,6 +25,7 @@ from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.domain.schedule import NOTIFICATION_DELAYS, notification_delay
 from paycenter_server.domain.states import NotificationEvent
 from paycenter_server.services.cases import Cases
+from paycenter_server.services.claims import Claims
 from paycenter_server.services.context import Context
 from paycenter_server.services.notifications_endpoints import Endpoints
 from paycenter_server.storage import notifications as notification_rows
@@ -35,8 +36,6 @@ log = structlog.get_logger(__name__)
 
 LEASE = timedelta(seconds=60)
 _ANSWER_KEPT = 2000
-# Completions within this time share a claim, unless half of the places of an endpoint are free already.
-_GATHER_SECONDS = 0.01
 # While the breaker of an endpoint has been open for OPEN_BEFORE_GIVING_UP, what has been due for GIVE_UP_AFTER ends without a
 # further delivery. Without this, rows that wait for a trial would never end.
 OPEN_BEFORE_GIVING_UP = timedelta(hours=1)
@@ -86,24 +85,17 @@ class _Outcome:
 
 
 class NotificationDelivery:
-    """Claims, sends and records notifications. Several instances may run at once, in one process or in many.
-
-    A claim takes no more than the free places of an endpoint (`notifications_endpoints`), so that an endpoint that hangs delays no
-    other. While an endpoint has more due than places, one task claims for it as places become free.
-    """
+    """Claims, sends and records notifications. Several instances may run at once, in one process or in many."""
 
     def __init__(self, context: Context, sender: NotificationSender) -> None:
         self._context = context
         self._sender = sender
         self._cases = Cases(context)
         self._endpoints = Endpoints()
-        self._deliveries: set[asyncio.Task[None]] = set()
-        self._backlog: set[str] = set()
-        self._freed = asyncio.Event()
-        self._claimer: asyncio.Task[None] | None = None
-        self._wanted = False
-        self._looking = False
-        self._stopping = False
+        self._claims = Claims[str, DueNotification](
+            "pay_notify_job", context.clock, self._endpoints.places, due=self._due, take=self._take,
+            key=lambda task: task.endpoint, work=self._deliver,
+        )  # fmt: skip
         self._outcomes: list[_Outcome] = []
         self._recorder: asyncio.Task[None] | None = None
 
@@ -113,66 +105,18 @@ class NotificationDelivery:
 
         If another call is looking, this call only makes it look once more.
         """
-        self._wanted = True
-        if self._looking:
-            return 0
-        self._looking = True
-        started = 0
-        try:
-            while self._wanted and not self._stopping:
-                self._wanted = False
-                async with self._context.database.connection() as connection:
-                    endpoints = await notification_rows.due_endpoints(connection, self._context.now())
-                await self._give_up_overdue(endpoints)
-                started += await self._claim(endpoints)
-        finally:
-            self._looking = False
-        return started
+        return await self._claims.start_due()
 
-    async def _claim(self, endpoints: Iterable[str]) -> int:
-        """Claim for the free places of these endpoints, and start the deliveries. Those that may have more are the backlog."""
-        names, now = list(endpoints), self._context.now()
-        places = self._endpoints.reserve(names, now)
-        left = dict(places)
-        try:
-            tasks: list[DueNotification] = []
-            if places:
-                async with self._context.database.connection() as connection:
-                    tasks = await notification_rows.claim_due(connection, now, now + LEASE, places)
-            for task in tasks:
-                left[task.endpoint] -= 1
-                delivery = asyncio.create_task(self._deliver(task))
-                self._deliveries.add(delivery)
-                delivery.add_done_callback(self._deliveries.discard)
-        finally:
-            for name, unused in left.items():
-                self._endpoints.release(name, unused)
-        for name in names:
-            if left.get(name, 0) == 0 and not self._endpoints.is_open(name):
-                self._backlog.add(name)
-            else:
-                self._backlog.discard(name)
-        if self._backlog and self._claimer is None and not self._stopping:
-            self._claimer = asyncio.create_task(self._claim_backlog())
-        return len(tasks)
+    async def _due(self) -> list[str]:
+        async with self._context.database.connection() as connection:
+            endpoints = await notification_rows.due_endpoints(connection, self._context.now())
+        await self._give_up_overdue(endpoints)
+        return endpoints
 
-    async def _claim_backlog(self) -> None:
-        """Claim as places become free, until no endpoint has more due than places. Completions share claims."""
-        try:
-            while self._backlog and not self._stopping:
-                if self._deliveries:
-                    await self._freed.wait()
-                self._freed.clear()
-                if not self._endpoints.mostly_free(self._backlog):
-                    await asyncio.sleep(_GATHER_SECONDS)
-                if not self._stopping:
-                    await self._claim(self._backlog)
-        except Exception as error:
-            # The job looks at everything again in a second.
-            log.warning("notification_claim_failed", why=f"{type(error).__name__}: {error}")
-        finally:
-            self._backlog.clear()
-            self._claimer = None
+    async def _take(self, places: Mapping[str, int]) -> list[DueNotification]:
+        now = self._context.now()
+        async with self._context.database.connection() as connection:
+            return await notification_rows.claim_due(connection, now, now + LEASE, places)
 
     async def _give_up_overdue(self, endpoints: Iterable[str]) -> None:
         """End what has waited for a trial of an open breaker for as long as the whole retry schedule takes."""
@@ -189,15 +133,13 @@ class NotificationDelivery:
 
     def stop(self) -> None:
         """Claim nothing more. Deliveries that have begun continue; `settle` waits for them."""
-        self._stopping = True
-        self._freed.set()
+        self._claims.stop()
 
     async def settle(self) -> None:
         """Wait until all started deliveries, and those of the backlog, are recorded."""
-        while self._deliveries or self._claimer is not None or self._recorder is not None:
-            waiting: list[asyncio.Future[Any]] = [*self._deliveries]
-            waiting += [task for task in (self._claimer, self._recorder) if task is not None]
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        await self._claims.settle()
+        while self._recorder is not None:
+            await asyncio.wait([self._recorder])
 
     async def _deliver(self, task: DueNotification) -> None:
         received: DeliveryResponse | None = None
@@ -221,12 +163,11 @@ class NotificationDelivery:
 
     def _free_place(self, task: DueNotification, received: DeliveryResponse | None, seconds: float) -> None:
         if received is None or received.blocked:
-            self._endpoints.release(task.endpoint)
+            self._endpoints.places.give_back(task.endpoint)
         elif received.status:
             self._endpoints.answered(task.endpoint, seconds)
         elif self._endpoints.unanswered(task.endpoint, self._context.now()):
             log.warning("notification_endpoint_does_not_answer", endpoint=task.endpoint, why=received.text)
-        self._freed.set()
 
     def _add_unsent(self, task: DueNotification, event: NotificationEvent, why: str) -> None:
         """Add the end of a notification that was claimed and not sent. One that is superseded ends as that in any case."""

@@ -75,15 +75,19 @@ class Payments:
             raise FactsMismatchError("the message names no amount or currency")
         async with self._context.database.connection() as connection:
             attempt = await self._ours(connection, configured, payment)
-            if attempt is not None and attempt.state is AttemptState.SUCCESS:
-                return Booked.ALREADY
-            if attempt is not None and self._fits(attempt, payment):
+            booked = attempt is not None and attempt.state is AttemptState.SUCCESS
+            if attempt is not None and not booked and self._fits(attempt, payment):
                 order = await order_rows.get_order(connection, attempt.order_id)
                 if order is not None and await self._settle(
                     connection, configured, order, attempt, payment, cause, snapshot=snapshot
                 ):
                     self._context.wake_up.send()
                     return Booked.BOOKED
+        if attempt is not None and booked:
+            if payment.amount != attempt.paid_amount:
+                # The channel contradicts itself. Which amount is true is not to be guessed.
+                await self._cases.another_amount(attempt, payment.amount, cause)
+            return Booked.ALREADY
         if attempt is None:
             compare_identity(configured, payment.account)
             await self._cases.unknown_payment(configured.channel, configured.account, payment, cause)

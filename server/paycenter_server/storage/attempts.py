@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -9,6 +10,7 @@ from uuid import UUID
 from paycenter_server.domain.attempts import PayAttempt
 from paycenter_server.domain.events import CANCEL_BEGUN, CANCEL_DECIDED, Cause, Subject
 from paycenter_server.domain.states import ATTEMPT, OPEN_ATTEMPT, UNPAID_ATTEMPT, AttemptEvent, sources, target
+from paycenter_server.storage.claims import due_keys, due_rows, waiting_rows
 from paycenter_server.storage.database import Connection, Transaction, WriteConnection
 from paycenter_server.storage.events import Change, cause_values, named, noting
 from paycenter_server.storage.rows import RowMapping
@@ -214,16 +216,33 @@ async def pay_late(
     return done is not None
 
 
-async def claim_due(connection: WriteConnection, now: datetime, lease: datetime, limit: int) -> list[PayAttempt]:
-    """Claim unsettled attempts whose check is due. Each is due again at `lease`, so that a killed worker loses nothing."""
-    rows = await connection.fetch(
-        f"""UPDATE pay_attempt t SET next_check_time = $2, check_count = check_count + 1 WHERE id = ANY(ARRAY(
-             SELECT id FROM pay_attempt WHERE next_check_time <= $1 ORDER BY next_check_time LIMIT $3
-             FOR NO KEY UPDATE SKIP LOCKED))
-           RETURNING {ATTEMPTS.returning}""",
-        now, lease, limit,
-    )  # fmt: skip
-    return ATTEMPTS.models(rows)
+_DUE_ACCOUNTS = due_keys("pay_attempt", "account_id", "next_check_time")
+_CLAIM = f"""
+WITH due AS MATERIALIZED ({due_rows("pay_attempt", "account_id", "uuid", "next_check_time")})
+UPDATE pay_attempt t SET next_check_time = $2, check_count = check_count + 1 WHERE t.id = ANY(ARRAY(SELECT id FROM due))
+RETURNING {ATTEMPTS.returning}
+"""
+_WAITING = f"{ATTEMPTS.select} {waiting_rows('account_id', 'next_check_time')}"
+
+
+async def due_accounts(connection: Connection, now: datetime) -> dict[UUID, datetime]:
+    """The accounts that have attempts whose check is due, each with the earliest time. It reads one row for each account."""
+    return {row["account_id"]: row["next_check_time"] for row in await connection.fetch(_DUE_ACCOUNTS, now)}
+
+
+async def claim_due(connection: WriteConnection, now: datetime, lease: datetime, places: Mapping[UUID, int]) -> list[PayAttempt]:
+    """Claim unsettled attempts whose check has been due longest, at most `places` of each account.
+
+    Each is due again at `lease`, so that a killed worker loses nothing. It reads the rows that it claims, and no others.
+    """
+    return ATTEMPTS.models(await connection.fetch(_CLAIM, now, lease, list(places), list(places.values())))
+
+
+async def list_waiting(
+    connection: Connection, account_id: UUID, since: datetime, after: tuple[datetime, UUID], limit: int
+) -> list[PayAttempt]:
+    """Attempts of an account whose check has been due since this time, in the order of that, after the one with time and id."""
+    return ATTEMPTS.models(await connection.fetch(_WAITING, account_id, since, *after, limit))
 
 
 async def set_next_check(connection: WriteConnection, attempt_id: UUID, when: datetime | None, *, only_open: bool = True) -> None:

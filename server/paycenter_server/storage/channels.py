@@ -29,6 +29,16 @@ async def get_channel_by_code(connection: Connection, app_id: UUID, code: str) -
     return CHANNELS.model(await connection.fetchrow(f"{CHANNELS.select} WHERE t.app_id = $1 AND t.code = $2", app_id, code))
 
 
+async def usable_codes(connection: Connection, app_id: UUID) -> list[str]:
+    """The codes of an app's enabled channels whose accounts are enabled too, sorted."""
+    rows = await connection.fetch(
+        """SELECT c.code FROM pay_channel c JOIN pay_binding b ON b.id = c.binding_id JOIN pay_account a ON a.id = b.account_id
+           WHERE c.app_id = $1 AND c.enabled AND a.enabled ORDER BY c.code""",
+        app_id,
+    )
+    return [row["code"] for row in rows]
+
+
 async def update_channel(
     connection: WriteConnection,
     channel_id: UUID,

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from paycenter_server.domain.apps import NotificationSuccess
+from paycenter_server.domain.events import SENT_NOW, Cause, Subject
 from paycenter_server.domain.notifications import NotificationLog, NotificationType, PayNotification
 from paycenter_server.domain.states import (
     NOTIFICATION,
@@ -18,7 +19,9 @@ from paycenter_server.domain.states import (
     sources,
     target,
 )
+from paycenter_server.storage.claims import due_keys, due_rows
 from paycenter_server.storage.database import Connection, Transaction, WriteConnection
+from paycenter_server.storage.events import Change, cause_values, named, noting
 from paycenter_server.storage.rows import RowMapping, to_model
 
 NOTIFICATIONS = RowMapping(PayNotification, "pay_notify_task")
@@ -111,20 +114,9 @@ class DueNotification:
     notification_secrets_previous: Sequence[Mapping[str, str]]
 
 
-_DUE_ENDPOINTS = """WITH RECURSIVE first AS (
-    (SELECT endpoint, next_notify_time FROM pay_notify_task WHERE next_notify_time IS NOT NULL
-     ORDER BY endpoint, next_notify_time LIMIT 1)
-  UNION ALL
-    SELECT n.endpoint, n.next_notify_time FROM first f CROSS JOIN LATERAL (
-      SELECT t.endpoint, t.next_notify_time FROM pay_notify_task t
-      WHERE t.next_notify_time IS NOT NULL AND t.endpoint > f.endpoint ORDER BY t.endpoint, t.next_notify_time LIMIT 1) n
-) SELECT endpoint FROM first WHERE next_notify_time <= $1"""
-
-# `= ANY(ARRAY(…))` and not a join: the plan then reads the claimed rows by their key, whatever the statistics say.
+_DUE_ENDPOINTS = due_keys("pay_notify_task", "endpoint", "next_notify_time")
 _CLAIM = f"""WITH due AS MATERIALIZED (
-  SELECT q.id FROM unnest($3::text[], $4::int[]) f(endpoint, places) CROSS JOIN LATERAL (
-    SELECT t.id FROM pay_notify_task t WHERE t.endpoint = f.endpoint AND t.next_notify_time <= $1
-    ORDER BY t.next_notify_time LIMIT f.places FOR NO KEY UPDATE SKIP LOCKED) q
+  {due_rows("pay_notify_task", "endpoint", "text", "next_notify_time")}
 ), claimed AS (
   UPDATE pay_notify_task t SET next_notify_time = $2 WHERE t.id = ANY(ARRAY(SELECT id FROM due))
   RETURNING t.id, t.app_id, t.type, t.event, t.data_id, t.data_version, t.endpoint, t.notification_url, t.payload, t.notify_times,
@@ -248,27 +240,44 @@ async def list_logs_of(connection: Connection, task_ids: Sequence[UUID], limit: 
     return LOGS.models(list(reversed(rows)))
 
 
-async def resend(connection: WriteConnection, task_ids: Sequence[UUID], now: datetime) -> list[UUID]:
+# The order of what a notification reports.
+_ABOUT = f"""(CASE type WHEN '{NotificationType.ORDER.value}' THEN data_id
+  WHEN '{NotificationType.REFUND.value}' THEN (SELECT order_id FROM pay_refund WHERE id = data_id)
+  ELSE (SELECT order_id FROM pay_case WHERE id = data_id) END)"""
+
+
+def _noted(event: str, first: int) -> str:
+    """The event of an operator's or an app's act on the notifications in the CTE `changed`."""
+    return noting("changed", first, Change(Subject.NOTIFICATION, named(event), order_id=_ABOUT, before="before", after="state"))
+
+
+async def resend(connection: WriteConnection, task_ids: Sequence[UUID], now: datetime, cause: Cause) -> list[UUID]:
     """Make finished notifications WAITING and due, and start their retry schedules again. The ids of those that it changed.
 
     A notification that is not finished, or whose object has a newer one, is not changed.
     """
     rows = await connection.fetch(
-        """UPDATE pay_notify_task t SET state = $3, next_notify_time = $2, update_time = $2, schedule_start_time = $2,
-             schedule_start_times = notify_times
-           WHERE t.id = ANY($1) AND t.state = ANY($4)
+        f"""WITH old AS (SELECT id, state AS before FROM pay_notify_task t WHERE t.id = ANY($1) AND t.state = ANY($4)
              AND NOT EXISTS (SELECT 1 FROM pay_notify_task n WHERE n.data_id = t.data_id AND n.data_version > t.data_version)
-           RETURNING t.id""",
+             ORDER BY id FOR NO KEY UPDATE),
+           changed AS (UPDATE pay_notify_task t SET state = $3, next_notify_time = $2, update_time = $2, schedule_start_time = $2,
+             schedule_start_times = notify_times FROM old WHERE t.id = old.id
+             RETURNING t.id, t.type, t.data_id, t.state, old.before),
+           noted AS ({_noted(NotificationEvent.RESEND, 5)})
+           SELECT id FROM changed""",
         list(task_ids), now, target(NOTIFICATION, NotificationEvent.RESEND), sources(NOTIFICATION, NotificationEvent.RESEND),
+        *cause_values(cause),
     )  # fmt: skip
     return [row["id"] for row in rows]
 
 
-async def send_now(connection: WriteConnection, task_id: UUID, now: datetime) -> bool:
+async def send_now(connection: WriteConnection, task_id: UUID, now: datetime, cause: Cause) -> bool:
     """Make an open notification due. Its retry schedule continues. False if it is not open."""
     done = await connection.fetchval(
-        "UPDATE pay_notify_task SET next_notify_time = $2, update_time = $2 WHERE id = $1 AND state = ANY($3) RETURNING id",
-        task_id, now, [state.value for state in OPEN_NOTIFICATION],
+        f"""WITH changed AS (UPDATE pay_notify_task SET next_notify_time = $2, update_time = $2
+             WHERE id = $1 AND state = ANY($3) RETURNING id, type, data_id, state, state AS before),
+           noted AS ({_noted(SENT_NOW, 4)}) SELECT id FROM changed""",
+        task_id, now, [state.value for state in OPEN_NOTIFICATION], *cause_values(cause),
     )  # fmt: skip
     return done is not None
 

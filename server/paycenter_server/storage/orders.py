@@ -92,6 +92,21 @@ async def claim_expired(connection: WriteConnection, now: datetime, retry: datet
     return [row["id"] for row in rows]
 
 
+async def postpone_open(connection: WriteConnection, order_ids: Sequence[UUID], now: datetime, delays: Sequence[int]) -> set[UUID]:
+    """Of these claimed orders those that have open attempts. Their next check is after one of the delays (seconds): the first that
+    is not shorter than the time since their expiry, or the last."""
+    # LIMIT and not EXISTS: that would become a join, which reads all attempts if they have no statistics.
+    rows = await connection.fetch(
+        """UPDATE pay_order t SET next_check_time = $2::timestamptz + make_interval(secs => coalesce(
+             (SELECT min(d) FROM unnest($3::int[]) d WHERE d >= extract(epoch FROM $2::timestamptz - t.expire_time)), $4::int))
+           WHERE t.id = ANY($1) AND t.state = ANY($5)
+             AND (SELECT a.id FROM pay_attempt a WHERE a.order_id = t.id AND a.state = ANY($6) LIMIT 1) IS NOT NULL
+           RETURNING t.id""",
+        list(order_ids), now, list(delays), delays[-1], _UNPAID, OPEN_ATTEMPT,
+    )  # fmt: skip
+    return {row["id"] for row in rows}
+
+
 async def set_next_check(connection: WriteConnection, order_id: UUID, when: datetime | None) -> None:
     """Set the time of the next check of an unsettled order. A settled order is not changed."""
     await connection.execute("UPDATE pay_order SET next_check_time = $2 WHERE id = $1 AND state = ANY($3)", order_id, when, _UNPAID)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,6 +11,7 @@ from uuid import UUID
 from paycenter_server.domain.events import Cause, Subject
 from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.domain.states import ORDER, REFUND, OrderEvent, RefundEvent, RefundState, sources, target
+from paycenter_server.storage.claims import due_keys, due_rows, waiting_rows
 from paycenter_server.storage.database import Connection, Transaction, WriteConnection
 from paycenter_server.storage.events import Change, cause_values, named, noting
 from paycenter_server.storage.rows import RowMapping
@@ -274,16 +275,32 @@ async def set_next_look(connection: WriteConnection, refund: PayRefund, when: da
     )  # fmt: skip
 
 
-async def claim_due(connection: WriteConnection, now: datetime, lease: datetime, limit: int) -> list[PayRefund]:
-    """Claim refunds whose check is due: WAITING ones, and failed ones that are looked at again. Each is due again at `lease`."""
-    rows = await connection.fetch(
-        f"""WITH due AS (UPDATE pay_refund t SET next_check_time = $2, check_count = check_count + 1 WHERE id = ANY(ARRAY(
-             SELECT id FROM pay_refund WHERE next_check_time <= $1 ORDER BY next_check_time LIMIT $3
-             FOR NO KEY UPDATE SKIP LOCKED))
-           RETURNING {REFUNDS.returning}) {REFUNDS.select_from("due")}""",
-        now, lease, limit,
-    )  # fmt: skip
-    return REFUNDS.models(rows)
+_DUE_ACCOUNTS = due_keys("pay_refund", "account_id", "next_check_time")
+_CLAIM = f"""
+WITH due AS MATERIALIZED ({due_rows("pay_refund", "account_id", "uuid", "next_check_time")}),
+claimed AS (UPDATE pay_refund t SET next_check_time = $2, check_count = check_count + 1 WHERE t.id = ANY(ARRAY(SELECT id FROM due))
+  RETURNING {REFUNDS.returning})
+{REFUNDS.select_from("claimed")}
+"""
+_WAITING = f"{REFUNDS.select} {waiting_rows('account_id', 'next_check_time')}"
+
+
+async def due_accounts(connection: Connection, now: datetime) -> dict[UUID, datetime]:
+    """The accounts that have refunds whose check is due, each with the earliest time. It reads one row for each account."""
+    return {row["account_id"]: row["next_check_time"] for row in await connection.fetch(_DUE_ACCOUNTS, now)}
+
+
+async def claim_due(connection: WriteConnection, now: datetime, lease: datetime, places: Mapping[UUID, int]) -> list[PayRefund]:
+    """Claim refunds whose check has been due longest, at most `places` of each account: WAITING ones, and failed ones that are
+    looked at again. Each is due again at `lease`. It reads the rows that it claims, and no others."""
+    return REFUNDS.models(await connection.fetch(_CLAIM, now, lease, list(places), list(places.values())))
+
+
+async def list_waiting(
+    connection: Connection, account_id: UUID, since: datetime, after: tuple[datetime, UUID], limit: int
+) -> list[PayRefund]:
+    """Refunds of an account whose check has been due since this time, in the order of that, after the one with time and id."""
+    return REFUNDS.models(await connection.fetch(_WAITING, account_id, since, *after, limit))
 
 
 @dataclass(frozen=True, slots=True)

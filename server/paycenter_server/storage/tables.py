@@ -213,8 +213,14 @@ pay_attempt = Table(
     Column("check_count", Integer, nullable=False, server_default=text("0")),
     *_times(),
     Column("cancel_until", TIME),
-    Index("pay_attempt_next_check_time_idx", "next_check_time", postgresql_where=text("next_check_time IS NOT NULL")),
-    Index("pay_attempt_account_id_idx", "account_id", postgresql_where=text("next_check_time IS NOT NULL")),
+    # For the claims by account, and for what is not settled over an account. It is the only index of these times, so that no
+    # statistics can make another one look better.
+    Index(
+        "pay_attempt_account_id_next_check_time_idx",
+        "account_id",
+        "next_check_time",
+        postgresql_where=text("next_check_time IS NOT NULL"),
+    ),
     _one_of("state", AttemptState),
     CheckConstraint("amount > 0", name="amount"),
     CheckConstraint("(state = 'SUCCESS') = (paid_amount > 0)", name="paid_when_paid"),
@@ -296,8 +302,14 @@ pay_refund = Table(
     *_times(),
     UniqueConstraint("app_id", "merchant_refund_no"),
     Index("pay_refund_app_id_id_idx", "app_id", "id"),
-    Index("pay_refund_next_check_time_idx", "next_check_time", postgresql_where=text("next_check_time IS NOT NULL")),
-    Index("pay_refund_account_id_idx", "account_id", postgresql_where=text("next_check_time IS NOT NULL")),
+    # For the claims by account, and for what is not settled over an account. It is the only index of these times, so that no
+    # statistics can make another one look better.
+    Index(
+        "pay_refund_account_id_next_check_time_idx",
+        "account_id",
+        "next_check_time",
+        postgresql_where=text("next_check_time IS NOT NULL"),
+    ),
     _one_of("state", RefundState),
     CheckConstraint("amount > 0 AND amount <= total_amount", name="amount"),
     postgresql_with=_FILL,

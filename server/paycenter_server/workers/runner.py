@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from arq import cron, func
@@ -23,8 +23,11 @@ log = structlog.get_logger(__name__)
 
 MAX_JOBS = 100
 POLL_DELAY = 0.05
+# arq cancels a job that takes longer. The pass that the job began goes on.
+JOB_TIMEOUT = 300.0
 _RESTART_SECONDS = 1.0
 _CLOSE_SECONDS = 5.0
+STOP_SECONDS = 12.0
 
 
 @dataclass
@@ -35,16 +38,27 @@ class Job:
     work: Callable[[], Awaitable[int]]
     period: float
     last: float = 0.0
-    running: bool = False
     again: bool = False
     done: int = field(default=0)
+    passes: asyncio.Task[None] | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a pass."""
+        return self.passes is not None and not self.passes.done()
 
     async def run(self) -> None:
-        """One pass at a time. A call during a pass makes another pass follow it. Errors are logged; the rows stay due."""
+        """One pass at a time. A call during a pass makes another pass follow it. Errors are logged; the rows stay due.
+
+        A pass is a task of its own: it goes on if the caller is cancelled, by arq's time-out or because Redis went away.
+        """
         self.again = True
         if self.running:
             return
-        self.running = True
+        self.passes = asyncio.create_task(self._run())
+        await asyncio.shield(self.passes)
+
+    async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         try:
             while self.again:
@@ -55,16 +69,15 @@ class Job:
             log.warning("job_failed", job=self.name, why=f"{type(error).__name__}: {error}")
         finally:
             self.last = loop.time()
-            self.running = False
 
 
 def make_jobs(jobs: Jobs, delivery: NotificationDelivery) -> dict[str, Job]:
     """The four jobs, by name."""
     made = (
         Job("pay_notify_job", delivery.deliver_due, 1),
-        Job("pay_order_sync_job", jobs.sync_orders, 2),
-        Job("pay_order_expire_job", jobs.expire_orders, 2),
-        Job("pay_refund_sync_job", jobs.sync_refunds, 2),
+        Job("pay_order_sync_job", jobs.start_order_sync, 2),
+        Job("pay_order_expire_job", jobs.start_order_expiry, 2),
+        Job("pay_refund_sync_job", jobs.start_refund_sync, 2),
     )
     return {job.name: job for job in made}
 
@@ -74,13 +87,25 @@ def _log_close_failure(closing: asyncio.Future[None]) -> None:
         log.debug("worker_close_failed")
 
 
-class Runner:
-    """Runs until `stop`."""
+class Working(Protocol):
+    """What goes on after the passes that started it: deliveries, the settlement of attempts and refunds."""
 
-    def __init__(self, jobs: Mapping[str, Job], redis_url: str, delivery: NotificationDelivery) -> None:
+    def stop(self) -> None:
+        """Claim nothing more."""
+        ...
+
+    async def settle(self) -> None:
+        """Wait until what was claimed has ended."""
+        ...
+
+
+class Runner:
+    """Runs until `stop`. `working`: what the jobs start, and what is waited for at the end."""
+
+    def __init__(self, jobs: Mapping[str, Job], redis_url: str, *working: Working) -> None:
         self._jobs = jobs
         self._redis_url = redis_url
-        self._delivery = delivery
+        self._working = working
 
     def _function(self, job: Job) -> Any:
         async def call(context: dict[Any, Any]) -> None:
@@ -96,6 +121,7 @@ class Runner:
             "handle_signals": False,
             "keep_result": 0,
             "max_jobs": MAX_JOBS,
+            "job_timeout": JOB_TIMEOUT,
             "poll_delay": POLL_DELAY,
             "job_serializer": serialize,
             "job_deserializer": deserialize,
@@ -142,7 +168,7 @@ class Runner:
             await asyncio.sleep(0.5)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop`. Deliveries that have begun are waited for."""
+        """Until `stop`. Then nothing more is claimed, and what was claimed is waited for. What takes longer is due by its lease."""
         tasks = [asyncio.create_task(self._run_worker(queue)) for queue in (WAKE_UP_QUEUE, CRON_QUEUE)]
         tasks.append(asyncio.create_task(self._run_overdue_jobs()))
         log.info("workers_running", jobs=list(self._jobs))
@@ -152,8 +178,13 @@ class Runner:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._delivery.stop()
-            try:
-                await asyncio.wait_for(self._delivery.settle(), 12)
-            except TimeoutError:
-                log.warning("deliveries_abandoned", why="they are sent again when their lease runs out")
+            for working in self._working:
+                working.stop()
+            settling = [asyncio.create_task(working.settle()) for working in self._working]
+            passes = [job.passes for job in self._jobs.values() if job.passes is not None]
+            _, pending = await asyncio.wait([*settling, *passes], timeout=STOP_SECONDS)
+            if pending:
+                log.warning("work_abandoned", why="it is due again when its lease runs out")
+            for task in settling:
+                task.cancel()
+            await asyncio.gather(*settling, return_exceptions=True)

@@ -1,8 +1,163 @@
-"""Awaits of services/ that no operation of the crash matrix is killed at, by module or by module and function, with the reason."""
+"""Awaits of services/ that no operation of the crash matrix is killed at, with the reason.
+
+A key is a module, a module and a function, or a module, a function and the beginning of the source of the await.
+"""
 
 from __future__ import annotations
 
-_READS = "it reads"
-_ADMINISTRATION = "administration of configuration, in one transaction"
+from faults.crash.points import KillPoint
 
-EXEMPT: dict[str, str] = {}
+_READS = "it only reads"
+_ADMINISTRATION = "administration: one transaction, no channel call that moves money"
+_OTHERS = "it calls what others call too, and stores nothing before that"
+_WAITS = "a wait for tasks that are stepped themselves"
+
+EXEMPT: dict[str, str] = {
+    **dict.fromkeys(("accounts", "accounts_keys", "apps", "channels", "channels_probe", "credentials"), _ADMINISTRATION),
+    **dict.fromkeys(("books", "health", "identity", "timeline"), _READS),
+    "context": _WAITS,
+    "notifications": "an operator's resend: one statement",
+    "cases_desk": "it reads; a comment or an assignment is one statement",
+    "cases Cases.books_differ": "of the books check, which is run again",
+    "channels_gateway ChannelGateway.bound: async with self._building": "a lock in memory",
+    "claims Claims._claim_backlog": "a claim for places that became free: the kill points of _claim",
+    "cases_decisions CaseDecisions._settled": "it does what the sync jobs do",
+    "cashier": "it reads, and then submits as an app does",
+    # Keys of channels are fetched into memory.
+    **dict.fromkeys(
+        (
+            "channels_gateway ChannelGateway._fetch",
+            "channels_gateway ChannelGateway.fetch_keys",
+            "channels_gateway ChannelGateway._refresh_keys",
+            "channels_gateway ChannelGateway._read_with_earlier_keys",
+            "channels_gateway ChannelGateway._read",
+            "channels_gateway ChannelGateway.get",
+            "channels_gateway ChannelGateway.parse_callback",
+            "channels_gateway ChannelGateway.verify_callback",
+            "channels_gateway ChannelGateway._send: outcome",
+            "channels_gateway ChannelGateway.perform: await self._refresh_keys",
+            "callbacks Callbacks._store: signer",
+            "callbacks Callbacks._store: callback = await self._gateway",
+            "callbacks Callbacks._owner: return await self._gateway",
+        ),
+        "keys in memory",
+    ),
+    **dict.fromkeys(
+        (
+            "attempts AttemptSettlement.pending",
+            "attempts AttemptSettlement.found_paid",
+            "attempts AttemptSettlement.close_all: raise await self.found_paid",
+            "cases_decisions CaseDecisions._read",
+            "cases_decisions CaseDecisions._decide_surplus: raise",
+            "cases_decisions CaseDecisions._apply: await self._lock_failed",
+            "cases_decisions CaseDecisions.book: await self._lock_failed",
+            "cases_decisions CaseDecisions.refund: account = await",
+            "attempts AttemptSettlement.close_all: raise await self.pending",
+            "attempts_submission Submission._close: raise",
+            "orders Orders.attempts",
+            "orders Orders.load_by_merchant_id",
+            "orders Orders.search",
+            "orders Orders.create: existing",
+            "orders Orders.sync_order: attempts = await attempt_rows.list",
+            "refunds Refunds.load",
+            "refunds Refunds.load_by_merchant_no",
+            "refunds Refunds.search",
+            "refunds Refunds._hold_account: account",
+            "refunds Refunds._create: existing = await self._existing",
+            "refunds Refunds._reserve_and_insert: raise",
+            "refunds Refunds._reserve_and_send_again: order",
+            "refunds_settlement RefundSettlement._all_went_back",
+        ),
+        _READS,
+    ),
+    **dict.fromkeys(
+        (
+            "attempts AttemptSettlement.query_number",
+            "payments Payments.book: await self._cases.another_amount",
+            "cases_decisions CaseDecisions._decide_surplus: await self._apply",
+            "attempts AttemptSettlement._after: again",
+            "attempts AttemptSettlement.settle_or_close: configured",
+            "attempts_submission Submission._refused_again",
+            "attempts_submission Submission._store: await self._refused_again",
+            "callbacks Callbacks._book",
+            "refunds Refunds.sync",
+            "refunds_settlement RefundSettlement.check: if outcome.status is RefundStatus.TRADE",
+            "refunds_settlement RefundSettlement.check: last",
+            "refunds_settlement RefundSettlement.send: configured",
+            "refunds_settlement RefundSettlement.receive_callback: confirmed",
+            "refunds_settlement RefundSettlement.receive_callback: await self.apply(configured, refund, confirmed",
+            "refunds_settlement RefundSettlement._not_ours: await self._attempts.query",
+            "refunds_settlement RefundSettlement._not_ours: attempt = await self._attempts",
+        ),
+        _OTHERS,
+    ),
+    # One statement each, after which the row is looked at again; the rest is another row's.
+    **dict.fromkeys(
+        (
+            "attempts AttemptSettlement._book: await self.look_again",
+            "attempts_submission Submission._ask",
+            "attempts_submission Submission._store: await self._unclear",
+            "payments Payments.book: await self._cases.unknown_payment",
+            "attempts_submission Submission._store: await self._attempts.look_again",
+            "refunds_settlement RefundSettlement._apply_or_note: await self._note",
+            "refunds_settlement RefundSettlement._fail: await self._note",
+            "cases Cases.unknown_payment",
+        ),
+        "one statement",
+    ),
+    **dict.fromkeys(
+        (
+            "attempts AttemptSettlement._close_here: await self._cases",
+            "cases Cases.closed_after_booking",
+            "cases Cases._whole_attempt: async with",
+            "cases Cases._whole_attempt: transaction",
+            "cases Cases.succeeded_after_failure",
+            "cases Cases.another_amount",
+            "cases Cases.notification_given_up: about",
+            "cases Cases._mismatch",
+            "cases Cases.refund_settled: case = await",
+            "cases Cases.refund_settled: await self._mismatch",
+            "cases Cases.stale_refund: if refund.case_id is not None",
+            "cases_decisions CaseDecisions._authorise: await case_rows.propose",
+            "cases Cases.notification_given_up: refund",
+            "cases Cases.unknown_refund: earlier",
+            "refunds_settlement RefundSettlement._succeed_late: await self._cases",
+            "payments Payments._surplus: if event",
+            "refunds_settlement RefundSettlement._fail: await self._cases",
+        ),
+        "a branch of a transaction whose other awaits are kill points, and which the channel's next message repeats",
+    ),
+    **dict.fromkeys(
+        (
+            "claims Claims.settle",
+            "claims Claims.start_due: async with self._looking",
+            "jobs Jobs.settle",
+            "jobs Jobs._close_each",
+            "jobs Jobs._close_each.close",
+            "jobs Jobs.start_order_expiry: await self._close_each",
+        ),
+        _WAITS,
+    ),
+    # What is behind an open breaker is only read, and a case is opened by one statement.
+    **dict.fromkeys(
+        (
+            "jobs Jobs._due_attempts",
+            "jobs Jobs._due_refunds",
+            "jobs Jobs._page_of_attempts",
+            "jobs Jobs._page_of_refunds",
+            "jobs_stale StaleRounds.go_on",
+            "notifications_delivery NotificationDelivery._due",
+            "notifications_delivery NotificationDelivery._give_up_overdue",
+        ),
+        "rows behind an open breaker: a case by one statement",
+    ),
+}
+
+
+def exempt(point: KillPoint) -> bool:
+    """Whether an await needs no operation."""
+    module = point.module.removesuffix(".py")
+    names = (module, f"{module} {point.function}")
+    return any(name in EXEMPT for name in names) or any(
+        f"{names[1]}: {point.text}".startswith(key) for key in EXEMPT if ": " in key
+    )

@@ -135,6 +135,7 @@ async def finish(system: PayCenterSystem, prepared: Prepared) -> None:
         return not left and end in prepared.ends
 
     await eventually(done, 20)
+    await system.simulator.post("/simulator/clock", {"reset": True})
 
 
 async def check(system: PayCenterSystem, prepared: Prepared, at: int) -> None:
@@ -144,15 +145,15 @@ async def check(system: PayCenterSystem, prepared: Prepared, at: int) -> None:
     assert (after.state.value, after.paid_amount, after.refunded_amount) in prepared.ends, at
     assert after.reserved_amount == 0, at
     cases = await system.rows("SELECT kind, state FROM pay_case WHERE order_id = $1", order.id)
-    assert {f"{case['kind']} {case['state']}" for case in cases} == prepared.cases, at
+    assert {f"{case['kind']} {case['state']}" for case in cases} == prepared.cases, (at, cases)
     tasks = await system.rows(
         """SELECT event, data_version, count(*) AS count FROM pay_notify_task WHERE data_id = $1
              OR data_id IN (SELECT id FROM pay_refund WHERE order_id = $1) GROUP BY data_id, event, data_version""",
         order.id,
     )
     assert all(task["count"] == 1 for task in tasks), at
-    told = {task["event"] for task in tasks}
-    assert told <= prepared.told | {"pay_refund.failure"}, at
+    told = {task["event"] for task in tasks} - {"pay_case.opened", "pay_case.resolved"}
+    assert told <= prepared.told | {"pay_refund.failure"}, (at, told)
     assert told or after.state is OrderState.WAITING, at
     report = Report()
     await compare_books(report, system.rows, [system.simulator], order.id)

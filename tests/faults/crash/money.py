@@ -151,6 +151,7 @@ async def _refund_fails(system: PayCenterSystem) -> Prepared:
     """The channel ends the refund as failed, and the job learns it."""
     order = await system.paid("wx_native")
     await system.simulator.fault("wx.refund", "refund_closed")
+    await system.simulator.fault("wx.notify", "drop", times=-1)
     await system.refund(order, 40)
     await system.simulator.advance(2)
     system.clock.advance(12)
@@ -179,7 +180,7 @@ async def _refund_elsewhere(system: PayCenterSystem) -> Prepared:
     request = await caught_callback(system, number, lambda: system.simulator.post(f"/simulator/refund/{number}", body))
     return Prepared(
         order, "callback", [system.channels["wx_native"], *request], lambda: _again(system, "wx_native", request),
-        {("SUCCESS", 100, 0)}, {"pay_order.success", "pay_case.opened"}, cases={"REFUND_MISMATCH OPEN"}, elsewhere=40,
+        {("SUCCESS", 100, 0)}, {"pay_order.success"}, cases={"REFUND_ELSEWHERE OPEN"}, elsewhere=40,
     )  # fmt: skip
 
 
@@ -216,6 +217,61 @@ async def _case_refund(system: PayCenterSystem) -> Prepared:
     )  # fmt: skip
 
 
+async def _case_refund_callback(system: PayCenterSystem) -> Prepared:
+    """The channel calls back about the refund of a late payment."""
+    order = await system.order()
+    attempt = await system.submit(order)
+    await system.services.orders.close(OPERATOR, order.number)
+    await system.simulator.pay(attempt.out_trade_no, force=True)
+    await eventually(system.cases)
+    await system.simulator.fault("wx.refund", "refund_pending", seconds=1)
+
+    async def sent() -> bool:
+        """The breaker of the account may be open, because other operations got no answers."""
+        await system.services.jobs.sync_refunds()
+        return bool((await system.simulator.get(f"/simulator/trades/{attempt.out_trade_no}"))["refunds"])
+
+    async def cause() -> None:
+        await eventually(sent, 20)
+        await system.simulator.advance(2)
+
+    request = await caught_callback(system, attempt.out_trade_no, cause)
+    return Prepared(
+        order, "callback", [system.channels["wx_native"], *request], lambda: _again(system, "wx_native", request),
+        {("CLOSED", 0, 0)}, {"pay_order.closed", "pay_order.surplus_refunded"}, {"LATE_PAYMENT RESOLVED"},
+    )  # fmt: skip
+
+
+async def _refunded_before_known(system: PayCenterSystem) -> Prepared:
+    """A payment whose callbacks were lost was refunded in the channel's console before a query found it."""
+    order = await system.order()
+    attempt = await system.submit(order)
+    await system.simulator.pay(attempt.out_trade_no, notify=False)
+    await system.simulator.post(f"/simulator/refund/{attempt.out_trade_no}", {"notify_url": ""})
+    await system.rows("UPDATE pay_attempt SET next_check_time = now() WHERE order_id = $1", order.id)
+    return Prepared(
+        order, "job", ["sync_orders"], None, {("SUCCESS", 100, 0)}, {"pay_order.success"},
+        {"REFUND_ELSEWHERE OPEN"}, elsewhere=100,
+    )  # fmt: skip
+
+
+async def _stale_attempt(system: PayCenterSystem) -> Prepared:
+    order = await system.order()
+    attempt = await system.submit(order)
+    await system.simulator.fault("wx.query", "error_before_commit", times=2)
+    await system.rows(
+        "UPDATE pay_attempt SET expire_time = now() - interval '25 hours', next_check_time = now() WHERE order_id = $1", order.id
+    )
+
+    async def repeat() -> None:
+        await system.simulator.pay(attempt.out_trade_no, force=True, notify=False)
+
+    return Prepared(
+        order, "job", ["sync_orders"], repeat, {("SUCCESS", 100, 0)}, {"pay_order.success"},
+        {"STALE_ATTEMPT OPEN"},
+    )  # fmt: skip
+
+
 async def _notify(system: PayCenterSystem) -> Prepared:
     order = await system.paid("mock")
     return Prepared(order, "notify", [], None, {("SUCCESS", 100, 0)}, {"pay_order.success"})
@@ -246,6 +302,9 @@ OPERATIONS: dict[str, Prepare] = {
     "refund callback alipay_qr": _refund_callback("alipay_qr", "alipay.trade.refund"),
     "refund sync": _sync_refund,
     "case refund": _case_refund,
+    "case refund callback": _case_refund_callback,
+    "payment refunded before it was known": _refunded_before_known,
+    "stale attempt": _stale_attempt,
     "notify": _notify,
     "refund that fails": _refund_fails,
     "refund that succeeds late": _refund_succeeds_late,

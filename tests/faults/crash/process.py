@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from faults.crash.points import KillPoint, step_all_tasks
 from paycenter_server.bootstrap import Services, open_services, read_settings
 from paycenter_server.channels.protocol import CallbackRequest
+from paycenter_server.domain.cases import Decision
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.services.attempts_submission import NewSubmission
 from paycenter_server.services.identity import Caller
@@ -90,6 +91,10 @@ async def _job(services: Services, name: str) -> None:
     await getattr(services.jobs, name)()
 
 
+async def _decide(services: Services, number: str, decision: str) -> None:
+    await services.case_decisions.decide(CALLER, number, Decision(decision), "decided in a test")
+
+
 async def _notify(services: Services) -> None:
     await services.delivery.deliver_due()
     await services.delivery.settle()
@@ -106,6 +111,7 @@ OPERATIONS: dict[str, Callable[..., Awaitable[None]]] = {
     "sync_order": _sync_order,
     "job": _job,
     "notify": _notify,
+    "decide": _decide,
 }  # fmt: skip
 
 

@@ -38,6 +38,12 @@ RULES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("alipay.trade.refund", "not_enough", {}),
     ("alipay.trade.query", "error_after_commit", {}),
     ("alipay.trade.pay", "reset", {}),
+    # It forgets what it has.
+    ("wx.query", "decline", {"code": "ORDER_NOT_EXIST"}),
+    ("wx.refund_query", "decline", {"code": "RESOURCE_NOT_EXISTS"}),
+    ("wx2.orderquery", "decline", {"code": "ORDERNOTEXIST"}),
+    ("alipay.trade.query", "decline", {"code": "ACQ.TRADE_NOT_EXIST"}),
+    ("alipay.trade.refund", "decline", {"code": "ACQ.TRADE_NOT_EXIST"}),
     ("notify", "drop", {}),
     ("notify", "duplicate", {}),
     ("notify", "slow", {"seconds": 2}),

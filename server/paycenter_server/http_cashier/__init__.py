@@ -1,0 +1,1 @@
+"""The payer's page: HTTP in front of `services/cashier.py`."""

@@ -1,0 +1,192 @@
+"""`GET /cashier/{token}`, `POST /cashier/{token}`, `GET /cashier/{token}/state`, and two static files.
+
+The token is the right to see and to pay one order. Pages are not stored, not framed, send no referrer, and need no script but for
+turning by themselves.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from datetime import datetime
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+import segno
+import structlog
+from aiohttp import web
+
+from paycenter_server.domain.errors import PayCenterError, Reason
+from paycenter_server.domain.orders import PayOrder
+from paycenter_server.domain.states import OrderState
+from paycenter_server.http_cashier.texts import TEXTS, language_of
+from paycenter_server.services.cashier import Browser, Cashier, CashierView, LinkError, browser_of
+from paycenter_server.storage.database import retryable_error
+from paycenter_server.telemetry import begin_request
+
+log = structlog.get_logger(__name__)
+# Alipay's and WeChat Pay's addresses are links that the payer follows, so no form-action but our own is needed.
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src data:; connect-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+_STATIC = {"cashier.css": "text/css", "cashier.js": "text/javascript"}
+# What the payer is told for the reason of a refused submit; "later" for all others.
+_TOLD = {
+    Reason.CHANNEL_REFUSED: "refused",
+    Reason.CHANNEL_DISABLED: "refused",
+    Reason.CHANNEL_NOT_FOUND: "refused",
+    Reason.INVALID_FIELD: "bad_code",
+}
+_ENDED = (Reason.ORDER_PAID, Reason.ORDER_CLOSED, Reason.ORDER_EXPIRED)
+
+
+def add_cashier(app: web.Application, cashier: Cashier) -> None:
+    """Serve the cashier below /cashier."""
+    pages = _Pages(cashier)
+    app.router.add_get("/cashier/static/{version}/{name}", _static)
+    app.router.add_get("/cashier/{token}", pages.show)
+    app.router.add_post("/cashier/{token}", pages.submit)
+    app.router.add_get("/cashier/{token}/state", pages.state)
+
+
+class _Pages:
+    def __init__(self, cashier: Cashier) -> None:
+        self._cashier = cashier
+
+    async def show(self, request: web.Request) -> web.Response:
+        """The page as it is now. `?again` shows the ways although one was chosen."""
+        begin_request(request.headers.get("x-request-id"), request.remote or "")
+        return await self._page(request)
+
+    async def submit(self, request: web.Request) -> web.Response:
+        """A way was chosen: submit, then show the page again by GET, so that a reload submits nothing."""
+        begin_request(request.headers.get("x-request-id"), request.remote or "")
+        form = await request.post()
+        code = str(form.get("code", ""))[:32]
+        # Without scripts the page has one field for each channel that needs a code.
+        auth_code = next((text.strip()[:64] for text in map(str, form.getall("auth_code", [])) if text.strip()), "")
+        try:
+            await self._cashier.submit(request.match_info["token"], code, auth_code, request.remote or "", _browser(request))
+        except LinkError:
+            return _gone(request)
+        except PayCenterError as error:
+            if error.reason not in _ENDED:
+                log.info("cashier_submit_refused", reason=error.reason.value, why=error.message)
+                told = "review" if error.reason.value == "ORDER_UNDER_REVIEW" else _TOLD.get(error.reason, "later")
+                return await self._page(request, told=told)
+        except Exception as error:
+            if retryable_error(error) is None:
+                raise
+            return await self._page(request, told="later")
+        language = request.query.get("lang", "")
+        raise web.HTTPSeeOther(f"{request.path}?lang={language}" if language else request.path, headers=_HEADERS)
+
+    async def state(self, request: web.Request) -> web.Response:
+        """The state of the order, for the page that waits."""
+        try:
+            state = await self._cashier.state(request.match_info["token"])
+        except LinkError:
+            return web.json_response({"state": ""}, status=404, headers=_HEADERS)
+        return web.json_response({"state": state.value}, headers=_HEADERS)
+
+    async def _page(self, request: web.Request, told: str = "") -> web.Response:
+        try:
+            view = await self._cashier.view(request.match_info["token"], _browser(request))
+        except LinkError:
+            return _gone(request)
+        except Exception as error:
+            if retryable_error(error) is None:
+                raise
+            return _render(request, "message.html", 503, heading="later", text="", back="")
+        shown = view.attempt if view.payable and "again" not in request.query and not told else None
+        codes = {code: TEXTS[_language(request)].get(code, code) for code in view.ways}
+        return _render(
+            request, "cashier.html", 200, view=view, order=view.order, ways=codes, attempt=shown, told=told,
+            qr=_qr(shown.display_content) if shown and shown.display_mode == "qr_code" else "",
+            scan=_scan(shown.channel_code) if shown else "", state=_state(view), token=request.match_info["token"],
+        )  # fmt: skip
+
+
+def _browser(request: web.Request) -> Browser:
+    return browser_of(request.headers.get("user-agent", ""))
+
+
+def _language(request: web.Request) -> str:
+    return language_of(request.query.get("lang", ""), request.headers.get("accept-language", ""))
+
+
+def _state(view: CashierView) -> str:
+    """The heading of an order that cannot be paid any more; empty while it can."""
+    if view.payable:
+        return ""
+    by_state = {OrderState.SUCCESS: "success", OrderState.REFUND: "refunded", OrderState.CLOSED: "closed"}
+    return by_state.get(view.order.state, "expired")
+
+
+def _scan(code: str) -> str:
+    family = code.partition("_")[0]
+    return {"wx": "scan_wechat", "alipay": "scan_alipay"}.get(family, "scan")
+
+
+def _qr(content: str) -> str:
+    """A QR code as a data: URL of an SVG, because the policy permits no inline image."""
+    return str(segno.make(content, error="m").svg_data_uri(scale=6, border=2, dark="#000", light="#fff"))
+
+
+def _gone(request: web.Request) -> web.Response:
+    return _render(request, "message.html", 404, heading="gone", text="gone_help", back="")
+
+
+@functools.cache
+def _file(name: str) -> bytes:
+    return files(__package__).joinpath("static", name).read_bytes()
+
+
+@functools.cache
+def _version() -> str:
+    return hashlib.sha256(b"".join(_file(name) for name in sorted(_STATIC))).hexdigest()[:12]
+
+
+async def _static(request: web.Request) -> web.Response:
+    name = request.match_info["name"]
+    if name not in _STATIC or request.match_info["version"] != _version():
+        raise web.HTTPNotFound
+    headers = {"Cache-Control": "public, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
+    return web.Response(body=_file(name), content_type=_STATIC[name], charset="utf-8", headers=headers)
+
+
+def amount(order: PayOrder, minor: int) -> str:
+    """An amount with its currency sign: ¥1,234.56."""
+    sign = "¥" if order.currency == "CNY" else order.currency + " "
+    return f"{sign}{minor // 100:,}.{minor % 100:02d}"
+
+
+def _moment(at: datetime) -> str:
+    return at.strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+@functools.cache
+def _templates() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("paycenter_server.http_cashier"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    environment.globals["money"] = amount
+    environment.filters["moment"] = _moment
+    return environment
+
+
+def _render(request: web.Request, name: str, status: int, **values: Any) -> web.Response:
+    language = _language(request)
+    other = "en" if language == "zh" else "zh"
+    text = (
+        _templates()
+        .get_template(name)
+        .render(t=TEXTS[language], language=language, other=other, static=f"/cashier/static/{_version()}", **values)
+    )
+    return web.Response(status=status, text=text, content_type="text/html", headers=_HEADERS)

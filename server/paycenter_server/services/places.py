@@ -1,0 +1,228 @@
+"""How much may be in progress for each key: an endpoint of notifications, or an account at a channel.
+
+In memory: each process has its own view. Three limits apply to what is claimed:
+
+- Places: a new key gets `first` of them; each answer adds one, up to `each`, and each call without an answer halves them. Keys
+  that have not answered within `fast_seconds` lately share `slow` of all `total` places, so that keys that hang cannot take the
+  places of those that answer.
+- Tokens, if there is a `rate`: each place that is reserved takes one. There are up to `burst`, and `rate` more each second.
+- A breaker: after `failures` calls in a row without an answer a key is open. Then one trial at a time is let through, at the ends
+  of pauses that grow from `first_pause` to `longest_pause`; its first answer closes the breaker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The limits of all keys. `rate`: calls a second, None if they are not limited. `remembered`: how many keys are kept."""
+
+    total: int
+    slow: int
+    each: int
+    first: int
+    fast_seconds: float
+    failures: int
+    first_pause: timedelta
+    longest_pause: timedelta
+    rate: float | None = None
+    burst: int = 0
+    remembered: int = 10_000
+
+
+@dataclass(slots=True)
+class _Breaker:
+    """`in_progress`: the places that are taken for the key, in all Places that share this breaker."""
+
+    pause: timedelta
+    in_progress: int = 0
+    failures: int = 0
+    open_since: datetime | None = None
+    trial_time: datetime | None = None
+
+
+class Breakers(Generic[K]):
+    """The breaker of each key. Several Places may share them."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._known: dict[K, _Breaker] = {}
+
+    def get(self, key: K) -> _Breaker:
+        """The breaker of a key, closed if it is new."""
+        found = self._known.get(key)
+        if found is None:
+            self._forget_idle()
+            found = self._known[key] = _Breaker(self._limits.first_pause)
+        return found
+
+    def answered(self, key: K) -> bool:
+        """Close the breaker. Whether it was open."""
+        breaker = self.get(key)
+        was_open = breaker.trial_time is not None
+        if was_open:
+            breaker.pause = self._limits.first_pause
+        breaker.failures, breaker.open_since, breaker.trial_time = 0, None, None
+        return was_open
+
+    def unanswered(self, key: K, now: datetime) -> bool:
+        """Count a call without an answer. Whether that has opened the breaker."""
+        breaker = self.get(key)
+        breaker.failures += 1
+        if breaker.failures < self._limits.failures:
+            return False
+        opened = breaker.open_since is None
+        if opened:
+            breaker.open_since = now
+        elif breaker.trial_time is not None and breaker.trial_time <= now:
+            breaker.pause = min(breaker.pause * 2, self._limits.longest_pause)
+        breaker.trial_time = now + breaker.pause
+        return opened
+
+    def is_open(self, key: K) -> bool:
+        """Whether the breaker of a key is open."""
+        return self.open_since(key) is not None
+
+    def open_since(self, key: K) -> datetime | None:
+        """When the breaker of a key was opened; None if it is closed."""
+        breaker = self._known.get(key)
+        return breaker.open_since if breaker is not None else None
+
+    def _forget_idle(self) -> None:
+        if len(self._known) >= self._limits.remembered:
+            self._known = {key: known for key, known in self._known.items() if known.in_progress or known.open_since}
+
+
+@dataclass(slots=True)
+class _Key:
+    """`tokens` is below 0 after calls for which no token was left."""
+
+    places: int
+    tokens: float
+    filled: datetime
+    in_progress: int = 0
+    fast: bool = False
+
+
+class Places(Generic[K]):
+    """The places of each key. Places are reserved before a claim, and each is released or given back once."""
+
+    def __init__(self, limits: Limits, breakers: Breakers[K] | None = None) -> None:
+        self._limits = limits
+        self.breakers = breakers if breakers is not None else Breakers[K](limits)
+        self._known: dict[K, _Key] = {}
+        self._in_progress = 0
+        self._slow_in_progress = 0
+
+    def reserve(self, wanted: Iterable[K], now: datetime) -> dict[K, int]:
+        """Reserve the free places of the wanted keys and return them, without keys that have none.
+
+        Where places are short each key gets one before any gets more, those with the fewest in progress first.
+        """
+        total, slow = self._limits.total - self._in_progress, self._limits.slow - self._slow_in_progress
+        free = {key: self._free(key, now) for key in wanted}
+        order = sorted((key for key in free if free[key] > 0), key=lambda key: self._known[key].in_progress)
+        given = dict.fromkeys(order, 0)
+        for most in (1, self._limits.each):
+            for key in order:
+                is_slow = not self._known[key].fast
+                more = min(free[key], most) - given[key]
+                more = min(more, total, slow) if is_slow else min(more, total)
+                if more > 0:
+                    given[key] += more
+                    total -= more
+                    slow -= more if is_slow else 0
+        given = {key: places for key, places in given.items() if places}
+        for key, places in given.items():
+            self._take(key, places)
+            self._known[key].tokens -= places
+        return given
+
+    def _free(self, key: K, now: datetime) -> int:
+        known, breaker = self._get(key, now), self.breakers.get(key)
+        if breaker.trial_time is not None:
+            # Open: one trial at a time.
+            return 1 if breaker.trial_time <= now and breaker.in_progress == 0 else 0
+        free = known.places - known.in_progress
+        return free if self._limits.rate is None else min(free, int(self._fill(known, now)))
+
+    def _get(self, key: K, now: datetime) -> _Key:
+        known = self._known.get(key)
+        if known is None:
+            if len(self._known) >= self._limits.remembered:
+                # A key that is forgotten begins anew. Orders may bring any number of URLs of their own.
+                self._known = {
+                    name: known for name, known in self._known.items() if known.in_progress or self.breakers.is_open(name)
+                }
+            first = min(self._limits.first, self._limits.each)
+            known = self._known[key] = _Key(first, self._limits.burst, now)
+        return known
+
+    def _fill(self, known: _Key, now: datetime) -> float:
+        """Add the tokens of the time that has passed. The tokens that there are."""
+        seconds = max((now - known.filled).total_seconds(), 0.0)
+        known.tokens = min(known.tokens + seconds * (self._limits.rate or 0.0), self._limits.burst)
+        known.filled = now
+        return known.tokens
+
+    def spend(self, key: K, now: datetime) -> None:
+        """Take the token of a further call for a place that is in use. It is made in any case; later ones wait for it."""
+        self._get(key, now).tokens -= 1
+
+    def seconds_to_token(self, keys: Iterable[K], now: datetime) -> float | None:
+        """The time until one of the keys that have no token gets one; None if each has one, or if calls are not limited."""
+        if self._limits.rate is None:
+            return None
+        short = [tokens for key in keys if (tokens := self._fill(self._get(key, now), now)) < 1]
+        return (1 - max(short)) / self._limits.rate if short else None
+
+    def release(self, key: K, places: int = 1) -> None:
+        """Release places that were used."""
+        self._take(key, -places)
+
+    def give_back(self, key: K, places: int = 1) -> None:
+        """Release places for which nothing was claimed or no call was made, with their tokens."""
+        self.release(key, places)
+        known = self._known[key]
+        known.tokens = min(known.tokens + places, self._limits.burst)
+
+    def answered(self, key: K, seconds: float, *, was_open: bool) -> None:
+        """Add a place, because a call was answered after `seconds`. `was_open`: it has closed the breaker."""
+        known = self._known.get(key)
+        if known is None:
+            return
+        if was_open:
+            known.places = min(self._limits.first, self._limits.each)
+        known.places = min(known.places + 1, self._limits.each)
+        self._set_fast(known, seconds < self._limits.fast_seconds)
+
+    def unanswered(self, key: K) -> None:
+        """Halve the places, because a call was not answered."""
+        known = self._known.get(key)
+        if known is not None:
+            self._set_fast(known, False)
+            known.places = max(known.places // 2, 1)
+
+    def mostly_free(self, keys: Iterable[K]) -> bool:
+        """Whether at least half of the places of one of these keys are free."""
+        return any(2 * self._known[key].in_progress <= self._known[key].places for key in keys if key in self._known)
+
+    def _take(self, key: K, places: int) -> None:
+        known = self._known[key]
+        known.in_progress += places
+        self.breakers.get(key).in_progress += places
+        self._in_progress += places
+        if not known.fast:
+            self._slow_in_progress += places
+
+    def _set_fast(self, known: _Key, fast: bool) -> None:
+        if known.fast != fast:
+            self._slow_in_progress += -known.in_progress if fast else known.in_progress
+            known.fast = fast

@@ -1,0 +1,108 @@
+"""Decisions about cases, for the crash matrix."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from faults.crash.killer import Prepare, Prepared
+from paycenter_server.domain.cases import Decision
+from paycenter_server.domain.errors import PayCenterError
+from paycenter_server.domain.ids import Prefix, encode
+from paycenter_server.domain.orders import PayOrder
+from paycenter_server.services.notifications_delivery import DeliveryResponse
+from support.system import OPERATOR, PayCenterSystem
+from support.waiting import eventually
+
+
+async def _late_payment(system: PayCenterSystem) -> tuple[PayOrder, str]:
+    """A late payment that waits for an operator; the number of its case."""
+    await system.rows("UPDATE pay_app SET surplus_policy = 'HOLD'")
+    order = await system.order()
+    attempt = await system.submit(order)
+    await system.services.orders.close(OPERATOR, order.number)
+    await system.simulator.pay(attempt.out_trade_no, force=True)
+    return order, await _case_of(system, order)
+
+
+async def _case_of(system: PayCenterSystem, order: PayOrder) -> str:
+    async def found() -> Any:
+        return await system.value("SELECT id FROM pay_case WHERE order_id = $1 ORDER BY id DESC LIMIT 1", order.id)
+
+    return encode(Prefix.CASE, await eventually(found))
+
+
+async def _again(system: PayCenterSystem, number: str, decision: Decision) -> None:
+    """The operator decides the same again. It is refused if the case has gone on meanwhile."""
+    with suppress(PayCenterError):
+        await system.services.case_decisions.decide(OPERATOR, number, decision, "decided in a test")
+
+
+async def _surplus(decision: Decision, end: tuple[str, int, int], told: str, system: PayCenterSystem) -> Prepared:
+    order, number = await _late_payment(system)
+    return Prepared(
+        order, "decide", [number, decision.value], partial(_again, system, number, decision), {end}, {"pay_order.closed", told},
+        {"LATE_PAYMENT RESOLVED"},
+    )  # fmt: skip
+
+
+async def _failed_refund(system: PayCenterSystem) -> Prepared:
+    """The refund of the case failed. It is sent again under a new number."""
+    order, number = await _late_payment(system)
+    await system.simulator.fault("wx.refund", "refund_closed")
+    await system.services.case_decisions.decide(OPERATOR, number, Decision.REFUND, "")
+
+    async def failed() -> Any:
+        await system.rows("UPDATE pay_refund SET next_check_time = now() WHERE state = 'WAITING' AND order_id = $1", order.id)
+        await system.services.jobs.sync_refunds()
+        return await system.value("SELECT state = 'FAILURE' FROM pay_refund WHERE order_id = $1", order.id)
+
+    await eventually(failed)
+    return Prepared(
+        order, "decide", [number, "RETRY"], partial(_again, system, number, Decision.RETRY), {("CLOSED", 0, 0)},
+        {"pay_order.closed", "pay_order.surplus_refund_failed", "pay_order.surplus_refunded"}, {"LATE_PAYMENT RESOLVED"},
+    )  # fmt: skip
+
+
+async def _resend(system: PayCenterSystem) -> Prepared:
+    """A notification that was given up is sent again."""
+    order = await system.paid("mock")
+    system.sender.default = DeliveryResponse(410, "gone")
+    await system.deliver()
+    system.sender.default = DeliveryResponse(200, "ok")
+    number = await _case_of(system, order)
+    return Prepared(
+        order, "decide", [number, "RETRY"], partial(_again, system, number, Decision.RETRY), {("SUCCESS", 100, 0)},
+        {"pay_order.success"}, {"NOTIFICATION_GIVEN_UP RESOLVED"},
+    )  # fmt: skip
+
+
+async def _stale(system: PayCenterSystem) -> Prepared:
+    """A stale attempt is queried again, and is settled."""
+    order = await system.order()
+    await system.submit(order)
+    await system.simulator.fault("wx.query", "error_before_commit")
+    past = "UPDATE pay_attempt SET expire_time = now() - interval '25 hours', next_check_time = now() WHERE order_id = $1"
+    await system.rows(past, order.id)
+    await system.services.jobs.sync_orders()
+    number = await _case_of(system, order)
+
+    async def repeat() -> None:
+        await _again(system, number, Decision.RETRY)
+        with suppress(PayCenterError):
+            await system.services.orders.close(OPERATOR, order.number)
+
+    return Prepared(
+        order, "decide", [number, "RETRY"], repeat, {("CLOSED", 0, 0)}, {"pay_order.closed"}, {"STALE_ATTEMPT RESOLVED"}
+    )
+
+
+OPERATIONS: dict[str, Prepare] = {
+    "decide refund": partial(_surplus, Decision.REFUND, ("CLOSED", 0, 0), "pay_order.surplus_refunded"),
+    "decide accept": partial(_surplus, Decision.ACCEPT, ("SUCCESS", 100, 0), "pay_order.success"),
+    "decide close": partial(_surplus, Decision.CLOSE, ("CLOSED", 0, 0), "pay_order.closed"),
+    "decide to send a failed refund again": _failed_refund,
+    "decide to send a notification again": _resend,
+    "decide to look at a stale attempt again": _stale,
+}

@@ -1,0 +1,194 @@
+"""Claims of due rows, and the limits of each key: places, tokens, breaker, lease."""
+
+from __future__ import annotations
+
+from guards import Mutant, guards
+
+_LOCK = "LIMIT f.places FOR NO KEY UPDATE SKIP LOCKED) q"
+_DUE = "WHERE t.{key} = f.key AND t.{time} <= $1"
+_TASKS, _ATTEMPTS, _REFUNDS = "test_guards_notifications.py", "test_guards_attempts.py", "test_guards_refunds.py"
+_PASSES_OVER = (
+    f"{_TASKS}::test_a_claim_passes_over_what_another_worker_holds "
+    f"{_ATTEMPTS}::test_claimed_attempts_are_due_and_not_claimed_by_another "
+    f"{_REFUNDS}::test_claimed_refunds_are_due_and_not_claimed_by_another"
+)
+_TRIALS = "test_behind_an_open_breaker_only_trials_are_made[silent]"
+
+JOBS: list[Mutant] = [
+    *guards(
+        "storage/claims.py",
+        _TASKS,
+        (
+            "claim-due",
+            _DUE,
+            "WHERE t.{key} = f.key AND $1::timestamptz IS NOT NULL",
+            f"{_TASKS}::test_a_claim_takes_only_what_is_due "
+            f"{_ATTEMPTS}::test_claimed_attempts_are_due_and_not_claimed_by_another "
+            f"{_REFUNDS}::test_claimed_refunds_are_due_and_not_claimed_by_another",
+        ),
+        control=False,
+    ),
+    *guards(
+        "storage/claims.py",
+        _TASKS,
+        ("claim-lock", _LOCK, "LIMIT f.places) q", _PASSES_OVER),
+        ("claim-skip", _LOCK, "LIMIT f.places FOR NO KEY UPDATE) q", _PASSES_OVER),
+        (
+            "claim-places",
+            _LOCK,
+            "LIMIT f.places + 1 FOR NO KEY UPDATE SKIP LOCKED) q",
+            "test_a_claim_takes_no_more_of_an_endpoint_than_its_places",
+        ),
+        (
+            "claim-key",
+            _DUE,
+            "WHERE f.key IS NOT NULL AND t.{time} <= $1",
+            "test_a_claim_takes_no_more_of_an_endpoint_than_its_places "
+            "test_notifications_delivery.py::test_an_endpoint_that_hangs_delays_no_other "
+            "test_bulkheads.py::test_200_attempts_that_hang_do_not_delay_another_account",
+        ),
+    ),
+    *guards(
+        "services/places.py",
+        "test_bulkheads.py",
+        (
+            "places-each",
+            "        free = known.places - known.in_progress",
+            "        free = self._limits.total",
+            "test_no_more_is_in_progress_than_there_are_places",
+        ),
+        (
+            "places-breaker",
+            "        if breaker.trial_time is not None:\n            # Open",
+            "        if False:\n            # Open",
+            f"{_TRIALS} test_the_breaker_of_an_account_is_that_of_both_jobs "
+            "test_notifications_delivery.py::test_while_the_breaker_is_open_only_trials_are_sent",
+        ),
+        (
+            "places-one-trial",
+            "return 1 if breaker.trial_time <= now and breaker.in_progress == 0 else 0",
+            "return 8 if breaker.trial_time <= now else 0",
+            _TRIALS,
+        ),
+        (
+            "places-tokens",
+            "min(free, int(self._fill(known, now)))",
+            "free",
+            "test_calls_a_second_are_limited test_every_call_of_a_row_takes_a_token",
+        ),
+        (
+            "places-token-of-a-call",
+            "        self._get(key, now).tokens -= 1",
+            "        pass",
+            "test_every_call_of_a_row_takes_a_token",
+        ),
+    ),
+    *guards(
+        "services/channels_gateway.py",
+        "test_bulkheads.py",
+        (
+            "breaker-no-answer",
+            '                self._places.unanswered(configured.account.id)\n            bound.warning("channel_unclear"',
+            '                pass\n            bound.warning("channel_unclear"',
+            _TRIALS,
+        ),
+        (
+            "breaker-unreadable",
+            '        self._places.unanswered(configured.account.id)\n        bound.warning("channel_answer_refused"',
+            '        bound.warning("channel_answer_refused"',
+            "test_behind_an_open_breaker_only_trials_are_made[junk]",
+        ),
+        (
+            "breaker-not-sent",
+            '            self._places.unanswered(configured.account.id)\n            bound.warning("channel_not_reached"',
+            '            bound.warning("channel_not_reached"',
+            "test_behind_an_open_breaker_only_trials_are_made[unreachable]",
+        ),
+        (
+            "breaker-5xx",
+            "        if status >= 500:",
+            "        if False:",
+            "test_answers_with_a_5xx_open_the_breaker",
+        ),
+        (
+            "breaker-answer",
+            "            self._places.answered(configured.account.id, milliseconds / 1000)",
+            "            pass",
+            "test_callers_are_not_held_up_and_their_answers_close_the_breaker",
+        ),
+        (
+            "breaker-deadline",
+            "            if seconds >= self._context.options.channel_timeout:",
+            "            if True:",
+            "test_a_deadline_of_a_caller_does_not_open_the_breaker",
+        ),
+    ),
+    *guards(
+        "services/jobs.py",
+        "test_bulkheads.py",
+        (
+            "lease-calls",
+            "    return CALLS_PER_ROW * timedelta(seconds=options.channel_timeout) + waits",
+            "    return timedelta(minutes=2) + waits",
+            "test_a_lease_outlives_the_work_on_a_row[60.0]",
+        ),
+        (
+            "lease-waits",
+            "    return CALLS_PER_ROW * timedelta(seconds=options.channel_timeout) + waits",
+            "    return CALLS_PER_ROW * timedelta(seconds=options.channel_timeout)",
+            "test_a_lease_outlives_the_work_on_a_row[5.0] test_a_lease_outlives_the_work_on_a_batch_of_expired_orders",
+        ),
+        (
+            "lease-batch",
+            "    waits = max(ROW_WAITS, timedelta(seconds=options.sync_batch))",
+            "    waits = ROW_WAITS",
+            "test_a_lease_outlives_the_work_on_a_batch_of_expired_orders",
+        ),
+        (
+            "lease-calls-of-a-row",
+            "CALLS_PER_ROW = 8",
+            "CALLS_PER_ROW = 7",
+            "test_the_longest_work_on_a_row_has_as_many_calls_as_its_lease_allows",
+        ),
+        (
+            "stale-while-waiting-attempt",
+            "        await self._waiting_attempts.go_on(due, now)",
+            "        pass",
+            "test_what_waits_for_a_breaker_becomes_stale_by_its_age[attempt]",
+        ),
+        (
+            "stale-while-waiting-refund",
+            "        await self._waiting_refunds.go_on(due, now)",
+            "        pass",
+            "test_what_waits_for_a_breaker_becomes_stale_by_its_age[refund]",
+        ),
+        (
+            "check-at-expiry",
+            "when = min(due_after(now, ORDER_SYNC_DELAYS, attempt.check_count), attempt.expire_time)",
+            "when = due_after(now, ORDER_SYNC_DELAYS, attempt.check_count)",
+            "test_an_attempt_is_checked_at_its_expiry",
+        ),
+        (
+            "expired-order-closes-at-the-end-of-its-attempts",
+            "            await self._close_if_expired(order)",
+            "            pass",
+            "test_the_end_of_the_last_attempt_closes_an_expired_order",
+        ),
+    ),
+    *guards(
+        "workers/runner.py",
+        "test_workers.py",
+        (
+            "pass-outlives-arq",
+            "        await asyncio.shield(self.passes)",
+            "        await self.passes",
+            "test_the_time_limit_of_arq_does_not_end_a_pass",
+        ),
+        (
+            "stop-claims-nothing",
+            "                working.stop()",
+            "                pass",
+            "test_a_worker_that_stops_ends_its_rows_or_leaves_them_to_their_lease[ends]",
+        ),
+    ),
+]
