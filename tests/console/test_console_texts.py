@@ -10,7 +10,7 @@ import paycenter_server.http_console as console
 import pytest
 from paycenter_server.cli.console import _checks
 from paycenter_server.domain import events, states
-from paycenter_server.http_console import apps, families, formats, login, orders, view
+from paycenter_server.http_console import apps, cases, families, formats, login, orders, view
 from paycenter_server.http_console.texts import LANGUAGES, language_of, translated
 from paycenter_server.http_console.texts.chinese import CHINESE
 
@@ -20,7 +20,8 @@ _CHECK = re.compile(r'Check\("([^"]+)", [^"]+"([^"]+)"\)')
 # Literals that a template or a page gives to `_` by a name.
 _NAMED = {
     "Light", "Dark", "As the system", "days", "hours", "minutes", "seconds", "merchant_certificate", "platform_certificates",
-    "app_cert", "alipay_cert", "earlier_keys", "expiry", "query", "delivery", "decision of an operator",
+    "app_cert", "alipay_cert", "earlier_keys", "booked as paid", "kept without booking",
+    "closed by an operator", "settled", "expiry", "query", "delivery", "decision of an operator",
 }  # fmt: skip
 # Names that are the same in both languages.
 _SAME = {"Key id", "Native", "JSAPI", "H5", "PC", "WAP"}
@@ -35,6 +36,7 @@ def used() -> set[str]:
     found |= {name for _, _, name in view.NAVIGATION} | set(view.DONE.values()) | set(orders.COLUMNS.values())
     found |= {text for _, text in formats.STATES.values()} | set(formats.CHANNELS.values())
     found |= {text for _, text in login._PROBLEMS.values()} | set(apps.SHORT.values()) | set(apps.FAMILY_NAMES.values())
+    found |= set(cases.KINDS.values()) | {text for pair in cases.DECISIONS.values() for text in pair}
     for items in families.FAMILIES.values():
         for item in items:
             found |= {item.label, item.help} - {""}
@@ -44,7 +46,7 @@ def used() -> set[str]:
     found |= set(re.findall(r'HTTPForbidden\(reason="([^"]+)"\)', (FOLDER / "security.py").read_text()))
     for kind in (events.Subject, events.ActorKind):
         found |= {member.value for member in kind}
-    for table in (states.OrderEvent, states.AttemptEvent, states.RefundEvent, states.CaseEvent):
+    for table in (states.OrderEvent, states.AttemptEvent, states.RefundEvent, states.CaseEvent, states.NotificationEvent):
         found |= {member.value for member in table}
     found |= {value for name, value in vars(events).items() if name.isupper() and isinstance(value, str)}
     # Names of fields and of files are shown as they are.

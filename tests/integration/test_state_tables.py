@@ -179,8 +179,6 @@ ACTS: Mapping[tuple[type[StrEnum], StrEnum], Act] = {
     (NotificationEvent, NotificationEvent.RESEND): lambda r: notification_rows.resend(
         r.transaction, [r.notification.id], r.now, CAUSE
     ),
-        r.transaction, [r.notification.id], r.now, CAUSE
-    ),
     (CaseEvent, CaseEvent.REFUND): lambda r: case_rows.move_case(r.transaction, r.case_id, CaseEvent.REFUND, r.now, CAUSE),
     (CaseEvent, CaseEvent.RESOLVE): lambda r: case_rows.move_case(r.transaction, r.case_id, CaseEvent.RESOLVE, r.now, CAUSE),
     (CaseEvent, CaseEvent.ACCEPT): lambda r: case_rows.move_case(r.transaction, r.case_id, CaseEvent.ACCEPT, r.now, CAUSE),

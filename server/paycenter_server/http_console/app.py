@@ -10,6 +10,7 @@ from aiohttp import web
 from paycenter_server.http_console import (
     accounts,
     apps,
+    cases,
     channels,
     health,
     login,
@@ -26,7 +27,7 @@ from paycenter_server.http_console.sessions import Sessions
 from paycenter_server.http_console.view import CONSOLE, Console
 
 log = structlog.get_logger(__name__)
-_NOUNS = (login, overview, search, orders, order, refunds, notifications, apps, accounts, channels, health)
+_NOUNS = (login, overview, search, orders, order, refunds, notifications, cases, apps, accounts, channels, health)
 
 
 def create_app(parts: Parts, sessions: Sessions) -> web.Application:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -11,8 +12,8 @@ from aiohttp import web
 from paycenter_server.domain.apps import NotificationSuccess, SurplusPolicy
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.domain.notifications import NotificationType
-from paycenter_server.http_console.formats import CHANNELS
-from paycenter_server.http_console.forms import Form, choice, fields_of, need_confirmation, read_form
+from paycenter_server.http_console.formats import CHANNELS, plain_amount
+from paycenter_server.http_console.forms import Form, amount_of, choice, fields_of, need_confirmation, read_form
 from paycenter_server.http_console.security import status_of
 from paycenter_server.http_console.view import View, redirect, see, view_of
 from paycenter_server.services.apps import ListedApp, NewApp
@@ -77,6 +78,7 @@ async def _create(request: web.Request) -> web.Response:
         notification_success=choice(NotificationSuccess, form.get("notification_success", "")) or NotificationSuccess.HTTP_2XX,
     )  # fmt: skip
     try:
+        new = replace(new, case_decision_limit=_limit(form))
         created = await view.parts.apps.create(view.caller, new)
     except PayCenterError as error:
         return view.render("app_new.html", status=status_of(error), form=form, error=error, wrong=fields_of(error))
@@ -113,11 +115,19 @@ async def _render(
 
 def _values(listed: ListedApp) -> dict[str, str]:
     app = listed.app
+    limit = app.case_decision_limit
     return {
         "name": app.name, "remark": app.remark, "enabled": "on" if app.enabled else "",
         "order_notification_url": app.order_notification_url, "refund_notification_url": app.refund_notification_url,
         "surplus_policy": app.surplus_policy.value, "notification_success": app.notification_success.value,
+        "case_decision_limit": "" if limit is None else plain_amount(limit),
     }  # fmt: skip
+
+
+def _limit(form: Form) -> int | None:
+    """Minor units; None for an empty field."""
+    text = form.get("case_decision_limit", "")
+    return amount_of("case_decision_limit", text) if text.strip() else None
 
 
 async def _edit(request: web.Request) -> web.Response:
@@ -131,6 +141,7 @@ async def _edit(request: web.Request) -> web.Response:
     if rule := choice(NotificationSuccess, form.get("notification_success", "")):
         changes["notification_success"] = rule.value
     try:
+        changes["case_decision_limit"] = _limit(form)
         listed = await view.parts.apps.update(view.caller, key, changes)
     except PayCenterError as error:
         return await _render(view, key, error=error, form=form)

@@ -10,6 +10,8 @@ from uuid import UUID
 from paycenter_server.channels.registry import Registry
 from paycenter_server.services.accounts import Accounts
 from paycenter_server.services.apps import Apps
+from paycenter_server.services.cases_decisions import CaseDecisions
+from paycenter_server.services.cases_desk import CaseDesk
 from paycenter_server.services.channels import Channels
 from paycenter_server.services.channels_probe import ChannelProbe
 from paycenter_server.services.credentials import Credentials
@@ -53,6 +55,8 @@ class Parts:
     accounts: Accounts
     channels: Channels
     channel_probe: ChannelProbe
+    case_desk: CaseDesk
+    case_decisions: CaseDecisions
     search: Search
     overview: Overview
     health: Health

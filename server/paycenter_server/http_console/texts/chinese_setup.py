@@ -49,6 +49,8 @@ SETUP: Mapping[str, str] = {
     "is refunded at once": "立即退款",
     "waits for a decision": "等待人工处理",
     "is booked if it is a late payment": "关闭后才到的支付照常入账",
+    "Decisions about more than this amount need a second operator": "超过此金额的决定需要第二名操作员",
+    "Empty: never.": "留空：不需要。",
     "Remark": "备注",
     "Snippets": "接入代码",
     "Create an order and submit it. The secret is the one that was shown once.": "创建订单并提交。密钥是创建凭证时显示过一次的那个。",
