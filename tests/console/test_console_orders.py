@@ -136,6 +136,17 @@ async def test_close_needs_the_number_and_sync_asks_the_channel(console: Browser
     assert (await system.until(other, "SUCCESS")).state is OrderState.SUCCESS
 
 
+async def test_the_last_notification_is_sent_again(console: Browser) -> None:
+    system = console.system
+    order = await system.paid("mock")
+    path = f"/orders/{order.number}"
+    assert (await console.post(f"{path}/resend")).status == 409  # it is not sent yet
+    await system.deliver()
+    assert (await console.post(f"{path}/resend")).url == f"{path}?done=resent"
+    assert len(await system.deliver()) == 1
+    assert (await console.post(f"/orders/{(await system.order()).number}/resend")).status == 400
+
+
 async def test_the_list_and_the_page_of_refunds(console: Browser) -> None:
     system = console.system
     order = await system.paid("wx_native", merchant_order_id="RO-1", amount=1000)

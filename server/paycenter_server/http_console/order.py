@@ -10,14 +10,16 @@ from typing import Any
 from aiohttp import web
 from markupsafe import escape
 
-from paycenter_server.domain.errors import PayCenterError
+from paycenter_server.domain.errors import PayCenterError, Violation, invalid
 from paycenter_server.domain.ids import Prefix, decode, encode
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.http_console.forms import Form, amount_of, fields_of, need_confirmation, read_form
 from paycenter_server.http_console.security import status_of
 from paycenter_server.http_console.view import View, see, view_of
+from paycenter_server.services.paging import Pager
 from paycenter_server.services.refunds import NewRefund
 from paycenter_server.services.timeline import Entry
+from paycenter_server.storage.notifications import NotificationFilter
 
 TIMELINE_BYTES = 26_000
 """What the entries of a timeline take on one page, so that it stays below 60 KB. `?skip=N` shows those before."""
@@ -31,7 +33,7 @@ def add_routes(app: web.Application) -> None:
     """Serve these pages."""
     app.router.add_get("/orders/{number}", _page)
     app.router.add_get("/orders/{number}/timeline", _timeline)
-    for name, act in (("refund", _refund), ("sync", _sync), ("close", _close)):
+    for name, act in (("refund", _refund), ("sync", _sync), ("close", _close), ("resend", _resend)):
         app.router.add_post(f"/orders/{{number}}/{name}", _handler(act))
 
 
@@ -71,6 +73,15 @@ async def _close(view: View, order: PayOrder, form: Form) -> str:
     need_confirmation(form, "confirm", order.merchant_order_id)
     await view.parts.orders.close(view.caller, order.number)
     return "closed"
+
+
+async def _resend(view: View, order: PayOrder, form: Form) -> str:
+    """Send the newest notification of the order again."""
+    page = await view.parts.notifications.search(view.caller, "", NotificationFilter(data_id=order.id), Pager(1, ""))
+    if not page.items:
+        raise invalid([Violation("order", "has no notification yet")])
+    await view.parts.notifications.resend(view.caller, page.items[0].number)
+    return "resent"
 
 
 async def _page(request: web.Request) -> web.Response:

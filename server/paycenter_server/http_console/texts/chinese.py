@@ -106,6 +106,7 @@ _PAGES: Mapping[str, str] = {
     "Open cases": "待处理事项",
     "No order matches.": "没有符合条件的订单。",
     "Refund": "退款",
+    "Send the last notification again": "重发最近的通知",
     "{amount} can be refunded.": "可退款 {amount}。",
     "Reason, which the payer may see": "退款原因（付款人可能看到）",
     "Query the channel": "向渠道查询",

@@ -98,6 +98,7 @@ VALUES: Mapping[str, str] = {
     # What is wrong with a field
     "must not be empty": "不能为空",
     "must be set": "不能为空",
+    "has no notification yet": "还没有通知",
     "must not hold control characters": "不能包含控制字符",
     "must be an absolute http or https URL without credentials": "必须是完整的 http 或 https 地址，且不含用户名和密码",
     "must be 1 to 64 characters of a-z, 0-9, _ and -": "必须是 1 到 64 个字符：a-z、0-9、_ 和 -",
