@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from paycenter_server.domain.cases import CaseKind
+from paycenter_server.domain.cases import CaseKind, Decision
 from paycenter_server.domain.states import CaseState
-from paycenter_server.http_console.cases import KINDS
+from paycenter_server.http_console.cases import DECISIONS
+from paycenter_server.http_console.formats import CASE_KINDS
 from support.cases import duplicate, hold, late, set_app, wrong_amount
 from support.console_rig import Browser, open_console
 from support.system import OPERATOR
 
 
 def test_every_kind_has_a_name() -> None:
-    assert set(KINDS) == set(CaseKind)
+    assert set(CASE_KINDS) == {kind.value for kind in CaseKind}
+    assert set(DECISIONS) == set(Decision)
 
 
 async def test_the_queue_by_kind_age_amount_and_person(console: Browser) -> None:
@@ -32,6 +34,9 @@ async def test_the_queue_by_kind_age_amount_and_person(console: Browser) -> None
     assert len((await console.get("/cases?older=hour")).links("/cases/K")) == 2
     assert "2 hours" in (await console.get("/cases")).text
     assert "2 open cases" in (await console.get("/")).text
+    await system.deliver()
+    told = (await console.get("/notifications?type=CASE")).links("/notifications/N")
+    assert [(await console.get(link)).check().links("/cases/K") for link in told]
     assert "Open cases: 1" in (await console.get(f"/orders?number={order.number}")).text
 
 

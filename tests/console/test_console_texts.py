@@ -36,7 +36,7 @@ def used() -> set[str]:
     found |= {name for _, _, name in view.NAVIGATION} | set(view.DONE.values()) | set(orders.COLUMNS.values())
     found |= {text for _, text in formats.STATES.values()} | set(formats.CHANNELS.values())
     found |= {text for _, text in login._PROBLEMS.values()} | set(apps.SHORT.values()) | set(apps.FAMILY_NAMES.values())
-    found |= set(cases.KINDS.values()) | {text for pair in cases.DECISIONS.values() for text in pair}
+    found |= set(formats.CASE_KINDS.values()) | {text for pair in cases.DECISIONS.values() for text in pair}
     for items in families.FAMILIES.values():
         for item in items:
             found |= {item.label, item.help} - {""}

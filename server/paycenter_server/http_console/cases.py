@@ -12,6 +12,7 @@ from paycenter_server.domain.cases import CaseKind, Decision
 from paycenter_server.domain.errors import PayCenterError, Violation, invalid
 from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.domain.states import CaseState
+from paycenter_server.http_console.formats import CASE_KINDS
 from paycenter_server.http_console.forms import Form, amount_of, choice, fields_of, need_confirmation, read_form
 from paycenter_server.http_console.order import page_of_entries
 from paycenter_server.http_console.orders import app_keys, state_choices
@@ -19,19 +20,6 @@ from paycenter_server.http_console.security import status_of
 from paycenter_server.http_console.view import View, see, view_of
 from paycenter_server.storage.cases_desk import CaseFilter
 
-KINDS = {
-    CaseKind.LATE_PAYMENT: "Payment after the close",
-    CaseKind.DUPLICATE_PAYMENT: "Paid twice",
-    CaseKind.WRONG_AMOUNT: "Wrong amount paid",
-    CaseKind.WRONG_CURRENCY: "Wrong currency paid",
-    CaseKind.UNKNOWN_ORDER: "Payment of an unknown number",
-    CaseKind.REFUND_MISMATCH: "A refund contradicts ours",
-    CaseKind.REFUND_ELSEWHERE: "Refunded outside PayCenter",
-    CaseKind.STALE_ATTEMPT: "Payment undecided for a day",
-    CaseKind.STALE_REFUND: "Refund undecided for a day",
-    CaseKind.NOTIFICATION_GIVEN_UP: "Notification given up",
-    CaseKind.BOOKS_DIFFER: "Amounts differ from the ledger",
-}
 DECISIONS = {
     Decision.REFUND: ("Refund", "The money goes back to the payer."),
     Decision.ACCEPT: ("Keep the money", "A late payment is booked to its order; other money is kept without booking."),
@@ -66,7 +54,7 @@ async def _list(request: web.Request) -> web.Response:
         view.caller, where, view.pager(), app_key=query.get("app", ""), order=query.get("order", "").strip().upper()
     )
     return view.render(
-        "cases.html", cases=page.items, token=page.next_token, apps=await app_keys(view), kinds=KINDS, now=view.now(),
+        "cases.html", cases=page.items, token=page.next_token, apps=await app_keys(view), kinds=CASE_KINDS, now=view.now(),
         state=state,
         states_of=[("unresolved", view.t("Unresolved")), *state_choices(view, "case"), ("all", view.t("All states"))],
     )  # fmt: skip
@@ -87,7 +75,7 @@ async def _render(view: View, number: str, error: PayCenterError | None = None, 
     listed, hidden = page_of_entries(entries, view.t)
     return view.render(
         "case.html", status=200 if error is None else status_of(error), case=case, refund=shown.refund, second=shown.second,
-        kinds=KINDS, decisions=[(item, *DECISIONS[item]) for item in case.possible], words=DECISIONS,
+        kinds=CASE_KINDS, decisions=[(item, *DECISIONS[item]) for item in case.possible], words=DECISIONS,
         error=error, form=form or {},
         wrong=fields_of(error) if error else {}, order=_Order(case.order_id, case.currency), entries=listed, hidden=hidden,
         earlier=0,

@@ -54,6 +54,21 @@ CHANNELS: Mapping[str, str] = {
 }
 """Names of the channel codes of this distribution. Another package's code is shown as it is."""
 
+CASE_KINDS: Mapping[str, str] = {
+    "LATE_PAYMENT": "Payment after the close",
+    "DUPLICATE_PAYMENT": "Paid twice",
+    "WRONG_AMOUNT": "Wrong amount paid",
+    "WRONG_CURRENCY": "Wrong currency paid",
+    "UNKNOWN_ORDER": "Payment of an unknown number",
+    "REFUND_MISMATCH": "A refund contradicts ours",
+    "REFUND_ELSEWHERE": "Refunded outside PayCenter",
+    "STALE_ATTEMPT": "Payment undecided for a day",
+    "STALE_REFUND": "Refund undecided for a day",
+    "NOTIFICATION_GIVEN_UP": "Notification given up",
+    "BOOKS_DIFFER": "Amounts differ from the ledger",
+}
+"""Names of the kinds of cases, and of the events that open them."""
+
 
 def amount(minor: int | None, currency: str = "CNY") -> str:
     """`1,234.50` with the sign of the currency in front. "" for None."""

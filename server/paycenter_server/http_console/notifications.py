@@ -18,6 +18,11 @@ from paycenter_server.storage.notifications import NotificationFilter
 _FIELDS = ("app", "type", "state", "merchant_order_id", "merchant_refund_no", "endpoint", "range", "from", "to")
 RESEND_PAGE = 200
 _ANSWER_SHOWN = 600
+_ABOUT = {
+    NotificationType.ORDER: (Prefix.ORDER, "orders"),
+    NotificationType.REFUND: (Prefix.REFUND, "refunds"),
+    NotificationType.CASE: (Prefix.CASE, "cases"),
+}
 _FINISHED = (NotificationState.SUCCESS, NotificationState.FAILURE)
 
 
@@ -61,10 +66,11 @@ async def _page(request: web.Request) -> web.Response:
 
 async def _render(view: View, number: str, error: PayCenterError | None = None) -> web.Response:
     task, logs = await view.parts.notifications.get(view.caller, number)
-    about = encode(Prefix.ORDER if task.type is NotificationType.ORDER else Prefix.REFUND, task.data_id)
+    prefix, kind = _ABOUT[task.type]
+    about = encode(prefix, task.data_id)
     return view.render(
         "notification.html", status=200 if error is None else status_of(error), task=task, logs=logs[-30:][::-1], about=about,
-        kind="orders" if task.type is NotificationType.ORDER else "refunds", error=error, wrong={},
+        kind=kind, error=error, wrong={},
         can_resend=task.state in _FINISHED, can_send_now=task.state in OPEN_NOTIFICATION, shown=_ANSWER_SHOWN,
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ from markupsafe import escape
 from paycenter_server.domain.errors import PayCenterError, Violation, invalid
 from paycenter_server.domain.ids import Prefix, decode, encode
 from paycenter_server.domain.orders import PayOrder
+from paycenter_server.http_console.formats import CASE_KINDS
 from paycenter_server.http_console.forms import Form, amount_of, fields_of, need_confirmation, read_form
 from paycenter_server.http_console.security import status_of
 from paycenter_server.http_console.view import View, see, view_of
@@ -128,7 +129,7 @@ def event_text(event: str, translate: Callable[..., str]) -> str:
         return translate("delivery {number}: {result}", number=found[1], result=found[2])
     if event.startswith("created: "):
         return translate("created: {type}", type=event.removeprefix("created: "))
-    return translate(event)
+    return translate(CASE_KINDS.get(event, event))
 
 
 def page_of_entries(entries: Sequence[Entry], translate: Callable[..., str], skip: int = 0) -> tuple[list[dict[str, Any]], int]:
