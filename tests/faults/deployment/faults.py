@@ -69,6 +69,8 @@ class Trouble:
         """`step`: seconds between faults, on average."""
         while not self.stopped:
             await pause(self._random.uniform(0.5, 1.5) * step)
+            for name in self._deployment.names:
+                self._deployment.revive(name)
             kind = self._random.choices(
                 ("process", "rules", "postgres", "redis", "simulator", "account", "keys"), (4, 8, 1, 1, 1, 1, 1)
             )[0]

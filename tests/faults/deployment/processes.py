@@ -88,6 +88,11 @@ class Deployment:
         process.kill()
         process.wait()
 
+    def revive(self, name: str) -> None:
+        """Start a process that has ended by itself, as a process manager does: without a database none of them starts."""
+        if self.pid(name) is None:
+            self.start(name)
+
     async def kill_postgres(self) -> None:
         """SIGKILL to PostgreSQL, which recovers at its next start."""
         pid = self.servers.postgres_pid
@@ -113,9 +118,11 @@ class Deployment:
         """Wait until everything answers."""
         for name, port in self.ports.items():
             if name.startswith("worker"):
+                self.revive(name)
                 continue
 
-            async def listens(port: int = port) -> bool:
+            async def listens(name: str = name, port: int = port) -> bool:
+                self.revive(name)
                 with contextlib.suppress(OSError):
                     _, writer = await asyncio.open_connection("127.0.0.1", port)
                     writer.close()

@@ -1,0 +1,82 @@
+"""How many round trips to PostgreSQL each operation needs, when it has run before. A change of a number is a change of the cost."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faults.crash.money import caught_callback
+from paycenter_server.channels.protocol import CallbackRequest
+from support.notifications import fill
+from support.round_trips import RoundTrips
+from support.system import PayCenterSystem, open_system
+
+
+class Counted:
+    """A system behind the proxy."""
+
+    def __init__(self, system: PayCenterSystem, trips: RoundTrips) -> None:
+        self.system = system
+        self._trips = trips
+
+    async def of(self, work: Callable[[], Awaitable[Any]]) -> int:
+        """The round trips of an operation."""
+        before = self._trips.count
+        await work()
+        return self._trips.count - before
+
+
+@pytest.fixture
+async def counted(database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path) -> AsyncIterator[Counted]:
+    trips = RoundTrips()
+    async with trips.before(database_url) as url, open_system(url, redis_url, keys_dir, master_key_file) as system:
+        yield Counted(system, trips)
+
+
+async def test_orders(counted: Counted) -> None:
+    system = counted.system
+    orders = system.services.orders
+    found = {}
+    for _ in range(3):  # statements are prepared, and the app is known
+        new = system.new_order()
+        found["create"] = await counted.of(lambda new=new: orders.create(system.caller, new))  # type: ignore[misc]
+        found["create again"] = await counted.of(lambda new=new: orders.create(system.caller, new))  # type: ignore[misc]
+
+        async def read(new: Any = new) -> None:
+            order = await orders.load_by_merchant_id(system.caller, "", new.merchant_order_id)
+            await orders.attempts(order)
+
+        found["get"] = await counted.of(read)
+        order = await orders.load_by_merchant_id(system.caller, "", new.merchant_order_id)
+        found["close"] = await counted.of(lambda order=order: orders.close(system.caller, order.number))  # type: ignore[misc]
+    assert found == {"create": 2, "create again": 3, "get": 3, "close": 8}
+
+
+async def test_payments(counted: Counted) -> None:
+    system = counted.system
+    found = {}
+    for _ in range(3):
+        order = await system.order()
+        found["submit mock"] = await counted.of(lambda order=order: system.submit(order, "mock"))  # type: ignore[misc]
+        found["refund mock"] = await counted.of(lambda order=order: system.refund(order, 10))  # type: ignore[misc]
+        order = await system.order()
+        found["submit"] = await counted.of(lambda order=order: system.submit(order))  # type: ignore[misc]
+        (attempt,) = await system.services.orders.attempts(order)
+        number = attempt.out_trade_no
+        headers, body, query = await caught_callback(system, number, lambda number=number: system.simulator.pay(number))  # type: ignore[misc]
+        request = CallbackRequest(headers, base64.b64decode(body), query)
+        receive = partial(system.services.callbacks.receive, system.channels["wx_native"], request)
+        found["callback"] = await counted.of(receive)
+    assert found == {"submit mock": 17, "refund mock": 16, "submit": 15, "callback": 5}
+
+
+async def test_deliveries(counted: Counted) -> None:
+    system = counted.system
+    for _ in range(3):
+        await fill(system, "http://merchant.test/n", 60)
+        trips = await counted.of(system.deliver)
+    assert trips == 3, "the due endpoints, the claim, and the results of 60 deliveries"
