@@ -35,13 +35,16 @@ from paycenter_server.services.identity import Identity
 from paycenter_server.services.jobs import Jobs
 from paycenter_server.services.notifications import Notifications
 from paycenter_server.services.notifications_delivery import NotificationDelivery, NotificationSender
+from paycenter_server.services.notifications_trial import NotificationTrial
 from paycenter_server.services.operators import Operators
 from paycenter_server.services.operators_totp import Totp
 from paycenter_server.services.orders import Orders
+from paycenter_server.services.overview import Overview
 from paycenter_server.services.passwords import Passwords
 from paycenter_server.services.payments import Payments
 from paycenter_server.services.refunds import Refunds
 from paycenter_server.services.refunds_settlement import RefundSettlement
+from paycenter_server.services.search import Search
 from paycenter_server.services.secrets import SecretBox
 from paycenter_server.services.sessions import Sessions
 from paycenter_server.services.timeline import Timelines
@@ -207,6 +210,21 @@ class Services:
     def channel_probe(self) -> ChannelProbe:
         """Trying a channel."""
         return ChannelProbe(self.context, self.identity, self.gateway)
+
+    @cached_property
+    def notification_trial(self) -> NotificationTrial:
+        """Test notifications."""
+        return NotificationTrial(self.context, self.identity, self.sender)
+
+    @cached_property
+    def search(self) -> Search:
+        """Finding by number."""
+        return Search(self.context, self.identity)
+
+    @cached_property
+    def overview(self) -> Overview:
+        """Figures, and what needs a person."""
+        return Overview(self.context, self.identity)
 
     @cached_property
     def notifications(self) -> Notifications:

@@ -21,13 +21,13 @@ def fake_command(*words: str) -> list[str]:
 
 
 def free_ports() -> "Ports":
-    """Four different free ports."""
+    """Different free ports."""
     # Here and not above: this file is also the fake program, which runs on a bare interpreter.
     from paycenter_server.local.children import Ports
     from paycenter_server.local.ports import free_port
 
     taken: list[int] = []
-    for _ in range(4):
+    for _ in range(5):
         taken.append(free_port(taken))
     return Ports(*taken)
 
@@ -113,7 +113,9 @@ def _main(name: str, words: list[str]) -> None:
     elif name == "worker":
         _serve(name, None)
     else:
-        key = {"serve": "PAYCENTER_GRPC_ADDRESS", "callback": "PAYCENTER_CALLBACK_ADDRESS"}[name]
+        key = {"serve": "PAYCENTER_GRPC_ADDRESS", "callback": "PAYCENTER_CALLBACK_ADDRESS", "console": "PAYCENTER_CONSOLE_ADDRESS"}[
+            name
+        ]
         _serve(name, int(os.environ[key].rsplit(":", 1)[1]))
 
 

@@ -107,7 +107,7 @@ ORDERS: list[Mutant] = [
             "",
             "test_intent_checks_the_price_again",
         ),
-        ("intent-state", "            self._payable(current)\n", "", "test_intent_checks_the_state_again"),
+        ("intent-state", "            await self._payable(connection, current)\n", "", "test_intent_checks_the_state_again"),
         ("intent-others", "if attempt.id not in tolerated:", "if False:", "test_intent_checks_the_other_attempts_again"),
         (
             "payable-paid",

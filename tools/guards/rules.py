@@ -25,7 +25,7 @@ RULES: list[Mutant] = [
         (
             "r1-close-others",
             "            settled = await self._attempts.settle_or_close(attempt)\n            if settled is SettleResult.PAID:\n"
-            "                raise errors.order_paid()\n            if settled in",
+            "                raise await self._attempts.found_paid(attempt.order_id)\n            if settled in",
             "            settled = SettleResult.STILL_PAYABLE\n            if settled in",
             "test_R1_only_one_attempt_stays_payable_where_the_channel_can_close",
         ),
@@ -113,8 +113,8 @@ RULES: list[Mutant] = [
         ),
         (
             "s2-kind-amount",
-            "if payment.amount != attempt.amount or payment.currency != attempt.currency:",
-            "if payment.currency != attempt.currency:",
+            "        if payment.amount != attempt.amount:\n            return CaseKind.WRONG_AMOUNT\n",
+            "",
             "test_reference_security.py::test_S2_the_amount_of_a_message_is_compared",
         ),
     ),

@@ -25,6 +25,12 @@ def _worker() -> click.Command:
     return worker
 
 
+def _console() -> click.Command:
+    from paycenter_server.cli.console import console
+
+    return console
+
+
 def _migrate() -> click.Command:
     from paycenter_server.cli.operations import migrate
 
@@ -107,6 +113,7 @@ _COMMANDS: dict[str, tuple[Callable[[], click.Command], str]] = {
     "serve": (_serve, "Run the gRPC server."),
     "callback": (_callback, "Run the sidecar that receives the callbacks of channels."),
     "worker": (_worker, "Run the workers: notifications, sync, expire, refund sync."),
+    "console": (_console, "Run the management console."),
     "migrate": (_migrate, "Bring the database to the schema of this version."),
     "operator": (_operator, "Create an operator, its credential, or its password."),
     "channel": (_channel, "Test the channel of an app: `channel test CODE --app APP`."),

@@ -28,13 +28,14 @@ class Ports:
     simulator: int
     callback: int
     merchant: int
+    console: int
 
     def url(self, name: str) -> str:
         """The HTTP address of the child `name`."""
         return f"http://{HOST}:{getattr(self, name)}"
 
 
-WANTED = Ports(grpc=50051, simulator=8900, callback=8901, merchant=8902)
+WANTED = Ports(grpc=50051, simulator=8900, callback=8901, merchant=8902, console=8903)
 
 
 def resolve_ports(kept: Mapping[str, int], wanted: Ports, grpc: int | None = None) -> tuple[Ports, list[str]]:
@@ -71,7 +72,7 @@ def choose_ports(wanted: Ports | None) -> tuple[Ports, list[str]]:
     taken: set[int] = set()
     changes: list[str] = []
     chosen: dict[str, int] = {}
-    for name in ("grpc", "simulator", "callback", "merchant"):
+    for name in ("grpc", "simulator", "callback", "merchant", "console"):
         preferred = None if wanted is None else getattr(wanted, name)
         port, changed = choose_port(preferred, taken)
         if changed:
@@ -96,6 +97,7 @@ def environment(
         "PAYCENTER_MASTER_KEY_FILE": str(master_key_file),
         "PAYCENTER_GRPC_ADDRESS": f"{HOST}:{ports.grpc}",
         "PAYCENTER_CALLBACK_ADDRESS": f"{HOST}:{ports.callback}",
+        "PAYCENTER_CONSOLE_ADDRESS": f"{HOST}:{ports.console}",
         "PAYCENTER_ORDER_CALLBACK_URL": f"{ports.url('callback')}/callback/order",
         "PAYCENTER_REFUND_CALLBACK_URL": f"{ports.url('callback')}/callback/refund",
     }
@@ -114,12 +116,15 @@ def simulator_child(data_dir: Path, ports: Ports, env: Mapping[str, str], comman
     return Child("simulator", argv, env, ready_port=ports.simulator, stop_order=2)
 
 
-def service_children(data_dir: Path, ports: Ports, env: Mapping[str, str], command: Command) -> list[Child]:
-    """API, callback sidecar, worker and the example merchant. They need the schema, the merchant needs `dev.json`."""
+def service_children(
+    data_dir: Path, ports: Ports, env: Mapping[str, str], command: Command, console_password: str = ""
+) -> list[Child]:
+    """API, callback sidecar, worker, console and the example merchant. They need the schema, the merchant needs `dev.json`."""
     merchant = command("merchant", "--port", str(ports.merchant), "--data-file", str(data_dir / "dev.json"))
     return [
         Child("serve", command("serve"), env, ready_port=ports.grpc, stop_order=0),
         Child("callback", command("callback"), env, ready_port=ports.callback, stop_order=0),
         Child("worker", command("worker"), env, stop_order=1),
+        Child("console", command("console"), {**env, "PAYCENTER_CONSOLE_PASSWORD": console_password}, ready_port=ports.console),
         Child("merchant", merchant, env, ready_port=ports.merchant, stop_order=3),
     ]

@@ -9,6 +9,7 @@ from typing import Any
 
 from paycenter_server.channels.specs import ChannelSpec, Scope
 from paycenter_server.domain.accounts import PayAccount, new_account
+from paycenter_server.domain.channels import PayChannel
 from paycenter_server.domain.errors import Violation, invalid
 from paycenter_server.domain.validation import Check
 from paycenter_server.services import errors
@@ -216,6 +217,13 @@ class Accounts:
         """Read by id."""
         self._identity.require_operator(caller)
         return self.view(await self._keys.load(number))
+
+    async def uses(self, caller: Caller, number: str) -> list[PayChannel]:
+        """The channels whose current account this is."""
+        self._identity.require_operator(caller)
+        account = await self._keys.load(number)
+        async with self._context.database.connection() as connection:
+            return [channel for channel, _ in await channel_rows.list_current_bindings(connection, account.id)]
 
     async def search(self, caller: Caller, family: str, pager: Pager) -> Page[AccountView]:
         """List accounts, newest first."""

@@ -52,6 +52,11 @@ class Health:
         self._why = ""
         self._running: asyncio.Task[HealthReport] | None = None
 
+    @property
+    def schema(self) -> str:
+        """The revision of the schema that this version needs."""
+        return self._schema.head
+
     async def check(self) -> HealthReport:
         """The report, within 2 seconds. Calls at the same time share one check."""
         loop = asyncio.get_running_loop()

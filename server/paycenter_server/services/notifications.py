@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from uuid import UUID
 
 from paycenter_server.domain.events import Cause
 from paycenter_server.domain.ids import Prefix, decode, encode
@@ -15,6 +16,7 @@ from paycenter_server.services.context import Context
 from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.services.paging import Page, Pager
 from paycenter_server.storage import notifications as notification_rows
+from paycenter_server.storage import search as search_rows
 from paycenter_server.storage.database import Connection
 from paycenter_server.storage.notifications import NotificationFilter
 
@@ -42,8 +44,23 @@ class Notifications:
         """List notifications, newest first."""
         where = replace(where, app_id=await self._identity.list_scope(caller, app_key))
         async with self._context.database.connection() as connection:
-            rows = await notification_rows.list_notifications(connection, where, limit=pager.size + 1, before=pager.before(where))
+            narrowed = await self._by_object(connection, where)
+            before = pager.before(where)
+            rows = await notification_rows.list_notifications(connection, narrowed, limit=pager.size + 1, before=before)
         return pager.page(rows, where)
+
+    @staticmethod
+    async def _by_object(connection: Connection, where: NotificationFilter) -> NotificationFilter:
+        """With the objects that have the merchant's numbers, because notifications are indexed by their object."""
+        found: list[UUID] = []
+        if where.merchant_refund_no:
+            found = await search_rows.refunds_by_merchant_no(connection, where.merchant_refund_no, where.app_id)
+        elif where.merchant_order_id:
+            found = await search_rows.orders_by_merchant_id(connection, where.merchant_order_id, where.app_id)
+            found += await search_rows.objects_of_orders(connection, found)
+        else:
+            return where
+        return replace(where, data_ids=tuple(found))
 
     async def get(self, caller: Caller, number: str) -> tuple[PayNotification, list[NotificationLog]]:
         """Read a notification with the log of its deliveries."""
@@ -105,6 +122,7 @@ class Notifications:
         mark = ("resend", where)
         before = pager.before(mark)
         async with self._context.database.transaction() as connection:
+            where = await self._by_object(connection, where)
             keys = await notification_rows.list_resendable(connection, where, limit=pager.size + 1, before=before)
             more = len(keys) > pager.size
             keys = keys[: pager.size]

@@ -220,7 +220,7 @@ class NotificationDelivery:
         return [self._context.box.open(secret, secret_place(task.app_id)) for secret in sealed]
 
     def _judge(self, task: DueNotification, received: DeliveryResponse) -> tuple[NotificationEvent, datetime | None]:
-        if _is_received(task.notification_success, received):
+        if is_received(task.notification_success, received):
             return NotificationEvent.RECEIVED, None
         if received.status == 410:
             return NotificationEvent.GIVE_UP, None
@@ -270,7 +270,8 @@ def _endpoint(task: DueNotification) -> str:
         return ""
 
 
-def _is_received(rule: NotificationSuccess, received: DeliveryResponse) -> bool:
+def is_received(rule: NotificationSuccess, received: DeliveryResponse) -> bool:
+    """Whether an answer confirms a notification under the rule of its app."""
     if not 200 <= received.status < 300:
         return False
     if rule is NotificationSuccess.HTTP_2XX:

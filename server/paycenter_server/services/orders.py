@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from uuid import UUID
 
 from paycenter_server.domain.attempts import PayAttempt
 from paycenter_server.domain.ids import Prefix, decode
@@ -18,7 +20,8 @@ from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.services.paging import Page, Pager
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import orders as order_rows
-from paycenter_server.storage.orders import OrderFilter
+from paycenter_server.storage import search as search_rows
+from paycenter_server.storage.orders import OrderFilter, OrderMark
 
 DEFAULT_LIFE = timedelta(minutes=30)
 # `first_amount`: the amount of the create, which a price change leaves as it is.
@@ -119,8 +122,18 @@ class Orders:
         app_id = await self._identity.list_scope(caller, app_key)
         where = replace(where, app_id=app_id)
         async with self._context.database.connection() as connection:
-            rows = await order_rows.list_orders(connection, where, limit=pager.size + 1, before=pager.before(where))
+            narrowed = where
+            if app_id is None and where.merchant_order_id:
+                # The index of merchant_order_id begins with the app.
+                found = await search_rows.orders_by_merchant_id(connection, where.merchant_order_id)
+                narrowed = replace(where, order_ids=tuple(found))
+            rows = await order_rows.list_orders(connection, narrowed, limit=pager.size + 1, before=pager.before(where))
         return pager.page(rows, where)
+
+    async def marks(self, orders: Sequence[PayOrder]) -> Mapping[UUID, OrderMark]:
+        """What a list says about orders that the caller has listed, beside their fields, by their ids."""
+        async with self._context.database.connection() as connection:
+            return await order_rows.list_marks(connection, [order.id for order in orders]) if orders else {}
 
     async def sync(self, caller: Caller, number: str) -> PayOrder:
         """Query the channels about the open attempts of a WAITING order, or all attempts of a CLOSED one, and read it again.

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from paycenter_server.domain.apps import PayApp
 from paycenter_server.domain.ids import Prefix, decode
+from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.refunds import PayRefund, new_refund
 from paycenter_server.domain.schedule import REFUND_SYNC_DELAYS, due_after
 from paycenter_server.domain.states import RefundState
@@ -22,6 +23,7 @@ from paycenter_server.storage import accounts as account_rows
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage import refunds as refund_rows
+from paycenter_server.storage import search as search_rows
 from paycenter_server.storage.database import Transaction, UniqueViolation
 from paycenter_server.storage.refunds import RefundFilter
 
@@ -187,9 +189,23 @@ class Refunds:
             await self._context.run_to_completion(self._settlement.check(refund))
         return await self.load(caller, refund.number)
 
+    async def of_order(self, caller: Caller, order: PayOrder) -> list[PayRefund]:
+        """The refunds of an order that the caller has read, oldest first, those of surplus money too."""
+        async with self._context.database.connection() as connection:
+            refunds = await refund_rows.list_of_order(connection, order.id)
+        return [refund for refund in refunds if self._identity.owns(caller, refund.app_id)]
+
     async def search(self, caller: Caller, app_key: str, where: RefundFilter, pager: Pager) -> Page[PayRefund]:
         """List refunds, newest first. Apps list their own; operators may name an app."""
         where = replace(where, app_id=await self._identity.list_scope(caller, app_key))
         async with self._context.database.connection() as connection:
-            rows = await refund_rows.list_refunds(connection, where, limit=pager.size + 1, before=pager.before(where))
+            # The merchant's numbers are found by the unique indexes, which begin with the app.
+            narrowed = where
+            if where.merchant_refund_no:
+                found = await search_rows.refunds_by_merchant_no(connection, where.merchant_refund_no, where.app_id)
+                narrowed = replace(narrowed, refund_ids=tuple(found))
+            if where.merchant_order_id:
+                found = await search_rows.orders_by_merchant_id(connection, where.merchant_order_id, where.app_id)
+                narrowed = replace(narrowed, order_ids=tuple(found))
+            rows = await refund_rows.list_refunds(connection, narrowed, limit=pager.size + 1, before=pager.before(where))
         return pager.page(rows, where)

@@ -282,9 +282,17 @@ async def send_now(connection: WriteConnection, task_id: UUID, now: datetime, ca
     return done is not None
 
 
+_FAILING = [
+    state.value for state in (NotificationState.FAILURE, NotificationState.REQUEST_SUCCESS, NotificationState.REQUEST_FAILURE)
+]
+
+
 @dataclass(frozen=True, slots=True)
 class NotificationFilter:
-    """The filters of ListPayNotifications. Empty values do not filter."""
+    """The filters of ListPayNotifications. Empty values do not filter. `data_ids`: only about these objects; None for any.
+
+    `failing`: those that are not received yet although they were delivered, or were given up.
+    """
 
     app_id: UUID | None = None
     type: NotificationType | None = None
@@ -294,9 +302,13 @@ class NotificationFilter:
     data_id: UUID | None = None
     create_time_from: datetime | None = None
     create_time_to: datetime | None = None
+    data_ids: tuple[UUID, ...] | None = None
+    endpoint: str = ""
+    failing: bool = False
 
 
 def _conditions(where: NotificationFilter, before: UUID | None) -> list[Any]:
+    from paycenter_server.storage.keyrange import end_key, first_key
     from paycenter_server.storage.tables import pay_notify_task
 
     table = pay_notify_task.c
@@ -308,13 +320,18 @@ def _conditions(where: NotificationFilter, before: UUID | None) -> list[Any]:
         (table.merchant_order_id, where.merchant_order_id),
         (table.merchant_refund_no, where.merchant_refund_no),
         (table.data_id, where.data_id),
+        (table.endpoint, where.endpoint),
     ):
         if value:
             conditions.append(column == value)
+    if where.failing:
+        conditions.append(table.state.in_(_FAILING))
+    if where.data_ids is not None:
+        conditions.append(table.data_id.in_(where.data_ids))
     if where.create_time_from is not None:
-        conditions.append(table.create_time >= where.create_time_from)
+        conditions += [table.create_time >= where.create_time_from, table.id >= first_key(where.create_time_from)]
     if where.create_time_to is not None:
-        conditions.append(table.create_time < where.create_time_to)
+        conditions += [table.create_time < where.create_time_to, table.id < end_key(where.create_time_to)]
     if before is not None:
         conditions.append(table.id < before)
     return conditions

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from paycenter_server.domain.events import Cause, Subject
 from paycenter_server.domain.orders import PayOrder
-from paycenter_server.domain.states import OPEN_ATTEMPT, ORDER, OrderEvent, OrderState, sources, target
+from paycenter_server.domain.states import OPEN_ATTEMPT, ORDER, CaseState, OrderEvent, OrderState, sources, target
 from paycenter_server.storage.database import Connection, Transaction, WriteConnection
 from paycenter_server.storage.events import Change, cause_values, named, noting
 from paycenter_server.storage.rows import RowMapping
@@ -114,7 +114,7 @@ async def set_next_check(connection: WriteConnection, order_id: UUID, when: date
 
 @dataclass(frozen=True, slots=True)
 class OrderFilter:
-    """The filters of ListPayOrders. Empty values do not filter."""
+    """The filters of ListPayOrders. Empty values do not filter. `order_ids`: only these orders; None for any."""
 
     app_id: UUID | None = None
     channel_code: str = ""
@@ -126,12 +126,14 @@ class OrderFilter:
     create_time_to: datetime | None = None
     success_time_from: datetime | None = None
     success_time_to: datetime | None = None
+    order_ids: tuple[UUID, ...] | None = None
 
 
 async def list_orders(connection: Connection, where: OrderFilter, *, limit: int, before: UUID | None) -> list[PayOrder]:
-    """List orders, newest first, by keyset."""
+    """List orders, newest first, by keyset. A range of creation times reads only that range of the primary key."""
     from sqlalchemy import select
 
+    from paycenter_server.storage.keyrange import end_key, first_key
     from paycenter_server.storage.rendering import render
     from paycenter_server.storage.tables import pay_app, pay_attempt, pay_order
 
@@ -160,7 +162,33 @@ async def list_orders(connection: Connection, where: OrderFilter, *, limit: int,
             conditions.append(column >= start)
         if end is not None:
             conditions.append(column < end)
+    if where.create_time_from is not None:
+        conditions.append(table.id >= first_key(where.create_time_from))
+    if where.create_time_to is not None:
+        conditions.append(table.id < end_key(where.create_time_to))
+    if where.order_ids is not None:
+        conditions.append(table.id.in_(where.order_ids))
     if before is not None:
         conditions.append(table.id < before)
     text, arguments = render(statement.where(*conditions).order_by(table.id.desc()).limit(limit))
     return ORDERS.models(await connection.fetch(text, *arguments))
+
+
+@dataclass(frozen=True, slots=True)
+class OrderMark:
+    """What a list says about an order beside its fields. `error`: the last error of its attempts as "code message", "" for none."""
+
+    open_cases: int = 0
+    error: str = ""
+
+
+async def list_marks(connection: Connection, order_ids: Sequence[UUID]) -> dict[UUID, OrderMark]:
+    """The marks of these orders, of those that have one. It reads their attempts and cases by the indexes on order_id."""
+    rows = await connection.fetch(
+        """SELECT o.id, (SELECT count(*) FROM pay_case c WHERE c.order_id = o.id AND c.state <> $2) AS cases,
+             (SELECT concat_ws(' ', a.channel_error_code, a.channel_error_message) FROM pay_attempt a
+              WHERE a.order_id = o.id AND a.channel_error_code IS NOT NULL ORDER BY a.id DESC LIMIT 1) AS error
+           FROM unnest($1::uuid[]) o (id)""",
+        list(order_ids), CaseState.RESOLVED.value,
+    )  # fmt: skip
+    return {row["id"]: OrderMark(row["cases"], row["error"] or "") for row in rows if row["cases"] or row["error"]}

@@ -305,7 +305,7 @@ async def list_waiting(
 
 @dataclass(frozen=True, slots=True)
 class RefundFilter:
-    """The filters of ListPayRefunds. Empty values do not filter."""
+    """The filters of ListPayRefunds. Empty values do not filter. `refund_ids`: only these; `order_ids`: of these; None for any."""
 
     app_id: UUID | None = None
     channel_code: str = ""
@@ -315,12 +315,15 @@ class RefundFilter:
     channel_refund_no: str = ""
     create_time_from: datetime | None = None
     create_time_to: datetime | None = None
+    refund_ids: tuple[UUID, ...] | None = None
+    order_ids: tuple[UUID, ...] | None = None
 
 
 async def list_refunds(connection: Connection, where: RefundFilter, *, limit: int, before: UUID | None) -> list[PayRefund]:
-    """List refunds, newest first, by keyset."""
+    """List refunds, newest first, by keyset. A range of creation times reads only that range of the primary key."""
     from sqlalchemy import select
 
+    from paycenter_server.storage.keyrange import end_key, first_key
     from paycenter_server.storage.rendering import render
     from paycenter_server.storage.tables import pay_app, pay_refund
 
@@ -337,9 +340,13 @@ async def list_refunds(connection: Connection, where: RefundFilter, *, limit: in
         if value:
             conditions.append(column == value)
     if where.create_time_from is not None:
-        conditions.append(table.create_time >= where.create_time_from)
+        conditions += [table.create_time >= where.create_time_from, table.id >= first_key(where.create_time_from)]
     if where.create_time_to is not None:
-        conditions.append(table.create_time < where.create_time_to)
+        conditions += [table.create_time < where.create_time_to, table.id < end_key(where.create_time_to)]
+    if where.refund_ids is not None:
+        conditions.append(table.id.in_(where.refund_ids))
+    if where.order_ids is not None:
+        conditions.append(table.order_id.in_(where.order_ids))
     if before is not None:
         conditions.append(table.id < before)
     statement = (

@@ -1,0 +1,63 @@
+"""The application of the console, and how it is served."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+from aiohttp import web
+
+from paycenter_server.http_console import (
+    accounts,
+    apps,
+    cases,
+    channels,
+    health,
+    login,
+    notifications,
+    order,
+    orders,
+    overview,
+    refunds,
+    search,
+)
+from paycenter_server.http_console.parts import Parts
+from paycenter_server.http_console.security import MAX_BODY, guard
+from paycenter_server.http_console.sessions import Sessions
+from paycenter_server.http_console.view import CONSOLE, Console
+
+log = structlog.get_logger(__name__)
+_NOUNS = (login, overview, search, orders, order, refunds, notifications, cases, apps, accounts, channels, health)
+
+
+def create_app(parts: Parts, sessions: Sessions) -> web.Application:
+    """The application with all pages."""
+
+    async def alive(request: web.Request) -> web.Response:
+        return web.Response(text="ok")
+
+    async def ready(request: web.Request) -> web.Response:
+        report = await parts.health.check()
+        return web.Response(status=200 if report.ready else 503, text=report.text)
+
+    console = Console(parts, sessions)
+    app = web.Application(client_max_size=MAX_BODY, middlewares=[guard])
+    app[CONSOLE] = console
+    app.router.add_get("/healthz", alive)
+    app.router.add_get("/readyz", ready)
+    app.router.add_get("/static/{version}/{name}", console.assets.serve)
+    for noun in _NOUNS:
+        noun.add_routes(app)
+    return app
+
+
+async def serve(app: web.Application, host: str, port: int, stop: asyncio.Event) -> None:
+    """Serve until `stop`. Requests that have begun get 10 seconds to end."""
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=10)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+        log.info("console_listening", address=f"{host}:{port}")
+        await stop.wait()
+    finally:
+        await runner.cleanup()

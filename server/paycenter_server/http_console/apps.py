@@ -1,0 +1,192 @@
+"""Apps: the matrix of apps and ways to pay, the page of one, its credentials, its secret, test notifications."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import Any
+
+from aiohttp import web
+
+from paycenter_server.domain.apps import NotificationSuccess, SurplusPolicy
+from paycenter_server.domain.errors import PayCenterError
+from paycenter_server.domain.notifications import NotificationType
+from paycenter_server.http_console.formats import CHANNELS, plain_amount
+from paycenter_server.http_console.forms import Form, amount_of, choice, fields_of, need_confirmation, read_form
+from paycenter_server.http_console.security import status_of
+from paycenter_server.http_console.view import View, redirect, see, view_of
+from paycenter_server.services.apps import ListedApp, NewApp
+from paycenter_server.services.notifications_trial import Trial
+from paycenter_server.services.paging import Pager
+
+SHORT = {
+    "wx_native": "Native", "wx_pub": "JSAPI", "wx_lite": "Mini", "wx_app": "In-app", "wx_wap": "H5", "wx_bar": "Code",
+    "alipay_pc": "PC", "alipay_wap": "WAP", "alipay_app": "In-app", "alipay_qr": "QR", "alipay_lite": "Mini", "alipay_bar": "Code",
+    "mock": "Mock",
+}  # fmt: skip
+"""The heads of the matrix. Their titles have the whole names."""
+FAMILY_NAMES = {"wechatpay": "WeChat Pay", "alipay": "Alipay", "mock": "Test"}
+SNIPPETS = {"python": "Python", "node": "Node.js", "go": "Go", "java": "Java", "curl": "buf curl"}
+
+
+def add_routes(app: web.Application) -> None:
+    """Serve these pages."""
+    app.router.add_get("/apps", _list)
+    app.router.add_get("/apps/new", _new_page)
+    app.router.add_post("/apps/new", _create)
+    app.router.add_get("/apps/{key}", _page)
+    app.router.add_post("/apps/{key}/edit", _edit)
+    app.router.add_post("/apps/{key}/secret", _rotate)
+    app.router.add_post("/apps/{key}/credentials", _add_credential)
+    app.router.add_post("/apps/{key}/credentials/disable", _disable_credential)
+    app.router.add_post("/apps/{key}/test", _test)
+    app.router.add_post("/apps/{key}/delete", _delete)
+
+
+def _codes(view: View) -> list[str]:
+    """The columns of the matrix: the known codes that are installed, then those of other packages."""
+    known = [code for code in CHANNELS if code in view.parts.registry]
+    return known + [code for code in view.parts.registry if code not in CHANNELS]
+
+
+def _family(view: View, code: str) -> str:
+    return view.parts.registry[code].family
+
+
+async def _list(request: web.Request) -> web.Response:
+    view, query = view_of(request), request.query
+    enabled = {"on": True, "off": False}.get(query.get("state", ""))
+    page = await view.parts.apps.search(view.caller, query.get("name", "").strip(), enabled, view.pager())
+    families = [
+        (FAMILY_NAMES.get(family, family), list(codes)) for family, codes in groupby(_codes(view), lambda c: _family(view, c))
+    ]
+    return view.render("apps.html", apps=page.items, token=page.next_token, codes=_codes(view), families=families, short=SHORT)
+
+
+async def _new_page(request: web.Request) -> web.Response:
+    return view_of(request).render("app_new.html", form={}, error=None, wrong={})
+
+
+async def _create(request: web.Request) -> web.Response:
+    view, form = view_of(request), await read_form(request)
+    new = NewApp(
+        app_key=form.get("app_key", "").strip(), name=form.get("name", "").strip(), remark=form.get("remark", "").strip(),
+        order_notification_url=form.get("order_notification_url", "").strip(),
+        refund_notification_url=form.get("refund_notification_url", "").strip(),
+        surplus_policy=choice(SurplusPolicy, form.get("surplus_policy", "")) or SurplusPolicy.REFUND,
+        notification_success=choice(NotificationSuccess, form.get("notification_success", "")) or NotificationSuccess.HTTP_2XX,
+    )  # fmt: skip
+    try:
+        new = replace(new, case_decision_limit=_limit(form))
+        created = await view.parts.apps.create(view.caller, new)
+    except PayCenterError as error:
+        return view.render("app_new.html", status=status_of(error), form=form, error=error, wrong=fields_of(error))
+    shown = view.keep_once(
+        {"key_id": created.key_id, "key_secret": created.key_secret, "notification_secret": created.notification_secret}
+    )
+    return see(f"/apps/{created.app.app_key}", "created", shown=shown)
+
+
+async def _page(request: web.Request) -> web.Response:
+    view = view_of(request)
+    return await _render(view, request.match_info["key"], once=view.take_once(view.query.get("shown", "")))
+
+
+async def _render(
+    view: View,
+    key: str,
+    *,
+    error: PayCenterError | None = None,
+    form: Form | None = None,
+    trial: Trial | None = None,
+    once: Mapping[str, str] | None = None,
+    warnings: Sequence[str] = (),
+) -> web.Response:
+    listed = await view.parts.apps.get(view.caller, key)
+    credentials = await view.parts.credentials.list_of_app(view.caller, key)
+    page = await view.parts.channels.search(view.caller, key, Pager(200, ""))
+    return view.render(
+        "app.html", status=200 if error is None else status_of(error), app=listed.app, form=form or _values(listed), error=error,
+        wrong=fields_of(error) if error else {}, credentials=credentials, trial=trial, once=once or {}, warnings=warnings,
+        channels={one.channel.code: one for one in page.items}, codes=_codes(view), snippets=SNIPPETS, host=view.parts.grpc_address,
+    )  # fmt: skip
+
+
+def _values(listed: ListedApp) -> dict[str, str]:
+    app = listed.app
+    limit = app.case_decision_limit
+    return {
+        "name": app.name, "remark": app.remark, "enabled": "on" if app.enabled else "",
+        "order_notification_url": app.order_notification_url, "refund_notification_url": app.refund_notification_url,
+        "surplus_policy": app.surplus_policy.value, "notification_success": app.notification_success.value,
+        "case_decision_limit": "" if limit is None else plain_amount(limit),
+    }  # fmt: skip
+
+
+def _limit(form: Form) -> int | None:
+    """Minor units; None for an empty field."""
+    text = form.get("case_decision_limit", "")
+    return amount_of("case_decision_limit", text) if text.strip() else None
+
+
+async def _edit(request: web.Request) -> web.Response:
+    view, key, form = view_of(request), request.match_info["key"], await read_form(request)
+    changes: dict[str, Any] = {
+        name: form[name].strip() for name in ("name", "remark", "order_notification_url", "refund_notification_url") if name in form
+    }
+    changes["enabled"] = form.get("enabled") == "on"
+    if policy := choice(SurplusPolicy, form.get("surplus_policy", "")):
+        changes["surplus_policy"] = policy.value
+    if rule := choice(NotificationSuccess, form.get("notification_success", "")):
+        changes["notification_success"] = rule.value
+    try:
+        changes["case_decision_limit"] = _limit(form)
+        listed = await view.parts.apps.update(view.caller, key, changes)
+    except PayCenterError as error:
+        return await _render(view, key, error=error, form=form)
+    if listed.warnings:
+        return await _render(view, key, warnings=listed.warnings)
+    return see(f"/apps/{key}", "saved")
+
+
+async def _rotate(request: web.Request) -> web.Response:
+    view, key = view_of(request), request.match_info["key"]
+    secret = await view.parts.apps.rotate_notification_secret(view.caller, key)
+    return see(f"/apps/{key}", "saved", shown=view.keep_once({"notification_secret": secret}))
+
+
+async def _add_credential(request: web.Request) -> web.Response:
+    view, key, form = view_of(request), request.match_info["key"], await read_form(request)
+    try:
+        credential, secret = await view.parts.credentials.create(view.caller, key, form.get("credential_name", "").strip())
+    except PayCenterError as error:
+        return await _render(view, key, error=error)
+    return see(f"/apps/{key}", "created", shown=view.keep_once({"key_id": credential.key_id, "key_secret": secret}))
+
+
+async def _disable_credential(request: web.Request) -> web.Response:
+    view, key, form = view_of(request), request.match_info["key"], await read_form(request)
+    try:
+        need_confirmation(form, "confirm", form.get("key_id", ""))
+        await view.parts.credentials.disable(view.caller, key, form.get("key_id", ""))
+    except PayCenterError as error:
+        return await _render(view, key, error=error)
+    return see(f"/apps/{key}", "disabled")
+
+
+async def _test(request: web.Request) -> web.Response:
+    """The page with what came back. It stores nothing, so that it may be sent any number of times."""
+    view, key, form = view_of(request), request.match_info["key"], await read_form(request)
+    kind = choice(NotificationType, form.get("type", "")) or NotificationType.ORDER
+    return await _render(view, key, trial=await view.parts.notification_trial.send(view.caller, key, kind))
+
+
+async def _delete(request: web.Request) -> web.Response:
+    view, key, form = view_of(request), request.match_info["key"], await read_form(request)
+    try:
+        need_confirmation(form, "confirm", key)
+        await view.parts.apps.delete(view.caller, key)
+    except PayCenterError as error:
+        return await _render(view, key, error=error)
+    return redirect("/apps?done=deleted")

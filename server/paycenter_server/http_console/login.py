@@ -1,0 +1,84 @@
+"""Login, logout, and the preferences that every viewer has: language, colours, columns."""
+
+from __future__ import annotations
+
+import re
+
+from aiohttp import web
+
+from paycenter_server.http_console.security import cookie_name, is_https, local_path
+from paycenter_server.http_console.sessions import LIFE_SECONDS, LoginProblem
+from paycenter_server.http_console.texts import LANGUAGES
+from paycenter_server.http_console.view import View, redirect, view_of
+
+_YEAR = 365 * 86_400
+_PROBLEMS = {
+    LoginProblem.WRONG: (401, "The name or the password is wrong."),
+    LoginProblem.TOO_MANY: (429, "Too many failed logins. Try again in five minutes."),
+}
+_COLUMNS = re.compile(r"[a-z_]{1,30}(\.[a-z_]{1,30}){0,40}")
+
+
+def add_routes(app: web.Application) -> None:
+    """Serve these pages."""
+    app.router.add_get("/login", _login_page)
+    app.router.add_post("/login", _login)
+    app.router.add_post("/logout", _logout)
+    app.router.add_post("/preferences", _preferences)
+
+
+async def _login_page(request: web.Request) -> web.StreamResponse:
+    view = view_of(request)
+    if view.session is not None:
+        return redirect(local_path(view.query.get("next", "/")))
+    return _form(view, 200, "", view.query.get("name", ""))
+
+
+def _form(view: View, status: int, problem: str, name: str) -> web.Response:
+    wanted = local_path(view.query.get("next", "/"))
+    return view.render("login.html", status=status, problem=problem, name=name[:64], wanted=wanted)
+
+
+async def _login(request: web.Request) -> web.StreamResponse:
+    view, form = view_of(request), await request.post()
+    given = {name: str(form.get(name, ""))[:1000] for name in ("name", "password", "code", "next")}
+    result = await view.console.sessions.login(
+        given["name"].strip(), given["password"].strip(), given["code"].strip(), request.remote or "",
+        request.headers.get("User-Agent", ""),
+    )  # fmt: skip
+    if isinstance(result, LoginProblem):
+        status, problem = _PROBLEMS[result]
+        return _form(view, status, problem, given["name"])
+    response = redirect(local_path(given["next"] or "/"))
+    response.set_cookie(
+        cookie_name(request), result, max_age=int(LIFE_SECONDS), path="/", httponly=True, samesite="Lax", secure=is_https(request)
+    )
+    return response
+
+
+async def _logout(request: web.Request) -> web.StreamResponse:
+    view = view_of(request)
+    await view.console.sessions.logout(request.cookies.get(cookie_name(request), ""))
+    response = redirect("/login")
+    response.del_cookie(cookie_name(request), path="/", secure=is_https(request), httponly=True, samesite="Lax")
+    return response
+
+
+async def _preferences(request: web.Request) -> web.StreamResponse:
+    form = await request.post()
+    response = redirect(local_path(str(form.get("next", "/"))))
+
+    def keep(name: str, value: str) -> None:
+        response.set_cookie(name, value, max_age=_YEAR, path="/", samesite="Lax", secure=is_https(request), httponly=True)
+
+    if form.get("language") in LANGUAGES:
+        keep("language", str(form["language"]))
+    if form.get("theme") in ("auto", "light", "dark"):
+        keep("theme", str(form["theme"]))
+    if (table := form.get("columns_of")) in ("orders",):
+        chosen = ".".join(str(item) for item in form.getall("column", []))
+        if _COLUMNS.fullmatch(chosen):
+            keep(f"columns_{table}", chosen)
+        else:
+            response.del_cookie(f"columns_{table}", path="/")
+    return response
