@@ -71,6 +71,12 @@ JOBS: list[Mutant] = [
             _TRIALS,
         ),
         (
+            "places-trial-of-a-job",
+            "if breaker.open_since is not None and not trial:",
+            "if False:",
+            "test_places.py::test_failing_calls_of_callers_do_not_postpone_the_trial",
+        ),
+        (
             "places-tokens",
             "min(free, int(self._fill(known, now)))",
             "free",

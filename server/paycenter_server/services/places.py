@@ -72,9 +72,14 @@ class Breakers(Generic[K]):
         breaker.failures, breaker.open_since, breaker.trial_time = 0, None, None
         return was_open
 
-    def unanswered(self, key: K, now: datetime) -> bool:
-        """Count a call without an answer. Whether that has opened the breaker."""
+    def unanswered(self, key: K, now: datetime, *, trial: bool = True) -> bool:
+        """Count a call without an answer. Whether that has opened the breaker.
+
+        `trial`: the call had a place. One that had none never postpones the next trial: there may be such calls all the time.
+        """
         breaker = self.get(key)
+        if breaker.open_since is not None and not trial:
+            return False
         breaker.failures += 1
         if breaker.failures < self._limits.failures:
             return False
