@@ -71,6 +71,12 @@ JOBS: list[Mutant] = [
             _TRIALS,
         ),
         (
+            "places-wanted-are-kept",
+            "if key in wanted or known.in_progress or",
+            "if known.in_progress or",
+            "test_places.py::test_more_keys_may_be_wanted_than_are_remembered",
+        ),
+        (
             "places-trial-of-a-job",
             "if breaker.open_since is not None and not trial:",
             "if False:",
