@@ -216,7 +216,8 @@ class Cases:
     async def notification_given_up(self, transaction: Transaction, task: DueNotification, why: str) -> None:
         """Open a case for a notification that ends without having been received. The app does not know what it reports.
 
-        Its reference contains the number of deliveries, because a notification that is resent may be given up again.
+        Its reference contains the number of deliveries, because a notification that is resent may be given up again. It may be
+        given up again without another delivery, behind an open breaker: then the case comes again.
         """
         refund = await refund_rows.get_refund(transaction, task.data_id) if task.type is NotificationType.REFUND else None
         about = await case_rows.get_case(transaction, task.data_id) if task.type is NotificationType.CASE else None
@@ -229,7 +230,7 @@ class Cases:
             order_id=order.id if order else None, refund_id=refund.id if refund else None,
             amount=money.amount if money else None, currency=money.currency if money else None,
         )  # fmt: skip
-        await self._open(transaction, case, cause_now())
+        await self._open(transaction, case, cause_now(), timedelta())
 
     async def books_differ(self, difference: Difference, sentence: str) -> bool:
         """Open a case for an order whose amounts are not the sums of its events. False if there is an unresolved one.
