@@ -206,3 +206,24 @@ def test_browsers() -> None:
     assert [browser_of(agent) for agent in (DESK, PHONE, WECHAT, ALIPAY, "")] == [
         Browser.DESK, Browser.PHONE, Browser.WECHAT, Browser.ALIPAY, Browser.DESK,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("multipart/form-data", b"code=mock"),
+        ("multipart/form-data; boundary=x", b"nonsense"),
+        ("multipart/form-data; boundary=x", b"--x\r\nContent-Disposition: form-data\r\n\r\nmock\r\n--x--\r\n"),
+        ("application/x-www-form-urlencoded; charset=bogus", b"code=mock"),
+        ("application/x-www-form-urlencoded", b"code=mock&auth_code=\xff"),
+        ("application/x-www-form-urlencoded; charset=utf-16", b"c"),
+    ],
+)
+async def test_a_body_that_is_no_form_submits_nothing(system: PayCenterSystem, content_type: str, body: bytes) -> None:
+    order = await system.order()
+    url = link(system, order)
+    path = url[url.index("/cashier/") :]
+    async with system.session.post(system.sidecar + path, data=body, headers={"Content-Type": content_type}) as answer:
+        assert answer.status == 200
+        assert "请稍后重试" in await answer.text()
+    assert await system.services.orders.attempts(order) == []
