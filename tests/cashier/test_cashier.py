@@ -227,3 +227,20 @@ async def test_a_body_that_is_no_form_submits_nothing(system: PayCenterSystem, c
         assert answer.status == 200
         assert "请稍后重试" in await answer.text()
     assert await system.services.orders.attempts(order) == []
+
+
+async def test_every_link_that_is_made_can_be_opened(system: PayCenterSystem) -> None:
+    order = await system.order()
+    longest = {name: '"' * 128 for name in ("openid", "buyer_open_id", "buyer_id")}
+    assert (await get(system, link(system, order, **longest)))[0] == 200
+    with pytest.raises(PayCenterError) as caught:
+        link(system, order, openid="微" * 128)
+    assert caught.value.reason is Reason.INVALID_FIELD
+
+
+async def test_the_state_is_not_found_after_the_end_of_a_link(system: PayCenterSystem) -> None:
+    order = await system.order()
+    url = link(system, order)
+    assert (await get(system, url + "/state"))[0] == 200
+    system.clock.advance((order.expire_time - system.clock.now() + RESULT_SHOWN).total_seconds() + 1)
+    assert (await get(system, url + "/state"))[0] == 404
