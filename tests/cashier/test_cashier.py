@@ -231,7 +231,7 @@ async def test_a_body_that_is_no_form_submits_nothing(system: PayCenterSystem, c
 
 async def test_every_link_that_is_made_can_be_opened(system: PayCenterSystem) -> None:
     order = await system.order()
-    longest = {name: '"' * 128 for name in ("openid", "buyer_open_id", "buyer_id")}
+    longest = dict.fromkeys(("openid", "buyer_open_id", "buyer_id"), '"' * 128)
     assert (await get(system, link(system, order, **longest)))[0] == 200
     with pytest.raises(PayCenterError) as caught:
         link(system, order, openid="微" * 128)
@@ -244,3 +244,10 @@ async def test_the_state_is_not_found_after_the_end_of_a_link(system: PayCenterS
     assert (await get(system, url + "/state"))[0] == 200
     system.clock.advance((order.expire_time - system.clock.now() + RESULT_SHOWN).total_seconds() + 1)
     assert (await get(system, url + "/state"))[0] == 404
+
+
+def test_an_address_with_unpaired_surrogates_is_refused() -> None:
+    for state, sign in (("\ud800", "x"), ("SUCCESS", "\ud800")):
+        address = f"https://a.test/?pay_order_id=a&merchant_order_id=b&state={state}&timestamp=1&sign={sign}"
+        with pytest.raises(ReturnError, match="signature"):
+            verify_return(address, "whsec_AAAA")
