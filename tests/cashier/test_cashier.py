@@ -206,3 +206,48 @@ def test_browsers() -> None:
     assert [browser_of(agent) for agent in (DESK, PHONE, WECHAT, ALIPAY, "")] == [
         Browser.DESK, Browser.PHONE, Browser.WECHAT, Browser.ALIPAY, Browser.DESK,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("multipart/form-data", b"code=mock"),
+        ("multipart/form-data; boundary=x", b"nonsense"),
+        ("multipart/form-data; boundary=x", b"--x\r\nContent-Disposition: form-data\r\n\r\nmock\r\n--x--\r\n"),
+        ("application/x-www-form-urlencoded; charset=bogus", b"code=mock"),
+        ("application/x-www-form-urlencoded", b"code=mock&auth_code=\xff"),
+        ("application/x-www-form-urlencoded; charset=utf-16", b"c"),
+    ],
+)
+async def test_a_body_that_is_no_form_submits_nothing(system: PayCenterSystem, content_type: str, body: bytes) -> None:
+    order = await system.order()
+    url = link(system, order)
+    path = url[url.index("/cashier/") :]
+    async with system.session.post(system.sidecar + path, data=body, headers={"Content-Type": content_type}) as answer:
+        assert answer.status == 200
+        assert "请稍后重试" in await answer.text()
+    assert await system.services.orders.attempts(order) == []
+
+
+async def test_every_link_that_is_made_can_be_opened(system: PayCenterSystem) -> None:
+    order = await system.order()
+    longest = dict.fromkeys(("openid", "buyer_open_id", "buyer_id"), '"' * 128)
+    assert (await get(system, link(system, order, **longest)))[0] == 200
+    with pytest.raises(PayCenterError) as caught:
+        link(system, order, openid="微" * 128)
+    assert caught.value.reason is Reason.INVALID_FIELD
+
+
+async def test_the_state_is_not_found_after_the_end_of_a_link(system: PayCenterSystem) -> None:
+    order = await system.order()
+    url = link(system, order)
+    assert (await get(system, url + "/state"))[0] == 200
+    system.clock.advance((order.expire_time - system.clock.now() + RESULT_SHOWN).total_seconds() + 1)
+    assert (await get(system, url + "/state"))[0] == 404
+
+
+def test_an_address_with_unpaired_surrogates_is_refused() -> None:
+    for state, sign in (("\ud800", "x"), ("SUCCESS", "\ud800")):
+        address = f"https://a.test/?pay_order_id=a&merchant_order_id=b&state={state}&timestamp=1&sign={sign}"
+        with pytest.raises(ReturnError, match="signature"):
+            verify_return(address, "whsec_AAAA")

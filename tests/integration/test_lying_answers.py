@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from paycenter_server.channels.protocol import HttpRequest, HttpResponse
+from paycenter_server.channels.protocol import HttpRequest, HttpResponse, Refunded
 from paycenter_server.channels.transport import AiohttpTransport
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.domain.states import AttemptState
 from structlog.testing import capture_logs
+from support.cases import NEVER, book
+from support.locks import transaction, waiting_for_lock
 from support.system import PayCenterSystem, SystemOn
 from support.waiting import eventually
 
@@ -192,3 +194,27 @@ async def test_another_amount_of_a_booked_payment_is_a_case(system: PayCenterSys
     mismatch = [case for case in await system.cases() if case["kind"] == "REFUND_MISMATCH"]
     assert [(case["amount"], case["attempt_id"], case["state"]) for case in mismatch] == [(100, attempt.id, "OPEN")]
     assert "101" in mismatch[0]["detail"]["why"]
+
+
+async def test_another_amount_beside_an_open_conflict_is_a_case(system: PayCenterSystem) -> None:
+    order = await system.order()
+    attempt = await system.submit(order, "mock", **NEVER)
+    await book(system, attempt, refunded=Refunded.SOME)
+    for _ in range(2):
+        await book(system, attempt, amount=5000)
+    found = [(case["kind"], case["amount"], case["state"]) for case in await system.cases()]
+    assert found == [("REFUND_ELSEWHERE", None, "OPEN"), ("REFUND_MISMATCH", 5000, "OPEN")]
+
+
+async def test_another_amount_at_the_moment_of_the_booking_is_a_case(system: PayCenterSystem) -> None:
+    order = await system.order()
+    attempt = await system.submit(order, "mock", **NEVER)
+    async with transaction(system) as held:
+        await held.execute("SELECT FROM pay_order WHERE id = $1 FOR NO KEY UPDATE", order.id)
+        first = asyncio.create_task(book(system, attempt))
+        await waiting_for_lock(system, [first])
+        second = asyncio.create_task(book(system, attempt, amount=5000))
+        await waiting_for_lock(system, [first, second])
+    await asyncio.gather(first, second)
+    assert (await system.read(order)).paid_amount == 100
+    assert [(case["kind"], case["amount"]) for case in await system.cases()] == [("REFUND_MISMATCH", 5000)]

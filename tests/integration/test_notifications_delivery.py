@@ -6,7 +6,9 @@ import asyncio
 import json
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import timedelta
 
+from paycenter_server.domain.cases import Decision
 from paycenter_server.services import notifications_endpoints
 from paycenter_server.services.notifications_delivery import (
     GIVE_UP_AFTER,
@@ -14,6 +16,7 @@ from paycenter_server.services.notifications_delivery import (
     DeliveryResponse,
     NotificationDelivery,
 )
+from support.cases import ANNE, decide, last_case
 from support.notifications import fill, states
 from support.system import PayCenterSystem
 from support.waiting import eventually
@@ -177,3 +180,20 @@ async def test_a_result_that_is_not_recorded_opens_no_case(system: PayCenterSyst
     await delivery.settle()
     assert await system.value("SELECT state FROM pay_notify_task") == "SUCCESS"
     assert await system.rows(CASES) == []
+
+
+async def test_what_is_given_up_again_without_a_delivery_is_a_case_again(system: PayCenterSystem) -> None:
+    """It is resent while the breaker of its endpoint is open, and ends once more before its turn for a trial."""
+    await system.paid("mock")
+    endpoint = await system.value("SELECT endpoint FROM pay_notify_task")
+    breakers = system.services.delivery._endpoints.places.breakers
+    for _ in range(notifications_endpoints.BREAKER_FAILURES):
+        breakers.unanswered(endpoint, system.clock.now())
+    for times in (1, 2):
+        breakers.get(endpoint).trial_time = system.clock.now() + timedelta(days=30)
+        system.clock.advance(GIVE_UP_AFTER.total_seconds() + OPEN_BEFORE_GIVING_UP.total_seconds())
+        assert await system.deliver() == []
+        assert await system.value("SELECT state FROM pay_notify_task") == "FAILURE"
+        assert len(await system.rows(CASES)) == times
+        assert await system.value("SELECT count(*) FROM pay_case WHERE state = 'OPEN'") == 1
+        await decide(system, ANNE, await last_case(system), Decision.RETRY)

@@ -162,6 +162,18 @@ CASES: list[Mutant] = [
         "services/cases.py",
         "test_case_decisions.py",
         (
+            "another-amount-beside",
+            "is_open = not beside and await",
+            "is_open = await",
+            "test_lying_answers.py::test_another_amount_beside_an_open_conflict_is_a_case",
+        ),
+        (
+            "given-up-again",
+            "await self._open(transaction, case, cause_now(), timedelta())",
+            "await self._open(transaction, case, cause_now())",
+            "test_notifications_delivery.py::test_what_is_given_up_again_without_a_delivery_is_a_case_again",
+        ),
+        (
             "surplus-refunded-already",
             " and payment.refunded is Refunded.NOTHING",
             "",

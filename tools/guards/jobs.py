@@ -71,6 +71,18 @@ JOBS: list[Mutant] = [
             _TRIALS,
         ),
         (
+            "places-wanted-are-kept",
+            "if key in wanted or known.in_progress or",
+            "if known.in_progress or",
+            "test_places.py::test_more_keys_may_be_wanted_than_are_remembered",
+        ),
+        (
+            "places-trial-of-a-job",
+            "if breaker.open_since is not None and not trial:",
+            "if False:",
+            "test_places.py::test_failing_calls_of_callers_do_not_postpone_the_trial",
+        ),
+        (
             "places-tokens",
             "min(free, int(self._fill(known, now)))",
             "free",

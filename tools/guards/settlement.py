@@ -5,6 +5,8 @@ from __future__ import annotations
 from guards import Mutant, guards
 
 _ALREADY = """            if current.state is AttemptState.SUCCESS:
+                if payment.amount is not None and payment.amount != current.paid_amount:
+                    await self._cases.another_amount(current, payment.amount, cause, connection)
                 return Booked.ALREADY
             if not (snapshot"""
 
@@ -61,6 +63,12 @@ SETTLEMENT: list[Mutant] = [
     *guards(
         "services/payments.py",
         "test_guards_settlement.py",
+        (
+            "book-another-amount-meanwhile",
+            "                if payment.amount is not None and payment.amount != current.paid_amount:",
+            "                if False:",
+            "test_lying_answers.py::test_another_amount_at_the_moment_of_the_booking_is_a_case",
+        ),
         (
             "book-another-amount",
             "            if payment.amount != attempt.paid_amount:",

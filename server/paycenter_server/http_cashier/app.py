@@ -66,7 +66,12 @@ class _Pages:
     async def submit(self, request: web.Request) -> web.Response:
         """A way was chosen: submit, then show the page again by GET, so that a reload submits nothing."""
         begin_request(request.headers.get("x-request-id"), request.remote or "")
-        form = await request.post()
+        try:
+            form = await request.post()
+        except (AssertionError, LookupError, ValueError) as error:
+            # aiohttp's errors for a body that is no form: no boundary, an unknown charset, bytes of another one.
+            log.info("cashier_form_refused", why=f"{type(error).__name__}: {error}")
+            return await self._page(request, told="later")
         code = str(form.get("code", ""))[:32]
         # Without scripts the page has one field for each channel that needs a code.
         auth_code = next((text.strip()[:64] for text in map(str, form.getall("auth_code", [])) if text.strip()), "")

@@ -55,8 +55,8 @@ class AccountPlaces:
             places.answered(account_id, seconds, was_open=was_open)
 
     def unanswered(self, account_id: UUID) -> None:
-        """A call had no answer, a 5xx, or one that cannot be read."""
-        if self._breakers.unanswered(account_id, self._clock.now()):
+        """A call had no answer, a 5xx, or one that cannot be read. Behind an open breaker only those of jobs are trials."""
+        if self._breakers.unanswered(account_id, self._clock.now(), trial=_row.get() is not None):
             log.warning("channel_account_does_not_answer", account=str(account_id))
         for places in (self.attempts, self.refunds):
             places.unanswered(account_id)

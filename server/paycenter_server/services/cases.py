@@ -144,10 +144,15 @@ class Cases:
         why = "closed or cancelled at the channel after it was booked as paid here"
         await self._whole_attempt(CaseKind.REFUND_MISMATCH, attempt, "cancelled", why, cause)
 
-    async def another_amount(self, attempt: PayAttempt, amount: int, cause: Cause) -> None:
-        """Open a case for a booked payment of which the channel now reports another amount. `amount` in minor units."""
+    async def another_amount(self, attempt: PayAttempt, amount: int, cause: Cause, transaction: Transaction | None = None) -> None:
+        """Open a case for a booked payment of which the channel now reports another amount. `amount` in minor units.
+
+        Beside other conflicts, because the channel may not report this amount a second time.
+        """
         why = f"the channel reports an amount of {amount} after {attempt.paid_amount} was booked here (minor units)"
-        await self._whole_attempt(CaseKind.REFUND_MISMATCH, attempt, f"amount:{amount}", why, cause, amount)
+        await self._whole_attempt(
+            CaseKind.REFUND_MISMATCH, attempt, f"amount:{amount}", why, cause, amount, transaction, beside=True
+        )
 
     async def _whole_attempt(
         self,
@@ -158,7 +163,10 @@ class Cases:
         cause: Cause,
         amount: int | None = None,
         transaction: Transaction | None = None,
+        *,
+        beside: bool = False,
     ) -> None:
+        """`beside`: the case is opened beside an open conflict, which otherwise stands for it."""
         case = self._case(
             kind, f"{attempt.out_trade_no}:{mark}", {"why": why}, app_id=attempt.app_id, channel_id=attempt.channel_id,
             account_id=attempt.account_id, order_id=attempt.order_id, attempt_id=attempt.id, amount=amount,
@@ -168,7 +176,7 @@ class Cases:
             if transaction is None:
                 transaction = await stack.enter_async_context(self._context.database.transaction())
             await attempt_rows.lock_attempt(transaction, attempt.id)  # one case, in whatever order the messages arrive
-            is_open = await case_rows.open_conflict(transaction, attempt.id) is not None
+            is_open = not beside and await case_rows.open_conflict(transaction, attempt.id) is not None
             if not is_open and await self._open(transaction, case, cause):
                 log.error("refund_conflict", kind=kind.value, out_trade_no=attempt.out_trade_no, why=why)
 
@@ -208,7 +216,8 @@ class Cases:
     async def notification_given_up(self, transaction: Transaction, task: DueNotification, why: str) -> None:
         """Open a case for a notification that ends without having been received. The app does not know what it reports.
 
-        Its reference contains the number of deliveries, because a notification that is resent may be given up again.
+        Its reference contains the number of deliveries, because a notification that is resent may be given up again. It may be
+        given up again without another delivery, behind an open breaker: then the case comes again.
         """
         refund = await refund_rows.get_refund(transaction, task.data_id) if task.type is NotificationType.REFUND else None
         about = await case_rows.get_case(transaction, task.data_id) if task.type is NotificationType.CASE else None
@@ -221,7 +230,7 @@ class Cases:
             order_id=order.id if order else None, refund_id=refund.id if refund else None,
             amount=money.amount if money else None, currency=money.currency if money else None,
         )  # fmt: skip
-        await self._open(transaction, case, cause_now())
+        await self._open(transaction, case, cause_now(), timedelta())
 
     async def books_differ(self, difference: Difference, sentence: str) -> bool:
         """Open a case for an order whose amounts are not the sums of its events. False if there is an unresolved one.

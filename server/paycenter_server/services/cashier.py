@@ -40,6 +40,8 @@ _MAC = 16
 RESULT_SHOWN = timedelta(days=1)
 EXTRAS = ("openid", "buyer_open_id", "buyer_id")
 _EXTRA_MAX = 128
+# More than three extras of that length take, each of their characters escaped in JSON.
+_TOKEN_MAX = 2048
 
 
 class Browser(StrEnum):
@@ -127,6 +129,11 @@ class Cashier:
             Violation(f"channel_extras.{name}", f"has more than {_EXTRA_MAX} characters")
             for name, value in extras.items() if name in EXTRAS and len(value) > _EXTRA_MAX
         ]  # fmt: skip
+        # What the channels issue is plain ASCII, and so a link has a bounded length.
+        wrong += [
+            Violation(f"channel_extras.{name}", "must hold printable ASCII characters only")
+            for name, value in extras.items() if name in EXTRAS and not (value.isascii() and value.isprintable())
+        ]  # fmt: skip
         if wrong:
             raise invalid(wrong)
         now = self._context.now()
@@ -142,7 +149,11 @@ class Cashier:
 
     def _claims(self, token: str) -> _Claims:
         try:
-            raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True) if len(token) < 1024 else b""
+            raw = (
+                base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+                if len(token) <= _TOKEN_MAX
+                else b""
+            )
         except (binascii.Error, ValueError):
             raw = b""
         mac, message = raw[:_MAC], raw[_MAC:]
@@ -155,7 +166,7 @@ class Cashier:
         claims = self._claims(token)
         order, app, attempts, codes = await self._read(claims)
         now = self._context.now()
-        if now > order.expire_time + RESULT_SHOWN:
+        if self._has_ended(order):
             raise LinkError
         shown = [attempt for attempt in attempts if attempt.state.value in OPEN_ATTEMPT and attempt.display_content]
         ways = [code for code in (*_WORKS[browser], *_EVERYWHERE) if code in codes and self._usable(code, claims.extras)]
@@ -168,7 +179,7 @@ class Cashier:
         claims = self._claims(token)
         async with self._context.database.connection() as connection:
             order = await order_rows.get_order(connection, claims.order_id)
-        if order is None:
+        if order is None or self._has_ended(order):
             raise LinkError
         return order.state
 
@@ -185,6 +196,9 @@ class Cashier:
             extras = {"behaviour": "success"}
         caller = Caller("cashier", view.order.app_id, view.order.app_key)
         await self._submission.submit(caller, NewSubmission(view.order.number, code, extras, "", "", peer))
+
+    def _has_ended(self, order: PayOrder) -> bool:
+        return self._context.now() > order.expire_time + RESULT_SHOWN
 
     def _usable(self, code: str, extras: Mapping[str, str]) -> bool:
         spec = self._context.registry.get(code)

@@ -170,6 +170,8 @@ class Payments:
             if order is None or current is None:
                 raise FactsMismatchError("the attempt has gone")
             if current.state is AttemptState.SUCCESS:
+                if payment.amount is not None and payment.amount != current.paid_amount:
+                    await self._cases.another_amount(current, payment.amount, cause, connection)
                 return Booked.ALREADY
             if not (snapshot.counts(current.cancel_until) if snapshot else current.cancel_until is None):
                 raise BeingCancelledError("the channel was requested to cancel it, and the result is not known yet")

@@ -12,7 +12,7 @@ In memory: each process has its own view. Three limits apply to what is claimed:
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Generic, TypeVar
@@ -72,9 +72,14 @@ class Breakers(Generic[K]):
         breaker.failures, breaker.open_since, breaker.trial_time = 0, None, None
         return was_open
 
-    def unanswered(self, key: K, now: datetime) -> bool:
-        """Count a call without an answer. Whether that has opened the breaker."""
+    def unanswered(self, key: K, now: datetime, *, trial: bool = True) -> bool:
+        """Count a call without an answer. Whether that has opened the breaker.
+
+        `trial`: the call had a place. One that had none never postpones the next trial: there may be such calls all the time.
+        """
         breaker = self.get(key)
+        if breaker.open_since is not None and not trial:
+            return False
         breaker.failures += 1
         if breaker.failures < self._limits.failures:
             return False
@@ -127,7 +132,9 @@ class Places(Generic[K]):
         Where places are short each key gets one before any gets more, those with the fewest in progress first.
         """
         total, slow = self._limits.total - self._in_progress, self._limits.slow - self._slow_in_progress
-        free = {key: self._free(key, now) for key in wanted}
+        keys = dict.fromkeys(wanted)
+        self._forget_idle(keys)
+        free = {key: self._free(key, now) for key in keys}
         order = sorted((key for key in free if free[key] > 0), key=lambda key: self._known[key].in_progress)
         given = dict.fromkeys(order, 0)
         for most in (1, self._limits.each):
@@ -156,14 +163,20 @@ class Places(Generic[K]):
     def _get(self, key: K, now: datetime) -> _Key:
         known = self._known.get(key)
         if known is None:
-            if len(self._known) >= self._limits.remembered:
-                # A key that is forgotten begins anew. Orders may bring any number of URLs of their own.
-                self._known = {
-                    name: known for name, known in self._known.items() if known.in_progress or self.breakers.is_open(name)
-                }
             first = min(self._limits.first, self._limits.each)
             known = self._known[key] = _Key(first, self._limits.burst, now)
         return known
+
+    def _forget_idle(self, wanted: Mapping[K, None]) -> None:
+        """Make room for wanted keys that are not known yet. A key that is forgotten begins anew; a wanted one is not forgotten.
+
+        Orders may bring any number of URLs of their own, so more keys may be wanted than are remembered.
+        """
+        if len(self._known) + sum(1 for key in wanted if key not in self._known) > self._limits.remembered:
+            self._known = {
+                key: known for key, known in self._known.items()
+                if key in wanted or known.in_progress or self.breakers.is_open(key)
+            }  # fmt: skip
 
     def _fill(self, known: _Key, now: datetime) -> float:
         """Add the tokens of the time that has passed. The tokens that there are."""

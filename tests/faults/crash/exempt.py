@@ -78,6 +78,7 @@ EXEMPT: dict[str, str] = {
         (
             "attempts AttemptSettlement.query_number",
             "payments Payments.book: await self._cases.another_amount",
+            "payments Payments._surplus: await self._cases.another_amount",
             "cases_decisions CaseDecisions._decide_surplus: await self._apply",
             "attempts AttemptSettlement._after: again",
             "attempts AttemptSettlement.settle_or_close: configured",
