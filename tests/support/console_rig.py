@@ -123,8 +123,8 @@ async def _page(response: ClientResponse) -> Page:
 
 
 @asynccontextmanager
-async def open_console(system: PayCenterSystem, **session_options: Any) -> AsyncIterator[Browser]:
-    key_id, secret = await system.services.credentials.create_operator("console")
+async def open_console(system: PayCenterSystem, operator: str = "console", **session_options: Any) -> AsyncIterator[Browser]:
+    key_id, secret = await system.services.credentials.create_operator(operator)
     sessions = CredentialSessions(system.services.identity, **session_options)
     app = create_app(console_parts(system.services, system.settings), sessions)
     async with TestClient(TestServer(app), cookie_jar=CookieJar(unsafe=True)) as client:

@@ -22,14 +22,15 @@ def console() -> None:
 async def _console(settings: Settings, stop: asyncio.Event) -> None:
     from paycenter_server.http_console.app import create_app
     from paycenter_server.http_console.app import serve as serve_http
-    from paycenter_server.http_console.sessions import CredentialSessions
+    from paycenter_server.http_console.sessions import CredentialSessions, OperatorSessions
     from paycenter_server.workers.wake_up import ArqWakeUp
 
     wake_up = ArqWakeUp(settings.redis_url)
     async with open_services(settings, wake_up=wake_up) as services:
         host, port = split_address(settings.console_address)
         check_address("PAYCENTER_CONSOLE_ADDRESS", settings.console_address)
-        sessions = CredentialSessions(services.identity, once=settings.console_password)
+        credentials = CredentialSessions(services.identity, once=settings.console_password)
+        sessions = OperatorSessions(services.sessions, credentials)
         async with schema_watched(services.context.database, stop):
             await serve_http(create_app(console_parts(services, settings), sessions), host, port, stop)
     await wake_up.aclose()
@@ -43,7 +44,8 @@ def console_parts(services: Services, settings: Settings) -> Parts:
     return Parts(
         now=context.now, new_key=lambda: context.new_key(context.now()), version=VERSION, registry=context.registry,
         grpc_address=settings.grpc_address, checks=_checks(settings),
-        orders=services.orders, refunds=services.refunds, timelines=services.timelines, notifications=services.notifications,
+        identity=services.identity, operators=services.operators, orders=services.orders, refunds=services.refunds,
+        timelines=services.timelines, notifications=services.notifications,
         notification_trial=services.notification_trial, apps=services.apps, credentials=services.credentials,
         accounts=services.accounts, channels=services.channels, channel_probe=services.channel_probe, search=services.search,
         case_desk=services.case_desk, case_decisions=services.case_decisions,

@@ -6,10 +6,12 @@ import re
 
 from aiohttp import web
 
+from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.http_console.security import cookie_name, is_https, local_path
-from paycenter_server.http_console.sessions import LIFE_SECONDS, LoginProblem
+from paycenter_server.http_console.sessions import LIFE_SECONDS
 from paycenter_server.http_console.texts import LANGUAGES
 from paycenter_server.http_console.view import View, redirect, view_of
+from paycenter_server.services.sessions import LoginProblem
 
 _YEAR = 365 * 86_400
 _PROBLEMS = {
@@ -25,6 +27,8 @@ def add_routes(app: web.Application) -> None:
     app.router.add_post("/login", _login)
     app.router.add_post("/logout", _logout)
     app.router.add_post("/preferences", _preferences)
+    app.router.add_get("/password", _password_page)
+    app.router.add_post("/password", _change_password)
 
 
 async def _login_page(request: web.Request) -> web.StreamResponse:
@@ -62,6 +66,30 @@ async def _logout(request: web.Request) -> web.StreamResponse:
     response = redirect("/login")
     response.del_cookie(cookie_name(request), path="/", secure=is_https(request), httponly=True, samesite="Lax")
     return response
+
+
+async def _password_page(request: web.Request) -> web.StreamResponse:
+    """The form for an own password. Who was given one must change it before anything else."""
+    return _password_form(view_of(request), 200, "")
+
+
+def _password_form(view: View, status: int, problem: str) -> web.Response:
+    return view.render("password.html", status=status, problem=problem, person=view.caller.operator_id is not None)
+
+
+async def _change_password(request: web.Request) -> web.StreamResponse:
+    """Change the password. It ends every session of the operator, so the login follows."""
+    view, form = view_of(request), await request.post()
+    current, new, again = (str(form.get(name, ""))[:1000] for name in ("current_password", "new_password", "new_again"))
+    if new != again:
+        return _password_form(view, 400, view.t("The two new passwords differ."))
+    try:
+        await view.parts.operators.change_own_password(view.caller, current, new)
+    except PayCenterError as error:
+        if error.reason is not Reason.INVALID_FIELD:
+            raise
+        return _password_form(view, 400, "; ".join(f"{item.field}: {item.description}" for item in error.violations))
+    return redirect("/login")
 
 
 async def _preferences(request: web.Request) -> web.StreamResponse:

@@ -16,8 +16,10 @@ from paycenter_server.services.channels import Channels
 from paycenter_server.services.channels_probe import ChannelProbe
 from paycenter_server.services.credentials import Credentials
 from paycenter_server.services.health import Health
+from paycenter_server.services.identity import Identity
 from paycenter_server.services.notifications import Notifications
 from paycenter_server.services.notifications_trial import NotificationTrial
+from paycenter_server.services.operators import Operators
 from paycenter_server.services.orders import Orders
 from paycenter_server.services.overview import Overview
 from paycenter_server.services.refunds import Refunds
@@ -45,6 +47,8 @@ class Parts:
     grpc_address: str
     registry: Registry
     checks: Sequence[Check]
+    identity: Identity
+    operators: Operators
     orders: Orders
     refunds: Refunds
     timelines: Timelines

@@ -12,6 +12,7 @@ from aiohttp import web
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.events import acting
 from paycenter_server.http_console.formats import zone_of
+from paycenter_server.http_console.roles import method_of
 from paycenter_server.http_console.texts import language_of
 from paycenter_server.http_console.view import CONSOLE, VIEW, View, redirect
 from paycenter_server.storage.database import retryable_error
@@ -119,11 +120,29 @@ async def _checked(request: web.Request, handler: Handler) -> web.StreamResponse
         return redirect("/login")
     if view.session is None:
         return await handler(request)
+    if (change := await _authorised(request, view)) is not None:
+        return change
     with acting(view.session.caller.actor):
         response: web.StreamResponse = await handler(request)
     if request.method not in ("GET", "HEAD"):
         log.info("console_act", path=request.path, status=response.status, key_id=view.session.caller.key_id)
     return response
+
+
+async def _authorised(request: web.Request, view: View) -> web.StreamResponse | None:
+    """PERMISSION_DENIED if the operator may not call the method of this route. A redirect for one who must change the password."""
+    resource = request.match_info.route.resource
+    if resource is None:
+        return None  # there is no such page
+    method = method_of(request.method, resource.canonical)
+    if method is None:
+        log.error("route_without_role", method=request.method, path=resource.canonical)
+        raise web.HTTPForbidden(reason="This page has no roles.")
+    if method and view.caller.must_change_password:
+        return redirect("/password")
+    if method:
+        await view.parts.identity.require(view.caller, method)
+    return None
 
 
 async def _refuse_foreign(request: web.Request, view: View) -> None:

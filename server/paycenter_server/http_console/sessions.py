@@ -1,7 +1,8 @@
 """Sessions of the console: who is logged in.
 
-`Sessions` is the port. `CredentialSessions` accepts an operator's API credential and keeps sessions in the memory of this process.
-They end when it stops, and several processes of the console do not share them.
+`Sessions` is the port. `OperatorSessions` accepts operators by name and password; their sessions are in the database
+(`services/sessions.py`). `CredentialSessions` accepts an operator's API credential and keeps sessions in the memory of this
+process. They end when it stops, and several processes of the console do not share them.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Protocol
 
 import structlog
 
+from paycenter_server.domain.callers import Caller
 from paycenter_server.domain.errors import PayCenterError, Reason
-from paycenter_server.services.identity import Caller, Identity
+from paycenter_server.services.identity import Identity
+from paycenter_server.services.sessions import LoginProblem
+from paycenter_server.services.sessions import Sessions as StoredSessions
 
 log = structlog.get_logger(__name__)
 
@@ -32,19 +35,6 @@ _MOST_SESSIONS = 10_000
 DEVELOPMENT_NAME = "dev"
 
 
-class Role(StrEnum):
-    """What an operator may do. Only ADMIN is given now."""
-
-    ADMIN = "admin"
-
-
-class LoginProblem(StrEnum):
-    """Why a login was refused."""
-
-    WRONG = "wrong"
-    TOO_MANY = "too_many"
-
-
 @dataclass(frozen=True, slots=True)
 class Session:
     """A logged-in operator. `csrf`: the token that every form of the session contains."""
@@ -52,7 +42,6 @@ class Session:
     caller: Caller
     operator_name: str
     csrf: str = field(repr=False)
-    role: Role = Role.ADMIN
 
 
 class Sessions(Protocol):
@@ -92,6 +81,10 @@ class CredentialSessions:
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
         self._failures: dict[str, list[float]] = {}
+
+    def accepts(self, name: str) -> bool:
+        """Whether the name is a key id, which no operator's name looks like, or that of `paycenter dev`."""
+        return name.startswith("op_") or (name == DEVELOPMENT_NAME and bool(self._once))
 
     async def login(self, name: str, password: str, code: str, peer: str, agent: str) -> str | LoginProblem:
         """See `Sessions`. `code` is ignored: API credentials have none."""
@@ -168,6 +161,35 @@ class CredentialSessions:
             del self._entries[mark]
         while len(self._entries) >= _MOST_SESSIONS:
             del self._entries[next(iter(self._entries))]
+
+
+class OperatorSessions:
+    """Sessions of operators: people by name and password, programs and `paycenter dev` by `credentials`."""
+
+    def __init__(self, stored: StoredSessions, credentials: CredentialSessions) -> None:
+        self._stored = stored
+        self._credentials = credentials
+
+    async def login(self, name: str, password: str, code: str, peer: str, agent: str) -> str | LoginProblem:
+        """See `Sessions`."""
+        if self._credentials.accepts(name):
+            return await self._credentials.login(name, password, code, peer, agent)
+        return await self._stored.login(name, password, code, peer, agent)
+
+    async def session(self, token: str) -> Session | None:
+        """See `Sessions`."""
+        known = await self._credentials.session(token)
+        if known is not None:
+            return known
+        found = await self._stored.session(token)
+        return Session(found.caller, found.operator_name, found.csrf) if found is not None else None
+
+    async def logout(self, token: str) -> None:
+        """See `Sessions`."""
+        if await self._credentials.session(token) is not None:
+            await self._credentials.logout(token)
+        else:
+            await self._stored.logout(token)
 
 
 def _hashed(token: str) -> str:
