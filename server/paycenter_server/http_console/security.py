@@ -9,6 +9,7 @@ from urllib.parse import quote, urlsplit
 import structlog
 from aiohttp import web
 
+from paycenter_server.domain.audit import set_origin
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.events import acting
 from paycenter_server.http_console.formats import zone_of
@@ -66,7 +67,7 @@ def cookie_name(request: web.Request) -> str:
 @web.middleware
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Headers for every answer, and pages for what goes wrong."""
-    begin_request(request.headers.get("x-request-id"), request.remote or "")
+    set_origin(request.remote or "", begin_request(request.headers.get("x-request-id"), request.remote or ""))
     opened = request.path.startswith(_OPEN)
     if not opened:
         cookies = request.cookies
