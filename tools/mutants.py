@@ -35,6 +35,7 @@ from guards import Mutant
 from guards.access import ACCESS
 from guards.accounts import ACCOUNTS
 from guards.cases import CASES
+from guards.console import CONSOLE
 from guards.jobs import JOBS
 from guards.ledger import LEDGER
 from guards.looks import LOOKS
@@ -48,7 +49,21 @@ from paycenter_server.local import Embedded
 from paycenter_server.simulator.keys import generate_keys
 from paycenter_server.storage.migrate import ensure
 
-MUTANTS = [*SETTLEMENT, *ORDERS, *REFUNDS, *NOTIFICATIONS, *RULES, *ACCESS, *ACCOUNTS, *CASES, *OPERATORS, *LEDGER, *LOOKS, *JOBS]
+MUTANTS = [
+    *SETTLEMENT,
+    *ORDERS,
+    *REFUNDS,
+    *NOTIFICATIONS,
+    *RULES,
+    *ACCESS,
+    *ACCOUNTS,
+    *CASES,
+    *CONSOLE,
+    *OPERATORS,
+    *LEDGER,
+    *LOOKS,
+    *JOBS,
+]
 ROOT = Path(__file__).resolve().parent.parent
 CONTROL = "tests/integration/test_spine.py::test_payment_end_to_end[wx_native-v3]"
 _SKIPPED = (".git", ".venv", ".paycenter", ".interop", "build", "dist", "*.egg-info", ".*_cache", "__pycache__", ".coverage*")

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from aiohttp import CookieJar
+from aiohttp import CookieJar, web
 from aiohttp.test_utils import TestClient, TestServer
 from paycenter_server.cli.console import console_parts
 from paycenter_server.domain.roles import PERMISSIONS, Role, may_call
@@ -88,3 +88,16 @@ async def test_a_wrong_present_password_changes_nothing(system: PayCenterSystem)
         assert (await browser.post("/password", current_password="wrong", **fields)).status == 400
         assert (await browser.post("/password", current_password=PASSWORD, new_password="x" * 14, new_again="y" * 14)).status == 400
         assert (await browser.get("/orders")).status == 200
+
+
+async def test_a_route_that_is_not_in_the_table_is_refused(system: PayCenterSystem) -> None:
+    async def page(request: web.Request) -> web.Response:
+        return web.Response(text="everything")
+
+    sessions = OperatorSessions(system.services.sessions, CredentialSessions(system.services.identity, once="once"))
+    app = create_app(console_parts(system.services, system.settings), sessions)
+    app.router.add_get("/new", page)
+    async with TestClient(TestServer(app), cookie_jar=CookieJar(unsafe=True)) as client:
+        await client.post("/login", data={"name": "dev", "password": "once"})
+        assert (await client.get("/orders")).status == 200
+        assert (await client.get("/new")).status == 403
