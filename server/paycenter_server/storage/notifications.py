@@ -290,10 +290,7 @@ _FAILING = [
 @dataclass(frozen=True, slots=True)
 class NotificationFilter:
     """The filters of ListPayNotifications. Empty values do not filter. `data_ids`: only about these objects; None for any.
-
-    `first_id`: no notification with a smaller key. `failing`: those that are not received yet although they were delivered, or were
-    given up.
-    """
+    `first_id`: none with a smaller key. `failing`: those that were delivered and not received, or were given up."""
 
     app_id: UUID | None = None
     type: NotificationType | None = None
