@@ -6,6 +6,8 @@ import re
 
 from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.domain.states import OrderState, RefundState
+from paycenter_server.services.paging import Pager
+from paycenter_server.storage.orders import OrderFilter
 from support.console_rig import Browser, Page
 from support.system import OPERATOR
 
@@ -39,6 +41,26 @@ async def test_every_filter_finds_its_orders(console: Browser) -> None:
     assert "No order matches." in (await console.get("/orders?merchant_order_id=none")).text
     assert (await console.get("/orders?page=nonsense")).status == 400
     assert (await console.get("/orders?app=none")).status == 404
+
+
+async def test_a_rare_filter_reads_a_bounded_number_of_orders(console: Browser) -> None:
+    system = console.system
+    rare = await system.paid("mock")
+    others = [await system.order() for _ in range(5)]
+    token, pages, found = "", 0, []
+    while True:
+        where = OrderFilter(state=OrderState.SUCCESS, create_time_from=rare.create_time)
+        page = await system.services.orders.search(OPERATOR, "shop", where, Pager(10, token), scan=2)
+        found += [order.number for order in page.items]
+        pages, token = pages + 1, page.next_token
+        if not token:
+            break
+    assert (found, pages) == ([rare.number], 3)
+    where = OrderFilter(state=OrderState.WAITING)
+    page = await system.services.orders.search(OPERATOR, "", where, Pager(2, ""), scan=4)
+    assert [order.number for order in page.items] == [others[4].number, others[3].number]
+    page = await system.services.orders.search(OPERATOR, "", where, Pager(2, page.next_token), scan=4)
+    assert [order.number for order in page.items] == [others[2].number, others[1].number]
 
 
 async def test_an_order_of_the_past_is_in_its_range_only(console: Browser) -> None:

@@ -102,7 +102,7 @@ def test_the_wheels_hold_every_file(wheels: Path) -> None:
         tree = {
             str(path.relative_to(top))
             for path in (top / package).rglob("*")
-            if path.suffix in (".py", ".pyi", ".html", ".typed") and "__pycache__" not in path.parts
+            if path.suffix in (".py", ".pyi", ".html", ".typed", ".css", ".js", ".svg", ".txt") and "__pycache__" not in path.parts
         }
         tree |= {f"{package}/py.typed"}
         assert tree <= names(wheel)

@@ -11,7 +11,7 @@ from paycenter_server.domain.states import OPEN_NOTIFICATION, NotificationState
 from paycenter_server.http_console.forms import choice, read_form, time_range
 from paycenter_server.http_console.orders import app_keys, state_choices
 from paycenter_server.http_console.security import status_of
-from paycenter_server.http_console.view import View, see, view_of
+from paycenter_server.http_console.view import SCANNED, View, see, view_of
 from paycenter_server.services.paging import Pager
 from paycenter_server.storage.notifications import NotificationFilter
 
@@ -52,7 +52,8 @@ def _filter(view: View, values: dict[str, str]) -> tuple[str, NotificationFilter
 async def _list(request: web.Request) -> web.Response:
     view, query = view_of(request), request.query
     chosen, where = _filter(view, dict(query))
-    page = await view.parts.notifications.search(view.caller, query.get("app", ""), where, view.pager())
+    scan = SCANNED if where.state or where.type or where.endpoint or where.failing else None
+    page = await view.parts.notifications.search(view.caller, query.get("app", ""), where, view.pager(), scan=scan)
     resendable = where.state in (NotificationState.FAILURE, NotificationState.SUCCESS)
     return view.render(
         "notifications.html", tasks=page.items, token=page.next_token, chosen=chosen, apps=await app_keys(view),

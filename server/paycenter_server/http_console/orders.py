@@ -8,7 +8,7 @@ from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.states import OrderState
 from paycenter_server.http_console.formats import CHANNELS, STATES
 from paycenter_server.http_console.forms import choice, time_range
-from paycenter_server.http_console.view import View, view_of
+from paycenter_server.http_console.view import SCANNED, View, view_of
 from paycenter_server.services.paging import Pager
 from paycenter_server.storage.orders import OrderFilter
 
@@ -75,7 +75,8 @@ async def _list(request: web.Request) -> web.Response:
     if number and not key and where.attempt_id is None:
         where = OrderFilter(order_ids=())
     app = query.get("app", "")
-    page = await view.parts.orders.search(view.caller, app, where, view.pager())
+    scan = SCANNED if (where.channel_code or where.state) and not by_number else None
+    page = await view.parts.orders.search(view.caller, app, where, view.pager(), scan=scan)
     marks = await view.parts.orders.marks(page.items)
     return view.render(
         "orders.html", orders=page.items, token=page.next_token, marks=marks, chosen=chosen, columns=columns_of(view),

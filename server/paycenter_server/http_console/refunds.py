@@ -11,7 +11,7 @@ from paycenter_server.http_console.forms import choice, time_range
 from paycenter_server.http_console.order import page_of_entries
 from paycenter_server.http_console.orders import app_keys, channel_choices, state_choices
 from paycenter_server.http_console.security import status_of
-from paycenter_server.http_console.view import View, see, view_of
+from paycenter_server.http_console.view import SCANNED, View, see, view_of
 from paycenter_server.services.refunds import NewRefund
 from paycenter_server.storage.refunds import RefundFilter
 
@@ -39,7 +39,8 @@ async def _list(request: web.Request) -> web.Response:
         channel_refund_no=texts["channel_refund_no"], create_time_from=start, create_time_to=end,
         refund_ids=((key,) if key else ()) if texts["number"] else None,
     )  # fmt: skip
-    page = await view.parts.refunds.search(view.caller, query.get("app", ""), where, view.pager())
+    scan = SCANNED if where.channel_code or where.state or where.channel_refund_no else None
+    page = await view.parts.refunds.search(view.caller, query.get("app", ""), where, view.pager(), scan=scan)
     return view.render(
         "refunds.html", refunds=page.items, token=page.next_token, chosen=chosen, apps=await app_keys(view),
         channels=channel_choices(view), states_of=state_choices(view, "refund"),

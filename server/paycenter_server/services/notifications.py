@@ -18,6 +18,7 @@ from paycenter_server.services.paging import Page, Pager
 from paycenter_server.storage import notifications as notification_rows
 from paycenter_server.storage import search as search_rows
 from paycenter_server.storage.database import Connection
+from paycenter_server.storage.keyrange import scan_end
 from paycenter_server.storage.notifications import NotificationFilter
 
 COUNT_LIMIT = 1_000_000
@@ -40,14 +41,22 @@ class Notifications:
         self._context = context
         self._identity = identity
 
-    async def search(self, caller: Caller, app_key: str, where: NotificationFilter, pager: Pager) -> Page[PayNotification]:
-        """List notifications, newest first."""
+    async def search(
+        self, caller: Caller, app_key: str, where: NotificationFilter, pager: Pager, *, scan: int | None = None
+    ) -> Page[PayNotification]:
+        """List notifications, newest first. `scan`: as in `Orders.search`."""
         where = replace(where, app_id=await self._identity.list_scope(caller, app_key))
         async with self._context.database.connection() as connection:
             narrowed = await self._by_object(connection, where)
             before = pager.before(where)
+            if scan is not None:
+                end = await scan_end(
+                    connection, "pay_notify_task", app_id=where.app_id, start=where.create_time_from, end=where.create_time_to,
+                    before=before, rows=scan,
+                )  # fmt: skip
+                narrowed = replace(narrowed, first_id=end)
             rows = await notification_rows.list_notifications(connection, narrowed, limit=pager.size + 1, before=before)
-        return pager.page(rows, where)
+        return pager.page(rows, where, scanned=narrowed.first_id)
 
     @staticmethod
     async def _by_object(connection: Connection, where: NotificationFilter) -> NotificationFilter:

@@ -21,6 +21,7 @@ from paycenter_server.services.paging import Page, Pager
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage import search as search_rows
+from paycenter_server.storage.keyrange import scan_end
 from paycenter_server.storage.orders import OrderFilter, OrderMark
 
 DEFAULT_LIFE = timedelta(minutes=30)
@@ -117,8 +118,13 @@ class Orders:
         async with self._context.database.connection() as connection:
             return await attempt_rows.list_attempts(connection, order.id)
 
-    async def search(self, caller: Caller, app_key: str, where: OrderFilter, pager: Pager) -> Page[PayOrder]:
-        """List orders, newest first. Apps list their own; operators may name an app."""
+    async def search(
+        self, caller: Caller, app_key: str, where: OrderFilter, pager: Pager, *, scan: int | None = None
+    ) -> Page[PayOrder]:
+        """List orders, newest first. Apps list their own; operators may name an app.
+
+        `scan`: the most orders that a page reads. It may then be shorter than its size and not be the last one.
+        """
         app_id = await self._identity.list_scope(caller, app_key)
         where = replace(where, app_id=app_id)
         async with self._context.database.connection() as connection:
@@ -127,8 +133,15 @@ class Orders:
                 # The index of merchant_order_id begins with the app.
                 found = await search_rows.orders_by_merchant_id(connection, where.merchant_order_id)
                 narrowed = replace(where, order_ids=tuple(found))
-            rows = await order_rows.list_orders(connection, narrowed, limit=pager.size + 1, before=pager.before(where))
-        return pager.page(rows, where)
+            before = pager.before(where)
+            if scan is not None:
+                end = await scan_end(
+                    connection, "pay_order", app_id=app_id, start=where.create_time_from, end=where.create_time_to,
+                    before=before, rows=scan,
+                )  # fmt: skip
+                narrowed = replace(narrowed, first_id=end)
+            rows = await order_rows.list_orders(connection, narrowed, limit=pager.size + 1, before=before)
+        return pager.page(rows, where, scanned=narrowed.first_id)
 
     async def marks(self, orders: Sequence[PayOrder]) -> Mapping[UUID, OrderMark]:
         """What a list says about orders that the caller has listed, beside their fields, by their ids."""

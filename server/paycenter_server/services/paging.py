@@ -50,10 +50,15 @@ class Pager:
             raise errors.page_token_invalid()
         return UUID(bytes=raw[:16])
 
-    def page(self, rows: Sequence[T], where: object, key: Callable[[Any], UUID] = lambda item: item.id) -> Page[T]:
-        """The page of these rows, which are one more than its size if there is a next page."""
+    def page(
+        self, rows: Sequence[T], where: object, key: Callable[[Any], UUID] = lambda item: item.id, *, scanned: UUID | None = None
+    ) -> Page[T]:
+        """The page of these rows, which are one more than its size if there is a next page.
+
+        `scanned`: the key at which the search for rows stopped before the end of the list.
+        """
         if len(rows) <= self.size:
-            return Page(rows, "")
+            return Page(rows, self.token(scanned, where) if scanned else "")
         items = rows[: self.size]
         return Page(items, self.token(key(items[-1]), where))
 

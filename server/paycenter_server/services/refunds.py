@@ -25,6 +25,7 @@ from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage import refunds as refund_rows
 from paycenter_server.storage import search as search_rows
 from paycenter_server.storage.database import Transaction, UniqueViolation
+from paycenter_server.storage.keyrange import scan_end
 from paycenter_server.storage.refunds import RefundFilter
 
 
@@ -195,8 +196,10 @@ class Refunds:
             refunds = await refund_rows.list_of_order(connection, order.id)
         return [refund for refund in refunds if self._identity.owns(caller, refund.app_id)]
 
-    async def search(self, caller: Caller, app_key: str, where: RefundFilter, pager: Pager) -> Page[PayRefund]:
-        """List refunds, newest first. Apps list their own; operators may name an app."""
+    async def search(
+        self, caller: Caller, app_key: str, where: RefundFilter, pager: Pager, *, scan: int | None = None
+    ) -> Page[PayRefund]:
+        """List refunds, newest first. Apps list their own; operators may name an app. `scan`: as in `Orders.search`."""
         where = replace(where, app_id=await self._identity.list_scope(caller, app_key))
         async with self._context.database.connection() as connection:
             # The merchant's numbers are found by the unique indexes, which begin with the app.
@@ -207,5 +210,12 @@ class Refunds:
             if where.merchant_order_id:
                 found = await search_rows.orders_by_merchant_id(connection, where.merchant_order_id, where.app_id)
                 narrowed = replace(narrowed, order_ids=tuple(found))
-            rows = await refund_rows.list_refunds(connection, narrowed, limit=pager.size + 1, before=pager.before(where))
-        return pager.page(rows, where)
+            before = pager.before(where)
+            if scan is not None:
+                end = await scan_end(
+                    connection, "pay_refund", app_id=where.app_id, start=where.create_time_from, end=where.create_time_to,
+                    before=before, rows=scan,
+                )  # fmt: skip
+                narrowed = replace(narrowed, first_id=end)
+            rows = await refund_rows.list_refunds(connection, narrowed, limit=pager.size + 1, before=before)
+        return pager.page(rows, where, scanned=narrowed.first_id)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 from uuid import UUID
 
 from paycenter_server.domain.ids import uuid7
+from paycenter_server.storage.database import Connection
 
 _FIRST, _LAST = datetime(1970, 1, 2, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 LATER = timedelta(hours=1)
@@ -20,3 +22,27 @@ def first_key(time: datetime) -> UUID:
 def end_key(time: datetime) -> UUID:
     """A key that is larger than those of all rows from before this time."""
     return first_key(min(max(time, _FIRST), _LAST - LATER) + LATER)
+
+
+async def scan_end(
+    connection: Connection,
+    table: Literal["pay_order", "pay_refund", "pay_notify_task"],
+    *,
+    app_id: UUID | None,
+    start: datetime | None,
+    end: datetime | None,
+    before: UUID | None,
+    rows: int,
+) -> UUID | None:
+    """The key at which a page that reads `rows` rows, newest first, ends; None if there are fewer.
+
+    A filter that no index serves then reads so many rows at most, however few match it. It reads the index only.
+    """
+    high = min(before or UUID(int=(1 << 128) - 1), end_key(end) if end else UUID(int=(1 << 128) - 1))
+    low = first_key(start) if start else UUID(int=0)
+    of_app = "app_id = $4 AND" if app_id else ""
+    found = await connection.fetchval(
+        f"SELECT id FROM {table} WHERE {of_app} id < $1 AND id >= $2 ORDER BY id DESC OFFSET $3 LIMIT 1",
+        high, low, rows, *([app_id] if app_id else []),
+    )  # fmt: skip
+    return found if isinstance(found, UUID) else None

@@ -290,9 +290,7 @@ _FAILING = [
 @dataclass(frozen=True, slots=True)
 class NotificationFilter:
     """The filters of ListPayNotifications. Empty values do not filter. `data_ids`: only about these objects; None for any.
-
-    `failing`: those that are not received yet although they were delivered, or were given up.
-    """
+    `first_id`: none with a smaller key. `failing`: those that were delivered and not received, or were given up."""
 
     app_id: UUID | None = None
     type: NotificationType | None = None
@@ -305,6 +303,7 @@ class NotificationFilter:
     data_ids: tuple[UUID, ...] | None = None
     endpoint: str = ""
     failing: bool = False
+    first_id: UUID | None = None
 
 
 def _conditions(where: NotificationFilter, before: UUID | None) -> list[Any]:
@@ -324,6 +323,8 @@ def _conditions(where: NotificationFilter, before: UUID | None) -> list[Any]:
     ):
         if value:
             conditions.append(column == value)
+    if where.first_id is not None:
+        conditions.append(table.id >= where.first_id)
     if where.failing:
         conditions.append(table.state.in_(_FAILING))
     if where.data_ids is not None:

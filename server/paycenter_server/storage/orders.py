@@ -114,7 +114,8 @@ async def set_next_check(connection: WriteConnection, order_id: UUID, when: date
 
 @dataclass(frozen=True, slots=True)
 class OrderFilter:
-    """The filters of ListPayOrders. Empty values do not filter. `order_ids`: only these orders; None for any."""
+    """The filters of ListPayOrders. Empty values do not filter. `order_ids`: only these orders; None for any.
+    `first_id`: no order with a smaller key."""
 
     app_id: UUID | None = None
     channel_code: str = ""
@@ -127,6 +128,7 @@ class OrderFilter:
     success_time_from: datetime | None = None
     success_time_to: datetime | None = None
     order_ids: tuple[UUID, ...] | None = None
+    first_id: UUID | None = None
 
 
 async def list_orders(connection: Connection, where: OrderFilter, *, limit: int, before: UUID | None) -> list[PayOrder]:
@@ -166,6 +168,8 @@ async def list_orders(connection: Connection, where: OrderFilter, *, limit: int,
         conditions.append(table.id >= first_key(where.create_time_from))
     if where.create_time_to is not None:
         conditions.append(table.id < end_key(where.create_time_to))
+    if where.first_id is not None:
+        conditions.append(table.id >= where.first_id)
     if where.order_ids is not None:
         conditions.append(table.id.in_(where.order_ids))
     if before is not None:

@@ -305,7 +305,8 @@ async def list_waiting(
 
 @dataclass(frozen=True, slots=True)
 class RefundFilter:
-    """The filters of ListPayRefunds. Empty values do not filter. `refund_ids`: only these; `order_ids`: of these; None for any."""
+    """The filters of ListPayRefunds. Empty values do not filter. `refund_ids`: only these; `order_ids`: of these; None for any.
+    `first_id`: no refund with a smaller key."""
 
     app_id: UUID | None = None
     channel_code: str = ""
@@ -317,6 +318,7 @@ class RefundFilter:
     create_time_to: datetime | None = None
     refund_ids: tuple[UUID, ...] | None = None
     order_ids: tuple[UUID, ...] | None = None
+    first_id: UUID | None = None
 
 
 async def list_refunds(connection: Connection, where: RefundFilter, *, limit: int, before: UUID | None) -> list[PayRefund]:
@@ -343,6 +345,8 @@ async def list_refunds(connection: Connection, where: RefundFilter, *, limit: in
         conditions += [table.create_time >= where.create_time_from, table.id >= first_key(where.create_time_from)]
     if where.create_time_to is not None:
         conditions += [table.create_time < where.create_time_to, table.id < end_key(where.create_time_to)]
+    if where.first_id is not None:
+        conditions.append(table.id >= where.first_id)
     if where.refund_ids is not None:
         conditions.append(table.id.in_(where.refund_ids))
     if where.order_ids is not None:

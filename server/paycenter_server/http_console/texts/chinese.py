@@ -96,6 +96,7 @@ _PAGES: Mapping[str, str] = {
     "Filter": "筛选",
     "Clear": "清空",
     "Perhaps the time range is too short.": "可能是时间范围太短。",
+    "Older ones were not searched yet: see the next page.": "更早的记录尚未查找，请看下一页。",
     "Columns": "显示列",
     "Save": "保存",
     # Orders
