@@ -16,8 +16,8 @@ ACCESS: list[Mutant] = [
         ),
         (
             "operator-forgotten",
-            "        self._identity.forget(key_id)\n        assert disabled is not None",
-            "        assert disabled is not None",
+            "        self._identity.forget(key_id)\n        return OperatorCredential(disabled, names",
+            "        return OperatorCredential(disabled, names",
             "test_a_disabled_operator_is_out_at_once_and_stays_in_the_list",
         ),
     ),

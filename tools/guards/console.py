@@ -13,7 +13,7 @@ CONSOLE: list[Mutant] = [
         _FILE,
         "        await view.parts.identity.require(view.caller, method)",
         "        assert view.caller",
-        (f"{_ROLES}::test_every_route_with_every_role[Role.VIEWER]",),
+        (f"{_ROLES}::test_every_route_with_every_role[viewer]",),
     ),
     Mutant(
         "console-route-without-role",
@@ -27,6 +27,6 @@ CONSOLE: list[Mutant] = [
         _FILE,
         "    if method and view.caller.must_change_password:",
         "    if False:",
-        (f"{_ROLES}::test_every_route_with_every_role[Role.VIEWER]",),
+        (f"{_ROLES}::test_every_route_with_every_role[viewer]",),
     ),
 ]

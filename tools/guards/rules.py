@@ -222,8 +222,8 @@ RULES: list[Mutant] = [
         "test_reference_faults.py",
         (
             "r1-job-closes",
-            "        if order.state is not OrderState.WAITING:\n",
-            "        if False:\n",
+            "        if order.state is not OrderState.WAITING or attempt.expire_time <= self._context.now():",
+            "        if attempt.expire_time <= self._context.now():",
             "test_R1_what_cannot_be_closed_is_closed_as_soon_as_another_is_paid",
         ),
     ),
@@ -286,11 +286,11 @@ RULES: list[Mutant] = [
         ),
     ),
     *guards(
-        "services/identity.py",
+        "domain/callers.py",
         "test_reference_security.py",
         (
             "s8-owner",
-            "return caller.is_operator or caller.app_id == app_id",
+            "return app_id is not None and self.app_id == app_id",
             "return True",
             "test_S8_only_the_owner_may_submit",
         ),
