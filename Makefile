@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := pyproject.toml setup.py server/requirements.txt client/pyproject.toml client/paycenter/version.py constraints.txt
 JOBS ?= 2
+# Tests wait more than they compute, so three run at the same time on two cores.
+TEST_JOBS ?= 3
 
 .PHONY: run demo setup test lint unit mutants faults soak interop fuzz stubs diagrams events format clean help
 
@@ -56,7 +58,7 @@ lint: $(VENV)/.dev
 	$(BIN)/python tools/events.py --check
 
 unit: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --cov --cov-report=term:skip-covered $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile --cov --cov-report=term:skip-covered $(ARGS)
 
 test: lint unit
 

@@ -112,6 +112,11 @@ async def test_resend_by_filter(system: PayCenterSystem) -> None:
     await fill(system, DEAD, 5)
     await system.rows("UPDATE pay_notify_task SET state = 'FAILURE', next_notify_time = NULL")
     await fill(system, ALIVE, 3)
+    # A merchant's number names the objects of an order.
+    order = await system.order(merchant_order_id="M1")
+    await system.rows(
+        "UPDATE pay_notify_task SET data_id = $1 WHERE merchant_order_id = 'M1' AND notification_url = $2", order.id, DEAD
+    )
     notifications = system.services.notifications
 
     async def pages(caller: Any, *, dry_run: bool, **filters: Any) -> list[tuple[int, int, int]]:

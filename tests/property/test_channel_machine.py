@@ -26,7 +26,7 @@ from support.merchants import Merchant, another_merchant, merchant_of
 from support.system import OPERATOR, PayCenterSystem, open_system
 from support.waiting import eventually
 
-EXAMPLES = 80 if os.environ.get("FAULTS") == "all" else 10
+EXAMPLES = 80 if os.environ.get("FAULTS") == "all" else 6
 CODES = ("wx_native", "alipay_qr")
 FAULTS = (
     "timeout_before_commit", "timeout_after_commit", "error_before_commit", "error_after_commit", "reset", "reset_before_commit",

@@ -124,6 +124,7 @@ EXEMPT: dict[str, str] = {
             "cases Cases.refund_settled: await self._mismatch",
             "cases Cases.stale_refund: if refund.case_id is not None",
             "cases_decisions CaseDecisions._authorise: await case_rows.propose",
+            "cases_decisions CaseDecisions._authorise: await _record",
             "cases Cases.notification_given_up: refund",
             "cases Cases.unknown_refund: earlier",
             "refunds_settlement RefundSettlement._succeed_late: await self._cases",
