@@ -31,7 +31,7 @@ async def logged_in(system: PayCenterSystem, role: Role, app_keys: tuple[str, ..
     async with TestClient(TestServer(app), cookie_jar=CookieJar(unsafe=True)) as client:
         browser = Browser(system, client, f"person-{role.value}", given.password)
         await browser.post_raw("/login", name=browser.key_id, password=given.password)
-        for path in ("/orders", "/health", "/cases"):
+        for path in ("/orders", "/apps", "/cases"):
             assert (await browser.get(path)).url == "/password", "nothing else before the password is changed"
         browser.csrf = (await browser.get("/password")).value("csrf")
         fields = {"current_password": given.password, "new_password": PASSWORD, "new_again": PASSWORD}
@@ -79,7 +79,9 @@ async def test_an_operator_who_is_limited_to_an_app_sees_no_other(system: PayCen
         assert (await browser.get(f"/orders/{order.number}")).status == 404
         assert order.merchant_order_id not in (await browser.get("/orders")).text
         assert (await browser.post(f"/orders/{order.number}/close")).status == 404
-        assert (await browser.get("/accounts")).status == 403
+        for path in ("/accounts", f"/search?q={order.merchant_order_id}", "/search/live?q=M", "/overview/figures", "/health"):
+            assert (await browser.get(path)).status == 403, path
+        assert (await browser.get("/")).url == "/orders"
 
 
 async def test_a_wrong_present_password_changes_nothing(system: PayCenterSystem) -> None:

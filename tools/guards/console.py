@@ -29,4 +29,11 @@ CONSOLE: list[Mutant] = [
         "    if False:",
         (f"{_ROLES}::test_every_route_with_every_role[viewer]",),
     ),
+    Mutant(
+        "console-overview-of-all-apps",
+        "server/paycenter_server/domain/roles.py",
+        '    "Console/Search": Permission(_ALL, limited=False),',
+        '    "Console/Search": Permission(_ALL),',
+        (f"{_ROLES}::test_an_operator_who_is_limited_to_an_app_sees_no_other",),
+    ),
 ]

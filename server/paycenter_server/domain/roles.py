@@ -117,6 +117,10 @@ PERMISSIONS: Mapping[str, Permission] = {
     "PayOperatorService/ChangeOwnPassword": Permission(_ALL, always=True),
     "PayOperatorService/ChangeOwnTotp": _OWN,
     "PayAuditService/ListAuditEntries": _ADMIN_ONLY,
+    # Of the console alone. They are about all apps.
+    "Console/ShowOverview": Permission(_ALL, limited=False),
+    "Console/Search": Permission(_ALL, limited=False),
+    "Console/ShowHealth": Permission(_ALL, limited=False),
 }
 
 

@@ -141,6 +141,8 @@ async def _authorised(request: web.Request, view: View) -> web.StreamResponse | 
         raise web.HTTPForbidden(reason="This page has no roles.")
     if method and view.caller.must_change_password:
         return redirect("/password")
+    if resource.canonical == "/" and view.caller.scope is not None:
+        return redirect("/orders")  # the overview is about all apps
     if method:
         await view.parts.identity.require(view.caller, method)
     return None
