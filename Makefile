@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := pyproject.toml setup.py server/requirements.txt client/pyproject.toml client/paycenter/version.py constraints.txt
 JOBS ?= 2
-# Tests wait more than they compute, so three run at the same time on two cores.
-TEST_JOBS ?= 3
+# The tests that run at the same time. More on a machine with more cores.
+TEST_JOBS ?= 2
 
 .PHONY: run demo setup test lint unit mutants faults soak interop fuzz stubs diagrams events format clean help
 

@@ -29,7 +29,8 @@ class Running:
 
 @pytest.fixture(scope="session")
 def embedded() -> Iterator[Running]:
-    servers = Embedded.temporary()
+    # The tests need no data after a crash of the machine, and most of their time would be waiting for the disk.
+    servers = Embedded.temporary(fsync=False)
     urls = servers.start()
     try:
         yield Running(servers, urls)

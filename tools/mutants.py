@@ -191,7 +191,7 @@ def servers(folder: Path, jobs: int) -> Iterator[Queue[Runner]]:
             keys = folder / f"keys-{number}"
             keys.mkdir()
             generate_keys(keys)
-            embedded = Embedded.temporary()
+            embedded = Embedded.temporary(fsync=False)
             stack.callback(embedded.stop)
             urls = embedded.start()
             ensure(urls.database_url)

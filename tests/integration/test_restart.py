@@ -46,8 +46,10 @@ async def test_a_restart_under_load_loses_no_call(system: PayCenterSystem, clien
         first = await stack.enter_async_context(server_process(system, "serve", grpc_address=address))
         await first.until_logged("grpc_listening")
         key_id, secret = key_of(system)
+        # On a busy machine a process needs some seconds for its start, so the clients repeat a call for longer than by default.
         connections = [
-            await stack.enter_async_context(AsyncPayCenter(address, key_id=key_id, key_secret=secret)) for _ in range(clients)
+            await stack.enter_async_context(AsyncPayCenter(address, key_id=key_id, key_secret=secret, attempts=5, timeout=30))
+            for _ in range(clients)
         ]
         callers = [asyncio.create_task(caller(connections[number % clients], f"c{number}")) for number in range(64)]
         await progress(300)

@@ -47,8 +47,10 @@ class Embedded:
         database_url: str | None = None,
         redis_url: str | None = None,
         want_redis: bool = True,
+        fsync: bool = True,
     ) -> None:
-        """`data_dir` as a DataDir is one that the caller has opened and will close."""
+        """`data_dir` as a DataDir is one that the caller has opened and will close. `fsync`: of PostgreSQL."""
+        self._fsync = fsync
         self._data = data_dir if isinstance(data_dir, DataDir) else DataDir(data_dir)
         self._owns_data = not isinstance(data_dir, DataDir)
         self._database_url = database_url
@@ -83,9 +85,9 @@ class Embedded:
             self._data.close()
 
     @classmethod
-    def temporary(cls, *, want_redis: bool = True) -> "Embedded":
+    def temporary(cls, *, want_redis: bool = True, fsync: bool = True) -> "Embedded":
         """Servers on a folder of their own in the system's temporary folder (TMPDIR), which `stop` removes. For tests."""
-        embedded = cls(DataDir.temporary(), want_redis=want_redis)
+        embedded = cls(DataDir.temporary(), want_redis=want_redis, fsync=fsync)
         embedded._owns_data = True
         return embedded
 
@@ -139,7 +141,8 @@ class Embedded:
                 self._valkey = Valkey(self.place, self._data.logs / "valkey.log", ports.get("valkey"))
                 self._valkey.begin()
             if want_postgres:
-                self._postgres = Postgres(self.place, self._data.secrets, self._data.logs / "postgres.log", ports.get("postgres"))
+                log = self._data.logs / "postgres.log"
+                self._postgres = Postgres(self.place, self._data.secrets, log, ports.get("postgres"), fsync=self._fsync)
                 self._postgres.begin()
         for server in (self._valkey, self._postgres):
             if server is not None:

@@ -42,13 +42,15 @@ _IMMEDIATE = ((signal.SIGQUIT, 5.0),)
 class Postgres:
     """One cluster in `place` and the server on it. The password is made at the first start and kept in `secrets_dir`."""
 
-    def __init__(self, place: Place, secrets_dir: Path, log: Path, port: int | None) -> None:
+    def __init__(self, place: Place, secrets_dir: Path, log: Path, port: int | None, *, fsync: bool = True) -> None:
+        """`fsync` false: commits do not wait for the disk, and survive a crash of the server but not of the machine."""
         self._place = place
         self._password_file = secrets_dir / "postgres.password"
         self._log = log
         self._log_from = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._program: Path | None = None
+        self._more = {} if fsync else {"fsync": "off", "full_page_writes": "off"}
         self.port = port or 0
 
     @property
@@ -94,7 +96,7 @@ class Postgres:
     def _launch(self) -> None:
         if self._program is None:
             raise LocalError("PostgreSQL was not begun")
-        settings = [f"--{key}={value}" for key, value in {**_SETTINGS, "port": str(self.port)}.items()]
+        settings = [f"--{key}={value}" for key, value in {**_SETTINGS, **self._more, "port": str(self.port)}.items()]
         with self._log.open("ab") as log:
             self._log_from = log.tell()
             self._process = spawn(

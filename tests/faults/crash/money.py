@@ -159,8 +159,9 @@ async def _refund_fails(system: PayCenterSystem) -> Prepared:
 
 
 async def _refund_succeeds_late(system: PayCenterSystem) -> Prepared:
-    """Failed here, and carried out at the channel: the second look books it."""
+    """Failed here, and carried out at the channel: the second look books it, and no callback does."""
     order = await system.paid("wx_native")
+    await system.simulator.fault("wx.notify", "drop", times=-1)
     refund = await system.decided(await system.refund(order, 40))
     system.books_are_checked = False
     await system.rows(
