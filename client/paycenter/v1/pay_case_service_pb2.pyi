@@ -223,13 +223,13 @@ class PayCase(_message.Message):
     decision_reason: _builtins.str
     """The reason of that decision."""
     decided_by: _builtins.str
-    """The key id of the operator who decided; empty if the app's policy did."""
+    """The name of the operator who decided; empty if the app's policy did."""
     proposed_decision: Global___PayCaseDecision.ValueType
     """The decision that waits for a second operator."""
     proposed_reason: _builtins.str
     """The reason of the proposal."""
     proposed_by: _builtins.str
-    """The key id of the operator who proposed it."""
+    """The name of the operator who proposed it."""
     needs_second_operator: _builtins.bool
     """Whether a decision needs a second operator. Only GetPayCase and DecidePayCase set it."""
     resolution: _builtins.str

@@ -40,7 +40,7 @@ def audit_list(operator: str, act: str, about: str, app_key: str, limit: int) ->
 
 
 def _line(entry: AuditEntry) -> str:
-    who = f"{entry.operator or entry.actor} ({entry.actor})" if entry.operator != entry.actor else entry.actor
+    who = entry.actor if entry.operator in ("", entry.actor) else f"{entry.operator} ({entry.actor})"
     parts = [str(entry.id), f"{entry.time:%Y-%m-%d %H:%M:%S}", who, entry.act, entry.object, entry.outcome]
     parts += [f"from {entry.peer}"] if entry.peer else []
     parts += [f"request {entry.request_id}"] if entry.request_id else []

@@ -73,7 +73,7 @@ class PayCase:
 
     `amount` in minor units, None if it is not known. `version` counts the changes that are notified.
 
-    `decision` is the last one that was carried out, `decided_by` the key id of its operator; it is empty if a policy of the app
+    `decision` is the last one that was carried out, `decided_by` the name of its operator; it is empty if a policy of the app
     decided. `proposed_decision` waits for a second operator. `stale_time`: since then its refund has not been decided for a day.
     `resolve_time` is None as long as it is not RESOLVED.
     """
