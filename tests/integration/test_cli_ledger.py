@@ -117,7 +117,7 @@ async def test_the_audit_is_listed_and_verified(system: PayCenterSystem, run: Ru
     await system.services.apps.update(OPERATOR, "shop", {"remark": "x"})
     listed = await run("audit", "list", "--act", "PayAppService/UpdatePayApp", "--limit", "1")
     assert listed.returncode == 0, listed
-    assert 'test (test)  PayAppService/UpdatePayApp  shop  OK  before {"remark": ""}  after {"remark": "x"}' in listed.stdout
+    assert 'test  PayAppService/UpdatePayApp  shop  OK  before {"remark": ""}  after {"remark": "x"}' in listed.stdout
     verified = await run("audit", "verify", "--batch", "2")
     assert verified.returncode == 0, verified
     anchor = verified.stdout.split("Anchor: ")[1].strip()
