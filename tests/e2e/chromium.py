@@ -63,7 +63,7 @@ async def open_tab(profile: Path) -> AsyncIterator[Tab]:
         CHROMIUM, f"--user-data-dir={profile}", *FLAGS, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
     )
     try:
-        await eventually((profile / "DevToolsActivePort").exists, 30)
+        await eventually(lambda: (profile / "DevToolsActivePort").exists() and (profile / "DevToolsActivePort").read_text(), 30)
         port = (profile / "DevToolsActivePort").read_text().split()[0]
         async with aiohttp.ClientSession() as session:
             async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
