@@ -186,4 +186,24 @@ NOTIFICATIONS: list[Mutant] = [
         ),
         control=False,
     ),
+    *guards(
+        "services/refunds_settlement.py",
+        "test_notification_locks.py",
+        (
+            "case-refund-notification-locks",
+            "lock_notifications(transaction, refund.id, refund.case_id)",
+            "lock_notifications(transaction, refund.id)",
+            "test_the_refund_of_a_case",
+        ),
+    ),
+    *guards(
+        "services/cases_decisions.py",
+        "test_notification_locks.py",
+        (
+            "accept-notification-locks",
+            "lock_notifications(transaction, order.id, case.id)",
+            "lock_notifications(transaction, order.id)",
+            "test_a_late_payment_that_is_accepted",
+        ),
+    ),
 ]

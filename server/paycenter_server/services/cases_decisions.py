@@ -210,7 +210,7 @@ class CaseDecisions:
             attempt = await self._lock_attempt(transaction, case)
             if order is None:
                 raise errors.case_changed(case)
-            await notification_rows.lock_notifications(transaction, order.id)
+            await notification_rows.lock_notifications(transaction, order.id, case.id)
             current = await self._authorise(transaction, case, work)
             if current is None:
                 return
@@ -302,7 +302,7 @@ class CaseDecisions:
         task_id = decode(Prefix.NOTIFICATION, str(case.detail.get("notification", "")))
         now = self._context.now()
         async with self._context.database.transaction() as transaction:
-            await notification_rows.lock_notifications(transaction, case.id, task_id)
+            await notification_rows.lock_notifications(transaction, case.id, task_id=task_id)
             current = await self._authorise(transaction, case, work)
             if current is None:
                 return

@@ -11,6 +11,7 @@ from paycenter_server.channels.protocol import QueryStatus, Refunded, RefundFact
 from paycenter_server.domain.errors import invalid
 from paycenter_server.domain.events import QUERIED, Cause, Subject
 from paycenter_server.domain.ids import Prefix, decode, encode
+from paycenter_server.domain.notifications import PayNotification
 from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.domain.schedule import FAILED_REFUND, REFUND_SYNC_DELAYS, REQUEST_LIFE, due_after, next_look
 from paycenter_server.domain.states import AttemptState, CaseEvent, RefundState
@@ -229,8 +230,7 @@ class RefundSettlement:
             )
             if done:
                 task = payloads.refund_settled(refund, self._context.new_key(now), now, version=done, success_time=success_time)
-                await notification_rows.insert_notification(connection, task)
-                await self._cases.refund_settled(connection, refund, CaseEvent.RESOLVE, now, cause)
+                await self._tell(connection, refund, task, CaseEvent.RESOLVE, cause)
             else:
                 done = await self._succeed_late(connection, refund, facts, success_time, cause)
         if done:
@@ -257,11 +257,19 @@ class RefundSettlement:
         if current is not None and version:
             log.warning("refund_succeeded_late", refund=refund.number)
             task = payloads.refund_settled(current, self._context.new_key(now), now, version=version, success_time=success_time)
-            await notification_rows.insert_notification(transaction, task)
-            await self._cases.refund_settled(transaction, current, CaseEvent.RESOLVE, now, cause)
+            await self._tell(transaction, current, task, CaseEvent.RESOLVE, cause)
             return version
         await self._cases.succeeded_after_failure(transaction, refund, cause)
         return 0
+
+    async def _tell(
+        self, transaction: Transaction, refund: PayRefund, task: PayNotification, event: CaseEvent, cause: Cause
+    ) -> None:
+        """Notify of a settled refund, and change its case, if it has one."""
+        if refund.case_id is not None:
+            await notification_rows.lock_notifications(transaction, refund.id, refund.case_id)
+        await notification_rows.insert_notification(transaction, task)
+        await self._cases.refund_settled(transaction, refund, event, task.create_time, cause)
 
     async def _fail(self, refund: PayRefund, outcome: RefundOutcome, cause: Cause, certainty: Certainty) -> None:
         now = self._context.now()
@@ -275,8 +283,7 @@ class RefundSettlement:
                     refund, self._context.new_key(now), now, version=done, success_time=None, code=outcome.error_code,
                     message=outcome.error_message,
                 )  # fmt: skip
-                await notification_rows.insert_notification(connection, task)
-                await self._cases.refund_settled(connection, refund, CaseEvent.REFUND_FAILED, now, cause)
+                await self._tell(connection, refund, task, CaseEvent.REFUND_FAILED, cause)
         if done:
             self._context.wake_up.send()
         else:

@@ -72,10 +72,14 @@ async def insert_notification(transaction: WriteConnection, notification: PayNot
     return done is not None
 
 
-async def lock_notifications(transaction: Transaction, data_id: UUID, task_id: UUID | None = None) -> None:
-    """Lock the notifications about an object, and the one with this id, until the end of the transaction: before their case."""
+async def lock_notifications(transaction: Transaction, *data_ids: UUID, task_id: UUID | None = None) -> None:
+    """Lock the notifications about these objects, and the one with this id, until the end of the transaction: before their case.
+
+    A transaction that notifies of several objects locks them all at once, in the order of their keys as in `record`, because each
+    new notification changes the older ones of its object.
+    """
     await transaction.execute(
-        "SELECT FROM pay_notify_task WHERE data_id = $1 OR id = $2 ORDER BY id FOR NO KEY UPDATE", data_id, task_id
+        "SELECT FROM pay_notify_task WHERE data_id = ANY($1) OR id = $2 ORDER BY id FOR NO KEY UPDATE", data_ids, task_id
     )
 
 
