@@ -41,6 +41,16 @@ ORDERS: list[Mutant] = [
         ),
     ),
     *guards(
+        "storage/rows.py",
+        "test_plans.py",
+        (
+            "merchant-number-index",
+            'return f"({columns}) >= ({places}) AND ({columns}) <= ({places})"',
+            'return f"({columns}) = ({places})"',
+            "test_plans_of_the_hot_paths[without_statistics]",
+        ),
+    ),
+    *guards(
         "services/apps_cache.py",
         "test_orders_insert.py",
         (
