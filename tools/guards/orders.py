@@ -41,6 +41,34 @@ ORDERS: list[Mutant] = [
         ),
     ),
     *guards(
+        "storage/database.py",
+        "test_connections.py",
+        (
+            "connection-cancelled",
+            "            await self._connections.give_back(self._lent)  # a statement may be in progress",
+            "            self._connections.put(self._lent)",
+            "test_no_transaction_is_left_open_wherever_its_task_is_cancelled",
+        ),
+        (
+            "connection-lost",
+            "return not lent.is_closed()",
+            "return True",
+            "test_a_connection_that_the_server_ended_is_replaced[idle]",
+        ),
+        (
+            "connection-cancelled-as-given",
+            "if future.done() and not future.cancelled():",
+            "if False:",
+            "test_one_is_not_lost_if_a_task_is_cancelled_as_it_gets_it",
+        ),
+        (
+            "connection-waiting-cancelled",
+            "            if not future.done():\n                future.set_result(lent)",
+            "            if True:\n                future.set_result(lent)",
+            "test_a_task_that_is_cancelled_while_it_waits_takes_none_away",
+        ),
+    ),
+    *guards(
         "storage/rows.py",
         "test_plans.py",
         (

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from typing import Any, Protocol, cast
 
@@ -25,6 +26,7 @@ Conflict = (
     asyncpg.OutdatedSchemaCacheError,
 )
 CONFLICT_RETRY_SECONDS = 0.2
+TAKE_SECONDS = 10.0
 # A table or column that this version uses is missing: the database is not migrated yet, or was migrated to another version.
 _NO_SCHEMA = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
 # Read-only, no space, no memory, I/O error: the server answers, and refuses what writes.
@@ -140,6 +142,101 @@ async def _reset(connection: Any) -> None:
         await connection.execute("ROLLBACK")
 
 
+class _Lent:
+    """A connection for the time of a block. A class, because a generator costs as much as a short statement."""
+
+    __slots__ = ("_connections", "_lent")
+
+    def __init__(self, connections: _Connections) -> None:
+        self._connections = connections
+
+    async def __aenter__(self) -> Any:
+        self._lent = await self._connections.take()
+        return self._lent
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None or (isinstance(error, (asyncpg.PostgresError, PayCenterError)) and not is_connection_loss(error)):
+            self._connections.put(self._lent)
+        else:
+            await self._connections.give_back(self._lent)  # a statement may be in progress
+
+
+class _Connections:
+    """Connections of asyncpg's pool that are kept when a task does not need them any more: the pool's own release costs more
+    than a short statement. One that broke, or whose statement was cancelled, goes back to the pool, which repairs it."""
+
+    def __init__(self, pool: Any, size: int) -> None:
+        self._pool = pool
+        self._size = size
+        self._taken = 0
+        self._idle: list[Any] = []
+        self._waiting: deque[asyncio.Future[Any]] = deque()
+
+    async def take(self) -> Any:
+        """A connection. Waiting tasks get one in the order in which they asked. TimeoutError after TAKE_SECONDS."""
+        while self._idle:
+            if _is_usable(lent := self._idle.pop()):
+                return lent
+            await self.give_back(lent)
+        if self._taken >= self._size:
+            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            self._waiting.append(future)
+            try:
+                async with asyncio.timeout(TAKE_SECONDS):
+                    lent = await future
+            except BaseException:
+                if future.done() and not future.cancelled():
+                    self._pass_on(future.result())
+                raise
+            if lent is not None:
+                return lent
+        else:
+            self._taken += 1
+        try:
+            return await self._pool.acquire(timeout=TAKE_SECONDS)
+        except BaseException:
+            self._pass_on(None)
+            raise
+
+    def put(self, lent: Any) -> None:
+        """Keep a connection for the next task."""
+        if _is_usable(lent) and not lent.is_in_transaction():
+            self._pass_on(lent)
+        else:
+            asyncio.ensure_future(self.give_back(lent))  # noqa: RUF006
+
+    async def give_back(self, lent: Any) -> None:
+        """Return a connection to the pool, which waits for the cancellation of its statement, or replaces it."""
+        try:
+            await self._pool.release(lent)
+        finally:
+            self._pass_on(None)
+
+    def _pass_on(self, lent: Any) -> None:
+        """To the first task that still waits: the connection, or (None) the right to get another one from the pool."""
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(lent)
+                return
+        if lent is None:
+            self._taken -= 1
+        else:
+            self._idle.append(lent)
+
+    async def close(self) -> None:
+        """Return what is not used."""
+        while self._idle:
+            await self.give_back(self._idle.pop())
+
+
+def _is_usable(lent: Any) -> bool:
+    try:
+        return not lent.is_closed()
+    except asyncpg.InterfaceError:
+        return False  # it was lost, and the pool has it back
+
+
 class Database:
     """A pool of a few connections. Waiting tasks get one in the order in which they asked."""
 
@@ -148,6 +245,7 @@ class Database:
         self._size = size
         self._timeout = command_timeout
         self._pool: Any = None
+        self._connections: _Connections | None = None
 
     async def open(self) -> None:
         """Connect. Raises OSError or an asyncpg error if the server is not there."""
@@ -164,25 +262,28 @@ class Database:
             # whole table. Each of these tables has an index for each hot statement, so no plan needs a sequential scan.
             server_settings={"application_name": "paycenter", "timezone": "UTC", "jit": "off", "enable_seqscan": "off"},
         )
+        self._connections = _Connections(self._pool, self._size)
 
     async def close(self) -> None:
         """Close the connections; after 3 seconds without waiting for their statements."""
-        if self._pool is not None:
+        if self._pool is not None and self._connections is not None:
             try:
-                await asyncio.wait_for(self._pool.close(), 3)
+                async with asyncio.timeout(3):
+                    await self._connections.close()
+                    await self._pool.close()
             except TimeoutError:
                 self._pool.terminate()
 
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[WriteConnection]:
+    def connection(self) -> AbstractAsyncContextManager[WriteConnection]:
         """A connection in autocommit: each statement is its own transaction."""
-        async with self._pool.acquire(timeout=10) as connection:
-            yield cast(WriteConnection, connection)
+        assert self._connections is not None
+        return cast(AbstractAsyncContextManager[WriteConnection], _Lent(self._connections))
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
         """A READ COMMITTED transaction. Inside it the transport refuses to send."""
-        async with self._pool.acquire(timeout=10) as connection:
+        assert self._connections is not None
+        async with _Lent(self._connections) as connection:
             with transaction_open():
                 async with connection.transaction():
                     yield cast(Transaction, connection)
