@@ -27,6 +27,7 @@ _REPEATABLE = {
     "PayOperatorService": (
         "UpdatePayOperator",
         "ListPayOperators",
+        "UnlockPayOperator",
         "ListSessions",
         "ListOwnSessions",
         "ListOwnCredentials",

@@ -15,7 +15,8 @@ PAGES = (
     "/", "/overview/figures", "/orders", "/orders?range=today&state=SUCCESS", "/refunds", "/notifications",
     "/notifications?state=failing", "/notifications/resend?state=SUCCESS", "/apps", "/apps/new", "/apps/shop", "/accounts",
     "/accounts/new", "/accounts/new?family=alipay", "/accounts/new?family=mock", "/apps/shop/channels/wx_pub",
-    "/apps/shop/channels/alipay_wap", "/health", "/search?q=nothing", "/search/live?q=nothing", "/login",
+    "/apps/shop/channels/alipay_wap", "/health", "/operators", "/operators/keys", "/me", "/audit", "/audit?outcome=OK&range=7d",
+    "/audit/verify", "/search?q=nothing", "/search/live?q=nothing", "/login",
 )  # fmt: skip
 
 
@@ -50,8 +51,10 @@ async def fill(system: PayCenterSystem) -> None:
 async def every_page(console: Browser) -> list[Page]:
     """The pages with fixed addresses, and a page of each object."""
     pages = [await console.get(path) for path in (*PAGES, "/apps/hostile")]
-    for prefix in ("/orders/", "/refunds/", "/notifications/", "/accounts/", "/channels/"):
-        found = [link for page in pages for link in page.links(prefix) if len(link.split("/")[2]) == 27]
+    for prefix in ("/orders/", "/refunds/", "/notifications/", "/accounts/", "/channels/", "/operators/"):
+        # The audit names objects of earlier tests as well.
+        of_now = [page for page in pages if not page.url.startswith("/audit")]
+        found = [link for page in of_now for link in page.links(prefix) if len(link.split("/")[2]) == 27]
         assert found, prefix
         pages += [await console.get(link) for link in dict.fromkeys(found)]
     return pages

@@ -44,7 +44,8 @@ DEVELOPER = {
 ADMIN = {
     "PayCredentialService/ListOperatorCredentials", "PayCredentialService/DisableOperatorCredential",
     "PayOperatorService/CreatePayOperator", "PayOperatorService/UpdatePayOperator", "PayOperatorService/ListPayOperators",
-    "PayOperatorService/ResetPassword", "PayOperatorService/ListSessions", "PayOperatorService/RevokeSession",
+    "PayOperatorService/ResetPassword", "PayOperatorService/UnlockPayOperator", "PayOperatorService/ListSessions",
+    "PayOperatorService/RevokeSession",
     "PayAuditService/ListAuditEntries",
 }  # fmt: skip
 WRITES = FINANCE | BOTH | DEVELOPER | ADMIN

@@ -106,6 +106,7 @@ PERMISSIONS: Mapping[str, Permission] = {
     "PayOperatorService/UpdatePayOperator": _ADMIN_ONLY,
     "PayOperatorService/ListPayOperators": _ADMIN_ONLY,
     "PayOperatorService/ResetPassword": _ADMIN_ONLY,
+    "PayOperatorService/UnlockPayOperator": _ADMIN_ONLY,
     "PayOperatorService/ListSessions": _ADMIN_ONLY,
     "PayOperatorService/RevokeSession": _ADMIN_ONLY,
     "PayOperatorService/ListOwnSessions": _OWN,

@@ -10,11 +10,14 @@ from aiohttp import web
 from paycenter_server.http_console import (
     accounts,
     apps,
+    audit,
     cases,
     channels,
     health,
     login,
+    me,
     notifications,
+    operators,
     order,
     orders,
     overview,
@@ -27,7 +30,9 @@ from paycenter_server.http_console.sessions import Sessions
 from paycenter_server.http_console.view import CONSOLE, Console
 
 log = structlog.get_logger(__name__)
-_NOUNS = (login, overview, search, orders, order, refunds, notifications, cases, apps, accounts, channels, health)
+_NOUNS = (
+    login, me, overview, search, orders, order, refunds, notifications, cases, apps, accounts, channels, operators, audit, health,
+)  # fmt: skip
 
 
 def create_app(parts: Parts, sessions: Sessions) -> web.Application:

@@ -10,6 +10,7 @@ from uuid import UUID
 from paycenter_server.channels.registry import Registry
 from paycenter_server.services.accounts import Accounts
 from paycenter_server.services.apps import Apps
+from paycenter_server.services.audit import Audit
 from paycenter_server.services.cases_decisions import CaseDecisions
 from paycenter_server.services.cases_desk import CaseDesk
 from paycenter_server.services.channels import Channels
@@ -20,10 +21,12 @@ from paycenter_server.services.identity import Identity
 from paycenter_server.services.notifications import Notifications
 from paycenter_server.services.notifications_trial import NotificationTrial
 from paycenter_server.services.operators import Operators
+from paycenter_server.services.operators_totp import Totp
 from paycenter_server.services.orders import Orders
 from paycenter_server.services.overview import Overview
 from paycenter_server.services.refunds import Refunds
 from paycenter_server.services.search import Search
+from paycenter_server.services.sessions import Sessions
 from paycenter_server.services.timeline import Timelines
 
 
@@ -49,6 +52,9 @@ class Parts:
     checks: Sequence[Check]
     identity: Identity
     operators: Operators
+    totp: Totp
+    login_sessions: Sessions
+    audit: Audit
     orders: Orders
     refunds: Refunds
     timelines: Timelines

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 _ORDER, _REFUND, _CASE = "PayOrderService/", "PayRefundService/", "PayCaseService/"
 _NOTIFICATION, _APP, _CREDENTIAL = "PayNotificationService/", "PayAppService/", "PayCredentialService/"
 _ACCOUNT, _CHANNEL = "PayAccountService/", "PayChannelService/"
+_OPERATOR, _AUDIT = "PayOperatorService/", "PayAuditService/"
 
 METHODS: Mapping[str, str] = {
     "GET /login": "",
@@ -18,6 +19,25 @@ METHODS: Mapping[str, str] = {
     "POST /preferences": "",
     "GET /password": "",
     "POST /password": "",
+    "GET /me": f"{_OPERATOR}ListOwnSessions",
+    "POST /me/sessions/revoke": f"{_OPERATOR}RevokeOwnSession",
+    "POST /me/totp": f"{_OPERATOR}ChangeOwnTotp",
+    "POST /me/totp/confirm": f"{_OPERATOR}ChangeOwnTotp",
+    "POST /me/totp/remove": f"{_OPERATOR}ChangeOwnTotp",
+    "POST /me/keys": f"{_OPERATOR}CreateOwnCredential",
+    "POST /me/keys/disable": f"{_OPERATOR}DisableOwnCredential",
+    "GET /operators": f"{_OPERATOR}ListPayOperators",
+    "POST /operators": f"{_OPERATOR}CreatePayOperator",
+    "GET /operators/keys": f"{_CREDENTIAL}ListOperatorCredentials",
+    "POST /operators/keys/disable": f"{_CREDENTIAL}DisableOperatorCredential",
+    "GET /operators/{number}": f"{_OPERATOR}ListPayOperators",
+    "POST /operators/{number}/edit": f"{_OPERATOR}UpdatePayOperator",
+    "POST /operators/{number}/password": f"{_OPERATOR}ResetPassword",
+    "POST /operators/{number}/unlock": f"{_OPERATOR}UnlockPayOperator",
+    "POST /operators/{number}/revoke": f"{_OPERATOR}RevokeSession",
+    "GET /audit": f"{_AUDIT}ListAuditEntries",
+    "GET /audit/verify": f"{_AUDIT}ListAuditEntries",
+    "GET /audit/{number}": f"{_AUDIT}ListAuditEntries",
     "GET /": "Console/ShowOverview",
     "GET /overview/figures": "Console/ShowOverview",
     "GET /search": "Console/Search",

@@ -13,10 +13,12 @@ import jinja2
 from aiohttp import web
 from markupsafe import Markup
 
+from paycenter_server.domain.roles import may_call
 from paycenter_server.http_console import formats
 from paycenter_server.http_console.assets import Assets
 from paycenter_server.http_console.once import Once
 from paycenter_server.http_console.parts import Parts
+from paycenter_server.http_console.roles import method_of
 from paycenter_server.http_console.sessions import Session, Sessions
 from paycenter_server.http_console.texts import LANGUAGES, translated
 from paycenter_server.services.identity import Caller
@@ -36,6 +38,8 @@ NAVIGATION = (
     ("wallet", "", "Wallet"),
     ("apps", "/apps", "Apps"),
     ("accounts", "/accounts", "Accounts"),
+    ("operators", "/operators", "Operators"),
+    ("audit", "/audit", "Audit"),
     ("health", "/health", "Health"),
 )
 """Section, address ("" for what is not there yet), name."""
@@ -56,6 +60,9 @@ DONE: Mapping[str, str] = {
     "decided": "The decision was recorded.",
     "commented": "The comment was recorded.",
     "assigned": "Assigned.",
+    "unlocked": "The operator can log in again now.",
+    "ended": "The session was ended.",
+    "totp-removed": "The authenticator was removed.",
 }
 
 
@@ -75,7 +82,7 @@ class Console:
             trim_blocks=True, lstrip_blocks=True,
         )  # fmt: skip
         self.environment.globals.update(
-            navigation=NAVIGATION, languages=LANGUAGES, states=formats.STATES, amount=formats.amount, rate=formats.rate,
+            languages=LANGUAGES, states=formats.STATES, amount=formats.amount, rate=formats.rate,
             percent=formats.percent, asset=self.assets.path, plain_amount=formats.plain_amount,
             pairs=lambda names: [(name, name) for name in names],
         )  # fmt: skip
@@ -113,10 +120,20 @@ class View:
         return self.request.query
 
     @property
+    def navigation(self) -> list[tuple[str, str, str]]:
+        """The entries of the navigation that the operator may open, and those of what is not there yet."""
+        return [entry for entry in NAVIGATION if not entry[1] or self.may("GET", entry[1])]
+
+    def may(self, http_method: str, path: str) -> bool:
+        """Whether the operator may call a route, for links and forms that are shown only to who may use them. The guard decides."""
+        method, caller = method_of(http_method, path), self.caller
+        return not method or may_call(method, caller.role, limited=caller.scope is not None)
+
+    @property
     def section(self) -> str:
         """The entry of the navigation to which the page belongs."""
         first = self.request.path.split("/")[1]
-        return {"": "overview", "channels": "accounts", "search": ""}.get(first, first)
+        return {"": "overview", "channels": "accounts", "search": "", "me": ""}.get(first, first)
 
     def keep_once(self, values: Mapping[str, str]) -> str:
         """Keep new secrets until the next page of this session has shown them; their key."""

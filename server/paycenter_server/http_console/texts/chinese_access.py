@@ -1,0 +1,125 @@
+"""The Chinese texts of operators, of their sign-in, and of the audit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+ACCESS: Mapping[str, str] = {
+    # Operators
+    "Operators": "操作员",
+    "Operator": "操作员",
+    "API keys of operators": "操作员的 API 密钥",
+    "API keys": "API 密钥",
+    "New operator": "新增操作员",
+    "There is no operator yet.": "还没有操作员。",
+    "The operator logs in with it. It never changes.": "操作员用它登录，创建后不能修改。",
+    "Role": "角色",
+    "Viewer": "查看",
+    "reads": "只能查看",
+    "Finance": "财务",
+    "reads, refunds, decides cases": "查看、退款、处理待处理事项",
+    "Developer": "开发",
+    "reads, administers apps, accounts, channels and notifications": "查看，管理应用、账户、渠道和通知",
+    "Admin": "管理员",
+    "everything, also operators and the audit": "全部权限，包括操作员和审计",
+    "Limit to these apps": "限定应用",
+    "None chosen: all apps.": "不选：全部应用。",
+    "The next page shows a one-time password. The operator must change it at the first login.": (
+        "下一页显示一次性密码，操作员首次登录时必须修改。"
+    ),
+    "This one-time password is shown only now. Give it to the operator, who must change it at the first login.": (
+        "一次性密码只在此显示一次。请交给操作员，首次登录时必须修改。"
+    ),
+    "Sign-in": "登录方式",
+    "Locked": "已锁定",
+    "Locked until": "锁定至",
+    "Unlock": "解除锁定",
+    "one-time password": "一次性密码",
+    "password": "密码",
+    "password and code": "密码和验证码",
+    "no password": "没有密码",
+    "Operator number": "操作员编号",
+    "What the operator did": "该操作员的审计记录",
+    "Reset the password": "重置密码",
+    "The operator gets a one-time password, loses its authenticator, and every session of it ends.": (
+        "操作员将得到一次性密码，身份验证器被移除，所有会话结束。"
+    ),
+    "Type the name to confirm": "输入名称以确认",
+    "Enabled: the operator may log in": "启用：操作员可以登录",
+    "Disabling ends the sessions and API keys of the operator.": "停用后，该操作员的会话和 API 密钥失效。",
+    "Sessions": "会话",
+    "Browser": "浏览器",
+    "Begun": "登录时间",
+    "Last use": "最近使用",
+    "this one": "当前会话",
+    "End": "结束",
+    "There is no session now.": "目前没有会话。",
+    "There is no API key.": "没有 API 密钥。",
+    "Purpose": "用途",
+    "Ends": "到期",
+    "A key calls the API as its operator, with at most the role and the apps that it is limited to. "
+    "Operators make their own under My sign-in.": (
+        "密钥以操作员的身份调用接口，权限不超过它限定的角色和应用。操作员在“我的登录”中创建自己的密钥。"
+    ),
+    "Older keys are on the pages of their operators.": "更早的密钥见各操作员的页面。",
+    "The operator can log in again now.": "操作员现在可以重新登录。",
+    "The session was ended.": "会话已结束。",
+    # The own sign-in
+    "My sign-in": "我的登录",
+    "Copy these now; no page shows them again. A recovery code replaces one code of the authenticator.": (
+        "请立即复制，之后不再显示。一个恢复码可以代替一次身份验证器的验证码。"
+    ),
+    "Recovery code": "恢复码",
+    "This session belongs to no operator, so it has no password, no authenticator and no keys.": (
+        "此会话不属于任何操作员，因此没有密码、身份验证器和密钥。"
+    ),
+    "Authenticator": "身份验证器",
+    "Scan this code with your authenticator, or enter the key. Then confirm with the code that it shows.": (
+        "用身份验证器扫描此二维码，或输入密钥，然后用它显示的验证码确认。"
+    ),
+    "Code": "验证码",
+    "Confirm": "确认",
+    "In use": "已启用",
+    "Not set up": "未设置",
+    "A login needs a code of your authenticator.": "登录需要身份验证器的验证码。",
+    "With an authenticator, a password alone opens nothing.": "启用身份验证器后，仅有密码无法登录。",
+    "Set up": "设置",
+    "Set up another one": "更换",
+    "Remove the authenticator": "移除身份验证器",
+    "The authenticator was removed.": "身份验证器已移除。",
+    "My sessions": "我的会话",
+    "My API keys": "我的 API 密钥",
+    "New API key": "新增 API 密钥",
+    # Audit
+    "Audit": "审计",
+    "Verify the chain": "校验哈希链",
+    "Verify": "校验",
+    "Method": "方法",
+    "All methods": "全部方法",
+    "Number or name": "编号或名称",
+    "All results": "全部结果",
+    "Time": "时间",
+    "Object": "对象",
+    "Changes": "变更",
+    "Before": "变更前",
+    "After": "变更后",
+    "Done": "完成",
+    "No entry matches.": "没有符合条件的记录。",
+    "Credential or session": "凭证或会话",
+    "Request id": "请求编号",
+    "Hash of the entry before": "上一条记录的哈希",
+    "Hash": "哈希",
+    "Unchanged": "未被改动",
+    "Changed": "更新时间",
+    "Tampered with": "已被改动",
+    "The hash is that of these values.": "哈希与内容一致。",
+    "The hash is not that of these values.": "哈希与内容不一致。",
+    "The audit has no entry yet.": "还没有审计记录。",
+    "Broken": "已损坏",
+    "{rows} entries follow each other, up to number {last}.": "{rows} 条记录前后相接，直到第 {last} 条。",
+    "The check began after entry {number}.": "校验从第 {number} 条之后开始。",
+    "Keep this anchor outside of the database. A later check can begin there, and then also finds that the entries before it "
+    "were replaced.": "请在数据库之外保存这个锚点。以后的校验可以从它开始，并能发现之前的记录是否被整体替换。",
+    "Go on after this entry": "从这条记录继续",
+    "Begin after the anchor": "从锚点之后开始",
+}
