@@ -34,6 +34,7 @@ _REPEATABLE = {
         "DisableOwnCredential",
     ),
     "PayAuditService": (),
+    "PayApprovalService": ("ListPayApprovals", "GetPayApproval", "ApprovePayApproval"),
     "PayChannelService": ("UpdatePayChannel", "GetPayChannel", "ListPayChannels", "ListEnabledChannelCodes"),
     "PayAccountService": ("UpdatePayAccount", "GetPayAccount", "ListPayAccounts"),
     "PayCaseService": ("ListPayCases", "GetPayCase", "AssignPayCase"),

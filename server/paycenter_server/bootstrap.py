@@ -16,6 +16,8 @@ from paycenter_server.channels.transport import AiohttpTransport, Transport
 from paycenter_server.clock import DatabaseClock
 from paycenter_server.services.accounts import Accounts
 from paycenter_server.services.accounts_places import AccountPlaces
+from paycenter_server.services.approvals import Approvals
+from paycenter_server.services.approvals_desk import ApprovalDesk
 from paycenter_server.services.apps import Apps
 from paycenter_server.services.attempts import AttemptSettlement
 from paycenter_server.services.attempts_submission import Submission
@@ -134,7 +136,7 @@ class Services:
     @cached_property
     def refunds(self) -> Refunds:
         """Refunds."""
-        return Refunds(self.context, self.identity, self.refund_settlement)
+        return Refunds(self.context, self.identity, self.refund_settlement, self.approvals)
 
     @cached_property
     def case_desk(self) -> CaseDesk:
@@ -145,6 +147,16 @@ class Services:
     def case_decisions(self) -> CaseDecisions:
         """Deciding cases."""
         return CaseDecisions(self.context, self.case_desk, self.cases, self.attempts, self.refund_settlement)
+
+    @cached_property
+    def approvals(self) -> Approvals:
+        """Acts that need a second operator."""
+        return Approvals(self.context)
+
+    @cached_property
+    def approval_desk(self) -> ApprovalDesk:
+        """Approving and refusing."""
+        return ApprovalDesk(self.context, self.identity, self.approvals, self.refunds, self.accounts, self.channels)
 
     @cached_property
     def callbacks(self) -> Callbacks:
@@ -199,12 +211,12 @@ class Services:
     @cached_property
     def channels(self) -> Channels:
         """Administration of channels."""
-        return Channels(self.context, self.identity, self.gateway)
+        return Channels(self.context, self.identity, self.gateway, self.approvals)
 
     @cached_property
     def accounts(self) -> Accounts:
         """Merchants' accounts."""
-        return Accounts(self.context, self.identity, self.gateway)
+        return Accounts(self.context, self.identity, self.gateway, self.approvals)
 
     @cached_property
     def channel_probe(self) -> ChannelProbe:

@@ -31,7 +31,8 @@ FINANCE = {
     "PayOrderService/ClosePayOrder", "PayOrderService/UpdatePayOrderPrice", "PayRefundService/CreatePayRefund",
     "PayCaseService/DecidePayCase", "PayCaseService/CommentPayCase", "PayCaseService/AssignPayCase",
 }  # fmt: skip
-BOTH = {"PayOrderService/CreateCashierLink", "PayOrderService/SyncPayOrder", "PayRefundService/SyncPayRefund"}
+BOTH = {"PayOrderService/CreateCashierLink", "PayOrderService/SyncPayOrder", "PayRefundService/SyncPayRefund",
+    "PayApprovalService/ApprovePayApproval", "PayApprovalService/RefusePayApproval"}  # fmt: skip
 DEVELOPER = {
     "PayOrderService/CreatePayOrder", "PayOrderService/SubmitPayOrder", "PayNotificationService/ResendPayNotification",
     "PayNotificationService/ResendPayNotifications", "PayNotificationService/SendPayNotificationNow",

@@ -75,6 +75,11 @@ PERMISSIONS: Mapping[str, Permission] = {
     "PayCaseService/DecidePayCase": Permission(_FINANCE),
     "PayCaseService/CommentPayCase": Permission(_FINANCE),
     "PayCaseService/AssignPayCase": Permission(_FINANCE),
+    "PayApprovalService/ListPayApprovals": _READ,
+    "PayApprovalService/GetPayApproval": _READ,
+    # The use case asks for the method of the act as well.
+    "PayApprovalService/ApprovePayApproval": Permission(_BOTH),
+    "PayApprovalService/RefusePayApproval": Permission(_BOTH),
     "PayNotificationService/ListPayNotifications": _READ_SHARED,
     "PayNotificationService/GetPayNotification": _READ_SHARED,
     "PayNotificationService/ResendPayNotification": Permission(_DEVELOPER, apps=True),
