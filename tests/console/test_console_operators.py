@@ -4,35 +4,15 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
-from aiohttp import CookieJar
-from aiohttp.test_utils import TestClient, TestServer
-from paycenter_server.cli.console import console_parts
 from paycenter_server.domain.operators import totp_code
 from paycenter_server.domain.roles import Role
-from paycenter_server.http_console.app import create_app
-from paycenter_server.http_console.sessions import CredentialSessions, OperatorSessions
 from paycenter_server.storage.database import read_time
-from support.console_rig import Browser, Page
-from support.operators import PASSWORD, Person, log_in, person
+from support.console_rig import Page, browser_of
+from support.operators import PASSWORD, log_in, person
 from support.system import PayCenterSystem
 
 SECRET = re.compile(r'id="once-2">([^<]+)<')
-
-
-@asynccontextmanager
-async def browser_of(system: PayCenterSystem, one: Person, code: str = "") -> AsyncIterator[Browser]:
-    """A browser in which a person is logged in."""
-    sessions = OperatorSessions(system.services.sessions, CredentialSessions(system.services.identity))
-    app = create_app(console_parts(system.services, system.settings), sessions)
-    async with TestClient(TestServer(app), cookie_jar=CookieJar(unsafe=True)) as client:
-        browser = Browser(system, client, one.name, one.password)
-        page = await browser.post_raw("/login", name=one.name, password=one.password, code=code, next="/me")
-        assert page.status == 200, page.text
-        browser.csrf = page.value("csrf")
-        yield browser
 
 
 def shown(page: Page) -> str:

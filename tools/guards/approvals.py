@@ -5,7 +5,7 @@ from __future__ import annotations
 from guards import Mutant, guards
 
 _DESK, _STORE = "services/approvals_desk.py", "services/approvals.py"
-_TEST = "integration/test_approvals.py"
+_TEST = "test_approvals.py"
 
 APPROVALS: list[Mutant] = [
     *guards(

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from paycenter_server.http_console import (
     accounts,
+    approvals,
     apps,
     audit,
     cases,
@@ -31,7 +32,8 @@ from paycenter_server.http_console.view import CONSOLE, Console
 
 log = structlog.get_logger(__name__)
 _NOUNS = (
-    login, me, overview, search, orders, order, refunds, notifications, cases, apps, accounts, channels, operators, audit, health,
+    login, me, overview, search, orders, order, refunds, notifications, cases, approvals, apps, accounts, channels, operators,
+    audit, health,
 )  # fmt: skip
 
 

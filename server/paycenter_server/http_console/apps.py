@@ -78,7 +78,10 @@ async def _create(request: web.Request) -> web.Response:
         notification_success=choice(NotificationSuccess, form.get("notification_success", "")) or NotificationSuccess.HTTP_2XX,
     )  # fmt: skip
     try:
-        new = replace(new, case_decision_limit=_limit(form))
+        new = replace(
+            new, case_decision_limit=_limit(form, "case_decision_limit"),
+            refund_approval_limit=_limit(form, "refund_approval_limit"),
+        )  # fmt: skip
         created = await view.parts.apps.create(view.caller, new)
     except PayCenterError as error:
         return view.render("app_new.html", status=status_of(error), form=form, error=error, wrong=fields_of(error))
@@ -115,19 +118,19 @@ async def _render(
 
 def _values(listed: ListedApp) -> dict[str, str]:
     app = listed.app
-    limit = app.case_decision_limit
+    limits = ("case_decision_limit", "refund_approval_limit")
     return {
         "name": app.name, "remark": app.remark, "enabled": "on" if app.enabled else "",
         "order_notification_url": app.order_notification_url, "refund_notification_url": app.refund_notification_url,
         "surplus_policy": app.surplus_policy.value, "notification_success": app.notification_success.value,
-        "case_decision_limit": "" if limit is None else plain_amount(limit),
+        **{name: "" if getattr(app, name) is None else plain_amount(getattr(app, name)) for name in limits},
     }  # fmt: skip
 
 
-def _limit(form: Form) -> int | None:
+def _limit(form: Form, name: str) -> int | None:
     """Minor units; None for an empty field."""
-    text = form.get("case_decision_limit", "")
-    return amount_of("case_decision_limit", text) if text.strip() else None
+    text = form.get(name, "")
+    return amount_of(name, text) if text.strip() else None
 
 
 async def _edit(request: web.Request) -> web.Response:
@@ -141,7 +144,8 @@ async def _edit(request: web.Request) -> web.Response:
     if rule := choice(NotificationSuccess, form.get("notification_success", "")):
         changes["notification_success"] = rule.value
     try:
-        changes["case_decision_limit"] = _limit(form)
+        for name in ("case_decision_limit", "refund_approval_limit"):
+            changes[name] = _limit(form, name)
         listed = await view.parts.apps.update(view.caller, key, changes)
     except PayCenterError as error:
         return await _render(view, key, error=error, form=form)

@@ -24,7 +24,7 @@ _SHOWN = 12_000
 _OUTCOMES = ("OK", "PERMISSION_DENIED", "CREDENTIALS_INVALID")
 # Acts that are no methods.
 _OTHER_ACTS = ("authenticate", "login", "paycenter operator")
-_PAGES = (("C", "channels"), ("M", "accounts"), ("U", "operators"))
+_PAGES = (("C", "channels"), ("M", "accounts"), ("U", "operators"), ("V", "approvals"))
 
 
 def add_routes(app: web.Application) -> None:

@@ -15,7 +15,7 @@ from paycenter_server.domain.ids import Prefix, decode, encode
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.http_console.formats import CASE_KINDS
 from paycenter_server.http_console.forms import Form, amount_of, fields_of, need_confirmation, read_form
-from paycenter_server.http_console.security import status_of
+from paycenter_server.http_console.security import status_of, waits
 from paycenter_server.http_console.view import View, see, view_of
 from paycenter_server.services.paging import Pager
 from paycenter_server.services.refunds import NewRefund
@@ -48,7 +48,7 @@ def _handler(act: Callable[[View, PayOrder, Form], Awaitable[str]]) -> Callable[
         try:
             done = await act(view, order, form)
         except PayCenterError as error:
-            return await _render(view, order.number, error=error, form=form)
+            return waits(error) or await _render(view, order.number, error=error, form=form)
         return see(f"/orders/{order.number}", done)
 
     return handle
@@ -98,6 +98,7 @@ async def _render(view: View, number: str, error: PayCenterError | None = None, 
     return view.render(
         "order.html", status=200 if error is None else status_of(error), attempts=attempts, refunds=refunds, error=error,
         wrong=fields_of(error) if error else {}, form=form or {}, new_number=f"console-{new_number}",
+        approvals=await view.parts.approvals.waiting_for(view.caller, order.number),
         refundable=order.paid_amount - order.refunded_amount - order.reserved_amount, **shown,
     )  # fmt: skip
 

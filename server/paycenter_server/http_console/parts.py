@@ -9,6 +9,7 @@ from uuid import UUID
 
 from paycenter_server.channels.registry import Registry
 from paycenter_server.services.accounts import Accounts
+from paycenter_server.services.approvals_desk import ApprovalDesk
 from paycenter_server.services.apps import Apps
 from paycenter_server.services.audit import Audit
 from paycenter_server.services.cases_decisions import CaseDecisions
@@ -67,6 +68,7 @@ class Parts:
     channel_probe: ChannelProbe
     case_desk: CaseDesk
     case_decisions: CaseDecisions
+    approvals: ApprovalDesk
     search: Search
     overview: Overview
     health: Health

@@ -10,7 +10,7 @@ from paycenter_server.domain.states import RefundState
 from paycenter_server.http_console.forms import choice, time_range
 from paycenter_server.http_console.order import page_of_entries
 from paycenter_server.http_console.orders import app_keys, channel_choices, state_choices
-from paycenter_server.http_console.security import status_of
+from paycenter_server.http_console.security import status_of, waits
 from paycenter_server.http_console.view import SCANNED, View, see, view_of
 from paycenter_server.services.refunds import NewRefund
 from paycenter_server.storage.refunds import RefundFilter
@@ -75,7 +75,7 @@ async def _again(request: web.Request) -> web.Response:
     try:
         await view.parts.refunds.create(view.caller, new)
     except PayCenterError as error:
-        return await _render(view, number, error)
+        return waits(error) or await _render(view, number, error)
     return see(f"/refunds/{refund.number}", "sent-again")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 _ORDER, _REFUND, _CASE = "PayOrderService/", "PayRefundService/", "PayCaseService/"
 _NOTIFICATION, _APP, _CREDENTIAL = "PayNotificationService/", "PayAppService/", "PayCredentialService/"
 _ACCOUNT, _CHANNEL = "PayAccountService/", "PayChannelService/"
+_APPROVAL = "PayApprovalService/"
 _OPERATOR, _AUDIT = "PayOperatorService/", "PayAuditService/"
 
 METHODS: Mapping[str, str] = {
@@ -65,6 +66,10 @@ METHODS: Mapping[str, str] = {
     "POST /cases/{number}/decide": f"{_CASE}DecidePayCase",
     "POST /cases/{number}/comment": f"{_CASE}CommentPayCase",
     "POST /cases/{number}/assign": f"{_CASE}AssignPayCase",
+    "GET /approvals": f"{_APPROVAL}ListPayApprovals",
+    "GET /approvals/{number}": f"{_APPROVAL}GetPayApproval",
+    "POST /approvals/{number}/approve": f"{_APPROVAL}ApprovePayApproval",
+    "POST /approvals/{number}/refuse": f"{_APPROVAL}RefusePayApproval",
     "GET /apps": f"{_APP}ListPayApps",
     "GET /apps/new": f"{_APP}CreatePayApp",
     "POST /apps/new": f"{_APP}CreatePayApp",
