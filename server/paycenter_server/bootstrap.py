@@ -32,6 +32,7 @@ from paycenter_server.services.channels_gateway import ChannelGateway
 from paycenter_server.services.channels_probe import ChannelProbe
 from paycenter_server.services.context import Clock, Context, Options, WakeUp
 from paycenter_server.services.credentials import Credentials
+from paycenter_server.services.exports import Exports
 from paycenter_server.services.health import Health
 from paycenter_server.services.identity import Identity
 from paycenter_server.services.jobs import Jobs
@@ -232,6 +233,11 @@ class Services:
     def search(self) -> Search:
         """Finding by number."""
         return Search(self.context, self.identity)
+
+    @cached_property
+    def exports(self) -> Exports:
+        """Whole lists for files."""
+        return Exports(self.context, self.identity, self.orders, self.refunds)
 
     @cached_property
     def overview(self) -> Overview:

@@ -16,7 +16,8 @@ PAGES = (
     "/notifications?state=failing", "/notifications/resend?state=SUCCESS", "/apps", "/apps/new", "/apps/shop", "/accounts",
     "/accounts/new", "/accounts/new?family=alipay", "/accounts/new?family=mock", "/apps/shop/channels/wx_pub",
     "/apps/shop/channels/alipay_wap", "/health", "/operators", "/operators/keys", "/me", "/audit", "/audit?outcome=OK&range=7d",
-    "/audit/verify", "/approvals", "/approvals?state=all", "/search?q=nothing", "/search/live?q=nothing", "/login",
+    "/audit/verify", "/approvals", "/approvals?state=all", "/orders/export", "/refunds/export?range=all",
+    "/search?q=nothing", "/search/live?q=nothing", "/login",
 )  # fmt: skip
 
 

@@ -123,7 +123,10 @@ PERMISSIONS: Mapping[str, Permission] = {
     "PayOperatorService/ChangeOwnPassword": Permission(_ALL, always=True),
     "PayOperatorService/ChangeOwnTotp": _OWN,
     "PayAuditService/ListAuditEntries": _ADMIN_ONLY,
-    # Of the console alone. They are about all apps.
+    # Of the console alone. A file leaves the console and its limits, so a reader may not make one.
+    "Console/ExportOrders": Permission(_FINANCE),
+    "Console/ExportRefunds": Permission(_FINANCE),
+    # They are about all apps.
     "Console/ShowOverview": Permission(_ALL, limited=False),
     "Console/Search": Permission(_ALL, limited=False),
     "Console/ShowHealth": Permission(_ALL, limited=False),

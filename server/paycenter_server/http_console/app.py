@@ -14,6 +14,7 @@ from paycenter_server.http_console import (
     audit,
     cases,
     channels,
+    exports,
     health,
     login,
     me,
@@ -32,8 +33,8 @@ from paycenter_server.http_console.view import CONSOLE, Console
 
 log = structlog.get_logger(__name__)
 _NOUNS = (
-    login, me, overview, search, orders, order, refunds, notifications, cases, approvals, apps, accounts, channels, operators,
-    audit, health,
+    login, me, overview, search, exports, orders, order, refunds, notifications, cases, approvals, apps, accounts, channels,
+    operators, audit, health,
 )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from paycenter_server.services.cases_desk import CaseDesk
 from paycenter_server.services.channels import Channels
 from paycenter_server.services.channels_probe import ChannelProbe
 from paycenter_server.services.credentials import Credentials
+from paycenter_server.services.exports import Exports
 from paycenter_server.services.health import Health
 from paycenter_server.services.identity import Identity
 from paycenter_server.services.notifications import Notifications
@@ -69,6 +70,7 @@ class Parts:
     case_desk: CaseDesk
     case_decisions: CaseDecisions
     approvals: ApprovalDesk
+    exports: Exports
     search: Search
     overview: Overview
     health: Health

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from aiohttp import web
 
 from paycenter_server.domain.errors import PayCenterError
@@ -26,8 +28,19 @@ def add_routes(app: web.Application) -> None:
     app.router.add_post("/refunds/{number}/sync", _sync)
 
 
-async def _list(request: web.Request) -> web.Response:
-    view, query = view_of(request), request.query
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The filter of a query, as `orders.Found`."""
+
+    app: str
+    where: RefundFilter
+    chosen: str
+    scan: int | None
+
+
+def refund_filter(view: View) -> Found:
+    """What the query asks for."""
+    query = view.query
     texts = {name: query.get(name, "").strip() for name in _NUMBERS}
     chosen, start, end = time_range(query, view.now(), view.zone)
     if texts["merchant_order_id"] or texts["merchant_refund_no"] or texts["number"]:
@@ -40,9 +53,15 @@ async def _list(request: web.Request) -> web.Response:
         refund_ids=((key,) if key else ()) if texts["number"] else None,
     )  # fmt: skip
     scan = SCANNED if where.channel_code or where.state or where.channel_refund_no else None
-    page = await view.parts.refunds.search(view.caller, query.get("app", ""), where, view.pager(), scan=scan)
+    return Found(query.get("app", ""), where, chosen, scan)
+
+
+async def _list(request: web.Request) -> web.Response:
+    view = view_of(request)
+    found = refund_filter(view)
+    page = await view.parts.refunds.search(view.caller, found.app, found.where, view.pager(), scan=found.scan)
     return view.render(
-        "refunds.html", refunds=page.items, token=page.next_token, chosen=chosen, apps=await app_keys(view),
+        "refunds.html", refunds=page.items, token=page.next_token, chosen=found.chosen, apps=await app_keys(view),
         channels=channel_choices(view), states_of=state_choices(view, "refund"),
     )  # fmt: skip
 

@@ -15,6 +15,7 @@ _WAITS = "a wait for tasks that are stepped themselves"
 EXEMPT: dict[str, str] = {
     **dict.fromkeys(("accounts", "accounts_keys", "apps", "channels", "channels_probe", "credentials"), _ADMINISTRATION),
     **dict.fromkeys(("audit", "operators", "operators_totp", "passwords", "sessions"), _ADMINISTRATION),
+    "exports": "it only reads, and records how much",
     **dict.fromkeys(("books", "health", "identity", "overview", "search", "timeline"), _READS),
     "context": _WAITS,
     "notifications": "an operator's resend: one statement",
@@ -80,6 +81,9 @@ EXEMPT: dict[str, str] = {
             "refunds Refunds.search",
             "refunds Refunds._hold_account: account",
             "refunds Refunds._refuse_alone",
+            "refunds Refunds._reserve_and_insert: await self._refuse_alone",
+            "refunds Refunds._reserve_and_send_again: await self._refuse_alone",
+            "approvals_desk ApprovalDesk._decidable: await self._identity",
             "approvals_desk ApprovalDesk.search",
             "approvals_desk ApprovalDesk.waiting_for",
             "approvals_desk ApprovalDesk.count",

@@ -125,6 +125,16 @@ ACCESS: Mapping[str, str] = {
     ),
     "Refunds by operators need a second one from this amount": "操作员退款达到此金额需要第二名操作员",
     "Of all refunds of an order together. Empty: never.": "按同一订单的全部退款合计。留空：不需要。",
+    # Export
+    "Export": "导出",
+    "rows match the filters.": "行符合筛选条件。",
+    "rows match among the newest {number}; older ones are exported too.": "行符合条件（仅统计最近的 {number} 行）；更早的也会导出。",
+    "The file is sent while it is read, newest rows first. XLSX keeps long numbers as text; in CSV a spreadsheet may round them. "
+    "Each export is in the audit.": (
+        "文件边读取边下载，最新的在前。XLSX 中的长编号是文本；CSV 用表格软件打开时可能被四舍五入。每次导出都记入审计。"
+    ),
+    "Currency": "币种",
+    "Error": "错误",
     # Audit
     "Audit": "审计",
     "Verify the chain": "校验哈希链",
