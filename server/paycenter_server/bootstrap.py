@@ -51,6 +51,7 @@ from paycenter_server.services.search import Search
 from paycenter_server.services.secrets import SecretBox
 from paycenter_server.services.sessions import Sessions
 from paycenter_server.services.timeline import Timelines
+from paycenter_server.services.views import Views
 from paycenter_server.settings import DatabaseSettings, Settings, SettingsError
 from paycenter_server.storage.database import Database, read_time
 from paycenter_server.workers.notification_sender import AddressGuard, AiohttpNotificationSender, parse_networks
@@ -238,6 +239,11 @@ class Services:
     def exports(self) -> Exports:
         """Whole lists for files."""
         return Exports(self.context, self.identity, self.orders, self.refunds)
+
+    @cached_property
+    def views(self) -> Views:
+        """Operators' views of lists."""
+        return Views(self.context)
 
     @cached_property
     def overview(self) -> Overview:

@@ -23,7 +23,7 @@ POOL = descriptor_pool.Default()
 METHODS = {f"{name.rpartition('.')[2]}/{method.name}": method for name in _NAMES for method in POOL.FindServiceByName(name).methods}
 OF_THE_CONSOLE = {
     "PayOperatorService/ChangeOwnPassword", "PayOperatorService/ChangeOwnTotp", "Console/ShowOverview", "Console/Search",
-    "Console/ShowHealth", "Console/ExportOrders", "Console/ExportRefunds",
+    "Console/ShowHealth", "Console/ExportOrders", "Console/ExportRefunds", "Console/SaveView",
 }  # fmt: skip
 
 # What each role may call beyond reading. Written down here once more, so that a change of the table has to be meant.

@@ -126,6 +126,7 @@ PERMISSIONS: Mapping[str, Permission] = {
     # Of the console alone. A file leaves the console and its limits, so a reader may not make one.
     "Console/ExportOrders": Permission(_FINANCE),
     "Console/ExportRefunds": Permission(_FINANCE),
+    "Console/SaveView": _OWN,
     # They are about all apps.
     "Console/ShowOverview": Permission(_ALL, limited=False),
     "Console/Search": Permission(_ALL, limited=False),

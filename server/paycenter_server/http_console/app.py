@@ -16,6 +16,7 @@ from paycenter_server.http_console import (
     channels,
     exports,
     health,
+    lists,
     login,
     me,
     notifications,
@@ -33,7 +34,7 @@ from paycenter_server.http_console.view import CONSOLE, Console
 
 log = structlog.get_logger(__name__)
 _NOUNS = (
-    login, me, overview, search, exports, orders, order, refunds, notifications, cases, approvals, apps, accounts, channels,
+    login, me, overview, search, lists, exports, orders, order, refunds, notifications, cases, approvals, apps, accounts, channels,
     operators, audit, health,
 )  # fmt: skip
 

@@ -30,6 +30,7 @@ from paycenter_server.services.refunds import Refunds
 from paycenter_server.services.search import Search
 from paycenter_server.services.sessions import Sessions
 from paycenter_server.services.timeline import Timelines
+from paycenter_server.services.views import Views
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ class Parts:
     case_decisions: CaseDecisions
     approvals: ApprovalDesk
     exports: Exports
+    views: Views
     search: Search
     overview: Overview
     health: Health

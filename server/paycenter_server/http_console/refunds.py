@@ -9,7 +9,9 @@ from aiohttp import web
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.domain.ids import Prefix, decode, encode
 from paycenter_server.domain.states import RefundState
+from paycenter_server.domain.views import ViewList
 from paycenter_server.http_console.forms import choice, time_range
+from paycenter_server.http_console.lists import chosen_columns, gathered
 from paycenter_server.http_console.order import page_of_entries
 from paycenter_server.http_console.orders import app_keys, channel_choices, state_choices
 from paycenter_server.http_console.security import status_of, waits
@@ -17,6 +19,21 @@ from paycenter_server.http_console.view import SCANNED, View, see, view_of
 from paycenter_server.services.refunds import NewRefund
 from paycenter_server.storage.refunds import RefundFilter
 
+COLUMNS = {
+    "number": "Refund number",
+    "merchant_refund_no": "Merchant's refund number",
+    "amount": "Amount",
+    "paid": "Paid",
+    "state": "State",
+    "merchant_order_id": "Merchant's order number",
+    "channel": "Channel",
+    "channel_refund_no": "Channel's refund number",
+    "app": "App",
+    "reason": "Reason",
+    "created": "Created",
+    "refunded": "Refunded at",
+}
+_DEFAULT = tuple(name for name in COLUMNS if name != "reason")
 _NUMBERS = ("merchant_order_id", "merchant_refund_no", "channel_refund_no", "number")
 
 
@@ -58,11 +75,14 @@ def refund_filter(view: View) -> Found:
 
 async def _list(request: web.Request) -> web.Response:
     view = view_of(request)
+    if (page_with_columns := gathered(view, "/refunds", COLUMNS)) is not None:
+        return page_with_columns
     found = refund_filter(view)
     page = await view.parts.refunds.search(view.caller, found.app, found.where, view.pager(), scan=found.scan)
     return view.render(
         "refunds.html", refunds=page.items, token=page.next_token, chosen=found.chosen, apps=await app_keys(view),
-        channels=channel_choices(view), states_of=state_choices(view, "refund"),
+        channels=channel_choices(view), states_of=state_choices(view, "refund"), every_column=COLUMNS,
+        columns=chosen_columns(view, COLUMNS, _DEFAULT), views=await view.parts.views.list_own(view.caller, ViewList.REFUNDS),
     )  # fmt: skip
 
 

@@ -44,6 +44,8 @@ METHODS: Mapping[str, str] = {
     "GET /search": "Console/Search",
     "GET /search/live": "Console/Search",
     "GET /health": "Console/ShowHealth",
+    "POST /views": "Console/SaveView",
+    "POST /views/delete": "Console/SaveView",
     "GET /orders/export": "Console/ExportOrders",
     "POST /orders/export": "Console/ExportOrders",
     "GET /refunds/export": "Console/ExportRefunds",

@@ -166,6 +166,13 @@ class View:
         given = urlencode([(name, value) for name, value in values.items() if value])
         return f"{path}?{given}" if given else path
 
+    @property
+    def saved_query(self) -> str:
+        """The query as a view saves it: without the page."""
+        return urlencode(
+            [(name, value) for name, value in self.query.items() if value and name not in ("page", "done", "shown", "column")]
+        )
+
     def now(self) -> datetime:
         """The time of the database."""
         return self.parts.now()

@@ -14,6 +14,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    UniqueConstraint,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -21,6 +22,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from paycenter_server.domain.approvals import ApprovalKind
 from paycenter_server.domain.roles import Role
 from paycenter_server.domain.states import ApprovalState
+from paycenter_server.domain.views import ViewList
 from paycenter_server.storage.tables_base import KEY, TIME, metadata, one_of, times
 
 pay_operator = Table(
@@ -123,4 +125,17 @@ pay_approval = Table(
     Index("pay_approval_app_id_id_idx", "app_id", "id"),
     Index("pay_approval_object_id_idx", "object", "id"),
     Index("pay_approval_waiting_idx", "id", postgresql_where=text("content IS NOT NULL")),
+)
+
+pay_operator_view = Table(
+    "pay_operator_view",
+    metadata,
+    Column("id", KEY, primary_key=True),
+    Column("operator_id", KEY, ForeignKey("pay_operator.id", ondelete="CASCADE"), nullable=False),
+    Column("list", String(16), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("query", String(1000), nullable=False),
+    *times(),
+    UniqueConstraint("operator_id", "list", "name"),
+    one_of("list", ViewList),
 )

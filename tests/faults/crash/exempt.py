@@ -14,7 +14,7 @@ _WAITS = "a wait for tasks that are stepped themselves"
 
 EXEMPT: dict[str, str] = {
     **dict.fromkeys(("accounts", "accounts_keys", "apps", "channels", "channels_probe", "credentials"), _ADMINISTRATION),
-    **dict.fromkeys(("audit", "operators", "operators_totp", "passwords", "sessions"), _ADMINISTRATION),
+    **dict.fromkeys(("audit", "operators", "operators_totp", "passwords", "sessions", "views"), _ADMINISTRATION),
     "exports": "it only reads, and records how much",
     **dict.fromkeys(("books", "health", "identity", "overview", "search", "timeline"), _READS),
     "context": _WAITS,

@@ -135,6 +135,12 @@ ACCESS: Mapping[str, str] = {
     ),
     "Currency": "币种",
     "Error": "错误",
+    # Columns and views
+    "Saved views": "已保存的视图",
+    "Delete the view {name}": "删除视图 {name}",
+    "Show these columns": "显示这些列",
+    "Save this view": "保存为视图",
+    "The filters and columns are saved under this name, in place of a view that has it.": "保存当前筛选条件和列；同名视图会被替换。",
     # Audit
     "Audit": "审计",
     "Verify the chain": "校验哈希链",
