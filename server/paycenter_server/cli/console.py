@@ -49,7 +49,7 @@ def console_parts(services: Services, settings: Settings) -> Parts:
         timelines=services.timelines, notifications=services.notifications,
         notification_trial=services.notification_trial, apps=services.apps, credentials=services.credentials,
         accounts=services.accounts, channels=services.channels, channel_probe=services.channel_probe,
-        search=services.search, exports=services.exports, views=services.views,
+        search=services.search, cashier=services.cashier, exports=services.exports, views=services.views,
         case_desk=services.case_desk, case_decisions=services.case_decisions, approvals=services.approval_desk,
         overview=services.overview, health=services.health,
     )  # fmt: skip

@@ -14,6 +14,7 @@ from paycenter_server.services.apps import Apps
 from paycenter_server.services.audit import Audit
 from paycenter_server.services.cases_decisions import CaseDecisions
 from paycenter_server.services.cases_desk import CaseDesk
+from paycenter_server.services.cashier import Cashier
 from paycenter_server.services.channels import Channels
 from paycenter_server.services.channels_probe import ChannelProbe
 from paycenter_server.services.credentials import Credentials
@@ -59,6 +60,7 @@ class Parts:
     login_sessions: Sessions
     audit: Audit
     orders: Orders
+    cashier: Cashier
     refunds: Refunds
     timelines: Timelines
     notifications: Notifications

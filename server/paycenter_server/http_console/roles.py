@@ -53,6 +53,7 @@ METHODS: Mapping[str, str] = {
     "GET /orders": f"{_ORDER}ListPayOrders",
     "GET /orders/{number}": f"{_ORDER}GetPayOrderTimeline",
     "GET /orders/{number}/timeline": f"{_ORDER}GetPayOrderTimeline",
+    "POST /orders/{number}/cashier": f"{_ORDER}CreateCashierLink",
     "POST /orders/{number}/refund": f"{_REFUND}CreatePayRefund",
     "POST /orders/{number}/sync": f"{_ORDER}SyncPayOrder",
     "POST /orders/{number}/close": f"{_ORDER}ClosePayOrder",

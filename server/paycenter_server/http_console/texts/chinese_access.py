@@ -141,6 +141,12 @@ ACCESS: Mapping[str, str] = {
     "Show these columns": "显示这些列",
     "Save this view": "保存为视图",
     "The filters and columns are saved under this name, in place of a view that has it.": "保存当前筛选条件和列；同名视图会被替换。",
+    # An order and an app
+    "Link to the cashier": "收银台链接",
+    "Open the cashier": "打开收银台",
+    "Whoever has this link can pay the order until it expires.": "任何人拿到此链接都可以在订单失效前付款。",
+    "For single kinds of cases": "按事项类型单独设置",
+    "as above": "同上",
     # Audit
     "Audit": "审计",
     "Verify the chain": "校验哈希链",
