@@ -12,7 +12,7 @@ import re
 import zipfile
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
-from typing import Protocol
+from typing import IO, Protocol, cast
 from xml.sax.saxutils import escape
 
 Cell = str | Decimal | int | None
@@ -108,11 +108,11 @@ class XlsxWriter:
     def __init__(self, rows_of_a_sheet: int = ROWS_OF_A_SHEET) -> None:
         self._most = rows_of_a_sheet
         self._buffer = _Buffer()
-        self._zip = zipfile.ZipFile(self._buffer, "w", zipfile.ZIP_DEFLATED)  # type: ignore[arg-type]
+        self._zip = zipfile.ZipFile(cast("IO[bytes]", self._buffer), "w", zipfile.ZIP_DEFLATED)
         self._heads: Sequence[str] = ()
         self._sheets = 0
         self._rows = 0
-        self._sheet: zipfile._ZipWriteFile | None = None  # type: ignore[name-defined]
+        self._sheet: IO[bytes] | None = None
 
     def begin(self, heads: Sequence[str]) -> bytes:
         """See `RowWriter`."""
