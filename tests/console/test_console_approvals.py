@@ -48,6 +48,8 @@ async def test_a_protected_account_waits_and_its_request_is_taken_back(system: P
         path = page.url.partition("?")[0]
         assert path.startswith("/approvals/V")
         assert "Change of an account" in page.text
+        assert "enabled true false" in page.text
+        assert "config." not in page.text, "only what differs is shown"
         assert path in (await browser.get(f"/accounts/{number}")).links("/approvals/")
         assert (await browser.post(f"{path}/refuse", reason="by mistake")).url == f"{path}?done=refused"
         assert (await browser.get("/apps/shop")).value("refund_approval_limit") == ""

@@ -92,7 +92,7 @@ async def test_a_refund_at_the_limit_waits_for_a_second_operator(system: PayCent
         ("PayApprovalService/ApprovePayApproval", "ben"),
     ]  # fmt: skip
     assert (rows[0][2] or {})["state"] == "PENDING"
-    assert (rows[1][2] or {}) | {"approval": number, "requested_by": "anne", "amount": 60} == rows[1][2]
+    assert {**(rows[1][2] or {}), "approval": number, "requested_by": "anne", "amount": 60} == rows[1][2]
 
 
 async def test_refunds_of_apps_and_cases_are_not_limited(system: PayCenterSystem) -> None:

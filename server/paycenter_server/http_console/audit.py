@@ -58,16 +58,29 @@ def address(number: str) -> str:
 
 
 def changes(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None, most: int) -> list[tuple[str, str, str]]:
-    """Name, value before and value after of what an act changed, all of them together at most so many characters."""
+    """Name, value before and value after of what an act changed, all of them together at most so many characters.
+
+    Of a configuration only the fields that differ are shown, as `config.NAME`.
+    """
+    sides = (_flat(before), _flat(after))
     found, left = [], most
-    for name in dict.fromkeys([*(before or {}), *(after or {})]):
-        values = [_shown((side or {}).get(name), left // 2) for side in (before, after)]
+    for name in dict.fromkeys([*sides[0], *sides[1]]):
+        if before and after and sides[0].get(name) == sides[1].get(name):
+            continue
+        values = [_shown(side.get(name), left // 2) for side in sides]
         left -= len(name) + sum(map(len, values))
         found.append((name, values[0], values[1]))
         if left <= 0:
             found.append(("…", "", ""))
             break
     return found
+
+
+def _flat(side: Mapping[str, Any] | None) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in (side or {}).items():
+        flat |= {f"{name}.{inner}": one for inner, one in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
 
 
 def _shown(value: Any, most: int) -> str:
