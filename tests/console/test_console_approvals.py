@@ -25,6 +25,11 @@ async def test_a_refund_waits_and_another_operator_carries_it_out(system: PayCen
         assert (await first.post(f"{path}/approve")).status == 409
         assert (await second.get("/approvals")).check().links("/approvals/V") == [path]
         assert "1 acts that wait" in (await second.get("/")).check().text
+        async with browser_of(system, await person(system, "vera", Role.VIEWER)) as viewer:
+            seen = (await viewer.get(path)).check()
+            assert "Your role may not do this act" in seen.text
+            assert "Approve and carry out" not in seen.text
+            assert (await viewer.post(f"{path}/approve")).status == 403
         waiting = (await second.get(path)).check()
         assert "<i>wrong size" in waiting.text
         assert "¥0.60" in waiting.text

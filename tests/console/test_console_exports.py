@@ -6,14 +6,17 @@ import csv
 import io
 import tracemalloc
 import zipfile
+from contextlib import aclosing
+from typing import Any, cast
 from xml.etree import ElementTree
 
 import pytest
 from paycenter_server.domain.roles import Role
 from paycenter_server.http_console.sheets import XlsxWriter
-from paycenter_server.storage.orders import ORDERS
+from paycenter_server.services.exports import PAGE
+from paycenter_server.storage.orders import ORDERS, OrderFilter
 from support.console_rig import Browser, browser_of
-from support.operators import person
+from support.operators import audit_end, audited, person
 from support.system import PayCenterSystem
 
 MANY = 20_000
@@ -40,6 +43,7 @@ async def read_all(browser: Browser, path: str, wanted: str) -> tuple[bytes, dic
 
 async def test_many_rows_arrive_once_within_bounded_memory(console: Browser) -> None:
     await seed(console.system, MANY)
+    begun = await audit_end(console.system)
     assert f"{MANY + 1:,}" in (await console.get("/orders/export?range=all")).check().text
     seen: set[bytes] = set()
     lines, rest, size = 0, b"", 0
@@ -60,10 +64,8 @@ async def test_many_rows_arrive_once_within_bounded_memory(console: Browser) -> 
     # The keys that this test has collected are 2 MB of it; all rows together as objects would be 40 MB.
     assert peak < 16_000_000, peak
     assert size > 2_000_000
-    row = await console.system.rows(
-        "SELECT operator, after FROM pay_audit WHERE act = 'Console/ExportOrders' ORDER BY id DESC LIMIT 1"
-    )
-    assert (row[0]["operator"], row[0]["after"]) == ("console", {"rows": MANY + 1, "whole": True})
+    (row,) = await audited(console.system, begun)
+    assert (row.operator, row.after) == ("console", {"rows": MANY + 1, "whole": True})
 
 
 async def test_formulas_are_texts(console: Browser) -> None:
@@ -100,6 +102,7 @@ async def test_a_workbook_of_refunds(console: Browser) -> None:
     await system.refund(order, 7, merchant_refund_no="R<1>", reason="x")
     await system.rows("UPDATE pay_refund SET reason = $1", "=cmd\x01&")
     console.speak("zh")
+    before = await audit_end(system)
     body, headers = await read_all(console, "/refunds/export?state=SUCCESS", "xlsx")
     assert headers["content-type"].startswith("application/vnd.openxmlformats-officedocument.spreadsheetml.sheet")
     heads, *rows = cells_of(body)
@@ -108,6 +111,22 @@ async def test_a_workbook_of_refunds(console: Browser) -> None:
     assert row[2] == "0.07"
     assert "R<1>" in row
     assert "'=cmd&" in row
+    assert [(one.act, one.after) for one in await audited(system, before)] == [
+        ("Console/ExportRefunds", {"rows": 1, "whole": True})
+    ]  # fmt: skip
+
+
+async def test_an_export_that_is_left_is_in_the_audit_too(system: PayCenterSystem) -> None:
+    await seed(system, PAGE + 5)
+    anne = await person(system, "anne", Role.FINANCE)
+    before = await audit_end(system)
+    pages = system.services.exports.orders(anne.caller, "shop", OrderFilter())
+    async with aclosing(cast("Any", pages)) as opened:
+        async for rows in opened:
+            assert len(rows) == PAGE
+            break
+    (row,) = await audited(system, before)
+    assert (row.operator, row.app_key, row.after) == ("anne", "shop", {"rows": PAGE, "whole": False})
 
 
 def test_a_workbook_has_as_many_sheets_as_it_needs() -> None:

@@ -130,8 +130,12 @@ class View:
 
     def may(self, http_method: str, path: str) -> bool:
         """Whether the operator may call a route, for links and forms that are shown only to who may use them. The guard decides."""
-        method, caller = method_of(http_method, path), self.caller
-        return not method or may_call(method, caller.role, limited=caller.scope is not None)
+        method = method_of(http_method, path)
+        return not method or self.may_call(method)
+
+    def may_call(self, method: str) -> bool:
+        """Whether the table of roles lets the operator call a method."""
+        return may_call(method, self.caller.role, limited=self.caller.scope is not None)
 
     @property
     def section(self) -> str:

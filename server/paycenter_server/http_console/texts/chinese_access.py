@@ -113,6 +113,7 @@ ACCESS: Mapping[str, str] = {
     "You have requested this yourself. Another operator approves it; you can take it back.": (
         "这是您自己的申请，需要另一名操作员批准；您可以撤回。"
     ),
+    "Your role may not do this act, so it cannot approve it either.": "您的角色不能执行此操作，因此也不能复核。",
     "To refuse needs one.": "拒绝时必填。",
     "Carry this out now?": "确定现在执行吗？",
     "Approve and carry out": "批准并执行",
