@@ -33,7 +33,7 @@ class Echo(services.PayOrderServiceServicer):
 
 async def _serve(order: bytes) -> None:
     server = grpc.aio.server()
-    services.add_PayOrderServiceServicer_to_server(Echo(pb.PayOrder.FromString(order)), server)
+    services.add_PayOrderServiceServicer_to_server(Echo(pb.PayOrder.FromString(order)), server)  # type: ignore[abstract]
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(port, flush=True)

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def free_port() -> int:
 
 
 def cpu_seconds(*pids: int) -> float:
-    """The processor time of these processes and their children so far."""
+    """The processor time of these processes and their children so far, including children that have ended."""
     total = 0.0
     for pid in pids:
         for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
@@ -36,7 +37,7 @@ def cpu_seconds(*pids: int) -> float:
                 times = process.cpu_times()
             except psutil.NoSuchProcess:
                 continue
-            total += times.user + times.system
+            total += times.user + times.system + times.children_user + times.children_system
     return total
 
 
@@ -77,9 +78,9 @@ class Processes:
         assert pid is not None
         return pid
 
-    def start(self, command: list[str], *, piped: bool = False, **settings: str) -> subprocess.Popen[str]:
+    def start(self, command: list[str], *, piped: bool = False, settings: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """Start a Python process with the settings of this run."""
-        values = {**self.settings, **settings}
+        values = {**self.settings, **(settings or {})}
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("PAYCENTER_")},
             **{f"PAYCENTER_{name}": value for name, value in values.items()},
@@ -93,7 +94,7 @@ class Processes:
 
     def paycenter(self, *arguments: str, **settings: str) -> subprocess.Popen[str]:
         """Start a command of PayCenter."""
-        return self.start(["-m", "paycenter_server.cli", *arguments], **settings)
+        return self.start(["-m", "paycenter_server.cli", *arguments], settings=settings)
 
     def with_port(self, *command: str) -> tuple[subprocess.Popen[str], int]:
         """Start a process that prints its port."""

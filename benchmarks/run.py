@@ -1,6 +1,6 @@
 """The benchmark: each subject beside its ceiling in the same run, A B A B, and the ratio of the medians.
 
-    make bench [ROUNDS=5] [ARGS="--only create --json FILE"]
+    make bench [ARGS="--rounds 5 --only create --json FILE"]
 
 The exit code is 1 if a goal is missed. Rounds in which other processes used much of the machine are not counted.
 """
@@ -47,7 +47,10 @@ class Measured:
 
     def summary(self) -> dict[str, Any]:
         """Medians."""
-        median = lambda values: round(statistics.median(values), 3) if values else None  # noqa: E731
+
+        def median(values: list[float]) -> float | None:
+            return round(statistics.median(values), 3) if values else None
+
         return {
             "rate": median(self.rates), "p50_ms": median(self.p50), "p99_ms": median(self.p99), "rounds": len(self.rates),
             "cpu_us": {name: median(values) for name, values in self.cpu.items()}, "generator_cpu": median(self.generator),
@@ -247,7 +250,8 @@ class Bench:
 
 
 def rounds(bench: Bench, steps: list[Callable[[], None]], count: int) -> None:
-    """Run the steps in turn, once without counting. A round with foreign load is measured again, at most twice as often."""
+    """Run the steps in turn, once without counting. A round in which others use more than FOREIGN of the machine is
+    measured again, at most `count` times."""
     for step in steps:
         step()
     bench.found.clear()
@@ -258,9 +262,8 @@ def rounds(bench: Bench, steps: list[Callable[[], None]], count: int) -> None:
         for step in steps:
             step()
         seconds = time.monotonic() - started
-        # Processes that ended within the round are missing on our side, so this is an upper bound only for a quiet machine.
         foreign = ((_busy() - busy) - (cpu_seconds(psutil.Process().pid) - ours)) / seconds / (psutil.cpu_count() or 1)
-        if foreign > FOREIGN + _ENDED and good + 1 < count:
+        if foreign > FOREIGN and bench.discarded < count:
             bench.discarded += 1
             for name, measured in bench.found.items():
                 _cut(measured, kept.get(name, 0))
@@ -268,10 +271,6 @@ def rounds(bench: Bench, steps: list[Callable[[], None]], count: int) -> None:
         good += 1
         if good == count:
             return
-
-
-# The share of the machine that the generators of a round use, which have ended when it is measured.
-_ENDED = 0.35
 
 
 def _busy() -> float:
@@ -289,7 +288,9 @@ def report(bench: Bench) -> tuple[dict[str, Any], bool]:
     table = {name: measured.summary() for name, measured in bench.found.items()}
     print(f"\n{'path':16}{'a second':>10}{'p50 ms':>9}{'p99 ms':>9}  CPU us a call (by process), generator busy")
     for name, row in table.items():
-        cpu = ", ".join(f"{key} {value:.0f}" for key, value in row["cpu_us"].items())
+        if row["rate"] is None:
+            continue
+        cpu = ", ".join(f"{key} {value:.0f}" for key, value in row["cpu_us"].items() if value is not None)
         busy = f", generator {row['generator_cpu']:.0%}" if row["generator_cpu"] is not None else ""
         times = "".join(f"{row[key]:9.2f}" if row[key] is not None else f"{'':9}" for key in ("p50_ms", "p99_ms"))
         print(f"{name:16}{row['rate']:10.0f}{times}  {cpu}{busy}{'  FAILED ' + str(row['failed']) if row['failed'] else ''}")
@@ -297,7 +298,7 @@ def report(bench: Bench) -> tuple[dict[str, Any], bool]:
     print()
     for goal in GOALS:
         subject, ceiling = table.get(goal.subject), table.get(goal.ceiling)
-        if subject is None or ceiling is None:
+        if not (subject and ceiling and subject["rounds"] and ceiling["rounds"]):
             continue
         if goal.least is not None:
             ratio = subject["rate"] / ceiling["rate"]

@@ -10,9 +10,11 @@ from typing import Any
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.events import acting
 from paycenter_server.domain.orders import PayOrder, new_order
+from paycenter_server.services.apps_cache import AppCache
 from paycenter_server.services.identity import Caller
 from paycenter_server.services.orders import NewOrder
 from paycenter_server.services.orders_insert import OrderInserts
+from paycenter_server.storage import apps as app_rows
 from paycenter_server.storage import orders as order_rows
 from support.locks import transaction, waiting_for_lock
 from support.system import CAUSE, OPERATOR, PayCenterSystem
@@ -100,3 +102,41 @@ async def test_a_batch_is_inserted_in_the_order_of_its_numbers(system: PayCenter
             assert not again.done(), "A is not inserted yet, but B is waited for"
     found = await ended([batch, again])
     assert Counter(type(result).__name__ for result in found)["PayCenterError"] == 1
+
+
+async def test_the_app_of_a_create_is_read_once_a_second_and_after_its_change(system: PayCenterSystem) -> None:
+    await create(system, system.new_order())
+    await system.services.apps.update(OPERATOR, "shop", {"enabled": False})
+    found = await ended([asyncio.ensure_future(create(system, system.new_order()))])
+    assert isinstance(found[0], PayCenterError)
+    assert found[0].reason is Reason.APP_DISABLED
+    await system.services.apps.update(OPERATOR, "shop", {"enabled": True})
+    await create(system, system.new_order())
+
+
+async def test_what_was_read_before_a_change_is_not_kept(system: PayCenterSystem) -> None:
+    """The change is committed while the app is being read."""
+    cache = AppCache(system.services.context)
+    async with system.services.context.database.connection() as connection:
+        before = await app_rows.get_app(connection, "shop")
+    assert before is not None
+    reading = asyncio.ensure_future(cache.get("shop"))
+    await pause(0)
+    cache.forget("shop")
+    await reading
+    await system.rows("UPDATE pay_app SET name = 'changed'")
+    found = await cache.get("shop")
+    assert found is not None
+    assert found.name == "changed"
+    assert (await cache.get("shop")) is found
+
+
+async def test_an_app_that_was_deleted_elsewhere_is_not_found(system: PayCenterSystem) -> None:
+    other = await system.add_app("other", codes=())
+    new = system.new_order(app_key="other")
+    await system.services.identity.app_of(other, "other", cached=True)
+    await system.rows("DELETE FROM pay_credential WHERE app_id = $1", other.app_id)
+    await system.rows("DELETE FROM pay_app WHERE id = $1", other.app_id)
+    found = await ended([asyncio.ensure_future(create(system, new, other))])
+    assert isinstance(found[0], PayCenterError)
+    assert found[0].reason is Reason.APP_NOT_FOUND
