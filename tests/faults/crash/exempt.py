@@ -85,6 +85,7 @@ EXEMPT: dict[str, str] = {
             "refunds Refunds.of_order",
             "orders Orders.search",
             "orders Orders.create: existing",
+            "orders Orders.create: async with",
             "orders Orders.sync_order: attempts = await attempt_rows.list",
             "refunds Refunds.load",
             "refunds Refunds.load_by_merchant_no",
