@@ -80,6 +80,7 @@ ACCESS: Mapping[str, str] = {
     "Scan this code with your authenticator, or enter the key. Then confirm with the code that it shows.": (
         "用身份验证器扫描此二维码，或输入密钥，然后用它显示的验证码确认。"
     ),
+    "QR code for the authenticator": "身份验证器的二维码",
     "Code": "验证码",
     "Confirm": "确认",
     "In use": "已启用",
