@@ -34,6 +34,7 @@ from uuid import uuid4
 from guards import Mutant
 from guards.access import ACCESS
 from guards.accounts import ACCOUNTS
+from guards.approvals import APPROVALS
 from guards.cases import CASES
 from guards.console import CONSOLE
 from guards.jobs import JOBS
@@ -58,6 +59,7 @@ MUTANTS = [
     *ACCESS,
     *ACCOUNTS,
     *CASES,
+    *APPROVALS,
     *CONSOLE,
     *OPERATORS,
     *LEDGER,

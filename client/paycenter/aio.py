@@ -20,6 +20,7 @@ from paycenter.states import OrderState, RefundState
 from paycenter.v1 import pay_notification_service_pb2 as notify
 from paycenter.v1.pay_account_service_pb2_grpc import PayAccountServiceStub
 from paycenter.v1.pay_app_service_pb2_grpc import PayAppServiceStub
+from paycenter.v1.pay_approval_service_pb2_grpc import PayApprovalServiceStub
 from paycenter.v1.pay_audit_service_pb2_grpc import PayAuditServiceStub
 from paycenter.v1.pay_case_service_pb2_grpc import PayCaseServiceStub
 from paycenter.v1.pay_channel_service_pb2 import ListEnabledChannelCodesRequest
@@ -86,6 +87,7 @@ class AsyncPayCenter:
         self.credentials = PayCredentialServiceStub(wrapped)
         self.operators = PayOperatorServiceStub(wrapped)
         self.audit = PayAuditServiceStub(wrapped)
+        self.approvals = PayApprovalServiceStub(wrapped)
         self.accounts = PayAccountServiceStub(wrapped)
         self.cases = PayCaseServiceStub(wrapped)
         self.channels = PayChannelServiceStub(wrapped)

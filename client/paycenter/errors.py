@@ -321,6 +321,22 @@ class SessionNotFoundError(NotFoundError, reason=Reason.SESSION_NOT_FOUND):
     """There is no such session, it has ended, or it belongs to another operator."""
 
 
+class ApprovalNotFoundError(NotFoundError, reason=Reason.APPROVAL_NOT_FOUND):
+    """There is no such approval."""
+
+
+class ApprovalNeededError(PreconditionError, reason=Reason.APPROVAL_NEEDED):
+    """The act of an operator was stored and waits for a second operator. The metadata has `pay_approval_id`."""
+
+
+class ApprovalDecidedError(PreconditionError, reason=Reason.APPROVAL_DECIDED):
+    """The approval was approved, was refused, or has expired."""
+
+
+class ApprovalOwnError(PreconditionError, reason=Reason.APPROVAL_OWN):
+    """Who requested the act cannot approve it. Another operator must."""
+
+
 class CaseNotFoundError(NotFoundError, reason=Reason.CASE_NOT_FOUND):
     """There is no such case."""
 

@@ -16,6 +16,8 @@ from paycenter_server.channels.transport import AiohttpTransport, Transport
 from paycenter_server.clock import DatabaseClock
 from paycenter_server.services.accounts import Accounts
 from paycenter_server.services.accounts_places import AccountPlaces
+from paycenter_server.services.approvals import Approvals
+from paycenter_server.services.approvals_desk import ApprovalDesk
 from paycenter_server.services.apps import Apps
 from paycenter_server.services.attempts import AttemptSettlement
 from paycenter_server.services.attempts_submission import Submission
@@ -30,6 +32,7 @@ from paycenter_server.services.channels_gateway import ChannelGateway
 from paycenter_server.services.channels_probe import ChannelProbe
 from paycenter_server.services.context import Clock, Context, Options, WakeUp
 from paycenter_server.services.credentials import Credentials
+from paycenter_server.services.exports import Exports
 from paycenter_server.services.health import Health
 from paycenter_server.services.identity import Identity
 from paycenter_server.services.jobs import Jobs
@@ -48,6 +51,7 @@ from paycenter_server.services.search import Search
 from paycenter_server.services.secrets import SecretBox
 from paycenter_server.services.sessions import Sessions
 from paycenter_server.services.timeline import Timelines
+from paycenter_server.services.views import Views
 from paycenter_server.settings import DatabaseSettings, Settings, SettingsError
 from paycenter_server.storage.database import Database, read_time
 from paycenter_server.workers.notification_sender import AddressGuard, AiohttpNotificationSender, parse_networks
@@ -134,7 +138,7 @@ class Services:
     @cached_property
     def refunds(self) -> Refunds:
         """Refunds."""
-        return Refunds(self.context, self.identity, self.refund_settlement)
+        return Refunds(self.context, self.identity, self.refund_settlement, self.approvals)
 
     @cached_property
     def case_desk(self) -> CaseDesk:
@@ -145,6 +149,16 @@ class Services:
     def case_decisions(self) -> CaseDecisions:
         """Deciding cases."""
         return CaseDecisions(self.context, self.case_desk, self.cases, self.attempts, self.refund_settlement)
+
+    @cached_property
+    def approvals(self) -> Approvals:
+        """Acts that need a second operator."""
+        return Approvals(self.context)
+
+    @cached_property
+    def approval_desk(self) -> ApprovalDesk:
+        """Approving and refusing."""
+        return ApprovalDesk(self.context, self.identity, self.approvals, self.refunds, self.accounts, self.channels)
 
     @cached_property
     def callbacks(self) -> Callbacks:
@@ -199,12 +213,12 @@ class Services:
     @cached_property
     def channels(self) -> Channels:
         """Administration of channels."""
-        return Channels(self.context, self.identity, self.gateway)
+        return Channels(self.context, self.identity, self.gateway, self.approvals)
 
     @cached_property
     def accounts(self) -> Accounts:
         """Merchants' accounts."""
-        return Accounts(self.context, self.identity, self.gateway)
+        return Accounts(self.context, self.identity, self.gateway, self.approvals)
 
     @cached_property
     def channel_probe(self) -> ChannelProbe:
@@ -220,6 +234,16 @@ class Services:
     def search(self) -> Search:
         """Finding by number."""
         return Search(self.context, self.identity)
+
+    @cached_property
+    def exports(self) -> Exports:
+        """Whole lists for files."""
+        return Exports(self.context, self.identity, self.orders, self.refunds)
+
+    @cached_property
+    def views(self) -> Views:
+        """Operators' views of lists."""
+        return Views(self.context)
 
     @cached_property
     def overview(self) -> Overview:

@@ -158,6 +158,16 @@ async def test_close_needs_the_number_and_sync_asks_the_channel(console: Browser
     assert (await system.until(other, "SUCCESS")).state is OrderState.SUCCESS
 
 
+async def test_a_link_to_the_cashier(console: Browser) -> None:
+    order = await console.system.order()
+    page = await console.post(f"/orders/{order.number}/cashier")
+    assert page.status == 200
+    (link,) = [values["href"] for tag, values in page.elements if tag == "a" and values.get("target") == "_blank"]
+    assert link.startswith(console.system.services.context.options.cashier_url)
+    await console.system.services.orders.close(console.system.caller, order.number)
+    assert (await console.post(f"/orders/{order.number}/cashier")).check().status == 409
+
+
 async def test_the_last_notification_is_sent_again(console: Browser) -> None:
     system = console.system
     order = await system.paid("mock")

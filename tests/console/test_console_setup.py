@@ -62,6 +62,27 @@ async def test_the_settings_of_an_app(console: Browser) -> None:
     assert (refused.status, "must not be empty" in refused.text) == (400, True)
 
 
+async def test_policies_of_single_kinds_and_limits(console: Browser) -> None:
+    fields = {
+        "name": "Shop", "surplus_policy": "HOLD", "case_policies.LATE_PAYMENT": "ACCEPT", "case_policies.WRONG_AMOUNT": "REFUND",
+        "case_policies.DUPLICATE_PAYMENT": "", "case_decision_limit": "50", "refund_approval_limit": "20.00",
+    }  # fmt: skip
+    page = (await console.post("/apps/shop/edit", **fields)).check()
+    assert page.url == "/apps/shop?done=saved"
+    assert page.value("refund_approval_limit") == "20.00"
+    app = (await console.system.services.apps.get(OPERATOR, "shop")).app
+    assert app.case_policies == {"LATE_PAYMENT": "ACCEPT", "WRONG_AMOUNT": "REFUND"}
+    assert (app.case_decision_limit, app.refund_approval_limit) == (5000, 2000)
+    wrong = (await console.post("/apps/shop/edit", **{**fields, "case_policies.WRONG_AMOUNT": "ACCEPT"})).check()
+    assert wrong.status == 400
+    assert "makes no sense for this kind" in wrong.text
+    # A form without these fields leaves them.
+    await console.post("/apps/shop/edit", name="Shop", case_decision_limit="", refund_approval_limit="")
+    app = (await console.system.services.apps.get(OPERATOR, "shop")).app
+    assert app.case_policies == {"LATE_PAYMENT": "ACCEPT", "WRONG_AMOUNT": "REFUND"}
+    assert (app.case_decision_limit, app.refund_approval_limit) == (None, None)
+
+
 async def test_rotate_disable_and_delete(console: Browser) -> None:
     system = console.system
     page = await console.post("/apps/shop/secret")

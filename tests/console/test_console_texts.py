@@ -10,7 +10,19 @@ import paycenter_server.http_console as console
 import pytest
 from paycenter_server.cli.console import _checks
 from paycenter_server.domain import events, states
-from paycenter_server.http_console import apps, cases, families, formats, login, orders, view
+from paycenter_server.http_console import (
+    approvals,
+    apps,
+    cases,
+    exports,
+    families,
+    formats,
+    login,
+    operators,
+    orders,
+    refunds,
+    view,
+)
 from paycenter_server.http_console.texts import LANGUAGES, language_of, translated
 from paycenter_server.http_console.texts.chinese import CHINESE
 
@@ -33,10 +45,18 @@ def used() -> set[str]:
     for path in [*FOLDER.glob("templates/**/*.html"), *FOLDER.glob("*.py")]:
         for double, single in _CALL.findall(path.read_text()):
             found.add((double or single).replace('\\"', '"').replace("\\'", "'"))
-    found |= {name for _, _, name in view.NAVIGATION} | set(view.DONE.values()) | set(orders.COLUMNS.values())
+    found |= (
+        {name for _, _, name in view.NAVIGATION}
+        | set(view.DONE.values())
+        | set(orders.COLUMNS.values())
+        | set(refunds.COLUMNS.values())
+    )
     found |= {text for _, text in formats.STATES.values()} | set(formats.CHANNELS.values())
     found |= {text for _, text in login._PROBLEMS.values()} | set(apps.SHORT.values()) | set(apps.FAMILY_NAMES.values())
     found |= set(formats.CASE_KINDS.values()) | {text for pair in cases.DECISIONS.values() for text in pair}
+    found |= {head for head in (*exports.ORDER_HEADS, *exports.REFUND_HEADS) if not head.startswith("out_")}
+    found |= set(approvals.KINDS.values())
+    found |= {text for pair in operators.ROLES.values() for text in pair}
     for items in families.FAMILIES.values():
         for item in items:
             found |= {item.label, item.help} - {""}

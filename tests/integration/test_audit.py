@@ -120,6 +120,30 @@ async def test_each_act_of_an_operator_has_a_row_without_secrets(system: PayCent
     assert await check(system) == ""
 
 
+async def test_acts_about_orders_and_cases_have_a_row_each(system: PayCenterSystem) -> None:
+    services = system.services
+    one = await person(system, "anne")
+    await hold(system)
+    order, (_, case) = await system.order(), await late(system)
+    before = await audit_end(system)
+    await services.orders.update_price(one.caller, order.number, 90)
+    await services.orders.close(one.caller, order.number)
+    await services.orders.close(one.caller, order.number)
+    await services.case_desk.comment(one.caller, case.number, "called")
+    await services.case_desk.assign(one.caller, case.number, "anne")
+    other = await system.order()
+    await services.orders.update_price(system.caller, other.number, 90)
+    await services.orders.close(system.caller, other.number)
+    rows = await audited(system, before)
+    assert [(row.act, row.object, row.before, row.after) for row in rows] == [
+        ("PayOrderService/UpdatePayOrderPrice", order.number, {"amount": 100}, {"amount": 90}),
+        ("PayOrderService/ClosePayOrder", order.number, None, {"amount": 90, "state": "CLOSED"}),
+        ("PayCaseService/CommentPayCase", case.number, None, {"comment": "called"}),
+        ("PayCaseService/AssignPayCase", case.number, {"assignee": ""}, {"assignee": "anne"}),
+    ]
+    assert {(row.operator, row.app_key) for row in rows} == {("anne", "shop")}
+
+
 def keys(system: PayCenterSystem) -> dict[str, str]:
     names = ("mchid", "api_v3_key", "private_key", "merchant_serial", "mch_serial", "apiv3_key", "gateway_url", "api_version")
     known = system.configs["wx_native"][1]

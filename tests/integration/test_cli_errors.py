@@ -33,6 +33,9 @@ DATABASE_COMMANDS = (
     ("case", "list"),
     ("case", "show", "K01M8ADF7E2FWHB3BMKC55MZ5SM"),
     ("case", "decide", "K01M8ADF7E2FWHB3BMKC55MZ5SM", "refund"),
+    ("approval", "list"),
+    ("approval", "approve", "V01M8ADF7E2FWHB3BMKC55MZ5SM"),
+    ("approval", "refuse", "V01M8ADF7E2FWHB3BMKC55MZ5SM", "--reason", "x"),
     ("seed", "--data-dir", "data", "--simulator-url", "http://127.0.0.1:1", "--merchant-url", "http://127.0.0.1:1"),
 )
 

@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from paycenter_server.domain.errors import PayCenterError
+from paycenter_server.services.refunds import NewRefund
 from support.cases import hold, last_case, late, run_refund_job, set_app
 from support.system import OPERATOR, PayCenterSystem
 
@@ -111,6 +113,26 @@ async def test_the_command_line_is_one_operator(system: PayCenterSystem, run: Ru
     again = await run("case", "decide", case.number, "refund")
     assert (again.returncode, "another operator" in again.stderr) == (1, True)
     assert "OPEN (proposed: REFUND)" in (await run("case", "list")).stdout
+
+
+async def test_acts_that_wait_are_listed_approved_and_refused(system: PayCenterSystem, run: Run) -> None:
+    await set_app(system, refund_approval_limit=60)
+    order = await system.paid("mock")
+    numbers = []
+    for number in ("R1", "R2"):
+        with pytest.raises(PayCenterError) as info:
+            await system.services.refunds.create(OPERATOR, NewRefund("shop", order.merchant_order_id, number, 60, "x"))
+        numbers.append(info.value.metadata["pay_approval_id"])
+    listed = await run("approval", "list")
+    assert (listed.returncode, [number in listed.stdout for number in numbers]) == (0, [True, True])
+    approved = json.loads((await run("approval", "approve", numbers[0], "--reason", "seen")).stdout)
+    assert (approved["state"], approved["requested_by"], approved["decided_by"]) == ("APPROVED", "test", "command line")
+    refused = json.loads((await run("approval", "refuse", numbers[1], "--reason", "no")).stdout)
+    assert refused["state"] == "REFUSED"
+    assert await system.value("SELECT array_agg(merchant_refund_no) FROM pay_refund") == ["R1"]
+    assert (await run("approval", "list", "--json")).stdout == ""
+    again = await run("approval", "approve", numbers[1])
+    assert (again.returncode, "does not wait any more" in again.stderr) == (1, True)
 
 
 async def test_the_audit_is_listed_and_verified(system: PayCenterSystem, run: Run) -> None:

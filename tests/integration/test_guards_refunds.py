@@ -13,6 +13,7 @@ from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.domain.states import CaseEvent, OrderState, RefundState
 from paycenter_server.services.payments import FactsMismatchError
+from paycenter_server.services.refunds import NewRefund, Work
 from paycenter_server.storage import cases as case_rows
 from paycenter_server.storage import refunds as refund_rows
 from support.facts import configured, failed, payment_of, refund_facts, refunded
@@ -62,10 +63,13 @@ async def test_send_again_happens_once_of_two_calls(system: PayCenterSystem) -> 
     channel = await configured(system, "mock")
     await system.services.refund_settlement.apply(channel, refund, failed(channel, refund), CAUSE)
     await behave(system, "lost")
+    app = await system.services.identity.app_of(system.caller, "")
+    new = NewRefund("", refund.merchant_order_id, refund.merchant_refund_no, refund.amount, refund.reason)
+    work = Work(system.caller, app, new, None)
     async with transaction(system) as held:
         await held.execute("SELECT 1 FROM pay_refund WHERE id = $1 FOR UPDATE", refund.id)
         # The step after both have looked at the failed refund: a whole call may also see there that the other one has sent it.
-        calls = [asyncio.create_task(system.services.refunds._reserve_and_send_again(system.caller, refund)) for _ in range(2)]
+        calls = [asyncio.create_task(system.services.refunds._reserve_and_send_again(work, refund)) for _ in range(2)]
         await waiting_for_lock(system, calls)
     results = await ended(calls)
     refused = [result.reason for result in results if isinstance(result, PayCenterError)]

@@ -23,7 +23,7 @@ POOL = descriptor_pool.Default()
 METHODS = {f"{name.rpartition('.')[2]}/{method.name}": method for name in _NAMES for method in POOL.FindServiceByName(name).methods}
 OF_THE_CONSOLE = {
     "PayOperatorService/ChangeOwnPassword", "PayOperatorService/ChangeOwnTotp", "Console/ShowOverview", "Console/Search",
-    "Console/ShowHealth",
+    "Console/ShowHealth", "Console/ExportOrders", "Console/ExportRefunds", "Console/SaveView",
 }  # fmt: skip
 
 # What each role may call beyond reading. Written down here once more, so that a change of the table has to be meant.
@@ -31,7 +31,8 @@ FINANCE = {
     "PayOrderService/ClosePayOrder", "PayOrderService/UpdatePayOrderPrice", "PayRefundService/CreatePayRefund",
     "PayCaseService/DecidePayCase", "PayCaseService/CommentPayCase", "PayCaseService/AssignPayCase",
 }  # fmt: skip
-BOTH = {"PayOrderService/CreateCashierLink", "PayOrderService/SyncPayOrder", "PayRefundService/SyncPayRefund"}
+BOTH = {"PayOrderService/CreateCashierLink", "PayOrderService/SyncPayOrder", "PayRefundService/SyncPayRefund",
+    "PayApprovalService/ApprovePayApproval", "PayApprovalService/RefusePayApproval"}  # fmt: skip
 DEVELOPER = {
     "PayOrderService/CreatePayOrder", "PayOrderService/SubmitPayOrder", "PayNotificationService/ResendPayNotification",
     "PayNotificationService/ResendPayNotifications", "PayNotificationService/SendPayNotificationNow",
@@ -44,7 +45,8 @@ DEVELOPER = {
 ADMIN = {
     "PayCredentialService/ListOperatorCredentials", "PayCredentialService/DisableOperatorCredential",
     "PayOperatorService/CreatePayOperator", "PayOperatorService/UpdatePayOperator", "PayOperatorService/ListPayOperators",
-    "PayOperatorService/ResetPassword", "PayOperatorService/ListSessions", "PayOperatorService/RevokeSession",
+    "PayOperatorService/ResetPassword", "PayOperatorService/UnlockPayOperator", "PayOperatorService/ListSessions",
+    "PayOperatorService/RevokeSession",
     "PayAuditService/ListAuditEntries",
 }  # fmt: skip
 WRITES = FINANCE | BOTH | DEVELOPER | ADMIN

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import asyncpg
 import pytest
+from paycenter_server.domain.approvals import LIFE, ApprovalKind, new_approval
 from paycenter_server.domain.apps import PayApp
 from paycenter_server.domain.attempts import PayAttempt, new_attempt
 from paycenter_server.domain.cases import CaseKind, new_case
@@ -18,12 +19,15 @@ from paycenter_server.domain.notifications import NotificationType, PayNotificat
 from paycenter_server.domain.orders import PayOrder, new_order
 from paycenter_server.domain.refunds import PayRefund, new_refund
 from paycenter_server.domain.states import (
+    APPROVAL,
     ATTEMPT,
     CASE,
     MACHINES,
     NOTIFICATION,
     ORDER,
     REFUND,
+    ApprovalEvent,
+    ApprovalState,
     AttemptEvent,
     AttemptState,
     CaseEvent,
@@ -35,6 +39,7 @@ from paycenter_server.domain.states import (
     RefundEvent,
     RefundState,
 )
+from paycenter_server.storage import approvals as approval_rows
 from paycenter_server.storage import apps as app_rows
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import cases as case_rows
@@ -52,7 +57,7 @@ PAID_ORDER = (OrderState.SUCCESS.value, OrderState.REFUND.value)
 
 @dataclass
 class Rows:
-    """An order with an attempt, a refund, a notification and a case, stored in one transaction."""
+    """An order with an attempt, a refund, a notification, a case and an approval, stored in one transaction."""
 
     transaction: Transaction
     now: datetime
@@ -62,6 +67,7 @@ class Rows:
     refund: PayRefund
     notification: PayNotification
     case_id: UUID
+    approval_id: UUID
 
     async def set(self, table: str, key: UUID, state: str) -> None:
         """Put a row into a state, with the amounts that its CHECKs require."""
@@ -127,12 +133,21 @@ async def stored(system: PayCenterSystem, transaction: Transaction) -> Rows:
     await refund_rows.insert_refund(transaction, refund, CAUSE)
     assert await notification_rows.insert_notification(transaction, notification)
     assert await case_rows.insert_case(transaction, case, CAUSE)
-    return Rows(transaction, now, app, order, attempt, refund, notification, case.id)
+    approval = new_approval(
+        context.new_key(now), now, ApprovalKind.REFUND, app_id=app.id, app_key=app.app_key, about=order.number, request={},
+        content=b"c", shown={}, amount=1, currency="CNY", requested_by="anne",
+    )  # fmt: skip
+    assert await approval_rows.insert_approval(transaction, approval)
+    return Rows(transaction, now, app, order, attempt, refund, notification, case.id, approval.id)
 
 
 def delivered(rows: Rows, event: NotificationEvent) -> Awaitable[Any]:
     result = notification_rows.DeliveryResult(rows.notification.id, 0, event, None, "u", "r", 200, 1, "", rows.now)
     return notification_rows.record(rows.transaction, [result])
+
+
+def decided(rows: Rows, event: ApprovalEvent) -> Awaitable[Any]:
+    return approval_rows.decide(rows.transaction, rows.approval_id, event, "ben", "", rows.now)
 
 
 Act = Callable[[Rows], Awaitable[Any]]
@@ -186,10 +201,13 @@ ACTS: Mapping[tuple[type[StrEnum], StrEnum], Act] = {
     (CaseEvent, CaseEvent.REFUND_FAILED): lambda r: case_rows.move_case(
         r.transaction, r.case_id, CaseEvent.REFUND_FAILED, r.now, CAUSE
     ),
+    (ApprovalEvent, ApprovalEvent.APPROVE): lambda r: decided(r, ApprovalEvent.APPROVE),
+    (ApprovalEvent, ApprovalEvent.REFUSE): lambda r: decided(r, ApprovalEvent.REFUSE),
+    (ApprovalEvent, ApprovalEvent.EXPIRE): lambda r: approval_rows.expire(r.transaction, r.now + LIFE),
 }
 STATES: Mapping[str, type[StrEnum]] = {
     "pay_order": OrderState, "pay_attempt": AttemptState, "pay_refund": RefundState, "pay_notify_task": NotificationState,
-    "pay_case": CaseState,
+    "pay_case": CaseState, "pay_approval": ApprovalState,
 }  # fmt: skip
 EVENTS = [(name, event) for name, table in MACHINES.items() for event in dict.fromkeys(event for _, event in table)]
 
@@ -197,7 +215,7 @@ EVENTS = [(name, event) for name, table in MACHINES.items() for event in dict.fr
 def key_of(rows: Rows, table: str) -> UUID:
     keys = {
         "pay_order": rows.order.id, "pay_attempt": rows.attempt.id, "pay_refund": rows.refund.id,
-        "pay_notify_task": rows.notification.id, "pay_case": rows.case_id,
+        "pay_notify_task": rows.notification.id, "pay_case": rows.case_id, "pay_approval": rows.approval_id,
     }  # fmt: skip
     return keys[table]
 
@@ -226,8 +244,8 @@ async def state_after(rows: Rows, table: str, event: StrEnum, before: StrEnum) -
 
 async def compare_ledger(rows: Rows, table: str, event: StrEnum, before: StrEnum, last: int) -> None:
     """An event that happened is in the ledger, once; one that did not happen is not."""
-    if table == "pay_notify_task":
-        return  # the log of deliveries is their ledger
+    if table in ("pay_notify_task", "pay_approval"):
+        return  # the log of deliveries is their ledger, and that of approvals is the audit
     found = await rows.transaction.fetch("SELECT subject_id, event, from_state, to_state FROM pay_event WHERE id > $1", last)
     machine: Any = MACHINES[table]
     after = machine.get((before, event))
@@ -266,11 +284,11 @@ async def test_an_event_happens_where_the_table_says_so(system: PayCenterSystem,
                 assert await state_after(rows, name, event, before) == expected.value, before
                 await compare_ledger(rows, name, event, before, last)
             await transaction.execute(
-                "TRUNCATE pay_notify_log, pay_notify_task, pay_refund, pay_case, pay_attempt, pay_order CASCADE"
+                "TRUNCATE pay_notify_log, pay_notify_task, pay_refund, pay_case, pay_attempt, pay_order, pay_approval CASCADE"
             )
 
 
 def test_every_event_is_executed() -> None:
-    tables: tuple[Any, ...] = (ORDER, ATTEMPT, REFUND, NOTIFICATION, CASE)
+    tables: tuple[Any, ...] = (ORDER, ATTEMPT, REFUND, NOTIFICATION, CASE, APPROVAL)
     creating = {(type(event), event) for table in tables for state, event in table if state is None}
     assert {(type(event), event) for _, event in EVENTS} == {*ACTS, *creating}

@@ -13,8 +13,9 @@ from aiohttp import ClientResponse, CookieJar
 from aiohttp.test_utils import TestClient, TestServer
 from paycenter_server.cli.console import console_parts
 from paycenter_server.http_console.app import create_app
-from paycenter_server.http_console.sessions import CredentialSessions
+from paycenter_server.http_console.sessions import CredentialSessions, OperatorSessions
 
+from support.operators import Person
 from support.system import PayCenterSystem
 
 MOST_HTML = 60 * 1024
@@ -129,3 +130,16 @@ async def open_console(system: PayCenterSystem, operator: str = "console", **ses
     app = create_app(console_parts(system.services, system.settings), sessions)
     async with TestClient(TestServer(app), cookie_jar=CookieJar(unsafe=True)) as client:
         yield Browser(system, client, key_id, secret)
+
+
+@asynccontextmanager
+async def browser_of(system: PayCenterSystem, one: Person, code: str = "") -> AsyncIterator[Browser]:
+    """A browser in which a person is logged in."""
+    sessions = OperatorSessions(system.services.sessions, CredentialSessions(system.services.identity))
+    app = create_app(console_parts(system.services, system.settings), sessions)
+    async with TestClient(TestServer(app), cookie_jar=CookieJar(unsafe=True)) as client:
+        browser = Browser(system, client, one.name, one.password)
+        page = await browser.post_raw("/login", name=one.name, password=one.password, code=code, next="/me")
+        assert page.status == 200, page.text
+        browser.csrf = page.value("csrf")
+        yield browser

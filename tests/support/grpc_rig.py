@@ -33,7 +33,7 @@ def parts_of(services: Services) -> Parts:
         credentials=services.credentials,
         notifications=services.notifications, case_desk=services.case_desk,
         case_decisions=services.case_decisions, health=services.health,
-        operators=services.operators, sessions=services.sessions, audit=services.audit,
+        operators=services.operators, sessions=services.sessions, audit=services.audit, approval_desk=services.approval_desk,
     )  # fmt: skip
 
 

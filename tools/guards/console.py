@@ -5,6 +5,7 @@ from __future__ import annotations
 from guards import Mutant
 
 _FILE = "server/paycenter_server/http_console/security.py"
+_EXPORTS = "tests/console/test_console_exports.py"
 _ROLES, _SECURITY = "tests/console/test_console_roles.py", "tests/console/test_console_security.py"
 
 CONSOLE: list[Mutant] = [
@@ -35,5 +36,33 @@ CONSOLE: list[Mutant] = [
         '    "Console/Search": Permission(_ALL, limited=False),',
         '    "Console/Search": Permission(_ALL),',
         (f"{_ROLES}::test_an_operator_who_is_limited_to_an_app_sees_no_other",),
+    ),
+    Mutant(
+        "console-export-role",
+        "server/paycenter_server/domain/roles.py",
+        '    "Console/ExportOrders": Permission(_FINANCE),',
+        '    "Console/ExportOrders": Permission(_ALL),',
+        (f"{_EXPORTS}::test_who_may_export_and_what[viewer-403]",),
+    ),
+    Mutant(
+        "console-export-formulas",
+        "server/paycenter_server/http_console/sheets.py",
+        """    return f"'{text}" if text.startswith(_FORMULA) else text""",
+        "    return text",
+        (f"{_EXPORTS}::test_formulas_are_texts", f"{_EXPORTS}::test_a_workbook_of_refunds"),
+    ),
+    Mutant(
+        "console-export-audited",
+        "server/paycenter_server/services/exports.py",
+        "            await self._context.run_to_completion(self._record(caller, act, rows, whole=whole))",
+        "            assert act",
+        (f"{_EXPORTS}::test_an_export_that_is_left_is_in_the_audit_too", f"{_EXPORTS}::test_a_workbook_of_refunds"),
+    ),
+    Mutant(
+        "console-own-views",
+        "server/paycenter_server/storage/views.py",
+        "DELETE FROM pay_operator_view WHERE id = $1 AND operator_id = $2",
+        "DELETE FROM pay_operator_view WHERE id = $1 AND $2::uuid IS NOT NULL",
+        ("tests/console/test_console_views.py::test_a_view_is_saved_shown_replaced_and_deleted",),
     ),
 ]

@@ -140,6 +140,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. The last enabled admin of all apps keeps its role. Give another operator that role first."""
     ERROR_REASON_SESSION_NOT_FOUND: _ErrorReason.ValueType  # 93
     """NOT_FOUND. There is no such session, it has ended, or it belongs to another operator."""
+    ERROR_REASON_APPROVAL_NOT_FOUND: _ErrorReason.ValueType  # 100
+    """NOT_FOUND. There is no such approval."""
+    ERROR_REASON_APPROVAL_NEEDED: _ErrorReason.ValueType  # 101
+    """FAILED_PRECONDITION. The act of an operator was stored, and waits for a second operator. The metadata has `pay_approval_id`."""
+    ERROR_REASON_APPROVAL_DECIDED: _ErrorReason.ValueType  # 102
+    """FAILED_PRECONDITION. The approval was approved, was refused, or has expired. Make the request again if it is needed."""
+    ERROR_REASON_APPROVAL_OWN: _ErrorReason.ValueType  # 103
+    """FAILED_PRECONDITION. Who requested the act cannot approve it. Another operator must."""
     ERROR_REASON_SERVER_STOPPING: _ErrorReason.ValueType  # 110
     """UNAVAILABLE. This server is stopping and has not begun the call. Repeat it after the RetryInfo."""
 
@@ -268,6 +276,14 @@ ERROR_REASON_OPERATOR_LAST_ADMIN: ErrorReason.ValueType  # 92
 """FAILED_PRECONDITION. The last enabled admin of all apps keeps its role. Give another operator that role first."""
 ERROR_REASON_SESSION_NOT_FOUND: ErrorReason.ValueType  # 93
 """NOT_FOUND. There is no such session, it has ended, or it belongs to another operator."""
+ERROR_REASON_APPROVAL_NOT_FOUND: ErrorReason.ValueType  # 100
+"""NOT_FOUND. There is no such approval."""
+ERROR_REASON_APPROVAL_NEEDED: ErrorReason.ValueType  # 101
+"""FAILED_PRECONDITION. The act of an operator was stored, and waits for a second operator. The metadata has `pay_approval_id`."""
+ERROR_REASON_APPROVAL_DECIDED: ErrorReason.ValueType  # 102
+"""FAILED_PRECONDITION. The approval was approved, was refused, or has expired. Make the request again if it is needed."""
+ERROR_REASON_APPROVAL_OWN: ErrorReason.ValueType  # 103
+"""FAILED_PRECONDITION. Who requested the act cannot approve it. Another operator must."""
 ERROR_REASON_SERVER_STOPPING: ErrorReason.ValueType  # 110
 """UNAVAILABLE. This server is stopping and has not begun the call. Repeat it after the RetryInfo."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from paycenter.v1 import pay_channel_service_pb2 as paycenter_dot_v1_dot_pay__channel__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&paycenter/v1/pay_account_service.proto\x12\x0cpaycenter.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a&paycenter/v1/pay_channel_service.proto\"\xcf\x02\n\nPayAccount\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\x12\x10\n\x08identity\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x0f\n\x07\x65nabled\x18\x05 \x01(\x08\x12\x0e\n\x06remark\x18\x06 \x01(\t\x12.\n\x06\x63onfig\x18\x07 \x01(\x0b\x32\x1e.paycenter.v1.PayChannelConfig\x12\x1a\n\x12\x63onfigured_secrets\x18\x08 \x03(\t\x12\x36\n\x12\x65\x61rlier_keys_until\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"w\n\x17\x43reatePayAccountRequest\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06remark\x18\x03 \x01(\t\x12.\n\x06\x63onfig\x18\x04 \x01(\x0b\x32\x1e.paycenter.v1.PayChannelConfig\"I\n\x18\x43reatePayAccountResponse\x12-\n\x0bpay_account\x18\x01 \x01(\x0b\x32\x18.paycenter.v1.PayAccount\"\xe1\x01\n\x17UpdatePayAccountRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x07\x65nabled\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12\x11\n\x04name\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x13\n\x06remark\x18\x04 \x01(\tH\x02\x88\x01\x01\x12.\n\x06\x63onfig\x18\x05 \x01(\x0b\x32\x1e.paycenter.v1.PayChannelConfig\x12\x1a\n\roverlap_hours\x18\x06 \x01(\x05H\x03\x88\x01\x01\x42\n\n\x08_enabledB\x07\n\x05_nameB\t\n\x07_remarkB\x10\n\x0e_overlap_hours\"I\n\x18UpdatePayAccountResponse\x12-\n\x0bpay_account\x18\x01 \x01(\x0b\x32\x18.paycenter.v1.PayAccount\"%\n\x17\x44\x65letePayAccountRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x1a\n\x18\x44\x65letePayAccountResponse\"\"\n\x14GetPayAccountRequest\x12\n\n\x02id\x18\x01 \x01(\t\"F\n\x15GetPayAccountResponse\x12-\n\x0bpay_account\x18\x01 \x01(\x0b\x32\x18.paycenter.v1.PayAccount\"O\n\x16ListPayAccountsRequest\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"b\n\x17ListPayAccountsResponse\x12.\n\x0cpay_accounts\x18\x01 \x03(\x0b\x32\x18.paycenter.v1.PayAccount\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xf6\x03\n\x11PayAccountService\x12\x61\n\x10\x43reatePayAccount\x12%.paycenter.v1.CreatePayAccountRequest\x1a&.paycenter.v1.CreatePayAccountResponse\x12\x61\n\x10UpdatePayAccount\x12%.paycenter.v1.UpdatePayAccountRequest\x1a&.paycenter.v1.UpdatePayAccountResponse\x12\x61\n\x10\x44\x65letePayAccount\x12%.paycenter.v1.DeletePayAccountRequest\x1a&.paycenter.v1.DeletePayAccountResponse\x12X\n\rGetPayAccount\x12\".paycenter.v1.GetPayAccountRequest\x1a#.paycenter.v1.GetPayAccountResponse\x12^\n\x0fListPayAccounts\x12$.paycenter.v1.ListPayAccountsRequest\x1a%.paycenter.v1.ListPayAccountsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&paycenter/v1/pay_account_service.proto\x12\x0cpaycenter.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a&paycenter/v1/pay_channel_service.proto\"\xe8\x02\n\nPayAccount\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\x12\x10\n\x08identity\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x0f\n\x07\x65nabled\x18\x05 \x01(\x08\x12\x0e\n\x06remark\x18\x06 \x01(\t\x12.\n\x06\x63onfig\x18\x07 \x01(\x0b\x32\x1e.paycenter.v1.PayChannelConfig\x12\x1a\n\x12\x63onfigured_secrets\x18\x08 \x03(\t\x12\x36\n\x12\x65\x61rlier_keys_until\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x63hange_approval\x18\x0c \x01(\x08\"w\n\x17\x43reatePayAccountRequest\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06remark\x18\x03 \x01(\t\x12.\n\x06\x63onfig\x18\x04 \x01(\x0b\x32\x1e.paycenter.v1.PayChannelConfig\"I\n\x18\x43reatePayAccountResponse\x12-\n\x0bpay_account\x18\x01 \x01(\x0b\x32\x18.paycenter.v1.PayAccount\"\x93\x02\n\x17UpdatePayAccountRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x07\x65nabled\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12\x11\n\x04name\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x13\n\x06remark\x18\x04 \x01(\tH\x02\x88\x01\x01\x12.\n\x06\x63onfig\x18\x05 \x01(\x0b\x32\x1e.paycenter.v1.PayChannelConfig\x12\x1a\n\roverlap_hours\x18\x06 \x01(\x05H\x03\x88\x01\x01\x12\x1c\n\x0f\x63hange_approval\x18\x07 \x01(\x08H\x04\x88\x01\x01\x42\n\n\x08_enabledB\x07\n\x05_nameB\t\n\x07_remarkB\x10\n\x0e_overlap_hoursB\x12\n\x10_change_approval\"I\n\x18UpdatePayAccountResponse\x12-\n\x0bpay_account\x18\x01 \x01(\x0b\x32\x18.paycenter.v1.PayAccount\"%\n\x17\x44\x65letePayAccountRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x1a\n\x18\x44\x65letePayAccountResponse\"\"\n\x14GetPayAccountRequest\x12\n\n\x02id\x18\x01 \x01(\t\"F\n\x15GetPayAccountResponse\x12-\n\x0bpay_account\x18\x01 \x01(\x0b\x32\x18.paycenter.v1.PayAccount\"O\n\x16ListPayAccountsRequest\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"b\n\x17ListPayAccountsResponse\x12.\n\x0cpay_accounts\x18\x01 \x03(\x0b\x32\x18.paycenter.v1.PayAccount\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xf6\x03\n\x11PayAccountService\x12\x61\n\x10\x43reatePayAccount\x12%.paycenter.v1.CreatePayAccountRequest\x1a&.paycenter.v1.CreatePayAccountResponse\x12\x61\n\x10UpdatePayAccount\x12%.paycenter.v1.UpdatePayAccountRequest\x1a&.paycenter.v1.UpdatePayAccountResponse\x12\x61\n\x10\x44\x65letePayAccount\x12%.paycenter.v1.DeletePayAccountRequest\x1a&.paycenter.v1.DeletePayAccountResponse\x12X\n\rGetPayAccount\x12\".paycenter.v1.GetPayAccountRequest\x1a#.paycenter.v1.GetPayAccountResponse\x12^\n\x0fListPayAccounts\x12$.paycenter.v1.ListPayAccountsRequest\x1a%.paycenter.v1.ListPayAccountsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,27 +34,27 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'paycenter.v1.pay_account_se
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PAYACCOUNT']._serialized_start=130
-  _globals['_PAYACCOUNT']._serialized_end=465
-  _globals['_CREATEPAYACCOUNTREQUEST']._serialized_start=467
-  _globals['_CREATEPAYACCOUNTREQUEST']._serialized_end=586
-  _globals['_CREATEPAYACCOUNTRESPONSE']._serialized_start=588
-  _globals['_CREATEPAYACCOUNTRESPONSE']._serialized_end=661
-  _globals['_UPDATEPAYACCOUNTREQUEST']._serialized_start=664
-  _globals['_UPDATEPAYACCOUNTREQUEST']._serialized_end=889
-  _globals['_UPDATEPAYACCOUNTRESPONSE']._serialized_start=891
-  _globals['_UPDATEPAYACCOUNTRESPONSE']._serialized_end=964
-  _globals['_DELETEPAYACCOUNTREQUEST']._serialized_start=966
-  _globals['_DELETEPAYACCOUNTREQUEST']._serialized_end=1003
-  _globals['_DELETEPAYACCOUNTRESPONSE']._serialized_start=1005
-  _globals['_DELETEPAYACCOUNTRESPONSE']._serialized_end=1031
-  _globals['_GETPAYACCOUNTREQUEST']._serialized_start=1033
-  _globals['_GETPAYACCOUNTREQUEST']._serialized_end=1067
-  _globals['_GETPAYACCOUNTRESPONSE']._serialized_start=1069
-  _globals['_GETPAYACCOUNTRESPONSE']._serialized_end=1139
-  _globals['_LISTPAYACCOUNTSREQUEST']._serialized_start=1141
-  _globals['_LISTPAYACCOUNTSREQUEST']._serialized_end=1220
-  _globals['_LISTPAYACCOUNTSRESPONSE']._serialized_start=1222
-  _globals['_LISTPAYACCOUNTSRESPONSE']._serialized_end=1320
-  _globals['_PAYACCOUNTSERVICE']._serialized_start=1323
-  _globals['_PAYACCOUNTSERVICE']._serialized_end=1825
+  _globals['_PAYACCOUNT']._serialized_end=490
+  _globals['_CREATEPAYACCOUNTREQUEST']._serialized_start=492
+  _globals['_CREATEPAYACCOUNTREQUEST']._serialized_end=611
+  _globals['_CREATEPAYACCOUNTRESPONSE']._serialized_start=613
+  _globals['_CREATEPAYACCOUNTRESPONSE']._serialized_end=686
+  _globals['_UPDATEPAYACCOUNTREQUEST']._serialized_start=689
+  _globals['_UPDATEPAYACCOUNTREQUEST']._serialized_end=964
+  _globals['_UPDATEPAYACCOUNTRESPONSE']._serialized_start=966
+  _globals['_UPDATEPAYACCOUNTRESPONSE']._serialized_end=1039
+  _globals['_DELETEPAYACCOUNTREQUEST']._serialized_start=1041
+  _globals['_DELETEPAYACCOUNTREQUEST']._serialized_end=1078
+  _globals['_DELETEPAYACCOUNTRESPONSE']._serialized_start=1080
+  _globals['_DELETEPAYACCOUNTRESPONSE']._serialized_end=1106
+  _globals['_GETPAYACCOUNTREQUEST']._serialized_start=1108
+  _globals['_GETPAYACCOUNTREQUEST']._serialized_end=1142
+  _globals['_GETPAYACCOUNTRESPONSE']._serialized_start=1144
+  _globals['_GETPAYACCOUNTRESPONSE']._serialized_end=1214
+  _globals['_LISTPAYACCOUNTSREQUEST']._serialized_start=1216
+  _globals['_LISTPAYACCOUNTSREQUEST']._serialized_end=1295
+  _globals['_LISTPAYACCOUNTSRESPONSE']._serialized_start=1297
+  _globals['_LISTPAYACCOUNTSRESPONSE']._serialized_end=1395
+  _globals['_PAYACCOUNTSERVICE']._serialized_start=1398
+  _globals['_PAYACCOUNTSERVICE']._serialized_end=1900
 # @@protoc_insertion_point(module_scope)

@@ -37,6 +37,7 @@ class PayAccount(_message.Message):
     EARLIER_KEYS_UNTIL_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    CHANGE_APPROVAL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id, "M" and 26 characters."""
     family: _builtins.str
@@ -49,6 +50,10 @@ class PayAccount(_message.Message):
     """A disabled account takes no new payments and refunds. Callbacks are still booked."""
     remark: _builtins.str
     """A remark."""
+    change_approval: _builtins.bool
+    """Whether changes of its keys and switches, and of the account of a channel that has it or gets it, need a second operator
+    (PayApprovalService).
+    """
     @_builtins.property
     def config(self) -> _pay_channel_service_pb2.PayChannelConfig:
         """The fields of the configuration that belong to the account. Secret fields are empty."""
@@ -83,10 +88,11 @@ class PayAccount(_message.Message):
         earlier_keys_until: _timestamp_pb2.Timestamp | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        change_approval: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time", "earlier_keys_until", b"earlier_keys_until", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "configured_secrets", b"configured_secrets", "create_time", b"create_time", "earlier_keys_until", b"earlier_keys_until", "enabled", b"enabled", "family", b"family", "id", b"id", "identity", b"identity", "name", b"name", "remark", b"remark", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change_approval", b"change_approval", "config", b"config", "configured_secrets", b"configured_secrets", "create_time", b"create_time", "earlier_keys_until", b"earlier_keys_until", "enabled", b"enabled", "family", b"family", "id", b"id", "identity", b"identity", "name", b"name", "remark", b"remark", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___PayAccount: _TypeAlias = PayAccount  # noqa: Y015
@@ -163,6 +169,7 @@ class UpdatePayAccountRequest(_message.Message):
     REMARK_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
     OVERLAP_HOURS_FIELD_NUMBER: _builtins.int
+    CHANGE_APPROVAL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id of the account."""
     enabled: _builtins.bool
@@ -175,6 +182,8 @@ class UpdatePayAccountRequest(_message.Message):
     """How long the keys that are replaced still verify callbacks and answers, in hours: 0 to 720, by default 72. 0 ends all earlier keys at once,
     also without config, for keys that have become known to others.
     """
+    change_approval: _builtins.bool
+    """Whether later changes need a second operator. Setting it to false then needs one as well."""
     @_builtins.property
     def config(self) -> _pay_channel_service_pb2.PayChannelConfig:
         """A new configuration. Empty secrets, and an empty identity, keep their stored values; other empty fields are removed."""
@@ -188,11 +197,14 @@ class UpdatePayAccountRequest(_message.Message):
         remark: _builtins.str | None = ...,
         config: _pay_channel_service_pb2.PayChannelConfig | None = ...,
         overlap_hours: _builtins.int | None = ...,
+        change_approval: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "_name", b"_name", "_overlap_hours", b"_overlap_hours", "_remark", b"_remark", "config", b"config", "enabled", b"enabled", "name", b"name", "overlap_hours", b"overlap_hours", "remark", b"remark"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_change_approval", b"_change_approval", "_enabled", b"_enabled", "_name", b"_name", "_overlap_hours", b"_overlap_hours", "_remark", b"_remark", "change_approval", b"change_approval", "config", b"config", "enabled", b"enabled", "name", b"name", "overlap_hours", b"overlap_hours", "remark", b"remark"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "_name", b"_name", "_overlap_hours", b"_overlap_hours", "_remark", b"_remark", "config", b"config", "enabled", b"enabled", "id", b"id", "name", b"name", "overlap_hours", b"overlap_hours", "remark", b"remark"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_change_approval", b"_change_approval", "_enabled", b"_enabled", "_name", b"_name", "_overlap_hours", b"_overlap_hours", "_remark", b"_remark", "change_approval", b"change_approval", "config", b"config", "enabled", b"enabled", "id", b"id", "name", b"name", "overlap_hours", b"overlap_hours", "remark", b"remark"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__change_approval: _TypeAlias = _typing.Literal["change_approval"]  # noqa: Y015
+    _WhichOneofArgType__change_approval: _TypeAlias = _typing.Literal["_change_approval", b"_change_approval"]  # noqa: Y015
     _WhichOneofReturnType__enabled: _TypeAlias = _typing.Literal["enabled"]  # noqa: Y015
     _WhichOneofArgType__enabled: _TypeAlias = _typing.Literal["_enabled", b"_enabled"]  # noqa: Y015
     _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
@@ -201,6 +213,8 @@ class UpdatePayAccountRequest(_message.Message):
     _WhichOneofArgType__overlap_hours: _TypeAlias = _typing.Literal["_overlap_hours", b"_overlap_hours"]  # noqa: Y015
     _WhichOneofReturnType__remark: _TypeAlias = _typing.Literal["remark"]  # noqa: Y015
     _WhichOneofArgType__remark: _TypeAlias = _typing.Literal["_remark", b"_remark"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__change_approval) -> _WhichOneofReturnType__change_approval | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__enabled) -> _WhichOneofReturnType__enabled | None: ...
     @_typing.overload

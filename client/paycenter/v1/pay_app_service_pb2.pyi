@@ -140,6 +140,7 @@ class PayApp(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     CASE_POLICIES_FIELD_NUMBER: _builtins.int
     CASE_DECISION_LIMIT_FIELD_NUMBER: _builtins.int
+    REFUND_APPROVAL_LIMIT_FIELD_NUMBER: _builtins.int
     app_key: _builtins.str
     """The identifier that calls use: 1 to 64 of `a-z 0-9 _ -`."""
     name: _builtins.str
@@ -159,6 +160,10 @@ class PayApp(_message.Message):
     case_decision_limit: _builtins.int
     """A decision about a case with a larger amount, or with an amount that is not known, needs a second operator. In minor units;
     not set: no decision does.
+    """
+    refund_approval_limit: _builtins.int
+    """From this amount of all refunds of an order, a refund by an operator needs a second operator (PayApprovalService). In minor units;
+    0: no refund does. The app's own refunds never do.
     """
     @_builtins.property
     def channel_codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -192,10 +197,11 @@ class PayApp(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         case_policies: Global___CasePolicies | None = ...,
         case_decision_limit: _builtins.int | None = ...,
+        refund_approval_limit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_case_decision_limit", b"_case_decision_limit", "case_decision_limit", b"case_decision_limit", "case_policies", b"case_policies", "create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_case_decision_limit", b"_case_decision_limit", "app_key", b"app_key", "case_decision_limit", b"case_decision_limit", "case_policies", b"case_policies", "channel_codes", b"channel_codes", "create_time", b"create_time", "enabled", b"enabled", "name", b"name", "notification_success", b"notification_success", "order_notification_url", b"order_notification_url", "refund_notification_url", b"refund_notification_url", "remark", b"remark", "surplus_policy", b"surplus_policy", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_case_decision_limit", b"_case_decision_limit", "app_key", b"app_key", "case_decision_limit", b"case_decision_limit", "case_policies", b"case_policies", "channel_codes", b"channel_codes", "create_time", b"create_time", "enabled", b"enabled", "name", b"name", "notification_success", b"notification_success", "order_notification_url", b"order_notification_url", "refund_approval_limit", b"refund_approval_limit", "refund_notification_url", b"refund_notification_url", "remark", b"remark", "surplus_policy", b"surplus_policy", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__case_decision_limit: _TypeAlias = _typing.Literal["case_decision_limit"]  # noqa: Y015
     _WhichOneofArgType__case_decision_limit: _TypeAlias = _typing.Literal["_case_decision_limit", b"_case_decision_limit"]  # noqa: Y015
@@ -218,6 +224,7 @@ class CreatePayAppRequest(_message.Message):
     NOTIFICATION_SUCCESS_FIELD_NUMBER: _builtins.int
     CASE_POLICIES_FIELD_NUMBER: _builtins.int
     CASE_DECISION_LIMIT_FIELD_NUMBER: _builtins.int
+    REFUND_APPROVAL_LIMIT_FIELD_NUMBER: _builtins.int
     app_key: _builtins.str
     """1 to 64 of `a-z 0-9 _ -`."""
     name: _builtins.str
@@ -234,6 +241,8 @@ class CreatePayAppRequest(_message.Message):
     """Unspecified means HTTP_2XX."""
     case_decision_limit: _builtins.int
     """The amount above which a decision about a case needs a second operator, in minor units. Not set: no decision does."""
+    refund_approval_limit: _builtins.int
+    """The amount of all refunds of an order from which a refund by an operator needs a second one, in minor units. 0: none does."""
     @_builtins.property
     def case_policies(self) -> Global___CasePolicies:
         """The policies for single kinds of cases."""
@@ -250,10 +259,11 @@ class CreatePayAppRequest(_message.Message):
         notification_success: Global___NotificationSuccess.ValueType = ...,
         case_policies: Global___CasePolicies | None = ...,
         case_decision_limit: _builtins.int | None = ...,
+        refund_approval_limit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_case_decision_limit", b"_case_decision_limit", "case_decision_limit", b"case_decision_limit", "case_policies", b"case_policies"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_case_decision_limit", b"_case_decision_limit", "app_key", b"app_key", "case_decision_limit", b"case_decision_limit", "case_policies", b"case_policies", "name", b"name", "notification_success", b"notification_success", "order_notification_url", b"order_notification_url", "refund_notification_url", b"refund_notification_url", "remark", b"remark", "surplus_policy", b"surplus_policy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_case_decision_limit", b"_case_decision_limit", "app_key", b"app_key", "case_decision_limit", b"case_decision_limit", "case_policies", b"case_policies", "name", b"name", "notification_success", b"notification_success", "order_notification_url", b"order_notification_url", "refund_approval_limit", b"refund_approval_limit", "refund_notification_url", b"refund_notification_url", "remark", b"remark", "surplus_policy", b"surplus_policy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__case_decision_limit: _TypeAlias = _typing.Literal["case_decision_limit"]  # noqa: Y015
     _WhichOneofArgType__case_decision_limit: _TypeAlias = _typing.Literal["_case_decision_limit", b"_case_decision_limit"]  # noqa: Y015
@@ -318,6 +328,7 @@ class UpdatePayAppRequest(_message.Message):
     NOTIFICATION_SUCCESS_FIELD_NUMBER: _builtins.int
     CASE_POLICIES_FIELD_NUMBER: _builtins.int
     CASE_DECISION_LIMIT_FIELD_NUMBER: _builtins.int
+    REFUND_APPROVAL_LIMIT_FIELD_NUMBER: _builtins.int
     app_key: _builtins.str
     """The key of the app."""
     name: _builtins.str
@@ -336,6 +347,8 @@ class UpdatePayAppRequest(_message.Message):
     """A new kind of confirming answer."""
     case_decision_limit: _builtins.int
     """The new amount above which a decision about a case needs a second operator, in minor units. -1 removes the limit."""
+    refund_approval_limit: _builtins.int
+    """The new amount of all refunds of an order from which a refund by an operator needs a second one, in minor units. 0 removes the limit."""
     @_builtins.property
     def case_policies(self) -> Global___CasePolicies:
         """The new policies for single kinds of cases, in place of all earlier ones. A message without policies removes them."""
@@ -353,10 +366,11 @@ class UpdatePayAppRequest(_message.Message):
         notification_success: Global___NotificationSuccess.ValueType | None = ...,
         case_policies: Global___CasePolicies | None = ...,
         case_decision_limit: _builtins.int | None = ...,
+        refund_approval_limit: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_case_decision_limit", b"_case_decision_limit", "_enabled", b"_enabled", "_name", b"_name", "_notification_success", b"_notification_success", "_order_notification_url", b"_order_notification_url", "_refund_notification_url", b"_refund_notification_url", "_remark", b"_remark", "_surplus_policy", b"_surplus_policy", "case_decision_limit", b"case_decision_limit", "case_policies", b"case_policies", "enabled", b"enabled", "name", b"name", "notification_success", b"notification_success", "order_notification_url", b"order_notification_url", "refund_notification_url", b"refund_notification_url", "remark", b"remark", "surplus_policy", b"surplus_policy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_case_decision_limit", b"_case_decision_limit", "_enabled", b"_enabled", "_name", b"_name", "_notification_success", b"_notification_success", "_order_notification_url", b"_order_notification_url", "_refund_approval_limit", b"_refund_approval_limit", "_refund_notification_url", b"_refund_notification_url", "_remark", b"_remark", "_surplus_policy", b"_surplus_policy", "case_decision_limit", b"case_decision_limit", "case_policies", b"case_policies", "enabled", b"enabled", "name", b"name", "notification_success", b"notification_success", "order_notification_url", b"order_notification_url", "refund_approval_limit", b"refund_approval_limit", "refund_notification_url", b"refund_notification_url", "remark", b"remark", "surplus_policy", b"surplus_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_case_decision_limit", b"_case_decision_limit", "_enabled", b"_enabled", "_name", b"_name", "_notification_success", b"_notification_success", "_order_notification_url", b"_order_notification_url", "_refund_notification_url", b"_refund_notification_url", "_remark", b"_remark", "_surplus_policy", b"_surplus_policy", "app_key", b"app_key", "case_decision_limit", b"case_decision_limit", "case_policies", b"case_policies", "enabled", b"enabled", "name", b"name", "notification_success", b"notification_success", "order_notification_url", b"order_notification_url", "refund_notification_url", b"refund_notification_url", "remark", b"remark", "surplus_policy", b"surplus_policy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_case_decision_limit", b"_case_decision_limit", "_enabled", b"_enabled", "_name", b"_name", "_notification_success", b"_notification_success", "_order_notification_url", b"_order_notification_url", "_refund_approval_limit", b"_refund_approval_limit", "_refund_notification_url", b"_refund_notification_url", "_remark", b"_remark", "_surplus_policy", b"_surplus_policy", "app_key", b"app_key", "case_decision_limit", b"case_decision_limit", "case_policies", b"case_policies", "enabled", b"enabled", "name", b"name", "notification_success", b"notification_success", "order_notification_url", b"order_notification_url", "refund_approval_limit", b"refund_approval_limit", "refund_notification_url", b"refund_notification_url", "remark", b"remark", "surplus_policy", b"surplus_policy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__case_decision_limit: _TypeAlias = _typing.Literal["case_decision_limit"]  # noqa: Y015
     _WhichOneofArgType__case_decision_limit: _TypeAlias = _typing.Literal["_case_decision_limit", b"_case_decision_limit"]  # noqa: Y015
@@ -368,6 +382,8 @@ class UpdatePayAppRequest(_message.Message):
     _WhichOneofArgType__notification_success: _TypeAlias = _typing.Literal["_notification_success", b"_notification_success"]  # noqa: Y015
     _WhichOneofReturnType__order_notification_url: _TypeAlias = _typing.Literal["order_notification_url"]  # noqa: Y015
     _WhichOneofArgType__order_notification_url: _TypeAlias = _typing.Literal["_order_notification_url", b"_order_notification_url"]  # noqa: Y015
+    _WhichOneofReturnType__refund_approval_limit: _TypeAlias = _typing.Literal["refund_approval_limit"]  # noqa: Y015
+    _WhichOneofArgType__refund_approval_limit: _TypeAlias = _typing.Literal["_refund_approval_limit", b"_refund_approval_limit"]  # noqa: Y015
     _WhichOneofReturnType__refund_notification_url: _TypeAlias = _typing.Literal["refund_notification_url"]  # noqa: Y015
     _WhichOneofArgType__refund_notification_url: _TypeAlias = _typing.Literal["_refund_notification_url", b"_refund_notification_url"]  # noqa: Y015
     _WhichOneofReturnType__remark: _TypeAlias = _typing.Literal["remark"]  # noqa: Y015
@@ -384,6 +400,8 @@ class UpdatePayAppRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__notification_success) -> _WhichOneofReturnType__notification_success | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__order_notification_url) -> _WhichOneofReturnType__order_notification_url | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__refund_approval_limit) -> _WhichOneofReturnType__refund_approval_limit | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__refund_notification_url) -> _WhichOneofReturnType__refund_notification_url | None: ...
     @_typing.overload

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'paycenter/v1/pay_operator_service.proto\x12\x0cpaycenter.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9c\x02\n\x0bPayOperator\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12(\n\x04role\x18\x03 \x01(\x0e\x32\x1a.paycenter.v1.OperatorRole\x12\x10\n\x08\x61pp_keys\x18\x04 \x03(\t\x12\x0f\n\x07\x65nabled\x18\x05 \x01(\x08\x12\x14\n\x0chas_password\x18\x06 \x01(\x08\x12\x1c\n\x14must_change_password\x18\x07 \x01(\x08\x12\x10\n\x08has_totp\x18\x08 \x01(\x08\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb1\x01\n\x0fOperatorSession\x12\n\n\x02id\x18\x01 \x01(\t\x12\x15\n\roperator_name\x18\x02 \x01(\t\x12\x0c\n\x04peer\x18\x03 \x01(\t\x12\r\n\x05\x61gent\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tused_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xdc\x01\n\rOwnCredential\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07\x65nabled\x18\x03 \x01(\x08\x12(\n\x04role\x18\x04 \x01(\x0e\x32\x1a.paycenter.v1.OperatorRole\x12\x10\n\x08\x61pp_keys\x18\x05 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"d\n\x18\x43reatePayOperatorRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x04role\x18\x02 \x01(\x0e\x32\x1a.paycenter.v1.OperatorRole\x12\x10\n\x08\x61pp_keys\x18\x03 \x03(\t\"^\n\x19\x43reatePayOperatorResponse\x12/\n\x0cpay_operator\x18\x01 \x01(\x0b\x32\x19.paycenter.v1.PayOperator\x12\x10\n\x08password\x18\x02 \x01(\t\"\x99\x01\n\x18UpdatePayOperatorRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12(\n\x04role\x18\x02 \x01(\x0e\x32\x1a.paycenter.v1.OperatorRole\x12\x10\n\x08\x61pp_keys\x18\x03 \x03(\t\x12\x13\n\x0b\x63hange_apps\x18\x04 \x01(\x08\x12\x14\n\x07\x65nabled\x18\x05 \x01(\x08H\x00\x88\x01\x01\x42\n\n\x08_enabled\"L\n\x19UpdatePayOperatorResponse\x12/\n\x0cpay_operator\x18\x01 \x01(\x0b\x32\x19.paycenter.v1.PayOperator\"@\n\x17ListPayOperatorsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"e\n\x18ListPayOperatorsResponse\x12\x30\n\rpay_operators\x18\x01 \x03(\x0b\x32\x19.paycenter.v1.PayOperator\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x14ResetPasswordRequest\x12\n\n\x02id\x18\x01 \x01(\t\"Z\n\x15ResetPasswordResponse\x12/\n\x0cpay_operator\x18\x01 \x01(\x0b\x32\x19.paycenter.v1.PayOperator\x12\x10\n\x08password\x18\x02 \x01(\t\"\x15\n\x13ListSessionsRequest\"G\n\x14ListSessionsResponse\x12/\n\x08sessions\x18\x01 \x03(\x0b\x32\x1d.paycenter.v1.OperatorSession\"\"\n\x14RevokeSessionRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x17\n\x15RevokeSessionResponse\"\x18\n\x16ListOwnSessionsRequest\"J\n\x17ListOwnSessionsResponse\x12/\n\x08sessions\x18\x01 \x03(\x0b\x32\x1d.paycenter.v1.OperatorSession\"%\n\x17RevokeOwnSessionRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x1a\n\x18RevokeOwnSessionResponse\"\x97\x01\n\x1a\x43reateOwnCredentialRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x04role\x18\x02 \x01(\x0e\x32\x1a.paycenter.v1.OperatorRole\x12\x10\n\x08\x61pp_keys\x18\x03 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"b\n\x1b\x43reateOwnCredentialResponse\x12/\n\ncredential\x18\x01 \x01(\x0b\x32\x1b.paycenter.v1.OwnCredential\x12\x12\n\nkey_secret\x18\x02 \x01(\t\"\x1b\n\x19ListOwnCredentialsRequest\"N\n\x1aListOwnCredentialsResponse\x12\x30\n\x0b\x63redentials\x18\x01 \x03(\x0b\x32\x1b.paycenter.v1.OwnCredential\"-\n\x1b\x44isableOwnCredentialRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\"O\n\x1c\x44isableOwnCredentialResponse\x12/\n\ncredential\x18\x01 \x01(\x0b\x32\x1b.paycenter.v1.OwnCredential*\x98\x01\n\x0cOperatorRole\x12\x1d\n\x19OPERATOR_ROLE_UNSPECIFIED\x10\x00\x12\x18\n\x14OPERATOR_ROLE_VIEWER\x10\x01\x12\x19\n\x15OPERATOR_ROLE_FINANCE\x10\x02\x12\x1b\n\x17OPERATOR_ROLE_DEVELOPER\x10\x03\x12\x17\n\x13OPERATOR_ROLE_ADMIN\x10\x04\x32\xd5\x08\n\x12PayOperatorService\x12\x64\n\x11\x43reatePayOperator\x12&.paycenter.v1.CreatePayOperatorRequest\x1a\'.paycenter.v1.CreatePayOperatorResponse\x12\x64\n\x11UpdatePayOperator\x12&.paycenter.v1.UpdatePayOperatorRequest\x1a\'.paycenter.v1.UpdatePayOperatorResponse\x12\x61\n\x10ListPayOperators\x12%.paycenter.v1.ListPayOperatorsRequest\x1a&.paycenter.v1.ListPayOperatorsResponse\x12X\n\rResetPassword\x12\".paycenter.v1.ResetPasswordRequest\x1a#.paycenter.v1.ResetPasswordResponse\x12U\n\x0cListSessions\x12!.paycenter.v1.ListSessionsRequest\x1a\".paycenter.v1.ListSessionsResponse\x12X\n\rRevokeSession\x12\".paycenter.v1.RevokeSessionRequest\x1a#.paycenter.v1.RevokeSessionResponse\x12^\n\x0fListOwnSessions\x12$.paycenter.v1.ListOwnSessionsRequest\x1a%.paycenter.v1.ListOwnSessionsResponse\x12\x61\n\x10RevokeOwnSession\x12%.paycenter.v1.RevokeOwnSessionRequest\x1a&.paycenter.v1.RevokeOwnSessionResponse\x12j\n\x13\x43reateOwnCredential\x12(.paycenter.v1.CreateOwnCredentialRequest\x1a).paycenter.v1.CreateOwnCredentialResponse\x12g\n\x12ListOwnCredentials\x12\'.paycenter.v1.ListOwnCredentialsRequest\x1a(.paycenter.v1.ListOwnCredentialsResponse\x12m\n\x14\x44isableOwnCredential\x12).paycenter.v1.DisableOwnCredentialRequest\x1a*.paycenter.v1.DisableOwnCredentialResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'paycenter/v1/pay_operator_service.proto\x12\x0cpaycenter.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9c\x02\n\x0bPayOperator\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12(\n\x04role\x18\x03 \x01(\x0e\x32\x1a.paycenter.v1.OperatorRole\x12\x10\n\x08\x61pp_keys\x18\x04 \x03(\t\x12\x0f\n\x07\x65nabled\x18\x05 \x01(\x08\x12\x14\n\x0chas_password\x18\x06 \x01(\x08\x12\x1c\n\x14must_change_password\x18\x07 \x01(\x08\x12\x10\n\x08has_totp\x18\x08 \x01(\x08\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb1\x01\n\x0fOperatorSession\x12\n\n\x02id\x18\x01 \x01(\t\x12\x15\n\roperator_name\x18\x02 \x01(\t\x12\x0c\n\x04peer\x18\x03 \x01(\t\x12\r\n\x05\x61gent\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tused_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xdc\x01\n\rOwnCredential\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07\x65nabled\x18\x03 \x01(\x08\x12(\n\x04role\x18\x04 \x01(\x0e\x32\x1a.paycenter.v1.OperatorRole\x12\x10\n\x08\x61pp_keys\x18\x05 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"d\n\x18\x43reatePayOperatorRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x04role\x18\x02 \x01(\x0e\x32\x1a.paycenter.v1.OperatorRole\x12\x10\n\x08\x61pp_keys\x18\x03 \x03(\t\"^\n\x19\x43reatePayOperatorResponse\x12/\n\x0cpay_operator\x18\x01 \x01(\x0b\x32\x19.paycenter.v1.PayOperator\x12\x10\n\x08password\x18\x02 \x01(\t\"\x99\x01\n\x18UpdatePayOperatorRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12(\n\x04role\x18\x02 \x01(\x0e\x32\x1a.paycenter.v1.OperatorRole\x12\x10\n\x08\x61pp_keys\x18\x03 \x03(\t\x12\x13\n\x0b\x63hange_apps\x18\x04 \x01(\x08\x12\x14\n\x07\x65nabled\x18\x05 \x01(\x08H\x00\x88\x01\x01\x42\n\n\x08_enabled\"L\n\x19UpdatePayOperatorResponse\x12/\n\x0cpay_operator\x18\x01 \x01(\x0b\x32\x19.paycenter.v1.PayOperator\"@\n\x17ListPayOperatorsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"e\n\x18ListPayOperatorsResponse\x12\x30\n\rpay_operators\x18\x01 \x03(\x0b\x32\x19.paycenter.v1.PayOperator\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x14ResetPasswordRequest\x12\n\n\x02id\x18\x01 \x01(\t\"Z\n\x15ResetPasswordResponse\x12/\n\x0cpay_operator\x18\x01 \x01(\x0b\x32\x19.paycenter.v1.PayOperator\x12\x10\n\x08password\x18\x02 \x01(\t\"&\n\x18UnlockPayOperatorRequest\x12\n\n\x02id\x18\x01 \x01(\t\"L\n\x19UnlockPayOperatorResponse\x12/\n\x0cpay_operator\x18\x01 \x01(\x0b\x32\x19.paycenter.v1.PayOperator\"\x15\n\x13ListSessionsRequest\"G\n\x14ListSessionsResponse\x12/\n\x08sessions\x18\x01 \x03(\x0b\x32\x1d.paycenter.v1.OperatorSession\"\"\n\x14RevokeSessionRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x17\n\x15RevokeSessionResponse\"\x18\n\x16ListOwnSessionsRequest\"J\n\x17ListOwnSessionsResponse\x12/\n\x08sessions\x18\x01 \x03(\x0b\x32\x1d.paycenter.v1.OperatorSession\"%\n\x17RevokeOwnSessionRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x1a\n\x18RevokeOwnSessionResponse\"\x97\x01\n\x1a\x43reateOwnCredentialRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x04role\x18\x02 \x01(\x0e\x32\x1a.paycenter.v1.OperatorRole\x12\x10\n\x08\x61pp_keys\x18\x03 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"b\n\x1b\x43reateOwnCredentialResponse\x12/\n\ncredential\x18\x01 \x01(\x0b\x32\x1b.paycenter.v1.OwnCredential\x12\x12\n\nkey_secret\x18\x02 \x01(\t\"\x1b\n\x19ListOwnCredentialsRequest\"N\n\x1aListOwnCredentialsResponse\x12\x30\n\x0b\x63redentials\x18\x01 \x03(\x0b\x32\x1b.paycenter.v1.OwnCredential\"-\n\x1b\x44isableOwnCredentialRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\"O\n\x1c\x44isableOwnCredentialResponse\x12/\n\ncredential\x18\x01 \x01(\x0b\x32\x1b.paycenter.v1.OwnCredential*\x98\x01\n\x0cOperatorRole\x12\x1d\n\x19OPERATOR_ROLE_UNSPECIFIED\x10\x00\x12\x18\n\x14OPERATOR_ROLE_VIEWER\x10\x01\x12\x19\n\x15OPERATOR_ROLE_FINANCE\x10\x02\x12\x1b\n\x17OPERATOR_ROLE_DEVELOPER\x10\x03\x12\x17\n\x13OPERATOR_ROLE_ADMIN\x10\x04\x32\xbb\t\n\x12PayOperatorService\x12\x64\n\x11\x43reatePayOperator\x12&.paycenter.v1.CreatePayOperatorRequest\x1a\'.paycenter.v1.CreatePayOperatorResponse\x12\x64\n\x11UpdatePayOperator\x12&.paycenter.v1.UpdatePayOperatorRequest\x1a\'.paycenter.v1.UpdatePayOperatorResponse\x12\x61\n\x10ListPayOperators\x12%.paycenter.v1.ListPayOperatorsRequest\x1a&.paycenter.v1.ListPayOperatorsResponse\x12X\n\rResetPassword\x12\".paycenter.v1.ResetPasswordRequest\x1a#.paycenter.v1.ResetPasswordResponse\x12\x64\n\x11UnlockPayOperator\x12&.paycenter.v1.UnlockPayOperatorRequest\x1a\'.paycenter.v1.UnlockPayOperatorResponse\x12U\n\x0cListSessions\x12!.paycenter.v1.ListSessionsRequest\x1a\".paycenter.v1.ListSessionsResponse\x12X\n\rRevokeSession\x12\".paycenter.v1.RevokeSessionRequest\x1a#.paycenter.v1.RevokeSessionResponse\x12^\n\x0fListOwnSessions\x12$.paycenter.v1.ListOwnSessionsRequest\x1a%.paycenter.v1.ListOwnSessionsResponse\x12\x61\n\x10RevokeOwnSession\x12%.paycenter.v1.RevokeOwnSessionRequest\x1a&.paycenter.v1.RevokeOwnSessionResponse\x12j\n\x13\x43reateOwnCredential\x12(.paycenter.v1.CreateOwnCredentialRequest\x1a).paycenter.v1.CreateOwnCredentialResponse\x12g\n\x12ListOwnCredentials\x12\'.paycenter.v1.ListOwnCredentialsRequest\x1a(.paycenter.v1.ListOwnCredentialsResponse\x12m\n\x14\x44isableOwnCredential\x12).paycenter.v1.DisableOwnCredentialRequest\x1a*.paycenter.v1.DisableOwnCredentialResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'paycenter.v1.pay_operator_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OPERATORROLE']._serialized_start=2327
-  _globals['_OPERATORROLE']._serialized_end=2479
+  _globals['_OPERATORROLE']._serialized_start=2445
+  _globals['_OPERATORROLE']._serialized_end=2597
   _globals['_PAYOPERATOR']._serialized_start=91
   _globals['_PAYOPERATOR']._serialized_end=375
   _globals['_OPERATORSESSION']._serialized_start=378
@@ -56,34 +56,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESETPASSWORDREQUEST']._serialized_end=1415
   _globals['_RESETPASSWORDRESPONSE']._serialized_start=1417
   _globals['_RESETPASSWORDRESPONSE']._serialized_end=1507
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=1509
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=1530
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=1532
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1603
-  _globals['_REVOKESESSIONREQUEST']._serialized_start=1605
-  _globals['_REVOKESESSIONREQUEST']._serialized_end=1639
-  _globals['_REVOKESESSIONRESPONSE']._serialized_start=1641
-  _globals['_REVOKESESSIONRESPONSE']._serialized_end=1664
-  _globals['_LISTOWNSESSIONSREQUEST']._serialized_start=1666
-  _globals['_LISTOWNSESSIONSREQUEST']._serialized_end=1690
-  _globals['_LISTOWNSESSIONSRESPONSE']._serialized_start=1692
-  _globals['_LISTOWNSESSIONSRESPONSE']._serialized_end=1766
-  _globals['_REVOKEOWNSESSIONREQUEST']._serialized_start=1768
-  _globals['_REVOKEOWNSESSIONREQUEST']._serialized_end=1805
-  _globals['_REVOKEOWNSESSIONRESPONSE']._serialized_start=1807
-  _globals['_REVOKEOWNSESSIONRESPONSE']._serialized_end=1833
-  _globals['_CREATEOWNCREDENTIALREQUEST']._serialized_start=1836
-  _globals['_CREATEOWNCREDENTIALREQUEST']._serialized_end=1987
-  _globals['_CREATEOWNCREDENTIALRESPONSE']._serialized_start=1989
-  _globals['_CREATEOWNCREDENTIALRESPONSE']._serialized_end=2087
-  _globals['_LISTOWNCREDENTIALSREQUEST']._serialized_start=2089
-  _globals['_LISTOWNCREDENTIALSREQUEST']._serialized_end=2116
-  _globals['_LISTOWNCREDENTIALSRESPONSE']._serialized_start=2118
-  _globals['_LISTOWNCREDENTIALSRESPONSE']._serialized_end=2196
-  _globals['_DISABLEOWNCREDENTIALREQUEST']._serialized_start=2198
-  _globals['_DISABLEOWNCREDENTIALREQUEST']._serialized_end=2243
-  _globals['_DISABLEOWNCREDENTIALRESPONSE']._serialized_start=2245
-  _globals['_DISABLEOWNCREDENTIALRESPONSE']._serialized_end=2324
-  _globals['_PAYOPERATORSERVICE']._serialized_start=2482
-  _globals['_PAYOPERATORSERVICE']._serialized_end=3591
+  _globals['_UNLOCKPAYOPERATORREQUEST']._serialized_start=1509
+  _globals['_UNLOCKPAYOPERATORREQUEST']._serialized_end=1547
+  _globals['_UNLOCKPAYOPERATORRESPONSE']._serialized_start=1549
+  _globals['_UNLOCKPAYOPERATORRESPONSE']._serialized_end=1625
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=1627
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=1648
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=1650
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1721
+  _globals['_REVOKESESSIONREQUEST']._serialized_start=1723
+  _globals['_REVOKESESSIONREQUEST']._serialized_end=1757
+  _globals['_REVOKESESSIONRESPONSE']._serialized_start=1759
+  _globals['_REVOKESESSIONRESPONSE']._serialized_end=1782
+  _globals['_LISTOWNSESSIONSREQUEST']._serialized_start=1784
+  _globals['_LISTOWNSESSIONSREQUEST']._serialized_end=1808
+  _globals['_LISTOWNSESSIONSRESPONSE']._serialized_start=1810
+  _globals['_LISTOWNSESSIONSRESPONSE']._serialized_end=1884
+  _globals['_REVOKEOWNSESSIONREQUEST']._serialized_start=1886
+  _globals['_REVOKEOWNSESSIONREQUEST']._serialized_end=1923
+  _globals['_REVOKEOWNSESSIONRESPONSE']._serialized_start=1925
+  _globals['_REVOKEOWNSESSIONRESPONSE']._serialized_end=1951
+  _globals['_CREATEOWNCREDENTIALREQUEST']._serialized_start=1954
+  _globals['_CREATEOWNCREDENTIALREQUEST']._serialized_end=2105
+  _globals['_CREATEOWNCREDENTIALRESPONSE']._serialized_start=2107
+  _globals['_CREATEOWNCREDENTIALRESPONSE']._serialized_end=2205
+  _globals['_LISTOWNCREDENTIALSREQUEST']._serialized_start=2207
+  _globals['_LISTOWNCREDENTIALSREQUEST']._serialized_end=2234
+  _globals['_LISTOWNCREDENTIALSRESPONSE']._serialized_start=2236
+  _globals['_LISTOWNCREDENTIALSRESPONSE']._serialized_end=2314
+  _globals['_DISABLEOWNCREDENTIALREQUEST']._serialized_start=2316
+  _globals['_DISABLEOWNCREDENTIALREQUEST']._serialized_end=2361
+  _globals['_DISABLEOWNCREDENTIALRESPONSE']._serialized_start=2363
+  _globals['_DISABLEOWNCREDENTIALRESPONSE']._serialized_end=2442
+  _globals['_PAYOPERATORSERVICE']._serialized_start=2600
+  _globals['_PAYOPERATORSERVICE']._serialized_end=3811
 # @@protoc_insertion_point(module_scope)

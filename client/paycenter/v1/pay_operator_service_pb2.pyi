@@ -427,6 +427,48 @@ class ResetPasswordResponse(_message.Message):
 Global___ResetPasswordResponse: _TypeAlias = ResetPasswordResponse  # noqa: Y015
 
 @_typing.final
+class UnlockPayOperatorRequest(_message.Message):
+    """UnlockPayOperatorRequest names an operator."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The number of the operator."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___UnlockPayOperatorRequest: _TypeAlias = UnlockPayOperatorRequest  # noqa: Y015
+
+@_typing.final
+class UnlockPayOperatorResponse(_message.Message):
+    """UnlockPayOperatorResponse returns the operator."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAY_OPERATOR_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def pay_operator(self) -> Global___PayOperator:
+        """The operator."""
+
+    def __init__(
+        self,
+        *,
+        pay_operator: Global___PayOperator | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pay_operator", b"pay_operator"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pay_operator", b"pay_operator"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___UnlockPayOperatorResponse: _TypeAlias = UnlockPayOperatorResponse  # noqa: Y015
+
+@_typing.final
 class ListSessionsRequest(_message.Message):
     """ListSessionsRequest is empty."""
 

@@ -57,6 +57,11 @@ class PayOperatorServiceStub(object):
                 request_serializer=paycenter_dot_v1_dot_pay__operator__service__pb2.ResetPasswordRequest.SerializeToString,
                 response_deserializer=paycenter_dot_v1_dot_pay__operator__service__pb2.ResetPasswordResponse.FromString,
                 _registered_method=True)
+        self.UnlockPayOperator = channel.unary_unary(
+                '/paycenter.v1.PayOperatorService/UnlockPayOperator',
+                request_serializer=paycenter_dot_v1_dot_pay__operator__service__pb2.UnlockPayOperatorRequest.SerializeToString,
+                response_deserializer=paycenter_dot_v1_dot_pay__operator__service__pb2.UnlockPayOperatorResponse.FromString,
+                _registered_method=True)
         self.ListSessions = channel.unary_unary(
                 '/paycenter.v1.PayOperatorService/ListSessions',
                 request_serializer=paycenter_dot_v1_dot_pay__operator__service__pb2.ListSessionsRequest.SerializeToString,
@@ -124,6 +129,13 @@ class PayOperatorServiceServicer(object):
 
     def ResetPassword(self, request, context):
         """ResetPassword sets a one-time password, removes the authenticator, and ends every session of an operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnlockPayOperator(self, request, context):
+        """UnlockPayOperator forgets the failed logins of an operator, so that it can log in without a wait. The password stays.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -200,6 +212,11 @@ def add_PayOperatorServiceServicer_to_server(servicer, server):
                     servicer.ResetPassword,
                     request_deserializer=paycenter_dot_v1_dot_pay__operator__service__pb2.ResetPasswordRequest.FromString,
                     response_serializer=paycenter_dot_v1_dot_pay__operator__service__pb2.ResetPasswordResponse.SerializeToString,
+            ),
+            'UnlockPayOperator': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnlockPayOperator,
+                    request_deserializer=paycenter_dot_v1_dot_pay__operator__service__pb2.UnlockPayOperatorRequest.FromString,
+                    response_serializer=paycenter_dot_v1_dot_pay__operator__service__pb2.UnlockPayOperatorResponse.SerializeToString,
             ),
             'ListSessions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListSessions,
@@ -348,6 +365,33 @@ class PayOperatorService(object):
             '/paycenter.v1.PayOperatorService/ResetPassword',
             paycenter_dot_v1_dot_pay__operator__service__pb2.ResetPasswordRequest.SerializeToString,
             paycenter_dot_v1_dot_pay__operator__service__pb2.ResetPasswordResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnlockPayOperator(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paycenter.v1.PayOperatorService/UnlockPayOperator',
+            paycenter_dot_v1_dot_pay__operator__service__pb2.UnlockPayOperatorRequest.SerializeToString,
+            paycenter_dot_v1_dot_pay__operator__service__pb2.UnlockPayOperatorResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,8 @@ class PayOperatorServiceStub:
     """ListPayOperators lists operators, newest first."""
     ResetPassword: _grpc.UnaryUnaryMultiCallable[_pay_operator_service_pb2.ResetPasswordRequest, _pay_operator_service_pb2.ResetPasswordResponse]
     """ResetPassword sets a one-time password, removes the authenticator, and ends every session of an operator."""
+    UnlockPayOperator: _grpc.UnaryUnaryMultiCallable[_pay_operator_service_pb2.UnlockPayOperatorRequest, _pay_operator_service_pb2.UnlockPayOperatorResponse]
+    """UnlockPayOperator forgets the failed logins of an operator, so that it can log in without a wait. The password stays."""
     ListSessions: _grpc.UnaryUnaryMultiCallable[_pay_operator_service_pb2.ListSessionsRequest, _pay_operator_service_pb2.ListSessionsResponse]
     """ListSessions lists the sessions of all operators, newest first, 1000 at most."""
     RevokeSession: _grpc.UnaryUnaryMultiCallable[_pay_operator_service_pb2.RevokeSessionRequest, _pay_operator_service_pb2.RevokeSessionResponse]
@@ -79,6 +81,8 @@ class PayOperatorServiceAsyncStub(PayOperatorServiceStub):
     """ListPayOperators lists operators, newest first."""
     ResetPassword: _aio.UnaryUnaryMultiCallable[_pay_operator_service_pb2.ResetPasswordRequest, _pay_operator_service_pb2.ResetPasswordResponse]  # type: ignore[assignment]
     """ResetPassword sets a one-time password, removes the authenticator, and ends every session of an operator."""
+    UnlockPayOperator: _aio.UnaryUnaryMultiCallable[_pay_operator_service_pb2.UnlockPayOperatorRequest, _pay_operator_service_pb2.UnlockPayOperatorResponse]  # type: ignore[assignment]
+    """UnlockPayOperator forgets the failed logins of an operator, so that it can log in without a wait. The password stays."""
     ListSessions: _aio.UnaryUnaryMultiCallable[_pay_operator_service_pb2.ListSessionsRequest, _pay_operator_service_pb2.ListSessionsResponse]  # type: ignore[assignment]
     """ListSessions lists the sessions of all operators, newest first, 1000 at most."""
     RevokeSession: _aio.UnaryUnaryMultiCallable[_pay_operator_service_pb2.RevokeSessionRequest, _pay_operator_service_pb2.RevokeSessionResponse]  # type: ignore[assignment]
@@ -133,6 +137,14 @@ class PayOperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_pay_operator_service_pb2.ResetPasswordResponse, _abc.Awaitable[_pay_operator_service_pb2.ResetPasswordResponse]]:
         """ResetPassword sets a one-time password, removes the authenticator, and ends every session of an operator."""
+
+    @_abc_1.abstractmethod
+    def UnlockPayOperator(
+        self,
+        request: _pay_operator_service_pb2.UnlockPayOperatorRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pay_operator_service_pb2.UnlockPayOperatorResponse, _abc.Awaitable[_pay_operator_service_pb2.UnlockPayOperatorResponse]]:
+        """UnlockPayOperator forgets the failed logins of an operator, so that it can log in without a wait. The password stays."""
 
     @_abc_1.abstractmethod
     def ListSessions(

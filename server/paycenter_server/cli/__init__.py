@@ -67,6 +67,12 @@ def _case() -> click.Command:
     return case
 
 
+def _approval() -> click.Command:
+    from paycenter_server.cli.approvals import approval
+
+    return approval
+
+
 def _audit() -> click.Command:
     from paycenter_server.cli.audit import audit
 
@@ -120,6 +126,10 @@ _COMMANDS: dict[str, tuple[Callable[[], click.Command], str]] = {
     "order": (_order, "Show why an order is where it is: `order show NUMBER`."),
     "books": (_books, "Compare the amounts of all orders with the event ledger: `books check`."),
     "case": (_case, "List, show and decide cases: `case list`, `case show NUMBER`, `case decide NUMBER refund`."),
+    "approval": (
+        _approval,
+        "Acts that need a second operator: `approval list`, `approval approve NUMBER`, `approval refuse NUMBER`.",
+    ),
     "audit": (_audit, "List and verify administrative acts: `audit list`, `audit verify`."),
     "protos": (_protos, "Write the .proto files of the contract to a folder."),
     "dev": (_dev, "Run everything on this machine, for development."),

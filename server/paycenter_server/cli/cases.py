@@ -30,7 +30,8 @@ CALLER = Caller("command line", None, "")
 _COLUMNS = ("number", "opened", "kind", "state", "app", "amount", "refund", "assignee")
 
 
-def _run(work: Callable[[Services], Awaitable[T]]) -> T:
+def run_work(work: Callable[[Services], Awaitable[T]]) -> T:
+    """Run use cases on the settings of the environment, or of a running `paycenter dev`; an error of one is a sentence."""
     settings = settings_of_dev_or_exit()
     configure_logging("console", "error")
 
@@ -103,7 +104,7 @@ def case_list(
                 break
         return found
 
-    views = _run(read)
+    views = run_work(read)
     if as_json:
         for view in views:
             click.echo(json.dumps(_object(view), ensure_ascii=False))
@@ -130,7 +131,7 @@ def case_show(number: str, *, evidence: bool, as_json: bool) -> None:
         entries, _ = await services.case_desk.timeline(CALLER, number)
         return view, entries
 
-    view, entries = _run(read)
+    view, entries = run_work(read)
     if as_json:
         shown = [{**_entry_object(entry), **({"evidence": entry.evidence} if evidence else {})} for entry in entries]
         click.echo(json.dumps({**_object(view), "entries": shown}, ensure_ascii=False))
@@ -155,7 +156,7 @@ def case_decide(number: str, decision: str, reason: str, *, as_json: bool) -> No
     (DecidePayCase): everybody who uses the command line counts as one operator. Beside a running `paycenter dev` it needs no
     settings.
     """
-    view = _run(lambda services: services.case_decisions.decide(CALLER, number, Decision(decision.upper()), reason))
+    view = run_work(lambda services: services.case_decisions.decide(CALLER, number, Decision(decision.upper()), reason))
     if as_json:
         click.echo(json.dumps(_object(view), ensure_ascii=False))
         return

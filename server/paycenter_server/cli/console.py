@@ -44,11 +44,13 @@ def console_parts(services: Services, settings: Settings) -> Parts:
     return Parts(
         now=context.now, new_key=lambda: context.new_key(context.now()), version=VERSION, registry=context.registry,
         grpc_address=settings.grpc_address, checks=_checks(settings),
-        identity=services.identity, operators=services.operators, orders=services.orders, refunds=services.refunds,
+        identity=services.identity, operators=services.operators, totp=services.totp, login_sessions=services.sessions,
+        audit=services.audit, orders=services.orders, refunds=services.refunds,
         timelines=services.timelines, notifications=services.notifications,
         notification_trial=services.notification_trial, apps=services.apps, credentials=services.credentials,
-        accounts=services.accounts, channels=services.channels, channel_probe=services.channel_probe, search=services.search,
-        case_desk=services.case_desk, case_decisions=services.case_decisions,
+        accounts=services.accounts, channels=services.channels, channel_probe=services.channel_probe,
+        search=services.search, cashier=services.cashier, exports=services.exports, views=services.views,
+        case_desk=services.case_desk, case_decisions=services.case_decisions, approvals=services.approval_desk,
         overview=services.overview, health=services.health,
     )  # fmt: skip
 

@@ -95,7 +95,7 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
             credentials=services.credentials, notifications=services.notifications, case_desk=services.case_desk,
         case_decisions=services.case_decisions,
             health=services.health,
-            operators=services.operators, sessions=services.sessions, audit=services.audit,
+            operators=services.operators, sessions=services.sessions, audit=services.audit, approval_desk=services.approval_desk,
         )  # fmt: skip
         reflection = settings.reflection if settings.reflection is not None else not settings.production
         check_address("PAYCENTER_GRPC_ADDRESS", settings.grpc_address)

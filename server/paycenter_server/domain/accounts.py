@@ -19,6 +19,7 @@ class PayAccount:
 
     Secrets in `config` are sealed, never clear text. `earlier_keys`: the configurations before the last changes of keys, each as
     {"until": ISO time, "config": configuration}; until then they still verify and decrypt callbacks and answers.
+    `change_approval`: changes of keys and switches need a second operator.
     """
 
     id: UUID
@@ -32,6 +33,7 @@ class PayAccount:
     create_time: datetime
     update_time: datetime
     version: int
+    change_approval: bool
 
     @property
     def number(self) -> str:
@@ -65,6 +67,7 @@ def new_account(
         create_time=now,
         update_time=now,
         version=1,
+        change_approval=False,
     )
 
 

@@ -60,7 +60,8 @@ class PayApp:
     """A connected service. The endpoints are those of its URLs.
 
     `surplus_policy` is the policy for all kinds of cases, `case_policies` has those of single kinds. `case_decision_limit`: a
-    decision about a larger amount, in minor units, needs a second operator; None if none does.
+    decision about a larger amount, in minor units, needs a second operator; None if none does. `refund_approval_limit`: from this
+    amount of all refunds of an order, a refund by an operator needs a second one; None if none does.
 
     `notification_secrets_previous` has the sealed secrets that were replaced (`sealed`) and when they end (`until`), newest first.
     """
@@ -77,6 +78,7 @@ class PayApp:
     surplus_policy: SurplusPolicy
     case_policies: Mapping[str, str]
     case_decision_limit: int | None
+    refund_approval_limit: int | None
     notification_success: NotificationSuccess
     notification_secret: str = field(repr=False)
     notification_secrets_previous: Sequence[Mapping[str, str]] = field(repr=False)
@@ -101,6 +103,7 @@ def new_app(
     surplus_policy: SurplusPolicy,
     case_policies: Mapping[str, str],
     case_decision_limit: int | None,
+    refund_approval_limit: int | None,
     notification_success: NotificationSuccess,
     notification_secret: str,
 ) -> PayApp:
@@ -118,6 +121,7 @@ def new_app(
         surplus_policy=surplus_policy,
         case_policies=dict(case_policies),
         case_decision_limit=case_decision_limit,
+        refund_approval_limit=refund_approval_limit,
         notification_success=notification_success,
         notification_secret=notification_secret,
         notification_secrets_previous=[],

@@ -31,6 +31,7 @@ class Prefix(StrEnum):
     CASE = "K"
     OPERATOR = "U"
     SESSION = "S"
+    APPROVAL = "V"
 
 
 def uuid7(now: datetime, random: int, after: UUID | None = None) -> UUID:

@@ -75,6 +75,11 @@ PERMISSIONS: Mapping[str, Permission] = {
     "PayCaseService/DecidePayCase": Permission(_FINANCE),
     "PayCaseService/CommentPayCase": Permission(_FINANCE),
     "PayCaseService/AssignPayCase": Permission(_FINANCE),
+    "PayApprovalService/ListPayApprovals": _READ,
+    "PayApprovalService/GetPayApproval": _READ,
+    # The use case asks for the method of the act as well.
+    "PayApprovalService/ApprovePayApproval": Permission(_BOTH),
+    "PayApprovalService/RefusePayApproval": Permission(_BOTH),
     "PayNotificationService/ListPayNotifications": _READ_SHARED,
     "PayNotificationService/GetPayNotification": _READ_SHARED,
     "PayNotificationService/ResendPayNotification": Permission(_DEVELOPER, apps=True),
@@ -106,6 +111,7 @@ PERMISSIONS: Mapping[str, Permission] = {
     "PayOperatorService/UpdatePayOperator": _ADMIN_ONLY,
     "PayOperatorService/ListPayOperators": _ADMIN_ONLY,
     "PayOperatorService/ResetPassword": _ADMIN_ONLY,
+    "PayOperatorService/UnlockPayOperator": _ADMIN_ONLY,
     "PayOperatorService/ListSessions": _ADMIN_ONLY,
     "PayOperatorService/RevokeSession": _ADMIN_ONLY,
     "PayOperatorService/ListOwnSessions": _OWN,
@@ -117,7 +123,11 @@ PERMISSIONS: Mapping[str, Permission] = {
     "PayOperatorService/ChangeOwnPassword": Permission(_ALL, always=True),
     "PayOperatorService/ChangeOwnTotp": _OWN,
     "PayAuditService/ListAuditEntries": _ADMIN_ONLY,
-    # Of the console alone. They are about all apps.
+    # Of the console alone. A file leaves the console and its limits, so a reader may not make one.
+    "Console/ExportOrders": Permission(_FINANCE),
+    "Console/ExportRefunds": Permission(_FINANCE),
+    "Console/SaveView": _OWN,
+    # They are about all apps.
     "Console/ShowOverview": Permission(_ALL, limited=False),
     "Console/Search": Permission(_ALL, limited=False),
     "Console/ShowHealth": Permission(_ALL, limited=False),

@@ -180,6 +180,32 @@ CASE: Mapping[tuple[CaseState | None, CaseEvent], CaseState] = {
 }
 
 
+class ApprovalState(StrEnum):
+    """The state of an approval. PENDING: the act waits for a second operator."""
+
+    PENDING = "PENDING"
+    APPROVED = "APPROVED"
+    REFUSED = "REFUSED"
+    EXPIRED = "EXPIRED"
+
+
+class ApprovalEvent(StrEnum):
+    """The events of an approval. APPROVE: the act was carried out, in the same transaction."""
+
+    REQUEST = "request"
+    APPROVE = "approve"
+    REFUSE = "refuse"
+    EXPIRE = "expire"
+
+
+APPROVAL: Mapping[tuple[ApprovalState | None, ApprovalEvent], ApprovalState] = {
+    (None, ApprovalEvent.REQUEST): ApprovalState.PENDING,
+    (ApprovalState.PENDING, ApprovalEvent.APPROVE): ApprovalState.APPROVED,
+    (ApprovalState.PENDING, ApprovalEvent.REFUSE): ApprovalState.REFUSED,
+    (ApprovalState.PENDING, ApprovalEvent.EXPIRE): ApprovalState.EXPIRED,
+}
+
+
 def sources(table: Mapping[tuple[_S | None, _E], _S], *events: _E) -> list[str]:
     """The states in which one of the events is possible, in the order of the table."""
     return [state.value for (state, known) in table if known in events and state is not None]
@@ -208,4 +234,5 @@ MACHINES: Mapping[str, Mapping[Any, StrEnum]] = {
     "pay_refund": REFUND,
     "pay_notify_task": NOTIFICATION,
     "pay_case": CASE,
+    "pay_approval": APPROVAL,
 }

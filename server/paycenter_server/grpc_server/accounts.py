@@ -13,7 +13,7 @@ from paycenter_server.grpc_server.interceptor import current_caller
 from paycenter_server.services.accounts import Accounts, AccountView, NewAccount
 from paycenter_server.services.paging import Pager
 
-_PLAIN: Any = ("enabled", "name", "remark")
+_PLAIN: Any = ("enabled", "name", "remark", "change_approval")
 
 
 def account_message(view: AccountView) -> pb.PayAccount:
@@ -31,6 +31,7 @@ def account_message(view: AccountView) -> pb.PayAccount:
         earlier_keys_until=stamp(view.earlier_keys_until),
         create_time=stamp(account.create_time),
         update_time=stamp(account.update_time),
+        change_approval=account.change_approval,
     )
 
 

@@ -64,6 +64,7 @@ def app_message(listed: ListedApp) -> pb.PayApp:
         update_time=stamp(app.update_time),
         case_policies=_policies_message(app),
         case_decision_limit=app.case_decision_limit,
+        refund_approval_limit=app.refund_approval_limit or 0,
     )
 
 
@@ -88,6 +89,7 @@ class AppServicer(PayAppServiceServicer):
             or NotificationSuccess.HTTP_2XX,
             case_policies=_policies(request.case_policies),
             case_decision_limit=request.case_decision_limit if request.HasField("case_decision_limit") else None,
+            refund_approval_limit=request.refund_approval_limit,
         )
         created = await self._apps.create(current_caller(), new)
         return pb.CreatePayAppResponse(
@@ -111,6 +113,8 @@ class AppServicer(PayAppServiceServicer):
             changes["case_policies"] = _policies(request.case_policies)
         if request.HasField("case_decision_limit"):
             changes["case_decision_limit"] = None if request.case_decision_limit == -1 else request.case_decision_limit
+        if request.HasField("refund_approval_limit"):
+            changes["refund_approval_limit"] = request.refund_approval_limit
         listed = await self._apps.update(current_caller(), request.app_key, changes)
         return pb.UpdatePayAppResponse(pay_app=app_message(listed), warnings=listed.warnings)
 

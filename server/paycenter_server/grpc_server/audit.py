@@ -10,6 +10,7 @@ from paycenter_server.services.identity import Caller
 
 _SERVICES = (
     "PayAppService/",
+    "PayApprovalService/",
     "PayAccountService/",
     "PayAuditService/",
     "PayCaseService/",

@@ -100,6 +100,11 @@ class OperatorServicer(PayOperatorServiceServicer):
         done = await self._operators.reset_password(current_caller(), request.id)
         return pb.ResetPasswordResponse(pay_operator=operator_message(done.operator), password=done.password)
 
+    async def UnlockPayOperator(self, request: pb.UnlockPayOperatorRequest, context: Any) -> pb.UnlockPayOperatorResponse:
+        """See the proto."""
+        operator = await self._operators.unlock(current_caller(), request.id)
+        return pb.UnlockPayOperatorResponse(pay_operator=operator_message(operator))
+
     async def ListSessions(self, request: pb.ListSessionsRequest, context: Any) -> pb.ListSessionsResponse:
         """See the proto."""
         return pb.ListSessionsResponse(sessions=[session_message(one) for one in await self._sessions.list_all(current_caller())])

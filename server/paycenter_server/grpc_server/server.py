@@ -15,6 +15,8 @@ from paycenter.v1 import (
     pay_account_service_pb2_grpc,
     pay_app_service_pb2,
     pay_app_service_pb2_grpc,
+    pay_approval_service_pb2,
+    pay_approval_service_pb2_grpc,
     pay_audit_service_pb2,
     pay_audit_service_pb2_grpc,
     pay_case_service_pb2,
@@ -34,6 +36,7 @@ from paycenter.v1 import (
 )
 
 from paycenter_server.grpc_server.accounts import AccountServicer
+from paycenter_server.grpc_server.approvals import ApprovalServicer
 from paycenter_server.grpc_server.apps import AppServicer
 from paycenter_server.grpc_server.audit_entries import AuditServicer
 from paycenter_server.grpc_server.cases import CaseServicer
@@ -46,6 +49,7 @@ from paycenter_server.grpc_server.orders import OrderServicer
 from paycenter_server.grpc_server.reflection import add_reflection
 from paycenter_server.grpc_server.refunds import RefundServicer
 from paycenter_server.services.accounts import Accounts
+from paycenter_server.services.approvals_desk import ApprovalDesk
 from paycenter_server.services.apps import Apps
 from paycenter_server.services.attempts_submission import Submission
 from paycenter_server.services.audit import Audit
@@ -93,6 +97,7 @@ _NAMES = tuple(
         (pay_notification_service_pb2, "PayNotificationService"),
         (pay_operator_service_pb2, "PayOperatorService"),
         (pay_audit_service_pb2, "PayAuditService"),
+        (pay_approval_service_pb2, "PayApprovalService"),
     )
 )
 
@@ -126,6 +131,7 @@ class Parts:
     operators: Operators
     sessions: Sessions
     audit: Audit
+    approval_desk: ApprovalDesk
 
 
 class Server:
@@ -158,6 +164,7 @@ class Server:
             OperatorServicer(parts.operators, parts.sessions, parts.credentials), self._server
         )
         pay_audit_service_pb2_grpc.add_PayAuditServiceServicer_to_server(AuditServicer(parts.audit), self._server)
+        pay_approval_service_pb2_grpc.add_PayApprovalServiceServicer_to_server(ApprovalServicer(parts.approval_desk), self._server)
         self._health = HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if with_reflection:

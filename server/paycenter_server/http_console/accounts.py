@@ -11,7 +11,7 @@ from paycenter_server.domain.accounts import PayAccount
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.http_console.families import MODE, items_of
 from paycenter_server.http_console.forms import Form, fields_of, need_confirmation, read_form
-from paycenter_server.http_console.security import status_of
+from paycenter_server.http_console.security import status_of, waits
 from paycenter_server.http_console.view import View, redirect, see, view_of
 from paycenter_server.services.accounts import NewAccount
 from paycenter_server.services.overview import endings
@@ -109,23 +109,28 @@ async def _render(
         "account.html", status=200 if error is None else status_of(error), account=account, shown=shown, error=error,
         wrong=fields_of(error) if error else {}, form=form or {**shown.config, **_values(account)},
         uses=await view.parts.accounts.uses(view.caller, number), endings=endings(account, view.now()), now=view.now(), items=items,
+        approvals=await view.parts.approvals.waiting_for(view.caller, number),
         identity=spec.identity_fields if spec else (), kept=kept, kept_names=names or [],
     )  # fmt: skip
 
 
 def _values(account: PayAccount) -> dict[str, str]:
-    return {"name": account.name, "remark": account.remark, "enabled": "on" if account.enabled else ""}
+    return {
+        "name": account.name, "remark": account.remark, "enabled": "on" if account.enabled else "",
+        "change_approval": "on" if account.change_approval else "",
+    }  # fmt: skip
 
 
 async def _edit(request: web.Request) -> web.Response:
     view, number, form = view_of(request), request.match_info["number"], await read_form(request)
     changes: dict[str, Any] = {
         "name": form.get("name", "").strip(), "remark": form.get("remark", "").strip(), "enabled": form.get("enabled") == "on",
+        "change_approval": form.get("change_approval") == "on",
     }  # fmt: skip
     try:
         await view.parts.accounts.update(view.caller, number, changes, "", None)
     except PayCenterError as error:
-        return await _render(view, number, error=error)
+        return waits(error) or await _render(view, number, error=error)
     return see(f"/accounts/{number}", "saved")
 
 
@@ -144,6 +149,8 @@ async def _rotate(request: web.Request) -> web.Response:
             view.caller, number, {}, spec.config_message, config, int(hours) if hours.isascii() and hours.isdigit() else None
         )
     except PayCenterError as error:
+        if (page := waits(error)) is not None:
+            return page
         kept, names = keep_secrets(view, spec, given)
         values = {**shown.config, **form, **_values(shown.account)}
         return await _render(view, number, error=error, form=values, kept=kept, names=names)

@@ -9,12 +9,18 @@ from aiohttp import web
 
 from paycenter_server.http_console import (
     accounts,
+    approvals,
     apps,
+    audit,
     cases,
     channels,
+    exports,
     health,
+    lists,
     login,
+    me,
     notifications,
+    operators,
     order,
     orders,
     overview,
@@ -27,7 +33,10 @@ from paycenter_server.http_console.sessions import Sessions
 from paycenter_server.http_console.view import CONSOLE, Console
 
 log = structlog.get_logger(__name__)
-_NOUNS = (login, overview, search, orders, order, refunds, notifications, cases, apps, accounts, channels, health)
+_NOUNS = (
+    login, me, overview, search, lists, exports, orders, order, refunds, notifications, cases, approvals, apps, accounts, channels,
+    operators, audit, health,
+)  # fmt: skip
 
 
 def create_app(parts: Parts, sessions: Sessions) -> web.Application:

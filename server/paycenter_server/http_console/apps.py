@@ -9,10 +9,11 @@ from typing import Any
 
 from aiohttp import web
 
-from paycenter_server.domain.apps import NotificationSuccess, SurplusPolicy
+from paycenter_server.domain.apps import NotificationSuccess, SurplusPolicy, possible_policies
+from paycenter_server.domain.cases import CaseKind
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.domain.notifications import NotificationType
-from paycenter_server.http_console.formats import CHANNELS, plain_amount
+from paycenter_server.http_console.formats import CASE_KINDS, CHANNELS, plain_amount
 from paycenter_server.http_console.forms import Form, amount_of, choice, fields_of, need_confirmation, read_form
 from paycenter_server.http_console.security import status_of
 from paycenter_server.http_console.view import View, redirect, see, view_of
@@ -28,6 +29,27 @@ SHORT = {
 """The heads of the matrix. Their titles have the whole names."""
 FAMILY_NAMES = {"wechatpay": "WeChat Pay", "alipay": "Alipay", "mock": "Test"}
 SNIPPETS = {"python": "Python", "node": "Node.js", "go": "Go", "java": "Java", "curl": "buf curl"}
+
+
+_POLICIES = {
+    SurplusPolicy.REFUND: "is refunded at once",
+    SurplusPolicy.HOLD: "waits for a decision",
+    SurplusPolicy.ACCEPT: "is booked if it is a late payment",
+}
+
+
+def policy_choices(view: View) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """The kinds of cases with a choice: the kind, its name, and the policies that make sense for it."""
+    return [
+        (kind.value, view.t(CASE_KINDS[kind]), [(one.value, view.t(_POLICIES[one])) for one in possible_policies(kind)])
+        for kind in CaseKind if len(possible_policies(kind)) > 1
+    ]  # fmt: skip
+
+
+def _case_policies(form: Form) -> dict[str, str]:
+    """The policies of single kinds. An empty choice means that of the app."""
+    chosen = {kind.value: choice(SurplusPolicy, form.get(f"case_policies.{kind.value}", "")) for kind in CaseKind}
+    return {kind: policy.value for kind, policy in chosen.items() if policy is not None}
 
 
 def add_routes(app: web.Application) -> None:
@@ -65,7 +87,8 @@ async def _list(request: web.Request) -> web.Response:
 
 
 async def _new_page(request: web.Request) -> web.Response:
-    return view_of(request).render("app_new.html", form={}, error=None, wrong={})
+    view = view_of(request)
+    return view.render("app_new.html", form={}, error=None, wrong={}, policies=policy_choices(view))
 
 
 async def _create(request: web.Request) -> web.Response:
@@ -78,10 +101,15 @@ async def _create(request: web.Request) -> web.Response:
         notification_success=choice(NotificationSuccess, form.get("notification_success", "")) or NotificationSuccess.HTTP_2XX,
     )  # fmt: skip
     try:
-        new = replace(new, case_decision_limit=_limit(form))
+        new = replace(
+            new, case_decision_limit=_limit(form, "case_decision_limit"),
+            refund_approval_limit=_limit(form, "refund_approval_limit"), case_policies=_case_policies(form),
+        )  # fmt: skip
         created = await view.parts.apps.create(view.caller, new)
     except PayCenterError as error:
-        return view.render("app_new.html", status=status_of(error), form=form, error=error, wrong=fields_of(error))
+        return view.render(
+            "app_new.html", status=status_of(error), form=form, error=error, wrong=fields_of(error), policies=policy_choices(view)
+        )
     shown = view.keep_once(
         {"key_id": created.key_id, "key_secret": created.key_secret, "notification_secret": created.notification_secret}
     )
@@ -110,24 +138,26 @@ async def _render(
         "app.html", status=200 if error is None else status_of(error), app=listed.app, form=form or _values(listed), error=error,
         wrong=fields_of(error) if error else {}, credentials=credentials, trial=trial, once=once or {}, warnings=warnings,
         channels={one.channel.code: one for one in page.items}, codes=_codes(view), snippets=SNIPPETS, host=view.parts.grpc_address,
+        policies=policy_choices(view),
     )  # fmt: skip
 
 
 def _values(listed: ListedApp) -> dict[str, str]:
     app = listed.app
-    limit = app.case_decision_limit
+    limits = ("case_decision_limit", "refund_approval_limit")
     return {
         "name": app.name, "remark": app.remark, "enabled": "on" if app.enabled else "",
         "order_notification_url": app.order_notification_url, "refund_notification_url": app.refund_notification_url,
         "surplus_policy": app.surplus_policy.value, "notification_success": app.notification_success.value,
-        "case_decision_limit": "" if limit is None else plain_amount(limit),
+        **{f"case_policies.{kind}": policy for kind, policy in app.case_policies.items()},
+        **{name: "" if getattr(app, name) is None else plain_amount(getattr(app, name)) for name in limits},
     }  # fmt: skip
 
 
-def _limit(form: Form) -> int | None:
+def _limit(form: Form, name: str) -> int | None:
     """Minor units; None for an empty field."""
-    text = form.get("case_decision_limit", "")
-    return amount_of("case_decision_limit", text) if text.strip() else None
+    text = form.get(name, "")
+    return amount_of(name, text) if text.strip() else None
 
 
 async def _edit(request: web.Request) -> web.Response:
@@ -140,8 +170,11 @@ async def _edit(request: web.Request) -> web.Response:
         changes["surplus_policy"] = policy.value
     if rule := choice(NotificationSuccess, form.get("notification_success", "")):
         changes["notification_success"] = rule.value
+    if any(name.startswith("case_policies.") for name in form):
+        changes["case_policies"] = _case_policies(form)
     try:
-        changes["case_decision_limit"] = _limit(form)
+        for name in ("case_decision_limit", "refund_approval_limit"):
+            changes[name] = _limit(form, name)
         listed = await view.parts.apps.update(view.caller, key, changes)
     except PayCenterError as error:
         return await _render(view, key, error=error, form=form)

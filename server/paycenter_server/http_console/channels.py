@@ -11,7 +11,7 @@ from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.http_console.accounts import given_config, keep_secrets, needed
 from paycenter_server.http_console.families import MODE, items_of
 from paycenter_server.http_console.forms import Form, fields_of, need_confirmation, rate_of, read_form
-from paycenter_server.http_console.security import status_of
+from paycenter_server.http_console.security import status_of, waits
 from paycenter_server.http_console.view import View, redirect, see, view_of
 from paycenter_server.services.channels import ChannelView, NewChannel
 from paycenter_server.services.channels_probe import Probe
@@ -93,6 +93,7 @@ async def _render(
         account=shown.account, error=error, wrong=fields_of(error) if error else {}, form=form or _values(shown), probe=probe,
         items=items_of(spec, *_WAY) if spec else [], of_account=items_of(spec, Scope.ACCOUNT) if spec else [],
         accounts=[one.account for one in accounts.items if one.account.id != shown.account.id], kept_names=[],
+        approvals=await view.parts.approvals.waiting_for(view.caller, number),
     )  # fmt: skip
 
 
@@ -118,7 +119,7 @@ async def _edit(request: web.Request) -> web.Response:
         family, given = (spec.config_message, config) if items_of(spec, *_WAY) else ("", None)
         await view.parts.channels.update(view.caller, number, changes, family, given)
     except PayCenterError as error:
-        return await _render(view, number, error=error, form=form)
+        return waits(error) or await _render(view, number, error=error, form=form)
     return see(f"/channels/{number}", "saved")
 
 
@@ -128,7 +129,7 @@ async def _switch(request: web.Request) -> web.Response:
     try:
         await view.parts.channels.update(view.caller, number, {}, "", None, form.get("account_id", ""))
     except PayCenterError as error:
-        return await _render(view, number, error=error)
+        return waits(error) or await _render(view, number, error=error)
     return see(f"/channels/{number}", "saved")
 
 

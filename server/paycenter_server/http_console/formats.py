@@ -34,6 +34,10 @@ STATES: Mapping[str, tuple[str, str]] = {
     "case:OPEN": (BAD, "Open"),
     "case:REFUNDING": (WAIT, "Being refunded"),
     "case:RESOLVED": (GOOD, "Resolved"),
+    "approval:PENDING": (WAIT, "Waits for approval"),
+    "approval:APPROVED": (GOOD, "Approved"),
+    "approval:REFUSED": (OFF, "Refused"),
+    "approval:EXPIRED": (OFF, "Expired"),
     "switch:on": (GOOD, "Enabled"),
     "switch:off": (OFF, "Disabled"),
 }

@@ -107,6 +107,11 @@ def _time(text: str, zone: tzinfo, *, end: bool = False) -> datetime | None:
         return None
 
 
+def end_of_day(text: str, zone: tzinfo) -> datetime | None:
+    """The end of a date in the zone; None if the text is none."""
+    return None if "T" in text else _time(text, zone, end=True)
+
+
 def fields_of(error: PayCenterError) -> dict[str, str]:
     """What is wrong with each field. A field of a configuration is named without `config.`."""
     return {violation.field.removeprefix("config."): violation.description for violation in error.violations}

@@ -1,8 +1,6 @@
-"""Login, logout, and the preferences that every viewer has: language, colours, columns."""
+"""Login, logout, and the preferences that every viewer has: language, colours."""
 
 from __future__ import annotations
-
-import re
 
 from aiohttp import web
 
@@ -18,7 +16,6 @@ _PROBLEMS = {
     LoginProblem.WRONG: (401, "The name or the password is wrong."),
     LoginProblem.TOO_MANY: (429, "Too many failed logins. Try again in five minutes."),
 }
-_COLUMNS = re.compile(r"[a-z_]{1,30}(\.[a-z_]{1,30}){0,40}")
 
 
 def add_routes(app: web.Application) -> None:
@@ -103,10 +100,4 @@ async def _preferences(request: web.Request) -> web.StreamResponse:
         keep("language", str(form["language"]))
     if form.get("theme") in ("auto", "light", "dark"):
         keep("theme", str(form["theme"]))
-    if (table := form.get("columns_of")) in ("orders",):
-        chosen = ".".join(str(item) for item in form.getall("column", []))
-        if _COLUMNS.fullmatch(chosen):
-            keep(f"columns_{table}", chosen)
-        else:
-            response.del_cookie(f"columns_{table}", path="/")
     return response

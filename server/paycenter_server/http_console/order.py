@@ -15,7 +15,7 @@ from paycenter_server.domain.ids import Prefix, decode, encode
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.http_console.formats import CASE_KINDS
 from paycenter_server.http_console.forms import Form, amount_of, fields_of, need_confirmation, read_form
-from paycenter_server.http_console.security import status_of
+from paycenter_server.http_console.security import status_of, waits
 from paycenter_server.http_console.view import View, see, view_of
 from paycenter_server.services.paging import Pager
 from paycenter_server.services.refunds import NewRefund
@@ -34,6 +34,7 @@ def add_routes(app: web.Application) -> None:
     """Serve these pages."""
     app.router.add_get("/orders/{number}", _page)
     app.router.add_get("/orders/{number}/timeline", _timeline)
+    app.router.add_post("/orders/{number}/cashier", _cashier)
     for name, act in (("refund", _refund), ("sync", _sync), ("close", _close), ("resend", _resend)):
         app.router.add_post(f"/orders/{{number}}/{name}", _handler(act))
 
@@ -48,7 +49,7 @@ def _handler(act: Callable[[View, PayOrder, Form], Awaitable[str]]) -> Callable[
         try:
             done = await act(view, order, form)
         except PayCenterError as error:
-            return await _render(view, order.number, error=error, form=form)
+            return waits(error) or await _render(view, order.number, error=error, form=form)
         return see(f"/orders/{order.number}", done)
 
     return handle
@@ -85,19 +86,34 @@ async def _resend(view: View, order: PayOrder, form: Form) -> str:
     return "resent"
 
 
+async def _cashier(request: web.Request) -> web.Response:
+    """The page with a link for the payer. It stores nothing. A redirect would be refused: forms lead to this console only."""
+    view = view_of(request)
+    order = await view.parts.orders.load(view.caller, request.match_info["number"])
+    try:
+        link = view.parts.cashier.link(order, {})
+    except PayCenterError as error:
+        return await _render(view, order.number, error=error)
+    return await _render(view, order.number, link=link.url)
+
+
 async def _page(request: web.Request) -> web.Response:
     return await _render(view_of(request), request.match_info["number"])
 
 
-async def _render(view: View, number: str, error: PayCenterError | None = None, form: Form | None = None) -> web.Response:
+async def _render(
+    view: View, number: str, error: PayCenterError | None = None, form: Form | None = None, link: str = ""
+) -> web.Response:
+    """`link`: to the cashier."""
     shown = await _timeline_values(view, number)
     order = shown["order"]
     refunds = await view.parts.refunds.of_order(view.caller, order)
     attempts = await view.parts.orders.attempts(order)
     new_number = encode(Prefix.REFUND, view.parts.new_key())
     return view.render(
-        "order.html", status=200 if error is None else status_of(error), attempts=attempts, refunds=refunds, error=error,
+        "order.html", status=200 if error is None else status_of(error), attempts=attempts, refunds=refunds, error=error, link=link,
         wrong=fields_of(error) if error else {}, form=form or {}, new_number=f"console-{new_number}",
+        approvals=await view.parts.approvals.waiting_for(view.caller, order.number),
         refundable=order.paid_amount - order.refunded_amount - order.reserved_amount, **shown,
     )  # fmt: skip
 

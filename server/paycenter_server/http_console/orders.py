@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from aiohttp import web
 
 from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.states import OrderState
+from paycenter_server.domain.views import ViewList
 from paycenter_server.http_console.formats import CHANNELS, STATES
 from paycenter_server.http_console.forms import choice, time_range
+from paycenter_server.http_console.lists import chosen_columns, gathered
 from paycenter_server.http_console.view import SCANNED, View, view_of
 from paycenter_server.services.paging import Pager
 from paycenter_server.storage.orders import OrderFilter
@@ -51,14 +55,19 @@ def state_choices(view: View, kind: str) -> list[tuple[str, str]]:
     return [(name, view.t(STATES[f"{kind}:{name}"][1])) for name in names if name != "PARTLY"]
 
 
-def columns_of(view: View) -> list[str]:
-    """The columns that the viewer has chosen."""
-    chosen = view.request.cookies.get("columns_orders", "").split(".")
-    return [name for name in COLUMNS if name in chosen] or list(_DEFAULT)
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The filter of a query. `app`: the key of its app. `chosen`: of the time range. `scan`: how many rows a page reads."""
+
+    app: str
+    where: OrderFilter
+    chosen: str
+    scan: int | None
 
 
-async def _list(request: web.Request) -> web.Response:
-    view, query = view_of(request), request.query
+def order_filter(view: View) -> Found:
+    """What the query asks for."""
+    query = view.query
     number = query.get("number", "").strip().upper()
     merchant, channel_no = query.get("merchant_order_id", "").strip(), query.get("channel_order_no", "").strip()
     # A number is found whatever the time range says.
@@ -74,11 +83,20 @@ async def _list(request: web.Request) -> web.Response:
     )  # fmt: skip
     if number and not key and where.attempt_id is None:
         where = OrderFilter(order_ids=())
-    app = query.get("app", "")
     scan = SCANNED if (where.channel_code or where.state) and not by_number else None
-    page = await view.parts.orders.search(view.caller, app, where, view.pager(), scan=scan)
+    return Found(query.get("app", ""), where, chosen, scan)
+
+
+async def _list(request: web.Request) -> web.Response:
+    view = view_of(request)
+    if (page_with_columns := gathered(view, "/orders", COLUMNS)) is not None:
+        return page_with_columns
+    found = order_filter(view)
+    page = await view.parts.orders.search(view.caller, found.app, found.where, view.pager(), scan=found.scan)
     marks = await view.parts.orders.marks(page.items)
     return view.render(
-        "orders.html", orders=page.items, token=page.next_token, marks=marks, chosen=chosen, columns=columns_of(view),
+        "orders.html", orders=page.items, token=page.next_token, marks=marks, chosen=found.chosen,
+        columns=chosen_columns(view, COLUMNS, _DEFAULT),
+        views=await view.parts.views.list_own(view.caller, ViewList.ORDERS),
         every_column=COLUMNS, apps=await app_keys(view), channels=channel_choices(view), states_of=state_choices(view, "order"),
     )  # fmt: skip

@@ -21,7 +21,10 @@ def add_routes(app: web.Application) -> None:
 async def _page(request: web.Request) -> web.Response:
     view = view_of(request)
     attention = await view.parts.overview.attention(view.caller)
-    return view.render("overview.html", attention=attention, now=view.now(), soon=SOON.days, **await _values(view))
+    return view.render(
+        "overview.html", attention=attention, approvals=await view.parts.approvals.count(view.caller), now=view.now(),
+        soon=SOON.days, **await _values(view),
+    )  # fmt: skip
 
 
 async def _figures(request: web.Request) -> web.Response:

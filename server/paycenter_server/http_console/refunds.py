@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from aiohttp import web
 
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.domain.ids import Prefix, decode, encode
 from paycenter_server.domain.states import RefundState
+from paycenter_server.domain.views import ViewList
 from paycenter_server.http_console.forms import choice, time_range
+from paycenter_server.http_console.lists import chosen_columns, gathered
 from paycenter_server.http_console.order import page_of_entries
 from paycenter_server.http_console.orders import app_keys, channel_choices, state_choices
-from paycenter_server.http_console.security import status_of
+from paycenter_server.http_console.security import status_of, waits
 from paycenter_server.http_console.view import SCANNED, View, see, view_of
 from paycenter_server.services.refunds import NewRefund
 from paycenter_server.storage.refunds import RefundFilter
 
+COLUMNS = {
+    "number": "Refund number",
+    "merchant_refund_no": "Merchant's refund number",
+    "amount": "Amount",
+    "paid": "Paid",
+    "state": "State",
+    "merchant_order_id": "Merchant's order number",
+    "channel": "Channel",
+    "channel_refund_no": "Channel's refund number",
+    "app": "App",
+    "reason": "Reason",
+    "created": "Created",
+    "refunded": "Refunded at",
+}
+_DEFAULT = tuple(name for name in COLUMNS if name != "reason")
 _NUMBERS = ("merchant_order_id", "merchant_refund_no", "channel_refund_no", "number")
 
 
@@ -26,8 +45,19 @@ def add_routes(app: web.Application) -> None:
     app.router.add_post("/refunds/{number}/sync", _sync)
 
 
-async def _list(request: web.Request) -> web.Response:
-    view, query = view_of(request), request.query
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The filter of a query, as `orders.Found`."""
+
+    app: str
+    where: RefundFilter
+    chosen: str
+    scan: int | None
+
+
+def refund_filter(view: View) -> Found:
+    """What the query asks for."""
+    query = view.query
     texts = {name: query.get(name, "").strip() for name in _NUMBERS}
     chosen, start, end = time_range(query, view.now(), view.zone)
     if texts["merchant_order_id"] or texts["merchant_refund_no"] or texts["number"]:
@@ -40,10 +70,19 @@ async def _list(request: web.Request) -> web.Response:
         refund_ids=((key,) if key else ()) if texts["number"] else None,
     )  # fmt: skip
     scan = SCANNED if where.channel_code or where.state or where.channel_refund_no else None
-    page = await view.parts.refunds.search(view.caller, query.get("app", ""), where, view.pager(), scan=scan)
+    return Found(query.get("app", ""), where, chosen, scan)
+
+
+async def _list(request: web.Request) -> web.Response:
+    view = view_of(request)
+    if (page_with_columns := gathered(view, "/refunds", COLUMNS)) is not None:
+        return page_with_columns
+    found = refund_filter(view)
+    page = await view.parts.refunds.search(view.caller, found.app, found.where, view.pager(), scan=found.scan)
     return view.render(
-        "refunds.html", refunds=page.items, token=page.next_token, chosen=chosen, apps=await app_keys(view),
-        channels=channel_choices(view), states_of=state_choices(view, "refund"),
+        "refunds.html", refunds=page.items, token=page.next_token, chosen=found.chosen, apps=await app_keys(view),
+        channels=channel_choices(view), states_of=state_choices(view, "refund"), every_column=COLUMNS,
+        columns=chosen_columns(view, COLUMNS, _DEFAULT), views=await view.parts.views.list_own(view.caller, ViewList.REFUNDS),
     )  # fmt: skip
 
 
@@ -75,7 +114,7 @@ async def _again(request: web.Request) -> web.Response:
     try:
         await view.parts.refunds.create(view.caller, new)
     except PayCenterError as error:
-        return await _render(view, number, error)
+        return waits(error) or await _render(view, number, error)
     return see(f"/refunds/{refund.number}", "sent-again")
 
 

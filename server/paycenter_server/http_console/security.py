@@ -15,7 +15,7 @@ from paycenter_server.domain.events import acting
 from paycenter_server.http_console.formats import zone_of
 from paycenter_server.http_console.roles import method_of
 from paycenter_server.http_console.texts import language_of
-from paycenter_server.http_console.view import CONSOLE, VIEW, View, redirect
+from paycenter_server.http_console.view import CONSOLE, VIEW, View, redirect, see
 from paycenter_server.storage.database import retryable_error
 from paycenter_server.telemetry import begin_request
 
@@ -52,6 +52,13 @@ _STATUS: Mapping[Reason, int] = {
 def status_of(error: PayCenterError) -> int:
     """The HTTP status of an error: 404 where something is not found, 409 where the state does not allow it."""
     return _STATUS.get(error.reason, 404 if error.reason.value.endswith("_NOT_FOUND") else 409)
+
+
+def waits(error: PayCenterError) -> web.Response | None:
+    """The page of the act that waits for a second operator, if that is what the error says."""
+    if error.reason is not Reason.APPROVAL_NEEDED:
+        return None
+    return see(f"/approvals/{error.metadata['pay_approval_id']}", "waits")
 
 
 def is_https(request: web.Request) -> bool:

@@ -37,11 +37,12 @@ DEVELOPMENT_NAME = "dev"
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A logged-in operator. `csrf`: the token that every form of the session contains."""
+    """A logged-in operator. `csrf`: the token that every form of the session contains. `number`: "" for a session in memory."""
 
     caller: Caller
     operator_name: str
     csrf: str = field(repr=False)
+    number: str = ""
 
 
 class Sessions(Protocol):
@@ -182,7 +183,7 @@ class OperatorSessions:
         if known is not None:
             return known
         found = await self._stored.session(token)
-        return Session(found.caller, found.operator_name, found.csrf) if found is not None else None
+        return Session(found.caller, found.operator_name, found.csrf, found.number) if found is not None else None
 
     async def logout(self, token: str) -> None:
         """See `Sessions`."""

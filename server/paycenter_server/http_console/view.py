@@ -13,10 +13,12 @@ import jinja2
 from aiohttp import web
 from markupsafe import Markup
 
+from paycenter_server.domain.roles import may_call
 from paycenter_server.http_console import formats
 from paycenter_server.http_console.assets import Assets
 from paycenter_server.http_console.once import Once
 from paycenter_server.http_console.parts import Parts
+from paycenter_server.http_console.roles import method_of
 from paycenter_server.http_console.sessions import Session, Sessions
 from paycenter_server.http_console.texts import LANGUAGES, translated
 from paycenter_server.services.identity import Caller
@@ -32,10 +34,13 @@ NAVIGATION = (
     ("refunds", "/refunds", "Refunds"),
     ("notifications", "/notifications", "Notifications"),
     ("cases", "/cases", "Cases"),
+    ("approvals", "/approvals", "Approvals"),
     ("transfers", "", "Transfers"),
     ("wallet", "", "Wallet"),
     ("apps", "/apps", "Apps"),
     ("accounts", "/accounts", "Accounts"),
+    ("operators", "/operators", "Operators"),
+    ("audit", "/audit", "Audit"),
     ("health", "/health", "Health"),
 )
 """Section, address ("" for what is not there yet), name."""
@@ -56,6 +61,12 @@ DONE: Mapping[str, str] = {
     "decided": "The decision was recorded.",
     "commented": "The comment was recorded.",
     "assigned": "Assigned.",
+    "waits": "This needs a second operator. It waits for 24 hours.",
+    "approved": "Approved and carried out.",
+    "refused": "Refused. Nothing was done.",
+    "unlocked": "The operator can log in again now.",
+    "ended": "The session was ended.",
+    "totp-removed": "The authenticator was removed.",
 }
 
 
@@ -75,7 +86,7 @@ class Console:
             trim_blocks=True, lstrip_blocks=True,
         )  # fmt: skip
         self.environment.globals.update(
-            navigation=NAVIGATION, languages=LANGUAGES, states=formats.STATES, amount=formats.amount, rate=formats.rate,
+            languages=LANGUAGES, states=formats.STATES, amount=formats.amount, rate=formats.rate,
             percent=formats.percent, asset=self.assets.path, plain_amount=formats.plain_amount,
             pairs=lambda names: [(name, name) for name in names],
         )  # fmt: skip
@@ -113,10 +124,24 @@ class View:
         return self.request.query
 
     @property
+    def navigation(self) -> list[tuple[str, str, str]]:
+        """The entries of the navigation that the operator may open, and those of what is not there yet."""
+        return [entry for entry in NAVIGATION if not entry[1] or self.may("GET", entry[1])]
+
+    def may(self, http_method: str, path: str) -> bool:
+        """Whether the operator may call a route, for links and forms that are shown only to who may use them. The guard decides."""
+        method = method_of(http_method, path)
+        return not method or self.may_call(method)
+
+    def may_call(self, method: str) -> bool:
+        """Whether the table of roles lets the operator call a method."""
+        return may_call(method, self.caller.role, limited=self.caller.scope is not None)
+
+    @property
     def section(self) -> str:
         """The entry of the navigation to which the page belongs."""
         first = self.request.path.split("/")[1]
-        return {"": "overview", "channels": "accounts", "search": ""}.get(first, first)
+        return {"": "overview", "channels": "accounts", "search": "", "me": ""}.get(first, first)
 
     def keep_once(self, values: Mapping[str, str]) -> str:
         """Keep new secrets until the next page of this session has shown them; their key."""
@@ -144,6 +169,13 @@ class View:
         values = {**{name: value for name, value in self.query.items() if name not in ("page", "done", "shown")}, **changes}
         given = urlencode([(name, value) for name, value in values.items() if value])
         return f"{path}?{given}" if given else path
+
+    @property
+    def saved_query(self) -> str:
+        """The query as a view saves it: without the page."""
+        return urlencode(
+            [(name, value) for name, value in self.query.items() if value and name not in ("page", "done", "shown", "column")]
+        )
 
     def now(self) -> datetime:
         """The time of the database."""

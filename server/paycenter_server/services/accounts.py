@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from paycenter_server.channels.specs import ChannelSpec, Scope
 from paycenter_server.domain.accounts import PayAccount, new_account
+from paycenter_server.domain.approvals import ApprovalKind
+from paycenter_server.domain.audit import changed
 from paycenter_server.domain.channels import PayChannel
 from paycenter_server.domain.errors import Violation, invalid
 from paycenter_server.domain.validation import Check
 from paycenter_server.services import errors
 from paycenter_server.services.accounts_keys import IDENTITY_MAX, OVERLAP, Keys, audited_config, same_value, secret_names, shown
+from paycenter_server.services.approvals import Approvals, Approved, Wanted
 from paycenter_server.services.audit import Act, record
 from paycenter_server.services.channels_gateway import ChannelGateway
 from paycenter_server.services.context import Context
@@ -61,16 +64,23 @@ def audited(account: PayAccount) -> dict[str, Any]:
         "remark": account.remark,
         "config": audited_config(account.config),
         "earlier_keys": len(account.earlier_keys),
+        "change_approval": account.change_approval,
     }
+
+
+def _guarded(account: PayAccount) -> tuple[Any, ...]:
+    """What only two operators change together, if the account says so. The switch itself is part of it."""
+    return account.enabled, account.config, account.earlier_keys, account.change_approval
 
 
 class Accounts:
     """Create, read, change and delete accounts."""
 
-    def __init__(self, context: Context, identity: Identity, gateway: ChannelGateway) -> None:
+    def __init__(self, context: Context, identity: Identity, gateway: ChannelGateway, approvals: Approvals) -> None:
         self._context = context
         self._identity = identity
         self._gateway = gateway
+        self._approvals = approvals
         self._keys = Keys(context)
 
     def view(self, account: PayAccount) -> AccountView:
@@ -143,14 +153,21 @@ class Accounts:
         message: str,
         config: Mapping[str, str] | None,
         overlap_hours: int | None = None,
+        *,
+        approved: Approved | None = None,
+        version: int | None = None,
     ) -> AccountView:
         """Change the given fields. A new configuration replaces the old one; secrets that it leaves empty keep their values.
 
         ACCOUNT_IDENTITY_FIXED for another identity. ACCOUNT_UNSETTLED if it is disabled while attempts or refunds are not settled.
         Keys that are replaced verify callbacks for `overlap_hours` more (72 by default); 0 ends all earlier keys at once.
+        APPROVAL_NEEDED, and the change waits, if keys or switches of an account with `change_approval` change. `approved`: a second
+        operator has approved it, for the account with this `version`.
         """
         self._identity.require_operator(caller)
         account = await self._keys.load(number)
+        if version is not None and account.version != version:
+            raise errors.account_changed()
         self._check(changes.get("name", account.name), changes.get("remark", account.remark))
         if overlap_hours is not None and not 0 <= overlap_hours <= _MOST_HOURS:
             raise invalid([Violation("overlap_hours", f"must be 0 to {_MOST_HOURS}")])
@@ -158,20 +175,37 @@ class Accounts:
         wanted = replace(
             account, name=changes.get("name", account.name), remark=changes.get("remark", account.remark),
             enabled=changes.get("enabled", account.enabled),
+            change_approval=changes.get("change_approval", account.change_approval),
         )  # fmt: skip
+        secrets: Collection[str] = ()
         if config is not None:
             spec = self._spec(account.family, message)
+            secrets = spec.secret_fields
             wanted = self._keys.with_keys(spec, wanted, await self._new_keys(spec, account, config), overlap)
         elif overlap_hours == 0:
             wanted = replace(wanted, earlier_keys=[])
+        if account.change_approval and approved is None and _guarded(account) != _guarded(wanted):
+            before, after = changed(audited(account), audited(wanted))
+            request = {
+                "changes": dict(changes), "message": message, "config": config and dict(config), "overlap_hours": overlap_hours,
+                "version": account.version,
+            }  # fmt: skip
+            shown = {"before": before, "after": after}
+            raise await self._approvals.request(
+                caller, Wanted(ApprovalKind.ACCOUNT, account.number, request, shown, secrets=secrets)
+            )
         async with self._context.database.transaction() as connection:
+            if approved is not None:
+                await self._approvals.take(connection, approved)
             await account_rows.lock_account(connection, account.id)
             if account.enabled and not wanted.enabled:
                 await self._refuse_unsettled(connection, account)
             if not await account_rows.update_account(connection, wanted, self._context.now()):
                 raise errors.account_changed()
             act = Act("PayAccountService/UpdatePayAccount", account.number)
-            await record(connection, caller, act, audited(account), audited(wanted))
+            await record(connection, caller, act, audited(account), audited(wanted) | (approved.audited if approved else {}))
+            if approved is not None:
+                await self._approvals.record(connection, approved)
         self._gateway.forget_account(account.id)
         return self.view(await self._keys.load(number))
 

@@ -62,6 +62,7 @@ class NewApp:
     notification_success: NotificationSuccess
     case_policies: Mapping[str, str] = field(default_factory=dict)
     case_decision_limit: int | None = None
+    refund_approval_limit: int | None = None
 
 
 def _check_cases(check: Check, policies: Mapping[str, str], limit: int | None) -> None:
@@ -72,6 +73,11 @@ def _check_cases(check: Check, policies: Mapping[str, str], limit: int | None) -
             check.fail(f"case_policies.{kind}", f"{policy} makes no sense for this kind; possible: {', '.join(possible)}")
     if limit is not None and not 0 <= limit <= MAX_AMOUNT:
         check.fail("case_decision_limit", f"must be from 0 to {MAX_AMOUNT} minor units")
+
+
+def _check_refund_limit(check: Check, limit: int | None) -> None:
+    if limit is not None and not 0 <= limit <= MAX_AMOUNT:
+        check.fail("refund_approval_limit", f"must be from 0 to {MAX_AMOUNT} minor units; 0 removes it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +109,7 @@ def audited(app: PayApp) -> dict[str, Any]:
     """What the audit keeps of an app: not its notification secrets."""
     names = (
         "name", "enabled", "remark", "order_notification_url", "refund_notification_url", "surplus_policy", "case_policies",
-        "case_decision_limit", "notification_success",
+        "case_decision_limit", "refund_approval_limit", "notification_success",
     )  # fmt: skip
     return {name: getattr(app, name) for name in names}
 
@@ -132,6 +138,7 @@ class Apps:
         check.url("order_notification_url", new.order_notification_url, required=True)
         check.url("refund_notification_url", new.refund_notification_url, required=True)
         _check_cases(check, new.case_policies, new.case_decision_limit)
+        _check_refund_limit(check, new.refund_approval_limit)
         check.done()
         now = self._context.now()
         key, notification_secret = self._context.new_key(now), new_notification_secret()
@@ -139,7 +146,7 @@ class Apps:
             key, now, app_key=new.app_key, name=new.name, remark=new.remark,
             order_notification_url=new.order_notification_url, refund_notification_url=new.refund_notification_url,
             surplus_policy=new.surplus_policy, case_policies=new.case_policies, case_decision_limit=new.case_decision_limit,
-            notification_success=new.notification_success,
+            refund_approval_limit=new.refund_approval_limit or None, notification_success=new.notification_success,
             notification_secret=self._context.box.seal(notification_secret, secret_place(key)),
         )  # fmt: skip
         credential, secret = make_credential(app, "first", now)
@@ -166,9 +173,12 @@ class Apps:
             if name in changes:
                 check.url(name, changes[name], required=True)
         _check_cases(check, changes.get("case_policies", {}), changes.get("case_decision_limit"))
+        _check_refund_limit(check, changes.get("refund_approval_limit"))
         check.done()
         app = await self._identity.app_of(caller, app_key)
         endpoints = {name: endpoint_of(changes[name]) for name in _URLS if name in changes}
+        if "refund_approval_limit" in changes:
+            changes = {**changes, "refund_approval_limit": changes["refund_approval_limit"] or None}
         values = {**changes, **{name.replace("_url", "_endpoint"): endpoint for name, endpoint in endpoints.items()}}
         async with self._context.database.transaction() as connection:
             app = before = await app_rows.lock_app(connection, app.id) or app

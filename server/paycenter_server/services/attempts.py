@@ -10,6 +10,7 @@ import structlog
 
 from paycenter_server.channels.protocol import AttemptRef, CloseOutcome, CloseStatus, QueryOutcome, QueryStatus
 from paycenter_server.domain.attempts import PayAttempt
+from paycenter_server.domain.callers import Caller
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.domain.events import CLOSE_REQUESTED, QUERIED, Cause, Subject
 from paycenter_server.domain.ids import Prefix, decode
@@ -18,6 +19,7 @@ from paycenter_server.domain.schedule import CLOSED_ATTEMPT, next_look
 from paycenter_server.domain.states import AttemptState, OrderState
 from paycenter_server.services import errors
 from paycenter_server.services import notifications_payloads as payloads
+from paycenter_server.services.audit import Act, record
 from paycenter_server.services.cases import Cases
 from paycenter_server.services.channels_gateway import ChannelGateway, ConfiguredChannel
 from paycenter_server.services.context import Context
@@ -246,8 +248,8 @@ class AttemptSettlement:
             if settled is SettleResult.STILL_PAYABLE:
                 await self.give_up_on(attempt)
 
-    async def close_order(self, order_id: UUID) -> PayOrder | None:
-        """Close a WAITING order and notify the app. None if the order is not WAITING or has an open attempt."""
+    async def close_order(self, order_id: UUID, by: Caller | None = None) -> PayOrder | None:
+        """Close a WAITING order and notify the app. None if the order is not WAITING or has an open attempt. `by`: who asks."""
         now = self._context.now()
         async with self._context.database.transaction() as connection:
             if await order_rows.lock_order(connection, order_id) is None:
@@ -256,6 +258,9 @@ class AttemptSettlement:
             if closed is not None:
                 task = payloads.order_closed(closed, self._context.new_key(now), now)
                 await notification_rows.insert_notification(connection, task)
+                if by is not None:
+                    act = Act("PayOrderService/ClosePayOrder", closed.number, closed.app_key)
+                    await record(connection, by, act, None, {"amount": closed.amount, "state": closed.state.value})
         if closed is not None:
             self._context.wake_up.send()
         return closed

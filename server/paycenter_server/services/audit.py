@@ -139,6 +139,11 @@ class Audit:
             )
         return pager.page(rows, ("audit", where), key=lambda entry: UUID(int=entry.id))
 
+    async def get(self, number: int) -> AuditEntry | None:
+        """One entry; None if there is none."""
+        async with self._database.connection() as connection:
+            return await audit_rows.read_one(connection, number)
+
     async def verify(self, after: str = "", batch: int = BATCH) -> AsyncIterator[Verified]:
         """Check the chain after an anchor, or the whole chain, batch by batch; it ends with the first broken row."""
         async with self._database.connection() as connection:

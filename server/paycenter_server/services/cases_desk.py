@@ -13,6 +13,7 @@ from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.domain.validation import Check
 from paycenter_server.services import cases_errors as errors
+from paycenter_server.services.audit import Act, record
 from paycenter_server.services.context import Context
 from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.services.paging import Page, Pager
@@ -96,9 +97,11 @@ class CaseDesk:
         check.text("text", text, COMMENT_MAX, minimum=1)
         check.done()
         case = await self.load(caller, number)
-        async with self._context.database.connection() as connection:
+        async with self._context.database.transaction() as transaction:
             cause = Cause(caller.actor, {"comment": text})
-            await event_rows.insert_event(connection, Subject.CASE, case.id, case.order_id, CASE_COMMENTED, cause)
+            await event_rows.insert_event(transaction, Subject.CASE, case.id, case.order_id, CASE_COMMENTED, cause)
+            act = Act("PayCaseService/CommentPayCase", case.number, case.app_key or "")
+            await record(transaction, caller, act, None, {"comment": text})
 
     async def assign(self, caller: Caller, number: str, assignee: str) -> CaseView:
         """Set who works on a case; "" for nobody."""
@@ -106,8 +109,10 @@ class CaseDesk:
         check.text("assignee", assignee, 64)
         check.done()
         case = await self.load(caller, number)
-        async with self._context.database.connection() as connection:
-            await case_rows.assign(connection, case.id, assignee, Cause(caller.actor, {"assignee": assignee}))
+        async with self._context.database.transaction() as transaction:
+            await case_rows.assign(transaction, case.id, assignee, Cause(caller.actor, {"assignee": assignee}))
+            act = Act("PayCaseService/AssignPayCase", case.number, case.app_key or "")
+            await record(transaction, caller, act, {"assignee": case.assignee}, {"assignee": assignee})
         return await self.get(caller, number)
 
 

@@ -8,12 +8,15 @@ from typing import Any
 
 from paycenter_server.channels.specs import ChannelSpec, Scope
 from paycenter_server.domain.accounts import PayAccount
+from paycenter_server.domain.approvals import ApprovalKind
+from paycenter_server.domain.audit import changed as differing
 from paycenter_server.domain.channels import PayBinding, PayChannel, new_binding, new_channel
 from paycenter_server.domain.errors import Violation, invalid
 from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.validation import Check
 from paycenter_server.services import errors
 from paycenter_server.services.accounts_keys import Keys, Plan, RacedError, audited_config, secret_names, shown
+from paycenter_server.services.approvals import Approvals, Approved, Wanted
 from paycenter_server.services.audit import Act, record
 from paycenter_server.services.channels_gateway import ChannelGateway
 from paycenter_server.services.context import Context
@@ -70,13 +73,41 @@ def audited(view: ChannelView, binding: PayBinding) -> dict[str, Any]:
     }
 
 
+def _needs_approval(stored: PayAccount, plan: Plan | None) -> bool:
+    """Whether a change needs a second operator: other keys, or another account where the one before or the one after says so."""
+    if plan is None:
+        return False
+    if plan.account.id == stored.id:
+        return stored.change_approval and plan.account is not plan.stored
+    return stored.change_approval or plan.account.change_approval
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """The values of an update. `approved`: by a second operator; None if it was not."""
+
+    changes: Mapping[str, Any]
+    family: str
+    config: Mapping[str, str] | None
+    account: str
+    approved: Approved | None
+
+    def request(self, version: int) -> dict[str, Any]:
+        """As an approval stores it."""
+        return {
+            "changes": dict(self.changes), "family": self.family, "config": dict(self.config) if self.config is not None else None,
+            "account": self.account, "version": version,
+        }  # fmt: skip
+
+
 class Channels:
     """Create, read, change and delete channels."""
 
-    def __init__(self, context: Context, identity: Identity, gateway: ChannelGateway) -> None:
+    def __init__(self, context: Context, identity: Identity, gateway: ChannelGateway, approvals: Approvals) -> None:
         self._context = context
         self._identity = identity
         self._gateway = gateway
+        self._approvals = approvals
         self._keys = Keys(context)
 
     async def _views(self, connection: Connection, channels: Sequence[PayChannel]) -> list[ChannelView]:
@@ -178,12 +209,17 @@ class Channels:
         family: str,
         config: Mapping[str, str] | None,
         account: str = "",
+        *,
+        approved: Approved | None = None,
+        version: int | None = None,
     ) -> ChannelView:
         """Change the given fields.
 
         `account`, or a configuration with another identity, moves the channel to that account. A configuration with the identity
         of its account changes the account's keys. Fields of the account, and secrets, that are empty keep their stored values.
-        Attempts and refunds stay with the account that they began with.
+        Attempts and refunds stay with the account that they began with. APPROVAL_NEEDED, and the change waits, if it changes the
+        account or its keys and an account with `change_approval` is concerned. `approved`: a second operator has approved it, for
+        the channel with this `version`.
         """
         self._identity.require_operator(caller)
         check = Check()
@@ -191,23 +227,19 @@ class Channels:
         check.text("remark", changes.get("remark", ""), 255)
         check.done()
         channel = await self._load(caller, number)
+        if version is not None and channel.version != version:
+            raise errors.channel_changed()
+        change = _Change(changes, family, config, account, approved)
 
         async def store() -> ChannelView:
-            return await self._change(caller, channel, changes, family, config, account)
+            return await self._change(caller, channel, change)
 
         await self._planned(store)
         self._gateway.forget(channel.id)
         return await self.get(caller, number)
 
-    async def _change(
-        self,
-        caller: Caller,
-        channel: PayChannel,
-        changes: Mapping[str, Any],
-        family: str,
-        config: Mapping[str, str] | None,
-        account: str,
-    ) -> ChannelView:
+    async def _change(self, caller: Caller, channel: PayChannel, change: _Change) -> ChannelView:
+        changes, config, account, approved = change.changes, change.config, change.account, change.approved
         async with self._context.database.connection() as connection:
             bindings = await channel_rows.list_bindings(connection, channel.id)
             current = next((one for one in bindings if one.id == channel.binding_id), None)
@@ -217,13 +249,21 @@ class Channels:
         plan, binding, fresh = None, current, False
         if config is not None or account:
             known = self._context.registry.get(channel.code)
-            spec = self._spec(channel.code, family if config is not None or not known else known.config_message)
+            spec = self._spec(channel.code, change.family if config is not None or not known else known.config_message)
             way = self._keys.clear_binding(current)
             given = config if config is not None else spec.of_scope(way, Scope.ATTEMPT, Scope.CHANNEL)
             plan = await self._keys.plan(spec, account, given, (stored, current), scope=caller.scope)
             binding, fresh = self._binding(spec, channel, bindings, plan)
+        names = ("enabled", "fee_rate_ppm", "remark")
+        changed = replace(channel, binding_id=binding.id, **{name: changes[name] for name in names if name in changes})
+        view = self._view(changed, binding, plan.account if plan else stored)
+        before, after = audited(self._view(channel, current, stored), current), audited(view, binding)
+        if approved is None and _needs_approval(stored, plan):
+            await self._request(caller, channel, change, before, after)
         now = self._context.now()
         async with self._context.database.transaction() as connection:
+            if approved is not None:
+                await self._approvals.take(connection, approved)
             if plan is not None:
                 await self._keys.store(connection, plan)
                 if fresh:
@@ -237,15 +277,26 @@ class Channels:
             )  # fmt: skip
             if not done:
                 raise errors.channel_changed()
-            names = ("enabled", "fee_rate_ppm", "remark")
-            changed = replace(channel, binding_id=binding.id, **{name: changes[name] for name in names if name in changes})
-            view = self._view(changed, binding, plan.account if plan else stored)
             act = Act("PayChannelService/UpdatePayChannel", channel.number, channel.app_key)
-            before = audited(self._view(channel, current, stored), current)
-            await record(connection, caller, act, before, audited(view, binding))
+            await record(connection, caller, act, before, after | (approved.audited if approved else {}))
+            if approved is not None:
+                await self._approvals.record(connection, approved)
         if plan is not None:
             self._gateway.forget_account(plan.account.id)
         return view
+
+    async def _request(
+        self, caller: Caller, channel: PayChannel, change: _Change, before: dict[str, Any], after: dict[str, Any]
+    ) -> None:
+        """Store the change for a second operator. It always ends with APPROVAL_NEEDED."""
+        spec = self._context.registry.get(channel.code)
+        app = await self._identity.app_of(caller, channel.app_key)
+        sides = dict(zip(("before", "after"), differing(before, after), strict=True))
+        request = change.request(channel.version)
+        secrets = spec.secret_fields if spec else ()
+        raise await self._approvals.request(
+            caller, Wanted(ApprovalKind.CHANNEL, channel.number, request, sides, app=app, secrets=secrets)
+        )
 
     def _binding(
         self, spec: ChannelSpec, channel: PayChannel, bindings: Sequence[PayBinding], plan: Plan

@@ -139,6 +139,16 @@ class Operators:
             await record(transaction, caller, act, audited(operator), audited(wanted) | {"password": "reset"})
         return OneTimePassword(wanted, password)
 
+    async def unlock(self, caller: Caller, number: str) -> PayOperator:
+        """Forget the failed logins of an operator's name, so that it can log in at once. The password stays."""
+        self._identity.require_operator(caller)
+        async with self._context.database.transaction() as transaction:
+            await self._check_admin(transaction, caller)
+            operator = await self._locked(transaction, number)
+            await session_rows.forget_failures(transaction, f"name:{operator.name}")
+            await record(transaction, caller, Act(f"{_SERVICE}/UnlockPayOperator", operator.number))
+        return operator
+
     async def change_own_password(self, caller: Caller, current: str, new: str) -> None:
         """Change the caller's password. It ends every session of the caller, also this one."""
         check = Check()
@@ -164,6 +174,23 @@ class Operators:
         async with self._context.database.connection() as connection:
             rows = await operator_rows.list_operators(connection, limit=pager.size + 1, before=pager.before("operators"))
         return pager.page(rows, "operators")
+
+    async def get(self, caller: Caller, number: str) -> PayOperator:
+        """One operator. OPERATOR_NOT_FOUND if there is none."""
+        self._identity.require_operator(caller)
+        key = decode(Prefix.OPERATOR, number)
+        async with self._context.database.connection() as connection:
+            operator = await operator_rows.get_operator(connection, key) if key is not None else None
+        if operator is None:
+            raise operators_errors.operator_not_found()
+        return operator
+
+    async def waits(self, caller: Caller, operators: Sequence[PayOperator]) -> dict[str, datetime]:
+        """Of these operators the names that have to wait before their next login, because earlier ones failed, and until when."""
+        self._identity.require_operator(caller)
+        async with self._context.database.connection() as connection:
+            found = await session_rows.blocked(connection, [f"name:{one.name}" for one in operators])
+        return {subject.partition(":")[2]: until for subject, until in found.items()}
 
     @staticmethod
     async def _check_admin(transaction: Transaction, caller: Caller) -> list[PayOperator]:

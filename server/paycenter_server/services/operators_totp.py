@@ -59,6 +59,12 @@ class Totp:
         self._context = context
         self._passwords = passwords
 
+    async def is_set(self, caller: Caller) -> bool:
+        """Whether the caller's login needs a code."""
+        async with self._context.database.connection() as connection:
+            operator = await operator_rows.get_operator(connection, own_id(caller))
+        return operator is not None and operator.totp_secret is not None
+
     async def begin(self, caller: Caller, password: str) -> NewTotp:
         """A new secret, which waits to be confirmed. The current one stays valid until then."""
         await self._passwords.confirm(caller, "password", password)

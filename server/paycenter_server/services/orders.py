@@ -14,6 +14,7 @@ from paycenter_server.domain.states import OrderState
 from paycenter_server.domain.validation import Check
 from paycenter_server.services import errors
 from paycenter_server.services.attempts import AttemptSettlement
+from paycenter_server.services.audit import Act, record
 from paycenter_server.services.context import Context
 from paycenter_server.services.events import cause
 from paycenter_server.services.identity import Caller, Identity
@@ -197,12 +198,12 @@ class Orders:
             return order
         if order.state is not OrderState.WAITING:
             raise errors.order_paid()
-        await self._context.run_to_completion(self._close(order))
+        await self._context.run_to_completion(self._close(caller, order))
         return await self.load(caller, number)
 
-    async def _close(self, order: PayOrder) -> None:
+    async def _close(self, caller: Caller, order: PayOrder) -> None:
         await self._attempts.close_all(order.id)
-        if await self._attempts.close_order(order.id) is None:
+        if await self._attempts.close_order(order.id, caller) is None:
             raise errors.order_changed()
 
     async def update_price(self, caller: Caller, number: str, amount: int) -> PayOrder:
@@ -216,13 +217,16 @@ class Orders:
         if order.state is not OrderState.WAITING:
             raise errors.order_paid()
         if order.amount != amount:
-            await self._context.run_to_completion(self._update_price(order, amount))
+            await self._context.run_to_completion(self._update_price(caller, order, amount))
         return await self.load(caller, number)
 
-    async def _update_price(self, order: PayOrder, amount: int) -> None:
+    async def _update_price(self, caller: Caller, order: PayOrder, amount: int) -> None:
         await self._attempts.close_all(order.id)
         async with self._context.database.transaction() as connection:
             await order_rows.lock_order(connection, order.id)
             done = await order_rows.update_price(connection, order.id, order.amount, amount, self._context.now(), cause())
+            if done:
+                act = Act("PayOrderService/UpdatePayOrderPrice", order.number, order.app_key)
+                await record(connection, caller, act, {"amount": order.amount}, {"amount": amount})
         if not done:
             raise errors.order_changed()

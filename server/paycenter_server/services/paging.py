@@ -30,12 +30,12 @@ def _digest(where: object) -> bytes:
 
 
 class Pager:
-    """A page request. A size over 200 means 200; a negative size is an error."""
+    """A page request. A size over `most` means `most`; a negative size is an error."""
 
-    def __init__(self, size: int, token: str) -> None:
+    def __init__(self, size: int, token: str, *, most: int = MAX_SIZE) -> None:
         if size < 0:
             raise invalid([Violation("page_size", "must not be negative")])
-        self.size = min(size or DEFAULT_SIZE, MAX_SIZE)
+        self.size = min(size or DEFAULT_SIZE, most)
         self._token = token
 
     def before(self, where: object) -> UUID | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from uuid import UUID
 
+from paycenter_server.domain.approvals import ApprovalKind, refund_needs_second
 from paycenter_server.domain.apps import PayApp
 from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.orders import PayOrder
@@ -13,6 +14,7 @@ from paycenter_server.domain.schedule import REFUND_SYNC_DELAYS, due_after
 from paycenter_server.domain.states import RefundState
 from paycenter_server.domain.validation import Check
 from paycenter_server.services import errors
+from paycenter_server.services.approvals import Approvals, Approved, Wanted
 from paycenter_server.services.audit import Act, record
 from paycenter_server.services.context import Context
 from paycenter_server.services.events import cause
@@ -55,17 +57,44 @@ def _audited(refund: PayRefund) -> dict[str, object]:
     }
 
 
+class _NeedsApprovalError(Exception):
+    """A second operator is needed. It ends the transaction of the refund."""
+
+    def __init__(self, order: PayOrder) -> None:
+        super().__init__()
+        self.order = order
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A create, with its caller and its app. `approved`: by a second operator; None if it was not."""
+
+    caller: Caller
+    app: PayApp
+    new: NewRefund
+    approved: Approved | None
+
+    def audited(self, refund: PayRefund) -> dict[str, object]:
+        """What the audit keeps of it."""
+        return _audited(refund) | (self.approved.audited if self.approved else {})
+
+
 class Refunds:
     """The operations of apps on their refunds."""
 
-    def __init__(self, context: Context, identity: Identity, settlement: RefundSettlement) -> None:
+    def __init__(self, context: Context, identity: Identity, settlement: RefundSettlement, approvals: Approvals) -> None:
         self._context = context
         self._identity = identity
         self._settlement = settlement
+        self._approvals = approvals
 
-    async def create(self, caller: Caller, new: NewRefund) -> PayRefund:
+    async def create(self, caller: Caller, new: NewRefund, approved: Approved | None = None) -> PayRefund:
         """Create a refund. It is idempotent by (app, merchant_refund_no): the same content returns the existing refund, and sends
-        it again if it is in state FAILURE."""
+        it again if it is in state FAILURE.
+
+        APPROVAL_NEEDED, and the refund waits for a second operator, if the caller is an operator and the limit of the app is
+        reached. `approved`: the second operator has approved it.
+        """
         check = Check()
         check.text("merchant_order_id", new.merchant_order_id, 64, minimum=1)
         check.text("merchant_refund_no", new.merchant_refund_no, 64, minimum=1)
@@ -73,13 +102,25 @@ class Refunds:
         check.text("reason", new.reason, 80, minimum=1)
         check.url("notification_url", new.notification_url)
         check.done()
-        app = await self._identity.app_of(caller, new.app_key, cached=True)  # a disabled app can still refund
-        return await self._context.run_to_completion(self._create(caller, app, new))
+        # A disabled app can still refund. The limit of an operator is not read from memory.
+        app = await self._identity.app_of(caller, new.app_key, cached=not caller.is_operator)
+        work = Work(caller, app, new, approved)
+        try:
+            return await self._context.run_to_completion(self._create(work))
+        except _NeedsApprovalError as needed:
+            order = needed.order
+        shown = {name: getattr(new, name) for name in ("merchant_order_id", "merchant_refund_no", "amount", "reason")}
+        wanted = Wanted(
+            ApprovalKind.REFUND, order.number, asdict(replace(new, app_key=app.app_key)), {"after": shown}, app=app,
+            amount=new.amount, currency=order.currency,
+        )  # fmt: skip
+        raise await self._approvals.request(caller, wanted)
 
-    async def _create(self, caller: Caller, app: PayApp, new: NewRefund) -> PayRefund:
+    async def _create(self, work: Work) -> PayRefund:
+        app, new = work.app, work.new
         existing = await self._existing(app, new)
         if existing is None:
-            created = await self._reserve_and_insert(caller, app, new)
+            created = await self._reserve_and_insert(work)
             if created is None:
                 existing = await self._existing(app, new)
                 if existing is None:
@@ -91,7 +132,7 @@ class Refunds:
         existing = await self._settlement.look_at_failed(existing)
         if existing.state is not RefundState.FAILURE:
             return existing  # it succeeded at the channel after all, and is booked
-        return await self._send(await self._reserve_and_send_again(caller, existing))
+        return await self._send(await self._reserve_and_send_again(work, existing))
 
     async def _existing(self, app: PayApp, new: NewRefund) -> PayRefund | None:
         async with self._context.database.connection() as connection:
@@ -104,9 +145,23 @@ class Refunds:
             raise errors.refund_conflict(refund, differing)
         return refund
 
-    async def _reserve_and_insert(self, caller: Caller, app: PayApp, new: NewRefund) -> PayRefund | None:
+    async def _refuse_alone(self, transaction: Transaction, work: Work, order_id: UUID) -> None:
+        """Ends the transaction if the refund needs a second operator. The order is locked, and the refund is reserved."""
+        if not work.caller.is_operator or work.approved is not None:
+            return
+        limit = work.app.refund_approval_limit
+        order = await order_rows.get_order(transaction, order_id) if limit else None
+        if order is not None and refund_needs_second(limit, order.refunded_amount, order.reserved_amount):
+            raise _NeedsApprovalError(order)
+
+    async def _record(self, transaction: Transaction, work: Work, refund: PayRefund, **more: object) -> None:
+        await record(transaction, work.caller, _act(refund), None, work.audited(refund) | more)
+        if work.approved is not None:
+            await self._approvals.record(transaction, work.approved)
+
+    async def _reserve_and_insert(self, work: Work) -> PayRefund | None:
         """Reserve the amount and store the intent in one transaction. None if another call has stored the number."""
-        now = self._context.now()
+        app, new, now = work.app, work.new, self._context.now()
         async with self._context.database.connection() as connection:
             order = await order_rows.get_order_by_merchant_id(connection, app.id, new.merchant_order_id)
             if order is None:
@@ -125,21 +180,26 @@ class Refunds:
         await self._settlement.check_limits(refund)
         try:
             async with self._context.database.transaction() as connection:
+                if work.approved is not None:
+                    await self._approvals.take(connection, work.approved)
                 await self._hold_account(connection, refund.account_id)
                 # The refund row comes first: a parallel call with the same number must find the refund, not REFUND_EXCEEDS_PAID.
                 await refund_rows.insert_refund(connection, refund, cause())
                 if not await refund_rows.reserve(connection, order.id, new.amount, now):
                     raise errors.refund_exceeds_paid(await order_rows.get_order(connection, order.id) or order)
-                await record(connection, caller, _act(refund), None, _audited(refund))
+                await self._refuse_alone(connection, work, order.id)
+                await self._record(connection, work, refund)
         except UniqueViolation:
             return None
         return refund
 
-    async def _reserve_and_send_again(self, caller: Caller, refund: PayRefund) -> PayRefund:
+    async def _reserve_and_send_again(self, work: Work, refund: PayRefund) -> PayRefund:
         """Make a refund in state FAILURE WAITING under a new out_refund_no. The channel does not accept the old one again."""
         now = self._context.now()
         key = self._context.new_key(now)
         async with self._context.database.transaction() as connection:
+            if work.approved is not None:
+                await self._approvals.take(connection, work.approved)
             await self._hold_account(connection, refund.account_id)
             next_check = due_after(now, REFUND_SYNC_DELAYS, 0)
             if not await refund_rows.send_again(connection, refund.id, key, now, next_check, cause()):
@@ -147,8 +207,9 @@ class Refunds:
             if not await refund_rows.reserve(connection, refund.order_id, refund.amount, now):
                 order = await order_rows.get_order(connection, refund.order_id)
                 raise errors.refund_exceeds_paid(order) if order else errors.order_changed()
+            await self._refuse_alone(connection, work, refund.order_id)
             again = await refund_rows.get_refund(connection, refund.id)
-            await record(connection, caller, _act(refund), None, _audited(refund) | {"sent": "again"})
+            await self._record(connection, work, refund, sent="again")
         if again is None:
             raise errors.order_changed()
         return again

@@ -156,6 +156,12 @@ class Sessions:
         """List the sessions of all operators, newest first."""
         return await self._list(caller, own=False)
 
+    async def list_of(self, caller: Caller, operator: PayOperator) -> list[ListedSession]:
+        """List the sessions of one operator, newest first."""
+        async with self._context.database.connection() as connection:
+            sessions = await session_rows.list_sessions(connection, operator.id)
+        return [ListedSession(one, operator.name) for one in sessions]
+
     async def list_own(self, caller: Caller) -> list[ListedSession]:
         """List the caller's own sessions, newest first."""
         return await self._list(caller, own=True)

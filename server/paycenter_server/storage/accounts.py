@@ -44,9 +44,9 @@ async def update_account(connection: WriteConnection, account: PayAccount, now: 
     """
     done = await connection.fetchval(
         """UPDATE pay_account SET name = $3, enabled = $4, remark = $5, config = $6, earlier_keys = $7, version = version + 1,
-           update_time = $8 WHERE id = $1 AND version = $2 RETURNING id""",
+           change_approval = $9, update_time = $8 WHERE id = $1 AND version = $2 RETURNING id""",
         account.id, account.version, account.name, account.enabled, account.remark, dict(account.config),
-        list(account.earlier_keys), now,
+        list(account.earlier_keys), now, account.change_approval,
     )  # fmt: skip
     return done is not None
 

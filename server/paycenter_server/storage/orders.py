@@ -174,14 +174,38 @@ async def list_orders(connection: Connection, where: OrderFilter, *, limit: int,
     """List orders, newest first, by keyset. A range of creation times reads only that range of the primary key."""
     from sqlalchemy import select
 
-    from paycenter_server.storage.keyrange import end_key, first_key
     from paycenter_server.storage.rendering import render
-    from paycenter_server.storage.tables import pay_app, pay_attempt, pay_order
+    from paycenter_server.storage.tables import pay_app, pay_order
 
     table = pay_order.c
     statement: Any = select(*(table[name] for name in ORDERS.columns), pay_app.c.app_key).join(
         pay_app, pay_app.c.id == table.app_id
     )
+    conditions = _conditions(where)
+    if before is not None:
+        conditions.append(table.id < before)
+    text, arguments = render(statement.where(*conditions).order_by(table.id.desc()).limit(limit))
+    return ORDERS.models(await connection.fetch(text, *arguments))
+
+
+async def count_orders(connection: Connection, where: OrderFilter) -> int:
+    """Count the orders of a list. The caller bounds the rows that are read by `first_id`."""
+    from sqlalchemy import func, select
+
+    from paycenter_server.storage.rendering import render
+    from paycenter_server.storage.tables import pay_order
+
+    text, arguments = render(select(func.count()).select_from(pay_order).where(*_conditions(where)))
+    return int(await connection.fetchval(text, *arguments))
+
+
+def _conditions(where: OrderFilter) -> list[Any]:
+    from sqlalchemy import select
+
+    from paycenter_server.storage.keyrange import end_key, first_key
+    from paycenter_server.storage.tables import pay_attempt, pay_order
+
+    table = pay_order.c
     conditions: list[Any] = []
     if where.app_id is not None:
         conditions.append(table.app_id == where.app_id)
@@ -211,10 +235,7 @@ async def list_orders(connection: Connection, where: OrderFilter, *, limit: int,
         conditions.append(table.id >= where.first_id)
     if where.order_ids is not None:
         conditions.append(table.id.in_(where.order_ids))
-    if before is not None:
-        conditions.append(table.id < before)
-    text, arguments = render(statement.where(*conditions).order_by(table.id.desc()).limit(limit))
-    return ORDERS.models(await connection.fetch(text, *arguments))
+    return conditions
 
 
 @dataclass(frozen=True, slots=True)

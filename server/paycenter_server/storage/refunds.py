@@ -324,9 +324,36 @@ async def list_refunds(connection: Connection, where: RefundFilter, *, limit: in
     """List refunds, newest first, by keyset. A range of creation times reads only that range of the primary key."""
     from sqlalchemy import select
 
-    from paycenter_server.storage.keyrange import end_key, first_key
     from paycenter_server.storage.rendering import render
     from paycenter_server.storage.tables import pay_app, pay_refund
+
+    table = pay_refund.c
+    conditions = _conditions(where)
+    if before is not None:
+        conditions.append(table.id < before)
+    statement = (
+        select(*(table[name] for name in REFUNDS.columns), pay_app.c.app_key)
+        .join(pay_app, pay_app.c.id == table.app_id)
+        .where(*conditions)
+    )
+    text, arguments = render(statement.order_by(table.id.desc()).limit(limit))
+    return REFUNDS.models(await connection.fetch(text, *arguments))
+
+
+async def count_refunds(connection: Connection, where: RefundFilter) -> int:
+    """Count the refunds of a list. The caller bounds the rows that are read by `first_id`."""
+    from sqlalchemy import func, select
+
+    from paycenter_server.storage.rendering import render
+    from paycenter_server.storage.tables import pay_refund
+
+    text, arguments = render(select(func.count()).select_from(pay_refund).where(*_conditions(where)))
+    return int(await connection.fetchval(text, *arguments))
+
+
+def _conditions(where: RefundFilter) -> list[Any]:
+    from paycenter_server.storage.keyrange import end_key, first_key
+    from paycenter_server.storage.tables import pay_refund
 
     table = pay_refund.c
     conditions: list[Any] = []
@@ -350,12 +377,4 @@ async def list_refunds(connection: Connection, where: RefundFilter, *, limit: in
         conditions.append(table.id.in_(where.refund_ids))
     if where.order_ids is not None:
         conditions.append(table.order_id.in_(where.order_ids))
-    if before is not None:
-        conditions.append(table.id < before)
-    statement = (
-        select(*(table[name] for name in REFUNDS.columns), pay_app.c.app_key)
-        .join(pay_app, pay_app.c.id == table.app_id)
-        .where(*conditions)
-    )
-    text, arguments = render(statement.order_by(table.id.desc()).limit(limit))
-    return REFUNDS.models(await connection.fetch(text, *arguments))
+    return conditions

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from paycenter_server.domain.sessions import FAILURES_FORGOTTEN_SECONDS, IDLE_SECONDS, LIFE_SECONDS, LoginDelays, PaySession
@@ -95,6 +97,15 @@ async def begin_login(connection: WriteConnection, subject: str, delays: LoginDe
         "SELECT extract(epoch FROM blocked_until - now())::float8 FROM pay_login_failure WHERE subject = $1", subject
     )
     return LoginAttempt(False, max(float(wait or 0.0), 1.0))
+
+
+async def blocked(connection: Connection, subjects: Sequence[str]) -> dict[str, datetime]:
+    """The subjects whose next login has to wait, and until when."""
+    rows = await connection.fetch(
+        "SELECT subject, blocked_until FROM pay_login_failure WHERE subject = ANY($1::varchar[]) AND blocked_until > now()",
+        list(subjects),
+    )
+    return {row["subject"]: row["blocked_until"] for row in rows}
 
 
 async def forget_failures(connection: WriteConnection, subject: str) -> None:

@@ -52,12 +52,15 @@ pay_app = Table(
     Column("surplus_policy", String(16), nullable=False),
     Column("case_policies", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     Column("case_decision_limit", BigInteger),
+    # From this amount of all refunds of an order, a refund by an operator needs a second one.
+    Column("refund_approval_limit", BigInteger),
     Column("notification_success", String(16), nullable=False),
     Column("notification_secret", Text, nullable=False),
     Column("notification_secrets_previous", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
     *times(),
     one_of("surplus_policy", SurplusPolicy),
     CheckConstraint("case_decision_limit >= 0", name="case_decision_limit"),
+    CheckConstraint("refund_approval_limit > 0", name="refund_approval_limit"),
     one_of("notification_success", NotificationSuccess),
 )
 
@@ -88,6 +91,7 @@ pay_account = Table(
     Column("remark", String(255), nullable=False),
     Column("config", JSONB, nullable=False),
     Column("earlier_keys", JSONB, nullable=False),
+    Column("change_approval", Boolean, nullable=False, server_default=text("false")),
     Column("version", Integer, nullable=False),
     *times(),
     UniqueConstraint("family", "identity"),

@@ -14,11 +14,15 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    UniqueConstraint,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
+from paycenter_server.domain.approvals import ApprovalKind
 from paycenter_server.domain.roles import Role
+from paycenter_server.domain.states import ApprovalState
+from paycenter_server.domain.views import ViewList
 from paycenter_server.storage.tables_base import KEY, TIME, metadata, one_of, times
 
 pay_operator = Table(
@@ -93,4 +97,45 @@ pay_audit_head = Table(
     Column("last_id", BigInteger, nullable=False),
     Column("last_hash", LargeBinary, nullable=False),
     CheckConstraint("id = 1", name="id"),
+)
+
+# Acts of operators that wait for a second one. `request` has sealed secrets, and is empty when the act is decided.
+pay_approval = Table(
+    "pay_approval",
+    metadata,
+    Column("id", KEY, primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("app_id", KEY, ForeignKey("pay_app.id", ondelete="CASCADE")),
+    Column("object", String(64), nullable=False),
+    Column("request", JSONB, nullable=False),
+    # Not NULL exactly while the act waits: a repeated call finds its row by it, and the end of those that expire is found by it.
+    Column("content", LargeBinary, unique=True),
+    Column("shown", JSONB, nullable=False),
+    Column("amount", BigInteger),
+    Column("currency", String(8)),
+    Column("requested_by", String(64), nullable=False),
+    Column("decided_by", String(64), nullable=False),
+    Column("reason", String(512), nullable=False),
+    Column("expire_time", TIME, nullable=False),
+    Column("decide_time", TIME),
+    *times(),
+    one_of("kind", ApprovalKind),
+    one_of("state", ApprovalState),
+    Index("pay_approval_app_id_id_idx", "app_id", "id"),
+    Index("pay_approval_object_id_idx", "object", "id"),
+    Index("pay_approval_waiting_idx", "id", postgresql_where=text("content IS NOT NULL")),
+)
+
+pay_operator_view = Table(
+    "pay_operator_view",
+    metadata,
+    Column("id", KEY, primary_key=True),
+    Column("operator_id", KEY, ForeignKey("pay_operator.id", ondelete="CASCADE"), nullable=False),
+    Column("list", String(16), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("query", String(1000), nullable=False),
+    *times(),
+    UniqueConstraint("operator_id", "list", "name"),
+    one_of("list", ViewList),
 )

@@ -10,11 +10,14 @@ from typing import Any
 
 from faults.crash.killer import Prepare, Prepared
 from paycenter_server.channels.protocol import CallbackRequest, CallbackResponse
+from paycenter_server.domain.callers import Caller
+from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.domain.ids import RANDOM_BITS, uuid7
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.schedule import STALE_AFTER
 from paycenter_server.services.callbacks import UNAVAILABLE
 from paycenter_server.services.notifications_delivery import DeliveryResponse
+from paycenter_server.services.refunds import NewRefund
 from support.system import OPERATOR, PayCenterSystem
 from support.waiting import eventually
 
@@ -108,6 +111,23 @@ def _refund(code: str) -> Prepare:
 async def _refund_again(system: PayCenterSystem, order: PayOrder, number: str) -> None:
     refund = await system.refund(order, 40, app_key="shop", merchant_refund_no=number)
     await system.decided(refund)
+
+
+async def _approved_refund(system: PayCenterSystem) -> Prepared:
+    """A second operator approves the refund of the first one."""
+    await system.services.apps.update(OPERATOR, "shop", {"refund_approval_limit": 40})
+    order = await system.paid("wx_native")
+    new = NewRefund("shop", order.merchant_order_id, system.next_id("R"), 40, "退货")
+    try:
+        await system.services.refunds.create(OPERATOR, new)
+    except PayCenterError as error:
+        number = error.metadata["pay_approval_id"]
+
+    async def again() -> None:
+        done = await system.services.approval_desk.approve(Caller("again", None, ""), number, "")
+        assert done.state.value == "APPROVED"
+
+    return Prepared(order, "approve", [number], again, {("REFUND", 100, 40)}, {"pay_order.success", "pay_refund.success"})
 
 
 async def _refund_that_failed(system: PayCenterSystem) -> Prepared:
@@ -298,6 +318,7 @@ OPERATIONS: dict[str, Prepare] = {
     "callback of a late payment": _late_callback,
     "refund wx_native": _refund("wx_native"),
     "refund alipay_qr": _refund("alipay_qr"),
+    "approved refund": _approved_refund,
     "refund that failed": _refund_that_failed,
     "refund callback wx_native": _refund_callback("wx_native", "wx.refund"),
     "refund callback alipay_qr": _refund_callback("alipay_qr", "alipay.trade.refund"),

@@ -95,6 +95,10 @@ async def _decide(services: Services, number: str, decision: str) -> None:
     await services.case_decisions.decide(CALLER, number, Decision(decision), "decided in a test")
 
 
+async def _approve(services: Services, number: str) -> None:
+    await services.approval_desk.approve(CALLER, number, "approved in a test")
+
+
 async def _notify(services: Services) -> None:
     await services.delivery.deliver_due()
     await services.delivery.settle()
@@ -112,6 +116,7 @@ OPERATIONS: dict[str, Callable[..., Awaitable[None]]] = {
     "job": _job,
     "notify": _notify,
     "decide": _decide,
+    "approve": _approve,
 }  # fmt: skip
 
 

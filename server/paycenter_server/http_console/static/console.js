@@ -61,7 +61,7 @@
     const question = event.submitter?.dataset.confirm;
     if (question && !confirm(question)) { event.preventDefault(); return; }
     // A second click sends nothing more. Not at once: the name of the button belongs to the form.
-    setTimeout(() => { if (event.submitter && !event.defaultPrevented) event.submitter.disabled = true; });
+    setTimeout(() => { if (event.submitter && !event.defaultPrevented && !("download" in event.target.dataset)) event.submitter.disabled = true; });
   });
   window.addEventListener("pageshow", () => {
     for (const button of document.querySelectorAll("button:disabled:not([data-off])")) button.disabled = false;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from paycenter_server.http_console.texts.chinese_access import ACCESS
 from paycenter_server.http_console.texts.chinese_setup import SETUP
 from paycenter_server.http_console.texts.chinese_values import VALUES
 
@@ -313,4 +314,4 @@ _PAGES: Mapping[str, str] = {
     "Without TLS, here or in a proxy, credentials travel in clear text.": "本机或代理都没有 TLS 时，凭证以明文传输。",
 }
 
-CHINESE: Mapping[str, str] = {**VALUES, **SETUP, **_PAGES}
+CHINESE: Mapping[str, str] = {**VALUES, **SETUP, **ACCESS, **_PAGES}

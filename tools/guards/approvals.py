@@ -1,0 +1,124 @@
+"""Acts that need a second operator."""
+
+from __future__ import annotations
+
+from guards import Mutant, guards
+
+_DESK, _STORE = "services/approvals_desk.py", "services/approvals.py"
+_TEST = "test_approvals.py"
+
+APPROVALS: list[Mutant] = [
+    *guards(
+        "services/refunds.py",
+        _TEST,
+        (
+            "refund-needs-second",
+            "                await self._refuse_alone(connection, work, order.id)\n",
+            "",
+            "test_a_refund_at_the_limit_waits_for_a_second_operator test_two_small_refunds_at_the_same_moment_count_together",
+        ),
+        (
+            "refund-again-needs-second",
+            "            await self._refuse_alone(connection, work, refund.order_id)\n",
+            "",
+            "test_a_failed_refund_is_not_sent_again_by_one_operator",
+        ),
+        (
+            "refund-takes-approval",
+            """                if work.approved is not None:
+                    await self._approvals.take(connection, work.approved)
+                await self._hold_account""",
+            "                await self._hold_account",
+            "test_an_approval_and_a_refusal_at_the_same_moment "
+            "test_it_is_not_carried_out_after_its_end_although_it_was_read_before",
+        ),
+    ),
+    *guards(
+        "domain/approvals.py",
+        _TEST,
+        (
+            "refunds-count-together",
+            "    return bool(limit) and refunded + reserved >= (limit or 0)",
+            "    return bool(limit) and reserved >= (limit or 0) and not refunded",
+            "test_small_refunds_count_together",
+        ),
+    ),
+    *guards(
+        _STORE,
+        _TEST,
+        (
+            "approval-waits",
+            "        if current.state is not ApprovalState.PENDING or current.expire_time <= now:",
+            "        if current.state is not ApprovalState.PENDING:",
+            "test_it_is_not_carried_out_after_its_end_although_it_was_read_before",
+        ),
+        (
+            "approval-own",
+            "        if current.requested_by == approved.by.person:",
+            "        if False:",
+            "test_a_refund_at_the_limit_waits_for_a_second_operator "
+            "test_keys_of_a_protected_account_change_with_a_second_operator "
+            "test_a_channel_moves_from_or_to_a_protected_account_with_a_second_operator",
+        ),
+        (
+            "approval-sealed",
+            "_place(key, name))} if name in wanted.secrets else value",
+            "_place(key, name))} if not name else value",
+            "test_keys_of_a_protected_account_change_with_a_second_operator",
+        ),
+    ),
+    *guards(
+        _DESK,
+        _TEST,
+        (
+            "approval-role",
+            "        await self._identity.require(caller, approval.method)\n",
+            "",
+            "test_only_who_may_do_the_act_may_approve_it",
+        ),
+        (
+            "approval-scope",
+            "        if approval is None or not caller.may_access(approval.app_id):",
+            "        if approval is None:",
+            "test_only_who_may_do_the_act_may_approve_it",
+        ),
+    ),
+    *guards(
+        "services/accounts.py",
+        _TEST,
+        (
+            "account-needs-second",
+            "        if account.change_approval and approved is None and _guarded(account) != _guarded(wanted):",
+            "        if False:",
+            "test_keys_of_a_protected_account_change_with_a_second_operator",
+        ),
+        (
+            "account-switch-needs-second",
+            "    return account.enabled, account.config, account.earlier_keys, account.change_approval",
+            "    return account.enabled, account.config, account.earlier_keys",
+            "test_every_switch_of_a_protected_account_needs_a_second_operator",
+        ),
+        (
+            "account-same-version",
+            "        if version is not None and account.version != version:",
+            "        if False:",
+            "test_an_account_that_has_changed_since_the_request_is_not_changed",
+        ),
+    ),
+    *guards(
+        "services/channels.py",
+        _TEST,
+        (
+            "channel-account-needs-second",
+            "    return stored.change_approval or plan.account.change_approval",
+            "    return stored.change_approval",
+            "test_a_channel_moves_from_or_to_a_protected_account_with_a_second_operator",
+        ),
+        (
+            "channel-keys-need-second",
+            "        return stored.change_approval and plan.account is not plan.stored",
+            "        return False",
+            "test_a_channel_moves_from_or_to_a_protected_account_with_a_second_operator",
+        ),
+    ),
+]
