@@ -101,7 +101,7 @@ def test_running_without_unicode(running_paycenter: RunningPayCenter) -> None:
 
 def test_running_says_which_step_failed(running_paycenter: RunningPayCenter, tmp_path: Path) -> None:
     broken = json.loads(running_paycenter.file.read_text())
-    broken["addresses"]["merchant"] = "http://127.0.0.1:1"
+    broken["addresses"]["shop"] = "http://127.0.0.1:1"
     file = tmp_path / "dev.json"
     file.write_text(json.dumps(broken))
     done = run("demo", "--running", "--data-file", str(file), "--json")

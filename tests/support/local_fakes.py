@@ -108,7 +108,7 @@ def _main(name: str, words: list[str]) -> None:
     elif name == "demo":
         print("demonstration", words[words.index("--data-file") + 2 :], flush=True)
         sys.exit(int(os.environ.get("FAKE_DEMO_EXIT", "0")))
-    elif name in ("simulator", "merchant"):
+    elif name in ("simulator", "shop"):
         _serve(name, int(option("--port")))
     elif name == "worker":
         _serve(name, None)
