@@ -43,6 +43,7 @@ def seed(data_dir: Path, simulator_url: str, shop_url: str) -> None:
     grpc, callback = settings.grpc_address, settings.callback_address
     made["addresses"] = {
         "grpc": grpc, "callback": f"http://{callback}", "simulator": simulator_url, "shop": shop_url,
+        "connect": f"http://{settings.connect_address}",
     }  # fmt: skip
     _write(data_dir / "dev.json", made)
 

@@ -34,7 +34,7 @@ def banner_lines(session: Session) -> list[str]:
         "operator.key_secret.",
         "",
         f"grpc={HOST}:{ports.grpc}",
-        *(f"{name}={ports.url(name)}" for name in ("callback", "simulator", "shop")),
+        *(f"{name}={ports.url(name)}" for name in ("connect", "callback", "simulator", "shop")),
         f"database={services.database_url}",
         f"redis={services.redis_url}",
         "",

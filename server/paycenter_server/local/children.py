@@ -29,13 +29,14 @@ class Ports:
     callback: int
     shop: int
     console: int
+    connect: int
 
     def url(self, name: str) -> str:
         """The HTTP address of the child `name`."""
         return f"http://{HOST}:{getattr(self, name)}"
 
 
-WANTED = Ports(grpc=50051, simulator=8900, callback=8901, shop=8902, console=8903)
+WANTED = Ports(grpc=50051, simulator=8900, callback=8901, shop=8902, console=8903, connect=8904)
 
 
 def resolve_ports(kept: Mapping[str, int], wanted: Ports, grpc: int | None = None) -> tuple[Ports, list[str]]:
@@ -72,7 +73,7 @@ def choose_ports(wanted: Ports | None) -> tuple[Ports, list[str]]:
     taken: set[int] = set()
     changes: list[str] = []
     chosen: dict[str, int] = {}
-    for name in ("grpc", "simulator", "callback", "shop", "console"):
+    for name in ("grpc", "simulator", "callback", "shop", "console", "connect"):
         preferred = None if wanted is None else getattr(wanted, name)
         port, changed = choose_port(preferred, taken)
         if changed:
@@ -96,6 +97,7 @@ def environment(
         "PAYCENTER_REDIS_URL": services.redis_url,
         "PAYCENTER_MASTER_KEY_FILE": str(master_key_file),
         "PAYCENTER_GRPC_ADDRESS": f"{HOST}:{ports.grpc}",
+        "PAYCENTER_CONNECT_ADDRESS": f"{HOST}:{ports.connect}",
         "PAYCENTER_CALLBACK_ADDRESS": f"{HOST}:{ports.callback}",
         "PAYCENTER_CONSOLE_ADDRESS": f"{HOST}:{ports.console}",
         "PAYCENTER_ORDER_CALLBACK_URL": f"{ports.url('callback')}/callback/order",

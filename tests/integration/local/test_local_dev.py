@@ -252,7 +252,7 @@ def test_two_that_start_together_never_share_a_port(data_dir: Path, processes: l
             processes.append(again := run_dev_process(folder, ports, demo=False))
             up.append((again, shown(Output(again).until("Next, "))))
     used = [port for _, seen in up for port in seen.values()]
-    assert len(set(used)) == len(used) == 14
+    assert len(set(used)) == len(used) == 16
     for process, _ in up:
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
