@@ -56,7 +56,7 @@ class RunningPayCenter:
 
 def _answers(file: Path) -> RunningPayCenter | None:
     try:
-        running = RunningPayCenter(file, json.loads(file.read_text()), file.parent / "output.log")
+        running = RunningPayCenter(file, json.loads(file.read_text()), file.parent.parent / "output.log")
         fetch(f"{running.addresses['shop']}/notifications")
         with running.client() as pay:
             pay.list_channel_codes(timeout=2)
