@@ -12,6 +12,7 @@ from e2e.conftest import RunningPayCenter, running_paycenter
 from paycenter import PayCenter
 from paycenter.v1 import pay_operator_service_pb2 as operators
 from playwright.sync_api import Browser, sync_playwright
+from support.waiting import eventually_sync
 
 from .person import FLAGS, Person
 
@@ -83,6 +84,6 @@ class World:
 
 @pytest.fixture(scope="session")
 def world(running_paycenter: RunningPayCenter) -> World:
-    found = re.search(r"^console.password=(\S+)", running_paycenter.log.read_text(), re.MULTILINE)
-    assert found is not None
-    return World(running_paycenter, found[1])
+    # `dev` prints it when everything answers.
+    found = eventually_sync(lambda: re.findall(r"^console.password=(\S+)\n", running_paycenter.log.read_text(), re.MULTILINE))
+    return World(running_paycenter, found[0])

@@ -11,8 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page
+from playwright.sync_api import Error as PlaywrightError
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOTS = Path(os.environ.get("E2E_SHOTS", ROOT / ".e2e"))
@@ -50,7 +50,8 @@ class Person:
         """A new one. Its screenshots are in a folder of this name."""
         width, height = SIZES[size]
         context = browser.new_context(
-            viewport={"width": width, "height": height}, locale=LOCALES[language], timezone_id="Asia/Shanghai", has_touch=size == "phone",
+            viewport={"width": width, "height": height}, locale=LOCALES[language], timezone_id="Asia/Shanghai",
+            has_touch=size == "phone",
             **options,
         )  # fmt: skip
         context.set_default_timeout(10_000)

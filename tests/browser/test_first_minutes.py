@@ -236,5 +236,6 @@ def test_the_first_five_minutes(browser: Browser, world: World, language: str, s
     visit.refund_a_part(number)
     visit.break_and_repair()
     visit.decide_a_duplicate()
-    visit.look_around()
+    if (language, size) in (("en", "desk"), ("zh", "phone")):
+        visit.look_around()
     person.end()
