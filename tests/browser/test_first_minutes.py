@@ -146,6 +146,11 @@ class Visit:
         person.see(".notice.bad")
         number = self.order_in_the_shop("2")
         trade = self.choose("alipay_qr")
+        cashier = person.page.url
+        person.go(f"{self.simulator}/trades/{trade}")
+        person.see("[role=note]", "TRADE_NOT_EXIST")
+        person.look("trade-before-the-scan")
+        person.go(cashier)
         self.pay_on_the_phone(trade)
         person.page.wait_for_url(re.compile("/return\\?"), timeout=20_000)
         person.go(f"{self.shop}/")
