@@ -9,7 +9,7 @@ JOBS ?= 2
 # The tests that run at the same time. More on a machine with more cores.
 TEST_JOBS ?= 2
 
-.PHONY: run demo setup test lint unit e2e pictures mutants faults soak interop fuzz stubs diagrams events format clean help
+.PHONY: run demo setup test lint unit e2e pictures mutants faults bench soak interop fuzz stubs diagrams events format clean help
 
 help:
 	@echo "make run      set up and run everything on this machine (Ctrl-C stops it)"
@@ -21,6 +21,7 @@ help:
 	@echo "make interop  let other SDKs drive the simulator and verify our requests"
 	@echo "make faults   the long campaigns: a kill at every await, races between processes, everything fails under load"
 	@echo "make soak     a steady load for two hours: memory, connections and backlog stay flat (SECONDS=600 for a try)"
+	@echo "make bench    the speed of the hot paths beside their ceilings, as ratios, in less than 6 minutes"
 	@echo "make fuzz     atheris on every parser, 5 minutes each (SECONDS_EACH=20 for a try)"
 	@echo "make setup    set up only"
 	@echo "make stubs    generate the stubs after a change of protos/"
@@ -54,7 +55,7 @@ lint: $(VENV)/.dev
 	cd protos && ../$(BIN)/buf lint && ../$(BIN)/buf format --diff --exit-code
 	cd protos && ../$(BIN)/buf breaking --against baseline.binpb
 	$(BIN)/lint-imports
-	$(BIN)/python -m mypy server client tests tools
+	$(BIN)/python -m mypy server client tests tools benchmarks
 	$(BIN)/python tools/stubs.py --check
 	$(BIN)/python tools/diagrams.py --check
 	$(BIN)/python tools/events.py --check
@@ -78,6 +79,9 @@ faults: $(VENV)/.dev
 
 soak: $(VENV)/.dev
 	PYTHONPATH=tests $(BIN)/python -m faults.deployment.soak --seconds $(or $(SECONDS),7200) $(ARGS)
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/run.py $(ARGS)
 
 interop: $(VENV)/.dev
 	$(BIN)/python tests/interop/run.py

@@ -219,6 +219,9 @@ def run_tests(tree: Path, tests: Sequence[str], queue: Queue[Runner], module: st
         "MUTANT_MODULE": module,
     }
     environment.pop("PYTEST_ADDOPTS", None)
+    if module:
+        # A mutated test often waits for what does not come.
+        environment["TESTS_WAIT_SECONDS"] = "5"
     plugins = [word for name in ("mutant_plugin", "no:cacheprovider", "no:xdist", "no:randomly") for word in ("-p", name)]
     job: dict[str, object] = {
         "cwd": str(tree), "environment": environment, "path": [str(tree), *environment["PYTHONPATH"].split(os.pathsep)],

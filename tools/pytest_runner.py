@@ -6,6 +6,7 @@ answers are two lines, the pid of the child at once, and its wait status when it
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -28,6 +29,7 @@ def main() -> None:
             importlib.import_module(name)
     # The folders of the editable installation: their code must come from `path`.
     sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
+    gc.freeze()
     for line in sys.stdin:
         job = json.loads(line)
         child = os.fork()
@@ -52,6 +54,7 @@ def _run(job: dict[str, object]) -> None:
     os.environ.clear()
     os.environ.update(environment)
     sys.path[:0] = path
+    gc.set_threshold(50_000)  # a run is short, and imports make many objects that stay
     import pytest
 
     code = int(pytest.main(arguments))

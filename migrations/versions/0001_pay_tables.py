@@ -213,7 +213,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["app_id"], ["pay_app.id"], name=op.f("pay_order_app_id_fkey")),
         sa.ForeignKeyConstraint(["channel_id"], ["pay_channel.id"], name=op.f("pay_order_channel_id_fkey")),
         sa.PrimaryKeyConstraint("id", name=op.f("pay_order_pkey")),
-        sa.UniqueConstraint("app_id", "merchant_order_id", name=op.f("pay_order_app_id_merchant_order_id_key")),
+        sa.UniqueConstraint("merchant_order_id", "app_id", name=op.f("pay_order_merchant_order_id_app_id_key")),
         postgresql_with={"fillfactor": "85"},
     )
     op.create_index("pay_order_app_id_id_idx", "pay_order", ["app_id", "id"], unique=False)
@@ -381,7 +381,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["channel_id"], ["pay_channel.id"], name=op.f("pay_refund_channel_id_fkey")),
         sa.ForeignKeyConstraint(["order_id"], ["pay_order.id"], name=op.f("pay_refund_order_id_fkey")),
         sa.PrimaryKeyConstraint("id", name=op.f("pay_refund_pkey")),
-        sa.UniqueConstraint("app_id", "merchant_refund_no", name=op.f("pay_refund_app_id_merchant_refund_no_key")),
+        sa.UniqueConstraint("merchant_refund_no", "app_id", name=op.f("pay_refund_merchant_refund_no_app_id_key")),
         sa.UniqueConstraint("case_id", name=op.f("pay_refund_case_id_key")),
         sa.UniqueConstraint("out_refund_key", name=op.f("pay_refund_out_refund_key_key")),
         postgresql_with={"fillfactor": "85"},

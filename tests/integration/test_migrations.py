@@ -216,8 +216,8 @@ async def test_natural_keys_are_unique(fresh: str) -> None:
     )  # fmt: skip
     found = {row["key"] for row in rows}
     assert found >= {
-        "pay_app(app_key)", "pay_channel(app_id,code)", "pay_order(app_id,merchant_order_id)",
-        "pay_refund(app_id,merchant_refund_no)", "pay_refund(out_refund_key)", "pay_notify_task(data_id,event,data_version)",
+        "pay_app(app_key)", "pay_channel(app_id,code)", "pay_order(merchant_order_id,app_id)",
+        "pay_refund(merchant_refund_no,app_id)", "pay_refund(out_refund_key)", "pay_notify_task(data_id,event,data_version)",
         "pay_case(kind,reference,occurrence)",
     }  # fmt: skip
 

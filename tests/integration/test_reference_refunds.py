@@ -9,6 +9,7 @@ import pytest
 from integration.test_reference_faults import Recorder
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.refunds import PayRefund
+from paycenter_server.domain.schedule import REQUEST_LIFE
 from paycenter_server.domain.states import RefundState
 from support.facts import configured, refunded
 from support.locks import transaction, waiting_for_lock
@@ -52,6 +53,24 @@ async def test_R6_a_time_out_is_not_a_failure(system: PayCenterSystem, code: str
     trade = await system.simulator.get(f"/simulator/trades/{refund.out_trade_no}")
     assert [item["amount"] for item in trade["refunds"]] == [100]
     assert (await system.read(order)).refunded_amount == 100
+
+
+@pytest.mark.parametrize(("code", "api", "query"), [
+    ("wx_native", "wx.refund", "wx.refund_query"), ("alipay_qr", "alipay.trade.refund", "alipay.trade.fastpay.refund.query"),
+])  # fmt: skip
+async def test_R6_a_query_without_an_answer_is_not_a_failure(system: PayCenterSystem, code: str, api: str, query: str) -> None:
+    """Also when no request can be carried out any more: it may have been carried out before."""
+    order = await system.paid(code)
+    await system.simulator.fault(api, "error_after_commit")
+    await system.simulator.fault("wx.notify" if code == "wx_native" else "alipay.notify", "drop", times=-1)
+    refund = await system.refund(order, 100)
+    await system.rows("UPDATE pay_refund SET unclear_send_time = unclear_send_time - $1::interval", REQUEST_LIFE)
+    await system.simulator.fault(query, "error_before_commit")
+    system.clock.advance(11)
+    await system.services.jobs.sync_refunds()
+    asked = await system.services.refunds.load(system.caller, refund.number)
+    assert (asked.state, asked.check_count) == (RefundState.WAITING, refund.check_count + 1)
+    assert (await decided_by_the_job(system, refund.number)).state is RefundState.SUCCESS
 
 
 async def test_R7_the_refund_job_cannot_fail_a_refund_in_flight(system_on: SystemOn) -> None:

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 _STEP = 0.01
+# How long a condition may take. Shorter where tests are expected to fail: `make mutants`.
+LIMIT_SECONDS = float(os.environ.get("TESTS_WAIT_SECONDS", "10"))
 
 
 @overload
-async def eventually(condition: Callable[[], Awaitable[T]], seconds: float = 10.0) -> T: ...
+async def eventually(condition: Callable[[], Awaitable[T]], seconds: float = LIMIT_SECONDS) -> T: ...
 
 
 @overload
-async def eventually(condition: Callable[[], T], seconds: float = 10.0) -> T: ...
+async def eventually(condition: Callable[[], T], seconds: float = LIMIT_SECONDS) -> T: ...
 
 
-async def eventually(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
+async def eventually(condition: Callable[[], Any], seconds: float = LIMIT_SECONDS) -> Any:
     """The first true value of a condition, plain or async. AssertionError if it does not become true in time."""
     end = time.monotonic() + seconds
     while True:
@@ -38,7 +41,7 @@ async def pause(seconds: float = _STEP) -> None:
     await asyncio.sleep(seconds)
 
 
-def eventually_sync(condition: Callable[[], T], seconds: float = 10.0) -> T:
+def eventually_sync(condition: Callable[[], T], seconds: float = LIMIT_SECONDS) -> T:
     """`eventually` for tests that are not async."""
     end = time.monotonic() + seconds
     while not (value := condition()):
@@ -48,7 +51,7 @@ def eventually_sync(condition: Callable[[], T], seconds: float = 10.0) -> T:
     return value
 
 
-async def ended(tasks: Sequence[asyncio.Task[Any]], seconds: float = 10.0) -> list[Any]:
+async def ended(tasks: Sequence[asyncio.Task[Any]], seconds: float = LIMIT_SECONDS) -> list[Any]:
     """Results or exceptions of tasks, in their order. AssertionError if one does not end in time."""
     done, pending = await asyncio.wait(tasks, timeout=seconds)
     for task in pending:

@@ -138,7 +138,7 @@ NOTIFICATIONS: list[Mutant] = [
         (
             "callback-names-payment",
             _NO_PAYMENT + '                raise FactsMismatchError("the message names no payment")\n',
-            _NO_PAYMENT + "                return callback\n",
+            _NO_PAYMENT + "                return configured, callback\n",
             "test_paid_without_a_payment_is_not_acknowledged",
         ),
         (

@@ -9,6 +9,74 @@ _DUE = """WHERE next_check_time <= $1 ORDER BY next_check_time LIMIT $3
 
 ORDERS: list[Mutant] = [
     *guards(
+        "services/orders_insert.py",
+        "test_orders_insert.py",
+        (
+            "insert-one-by-one",
+            "if len(items) > 1 and not is_connection_loss(error):",
+            "if False:",
+            "test_one_order_that_cannot_be_inserted_does_not_fail_the_others",
+        ),
+        (
+            "insert-own-answer",
+            "item.done.set_result(item.order.id in made)",
+            "item.done.set_result(True)",
+            "test_each_caller_gets_its_own_order test_other_content_under_the_same_number_is_a_conflict",
+        ),
+        (
+            "insert-not-cancelled",
+            "[item for item in rows if not item.done.done()]",
+            "rows",
+            "test_a_caller_that_was_cancelled_gets_no_order",
+        ),
+    ),
+    *guards(
+        "storage/orders.py",
+        "test_orders_insert.py",
+        (
+            "insert-order-of-keys",
+            "ordered = sorted(orders, key=lambda item: (item[0].merchant_order_id, item[0].app_id))",
+            "ordered = list(orders)",
+            "test_a_batch_is_inserted_in_the_order_of_its_numbers",
+        ),
+    ),
+    *guards(
+        "storage/rows.py",
+        "test_plans.py",
+        (
+            "merchant-number-index",
+            'return f"({columns}) >= ({places}) AND ({columns}) <= ({places})"',
+            'return f"({columns}) = ({places})"',
+            "test_plans_of_the_hot_paths[without_statistics]",
+        ),
+    ),
+    *guards(
+        "services/apps_cache.py",
+        "test_orders_insert.py",
+        (
+            "app-read-before-change",
+            "if app is not None and changes == self._changes:",
+            "if app is not None:",
+            "test_what_was_read_before_a_change_is_not_kept",
+        ),
+        (
+            "app-forget",
+            "self._known.pop(app_key, None)",
+            "pass",
+            "test_the_app_of_a_create_is_read_once_a_second_and_after_its_change",
+        ),
+    ),
+    *guards(
+        "services/orders.py",
+        "test_orders_insert.py",
+        (
+            "app-deleted-elsewhere",
+            "except ForeignKeyViolation:\n            raise errors.app_not_found(app.app_key) from None",
+            "except ForeignKeyViolation:\n            raise",
+            "test_an_app_that_was_deleted_elsewhere_is_not_found",
+        ),
+    ),
+    *guards(
         "storage/orders.py",
         "test_guards_orders.py",
         (

@@ -126,24 +126,24 @@ class OrderServicer(PayOrderServiceServicer):
 
     async def GetPayOrder(self, request: pb.GetPayOrderRequest, context: Any) -> pb.GetPayOrderResponse:
         """See the proto."""
-        order = await self._load(request)
+        order, attempts = await self._read(request)
         if request.sync and order.state is OrderState.WAITING:
             await self._orders.sync_order(order)
-            order = await self._load(request)
-        return pb.GetPayOrderResponse(pay_order=order_message(order, await self._orders.attempts(order)))
+            order, attempts = await self._read(request)
+        return pb.GetPayOrderResponse(pay_order=order_message(order, attempts))
 
     async def CreateCashierLink(self, request: pb.CreateCashierLinkRequest, context: Any) -> pb.CreateCashierLinkResponse:
         """See the proto."""
-        link = self._cashier.link(await self._load(request), request.channel_extras)
+        order, _ = await self._read(request)
+        link = self._cashier.link(order, request.channel_extras)
         return pb.CreateCashierLinkResponse(url=link.url, expire_time=stamp(link.expire_time))
 
-    async def _load(self, request: pb.GetPayOrderRequest | pb.CreateCashierLinkRequest) -> PayOrder:
-        caller = current_caller()
+    async def _read(self, request: pb.GetPayOrderRequest | pb.CreateCashierLinkRequest) -> tuple[PayOrder, list[PayAttempt]]:
         key = request.WhichOneof("key")
         if key == "id":
-            return await self._orders.load(caller, request.id)
+            return await self._orders.read(current_caller(), number=request.id)
         if key == "merchant_order_id":
-            return await self._orders.load_by_merchant_id(caller, request.app_key, request.merchant_order_id)
+            return await self._orders.read(current_caller(), app_key=request.app_key, merchant_order_id=request.merchant_order_id)
         raise invalid([Violation("key", "set id or merchant_order_id")])
 
     async def ListPayOrders(self, request: pb.ListPayOrdersRequest, context: Any) -> pb.ListPayOrdersResponse:

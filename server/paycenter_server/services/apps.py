@@ -179,6 +179,7 @@ class Apps:
                     await notification_rows.move_endpoint(connection, app.id, kind, endpoint)
             listed = await self._listed(connection, app)
             await record(connection, caller, Act("PayAppService/UpdatePayApp", app_key, app_key), audited(before), audited(app))
+        self._identity.forget_app(app_key)
         return replace(listed, warnings=await self._warnings(changes))
 
     async def _listed(self, connection: Connection, app: PayApp) -> ListedApp:
@@ -198,6 +199,7 @@ class Apps:
                 await record(connection, caller, Act("PayAppService/DeletePayApp", app_key, app_key), audited(app), {})
         except ForeignKeyViolation:
             raise errors.app_has_orders() from None
+        self._identity.forget_app(app_key)
 
     async def get(self, caller: Caller, app_key: str) -> ListedApp:
         """Read by key. An app may read itself."""

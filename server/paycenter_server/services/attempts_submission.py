@@ -84,7 +84,7 @@ class Submission:
         order = await self._orders.load(caller, new.order_number)
         async with self._context.database.connection() as connection:
             await self._payable(connection, order)
-        await self._identity.app_of(caller, order.app_key, enabled=True)
+        await self._identity.app_of(caller, order.app_key, enabled=True, cached=True)
         configured = await self._channel(order.app_id, new.channel_code)
         self._check(new, configured)
         attempt = await self._context.run_to_completion(self._run(order, configured, new))

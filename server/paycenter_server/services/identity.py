@@ -18,6 +18,7 @@ from paycenter_server.domain.errors import PayCenterError, Violation, invalid
 from paycenter_server.domain.operators import PayOperator
 from paycenter_server.domain.roles import Role, app_may_call, may_call
 from paycenter_server.services import errors, operators_errors
+from paycenter_server.services.apps_cache import AppCache
 from paycenter_server.services.audit import Act, Refusals
 from paycenter_server.services.context import Context
 from paycenter_server.services.secrets import same_secret
@@ -86,6 +87,7 @@ class Identity:
         self._context = context
         self._known: dict[str, tuple[float, Caller]] = {}
         self._refusals = Refusals(context.database)
+        self._apps = AppCache(context)
 
     async def authenticate(self, authorization: str | None) -> Caller:
         """The caller of an `authorization` value: `Basic base64(key_id:secret)`, as in HTTP."""
@@ -158,18 +160,25 @@ class Identity:
         await self._refusals.record(caller, Act(method), error)
         raise error
 
-    async def app_of(self, caller: Caller, app_key: str, *, enabled: bool = False) -> PayApp:
+    def forget_app(self, app_key: str) -> None:
+        """Read an app again at its next use in this process, because it has changed."""
+        self._apps.forget(app_key)
+
+    async def app_of(self, caller: Caller, app_key: str, *, enabled: bool = False, cached: bool = False) -> PayApp:
         """The app of a call: the caller's own, or the one that an operator names.
 
-        `enabled`: the app must be enabled, because the call takes a new payment.
+        `enabled`: the app must be enabled, because the call takes a new payment. `cached`: as it was at most a second ago.
         """
         if not caller.is_operator and app_key and app_key != caller.app_key:
             raise errors.another_app(caller.app_key, app_key)
         key = caller.app_key or app_key
         if caller.is_operator and caller.scope is not None and key not in caller.scope_keys:
             raise errors.app_not_found(key)
-        async with self._context.database.connection() as connection:
-            app = await app_rows.get_app(connection, key)
+        if cached:
+            app = await self._apps.get(key)
+        else:
+            async with self._context.database.connection() as connection:
+                app = await app_rows.get_app(connection, key)
         if app is None or not caller.may_access(app.id):
             raise errors.app_not_found(key)
         if enabled and not app.enabled:

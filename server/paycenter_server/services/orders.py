@@ -17,10 +17,12 @@ from paycenter_server.services.attempts import AttemptSettlement
 from paycenter_server.services.context import Context
 from paycenter_server.services.events import cause
 from paycenter_server.services.identity import Caller, Identity
+from paycenter_server.services.orders_insert import OrderInserts
 from paycenter_server.services.paging import Page, Pager
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage import search as search_rows
+from paycenter_server.storage.database import ForeignKeyViolation
 from paycenter_server.storage.keyrange import scan_end
 from paycenter_server.storage.orders import OrderFilter, OrderMark
 
@@ -54,6 +56,7 @@ class Orders:
         self._context = context
         self._identity = identity
         self._attempts = attempts
+        self._inserts = OrderInserts(context)
 
     async def create(self, caller: Caller, new: NewOrder) -> PayOrder:
         """Create an order. It is idempotent by (app, merchant_order_id): the same content returns the existing order, other
@@ -76,16 +79,19 @@ class Orders:
         check.url("notification_url", new.notification_url)
         check.done()
         expire_time = new.expire_time or now + DEFAULT_LIFE
-        app = await self._identity.app_of(caller, new.app_key, enabled=True)
+        app = await self._identity.app_of(caller, new.app_key, enabled=True, cached=True)
         order = new_order(
             self._context.new_key(now), now, app, merchant_order_id=new.merchant_order_id, subject=new.subject, body=new.body,
             # Channels accept whole seconds. The order has the same expiry, so that both expire together.
             amount=new.amount, currency=new.currency, expire_time=expire_time.replace(microsecond=0), user_ip=new.user_ip,
             user_id=new.user_id, return_url=new.return_url, notification_url=new.notification_url,
         )  # fmt: skip
-        async with self._context.database.connection() as connection:
-            if await order_rows.insert_order(connection, order, cause()):
+        try:
+            if await self._inserts.insert(order, cause()):
                 return order
+        except ForeignKeyViolation:
+            raise errors.app_not_found(app.app_key) from None  # deleted by another process within the last second
+        async with self._context.database.connection() as connection:
             existing = await order_rows.get_order_by_merchant_id(connection, app.id, new.merchant_order_id)
         if existing is None:
             raise errors.order_not_found()
@@ -103,10 +109,25 @@ class Orders:
 
     async def load_by_merchant_id(self, caller: Caller, app_key: str, merchant_order_id: str) -> PayOrder:
         """Read by the app's own number."""
-        app = await self._identity.app_of(caller, app_key)
+        app = await self._identity.app_of(caller, app_key, cached=True)
         async with self._context.database.connection() as connection:
             order = await order_rows.get_order_by_merchant_id(connection, app.id, merchant_order_id)
         return self._owned(caller, order)
+
+    async def read(
+        self, caller: Caller, *, number: str | None = None, app_key: str = "", merchant_order_id: str = ""
+    ) -> tuple[PayOrder, list[PayAttempt]]:
+        """Read by number, or by the app's own number, with the attempts, oldest first."""
+        key = decode(Prefix.ORDER, number) if number is not None else None
+        app = None if number is not None else await self._identity.app_of(caller, app_key, cached=True)
+        found = None
+        if key is not None or app is not None:
+            async with self._context.database.connection() as connection:
+                found = await order_rows.read_with_attempts(
+                    connection, order_id=key, app_id=app.id if app else None, merchant_order_id=merchant_order_id
+                )
+        order = self._owned(caller, found[0] if found else None)
+        return order, found[1] if found else []
 
     def _owned(self, caller: Caller, order: PayOrder | None) -> PayOrder:
         if order is None or not self._identity.owns(caller, order.app_id):

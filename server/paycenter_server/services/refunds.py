@@ -73,7 +73,7 @@ class Refunds:
         check.text("reason", new.reason, 80, minimum=1)
         check.url("notification_url", new.notification_url)
         check.done()
-        app = await self._identity.app_of(caller, new.app_key)  # a disabled app can still refund
+        app = await self._identity.app_of(caller, new.app_key, cached=True)  # a disabled app can still refund
         return await self._context.run_to_completion(self._create(caller, app, new))
 
     async def _create(self, caller: Caller, app: PayApp, new: NewRefund) -> PayRefund:
@@ -174,7 +174,7 @@ class Refunds:
 
     async def load_by_merchant_no(self, caller: Caller, app_key: str, merchant_refund_no: str) -> PayRefund:
         """Read by the app's own number."""
-        app = await self._identity.app_of(caller, app_key)
+        app = await self._identity.app_of(caller, app_key, cached=True)
         async with self._context.database.connection() as connection:
             refund = await refund_rows.get_refund_by_merchant_no(connection, app.id, merchant_refund_no)
         return self._owned(caller, refund)

@@ -8,14 +8,17 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from paycenter_server.domain.attempts import PayAttempt
 from paycenter_server.domain.events import Cause, Subject
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.states import OPEN_ATTEMPT, ORDER, CaseState, OrderEvent, OrderState, sources, target
+from paycenter_server.storage.attempts import ATTEMPTS
 from paycenter_server.storage.database import Connection, Transaction, WriteConnection
 from paycenter_server.storage.events import Change, cause_values, named, noting
-from paycenter_server.storage.rows import RowMapping
+from paycenter_server.storage.rows import RowMapping, row_equals, to_model
 
 ORDERS = RowMapping(PayOrder, "pay_order")
+_BY_MERCHANT_ID = row_equals("t.merchant_order_id, t.app_id", "$2, $1")
 _UNPAID = sources(ORDER, OrderEvent.PAID)
 
 
@@ -24,7 +27,7 @@ def _order_event(event: OrderEvent, before: str = "NULL") -> Change:
 
 
 _INSERT = f"""
-WITH made AS ({ORDERS.insert} ON CONFLICT (app_id, merchant_order_id) DO NOTHING RETURNING id, state, amount),
+WITH made AS ({ORDERS.insert} ON CONFLICT (merchant_order_id, app_id) DO NOTHING RETURNING id, state, amount),
 noted AS ({noting("made", len(ORDERS.columns) + 1, _order_event(OrderEvent.CREATE))})
 SELECT id FROM made
 """
@@ -33,6 +36,26 @@ SELECT id FROM made
 async def insert_order(connection: WriteConnection, order: PayOrder, cause: Cause) -> bool:
     """Insert an order. False if the app has an order with this merchant_order_id."""
     return await connection.fetchval(_INSERT, *ORDERS.values(order), *cause_values(cause)) is not None
+
+
+_MANY = [f"${number}::{kind}" for number, kind in enumerate(ORDERS.array_types, 1)]
+_INSERT_MANY = f"""
+WITH made AS (INSERT INTO pay_order ({", ".join(ORDERS.columns)}) SELECT * FROM unnest({", ".join(_MANY)})
+  ON CONFLICT (merchant_order_id, app_id) DO NOTHING RETURNING id, state, amount),
+noted AS ({noting("made", len(_MANY) + 1, _order_event(OrderEvent.CREATE), keys="$1::uuid[]")})
+SELECT id FROM made
+"""
+
+
+async def insert_orders(connection: WriteConnection, orders: Sequence[tuple[PayOrder, Cause]]) -> set[UUID]:
+    """Insert orders in one statement. The ids of those whose apps had no order with their merchant_order_id.
+
+    They are inserted in the order of their unique keys, so that two processes never wait for each other in a circle.
+    """
+    ordered = sorted(orders, key=lambda item: (item[0].merchant_order_id, item[0].app_id))
+    columns = ORDERS.columns_of([order for order, _ in ordered])
+    causes = [list(values) for values in zip(*(cause_values(cause) for _, cause in ordered), strict=True)]
+    return {row["id"] for row in await connection.fetch(_INSERT_MANY, *columns, *causes)}
 
 
 async def get_order(connection: Connection, order_id: UUID) -> PayOrder | None:
@@ -47,9 +70,25 @@ async def lock_order(transaction: Transaction, order_id: UUID) -> PayOrder | Non
 
 async def get_order_by_merchant_id(connection: Connection, app_id: UUID, merchant_order_id: str) -> PayOrder | None:
     """Read by the app's own number; None if there is none."""
-    return ORDERS.model(
-        await connection.fetchrow(f"{ORDERS.select} WHERE t.app_id = $1 AND t.merchant_order_id = $2", app_id, merchant_order_id)
-    )
+    return ORDERS.model(await connection.fetchrow(f"{ORDERS.select} WHERE {_BY_MERCHANT_ID}", app_id, merchant_order_id))
+
+
+_ATTEMPT_COLUMNS = ", ".join(f"a.{name} AS a_{name}" for name in ATTEMPTS.columns)
+_WITH_ATTEMPTS = ORDERS.select.replace(" FROM ", f", {_ATTEMPT_COLUMNS} FROM ", 1) + " LEFT JOIN pay_attempt a ON a.order_id = t.id"
+
+
+async def read_with_attempts(
+    connection: Connection, *, order_id: UUID | None = None, app_id: UUID | None = None, merchant_order_id: str = ""
+) -> tuple[PayOrder, list[PayAttempt]] | None:
+    """An order by its id, or by the app's own number, with its attempts, oldest first; None if there is none."""
+    if order_id is not None:
+        rows = await connection.fetch(f"{_WITH_ATTEMPTS} WHERE t.id = $1 ORDER BY a.id", order_id)
+    else:
+        rows = await connection.fetch(f"{_WITH_ATTEMPTS} WHERE {_BY_MERCHANT_ID} ORDER BY a.id", app_id, merchant_order_id)
+    if not rows:
+        return None
+    order = ORDERS.models(rows[:1])[0]
+    return order, [to_model(PayAttempt, row, "a_") for row in rows if row["a_id"] is not None]
 
 
 async def close_order(transaction: Transaction, order_id: UUID, now: datetime, cause: Cause) -> PayOrder | None:

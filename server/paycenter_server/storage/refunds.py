@@ -14,9 +14,10 @@ from paycenter_server.domain.states import ORDER, REFUND, OrderEvent, RefundEven
 from paycenter_server.storage.claims import due_keys, due_rows, waiting_rows
 from paycenter_server.storage.database import Connection, Transaction, WriteConnection
 from paycenter_server.storage.events import Change, cause_values, named, noting
-from paycenter_server.storage.rows import RowMapping
+from paycenter_server.storage.rows import RowMapping, row_equals
 
 REFUNDS = RowMapping(PayRefund, "pay_refund")
+_BY_MERCHANT_NO = row_equals("t.merchant_refund_no, t.app_id", "$2, $1")
 
 
 async def reserve(connection: WriteConnection, order_id: UUID, amount: int, now: datetime) -> bool:
@@ -70,9 +71,7 @@ async def get_refunds(connection: Connection, refund_ids: Sequence[UUID]) -> dic
 
 async def get_refund_by_merchant_no(connection: Connection, app_id: UUID, merchant_refund_no: str) -> PayRefund | None:
     """Read by the app's own number; None if there is none."""
-    return REFUNDS.model(
-        await connection.fetchrow(f"{REFUNDS.select} WHERE t.app_id = $1 AND t.merchant_refund_no = $2", app_id, merchant_refund_no)
-    )
+    return REFUNDS.model(await connection.fetchrow(f"{REFUNDS.select} WHERE {_BY_MERCHANT_NO}", app_id, merchant_refund_no))
 
 
 async def get_refund_by_out_key(connection: Connection, key: UUID) -> PayRefund | None:

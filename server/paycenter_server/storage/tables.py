@@ -153,7 +153,8 @@ pay_order = Table(
     Column("next_check_time", TIME),
     Column("check_count", Integer, nullable=False, server_default=text("0")),
     *times(),
-    UniqueConstraint("app_id", "merchant_order_id"),
+    # Searched by both columns as a row (`storage/rows.py`, `row_equals`), so that no other index can take its place.
+    UniqueConstraint("merchant_order_id", "app_id"),
     Index("pay_order_app_id_id_idx", "app_id", "id"),
     Index("pay_order_next_check_time_idx", "next_check_time", postgresql_where=text("next_check_time IS NOT NULL")),
     Index("pay_order_channel_order_no_idx", "channel_order_no", postgresql_where=text("channel_order_no IS NOT NULL")),
@@ -285,7 +286,7 @@ pay_refund = Table(
     Column("next_check_time", TIME),
     Column("check_count", Integer, nullable=False, server_default=text("0")),
     *times(),
-    UniqueConstraint("app_id", "merchant_refund_no"),
+    UniqueConstraint("merchant_refund_no", "app_id"),
     Index("pay_refund_app_id_id_idx", "app_id", "id"),
     # For the claims by account, and for what is not settled over an account. It is the only index of these times, so that no
     # statistics can make another one look better.

@@ -17,6 +17,15 @@ EXEMPT: dict[str, str] = {
     **dict.fromkeys(("audit", "operators", "operators_totp", "passwords", "sessions"), _ADMINISTRATION),
     **dict.fromkeys(("books", "health", "identity", "overview", "search", "timeline"), _READS),
     "context": _WAITS,
+    "apps_cache": _READS,
+    **dict.fromkeys(
+        (
+            "orders_insert OrderInserts._write",
+            "orders_insert OrderInserts._insert",
+            "orders_insert OrderInserts.insert: return await item",
+        ),
+        "one statement with the orders of several calls: committed or not, as the statement of one order",
+    ),
     "notifications": "an operator's resend: one statement",
     "notifications_trial": "a test notification, which is stored nowhere",
     "cases_desk": "it reads; a comment or an assignment is one statement",
@@ -57,6 +66,7 @@ EXEMPT: dict[str, str] = {
             "attempts AttemptSettlement.close_all: raise await self.pending",
             "attempts_submission Submission._close: raise",
             "orders Orders.attempts",
+            "orders Orders.read",
             "orders Orders.load_by_merchant_id",
             "orders Orders.marks",
             "refunds Refunds.of_order",

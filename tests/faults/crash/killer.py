@@ -38,6 +38,8 @@ class Prepared:
     cases: set[str] = field(default_factory=set)
     elsewhere: int = 0
     """The amount that was refunded at the channel by others."""
+    unreachable: str = ""
+    """The code of a channel that cannot be reached: an attempt whose send was begun stays undecided, and is looked at again."""
 
 
 class Killer:
@@ -126,11 +128,12 @@ async def finish(system: PayCenterSystem, prepared: Prepared) -> None:
         system.clock.offset = timedelta()
         order = await system.read(prepared.order)
         left = await system.value(
-            """SELECT (SELECT count(*) FROM pay_attempt WHERE order_id = $1 AND state IN ('WAITING', 'UNKNOWN'))
+            """SELECT (SELECT count(*) FROM pay_attempt WHERE order_id = $1 AND state IN ('WAITING', 'UNKNOWN')
+                         AND NOT (channel_code = $2 AND next_check_time IS NOT NULL))
                  + (SELECT count(*) FROM pay_refund WHERE order_id = $1 AND state = 'WAITING')
                  + (SELECT count(*) FROM pay_notify_task WHERE next_notify_time IS NOT NULL)""",
-            order.id,
-        )
+            order.id, prepared.unreachable,
+        )  # fmt: skip
         end = (order.state.value, order.paid_amount, order.refunded_amount)
         return not left and end in prepared.ends
 

@@ -125,12 +125,17 @@ async def _submit_unreachable(system: PayCenterSystem) -> Prepared:
         attempt = await _submit_again(system, order, "mock", behaviour="success")
         assert attempt is not None
 
-    return Prepared(order, "submit", [order.number, "wx_app", {}], repeat, {("SUCCESS", 100, 0)}, {"pay_order.success"})
+    return Prepared(
+        order, "submit", [order.number, "wx_app", {}], repeat, {("SUCCESS", 100, 0)}, {"pay_order.success"}, unreachable="wx_app"
+    )
 
 
 def _bar_code(fault: str) -> Prepare:
     async def prepare(system: PayCenterSystem) -> Prepared:
-        """The payer is asked for a password, or the answer is lost: the waiting call queries."""
+        """The payer is asked for a password, or the answer is lost: the waiting call queries.
+
+        A bar code is sent once. Killed before the send it is never paid; the order stays payable, with another code.
+        """
         code, auth_code, api, *_ = KINDS["v2"]
         if code not in system.channels:
             await system.add_channel(code)
@@ -142,8 +147,9 @@ def _bar_code(fault: str) -> Prepare:
                 await system.submit(order, code, auth_code=auth_code)
 
         return Prepared(
-            order, "submit", [order.number, code, {"auth_code": auth_code}], repeat, {("SUCCESS", 100, 0)}, {"pay_order.success"}
-        )
+            order, "submit", [order.number, code, {"auth_code": auth_code}], repeat, {("SUCCESS", 100, 0), ("WAITING", 0, 0)},
+            {"pay_order.success"},
+        )  # fmt: skip
 
     return prepare
 

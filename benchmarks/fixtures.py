@@ -1,0 +1,119 @@
+"""The app of a run and its rows."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+from paycenter_server.bootstrap import open_services
+from paycenter_server.domain.addresses import endpoint_of
+from paycenter_server.domain.apps import NotificationSuccess, SurplusPolicy
+from paycenter_server.domain.callers import Caller
+from paycenter_server.grpc_server.orders import order_message
+from paycenter_server.services.apps import NewApp
+from paycenter_server.services.channels import NewChannel
+from paycenter_server.services.orders import NewOrder
+from paycenter_server.settings import Settings
+from processes import Processes
+
+
+@dataclass(frozen=True)
+class App:
+    """An app with the mock channel, and an order of it as the server answers it."""
+
+    id: Any
+    key_id: str
+    key_secret: str
+    order: bytes
+    row: dict[str, Any]
+
+
+def _settings(made: Processes) -> Settings:
+    values: dict[str, Any] = {name.lower(): value for name, value in made.settings.items()}
+    values["master_key_file"] = Path(values["master_key_file"])
+    return Settings(**values)
+
+
+async def make_app(made: Processes, url: str) -> App:
+    """Create the app with its mock channel and one order."""
+    operator = Caller("benchmark", None, "")
+    async with open_services(_settings(made)) as services:
+        created = await services.apps.create(
+            operator,
+            NewApp("shop", "Shop", "", url, url, SurplusPolicy.REFUND, NotificationSuccess.HTTP_2XX),
+        )
+        await services.channels.create(operator, NewChannel("shop", "mock", 0, "", "mock", {}, enabled=True))
+        caller = Caller(created.key_id, created.app.id, "shop")
+        new = NewOrder(
+            "shop", "sample", "Tea", "Green tea, 100 g", 1990, "CNY", None, "203.0.113.7", "user-1", "https://shop.example/return"
+        )
+        order = await services.orders.create(caller, new)
+        async with services.context.database.connection() as connection:
+            row = await connection.fetchrow("SELECT * FROM pay_order WHERE id = $1", order.id)
+    assert row is not None
+    return App(created.app.id, created.key_id, created.key_secret, order_message(order).SerializeToString(), dict(row))
+
+
+def sample_order(app: App) -> bytes:
+    """The order that the echo answers."""
+    return app.order
+
+
+def insert_script(app: App) -> str:
+    """A script for pgbench: the statement of CreatePayOrder with the values of an order, and new keys."""
+    from paycenter_server.storage import orders as order_rows
+
+    values: list[str] = []
+    for name in order_rows.ORDERS.columns:
+        value = app.row[name]
+        if name == "id":
+            values.append("uuidv7()")
+        elif name == "merchant_order_id":
+            values.append("'b' || :number::text || '-' || :client_id::text")
+        elif value is None:
+            values.append("NULL")
+        elif isinstance(value, int):
+            values.append(str(value))
+        else:
+            values.append(f"'{value}'")
+    values += ["'APP'", "'benchmark'", "NULL::jsonb"]
+    statement = re.sub(r"\$(\d+)", lambda found: values[int(found.group(1)) - 1], order_rows._INSERT)
+    return f"\\set number random(1, 9000000000000000)\n{' '.join(statement.split())};\n"
+
+
+async def fill_notifications(made: Processes, app: App, url: str, count: int) -> None:
+    """Make this many notifications due, as payments would."""
+    connection = await asyncpg.connect(made.urls.database_url)
+    try:
+        await connection.execute(
+            """INSERT INTO pay_notify_task (id, app_id, type, event, data_id, data_version, merchant_order_id, merchant_refund_no,
+                 notification_url, endpoint, payload, state, notify_times, next_notify_time, schedule_start_time,
+                 schedule_start_times, create_time, update_time)
+               SELECT uuidv7(), $1, 'ORDER', 'pay_order.success', uuidv7(), 1, 'M' || n, '', $2, $3,
+                 '{"type":"pay_order.success","data":{"amount":1990}}', 'WAITING', 0, now(), now(), 0, now(), now()
+               FROM generate_series(1, $4::int) n""",
+            app.id, url, endpoint_of(url), count,
+        )  # fmt: skip
+    finally:
+        await connection.close()
+
+
+async def make_orders(made: Processes, app: App, count: int) -> list[tuple[str, str]]:
+    """Create this many orders. Their numbers, and those of the merchant."""
+    from paycenter_server.domain.ids import Prefix, encode
+
+    columns = ", ".join(app.row)
+    chosen = ", ".join({"id": "uuidv7()", "merchant_order_id": "'p' || gen_random_uuid()"}.get(name, name) for name in app.row)
+    connection = await asyncpg.connect(made.urls.database_url)
+    try:
+        rows = await connection.fetch(
+            f"""INSERT INTO pay_order ({columns}) SELECT {chosen} FROM (SELECT * FROM pay_order WHERE id = $1) sample,
+                generate_series(1, $2::int) RETURNING id, merchant_order_id""",
+            app.row["id"], count,
+        )  # fmt: skip
+    finally:
+        await connection.close()
+    return [(encode(Prefix.ORDER, row["id"]), row["merchant_order_id"]) for row in rows]

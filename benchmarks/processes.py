@@ -1,0 +1,143 @@
+"""The processes of a run: embedded PostgreSQL (fsync on) and Valkey, servers, ceilings and generators."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import psutil
+from paycenter_server.local import Embedded
+from paycenter_server.storage.migrate import ensure
+
+HERE = Path(__file__).parent
+
+
+def free_port() -> int:
+    """A TCP port of the loopback that nobody listens on."""
+    with socket.socket() as made:
+        made.bind(("127.0.0.1", 0))
+        return int(made.getsockname()[1])
+
+
+def cpu_seconds(*pids: int) -> float:
+    """The processor time of these processes and their children so far, including children that have ended."""
+    total = 0.0
+    for pid in pids:
+        for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+            try:
+                times = process.cpu_times()
+            except psutil.NoSuchProcess:
+                continue
+            total += times.user + times.system + times.children_user + times.children_system
+    return total
+
+
+def memory_mib(pid: int) -> float:
+    """The resident memory of a process."""
+    return float(psutil.Process(pid).memory_info().rss / 2**20)
+
+
+class Processes:
+    """Starts processes, and ends them with the block."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Processes:
+        self.embedded = Embedded.temporary()
+        self._stack.callback(self.embedded.stop)
+        self.urls = self.embedded.start()
+        ensure(self.urls.database_url)
+        master = self._folder / "master.key"
+        master.write_text(base64.b64encode(os.urandom(32)).decode())
+        master.chmod(0o600)
+        self.settings = {
+            "MODE": "development", "DATABASE_URL": self.urls.database_url, "REDIS_URL": self.urls.redis_url,
+            "MASTER_KEY_FILE": str(master), "ORDER_CALLBACK_URL": "http://127.0.0.1:1/order",
+            "REFUND_CALLBACK_URL": "http://127.0.0.1:1/refund", "NOTIFICATION_ALLOWED_NETWORKS": "127.0.0.0/8",
+        }  # fmt: skip
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    @property
+    def postgres_pid(self) -> int:
+        """The postmaster."""
+        pid = self.embedded.postgres_pid
+        assert pid is not None
+        return pid
+
+    def start(self, command: list[str], *, piped: bool = False, settings: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+        """Start a Python process with the settings of this run."""
+        values = {**self.settings, **(settings or {})}
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("PAYCENTER_")},
+            **{f"PAYCENTER_{name}": value for name, value in values.items()},
+        }
+        log = (self._folder / f"{Path(command[-1]).name[:20]}-{time.monotonic_ns()}.log").open("wb")
+        process = subprocess.Popen(
+            [sys.executable, *command], env=environment, stdout=subprocess.PIPE if piped else log, stderr=log, text=True
+        )
+        self._stack.callback(_end, process)
+        return process
+
+    def paycenter(self, *arguments: str, **settings: str) -> subprocess.Popen[str]:
+        """Start a command of PayCenter."""
+        return self.start(["-m", "paycenter_server.cli", *arguments], settings=settings)
+
+    def with_port(self, *command: str) -> tuple[subprocess.Popen[str], int]:
+        """Start a process that prints its port."""
+        process = self.start(list(command), piped=True)
+        assert process.stdout is not None
+        return process, int(process.stdout.readline())
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def listening(port: int, seconds: float = 20.0) -> None:
+    """Wait until a port accepts connections."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)
+        else:
+            return
+
+
+def generate(
+    target: str, path: str, message: bytes, *, authorization: str = "", marker: str = "", first: int = 0, seconds: float = 2.0,
+    in_flight: int = 64, connections: int = 8, messages: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """One run of the load generator. `messages`: a file with a request in each line, instead of one message."""
+    command = [
+        sys.executable, str(HERE / "http2.py"), "--target", target, "--path", path, "--message", message.hex(), "--marker", marker,
+        "--first", str(first), "--seconds", str(seconds), "--in-flight", str(in_flight), "--connections", str(connections),
+        "--authorization", authorization,
+    ]  # fmt: skip
+    if messages is not None:
+        command += ["--messages", str(messages)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found

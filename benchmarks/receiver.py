@@ -1,0 +1,34 @@
+"""A receiver of notifications that answers at once. Prints its port; GET /count gives what it has received."""
+
+from __future__ import annotations
+
+import asyncio
+
+import uvloop
+from aiohttp import web
+
+
+async def _serve() -> None:
+    received = 0
+
+    async def receive(request: web.Request) -> web.Response:
+        nonlocal received
+        await request.read()
+        received += 1
+        return web.Response(text="success")
+
+    async def count(_: web.Request) -> web.Response:
+        return web.Response(text=str(received))
+
+    app = web.Application()
+    app.add_routes([web.post("/notify", receive), web.get("/count", count)])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    print(runner.addresses[0][1], flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    uvloop.run(_serve())
