@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import re
+import ssl
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,7 +19,8 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from paycenter.v1 import pay_order_service_pb2 as pb
 from paycenter_server.http_connect.app import MAX_BODY, served
 from paycenter_server.http_connect.messages import CODES
-from support.grpc_rig import Rig, key_of, open_rig
+from paycenter_server.settings import Settings
+from support.grpc_rig import Rig, key_of, open_rig, write_pem
 from support.locks import transaction
 from support.system import PayCenterSystem
 
@@ -200,3 +202,36 @@ async def test_buf_curl(rig: Rig) -> None:
         assert code != 0
         assert json.loads(problems)["code"] == "not_found"
         assert re.search(r"ORDER_NOT_FOUND", problems)
+
+
+async def test_tls(rig: Rig, tmp_path: Path) -> None:
+    tls, pem = write_pem(tmp_path)
+    trusted = ssl.create_default_context(cadata=pem.decode())
+    async with (
+        served(rig.server.unary, "localhost", 0, frozenset(), tls.certificate, tls.key) as port,
+        aiohttp.ClientSession(f"https://localhost:{port}") as client,
+        client.post(GET, json={}, ssl=trusted) as answer,
+    ):
+        assert answer.status == 401
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "good"),
+    [
+        ("connect_origins", "https://desk.example.com, http://127.0.0.1:3000", True), ("connect_origins", "*", False),
+        ("connect_origins", "https://desk.example.com/", False), ("connect_origins", "desk.example.com", False),
+        ("connect_address", "", True), ("connect_address", "127.0.0.1:8904", True), ("connect_address", "8904", False),
+    ],
+)  # fmt: skip
+def test_settings(name: str, value: str, good: bool) -> None:
+    given: dict[str, Any] = {
+        "database_url": "postgresql://u@h/d", "master_key_file": "k", "PAYCENTER_ORDER_CALLBACK_URL": "https://pay.test/o",
+        "PAYCENTER_REFUND_CALLBACK_URL": "https://pay.test/r", name: value,
+    }  # fmt: skip
+    if good:
+        found = Settings(**given)
+        assert "*" not in found.connect_allowed_origins
+        assert len(found.connect_allowed_origins) == value.count("://")
+    else:
+        with pytest.raises(ValueError, match=name):
+            Settings(**given)
