@@ -14,7 +14,6 @@ from paycenter_server.services.apps_cache import AppCache
 from paycenter_server.services.identity import Caller
 from paycenter_server.services.orders import NewOrder
 from paycenter_server.services.orders_insert import OrderInserts
-from paycenter_server.storage import apps as app_rows
 from paycenter_server.storage import orders as order_rows
 from support.locks import transaction, waiting_for_lock
 from support.system import CAUSE, OPERATOR, PayCenterSystem
@@ -117,13 +116,12 @@ async def test_the_app_of_a_create_is_read_once_a_second_and_after_its_change(sy
 async def test_what_was_read_before_a_change_is_not_kept(system: PayCenterSystem) -> None:
     """The change is committed while the app is being read."""
     cache = AppCache(system.services.context)
-    async with system.services.context.database.connection() as connection:
-        before = await app_rows.get_app(connection, "shop")
-    assert before is not None
-    reading = asyncio.ensure_future(cache.get("shop"))
-    await pause(0)
-    cache.forget("shop")
-    await reading
+    async with transaction(system) as held:
+        await held.execute("LOCK TABLE pay_app IN ACCESS EXCLUSIVE MODE")
+        reading = [asyncio.ensure_future(cache.get("shop")) for _ in range(3)]
+        await waiting_for_lock(system, reading, 1)
+        cache.forget("shop")
+    await ended(reading)
     await system.rows("UPDATE pay_app SET name = 'changed'")
     found = await cache.get("shop")
     assert found is not None

@@ -12,6 +12,7 @@ from uuid import UUID
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _VALUES = {character: value for value, character in enumerate(_ALPHABET)}
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 RANDOM_BITS = 74
 _INCREMENT = (1 << 32) - 1
 
@@ -61,11 +62,7 @@ def time_of(key: UUID) -> datetime:
 def encode(prefix: Prefix, key: UUID) -> str:
     """The number of a key."""
     value = key.int
-    characters = []
-    for _ in range(26):
-        characters.append(_ALPHABET[value & 31])
-        value >>= 5
-    return prefix.value + "".join(reversed(characters))
+    return prefix.value + "".join([_PAIRS[value >> shift & 1023] for shift in range(120, -1, -10)])
 
 
 def decode(prefix: Prefix, number: str) -> UUID | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
 from enum import StrEnum
 from functools import cache
+from operator import attrgetter
 from typing import Any, Generic, TypeVar, get_args, get_type_hints
 from uuid import UUID
 
@@ -61,7 +62,10 @@ class RowMapping(Generic[T]):
         self.returning = listed
         """For RETURNING in a statement whose table is called `t`."""
         places = ", ".join(f"${number}" for number in range(1, len(self.columns) + 1))
-        self.array_types = [f"{_pg_type(hint)}[]" for hint in (get_type_hints(kind)[name] for name in self.columns)]
+        hints = get_type_hints(kind)
+        self._get = attrgetter(*self.columns)
+        self._converters = [(at, item) for at, name in enumerate(self.columns) if (item := _converter(hints[name])) is not None]
+        self.array_types = [f"{_pg_type(hints[name])}[]" for name in self.columns]
         """The PostgreSQL types of an array for each column, for a statement that inserts many rows from `columns_of`."""
         self.insert = f"INSERT INTO {table} ({', '.join(self.columns)}) VALUES ({places})"
         """Its arguments are `values`; ON CONFLICT or RETURNING may follow."""
@@ -74,11 +78,14 @@ class RowMapping(Generic[T]):
 
     def values(self, model: T) -> list[Any]:
         """The arguments of `insert`."""
-        return [_plain(getattr(model, name)) for name in self.columns]
+        values = list(self._get(model))
+        for at, convert in self._converters:
+            values[at] = convert(values[at])
+        return values
 
     def columns_of(self, models: Sequence[T]) -> list[list[Any]]:
         """A list for each column with its values in these models."""
-        return [[_plain(getattr(model, name)) for model in models] for name in self.columns]
+        return [list(column) for column in zip(*(self.values(model) for model in models), strict=True)]
 
     def model(self, record: Mapping[str, Any] | None) -> T | None:
         """The dataclass of a row; None for None."""
@@ -87,6 +94,13 @@ class RowMapping(Generic[T]):
     def models(self, records: list[Any]) -> list[T]:
         """The dataclasses of rows."""
         return [to_model(self.kind, record) for record in records]
+
+
+def _converter(hint: Any) -> Callable[[Any], Any] | None:
+    """What makes an argument of a field of this type; None if its values can be arguments themselves."""
+    kinds = [item for item in (get_args(hint) or (hint,)) if item is not type(None)]
+    plain = isinstance(kinds[0], type) and kinds[0] in (UUID, datetime, bool, int, str, bytes)
+    return None if plain and len(kinds) == 1 else _plain
 
 
 def _pg_type(hint: Any) -> str:
