@@ -9,12 +9,14 @@ JOBS ?= 2
 # The tests that run at the same time. More on a machine with more cores.
 TEST_JOBS ?= 2
 
-.PHONY: run demo setup test lint unit mutants faults bench soak interop fuzz stubs diagrams events format clean help
+.PHONY: run demo setup test lint unit e2e pictures mutants faults bench soak interop fuzz stubs diagrams events format clean help
 
 help:
 	@echo "make run      set up and run everything on this machine (Ctrl-C stops it)"
 	@echo "make demo     make two payments from end to end and check every step"
 	@echo "make test     set up and pass every check and test"
+	@echo "make e2e      the first five minutes of a person in a real browser (Chromium), with pictures in .e2e"
+	@echo "make pictures makes the pictures of docs/images from those of make e2e"
 	@echo "make mutants  take each guard out in a copy, and see its tests fail (ARGS='--only NAME')"
 	@echo "make interop  let other SDKs drive the simulator and verify our requests"
 	@echo "make faults   the long campaigns: a kill at every await, races between processes, everything fails under load"
@@ -63,6 +65,12 @@ unit: $(VENV)/.dev
 
 test: lint unit
 
+e2e: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/browser $(ARGS)
+
+pictures: $(VENV)/.dev
+	$(BIN)/python tools/pictures.py
+
 mutants: $(VENV)/.dev
 	$(BIN)/python tools/mutants.py --jobs $(JOBS) $(ARGS)
 
@@ -96,4 +104,4 @@ format: $(VENV)/.dev
 	cd protos && ../$(BIN)/buf format --write
 
 clean:
-	rm -rf $(VENV) .interop build dist *.egg-info client/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+	rm -rf $(VENV) .interop .e2e build dist *.egg-info client/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

@@ -40,6 +40,10 @@ class Settings(DatabaseSettings):
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="for the wake-up and cron only; may lose everything")
     master_key_file: Path = Field(description="base64 keys of 32 bytes, one a line, the current one first")
     grpc_address: str = Field("0.0.0.0:50051", description="where the gRPC server listens")
+    connect_address: str = Field("", description="where `serve` also answers the Connect protocol (HTTP and JSON); empty: nowhere")
+    connect_origins: str = Field(
+        "", description="sites whose pages may call by the Connect protocol, comma separated, such as https://desk.example.com"
+    )
     callback_address: str = Field("0.0.0.0:8901", description="where the callback sidecar listens")
     console_address: str = Field("127.0.0.1:8903", description="where the management console listens")
     console_password: str = Field("", repr=False, description="of paycenter dev: the name dev logs in to the console with it, once")
@@ -92,6 +96,20 @@ class Settings(DatabaseSettings):
         split_address(value)
         return value
 
+    @field_validator("connect_address")
+    @classmethod
+    def _is_empty_or_has_port(cls, value: str) -> str:
+        return cls._has_port(value) if value else value
+
+    @field_validator("connect_origins")
+    @classmethod
+    def _are_origins(cls, value: str) -> str:
+        for item in filter(None, (item.strip() for item in value.split(","))):
+            parts = urlsplit(item)
+            if parts.scheme not in ("http", "https") or not parts.hostname or f"{parts.scheme}://{parts.netloc}" != item:
+                raise ValueError(f"{item!r} is not a site such as https://desk.example.com")
+        return value
+
     @field_validator("redis_url")
     @classmethod
     def _is_redis(cls, value: str) -> str:
@@ -122,6 +140,11 @@ class Settings(DatabaseSettings):
         """The address of the cashier without the token. The sidecar serves it."""
         parts = urlsplit(self.order_callback_url)
         return self.cashier_url.rstrip("/") or f"{parts.scheme}://{parts.netloc}/cashier"
+
+    @property
+    def connect_allowed_origins(self) -> frozenset[str]:
+        """The sites of `connect_origins`."""
+        return frozenset(item.strip() for item in self.connect_origins.split(",") if item.strip())
 
     @property
     def production(self) -> bool:

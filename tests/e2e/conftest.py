@@ -56,8 +56,8 @@ class RunningPayCenter:
 
 def _answers(file: Path) -> RunningPayCenter | None:
     try:
-        running = RunningPayCenter(file, json.loads(file.read_text()), file.parent / "output.log")
-        fetch(f"{running.addresses['merchant']}/notifications")
+        running = RunningPayCenter(file, json.loads(file.read_text()), file.parent.parent / "output.log")
+        fetch(f"{running.addresses['shop']}/notifications")
         with running.client() as pay:
             pay.list_channel_codes(timeout=2)
     except (OSError, ValueError, PayCenterError):

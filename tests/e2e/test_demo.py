@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,7 +103,7 @@ def test_running_without_unicode(running_paycenter: RunningPayCenter) -> None:
 
 def test_running_says_which_step_failed(running_paycenter: RunningPayCenter, tmp_path: Path) -> None:
     broken = json.loads(running_paycenter.file.read_text())
-    broken["addresses"]["merchant"] = "http://127.0.0.1:1"
+    broken["addresses"]["shop"] = "http://127.0.0.1:1"
     file = tmp_path / "dev.json"
     file.write_text(json.dumps(broken))
     done = run("demo", "--running", "--data-file", str(file), "--json")
@@ -130,3 +132,16 @@ def test_running_without_a_system(tmp_path: Path) -> None:
     done = run("demo", "--running", "--data-file", str(tmp_path / "dev.json"))
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
+
+
+def test_the_same_system_over_json(running_paycenter: RunningPayCenter) -> None:
+    """`dev` answers the Connect protocol."""
+    app, url = running_paycenter.data["app"], running_paycenter.addresses["connect"]
+    basic = base64.b64encode(f"{app['key_id']}:{app['key_secret']}".encode()).decode()
+    request = urllib.request.Request(
+        f"{url}/paycenter.v1.PayChannelService/ListEnabledChannelCodes",
+        data=b"{}",
+        headers={"Content-Type": "application/json", "Authorization": f"Basic {basic}"},
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert "wx_native" in json.loads(answer.read())["codes"]

@@ -36,7 +36,7 @@ def payer(running_paycenter: RunningPayCenter) -> Iterator[None]:
 
 
 def notices(running: RunningPayCenter, kind: str) -> list[dict[str, Any]]:
-    url = f"{running.addresses['merchant']}/notifications?type={kind}&merchant_order_id=tea-1"
+    url = f"{running.addresses['shop']}/notifications?type={kind}&merchant_order_id=tea-1"
 
     def found() -> list[dict[str, Any]]:
         return list(fetch(url)["notifications"])

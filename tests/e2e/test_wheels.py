@@ -139,7 +139,7 @@ def test_protos_are_written(installed: Path, tmp_path: Path) -> None:
 
 
 def test_every_command_runs_and_a_payment_succeeds(installed: Path) -> None:
-    """`dev` runs `serve`, `callback`, `worker`, `simulator`, `merchant` and `seed` as processes of the same installation."""
+    """`dev` runs `serve`, `callback`, `worker`, `simulator`, `shop` and `seed` as processes of the same installation."""
     folder = Path(tempfile.mkdtemp(prefix="paycenter-e2e-"))
     folder.chmod(0o755)
     assert call(installed / "paycenter", "--version", folder=folder).strip().endswith(__version__)

@@ -36,7 +36,7 @@ DATABASE_COMMANDS = (
     ("approval", "list"),
     ("approval", "approve", "V01M8ADF7E2FWHB3BMKC55MZ5SM"),
     ("approval", "refuse", "V01M8ADF7E2FWHB3BMKC55MZ5SM", "--reason", "x"),
-    ("seed", "--data-dir", "data", "--simulator-url", "http://127.0.0.1:1", "--merchant-url", "http://127.0.0.1:1"),
+    ("seed", "--data-dir", "data", "--simulator-url", "http://127.0.0.1:1", "--shop-url", "http://127.0.0.1:1"),
 )
 
 
@@ -169,7 +169,7 @@ def test_the_master_key_file(content: str | None, expected: str, database_url: s
         ("simulator", "--port", "0", "--data", "/proc/paycenter/trades.sqlite"),
         ("dev", "--data-dir", "/proc/paycenter"),
         ("demo", "--running", "--data-file", "/proc/paycenter/dev.json"),
-        ("merchant", "--host", "192.0.2.1"),
+        ("shop", "--host", "192.0.2.1", "--data-file", "dev.json", "--store", ":memory:"),
         ("simulator", "--host", "192.0.2.1"),
     ],
 )
@@ -272,7 +272,7 @@ def test_imports_of_the_commands_are_visible_and_late() -> None:
     """Import rules read statements; `paycenter --help` loads none of the modules."""
     graph: Any = grimp.build_graph("paycenter_server", cache_dir=None)
     seen = graph.find_modules_directly_imported_by("paycenter_server.cli")
-    assert seen >= {f"paycenter_server.{name}" for name in ("cli.processes", "local.commands", "local.merchant", "simulator.cli")}
+    assert seen >= {f"paycenter_server.{name}" for name in ("cli.processes", "local.commands", "simulator.cli")}
     script = (
         "import sys; from click.testing import CliRunner; from paycenter_server.cli import main\n"
         "assert 'simulator' in CliRunner().invoke(main, ['--help']).output\n"

@@ -108,6 +108,11 @@ async def test_pages(system: SimulatorSystem) -> None:
     assert b"TRANSACTION.SUCCESS" in (await system.get("/trades/order0001")).body
     assert b"<svg" in (await system.get("/qr/order0001.svg")).body
     assert (await system.get("/trades/nothing")).status == 404
+    for name in ("simulator.css", "tabler.min.css", "dark-console.css", "icon.svg"):
+        assert (await system.get(f"/static/{name}")).status == 200
+    assert b"data-bs-theme=dark]" not in (await system.get("/static/dark-tabler.min.css")).body
+    for name in ("console.js", "dark-simulator.css", "..%2fbase.html", "VENDORED.md"):
+        assert (await system.get(f"/static/{name}")).status == 404
     assert (await system.get("/cashier?code=nothing")).status == 404
     await system.form("/faults", rules='[{"api": "*", "fault": "slow"}]')
     assert len((await system.get("/simulator/faults")).json["rules"]) == 1

@@ -27,7 +27,7 @@ def free_ports() -> "Ports":
     from paycenter_server.local.ports import free_port
 
     taken: list[int] = []
-    for _ in range(5):
+    for _ in range(6):
         taken.append(free_port(taken))
     return Ports(*taken)
 
@@ -72,7 +72,7 @@ def _note(what: str) -> None:
         file.write(what + "\n")
 
 
-def _serve(name: str, port: int | None) -> None:
+def _serve(name: str, port: int | None, second: int | None = None) -> None:
     def stop(signum: int, frame: object) -> None:
         _note(f"stop {name}")
         sys.exit(0)
@@ -84,8 +84,10 @@ def _serve(name: str, port: int | None) -> None:
     if port is None:
         while True:
             signal.pause()
+    # Kept open by this name, and never accepted from.
+    also = None if second is None else socket.create_server(("127.0.0.1", second))
     server = socket.create_server(("127.0.0.1", port))
-    while True:
+    while also is None or also.fileno() >= 0:
         connection, _ = server.accept()
         connection.close()
 
@@ -108,7 +110,7 @@ def _main(name: str, words: list[str]) -> None:
     elif name == "demo":
         print("demonstration", words[words.index("--data-file") + 2 :], flush=True)
         sys.exit(int(os.environ.get("FAKE_DEMO_EXIT", "0")))
-    elif name in ("simulator", "merchant"):
+    elif name in ("simulator", "shop"):
         _serve(name, int(option("--port")))
     elif name == "worker":
         _serve(name, None)
@@ -116,7 +118,8 @@ def _main(name: str, words: list[str]) -> None:
         key = {"serve": "PAYCENTER_GRPC_ADDRESS", "callback": "PAYCENTER_CALLBACK_ADDRESS", "console": "PAYCENTER_CONSOLE_ADDRESS"}[
             name
         ]
-        _serve(name, int(os.environ[key].rsplit(":", 1)[1]))
+        second = int(os.environ["PAYCENTER_CONNECT_ADDRESS"].rsplit(":", 1)[1]) if name == "serve" else None
+        _serve(name, int(os.environ[key].rsplit(":", 1)[1]), second)
 
 
 if __name__ == "__main__":

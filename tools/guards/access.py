@@ -6,6 +6,42 @@ from guards import Mutant, guards
 
 ACCESS: list[Mutant] = [
     *guards(
+        "http_connect/app.py",
+        "test_connect.py",
+        (
+            "connect-origin",
+            "if origin is not None and origin in origins:",
+            "if origin is not None:",
+            "test_pages_of_other_sites",
+        ),
+        (
+            "connect-body-limit",
+            "web.Application(client_max_size=MAX_BODY,",
+            "web.Application(client_max_size=16 * MAX_BODY,",
+            "test_limits_and_headers",
+        ),
+    ),
+    *guards(
+        "grpc_server/interceptor.py",
+        "test_connect.py",
+        (
+            "nul-in-json",
+            'if (b"\\0" in raw or b"\\\\u0000" in raw) and',
+            'if b"\\0" in raw and',
+            "test_what_is_not_a_message",
+        ),
+    ),
+    *guards(
+        "grpc_server/unary.py",
+        "test_connect.py",
+        (
+            "connect-deadline",
+            "async with asyncio.timeout(timeout):",
+            "async with asyncio.timeout(None):",
+            "test_the_deadline",
+        ),
+    ),
+    *guards(
         "services/credentials.py",
         "test_grpc_credentials.py",
         (

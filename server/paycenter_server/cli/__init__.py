@@ -103,10 +103,10 @@ def _simulator() -> click.Command:
     return command
 
 
-def _merchant() -> click.Command:
-    from paycenter_server.local.merchant import command
+def _shop() -> click.Command:
+    from paycenter_server.local.commands import shop
 
-    return command
+    return shop
 
 
 def _seed() -> click.Command:
@@ -135,7 +135,7 @@ _COMMANDS: dict[str, tuple[Callable[[], click.Command], str]] = {
     "dev": (_dev, "Run everything on this machine, for development."),
     "demo": (_demo, "Make two demonstration payments and check every step."),
     "simulator": (_simulator, "Run the channel simulator alone."),
-    "merchant": (_merchant, "Run the demonstration merchant."),
+    "shop": (_shop, "Run the demo shop, an example of a service that is paid through PayCenter."),
     "seed": (_seed, "Migrate, and create the data of `paycenter dev`."),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import click
 import structlog
@@ -103,7 +103,15 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
             server = Server(parts, settings.grpc_address, tls=tls, with_reflection=reflection)
         except RuntimeError as error:  # of gRPC, which does not say why
             raise SettingsError(f"PAYCENTER_GRPC_ADDRESS: gRPC cannot listen on {settings.grpc_address}: {error}") from error
-        async with schema_watched(services.context.database, stop):
+        async with AsyncExitStack() as stack:
+            if settings.connect_address:
+                from paycenter_server.http_connect.app import served
+
+                check_address("PAYCENTER_CONNECT_ADDRESS", settings.connect_address)
+                files = (settings.tls_certificate_file, settings.tls_key_file)
+                place = split_address(settings.connect_address)
+                await stack.enter_async_context(served(server.unary, *place, settings.connect_allowed_origins, *files))
+            await stack.enter_async_context(schema_watched(services.context.database, stop))
             await server.start()
             await server.run(stop)
     await wake_up.aclose()

@@ -26,8 +26,8 @@ _FEE_RATE_PPM = 6000
 @click.command()
 @click.option("--data-dir", type=click.Path(path_type=Path), required=True, help="Where dev.json and the simulator's keys are.")
 @click.option("--simulator-url", required=True, help="Where the simulator listens.")
-@click.option("--merchant-url", required=True, help="Where the demo merchant listens.")
-def seed(data_dir: Path, simulator_url: str, merchant_url: str) -> None:
+@click.option("--shop-url", required=True, help="Where the demo shop listens.")
+def seed(data_dir: Path, simulator_url: str, shop_url: str) -> None:
     """Migrate, and create what is missing of the development data."""
     from paycenter_server.simulator.keys import generate_keys
     from paycenter_server.storage.migrate import ensure
@@ -39,10 +39,11 @@ def seed(data_dir: Path, simulator_url: str, merchant_url: str) -> None:
     keys = generate_keys(data_dir / "simulator-keys")
     configs = channel_configs(keys, simulator_url)
     kept = _read(data_dir / "dev.json")
-    made = asyncio.run(_seed(settings, kept, configs, merchant_url))
+    made = asyncio.run(_seed(settings, kept, configs, shop_url))
     grpc, callback = settings.grpc_address, settings.callback_address
     made["addresses"] = {
-        "grpc": grpc, "callback": f"http://{callback}", "simulator": simulator_url, "merchant": merchant_url,
+        "grpc": grpc, "callback": f"http://{callback}", "simulator": simulator_url, "shop": shop_url,
+        "connect": f"http://{settings.connect_address}",
     }  # fmt: skip
     _write(data_dir / "dev.json", made)
 
@@ -116,14 +117,14 @@ def wechat_v2_config(keys: Any, simulator_url: str) -> dict[str, str]:
 
 
 async def _seed(
-    settings: Settings, kept: dict[str, Any], configs: dict[str, tuple[str, dict[str, str]]], merchant_url: str
+    settings: Settings, kept: dict[str, Any], configs: dict[str, tuple[str, dict[str, str]]], shop_url: str
 ) -> dict[str, Any]:
     operator = Caller("seed", None, "")
     async with open_services(settings) as services:
         made: dict[str, Any] = {name: kept[name] for name in ("app", "operator") if name in kept}
         urls: Any = {
-            "order_notification_url": f"{merchant_url}/notifications/order",
-            "refund_notification_url": f"{merchant_url}/notifications/refund",
+            "order_notification_url": f"{shop_url}/notifications/order",
+            "refund_notification_url": f"{shop_url}/notifications/refund",
         }
         try:
             await services.apps.get(operator, APP_KEY)

@@ -68,18 +68,20 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         if handler is None or not method.startswith(_OURS) or handler.unary_unary is None or handler.request_deserializer is None:
             return handler
         # Without a deserializer: gRPC would send the text of its exception to the caller.
-        wrapped = grpc.unary_unary_rpc_method_handler(
-            self._wrap(method, handler.unary_unary, handler.request_deserializer), None, handler.response_serializer
-        )
+        wrapped = grpc.unary_unary_rpc_method_handler(self.wrap(method, handler), None, handler.response_serializer)
         self._wrapped[method] = wrapped
         return wrapped
 
-    def _wrap(
-        self, method: str, behaviour: Callable[[Any, Any], Awaitable[Any]], parse: Callable[[bytes], Any]
-    ) -> Callable[[Any, Any], Awaitable[Any]]:
-        name = method.removeprefix(_OURS)
+    def wrap(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> Callable[..., Awaitable[Any]]:
+        """The behaviour of a unary method with everything that the interceptor does. It takes the bytes of the request, the
+        context, and, if they are not protobuf, what parses them.
+        """
+        name, deserialize = method.removeprefix(_OURS), handler.request_deserializer
+        behaviour: Callable[[Any, Any], Awaitable[Any]] | None = handler.unary_unary
+        assert behaviour is not None
+        assert deserialize is not None
 
-        async def call(raw: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        async def call(raw: bytes, context: grpc.aio.ServicerContext[Any, Any], parse: Callable[[bytes], Any] = deserialize) -> Any:
             loop = asyncio.get_running_loop()
             started = loop.time()
             remaining = context.time_remaining()
@@ -134,7 +136,8 @@ def _parsed(raw: bytes, parse: Callable[[bytes], Any]) -> Any:
         request = parse(raw)
     except DecodeError:
         raise invalid([Violation("request", "is not a message of this method")]) from None
-    if b"\0" in raw and (fields := _with_nul(request, "")):
+    # In JSON a NUL is written as an escape.
+    if (b"\0" in raw or b"\\u0000" in raw) and (fields := _with_nul(request, "")):
         raise invalid([Violation(field, "must not hold control characters") for field in fields])
     return request
 

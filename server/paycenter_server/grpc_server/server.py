@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import structlog
@@ -48,6 +50,7 @@ from paycenter_server.grpc_server.operators import OperatorServicer
 from paycenter_server.grpc_server.orders import OrderServicer
 from paycenter_server.grpc_server.reflection import add_reflection
 from paycenter_server.grpc_server.refunds import RefundServicer
+from paycenter_server.grpc_server.unary import Unary
 from paycenter_server.services.accounts import Accounts
 from paycenter_server.services.approvals_desk import ApprovalDesk
 from paycenter_server.services.apps import Apps
@@ -84,8 +87,8 @@ _OPTIONS = (
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.http2.max_ping_strikes", 5),
 )
-_NAMES = tuple(
-    module.DESCRIPTOR.services_by_name[name].full_name
+_SERVICES = tuple(
+    module.DESCRIPTOR.services_by_name[name]
     for module, name in (
         (pay_order_service_pb2, "PayOrderService"),
         (pay_refund_service_pb2, "PayRefundService"),
@@ -100,6 +103,7 @@ _NAMES = tuple(
         (pay_approval_service_pb2, "PayApprovalService"),
     )
 )
+_NAMES = tuple(service.full_name for service in _SERVICES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,27 +148,36 @@ class Server:
         self._health_seconds = health_seconds
         self._interceptor = Interceptor(parts.identity)
         self._server = grpc.aio.server(interceptors=(self._interceptor,), options=_OPTIONS)
-        pay_order_service_pb2_grpc.add_PayOrderServiceServicer_to_server(
-            OrderServicer(parts.orders, parts.submission, parts.timelines, parts.cashier), self._server
+        # The same methods for a transport other than gRPC.
+        self.unary = Unary(self._interceptor, _SERVICES)
+        servicers: tuple[tuple[Callable[[Any, Any], None], object], ...] = (
+            (
+                pay_order_service_pb2_grpc.add_PayOrderServiceServicer_to_server,
+                OrderServicer(parts.orders, parts.submission, parts.timelines, parts.cashier),
+            ),
+            (pay_refund_service_pb2_grpc.add_PayRefundServiceServicer_to_server, RefundServicer(parts.refunds)),
+            (pay_app_service_pb2_grpc.add_PayAppServiceServicer_to_server, AppServicer(parts.apps)),
+            (pay_channel_service_pb2_grpc.add_PayChannelServiceServicer_to_server, ChannelServicer(parts.channels)),
+            (pay_account_service_pb2_grpc.add_PayAccountServiceServicer_to_server, AccountServicer(parts.accounts)),
+            (pay_credential_service_pb2_grpc.add_PayCredentialServiceServicer_to_server, CredentialServicer(parts.credentials)),
+            (
+                pay_notification_service_pb2_grpc.add_PayNotificationServiceServicer_to_server,
+                NotificationServicer(parts.notifications),
+            ),
+            (
+                pay_case_service_pb2_grpc.add_PayCaseServiceServicer_to_server,
+                CaseServicer(parts.case_desk, parts.case_decisions),
+            ),
+            (
+                pay_operator_service_pb2_grpc.add_PayOperatorServiceServicer_to_server,
+                OperatorServicer(parts.operators, parts.sessions, parts.credentials),
+            ),
+            (pay_audit_service_pb2_grpc.add_PayAuditServiceServicer_to_server, AuditServicer(parts.audit)),
+            (pay_approval_service_pb2_grpc.add_PayApprovalServiceServicer_to_server, ApprovalServicer(parts.approval_desk)),
         )
-        pay_refund_service_pb2_grpc.add_PayRefundServiceServicer_to_server(RefundServicer(parts.refunds), self._server)
-        pay_app_service_pb2_grpc.add_PayAppServiceServicer_to_server(AppServicer(parts.apps), self._server)
-        pay_channel_service_pb2_grpc.add_PayChannelServiceServicer_to_server(ChannelServicer(parts.channels), self._server)
-        pay_account_service_pb2_grpc.add_PayAccountServiceServicer_to_server(AccountServicer(parts.accounts), self._server)
-        pay_credential_service_pb2_grpc.add_PayCredentialServiceServicer_to_server(
-            CredentialServicer(parts.credentials), self._server
-        )
-        pay_notification_service_pb2_grpc.add_PayNotificationServiceServicer_to_server(
-            NotificationServicer(parts.notifications), self._server
-        )
-        pay_case_service_pb2_grpc.add_PayCaseServiceServicer_to_server(
-            CaseServicer(parts.case_desk, parts.case_decisions), self._server
-        )
-        pay_operator_service_pb2_grpc.add_PayOperatorServiceServicer_to_server(
-            OperatorServicer(parts.operators, parts.sessions, parts.credentials), self._server
-        )
-        pay_audit_service_pb2_grpc.add_PayAuditServiceServicer_to_server(AuditServicer(parts.audit), self._server)
-        pay_approval_service_pb2_grpc.add_PayApprovalServiceServicer_to_server(ApprovalServicer(parts.approval_desk), self._server)
+        for add, servicer in servicers:
+            add(servicer, self._server)
+            add(servicer, self.unary)
         self._health = HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if with_reflection:

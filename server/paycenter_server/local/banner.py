@@ -34,7 +34,7 @@ def banner_lines(session: Session) -> list[str]:
         "operator.key_secret.",
         "",
         f"grpc={HOST}:{ports.grpc}",
-        *(f"{name}={ports.url(name)}" for name in ("callback", "simulator", "merchant")),
+        *(f"{name}={ports.url(name)}" for name in ("connect", "callback", "simulator", "shop")),
         f"database={services.database_url}",
         f"redis={services.redis_url}",
         "",
@@ -59,7 +59,9 @@ def next_step_lines(session: Session) -> list[str]:
         command = [f"{command[0]} \\", f"    --data-file {shlex.quote(_short(session.data_file))}"]
     return [
         "",
-        "Ctrl-C stops everything. Next, pay and refund in a browser:",
+        "Ctrl-C stops everything. Next, buy something in the demo shop:",
+        f"  {session.ports.url('shop')}",
+        "pay and refund at the simulator:",
         f"  {session.ports.url('simulator')}",
         "look at what happened in the console:",
         f"  {session.ports.url('console')}",

@@ -27,15 +27,16 @@ class Ports:
     grpc: int
     simulator: int
     callback: int
-    merchant: int
+    shop: int
     console: int
+    connect: int
 
     def url(self, name: str) -> str:
         """The HTTP address of the child `name`."""
         return f"http://{HOST}:{getattr(self, name)}"
 
 
-WANTED = Ports(grpc=50051, simulator=8900, callback=8901, merchant=8902, console=8903)
+WANTED = Ports(grpc=50051, simulator=8900, callback=8901, shop=8902, console=8903, connect=8904)
 
 
 def resolve_ports(kept: Mapping[str, int], wanted: Ports, grpc: int | None = None) -> tuple[Ports, list[str]]:
@@ -72,7 +73,7 @@ def choose_ports(wanted: Ports | None) -> tuple[Ports, list[str]]:
     taken: set[int] = set()
     changes: list[str] = []
     chosen: dict[str, int] = {}
-    for name in ("grpc", "simulator", "callback", "merchant", "console"):
+    for name in ("grpc", "simulator", "callback", "shop", "console", "connect"):
         preferred = None if wanted is None else getattr(wanted, name)
         port, changed = choose_port(preferred, taken)
         if changed:
@@ -96,6 +97,7 @@ def environment(
         "PAYCENTER_REDIS_URL": services.redis_url,
         "PAYCENTER_MASTER_KEY_FILE": str(master_key_file),
         "PAYCENTER_GRPC_ADDRESS": f"{HOST}:{ports.grpc}",
+        "PAYCENTER_CONNECT_ADDRESS": f"{HOST}:{ports.connect}",
         "PAYCENTER_CALLBACK_ADDRESS": f"{HOST}:{ports.callback}",
         "PAYCENTER_CONSOLE_ADDRESS": f"{HOST}:{ports.console}",
         "PAYCENTER_ORDER_CALLBACK_URL": f"{ports.url('callback')}/callback/order",
@@ -105,7 +107,7 @@ def environment(
 
 def seed_child(data_dir: Path, ports: Ports, env: Mapping[str, str], command: Command) -> Child:
     """Migrates the schema and writes `dev.json`; idempotent."""
-    urls = ("--simulator-url", ports.url("simulator"), "--merchant-url", ports.url("merchant"))
+    urls = ("--simulator-url", ports.url("simulator"), "--shop-url", ports.url("shop"))
     return Child("seed", command("seed", "--data-dir", str(data_dir), *urls), env, once=True, ready_timeout=120)
 
 
@@ -119,12 +121,13 @@ def simulator_child(data_dir: Path, ports: Ports, env: Mapping[str, str], comman
 def service_children(
     data_dir: Path, ports: Ports, env: Mapping[str, str], command: Command, console_password: str = ""
 ) -> list[Child]:
-    """API, callback sidecar, worker, console and the example merchant. They need the schema, the merchant needs `dev.json`."""
-    merchant = command("merchant", "--port", str(ports.merchant), "--data-file", str(data_dir / "dev.json"))
+    """API, callback sidecar, worker, console and the demo shop. They need the schema, the shop needs `dev.json`."""
+    files = ("--data-file", str(data_dir / "dev.json"), "--store", str(data_dir / "shop.sqlite"))
+    shop = command("shop", "--host", HOST, "--port", str(ports.shop), *files)
     return [
         Child("serve", command("serve"), env, ready_port=ports.grpc, stop_order=0),
         Child("callback", command("callback"), env, ready_port=ports.callback, stop_order=0),
         Child("worker", command("worker"), env, stop_order=1),
         Child("console", command("console"), {**env, "PAYCENTER_CONSOLE_PASSWORD": console_password}, ready_port=ports.console),
-        Child("merchant", merchant, env, ready_port=ports.merchant, stop_order=3),
+        Child("shop", shop, env, ready_port=ports.shop, stop_order=3),
     ]

@@ -22,7 +22,7 @@ import click
 def dev(
     context: click.Context, data_dir: Path | None, port: int | None, reset: bool, ephemeral: bool, no_demo: bool, quiet: bool
 ) -> None:
-    """Run the whole system here: database, Redis, API, callbacks, worker, simulator and an example merchant."""
+    """Run the whole system here: database, Redis, API, callbacks, worker, simulator and the demo shop."""
     from paycenter_server.local.datadir import default_data_dir
     from paycenter_server.local.dev import DevOptions, run_dev
 
@@ -57,3 +57,12 @@ def demo(context: click.Context, running: bool, data_file: Path | None, as_json:
     from paycenter_server.local.demo import run_demo
 
     context.exit(run_demo(as_json))
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+def shop(words: tuple[str, ...]) -> None:
+    """Run the demo shop (`python -m paycenter.examples.shop`), which explains its options with --help."""
+    from paycenter.examples.shop import main
+
+    main(list(words))

@@ -42,7 +42,7 @@ class DevFile:
 
     grpc: str
     simulator: str
-    merchant: str
+    shop: str
     key_id: str
     key_secret: str
 
@@ -52,7 +52,7 @@ class DevFile:
         try:
             data = json.loads(path.read_text())
             addresses, app = data["addresses"], data["app"]
-            return cls(addresses["grpc"], addresses["simulator"], addresses["merchant"], app["key_id"], app["key_secret"])
+            return cls(addresses["grpc"], addresses["simulator"], addresses["shop"], app["key_id"], app["key_secret"])
         except OSError as error:
             hint = "start `paycenter dev` first, or name its file with --data-file"
             raise click.ClickException(f"{path}: {error.strerror or error}; {hint}") from error
@@ -208,12 +208,12 @@ class _Payment:
     async def _wait_for_notification(self, event: str, amount: int) -> _Done:
         async def look() -> list[dict[str, Any]]:
             query = {"type": event, "merchant_order_id": self._number}
-            found = await self._json("GET", f"{self._file.merchant}/notifications", params=query)
+            found = await self._json("GET", f"{self._file.shop}/notifications", params=query)
             return [one for one in found["notifications"] if one["verified"]]
 
         notification = (await self._until(look, bool))[0]
         _expect(f"an amount of {amount} fen", notification["data"]["amount"] == amount, notification["data"]["amount"])
-        return _Done(f"{event}, signature verified by the merchant", {"id": notification["id"], "type": event, "verified": True})
+        return _Done(f"{event}, signature verified by the shop", {"id": notification["id"], "type": event, "verified": True})
 
     async def _create_refund(self) -> _Done:
         self._refund = await self._pay.create_refund(

@@ -108,7 +108,7 @@ class Session:
         self.tree.watch(look_at_servers)
 
     def stop(self) -> None:
-        """Stop API, console, worker, simulator, merchant, Valkey and PostgreSQL, in this order."""
+        """Stop API, console, worker, simulator, shop, Valkey and PostgreSQL, in this order."""
         try:
             self._settings_file.unlink(missing_ok=True)
             self.tree.stop()

@@ -80,7 +80,7 @@ def test_dev_from_nothing_to_ctrl_c(
     events = (data_dir / "events").read_text().split("\n")
     assert events.index("seeded") < events.index("start serve")
     stops = [event.removeprefix("stop ") for event in events if event.startswith("stop")]
-    assert set(stops[:3]) == {"serve", "callback", "console"} and stops[3:] == ["worker", "simulator", "merchant"]
+    assert set(stops[:3]) == {"serve", "callback", "console"} and stops[3:] == ["worker", "simulator", "shop"]
     assert (data_dir / "dev.json").stat().st_mode & 0o077 == 0
     key = data_dir / "secrets" / "master.key"
     assert len(key.read_text().strip()) == 44 and key.stat().st_mode & 0o077 == 0
@@ -252,7 +252,7 @@ def test_two_that_start_together_never_share_a_port(data_dir: Path, processes: l
             processes.append(again := run_dev_process(folder, ports, demo=False))
             up.append((again, shown(Output(again).until("Next, "))))
     used = [port for _, seen in up for port in seen.values()]
-    assert len(set(used)) == len(used) == 14
+    assert len(set(used)) == len(used) == 16
     for process, _ in up:
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0

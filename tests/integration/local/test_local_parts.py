@@ -53,11 +53,11 @@ def test_a_port_of_the_last_start_that_is_taken_is_an_error() -> None:
     kept = asdict(choose_ports(None)[0])
     with (
         socket.create_server((HOST, kept["simulator"])),
-        socket.create_server((HOST, kept["merchant"])),
+        socket.create_server((HOST, kept["shop"])),
         pytest.raises(LocalError) as caught,
     ):
         resolve_ports(kept, wanted)
-    for name in ("simulator", "merchant"):
+    for name in ("simulator", "shop"):
         assert f"{name}: port {kept[name]} is taken by process {os.getpid()} (" in str(caught.value)
     assert "grpc:" not in str(caught.value)
     with pytest.raises(LocalError, match=r"grpc: port \d+ is the port of simulator in this data folder"):
@@ -70,7 +70,7 @@ def test_ports_are_stored_one_by_one(tmp_path: Path) -> None:
         data.keep_ports({"grpc": 1, "postgres": 2})
         data.keep_ports({"postgres": 3})
         assert data.ports() == {"grpc": 1, "postgres": 3}
-        (data.path / "ports.json").write_text('{"grpc": "x", "simulator": 70000, "merchant": 4')
+        (data.path / "ports.json").write_text('{"grpc": "x", "simulator": 70000, "shop": 4')
         assert data.ports() == {}
 
 

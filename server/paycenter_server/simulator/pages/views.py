@@ -22,6 +22,7 @@ from paycenter_server.simulator.faults import AFTER, APIS, BEFORE, DOMAIN, FAULT
 from paycenter_server.simulator.http import base_url, trade_path
 from paycenter_server.simulator.inputs import read_json
 from paycenter_server.simulator.keys import public_settings
+from paycenter_server.simulator.pages import assets
 from paycenter_server.simulator.state import STATE
 from paycenter_server.simulator.trades import ALIPAY, WECHATPAY_V3, Trade
 from paycenter_server.simulator.wire_log import MAX_PER_TRADE
@@ -33,7 +34,7 @@ _EXCHANGES_SHOWN = 50
 _CHANNELS = {WECHATPAY_V3: "WeChat Pay", ALIPAY: "Alipay"}
 _FAULT_GROUPS = {"Operation not executed": BEFORE, "Operation executed": AFTER, "One operation": DOMAIN, "Notifications": NOTIFY}
 # Without scripts and external content, nothing that a merchant sends is executed.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; form-action 'self'; frame-ancestors 'none'"
+_POLICY = "default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self'; frame-ancestors 'none'"
 
 
 def add_routes(app: web.Application) -> None:
@@ -43,6 +44,7 @@ def add_routes(app: web.Application) -> None:
     app.router.add_get("/cashier", _by_code)
     app.router.add_get("/cashier/{out_trade_no}", _cashier)
     app.router.add_get("/qr/{out_trade_no}.svg", _qr)
+    assets.add_routes(app)
 
 
 @functools.cache

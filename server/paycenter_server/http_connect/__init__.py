@@ -1,0 +1,1 @@
+"""The Connect bridge: the gRPC services over HTTP and JSON."""
