@@ -9,7 +9,7 @@ JOBS ?= 2
 # The tests that run at the same time. More on a machine with more cores.
 TEST_JOBS ?= 2
 
-.PHONY: run demo setup test lint unit e2e pictures mutants faults bench soak interop fuzz stubs diagrams events format clean help
+.PHONY: run demo setup test lint unit e2e pictures mutants faults bench bench-large soak interop fuzz stubs diagrams events format clean help
 
 help:
 	@echo "make run      set up and run everything on this machine (Ctrl-C stops it)"
@@ -22,6 +22,7 @@ help:
 	@echo "make faults   the long campaigns: a kill at every await, races between processes, everything fails under load"
 	@echo "make soak     a steady load for two hours: memory, connections and backlog stay flat (SECONDS=600 for a try)"
 	@echo "make bench    the speed of the hot paths beside their ceilings, as ratios, in less than 6 minutes"
+	@echo "make bench-large  the hot statements and the lists on few rows, then with a million orders"
 	@echo "make fuzz     atheris on every parser, 5 minutes each (SECONDS_EACH=20 for a try)"
 	@echo "make setup    set up only"
 	@echo "make stubs    generate the stubs after a change of protos/"
@@ -82,6 +83,9 @@ soak: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+bench-large: $(VENV)/.dev
+	$(BIN)/python benchmarks/large.py $(ARGS)
 
 interop: $(VENV)/.dev
 	$(BIN)/python tests/interop/run.py

@@ -14,8 +14,10 @@ from paycenter_server.domain.apps import NotificationSuccess, SurplusPolicy
 from paycenter_server.domain.callers import Caller
 from paycenter_server.grpc_server.orders import order_message
 from paycenter_server.services.apps import NewApp
+from paycenter_server.services.attempts_submission import NewSubmission
 from paycenter_server.services.channels import NewChannel
 from paycenter_server.services.orders import NewOrder
+from paycenter_server.services.refunds import NewRefund
 from paycenter_server.settings import Settings
 from processes import Processes
 
@@ -31,16 +33,17 @@ class App:
     row: dict[str, Any]
 
 
-def _settings(made: Processes) -> Settings:
+def settings_of(made: Processes) -> Settings:
+    """The settings of the processes, for services in this one."""
     values: dict[str, Any] = {name.lower(): value for name, value in made.settings.items()}
     values["master_key_file"] = Path(values["master_key_file"])
     return Settings(**values)
 
 
-async def make_app(made: Processes, url: str) -> App:
-    """Create the app with its mock channel and one order."""
+async def make_app(made: Processes, url: str, *, paid: bool = False) -> App:
+    """Create the app with its mock channel and one order. `paid`: it is paid, and partly refunded."""
     operator = Caller("benchmark", None, "")
-    async with open_services(_settings(made)) as services:
+    async with open_services(settings_of(made)) as services:
         created = await services.apps.create(
             operator,
             NewApp("shop", "Shop", "", url, url, SurplusPolicy.REFUND, NotificationSuccess.HTTP_2XX),
@@ -51,6 +54,9 @@ async def make_app(made: Processes, url: str) -> App:
             "shop", "sample", "Tea", "Green tea, 100 g", 1990, "CNY", None, "203.0.113.7", "user-1", "https://shop.example/return"
         )
         order = await services.orders.create(caller, new)
+        if paid:
+            await services.submission.submit(caller, NewSubmission(order.number, "mock", {}, "", "", ""))
+            await services.refunds.create(caller, NewRefund("shop", "sample", "sample", 10, "too much tea"))
         async with services.context.database.connection() as connection:
             row = await connection.fetchrow("SELECT * FROM pay_order WHERE id = $1", order.id)
     assert row is not None

@@ -49,12 +49,13 @@ def memory_mib(pid: int) -> float:
 class Processes:
     """Starts processes, and ends them with the block."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, fsync: bool = True) -> None:
         self._folder = folder
+        self._fsync = fsync
         self._stack = ExitStack()
 
     def __enter__(self) -> Processes:
-        self.embedded = Embedded.temporary()
+        self.embedded = Embedded.temporary(fsync=self._fsync)
         self._stack.callback(self.embedded.stop)
         self.urls = self.embedded.start()
         ensure(self.urls.database_url)

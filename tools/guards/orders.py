@@ -73,8 +73,8 @@ ORDERS: list[Mutant] = [
         "test_plans.py",
         (
             "merchant-number-index",
-            'return f"({columns}) >= ({places}) AND ({columns}) <= ({places})"',
-            'return f"({columns}) = ({places})"',
+            'return f"t.id = (SELECT id FROM {table} WHERE ({columns}) >= ({places}) AND ({columns}) <= ({places}) LIMIT 1)"',
+            'return f"t.id = (SELECT id FROM {table} WHERE ({columns}) = ({places}) LIMIT 1)"',
             "test_plans_of_the_hot_paths[without_statistics]",
         ),
     ),

@@ -15,10 +15,10 @@ from paycenter_server.domain.states import OPEN_ATTEMPT, ORDER, CaseState, Order
 from paycenter_server.storage.attempts import ATTEMPTS
 from paycenter_server.storage.database import Connection, Transaction, WriteConnection
 from paycenter_server.storage.events import Change, cause_values, named, noting
-from paycenter_server.storage.rows import RowMapping, row_equals, to_model
+from paycenter_server.storage.rows import RowMapping, by_unique_key, to_model
 
 ORDERS = RowMapping(PayOrder, "pay_order")
-_BY_MERCHANT_ID = row_equals("t.merchant_order_id, t.app_id", "$2, $1")
+_BY_MERCHANT_ID = by_unique_key("pay_order", "merchant_order_id, app_id", "$2, $1")
 _UNPAID = sources(ORDER, OrderEvent.PAID)
 
 

@@ -14,10 +14,10 @@ from paycenter_server.domain.states import ORDER, REFUND, OrderEvent, RefundEven
 from paycenter_server.storage.claims import due_keys, due_rows, waiting_rows
 from paycenter_server.storage.database import Connection, Transaction, WriteConnection
 from paycenter_server.storage.events import Change, cause_values, named, noting
-from paycenter_server.storage.rows import RowMapping, row_equals
+from paycenter_server.storage.rows import RowMapping, by_unique_key
 
 REFUNDS = RowMapping(PayRefund, "pay_refund")
-_BY_MERCHANT_NO = row_equals("t.merchant_refund_no, t.app_id", "$2, $1")
+_BY_MERCHANT_NO = by_unique_key("pay_refund", "merchant_refund_no, app_id", "$2, $1")
 
 
 async def reserve(connection: WriteConnection, order_id: UUID, amount: int, now: datetime) -> bool:

@@ -14,13 +14,14 @@ from uuid import UUID
 T = TypeVar("T")
 
 
-def row_equals(columns: str, places: str) -> str:
-    """A condition that columns have these values, for which only an index that begins with these columns in this order can be used.
+def by_unique_key(table: str, columns: str, places: str) -> str:
+    """A condition on `t.id`: the row of the table whose columns, which are a unique key, have these values.
 
-    Without statistics every index that has one of the columns looks as good as that of all of them, and a prepared statement keeps
-    its plan: with an index of `app_id` alone it would read every row of the app.
+    The comparison as a row can only use an index that begins with these columns in this order. Without statistics every index that
+    has one of the columns looks as good as that of all of them, and a prepared statement keeps its plan: with an index of `app_id`
+    it would read every row of the app. LIMIT says that it is one row, so that what is joined to it is found by its index too.
     """
-    return f"({columns}) >= ({places}) AND ({columns}) <= ({places})"
+    return f"t.id = (SELECT id FROM {table} WHERE ({columns}) >= ({places}) AND ({columns}) <= ({places}) LIMIT 1)"
 
 
 @cache

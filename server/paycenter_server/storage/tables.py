@@ -157,7 +157,7 @@ pay_order = Table(
     Column("next_check_time", TIME),
     Column("check_count", Integer, nullable=False, server_default=text("0")),
     *times(),
-    # Searched by both columns as a row (`storage/rows.py`, `row_equals`), so that no other index can take its place.
+    # Searched by both columns as a row (`storage/rows.py`, `by_unique_key`), so that no other index can take its place.
     UniqueConstraint("merchant_order_id", "app_id"),
     Index("pay_order_app_id_id_idx", "app_id", "id"),
     Index("pay_order_next_check_time_idx", "next_check_time", postgresql_where=text("next_check_time IS NOT NULL")),

@@ -1,0 +1,171 @@
+"""How the hot statements and the lists behave when the tables have grown: measured on few rows, then on many.
+
+    make bench-large [ARGS="--orders 1000000"]
+
+It loads orders over 90 days, each with an attempt, a notification and an event, every tenth with a refund. A list is a page of 50
+with a filter, as the console asks for it; the time is the whole use case, the median of several calls. The exit code is 1 if a goal
+is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+from fixtures import App, make_app, settings_of
+from paycenter_server.bootstrap import Services, open_services
+from paycenter_server.domain.callers import Caller
+from paycenter_server.domain.states import NotificationState, OrderState, RefundState
+from paycenter_server.services.orders import NewOrder
+from paycenter_server.services.paging import Pager
+from paycenter_server.storage.notifications import NotificationFilter
+from paycenter_server.storage.orders import OrderFilter
+from paycenter_server.storage.refunds import RefundFilter
+from processes import Processes
+
+DAYS = 90
+SCAN = 25_000
+LIST_MS = 100.0
+RATIO = 1.15
+_KEYS = {"id": "k.id", "create_time": "k.at", "update_time": "k.at", "order_id": "k.id"}
+
+
+async def load(connection: asyncpg.Connection, app: App, count: int) -> None:
+    """Copies of the paid order of the app with its rows, spread over the days before today."""
+    await connection.execute(
+        f"""CREATE TEMP TABLE k AS SELECT n, uuidv7(-(n * interval '{DAYS} days' / {count})) AS id,
+              now() - n * interval '{DAYS} days' / {count} AS at FROM generate_series(1, {count}) n"""
+    )
+    for table, every, special in (
+        ("pay_order", 1, {"merchant_order_id": "'L' || k.n", "expire_time": "k.at + interval '30 minutes'",
+                          "success_time": "k.at", "channel_order_no": "'C' || k.n", "attempt_id": "NULL",
+                          "state": "CASE WHEN k.n % 10 = 0 THEN 'REFUND' ELSE 'SUCCESS' END",
+                          "refunded_amount": "CASE WHEN k.n % 10 = 0 THEN 10 ELSE 0 END"}),
+        ("pay_attempt", 1, {"channel_order_no": "'C' || k.n", "expire_time": "k.at"}),
+        ("pay_refund", 10, {"merchant_refund_no": "'R' || k.n", "out_refund_key": "k.id", "attempt_id": "k.id",
+                            "success_time": "k.at"}),
+        ("pay_notify_task", 1, {"data_id": "k.id", "merchant_order_id": "'L' || k.n"}),
+    ):  # fmt: skip
+        rows = await connection.fetch(
+            "SELECT attname FROM pg_attribute WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped "
+            "AND attgenerated = ''", table,
+        )  # fmt: skip
+        columns = [row["attname"] for row in rows]
+        values = {**_KEYS, **special}
+        chosen = ", ".join(values.get(name, f"s.{name}") for name in columns)
+        await connection.execute(
+            f"INSERT INTO {table} ({', '.join(columns)}) SELECT {chosen} FROM k, "
+            f"(SELECT * FROM {table} ORDER BY create_time LIMIT 1) s WHERE k.n % {every} = 0"
+        )
+    await connection.execute(
+        """INSERT INTO pay_event (create_time, order_id, subject, subject_id, event, to_state, amount, paid_change, reserved_change,
+             refunded_change, actor_kind, actor)
+           SELECT k.at, k.id, 'ORDER', k.id, 'create', 'WAITING', 1990, 0, 0, 0, 'APP', 'benchmark' FROM k"""
+    )
+    await connection.execute("VACUUM ANALYZE")
+
+
+def lists(services: Services, operator: Caller) -> dict[str, Callable[[], Awaitable[Any]]]:
+    """A page of each list, by name."""
+    old = datetime.now(UTC) - timedelta(days=60)
+    day: dict[str, Any] = {"create_time_from": old, "create_time_to": old + timedelta(days=1)}
+
+    def orders(app: str = "", **where: Any) -> Callable[[], Awaitable[Any]]:
+        return lambda: services.orders.search(operator, app, OrderFilter(**where), Pager(50, ""), scan=SCAN)
+
+    def refunds(app: str = "", **where: Any) -> Callable[[], Awaitable[Any]]:
+        return lambda: services.refunds.search(operator, app, RefundFilter(**where), Pager(50, ""), scan=SCAN)
+
+    def notifications(app: str = "", **where: Any) -> Callable[[], Awaitable[Any]]:
+        return lambda: services.notifications.search(operator, app, NotificationFilter(**where), Pager(50, ""), scan=SCAN)
+
+    return {
+        "orders": orders(), "orders of an app": orders("shop"), "orders WAITING": orders(state=OrderState.WAITING),
+        "orders CLOSED of an app": orders("shop", state=OrderState.CLOSED), "orders REFUND": orders(state=OrderState.REFUND),
+        "orders of a rare channel": orders(channel_code="alipay_pc"), "orders of a day 60 days ago": orders(**day),
+        "orders of that day, WAITING": orders(state=OrderState.WAITING, **day),
+        "orders by merchant_order_id": orders(merchant_order_id="L77"),
+        "orders by channel_order_no": orders(channel_order_no="C77"),
+        "refunds": refunds(), "refunds FAILURE": refunds(state=RefundState.FAILURE), "refunds of that day": refunds(**day),
+        "notifications": notifications(), "notifications FAILURE": notifications(state=NotificationState.FAILURE),
+        "notifications by merchant_order_id": notifications(merchant_order_id="L77"),
+        "notifications of that day": notifications(**day),
+        "what needs a person": lambda: services.overview.attention(operator),
+        "queues": lambda: services.overview.queues(operator),
+    }  # fmt: skip
+
+
+async def milliseconds(work: Callable[[], Awaitable[Any]], times: int) -> float:
+    """The median time of a call."""
+    taken = []
+    for _ in range(times):
+        started = time.perf_counter()
+        await work()
+        taken.append((time.perf_counter() - started) * 1000)
+    return statistics.median(taken)
+
+
+async def hot(services: Services, caller: Caller) -> dict[str, float]:
+    """The hot paths, one call at a time."""
+    number = 0
+
+    async def create() -> None:
+        nonlocal number
+        number += 1
+        new = NewOrder("shop", f"{time.monotonic_ns()}", "Tea", "", 1990, "CNY", None, "203.0.113.7", "", "")
+        await services.orders.create(caller, new)
+
+    found = {"create": await milliseconds(create, 400)}
+    found["get"] = await milliseconds(lambda: services.orders.read(caller, merchant_order_id="sample"), 400)
+    return found
+
+
+async def run(made: Processes, count: int) -> bool:
+    """Measure, load, measure again."""
+    app = await make_app(made, "http://127.0.0.1:1/notify", paid=True)
+    caller, operator = Caller(app.key_id, app.id, "shop"), Caller("benchmark", None, "")
+    async with open_services(settings_of(made)) as services:
+        await hot(services, caller)
+        small = await hot(services, caller)
+        connection = await asyncpg.connect(made.urls.database_url)
+        started = time.monotonic()
+        await load(connection, app, count)
+        await connection.close()
+        print(f"{count} orders loaded in {time.monotonic() - started:.0f} s")
+        await hot(services, caller)
+        large = await hot(services, caller)
+        met = True
+        print(f"\n{'one call, idle':40}{'few rows':>10}{'many':>10}  ms")
+        for name, value in small.items():
+            good = large[name] <= value * RATIO
+            met &= good
+            print(f"{name:40}{value:10.2f}{large[name]:10.2f}  {'' if good else f'MISSED: more than {RATIO} times'}")
+        print(f"\n{'a page of':40}{'ms':>10}")
+        for name, work in lists(services, operator).items():
+            await work()
+            value = await milliseconds(work, 7)
+            met &= value < LIST_MS
+            print(f"{name:40}{value:10.1f}  {'' if value < LIST_MS else f'MISSED: more than {LIST_MS:.0f} ms'}")
+    return met
+
+
+def main() -> int:
+    """Run as told by the arguments."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--orders", type=int, default=1_000_000)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="paycenter-bench-") as folder, Processes(Path(folder), fsync=False) as made:
+        return 0 if asyncio.run(run(made, options.orders)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
