@@ -97,7 +97,7 @@ async def test_seed_creates_what_is_missing(empty_database: str, redis_url: str,
             str(tmp_path),
             "--simulator-url",
             "http://127.0.0.1:1",
-            "--merchant-url",
+            "--shop-url",
             "http://127.0.0.1:2",
         )
         started = await asyncio.create_subprocess_exec(sys.executable, "-m", "paycenter_server.cli", *words, env=environment)

@@ -79,7 +79,7 @@ async def test_page_pay(system: SimulatorSystem, get: bool) -> None:
     assert (pressed.status, pressed.headers["Location"]) == (303, "/cashier/page1?protocol=alipay")
     client.notified((await system.notifications(1))[0])
     cashier = (await system.get("/cashier/page1")).body.decode()
-    back = cashier.split('href="', 2)[1].split('"')[0].replace("&amp;", "&")
+    back = cashier.split('">Return to the merchant')[0].rsplit('href="', 1)[1].replace("&amp;", "&")
     params = dict(parse_qsl(urlsplit(back).query))
     assert params.pop("x") == "1"
     assert client.genuine(params)

@@ -25,6 +25,8 @@ from paycenter_server.domain.states import (
     ORDER,
     REFUND,
     UNPAID_ATTEMPT,
+    ApprovalEvent,
+    ApprovalState,
     AttemptEvent,
     AttemptState,
     CaseEvent,
@@ -42,11 +44,11 @@ from paycenter_server.domain.states import (
 
 STATES: dict[str, type[StrEnum]] = {
     "pay_order": OrderState, "pay_attempt": AttemptState, "pay_refund": RefundState, "pay_notify_task": NotificationState,
-    "pay_case": CaseState,
+    "pay_case": CaseState, "pay_approval": ApprovalState,
 }  # fmt: skip
 EVENTS: dict[str, type[StrEnum]] = {
     "pay_order": OrderEvent, "pay_attempt": AttemptEvent, "pay_refund": RefundEvent, "pay_notify_task": NotificationEvent,
-    "pay_case": CaseEvent,
+    "pay_case": CaseEvent, "pay_approval": ApprovalEvent,
 }  # fmt: skip
 
 
