@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := pyproject.toml setup.py server/requirements.txt client/pyproject.toml client/paycenter/version.py constraints.txt
 JOBS ?= 2
-# The tests that run at the same time. More on a machine with more cores.
-TEST_JOBS ?= 2
+# The tests that run at the same time: one more than the cores, because tests also wait.
+TEST_JOBS ?= 3
 
 .PHONY: run demo setup test lint unit e2e pictures mutants faults bench bench-large soak interop fuzz stubs diagrams events format clean help
 
