@@ -100,7 +100,7 @@ async def _submit_refused(system: PayCenterSystem) -> Prepared:
 async def _submit_too_late(system: PayCenterSystem) -> Prepared:
     """The order is closed while the channel accepts the submit: the attempt must not stay payable."""
     order = await system.order()
-    await system.simulator.fault("wx.native", "slow", seconds=0.4)
+    await system.simulator.fault("wx.native", "slow", seconds=2.0)
 
     async def repeat() -> None:
         with suppress(PayCenterError):

@@ -61,7 +61,10 @@ async def _submit(services: Services, number: str, code: str, extras: dict[str, 
 async def _submit_and_close(services: Services, number: str, code: str) -> None:
     """Submit, and close while the channel has not answered yet."""
     work = asyncio.ensure_future(services.submission.submit(CALLER, NewSubmission(number, code, {}, "", "", "")))
-    await asyncio.wait({work}, timeout=0.2)
+    order = await services.orders.load(CALLER, number)
+    while not work.done() and not await services.orders.attempts(order):
+        await asyncio.wait({work}, timeout=0.1)  # until the attempt is stored, and then sent
+    await asyncio.wait({work}, timeout=0.1)
     with contextlib.suppress(PayCenterError):
         await services.orders.close(CALLER, number)
     await work
