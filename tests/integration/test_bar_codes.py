@@ -216,6 +216,7 @@ async def test_what_is_a_case_is_not_cancelled(system: PayCenterSystem, pos: Poi
     await system.simulator.post(f"/simulator/pay/{attempt.out_trade_no}", {"amount": 1})
     await pos.pass_time(6)
     await pos.pass_time(61)
+    await eventually(system.cases)
     assert [case["kind"] for case in await system.cases()] == ["WRONG_AMOUNT"]
     assert (await pos.trade(attempt))["refunded"] == 0
 

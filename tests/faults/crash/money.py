@@ -253,7 +253,7 @@ async def _case_refund_callback(system: PayCenterSystem) -> Prepared:
         return bool((await system.simulator.get(f"/simulator/trades/{attempt.out_trade_no}"))["refunds"])
 
     async def cause() -> None:
-        await eventually(sent, 20)
+        await eventually(sent, 60)
         await system.simulator.advance(2)
 
     request = await caught_callback(system, attempt.out_trade_no, cause)
