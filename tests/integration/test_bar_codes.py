@@ -14,6 +14,7 @@ from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.states import OrderState
 from paycenter_server.services.context import deadline
 from support.system import OPERATOR, PayCenterSystem, SystemOn
+from support.waiting import eventually
 
 KINDS = {
     "alipay": (
