@@ -395,6 +395,7 @@ async def test_the_longest_work_on_a_row_has_as_many_calls_as_its_lease_allows(s
     keys."""
     order, number = await paid(system, "alipay_qr")
     await refund_in_the_console(system, "alipay_qr", number, 100)
+    await eventually(system.cases)  # its callback makes a call too
     await system.simulator.fault("alipay.trade.refund", "decline", code="ACQ.TRADE_STATUS_ERROR", times=2)
     assert (await system.refund(order, 40)).state is RefundState.WAITING
     await system.rows("UPDATE pay_refund SET next_check_time = now()")
