@@ -128,13 +128,15 @@ class Connection(asyncio.Protocol):
 class Load:
     """The calls of one run. `marker`: the bytes of the message that a number of the same length takes the place of in each call."""
 
-    def __init__(self, headers: bytes, message: bytes, marker: bytes, first: int, each: int, messages: list[bytes]) -> None:
+    def __init__(
+        self, headers: bytes, message: bytes, marker: bytes, first: int, each: int, messages: list[bytes], span: int
+    ) -> None:
         self.headers, self.each = headers, each
         self._messages = iter(messages)
         self._listed = bool(messages)
         before, found, after = message.partition(marker) if marker else (message, b"", b"")
         self._before, self._digits, self._after = before, len(found), after
-        self._number = first
+        self._first, self._count, self._span = first, 0, span
         self.latencies: list[float] = []
         self.failed = 0
         self.over = False
@@ -146,8 +148,9 @@ class Load:
             return next(self._messages, None)
         if not self._digits:
             return self._before
-        self._number += 1
-        return self._before + str(self._number).zfill(self._digits).encode() + self._after
+        self._count += 1
+        number = self._first + (self._count % self._span if self._span else self._count)
+        return self._before + str(number).zfill(self._digits).encode() + self._after
 
     def ended(self, started: float, succeeded: bool) -> None:
         """Count a call that began at `started`."""
@@ -164,7 +167,7 @@ async def _run(options: argparse.Namespace) -> dict[str, float]:
     headers = header_block(options.target, options.path, options.authorization)
     messages = [bytes.fromhex(line) for line in options.messages.read_text().split()] if options.messages else []
     each = max(1, options.in_flight // options.connections)
-    load = Load(headers, bytes.fromhex(options.message), options.marker.encode(), options.first, each, messages)
+    load = Load(headers, bytes.fromhex(options.message), options.marker.encode(), options.first, each, messages, options.span)
     loop = asyncio.get_running_loop()
     started, processor = time.perf_counter(), time.process_time()
     for _ in range(options.connections):
@@ -194,6 +197,7 @@ def main() -> None:
     parser.add_argument("--messages", type=Path, help="a file with a request in each line, each for one call")
     parser.add_argument("--marker", default="")
     parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--span", type=int, default=0, help="how many numbers are used again and again; 0: each once")
     parser.add_argument("--connections", type=int, default=8)
     parser.add_argument("--in-flight", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=2.0)

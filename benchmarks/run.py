@@ -98,14 +98,14 @@ class Bench:
         pair = f"{self._app.key_id}:{self._app.key_secret}"
         self._authorization = "Basic " + base64.b64encode(pair.encode()).decode()
         self._first = 0
-        self._known = 0
+        self._known, self._span = 0, 1
 
     def _grpc(self, name: str, target: str, path: str, message: bytes, *, pids: dict[str, int], marker: str, first: int,
-              messages: Path | None = None) -> int:  # fmt: skip
+              messages: Path | None = None, span: int = 0) -> int:  # fmt: skip
         before = {key: cpu_seconds(pid) for key, pid in pids.items()}
         found = generate(
             target, path, message, authorization=self._authorization, marker=marker, first=first,
-            seconds=self._seconds if messages is None else 60, messages=messages,
+            seconds=self._seconds if messages is None else 60, messages=messages, span=span,
         )  # fmt: skip
         measured = self.found.setdefault(name, Measured())
         measured.rates.append(found["rate"])
@@ -141,7 +141,7 @@ class Bench:
             "create", self._target, SERVICE + "CreatePayOrder", self._create_message(), pids=self._pids, marker=MARKER,
             first=self._first,
         )  # fmt: skip
-        self._known = self._known or self._first
+        self._known, self._span = self._first, max(1, calls - 200)
         self._first += calls + 10_000
 
     def echo_get(self) -> None:
@@ -154,7 +154,16 @@ class Bench:
     def get(self) -> None:
         """GetPayOrder by merchant_order_id of orders that exist."""
         message = orders.GetPayOrderRequest(merchant_order_id=MARKER).SerializeToString()
-        self._grpc("get", self._target, SERVICE + "GetPayOrder", message, pids=self._pids, marker=MARKER, first=self._known)
+        self._grpc(
+            "get",
+            self._target,
+            SERVICE + "GetPayOrder",
+            message,
+            pids=self._pids,
+            marker=MARKER,
+            first=self._known,
+            span=self._span,
+        )
 
     def pgbench_insert(self) -> None:
         """The INSERT of the create, prepared, by 16 clients of pgbench."""
@@ -182,7 +191,7 @@ class Bench:
         submits = [orders.SubmitPayOrderRequest(id=number, channel_code="mock") for number, _ in made]
         self._listed("submit mock", SERVICE + "SubmitPayOrder", submits)
         repeats = [
-            refunds.CreatePayRefundRequest(merchant_order_id=merchant, merchant_refund_no=number, amount=10)
+            refunds.CreatePayRefundRequest(merchant_order_id=merchant, merchant_refund_no=number, amount=10, reason="too much")
             for number, merchant in made
         ]
         self._listed("refund mock", "/paycenter.v1.PayRefundService/CreatePayRefund", repeats)
@@ -212,7 +221,7 @@ class Bench:
         measured.rates.append((now - first) / seconds)
         used = cpu_seconds(*(process.pid for process in processes)) - cpu
         measured.cpu.setdefault("worker", []).append(used / max(1, now - first) * 1e6)
-        measured.failed += before + count - now
+        measured.failed += max(0, before + count - now)
         for process in processes:
             process.terminate()
             process.wait(20)
