@@ -63,11 +63,6 @@ async def make_app(made: Processes, url: str, *, paid: bool = False) -> App:
     return App(created.app.id, created.key_id, created.key_secret, order_message(order).SerializeToString(), dict(row))
 
 
-def sample_order(app: App) -> bytes:
-    """The order that the echo answers."""
-    return app.order
-
-
 def insert_script(app: App) -> str:
     """A script for pgbench: the statement of CreatePayOrder with the values of an order, and new keys."""
     from paycenter_server.storage import orders as order_rows

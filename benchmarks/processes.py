@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -16,16 +15,10 @@ from typing import Any
 
 import psutil
 from paycenter_server.local import Embedded
+from paycenter_server.local.ports import accepts
 from paycenter_server.storage.migrate import ensure
 
 HERE = Path(__file__).parent
-
-
-def free_port() -> int:
-    """A TCP port of the loopback that nobody listens on."""
-    with socket.socket() as made:
-        made.bind(("127.0.0.1", 0))
-        return int(made.getsockname()[1])
 
 
 def cpu_seconds(*pids: int) -> float:
@@ -116,15 +109,10 @@ def _end(process: subprocess.Popen[str]) -> None:
 def listening(port: int, seconds: float = 20.0) -> None:
     """Wait until a port accepts connections."""
     end = time.monotonic() + seconds
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.05)
-        else:
-            return
+    while not accepts(port):
+        if time.monotonic() > end:
+            raise TimeoutError(f"nothing listens on port {port}")
+        time.sleep(0.05)
 
 
 def generate(

@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from fixtures import App, fill_notifications, insert_script, make_app, make_orders, sample_order
+from fixtures import App, fill_notifications, insert_script, make_app, make_orders
 from paycenter.v1 import pay_order_service_pb2 as orders
 from paycenter.v1 import pay_refund_service_pb2 as refunds
-from processes import HERE, Processes, cpu_seconds, free_port, generate, listening, memory_mib
+from paycenter_server.local.ports import free_port
+from processes import HERE, Processes, cpu_seconds, generate, listening, memory_mib
 
 MARKER = "0123456789abcdef"
 SERVICE = "/paycenter.v1.PayOrderService/"
@@ -93,7 +94,7 @@ class Bench:
         self._app: App = asyncio.run(make_app(made, f"{self._receiver_url}/notify"))
         self._server = made.paycenter("serve", GRPC_ADDRESS=self._target)
         listening(port)
-        self._echo, echo_port = made.with_port(str(HERE / "echo.py"), sample_order(self._app).hex())
+        self._echo, echo_port = made.with_port(str(HERE / "echo.py"), self._app.order.hex())
         self._echo_target = f"127.0.0.1:{echo_port}"
         pair = f"{self._app.key_id}:{self._app.key_secret}"
         self._authorization = "Basic " + base64.b64encode(pair.encode()).decode()

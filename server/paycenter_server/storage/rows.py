@@ -97,15 +97,20 @@ class RowMapping(Generic[T]):
         return [to_model(self.kind, record) for record in records]
 
 
+def _kinds(hint: Any) -> list[Any]:
+    """The types of a field, without None."""
+    return [item for item in (get_args(hint) or (hint,)) if item is not type(None)]
+
+
 def _converter(hint: Any) -> Callable[[Any], Any] | None:
     """What makes an argument of a field of this type; None if its values can be arguments themselves."""
-    kinds = [item for item in (get_args(hint) or (hint,)) if item is not type(None)]
+    kinds = _kinds(hint)
     plain = isinstance(kinds[0], type) and kinds[0] in (UUID, datetime, bool, int, str, bytes)
     return None if plain and len(kinds) == 1 else _plain
 
 
 def _pg_type(hint: Any) -> str:
-    kinds = [item for item in (get_args(hint) or (hint,)) if item is not type(None)]
+    kinds = _kinds(hint)
     if isinstance(kinds[0], type):
         for kind, name in ((UUID, "uuid"), (datetime, "timestamptz"), (bool, "boolean"), (int, "bigint"), (str, "text")):
             if issubclass(kinds[0], kind):
