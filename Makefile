@@ -79,7 +79,7 @@ pictures: $(VENV)/.dev
 	$(BIN)/python tools/pictures.py
 
 mutants: $(VENV)/.dev
-	$(BIN)/python tools/mutants.py --jobs $(JOBS) $(ARGS)
+	$(BIN)/python tools/mutants.py --jobs $(TEST_JOBS) $(ARGS)
 
 faults: $(VENV)/.dev
 	FAULTS=all $(BIN)/python -m pytest --timeout 3600 --numprocesses $(JOBS) --dist loadfile tests/faults tests/property/test_channel_machine.py $(ARGS)

@@ -46,7 +46,6 @@ class Settings(DatabaseSettings):
     )
     callback_address: str = Field("0.0.0.0:8901", description="where the callback sidecar listens")
     console_address: str = Field("127.0.0.1:8903", description="where the management console listens")
-    console_password: str = Field("", repr=False, description="of paycenter dev: the name dev logs in to the console with it, once")
     order_callback_url: str = Field(
         validation_alias=AliasChoices("PAYCENTER_ORDER_CALLBACK_URL", "PAYCENTER_ORDER_NOTIFY_URL"),
         description="where channels send callbacks about payments, without the channel id (alias: PAYCENTER_ORDER_NOTIFY_URL)",
@@ -128,8 +127,6 @@ class Settings(DatabaseSettings):
         if (self.tls_certificate_file is None) != (self.tls_key_file is None):
             raise ValueError("set both PAYCENTER_TLS_CERTIFICATE_FILE and PAYCENTER_TLS_KEY_FILE, or neither")
         if self.mode == "production":
-            if self.console_password:
-                raise ValueError("PAYCENTER_CONSOLE_PASSWORD is for development and is refused in production")
             for name, value in (("order", self.order_callback_url), ("refund", self.refund_callback_url)):
                 if not value.startswith("https://"):
                     raise ValueError(f"in production PAYCENTER_{name.upper()}_CALLBACK_URL must be https")

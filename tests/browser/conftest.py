@@ -70,14 +70,13 @@ class World:
             person.look("login")
         person.fill(name=name, password=password)
         person.press("main form button")
-        if name != "dev":  # whose password is good for this login only
-            person.see("[name=new_again]")
-            if look:
-                person.look("password")
-            person.fill(current_password=password, new_password=PASSWORD, new_again=PASSWORD)
-            person.press("main form button")
-            person.fill(name=name, password=PASSWORD)
-            person.press("main form button")
+        person.see("[name=new_again]")
+        if look:
+            person.look("password")
+        person.fill(current_password=password, new_password=PASSWORD, new_again=PASSWORD)
+        person.press("main form button")
+        person.fill(name=name, password=PASSWORD)
+        person.press("main form button")
         person.see("#search")
         return name
 

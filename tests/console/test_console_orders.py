@@ -137,7 +137,7 @@ async def test_a_refund_from_the_page_of_an_order(console: Browser) -> None:
     assert (refund.amount, refund.reason, refund.merchant_refund_no) == (400, "不要了", number)
     assert (await console.get(path)).value("amount") == "6.00"
     events = await system.rows("SELECT actor_kind, actor FROM pay_event WHERE subject_id = $1 AND event = 'create'", refund.id)
-    assert [(event["actor_kind"], event["actor"]) for event in events] == [("OPERATOR", console.key_id)]
+    assert [(event["actor_kind"], event["actor"]) for event in events] == [("OPERATOR", console.name)]
 
 
 async def test_close_needs_the_number_and_sync_asks_the_channel(console: Browser) -> None:

@@ -13,12 +13,11 @@ from paycenter_server.cli.console import console_parts
 from paycenter_server.domain.roles import PERMISSIONS, Role, may_call
 from paycenter_server.http_console.app import create_app
 from paycenter_server.http_console.roles import METHODS
-from paycenter_server.http_console.sessions import CredentialSessions, OperatorSessions
 from paycenter_server.services.operators import NewOperator
 from support.console_rig import Browser
+from support.operators import PASSWORD, add_admin
 from support.system import OPERATOR, PayCenterSystem
 
-PASSWORD = "a long password of mine"
 _OPEN = ("/healthz", "/readyz", "/static/{version}/{name}")
 
 
@@ -26,24 +25,22 @@ _OPEN = ("/healthz", "/readyz", "/static/{version}/{name}")
 async def logged_in(system: PayCenterSystem, role: Role, app_keys: tuple[str, ...] = ()) -> AsyncIterator[Browser]:
     """An operator of this role, who has chosen a password."""
     given = await system.services.operators.create(OPERATOR, NewOperator(f"person-{role.value}", role, app_keys))
-    sessions = OperatorSessions(system.services.sessions, CredentialSessions(system.services.identity))
-    app = create_app(console_parts(system.services, system.settings), sessions)
+    app = create_app(console_parts(system.services, system.settings))
     async with TestClient(TestServer(app), cookie_jar=CookieJar(unsafe=True)) as client:
         browser = Browser(system, client, f"person-{role.value}", given.password)
-        await browser.post_raw("/login", name=browser.key_id, password=given.password)
+        await browser.post_raw("/login", name=browser.name, password=given.password)
         for path in ("/orders", "/apps", "/cases"):
             assert (await browser.get(path)).url == "/password", "nothing else before the password is changed"
         browser.csrf = (await browser.get("/password")).value("csrf")
         fields = {"current_password": given.password, "new_password": PASSWORD, "new_again": PASSWORD}
         assert (await browser.post("/password", **fields)).url == "/login"
-        await browser.post_raw("/login", name=browser.key_id, password=PASSWORD)
+        await browser.post_raw("/login", name=browser.name, password=PASSWORD)
         browser.csrf = (await browser.get("/password")).value("csrf")
         yield browser
 
 
 def routes(system: PayCenterSystem) -> set[str]:
-    sessions = CredentialSessions(system.services.identity)
-    app = create_app(console_parts(system.services, system.settings), sessions)
+    app = create_app(console_parts(system.services, system.settings))
     found = {
         f"{route.method} {route.resource.canonical}" for route in app.router.routes()
         if route.resource is not None and route.resource.canonical not in _OPEN
@@ -96,10 +93,10 @@ async def test_a_route_that_is_not_in_the_table_is_refused(system: PayCenterSyst
     async def page(request: web.Request) -> web.Response:
         return web.Response(text="everything")
 
-    sessions = OperatorSessions(system.services.sessions, CredentialSessions(system.services.identity, once="once"))
-    app = create_app(console_parts(system.services, system.settings), sessions)
+    await add_admin(system, "anne")
+    app = create_app(console_parts(system.services, system.settings))
     app.router.add_get("/new", page)
     async with TestClient(TestServer(app), cookie_jar=CookieJar(unsafe=True)) as client:
-        await client.post("/login", data={"name": "dev", "password": "once"})
+        await client.post("/login", data={"name": "anne", "password": PASSWORD})
         assert (await client.get("/orders")).status == 200
         assert (await client.get("/new")).status == 403

@@ -13,9 +13,8 @@ from aiohttp import ClientResponse, CookieJar
 from aiohttp.test_utils import TestClient, TestServer
 from paycenter_server.cli.console import console_parts
 from paycenter_server.http_console.app import create_app
-from paycenter_server.http_console.sessions import CredentialSessions, OperatorSessions
 
-from support.operators import Person
+from support.operators import PASSWORD, Person, add_admin
 from support.system import PayCenterSystem
 
 MOST_HTML = 60 * 1024
@@ -89,16 +88,16 @@ class Page:
 
 @dataclass
 class Browser:
-    """A browser that is logged in as an operator."""
+    """A browser of an operator."""
 
     system: PayCenterSystem
     client: TestClient[Any, Any]
-    key_id: str
-    secret: str
+    name: str
+    password: str
     csrf: str = ""
 
     async def login(self) -> None:
-        await self.post_raw("/login", name=self.key_id, password=self.secret)
+        await self.post_raw("/login", name=self.name, password=self.password)
         self.csrf = (await self.get("/health")).value("csrf")
 
     async def get(self, path: str, **headers: str) -> Page:
@@ -124,22 +123,24 @@ async def _page(response: ClientResponse) -> Page:
 
 
 @asynccontextmanager
-async def open_console(system: PayCenterSystem, operator: str = "console", **session_options: Any) -> AsyncIterator[Browser]:
-    key_id, secret = await system.services.credentials.create_operator(operator)
-    sessions = CredentialSessions(system.services.identity, **session_options)
-    app = create_app(console_parts(system.services, system.settings), sessions)
-    async with TestClient(TestServer(app), cookie_jar=CookieJar(unsafe=True)) as client:
-        yield Browser(system, client, key_id, secret)
+async def open_console(system: PayCenterSystem, operator: str = "console") -> AsyncIterator[Browser]:
+    """A browser at the console, and an admin who can log in."""
+    await add_admin(system, operator)
+    async with _client(system) as client:
+        yield Browser(system, client, operator, PASSWORD)
 
 
 @asynccontextmanager
 async def browser_of(system: PayCenterSystem, one: Person, code: str = "") -> AsyncIterator[Browser]:
     """A browser in which a person is logged in."""
-    sessions = OperatorSessions(system.services.sessions, CredentialSessions(system.services.identity))
-    app = create_app(console_parts(system.services, system.settings), sessions)
-    async with TestClient(TestServer(app), cookie_jar=CookieJar(unsafe=True)) as client:
+    async with _client(system) as client:
         browser = Browser(system, client, one.name, one.password)
         page = await browser.post_raw("/login", name=one.name, password=one.password, code=code, next="/me")
         assert page.status == 200, page.text
         browser.csrf = page.value("csrf")
         yield browser
+
+
+def _client(system: PayCenterSystem) -> TestClient[Any, Any]:
+    app = create_app(console_parts(system.services, system.settings))
+    return TestClient(TestServer(app), cookie_jar=CookieJar(unsafe=True))

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from paycenter_server.bootstrap import Services
 from paycenter_server.domain.audit import AuditEntry
 from paycenter_server.domain.callers import Caller
 from paycenter_server.domain.credentials import CredentialLimits
-from paycenter_server.domain.operators import PayOperator
+from paycenter_server.domain.operators import PayOperator, new_operator
 from paycenter_server.domain.roles import Role
 from paycenter_server.services.identity import operator_caller
 from paycenter_server.services.operators import NewOperator
+from paycenter_server.services.passwords import hashed
 from paycenter_server.services.sessions import Session
 from paycenter_server.storage import audit as audit_rows
+from paycenter_server.storage import operators as operator_rows
 
 from support.system import OPERATOR, PayCenterSystem
 
@@ -54,9 +57,21 @@ async def person(system: PayCenterSystem, name: str, role: Role = Role.ADMIN, ap
     return Person(made.operator, _with_password(caller), PASSWORD)
 
 
-def _with_password(caller: Caller) -> Caller:
-    from dataclasses import replace
+async def add_admin(system: PayCenterSystem, name: str) -> None:
+    """An admin with the password PASSWORD. Its hash is computed once, because that is slow."""
+    context = system.services.context
+    now = context.now()
+    fresh = new_operator(context.new_key(now), now, name, Role.ADMIN, [], _stored())
+    async with context.database.connection() as connection:
+        await operator_rows.insert_operator(connection, replace(fresh, must_change_password=False))
 
+
+@cache
+def _stored() -> str:
+    return hashed(PASSWORD)
+
+
+def _with_password(caller: Caller) -> Caller:
     return replace(caller, must_change_password=False)
 
 

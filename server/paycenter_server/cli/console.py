@@ -22,17 +22,14 @@ def console() -> None:
 async def _console(settings: Settings, stop: asyncio.Event) -> None:
     from paycenter_server.http_console.app import create_app
     from paycenter_server.http_console.app import serve as serve_http
-    from paycenter_server.http_console.sessions import CredentialSessions, OperatorSessions
     from paycenter_server.workers.wake_up import ArqWakeUp
 
     wake_up = ArqWakeUp(settings.redis_url)
     async with open_services(settings, wake_up=wake_up) as services:
         host, port = split_address(settings.console_address)
         check_address("PAYCENTER_CONSOLE_ADDRESS", settings.console_address)
-        credentials = CredentialSessions(services.identity, once=settings.console_password)
-        sessions = OperatorSessions(services.sessions, credentials)
         async with schema_watched(services.context.database, stop):
-            await serve_http(create_app(console_parts(services, settings), sessions), host, port, stop)
+            await serve_http(create_app(console_parts(services, settings)), host, port, stop)
     await wake_up.aclose()
 
 

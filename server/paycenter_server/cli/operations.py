@@ -10,7 +10,7 @@ import click
 
 from paycenter_server.bootstrap import open_database, open_services
 from paycenter_server.cli.problems import explain
-from paycenter_server.cli.running import database_settings_or_exit, settings_of_dev_or_exit
+from paycenter_server.cli.running import database_settings_of_dev_or_exit, database_settings_or_exit, settings_of_dev_or_exit
 from paycenter_server.clock import SystemClock
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.services.channels_probe import Probe
@@ -57,13 +57,14 @@ def operator(name: str, *, password: bool) -> None:
     """Create a credential of the operator NAME (1 to 64 characters). Its secret is shown this one time.
 
     An operator that does not exist yet becomes an admin. With --password, an operator that lost password or authenticator gets in
-    again: its authenticator is removed, its sessions end, and it is enabled. Needs PAYCENTER_DATABASE_URL and no other setting.
+    again: its authenticator is removed, its sessions end, and it is enabled. Needs PAYCENTER_DATABASE_URL and no other setting; beside a
+    running `paycenter dev` none.
     """
     try:
         check_operator_name(name)
     except PayCenterError as error:
         raise click.BadParameter(error.violations[0].description, param_hint="NAME") from None
-    settings = database_settings_or_exit()
+    settings = database_settings_of_dev_or_exit()
 
     async def create() -> tuple[str, str]:
         async with open_database(settings) as database:

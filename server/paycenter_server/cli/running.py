@@ -40,11 +40,21 @@ def database_settings_or_exit() -> DatabaseSettings:
 
 def settings_of_dev_or_exit() -> Settings:
     """The same, from a running `paycenter dev` on the data folder here if the environment names no database."""
+    _use_settings_of_dev()
+    return settings_or_exit()
+
+
+def database_settings_of_dev_or_exit() -> DatabaseSettings:
+    """`database_settings_or_exit`, from a running `paycenter dev` as in `settings_of_dev_or_exit`."""
+    _use_settings_of_dev()
+    return database_settings_or_exit()
+
+
+def _use_settings_of_dev() -> None:
     file = Path(os.environ.get("PAYCENTER_DATA_DIR") or ".paycenter") / "secrets" / "settings.json"
     if not os.environ.get("PAYCENTER_DATABASE_URL") and file.is_file():
         os.environ.update(json.loads(file.read_text(encoding="utf-8")))
         click.echo(f"(with the settings of `paycenter dev` on {file.parent.parent})", err=True)
-    return settings_or_exit()
 
 
 def fail(message: str) -> NoReturn:

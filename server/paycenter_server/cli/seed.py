@@ -16,10 +16,13 @@ from paycenter_server.domain.apps import NotificationSuccess, SurplusPolicy
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.services.apps import NewApp
 from paycenter_server.services.channels import NewChannel
+from paycenter_server.services.credentials import give_operator_password
 from paycenter_server.services.identity import Caller
 from paycenter_server.settings import Settings
+from paycenter_server.storage import operators as operator_rows
 
 APP_KEY = "demo"
+_OPERATOR = "dev"
 _FEE_RATE_PPM = 6000
 
 
@@ -154,10 +157,24 @@ async def _seed(
             }  # fmt: skip
         known = {one.credential.key_id for one in await services.credentials.list_operators(operator) if one.credential.enabled}
         if "operator" not in made or made["operator"]["key_id"] not in known:
-            key_id, key_secret = await services.credentials.create_operator("dev")
+            key_id, key_secret = await services.credentials.create_operator(_OPERATOR)
             made["operator"] = {"key_id": key_id, "key_secret": key_secret}
+        made["console"] = await console_operator(services, str(kept.get("console", {}).get("password", "")))
         made["channels"] = await _seed_channels(services, operator, configs)
         return made
+
+
+async def console_operator(services: Services, kept: str) -> dict[str, str]:
+    """The console's operator, with its one-time password until that is changed. `kept`: the one that was given before."""
+    database = services.context.database
+    async with database.connection() as connection:
+        found = await operator_rows.get_operator_by_name(connection, _OPERATOR)
+    if found is not None and found.password_hash is not None:
+        if not found.must_change_password:
+            return {"name": _OPERATOR}
+        if await services.passwords.matches(kept, found.password_hash):
+            return {"name": _OPERATOR, "password": kept}
+    return {"name": _OPERATOR, "password": await give_operator_password(database, services.context.now(), _OPERATOR)}
 
 
 async def _seed_channels(services: Services, operator: Caller, configs: dict[str, tuple[str, dict[str, str]]]) -> dict[str, str]:

@@ -29,7 +29,6 @@ from paycenter_server.http_console import (
 )
 from paycenter_server.http_console.parts import Parts
 from paycenter_server.http_console.security import MAX_BODY, guard
-from paycenter_server.http_console.sessions import Sessions
 from paycenter_server.http_console.view import CONSOLE, Console
 
 log = structlog.get_logger(__name__)
@@ -39,7 +38,7 @@ _NOUNS = (
 )  # fmt: skip
 
 
-def create_app(parts: Parts, sessions: Sessions) -> web.Application:
+def create_app(parts: Parts) -> web.Application:
     """The application with all pages."""
 
     async def alive(request: web.Request) -> web.Response:
@@ -49,7 +48,7 @@ def create_app(parts: Parts, sessions: Sessions) -> web.Application:
         report = await parts.health.check()
         return web.Response(status=200 if report.ready else 503, text=report.text)
 
-    console = Console(parts, sessions)
+    console = Console(parts)
     app = web.Application(client_max_size=MAX_BODY, middlewares=[guard])
     app[CONSOLE] = console
     app.router.add_get("/healthz", alive)

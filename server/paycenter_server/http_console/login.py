@@ -5,8 +5,8 @@ from __future__ import annotations
 from aiohttp import web
 
 from paycenter_server.domain.errors import PayCenterError, Reason
+from paycenter_server.domain.sessions import LIFE_SECONDS
 from paycenter_server.http_console.security import cookie_name, is_https, local_path
-from paycenter_server.http_console.sessions import LIFE_SECONDS
 from paycenter_server.http_console.texts import LANGUAGES
 from paycenter_server.http_console.view import View, redirect, view_of
 from paycenter_server.services.sessions import LoginProblem
@@ -43,7 +43,7 @@ def _form(view: View, status: int, problem: str, name: str) -> web.Response:
 async def _login(request: web.Request) -> web.StreamResponse:
     view, form = view_of(request), await request.post()
     given = {name: str(form.get(name, ""))[:1000] for name in ("name", "password", "code", "next")}
-    result = await view.console.sessions.login(
+    result = await view.parts.login_sessions.login(
         given["name"].strip(), given["password"].strip(), given["code"].strip(), request.remote or "",
         request.headers.get("User-Agent", ""),
     )  # fmt: skip
@@ -52,14 +52,14 @@ async def _login(request: web.Request) -> web.StreamResponse:
         return _form(view, status, problem, given["name"])
     response = redirect(local_path(given["next"] or "/"))
     response.set_cookie(
-        cookie_name(request), result, max_age=int(LIFE_SECONDS), path="/", httponly=True, samesite="Lax", secure=is_https(request)
+        cookie_name(request), result, max_age=LIFE_SECONDS, path="/", httponly=True, samesite="Lax", secure=is_https(request)
     )
     return response
 
 
 async def _logout(request: web.Request) -> web.StreamResponse:
     view = view_of(request)
-    await view.console.sessions.logout(request.cookies.get(cookie_name(request), ""))
+    await view.parts.login_sessions.logout(request.cookies.get(cookie_name(request), ""))
     response = redirect("/login")
     response.del_cookie(cookie_name(request), path="/", secure=is_https(request), httponly=True, samesite="Lax")
     return response
@@ -71,7 +71,7 @@ async def _password_page(request: web.Request) -> web.StreamResponse:
 
 
 def _password_form(view: View, status: int, problem: str) -> web.Response:
-    return view.render("password.html", status=status, problem=problem, person=view.caller.operator_id is not None)
+    return view.render("password.html", status=status, problem=problem)
 
 
 async def _change_password(request: web.Request) -> web.StreamResponse:

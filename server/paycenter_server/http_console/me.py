@@ -41,15 +41,14 @@ async def _render(
     """`confirming`: show the form for the code of a new authenticator, which was shown before."""
     caller, shown = view.caller, dict(once or {})
     address = shown.pop("address", "")
-    person = caller.operator_id is not None
     parts = view.parts
     return view.render(
         "me.html", status=200 if error is None else status_of(error), error=error, wrong=fields_of(error) if error else {},
-        once=shown, code=_drawn(address) if address else "", confirming=confirming or bool(address), person=person,
+        once=shown, code=_drawn(address) if address else "", confirming=confirming or bool(address),
         secret=shown.pop("secret", ""), number=view.session.number if view.session else "", role=ROLES[caller.role][0],
-        has_totp=person and await parts.totp.is_set(caller),
-        sessions=await parts.login_sessions.list_own(caller) if person else [],
-        keys=await parts.credentials.list_own(caller) if person else [], apps=caller.scope_keys or await app_keys(view),
+        has_totp=await parts.totp.is_set(caller),
+        sessions=await parts.login_sessions.list_own(caller),
+        keys=await parts.credentials.list_own(caller), apps=caller.scope_keys or await app_keys(view),
         roles=[(role.value, view.t(name)) for role, (name, _) in ROLES.items() if caller.role.covers(role)],
     )  # fmt: skip
 

@@ -114,9 +114,9 @@ def _problem(request: web.Request, status: int, message: str, reason: str = "") 
 
 
 async def _checked(request: web.Request, handler: Handler) -> web.StreamResponse:
-    view, console = request[VIEW], request.app[CONSOLE]
+    view = request[VIEW]
     token = request.cookies.get(cookie_name(request), "")
-    view.session = await console.sessions.session(token) if token else None
+    view.session = await view.parts.login_sessions.session(token) if token else None
     if request.method not in ("GET", "HEAD"):
         await _refuse_foreign(request, view)
     if view.session is None and request.path not in _WITHOUT_SESSION:

@@ -19,10 +19,10 @@ from paycenter_server.http_console.assets import Assets
 from paycenter_server.http_console.once import Once
 from paycenter_server.http_console.parts import Parts
 from paycenter_server.http_console.roles import method_of
-from paycenter_server.http_console.sessions import Session, Sessions
 from paycenter_server.http_console.texts import LANGUAGES, translated
 from paycenter_server.services.identity import Caller
 from paycenter_server.services.paging import Pager
+from paycenter_server.services.sessions import Session
 
 PAGE_SIZE = 25
 """Rows of a list. 50 rows of orders with all columns would be larger than 60 KB."""
@@ -75,7 +75,6 @@ class Console:
     """What the pages share."""
 
     parts: Parts
-    sessions: Sessions
     assets: Assets = field(default_factory=Assets)
     once: Once = field(default_factory=Once)
     environment: jinja2.Environment = field(init=False)

@@ -118,9 +118,7 @@ def simulator_child(data_dir: Path, ports: Ports, env: Mapping[str, str], comman
     return Child("simulator", argv, env, ready_port=ports.simulator, stop_order=2)
 
 
-def service_children(
-    data_dir: Path, ports: Ports, env: Mapping[str, str], command: Command, console_password: str = ""
-) -> list[Child]:
+def service_children(data_dir: Path, ports: Ports, env: Mapping[str, str], command: Command) -> list[Child]:
     """API, callback sidecar, worker, console and the demo shop. They need the schema, the shop needs `dev.json`."""
     files = ("--data-file", str(data_dir / "dev.json"), "--store", str(data_dir / "shop.sqlite"))
     shop = command("shop", "--host", HOST, "--port", str(ports.shop), *files)
@@ -128,6 +126,6 @@ def service_children(
         Child("serve", command("serve"), env, ready_port=ports.grpc, stop_order=0),
         Child("callback", command("callback"), env, ready_port=ports.callback, stop_order=0),
         Child("worker", command("worker"), env, stop_order=1),
-        Child("console", command("console"), {**env, "PAYCENTER_CONSOLE_PASSWORD": console_password}, ready_port=ports.console),
+        Child("console", command("console"), env, ready_port=ports.console),
         Child("shop", shop, env, ready_port=ports.shop, stop_order=3),
     ]

@@ -44,7 +44,6 @@ class Session:
         self.data = data
         self.ports = ports
         self.services = LocalServices("", "")
-        self.console_password = secrets.token_urlsafe(9)
         self._command = command
         self._say = say
         self._named_key_file = named.get("PAYCENTER_MASTER_KEY_FILE")
@@ -75,7 +74,7 @@ class Session:
             self._say(change)
         self._env = environment(self._base, self.data.path, self.services, self.ports, key_file)
         parts = (self.data.path, self.ports, self._env, self._command)
-        seed, simulator, rest = seed_child(*parts), simulator_child(*parts), service_children(*parts, self.console_password)
+        seed, simulator, rest = seed_child(*parts), simulator_child(*parts), service_children(*parts)
         if self._as_last_time():
             self.tree.start([*rest, simulator])
             self.tree.wait_ready()

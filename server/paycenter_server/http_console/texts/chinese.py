@@ -48,9 +48,7 @@ _PAGES: Mapping[str, str] = {
     "Log in": "登录",
     "Name": "名称",
     "Password": "密码",
-    "The first operator: `paycenter operator NAME --password`. A credential works too, with its key id and secret.": (
-        "第一个操作员：`paycenter operator NAME --password`。也可以用凭证的 key id 和 secret 登录。"
-    ),
+    "The first operator, and who has lost the password, gets one by this command:": "第一个操作员，或忘记密码的人，用此命令获得密码：",
     "Code of your authenticator, if you have one": "身份验证器的验证码（如已启用）",
     "Choose your own password: at least 12 characters. You log in again with it.": "请设置自己的密码，至少 12 个字符。之后用它重新登录。",
     "This page has no roles.": "此页面没有设置角色。",
@@ -59,7 +57,6 @@ _PAGES: Mapping[str, str] = {
     "New password again": "再次输入新密码",
     "Change the password": "修改密码",
     "The two new passwords differ.": "两次输入的新密码不一致。",
-    "This session was begun with a credential, which has no password.": "此会话是用凭证登录的，凭证没有密码。",
     "The name or the password is wrong.": "名称或密码错误。",
     "Too many failed logins. Try again in five minutes.": "登录失败次数过多，请五分钟后再试。",
     # After a form

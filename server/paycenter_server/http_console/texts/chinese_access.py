@@ -73,9 +73,6 @@ ACCESS: Mapping[str, str] = {
         "请立即复制，之后不再显示。一个恢复码可以代替一次身份验证器的验证码。"
     ),
     "Recovery code": "恢复码",
-    "This session belongs to no operator, so it has no password, no authenticator and no keys.": (
-        "此会话不属于任何操作员，因此没有密码、身份验证器和密钥。"
-    ),
     "Authenticator": "身份验证器",
     "Scan this code with your authenticator, or enter the key. Then confirm with the code that it shows.": (
         "用身份验证器扫描此二维码，或输入密钥，然后用它显示的验证码确认。"
