@@ -67,7 +67,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile --
 COVERED := tests/contract tests/property tests/simulator tests/unit
 
 unit: $(VENV)/.dev
-	$(PYTEST) $(filter-out $(COVERED) tests/browser tests/support tests/fuzz tests/interop tests/benchmarks,$(patsubst %/,%,$(wildcard tests/*/))) $(ARGS)
+	$(PYTEST) $(filter-out $(COVERED) tests/browser tests/support tests/fuzz tests/interop,$(patsubst %/,%,$(wildcard tests/*/))) $(ARGS)
 	$(PYTEST) $(COVERED) --cov --cov-report=term:skip-covered $(ARGS)
 
 test: lint unit
