@@ -1,4 +1,4 @@
-"""The ceiling of the delivery: a bare aiohttp client, 64 requests in flight. Prints requests a second."""
+"""The ceiling of the delivery: a bare aiohttp client, 64 requests at the same time. Prints requests a second."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def header_block(authority: str, path: str, authorization: str) -> bytes:
 
 
 class Connection(asyncio.Protocol):
-    """One connection with a fixed number of calls in flight."""
+    """One connection with a fixed number of calls at the same time."""
 
     def __init__(self, load: Load) -> None:
         self._load = load
@@ -166,7 +166,7 @@ async def _run(options: argparse.Namespace) -> dict[str, float]:
     host, _, port = options.target.rpartition(":")
     headers = header_block(options.target, options.path, options.authorization)
     messages = [bytes.fromhex(line) for line in options.messages.read_text().split()] if options.messages else []
-    each = max(1, options.in_flight // options.connections)
+    each = max(1, options.parallel // options.connections)
     load = Load(headers, bytes.fromhex(options.message), options.marker.encode(), options.first, each, messages, options.span)
     loop = asyncio.get_running_loop()
     started, processor = time.perf_counter(), time.process_time()
@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--span", type=int, default=0, help="how many numbers are used again and again; 0: each once")
     parser.add_argument("--connections", type=int, default=8)
-    parser.add_argument("--in-flight", type=int, default=64)
+    parser.add_argument("--parallel", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=2.0)
     options = parser.parse_args()
     json.dump(uvloop.run(_run(options)), sys.stdout)

@@ -79,7 +79,7 @@ GOALS = (
 )
 
 
-class Bench:
+class Benchmark:
     """The subjects over one running system."""
 
     def __init__(self, made: Processes, seconds: float) -> None:
@@ -234,7 +234,7 @@ class Bench:
             return int(answer.read())
 
     def bare_client(self) -> None:
-        """A bare aiohttp client with 64 requests in flight to the same receiver."""
+        """A bare aiohttp client with 64 requests at the same time to the same receiver."""
         done = subprocess.run(
             [sys.executable, str(HERE / "bare_client.py"), f"{self._receiver_url}/notify", "4000"], check=True, capture_output=True,
             text=True,
@@ -245,7 +245,7 @@ class Bench:
         """One create at a time on an idle server."""
         found = generate(
             self._target, SERVICE + "CreatePayOrder", self._create_message(), authorization=self._authorization, marker=MARKER,
-            first=self._first, seconds=self._seconds, in_flight=1, connections=1,
+            first=self._first, seconds=self._seconds, parallel=1, connections=1,
         )  # fmt: skip
         self._first += int(found["calls"]) + 10_000
         measured = self.found.setdefault("create, idle", Measured())
@@ -259,23 +259,23 @@ class Bench:
         return {"server": round(memory_mib(self._server.pid), 1)}
 
 
-def rounds(bench: Bench, steps: list[Callable[[], None]], count: int) -> None:
+def rounds(benchmark: Benchmark, steps: list[Callable[[], None]], count: int) -> None:
     """Run the steps in turn, once without counting. A round in which others use more than FOREIGN of the machine is
     measured again, at most `count` times."""
     for step in steps:
         step()
-    bench.found.clear()
+    benchmark.found.clear()
     good = 0
     for _ in range(count * 2):
-        kept = {name: len(measured.rates) for name, measured in bench.found.items()}
+        kept = {name: len(measured.rates) for name, measured in benchmark.found.items()}
         busy, ours, started = _busy(), cpu_seconds(psutil.Process().pid), time.monotonic()
         for step in steps:
             step()
         seconds = time.monotonic() - started
         foreign = ((_busy() - busy) - (cpu_seconds(psutil.Process().pid) - ours)) / seconds / (psutil.cpu_count() or 1)
-        if foreign > FOREIGN and bench.discarded < count:
-            bench.discarded += 1
-            for name, measured in bench.found.items():
+        if foreign > FOREIGN and benchmark.discarded < count:
+            benchmark.discarded += 1
+            for name, measured in benchmark.found.items():
                 _cut(measured, kept.get(name, 0))
             continue
         good += 1
@@ -293,9 +293,9 @@ def _cut(measured: Measured, length: int) -> None:
         del values[length:]
 
 
-def report(bench: Bench) -> tuple[dict[str, Any], bool]:
+def report(benchmark: Benchmark) -> tuple[dict[str, Any], bool]:
     """Print the table and the goals. Returns everything, and whether every goal is reached."""
-    table = {name: measured.summary() for name, measured in bench.found.items()}
+    table = {name: measured.summary() for name, measured in benchmark.found.items()}
     print(f"\n{'path':16}{'a second':>10}{'p50 ms':>9}{'p99 ms':>9}  CPU us a call (by process), generator busy")
     for name, row in table.items():
         if row["rate"] is None:
@@ -318,12 +318,12 @@ def report(bench: Bench) -> tuple[dict[str, Any], bool]:
             ratio = subject["cpu_us"]["server"] / ceiling["cpu_us"]["server"]
             results.append({"subject": goal.subject, "ceiling": goal.ceiling, "cpu": round(ratio, 3), "goal": goal.cpu})
             met &= _say(f"server CPU {goal.subject} / {goal.ceiling}", ratio, "<=", goal.cpu, ratio <= goal.cpu)
-    print(f"\nserver memory {bench.memory()['server']} MiB; rounds measured again because of other load: {bench.discarded}")
+    print(f"\nserver memory {benchmark.memory()['server']} MiB; rounds measured again because of other load: {benchmark.discarded}")
     if bottleneck := [name for name, row in table.items() if (row["generator_cpu"] or 0) > 0.95]:
         print(f"the load generator was the bottleneck of: {', '.join(bottleneck)}")
     met &= not any(row["failed"] for row in table.values())
     machine = {"processors": psutil.cpu_count(), "python": platform.python_version(), "machine": platform.machine()}
-    return {"machine": machine, "table": table, "goals": results, "memory": bench.memory()}, met
+    return {"machine": machine, "table": table, "goals": results, "memory": benchmark.memory()}, met
 
 
 def _say(what: str, ratio: float, sign: str, goal: float, met: bool) -> bool:
@@ -339,16 +339,17 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--only", action="append", default=[], help="subjects whose name holds this")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="paycenter-bench-") as folder, Processes(Path(folder)) as made:
-        bench = Bench(made, options.seconds)
+    with tempfile.TemporaryDirectory(prefix="paycenter-benchmark-") as folder, Processes(Path(folder)) as made:
+        benchmark = Benchmark(made, options.seconds)
         steps = [
-            bench.echo_create, bench.create, bench.echo_get, bench.get, bench.pgbench_insert, bench.submit_and_refund,
-            bench.idle_create, bench.bare_client,
-            bench.deliver,
+            benchmark.echo_create, benchmark.create, benchmark.echo_get, benchmark.get, benchmark.pgbench_insert,
+            benchmark.submit_and_refund,
+            benchmark.idle_create, benchmark.bare_client,
+            benchmark.deliver,
         ]  # fmt: skip
         chosen = [step for step in steps if not options.only or any(part in step.__name__ for part in options.only)]
-        rounds(bench, chosen, options.rounds)
-        everything, met = report(bench)
+        rounds(benchmark, chosen, options.rounds)
+        everything, met = report(benchmark)
     if options.json:
         options.json.write_text(json.dumps(everything, indent=2) + "\n")
     return 0 if met else 1

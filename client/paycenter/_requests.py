@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from paycenter.v1 import pay_notification_service_pb2 as notify
+from paycenter.v1 import pay_notification_service_pb2 as notifications
 from paycenter.v1 import pay_order_service_pb2 as orders
 from paycenter.v1 import pay_refund_service_pb2 as refunds
 
@@ -163,8 +163,8 @@ class NotificationFilter(TypedDict, total=False):
     """The filters of `list_notifications`; see ListPayNotificationsRequest. Times are aware."""
 
     app_key: str
-    type: notify.NotificationType.ValueType
-    state: notify.NotificationState.ValueType
+    type: notifications.NotificationType.ValueType
+    state: notifications.NotificationState.ValueType
     merchant_order_id: str
     merchant_refund_no: str
     data_id: str
@@ -183,14 +183,14 @@ def refund_page(filters: RefundFilter) -> refunds.ListPayRefundsRequest:
     return refunds.ListPayRefundsRequest(**_fields(filters))
 
 
-def notification_page(filters: NotificationFilter) -> notify.ListPayNotificationsRequest:
+def notification_page(filters: NotificationFilter) -> notifications.ListPayNotificationsRequest:
     """The request of the first page."""
-    return notify.ListPayNotificationsRequest(**_fields(filters))
+    return notifications.ListPayNotificationsRequest(**_fields(filters))
 
 
-def resend_page(filters: NotificationFilter, dry_run: bool) -> notify.ResendPayNotificationsRequest:
+def resend_page(filters: NotificationFilter, dry_run: bool) -> notifications.ResendPayNotificationsRequest:
     """The request of the first page."""
-    return notify.ResendPayNotificationsRequest(dry_run=dry_run, **_fields(filters))
+    return notifications.ResendPayNotificationsRequest(dry_run=dry_run, **_fields(filters))
 
 
 def _fields(filters: Mapping[str, object]) -> dict[str, Any]:

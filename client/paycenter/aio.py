@@ -17,7 +17,7 @@ from paycenter._options import Options
 from paycenter._waiting import Pace, is_transient, timed_out
 from paycenter.errors import PayCenterError
 from paycenter.states import OrderState, RefundState
-from paycenter.v1 import pay_notification_service_pb2 as notify
+from paycenter.v1 import pay_notification_service_pb2 as notifications
 from paycenter.v1.pay_account_service_pb2_grpc import PayAccountServiceStub
 from paycenter.v1.pay_app_service_pb2_grpc import PayAppServiceStub
 from paycenter.v1.pay_approval_service_pb2_grpc import PayApprovalServiceStub
@@ -265,7 +265,9 @@ class AsyncPayCenter:
         """The codes of the app's enabled channels, sorted: the ways to pay."""
         return list((await self.channels.ListEnabledChannelCodes(ListEnabledChannelCodesRequest(app_key=app_key), timeout)).codes)
 
-    async def list_notifications(self, **filters: Unpack[requests.NotificationFilter]) -> AsyncIterator[notify.PayNotification]:
+    async def list_notifications(
+        self, **filters: Unpack[requests.NotificationFilter]
+    ) -> AsyncIterator[notifications.PayNotification]:
         """The notifications of the app, newest first."""
         request = requests.notification_page(filters)
         while True:
@@ -276,24 +278,24 @@ class AsyncPayCenter:
                 return
             request.page_token = page.next_page_token
 
-    async def get_notification(self, id: str, *, timeout: float | None = None) -> notify.GetPayNotificationResponse:
+    async def get_notification(self, id: str, *, timeout: float | None = None) -> notifications.GetPayNotificationResponse:
         """One notification (`pay_notification`) and its deliveries (`logs`)."""
-        return await self.notifications.GetPayNotification(notify.GetPayNotificationRequest(id=id), timeout)
+        return await self.notifications.GetPayNotification(notifications.GetPayNotificationRequest(id=id), timeout)
 
-    async def resend_notification(self, id: str, *, timeout: float | None = None) -> notify.PayNotification:
+    async def resend_notification(self, id: str, *, timeout: float | None = None) -> notifications.PayNotification:
         """Send a finished notification again, now."""
         return (
-            await self.notifications.ResendPayNotification(notify.ResendPayNotificationRequest(id=id), timeout)
+            await self.notifications.ResendPayNotification(notifications.ResendPayNotificationRequest(id=id), timeout)
         ).pay_notification
 
-    async def send_notification_now(self, id: str, *, timeout: float | None = None) -> notify.PayNotification:
+    async def send_notification_now(self, id: str, *, timeout: float | None = None) -> notifications.PayNotification:
         """Make a waiting notification due now. Its retry schedule continues."""
-        request = notify.SendPayNotificationNowRequest(id=id)
+        request = notifications.SendPayNotificationNowRequest(id=id)
         return (await self.notifications.SendPayNotificationNow(request, timeout)).pay_notification
 
     async def resend_notifications(
         self, *, dry_run: bool = False, **filters: Unpack[requests.NotificationFilter]
-    ) -> AsyncIterator[notify.ResendPayNotificationsResponse]:
+    ) -> AsyncIterator[notifications.ResendPayNotificationsResponse]:
         """Send the notifications that match again, those in state FAILURE by default; one response per page states the progress.
 
         A dry run only counts. Nothing is sent before the iterator is read.

@@ -16,7 +16,7 @@ from paycenter._options import Options
 from paycenter._waiting import Pace, is_transient, timed_out
 from paycenter.errors import PayCenterError
 from paycenter.states import OrderState, RefundState
-from paycenter.v1 import pay_notification_service_pb2 as notify
+from paycenter.v1 import pay_notification_service_pb2 as notifications
 from paycenter.v1.pay_account_service_pb2_grpc import PayAccountServiceStub
 from paycenter.v1.pay_app_service_pb2_grpc import PayAppServiceStub
 from paycenter.v1.pay_approval_service_pb2_grpc import PayApprovalServiceStub
@@ -261,7 +261,7 @@ class PayCenter:
         """The codes of the app's enabled channels, sorted: the ways to pay."""
         return list(self.channels.ListEnabledChannelCodes(ListEnabledChannelCodesRequest(app_key=app_key), timeout).codes)
 
-    def list_notifications(self, **filters: Unpack[requests.NotificationFilter]) -> Iterator[notify.PayNotification]:
+    def list_notifications(self, **filters: Unpack[requests.NotificationFilter]) -> Iterator[notifications.PayNotification]:
         """The notifications of the app, newest first."""
         request = requests.notification_page(filters)
         while True:
@@ -271,22 +271,22 @@ class PayCenter:
                 return
             request.page_token = page.next_page_token
 
-    def get_notification(self, id: str, *, timeout: float | None = None) -> notify.GetPayNotificationResponse:
+    def get_notification(self, id: str, *, timeout: float | None = None) -> notifications.GetPayNotificationResponse:
         """One notification (`pay_notification`) and its deliveries (`logs`)."""
-        return self.notifications.GetPayNotification(notify.GetPayNotificationRequest(id=id), timeout)
+        return self.notifications.GetPayNotification(notifications.GetPayNotificationRequest(id=id), timeout)
 
-    def resend_notification(self, id: str, *, timeout: float | None = None) -> notify.PayNotification:
+    def resend_notification(self, id: str, *, timeout: float | None = None) -> notifications.PayNotification:
         """Send a finished notification again, now."""
-        return self.notifications.ResendPayNotification(notify.ResendPayNotificationRequest(id=id), timeout).pay_notification
+        return self.notifications.ResendPayNotification(notifications.ResendPayNotificationRequest(id=id), timeout).pay_notification
 
-    def send_notification_now(self, id: str, *, timeout: float | None = None) -> notify.PayNotification:
+    def send_notification_now(self, id: str, *, timeout: float | None = None) -> notifications.PayNotification:
         """Make a waiting notification due now. Its retry schedule continues."""
-        request = notify.SendPayNotificationNowRequest(id=id)
+        request = notifications.SendPayNotificationNowRequest(id=id)
         return self.notifications.SendPayNotificationNow(request, timeout).pay_notification
 
     def resend_notifications(
         self, *, dry_run: bool = False, **filters: Unpack[requests.NotificationFilter]
-    ) -> Iterator[notify.ResendPayNotificationsResponse]:
+    ) -> Iterator[notifications.ResendPayNotificationsResponse]:
         """Send the notifications that match again, those in state FAILURE by default; one response per page states the progress.
 
         A dry run only counts. Nothing is sent before the iterator is read.

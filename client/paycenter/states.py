@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Final
 
-from paycenter.v1 import pay_notification_service_pb2 as notify
+from paycenter.v1 import pay_notification_service_pb2 as notifications
 from paycenter.v1 import pay_order_service_pb2 as orders
 from paycenter.v1 import pay_refund_service_pb2 as refunds
 
@@ -67,30 +67,30 @@ class RefundState:
 class NotificationState:
     """The state of a notification."""
 
-    WAITING: Final = notify.NOTIFICATION_STATE_WAITING
-    SUCCESS: Final = notify.NOTIFICATION_STATE_SUCCESS
-    FAILURE: Final = notify.NOTIFICATION_STATE_FAILURE
-    REQUEST_SUCCESS: Final = notify.NOTIFICATION_STATE_REQUEST_SUCCESS
-    REQUEST_FAILURE: Final = notify.NOTIFICATION_STATE_REQUEST_FAILURE
-    SUPERSEDED: Final = notify.NOTIFICATION_STATE_SUPERSEDED
+    WAITING: Final = notifications.NOTIFICATION_STATE_WAITING
+    SUCCESS: Final = notifications.NOTIFICATION_STATE_SUCCESS
+    FAILURE: Final = notifications.NOTIFICATION_STATE_FAILURE
+    REQUEST_SUCCESS: Final = notifications.NOTIFICATION_STATE_REQUEST_SUCCESS
+    REQUEST_FAILURE: Final = notifications.NOTIFICATION_STATE_REQUEST_FAILURE
+    SUPERSEDED: Final = notifications.NOTIFICATION_STATE_SUPERSEDED
 
     @staticmethod
-    def name(value: notify.NotificationState.ValueType) -> str:
+    def name(value: notifications.NotificationState.ValueType) -> str:
         """Like `OrderState.name`."""
-        return _name(notify.NotificationState.items(), value, "NOTIFICATION_STATE_")
+        return _name(notifications.NotificationState.items(), value, "NOTIFICATION_STATE_")
 
 
 class NotificationType:
     """The kind of object that a notification is about."""
 
-    ORDER: Final = notify.NOTIFICATION_TYPE_ORDER
-    REFUND: Final = notify.NOTIFICATION_TYPE_REFUND
-    CASE: Final = notify.NOTIFICATION_TYPE_CASE
+    ORDER: Final = notifications.NOTIFICATION_TYPE_ORDER
+    REFUND: Final = notifications.NOTIFICATION_TYPE_REFUND
+    CASE: Final = notifications.NOTIFICATION_TYPE_CASE
 
     @staticmethod
-    def name(value: notify.NotificationType.ValueType) -> str:
+    def name(value: notifications.NotificationType.ValueType) -> str:
         """Like `OrderState.name`."""
-        return _name(notify.NotificationType.items(), value, "NOTIFICATION_TYPE_")
+        return _name(notifications.NotificationType.items(), value, "NOTIFICATION_TYPE_")
 
 
 def _name(items: Iterable[tuple[str, int]], value: int, prefix: str) -> str:

@@ -31,7 +31,7 @@ def browser() -> Iterator[Browser]:
 
 
 @dataclass
-class World:
+class LiveSystem:
     """The running system and who may log in to it."""
 
     running: RunningPayCenter
@@ -82,7 +82,7 @@ class World:
 
 
 @pytest.fixture(scope="session")
-def world(running_paycenter: RunningPayCenter) -> World:
+def live(running_paycenter: RunningPayCenter) -> LiveSystem:
     # `dev` prints it when everything answers.
     found = eventually_sync(lambda: re.findall(r"^console.password=(\S+)\n", running_paycenter.log.read_text(), re.MULTILINE))
-    return World(running_paycenter, found[0])
+    return LiveSystem(running_paycenter, found[0])

@@ -9,7 +9,7 @@ from paycenter.v1 import pay_order_service_pb2 as orders
 from paycenter_server.simulator.keys import generate_keys
 from playwright.sync_api import Browser
 
-from .conftest import World
+from .conftest import LiveSystem
 from .person import Person
 
 RUNS = [("en", "desk"), ("zh", "desk"), ("en", "phone"), ("zh", "phone")]
@@ -18,10 +18,10 @@ RUNS = [("en", "desk"), ("zh", "desk"), ("en", "phone"), ("zh", "phone")]
 class Visit:
     """The steps, in their order."""
 
-    def __init__(self, world: World, person: Person, language: str, size: str) -> None:
-        self.world, self.person, self.language = world, person, language
+    def __init__(self, live: LiveSystem, person: Person, language: str, size: str) -> None:
+        self.live, self.person, self.language = live, person, language
         self.key = f"tea-{language}-{size}"
-        self.shop, self.console, self.simulator = world.address("shop"), world.console, world.address("simulator")
+        self.shop, self.console, self.simulator = live.address("shop"), live.console, live.address("simulator")
 
     def make_an_app(self) -> None:
         person = self.person
@@ -41,7 +41,7 @@ class Visit:
         person.press(f'a[href="/apps/{self.key}/channels/wx_native"]')
         person.look("channel-connect")
         person.page.locator("[name=account_id]").select_option(index=1)
-        person.fill(appid=generate_keys(self.world.running.file.parent / "simulator-keys").wechatpay["appid"], fee_rate="0.6")
+        person.fill(appid=generate_keys(self.live.running.file.parent / "simulator-keys").wechatpay["appid"], fee_rate="0.6")
         person.page.locator("main [name=enabled]").check()
         person.look("channel-connect-account")
         person.press("main form button.btn-primary")
@@ -64,7 +64,7 @@ class Visit:
         person.page.locator(f'input[name=code][value="{code}"]').check()
         person.press("form.ways button[type=submit]")
         person.see("img.qr")
-        with self.world.running.client() as pay:
+        with self.live.running.client() as pay:
             number = person.see("dd.number").inner_text()
             return next(
                 one.out_trade_no for one in reversed(pay.get_order(merchant_order_id=number).attempts) if one.channel_code == code
@@ -136,7 +136,7 @@ class Visit:
         person.look("refund")
 
     def find_order(self, number: str) -> None:
-        with self.world.running.client() as pay:
+        with self.live.running.client() as pay:
             self.person.go(f"{self.console}/orders/{pay.get_order(merchant_order_id=number).id}")
 
     def break_and_repair(self) -> None:
@@ -186,7 +186,7 @@ class Visit:
         self.pay_on_the_phone(second)
         person.page.wait_for_url(re.compile("/return\\?"), timeout=20_000)
         # The first attempt was closed, but the payer's app had it open, and the channel takes the money.
-        with self.world.running.client() as pay:
+        with self.live.running.client() as pay:
             until = pay.wait_for_order(pay.get_order(merchant_order_id=number), timeout=10)
             assert until.state == orders.PAY_ORDER_STATE_SUCCESS
         person.go(f"{self.simulator}/cashier/{first}")
@@ -230,10 +230,10 @@ class Visit:
 
 
 @pytest.mark.parametrize(("language", "size"), RUNS, ids=[f"{language}-{size}" for language, size in RUNS])
-def test_the_first_five_minutes(browser: Browser, world: World, language: str, size: str) -> None:
+def test_the_first_five_minutes(browser: Browser, live: LiveSystem, language: str, size: str) -> None:
     person = Person.start(browser, language, size, f"{language}-{size}", color_scheme="dark" if size == "phone" else "light")
-    visit = Visit(world, person, language, size)
-    world.log_in(person, look=True)
+    visit = Visit(live, person, language, size)
+    live.log_in(person, look=True)
     visit.make_an_app()
     visit.connect_a_channel()
     number = visit.pay_for_an_order()

@@ -17,7 +17,7 @@ from paycenter.v1 import pay_order_service_pb2 as orders
 from playwright.sync_api import Browser
 from support.waiting import eventually_sync
 
-from .conftest import World
+from .conftest import LiveSystem
 from .person import Person
 
 IMAGE = "<img src=x onerror=window.owned=1>"
@@ -51,9 +51,9 @@ def receiver() -> Iterator[str]:
     server.server_close()
 
 
-def write(world: World, *statements: str) -> None:
+def write(live: LiveSystem, *statements: str) -> None:
     """What a channel could answer and the simulator does not, into the rows. In a thread: Playwright has a loop in this one."""
-    settings = json.loads((world.running.file.parent / "secrets" / "settings.json").read_text())
+    settings = json.loads((live.running.file.parent / "secrets" / "settings.json").read_text())
 
     async def run() -> None:
         connection = await asyncpg.connect(settings["PAYCENTER_DATABASE_URL"])
@@ -66,9 +66,9 @@ def write(world: World, *statements: str) -> None:
 
 
 @pytest.mark.parametrize("size", ["phone"])
-def test_nothing_runs(browser: Browser, world: World, receiver: str, size: str) -> None:
-    addresses = world.running.addresses
-    with world.running.client() as pay:
+def test_nothing_runs(browser: Browser, live: LiveSystem, receiver: str, size: str) -> None:
+    addresses = live.running.addresses
+    with live.running.client() as pay:
         order = pay.create_order(
             merchant_order_id=f"{IMAGE}-{size}", subject=f"{SCRIPT}", body=ALL, user_id=QUOTE, amount=900, user_ip="203.0.113.9",
             notification_url=receiver,
@@ -83,7 +83,7 @@ def test_nothing_runs(browser: Browser, world: World, receiver: str, size: str) 
         )
         told = eventually_sync(lambda: list(pay.list_notifications(merchant_order_id=order.merchant_order_id)))
     write(
-        world,
+        live,
         "UPDATE pay_attempt SET channel_error_code = '<b>', channel_error_message = $1, channel_user_id = $2"
         " WHERE id IN (SELECT id FROM pay_attempt ORDER BY id DESC LIMIT 1)",
         "UPDATE pay_refund SET channel_error_code = '<b>', channel_error_message = $1, channel_refund_no = $2"
@@ -96,8 +96,8 @@ def test_nothing_runs(browser: Browser, world: World, receiver: str, size: str) 
         " 'CNY', 1, '', '', '', '', '', '', '', now(), now() FROM pay_order ORDER BY id DESC LIMIT 1",
     )
     person = Person.start(browser, "en", size, f"hostile-{size}")
-    world.log_in(person)
-    shop, simulator, console = addresses["shop"], addresses["simulator"], world.console
+    live.log_in(person)
+    shop, simulator, console = addresses["shop"], addresses["simulator"], live.console
     pages = [
         f"{console}/orders", f"{console}/orders/{order.id}", f"{console}/refunds", f"{console}/refunds/{refund.id}",
         f"{console}/notifications", f"{console}/notifications/{told[-1].id}", f"{console}/cases", f"{console}/search?q={ALL}",

@@ -8,16 +8,16 @@ from paycenter_server.domain.roles import Role, may_call
 from paycenter_server.http_console.roles import METHODS
 from playwright.sync_api import Browser
 
-from .conftest import World
+from .conftest import LiveSystem
 from .person import Person
 
 PLACES = {"{key}": "demo", "{code}": "wx_native"}
 
 
 @pytest.fixture(scope="module")
-def objects(world: World) -> dict[str, str]:
+def objects(live: LiveSystem) -> dict[str, str]:
     """A number for each kind of page with one."""
-    with world.running.client() as pay, world.administrator() as admin:
+    with live.running.client() as pay, live.administrator() as admin:
         order = pay.create_order(merchant_order_id="roles-1", subject="Tea", amount=100, user_ip="203.0.113.9")
         pay.submit_order(order, "mock")
         paid = pay.wait_for_order(order, timeout=10)
@@ -26,15 +26,15 @@ def objects(world: World) -> dict[str, str]:
         (account, *_) = admin.accounts.ListPayAccounts(accounts.ListPayAccountsRequest()).pay_accounts
         return {
             "orders": paid.id, "refunds": refund.id, "notifications": told.id, "accounts": account.id,
-            "channels": world.running.data["channels"]["wx_native"],
+            "channels": live.running.data["channels"]["wx_native"],
         }  # fmt: skip
 
 
 @pytest.mark.parametrize("role", list(Role))
-def test_pages_of_each_role(browser: Browser, world: World, objects: dict[str, str], role: Role) -> None:
+def test_pages_of_each_role(browser: Browser, live: LiveSystem, objects: dict[str, str], role: Role) -> None:
     person = Person.start(browser, "en", "desk", f"role-{role.value}")
     person.allowed = "403"
-    name = world.log_in(person, role.value.upper())
+    name = live.log_in(person, role.value.upper())
     assert name == "dev" or name.startswith(role.value)
     person.look("overview")
     for route, method in METHODS.items():
@@ -47,11 +47,11 @@ def test_pages_of_each_role(browser: Browser, world: World, objects: dict[str, s
         if path in ("/login", "/search/live", "/overview/figures") or path.endswith("/timeline"):
             continue  # all but the first are parts of pages
         allowed = not method or may_call(method, role, limited=False)
-        person.go(f"{world.console}{path}", status=200 if allowed else 403)
+        person.go(f"{live.console}{path}", status=200 if allowed else 403)
         if not allowed:
             assert person.page.locator("main form").count() == 0
     # Nothing that the navigation shows is refused.
-    person.go(f"{world.console}/")
+    person.go(f"{live.console}/")
     for link in person.page.locator("nav.side a").evaluate_all("all => all.map(one => one.href)"):
         person.go(link)
     person.end()

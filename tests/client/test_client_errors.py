@@ -19,7 +19,7 @@ from paycenter import (
     errors,
 )
 from paycenter.v1 import error_reason_pb2
-from paycenter.v1 import pay_notification_service_pb2 as notify
+from paycenter.v1 import pay_notification_service_pb2 as notifications
 from paycenter.v1 import pay_order_service_pb2 as orders
 from paycenter.v1 import pay_refund_service_pb2 as refunds
 from support.client_fakes import KEY_ID, KEY_SECRET, FakePayCenter, plain, rich
@@ -127,8 +127,8 @@ def test_errors_survive_pickling() -> None:
         (AttemptState, orders.PayAttemptState, "PAY_ATTEMPT_STATE_"),
         (DisplayMode, orders.DisplayMode, "DISPLAY_MODE_"),
         (RefundState, refunds.PayRefundState, "PAY_REFUND_STATE_"),
-        (NotificationState, notify.NotificationState, "NOTIFICATION_STATE_"),
-        (NotificationType, notify.NotificationType, "NOTIFICATION_TYPE_"),
+        (NotificationState, notifications.NotificationState, "NOTIFICATION_STATE_"),
+        (NotificationType, notifications.NotificationType, "NOTIFICATION_TYPE_"),
     ],
 )
 def test_short_names_are_the_protos(short: type, enum: object, prefix: str) -> None:

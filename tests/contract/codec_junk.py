@@ -92,7 +92,7 @@ def v2_signed(fields: dict[str, str]) -> bytes:
     return build(named)
 
 
-def v2_notice(fields: dict[str, str]) -> CallbackRequest:
+def v2_callback(fields: dict[str, str]) -> CallbackRequest:
     """A refund callback around invalid content."""
     hidden = encrypted(build(fields).replace(b"xml>", b"root>"))
     ids = {"return_code": "SUCCESS", "appid": v2_config()["appid"], "mch_id": v2_config()["mchid"]}
@@ -109,7 +109,7 @@ ANSWERS = {
 
 
 @st.composite
-def wechat_notices(draw: st.DrawFn) -> CallbackRequest:
+def wechat_callbacks(draw: st.DrawFn) -> CallbackRequest:
     content = draw(RAW | OBJECT.map(lambda value: json.dumps(value).encode()))
     sealed = wx_callback(draw(st.sampled_from(["TRANSACTION.SUCCESS", "REFUND.SUCCESS", "X", ""])), content)
     if draw(st.booleans()):
@@ -125,7 +125,7 @@ ALIPAY_CALLBACKS = FORMS.map(
 )
 JUNK_CALLBACKS = st.builds(CallbackRequest, HEADERS, RAW, st.text(max_size=20))
 CALLBACKS = {
-    "wechatpay": JUNK_CALLBACKS | wechat_notices() | V2_FIELDS.map(v2_notice),
-    "wechatpay_v2": JUNK_CALLBACKS | V2_FIELDS.map(v2_notice) | V2_BODIES.map(lambda body: CallbackRequest({}, body)),
+    "wechatpay": JUNK_CALLBACKS | wechat_callbacks() | V2_FIELDS.map(v2_callback),
+    "wechatpay_v2": JUNK_CALLBACKS | V2_FIELDS.map(v2_callback) | V2_BODIES.map(lambda body: CallbackRequest({}, body)),
     "alipay": JUNK_CALLBACKS | ALIPAY_CALLBACKS,
 }

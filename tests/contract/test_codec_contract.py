@@ -228,7 +228,7 @@ def answers(code: str) -> st.SearchStrategy[HttpResponse]:
     return ANSWERS.get("wechatpay_v2" if code.endswith("@v2") else spec(code).family, PLAIN)
 
 
-def notices(code: str) -> st.SearchStrategy[CallbackRequest]:
+def callbacks(code: str) -> st.SearchStrategy[CallbackRequest]:
     return CALLBACKS.get("wechatpay_v2" if code.endswith("@v2") else spec(code).family, JUNK_CALLBACKS)
 
 
@@ -309,14 +309,14 @@ def _fetching(code: str, config: tuple[tuple[str, str], ...]) -> Call[bool] | No
 @given(data=st.data())
 @settings(max_examples=80)
 def test_a_callback_of_junk_is_refused_or_read(code: str, data: st.DataObject) -> None:
-    request = data.draw(notices(code))
+    request = data.draw(callbacks(code))
     try:
-        notification = codec(code).parse_callback(request, NOW)
+        parsed = codec(code).parse_callback(request, NOW)
     except (CallbackError, UnknownKeyError) as error:
         answer = codec(code).acknowledge(False, str(error))
     else:
         answer = CallbackResponse(500)
-        assert isinstance(notification, Callback)
+        assert isinstance(parsed, Callback)
     assert answer.status >= 400
 
 

@@ -82,7 +82,7 @@ async def unknown_then_paid(context: ScenarioContext) -> None:
         await context.fault(way.pay_api, "error_after_commit")
         with contextlib.suppress(PayCenterError):  # the caller at a point of sale may find the payment in the same call
             await context.submit()
-        if not way.at_the_till:
+        if not way.at_point_of_sale:
             assert await system.value("SELECT state FROM pay_attempt") == "UNKNOWN"
             await system.simulator.pay(await context.number(), notify=False)
     else:
@@ -121,7 +121,7 @@ async def unknown_then_not_paid(context: ScenarioContext) -> None:
 async def _closed(context: ScenarioContext) -> str:
     """The app closes the order while the payer confirms. Returns the number."""
     way = context.way
-    if way.at_the_till:
+    if way.at_point_of_sale:
         await context.fault(way.pay_api, way.waits)
     attempt = await context.submit(**({"behaviour": "late_after_close", "late_seconds": "60"} if way.code == "mock" else {}))
     number = await context.open(attempt)
@@ -136,11 +136,11 @@ async def _closed(context: ScenarioContext) -> str:
 async def expiry(context: ScenarioContext) -> None:
     """The channel got the expiry of the attempt, exact to the second."""
     way = context.way
-    if way.at_the_till:
+    if way.at_point_of_sale:
         await context.fault(way.pay_api, way.waits)
     attempt = await context.submit()
     shown = datetime.fromisoformat((await context.at_channel(await context.open(attempt)))["expires"])
-    if way.at_the_till:
+    if way.at_point_of_sale:
         # Channels accept one minute or more. The attempt expires before that, and is then cancelled there.
         assert timedelta(0) <= shown - attempt.expire_time <= timedelta(seconds=30)
     else:
@@ -170,7 +170,7 @@ async def late(context: ScenarioContext) -> None:
 
 
 async def same_notification_again(context: ScenarioContext) -> None:
-    await context.pay(**({} if context.way.at_the_till else {"times": 3}))
+    await context.pay(**({} if context.way.at_point_of_sale else {"times": 3}))
     await context.system.until(context.order, "SUCCESS")
     number = await context.number()
     for _ in range(3):
@@ -211,7 +211,7 @@ async def reordered(context: ScenarioContext) -> None:
 
 async def second_payment(context: ScenarioContext) -> None:
     system, way = context.system, context.way
-    if way.notified and not way.at_the_till:
+    if way.notified and not way.at_point_of_sale:
         # First a submit in this way, then in another way that is paid at once, and then the payer pays in this way too.
         number, booked = await context.open(await context.submit()), "mock"
         await system.submit(context.order, booked)
@@ -227,7 +227,7 @@ async def second_payment(context: ScenarioContext) -> None:
 
 
 async def wrong_amount(context: ScenarioContext) -> None:
-    if context.way.at_the_till:
+    if context.way.at_point_of_sale:
         await context.fault(context.way.pay_api, "wrong_amount", amount=1)
         # Only the answer has the wrong amount: Alipay's notification of the same trade has the right one, and may be faster.
         await context.fault("alipay.notify" if context.way.code == "alipay_bar" else "wx.notify", "drop", times=-1)

@@ -38,7 +38,7 @@ class Way:
         return f"{self.code}-{self.version}" if self.version else self.code
 
     @property
-    def at_the_till(self) -> bool:
+    def at_point_of_sale(self) -> bool:
         return bool(self.waits)
 
 
@@ -123,7 +123,7 @@ class ScenarioContext:
     async def pay(self, **options: Any) -> None:
         """Submitted, opened and paid; returns the channel's trade."""
         attempt = await self.submit()
-        if not self.way.at_the_till and self.way.code != "mock":
+        if not self.way.at_point_of_sale and self.way.code != "mock":
             number = await self.open(attempt)
             await self.system.simulator.pay(number, **options)
 

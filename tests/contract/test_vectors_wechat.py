@@ -103,8 +103,8 @@ def _notify(vector: Vector) -> None:
     assert plain.decode() == vector["plaintext"]
     config = wx_config(api_v3_key=vector["apiv3_key"], platform_certificates=vector["platform_cert_pem"])
     codec = WechatNativeCodec(config)
-    notification = codec.parse_callback(CallbackRequest(headers, body), now)
-    assert (notification.payment, notification.refund, notification.raw) == (None, None, vector["plaintext"])
+    parsed = codec.parse_callback(CallbackRequest(headers, body), now)
+    assert (parsed.payment, parsed.refund, parsed.raw) == (None, None, vector["plaintext"])
     with pytest.raises(CallbackError):
         codec.parse_callback(CallbackRequest(headers, body.replace("签约".encode(), "解约".encode())), now)
     with pytest.raises(CallbackError):

@@ -35,7 +35,7 @@ def payer(running_paycenter: RunningPayCenter) -> Iterator[None]:
     thread.join(5)
 
 
-def notices(running: RunningPayCenter, kind: str) -> list[dict[str, Any]]:
+def notifications_of(running: RunningPayCenter, kind: str) -> list[dict[str, Any]]:
     url = f"{running.addresses['shop']}/notifications?type={kind}&merchant_order_id=tea-1"
 
     def found() -> list[dict[str, Any]]:
@@ -61,7 +61,7 @@ def test_ten_lines(
     assert names["order"].paid_amount == 1234
     assert names["refund"].state == RefundState.SUCCESS
     for kind, amount in (("pay_order.success", 1234), ("pay_refund.success", 234)):
-        received = notices(running_paycenter, kind)
+        received = notifications_of(running_paycenter, kind)
         assert len(received) == 1
         notification = names["on_notification"](received[0]["headers"], received[0]["body"].encode())
         assert (notification.type, notification.data["amount"]) == (kind, amount)

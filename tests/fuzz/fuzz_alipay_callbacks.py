@@ -22,8 +22,8 @@ def target(data: bytes) -> None:
     else:
         values = rest.decode("utf-8", "replace").split("|")
         request = ali_form(ali_callback(**dict(zip(NAMES, values, strict=False))))
-    notification = CODEC.parse_callback(request, NOW)
-    notification.raw.encode()
+    parsed = CODEC.parse_callback(request, NOW)
+    parsed.raw.encode()
 
 
 fuzz(target, (CallbackError, UnknownKeyError))

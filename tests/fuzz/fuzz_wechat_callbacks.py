@@ -23,8 +23,8 @@ def target(data: bytes) -> None:
         request = CallbackRequest(wx_headers(body), body)
     else:
         request = wx_callback(EVENTS[how // 3 % 4], body)
-    notification = CODEC.parse_callback(request, NOW)
-    notification.raw.encode()
+    parsed = CODEC.parse_callback(request, NOW)
+    parsed.raw.encode()
 
 
 fuzz(target, (CallbackError, UnknownKeyError))

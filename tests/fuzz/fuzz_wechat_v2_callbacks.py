@@ -46,8 +46,8 @@ def target(data: bytes) -> None:
         encryptor = Cipher(algorithms.AES(hashlib.md5(KEY.encode()).hexdigest().encode()), modes.ECB()).encryptor()
         sealed = base64.b64encode(encryptor.update(padded) + encryptor.finalize()).decode()
         body = v2_xml.build({**BASE, "req_info": sealed})
-    notification = CODEC.parse_callback(CallbackRequest({}, body), NOW)
-    notification.raw.encode()
+    parsed = CODEC.parse_callback(CallbackRequest({}, body), NOW)
+    parsed.raw.encode()
 
 
 fuzz(target, (CallbackError, UnknownKeyError))

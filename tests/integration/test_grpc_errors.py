@@ -19,7 +19,7 @@ from paycenter.v1 import pay_app_service_pb2 as app_pb
 from paycenter.v1 import pay_case_service_pb2 as case_pb
 from paycenter.v1 import pay_channel_service_pb2 as channel_pb
 from paycenter.v1 import pay_credential_service_pb2 as credential_pb
-from paycenter.v1 import pay_notification_service_pb2 as notify_pb
+from paycenter.v1 import pay_notification_service_pb2 as notifications_pb
 from paycenter.v1 import pay_order_service_pb2 as order_pb
 from paycenter.v1 import pay_refund_service_pb2 as refund_pb
 from paycenter.v1.pay_order_service_pb2_grpc import PayOrderServiceStub
@@ -118,7 +118,13 @@ def order_request(**more: Any) -> order_pb.CreatePayOrderRequest:
 
 def junk(rig: Rig) -> list[tuple[Any, Any]]:
     """Every text field that reaches a query, with texts that databases and encodings refuse."""
-    orders, refunds, apps, channels, notify = rig.op.orders, rig.op.refunds, rig.op.apps, rig.op.channels, rig.op.notifications
+    orders, refunds, apps, channels, notifications = (
+        rig.op.orders,
+        rig.op.refunds,
+        rig.op.apps,
+        rig.op.channels,
+        rig.op.notifications,
+    )
     credentials, cases = rig.op.credentials, rig.op.cases
     calls: list[tuple[Any, Any]] = []
     for text in TEXTS:
@@ -152,9 +158,9 @@ def junk(rig: Rig) -> list[tuple[Any, Any]]:
             (channels.CreatePayChannel, channel_pb.CreatePayChannelRequest(app_key="shop", code=text)),
             (channels.GetPayChannel, channel_pb.GetPayChannelRequest(id=text)),
             (channels.ListEnabledChannelCodes, channel_pb.ListEnabledChannelCodesRequest(app_key=text)),
-            (notify.GetPayNotification, notify_pb.GetPayNotificationRequest(id=text)),
-            (notify.ResendPayNotification, notify_pb.ResendPayNotificationRequest(id=text)),
-            (notify.ListPayNotifications, notify_pb.ListPayNotificationsRequest(page_token=text)),
+            (notifications.GetPayNotification, notifications_pb.GetPayNotificationRequest(id=text)),
+            (notifications.ResendPayNotification, notifications_pb.ResendPayNotificationRequest(id=text)),
+            (notifications.ListPayNotifications, notifications_pb.ListPayNotificationsRequest(page_token=text)),
             (cases.GetPayCase, case_pb.GetPayCaseRequest(id=text)),
             (cases.DecidePayCase, case_pb.DecidePayCaseRequest(id=text, decision=case_pb.PAY_CASE_DECISION_CLOSE, reason="r")),
             (cases.CommentPayCase, case_pb.CommentPayCaseRequest(id=text, text="t")),
@@ -170,7 +176,7 @@ def junk(rig: Rig) -> list[tuple[Any, Any]]:
             (orders.ListPayOrders, order_pb.ListPayOrdersRequest(create_time_from=bad)),
             (orders.ListPayOrders, order_pb.ListPayOrdersRequest(success_time_to=bad)),
             (refunds.ListPayRefunds, refund_pb.ListPayRefundsRequest(create_time_to=bad)),
-            (notify.ListPayNotifications, notify_pb.ListPayNotificationsRequest(create_time_from=bad)),
+            (notifications.ListPayNotifications, notifications_pb.ListPayNotificationsRequest(create_time_from=bad)),
             (cases.ListPayCases, case_pb.ListPayCasesRequest(opened_after=bad)),
             (cases.ListPayCases, case_pb.ListPayCasesRequest(opened_before=bad)),
         ]
@@ -183,8 +189,8 @@ def junk(rig: Rig) -> list[tuple[Any, Any]]:
         calls += [
             (orders.ListPayOrders, order_pb.ListPayOrdersRequest(state=number)),
             (refunds.ListPayRefunds, refund_pb.ListPayRefundsRequest(state=number)),
-            (notify.ListPayNotifications, notify_pb.ListPayNotificationsRequest(state=number)),
-            (notify.ListPayNotifications, notify_pb.ListPayNotificationsRequest(type=number)),
+            (notifications.ListPayNotifications, notifications_pb.ListPayNotificationsRequest(state=number)),
+            (notifications.ListPayNotifications, notifications_pb.ListPayNotificationsRequest(type=number)),
             (orders.SubmitPayOrder, order_pb.SubmitPayOrderRequest(id="O", display_mode=number)),
             (apps.UpdatePayApp, app_pb.UpdatePayAppRequest(app_key="shop", surplus_policy=number)),
             (cases.ListPayCases, case_pb.ListPayCasesRequest(kind=number)),
@@ -197,7 +203,7 @@ def junk(rig: Rig) -> list[tuple[Any, Any]]:
         (refunds.ListPayRefunds, refund_pb.ListPayRefundsRequest),
         (apps.ListPayApps, app_pb.ListPayAppsRequest),
         (channels.ListPayChannels, channel_pb.ListPayChannelsRequest),
-        (notify.ListPayNotifications, notify_pb.ListPayNotificationsRequest),
+        (notifications.ListPayNotifications, notifications_pb.ListPayNotificationsRequest),
         (cases.ListPayCases, case_pb.ListPayCasesRequest),
     ]
     for call, kind in lists:
@@ -232,10 +238,14 @@ async def test_filters_accept_any_text(rig: Rig) -> None:
             (rig.shop.orders.ListPayOrders, order_pb.ListPayOrdersRequest(out_trade_no=text), "pay_orders"),
             (rig.shop.refunds.ListPayRefunds, refund_pb.ListPayRefundsRequest(merchant_refund_no=text), "pay_refunds"),
             (rig.shop.refunds.ListPayRefunds, refund_pb.ListPayRefundsRequest(channel_refund_no=text), "pay_refunds"),
-            (rig.shop.notifications.ListPayNotifications, notify_pb.ListPayNotificationsRequest(data_id=text), "pay_notifications"),
             (
                 rig.shop.notifications.ListPayNotifications,
-                notify_pb.ListPayNotificationsRequest(merchant_order_id=text),
+                notifications_pb.ListPayNotificationsRequest(data_id=text),
+                "pay_notifications",
+            ),
+            (
+                rig.shop.notifications.ListPayNotifications,
+                notifications_pb.ListPayNotificationsRequest(merchant_order_id=text),
                 "pay_notifications",
             ),
             (rig.op.apps.ListPayApps, app_pb.ListPayAppsRequest(name=text), "pay_apps"),

@@ -14,7 +14,7 @@ from paycenter.v1 import pay_account_service_pb2 as account_pb
 from paycenter.v1 import pay_app_service_pb2 as app_pb
 from paycenter.v1 import pay_channel_service_pb2 as channel_pb
 from paycenter.v1 import pay_credential_service_pb2 as credential_pb
-from paycenter.v1 import pay_notification_service_pb2 as notify_pb
+from paycenter.v1 import pay_notification_service_pb2 as notifications_pb
 from paycenter.v1 import pay_order_service_pb2 as order_pb
 from paycenter.v1.pay_order_service_pb2_grpc import PayOrderServiceStub
 from support.grpc_rig import Rig, fails, key_of, open_rig, refused
@@ -126,7 +126,7 @@ async def test_every_administrative_act_is_logged(rig: Rig, lines: LogLines) -> 
     async with fails("ACCOUNT_IN_USE"):
         await op.accounts.DeletePayAccount(account_pb.DeletePayAccountRequest(id=account))
     async with fails("NOTIFICATION_NOT_FOUND"):
-        await op.notifications.ResendPayNotification(notify_pb.ResendPayNotificationRequest(id="N1"))
+        await op.notifications.ResendPayNotification(notifications_pb.ResendPayNotificationRequest(id="N1"))
     await op.apps.DeletePayApp(app_pb.DeletePayAppRequest(app_key="new"))
     written = lines.named("administration")
     assert all(line["level"] == "info" and line["key_id"] == key_id and line["request_id"] for line in written)

@@ -73,7 +73,7 @@ async def test_R6_a_query_without_an_answer_is_not_a_failure(system: PayCenterSy
     assert (await decided_by_the_job(system, refund.number)).state is RefundState.SUCCESS
 
 
-async def test_R7_the_refund_job_cannot_fail_a_refund_in_flight(system_on: SystemOn) -> None:
+async def test_R7_the_refund_job_cannot_fail_a_refund_in_progress(system_on: SystemOn) -> None:
     """The job queries before the first request arrives: "not found" is not a failure. It is sent again under the same number."""
     recorder = Recorder()
     async with system_on(recorder) as system:

@@ -1,4 +1,4 @@
-"""Migrations that add and drop columns while calls run: no caller and no channel notices."""
+"""Migrations that add and drop columns while calls run: no caller and no channel is disturbed."""
 
 from __future__ import annotations
 

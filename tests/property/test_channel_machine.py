@@ -32,7 +32,7 @@ FAULTS = (
     "timeout_before_commit", "timeout_after_commit", "error_before_commit", "error_after_commit", "reset", "reset_before_commit",
     "bad_signature", "unsigned", "http_502",
 )  # fmt: skip
-NOTICES = ("drop", "duplicate", "bad_signature")
+CALLBACK_FAULTS = ("drop", "duplicate", "bad_signature")
 REFUNDS = ("not_enough", "timeout_after_commit", "error_before_commit")
 
 
@@ -129,7 +129,7 @@ class ChannelMachine(MoneyMachine):
         options = {"seconds": 3} if fault.startswith("timeout") else {}
         self.run(self.merchants[which].simulator.fault(api, fault, **options))
 
-    @rule(fault=st.sampled_from(NOTICES), which=st.integers(0, 1))
+    @rule(fault=st.sampled_from(CALLBACK_FAULTS), which=st.integers(0, 1))
     def a_fault_of_callbacks(self, fault: str, which: int) -> None:
         self.run(self.merchants[which].simulator.fault("notify", fault))
 

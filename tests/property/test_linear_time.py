@@ -70,7 +70,7 @@ def sealed(body: bytes) -> CallbackRequest:
     return CallbackRequest(wx_headers(envelope), envelope)
 
 
-def v2_notice(body: bytes) -> CallbackRequest:
+def v2_callback(body: bytes) -> CallbackRequest:
     inner = encrypted(b"<root><a>" + body + b"</a></root>")
     ids = "".join(f"<{name}>{v2_config()[source]}</{name}>" for name, source in (("appid", "appid"), ("mch_id", "mchid")))
     return CallbackRequest({}, f"<xml><return_code>SUCCESS</return_code>{ids}<req_info>{inner}</req_info></xml>".encode())
@@ -84,7 +84,7 @@ PARSERS: dict[str, Callable[[bytes], object]] = {
     "WeChat v2 answer": call(WECHAT_V2, "query", ATTEMPT),
     "WeChat v2 callback": lambda body: WECHAT_V2.parse_callback(CallbackRequest({}, body), NOW),
     "WeChat v2 field": lambda body: WECHAT_V2.parse_callback(CallbackRequest({}, b"<xml><a>" + body + b"</a></xml>"), NOW),
-    "WeChat v2 refund notice": lambda body: WECHAT_V2.parse_callback(v2_notice(body), NOW),
+    "WeChat v2 refund callback": lambda body: WECHAT_V2.parse_callback(v2_callback(body), NOW),
     "Alipay answer": call(ALIPAY, "query", ATTEMPT),
     "Alipay signed answer": lambda body: call(ALIPAY, "query", ATTEMPT)(
         ali_raw("alipay.trade.query", json.dumps({"code": "10000", "a": body.decode("latin-1")}))

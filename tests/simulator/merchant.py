@@ -5,13 +5,11 @@ Sources: WeChat Pay APIv3, request signature; response and notification verifica
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import datetime
 import json
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from paycenter_server.simulator.app import create_app
 from paycenter_server.simulator.keys import SimulatorKeys
 from paycenter_server.simulator.settings import SimulatorConfig
+from support.waiting import eventually
 from yarl import URL
 
 CHINA = datetime.timezone(datetime.timedelta(hours=8))
@@ -336,11 +335,3 @@ class SimulatorSystem:
         await self.advance(0)
         assert len(self.received) == count
         return self.received
-
-
-async def eventually(condition: Callable[[], bool], seconds: float = 3.0) -> None:
-    """Wait until the condition is true; fail after so many seconds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not become true in time"
-        await asyncio.sleep(0.005)

@@ -13,8 +13,9 @@ from paycenter_server.simulator.app import create_app
 from paycenter_server.simulator.keys import SimulatorKeys
 from paycenter_server.simulator.settings import SimulatorConfig
 from paycenter_server.simulator.state import STATE
+from support.waiting import eventually
 
-from .merchant import AlipayClient, SimulatorSystem, WechatClient, eventually
+from .merchant import AlipayClient, SimulatorSystem, WechatClient
 
 pytestmark = pytest.mark.asyncio
 

@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 from paycenter_server.channels.crypto import load_certificate
 from paycenter_server.simulator.keys import SimulatorKeys, generate_keys
+from support.waiting import eventually
 
 MALFORMED = (
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
@@ -132,9 +133,7 @@ async def test_keys_of_an_interrupted_process_fit_together(tmp_path: Path) -> No
         "import sys; from pathlib import Path; from paycenter_server.simulator.keys import generate_keys as g; g(Path(sys.argv[1]))"
     )
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, str(folder))
-    async with asyncio.timeout(30):
-        while not (folder / "wechatpay" / "apiclient_cert.pem").exists():
-            await asyncio.sleep(0.001)
+    await eventually((folder / "wechatpay" / "apiclient_cert.pem").exists, 30)
     with contextlib.suppress(ProcessLookupError):
         process.kill()
     await process.wait()

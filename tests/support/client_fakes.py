@@ -15,7 +15,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 from paycenter.v1 import pay_app_service_pb2 as apps
 from paycenter.v1 import pay_channel_service_pb2 as channels
-from paycenter.v1 import pay_notification_service_pb2 as notify
+from paycenter.v1 import pay_notification_service_pb2 as notifications
 from paycenter.v1 import pay_order_service_pb2 as orders
 from paycenter.v1 import pay_refund_service_pb2 as refunds
 from paycenter.v1.pay_app_service_pb2_grpc import PayAppServiceServicer, add_PayAppServiceServicer_to_server
@@ -240,30 +240,32 @@ class _Notifications(PayNotificationServiceServicer):
     def __init__(self, fake: FakePayCenter) -> None:
         self.fake = fake
 
-    def ListPayNotifications(self, request: Any, context: Any) -> notify.ListPayNotificationsResponse:
+    def ListPayNotifications(self, request: Any, context: Any) -> notifications.ListPayNotificationsResponse:
         self.fake.arrived("ListPayNotifications", request, context)
         token = "" if request.page_token else "more"
-        return notify.ListPayNotificationsResponse(pay_notifications=[notify.PayNotification(id="N1")], next_page_token=token)
+        return notifications.ListPayNotificationsResponse(
+            pay_notifications=[notifications.PayNotification(id="N1")], next_page_token=token
+        )
 
-    def GetPayNotification(self, request: Any, context: Any) -> notify.GetPayNotificationResponse:
+    def GetPayNotification(self, request: Any, context: Any) -> notifications.GetPayNotificationResponse:
         self.fake.arrived("GetPayNotification", request, context)
-        task = notify.PayNotification(id=request.id)
-        return notify.GetPayNotificationResponse(pay_notification=task, logs=[notify.NotificationLog(notify_times=1)])
+        task = notifications.PayNotification(id=request.id)
+        return notifications.GetPayNotificationResponse(pay_notification=task, logs=[notifications.NotificationLog(notify_times=1)])
 
-    def ResendPayNotification(self, request: Any, context: Any) -> notify.ResendPayNotificationResponse:
+    def ResendPayNotification(self, request: Any, context: Any) -> notifications.ResendPayNotificationResponse:
         self.fake.arrived("ResendPayNotification", request, context)
-        return notify.ResendPayNotificationResponse(pay_notification=notify.PayNotification(id=request.id))
+        return notifications.ResendPayNotificationResponse(pay_notification=notifications.PayNotification(id=request.id))
 
-    def ResendPayNotifications(self, request: Any, context: Any) -> notify.ResendPayNotificationsResponse:
+    def ResendPayNotifications(self, request: Any, context: Any) -> notifications.ResendPayNotificationsResponse:
         self.fake.arrived("ResendPayNotifications", request, context)
         left = 0 if request.page_token else 1
-        return notify.ResendPayNotificationsResponse(
+        return notifications.ResendPayNotificationsResponse(
             matched_count=1, resent_count=0 if request.dry_run else 1, remaining_count=left, next_page_token="more" if left else ""
         )
 
-    def SendPayNotificationNow(self, request: Any, context: Any) -> notify.SendPayNotificationNowResponse:
+    def SendPayNotificationNow(self, request: Any, context: Any) -> notifications.SendPayNotificationNowResponse:
         self.fake.arrived("SendPayNotificationNow", request, context)
-        return notify.SendPayNotificationNowResponse(pay_notification=notify.PayNotification(id=request.id))
+        return notifications.SendPayNotificationNowResponse(pay_notification=notifications.PayNotification(id=request.id))
 
 
 class _Apps(PayAppServiceServicer):

@@ -126,10 +126,10 @@ def test_encrypted_content_is_taken_with_its_quotes() -> None:
 
 def test_a_callback_with_text_that_needs_escaping() -> None:
     subject = '100% 一杯 "咖啡" & +😀=;'
-    notice = ali_form(ali_callback(subject=subject, refund_fee=""))
-    notification = qr().parse_callback(notice, NOW)
-    assert json.loads(notification.raw)["subject"] == subject
-    payment = notification.payment
+    callback = ali_form(ali_callback(subject=subject, refund_fee=""))
+    parsed = qr().parse_callback(callback, NOW)
+    assert json.loads(parsed.raw)["subject"] == subject
+    payment = parsed.payment
     assert payment is not None
     assert payment.payment is not None
     assert payment.payment.amount == 1_000_000_000
@@ -138,8 +138,8 @@ def test_a_callback_with_text_that_needs_escaping() -> None:
 
 def test_a_gbk_callback() -> None:
     fields = ali_callback(charset="GBK", subject="一杯咖啡")
-    notification = qr().parse_callback(ali_form(fields, charset="gbk"), NOW)
-    assert json.loads(notification.raw)["subject"] == "一杯咖啡"
+    parsed = qr().parse_callback(ali_form(fields, charset="gbk"), NOW)
+    assert json.loads(parsed.raw)["subject"] == "一杯咖啡"
 
 
 def test_a_callback_without_the_account_has_empty_values() -> None:
@@ -151,9 +151,9 @@ def test_a_callback_without_the_account_has_empty_values() -> None:
 
 @pytest.mark.parametrize("name", [*ali_callback(), "sign_type_", "extra"])
 def test_every_field_is_covered(name: str) -> None:
-    notice = ali_form(ali_callback())
-    body = notice.body + b"&extra=1" if name == "extra" else notice.body.replace(name.encode() + b"=", name.encode() + b"=x")
-    if body == notice.body:
+    callback = ali_form(ali_callback())
+    body = callback.body + b"&extra=1" if name == "extra" else callback.body.replace(name.encode() + b"=", name.encode() + b"=x")
+    if body == callback.body:
         return
     with pytest.raises(CallbackError):
         qr().parse_callback(CallbackRequest({}, body), NOW)
@@ -179,9 +179,9 @@ def test_a_duplicate_field_is_refused_whichever_value_is_signed() -> None:
 
 
 def test_parameters_of_the_address_are_never_read() -> None:
-    notice = ali_form(ali_callback())
+    callback = ali_form(ali_callback())
     with pytest.raises(CallbackError):
-        qr().parse_callback(CallbackRequest({}, b"", notice.body.decode()), NOW)
+        qr().parse_callback(CallbackRequest({}, b"", callback.body.decode()), NOW)
 
 
 def test_a_return_url_is_not_a_callback() -> None:

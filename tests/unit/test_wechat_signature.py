@@ -115,10 +115,10 @@ def test_a_changed_body(body: bytes) -> None:
 
 
 def test_signtest_probes_fail() -> None:
-    notice = wx_callback("TRANSACTION.SUCCESS", wx_transaction())
-    signature = "WECHATPAY/SIGNTEST/" + notice.headers["wechatpay-signature"][19:]
+    callback = wx_callback("TRANSACTION.SUCCESS", wx_transaction())
+    signature = "WECHATPAY/SIGNTEST/" + callback.headers["wechatpay-signature"][19:]
     with pytest.raises(CallbackError):
-        wx().parse_callback(CallbackRequest({**notice.headers, "wechatpay-signature": signature}, notice.body), NOW)
+        wx().parse_callback(CallbackRequest({**callback.headers, "wechatpay-signature": signature}, callback.body), NOW)
     with pytest.raises(AnswerError):
         _ask(_altered(signature=signature))
 
@@ -135,28 +135,28 @@ def test_a_signed_answer_that_is_no_object(body: bytes) -> None:
 
 
 def test_a_payment_callback() -> None:
-    notification = wx().parse_callback(wx_callback("TRANSACTION.SUCCESS", wx_transaction()), NOW)
-    assert notification.refund is None
-    assert notification.payment is not None
-    assert notification.payment.status is QueryStatus.PAID
-    assert notification.payment.payment is not None
-    assert notification.payment.payment.amount == 1_000_000_000
-    assert notification.raw.encode() == BODY
+    parsed = wx().parse_callback(wx_callback("TRANSACTION.SUCCESS", wx_transaction()), NOW)
+    assert parsed.refund is None
+    assert parsed.payment is not None
+    assert parsed.payment.status is QueryStatus.PAID
+    assert parsed.payment.payment is not None
+    assert parsed.payment.payment.amount == 1_000_000_000
+    assert parsed.raw.encode() == BODY
 
 
 @pytest.mark.parametrize(("state", "expected"), [("SUCCESS", "SUCCESS"), ("CLOSED", "FAILED"), ("ABNORMAL", "PENDING")])
 def test_a_refund_callback(state: str, expected: str) -> None:
-    notification = wx().parse_callback(wx_callback(f"REFUND.{state}", wx_refund(state, "refund_status")), NOW)
-    assert notification.payment is None
-    assert notification.refund is not None
-    assert notification.refund.status == expected
-    assert notification.refund.facts is not None
-    assert notification.refund.facts.account == wx().account
+    parsed = wx().parse_callback(wx_callback(f"REFUND.{state}", wx_refund(state, "refund_status")), NOW)
+    assert parsed.payment is None
+    assert parsed.refund is not None
+    assert parsed.refund.status == expected
+    assert parsed.refund.facts is not None
+    assert parsed.refund.facts.account == wx().account
 
 
 def test_a_refund_callback_of_another_merchant_has_its_account() -> None:
-    notice = wx_callback("REFUND.SUCCESS", wx_refund("SUCCESS", "refund_status", mchid="1900000002"))
-    refund = wx().parse_callback(notice, NOW).refund
+    callback = wx_callback("REFUND.SUCCESS", wx_refund("SUCCESS", "refund_status", mchid="1900000002"))
+    refund = wx().parse_callback(callback, NOW).refund
     assert refund is not None
     assert refund.facts is not None
     assert refund.facts.account["mchid"] == "1900000002"
@@ -169,8 +169,8 @@ def test_a_refund_callback_without_a_status_is_unknown() -> None:
 
 
 def test_other_events_need_no_action() -> None:
-    notification = wx().parse_callback(wx_callback("COUPON.USE", {"a": 1}), NOW)
-    assert (notification.payment, notification.refund, notification.raw) == (None, None, '{"a":1}')
+    parsed = wx().parse_callback(wx_callback("COUPON.USE", {"a": 1}), NOW)
+    assert (parsed.payment, parsed.refund, parsed.raw) == (None, None, '{"a":1}')
 
 
 @pytest.mark.parametrize(

@@ -265,9 +265,9 @@ def test_a_refund_callback_decides_nothing_by_itself(version: str) -> None:
 def test_a_payment_callback_is_verified_and_answered_in_xml() -> None:
     made = codec()
     good = parse(answer(result_code="SUCCESS", out_trade_no=NUMBER, total_fee="100", transaction_id="42", openid="o1").body)
-    notification = made.parse_callback(CallbackRequest({}, build(good)), NOW)
-    assert notification.payment.status is QueryStatus.PAID
-    assert notification.payment.payment.amount == 100
+    parsed = made.parse_callback(CallbackRequest({}, build(good)), NOW)
+    assert parsed.payment.status is QueryStatus.PAID
+    assert parsed.payment.payment.amount == 100
     for wrong in ({"total_fee": "1"}, {"sign": "0" * 32}):
         with pytest.raises(CallbackError):
             made.parse_callback(CallbackRequest({}, build({**good, **wrong})), NOW)

@@ -142,13 +142,13 @@ RULES: list[Mutant] = [
             _NOT_FOUND,
             "        if outcome.status is RefundStatus.NOT_FOUND:\n            outcome = replace(outcome, "
             "status=RefundStatus.FAILED)\n            sending = Sending(asked, None)\n        if False:\n",
-            "test_reference_refunds.py::test_R7_the_refund_job_cannot_fail_a_refund_in_flight",
+            "test_reference_refunds.py::test_R7_the_refund_job_cannot_fail_a_refund_in_progress",
         ),
         (
             "r7-not-found-waits",
             _NOT_FOUND,
             "        if False:\n",
-            "test_reference_refunds.py::test_R7_the_refund_job_cannot_fail_a_refund_in_flight",
+            "test_reference_refunds.py::test_R7_the_refund_job_cannot_fail_a_refund_in_progress",
         ),
     ),
     *guards(

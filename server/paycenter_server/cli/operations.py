@@ -57,8 +57,8 @@ def operator(name: str, *, password: bool) -> None:
     """Create a credential of the operator NAME (1 to 64 characters). Its secret is shown this one time.
 
     An operator that does not exist yet becomes an admin. With --password, an operator that lost password or authenticator gets in
-    again: its authenticator is removed, its sessions end, and it is enabled. Needs PAYCENTER_DATABASE_URL and no other setting; beside a
-    running `paycenter dev` none.
+    again: its authenticator is removed, its sessions end, and it is enabled. Needs PAYCENTER_DATABASE_URL and no other setting;
+    beside a running `paycenter dev` none.
     """
     try:
         check_operator_name(name)

@@ -35,8 +35,8 @@ _HEADERS = {
     "Cache-Control": "no-store",
 }
 _STATIC = {"cashier.css": "text/css", "cashier.js": "text/javascript"}
-# What the payer is told for the reason of a refused submit; "later" for all others.
-_TOLD = {
+# What the payer reads for the reason of a refused submit; "later" for all others.
+_PROBLEMS = {
     Reason.CHANNEL_REFUSED: "refused",
     Reason.CHANNEL_DISABLED: "refused",
     Reason.CHANNEL_NOT_FOUND: "refused",
@@ -71,7 +71,7 @@ class _Pages:
         except (AssertionError, LookupError, ValueError) as error:
             # aiohttp's errors for a body that is no form: no boundary, an unknown charset, bytes of another one.
             log.info("cashier_form_refused", why=f"{type(error).__name__}: {error}")
-            return await self._page(request, told="later")
+            return await self._page(request, problem="later")
         code = str(form.get("code", ""))[:32]
         # Without scripts the page has one field for each channel that needs a code.
         auth_code = next((text.strip()[:64] for text in map(str, form.getall("auth_code", [])) if text.strip()), "")
@@ -82,12 +82,12 @@ class _Pages:
         except PayCenterError as error:
             if error.reason not in _ENDED:
                 log.info("cashier_submit_refused", reason=error.reason.value, why=error.message)
-                told = "review" if error.reason.value == "ORDER_UNDER_REVIEW" else _TOLD.get(error.reason, "later")
-                return await self._page(request, told=told)
+                problem = "review" if error.reason.value == "ORDER_UNDER_REVIEW" else _PROBLEMS.get(error.reason, "later")
+                return await self._page(request, problem=problem)
         except Exception as error:
             if retryable_error(error) is None:
                 raise
-            return await self._page(request, told="later")
+            return await self._page(request, problem="later")
         language = request.query.get("lang", "")
         raise web.HTTPSeeOther(f"{request.path}?lang={language}" if language else request.path, headers=_HEADERS)
 
@@ -99,7 +99,7 @@ class _Pages:
             return web.json_response({"state": ""}, status=404, headers=_HEADERS)
         return web.json_response({"state": state.value}, headers=_HEADERS)
 
-    async def _page(self, request: web.Request, told: str = "") -> web.Response:
+    async def _page(self, request: web.Request, problem: str = "") -> web.Response:
         try:
             view = await self._cashier.view(request.match_info["token"], _browser(request))
         except LinkError:
@@ -108,10 +108,10 @@ class _Pages:
             if retryable_error(error) is None:
                 raise
             return _render(request, "message.html", 503, heading="later", text="", back="")
-        shown = view.attempt if view.payable and "again" not in request.query and not told else None
+        shown = view.attempt if view.payable and "again" not in request.query and not problem else None
         codes = {code: TEXTS[_language(request)].get(code, code) for code in view.ways}
         return _render(
-            request, "cashier.html", 200, view=view, order=view.order, ways=codes, attempt=shown, told=told,
+            request, "cashier.html", 200, view=view, order=view.order, ways=codes, attempt=shown, problem=problem,
             qr=_qr(shown.display_content) if shown and shown.display_mode == "qr_code" else "",
             scan=_scan(shown.channel_code) if shown else "", state=_state(view), token=request.match_info["token"],
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Cases: everything that opens or changes a `pay_case`. An operator decides what no rule decides (`services/cases_desk.py`)."""
+"""Cases: all that opens or changes a `pay_case`. An operator decides what no rule decides (`services/cases_decisions.py`)."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ class Cases:
             await attempt_rows.lock_attempt(transaction, attempt.id)  # one case, in whatever order the messages arrive
             is_open = not beside and await case_rows.open_conflict(transaction, attempt.id) is not None
             if not is_open and await self._open(transaction, case, cause):
-                log.error("refund_conflict", kind=kind.value, out_trade_no=attempt.out_trade_no, why=why)
+                log.error("case_conflict", kind=kind.value, out_trade_no=attempt.out_trade_no, why=why)
 
     async def succeeded_after_failure(self, transaction: Transaction, refund: PayRefund, cause: Cause) -> None:
         """Open a case for a refund that the channel reports as successful, but that failed here or has another number now."""

@@ -100,13 +100,13 @@ _ALIPAY = (
     "alipay.open.app.alipaycert.download",
 )
 _ALIPAY_PAGES = tuple(f"alipay.trade.{name}.pay" for name in ("page", "wap", "app"))
-_NOTICES_V3, _NOTICES_V2, _NOTICES_V2_REFUND, _NOTICES_ALIPAY = (
+_CALLBACKS_V3, _CALLBACKS_V2, _CALLBACKS_V2_REFUND, _CALLBACKS_ALIPAY = (
     "wx.notify",
     "wx.notify/v2",
     "wx.notify/v2 refund",
     "alipay.notify",
 )
-_NOTICES = (_NOTICES_V3, _NOTICES_V2, _NOTICES_V2_REFUND, _NOTICES_ALIPAY)
+_CALLBACKS = (_CALLBACKS_V3, _CALLBACKS_V2, _CALLBACKS_V2_REFUND, _CALLBACKS_ALIPAY)
 APIS = (*_V3, _V3_FILE, *_V2, _V2_FILE, *_ALIPAY, *_ALIPAY_PAGES, _ALIPAY_FILE, "wx.notify", "alipay.notify", "notify", "*")
 """All values of a rule's `api`. `wx.notify` means WeChat Pay's notifications in all formats."""
 
@@ -126,11 +126,11 @@ _WHERE: dict[str, tuple[str, ...]] = {
         ("error_before_commit", "rate_limit", "error_after_commit", "rate_limit_after_commit", "decline"), _FORMATTED_CALLS
     ),
     "accepted_202": _V3,
-    "slow": (*_CALLS, *_NOTICES),
-    "unsigned": (*_V3, *_V2, *_ALIPAY, _NOTICES_V3, _NOTICES_V2, _NOTICES_ALIPAY),
-    "bad_signature": (*_V3, *_V2, *_ALIPAY, *_NOTICES),
-    "other_key": (*_V3, _NOTICES_V3),
-    "wrong_amount": (*_AMOUNTS, *_NOTICES),
+    "slow": (*_CALLS, *_CALLBACKS),
+    "unsigned": (*_V3, *_V2, *_ALIPAY, _CALLBACKS_V3, _CALLBACKS_V2, _CALLBACKS_ALIPAY),
+    "bad_signature": (*_V3, *_V2, *_ALIPAY, *_CALLBACKS),
+    "other_key": (*_V3, _CALLBACKS_V3),
+    "wrong_amount": (*_AMOUNTS, *_CALLBACKS),
     # Only these answers contain slashes.
     "slash": ("alipay.trade.precreate", "alipay.data.dataservice.bill.downloadurl.query", "alipay.open.app.alipaycert.download"),
     "brace": _ALIPAY,
@@ -144,20 +144,20 @@ _WHERE: dict[str, tuple[str, ...]] = {
     "in_process": ("alipay.trade.pay",),
     "retry_flag": ("alipay.trade.cancel",),
     "recall": ("wx.reverse", "wx2.reverse"),
-    "rotate": (*_V3, *_ALIPAY, _NOTICES_V3, _NOTICES_ALIPAY),
-    "migrate": (*_V3, _NOTICES_V3),
-    **dict.fromkeys(("drop", "late", "reordered", "duplicate"), _NOTICES),
-    "signtest": (_NOTICES_V3,),
+    "rotate": (*_V3, *_ALIPAY, _CALLBACKS_V3, _CALLBACKS_ALIPAY),
+    "migrate": (*_V3, _CALLBACKS_V3),
+    **dict.fromkeys(("drop", "late", "reordered", "duplicate"), _CALLBACKS),
+    "signtest": (_CALLBACKS_V3,),
 }
 
 
 def _matching_calls(api: str) -> tuple[str, ...]:
     """The calls that a rule's `api` matches."""
     if api == "*":
-        return (*_CALLS, *_NOTICES)
+        return (*_CALLS, *_CALLBACKS)
     if api == "notify":
-        return _NOTICES
-    return tuple(name for name in (*_CALLS, *_NOTICES) if name.partition("/")[0] == api)
+        return _CALLBACKS
+    return tuple(name for name in (*_CALLS, *_CALLBACKS) if name.partition("/")[0] == api)
 
 
 def applies(fault: str, call: str) -> bool:
