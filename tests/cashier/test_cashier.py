@@ -132,7 +132,15 @@ async def test_a_link_that_was_not_made_here_shows_nothing(system: PayCenterSyst
     order = await system.order()
     url = link(system, order)
     token = url.rsplit("/", 1)[1]
-    changed = [*(token[:-1] + last for last in string.ascii_letters if last != token[-1]), token[2:], "x", "A" * 43, "é", "A" * 2000, token + "A" * 4]
+    changed = [
+        *(token[:-1] + last for last in string.ascii_letters if last != token[-1]),
+        token[2:],
+        "x",
+        "A" * 43,
+        "é",
+        "A" * 2000,
+        token + "A" * 4,
+    ]
     for wrong in changed:
         status, page, _ = await get(system, f"/cashier/{wrong}")
         assert status == 404, wrong

@@ -77,8 +77,8 @@ class Rows:
         resolved = f", resolve_time = {'now()' if state == 'RESOLVED' else 'NULL'}" if table == "pay_case" else ""
         await self.transaction.execute(f"UPDATE {table} SET state = $2{amounts}{reserved}{resolved} WHERE id = $1", key, state)
 
-    async def settle(self, event: OrderEvent, *, closed_attempt: bool) -> bool:
-        booking = payment_rows.Booking(
+    def booking(self) -> payment_rows.Booking:
+        return payment_rows.Booking(
             self.order.id,
             self.attempt.id,
             self.attempt.channel_id,
@@ -90,9 +90,11 @@ class Rows:
             0,
             0,
         )
+
+    async def settle(self, event: OrderEvent, *, closed_attempt: bool) -> bool:
         return await payment_rows.settle(
             self.transaction,
-            booking,
+            self.booking(),
             replace(self.notification, id=self.case_id, data_version=1),
             self.now,
             event,
@@ -168,7 +170,9 @@ ACTS: Mapping[tuple[type[StrEnum], StrEnum], Act] = {
         r.transaction, r.attempt.id, r.now, CAUSE, next_look=None
     ),
     (AttemptEvent, AttemptEvent.PAID): lambda r: r.settle(OrderEvent.PAID, closed_attempt=False),
-    (AttemptEvent, AttemptEvent.PAID_LATE): lambda r: r.settle(OrderEvent.PAID, closed_attempt=True),
+    (AttemptEvent, AttemptEvent.PAID_LATE): lambda r: attempt_rows.pay_late(
+        r.transaction, r.attempt.id, CAUSE, amount=100, channel_order_no="4200", channel_user_id="", success_time=r.now, now=r.now
+    ),
     (RefundEvent, RefundEvent.UNDECIDED): lambda r: refund_rows.note(
         r.transaction, r.refund, CAUSE, None, code="noted", message="", next_check=r.now, now=r.now
     ),
@@ -249,8 +253,6 @@ async def compare_ledger(rows: Rows, table: str, event: StrEnum, before: StrEnum
     found = await rows.transaction.fetch("SELECT subject_id, event, from_state, to_state FROM pay_event WHERE id > $1", last)
     machine: Any = MACHINES[table]
     after = machine.get((before, event))
-    if event is AttemptEvent.PAID_LATE and before is not AttemptState.SUCCESS:
-        after = AttemptState.SUCCESS
     if after is None:
         assert not found, (event, before)
     elif event in (OrderEvent.PAID, OrderEvent.LATE_PAYMENT_ACCEPTED):
@@ -275,17 +277,34 @@ async def test_an_event_happens_where_the_table_says_so(system: PayCenterSystem,
                     state = await transaction.fetchval(f"SELECT state FROM {name} WHERE id = $1", key_of(rows, name))
                     assert state == created
                 else:
-                    assert new_case(rows.case_id, rows.now, CaseKind.LATE_PAYMENT, "", event=event).state.value == created
+                    case = new_case(rows.order.id, rows.now, CaseKind.LATE_PAYMENT, "", event=event, app_id=rows.app.id)
+                    assert await case_rows.insert_case(transaction, case, CAUSE)
+                    assert await transaction.fetchval("SELECT state FROM pay_case WHERE id = $1", case.id) == created
             else:
                 expected = table.get((before, event), before)
-                if event is AttemptEvent.PAID_LATE:  # a late payment is booked from every state that is not paid
-                    expected = AttemptState.SUCCESS
                 last = await transaction.fetchval("SELECT max(id) FROM pay_event")
                 assert await state_after(rows, name, event, before) == expected.value, before
                 await compare_ledger(rows, name, event, before, last)
             await transaction.execute(
                 "TRUNCATE pay_notify_log, pay_notify_task, pay_refund, pay_case, pay_attempt, pay_order, pay_approval CASCADE"
             )
+
+
+@pytest.mark.parametrize("before", list(OrderState))
+@pytest.mark.parametrize("attempt", list(AttemptState))
+async def test_the_money_of_a_case_is_accepted_where_the_table_says_so(
+    system: PayCenterSystem, before: OrderState, attempt: AttemptState
+) -> None:
+    async with system.services.context.database.transaction() as transaction:
+        rows = await stored(system, transaction)
+        await rows.set("pay_attempt", rows.attempt.id, attempt.value)
+        await rows.set("pay_order", rows.order.id, before.value)
+        done = await payment_rows.accept_late(transaction, rows.booking(), rows.now, CAUSE)
+        possible = (before, OrderEvent.LATE_PAYMENT_ACCEPTED) in ORDER and attempt is AttemptState.SUCCESS
+        assert done == possible
+        after = ORDER.get((before, OrderEvent.LATE_PAYMENT_ACCEPTED), before) if possible else before
+        assert await transaction.fetchval("SELECT state FROM pay_order WHERE id = $1", rows.order.id) == after.value
+        await transaction.execute("TRUNCATE pay_notify_task, pay_refund, pay_case, pay_attempt, pay_order, pay_approval CASCADE")
 
 
 def test_every_event_is_executed() -> None:

@@ -76,6 +76,9 @@ ATTEMPT: Mapping[tuple[AttemptState | None, AttemptEvent], AttemptState] = {
     (AttemptState.UNKNOWN, AttemptEvent.UNCLEAR): AttemptState.UNKNOWN,
     (AttemptState.UNKNOWN, AttemptEvent.PAID): AttemptState.SUCCESS,
     (AttemptState.UNKNOWN, AttemptEvent.CLOSE): AttemptState.CLOSED,
+    # Paid, but not as the order can take it: after its close, or with another amount, or for an order that is paid.
+    (AttemptState.WAITING, AttemptEvent.PAID_LATE): AttemptState.SUCCESS,
+    (AttemptState.UNKNOWN, AttemptEvent.PAID_LATE): AttemptState.SUCCESS,
     (AttemptState.CLOSED, AttemptEvent.PAID_LATE): AttemptState.SUCCESS,
 }
 
@@ -207,8 +210,8 @@ APPROVAL: Mapping[tuple[ApprovalState | None, ApprovalEvent], ApprovalState] = {
 
 
 def sources(table: Mapping[tuple[_S | None, _E], _S], *events: _E) -> list[str]:
-    """The states in which one of the events is possible, in the order of the table."""
-    return [state.value for (state, known) in table if known in events and state is not None]
+    """The states in which one of the events is possible, each once, in the order of the table."""
+    return list(dict.fromkeys(state.value for (state, known) in table if known in events and state is not None))
 
 
 def target(table: Mapping[tuple[_S | None, _E], _S], event: _E) -> str:

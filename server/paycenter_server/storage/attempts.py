@@ -210,8 +210,8 @@ async def pay_late(
 ) -> bool:
     """Mark an attempt as paid from every state except SUCCESS. The caller has locked the row and opens the case."""
     done = await connection.fetchval(
-        _PAID_LATE, attempt_id, target(ATTEMPT, AttemptEvent.PAID_LATE), UNPAID_ATTEMPT, amount, channel_order_no, channel_user_id,
-        success_time, now, *cause_values(cause),
+        _PAID_LATE, attempt_id, target(ATTEMPT, AttemptEvent.PAID_LATE), sources(ATTEMPT, AttemptEvent.PAID_LATE), amount,
+        channel_order_no, channel_user_id, success_time, now, *cause_values(cause),
     )  # fmt: skip
     return done is not None
 
