@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+import structlog
 from paycenter_server.domain.sessions import IDLE_SECONDS, NAME_DELAYS
 from paycenter_server.http_console import assets
 from paycenter_server.http_console.security import local_path
@@ -81,6 +82,24 @@ async def test_a_post_needs_the_token_of_its_session(console: Browser) -> None:
         assert (await console.post_raw("/login", headers, name=console.name, password=console.password)).status == 403
     assert await console.system.value("SELECT notification_secret FROM pay_app WHERE app_key = 'shop'") == before
     assert (await console.get("/apps/shop/secret")).status == 405
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [
+        ({"Content-Encoding": "gzip", "Content-Type": "application/x-www-form-urlencoded"}, b"abc", 415),
+        ({"Content-Encoding": "deflate", "Content-Type": "application/x-www-form-urlencoded"}, b"\xff\xff", 415),
+        ({"Content-Type": "application/x-www-form-urlencoded; charset=nothing"}, b"name=a", 400),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, b"name=\xff\xfe", 400),
+        ({"Content-Type": "multipart/form-data"}, b"name", 400),
+    ],
+)
+async def test_a_body_that_is_no_form_is_refused(console: Browser, headers: dict[str, str], body: bytes, status: int) -> None:
+    for path in ("/login", "/apps/shop/secret"):
+        with structlog.testing.capture_logs() as logs:
+            async with console.client.post(path, data=body, headers=headers) as response:
+                assert response.status == status, path
+        assert not [entry for entry in logs if entry["log_level"] == "error"], logs
 
 
 async def test_every_form_has_the_token(console: Browser) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import ClientResponse, CookieJar
 from aiohttp.test_utils import TestClient, TestServer
 from paycenter_server.cli.console import console_parts
-from paycenter_server.http_console.app import create_app
+from paycenter_server.http_console.app import RUNNER_OPTIONS, create_app
 
 from support.operators import PASSWORD, Person, add_admin
 from support.system import PayCenterSystem
@@ -141,6 +141,9 @@ async def browser_of(system: PayCenterSystem, one: Person, code: str = "") -> As
         yield browser
 
 
-def _client(system: PayCenterSystem) -> TestClient[Any, Any]:
-    app = create_app(console_parts(system.services, system.settings))
-    return TestClient(TestServer(app), cookie_jar=CookieJar(unsafe=True))
+@asynccontextmanager
+async def _client(system: PayCenterSystem) -> AsyncIterator[TestClient[Any, Any]]:
+    server = TestServer(create_app(console_parts(system.services, system.settings)))
+    await server.start_server(**RUNNER_OPTIONS)
+    async with TestClient(server, cookie_jar=CookieJar(unsafe=True)) as client:
+        yield client

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -32,6 +33,8 @@ from paycenter_server.http_console.security import MAX_BODY, guard
 from paycenter_server.http_console.view import CONSOLE, Console
 
 log = structlog.get_logger(__name__)
+# A body is not decompressed: aiohttp closes the connection without an answer if it cannot be.
+RUNNER_OPTIONS: dict[str, Any] = {"access_log": None, "shutdown_timeout": 10, "auto_decompress": False}
 _NOUNS = (
     login, me, overview, search, lists, exports, orders, order, refunds, notifications, cases, approvals, apps, accounts, channels,
     operators, audit, health,
@@ -61,7 +64,7 @@ def create_app(parts: Parts) -> web.Application:
 
 async def serve(app: web.Application, host: str, port: int, stop: asyncio.Event) -> None:
     """Serve until `stop`. Requests that have begun get 10 seconds to end."""
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=10)
+    runner = web.AppRunner(app, **RUNNER_OPTIONS)
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()

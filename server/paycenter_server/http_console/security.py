@@ -118,6 +118,7 @@ async def _checked(request: web.Request, handler: Handler) -> web.StreamResponse
     token = request.cookies.get(cookie_name(request), "")
     view.session = await view.parts.login_sessions.session(token) if token else None
     if request.method not in ("GET", "HEAD"):
+        await _read_form(request)
         await _refuse_foreign(request, view)
     if view.session is None and request.path not in _WITHOUT_SESSION:
         if request.method in ("GET", "HEAD") and request.headers.get("HX-Request") != "true":
@@ -153,6 +154,17 @@ async def _authorised(request: web.Request, view: View) -> web.StreamResponse | 
     if method:
         await view.parts.identity.require(view.caller, method)
     return None
+
+
+async def _read_form(request: web.Request) -> None:
+    """400 for a body that is no form: without a boundary, an unknown charset, bytes of another one; 415 for a compressed one."""
+    if request.headers.get("Content-Encoding", "identity") != "identity":
+        raise web.HTTPUnsupportedMediaType(reason="Send the form without compression.")
+    try:
+        await request.post()
+    except (web.RequestPayloadError, AssertionError, LookupError, ValueError) as error:
+        log.info("form_refused", path=request.path, why=f"{type(error).__name__}: {error}"[:300])
+        raise web.HTTPBadRequest(reason="The body is not a form.") from None
 
 
 async def _refuse_foreign(request: web.Request, view: View) -> None:

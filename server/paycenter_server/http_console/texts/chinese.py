@@ -44,6 +44,8 @@ _PAGES: Mapping[str, str] = {
     "The log of the console has the details.": "详情见管理后台的日志。",
     "Another site sent this form.": "这个表单来自其他网站。",
     "The form is of another session; load the page again.": "表单属于另一个会话，请重新打开页面。",
+    "The body is not a form.": "请求内容不是表单。",
+    "Send the form without compression.": "请不要压缩表单内容。",
     # Login
     "Log in": "登录",
     "Name": "名称",
