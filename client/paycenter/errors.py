@@ -146,7 +146,7 @@ class AppNotFoundError(NotFoundError, reason=Reason.APP_NOT_FOUND):
 
 
 class AppDisabledError(PreconditionError, reason=Reason.APP_DISABLED):
-    """The app is disabled. It can read and refund, but cannot take new payments."""
+    """The app is disabled. It can only read, sync and refund."""
 
 
 class AppHasOrdersError(PreconditionError, reason=Reason.APP_HAS_ORDERS):

@@ -68,12 +68,17 @@ def configure_logging(format_: str, level: str) -> None:
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
+def usable_id(given: object) -> str:
+    """The given request id if it is short printable ASCII, else a new one."""
+    usable = isinstance(given, str) and 0 < len(given) <= 64 and all("!" <= character <= "~" for character in given)
+    return str(given) if usable else uuid.uuid4().hex
+
+
 def begin_request(given: object, peer: str) -> str:
     """The identifier of the call that this task handles: the caller's if it is short printable ASCII, else a new one.
 
     It and the peer's address are in every log line of this task, and of the tasks that it starts.
     """
-    usable = isinstance(given, str) and 0 < len(given) <= 64 and all("!" <= character <= "~" for character in given)
-    request_id = str(given) if usable else uuid.uuid4().hex
+    request_id = usable_id(given)
     structlog.contextvars.bind_contextvars(request_id=request_id, peer=peer)
     return request_id

@@ -161,6 +161,7 @@ async def test_the_deadline(rig: Rig, client: ClientSession) -> None:
         status, error = await post(client, path, {"id": number, "amount": 7}, rig, Connect_Timeout_Ms="200")
         assert (status, error["code"]) == (504, "deadline_exceeded")
         assert error["details"][0]["debug"]["reason"] == "DEADLINE_EXCEEDED"
+        assert len(error["details"][0]["debug"]["metadata"]["request_id"]) == 32, "the id of the lines in the log"
 
 
 async def test_pages_of_other_sites(rig: Rig, client: ClientSession) -> None:

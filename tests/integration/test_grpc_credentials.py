@@ -59,6 +59,19 @@ async def test_the_last_operator_cannot_disable_itself(rig: Rig) -> None:
     await rig.op.apps.ListPayApps(app_pb.ListPayAppsRequest())
 
 
+@pytest.mark.parametrize("unusable", ["expired", "operator disabled"])
+async def test_a_credential_that_cannot_be_used_does_not_count(rig: Rig, unusable: str) -> None:
+    (own,) = (await rig.op.credentials.ListOperatorCredentials(pb.ListOperatorCredentialsRequest())).credentials
+    key_id, other = await operator(rig, "Lin")
+    if unusable == "expired":
+        await rig.system.value("UPDATE pay_credential SET expire_time = now() WHERE key_id = $1", key_id)
+    else:
+        await rig.system.value("UPDATE pay_operator SET enabled = false WHERE name = 'Lin'")
+    async with fails("CREDENTIAL_LAST", grpc.StatusCode.FAILED_PRECONDITION):
+        await rig.op.credentials.DisableOperatorCredential(pb.DisableOperatorCredentialRequest(key_id=own.key_id))
+    await other.close()
+
+
 async def test_two_operators_cannot_disable_each_other_at_once(rig: Rig) -> None:
     key_id, other = await operator(rig, "Lin")
     (own, _) = (await rig.op.credentials.ListOperatorCredentials(pb.ListOperatorCredentialsRequest())).credentials

@@ -103,7 +103,7 @@ async def test_a_disabled_app_can_still_read_and_refund(system: PayCenterSystem)
     assert (await system.read(order)).paid_amount == 100
     refund = await system.refund(order, 30)
     assert refund.state is RefundState.SUCCESS
-    with pytest.raises(PayCenterError, match="can read and refund") as caught:
+    with pytest.raises(PayCenterError, match="can only read and refund") as caught:
         await system.order()
     assert caught.value.reason is Reason.APP_DISABLED
 

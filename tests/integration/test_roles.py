@@ -15,9 +15,9 @@ from paycenter_server.domain.credentials import CredentialLimits
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.domain.roles import PERMISSIONS, Role, app_may_call, may_call
 from paycenter_server.grpc_server.server import _NAMES
-from support.grpc_rig import Rig, open_rig, raw_call, wire
+from support.grpc_rig import Rig, key_of, open_rig, raw_call, wire
 from support.operators import audit_end, audited, key_of_person, person
-from support.system import PayCenterSystem
+from support.system import OPERATOR, PayCenterSystem
 
 POOL = descriptor_pool.Default()
 METHODS = {f"{name.rpartition('.')[2]}/{method.name}": method for name in _NAMES for method in POOL.FindServiceByName(name).methods}
@@ -136,6 +136,17 @@ async def answers(rig: Rig, key: tuple[str, str] | None) -> dict[str, str]:
             except grpc.aio.AioRpcError as error:
                 found[name] = wire(error).info.reason
     return found
+
+
+async def test_what_a_disabled_app_may_call(rig: Rig) -> None:
+    """It reads, syncs and refunds. It takes no payment, and changes no order and no notification."""
+    await rig.system.services.apps.update(OPERATOR, "shop", {"enabled": False})
+    found = await answers(rig, key_of(rig.system))
+    assert {name for name, reason in found.items() if reason == "APP_DISABLED"} == {
+        "PayOrderService/CreatePayOrder", "PayOrderService/SubmitPayOrder", "PayOrderService/CreateCashierLink",
+        "PayOrderService/ClosePayOrder", "PayOrderService/UpdatePayOrderPrice", "PayNotificationService/ResendPayNotification",
+        "PayNotificationService/ResendPayNotifications", "PayNotificationService/SendPayNotificationNow",
+    }  # fmt: skip
 
 
 async def test_every_method_with_every_role(rig: Rig) -> None:

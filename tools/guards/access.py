@@ -6,6 +6,26 @@ from guards import Mutant, guards
 
 ACCESS: list[Mutant] = [
     *guards(
+        "services/identity.py",
+        "test_roles.py",
+        (
+            "disabled-app-may",
+            "if not caller.is_operator and not disabled_app_may_call(method):",
+            "if False:",
+            "test_what_a_disabled_app_may_call",
+        ),
+    ),
+    *guards(
+        "storage/credentials.py",
+        "test_grpc_credentials.py",
+        (
+            "credential-last-usable",
+            "AND t.enabled AND o.enabled AND (t.expire_time IS NULL OR t.expire_time > now())",
+            "AND t.enabled",
+            "test_a_credential_that_cannot_be_used_does_not_count",
+        ),
+    ),
+    *guards(
         "http_connect/app.py",
         "test_connect.py",
         (

@@ -10,6 +10,13 @@ _ROLES, _SECURITY = "tests/console/test_console_roles.py", "tests/console/test_c
 
 CONSOLE: list[Mutant] = [
     Mutant(
+        "console-compressed-form",
+        _FILE,
+        '    if request.headers.get("Content-Encoding", "identity") != "identity":',
+        "    if False:",
+        (f"{_SECURITY}::test_a_body_that_is_no_form_is_refused[headers0-abc-415]",),
+    ),
+    Mutant(
         "console-role",
         _FILE,
         "        await view.parts.identity.require(view.caller, method)",

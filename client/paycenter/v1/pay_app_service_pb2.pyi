@@ -146,7 +146,9 @@ class PayApp(_message.Message):
     name: _builtins.str
     """The display name."""
     enabled: _builtins.bool
-    """A disabled app can read and refund, but cannot take new payments. Payments of its earlier attempts are still booked."""
+    """A disabled app can read, sync and refund; every other call of it is APP_DISABLED. Payments of its earlier attempts are still
+    booked, and operators can still act on its orders.
+    """
     remark: _builtins.str
     """A remark."""
     order_notification_url: _builtins.str

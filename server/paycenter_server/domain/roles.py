@@ -35,12 +35,14 @@ class Role(StrEnum):
 class Permission:
     """Who may call a method.
 
-    `apps`: apps may. `limited`: operators that are limited to some apps may; the use case then accepts the objects of these apps
-    only. `always`: also operators that must change their password first.
+    `apps`: apps may. `disabled_apps`: also while they are disabled, because it takes no new payment and changes no order.
+    `limited`: operators that are limited to some apps may; the use case then accepts the objects of these apps only. `always`: also
+    operators that must change their password first.
     """
 
     roles: frozenset[Role]
     apps: bool = False
+    disabled_apps: bool = False
     limited: bool = True
     always: bool = False
 
@@ -50,7 +52,7 @@ _ADMIN = frozenset({Role.ADMIN})
 _FINANCE = _ADMIN | {Role.FINANCE}
 _DEVELOPER = _ADMIN | {Role.DEVELOPER}
 _BOTH = _FINANCE | _DEVELOPER
-_READ_SHARED = Permission(_ALL, apps=True)
+_READ_SHARED = Permission(_ALL, apps=True, disabled_apps=True)
 _READ = Permission(_ALL)
 # What concerns more than single apps: operators that are limited to some apps may not call it.
 _ADMIN_ONLY = Permission(_ADMIN, limited=False)
@@ -63,13 +65,13 @@ PERMISSIONS: Mapping[str, Permission] = {
     "PayOrderService/GetPayOrder": _READ_SHARED,
     "PayOrderService/ListPayOrders": _READ_SHARED,
     "PayOrderService/GetPayOrderTimeline": _READ_SHARED,
-    "PayOrderService/SyncPayOrder": Permission(_BOTH, apps=True),
+    "PayOrderService/SyncPayOrder": Permission(_BOTH, apps=True, disabled_apps=True),
     "PayOrderService/ClosePayOrder": Permission(_FINANCE, apps=True),
     "PayOrderService/UpdatePayOrderPrice": Permission(_FINANCE, apps=True),
-    "PayRefundService/CreatePayRefund": Permission(_FINANCE, apps=True),
+    "PayRefundService/CreatePayRefund": Permission(_FINANCE, apps=True, disabled_apps=True),
     "PayRefundService/GetPayRefund": _READ_SHARED,
     "PayRefundService/ListPayRefunds": _READ_SHARED,
-    "PayRefundService/SyncPayRefund": Permission(_BOTH, apps=True),
+    "PayRefundService/SyncPayRefund": Permission(_BOTH, apps=True, disabled_apps=True),
     "PayCaseService/ListPayCases": _READ,
     "PayCaseService/GetPayCase": _READ,
     "PayCaseService/DecidePayCase": Permission(_FINANCE),
@@ -146,3 +148,8 @@ def app_may_call(method: str) -> bool:
     """Whether an app may call the method."""
     row = PERMISSIONS.get(method)
     return row is not None and row.apps
+
+
+def disabled_app_may_call(method: str) -> bool:
+    """Whether an app that is disabled may call the method."""
+    return app_may_call(method) and PERMISSIONS[method].disabled_apps

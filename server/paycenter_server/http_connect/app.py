@@ -18,11 +18,12 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 from google.protobuf.message import Message
-from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.error_details_pb2 import RequestInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from paycenter_server.grpc_server.unary import CallError, Unary
 from paycenter_server.http_connect.messages import error_json, parse_json, to_json
+from paycenter_server.telemetry import usable_id
 
 log = structlog.get_logger(__name__)
 MAX_BODY = 1024 * 1024
@@ -39,32 +40,37 @@ def create_app(unary: Unary, origins: Collection[str] = (), *, read_seconds: flo
     """`origins`: sites whose pages may call, such as `https://desk.example.com`."""
 
     async def call(request: web.Request) -> web.Response:
+        request_id = usable_id(request.headers.get("X-Request-Id"))
         method = unary.methods.get(request.path)
         if method is None:
-            return _refusal(_UNIMPLEMENTED, f"There is no method {request.path[:200]}.")
+            return _refusal(request_id, _UNIMPLEMENTED, f"There is no method {request.path[:200]}.")
         if request.content_type not in (_JSON, _PROTO):
             return web.Response(status=415, headers={"Accept-Post": f"{_JSON}, {_PROTO}"})
         if request.headers.get("Connect-Protocol-Version", "1") != "1":
-            return _refusal(_INVALID_ARGUMENT, "connect-protocol-version must be 1.")
+            return _refusal(request_id, _INVALID_ARGUMENT, "connect-protocol-version must be 1.")
         if request.headers.get("Content-Encoding", "identity") != "identity":
-            return _refusal(_UNIMPLEMENTED, "Send the body without compression: the supported content-encoding is identity.")
+            return _refusal(
+                request_id, _UNIMPLEMENTED, "Send the body without compression: the supported content-encoding is identity."
+            )
         given = request.headers.get("Connect-Timeout-Ms")
         if given is not None and not _MILLISECONDS.fullmatch(given):
-            return _refusal(_INVALID_ARGUMENT, "connect-timeout-ms must be a number of milliseconds of at most 10 digits.")
+            return _refusal(
+                request_id, _INVALID_ARGUMENT, "connect-timeout-ms must be a number of milliseconds of at most 10 digits."
+            )
         try:
             async with asyncio.timeout(read_seconds):
                 raw = await request.read()
         except TimeoutError:
-            return _refusal(_UNAVAILABLE, "The body did not arrive in time.")
+            return _refusal(request_id, _UNAVAILABLE, "The body did not arrive in time.")
         except web.HTTPRequestEntityTooLarge:
-            return _refusal(_RESOURCE_EXHAUSTED, f"The body is larger than {MAX_BODY} bytes.")
+            return _refusal(request_id, _RESOURCE_EXHAUSTED, f"The body is larger than {MAX_BODY} bytes.")
         parse: Callable[[bytes], Message] = method.request.FromString
         if request.content_type == _JSON:
             parse = partial(parse_json, method.request)
         try:
             answer = await unary.call(
                 method, raw, parse,
-                metadata={name.lower(): value for name, value in request.headers.items()},
+                metadata={name.lower(): value for name, value in request.headers.items()} | {"x-request-id": request_id},
                 peer=_peer(request), timeout=None if given is None else int(given) / 1000,
             )  # fmt: skip
         except CallError as error:
@@ -96,8 +102,11 @@ def create_app(unary: Unary, origins: Collection[str] = (), *, read_seconds: flo
     return app
 
 
-def _refusal(code: int, message: str) -> web.Response:
-    return _failed(Status(code=code, message=message))
+def _refusal(request_id: str, code: int, message: str) -> web.Response:
+    """What is wrong with the HTTP request, before any method: it has no reason of PayCenter, but its request id."""
+    status = Status(code=code, message=message)
+    status.details.add().Pack(RequestInfo(request_id=request_id))
+    return _failed(status)
 
 
 def _failed(status: Status) -> web.Response:

@@ -118,7 +118,7 @@ class Credentials:
             found = next((one for one in credentials if one.key_id == key_id), None)
             if found is None:
                 raise errors.credential_not_found("ListOperatorCredentials")
-            if found.enabled and not any(one.enabled for one in credentials if one.key_id != key_id):
+            if found.enabled and not await credential_rows.another_is_usable(transaction, key_id):
                 raise errors.last_credential()
             await credential_rows.disable_credential(transaction, None, key_id)
             names = await operator_rows.names(transaction)

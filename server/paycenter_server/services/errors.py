@@ -86,7 +86,7 @@ def app_disabled(app_key: str) -> PayCenterError:
     """The app is disabled: it can only read and refund."""
     return PayCenterError(
         Reason.APP_DISABLED,
-        f"The app {app_key!r} is disabled: it can read and refund, but cannot take new payments; an operator can enable it.",
+        f"The app {app_key!r} is disabled: it can only read and refund; an operator can enable it.",
         metadata={"app_key": app_key},
     )
 

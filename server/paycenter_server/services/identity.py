@@ -16,7 +16,7 @@ from paycenter_server.domain.callers import Caller
 from paycenter_server.domain.credentials import Credential
 from paycenter_server.domain.errors import PayCenterError, Violation, invalid
 from paycenter_server.domain.operators import PayOperator
-from paycenter_server.domain.roles import Role, app_may_call, may_call
+from paycenter_server.domain.roles import Role, app_may_call, disabled_app_may_call, may_call
 from paycenter_server.services import errors, operators_errors
 from paycenter_server.services.apps_cache import AppCache
 from paycenter_server.services.audit import Act, Refusals
@@ -146,6 +146,7 @@ class Identity:
 
     async def require(self, caller: Caller, method: str) -> None:
         """PERMISSION_DENIED unless the table of roles lets the caller call the method (without the package). A refusal is recorded.
+        APP_DISABLED if the caller's app is disabled and the method is none of those that it may still call.
 
         It is the one place that asks the table: the gRPC server calls it for each method, the console for each action.
         """
@@ -155,6 +156,8 @@ class Identity:
         else:
             allowed = app_may_call(method)
         if allowed:
+            if not caller.is_operator and not disabled_app_may_call(method):
+                await self.app_of(caller, "", enabled=True, cached=True)
             return
         error: PayCenterError = operators_errors.role_may_not(caller, method) if caller.is_operator else errors.operators_only()
         await self._refusals.record(caller, Act(method), error)

@@ -44,6 +44,17 @@ async def lock_operator_credentials(transaction: Transaction) -> list[Credential
     )
 
 
+async def another_is_usable(transaction: Transaction, key_id: str) -> bool:
+    """Whether an operator could still call with another credential than this one: enabled, not expired, of an enabled operator."""
+    return bool(
+        await transaction.fetchval(
+            """SELECT EXISTS (SELECT 1 FROM pay_credential t JOIN pay_operator o ON o.id = t.operator_id WHERE t.key_id <> $1
+               AND t.enabled AND o.enabled AND (t.expire_time IS NULL OR t.expire_time > now()))""",
+            key_id,
+        )
+    )
+
+
 async def disable_credential(connection: WriteConnection, app_id: UUID | None, key_id: str) -> bool:
     """Disable a credential of the app, or of the operators if `app_id` is None. False if there is none."""
     done = await connection.fetchval(
