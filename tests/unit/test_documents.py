@@ -38,6 +38,18 @@ def test_links_lead_somewhere(name: str) -> None:
             assert (ROOT / name).parent.joinpath(link.partition("#")[0]).exists(), link
 
 
+def test_every_decision_is_listed() -> None:
+    folder = ROOT / "docs" / "decisions"
+    listed = re.findall(r"^\| (\S+) \| \[([^\n]+)\]\((\S+)\) \|$", (folder / "README.md").read_text(), re.MULTILINE)
+    files = {path.name: path.read_text() for path in folder.glob("20*.md")}
+    assert {name for _, _, name in listed} == files.keys()
+    for date, title, name in listed:
+        assert name.startswith(date), name
+        assert files[name].startswith(f"# {title}\n"), name
+        for part in ("Context", "Alternatives", "Decision", "Consequences"):
+            assert f"**{part}.**" in files[name], (name, part)
+
+
 def test_the_pictures_are_small_and_all_shown() -> None:
     pictures = list((ROOT / "docs" / "images").iterdir())
     assert sum(picture.stat().st_size for picture in pictures) <= MOST_BYTES
