@@ -218,7 +218,8 @@ class AccountIdentityFixedError(PreconditionError, reason=Reason.ACCOUNT_IDENTIT
 
 
 class AccountUnsettledError(PreconditionError, reason=Reason.ACCOUNT_UNSETTLED):
-    """The account has attempts or refunds that are not settled: `unsettled_attempts` and `unsettled_refunds` in the metadata."""
+    """The account has attempts or refunds that are not settled, or open cases: `unsettled_attempts`, `unsettled_refunds` and
+    `open_cases` in the metadata."""
 
 
 class AccountInUseError(PreconditionError, reason=Reason.ACCOUNT_IN_USE):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from paycenter_server.channels.protocol import Payment, QueryStatus, RefundFacts, RefundOutcome, RefundStatus
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.states import OrderState, RefundState
+from paycenter_server.services.accounts_keys import OVERLAP
 from paycenter_server.services.channels import NewChannel
 from paycenter_server.services.payments import Booked, FactsMismatchError
 from support.facts import configured
@@ -265,3 +267,55 @@ async def test_an_unknown_number_of_another_merchant_is_no_case(system: PayCente
     # Another application of the merchant, or another seller: the money is on the account.
     payment = Payment("NOT-OURS", "4200", 100, "CNY", {**channel.codec.account, "seller_id": "2088000000000000"})
     assert await system.services.payments.book(channel, payment, CAUSE) is Booked.SURPLUS
+
+
+@pytest.mark.parametrize(
+    ("code", "field", "value"), [("alipay_qr", "app_id", "2021000000000077"), ("wx_native", "mchid", "1900000109")]
+)
+async def test_an_earlier_account_with_the_same_platform_key_is_found(
+    system: PayCenterSystem, interceptor: Interceptor, code: str, field: str, value: str
+) -> None:
+    order, callback = await paid(system, interceptor, code)
+    family, config = system.configs[code]
+    await system.services.channels.update(OPERATOR, system.channels[code], {}, family, {**config, field: value})
+    assert await callback.deliver(system, code) in (200, 204)
+    assert await state(system, order) is OrderState.SUCCESS
+    assert await system.cases() == []
+
+
+async def test_callbacks_are_booked_although_the_keys_of_an_earlier_account_are_lost(
+    system: PayCenterSystem, other: Merchant, interceptor: Interceptor
+) -> None:
+    before = await system.services.channels.get(OPERATOR, system.channels["wx_native"])
+    family, config = other.config("wx_native")
+    await system.services.channels.update(OPERATOR, system.channels["wx_native"], {}, family, config)
+    await system.rows(
+        "UPDATE pay_account SET version = version + 1, config = jsonb_set(config, '{private_key,sealed}', '\"v1.lost.AAAA\"') "
+        "WHERE id = $1", before.account.id,
+    )  # fmt: skip
+    system.services.gateway.forget_account(before.account.id)
+    order = await system.order()
+    attempt = await system.submit(order, "wx_native")
+    await other.simulator.pay(attempt.out_trade_no)
+    callback = await interceptor.next()
+    assert await callback.deliver(system, "wx_native") == 204
+    assert await state(system, order) is OrderState.SUCCESS
+
+
+async def test_the_seller_id_before_a_change_is_accepted_while_the_earlier_keys_are_valid(
+    system: PayCenterSystem, interceptor: Interceptor
+) -> None:
+    first, callback = await paid(system, interceptor, "alipay_qr")
+    second, late = await paid(system, interceptor, "alipay_qr")
+    number = (await system.services.channels.get(OPERATOR, system.channels["alipay_qr"])).account.number
+    both = {**system.configs["alipay_pc"][1], **system.configs["alipay_qr"][1], "seller_id": "2088000000000001"}
+    keys = {name: text for name, text in both.items() if name != "mode"}
+    await system.services.accounts.update(OPERATOR, number, {}, "alipay", keys)
+    assert await callback.deliver(system, "alipay_qr") == 200
+    assert await state(system, first) is OrderState.SUCCESS
+    channel, now = await configured(system, "alipay_qr"), system.clock.now()
+    facts = {**channel.codec.account, "seller_id": system.configs["alipay_qr"][1]["seller_id"]}
+    assert [channel.differing_fact(facts, now + after) for after in (timedelta(hours=71), OVERLAP)] == ["", "seller_id"]
+    await system.services.accounts.update(OPERATOR, number, {}, "", None, 0)
+    assert await late.deliver(system, "alipay_qr") >= 400, "the earlier keys have ended"
+    assert await state(system, second) is OrderState.WAITING

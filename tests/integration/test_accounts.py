@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -13,15 +14,19 @@ from paycenter.v1 import pay_channel_service_pb2 as channel_pb
 from paycenter_server.channels.mock import MockCodec
 from paycenter_server.channels.registry import Registry
 from paycenter_server.channels.specs import ChannelSpec, ConfigField
+from paycenter_server.domain.apps import SurplusPolicy
+from paycenter_server.domain.cases import Decision
 from paycenter_server.domain.errors import PayCenterError, Reason, Violation
+from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.domain.states import OrderState
 from paycenter_server.services.accounts import NewAccount
 from paycenter_server.services.channels import NewChannel
 from paycenter_server.storage import accounts as account_rows
+from support.facts import configured, payment_of
 from support.grpc_rig import Rig, fails, open_rig
 from support.locks import transaction, waiting_for_lock
-from support.merchants import intercepted
-from support.system import OPERATOR, PayCenterSystem
+from support.merchants import another_merchant, intercepted
+from support.system import CAUSE, OPERATOR, PayCenterSystem
 from support.waiting import ended
 
 WAY = ("appid", "api_version", "sign_type", "use_codepay", "mode", "behaviour")
@@ -278,6 +283,21 @@ async def test_an_account_that_was_changed_meanwhile_is_not_overwritten(system: 
     assert await system.value("SELECT version FROM pay_account WHERE family = 'mock'") == 2
 
 
+async def test_keys_stay_complete_for_channels_that_had_the_account(system: PayCenterSystem, other_keys_dir: Path) -> None:
+    """Their open attempts are settled, and their payments refunded, with the keys of the account."""
+    number = await account_of(system, "alipay_qr")
+    await system.submit(await system.order(), "alipay_qr")
+    async with another_merchant(system, other_keys_dir) as other:
+        for code in ("alipay_qr", "alipay_pc"):
+            family, config = other.config(code)
+            await system.services.channels.update(OPERATOR, system.channels[code], {}, family, config)
+        with pytest.raises(PayCenterError) as caught:
+            await system.services.accounts.update(
+                OPERATOR, number, {}, "alipay", {"app_id": system.configs["alipay_qr"][1]["app_id"]}
+            )
+    assert "config.alipay_public_key" in {violation.field for violation in caught.value.violations}
+
+
 @pytest.mark.parametrize("operation", ["disable", "delete"])
 async def test_an_account_with_unsettled_money_stays(system: PayCenterSystem, operation: str) -> None:
     number = await account_of(system, "mock")
@@ -306,6 +326,16 @@ async def test_an_account_with_unsettled_money_stays(system: PayCenterSystem, op
     assert (told["unsettled_attempts"], told["unsettled_refunds"]) == ("0", "1")
     system.clock.advance(10)
     await system.decided(refund)
+    await system.services.apps.update(OPERATOR, "shop", {"surplus_policy": SurplusPolicy.HOLD})
+    order = await system.order()
+    attempt = await system.submit(order, "mock", behaviour="never")
+    await system.services.orders.close(system.caller, order.number)
+    channel = await configured(system, "mock")
+    await system.services.payments.book(channel, payment_of(channel, attempt), CAUSE)
+    assert await take_away() is Reason.ACCOUNT_UNSETTLED, "a case holds money that may have to be refunded"
+    assert told["open_cases"] == "1"
+    case = await system.first_case(order)
+    await system.services.case_decisions.decide(OPERATOR, encode(Prefix.CASE, case["id"]), Decision.CLOSE, "paid back in cash")
     assert await take_away() is (None if operation == "disable" else Reason.ACCOUNT_IN_USE)
     assert (await system.services.accounts.get(OPERATOR, number)).account.enabled is (operation == "delete")
 

@@ -69,6 +69,8 @@ async def test_S2_the_account_of_a_message_is_compared(system: PayCenterSystem) 
     await system.services.channels.update(
         OPERATOR, system.channels["alipay_qr"], {}, family, {**config, "seller_id": "2088000000000000"}
     )
+    number = (await system.services.channels.get(OPERATOR, system.channels["alipay_qr"])).account.number
+    await system.services.accounts.update(OPERATOR, number, {}, "", None, 0)  # the keys before the change are not valid either
     system.services.gateway._known.clear()
     await system.simulator.pay(attempt.out_trade_no)
     assert not await first_answer(system, attempt.out_trade_no)

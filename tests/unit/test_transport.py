@@ -9,6 +9,7 @@ import pytest
 from paycenter_server.channels import transport as module
 from paycenter_server.channels.protocol import HttpRequest
 from paycenter_server.channels.transport import AiohttpTransport, NotSentError, TransportUnclearError
+from paycenter_server.services.accounts_places import TOTAL_PLACES
 
 Handler = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 
@@ -63,6 +64,26 @@ async def test_what_was_signed_is_what_is_sent(server: RawServer, transport: Aio
     assert head.split(b"\r\n")[0].decode() == f"POST {target} HTTP/1.1"
     assert b'Authorization: WECHATPAY2 mchid="1"' in head
     assert sent == body
+
+
+async def test_requests_that_hang_do_not_delay_others_to_the_same_host(server: RawServer, transport: AiohttpTransport) -> None:
+    """Each account of a family has places of its own, but all have the same host."""
+    release = asyncio.Event()
+
+    async def hang(request: bytes, writer: asyncio.StreamWriter) -> None:
+        if request.startswith(b"GET /hang"):
+            await release.wait()
+        await server.good(request, writer)
+
+    server.handler = hang
+    hanging = [
+        asyncio.ensure_future(transport.send(HttpRequest("GET", f"http://127.0.0.1:{server.port}/hang", (), b""), 30))
+        for _ in range(2 * TOTAL_PLACES)
+    ]
+    answer = await transport.send(HttpRequest("GET", f"http://127.0.0.1:{server.port}/", (), b""), 5)
+    assert answer.status == 200
+    release.set()
+    assert {answer.status for answer in await asyncio.gather(*hanging)} == {200}
 
 
 async def test_an_empty_body_sends_nothing(server: RawServer, transport: AiohttpTransport) -> None:

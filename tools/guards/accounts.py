@@ -114,6 +114,48 @@ ACCOUNTS: list[Mutant] = [
         ),
     ),
     *guards(
+        "services/channels_gateway.py",
+        "test_account_callbacks.py",
+        (
+            "binding-unusable",
+            "                failure = failure or error",
+            "                raise",
+            "test_callbacks_are_booked_although_the_keys_of_an_earlier_account_are_lost",
+        ),
+        (
+            "facts-of-earlier-keys",
+            "codecs = [self.codec, *(codec for until, codec in self.earlier if now < until)]",
+            "codecs = [self.codec]",
+            "test_the_seller_id_before_a_change_is_accepted_while_the_earlier_keys_are_valid",
+        ),
+        (
+            "facts-of-ended-keys",
+            "codecs = [self.codec, *(codec for until, codec in self.earlier if now < until)]",
+            "codecs = [self.codec, *(codec for _, codec in self.earlier)]",
+            "test_the_seller_id_before_a_change_is_accepted_while_the_earlier_keys_are_valid",
+        ),
+    ),
+    *guards(
+        "storage/accounts.py",
+        "test_accounts.py",
+        (
+            "account-open-cases",
+            "AND resolve_time IS NULL AND kind = ANY($4)",
+            "AND false AND kind = ANY($4)",
+            "test_an_account_with_unsettled_money_stays[disable]",
+        ),
+    ),
+    *guards(
+        "services/accounts.py",
+        "test_accounts.py",
+        (
+            "account-keys-of-all-channels",
+            "uses = await channel_rows.list_account_bindings(connection, account.id)",
+            "uses = [(c.code, b) for c, b in await channel_rows.list_current_bindings(connection, account.id)]",
+            "test_keys_stay_complete_for_channels_that_had_the_account",
+        ),
+    ),
+    *guards(
         "services/callbacks.py",
         "test_account_callbacks.py",
         (
@@ -121,6 +163,13 @@ ACCOUNTS: list[Mutant] = [
             "candidates = await self._gateway.all_of(key)",
             "candidates = [await self._gateway.get(key)]",
             f"{_SWITCH}test_an_open_attempt_is_paid_after_the_switch_by_its_callback{_WAY}",
+        ),
+        (
+            "callback-names-account",
+            "        except FactsMismatchError:\n            return False",
+            "        except FactsMismatchError:\n            return True",
+            "test_an_earlier_account_with_the_same_platform_key_is_found[alipay_qr-app_id-2021000000000077] "
+            "test_an_earlier_account_with_the_same_platform_key_is_found[wx_native-mchid-1900000109]",
         ),
         (
             "callback-merchant",

@@ -102,7 +102,7 @@ SETTLEMENT: list[Mutant] = [
         ),
         (
             "book-account",
-            "        self._compare_account(configured, payment)\n",
+            "        compare_account(configured, payment.account, self._context.now())\n",
             "",
             "test_money_rules.py::test_rule_4_a_message_without_amount_fails_closed "
             "test_reference_security.py::test_S2_the_account_of_a_message_is_compared",

@@ -20,6 +20,8 @@ from paycenter_server.channels.protocol import ClientCertificate, HttpRequest, H
 from paycenter_server.domain.guard import refuse_in_transaction
 
 MAX_ANSWER = 4 * 1024 * 1024
+MOST_CONNECTIONS = 512
+"""More than both jobs use with all their places (128 each), so that calls for callers find some too."""
 
 
 class TransportUnclearError(Exception):
@@ -96,7 +98,9 @@ class AiohttpTransport:
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:
-            connector = aiohttp.TCPConnector(limit=256, limit_per_host=64, keepalive_timeout=30)
+            # No limit by host: all accounts of a family have the same one, and one that hangs must not delay the others. The
+            # places of the accounts limit the jobs (`services/accounts_places.py`).
+            connector = aiohttp.TCPConnector(limit=MOST_CONNECTIONS, limit_per_host=0, keepalive_timeout=30)
             self._session = aiohttp.ClientSession(connector=connector, auto_decompress=True, cookie_jar=aiohttp.DummyCookieJar())
         return self._session
 

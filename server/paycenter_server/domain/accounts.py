@@ -73,10 +73,11 @@ def new_account(
 
 @dataclass(frozen=True, slots=True)
 class Unsettled:
-    """The numbers of attempts and refunds of an account that are not settled yet."""
+    """The numbers of attempts and refunds of an account that are not settled yet, and of its cases about money that are open."""
 
     attempts: int
     refunds: int
+    cases: int
 
     def __bool__(self) -> bool:
-        return bool(self.attempts or self.refunds)
+        return bool(self.attempts or self.refunds or self.cases)

@@ -210,7 +210,8 @@ class Accounts:
         return self.view(await self._keys.load(number))
 
     async def _new_keys(self, spec: ChannelSpec, account: PayAccount, config: Mapping[str, str]) -> dict[str, str]:
-        """The checked configuration after an update, in clear text. Every channel of the account must work with it."""
+        """The checked configuration after an update, in clear text. Every channel that has or had the account must work with it:
+        its earlier payments can still be paid and refunded."""
         given, wrong = self._given(spec, config)
         stored = self._keys.clear_account(account)
         keep = {*spec.secret_fields, *spec.identity_fields}
@@ -223,9 +224,9 @@ class Accounts:
         if not spec.identity_fields and spec.identity(merged) != account.identity:
             raise errors.account_identity_fixed(account, ["config"])
         async with self._context.database.connection() as connection:
-            uses = await channel_rows.list_current_bindings(connection, account.id)
-        for channel, binding in uses:
-            own = self._context.registry.get(channel.code)
+            uses = await channel_rows.list_account_bindings(connection, account.id)
+        for code, binding in uses:
+            own = self._context.registry.get(code)
             if own is not None:
                 await self._keys.refuse_invalid(own, {**merged, **self._keys.clear_binding(binding)})
         return merged

@@ -74,7 +74,7 @@ class Callbacks:
         return callback.answer or configured.codec.acknowledge(True, "")
 
     async def _store(self, candidates: Sequence[ConfiguredChannel], request: CallbackRequest) -> tuple[ConfiguredChannel, Callback]:
-        signer, callback = await self._gateway.verify_callback(candidates, request)
+        signer, callback = await self._gateway.verify_callback(candidates, request, self._names_merchant)
         self._compare_merchant(signer, callback)
         configured = await self._owner(signer, callback)
         if configured is not signer:
@@ -89,13 +89,20 @@ class Callbacks:
             await self._refunds.receive_callback(configured, callback.refund, cause)
         return configured, callback
 
-    @staticmethod
-    def _compare_merchant(signer: ConfiguredChannel, callback: Callback) -> None:
+    def _compare_merchant(self, signer: ConfiguredChannel, callback: Callback) -> None:
         """One key may sign for several merchants (Alipay's certificate), so the message must name the account that verified it."""
+        now = self._context.now()
         if callback.payment is not None and callback.payment.payment is not None:
-            compare_identity(signer, callback.payment.payment.account)
+            compare_identity(signer, callback.payment.payment.account, now)
         if callback.refund is not None and callback.refund.facts is not None:
-            compare_identity(signer, callback.refund.facts.account)
+            compare_identity(signer, callback.refund.facts.account, now)
+
+    def _names_merchant(self, signer: ConfiguredChannel, callback: Callback) -> bool:
+        try:
+            self._compare_merchant(signer, callback)
+        except FactsMismatchError:
+            return False
+        return True
 
     async def _owner(self, signer: ConfiguredChannel, callback: Callback) -> ConfiguredChannel:
         """The binding of the attempt that the message is about, if that is over the same account; otherwise the one that verified

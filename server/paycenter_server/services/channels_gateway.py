@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -40,6 +41,7 @@ from paycenter_server.services.accounts_places import AccountPlaces, count_call
 from paycenter_server.services.context import Context, deadline
 from paycenter_server.storage import accounts as account_rows
 from paycenter_server.storage import channels as channel_rows
+from paycenter_server.storage.database import retryable_error
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -68,6 +70,19 @@ class ConfiguredChannel:
     key_fetches: dict[timedelta, datetime] = field(default_factory=dict)
     fetching: asyncio.Task[bool] | None = None
 
+    def differing_fact(self, facts: Mapping[str, str], now: datetime, *, identity: bool = False) -> str:
+        """The first fact of a message that is not that of this account; "" if it names the account.
+
+        `identity`: only the merchant is compared. Facts that change with the keys (Alipay's seller_id) may also be those of earlier
+        keys that are still valid.
+        """
+        codecs = [self.codec, *(codec for until, codec in self.earlier if now < until)]
+        found = []
+        for codec in codecs:
+            wanted = self.spec.identity_facts(codec) if identity else codec.account
+            found.append(next((name for name, ours in wanted.items() if facts.get(name) != ours), ""))
+        return "" if "" in found else found[0]
+
     @property
     def current(self) -> bool:
         """Whether new payments of the channel are made over this account."""
@@ -93,12 +108,25 @@ class ChannelGateway:
         return await self.bound(channel.binding_id)
 
     async def all_of(self, channel_id: UUID) -> list[ConfiguredChannel]:
-        """The channel over every account that it has or had, the current one first. CHANNEL_NOT_FOUND if there is no channel."""
+        """The channel over every account that it has or had and whose keys can be read, the current one first. CHANNEL_NOT_FOUND if
+        there is no channel."""
         async with self._context.database.connection() as connection:
             bindings = await channel_rows.list_bindings(connection, channel_id)
         if not bindings:
             raise errors.channel_not_found()
-        return [await self.bound(binding.id) for binding in bindings]
+        usable, failure = [], None
+        for binding in bindings:
+            # One account whose keys cannot be read must not stop the callbacks of the others.
+            try:
+                usable.append(await self.bound(binding.id))
+            except Exception as error:
+                if retryable_error(error) is not None:
+                    raise
+                log.error("binding_unusable", channel=binding.channel_id, account=binding.account_id, why=f"{error}"[:300])
+                failure = failure or error
+        if not usable and failure is not None:
+            raise failure
+        return usable
 
     async def bound(self, binding_id: UUID) -> ConfiguredChannel:
         """The channel over the account of this binding, disabled or not, because its payments are settled. CHANNEL_NOT_FOUND if
@@ -345,24 +373,35 @@ class ChannelGateway:
         raise CallbackError(str(failed)) from failed
 
     async def verify_callback(
-        self, candidates: Sequence[ConfiguredChannel], request: CallbackRequest
+        self,
+        candidates: Sequence[ConfiguredChannel],
+        request: CallbackRequest,
+        is_its: Callable[[ConfiguredChannel, Callback], bool],
     ) -> tuple[ConfiguredChannel, Callback]:
-        """Find the account that signed a callback, and read it. CallbackError if none of them did."""
+        """Find the account that a callback is of, and read it. CallbackError if none of them has verified it.
+
+        `is_its`: whether the message names this account. The keys of a channel may sign for several of its merchants, so the first
+        account that verifies the bytes need not be the one. If it is none of them, the first that verified it is returned.
+        """
         refusals: list[str] = []
         unknown: list[ConfiguredChannel] = []
-        for configured in candidates:
+        verified: list[tuple[ConfiguredChannel, Callback]] = []
+        # Keys are fetched only after no account has verified it with the keys that are known.
+        for fetch, configured in itertools.chain(((False, one) for one in candidates), ((True, one) for one in unknown)):
+            if fetch and verified:
+                break
             try:
-                return configured, await self.parse_callback(configured, request, fetch=False)
+                callback = await self.parse_callback(configured, request, fetch=fetch)
             except UnknownKeyError:
                 unknown.append(configured)
             except CallbackError as error:
                 refusals.append(str(error))
-        # Keys are fetched only after no account has verified it with the keys that are known.
-        for configured in unknown:
-            try:
-                return configured, await self.parse_callback(configured, request)
-            except CallbackError as error:
-                refusals.append(str(error))
+            else:
+                if is_its(configured, callback):
+                    return configured, callback
+                verified.append((configured, callback))
+        if verified:
+            return verified[0]
         raise CallbackError("; ".join(dict.fromkeys(refusals)))
 
     def callback_urls(self, channel: PayChannel) -> tuple[str, str]:

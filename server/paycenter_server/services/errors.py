@@ -218,15 +218,17 @@ def account_identity_fixed(account: PayAccount, fields: Sequence[str]) -> PayCen
 
 
 def account_unsettled(account: PayAccount, unsettled: Unsettled) -> PayCenterError:
-    """Attempts or refunds of the account are not settled yet."""
+    """Attempts, refunds or cases of the account are not settled yet."""
     return PayCenterError(
         Reason.ACCOUNT_UNSETTLED,
-        f"The account has {unsettled.attempts} attempts and {unsettled.refunds} refunds that are not settled; move its channels to "
-        "another account, and repeat the call when they are settled.",
+        f"The account has {unsettled.attempts} attempts and {unsettled.refunds} refunds that are not settled, and "
+        f"{unsettled.cases} open cases about its money; move its channels to another account, and repeat the call when they are "
+        "settled.",
         metadata={
             "account_id": account.number,
             "unsettled_attempts": str(unsettled.attempts),
             "unsettled_refunds": str(unsettled.refunds),
+            "open_cases": str(unsettled.cases),
         },
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from enum import StrEnum
 
 import structlog
@@ -45,14 +46,19 @@ class BeingCancelledError(Exception):
     """The channel was requested to cancel this payment, which refunds it. Only a later query decides."""
 
 
-def compare_identity(configured: ConfiguredChannel, account: Mapping[str, str]) -> None:
+def compare_identity(configured: ConfiguredChannel, account: Mapping[str, str], now: datetime) -> None:
     """FactsMismatchError if a message is not of the merchant whose keys verified it (rule 4).
 
     Only the merchant is compared: other applications of the merchant may pay over the same account.
     """
-    for name, ours in configured.spec.identity_facts(configured.codec).items():
-        if account.get(name) != ours:
-            raise FactsMismatchError(f"the message's {name} is not the account's")
+    if name := configured.differing_fact(account, now, identity=True):
+        raise FactsMismatchError(f"the message's {name} is not the account's")
+
+
+def compare_account(configured: ConfiguredChannel, account: Mapping[str, str], now: datetime) -> None:
+    """FactsMismatchError if a message about an attempt or refund of this binding names another account or way to pay (rule 4)."""
+    if name := configured.differing_fact(account, now):
+        raise FactsMismatchError(f"the message's {name} is not the channel's")
 
 
 class Payments:
@@ -89,7 +95,7 @@ class Payments:
                 await self._cases.another_amount(attempt, payment.amount, cause)
             return Booked.ALREADY
         if attempt is None:
-            compare_identity(configured, payment.account)
+            compare_identity(configured, payment.account, self._context.now())
             await self._cases.unknown_payment(configured.channel, configured.account, payment, cause)
             return Booked.SURPLUS
         return await self._surplus(configured, attempt, payment, cause, snapshot)
@@ -100,17 +106,12 @@ class Payments:
         attempt = await attempt_rows.get_attempt(connection, attempt_id) if attempt_id else None
         if attempt is None or attempt.account_id != configured.account.id:
             return None
-        self._compare_account(configured, payment)
+        compare_account(configured, payment.account, self._context.now())
         return attempt
 
     @staticmethod
     def _fits(attempt: PayAttempt, payment: Payment) -> bool:
         return payment.amount == attempt.amount and payment.currency == attempt.currency and payment.refunded is Refunded.NOTHING
-
-    def _compare_account(self, configured: ConfiguredChannel, payment: Payment) -> None:
-        for name, ours in configured.codec.account.items():
-            if payment.account.get(name) != ours:
-                raise FactsMismatchError(f"the message's {name} is not the channel's")
 
     async def _settle(
         self,

@@ -22,7 +22,7 @@ from paycenter_server.services.cases import Cases
 from paycenter_server.services.channels_gateway import ChannelGateway, ConfiguredChannel
 from paycenter_server.services.context import Context
 from paycenter_server.services.events import cause as cause_of
-from paycenter_server.services.payments import FactsMismatchError
+from paycenter_server.services.payments import FactsMismatchError, compare_account
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import cases as case_rows
 from paycenter_server.storage import events as event_rows
@@ -196,13 +196,10 @@ class RefundSettlement:
         else:
             await self._note(refund, outcome.error_code, outcome.error_message, cause, certainty.sending)
 
-    @staticmethod
-    def _compare(configured: ConfiguredChannel, refund: PayRefund, facts: RefundFacts | None) -> None:
+    def _compare(self, configured: ConfiguredChannel, refund: PayRefund, facts: RefundFacts | None) -> None:
         if facts is None:
             raise FactsMismatchError("the message names no refund")
-        for name, ours in configured.codec.account.items():
-            if facts.account.get(name) != ours:
-                raise FactsMismatchError(f"the message's {name} is not the channel's")
+        compare_account(configured, facts.account, self._context.now())
         theirs = (facts.out_refund_no, facts.out_trade_no, facts.amount)
         if theirs != (refund.out_refund_no, refund.out_trade_no, refund.amount):
             raise FactsMismatchError("the message's numbers or amount are not the refund's")

@@ -7,6 +7,7 @@ from datetime import datetime
 from uuid import UUID
 
 from paycenter_server.domain.accounts import PayAccount, Unsettled
+from paycenter_server.domain.cases import CONFLICTS, SURPLUS
 from paycenter_server.domain.states import OPEN_ATTEMPT, REFUND, RefundEvent, sources
 from paycenter_server.storage.database import Connection, Transaction, WriteConnection
 from paycenter_server.storage.rows import RowMapping
@@ -62,18 +63,20 @@ async def hold_enabled(transaction: Transaction, account_id: UUID) -> bool:
 
 
 async def count_unsettled(connection: Connection, account_id: UUID) -> Unsettled:
-    """Count the attempts and refunds of the account that are not settled. Second looks at final states do not count.
+    """Count the attempts and refunds of the account that are not settled, and its open cases whose decision may send a refund.
+    Second looks at final states do not count.
 
-    Every unsettled row has a time of its next check, so that the indexes of the jobs serve.
+    Every unsettled row has a time of its next check, so that the indexes of the jobs serve; an open case has no time of its end.
     """
     row = await connection.fetchrow(
         """SELECT (SELECT count(*) FROM pay_attempt WHERE account_id = $1 AND next_check_time IS NOT NULL AND state = ANY($2))
                     AS attempts,
                   (SELECT count(*) FROM pay_refund WHERE account_id = $1 AND next_check_time IS NOT NULL AND state = ANY($3))
-                    AS refunds""",
-        account_id, OPEN_ATTEMPT, sources(REFUND, RefundEvent.SUCCEED),
+                    AS refunds,
+                  (SELECT count(*) FROM pay_case WHERE account_id = $1 AND resolve_time IS NULL AND kind = ANY($4)) AS cases""",
+        account_id, OPEN_ATTEMPT, sources(REFUND, RefundEvent.SUCCEED), [kind.value for kind in (*SURPLUS, *CONFLICTS)],
     )  # fmt: skip
-    return Unsettled(row["attempts"], row["refunds"]) if row else Unsettled(0, 0)
+    return Unsettled(row["attempts"], row["refunds"], row["cases"]) if row else Unsettled(0, 0, 0)
 
 
 async def delete_account(connection: WriteConnection, account_id: UUID) -> None:

@@ -102,6 +102,15 @@ async def list_bindings(connection: Connection, channel_id: UUID) -> list[PayBin
     return BINDINGS.models(rows)
 
 
+async def list_account_bindings(connection: Connection, account_id: UUID) -> list[tuple[str, PayBinding]]:
+    """The bindings to this account, current ones and earlier ones, each with the code of its channel."""
+    rows = await connection.fetch(f"{BINDINGS.select} WHERE t.account_id = $1 ORDER BY t.id", account_id)
+    bindings = BINDINGS.models(rows)
+    codes = await connection.fetch("SELECT id, code FROM pay_channel WHERE id = ANY($1)", [one.channel_id for one in bindings])
+    by_id = {row["id"]: row["code"] for row in codes}
+    return [(by_id[binding.channel_id], binding) for binding in bindings]
+
+
 async def list_current_bindings(connection: Connection, account_id: UUID) -> list[tuple[PayChannel, PayBinding]]:
     """The channels whose current binding is to this account."""
     rows = await connection.fetch(
