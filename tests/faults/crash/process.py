@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from faults.crash.points import KillPoint, step_all_tasks
 from paycenter_server.bootstrap import Services, open_services, read_settings
-from paycenter_server.channels.protocol import CallbackRequest
+from paycenter_server.channels.protocol import CallbackRequest, HttpRequest, HttpResponse
+from paycenter_server.channels.transport import Transport
 from paycenter_server.domain.cases import Decision
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.services.attempts_submission import NewSubmission
@@ -46,6 +47,18 @@ class _Clock:
         return datetime.now(UTC) + self._offset
 
 
+class _Watched:
+    """A transport that tells when a request is being sent."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self.sent = asyncio.Event()
+
+    async def send(self, request: HttpRequest, seconds: float) -> HttpResponse:
+        self.sent.set()
+        return await self._transport.send(request, seconds)
+
+
 async def _create(services: Services, merchant_order_id: str, expire_time: str) -> None:
     new = NewOrder(
         app_key="shop", merchant_order_id=merchant_order_id, subject="一杯咖啡", body="", amount=100, currency="CNY",
@@ -60,11 +73,11 @@ async def _submit(services: Services, number: str, code: str, extras: dict[str, 
 
 async def _submit_and_close(services: Services, number: str, code: str) -> None:
     """Submit, and close while the channel has not answered yet."""
+    transport = services.context.transport = _Watched(services.context.transport)
     work = asyncio.ensure_future(services.submission.submit(CALLER, NewSubmission(number, code, {}, "", "", "")))
-    order = await services.orders.load(CALLER, number)
-    while not work.done() and not await services.orders.attempts(order):
-        await asyncio.wait({work}, timeout=0.1)  # until the attempt is stored, and then sent
-    await asyncio.wait({work}, timeout=0.1)
+    sent = asyncio.ensure_future(transport.sent.wait())
+    await asyncio.wait({work, sent}, return_when=asyncio.FIRST_COMPLETED)
+    sent.cancel()
     with contextlib.suppress(PayCenterError):
         await services.orders.close(CALLER, number)
     await work

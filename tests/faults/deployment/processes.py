@@ -172,7 +172,9 @@ async def deployed(folder: Path, *, skew: bool = True, channel_timeout: float = 
             order_callback_url=f"{sidecar}/callback/order", refund_callback_url=f"{sidecar}/callback/refund",
             channel_timeout=channel_timeout, notification_allowed_networks="127.0.0.0/8",
         )  # fmt: skip
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as session:
+        # A connection that is kept may be closed by its server in the moment in which it is used again.
+        connector = aiohttp.TCPConnector(force_close=True)
+        async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=20)) as session:
             made = Deployment(folder, servers, settings, ports, session, skew=skew)
             for number in (1, 2):
                 keys = folder / f"keys-{number}"
