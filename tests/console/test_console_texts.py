@@ -23,10 +23,10 @@ from paycenter_server.http_console import (
     refunds,
     view,
 )
-from paycenter_server.http_console.texts import LANGUAGES, language_of, translated
-from paycenter_server.http_console.texts.chinese import CHINESE
+from paycenter_server.http_console.texts import LANGUAGES, catalog, language_of, translated
 
 FOLDER = Path(console.__file__).parent
+CHINESE = catalog("zh")
 _CALL = re.compile(r"""(?:\b_|\bview\.t|\bself\.t|\btranslate)\(\s*(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)')""")
 _CHECK = re.compile(r'Check\("([^"]+)", [^"]+"([^"]+)"\)')
 # Literals that a template or a page gives to `_` by a name.

@@ -19,7 +19,7 @@ from paycenter_server.http_console.assets import Assets
 from paycenter_server.http_console.once import Once
 from paycenter_server.http_console.parts import Parts
 from paycenter_server.http_console.roles import method_of
-from paycenter_server.http_console.texts import LANGUAGES, translated
+from paycenter_server.http_console.texts import LANGUAGES, catalog, translated
 from paycenter_server.services.identity import Caller
 from paycenter_server.services.paging import Pager
 from paycenter_server.services.sessions import Session
@@ -80,6 +80,8 @@ class Console:
     environment: jinja2.Environment = field(init=False)
 
     def __post_init__(self) -> None:
+        for language in LANGUAGES:
+            catalog(language)  # read before the first page is asked for
         self.environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
             trim_blocks=True, lstrip_blocks=True,

@@ -1,18 +1,31 @@
-"""The languages of the console. The English text is the key; `chinese` has the Chinese one of each."""
+"""The languages of the console. The English text is the key; a catalog (`zh.po`, gettext) has the other language's text of each."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 
-from paycenter_server.http_console.texts.chinese import CHINESE
+from babel.messages.pofile import read_po
 
 LANGUAGES = {"en": "English", "zh": "中文"}
 _ENTRY = re.compile(r"\s*([A-Za-z*]{1,8})(?:-[A-Za-z0-9-]{1,30})?\s*(?:;\s*q\s*=\s*([01](?:\.[0-9]{0,3})?)\s*)?")
 
 
+@cache
+def catalog(language: str) -> Mapping[str, str]:
+    """The translations of a language by their English texts. English has none."""
+    path = Path(__file__).with_name(f"{language}.po")
+    if not path.is_file():
+        return {}
+    with path.open("rb") as file:
+        return {str(message.id): str(message.string) for message in read_po(file) if message.id}
+
+
 def translated(language: str, text: str) -> str:
     """The text in the language. A text that has no translation, such as a sentence of a use case, stays English."""
-    return CHINESE.get(text, text) if language == "zh" else text
+    return catalog(language).get(text, text)
 
 
 def language_of(cookie: str, accepted: str) -> str:
