@@ -65,7 +65,7 @@ def write(live: LiveSystem, *statements: str) -> None:
         pool.submit(asyncio.run, run()).result()
 
 
-@pytest.mark.parametrize("size", ["phone"])
+@pytest.mark.parametrize("size", ["phone", "desk"])
 def test_nothing_runs(browser: Browser, live: LiveSystem, receiver: str, size: str) -> None:
     addresses = live.running.addresses
     with live.running.client() as pay:
