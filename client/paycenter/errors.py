@@ -137,6 +137,10 @@ class ServerStoppingError(UnavailableError, reason=Reason.SERVER_STOPPING):
     """The server is stopping and has not begun the call; repeat it."""
 
 
+class TooManyCallsError(PayCenterError, reason=Reason.TOO_MANY_CALLS):
+    """The server, or the app, has as many calls in progress as are allowed. Nothing was begun. Repeat it after `retry_after`."""
+
+
 class DeadlineExceededError(PayCenterError, reason=Reason.DEADLINE_EXCEEDED):
     """The caller's deadline passed. Read the object to get its state."""
 

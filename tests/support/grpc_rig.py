@@ -20,6 +20,7 @@ from google.rpc.status_pb2 import Status
 from paycenter import AsyncPayCenter, PayCenterError
 from paycenter_server.bootstrap import Services
 from paycenter_server.grpc_server.server import Parts, Server, Tls
+from paycenter_server.services.limits import Limits
 
 from support.system import PayCenterSystem, free_port
 
@@ -78,10 +79,12 @@ def key_of(system: PayCenterSystem, app_key: str = "shop") -> tuple[str, str]:
 
 
 @asynccontextmanager
-async def open_rig(system: PayCenterSystem, *, tls: Tls | None = None, trusted: bytes | bool = False) -> AsyncIterator[Rig]:
+async def open_rig(
+    system: PayCenterSystem, *, tls: Tls | None = None, trusted: bytes | bool = False, limits: Limits | None = None
+) -> AsyncIterator[Rig]:
     """Started on a free port; its health looks at the database every 50 ms."""
     host = "localhost" if tls else "127.0.0.1"
-    server = Server(parts_of(system.services), f"{host}:0", tls=tls, with_reflection=True, health_seconds=0.05)
+    server = Server(parts_of(system.services), f"{host}:0", tls=tls, with_reflection=True, health_seconds=0.05, limits=limits)
     await server.start()
     stop = asyncio.Event()
     running = asyncio.create_task(server.run(stop))

@@ -6,6 +6,40 @@ from guards import Mutant, guards
 
 ACCESS: list[Mutant] = [
     *guards(
+        "services/limits.py",
+        "test_limits.py",
+        (
+            "overload-calls",
+            "        if self._calls >= self._limits.calls:",
+            "        if False:",
+            "test_calls_beyond_the_limit_are_refused_at_once",
+        ),
+        (
+            "overload-app-calls",
+            "            if app.calls >= self._limits.app_calls:",
+            "            if False:",
+            "test_an_app_cannot_take_the_places_of_another",
+        ),
+        (
+            "overload-app-rate",
+            "        if app.tokens < 1:",
+            "        if False:",
+            "test_calls_of_an_app_in_a_second_are_limited",
+        ),
+        (
+            "overload-waiting-outside",
+            "    taken.pause()\n",
+            "    pass\n",
+            "test_calls_that_wait_for_a_channel_take_no_places",
+        ),
+        (
+            "overload-ended-place",
+            "        if not self._ended:\n            self._admission._add(self._app, 1)",
+            "        if True:\n            self._admission._add(self._app, 1)",
+            "test_calls_that_wait_for_a_channel_take_no_places",
+        ),
+    ),
+    *guards(
         "services/identity.py",
         "test_roles.py",
         (

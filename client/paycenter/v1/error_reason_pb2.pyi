@@ -150,6 +150,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. Who requested the act cannot approve it. Another operator must."""
     ERROR_REASON_SERVER_STOPPING: _ErrorReason.ValueType  # 110
     """UNAVAILABLE. This server is stopping and has not begun the call. Repeat it after the RetryInfo."""
+    ERROR_REASON_TOO_MANY_CALLS: _ErrorReason.ValueType  # 111
+    """RESOURCE_EXHAUSTED. The server or the app has as many calls in progress as are allowed. Repeat it after the RetryInfo."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the stable reason of an error. It is sent as `google.rpc.ErrorInfo.reason`, without the
@@ -286,4 +288,6 @@ ERROR_REASON_APPROVAL_OWN: ErrorReason.ValueType  # 103
 """FAILED_PRECONDITION. Who requested the act cannot approve it. Another operator must."""
 ERROR_REASON_SERVER_STOPPING: ErrorReason.ValueType  # 110
 """UNAVAILABLE. This server is stopping and has not begun the call. Repeat it after the RetryInfo."""
+ERROR_REASON_TOO_MANY_CALLS: ErrorReason.ValueType  # 111
+"""RESOURCE_EXHAUSTED. The server or the app has as many calls in progress as are allowed. Repeat it after the RetryInfo."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -81,6 +81,7 @@ def serve() -> None:
 
 async def _serve(settings: Settings, stop: asyncio.Event) -> None:
     from paycenter_server.grpc_server.server import Parts, Server, Tls
+    from paycenter_server.services.limits import Limits
     from paycenter_server.workers.wake_up import ArqWakeUp
 
     wake_up = ArqWakeUp(settings.redis_url)
@@ -100,7 +101,10 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
         reflection = settings.reflection if settings.reflection is not None else not settings.production
         check_address("PAYCENTER_GRPC_ADDRESS", settings.grpc_address)
         try:
-            server = Server(parts, settings.grpc_address, tls=tls, with_reflection=reflection)
+            server = Server(
+                parts, settings.grpc_address, tls=tls, with_reflection=reflection, connections=settings.connections,
+                limits=Limits(settings.calls, settings.app_calls, settings.app_calls_per_second),
+            )  # fmt: skip
         except RuntimeError as error:  # of gRPC, which does not say why
             raise SettingsError(f"PAYCENTER_GRPC_ADDRESS: gRPC cannot listen on {settings.grpc_address}: {error}") from error
         async with AsyncExitStack() as stack:

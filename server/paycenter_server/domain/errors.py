@@ -73,6 +73,7 @@ class Reason(StrEnum):
     APPROVAL_DECIDED = "APPROVAL_DECIDED"
     APPROVAL_OWN = "APPROVAL_OWN"
     SERVER_STOPPING = "SERVER_STOPPING"
+    TOO_MANY_CALLS = "TOO_MANY_CALLS"
 
 
 @dataclass(frozen=True, slots=True)

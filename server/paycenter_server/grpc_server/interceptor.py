@@ -18,6 +18,7 @@ from paycenter_server.grpc_server.audit import is_administrative, named_object
 from paycenter_server.grpc_server.errors import server_stopping, to_status
 from paycenter_server.services.context import deadline
 from paycenter_server.services.identity import Caller, Identity
+from paycenter_server.services.limits import Admission, place
 from paycenter_server.storage.database import retryable_error
 from paycenter_server.telemetry import begin_request
 
@@ -34,8 +35,9 @@ def current_caller() -> Caller:
 class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Handles every exception, because grpc.aio sends the text of an unhandled one to the caller."""
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, identity: Identity, admission: Admission) -> None:
         self._identity = identity
+        self._admission = admission
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._refusing = False
         self._refused = 0
@@ -89,14 +91,17 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             metadata: dict[str, Any] = {str(key): value for key, value in context.invocation_metadata() or ()}
             request_id = begin_request(metadata.get("x-request-id"), context.peer())
             set_origin(context.peer(), request_id)
-            caller = request = answer = None
+            caller = request = answer = taken = None
             failure: PayCenterError | None = None
             outcome = "CANCELLED"
             try:
                 if self._refusing:
                     self._refused += 1
                     raise server_stopping()
+                self._admission.refuse_if_full()
                 caller = await self._identity.authenticate(_authorization(metadata))
+                taken = self._admission.admit(caller.app_id)
+                place.set(taken)
                 _caller.set(caller)
                 set_actor(caller.actor)
                 await self._identity.require(caller, name)
@@ -111,6 +116,8 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             except Exception as error:
                 failure = _unexpected(error, name, request_id)
             finally:
+                if taken is not None:
+                    taken.end()
                 outcome = failure.reason.value if failure else outcome
                 ms = round((loop.time() - started) * 1000, 1)
                 if caller is not None and is_administrative(name, caller):
@@ -119,6 +126,9 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             if failure is None:
                 log.debug("call", method=name, key_id=caller.key_id if caller else "", ms=ms)
                 return answer
+            if failure.reason is Reason.TOO_MANY_CALLS:
+                self._admission.note_refusal()  # a line for each would be work that the server has no time for
+                return await _abort(context, failure, request_id)
             log.info("call_failed", method=name, key_id=caller.key_id if caller else "", reason=outcome, ms=ms)
             return await _abort(context, failure, request_id)
 

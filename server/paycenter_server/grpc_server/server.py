@@ -63,6 +63,7 @@ from paycenter_server.services.channels import Channels
 from paycenter_server.services.credentials import Credentials
 from paycenter_server.services.health import Health
 from paycenter_server.services.identity import Identity
+from paycenter_server.services.limits import Admission, Limits
 from paycenter_server.services.notifications import Notifications
 from paycenter_server.services.operators import Operators
 from paycenter_server.services.orders import Orders
@@ -74,6 +75,8 @@ log = structlog.get_logger(__name__)
 
 LIVENESS = "liveness"
 """The name that the health service answers SERVING for while the process runs, whatever its database does."""
+MOST_BYTES = 256 * 1024
+MOST_CONNECTIONS = 1000
 _HEALTH_SECONDS = 2.0
 _GRACE_SECONDS = 10.0
 # Shorter than the time after which a refused call is repeated, so that the repetition meets the next server.
@@ -82,7 +85,10 @@ _REFUSE_SECONDS = 1.5
 _OPTIONS = (
     # With SO_REUSEPORT the kernel would distribute the calls over every server that listens on the port, also over a forgotten one.
     ("grpc.so_reuseport", 0),
-    ("grpc.max_receive_message_length", 1024 * 1024),
+    # The largest request, a channel with its keys and certificates, has some 30 KiB. With the limits of calls this bounds the
+    # memory.
+    ("grpc.max_receive_message_length", MOST_BYTES),
+    ("grpc.max_concurrent_streams", 256),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.http2.max_ping_strikes", 5),
@@ -142,12 +148,22 @@ class Server:
     """The server of one process. `port` is the bound port, also where the address has port 0."""
 
     def __init__(
-        self, parts: Parts, address: str, *, tls: Tls | None, with_reflection: bool, health_seconds: float = _HEALTH_SECONDS
+        self,
+        parts: Parts,
+        address: str,
+        *,
+        tls: Tls | None,
+        with_reflection: bool,
+        health_seconds: float = _HEALTH_SECONDS,
+        limits: Limits | None = None,
+        connections: int = MOST_CONNECTIONS,
     ) -> None:
         self._checks = parts.health
         self._health_seconds = health_seconds
-        self._interceptor = Interceptor(parts.identity)
-        self._server = grpc.aio.server(interceptors=(self._interceptor,), options=_OPTIONS)
+        self.admission = Admission(limits or Limits())
+        self._interceptor = Interceptor(parts.identity, self.admission)
+        options = (*_OPTIONS, ("grpc.max_allowed_incoming_connections", connections))
+        self._server = grpc.aio.server(interceptors=(self._interceptor,), options=options)
         # The same methods for a transport other than gRPC.
         self.unary = Unary(self._interceptor, _SERVICES)
         servicers: tuple[tuple[Callable[[Any, Any], None], object], ...] = (

@@ -21,12 +21,13 @@ from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import RequestInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
+from paycenter_server.grpc_server.server import MOST_BYTES
 from paycenter_server.grpc_server.unary import CallError, Unary
 from paycenter_server.http_connect.messages import error_json, parse_json, to_json
 from paycenter_server.telemetry import usable_id
 
 log = structlog.get_logger(__name__)
-MAX_BODY = 1024 * 1024
+MAX_BODY = MOST_BYTES
 """Bytes of a request, as the gRPC server's limit."""
 READ_SECONDS = 10.0
 _JSON, _PROTO = "application/json", "application/proto"

@@ -39,6 +39,7 @@ from paycenter_server.services import errors
 from paycenter_server.services.accounts_keys import Keys
 from paycenter_server.services.accounts_places import AccountPlaces, count_call
 from paycenter_server.services.context import Context, deadline
+from paycenter_server.services.limits import waiting_outside
 from paycenter_server.storage import accounts as account_rows
 from paycenter_server.storage import channels as channel_rows
 from paycenter_server.storage.database import retryable_error
@@ -227,7 +228,8 @@ class ChannelGateway:
         started, seconds = asyncio.get_running_loop().time(), self._seconds()
         count_call()
         try:
-            response = await self._context.transport.send(call.request, seconds)
+            with waiting_outside():
+                response = await self._context.transport.send(call.request, seconds)
         except NotSentError as error:
             self._places.unanswered(configured.account.id)
             bound.warning("channel_not_reached", why=str(error))

@@ -417,3 +417,12 @@ def page_token_invalid() -> PayCenterError:
         Reason.PAGE_TOKEN_INVALID,
         "The page token does not belong to a list with these filters; start again without a token.",
     )
+
+
+def too_many_calls(whose: str, seconds: float) -> PayCenterError:
+    """The call was not begun, because as many are in progress as are allowed. It may be repeated after `seconds`."""
+    return PayCenterError(
+        Reason.TOO_MANY_CALLS,
+        f"Too many calls of {whose} are in progress or came within a second; nothing was begun. Repeat the call after the delay.",
+        retry_after=seconds,
+    )

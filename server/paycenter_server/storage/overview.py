@@ -14,6 +14,8 @@ from paycenter_server.storage.keyrange import end_key, first_key
 
 COUNTED = 10_000
 """Rows that are counted one by one; more are reported as this many."""
+LOOKED_AT = 30_000
+"""Rows that are read to find those that are counted. With more than so many, those beyond are not found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +66,15 @@ class Unsettled:
 
 _UNSETTLED = """SELECT count(*) FILTER (WHERE id >= $2) AS hour, count(*) FILTER (WHERE id < $2 AND id >= $3) AS day,
     count(*) FILTER (WHERE id < $3) AS older, coalesce(sum(amount), 0)::bigint AS amount
-  FROM (SELECT id, amount FROM {table} WHERE next_check_time IS NOT NULL AND state = ANY($1) LIMIT $4) t"""
+  FROM (SELECT id, amount, state FROM {table} WHERE next_check_time IS NOT NULL LIMIT $4) t WHERE state = ANY($1)"""
 
 
 async def unsettled(connection: Connection, hour_ago: datetime, day_ago: datetime) -> tuple[Unsettled, Unsettled]:
-    """Open attempts and WAITING refunds. It reads COUNTED entries of each partial index of next checks at most."""
+    """Open attempts and WAITING refunds. It reads LOOKED_AT entries of each partial index of next checks at most, in which are also
+    the final states that are looked at again."""
     found = []
     for table, states in (("pay_attempt", OPEN_ATTEMPT), ("pay_refund", sources(REFUND, RefundEvent.SUCCEED))):
-        row = await connection.fetchrow(_UNSETTLED.format(table=table), states, first_key(hour_ago), first_key(day_ago), COUNTED)
+        row = await connection.fetchrow(_UNSETTLED.format(table=table), states, first_key(hour_ago), first_key(day_ago), LOOKED_AT)
         found.append(Unsettled(row["hour"], row["day"], row["older"], row["amount"]) if row else Unsettled())
     return found[0], found[1]
 
@@ -86,14 +89,14 @@ class FailingEndpoint:
 
 
 async def failing_endpoints(connection: Connection, limit: int = 20) -> list[FailingEndpoint]:
-    """The endpoints with most notifications that wait for another delivery. It reads the index of due notifications, COUNTED
-    entries at most."""
+    """The endpoints with most notifications that wait for another delivery. It reads LOOKED_AT entries of the index of waiting
+    notifications at most, in which are also those that wait for their first delivery."""
     rows = await connection.fetch(
         """SELECT endpoint, count(*) AS rows, min(id::text)::uuid AS oldest FROM (
-             SELECT endpoint, id FROM pay_notify_task WHERE next_notify_time IS NOT NULL AND notify_times > schedule_start_times
+             SELECT endpoint, id, notify_times, schedule_start_times FROM pay_notify_task WHERE next_notify_time IS NOT NULL
              LIMIT $1) t
-           GROUP BY endpoint ORDER BY 2 DESC LIMIT $2""",
-        COUNTED, limit,
+           WHERE notify_times > schedule_start_times GROUP BY endpoint ORDER BY 2 DESC LIMIT $2""",
+        LOOKED_AT, limit,
     )  # fmt: skip
     return [FailingEndpoint(row["endpoint"], row["rows"], row["oldest"]) for row in rows]
 

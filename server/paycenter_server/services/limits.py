@@ -1,0 +1,157 @@
+"""Limits against overload: calls in progress of all callers and of each app, and the calls of an app in a second.
+
+A call that waits for a channel (or for a payer to confirm) uses no place, because it costs nothing here: a channel that hangs must
+not make the server refuse other calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from uuid import UUID
+
+import structlog
+
+from paycenter_server.domain.errors import PayCenterError
+from paycenter_server.services import errors
+
+log = structlog.get_logger(__name__)
+RETRY_SECONDS = 0.2
+_MOST_APPS = 10_000
+_LOG_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`calls`: in progress in this process. `app_calls`: of them for one app. `app_rate`: calls of an app in a second, up to twice
+    as many at once; 0 for no limit."""
+
+    calls: int = 512
+    app_calls: int = 128
+    app_rate: float = 0.0
+
+
+@dataclass(slots=True)
+class _App:
+    """What an app uses: its calls in progress, and its tokens at a time."""
+
+    calls: int = 0
+    tokens: float = 0.0
+    at: float = 0.0
+
+
+class Place:
+    """The place of a call in progress. It is given back while the call waits outside the server."""
+
+    __slots__ = ("_admission", "_app", "_ended")
+
+    def __init__(self, admission: Admission, app: _App | None) -> None:
+        self._admission = admission
+        self._app = app
+        self._ended = False
+
+    def pause(self) -> None:
+        """Give it back for a while. Another call may take it."""
+        if not self._ended:
+            self._admission._add(self._app, -1)
+
+    def resume(self) -> None:
+        """Take it again, also beyond the limit: a call that has begun is never refused."""
+        if not self._ended:
+            self._admission._add(self._app, 1)
+
+    def end(self) -> None:
+        """Give it back for good. Work that outlives its caller uses none."""
+        if not self._ended:
+            self._ended = True
+            self._admission._add(self._app, -1)
+
+
+place: ContextVar[Place | None] = ContextVar("paycenter_place", default=None)
+"""The place of the call that this task handles; None in jobs."""
+
+
+@contextmanager
+def waiting_outside() -> Iterator[None]:
+    """The time in which the call of this task waits for a channel or a payer."""
+    taken = place.get()
+    if taken is None:
+        yield
+        return
+    taken.pause()
+    try:
+        yield
+    finally:
+        taken.resume()
+
+
+class Admission:
+    """Decides at once whether a call is begun."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._calls = 0
+        self._apps: dict[UUID, _App] = {}
+        self._refused = 0
+        self._told = float("-inf")
+
+    @property
+    def calls(self) -> int:
+        """The calls in progress."""
+        return self._calls
+
+    def refuse_if_full(self) -> None:
+        """TOO_MANY_CALLS if there is no place, before anything is read to find out who calls."""
+        if self._calls >= self._limits.calls:
+            raise errors.too_many_calls("this server", RETRY_SECONDS)
+
+    def note_refusal(self) -> None:
+        """Log how many calls were refused, once in some seconds."""
+        self._refused += 1
+        now = _now()
+        if now - self._told >= _LOG_SECONDS:
+            log.warning("calls_refused", refused=self._refused, in_progress=self._calls, limit=self._limits.calls)
+            self._refused, self._told = 0, now
+
+    def admit(self, app_id: UUID | None) -> Place:
+        """The place of a call of an app (None for operators). TOO_MANY_CALLS if there is none; nothing has been done then."""
+        self.refuse_if_full()
+        app = None
+        if app_id is not None:
+            app = self._apps.get(app_id) or self._known(app_id)
+            if app.calls >= self._limits.app_calls:
+                raise errors.too_many_calls("this app", RETRY_SECONDS)
+            self._take_token(app)
+        self._add(app, 1)
+        return Place(self, app)
+
+    def _known(self, app_id: UUID) -> _App:
+        if len(self._apps) >= _MOST_APPS:
+            self._apps = {key: app for key, app in self._apps.items() if app.calls}
+        return self._apps.setdefault(app_id, _App(tokens=2 * self._limits.app_rate, at=_now()))
+
+    def _take_token(self, app: _App) -> None:
+        rate = self._limits.app_rate
+        if not rate:
+            return
+        now = _now()
+        app.tokens, app.at = min(2 * rate, app.tokens + (now - app.at) * rate), now
+        if app.tokens < 1:
+            raise _too_fast(app, rate)
+        app.tokens -= 1
+
+    def _add(self, app: _App | None, number: int) -> None:
+        self._calls += number
+        if app is not None:
+            app.calls += number
+
+
+def _too_fast(app: _App, rate: float) -> PayCenterError:
+    return errors.too_many_calls("this app", max(0.05, (1 - app.tokens) / rate))
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,100 @@
+"""Overload: calls beyond the limits are refused at once, an app takes no places of another, and a hanging channel takes none."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+from paycenter_server.channels.protocol import HttpRequest, HttpResponse
+from paycenter_server.channels.transport import TransportUnclearError
+from paycenter_server.services.limits import Limits
+from support.grpc_rig import Rig, fails, open_rig
+from support.locks import transaction
+from support.system import PayCenterSystem, open_system
+from support.waiting import eventually
+
+
+@asynccontextmanager
+async def waiting_calls(rig: Rig, order: Any, count: int) -> AsyncIterator[list[asyncio.Future[Any]]]:
+    """Calls of the shop that wait for the lock of an order."""
+    async with transaction(rig.system) as held:
+        await held.execute("SELECT 1 FROM pay_order WHERE merchant_order_id = $1 FOR UPDATE", order.merchant_order_id)
+        before = rig.server.admission.calls
+        calls = [asyncio.ensure_future(rig.shop.update_price(order, 100 + number)) for number in range(1, count + 1)]
+        await eventually(lambda: rig.server.admission.calls == before + count)
+        yield calls
+    await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def test_calls_beyond_the_limit_are_refused_at_once(system: PayCenterSystem) -> None:
+    async with open_rig(system, limits=Limits(calls=2, app_calls=2)) as rig:
+        order = await rig.order()
+        async with waiting_calls(rig, order, 2):
+            for client in (rig.shop, rig.op):
+                async with fails("TOO_MANY_CALLS", grpc.StatusCode.RESOURCE_EXHAUSTED) as caught:
+                    await client.get_order(id=order.id)
+                assert caught[0].retry_after == 0.2
+        assert (await rig.shop.get_order(id=order.id)).id == order.id
+        assert rig.server.admission.calls == 0
+
+
+async def test_an_app_cannot_take_the_places_of_another(system: PayCenterSystem) -> None:
+    async with open_rig(system, limits=Limits(calls=8, app_calls=2)) as rig:
+        other = await rig.app("books")
+        order = await rig.order()
+        async with waiting_calls(rig, order, 2):
+            async with fails("TOO_MANY_CALLS", grpc.StatusCode.RESOURCE_EXHAUSTED):
+                await rig.order()
+            assert (await rig.order(other)).app_key == "books"
+            assert (await rig.op.get_order(id=order.id)).id == order.id, "operators have no limit of an app"
+        await other.close()
+
+
+async def test_calls_of_an_app_in_a_second_are_limited(system: PayCenterSystem) -> None:
+    async with open_rig(system, limits=Limits(app_rate=0.5)) as rig:
+        other = await rig.app("books")
+        order = await rig.order()
+        async with fails("TOO_MANY_CALLS", grpc.StatusCode.RESOURCE_EXHAUSTED) as caught:
+            await rig.shop.get_order(id=order.id)
+        assert 0 < caught[0].retry_after <= 2, "when the next call is allowed"
+        assert (await rig.order(other)).app_key == "books"
+        await other.close()
+
+
+class Hanging:
+    """A channel that does not answer before it is told to."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.end = asyncio.Event()
+
+    async def send(self, request: HttpRequest, seconds: float) -> HttpResponse:
+        self.calls += 1
+        await self.end.wait()
+        raise TransportUnclearError("no answer")
+
+
+async def test_calls_that_wait_for_a_channel_take_no_places(
+    database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
+) -> None:
+    hanging = Hanging()
+    async with (
+        open_system(database_url, redis_url, keys_dir, master_key_file, transport=hanging) as system,
+        open_rig(system, limits=Limits(calls=1, app_calls=1)) as rig,
+    ):
+        submits = []
+        for number in range(1, 4):
+            order = await rig.order()
+            submits.append(asyncio.ensure_future(rig.shop.submit_order(order, "wx_native")))
+            await eventually(lambda number=number: hanging.calls == number)  # type: ignore[misc]
+        assert rig.server.admission.calls == 0
+        assert (await rig.order()).state == 1
+        submits.pop().cancel()  # its work goes on, and its place was given back with the call
+        hanging.end.set()
+        await asyncio.gather(*submits, return_exceptions=True)
+        await system.services.context.drain(10)
+        assert rig.server.admission.calls == 0
