@@ -17,6 +17,7 @@ from paycenter_server.bootstrap import open_services
 from paycenter_server.channels.protocol import HttpRequest, HttpResponse
 from paycenter_server.channels.transport import AiohttpTransport
 from paycenter_server.grpc_server.server import Server
+from paycenter_server.services.limits import Limits
 from support.grpc_rig import Line, Rig, fails, key_of, open_rig, parts_of, raw_call, write_pem
 from support.system import PayCenterSystem, open_system
 from support.waiting import eventually
@@ -235,7 +236,7 @@ async def test_nothing_is_incomplete_after_the_database_stops_during_a_burst(sys
     settings = system.settings.model_copy(update={"database_url": line.url})
     async with (
         open_services(settings, clock=system.clock, wake_up=system.wake_up) as services,
-        open_rig(replace(system, services=services)) as rig,
+        open_rig(replace(system, services=services), limits=Limits(app_calls=256)) as rig,
     ):
         results: list[str] = []
 

@@ -60,7 +60,7 @@ async def test_calls_of_an_app_in_a_second_are_limited(system: PayCenterSystem) 
         order = await rig.order()
         async with fails("TOO_MANY_CALLS", grpc.StatusCode.RESOURCE_EXHAUSTED) as caught:
             await rig.shop.get_order(id=order.id)
-        assert 0 < caught[0].retry_after <= 2, "when the next call is allowed"
+        assert 0 < (caught[0].retry_after or 0) <= 2, "when the next call is allowed"
         assert (await rig.order(other)).app_key == "books"
         await other.close()
 

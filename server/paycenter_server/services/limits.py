@@ -29,7 +29,7 @@ class Limits:
     """`calls`: in progress in this process. `app_calls`: of them for one app. `app_rate`: calls of an app in a second, up to twice
     as many at once; 0 for no limit."""
 
-    calls: int = 512
+    calls: int = 256
     app_calls: int = 128
     app_rate: float = 0.0
 
@@ -96,7 +96,7 @@ class Admission:
         self._calls = 0
         self._apps: dict[UUID, _App] = {}
         self._refused = 0
-        self._told = float("-inf")
+        self._logged = float("-inf")
 
     @property
     def calls(self) -> int:
@@ -112,9 +112,9 @@ class Admission:
         """Log how many calls were refused, once in some seconds."""
         self._refused += 1
         now = _now()
-        if now - self._told >= _LOG_SECONDS:
+        if now - self._logged >= _LOG_SECONDS:
             log.warning("calls_refused", refused=self._refused, in_progress=self._calls, limit=self._limits.calls)
-            self._refused, self._told = 0, now
+            self._refused, self._logged = 0, now
 
     def admit(self, app_id: UUID | None) -> Place:
         """The place of a call of an app (None for operators). TOO_MANY_CALLS if there is none; nothing has been done then."""
