@@ -245,7 +245,7 @@ async def test_nothing_is_incomplete_after_the_database_stops_during_a_burst(sys
                 await rig.order(merchant_order_id=f"B{number}")
                 results.append("done")
             except PayCenterError as error:
-                results.append(str(error.reason))
+                results.append(str(error.reason) or str(error))
 
         burst = asyncio.gather(*(one(number) for number in range(200)))
         await eventually(lambda: results)

@@ -19,14 +19,14 @@ from support.waiting import eventually
 
 
 @asynccontextmanager
-async def waiting_calls(rig: Rig, order: Any, count: int) -> AsyncIterator[list[asyncio.Future[Any]]]:
+async def waiting_calls(rig: Rig, order: Any, count: int) -> AsyncIterator[None]:
     """Calls of the shop that wait for the lock of an order."""
     async with transaction(rig.system) as held:
         await held.execute("SELECT 1 FROM pay_order WHERE merchant_order_id = $1 FOR UPDATE", order.merchant_order_id)
         before = rig.server.admission.calls
         calls = [asyncio.ensure_future(rig.shop.update_price(order, 100 + number)) for number in range(1, count + 1)]
         await eventually(lambda: rig.server.admission.calls == before + count)
-        yield calls
+        yield
     await asyncio.gather(*calls, return_exceptions=True)
 
 

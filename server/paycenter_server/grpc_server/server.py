@@ -88,7 +88,6 @@ _OPTIONS = (
     # The largest request, a channel with its keys and certificates, has some 30 KiB. With the limits of calls this bounds the
     # memory.
     ("grpc.max_receive_message_length", MOST_BYTES),
-    ("grpc.max_concurrent_streams", 256),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.http2.max_ping_strikes", 5),
