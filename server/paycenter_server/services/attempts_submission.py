@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from uuid import UUID
@@ -17,9 +17,9 @@ from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.schedule import ORDER_SYNC_DELAYS, due_after
 from paycenter_server.domain.states import OPEN_ATTEMPT, AttemptState, OrderState
-from paycenter_server.domain.validation import Check
 from paycenter_server.services import errors
 from paycenter_server.services.attempts import BEING_CANCELLED, FACTS_MISMATCH, AttemptSettlement, SettleResult
+from paycenter_server.services.attempts_checks import NewSubmission, check_submission
 from paycenter_server.services.channels_gateway import ChannelGateway, ConfiguredChannel
 from paycenter_server.services.context import Context, deadline
 from paycenter_server.services.events import cause
@@ -32,26 +32,15 @@ from paycenter_server.storage import cases as case_rows
 from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage.orders import Submittable
 
+__all__ = ["NewSubmission", "Submission"]
+
 log = structlog.get_logger(__name__)
 
-_MAX_EXTRAS = 16
 # Alipay, "Bar code payment": query every 3 to 6 s. The second is the longest time that a call waits for the payer.
 _BAR_STEP = 3.0
 _BAR_WAIT = 30.0
 # How often a submit stores its attempt while other calls change the order.
 _TRIES = 3
-
-
-@dataclass(frozen=True, slots=True)
-class NewSubmission:
-    """The values of a submit request."""
-
-    order_number: str
-    channel_code: str
-    extras: Mapping[str, str]
-    display_mode: str
-    return_url: str
-    user_ip: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +93,7 @@ class Submission:
         await self._payable(seen)
         await self._identity.app_of(caller, seen.order.app_key, enabled=True, cached=True)
         configured = await self._channel(seen.order.app_id, new.channel_code)
-        self._check(new, configured)
+        check_submission(new, configured.spec)
         attempt = await self._context.run_to_completion(self._run(seen, configured, new))
         order, attempts = await self._orders.read(caller, number=new.order_number)
         return order, next((one for one in attempts if one.id == attempt.id), attempt)
@@ -142,26 +131,6 @@ class Submission:
         if configured.spec.development_only and self._context.options.production:
             raise errors.channel_not_allowed(code)
         return configured
-
-    def _check(self, new: NewSubmission, configured: ConfiguredChannel) -> None:
-        check = Check()
-        modes = configured.spec.display_modes
-        if new.display_mode and new.display_mode not in modes:
-            offered = ", ".join(mode for mode in modes if mode) or "none"
-            check.fail("display_mode", f"the channel {new.channel_code!r} offers: {offered}")
-        for required in configured.spec.required_extras:
-            if not any(new.extras.get(name) for name in required.names):
-                wanted = " or ".join(required.names)
-                check.fail(f"channel_extras.{required.names[0]}", f"the channel {new.channel_code!r} needs {wanted}")
-        if len(new.extras) > _MAX_EXTRAS:
-            check.fail("channel_extras", f"has {len(new.extras)} entries; the most is {_MAX_EXTRAS}")
-        for name, value in new.extras.items():
-            check.text(f"channel_extras.{name}"[:100], value, 512)
-            check.text("channel_extras", name, 64, minimum=1)
-        check.url("return_url", new.return_url)
-        if new.user_ip:
-            check.ip("user_ip", new.user_ip)
-        check.done()
 
     async def _run(self, seen: Submittable, configured: ConfiguredChannel, new: NewSubmission) -> PayAttempt:
         """Make the order payable at the channel. The attempt, as it was before the channel's answer."""

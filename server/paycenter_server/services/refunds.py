@@ -25,10 +25,11 @@ from paycenter_server.services.refunds_settlement import RefundSettlement
 from paycenter_server.storage import accounts as account_rows
 from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage import refunds as refund_rows
+from paycenter_server.storage import refunds_lists as refund_lists
 from paycenter_server.storage import search as search_rows
 from paycenter_server.storage.database import Transaction, UniqueViolation
 from paycenter_server.storage.keyrange import scan_end
-from paycenter_server.storage.refunds import RefundFilter
+from paycenter_server.storage.refunds_lists import RefundFilter
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,5 +284,5 @@ class Refunds:
                     before=before, rows=scan,
                 )  # fmt: skip
                 narrowed = replace(narrowed, first_id=end)
-            rows = await refund_rows.list_refunds(connection, narrowed, limit=pager.size + 1, before=before)
+            rows = await refund_lists.list_refunds(connection, narrowed, limit=pager.size + 1, before=before)
         return pager.page(rows, where, scanned=narrowed.first_id)
