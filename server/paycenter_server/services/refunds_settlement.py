@@ -49,12 +49,14 @@ class RefundSettlement:
         self._attempts = attempts
         self._cases = cases
 
-    async def _request(self, refund: PayRefund, configured: ConfiguredChannel, attempt: PayAttempt | None = None) -> RefundRequest:
-        """`attempt`: the one that paid, if the caller has read it. Of it only what never changes is used."""
+    async def _request(self, refund: PayRefund, configured: ConfiguredChannel) -> RefundRequest:
+        async with self._context.database.connection() as connection:
+            attempt = await attempt_rows.get_attempt(connection, refund.attempt_id)
+        return self._request_of(refund, configured, attempt)
+
+    def _request_of(self, refund: PayRefund, configured: ConfiguredChannel, attempt: PayAttempt | None) -> RefundRequest:
+        """`attempt`: the one that paid. Of it only what never changes is used."""
         _, callback_url = self._gateway.callback_urls(configured.channel)
-        if attempt is None:
-            async with self._context.database.connection() as connection:
-                attempt = await attempt_rows.get_attempt(connection, refund.attempt_id)
         return RefundRequest(
             out_trade_no=refund.out_trade_no,
             out_refund_no=refund.out_refund_no,
@@ -73,7 +75,7 @@ class RefundSettlement:
     async def check_limits(self, refund: PayRefund, attempt: PayAttempt) -> None:
         """INVALID_FIELD names every field that the channel would refuse, before anything is reserved."""
         configured = await self._gateway.bound(refund.binding_id)
-        if wrong := configured.spec.refund_limits(await self._request(refund, configured, attempt)):
+        if wrong := configured.spec.refund_limits(self._request_of(refund, configured, attempt)):
             raise invalid(list(wrong))
 
     async def send(self, refund: PayRefund, attempt: PayAttempt | None = None) -> None:
@@ -82,7 +84,7 @@ class RefundSettlement:
         `attempt`: the one that paid, if the caller has read it.
         """
         configured = await self._gateway.bound(refund.binding_id)
-        request = await self._request(refund, configured, attempt)
+        request = self._request_of(refund, configured, attempt) if attempt else await self._request(refund, configured)
         outcome = await self._gateway.perform(configured, lambda codec, context: codec.refund(request, context))
         sending = Sending(refund.unclear_send_time, None) if refund.unclear_send_time is not None else None
         await self._apply_or_note(configured, refund, outcome, _answered(outcome, sending))
