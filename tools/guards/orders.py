@@ -251,7 +251,7 @@ ORDERS: list[Mutant] = [
             "intent-again",
             "_TRIES = 3",
             "_TRIES = 1",
-            "test_intent_locks_the_order test_a_submit_is_stored_although_the_order_has_changed_in_what_does_not_concern_it",
+            "test_a_submit_is_stored_although_the_order_has_changed_in_what_does_not_concern_it",
         ),
         ("intent-others", "if attempt.id not in tolerated:", "if False:", "test_intent_checks_the_other_attempts_again"),
         (

@@ -61,6 +61,7 @@ EXEMPT: dict[str, str] = {
             "channels_gateway ChannelGateway._send: outcome",
             "channels_gateway ChannelGateway.perform: await self._refresh_keys",
             "callbacks Callbacks._store: present = await self._gateway",
+            "callbacks Callbacks._store: signer",
             "callbacks Callbacks._verified: signer",
             "callbacks Callbacks._store: callback = await self._gateway",
             "callbacks Callbacks._owner: return await self._gateway",
