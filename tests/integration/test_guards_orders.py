@@ -255,6 +255,7 @@ async def test_a_submit_is_stored_although_the_order_has_changed_in_what_does_no
         beside = await submit_beside(system, held, order, model)
         await held.execute("UPDATE pay_attempt SET state = 'CLOSED', next_check_time = NULL WHERE id = $1", beside.id)
     (attempt,) = await ended(calls)
+    assert isinstance(attempt, PayAttempt), attempt
     assert (attempt.state, attempt.order_id) == (AttemptState.WAITING, order.id)
 
 
