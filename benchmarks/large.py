@@ -32,7 +32,7 @@ from paycenter_server.services.orders import NewOrder
 from paycenter_server.services.paging import Pager
 from paycenter_server.storage.notifications import NotificationFilter
 from paycenter_server.storage.orders import OrderFilter
-from paycenter_server.storage.refunds import RefundFilter
+from paycenter_server.storage.refunds_lists import RefundFilter
 from processes import Processes
 
 DAYS = 90

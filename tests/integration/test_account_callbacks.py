@@ -7,10 +7,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from paycenter_server.bootstrap import open_services
 from paycenter_server.channels.protocol import Payment, QueryStatus, RefundFacts, RefundOutcome, RefundStatus
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.states import OrderState, RefundState
+from paycenter_server.services import kept
 from paycenter_server.services.accounts_keys import OVERLAP
+from paycenter_server.services.attempts_submission import NewSubmission
 from paycenter_server.services.channels import NewChannel
 from paycenter_server.services.payments import Booked, FactsMismatchError
 from support.facts import configured
@@ -97,6 +100,37 @@ async def test_a_callback_is_booked_although_the_sibling_has_another_appid(
     assert await callback.deliver(system, address, "refund") == 204
     assert (await system.services.refunds.load(system.caller, refund.number)).state is RefundState.SUCCESS
     assert await system.cases() == []
+
+
+async def test_a_callback_of_an_account_that_another_process_gave_the_channel_is_booked(
+    system: PayCenterSystem, other: Merchant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This process keeps which accounts the channel has, and looks again before it refuses a message."""
+    monkeypatch.setattr(kept, "_FRESH_SECONDS", 60.0)
+    channel = (await configured(system, "wx_native")).channel
+    assert len(await system.services.gateway.all_of(channel.id)) == 1
+    async with open_services(system.settings, clock=system.clock, wake_up=system.wake_up) as process:
+        await process.channels.update(OPERATOR, channel.number, {}, *other.config("wx_native", "v3"))
+        order = await system.order()
+        _, attempt = await process.submission.submit(system.caller, NewSubmission(order.number, "wx_native", {}, "", "", ""))
+    assert len(await system.services.gateway.all_of(channel.id)) == 1
+    await other.simulator.pay(attempt.out_trade_no)
+    await system.until(order, "SUCCESS")
+    assert len(await system.services.gateway.all_of(channel.id)) == 2
+
+
+async def test_a_change_of_a_channel_is_seen_at_once_by_the_process_that_makes_it(
+    system: PayCenterSystem, other: Merchant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "_FRESH_SECONDS", 60.0)
+    gateway, channel = system.services.gateway, (await configured(system, "wx_native")).channel
+    assert (len(await gateway.all_of(channel.id)), await gateway.of_code(channel.app_id, "wx_native")) == (1, channel)
+    await system.services.channels.update(OPERATOR, channel.number, {"enabled": False}, *other.config("wx_native", "v3"))
+    found = await gateway.of_code(channel.app_id, "wx_native")
+    assert found is not None
+    assert (len(await gateway.all_of(channel.id)), found.enabled) == (2, False)
+    await system.services.channels.delete(OPERATOR, channel.number)
+    assert await gateway.of_code(channel.app_id, "wx_native") is None
 
 
 @pytest.mark.parametrize(("code", "version"), WAYS)

@@ -92,8 +92,10 @@ async def test_a_deadlock_is_a_conflict_that_can_be_repeated(system: PayCenterSy
         async with other.transaction():
             await other.execute("SELECT 1 FROM pay_order WHERE id = $1 FOR NO KEY UPDATE", order.id)
             call = asyncio.ensure_future(refund())
-            await waiting(system, 1)  # the refund's row locks the attempt; its reservation waits for the order
-            lock = asyncio.ensure_future(other.execute("SELECT 1 FROM pay_attempt WHERE id = $1 FOR UPDATE", attempt.id))
+            await waiting(system, 1)  # the refund holds the account; its reservation waits for the order
+            lock = asyncio.ensure_future(
+                other.execute("SELECT 1 FROM pay_account WHERE id = $1 FOR NO KEY UPDATE", attempt.account_id)
+            )
             async with fails("DATABASE_CONFLICT", grpc.StatusCode.ABORTED) as caught:
                 await call
             await lock

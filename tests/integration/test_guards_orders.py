@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 from paycenter_server.channels.protocol import QueryOutcome, QueryStatus
 from paycenter_server.domain.attempts import PayAttempt
+from paycenter_server.domain.cases import CaseKind, new_case
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.states import AttemptState, OrderState
 from paycenter_server.services.attempts import attempt_ref
 from paycenter_server.services.attempts_submission import NewSubmission
+from paycenter_server.services.payments import Booked
 from paycenter_server.storage import attempts as attempt_rows
+from paycenter_server.storage import cases as case_rows
 from paycenter_server.storage import orders as order_rows
 from support.facts import configured, payment_of
 from support.locks import transaction, waiting_for_lock
@@ -37,7 +40,7 @@ async def lock_order(connection: Any, order: PayOrder) -> None:
 async def submit_beside(system: PayCenterSystem, connection: Any, order: PayOrder, model: PayAttempt) -> PayAttempt:
     """The effect of a submit in another process under the lock of the order: an open attempt like the model."""
     made = replace(model, id=system.services.context.new_key(system.clock.now()), order_id=order.id, state=AttemptState.WAITING)
-    await attempt_rows.insert_attempt(connection, made, CAUSE)
+    assert await attempt_rows.insert_attempt(connection, made, order, CAUSE)
     return made
 
 
@@ -178,6 +181,82 @@ async def test_intent_checks_the_other_attempts_again(system: PayCenterSystem) -
         await submit_beside(system, held, order, model)
     assert [reason(result) for result in await ended(calls)] == [Reason.ORDER_CHANGED]
     assert await system.value("SELECT count(*) FROM pay_attempt WHERE order_id = $1", order.id) == 1
+
+
+async def stored_after(system: PayCenterSystem, order: PayOrder, seen: PayOrder | None = None, **changes: Any) -> bool:
+    """The statement alone: whether it stores an attempt of the order, for a submit that has seen it so."""
+    model = await model_attempt(system)
+    key = system.services.context.new_key(system.clock.now())
+    draft = replace(model, id=key, order_id=order.id, amount=order.amount, **changes)
+    async with system.services.context.database.connection() as connection:
+        stored = await attempt_rows.insert_attempt(connection, draft, seen or order, CAUSE)
+    assert await system.value("SELECT count(*) FROM pay_attempt WHERE order_id = $1", order.id) == int(stored)
+    assert (await system.read(order)).submit_version == order.submit_version + int(stored)
+    return stored
+
+
+async def test_intent_needs_an_order_that_has_not_expired(system: PayCenterSystem) -> None:
+    """It expired after it was read."""
+    order = await system.order()
+    assert not await stored_after(system, order, create_time=order.expire_time)
+    assert await stored_after(system, order, create_time=order.expire_time - timedelta(seconds=1))
+
+
+async def test_intent_needs_an_order_whose_money_is_not_held(system: PayCenterSystem) -> None:
+    """A conflict, which is opened without the lock of the order, after the order was read."""
+    order = await system.order()
+    case = new_case(
+        system.services.context.new_key(system.clock.now()), system.clock.now(), CaseKind.REFUND_ELSEWHERE, "c",
+        app_id=order.app_id, order_id=order.id,
+    )  # fmt: skip
+    async with system.services.context.database.connection() as connection:
+        assert await case_rows.insert_case(connection, case, CAUSE)
+    assert not await stored_after(system, order)
+    await system.rows("UPDATE pay_case SET state = 'RESOLVED', resolve_time = now()")
+    assert await stored_after(system, order)
+
+
+async def test_intent_compares_what_was_read(system: PayCenterSystem) -> None:
+    """Another attempt was stored since, and is closed already."""
+    order, model = await system.order(), await model_attempt(system)
+    async with transaction(system) as held:
+        first = await submit_beside(system, held, order, model)
+    await system.rows("DELETE FROM pay_attempt WHERE id = $1", first.id)
+    current = await system.read(order)
+    assert not await stored_after(system, current, order)
+    assert await stored_after(system, current)
+
+
+async def test_intent_waits_for_a_payment_that_becomes_a_case(system: PayCenterSystem) -> None:
+    """The case is opened under the lock for which the submit waits, so it sees that money of the order is held."""
+    await system.services.apps.update(OPERATOR, "shop", {"surplus_policy": "HOLD"})
+    order = await system.order()
+    first = await system.submit(order, "mock", **NEVER)
+    await system.rows("UPDATE pay_attempt SET state = 'CLOSED', next_check_time = NULL WHERE id = $1", first.id)
+    channel = await configured(system, "mock")
+    async with transaction(system) as held:
+        await lock_order(held, order)
+        booking = asyncio.create_task(system.services.payments.book(channel, payment_of(channel, first, amount=1), CAUSE))
+        await waiting_for_lock(system, [booking])
+        submit = asyncio.create_task(system.submit(order, "mock", **NEVER))
+        await waiting_for_lock(system, [booking, submit])
+    booked, refused = await ended([booking, submit])
+    assert (booked, reason(refused)) == (Booked.SURPLUS, Reason.ORDER_UNDER_REVIEW)
+    assert await system.value("SELECT count(*) FROM pay_attempt") == 1
+
+
+async def test_a_submit_is_stored_although_the_order_has_changed_in_what_does_not_concern_it(system: PayCenterSystem) -> None:
+    """Another submit was refused and closed while this one waited for the order."""
+    order, model = await system.order(), await model_attempt(system)
+    async with transaction(system) as held:
+        await lock_order(held, order)
+        calls = [asyncio.create_task(system.submit(order, "mock", **NEVER))]
+        await waiting_for_lock(system, calls)
+        beside = await submit_beside(system, held, order, model)
+        await held.execute("UPDATE pay_attempt SET state = 'CLOSED', next_check_time = NULL WHERE id = $1", beside.id)
+    (attempt,) = await ended(calls)
+    assert isinstance(attempt, PayAttempt), attempt
+    assert (attempt.state, attempt.order_id) == (AttemptState.WAITING, order.id)
 
 
 @pytest.mark.parametrize("state", ["SUCCESS", "CLOSED", "EXPIRED"])

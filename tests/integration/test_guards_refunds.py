@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -12,13 +13,14 @@ from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.domain.states import CaseEvent, OrderState, RefundState
+from paycenter_server.services import notifications_payloads as payloads
 from paycenter_server.services.payments import FactsMismatchError
 from paycenter_server.services.refunds import NewRefund, Work
 from paycenter_server.storage import cases as case_rows
 from paycenter_server.storage import refunds as refund_rows
 from support.facts import configured, failed, payment_of, refund_facts, refunded
 from support.locks import transaction, waiting_for_lock
-from support.system import CAUSE, PayCenterSystem
+from support.system import CAUSE, OPERATOR, PayCenterSystem
 from support.waiting import ended
 
 
@@ -123,6 +125,70 @@ async def test_succeed_counts_once(system: PayCenterSystem) -> None:
         await system.services.refund_settlement.apply(channel, refund, refunded(channel, refund), CAUSE)
     assert await amounts(system, order) == (40, 50)
     assert await system.value("SELECT count(*) FROM pay_notify_task WHERE event = 'pay_refund.success'") == 1
+
+
+async def test_a_success_is_reported_in_the_version_that_it_makes(system: PayCenterSystem) -> None:
+    """Another change was notified since the refund was read."""
+    order, refund = await pending(system)
+    channel = await configured(system, "mock")
+    await system.rows("UPDATE pay_refund SET version = 5")
+    await system.services.refund_settlement.apply(channel, refund, refunded(channel, refund), CAUSE)
+    (task,) = await system.rows("SELECT data_version, payload FROM pay_notify_task WHERE data_id = $1", refund.id)
+    assert (task["data_version"], json.loads(task["payload"])["version"], (await row(system, refund))["version"]) == (6, 6, 6)
+    assert await amounts(system, order) == (40, 0)
+
+
+async def succeed_and_tell(system: PayCenterSystem, refund: PayRefund, version: int) -> int:
+    """The statement of a success and its notification alone."""
+    now = system.clock.now()
+    key = system.services.context.new_key(now)
+    task = payloads.refund_settled(refund, key, now, version=version, success_time=now)
+    async with system.services.context.database.connection() as connection:
+        return await refund_rows.succeed(connection, refund, CAUSE, task, channel_refund_no="", success_time=now, now=now)
+
+
+async def test_a_success_that_is_not_booked_is_not_reported(system: PayCenterSystem) -> None:
+    """Neither is an older notification of the refund superseded."""
+    _, refund = await pending(system)
+    channel = await configured(system, "mock")
+    await system.services.refund_settlement.apply(channel, refund, failed(channel, refund), CAUSE)
+    assert (await row(system, refund))["version"] == 1
+    assert await succeed_and_tell(system, refund, 2) == 0
+    tasks = await system.rows("SELECT event, state FROM pay_notify_task WHERE data_id = $1", refund.id)
+    assert [(task["event"], task["state"]) for task in tasks] == [("pay_refund.failure", "WAITING")]
+
+
+async def test_a_refund_of_a_case_succeeds_with_its_case_only(system: PayCenterSystem) -> None:
+    order = await system.order()
+    attempt = await system.submit(order, "mock", behaviour="late_after_close", late_seconds="80000")
+    await system.services.orders.close(system.caller, order.number)
+    channel = await configured(system, "mock")
+    await system.services.payments.book(channel, payment_of(channel, attempt), CAUSE)
+    (case,) = await system.cases()
+    async with system.services.context.database.connection() as connection:
+        surplus = await refund_rows.get_refund(connection, case["refund_id"])
+    assert surplus is not None
+    assert await succeed_and_tell(system, surplus, 1) == 0
+    assert (await row(system, surplus))["state"] == "WAITING"
+
+
+@pytest.mark.parametrize("operator_first", [True, False])
+async def test_an_app_and_an_operator_create_the_same_refund_at_once(system: PayCenterSystem, operator_first: bool) -> None:
+    """One statement and one transaction, which take the number before they lock the order: no deadlock, and one refund."""
+    order = await system.paid("mock")
+    app, operator = [NewRefund(key, order.merchant_order_id, "R1", 60, "why") for key in ("", "shop")]
+    works = [(system.caller, app), (OPERATOR, operator)]
+    async with transaction(system) as held:
+        await held.execute("SELECT 1 FROM pay_order WHERE id = $1 FOR UPDATE", order.id)
+        calls: list[asyncio.Task[Any]] = []
+        for caller, new in reversed(works) if operator_first else works:
+            calls.append(asyncio.create_task(system.services.refunds.create(caller, new)))
+            await waiting_for_lock(system, calls)
+    first, second = await ended(calls)
+    assert (first.id, first.merchant_refund_no) == (second.id, "R1")
+    assert await system.value("SELECT count(*) FROM pay_refund") == 1
+    after = await system.read(order)
+    assert after.refunded_amount + after.reserved_amount == 60
 
 
 async def pending_refund_beside(system: PayCenterSystem, order: PayOrder) -> PayRefund:

@@ -41,6 +41,34 @@ async def book(system: PayCenterSystem, attempt: PayAttempt, snapshot: QuerySnap
     return await system.services.payments.book(channel, payment_of(channel, attempt, **changes), CAUSE, snapshot)
 
 
+async def test_what_is_known_of_another_number_books_nothing(system: PayCenterSystem) -> None:
+    """The rows that the caller has read must be those of the payment."""
+    order, other = [await system.order() for _ in range(2)]
+    attempt, another = [await system.submit(one, "mock", **NEVER) for one in (order, other)]
+    channel, payments = await configured(system, "mock"), system.services.payments
+    known = await payments.known(another.out_trade_no)
+    assert await payments.book(channel, payment_of(channel, attempt), CAUSE, known=known) is Booked.BOOKED
+    assert (await system.read(order)).state is OrderState.SUCCESS
+    assert (await system.read(other)).state is OrderState.WAITING
+
+
+async def test_what_is_known_may_have_changed_since(system: PayCenterSystem) -> None:
+    """Booked by another call, closed by another call, or with another version: the rows are read again under lock."""
+    channel, payments = await configured(system, "mock"), system.services.payments
+    attempts = [await system.submit(await system.order(), "mock", **NEVER) for _ in range(3)]
+    known = [await payments.known(attempt.out_trade_no) for attempt in attempts]
+    await book(system, attempts[0])
+    await system.rows("UPDATE pay_attempt SET state = 'CLOSED', next_check_time = NULL WHERE id = $1", attempts[1].id)
+    await system.rows("UPDATE pay_order SET version = 4 WHERE id = $1", attempts[2].order_id)
+    results = [
+        await payments.book(channel, payment_of(channel, one), CAUSE, known=rows) for one, rows in zip(attempts, known, strict=True)
+    ]
+    assert results == [Booked.ALREADY, Booked.BOOKED, Booked.BOOKED]
+    versions = await system.rows("SELECT version FROM pay_order ORDER BY id")
+    assert [row["version"] for row in versions] == [1, 1, 5]
+    assert await system.cases() == []
+
+
 async def settle(
     system: PayCenterSystem,
     order: PayOrder,

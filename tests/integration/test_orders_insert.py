@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.events import acting
 from paycenter_server.domain.orders import PayOrder, new_order
@@ -113,14 +114,18 @@ async def test_the_app_of_a_create_is_read_once_a_second_and_after_its_change(sy
     await create(system, system.new_order())
 
 
-async def test_what_was_read_before_a_change_is_not_kept(system: PayCenterSystem) -> None:
+@pytest.mark.parametrize("everything", [False, True])
+async def test_what_was_read_before_a_change_is_not_kept(system: PayCenterSystem, everything: bool) -> None:
     """The change is committed while the app is being read."""
     cache = AppCache(system.services.context)
     async with transaction(system) as held:
         await held.execute("LOCK TABLE pay_app IN ACCESS EXCLUSIVE MODE")
         reading = [asyncio.ensure_future(cache.get("shop")) for _ in range(3)]
         await waiting_for_lock(system, reading, 1)
-        cache.forget("shop")
+        if everything:
+            cache.forget_all()
+        else:
+            cache.forget("shop")
     await ended(reading)
     await system.rows("UPDATE pay_app SET name = 'changed'")
     found = await cache.get("shop")

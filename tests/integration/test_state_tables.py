@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
@@ -112,8 +112,8 @@ async def stored(system: PayCenterSystem, transaction: Transaction) -> Rows:
     binding = await channel_rows.get_binding(transaction, channel.binding_id)
     assert binding is not None
     order = new_order(
-        context.new_key(now), now, app, merchant_order_id="M1", subject="s", body="", amount=100, currency="CNY", expire_time=now,
-        user_ip="::1", user_id="", return_url="",
+        context.new_key(now), now, app, merchant_order_id="M1", subject="s", body="", amount=100, currency="CNY",
+        expire_time=now + timedelta(hours=1), user_ip="::1", user_id="", return_url="",
     )  # fmt: skip
     attempt = new_attempt(
         context.new_key(now), now, order, channel_id=channel.id, account_id=binding.account_id, binding_id=binding.id,
@@ -131,7 +131,7 @@ async def stored(system: PayCenterSystem, transaction: Transaction) -> Rows:
     )  # fmt: skip
     case = new_case(context.new_key(now), now, CaseKind.LATE_PAYMENT, "c", app_id=app.id)
     assert await order_rows.insert_order(transaction, order, CAUSE)
-    await attempt_rows.insert_attempt(transaction, attempt, CAUSE)
+    assert await attempt_rows.insert_attempt(transaction, attempt, order, CAUSE)
     await refund_rows.insert_refund(transaction, refund, CAUSE)
     assert await notification_rows.insert_notification(transaction, notification)
     assert await case_rows.insert_case(transaction, case, CAUSE)
@@ -160,7 +160,13 @@ ACTS: Mapping[tuple[type[StrEnum], StrEnum], Act] = {
     (OrderEvent, OrderEvent.LATE_PAYMENT_ACCEPTED): lambda r: r.settle(OrderEvent.LATE_PAYMENT_ACCEPTED, closed_attempt=True),
     (OrderEvent, OrderEvent.CLOSE): lambda r: order_rows.close_order(r.transaction, r.order.id, r.now, CAUSE),
     (OrderEvent, OrderEvent.REFUNDED): lambda r: refund_rows.succeed(
-        r.transaction, r.refund, CAUSE, channel_refund_no="", success_time=r.now, now=r.now
+        r.transaction,
+        r.refund,
+        CAUSE,
+        replace(r.notification, id=r.case_id, data_version=r.refund.version + 1),
+        channel_refund_no="",
+        success_time=r.now,
+        now=r.now,
     ),
     (AttemptEvent, AttemptEvent.ANSWERED): lambda r: attempt_rows.answered(
         r.transaction, r.attempt.id, "", "x", r.now, r.now, CAUSE

@@ -100,7 +100,7 @@ ACCESS: list[Mutant] = [
         "test_grpc_credentials.py",
         (
             "last-operator",
-            "if found.enabled and not any(one.enabled for one in credentials if one.key_id != key_id):",
+            "if found.enabled and not await credential_rows.another_is_usable(transaction, key_id):",
             "if False:",
             "test_the_last_operator_cannot_disable_itself test_two_operators_cannot_disable_each_other_at_once",
         ),
@@ -132,13 +132,13 @@ ACCESS: list[Mutant] = [
         "test_submit.py",
         (
             "not-sent-closes",
-            "            if fresh:\n                await self._close_unsent(attempt, outcome)",
+            "            if work.fresh:\n                await self._close_unsent(attempt, outcome)",
             "            if False:\n                await self._close_unsent(attempt, outcome)",
             "test_a_channel_that_cannot_be_reached_decides_at_once",
         ),
         (
             "not-sent-repeat",
-            "            if fresh:\n                await self._close_unsent(attempt, outcome)",
+            "            if work.fresh:\n                await self._close_unsent(attempt, outcome)",
             "            if True:\n                await self._close_unsent(attempt, outcome)",
             "test_a_repeat_of_what_was_not_shown_yet_is_not_closed_when_it_was_not_sent",
         ),

@@ -24,6 +24,12 @@ APPROVALS: list[Mutant] = [
             "test_a_failed_refund_is_not_sent_again_by_one_operator",
         ),
         (
+            "refund-of-operator",
+            "if not work.caller.is_operator and work.approved is None:",
+            "if work.approved is None:",
+            "test_a_refund_at_the_limit_waits_for_a_second_operator test_two_small_refunds_at_the_same_moment_count_together",
+        ),
+        (
             "refund-takes-approval",
             """                if work.approved is not None:
                     await self._approvals.take(connection, work.approved)

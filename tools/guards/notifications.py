@@ -47,14 +47,14 @@ NOTIFICATIONS: list[Mutant] = [
         ),
         (
             "insert-supersedes",
-            "WHERE n.data_id = {data} AND n.data_version < {version} AND n.state = ANY(${last + 2})",
-            "WHERE n.data_id = {data} AND n.data_version < 0 * {version} AND n.state = ANY(${last + 2})",
+            "WHERE n.data_id = {data} AND n.data_version < {version} AND n.state = ANY(${last + 1})",
+            "WHERE n.data_id = {data} AND n.data_version < 0 * {version} AND n.state = ANY(${last + 1})",
             "test_a_refund_that_succeeds_supersedes_its_failure",
         ),
         (
             "insert-supersedes-open",
-            "WHERE n.data_id = {data} AND n.data_version < {version} AND n.state = ANY(${last + 2})",
-            "WHERE n.data_id = {data} AND n.data_version < {version} AND ${last + 2}::text[] IS NOT NULL",
+            "WHERE n.data_id = {data} AND n.data_version < {version} AND n.state = ANY(${last + 1})",
+            "WHERE n.data_id = {data} AND n.data_version < {version} AND ${last + 1}::text[] IS NOT NULL",
             "test_what_was_delivered_in_order_counts_up",
         ),
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from guards import Mutant, guards
 
-_KEY = "WHERE id = $1 AND out_refund_key = $2 AND state = ANY($7) RETURNING {_NOTED}, version"
+_KEY = "WHERE id = $1 AND out_refund_key = $2 AND state = ANY($7) AND {condition} RETURNING {_NOTED}, version"
 _SUCCEED = "next_check_time = NULL, channel_error_code = NULL, channel_error_message = NULL, version = version + 1\n             "
 _FAIL = "check_count = 0, unclear_send_time = NULL, version = version + 1\n             "
 _FKEY = "WHERE id = $1 AND out_refund_key = $2 AND state = ANY($7)\n               AND ($12"
@@ -21,6 +21,18 @@ _SUCCESS_FACTS = "test_a_success_with_other_facts_is_not_booked"
 _FAILURE_FACTS = "test_a_failure_with_other_facts_frees_nothing"
 
 REFUNDS: list[Mutant] = [
+    *guards(
+        "storage/refunds.py",
+        "test_guards_refunds.py",
+        (
+            "reserve-in-one-statement",
+            "SET reserved_amount = reserved_amount + made.amount, update_time",
+            "SET reserved_amount = reserved_amount, update_time",
+            "test_reserve_counts_what_is_refunded_and_what_is_reserved "
+            "test_money_rules.py::test_rule_3_concurrent_refunds_never_exceed_what_was_paid",
+        ),
+        control=False,
+    ),
     *guards(
         "storage/refunds.py",
         "test_guards_refunds.py",
@@ -42,6 +54,30 @@ REFUNDS: list[Mutant] = [
             "refunded_amount + reserved_amount + $2 <= paid_amount",
             "refunded_amount + $2 <= paid_amount",
             "test_reserve_counts_what_is_refunded_and_what_is_reserved",
+        ),
+        (
+            "insert-account-in-one-statement",
+            'REFUNDS.insert_from("account")',
+            'REFUNDS.insert_from("(SELECT 1) x")',
+            "test_accounts.py::test_a_refund_waits_for_the_account_that_is_being_disabled",
+        ),
+        (
+            "succeed-version",
+            "case_id IS NULL AND version = ${_VERSION} - 1",
+            "case_id IS NULL AND ${_VERSION}::int IS NOT NULL",
+            "test_a_success_is_reported_in_the_version_that_it_makes",
+        ),
+        (
+            "succeed-case",
+            "case_id IS NULL AND version = ${_VERSION} - 1",
+            "version = ${_VERSION} - 1",
+            "test_a_refund_of_a_case_succeeds_with_its_case_only",
+        ),
+        (
+            "succeed-tells-of-done",
+            "telling(NotificationType.REFUND, 12, of='done')",
+            "telling(NotificationType.REFUND, 12)",
+            "test_a_success_that_is_not_booked_is_not_reported",
         ),
         (
             "send-again-state",
@@ -99,8 +135,8 @@ REFUNDS: list[Mutant] = [
         "test_guards_refunds.py",
         (
             "success-account",
-            "            if facts.account.get(name) != ours:",
-            "            if False:",
+            "        compare_account(configured, facts.account, self._context.now())\n",
+            "",
             f"{_SUCCESS_FACTS}[wrong4] {_SUCCESS_FACTS}[wrong5]",
         ),
         (

@@ -30,12 +30,6 @@ RULES: list[Mutant] = [
             "test_R1_only_one_attempt_stays_payable_where_the_channel_can_close",
         ),
         (
-            "r1-intent-lock",
-            "lock_order(connection, order.id)",
-            "get_order(connection, order.id)",
-            "test_R1_two_submits_at_once_leave_one_attempt_payable",
-        ),
-        (
             "r1-intent-others",
             "if attempt.id not in tolerated:",
             "if False:",
@@ -68,6 +62,16 @@ RULES: list[Mutant] = [
             "if spec.development_only and self._context.options.production:",
             "if False:",
             "test_S9_mock_is_refused_in_production",
+        ),
+    ),
+    *guards(
+        "storage/attempts.py",
+        "test_reference_faults.py",
+        (
+            "r1-intent-version",
+            "AND t.submit_version = ${_SUBMIT + 1} AND",
+            "AND ${_SUBMIT + 1}::int IS NOT NULL AND",
+            "test_R1_two_submits_at_once_leave_one_attempt_payable",
         ),
     ),
     *guards(

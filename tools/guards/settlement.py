@@ -95,10 +95,16 @@ SETTLEMENT: list[Mutant] = [
         ),
         (
             "book-account-of-number",
-            "if attempt is None or attempt.account_id != configured.account.id:",
-            "if attempt is None:",
+            "if known is None or known.attempt.account_id != configured.account.id:",
+            "if known is None:",
             "test_a_payment_of_another_accounts_number_is_not_booked "
             "test_reference_faults.py::test_R26_an_account_settles_only_its_own_numbers",
+        ),
+        (
+            "book-known-number",
+            "if known is None or known.attempt.out_trade_no != payment.out_trade_no:",
+            "if known is None:",
+            "test_what_is_known_of_another_number_books_nothing",
         ),
         (
             "book-account",

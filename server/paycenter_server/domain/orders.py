@@ -16,6 +16,8 @@ class PayOrder:
     """Something that an app wants to be paid for. Amounts are in minor units. `first_amount`: that of the create.
 
     `notification_url` is empty if notifications go to the app's current URL. `version` counts the changes that were notified.
+    `submit_version` counts what a submit must have read before it stores an attempt: the attempts, and the payments that became
+    cases.
     """
 
     id: UUID
@@ -47,6 +49,7 @@ class PayOrder:
     success_time: datetime | None
     next_check_time: datetime | None
     check_count: int
+    submit_version: int
     create_time: datetime
     update_time: datetime
 
@@ -103,6 +106,7 @@ def new_order(
         success_time=None,
         next_check_time=expire_time,
         check_count=0,
+        submit_version=0,
         create_time=now,
         update_time=now,
     )

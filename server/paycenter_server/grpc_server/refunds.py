@@ -15,7 +15,7 @@ from paycenter_server.grpc_server.convert import enum_value, numbers, read_time,
 from paycenter_server.grpc_server.interceptor import current_caller
 from paycenter_server.services.paging import Pager
 from paycenter_server.services.refunds import NewRefund, Refunds
-from paycenter_server.storage.refunds import RefundFilter
+from paycenter_server.storage.refunds_lists import RefundFilter
 
 REFUND_STATES = numbers(pb.PayRefundState, "PAY_REFUND_STATE", RefundState)
 REFUND_NUMBERS = {state: pb.PayRefundState.Value(f"PAY_REFUND_STATE_{state.value}") for state in RefundState}

@@ -17,7 +17,7 @@ from paycenter_server.http_console.orders import app_keys, channel_choices, stat
 from paycenter_server.http_console.security import status_of, waits
 from paycenter_server.http_console.view import SCANNED, View, see, view_of
 from paycenter_server.services.refunds import NewRefund
-from paycenter_server.storage.refunds import RefundFilter
+from paycenter_server.storage.refunds_lists import RefundFilter
 
 COLUMNS = {
     "number": "Refund number",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from uuid import UUID
@@ -13,43 +13,34 @@ import structlog
 from paycenter_server.channels.protocol import PayOutcome, PayRequest, PayStatus, QueryOutcome, QueryStatus
 from paycenter_server.domain.attempts import PayAttempt, new_attempt
 from paycenter_server.domain.errors import invalid
+from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.schedule import ORDER_SYNC_DELAYS, due_after
-from paycenter_server.domain.states import AttemptState, OrderState
-from paycenter_server.domain.validation import Check
+from paycenter_server.domain.states import OPEN_ATTEMPT, AttemptState, OrderState
 from paycenter_server.services import errors
 from paycenter_server.services.attempts import BEING_CANCELLED, FACTS_MISMATCH, AttemptSettlement, SettleResult
+from paycenter_server.services.attempts_checks import NewSubmission, check_submission
 from paycenter_server.services.channels_gateway import ChannelGateway, ConfiguredChannel
 from paycenter_server.services.context import Context, deadline
 from paycenter_server.services.events import cause
 from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.services.orders import Orders
-from paycenter_server.services.payments import BeingCancelledError, FactsMismatchError, Payments
+from paycenter_server.services.payments import BeingCancelledError, FactsMismatchError, Known, Payments
 from paycenter_server.storage import accounts as account_rows
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import cases as case_rows
-from paycenter_server.storage import channels as channel_rows
 from paycenter_server.storage import orders as order_rows
-from paycenter_server.storage.database import Connection
+from paycenter_server.storage.orders import Submittable
+
+__all__ = ["NewSubmission", "Submission"]
 
 log = structlog.get_logger(__name__)
 
-_MAX_EXTRAS = 16
 # Alipay, "Bar code payment": query every 3 to 6 s. The second is the longest time that a call waits for the payer.
 _BAR_STEP = 3.0
 _BAR_WAIT = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class NewSubmission:
-    """The values of a submit request."""
-
-    order_number: str
-    channel_code: str
-    extras: Mapping[str, str]
-    display_mode: str
-    return_url: str
-    user_ip: str
+# How often a submit stores its attempt while other calls change the order.
+_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +49,21 @@ class _Draft:
 
     attempt: PayAttempt
     request: PayRequest
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A call to the channel. `fresh`: the attempt was stored by this submit."""
+
+    configured: ConfiguredChannel
+    known: Known
+    request: PayRequest
+    fresh: bool
+
+
+def _open(seen: Submittable) -> list[PayAttempt]:
+    """The attempts that may still be paid, oldest first."""
+    return [attempt for attempt in seen.attempts if attempt.state in OPEN_ATTEMPT]
 
 
 class Submission:
@@ -81,19 +87,32 @@ class Submission:
 
     async def submit(self, caller: Caller, new: NewSubmission) -> tuple[PayOrder, PayAttempt]:
         """Submit an order. Returns its current state, and the attempt with the display content."""
-        order = await self._orders.load(caller, new.order_number)
-        async with self._context.database.connection() as connection:
-            await self._payable(connection, order)
-        await self._identity.app_of(caller, order.app_key, enabled=True, cached=True)
-        configured = await self._channel(order.app_id, new.channel_code)
-        self._check(new, configured)
-        attempt = await self._context.run_to_completion(self._run(order, configured, new))
-        return await self._orders.load(caller, new.order_number), attempt
+        seen = await self._read(decode(Prefix.ORDER, new.order_number))
+        if not self._identity.owns(caller, seen.order.app_id):
+            raise errors.order_not_found()
+        await self._payable(seen)
+        await self._identity.app_of(caller, seen.order.app_key, enabled=True, cached=True)
+        configured = await self._channel(seen.order.app_id, new.channel_code)
+        check_submission(new, configured.spec)
+        attempt = await self._context.run_to_completion(self._run(seen, configured, new))
+        order, attempts = await self._orders.read(caller, number=new.order_number)
+        return order, next((one for one in attempts if one.id == attempt.id), attempt)
 
-    async def _payable(self, connection: Connection, order: PayOrder) -> None:
+    async def _read(self, order_id: UUID | None) -> Submittable:
+        """The order with its attempts and what holds its money, of one moment. ORDER_NOT_FOUND if there is none."""
+        async with self._context.database.connection() as connection:
+            seen = await order_rows.read_to_submit(connection, order_id) if order_id else None
+        if seen is None:
+            raise errors.order_not_found()
+        return seen
+
+    async def _payable(self, seen: Submittable) -> None:
         """ORDER_UNDER_REVIEW if money of the order is held: another payment, or a new order, would make the payer pay twice."""
-        if (held := await case_rows.held_case(connection, order.id)) is not None:
-            raise errors.order_under_review(order, held)
+        order = seen.order
+        if seen.held is not None:
+            async with self._context.database.connection() as connection:
+                held = await case_rows.get_case(connection, seen.held)
+            raise errors.order_under_review(order, held) if held else errors.order_changed()
         if order.state in (OrderState.SUCCESS, OrderState.REFUND):
             raise errors.order_paid()
         now = self._context.now()
@@ -101,8 +120,7 @@ class Submission:
             raise errors.order_ended(order, now)
 
     async def _channel(self, app_id: UUID, code: str) -> ConfiguredChannel:
-        async with self._context.database.connection() as connection:
-            channel = await channel_rows.get_channel_by_code(connection, app_id, code)
+        channel = await self._gateway.of_code(app_id, code)
         if channel is None:
             raise errors.channel_code_not_found(code)
         if not channel.enabled:
@@ -114,40 +132,23 @@ class Submission:
             raise errors.channel_not_allowed(code)
         return configured
 
-    def _check(self, new: NewSubmission, configured: ConfiguredChannel) -> None:
-        check = Check()
-        modes = configured.spec.display_modes
-        if new.display_mode and new.display_mode not in modes:
-            offered = ", ".join(mode for mode in modes if mode) or "none"
-            check.fail("display_mode", f"the channel {new.channel_code!r} offers: {offered}")
-        for required in configured.spec.required_extras:
-            if not any(new.extras.get(name) for name in required.names):
-                wanted = " or ".join(required.names)
-                check.fail(f"channel_extras.{required.names[0]}", f"the channel {new.channel_code!r} needs {wanted}")
-        if len(new.extras) > _MAX_EXTRAS:
-            check.fail("channel_extras", f"has {len(new.extras)} entries; the most is {_MAX_EXTRAS}")
-        for name, value in new.extras.items():
-            check.text(f"channel_extras.{name}"[:100], value, 512)
-            check.text("channel_extras", name, 64, minimum=1)
-        check.url("return_url", new.return_url)
-        if new.user_ip:
-            check.ip("user_ip", new.user_ip)
-        check.done()
-
-    async def _run(self, order: PayOrder, configured: ConfiguredChannel, new: NewSubmission) -> PayAttempt:
+    async def _run(self, seen: Submittable, configured: ConfiguredChannel, new: NewSubmission) -> PayAttempt:
+        """Make the order payable at the channel. The attempt, as it was before the channel's answer."""
+        order = seen.order
         draft = self._draft(order, configured, new)
-        others = await self._other_attempts(order, configured, new)
+        others = [attempt for attempt in _open(seen) if not self._same(order, attempt, configured, new)]
         tolerated = await self._close(others, configured)
         if others:  # the queries took time: the life of the attempt begins now
+            seen = await self._read_again(order)
             draft = self._draft(order, configured, new)
-        attempt, fresh = await self._intent(order, configured, new, draft, tolerated)
+        attempt, fresh = await self._intent(seen, configured, new, draft, tolerated)
         request = draft.request if fresh else self._request_of(order, configured, attempt)
+        work = _Work(configured, Known(order, attempt), request, fresh)
         if configured.spec.attempt_life is not None:
-            await self._bar_code(configured, attempt, request, fresh=fresh)
+            await self._bar_code(work)
         elif fresh or not self._showable(configured, attempt):
-            await self._call(configured, attempt, request, fresh=fresh)
-        async with self._context.database.connection() as connection:
-            return await attempt_rows.get_attempt(connection, attempt.id) or attempt
+            await self._call(work)
+        return attempt
 
     def _showable(self, configured: ConfiguredChannel, attempt: PayAttempt) -> bool:
         """Whether the stored display content is still valid, so that the channel need not be called."""
@@ -155,19 +156,20 @@ class Submission:
         fresh = attempt.state is AttemptState.WAITING and self._context.now() - attempt.update_time < life
         return bool(attempt.display_content) and fresh
 
-    async def _bar_code(self, configured: ConfiguredChannel, attempt: PayAttempt, request: PayRequest, *, fresh: bool) -> None:
+    async def _bar_code(self, work: _Work) -> None:
         """Send a bar code payment and wait until it is decided, the deadline is near, or the longest waiting time has passed.
 
         It is sent once. The caller may repeat the call, which then only queries. The sync job queries too, and cancels the payment
         at the channel at the expiry of the attempt.
         """
-        if fresh:
-            await self._call(configured, attempt, request, fresh=True)
+        attempt = work.known.attempt
+        if work.fresh:
+            await self._call(work)
         loop = asyncio.get_running_loop()
         end = loop.time() + _BAR_WAIT
         if (caller_ends := deadline.get()) is not None:
             end = min(end, caller_ends - _BAR_STEP)
-        ask = not fresh
+        ask = not work.fresh
         while True:
             async with self._context.database.connection() as connection:
                 current = await attempt_rows.get_attempt(connection, attempt.id)
@@ -196,12 +198,6 @@ class Submission:
             and attempt.wanted_mode == new.display_mode
             and attempt.return_url == (new.return_url or order.return_url)
         )
-
-    async def _other_attempts(self, order: PayOrder, configured: ConfiguredChannel, new: NewSubmission) -> list[PayAttempt]:
-        """The open attempts with other content than this submit."""
-        async with self._context.database.connection() as connection:
-            attempts = await attempt_rows.open_attempts(connection, order.id)
-        return [attempt for attempt in attempts if not self._same(order, attempt, configured, new)]
 
     async def _close(self, others: Sequence[PayAttempt], configured: ConfiguredChannel) -> set[UUID]:
         """Query and close attempts at their channels. Returns the ids of those that could not be closed.
@@ -239,25 +235,39 @@ class Submission:
         return _Draft(attempt, request)
 
     async def _intent(
-        self, order: PayOrder, configured: ConfiguredChannel, new: NewSubmission, draft: _Draft, tolerated: set[UUID]
+        self, seen: Submittable, configured: ConfiguredChannel, new: NewSubmission, draft: _Draft, tolerated: set[UUID]
     ) -> tuple[PayAttempt, bool]:
-        """Under the lock of the order: the open attempt with the same content, or the draft, which is stored (True)."""
-        async with self._context.database.transaction() as connection:
-            current = await order_rows.lock_order(connection, order.id)
-            if current is None:
-                raise errors.order_not_found()
-            await self._payable(connection, current)
-            if current.amount != order.amount:
-                raise errors.order_changed()
-            for attempt in await attempt_rows.open_attempts(connection, order.id):
-                if self._same(current, attempt, configured, new):
+        """The open attempt with the same content, or the draft, which is stored (True).
+
+        The statement that stores it compares the order with what was read. If it stores nothing, the order is read again.
+        """
+        for tries in range(_TRIES):
+            for attempt in _open(seen):
+                if self._same(seen.order, attempt, configured, new):
                     return attempt, False
                 if attempt.id not in tolerated:
                     raise errors.order_changed()
-            if not await account_rows.hold_enabled(connection, configured.account.id):
-                raise errors.account_disabled(configured.account)
-            await attempt_rows.insert_attempt(connection, draft.attempt, cause())
-            return draft.attempt, True
+            if tries:
+                await self._refuse_disabled(configured)
+            async with self._context.database.connection() as connection:
+                if await attempt_rows.insert_attempt(connection, draft.attempt, seen.order, cause()):
+                    return draft.attempt, True
+            seen = await self._read_again(seen.order)
+        raise errors.order_changed()
+
+    async def _refuse_disabled(self, configured: ConfiguredChannel) -> None:
+        async with self._context.database.connection() as connection:
+            account = await account_rows.get_account(connection, configured.account.id)
+        if account is None or not account.enabled:
+            raise errors.account_disabled(configured.account)
+
+    async def _read_again(self, order: PayOrder) -> Submittable:
+        """The order as it is now. ORDER_CHANGED if it has another amount, and the errors of an order that cannot be paid."""
+        seen = await self._read(order.id)
+        await self._payable(seen)
+        if seen.order.amount != order.amount:
+            raise errors.order_changed()
+        return seen
 
     def _request_of(self, order: PayOrder, configured: ConfiguredChannel, attempt: PayAttempt) -> PayRequest:
         callback_url, _ = self._gateway.callback_urls(configured.channel)
@@ -275,13 +285,14 @@ class Submission:
             display_mode=attempt.wanted_mode or configured.spec.display_modes[0],
         )
 
-    async def _call(self, configured: ConfiguredChannel, attempt: PayAttempt, request: PayRequest, *, fresh: bool) -> None:
-        outcome = await self._gateway.perform(configured, lambda codec, context: codec.pay(request, context))
+    async def _call(self, work: _Work) -> None:
+        outcome = await self._gateway.perform(work.configured, lambda codec, context: codec.pay(work.request, context))
         if outcome.not_sent:
-            if fresh:
+            attempt = work.known.attempt
+            if work.fresh:
                 await self._close_unsent(attempt, outcome)
             raise errors.channel_unreachable(attempt.channel_code, outcome.error_message)
-        await self._store(configured, attempt, outcome)
+        await self._store(work.configured, work.known, outcome)
 
     async def _close_unsent(self, attempt: PayAttempt, outcome: PayOutcome) -> None:
         """Close an attempt whose request was not sent, unless a parallel call with the same content has got display content."""
@@ -291,12 +302,12 @@ class Submission:
                 message=outcome.error_message, next_look=None, unshown=True,
             )  # fmt: skip
 
-    async def _store(self, configured: ConfiguredChannel, attempt: PayAttempt, outcome: PayOutcome) -> None:
-        now = self._context.now()
+    async def _store(self, configured: ConfiguredChannel, known: Known, outcome: PayOutcome) -> None:
+        attempt, now = known.attempt, self._context.now()
         next_check = due_after(now, ORDER_SYNC_DELAYS, 0)
         if outcome.status is PayStatus.PAID and outcome.payment is not None:
             try:
-                await self._payments.book(configured, outcome.payment, cause(outcome.call))
+                await self._payments.book(configured, outcome.payment, cause(outcome.call), known=known)
             except BeingCancelledError as error:
                 # Paid while it was being cancelled: only queries from now on are valid, so the attempt is queried soon.
                 await self._unclear(attempt, BEING_CANCELLED, str(error), outcome)

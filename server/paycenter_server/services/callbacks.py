@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from uuid import UUID
 
 import structlog
 
@@ -14,7 +15,7 @@ from paycenter_server.services.attempts import AttemptSettlement
 from paycenter_server.services.channels_gateway import ChannelGateway, ConfiguredChannel
 from paycenter_server.services.context import Context
 from paycenter_server.services.events import callback_cause, with_verdict
-from paycenter_server.services.payments import BeingCancelledError, Booked, FactsMismatchError, Payments, compare_identity
+from paycenter_server.services.payments import BeingCancelledError, Booked, FactsMismatchError, Known, Payments, compare_identity
 from paycenter_server.services.refunds_settlement import RefundSettlement
 from paycenter_server.storage.database import retryable_error
 
@@ -49,7 +50,7 @@ class Callbacks:
         if key is None:
             return NOT_FOUND
         try:
-            candidates = await self._gateway.all_of(key)
+            candidates = await self._gateway.all_of(key)  # each account that the channel has or had
         except PayCenterError as error:
             if error.reason is Reason.CHANNEL_NOT_FOUND:
                 return NOT_FOUND
@@ -58,7 +59,7 @@ class Callbacks:
         bound = log.bind(channel=channel_number, code=configured.channel.code)
         try:
             with acting(Actor(ActorKind.CALLBACK, channel_number)):
-                configured, callback = await self._context.run_to_completion(self._store(candidates, request))
+                configured, callback = await self._context.run_to_completion(self._store(key, candidates, request))
         except CallbackError as error:
             bound.warning("callback_refused", why=str(error))
             return configured.codec.acknowledge(False, "the callback cannot be verified")
@@ -73,10 +74,18 @@ class Callbacks:
             return configured.codec.acknowledge(False, "not stored, send again")
         return callback.answer or configured.codec.acknowledge(True, "")
 
-    async def _store(self, candidates: Sequence[ConfiguredChannel], request: CallbackRequest) -> tuple[ConfiguredChannel, Callback]:
-        signer, callback = await self._gateway.verify_callback(candidates, request, self._names_merchant)
-        self._compare_merchant(signer, callback)
-        configured = await self._owner(signer, callback)
+    async def _store(
+        self, channel_id: UUID, candidates: Sequence[ConfiguredChannel], request: CallbackRequest
+    ) -> tuple[ConfiguredChannel, Callback]:
+        try:
+            signer, callback = await self._verified(candidates, request)
+        except (CallbackError, FactsMismatchError):
+            # Another process may have moved the channel to the account that signed the message.
+            present = await self._gateway.all_of(channel_id, again=True)
+            if {one.binding.id for one in present} == {one.binding.id for one in candidates}:
+                raise
+            signer, callback = await self._verified(present, request)
+        configured, known = await self._owner(signer, callback)
         if configured is not signer:
             # The message came to the address of another channel. Its facts are read as the owner's codec reads them.
             callback = await self._gateway.parse_callback(configured, request)
@@ -84,10 +93,17 @@ class Callbacks:
         if callback.payment is not None and callback.payment.status is QueryStatus.PAID:
             if callback.payment.payment is None:
                 raise FactsMismatchError("the message names no payment")
-            await self._book(configured, callback.payment.payment, cause)
+            await self._book(configured, callback.payment.payment, cause, known)
         if callback.refund is not None:
             await self._refunds.receive_callback(configured, callback.refund, cause)
         return configured, callback
+
+    async def _verified(
+        self, candidates: Sequence[ConfiguredChannel], request: CallbackRequest
+    ) -> tuple[ConfiguredChannel, Callback]:
+        signer, callback = await self._gateway.verify_callback(candidates, request, self._names_merchant)
+        self._compare_merchant(signer, callback)
+        return signer, callback
 
     def _compare_merchant(self, signer: ConfiguredChannel, callback: Callback) -> None:
         """One key may sign for several merchants (Alipay's certificate), so the message must name the account that verified it."""
@@ -104,19 +120,19 @@ class Callbacks:
             return False
         return True
 
-    async def _owner(self, signer: ConfiguredChannel, callback: Callback) -> ConfiguredChannel:
-        """The binding of the attempt that the message is about, if that is over the same account; otherwise the one that verified
-        the message."""
+    async def _owner(self, signer: ConfiguredChannel, callback: Callback) -> tuple[ConfiguredChannel, Known | None]:
+        """The binding of the attempt that the message is about, if that is over the same account, with the attempt and its order;
+        otherwise the one that verified the message."""
         numbers = [callback.payment.payment.out_trade_no] if callback.payment and callback.payment.payment else []
         if callback.refund is not None and callback.refund.facts is not None:
             refund = await self._refunds.refund_of(callback.refund.facts.out_refund_no)
             numbers += [refund.out_trade_no] if refund else []
             numbers.append(callback.refund.facts.out_trade_no)
         for number in numbers:
-            attempt = await self._attempts.attempt_of(number)
-            if attempt is not None and attempt.account_id == signer.account.id:
-                return await self._gateway.bound(attempt.binding_id)
-        return signer
+            known = await self._payments.known(number)
+            if known is not None and known.attempt.account_id == signer.account.id:
+                return await self._gateway.bound(known.attempt.binding_id), known
+        return signer, None
 
     async def _note(self, out_trade_no: str, event: str, cause: Cause) -> None:
         """Note in the ledger a verified callback that changed nothing, if its number is that of an attempt."""
@@ -124,9 +140,9 @@ class Callbacks:
         if attempt is not None:
             await self._attempts.note(attempt, event, cause)
 
-    async def _book(self, configured: ConfiguredChannel, payment: Payment, cause: Cause) -> None:
+    async def _book(self, configured: ConfiguredChannel, payment: Payment, cause: Cause, known: Known | None) -> None:
         try:
-            booked = await self._payments.book(configured, payment, cause)
+            booked = await self._payments.book(configured, payment, cause, known=known)
             log.info("callback_stored", channel=configured.channel.number, result=booked.value)
             if booked is Booked.ALREADY:
                 await self._note(payment.out_trade_no, CALLBACK_REPEATED, cause)

@@ -38,6 +38,7 @@ from paycenter_server.domain.channels import PayBinding, PayChannel
 from paycenter_server.services import errors
 from paycenter_server.services.accounts_keys import Keys
 from paycenter_server.services.accounts_places import AccountPlaces, count_call
+from paycenter_server.services.channels_cache import ChannelCache
 from paycenter_server.services.context import Context, deadline
 from paycenter_server.services.limits import waiting_outside
 from paycenter_server.storage import accounts as account_rows
@@ -99,6 +100,7 @@ class ChannelGateway:
         self._keys = Keys(context)
         self._known: dict[UUID, ConfiguredChannel] = {}
         self._building: dict[UUID, asyncio.Lock] = {}
+        self._rows = ChannelCache(context)
 
     async def get(self, channel_id: UUID) -> ConfiguredChannel:
         """The channel over its current account. CHANNEL_NOT_FOUND if there is none."""
@@ -108,22 +110,25 @@ class ChannelGateway:
             raise errors.channel_not_found()
         return await self.bound(channel.binding_id)
 
-    async def all_of(self, channel_id: UUID) -> list[ConfiguredChannel]:
-        """The channel over every account that it has or had and whose keys can be read, the current one first. CHANNEL_NOT_FOUND if
-        there is no channel."""
-        async with self._context.database.connection() as connection:
-            bindings = await channel_rows.list_bindings(connection, channel_id)
+    async def of_code(self, app_id: UUID, code: str) -> PayChannel | None:
+        """The channel of an app as it was at most a second ago, enabled or not; None if there is none."""
+        return await self._rows.channel(app_id, code)
+
+    async def all_of(self, channel_id: UUID, *, again: bool = False) -> list[ConfiguredChannel]:
+        """The channel over every account that it has or had and whose keys can be read, the current one first, as it was at most a
+        second ago; with `again` as it is now. CHANNEL_NOT_FOUND if there is no channel."""
+        bindings = await self._rows.bindings(channel_id, again=again)
         if not bindings:
             raise errors.channel_not_found()
         usable, failure = [], None
-        for binding in bindings:
+        for binding_id in bindings:
             # One account whose keys cannot be read must not stop the callbacks of the others.
             try:
-                usable.append(await self.bound(binding.id))
+                usable.append(await self.bound(binding_id))
             except Exception as error:
                 if retryable_error(error) is not None:
                     raise
-                log.error("binding_unusable", channel=binding.channel_id, account=binding.account_id, why=f"{error}"[:300])
+                log.error("binding_unusable", channel_id=channel_id, binding_id=binding_id, why=f"{error}"[:300])
                 failure = failure or error
         if not usable and failure is not None:
             raise failure
@@ -177,6 +182,7 @@ class ChannelGateway:
         self._forget(lambda known: known.account.id == account_id)
 
     def _forget(self, which: Callable[[ConfiguredChannel], bool]) -> None:
+        self._rows.forget()
         for known in self._known.values():
             if which(known):
                 known.loaded = float("-inf")

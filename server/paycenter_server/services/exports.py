@@ -16,10 +16,10 @@ from paycenter_server.services.orders import Orders
 from paycenter_server.services.paging import Page, Pager
 from paycenter_server.services.refunds import Refunds
 from paycenter_server.storage import orders as order_rows
-from paycenter_server.storage import refunds as refund_rows
+from paycenter_server.storage import refunds_lists as refund_lists
 from paycenter_server.storage.keyrange import scan_end
 from paycenter_server.storage.orders import OrderFilter
-from paycenter_server.storage.refunds import RefundFilter
+from paycenter_server.storage.refunds_lists import RefundFilter
 
 T = TypeVar("T")
 PAGE = 1000
@@ -86,5 +86,5 @@ class Exports:
                 connection, table, app_id=where.app_id, start=where.create_time_from, end=where.create_time_to, before=None,
                 rows=COUNTED,
             )  # fmt: skip
-            count = order_rows.count_orders if table == "pay_order" else refund_rows.count_refunds
+            count = order_rows.count_orders if table == "pay_order" else refund_lists.count_refunds
             return await count(connection, replace(where, first_id=end)), end is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
@@ -25,7 +26,7 @@ from paycenter_server.storage import apps as app_rows
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage import payments as payment_rows
-from paycenter_server.storage.database import Connection, Transaction, WriteConnection
+from paycenter_server.storage.database import Transaction, WriteConnection
 
 log = structlog.get_logger(__name__)
 
@@ -61,6 +62,14 @@ def compare_account(configured: ConfiguredChannel, account: Mapping[str, str], n
         raise FactsMismatchError(f"the message's {name} is not the channel's")
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """An attempt and its order, as they were read together. They may have changed since: the statement that books compares them."""
+
+    order: PayOrder
+    attempt: PayAttempt
+
+
 class Payments:
     """Books verified payments, each once."""
 
@@ -68,27 +77,42 @@ class Payments:
         self._context = context
         self._cases = cases
 
+    async def known(self, out_trade_no: str) -> Known | None:
+        """Read the attempt with this out_trade_no, and its order; None if there is none."""
+        attempt_id = decode(Prefix.ATTEMPT, out_trade_no)
+        async with self._context.database.connection() as connection:
+            found = await order_rows.read_of_attempt(connection, attempt_id) if attempt_id else None
+        return Known(*found) if found else None
+
     async def book(
-        self, configured: ConfiguredChannel, payment: Payment, cause: Cause, snapshot: payment_rows.QuerySnapshot | None = None
+        self,
+        configured: ConfiguredChannel,
+        payment: Payment,
+        cause: Cause,
+        snapshot: payment_rows.QuerySnapshot | None = None,
+        *,
+        known: Known | None = None,
     ) -> Booked:
         """Compare the facts with the attempt. Book them in one statement, or open a case if they cannot be booked.
 
         `configured`: the binding of the attempt; for a number that is not known here, the one that verified the message.
 
         `snapshot`: the query to which these facts are the answer. BeingCancelledError if they may be older than a cancellation.
+
+        `known`: the rows of the number, if the caller has read them.
         """
         if payment.amount is None or payment.amount <= 0 or not payment.currency:
             raise FactsMismatchError("the message names no amount or currency")
-        async with self._context.database.connection() as connection:
-            attempt = await self._ours(connection, configured, payment)
-            booked = attempt is not None and attempt.state is AttemptState.SUCCESS
-            if attempt is not None and not booked and self._fits(attempt, payment):
-                order = await order_rows.get_order(connection, attempt.order_id)
-                if order is not None and await self._settle(
-                    connection, configured, order, attempt, payment, cause, snapshot=snapshot
-                ):
-                    self._context.wake_up.send()
-                    return Booked.BOOKED
+        if known is None or known.attempt.out_trade_no != payment.out_trade_no:
+            known = await self.known(payment.out_trade_no)
+        attempt = self._ours(known, configured, payment)
+        booked = attempt is not None and attempt.state is AttemptState.SUCCESS
+        if known is not None and attempt is not None and not booked and self._fits(attempt, payment):
+            async with self._context.database.connection() as connection:
+                done = await self._settle(connection, configured, known.order, attempt, payment, cause, snapshot=snapshot)
+            if done:
+                self._context.wake_up.send()
+                return Booked.BOOKED
         if attempt is not None and booked:
             if payment.amount != attempt.paid_amount:
                 # The channel contradicts itself. Which amount is true is not to be guessed.
@@ -100,14 +124,12 @@ class Payments:
             return Booked.SURPLUS
         return await self._surplus(configured, attempt, payment, cause, snapshot)
 
-    async def _ours(self, connection: Connection, configured: ConfiguredChannel, payment: Payment) -> PayAttempt | None:
+    def _ours(self, known: Known | None, configured: ConfiguredChannel, payment: Payment) -> PayAttempt | None:
         """The attempt of a payment; None if no attempt of this account has its number."""
-        attempt_id = decode(Prefix.ATTEMPT, payment.out_trade_no)
-        attempt = await attempt_rows.get_attempt(connection, attempt_id) if attempt_id else None
-        if attempt is None or attempt.account_id != configured.account.id:
+        if known is None or known.attempt.account_id != configured.account.id:
             return None
         compare_account(configured, payment.account, self._context.now())
-        return attempt
+        return known.attempt
 
     @staticmethod
     def _fits(attempt: PayAttempt, payment: Payment) -> bool:
@@ -238,4 +260,5 @@ class Payments:
             success_time=payment.success_time or now,
             now=now,
         )
+        await order_rows.count_for_submits(transaction, order.id)
         await self._cases.surplus(transaction, kind, app, order, attempt, payment, cause)

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from paycenter_server.domain.approvals import ApprovalKind, refund_needs_second
 from paycenter_server.domain.apps import PayApp
+from paycenter_server.domain.attempts import PayAttempt
 from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.refunds import PayRefund, new_refund
@@ -22,13 +23,13 @@ from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.services.paging import Page, Pager
 from paycenter_server.services.refunds_settlement import RefundSettlement
 from paycenter_server.storage import accounts as account_rows
-from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage import refunds as refund_rows
+from paycenter_server.storage import refunds_lists as refund_lists
 from paycenter_server.storage import search as search_rows
 from paycenter_server.storage.database import Transaction, UniqueViolation
 from paycenter_server.storage.keyrange import scan_end
-from paycenter_server.storage.refunds import RefundFilter
+from paycenter_server.storage.refunds_lists import RefundFilter
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,15 +119,21 @@ class Refunds:
 
     async def _create(self, work: Work) -> PayRefund:
         app, new = work.app, work.new
-        existing = await self._existing(app, new)
+        async with self._context.database.connection() as connection:
+            seen = await order_rows.read_to_refund(connection, app.id, new.merchant_order_id, new.merchant_refund_no)
+        existing = await self._existing(app, new) if seen is None or seen.refund is not None else None
         if existing is None:
-            created = await self._reserve_and_insert(work)
+            if seen is None:
+                raise errors.refund_of_no_order(new.merchant_order_id)
+            if seen.attempt is None:
+                raise errors.not_refundable(seen.order)
+            created = await self._reserve_and_insert(work, seen.order, seen.attempt)
             if created is None:
                 existing = await self._existing(app, new)
                 if existing is None:
                     raise errors.order_changed()
             else:
-                return await self._send(created)
+                return await self._send(created, seen.attempt)
         if existing.state is not RefundState.FAILURE:
             return existing
         existing = await self._settlement.look_at_failed(existing)
@@ -159,16 +166,9 @@ class Refunds:
         if work.approved is not None:
             await self._approvals.record(transaction, work.approved)
 
-    async def _reserve_and_insert(self, work: Work) -> PayRefund | None:
-        """Reserve the amount and store the intent in one transaction. None if another call has stored the number."""
-        app, new, now = work.app, work.new, self._context.now()
-        async with self._context.database.connection() as connection:
-            order = await order_rows.get_order_by_merchant_id(connection, app.id, new.merchant_order_id)
-            if order is None:
-                raise errors.refund_of_no_order(new.merchant_order_id)
-            attempt = await attempt_rows.get_attempt(connection, order.attempt_id) if order.attempt_id else None
-        if attempt is None:
-            raise errors.not_refundable(order)
+    async def _reserve_and_insert(self, work: Work, order: PayOrder, attempt: PayAttempt) -> PayRefund | None:
+        """Reserve the amount and store the intent. None if another call has stored the number."""
+        new, now = work.new, self._context.now()
         if new.amount > order.paid_amount:
             raise errors.refund_exceeds_paid(order)
         refund = new_refund(
@@ -177,8 +177,13 @@ class Refunds:
             amount=new.amount, total_amount=order.paid_amount, currency=order.currency, reason=new.reason,
             notification_url=new.notification_url, next_check_time=due_after(now, REFUND_SYNC_DELAYS, 0),
         )  # fmt: skip
-        await self._settlement.check_limits(refund)
+        await self._settlement.check_limits(refund, attempt)
         try:
+            if not work.caller.is_operator and work.approved is None:
+                async with self._context.database.connection() as connection:
+                    if await refund_rows.reserve_and_insert(connection, refund, cause()):
+                        return refund
+            # A second operator, the audit, or something that the error names.
             async with self._context.database.transaction() as connection:
                 if work.approved is not None:
                     await self._approvals.take(connection, work.approved)
@@ -221,8 +226,9 @@ class Refunds:
             account = await account_rows.get_account(transaction, account_id)
             raise errors.account_disabled(account) if account else errors.account_not_found()
 
-    async def _send(self, refund: PayRefund) -> PayRefund:
-        await self._settlement.send(refund)
+    async def _send(self, refund: PayRefund, attempt: PayAttempt | None = None) -> PayRefund:
+        """`attempt`: the one that paid, if the caller has read it."""
+        await self._settlement.send(refund, attempt)
         async with self._context.database.connection() as connection:
             return await refund_rows.get_refund(connection, refund.id) or refund
 
@@ -278,5 +284,5 @@ class Refunds:
                     before=before, rows=scan,
                 )  # fmt: skip
                 narrowed = replace(narrowed, first_id=end)
-            rows = await refund_rows.list_refunds(connection, narrowed, limit=pager.size + 1, before=before)
+            rows = await refund_lists.list_refunds(connection, narrowed, limit=pager.size + 1, before=before)
         return pager.page(rows, where, scanned=narrowed.first_id)

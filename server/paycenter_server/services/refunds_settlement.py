@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
 import structlog
 
 from paycenter_server.channels.protocol import QueryStatus, Refunded, RefundFacts, RefundOutcome, RefundRequest, RefundStatus
+from paycenter_server.domain.attempts import PayAttempt
 from paycenter_server.domain.errors import invalid
 from paycenter_server.domain.events import QUERIED, Cause, Subject
 from paycenter_server.domain.ids import Prefix, decode, encode
@@ -48,9 +50,13 @@ class RefundSettlement:
         self._cases = cases
 
     async def _request(self, refund: PayRefund, configured: ConfiguredChannel) -> RefundRequest:
-        _, callback_url = self._gateway.callback_urls(configured.channel)
         async with self._context.database.connection() as connection:
             attempt = await attempt_rows.get_attempt(connection, refund.attempt_id)
+        return self._request_of(refund, configured, attempt)
+
+    def _request_of(self, refund: PayRefund, configured: ConfiguredChannel, attempt: PayAttempt | None) -> RefundRequest:
+        """`attempt`: the one that paid. Of it only what never changes is used."""
+        _, callback_url = self._gateway.callback_urls(configured.channel)
         return RefundRequest(
             out_trade_no=refund.out_trade_no,
             out_refund_no=refund.out_refund_no,
@@ -66,16 +72,19 @@ class RefundSettlement:
     async def _query(self, configured: ConfiguredChannel, request: RefundRequest) -> RefundOutcome:
         return await self._gateway.perform(configured, lambda codec, context: codec.query_refund(request, context))
 
-    async def check_limits(self, refund: PayRefund) -> None:
+    async def check_limits(self, refund: PayRefund, attempt: PayAttempt) -> None:
         """INVALID_FIELD names every field that the channel would refuse, before anything is reserved."""
         configured = await self._gateway.bound(refund.binding_id)
-        if wrong := configured.spec.refund_limits(await self._request(refund, configured)):
+        if wrong := configured.spec.refund_limits(self._request_of(refund, configured, attempt)):
             raise invalid(list(wrong))
 
-    async def send(self, refund: PayRefund) -> None:
-        """Send a new refund, or one that is sent again under a new number. The row says that it is sent (`unclear_send_time`)."""
+    async def send(self, refund: PayRefund, attempt: PayAttempt | None = None) -> None:
+        """Send a new refund, or one that is sent again under a new number. The row says that it is sent (`unclear_send_time`).
+
+        `attempt`: the one that paid, if the caller has read it.
+        """
         configured = await self._gateway.bound(refund.binding_id)
-        request = await self._request(refund, configured)
+        request = self._request_of(refund, configured, attempt) if attempt else await self._request(refund, configured)
         outcome = await self._gateway.perform(configured, lambda codec, context: codec.refund(request, context))
         sending = Sending(refund.unclear_send_time, None) if refund.unclear_send_time is not None else None
         await self._apply_or_note(configured, refund, outcome, _answered(outcome, sending))
@@ -216,20 +225,25 @@ class RefundSettlement:
     async def _succeed(self, refund: PayRefund, facts: RefundFacts | None, cause: Cause) -> None:
         now = self._context.now()
         success_time: datetime = (facts.success_time if facts else None) or now
-        async with self._context.database.transaction() as connection:
-            done = await refund_rows.succeed(
-                connection,
-                refund,
-                cause,
-                channel_refund_no=(facts.channel_refund_no if facts else "")[:64],
-                success_time=success_time,
-                now=now,
-            )
-            if done:
-                task = payloads.refund_settled(refund, self._context.new_key(now), now, version=done, success_time=success_time)
-                await self._tell(connection, refund, task, CaseEvent.RESOLVE, cause)
-            else:
-                done = await self._succeed_late(connection, refund, facts, success_time, cause)
+
+        def task(version: int) -> PayNotification:
+            return payloads.refund_settled(refund, self._context.new_key(now), now, version=version, success_time=success_time)
+
+        succeed = partial(
+            refund_rows.succeed, refund=refund, cause=cause, success_time=success_time, now=now,
+            channel_refund_no=(facts.channel_refund_no if facts else "")[:64],
+        )  # fmt: skip
+        done = 0
+        if refund.case_id is None:
+            async with self._context.database.connection() as connection:
+                done = await succeed(connection, task=task(refund.version + 1))
+        if not done:
+            # It is that of a case, or it is not as it was read: then what has changed decides.
+            async with self._context.database.transaction() as transaction:
+                if done := await succeed(transaction):
+                    await self._tell(transaction, refund, task(done), CaseEvent.RESOLVE, cause)
+                else:
+                    done = await self._succeed_late(transaction, refund, facts, success_time, cause)
         if done:
             self._context.wake_up.send()
 

@@ -57,9 +57,20 @@ async def lock_account(transaction: Transaction, account_id: UUID) -> PayAccount
     return ACCOUNTS.model(await transaction.fetchrow(f"{ACCOUNTS.select} WHERE t.id = $1 FOR NO KEY UPDATE", account_id))
 
 
+def holding(place: str) -> str:
+    """A SELECT of the account with this id, if it is enabled. Until the end of the transaction it cannot be disabled.
+
+    In a statement that begins something over the account it is a CTE, on which all that the statement changes depends.
+    """
+    return f"SELECT id FROM pay_account WHERE id = {place} AND enabled FOR SHARE"
+
+
+_HOLD = holding("$1")
+
+
 async def hold_enabled(transaction: Transaction, account_id: UUID) -> bool:
     """Whether the account is enabled. Until the end of the transaction it cannot be disabled."""
-    return await transaction.fetchval("SELECT id FROM pay_account WHERE id = $1 AND enabled FOR SHARE", account_id) is not None
+    return await transaction.fetchval(_HOLD, account_id) is not None
 
 
 async def count_unsettled(connection: Connection, account_id: UUID) -> Unsettled:

@@ -9,7 +9,19 @@ from uuid import UUID
 
 from paycenter_server.domain.attempts import PayAttempt
 from paycenter_server.domain.events import CANCEL_BEGUN, CANCEL_DECIDED, Cause, Subject
-from paycenter_server.domain.states import ATTEMPT, OPEN_ATTEMPT, UNPAID_ATTEMPT, AttemptEvent, sources, target
+from paycenter_server.domain.orders import PayOrder
+from paycenter_server.domain.states import (
+    ATTEMPT,
+    OPEN_ATTEMPT,
+    ORDER,
+    UNPAID_ATTEMPT,
+    AttemptEvent,
+    OrderEvent,
+    sources,
+    target,
+)
+from paycenter_server.storage.accounts import holding
+from paycenter_server.storage.cases import held
 from paycenter_server.storage.claims import due_keys, due_rows, waiting_rows
 from paycenter_server.storage.database import Connection, Transaction, WriteConnection
 from paycenter_server.storage.events import Change, cause_values, named, noting
@@ -22,9 +34,18 @@ def _event(event: AttemptEvent | str, before: str = "before", amount: str = "amo
     return Change(Subject.ATTEMPT, named(event), before=before, after="state", amount=amount)
 
 
+# The account is locked before the order, as refunds do. After a wait for the lock of the order its own columns are compared as
+# they are then, but the case is looked for as it was before: what opens one under that lock counts up submit_version.
+_SUBMIT = len(ATTEMPTS.columns) + 1
 _INSERT = f"""
-WITH made AS ({ATTEMPTS.insert} RETURNING id, order_id, state, amount)
-{noting("made", len(ATTEMPTS.columns) + 1, _event(AttemptEvent.CREATE, before="NULL"))}
+WITH account AS ({holding(ATTEMPTS.place("account_id"))}),
+counted AS (UPDATE pay_order t SET submit_version = submit_version + 1
+  WHERE t.id = (SELECT {ATTEMPTS.place("order_id")}::uuid FROM account) AND t.state = ANY(${_SUBMIT})
+    AND t.amount = {ATTEMPTS.place("amount")} AND t.expire_time > {ATTEMPTS.place("create_time")}
+    AND t.submit_version = ${_SUBMIT + 1} AND ({held("t.id")}) IS NULL RETURNING t.id),
+made AS ({ATTEMPTS.insert_from("counted")} RETURNING id, order_id, state, amount),
+noted AS ({noting("made", _SUBMIT + 2, _event(AttemptEvent.CREATE, before="NULL"))})
+SELECT id FROM made
 """
 
 
@@ -43,9 +64,16 @@ SELECT id FROM changed
 """
 
 
-async def insert_attempt(connection: WriteConnection, attempt: PayAttempt, cause: Cause) -> None:
-    """Insert the intent, before the channel is called."""
-    await connection.execute(_INSERT, *ATTEMPTS.values(attempt), *cause_values(cause))
+async def insert_attempt(connection: WriteConnection, attempt: PayAttempt, order: PayOrder, cause: Cause) -> bool:
+    """Insert the intent, before the channel is called. `order`: as it was read together with its attempts.
+
+    False, with nothing changed, if the order cannot be paid (any more), has another amount or `submit_version`, or money that is
+    held, or if the account is disabled.
+    """
+    done = await connection.fetchval(
+        _INSERT, *ATTEMPTS.values(attempt), sources(ORDER, OrderEvent.PAID), order.submit_version, *cause_values(cause)
+    )
+    return done is not None
 
 
 async def get_attempt(connection: Connection, attempt_id: UUID) -> PayAttempt | None:

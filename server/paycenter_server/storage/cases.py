@@ -81,13 +81,26 @@ async def open_conflict(connection: Connection, attempt_id: UUID, references: Se
     return found if isinstance(found, UUID) else None
 
 
+_HOLDING = ", ".join(named(kind) for kind in (*SURPLUS, *CONFLICTS))
+
+
+def held(order: str) -> str:
+    """A SELECT of the id of the oldest open case of a payment of this order, whose money waits for a decision.
+
+    ORDER BY and LIMIT, and no EXISTS: that would become a join, which reads all cases if they have no statistics.
+    """
+    return (
+        f"SELECT held.id FROM pay_case held WHERE held.order_id = {order} AND held.kind IN ({_HOLDING}) "
+        f"AND held.state = {named(created(CASE, CaseEvent.CREATE))} ORDER BY held.id LIMIT 1"
+    )
+
+
+_HELD = f"{CASES.select} WHERE t.id = ({held('$1')})"
+
+
 async def held_case(connection: Connection, order_id: UUID) -> PayCase | None:
     """The oldest open case of a payment of this order, whose money waits for a decision; None if there is none."""
-    row = await connection.fetchrow(
-        f"{CASES.select} WHERE t.order_id = $1 AND t.kind = ANY($2) AND t.state = $3 ORDER BY t.id LIMIT 1",
-        order_id, _values((*SURPLUS, *CONFLICTS)), created(CASE, CaseEvent.CREATE).value,
-    )  # fmt: skip
-    return CASES.model(row)
+    return CASES.model(await connection.fetchrow(_HELD, order_id))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import asyncpg
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.guard import transaction_open
 
+CheckViolation = asyncpg.CheckViolationError
 UniqueViolation = asyncpg.UniqueViolationError
 ForeignKeyViolation = asyncpg.ForeignKeyViolationError
 Conflict = (

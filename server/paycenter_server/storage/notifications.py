@@ -30,7 +30,6 @@ LOGS = RowMapping(NotificationLog, "pay_notify_log")
 _URL = f"""coalesce(nullif(t.notification_url, ''), CASE t.type WHEN '{NotificationType.REFUND.value}'
   THEN app.refund_notification_url ELSE app.order_notification_url END)"""
 _READ = NOTIFICATIONS.select.replace("t.notification_url", f"{_URL} AS notification_url")
-_OWN_ENDPOINT = f"${NOTIFICATIONS.columns.index('endpoint') + 1}"
 # The ends of a claimed notification; a result is recorded only in states in which they are possible.
 _RESULT_EVENTS = (
     NotificationEvent.RECEIVED,
@@ -41,23 +40,37 @@ _RESULT_EVENTS = (
 )
 
 
-def _insert(kind: NotificationType) -> str:
+def telling(kind: NotificationType, first: int = 1, of: str = "") -> str:
+    """Two CTEs: `older` supersedes the older open notifications of the object of a new one, and `task` inserts that.
+
+    Their parameters, from the number `first`, are `task_values`. `of`: the CTE of the change that is notified, of one row; without
+    the row they do nothing.
+    """
     columns = NOTIFICATIONS.columns
-    places = [f"${number}" for number in range(1, len(columns) + 1)]
+    places = {name: f"${number}" for number, name in enumerate(columns, first)}
+    app, data, version, now = (places[name] for name in ("app_id", "data_id", "data_version", "create_time"))
     of_app = "refund_notification_endpoint" if kind is NotificationType.REFUND else "order_notification_endpoint"
-    endpoint = f"coalesce(nullif({_OWN_ENDPOINT}, ''), app.{of_app})"
-    values = ", ".join(endpoint if name == "endpoint" else place for name, place in zip(columns, places, strict=True))
-    app, data, version, now = (places[columns.index(name)] for name in ("app_id", "data_id", "data_version", "create_time"))
-    last = len(columns)
-    return f"""WITH older AS (
-             UPDATE pay_notify_task n SET state = ${last + 1}, next_notify_time = NULL, update_time = {now}
-             WHERE n.data_id = {data} AND n.data_version < {version} AND n.state = ANY(${last + 2})
-           )
-           INSERT INTO pay_notify_task ({", ".join(columns)}) SELECT {values} FROM pay_app app WHERE app.id = {app}
-           ON CONFLICT (data_id, event, data_version) DO NOTHING RETURNING id"""
+    places["endpoint"] = f"coalesce(nullif({places['endpoint']}, ''), app.{of_app})"
+    last = first + len(columns)
+    return f"""older AS (
+             UPDATE pay_notify_task n SET state = ${last}, next_notify_time = NULL, update_time = {now}{f" FROM {of}" if of else ""}
+             WHERE n.data_id = {data} AND n.data_version < {version} AND n.state = ANY(${last + 1})
+           ), task AS (
+             INSERT INTO pay_notify_task ({", ".join(columns)}) SELECT {", ".join(places.values())}
+             FROM pay_app app{f", {of}" if of else ""} WHERE app.id = {app}
+             ON CONFLICT (data_id, event, data_version) DO NOTHING RETURNING id
+           )"""
 
 
-_INSERTS = {kind: _insert(kind) for kind in NotificationType}
+def task_values(notification: PayNotification) -> list[Any]:
+    """The arguments of the parameters of `telling`."""
+    return [
+        *NOTIFICATIONS.values(notification), target(NOTIFICATION, NotificationEvent.SUPERSEDE),
+        sources(NOTIFICATION, NotificationEvent.SUPERSEDE),
+    ]  # fmt: skip
+
+
+_INSERTS = {kind: f"WITH {telling(kind)} SELECT id FROM task" for kind in NotificationType}
 
 
 async def insert_notification(transaction: WriteConnection, notification: PayNotification) -> bool:
@@ -65,11 +78,7 @@ async def insert_notification(transaction: WriteConnection, notification: PayNot
 
     Older open notifications of the same object are superseded. Without a URL of its own it gets the endpoint of its app.
     """
-    done = await transaction.fetchval(
-        _INSERTS[notification.type], *NOTIFICATIONS.values(notification), target(NOTIFICATION, NotificationEvent.SUPERSEDE),
-        sources(NOTIFICATION, NotificationEvent.SUPERSEDE),
-    )  # fmt: skip
-    return done is not None
+    return await transaction.fetchval(_INSERTS[notification.type], *task_values(notification)) is not None
 
 
 async def lock_notifications(transaction: Transaction, *data_ids: UUID, task_id: UUID | None = None) -> None:

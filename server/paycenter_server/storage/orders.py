@@ -13,9 +13,10 @@ from paycenter_server.domain.events import Cause, Subject
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.states import OPEN_ATTEMPT, ORDER, CaseState, OrderEvent, OrderState, sources, target
 from paycenter_server.storage.attempts import ATTEMPTS
-from paycenter_server.storage.database import Connection, Transaction, WriteConnection
+from paycenter_server.storage.cases import held
+from paycenter_server.storage.database import Connection, Record, Transaction, WriteConnection
 from paycenter_server.storage.events import Change, cause_values, named, noting
-from paycenter_server.storage.rows import RowMapping, by_unique_key, to_model
+from paycenter_server.storage.rows import RowMapping, by_unique_key, id_of_unique_key, to_model
 
 ORDERS = RowMapping(PayOrder, "pay_order")
 _BY_MERCHANT_ID = by_unique_key("pay_order", "merchant_order_id, app_id", "$2, $1")
@@ -73,8 +74,24 @@ async def get_order_by_merchant_id(connection: Connection, app_id: UUID, merchan
     return ORDERS.model(await connection.fetchrow(f"{ORDERS.select} WHERE {_BY_MERCHANT_ID}", app_id, merchant_order_id))
 
 
-_ATTEMPT_COLUMNS = ", ".join(f"a.{name} AS a_{name}" for name in ATTEMPTS.columns)
-_WITH_ATTEMPTS = ORDERS.select.replace(" FROM ", f", {_ATTEMPT_COLUMNS} FROM ", 1) + " LEFT JOIN pay_attempt a ON a.order_id = t.id"
+def _with_attempt(join: str, *more: str) -> str:
+    """Rows of orders with the columns of an attempt `a`, which is joined so, and more columns."""
+    columns = ", ".join((ATTEMPTS.select_beside("a_", "a"), *more))
+    return f"{ORDERS.select.replace(' FROM ', f', {columns} FROM ', 1)} {join}"
+
+
+def _both(row: Record) -> tuple[PayOrder, PayAttempt | None]:
+    return to_model(PayOrder, row), to_model(PayAttempt, row, "a_") if row["a_id"] is not None else None
+
+
+_ATTEMPTS = "LEFT JOIN pay_attempt a ON a.order_id = t.id"
+_WITH_ATTEMPTS = _with_attempt(_ATTEMPTS)
+_HELD = held("$1")
+_TO_SUBMIT = f"{_with_attempt(_ATTEMPTS, f'({_HELD}) AS held')} WHERE t.id = $1 ORDER BY a.id"
+_OF_ATTEMPT = f"{_with_attempt('JOIN pay_attempt a ON a.order_id = t.id')} WHERE a.id = $1"
+_REFUND = id_of_unique_key("pay_refund", "merchant_refund_no, app_id", "$3, $1")
+_PAID_BY = _with_attempt("LEFT JOIN pay_attempt a ON a.id = t.attempt_id", f"({_REFUND}) AS refund")
+_TO_REFUND = f"{_PAID_BY} WHERE {_BY_MERCHANT_ID}"
 
 
 async def read_with_attempts(
@@ -85,10 +102,55 @@ async def read_with_attempts(
         rows = await connection.fetch(f"{_WITH_ATTEMPTS} WHERE t.id = $1 ORDER BY a.id", order_id)
     else:
         rows = await connection.fetch(f"{_WITH_ATTEMPTS} WHERE {_BY_MERCHANT_ID} ORDER BY a.id", app_id, merchant_order_id)
-    if not rows:
-        return None
-    order = ORDERS.models(rows[:1])[0]
-    return order, [to_model(PayAttempt, row, "a_") for row in rows if row["a_id"] is not None]
+    return _grouped(rows) if rows else None
+
+
+def _grouped(rows: Sequence[Record]) -> tuple[PayOrder, list[PayAttempt]]:
+    return to_model(PayOrder, rows[0]), [attempt for _, attempt in map(_both, rows) if attempt is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class Submittable:
+    """What a submit needs to know of an order, as one statement has read it. `held`: the case by which its money is held."""
+
+    order: PayOrder
+    attempts: Sequence[PayAttempt]
+    held: UUID | None
+
+
+async def read_to_submit(connection: Connection, order_id: UUID) -> Submittable | None:
+    """An order with its attempts, oldest first, and with what holds its money; None if there is no such order."""
+    rows = await connection.fetch(_TO_SUBMIT, order_id)
+    return Submittable(*_grouped(rows), rows[0]["held"]) if rows else None
+
+
+async def read_of_attempt(connection: Connection, attempt_id: UUID) -> tuple[PayOrder, PayAttempt] | None:
+    """An attempt with its order; None if there is none."""
+    row = await connection.fetchrow(_OF_ATTEMPT, attempt_id)
+    return (to_model(PayOrder, row), to_model(PayAttempt, row, "a_")) if row else None
+
+
+@dataclass(frozen=True, slots=True)
+class Refundable:
+    """What a refund needs to know of an order, as one statement has read it. `attempt`: the one that paid it. `refund`: the
+    refund that has the number already."""
+
+    order: PayOrder
+    attempt: PayAttempt | None
+    refund: UUID | None
+
+
+async def read_to_refund(
+    connection: Connection, app_id: UUID, merchant_order_id: str, merchant_refund_no: str
+) -> Refundable | None:
+    """An order by the app's own number, with what a refund under this number needs; None if there is no such order."""
+    row = await connection.fetchrow(_TO_REFUND, app_id, merchant_order_id, merchant_refund_no)
+    return Refundable(*_both(row), row["refund"]) if row else None
+
+
+async def count_for_submits(transaction: Transaction, order_id: UUID) -> None:
+    """Count up `submit_version`, so that no submit that waits for the lock of the order misses what this transaction does."""
+    await transaction.execute("UPDATE pay_order SET submit_version = submit_version + 1 WHERE id = $1", order_id)
 
 
 async def close_order(transaction: Transaction, order_id: UUID, now: datetime, cause: Cause) -> PayOrder | None:

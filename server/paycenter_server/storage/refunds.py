@@ -5,19 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from paycenter_server.domain.events import Cause, Subject
+from paycenter_server.domain.notifications import NotificationType, PayNotification
 from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.domain.states import ORDER, REFUND, OrderEvent, RefundEvent, RefundState, sources, target
+from paycenter_server.storage.accounts import holding
 from paycenter_server.storage.claims import due_keys, due_rows, waiting_rows
-from paycenter_server.storage.database import Connection, Transaction, WriteConnection
+from paycenter_server.storage.database import CheckViolation, Connection, Transaction, WriteConnection
 from paycenter_server.storage.events import Change, cause_values, named, noting
+from paycenter_server.storage.notifications import NOTIFICATIONS, task_values, telling
 from paycenter_server.storage.rows import RowMapping, by_unique_key
 
 REFUNDS = RowMapping(PayRefund, "pay_refund")
 _BY_MERCHANT_NO = by_unique_key("pay_refund", "merchant_refund_no, app_id", "$2, $1")
+
+
+_RESERVE = """UPDATE pay_order SET reserved_amount = reserved_amount + $2, update_time = $3
+  WHERE id = $1 AND refunded_amount + reserved_amount + $2 <= paid_amount RETURNING id"""
 
 
 async def reserve(connection: WriteConnection, order_id: UUID, amount: int, now: datetime) -> bool:
@@ -26,12 +32,7 @@ async def reserve(connection: WriteConnection, order_id: UUID, amount: int, now:
     This is one conditional UPDATE, because a SUM over refund rows would race. The state needs no condition, because `paid_amount`
     is 0 (a CHECK) unless the order is paid.
     """
-    done = await connection.fetchval(
-        """UPDATE pay_order SET reserved_amount = reserved_amount + $2, update_time = $3
-           WHERE id = $1 AND refunded_amount + reserved_amount + $2 <= paid_amount RETURNING id""",
-        order_id, amount, now,
-    )  # fmt: skip
-    return done is not None
+    return await connection.fetchval(_RESERVE, order_id, amount, now) is not None
 
 
 _OF_ORDER = "CASE WHEN case_id IS NULL THEN amount ELSE 0 END"
@@ -47,15 +48,40 @@ def _event(event: RefundEvent, before: RefundState | None, reserved: str = "", r
 
 
 _NOTED = "id, order_id, case_id, state, amount"
+_CREATED = _event(RefundEvent.CREATE, None, reserved="+")
 _INSERT = f"""
 WITH made AS ({REFUNDS.insert} RETURNING {_NOTED})
-{noting("made", len(REFUNDS.columns) + 1, _event(RefundEvent.CREATE, None, reserved="+"))}
+{noting("made", len(REFUNDS.columns) + 1, _CREATED)}
 """
 
 
 async def insert_refund(transaction: Transaction, refund: PayRefund, cause: Cause) -> None:
     """Insert a refund. UniqueViolation if the app has a refund with this merchant_refund_no, or the case has a refund."""
     await transaction.execute(_INSERT, *REFUNDS.values(refund), *cause_values(cause))
+
+
+# The number is taken before the order is locked, as in a transaction of several statements: who takes a number may have to wait for
+# a change of the refund that has it, which waits for the order. So less than the amount is found last, and only an error can undo
+# the insert: the CHECK of the amounts of the order.
+_RESERVE_AND_INSERT = f"""
+WITH account AS ({holding(REFUNDS.place("account_id"))}),
+made AS ({REFUNDS.insert_from("account")} RETURNING {_NOTED}),
+reserved AS (UPDATE pay_order o SET reserved_amount = reserved_amount + made.amount, update_time = {REFUNDS.place("create_time")}
+  FROM made WHERE o.id = made.order_id),
+noted AS ({noting("made", len(REFUNDS.columns) + 1, _CREATED)})
+SELECT id FROM made
+"""
+
+
+async def reserve_and_insert(connection: WriteConnection, refund: PayRefund, cause: Cause) -> bool:
+    """Reserve the amount of a refund and insert it. UniqueViolation if the app has a refund with this merchant_refund_no.
+
+    False, with nothing changed, if the account is disabled or less than the amount remains.
+    """
+    try:
+        return await connection.fetchval(_RESERVE_AND_INSERT, *REFUNDS.values(refund), *cause_values(cause)) is not None
+    except CheckViolation:
+        return False
 
 
 async def get_refund(connection: Connection, refund_id: UUID) -> PayRefund | None:
@@ -134,29 +160,47 @@ async def begin_send(connection: WriteConnection, refund: PayRefund, now: dateti
 _UNCLEAR = "(CASE WHEN unclear_send_time = $9 THEN $10 ELSE unclear_send_time END)"
 
 
+def _succeeding(condition: str = "true", more: str = "") -> str:
+    """A statement that makes a WAITING refund SUCCESS. `condition`: on the refund as well; `more`: CTEs, with a comma first."""
+    return f"""WITH done AS (
+             UPDATE pay_refund SET state = $3, channel_refund_no = $4, success_time = $5, update_time = $6,
+               next_check_time = NULL, channel_error_code = NULL, channel_error_message = NULL, version = version + 1
+             WHERE id = $1 AND out_refund_key = $2 AND state = ANY($7) AND {condition} RETURNING {_NOTED}, version
+           ), moved AS (
+             UPDATE pay_order o SET state = $8, refunded_amount = refunded_amount + done.amount,
+               reserved_amount = reserved_amount - done.amount, update_time = $6
+             FROM done WHERE o.id = done.order_id AND done.case_id IS NULL RETURNING o.id
+           ), noted AS ({noting("done", 9, _event(RefundEvent.SUCCEED, RefundState.WAITING, reserved="-", refunded="+"))}){more}
+           SELECT (SELECT version FROM done) AS version, (SELECT count(*) FROM moved) AS orders"""
+
+
+_SUCCEED = _succeeding()
+_VERSION = 12 + NOTIFICATIONS.columns.index("data_version")
+_SUCCEED_AND_TELL = _succeeding(
+    f"case_id IS NULL AND version = ${_VERSION} - 1", f", {telling(NotificationType.REFUND, 12, of='done')}"
+)
+
+
 async def succeed(
-    connection: Transaction,
+    connection: WriteConnection,
     refund: PayRefund,
     cause: Cause,
+    task: PayNotification | None = None,
     *,
     channel_refund_no: str,
     success_time: datetime,
     now: datetime,
 ) -> int:
-    """Make a WAITING refund SUCCESS, and its reserved amount refunded. Its new version; 0 if it is not WAITING any more."""
+    """Make a WAITING refund SUCCESS, and its reserved amount refunded. Its new version; 0 if it is not WAITING any more.
+
+    `task`: the notification of it, which is inserted too. 0, with nothing changed, also if the refund has another version than the
+    one before that of the notification, or if it is that of a case.
+    """
     row = await connection.fetchrow(
-        f"""WITH done AS (
-             UPDATE pay_refund SET state = $3, channel_refund_no = $4, success_time = $5, update_time = $6,
-               next_check_time = NULL, channel_error_code = NULL, channel_error_message = NULL, version = version + 1
-             WHERE id = $1 AND out_refund_key = $2 AND state = ANY($7) RETURNING {_NOTED}, version
-           ), moved AS (
-             UPDATE pay_order o SET state = $8, refunded_amount = refunded_amount + done.amount,
-               reserved_amount = reserved_amount - done.amount, update_time = $6
-             FROM done WHERE o.id = done.order_id AND done.case_id IS NULL RETURNING o.id
-           ), noted AS ({noting("done", 9, _event(RefundEvent.SUCCEED, RefundState.WAITING, reserved="-", refunded="+"))})
-           SELECT (SELECT version FROM done) AS version, (SELECT count(*) FROM moved) AS orders""",
+        _SUCCEED_AND_TELL if task is not None else _SUCCEED,
         refund.id, refund.out_refund_key, target(REFUND, RefundEvent.SUCCEED), channel_refund_no, success_time, now,
         sources(REFUND, RefundEvent.SUCCEED), target(ORDER, OrderEvent.REFUNDED), *cause_values(cause),
+        *(task_values(task) if task is not None else ()),
     )  # fmt: skip
     return int(row["version"] or 0) if row else 0
 
@@ -300,81 +344,3 @@ async def list_waiting(
 ) -> list[PayRefund]:
     """Refunds of an account whose check has been due since this time, in the order of that, after the one with time and id."""
     return REFUNDS.models(await connection.fetch(_WAITING, account_id, since, *after, limit))
-
-
-@dataclass(frozen=True, slots=True)
-class RefundFilter:
-    """The filters of ListPayRefunds. Empty values do not filter. `refund_ids`: only these; `order_ids`: of these; None for any.
-    `first_id`: no refund with a smaller key."""
-
-    app_id: UUID | None = None
-    channel_code: str = ""
-    state: RefundState | None = None
-    merchant_order_id: str = ""
-    merchant_refund_no: str = ""
-    channel_refund_no: str = ""
-    create_time_from: datetime | None = None
-    create_time_to: datetime | None = None
-    refund_ids: tuple[UUID, ...] | None = None
-    order_ids: tuple[UUID, ...] | None = None
-    first_id: UUID | None = None
-
-
-async def list_refunds(connection: Connection, where: RefundFilter, *, limit: int, before: UUID | None) -> list[PayRefund]:
-    """List refunds, newest first, by keyset. A range of creation times reads only that range of the primary key."""
-    from sqlalchemy import select
-
-    from paycenter_server.storage.rendering import render
-    from paycenter_server.storage.tables import pay_app, pay_refund
-
-    table = pay_refund.c
-    conditions = _conditions(where)
-    if before is not None:
-        conditions.append(table.id < before)
-    statement = (
-        select(*(table[name] for name in REFUNDS.columns), pay_app.c.app_key)
-        .join(pay_app, pay_app.c.id == table.app_id)
-        .where(*conditions)
-    )
-    text, arguments = render(statement.order_by(table.id.desc()).limit(limit))
-    return REFUNDS.models(await connection.fetch(text, *arguments))
-
-
-async def count_refunds(connection: Connection, where: RefundFilter) -> int:
-    """Count the refunds of a list. The caller bounds the rows that are read by `first_id`."""
-    from sqlalchemy import func, select
-
-    from paycenter_server.storage.rendering import render
-    from paycenter_server.storage.tables import pay_refund
-
-    text, arguments = render(select(func.count()).select_from(pay_refund).where(*_conditions(where)))
-    return int(await connection.fetchval(text, *arguments))
-
-
-def _conditions(where: RefundFilter) -> list[Any]:
-    from paycenter_server.storage.keyrange import end_key, first_key
-    from paycenter_server.storage.tables import pay_refund
-
-    table = pay_refund.c
-    conditions: list[Any] = []
-    for column, value in (
-        (table.app_id, where.app_id),
-        (table.channel_code, where.channel_code),
-        (table.state, where.state.value if where.state else None),
-        (table.merchant_order_id, where.merchant_order_id),
-        (table.merchant_refund_no, where.merchant_refund_no),
-        (table.channel_refund_no, where.channel_refund_no),
-    ):
-        if value:
-            conditions.append(column == value)
-    if where.create_time_from is not None:
-        conditions += [table.create_time >= where.create_time_from, table.id >= first_key(where.create_time_from)]
-    if where.create_time_to is not None:
-        conditions += [table.create_time < where.create_time_to, table.id < end_key(where.create_time_to)]
-    if where.first_id is not None:
-        conditions.append(table.id >= where.first_id)
-    if where.refund_ids is not None:
-        conditions.append(table.id.in_(where.refund_ids))
-    if where.order_ids is not None:
-        conditions.append(table.order_id.in_(where.order_ids))
-    return conditions

@@ -15,13 +15,18 @@ T = TypeVar("T")
 
 
 def by_unique_key(table: str, columns: str, places: str) -> str:
-    """A condition on `t.id`: the row of the table whose columns, which are a unique key, have these values.
+    """A condition on `t.id`: the row of the table whose columns, which are a unique key, have these values."""
+    return f"t.id = ({id_of_unique_key(table, columns, places)})"
+
+
+def id_of_unique_key(table: str, columns: str, places: str) -> str:
+    """A SELECT of the id of the row of the table whose columns, which are a unique key, have these values.
 
     The comparison as a row can only use an index that begins with these columns in this order. Without statistics every index that
     has one of the columns looks as good as that of all of them, and a prepared statement keeps its plan: with an index of `app_id`
     it would read every row of the app. LIMIT says that it is one row, so that what is joined to it is found by its index too.
     """
-    return f"t.id = (SELECT id FROM {table} WHERE ({columns}) >= ({places}) AND ({columns}) <= ({places}) LIMIT 1)"
+    return f"SELECT id FROM {table} WHERE ({columns}) >= ({places}) AND ({columns}) <= ({places}) LIMIT 1"
 
 
 @cache
@@ -62,14 +67,28 @@ class RowMapping(Generic[T]):
         """Rows of the table as `t`; a WHERE may follow."""
         self.returning = listed
         """For RETURNING in a statement whose table is called `t`."""
-        places = ", ".join(f"${number}" for number in range(1, len(self.columns) + 1))
+        places = ", ".join(map(self.place, self.columns))
         hints = get_type_hints(kind)
         self._get = attrgetter(*self.columns)
         self._converters = [(at, item) for at, name in enumerate(self.columns) if (item := _converter(hints[name])) is not None]
         self.array_types = [f"{_pg_type(hints[name])}[]" for name in self.columns]
         """The PostgreSQL types of an array for each column, for a statement that inserts many rows from `columns_of`."""
-        self.insert = f"INSERT INTO {table} ({', '.join(self.columns)}) VALUES ({places})"
+        self._into = f"INSERT INTO {table} ({', '.join(self.columns)})"
+        self._places = places
+        self.insert = f"{self._into} VALUES ({places})"
         """Its arguments are `values`; ON CONFLICT or RETURNING may follow."""
+
+    def place(self, column: str) -> str:
+        """The parameter of `insert` that is the value of this column."""
+        return f"${self.columns.index(column) + 1}"
+
+    def insert_from(self, rows: str) -> str:
+        """`insert` for each row of the CTE `rows`: of one row or none."""
+        return f"{self._into} SELECT {self._places} FROM {rows}"
+
+    def select_beside(self, prefix: str, alias: str) -> str:
+        """The columns of the table called `alias`, with names that begin with `prefix`, for `to_model`."""
+        return ", ".join(f"{alias}.{name} AS {prefix}{name}" for name in self.columns)
 
     def select_from(self, rows: str) -> str:
         """`select` from a CTE with the name `rows` that has returned `returning`."""

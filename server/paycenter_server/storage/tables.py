@@ -156,6 +156,7 @@ pay_order = Table(
     Column("success_time", TIME),
     Column("next_check_time", TIME),
     Column("check_count", Integer, nullable=False, server_default=text("0")),
+    Column("submit_version", Integer, nullable=False, server_default=text("0")),
     *times(),
     # Searched by both columns as a row (`storage/rows.py`, `by_unique_key`), so that no other index can take its place.
     UniqueConstraint("merchant_order_id", "app_id"),

@@ -96,12 +96,13 @@ async def _wrong_amount(system: PayCenterSystem) -> Prepared:
     )  # fmt: skip
 
 
-def _refund(code: str) -> Prepare:
+def _refund(code: str, *, by_app: bool = False) -> Prepare:
     async def prepare(system: PayCenterSystem) -> Prepared:
         order = await system.paid(code)
         number = system.next_id("R")
+        operation, who = ("refund_of_app", [str(order.app_id)]) if by_app else ("refund", [])
         return Prepared(
-            order, "refund", [order.merchant_order_id, number], lambda: _refund_again(system, order, number),
+            order, operation, [*who, order.merchant_order_id, number], lambda: _refund_again(system, order, number),
             {("REFUND", 100, 40)}, {"pay_order.success", "pay_refund.success"},
         )  # fmt: skip
 
@@ -318,6 +319,8 @@ OPERATIONS: dict[str, Prepare] = {
     "callback of a late payment": _late_callback,
     "refund wx_native": _refund("wx_native"),
     "refund alipay_qr": _refund("alipay_qr"),
+    "refund of an app wx_native": _refund("wx_native", by_app=True),
+    "refund of an app alipay_qr": _refund("alipay_qr", by_app=True),
     "approved refund": _approved_refund,
     "refund that failed": _refund_that_failed,
     "refund callback wx_native": _refund_callback("wx_native", "wx.refund"),

@@ -21,6 +21,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -91,6 +92,11 @@ async def _refund(services: Services, merchant_order_id: str, number: str) -> No
     await services.refunds.create(CALLER, NewRefund("shop", merchant_order_id, number, 40, "退货"))
 
 
+async def _refund_of_app(services: Services, app_id: str, merchant_order_id: str, number: str) -> None:
+    caller = Caller("app", UUID(app_id), "shop")
+    await services.refunds.create(caller, NewRefund("shop", merchant_order_id, number, 40, "退货"))
+
+
 async def _close(services: Services, number: str) -> None:
     await services.orders.close(CALLER, number)
 
@@ -126,6 +132,7 @@ OPERATIONS: dict[str, Callable[..., Awaitable[None]]] = {
     "submit_and_close": _submit_and_close,
     "callback": _callback,
     "refund": _refund,
+    "refund_of_app": _refund_of_app,
     "close": _close,
     "update_price": _update_price,
     "sync_order": _sync_order,
