@@ -5,7 +5,10 @@ from __future__ import annotations
 from guards import Mutant, guards
 
 _KEY = "WHERE id = $1 AND out_refund_key = $2 AND state = ANY($7) RETURNING {_NOTED}, version"
-_SUCCEED = "next_check_time = NULL, channel_error_code = NULL, channel_error_message = NULL, version = version + 1\n             "
+_SUCCEED = (
+    "next_check_time = earlier_look_time, channel_error_code = NULL, channel_error_message = NULL, version = version + 1\n"
+    "             "
+)
 _FAIL = "check_count = 0, unclear_send_time = NULL, version = version + 1\n             "
 _FKEY = "WHERE id = $1 AND out_refund_key = $2 AND state = ANY($7)\n               AND ($12"
 _NO_FKEY = _FKEY.replace("out_refund_key = $2", "$2::uuid IS NOT NULL")

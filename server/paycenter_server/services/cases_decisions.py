@@ -292,7 +292,7 @@ class CaseDecisions:
         await self._refunds.check(refund)
         async with self._context.database.connection() as connection:
             after = await refund_rows.get_refund(connection, refund.id)
-        if after is None or after.state is refund.state is RefundState.FAILURE:
+        if after is None or after.state is refund.state is not RefundState.WAITING:
             # The case is about looks at it without a clear answer. After the last clear one there is no further look.
             return after is not None and after.next_check_time is None
         return after.state is not RefundState.WAITING

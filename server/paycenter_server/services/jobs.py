@@ -53,8 +53,9 @@ from paycenter_server.storage import refunds as refund_rows
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-# A row needs up to four calls (a refund: query, send, query of its trade, query), and each may wait for one fetch of keys.
-CALLS_PER_ROW = 8
+# A row needs up to six calls (a refund: queries of two earlier numbers, query, send, query of its trade, query), and each may wait
+# for one fetch of keys.
+CALLS_PER_ROW = 12
 # What the work on a row may wait for in the process and in the database: connections, locks, signatures.
 ROW_WAITS = timedelta(seconds=60)
 _PARALLEL = 8
@@ -319,6 +320,8 @@ class Jobs:
     async def _open_if_stale_refund(self, refund: PayRefund) -> None:
         if refund.state is RefundState.WAITING:
             stale_time = time_of(refund.out_refund_key) + STALE_AFTER  # since it was sent under its current number
+        elif refund.state is RefundState.SUCCESS:
+            stale_time = time_of(refund.out_refund_key) + VERIFIED_AFTER  # its earlier numbers are looked at
         else:
             stale_time = refund.update_time + VERIFIED_AFTER
         if self._context.now() > stale_time:

@@ -32,6 +32,8 @@ from paycenter_server.storage.database import Transaction
 from paycenter_server.storage.refunds import Certainty, Sending
 
 log = structlog.get_logger(__name__)
+# The earlier numbers of a refund that are queried in one look. If more are due, it is due again at once.
+EARLIER_AT_ONCE = 2
 
 
 class UndecidedError(Exception):
@@ -80,13 +82,22 @@ class RefundSettlement:
         sending = Sending(refund.unclear_send_time, None) if refund.unclear_send_time is not None else None
         await self._apply_or_note(configured, refund, outcome, _answered(outcome, sending))
 
-    async def check(self, refund: PayRefund) -> None:
+    async def check(self, refund: PayRefund, *, asked: bool = False) -> None:
         """Query a refund. If the channel does not know a WAITING one, it is sent again under the same number (rule 2).
 
         With the same number every channel regards a repeated request as the same refund. A refusal of it is final only if no
         earlier request can be carried out any more.
+
+        The numbers that it had before are queried first, if they are due by the verification schedule; `asked`: the last ones in
+        any case.
         """
         configured = await self._gateway.bound(refund.binding_id)
+        if refund.send_count > 1:
+            await self._look_at_earlier(configured, refund, asked=asked)
+        if refund.state is not RefundState.SUCCESS:
+            await self._check_current(configured, refund)
+
+    async def _check_current(self, configured: ConfiguredChannel, refund: PayRefund) -> None:
         request = await self._request(refund, configured)
         asked = self._context.now()
         outcome = await self._query(configured, request)
@@ -96,6 +107,9 @@ class RefundSettlement:
         sending = None
         if outcome.status is RefundStatus.NOT_FOUND:
             await self._note_query(refund, outcome)
+            if await self._went_back_before(refund):
+                await self._note(refund, "REFUND_UNDER_REVIEW", "an earlier number of it succeeded", cause_of(), None)
+                return
             async with self._context.database.connection() as connection:
                 sending = await refund_rows.begin_send(connection, refund, self._context.now())
             if sending is None:
@@ -120,6 +134,47 @@ class RefundSettlement:
         when = soon if undecided else next_look(FAILED_REFUND, refund.update_time, now)
         async with self._context.database.connection() as connection:
             await refund_rows.set_next_look(connection, refund, when)
+
+    async def _look_at_earlier(self, configured: ConfiguredChannel, refund: PayRefund, *, asked: bool) -> None:
+        """Query earlier numbers of a refund, which failed and may be carried out all the same. They are never sent again.
+
+        A success becomes a case, as if a callback had reported it. What has no clear answer is queried again soon.
+        """
+        async with self._context.database.connection() as connection:
+            numbers = await refund_rows.earlier_numbers(connection, refund.id)
+        if numbers is None:
+            return
+        now = self._context.now()
+        due = numbers.due(now)[:EARLIER_AT_ONCE]
+        looked_at = set()
+        for key in due or (numbers.keys[-EARLIER_AT_ONCE:] if asked else ()):
+            if await self._look_at_number(configured, replace(refund, out_refund_key=key)):
+                looked_at.add(key)
+        if due:
+            left = numbers.after(looked_at, now)
+            unclear = len(looked_at) < len(due)
+            when = due_after(now, REFUND_SYNC_DELAYS, refund.check_count) if unclear else left
+            async with self._context.database.connection() as connection:
+                await refund_rows.set_earlier_look(connection, refund.id, numbers, left, when, now)
+
+    async def _look_at_number(self, configured: ConfiguredChannel, earlier: PayRefund) -> bool:
+        """Query a refund under an earlier number. False if the answer is not clear."""
+        outcome = await self._query(configured, await self._request(earlier, configured))
+        await self._note_query(earlier, outcome)
+        if outcome.status is RefundStatus.SUCCESS and outcome.facts is not None:
+            try:
+                self._compare(configured, earlier, outcome.facts)
+                await self._not_ours(configured, outcome, outcome.facts, cause_of(outcome.call))
+            except FactsMismatchError as error:
+                log.error("refund_facts_mismatch", out_refund_no=earlier.out_refund_no, why=str(error))
+        return outcome.status not in (RefundStatus.PENDING, RefundStatus.UNKNOWN)
+
+    async def _went_back_before(self, refund: PayRefund) -> bool:
+        """Whether a case is open that says that the money of this refund went back under an earlier number."""
+        if refund.send_count == 1:
+            return False
+        async with self._context.database.connection() as connection:
+            return await case_rows.open_conflict(connection, refund.attempt_id, refund_id=refund.id) is not None
 
     async def look_at_failed(self, refund: PayRefund) -> PayRefund:
         """Query a refund in state FAILURE before it is sent again under a new number, and read it again.

@@ -274,6 +274,7 @@ pay_refund = Table(
     Column("merchant_refund_no", String(64), nullable=False),
     Column("out_refund_key", KEY, nullable=False, unique=True),
     Column("earlier_out_refund_keys", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
+    Column("earlier_look_time", TIME),
     Column("amount", BigInteger, nullable=False),
     Column("total_amount", BigInteger, nullable=False),
     Column("currency", String(3), nullable=False),
