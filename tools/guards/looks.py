@@ -75,6 +75,13 @@ LOOKS: list[Mutant] = [
             "when = soon if undecided else None and next_look(",
             "test_a_failed_refund_is_looked_at_in_minutes_an_hour_and_a_day",
         ),
+        (
+            "second-look-that-cannot-book",
+            "            await self._apply_or_note(configured, refund, outcome, None)\n        else:",
+            "            await self._apply_or_note(configured, refund, outcome, None)\n            return\n        else:",
+            "test_the_looks_at_a_success_that_cannot_be_booked_end[no-room] "
+            "test_the_looks_at_a_success_that_cannot_be_booked_end[other-facts]",
+        ),
     ),
     *guards(
         "services/refunds_settlement.py",

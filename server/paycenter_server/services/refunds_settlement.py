@@ -123,13 +123,16 @@ class RefundSettlement:
         await self._apply_or_note(configured, refund, outcome, sending, clear_before=asked - REQUEST_LIFE)
 
     async def _second_look(self, configured: ConfiguredChannel, refund: PayRefund, outcome: RefundOutcome) -> None:
-        """A refund that failed here: if it succeeded at the channel after all, it is booked. Otherwise it is looked at again."""
+        """A refund that failed here: if it succeeded at the channel after all, it is booked. Otherwise it is looked at again.
+
+        Also if its success cannot be booked, because there is no room or its facts do not match: then the looks end too.
+        """
         if outcome.status is RefundStatus.SUCCESS:
             await self._apply_or_note(configured, refund, outcome, None)
-            return
-        await self._note_query(refund, outcome)
+        else:
+            await self._note_query(refund, outcome)
         now = self._context.now()
-        undecided = outcome.status not in (RefundStatus.NOT_FOUND, RefundStatus.FAILED)
+        undecided = outcome.status not in (RefundStatus.NOT_FOUND, RefundStatus.FAILED, RefundStatus.SUCCESS)
         soon = due_after(now, REFUND_SYNC_DELAYS, refund.check_count)
         when = soon if undecided else next_look(FAILED_REFUND, refund.update_time, now)
         async with self._context.database.connection() as connection:
