@@ -123,7 +123,7 @@ LOOKS: list[Mutant] = [
         (
             "replaced-is-looked-at",
             "earlier_look_time = least(earlier_look_time, $7),",
-            "earlier_look_time = CASE WHEN $7::timestamptz IS NULL THEN $3 END,",
+            "earlier_look_time = CASE WHEN $7::timestamptz IS NULL THEN $7 END,",
             "test_an_earlier_number_that_succeeds_is_found_after_the_refund_succeeded[job]",
         ),
         (

@@ -184,6 +184,12 @@ class Cases:
         """Open a case for a refund that the channel reports as successful, but that failed here or has another number now."""
         await self._mismatch(transaction, refund, "succeeded at the channel after it had failed there", cause)
 
+    async def failed_after_acceptance(self, transaction: Transaction, refund: PayRefund, cause: Cause) -> None:
+        """Open a case for a refund that failed at the channel, if an operator has decided that it went back."""
+        if await case_rows.refund_was_accepted(transaction, refund.attempt_id, refund.id):
+            why = "failed at the channel after an operator had decided that it went back"
+            await self._mismatch(transaction, refund, why, cause)
+
     async def _mismatch(self, transaction: Transaction, refund: PayRefund, why: str, cause: Cause) -> None:
         log.error("refund_mismatch", refund=refund.number, why=why)
         await self._open(transaction, self._of_refund(CaseKind.REFUND_MISMATCH, refund, {"why": why}), cause)

@@ -343,7 +343,15 @@ class RefundSettlement:
             self._context.wake_up.send()
         else:
             # Settled meanwhile, or an earlier request may still be carried out: then it stays WAITING and is queried again.
+            if certainty.final:
+                await self._contradict(refund, cause)
             await self._note(refund, outcome.error_code, outcome.error_message, cause, certainty.sending)
+
+    async def _contradict(self, refund: PayRefund, cause: Cause) -> None:
+        async with self._context.database.transaction() as connection:
+            current = await refund_rows.lock_refund(connection, refund.id)
+            if current is not None and (current.state, current.out_refund_key) == (RefundState.SUCCESS, refund.out_refund_key):
+                await self._cases.failed_after_acceptance(connection, current, cause)
 
     async def _note(self, refund: PayRefund, code: str, message: str, cause: Cause, sending: Sending | None) -> None:
         now = self._context.now()

@@ -159,6 +159,15 @@ async def mark_stale(connection: WriteConnection, case_id: UUID, now: datetime, 
     return found is not None
 
 
+async def refund_was_accepted(connection: Connection, attempt_id: UUID, refund_id: UUID) -> bool:
+    """Whether an operator has decided that this refund of this attempt went back, without an answer of the channel."""
+    found = await connection.fetchval(
+        "SELECT id FROM pay_case WHERE attempt_id = $1 AND refund_id = $2 AND kind = $3 AND decision = $4 LIMIT 1",
+        attempt_id, refund_id, CaseKind.STALE_REFUND.value, Decision.ACCEPT.value,
+    )  # fmt: skip
+    return found is not None
+
+
 async def list_of_order(connection: Connection, order_id: UUID, limit: int = 100) -> list[PayCase]:
     """The last cases of an order, newest first."""
     return CASES.models(
