@@ -68,8 +68,8 @@ CASES: list[Mutant] = [
         "test_stale_refunds.py",
         (
             "acceptance-contradicted",
-            "                await self._contradict(refund, cause)",
-            "                pass",
+            "            if certainty.final and await self._contradict(refund, cause):",
+            "            if False:",
             "test_a_refund_that_fails_after_it_was_accepted_is_a_conflict",
         ),
     ),
@@ -85,8 +85,8 @@ CASES: list[Mutant] = [
         ),
         (
             "decide-repeated",
-            "if current.state is not CaseState.OPEN and current.decision == work.decision:",
-            "if False:",
+            "if current.state is not CaseState.OPEN and current.decision == work.decision and",
+            "if False and",
             "test_the_same_decision_again_changes_nothing",
         ),
         (

@@ -59,8 +59,8 @@ LOOKS: list[Mutant] = [
         ),
         (
             "again-unclear",
-            "        if outcome.status is RefundStatus.UNKNOWN:\n            raise errors.channel_unclear",
-            "        if False:\n            raise errors.channel_unclear",
+            "            await self._note_query(refund, outcome)\n            raise errors.channel_unclear(refund.channel_code)",
+            "            await self._note_query(refund, outcome)",
             "test_a_number_that_may_still_succeed_blocks_sending_again",
         ),
         (
@@ -93,6 +93,16 @@ LOOKS: list[Mutant] = [
             "test_an_earlier_number_that_succeeds_is_found_after_the_refund_succeeded[job]",
         ),
         (
+            "earlier-succeeded-no-send",
+            "            if await self._went_back_before(refund):",
+            "            if False:",
+            "test_a_refund_is_not_sent_again_after_an_earlier_number_succeeded",
+        ),
+    ),
+    *guards(
+        "services/refunds_numbers.py",
+        "test_earlier_numbers.py",
+        (
             "earlier-only-when-due",
             "for key in due or (numbers.keys[-EARLIER_AT_ONCE:] if asked else ()):",
             "for key in numbers.keys:",
@@ -109,12 +119,6 @@ LOOKS: list[Mutant] = [
             "                self._compare(configured, earlier, outcome.facts)",
             "                pass",
             "test_a_look_at_another_amount_books_nothing",
-        ),
-        (
-            "earlier-succeeded-no-send",
-            "            if await self._went_back_before(refund):",
-            "            if False:",
-            "test_a_refund_is_not_sent_again_after_an_earlier_number_succeeded",
         ),
     ),
     *guards(

@@ -98,7 +98,7 @@ REFUNDS: list[Mutant] = [
         ),
     ),
     *guards(
-        "services/refunds_settlement.py",
+        "services/refunds_numbers.py",
         "test_guards_refunds.py",
         (
             "success-account",
@@ -124,6 +124,10 @@ REFUNDS: list[Mutant] = [
             "theirs[::2] != (refund.out_refund_no, refund.amount)",
             f"{_SUCCESS_FACTS}[wrong3]",
         ),
+    ),
+    *guards(
+        "services/refunds_settlement.py",
+        "test_guards_refunds.py",
         (
             "failure-amount",
             "if not same or facts.amount not in (None, refund.amount):",
@@ -144,8 +148,8 @@ REFUNDS: list[Mutant] = [
         ),
         (
             "late-success-case",
-            "            return version\n        await self._cases.succeeded_after_failure(transaction, refund, cause)",
-            "            return version",
+            "        return -1 if await self._cases.succeeded_after_failure(transaction, refund, cause) else 0",
+            "        return 0",
             "test_a_success_after_a_failure_is_booked_if_there_is_room "
             "test_second_looks.py::test_a_late_success_that_the_payment_has_no_room_for_is_a_case",
         ),

@@ -163,7 +163,7 @@ SETTLEMENT: list[Mutant] = [
         ),
     ),
     *guards(
-        "services/refunds_settlement.py",
+        "services/refunds_numbers.py",
         "test_guards_settlement.py",
         (
             "console-refund-lock",
