@@ -19,6 +19,7 @@ from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.services.books import check_books
 from paycenter_server.services.identity import Caller
+from paycenter_server.services.notifications_delivery import DeliveryResponse
 from paycenter_server.services.payments import FactsMismatchError
 from paycenter_server.storage.payments import QuerySnapshot
 from support.facts import configured, payment_of, refund_facts, refunded
@@ -147,7 +148,72 @@ async def test_what_operators_do_with_notifications_is_in_the_ledger(system: Pay
         for row in await events(system, order) if row["subject"] == "NOTIFICATION"
     ]  # fmt: skip
     who = ("OPERATOR", OPERATOR.key_id)
-    assert found == [("sent now", "WAITING", "WAITING", *who), ("resend", "SUCCESS", "WAITING", *who)]
+    received = ("received", "WAITING", "SUCCESS", "JOB", "pay_notify_job")
+    assert found == [
+        ("sent now", "WAITING", "WAITING", *who), received, received, ("resend", "SUCCESS", "WAITING", *who)
+    ]  # fmt: skip
+
+
+async def of_notifications(system: PayCenterSystem, order: PayOrder) -> list[tuple[str, str, str, str]]:
+    return [
+        (row["event"], row["from_state"], row["to_state"], row["actor"])
+        for row in await events(system, order) if row["subject"] == "NOTIFICATION"
+    ]  # fmt: skip
+
+
+async def test_the_end_of_a_notification_is_in_the_ledger_and_a_failed_delivery_is_not(system: PayCenterSystem) -> None:
+    order = await system.paid("mock")
+    system.sender.default = DeliveryResponse(500, "")
+    await system.deliver()
+    assert await of_notifications(system, order) == []
+    system.clock.advance(30)
+    system.sender.default = DeliveryResponse(410, "")
+    await system.deliver()
+    assert await of_notifications(system, order) == [("give up", "REQUEST_SUCCESS", "FAILURE", "pay_notify_job")]
+    (case,) = await system.rows("SELECT actor_kind, actor FROM pay_event WHERE event = 'NOTIFICATION_GIVEN_UP'")
+    assert tuple(case) == ("JOB", "pay_notify_job")
+
+
+@pytest.mark.parametrize("how", ["booking", "insert", "delivery"])
+async def test_a_notification_that_is_superseded_is_in_the_ledger(system: PayCenterSystem, how: str) -> None:
+    if how == "booking":
+        await system.services.apps.update(OPERATOR, "shop", {"surplus_policy": "ACCEPT"})
+        order = await system.order()
+        attempt = await system.submit(order, "mock", behaviour="late_after_close", late_seconds="1")
+        await system.services.orders.close(system.caller, order.number)
+        system.clock.advance(5)
+        await system.services.attempts.query(attempt)
+    else:
+        order = await system.paid("mock")
+        await system.rows("UPDATE pay_attempt SET channel_extras = $1", {"refund": "failure"})
+        refund = await system.refund(order, 40)
+        channel = await configured(system, "mock")
+        await system.services.refund_settlement.receive_callback(channel, refunded(channel, refund), CAUSE)
+    if how == "delivery":  # one that is open all the same
+        await system.rows(
+            "UPDATE pay_notify_task SET state = 'WAITING', next_notify_time = now() WHERE event = 'pay_refund.failure'"
+        )
+        await system.deliver()
+        found = await of_notifications(system, order)
+        assert ("supersede", "WAITING", "SUPERSEDED", "pay_notify_job") in found
+        return
+    found = await of_notifications(system, order)
+    assert [item[:3] for item in found] == [("supersede", "WAITING", "SUPERSEDED")]
+    timeline = await system.services.timelines.of_order(OPERATOR, order.number)
+    assert ("supersede", "SUPERSEDED") in [(entry.event, entry.to_state) for entry in timeline.entries]
+
+
+async def test_the_notification_of_surplus_goes_where_those_of_its_order_go(system: PayCenterSystem) -> None:
+    order = await system.order(notification_url="http://own.test/hook")
+    attempt = await system.submit(order, "mock", behaviour="late_after_close", late_seconds="1")
+    await system.services.orders.close(system.caller, order.number)
+    system.clock.advance(5)
+    await system.services.attempts.query(attempt)
+    await system.services.jobs.sync_refunds()
+    system.clock.advance(60)
+    await system.services.jobs.sync_refunds()
+    (url,) = await system.rows("SELECT notification_url FROM pay_notify_task WHERE event = 'pay_order.surplus_refunded'")
+    assert url["notification_url"] == "http://own.test/hook"
 
 
 @pytest.mark.parametrize(
@@ -388,8 +454,9 @@ async def test_the_timeline_over_the_wire(rig: Rig) -> None:
     mine = await rig.shop.orders.GetPayOrderTimeline(asked)
     assert [(entry.subject, entry.event.split(":")[0]) for entry in mine.entries] == [
         ("ORDER", "create"), ("ATTEMPT", "create"), ("ATTEMPT", "answered"), ("ATTEMPT", "paid"), ("NOTIFICATION", "delivery 1"),
+        ("NOTIFICATION", "received"),
     ]  # fmt: skip
-    assert mine.entries[-1].event.startswith("delivery 1: HTTP 200")
+    assert mine.entries[-2].event.startswith("delivery 1: HTTP 200")
     assert {entry.evidence for entry in mine.entries} == {""}
     assert (list(mine.next_checks), mine.left_off, mine.pay_order.id) == ([], False, order.number)
     theirs = await rig.op.orders.GetPayOrderTimeline(asked)

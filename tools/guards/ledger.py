@@ -6,6 +6,50 @@ from guards import Mutant, guards
 
 LEDGER: list[Mutant] = [
     *guards(
+        "storage/notifications.py",
+        "test_event_ledger.py",
+        (
+            "noted-superseded",
+            'noted_superseded AS ({_noted(named(NotificationEvent.SUPERSEDE), cause, "superseded")})',
+            'noted_superseded AS ({_noted(named(NotificationEvent.SUPERSEDE), cause, "superseded")} WHERE false)',
+            "test_a_notification_that_is_superseded_is_in_the_ledger[booking] "
+            "test_a_notification_that_is_superseded_is_in_the_ledger[insert]",
+        ),
+        (
+            "noted-ends",
+            "USING (id) WHERE moved.event = ANY($16)",
+            "USING (id) WHERE moved.event = ANY($16) AND false",
+            "test_the_end_of_a_notification_is_in_the_ledger_and_a_failed_delivery_is_not "
+            "test_a_notification_that_is_superseded_is_in_the_ledger[delivery]",
+        ),
+        (
+            "noted-only-ends",
+            "USING (id) WHERE moved.event = ANY($16)",
+            "USING (id) WHERE $16::text[] IS NOT NULL",
+            "test_the_end_of_a_notification_is_in_the_ledger_and_a_failed_delivery_is_not",
+        ),
+    ),
+    *guards(
+        "services/notifications_delivery.py",
+        "test_event_ledger.py",
+        (
+            "delivery-actor",
+            "                    with acting(_JOB):",
+            "                    if True:",
+            "test_the_end_of_a_notification_is_in_the_ledger_and_a_failed_delivery_is_not",
+        ),
+    ),
+    *guards(
+        "services/cases.py",
+        "test_event_ledger.py",
+        (
+            "surplus-own-url",
+            "reason=_REASON, notification_url=order.notification_url,",
+            'reason=_REASON, notification_url="",',
+            "test_the_notification_of_surplus_goes_where_those_of_its_order_go",
+        ),
+    ),
+    *guards(
         "services/attempts.py",
         "test_event_ledger.py",
         (

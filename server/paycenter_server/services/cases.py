@@ -84,7 +84,7 @@ class Cases:
         assert case.refund_id is not None
         return new_refund(
             case.refund_id, self._context.new_key(now), now, order, attempt=attempt, merchant_refund_no=f"surplus-{case.number}",
-            amount=amount, total_amount=amount, currency=attempt.currency, reason=_REASON, notification_url="",
+            amount=amount, total_amount=amount, currency=attempt.currency, reason=_REASON, notification_url=order.notification_url,
             next_check_time=now, case_id=case.id,
         )  # fmt: skip
 
