@@ -236,7 +236,7 @@ class CaseDecisions:
     async def _accept_late(self, transaction: Transaction, order: PayOrder, attempt: PayAttempt, work: Work) -> bool:
         now = self._context.now()
         channel = await channel_rows.get_channel(transaction, attempt.channel_id)
-        rate = channel.fee_rate_ppm if channel else 0
+        rate = attempt.booked_rate(channel.fee_rate_ppm if channel else 0)
         booking = payment_rows.Booking(
             order_id=order.id, attempt_id=attempt.id, channel_id=attempt.channel_id, channel_code=attempt.channel_code,
             amount=attempt.paid_amount, channel_order_no=attempt.channel_order_no or "",

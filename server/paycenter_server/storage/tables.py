@@ -203,6 +203,7 @@ pay_attempt = Table(
     Column("check_count", Integer, nullable=False, server_default=text("0")),
     *times(),
     Column("cancel_until", TIME),
+    Column("fee_rate_ppm", Integer),
     # For the claims by account, and for what is not settled over an account. It is the only index of these times, so that no
     # statistics can make another one look better.
     Index(
