@@ -383,6 +383,25 @@ async def test_a_lease_outlives_the_work_on_a_row(network: Network, system_on: S
         system.books_are_checked = False
 
 
+@pytest.mark.parametrize("kind", ["attempt", "refund"])
+async def test_a_pass_does_not_wait_for_stale_cases(system: PayCenterSystem, kind: str) -> None:
+    """Each case is a transaction, and there may be a page of them."""
+    if kind == "attempt":
+        await system.submit(await system.order(), "mock", behaviour="never")
+        begin = system.services.jobs.start_order_sync
+    else:
+        order = await system.paid("mock")
+        await system.rows("UPDATE pay_attempt SET channel_extras = $1", {"refund": "timeout"})
+        await system.refund(order, 40)
+        begin = system.services.jobs.start_refund_sync
+    system.clock.advance(3 * 86_400)
+    async with transaction(system) as held:
+        await held.execute("LOCK TABLE pay_case")
+        await asyncio.wait_for(begin(), 10)
+    await system.services.jobs.settle()
+    assert [case["kind"] for case in await system.cases()] == [f"STALE_{kind.upper()}"]
+
+
 async def test_a_lease_outlives_the_work_on_a_batch_of_expired_orders(system: PayCenterSystem) -> None:
     """They are closed a few at a time."""
     options = system.services.context.options

@@ -163,14 +163,26 @@ JOBS: list[Mutant] = [
             "test_the_longest_work_on_a_row_has_as_many_calls_as_its_lease_allows",
         ),
         (
-            "stale-while-waiting-attempt",
+            "stale-beside-the-pass-attempt",
+            "        self._waiting_attempts.start(due, now)",
             "        await self._waiting_attempts.go_on(due, now)",
+            "test_a_pass_does_not_wait_for_stale_cases[attempt]",
+        ),
+        (
+            "stale-beside-the-pass-refund",
+            "        self._waiting_refunds.start(due, now)",
+            "        await self._waiting_refunds.go_on(due, now)",
+            "test_a_pass_does_not_wait_for_stale_cases[refund]",
+        ),
+        (
+            "stale-while-waiting-attempt",
+            "        self._waiting_attempts.start(due, now)",
             "        pass",
             "test_what_waits_for_a_breaker_becomes_stale_by_its_age[attempt]",
         ),
         (
             "stale-while-waiting-refund",
-            "        await self._waiting_refunds.go_on(due, now)",
+            "        self._waiting_refunds.start(due, now)",
             "        pass",
             "test_what_waits_for_a_breaker_becomes_stale_by_its_age[refund]",
         ),
