@@ -1,8 +1,8 @@
 """Staleness of rows that are due and wait: a breaker is open, or there are not enough places. No call is made for them.
 
 A row that is worked on becomes stale in its work. Of what has waited for WAITING, each pass begins to look at a page of rows, from
-the earliest to the last, and begins again after ROUND. The rows are read and not changed, so they stay due. It is a task of its own,
-because each case is a transaction, and no pass waits for them.
+the earliest to the last, and begins again after ROUND. The rows are read and not changed, so they stay due. It is a task of its
+own, because each case is a transaction, and no pass waits for them.
 """
 
 from __future__ import annotations
