@@ -427,6 +427,27 @@ async def test_a_refund_that_only_raises_exceptions_becomes_stale(system: PayCen
     assert await stale(system) == ["STALE_REFUND"]
 
 
+@pytest.mark.parametrize("kind", ["refund", "attempt"])
+async def test_looks_at_a_final_state_are_stale_a_day_after_the_last_one(system: PayCenterSystem, kind: str) -> None:
+    if kind == "refund":
+        await failed_refund(system)
+    else:
+        order = await system.order()
+        await system.submit(order, "mock", behaviour="never")
+        await system.services.orders.close(system.caller, order.number)
+        system.clock.advance(7200)
+    await lost_key(system)
+    for _ in range(2):
+        system.clock.advance(86_000)
+        await system.services.jobs.sync_orders()
+        await system.services.jobs.sync_refunds()
+    assert await stale(system) == []
+    system.clock.advance(1_000)
+    await system.services.jobs.sync_orders()
+    await system.services.jobs.sync_refunds()
+    assert await stale(system) == [f"STALE_{kind.upper()}"]
+
+
 async def test_a_stale_case_comes_again_a_day_after_it_was_resolved(system: PayCenterSystem) -> None:
     await system.submit(await system.order(), "mock", behaviour="never")
     await lost_key(system)

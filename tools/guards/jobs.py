@@ -16,6 +16,32 @@ _TRIALS = "test_behind_an_open_breaker_only_trials_are_made[silent]"
 
 JOBS: list[Mutant] = [
     *guards(
+        "services/places.py",
+        "test_places.py",
+        (
+            "slow-half",
+            "min(more, total, slow) if is_slow else min(more, total)",
+            "min(more, total)",
+            "test_keys_that_are_slow_share_their_part_of_the_places",
+        ),
+    ),
+    *guards(
+        "services/jobs.py",
+        "test_second_looks.py",
+        (
+            "verified-after-refund",
+            "            stale_time = refund.update_time + VERIFIED_AFTER",
+            "            stale_time = refund.update_time + STALE_AFTER",
+            "test_looks_at_a_final_state_are_stale_a_day_after_the_last_one[refund]",
+        ),
+        (
+            "verified-after-attempt",
+            "max(attempt.update_time, attempt.expire_time) + VERIFIED_AFTER",
+            "max(attempt.update_time, attempt.expire_time) + STALE_AFTER",
+            "test_looks_at_a_final_state_are_stale_a_day_after_the_last_one[attempt]",
+        ),
+    ),
+    *guards(
         "storage/claims.py",
         _TASKS,
         (

@@ -6,6 +6,16 @@ from guards import Mutant, guards
 
 LEDGER: list[Mutant] = [
     *guards(
+        "services/books.py",
+        "test_case_desk.py",
+        (
+            "books-case",
+            "opened += cases is not None and await cases.books_differ(found, sentence)",
+            "opened += cases is not None and len(sentence) < 0",
+            "test_a_difference_of_the_books_is_a_case_once",
+        ),
+    ),
+    *guards(
         "storage/notifications.py",
         "test_event_ledger.py",
         (
