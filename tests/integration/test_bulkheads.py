@@ -383,6 +383,25 @@ async def test_a_lease_outlives_the_work_on_a_row(network: Network, system_on: S
         system.books_are_checked = False
 
 
+@pytest.mark.parametrize("kind", ["attempt", "refund"])
+async def test_a_pass_does_not_wait_for_stale_cases(system: PayCenterSystem, kind: str) -> None:
+    """Each case is a transaction, and there may be a page of them."""
+    if kind == "attempt":
+        await system.submit(await system.order(), "mock", behaviour="never")
+        begin = system.services.jobs.start_order_sync
+    else:
+        order = await system.paid("mock")
+        await system.rows("UPDATE pay_attempt SET channel_extras = $1", {"refund": "timeout"})
+        await system.refund(order, 40)
+        begin = system.services.jobs.start_refund_sync
+    system.clock.advance(3 * 86_400)
+    async with transaction(system) as held:
+        await held.execute("LOCK TABLE pay_case")
+        await asyncio.wait_for(begin(), 10)
+    await system.services.jobs.settle()
+    assert [case["kind"] for case in await system.cases()] == [f"STALE_{kind.upper()}"]
+
+
 async def test_a_lease_outlives_the_work_on_a_batch_of_expired_orders(system: PayCenterSystem) -> None:
     """They are closed a few at a time."""
     options = system.services.context.options
@@ -391,18 +410,22 @@ async def test_a_lease_outlives_the_work_on_a_batch_of_expired_orders(system: Pa
 
 
 async def test_the_longest_work_on_a_row_has_as_many_calls_as_its_lease_allows(system: PayCenterSystem, network: Network) -> None:
-    """A refund that is not found is sent again; its trade and then itself are queried. Each call may be delayed by a fetch of
-    keys."""
+    """Two earlier numbers are queried. A refund that is not found is sent again; its trade and then itself are queried. Each call
+    may be delayed by a fetch of keys."""
     order, number = await paid(system, "alipay_qr")
     await refund_in_the_console(system, "alipay_qr", number, 100)
     await eventually(system.cases)  # its callback makes a call too
     await system.simulator.fault("alipay.trade.refund", "decline", code="ACQ.TRADE_STATUS_ERROR", times=2)
     assert (await system.refund(order, 40)).state is RefundState.WAITING
-    await system.rows("UPDATE pay_refund SET next_check_time = now()")
+    earlier = [f"0000000{number}-0000-7000-8000-000000000000" for number in range(1, 5)]
+    await system.rows(
+        "UPDATE pay_refund SET next_check_time = now(), send_count = 5, earlier_look_time = to_timestamp(0), "
+        "earlier_out_refund_keys = $1", earlier
+    )  # fmt: skip
     before = len(network.calls)
     await system.services.jobs.sync_refunds()
     made = len(network.calls) - before
-    assert made == 4
+    assert made == 6
     assert 2 * made <= CALLS_PER_ROW
 
 

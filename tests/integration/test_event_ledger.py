@@ -5,21 +5,26 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote_plus
 
 import asyncpg
 import pytest
-from paycenter_server.channels.protocol import HttpRequest
+from paycenter_server.channels.protocol import CallRecord, HttpRequest, QueryOutcome, QueryStatus, RefundOutcome, RefundStatus
 from paycenter_server.channels.records import REMOVED, call_record
 from paycenter_server.domain.errors import PayCenterError
-from paycenter_server.domain.events import Actor, ActorKind, acting, current_actor
+from paycenter_server.domain.events import Actor, ActorKind, Cause, acting, current_actor
 from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.services.books import check_books
 from paycenter_server.services.identity import Caller
+from paycenter_server.services.notifications_delivery import DeliveryResponse
+from paycenter_server.services.payments import FactsMismatchError
+from paycenter_server.storage.payments import QuerySnapshot
+from support.facts import configured, payment_of, refund_facts, refunded
 from support.grpc_rig import Rig, fails, open_rig
-from support.system import OPERATOR, PayCenterSystem
+from support.system import CAUSE, OPERATOR, PayCenterSystem
 from support.waiting import eventually, pause
 
 
@@ -143,7 +148,72 @@ async def test_what_operators_do_with_notifications_is_in_the_ledger(system: Pay
         for row in await events(system, order) if row["subject"] == "NOTIFICATION"
     ]  # fmt: skip
     who = ("OPERATOR", OPERATOR.key_id)
-    assert found == [("sent now", "WAITING", "WAITING", *who), ("resend", "SUCCESS", "WAITING", *who)]
+    received = ("received", "WAITING", "SUCCESS", "JOB", "pay_notify_job")
+    assert found == [
+        ("sent now", "WAITING", "WAITING", *who), received, received, ("resend", "SUCCESS", "WAITING", *who)
+    ]  # fmt: skip
+
+
+async def of_notifications(system: PayCenterSystem, order: PayOrder) -> list[tuple[str, str, str, str]]:
+    return [
+        (row["event"], row["from_state"], row["to_state"], row["actor"])
+        for row in await events(system, order) if row["subject"] == "NOTIFICATION"
+    ]  # fmt: skip
+
+
+async def test_the_end_of_a_notification_is_in_the_ledger_and_a_failed_delivery_is_not(system: PayCenterSystem) -> None:
+    order = await system.paid("mock")
+    system.sender.default = DeliveryResponse(500, "")
+    await system.deliver()
+    assert await of_notifications(system, order) == []
+    system.clock.advance(30)
+    system.sender.default = DeliveryResponse(410, "")
+    await system.deliver()
+    assert await of_notifications(system, order) == [("give up", "REQUEST_SUCCESS", "FAILURE", "pay_notify_job")]
+    (case,) = await system.rows("SELECT actor_kind, actor FROM pay_event WHERE event = 'NOTIFICATION_GIVEN_UP'")
+    assert tuple(case) == ("JOB", "pay_notify_job")
+
+
+@pytest.mark.parametrize("how", ["booking", "insert", "delivery"])
+async def test_a_notification_that_is_superseded_is_in_the_ledger(system: PayCenterSystem, how: str) -> None:
+    if how == "booking":
+        await system.services.apps.update(OPERATOR, "shop", {"surplus_policy": "ACCEPT"})
+        order = await system.order()
+        attempt = await system.submit(order, "mock", behaviour="late_after_close", late_seconds="1")
+        await system.services.orders.close(system.caller, order.number)
+        system.clock.advance(5)
+        await system.services.attempts.query(attempt)
+    else:
+        order = await system.paid("mock")
+        await system.rows("UPDATE pay_attempt SET channel_extras = $1", {"refund": "failure"})
+        refund = await system.refund(order, 40)
+        channel = await configured(system, "mock")
+        await system.services.refund_settlement.receive_callback(channel, refunded(channel, refund), CAUSE)
+    if how == "delivery":  # one that is open all the same
+        await system.rows(
+            "UPDATE pay_notify_task SET state = 'WAITING', next_notify_time = now() WHERE event = 'pay_refund.failure'"
+        )
+        await system.deliver()
+        found = await of_notifications(system, order)
+        assert ("supersede", "WAITING", "SUPERSEDED", "pay_notify_job") in found
+        return
+    found = await of_notifications(system, order)
+    assert [item[:3] for item in found] == [("supersede", "WAITING", "SUPERSEDED")]
+    timeline = await system.services.timelines.of_order(OPERATOR, order.number)
+    assert ("supersede", "SUPERSEDED") in [(entry.event, entry.to_state) for entry in timeline.entries]
+
+
+async def test_the_notification_of_surplus_goes_where_those_of_its_order_go(system: PayCenterSystem) -> None:
+    order = await system.order(notification_url="http://own.test/hook")
+    attempt = await system.submit(order, "mock", behaviour="late_after_close", late_seconds="1")
+    await system.services.orders.close(system.caller, order.number)
+    system.clock.advance(5)
+    await system.services.attempts.query(attempt)
+    await system.services.jobs.sync_refunds()
+    system.clock.advance(60)
+    await system.services.jobs.sync_refunds()
+    (url,) = await system.rows("SELECT notification_url FROM pay_notify_task WHERE event = 'pay_order.surplus_refunded'")
+    assert url["notification_url"] == "http://own.test/hook"
 
 
 @pytest.mark.parametrize(
@@ -230,6 +300,101 @@ async def test_a_repeated_and_a_refused_callback_are_in_the_ledger(system: PayCe
     assert changes(await events(system, order)) == [(100, 0, 0)]
 
 
+async def test_a_callback_with_other_facts_is_in_the_ledger(system: PayCenterSystem) -> None:
+    order = await system.order()
+    attempt = await system.submit(order, "mock", behaviour="never")
+    channel, before = await configured(system, "mock"), await events(system, order)
+    evidence = Cause(CAUSE.actor, {"callback": {"received": "{}", "verdict": "signature valid"}})
+    payment = payment_of(channel, attempt, account={"mock": "other"})
+    with pytest.raises(FactsMismatchError):
+        await system.services.callbacks._book(channel, payment, evidence, None)
+    assert await new_events(system, order, before) == [("callback refused", "the message's mock is not the channel's")]
+
+
+async def new_events(system: PayCenterSystem, order: PayOrder, before: list[asyncpg.Record]) -> list[tuple[str, str]]:
+    """What was noted since, each with the verdict about the message."""
+    rows = (await events(system, order))[len(before) :]
+    return [(row["event"], next(iter((row["evidence"] or {"": {}}).values())).get("verdict", "")) for row in rows]
+
+
+@pytest.mark.parametrize("why", ["other-merchant", "being-cancelled"])
+async def test_a_query_whose_answer_is_not_used_is_in_the_ledger(system: PayCenterSystem, why: str) -> None:
+    order = await system.order()
+    attempt = await system.submit(order, "mock", behaviour="never")
+    channel, before = await configured(system, "mock"), await events(system, order)
+    payment = payment_of(channel, attempt, **({"account": {"mock": "other"}} if why == "other-merchant" else {}))
+    if why == "being-cancelled":
+        await system.rows("UPDATE pay_attempt SET cancel_until = now() + interval '1 minute'")
+    paid = QueryOutcome(QueryStatus.PAID, payment, call=CallRecord("mock.query", "GET", "mock:", "", 200, "{}", 1))
+    snapshot = QuerySnapshot(system.clock.now(), attempt.cancel_until)
+    outcome = await system.services.attempts._book(channel, attempt, paid, snapshot)
+    assert outcome.status is QueryStatus.UNKNOWN
+    ((event, verdict),) = await new_events(system, order, before)
+    assert event == "queried"
+    assert ("the message's mock is not" if why == "other-merchant" else "requested to cancel it") in verdict
+
+
+async def test_repeated_and_refused_callbacks_of_refunds_are_in_the_ledger(system: PayCenterSystem) -> None:
+    order = await system.paid("mock")
+    refund = await system.refund(order, 40)
+    channel, settlement = await configured(system, "mock"), system.services.refund_settlement
+    evidence = Cause(CAUSE.actor, {"callback": {"received": "{}", "verdict": "signature valid"}})
+    before = await events(system, order)
+    await settlement.receive_callback(channel, refunded(channel, refund), evidence)
+    with pytest.raises(FactsMismatchError):
+        await settlement.receive_callback(channel, refunded(channel, refund, amount=41), evidence)
+    await settlement.receive_callback(channel, RefundOutcome(RefundStatus.PENDING, refund_facts(channel, refund)), evidence)
+    assert await new_events(system, order, before) == [
+        ("callback repeated", "signature valid"),
+        ("callback refused", "the message's numbers or amount are not the refund's"),
+        ("callback received", "signature valid"),
+    ]
+
+
+async def test_a_callback_that_opens_a_case_is_repeated_only_then(system: PayCenterSystem) -> None:
+    order = await system.paid("mock")
+    await system.rows("UPDATE pay_attempt SET channel_extras = $1", {"refund": "failure"})
+    refund = await system.refund(order, 60)
+    await system.rows("UPDATE pay_attempt SET channel_extras = $1", {"refund": "success"})
+    await system.refund(order, 50)
+    channel, before = await configured(system, "mock"), await events(system, order)
+    for _ in range(2):
+        await system.services.refund_settlement.receive_callback(channel, refunded(channel, refund), CAUSE)
+    assert [event for event, _ in await new_events(system, order, before)] == ["REFUND_MISMATCH", "callback repeated"]
+
+
+async def test_the_messages_about_a_failed_refund_are_in_the_ledger(system: PayCenterSystem) -> None:
+    """A query without a clear answer, and a callback without proof with the query that it causes."""
+    order = await system.paid("mock")
+    await system.rows("UPDATE pay_attempt SET channel_extras = $1", {"refund": "failure"})
+    refund = await system.refund(order, 40)
+    channel, settlement = await configured(system, "mock"), system.services.refund_settlement
+    pending = RefundOutcome(RefundStatus.PENDING, refund_facts(channel, refund))
+    before = await events(system, order)
+    await settlement.receive_callback(channel, pending, CAUSE)
+    assert [event for event, _ in await new_events(system, order, before)] == ["callback received", "queried"]
+    other = replace(pending, facts=refund_facts(channel, refund, out_refund_no="console-1"))
+    before = await events(system, order)
+    await settlement.receive_callback(channel, other, CAUSE)
+    assert [event for event, _ in await new_events(system, order, before)] == [
+        "callback received",
+        "queried",
+        "REFUND_ELSEWHERE",
+    ]
+
+
+async def test_an_unclear_look_before_a_refund_is_sent_again_is_in_the_ledger(system: PayCenterSystem) -> None:
+    order = await system.paid("wx_native")
+    await system.simulator.fault("wx.refund", "decline", code="RULE_LIMIT")
+    refund = await system.refund(order, 40)
+    await system.simulator.fault("wx.refund_query", "error_before_commit", times=1)
+    before = await events(system, order)
+    with pytest.raises(PayCenterError, match="answer"):
+        await system.services.refund_settlement.look_at_failed(refund)
+    (row,) = (await events(system, order))[len(before) :]
+    assert (row["event"], row["evidence"]["call"]["status"]) == ("queried", 500)
+
+
 @pytest.mark.parametrize(
     "statement", ["UPDATE pay_event SET amount = 1", "DELETE FROM pay_event", "TRUNCATE pay_event", "TRUNCATE pay_event CASCADE"]
 )
@@ -289,8 +454,9 @@ async def test_the_timeline_over_the_wire(rig: Rig) -> None:
     mine = await rig.shop.orders.GetPayOrderTimeline(asked)
     assert [(entry.subject, entry.event.split(":")[0]) for entry in mine.entries] == [
         ("ORDER", "create"), ("ATTEMPT", "create"), ("ATTEMPT", "answered"), ("ATTEMPT", "paid"), ("NOTIFICATION", "delivery 1"),
+        ("NOTIFICATION", "received"),
     ]  # fmt: skip
-    assert mine.entries[-1].event.startswith("delivery 1: HTTP 200")
+    assert mine.entries[-2].event.startswith("delivery 1: HTTP 200")
     assert {entry.evidence for entry in mine.entries} == {""}
     assert (list(mine.next_checks), mine.left_off, mine.pay_order.id) == ([], False, order.number)
     theirs = await rig.op.orders.GetPayOrderTimeline(asked)

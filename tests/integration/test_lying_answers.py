@@ -50,6 +50,11 @@ async def test_an_answer_about_another_trade_closes_nothing(code: str, mark: str
         (attempt,) = await system.services.orders.attempts(order)
         assert attempt.state in (AttemptState.WAITING, AttemptState.UNKNOWN)
         assert attempt.next_check_time is not None
+        evidence = await system.value(
+            "SELECT evidence FROM pay_event WHERE subject_id = $1 AND event = 'queried' ORDER BY id DESC LIMIT 1", attempt.id
+        )
+        assert evidence is not None
+        assert evidence["call"].get("verdict") == "the answer is about another number"
 
 
 class Beside:

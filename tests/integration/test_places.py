@@ -40,3 +40,17 @@ def test_more_keys_may_be_wanted_than_are_remembered() -> None:
         for key, count in given.items():
             places.give_back(key, count)
         places.answered("a", 0.1, was_open=False)
+
+
+def test_keys_that_are_slow_share_their_part_of_the_places() -> None:
+    """Those that have answered in time get the rest."""
+    limits = Limits(
+        total=10, slow=4, each=5, first=5, fast_seconds=1.0, failures=3, first_pause=timedelta(seconds=1),
+        longest_pause=timedelta(seconds=1),
+    )  # fmt: skip
+    places, now = Places[str](limits), datetime(2026, 11, 29, tzinfo=UTC)
+    assert places.reserve(["fast"], now) == {"fast": 4}
+    for _ in range(4):
+        places.answered("fast", 0.1, was_open=False)
+    assert sum(places.reserve(["slow", "hangs"], now).values()) == 4
+    assert places.reserve(["slow", "hangs", "fast"], now) == {"fast": 1}

@@ -14,8 +14,9 @@ from paycenter_server.channels.protocol import HttpRequest, HttpResponse, Refund
 from paycenter_server.channels.transport import AiohttpTransport, TransportUnclearError
 from paycenter_server.clock import DatabaseClock
 from paycenter_server.domain.attempts import PayAttempt
+from paycenter_server.domain.cases import Decision
 from paycenter_server.domain.errors import PayCenterError, Reason
-from paycenter_server.domain.ids import Prefix, decode
+from paycenter_server.domain.ids import Prefix, decode, encode
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.domain.schedule import CLOSED_ATTEMPT, FAILED_REFUND, REQUEST_LIFE, VERIFY_DELAYS
@@ -24,7 +25,7 @@ from paycenter_server.storage import cases as case_rows
 from paycenter_server.storage import refunds as refund_rows
 from paycenter_server.storage.refunds import Certainty, Sending
 from support.facts import configured, failed, refunded
-from support.system import CAUSE, PayCenterSystem, SystemOn
+from support.system import CAUSE, OPERATOR, PayCenterSystem, SystemOn
 
 REFUND_CALLS = {"wx_native": ("/v3/refund/domestic/refunds", "wx.refund", "RULE_LIMIT"),
                 "alipay_qr": ("method=alipay.trade.refund&", "alipay.trade.refund", "ACQ.REFUND_AMT_NOT_EQUAL_TOTAL")}  # fmt: skip
@@ -223,6 +224,43 @@ async def test_a_failed_refund_is_looked_at_in_minutes_an_hour_and_a_day(system:
     assert (await current(system, refund)).state is RefundState.FAILURE
 
 
+@pytest.mark.parametrize("why", ["no-room", "other-facts"])
+async def test_the_looks_at_a_success_that_cannot_be_booked_end(system: PayCenterSystem, why: str) -> None:
+    order, refund = await failed_refund(system, 60)
+    await succeeds_now(system)
+    if why == "no-room":
+        await system.refund(order, 50)
+    channel, looks = await configured(system, "mock"), []
+    for _ in range(5):
+        found = await current(system, refund)
+        if found.next_check_time is None:
+            break
+        looks.append((found.next_check_time - found.update_time).total_seconds())
+        system.clock.advance((found.next_check_time - system.clock.now()).total_seconds() + 1)
+        if why == "no-room":
+            await system.services.jobs.sync_refunds()
+        else:
+            answer = refunded(channel, refund, amount=61)
+            await system.services.refund_settlement._second_look(channel, found, answer)
+    assert looks == list(VERIFY_DELAYS[FAILED_REFUND])
+    assert [case["kind"] for case in await system.cases()] == (["REFUND_MISMATCH"] if why == "no-room" else [])
+
+
+async def test_a_retry_about_a_success_that_cannot_be_booked_settles_it(system: PayCenterSystem) -> None:
+    """The REFUND_MISMATCH case stays open."""
+    order, refund = await failed_refund(system, 60)
+    await succeeds_now(system)
+    await system.refund(order, 50)
+    system.clock.advance(3 * 86_400)
+    await system.services.cases.stale_refund(refund)
+    (case,) = await system.cases()
+    await system.services.case_decisions.decide(OPERATOR, encode(Prefix.CASE, case["id"]), Decision.RETRY, "")
+    assert [(case["kind"], case["state"]) for case in await system.cases()] == [
+        ("STALE_REFUND", "RESOLVED"),
+        ("REFUND_MISMATCH", "OPEN"),
+    ]
+
+
 async def test_an_unclear_second_look_is_repeated_soon(system: PayCenterSystem) -> None:
     order = await system.paid("wx_native")
     await system.simulator.fault("wx.refund", "decline", code="RULE_LIMIT")
@@ -387,6 +425,27 @@ async def test_a_refund_that_only_raises_exceptions_becomes_stale(system: PayCen
     await lost_key(system)
     await job(system, 86_600)
     assert await stale(system) == ["STALE_REFUND"]
+
+
+@pytest.mark.parametrize("kind", ["refund", "attempt"])
+async def test_looks_at_a_final_state_are_stale_a_day_after_the_last_one(system: PayCenterSystem, kind: str) -> None:
+    if kind == "refund":
+        await failed_refund(system)
+    else:
+        order = await system.order()
+        await system.submit(order, "mock", behaviour="never")
+        await system.services.orders.close(system.caller, order.number)
+        system.clock.advance(7200)
+    await lost_key(system)
+    for _ in range(2):
+        system.clock.advance(86_000)
+        await system.services.jobs.sync_orders()
+        await system.services.jobs.sync_refunds()
+    assert await stale(system) == []
+    system.clock.advance(1_000)
+    await system.services.jobs.sync_orders()
+    await system.services.jobs.sync_refunds()
+    assert await stale(system) == [f"STALE_{kind.upper()}"]
 
 
 async def test_a_stale_case_comes_again_a_day_after_it_was_resolved(system: PayCenterSystem) -> None:

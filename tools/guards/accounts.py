@@ -256,7 +256,7 @@ ACCOUNTS: list[Mutant] = [
         ),
     ),
     *guards(
-        "services/refunds_settlement.py",
+        "services/refunds_numbers.py",
         "test_account_callbacks.py",
         (
             "refund-elsewhere-account",

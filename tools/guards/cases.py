@@ -7,6 +7,74 @@ from guards import Mutant, guards
 CASES: list[Mutant] = [
     *guards(
         "services/cases_decisions.py",
+        "test_stale_refunds.py",
+        (
+            "stale-refund-sent-now",
+            "if refund.unclear_send_time is not None and refund.unclear_send_time > now - REQUEST_LIFE:",
+            "if False:",
+            "test_a_refund_that_was_sent_a_moment_ago_is_not_decided[ACCEPT] "
+            "test_a_refund_that_was_sent_a_moment_ago_is_not_decided[CLOSE]",
+        ),
+        (
+            "stale-refund-number",
+            "same = current.state is CaseState.REFUNDING or current.reference == refund.out_refund_no",
+            "same = True",
+            "test_a_decision_about_an_earlier_number_moves_nothing[ACCEPT-False] "
+            "test_a_decision_about_an_earlier_number_moves_nothing[CLOSE-True]",
+        ),
+        (
+            "stale-refund-decided",
+            "            elif event is CaseEvent.ACCEPT or current.state is CaseState.REFUNDING:",
+            "            elif False:",
+            "test_a_decision_about_an_earlier_number_moves_nothing[ACCEPT-False]",
+        ),
+        (
+            "stale-case-ends-its-refund",
+            "            if refunding or case.kind is CaseKind.STALE_REFUND:",
+            "            if case.kind is CaseKind.STALE_REFUND:",
+            "test_a_stale_case_that_is_closed_sends_nothing_any_more",
+        ),
+        (
+            "stale-case-closed-as-read",
+            "            if current.state is not case.state:",
+            "            if False:",
+            "test_a_case_that_became_stale_since_it_was_read_is_not_closed_alone",
+        ),
+        (
+            "stale-case-repeats-nothing",
+            "current.decision == work.decision and not current.possible:",
+            "current.decision == work.decision:",
+            "test_a_stale_case_takes_retry_and_close",
+        ),
+        (
+            "stale-reason",
+            "minimum=1 if case.needs_reason(decision) else 0)",
+            "minimum=0)",
+            "test_a_decision_about_a_stale_refund_needs_a_reason[ACCEPT]",
+        ),
+    ),
+    *guards(
+        "services/cases.py",
+        "test_stale_refunds.py",
+        (
+            "failed-after-acceptance",
+            "        if await case_rows.refund_was_accepted(transaction, refund.attempt_id, refund.id):",
+            "        if True:",
+            "test_a_failure_after_a_success_that_the_channel_reported_is_no_conflict",
+        ),
+    ),
+    *guards(
+        "services/refunds_settlement.py",
+        "test_stale_refunds.py",
+        (
+            "acceptance-contradicted",
+            "            if certainty.final and await self._contradict(refund, cause):",
+            "            if False:",
+            "test_a_refund_that_fails_after_it_was_accepted_is_a_conflict",
+        ),
+    ),
+    *guards(
+        "services/cases_decisions.py",
         "test_case_decisions.py",
         (
             "decide-lock",
@@ -17,8 +85,8 @@ CASES: list[Mutant] = [
         ),
         (
             "decide-repeated",
-            "if current.state is not CaseState.OPEN and current.decision == work.decision:",
-            "if False:",
+            "if current.state is not CaseState.OPEN and current.decision == work.decision and",
+            "if False and",
             "test_the_same_decision_again_changes_nothing",
         ),
         (

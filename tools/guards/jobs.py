@@ -16,6 +16,32 @@ _TRIALS = "test_behind_an_open_breaker_only_trials_are_made[silent]"
 
 JOBS: list[Mutant] = [
     *guards(
+        "services/places.py",
+        "test_places.py",
+        (
+            "slow-half",
+            "min(more, total, slow) if is_slow else min(more, total)",
+            "min(more, total)",
+            "test_keys_that_are_slow_share_their_part_of_the_places",
+        ),
+    ),
+    *guards(
+        "services/jobs.py",
+        "test_second_looks.py",
+        (
+            "verified-after-refund",
+            "            stale_time = refund.update_time + VERIFIED_AFTER",
+            "            stale_time = refund.update_time + STALE_AFTER",
+            "test_looks_at_a_final_state_are_stale_a_day_after_the_last_one[refund]",
+        ),
+        (
+            "verified-after-attempt",
+            "max(attempt.update_time, attempt.expire_time) + VERIFIED_AFTER",
+            "max(attempt.update_time, attempt.expire_time) + STALE_AFTER",
+            "test_looks_at_a_final_state_are_stale_a_day_after_the_last_one[attempt]",
+        ),
+    ),
+    *guards(
         "storage/claims.py",
         _TASKS,
         (
@@ -158,19 +184,31 @@ JOBS: list[Mutant] = [
         ),
         (
             "lease-calls-of-a-row",
-            "CALLS_PER_ROW = 8",
-            "CALLS_PER_ROW = 7",
+            "CALLS_PER_ROW = 12",
+            "CALLS_PER_ROW = 11",
             "test_the_longest_work_on_a_row_has_as_many_calls_as_its_lease_allows",
         ),
         (
-            "stale-while-waiting-attempt",
+            "stale-beside-the-pass-attempt",
+            "        self._waiting_attempts.start(due, now)",
             "        await self._waiting_attempts.go_on(due, now)",
+            "test_a_pass_does_not_wait_for_stale_cases[attempt]",
+        ),
+        (
+            "stale-beside-the-pass-refund",
+            "        self._waiting_refunds.start(due, now)",
+            "        await self._waiting_refunds.go_on(due, now)",
+            "test_a_pass_does_not_wait_for_stale_cases[refund]",
+        ),
+        (
+            "stale-while-waiting-attempt",
+            "        self._waiting_attempts.start(due, now)",
             "        pass",
             "test_what_waits_for_a_breaker_becomes_stale_by_its_age[attempt]",
         ),
         (
             "stale-while-waiting-refund",
-            "        await self._waiting_refunds.go_on(due, now)",
+            "        self._waiting_refunds.start(due, now)",
             "        pass",
             "test_what_waits_for_a_breaker_becomes_stale_by_its_age[refund]",
         ),

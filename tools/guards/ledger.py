@@ -6,6 +6,138 @@ from guards import Mutant, guards
 
 LEDGER: list[Mutant] = [
     *guards(
+        "services/books.py",
+        "test_case_desk.py",
+        (
+            "books-case",
+            "opened += cases is not None and await cases.books_differ(found, sentence)",
+            "opened += cases is not None and len(sentence) < 0",
+            "test_a_difference_of_the_books_is_a_case_once",
+        ),
+    ),
+    *guards(
+        "storage/notifications.py",
+        "test_event_ledger.py",
+        (
+            "noted-superseded",
+            'noted_superseded AS ({_noted(named(NotificationEvent.SUPERSEDE), cause, "superseded")})',
+            'noted_superseded AS ({_noted(named(NotificationEvent.SUPERSEDE), cause, "superseded")} WHERE false)',
+            "test_a_notification_that_is_superseded_is_in_the_ledger[booking] "
+            "test_a_notification_that_is_superseded_is_in_the_ledger[insert]",
+        ),
+        (
+            "noted-ends",
+            "USING (id) WHERE moved.event = ANY($16)",
+            "USING (id) WHERE moved.event = ANY($16) AND false",
+            "test_the_end_of_a_notification_is_in_the_ledger_and_a_failed_delivery_is_not "
+            "test_a_notification_that_is_superseded_is_in_the_ledger[delivery]",
+        ),
+        (
+            "noted-only-ends",
+            "USING (id) WHERE moved.event = ANY($16)",
+            "USING (id) WHERE $16::text[] IS NOT NULL",
+            "test_the_end_of_a_notification_is_in_the_ledger_and_a_failed_delivery_is_not",
+        ),
+    ),
+    *guards(
+        "services/notifications_delivery.py",
+        "test_event_ledger.py",
+        (
+            "delivery-actor",
+            "                    with acting(_JOB):",
+            "                    if True:",
+            "test_the_end_of_a_notification_is_in_the_ledger_and_a_failed_delivery_is_not",
+        ),
+    ),
+    *guards(
+        "services/cases.py",
+        "test_event_ledger.py",
+        (
+            "surplus-own-url",
+            "reason=_REASON, notification_url=order.notification_url,",
+            'reason=_REASON, notification_url="",',
+            "test_the_notification_of_surplus_goes_where_those_of_its_order_go",
+        ),
+    ),
+    *guards(
+        "services/attempts.py",
+        "test_event_ledger.py",
+        (
+            "noted-refused-query",
+            "        await self.note(attempt, QUERIED, with_verdict(cause(outcome.call), why))",
+            "        pass",
+            "test_a_query_whose_answer_is_not_used_is_in_the_ledger[other-merchant] "
+            "test_a_query_whose_answer_is_not_used_is_in_the_ledger[being-cancelled] "
+            "test_lying_answers.py::test_an_answer_about_another_trade_closes_nothing[wx_native-?mchid=]",
+        ),
+    ),
+    *guards(
+        "services/refunds_settlement.py",
+        "test_event_ledger.py",
+        (
+            "noted-repeated-refund-callback",
+            "                await self._note_event(refund, CALLBACK_REPEATED, cause)",
+            "                pass",
+            "test_repeated_and_refused_callbacks_of_refunds_are_in_the_ledger",
+        ),
+        (
+            "noted-repeated-only",
+            "            if not await self.apply(configured, refund, outcome, cause):",
+            "            if not await self.apply(configured, refund, outcome, cause) or True:",
+            "test_a_callback_that_opens_a_case_is_repeated_only_then",
+        ),
+        (
+            "noted-refused-refund-callback",
+            "            await self._note_event(refund, CALLBACK_REFUSED, with_verdict(cause, str(error)))",
+            "            pass",
+            "test_repeated_and_refused_callbacks_of_refunds_are_in_the_ledger",
+        ),
+        (
+            "noted-received-refund-callback",
+            "            await self._note_event(refund, CALLBACK_RECEIVED, cause)",
+            "            pass",
+            "test_repeated_and_refused_callbacks_of_refunds_are_in_the_ledger",
+        ),
+        (
+            "noted-unclear-look",
+            "            await self._note_query(refund, outcome)\n            raise errors.channel_unclear(refund.channel_code)",
+            "            raise errors.channel_unclear(refund.channel_code)",
+            "test_an_unclear_look_before_a_refund_is_sent_again_is_in_the_ledger",
+        ),
+    ),
+    *guards(
+        "services/refunds_numbers.py",
+        "test_event_ledger.py",
+        (
+            "noted-confirmation",
+            "            await self._note_query(refund, outcome)\n        else:",
+            "            pass\n        else:",
+            "test_the_messages_about_a_failed_refund_are_in_the_ledger",
+        ),
+        (
+            "noted-of-trade",
+            "            await self._attempts.note(attempt, event, because)",
+            "            pass",
+            "test_the_messages_about_a_failed_refund_are_in_the_ledger",
+        ),
+    ),
+    *guards(
+        "services/callbacks.py",
+        "test_event_ledger.py",
+        (
+            "noted-repeated-callback",
+            "                await self._note(payment.out_trade_no, CALLBACK_REPEATED, cause)",
+            "                pass",
+            "test_a_repeated_and_a_refused_callback_are_in_the_ledger",
+        ),
+        (
+            "noted-refused-callback",
+            "            await self._note(payment.out_trade_no, CALLBACK_REFUSED, with_verdict(cause, str(error)))",
+            "            pass",
+            "test_a_callback_with_other_facts_is_in_the_ledger",
+        ),
+    ),
+    *guards(
         "storage/payments.py",
         "test_event_ledger.py",
         (

@@ -59,8 +59,8 @@ LOOKS: list[Mutant] = [
         ),
         (
             "again-unclear",
-            "        if outcome.status is RefundStatus.UNKNOWN:\n            raise errors.channel_unclear",
-            "        if False:\n            raise errors.channel_unclear",
+            "            await self._note_query(refund, outcome)\n            raise errors.channel_unclear(refund.channel_code)",
+            "            await self._note_query(refund, outcome)",
             "test_a_number_that_may_still_succeed_blocks_sending_again",
         ),
         (
@@ -75,6 +75,117 @@ LOOKS: list[Mutant] = [
             "when = soon if undecided else None and next_look(",
             "test_a_failed_refund_is_looked_at_in_minutes_an_hour_and_a_day",
         ),
+        (
+            "second-look-that-cannot-book",
+            "            await self._apply_or_note(configured, refund, outcome, None)\n        else:",
+            "            await self._apply_or_note(configured, refund, outcome, None)\n            return\n        else:",
+            "test_the_looks_at_a_success_that_cannot_be_booked_end[no-room] "
+            "test_the_looks_at_a_success_that_cannot_be_booked_end[other-facts]",
+        ),
+    ),
+    *guards(
+        "services/refunds_settlement.py",
+        "test_earlier_numbers.py",
+        (
+            "earlier-looked-at",
+            "            await self._look_at_earlier(configured, refund, asked=asked)",
+            "            pass",
+            "test_an_earlier_number_that_succeeds_is_found_after_the_refund_succeeded[job]",
+        ),
+        (
+            "earlier-succeeded-no-send",
+            "            if await self._went_back_before(refund):",
+            "            if False:",
+            "test_a_refund_is_not_sent_again_after_an_earlier_number_succeeded",
+        ),
+    ),
+    *guards(
+        "services/refunds_numbers.py",
+        "test_earlier_numbers.py",
+        (
+            "earlier-only-when-due",
+            "for key in due or (numbers.keys[-EARLIER_AT_ONCE:] if asked else ()):",
+            "for key in numbers.keys:",
+            "test_two_earlier_numbers_are_looked_at_at_once_and_the_others_follow",
+        ),
+        (
+            "earlier-unclear",
+            "return outcome.status not in (RefundStatus.PENDING, RefundStatus.UNKNOWN)",
+            "return True",
+            "test_an_unclear_look_at_an_earlier_number_is_repeated_soon",
+        ),
+        (
+            "earlier-facts",
+            "                self._compare(configured, earlier, outcome.facts)",
+            "                pass",
+            "test_a_look_at_another_amount_books_nothing",
+        ),
+    ),
+    *guards(
+        "storage/refunds.py",
+        "test_earlier_numbers.py",
+        (
+            "replaced-is-looked-at",
+            "earlier_look_time = least(earlier_look_time, $7),",
+            "earlier_look_time = CASE WHEN $7::timestamptz IS NULL THEN $7 END,",
+            "test_an_earlier_number_that_succeeds_is_found_after_the_refund_succeeded[job]",
+        ),
+        (
+            "success-keeps-earlier-look",
+            "next_check_time = earlier_look_time, channel_error_code = NULL, channel_error_message = NULL, version",
+            "next_check_time = NULL, channel_error_code = NULL, channel_error_message = NULL, version",
+            "test_an_earlier_number_that_succeeds_is_found_after_the_refund_succeeded[job]",
+        ),
+        (
+            "late-success-keeps-earlier-look",
+            "channel_error_message = NULL, next_check_time = earlier_look_time, version",
+            "channel_error_message = NULL, next_check_time = NULL, version",
+            "test_a_late_success_keeps_the_looks_at_earlier_numbers",
+        ),
+        (
+            "failed-keeps-earlier-look",
+            "SET next_check_time = least($3, earlier_look_time)",
+            "SET next_check_time = $3",
+            "test_the_last_look_at_a_failed_refund_leaves_those_at_earlier_numbers",
+        ),
+        (
+            "looks-of-the-number",
+            "WHERE id = $1 AND out_refund_key = $2 AND earlier_look_time = $3",
+            "WHERE id = $1 AND $2::uuid IS NOT NULL AND earlier_look_time = $3",
+            "test_looks_are_not_stored_over_those_of_a_newer_number",
+        ),
+        (
+            "looks-stored-once",
+            "WHERE id = $1 AND out_refund_key = $2 AND earlier_look_time = $3",
+            "WHERE id = $1 AND out_refund_key = $2 AND $3::timestamptz IS NOT NULL",
+            "test_looks_are_not_stored_over_those_of_a_newer_number",
+        ),
+    ),
+    *guards(
+        "domain/refunds.py",
+        "test_earlier_numbers.py",
+        (
+            "earlier-due",
+            "for when, key in self._left() if when <= now",
+            "for when, key in self._left()",
+            "test_numbers_are_due_by_the_time_at_which_they_were_replaced",
+        ),
+        (
+            "earlier-left",
+            "if when > now or key not in looked_at",
+            "if when > now",
+            "test_numbers_are_due_by_the_time_at_which_they_were_replaced",
+        ),
+    ),
+    *guards(
+        "services/jobs.py",
+        "test_earlier_numbers.py",
+        (
+            "stale-earlier-looks",
+            "            stale_time = time_of(refund.out_refund_key) + VERIFIED_AFTER",
+            "            stale_time = refund.update_time + 2 * VERIFIED_AFTER",
+            "test_looks_at_an_earlier_number_without_an_answer_become_stale",
+        ),
     ),
     *guards(
         "services/refunds.py",
@@ -87,9 +198,15 @@ LOOKS: list[Mutant] = [
         ),
         (
             "sync-failed",
-            "        if refund.state is not RefundState.SUCCESS:\n",
-            "        if refund.state is RefundState.WAITING:\n",
+            "        if refund.state is not RefundState.SUCCESS or refund.send_count > 1:\n",
+            "        if refund.state is RefundState.WAITING or refund.send_count > 1:\n",
             "test_a_refund_that_succeeds_late_is_booked_and_told[sync]",
+        ),
+        (
+            "sync-earlier",
+            "        if refund.state is not RefundState.SUCCESS or refund.send_count > 1:\n",
+            "        if refund.state is not RefundState.SUCCESS:\n",
+            "test_earlier_numbers.py::test_an_earlier_number_that_succeeds_is_found_after_the_refund_succeeded[sync]",
         ),
     ),
     *guards(

@@ -7,7 +7,62 @@ from guards import Mutant, guards
 _NO_PAYMENT = """            if callback.payment.payment is None:
 """
 
+_NEWER = "test_of_two_notifications_about_one_object_the_larger_version_is_newer"
+
 NOTIFICATIONS: list[Mutant] = [
+    *guards(
+        "storage/notifications.py",
+        "test_notifications_addresses.py",
+        (
+            "own-address-first",
+            "coalesce(nullif(t.notification_url, ''), CASE t.type",
+            "coalesce(CASE t.type",
+            "test_a_new_address_moves_what_waits_to_its_endpoint",
+        ),
+        (
+            "address-of-refunds",
+            "THEN app.refund_notification_url ELSE app.order_notification_url END)",
+            "THEN app.order_notification_url ELSE app.order_notification_url END)",
+            "test_a_new_address_moves_what_waits_to_its_endpoint",
+        ),
+        (
+            "moved-endpoint",
+            "AND next_notify_time IS NOT NULL AND endpoint <> $3 ORDER BY",
+            "AND false AND endpoint <> $3 ORDER BY",
+            "test_a_new_address_moves_what_waits_to_its_endpoint",
+        ),
+        (
+            "moved-type",
+            "WHERE app_id = $1 AND type = $2 AND notification_url = ''",
+            "WHERE app_id = $1 AND $2::text IS NOT NULL AND notification_url = ''",
+            "test_a_new_address_moves_what_waits_to_its_endpoint",
+        ),
+        (
+            "moved-own-address",
+            "WHERE app_id = $1 AND type = $2 AND notification_url = ''",
+            "WHERE app_id = $1 AND type = $2",
+            "test_a_new_address_moves_what_waits_to_its_endpoint",
+        ),
+    ),
+    *guards(
+        "services/notifications_payloads.py",
+        "test_money_rules.py",
+        (
+            "surplus-type",
+            "        event = SURPLUS_REFUNDED if success_time else SURPLUS_REFUND_FAILED",
+            "        event = REFUND_SUCCESS if success_time else REFUND_FAILURE",
+            "test_rule_7_a_second_payment_through_another_channel_is_refunded",
+        ),
+    ),
+    *(
+        Mutant(
+            name, "client/paycenter/notifications.py", text, replacement, (f"tests/client/test_client_notifications.py::{_NEWER}",)
+        )
+        for name, text, replacement in (
+            ("newer-than", "        return self.version > seen.version", "        return True"),
+            ("newer-than-number", "            return self.version > seen\n", "            return True\n"),
+        )
+    ),
     *guards(
         "storage/notifications.py",
         "test_guards_notifications.py",
@@ -63,8 +118,8 @@ NOTIFICATIONS: list[Mutant] = [
         "test_notifications_versions.py",
         (
             "booking-supersedes",
-            "WHERE n.data_id = paid.id AND n.data_version < $24 AND n.state = ANY($29)",
-            "WHERE n.data_id = paid.id AND n.data_version < 0 AND n.state = ANY($29)",
+            "WHERE n.data_version < $24 AND n.state = ANY($29)",
+            "WHERE n.data_version < 0 AND n.state = ANY($29)",
             "test_a_receiver_that_was_down_hears_only_the_newest_state",
         ),
         (

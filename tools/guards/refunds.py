@@ -5,7 +5,10 @@ from __future__ import annotations
 from guards import Mutant, guards
 
 _KEY = "WHERE id = $1 AND out_refund_key = $2 AND state = ANY($7) AND {condition} RETURNING {_NOTED}, version"
-_SUCCEED = "next_check_time = NULL, channel_error_code = NULL, channel_error_message = NULL, version = version + 1\n             "
+_SUCCEED = (
+    "next_check_time = earlier_look_time, channel_error_code = NULL, channel_error_message = NULL, version = version + 1\n"
+    "             "
+)
 _FAIL = "check_count = 0, unclear_send_time = NULL, version = version + 1\n             "
 _FKEY = "WHERE id = $1 AND out_refund_key = $2 AND state = ANY($7)\n               AND ($12"
 _NO_FKEY = _FKEY.replace("out_refund_key = $2", "$2::uuid IS NOT NULL")
@@ -131,12 +134,12 @@ REFUNDS: list[Mutant] = [
         ),
     ),
     *guards(
-        "services/refunds_settlement.py",
+        "services/refunds_numbers.py",
         "test_guards_refunds.py",
         (
             "success-account",
-            "        compare_account(configured, facts.account, self._context.now())\n",
-            "",
+            "        compare_account(configured, facts.account, self._context.now())",
+            "        pass",
             f"{_SUCCESS_FACTS}[wrong4] {_SUCCESS_FACTS}[wrong5]",
         ),
         (
@@ -157,6 +160,10 @@ REFUNDS: list[Mutant] = [
             "theirs[::2] != (refund.out_refund_no, refund.amount)",
             f"{_SUCCESS_FACTS}[wrong3]",
         ),
+    ),
+    *guards(
+        "services/refunds_settlement.py",
+        "test_guards_refunds.py",
         (
             "failure-amount",
             "if not same or facts.amount not in (None, refund.amount):",
@@ -177,8 +184,8 @@ REFUNDS: list[Mutant] = [
         ),
         (
             "late-success-case",
-            "            return version\n        await self._cases.succeeded_after_failure(transaction, refund, cause)",
-            "            return version",
+            "        return -1 if await self._cases.succeeded_after_failure(transaction, refund, cause) else 0",
+            "        return 0",
             "test_a_success_after_a_failure_is_booked_if_there_is_room "
             "test_second_looks.py::test_a_late_success_that_the_payment_has_no_room_for_is_a_case",
         ),

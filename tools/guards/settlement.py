@@ -12,6 +12,26 @@ _ALREADY = """            if current.state is AttemptState.SUCCESS:
 
 SETTLEMENT: list[Mutant] = [
     *guards(
+        "services/payments.py",
+        "test_fee_rates.py",
+        (
+            "fee-rate-of-the-attempt",
+            "        rate = attempt.booked_rate(configured.channel.fee_rate_ppm)",
+            "        rate = configured.channel.fee_rate_ppm",
+            "test_a_payment_has_the_fee_rate_of_the_time_of_its_attempt",
+        ),
+    ),
+    *guards(
+        "services/cases_decisions.py",
+        "test_fee_rates.py",
+        (
+            "fee-rate-of-a-late-payment",
+            "        rate = attempt.booked_rate(channel.fee_rate_ppm if channel else 0)",
+            "        rate = channel.fee_rate_ppm if channel else 0",
+            "test_an_accepted_late_payment_has_the_fee_rate_of_the_time_of_its_attempt",
+        ),
+    ),
+    *guards(
         "storage/payments.py",
         "test_guards_settlement.py",
         (
@@ -169,7 +189,7 @@ SETTLEMENT: list[Mutant] = [
         ),
     ),
     *guards(
-        "services/refunds_settlement.py",
+        "services/refunds_numbers.py",
         "test_guards_settlement.py",
         (
             "console-refund-lock",

@@ -838,7 +838,7 @@ class PayCaseResolvedData(_message.Message):
     """REFUND, ACCEPT, CLOSE or RETRY; empty if nobody decided."""
     resolution: _builtins.str
     """What became of it, in words: "refunded", "booked as paid" (then `pay_order.success` is sent too), "kept without booking",
-    "closed by an operator" or "settled".
+    "booked as refunded" (of a stale refund, then `pay_refund.success` is sent too), "closed by an operator" or "settled".
     """
     def __init__(
         self,

@@ -121,9 +121,11 @@ class _PayCaseDecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PayCa
     PAY_CASE_DECISION_REFUND: _PayCaseDecision.ValueType  # 1
     """The money is returned: a refund is created, or the one that failed is sent again. The refund sync job sends it."""
     PAY_CASE_DECISION_ACCEPT: _PayCaseDecision.ValueType  # 2
-    """The money is kept. A late payment is booked: its order becomes SUCCESS. Other money is kept without booking."""
+    """The money is kept. A late payment is booked: its order becomes SUCCESS. Other money is kept without booking.
+    Of a stale refund: it went back, and is booked as successful. This needs a reason.
+    """
     PAY_CASE_DECISION_CLOSE: _PayCaseDecision.ValueType  # 3
-    """Nothing is done here. The reason says why."""
+    """Nothing is done here. The reason says why. Of a stale refund: it did not go back; it ends as FAILURE, and its amount is released."""
     PAY_CASE_DECISION_RETRY: _PayCaseDecision.ValueType  # 4
     """What the case is about is done again: its failed refund is sent again, the channel is queried, the notification is sent, the
     books are compared. The case is resolved if that settles it.
@@ -137,9 +139,11 @@ PAY_CASE_DECISION_UNSPECIFIED: PayCaseDecision.ValueType  # 0
 PAY_CASE_DECISION_REFUND: PayCaseDecision.ValueType  # 1
 """The money is returned: a refund is created, or the one that failed is sent again. The refund sync job sends it."""
 PAY_CASE_DECISION_ACCEPT: PayCaseDecision.ValueType  # 2
-"""The money is kept. A late payment is booked: its order becomes SUCCESS. Other money is kept without booking."""
+"""The money is kept. A late payment is booked: its order becomes SUCCESS. Other money is kept without booking.
+Of a stale refund: it went back, and is booked as successful. This needs a reason.
+"""
 PAY_CASE_DECISION_CLOSE: PayCaseDecision.ValueType  # 3
-"""Nothing is done here. The reason says why."""
+"""Nothing is done here. The reason says why. Of a stale refund: it did not go back; it ends as FAILURE, and its amount is released."""
 PAY_CASE_DECISION_RETRY: PayCaseDecision.ValueType  # 4
 """What the case is about is done again: its failed refund is sent again, the channel is queried, the notification is sent, the
 books are compared. The case is resolved if that settles it.

@@ -84,7 +84,8 @@ class PayRefundServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SyncPayRefund(self, request, context):
-        """SyncPayRefund queries the channel about a refund that is WAITING or FAILURE and books what it reports.
+        """SyncPayRefund queries the channel about a refund that is WAITING or FAILURE and books what it reports. The numbers that a refund
+        had before it was sent again are queried too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

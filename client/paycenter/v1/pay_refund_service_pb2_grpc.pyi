@@ -42,7 +42,9 @@ class PayRefundServiceStub:
     ListPayRefunds: _grpc.UnaryUnaryMultiCallable[_pay_refund_service_pb2.ListPayRefundsRequest, _pay_refund_service_pb2.ListPayRefundsResponse]
     """ListPayRefunds lists refunds, newest first."""
     SyncPayRefund: _grpc.UnaryUnaryMultiCallable[_pay_refund_service_pb2.SyncPayRefundRequest, _pay_refund_service_pb2.SyncPayRefundResponse]
-    """SyncPayRefund queries the channel about a refund that is WAITING or FAILURE and books what it reports."""
+    """SyncPayRefund queries the channel about a refund that is WAITING or FAILURE and books what it reports. The numbers that a refund
+    had before it was sent again are queried too.
+    """
 
 @_typing.type_check_only
 class PayRefundServiceAsyncStub(PayRefundServiceStub):
@@ -58,7 +60,9 @@ class PayRefundServiceAsyncStub(PayRefundServiceStub):
     ListPayRefunds: _aio.UnaryUnaryMultiCallable[_pay_refund_service_pb2.ListPayRefundsRequest, _pay_refund_service_pb2.ListPayRefundsResponse]  # type: ignore[assignment]
     """ListPayRefunds lists refunds, newest first."""
     SyncPayRefund: _aio.UnaryUnaryMultiCallable[_pay_refund_service_pb2.SyncPayRefundRequest, _pay_refund_service_pb2.SyncPayRefundResponse]  # type: ignore[assignment]
-    """SyncPayRefund queries the channel about a refund that is WAITING or FAILURE and books what it reports."""
+    """SyncPayRefund queries the channel about a refund that is WAITING or FAILURE and books what it reports. The numbers that a refund
+    had before it was sent again are queried too.
+    """
 
 class PayRefundServiceServicer(metaclass=_abc_1.ABCMeta):
     """PayRefundService returns money to payers."""
@@ -95,6 +99,8 @@ class PayRefundServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pay_refund_service_pb2.SyncPayRefundRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pay_refund_service_pb2.SyncPayRefundResponse, _abc.Awaitable[_pay_refund_service_pb2.SyncPayRefundResponse]]:
-        """SyncPayRefund queries the channel about a refund that is WAITING or FAILURE and books what it reports."""
+        """SyncPayRefund queries the channel about a refund that is WAITING or FAILURE and books what it reports. The numbers that a refund
+        had before it was sent again are queried too.
+        """
 
 def add_PayRefundServiceServicer_to_server(servicer: PayRefundServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -20,6 +20,8 @@ class PayAttempt:
 
     `cancel_until`: the channel was requested to cancel the attempt, which refunds what was paid (bar codes). Reports of the
     channel from before this time are void.
+
+    `fee_rate_ppm`: the fee rate of the channel when the attempt was made; None if it was made by a version that did not store it.
     """
 
     id: UUID
@@ -50,6 +52,11 @@ class PayAttempt:
     create_time: datetime
     update_time: datetime
     cancel_until: datetime | None
+    fee_rate_ppm: int | None
+
+    def booked_rate(self, rate: int) -> int:
+        """The fee rate with which it is booked. `rate`: the channel's now, which may have changed since."""
+        return rate if self.fee_rate_ppm is None else self.fee_rate_ppm
 
     @property
     def out_trade_no(self) -> str:
@@ -72,6 +79,7 @@ def new_attempt(
     user_ip: str,
     expire_time: datetime,
     next_check_time: datetime,
+    fee_rate_ppm: int | None = None,
 ) -> PayAttempt:
     """Build an attempt that has not been sent to the channel. Its amount is the current amount of the order."""
     return PayAttempt(
@@ -103,4 +111,5 @@ def new_attempt(
         create_time=now,
         update_time=now,
         cancel_until=None,
+        fee_rate_ppm=fee_rate_ppm,
     )

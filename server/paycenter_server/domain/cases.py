@@ -55,13 +55,14 @@ DECISIONS: Mapping[CaseKind, tuple[Decision, ...]] = {
     CaseKind.REFUND_MISMATCH: (_D.CLOSE,),
     CaseKind.REFUND_ELSEWHERE: (_D.CLOSE,),
     CaseKind.STALE_ATTEMPT: (_D.RETRY, _D.CLOSE),
-    CaseKind.STALE_REFUND: (_D.RETRY, _D.CLOSE),
+    # ACCEPT: it went back. CLOSE: it did not. Who knows neither decides RETRY.
+    CaseKind.STALE_REFUND: (_D.RETRY, _D.ACCEPT, _D.CLOSE),
     CaseKind.NOTIFICATION_GIVEN_UP: (_D.RETRY, _D.CLOSE),
     CaseKind.BOOKS_DIFFER: (_D.RETRY, _D.CLOSE),
 }
 """The decisions that make sense for each kind, while a case is OPEN."""
 
-SURPLUS = tuple(kind for kind, decisions in DECISIONS.items() if Decision.ACCEPT in decisions)
+SURPLUS = (CaseKind.LATE_PAYMENT, CaseKind.DUPLICATE_PAYMENT, CaseKind.WRONG_AMOUNT, CaseKind.WRONG_CURRENCY)
 """The kinds that are about a payment which its order cannot take."""
 CONFLICTS = (CaseKind.REFUND_MISMATCH, CaseKind.REFUND_ELSEWHERE)
 """The kinds that say that money of a payment may be with the payer already. An open one stops another refund."""
@@ -114,7 +115,9 @@ class PayCase:
 
     @property
     def possible(self) -> tuple[Decision, ...]:
-        """The decisions that are possible now. The refund of a REFUNDING case is decided by its channel."""
+        """The decisions that are possible now. The refund of a REFUNDING case is decided by its channel, unless it is stale."""
+        if self.state is CaseState.REFUNDING and self.stale_time is not None:
+            return (Decision.RETRY, Decision.CLOSE)
         if self.state is not CaseState.OPEN:
             return ()
         without_retry = self.kind in SURPLUS and self.refund_id is None
@@ -126,10 +129,16 @@ class PayCase:
         if self.state is not CaseState.RESOLVED:
             return ""
         if self.decision == Decision.ACCEPT:
+            if self.kind is CaseKind.STALE_REFUND:
+                return "booked as refunded"
             return "booked as paid" if self.kind is CaseKind.LATE_PAYMENT else "kept without booking"
         if self.decision == Decision.CLOSE:
             return "closed by an operator"
         return "refunded" if self.kind in SURPLUS else "settled"
+
+    def needs_reason(self, decision: Decision) -> bool:
+        """Whether a decision about it needs a reason: it says what happened outside."""
+        return decision is Decision.CLOSE or (self.kind is CaseKind.STALE_REFUND and decision is Decision.ACCEPT)
 
 
 def needs_second_operator(case: PayCase, limit: int | None) -> bool:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 from paycenter_server.domain.attempts import PayAttempt
-from paycenter_server.domain.ids import Prefix, encode
+from paycenter_server.domain.ids import Prefix, encode, time_of
 from paycenter_server.domain.orders import PayOrder
+from paycenter_server.domain.schedule import FAILED_REFUND, looks
 from paycenter_server.domain.states import REFUND, RefundEvent, RefundState, created
 
 
@@ -18,6 +20,8 @@ class PayRefund:
 
     `unclear_send_time`: the last send under the current out_refund_no that has no clear answer, including one that is being
     answered now; None if every send was answered clearly.
+
+    `earlier_look_time`: the time of the first look at an earlier out_refund_no that has not been made; None if there is none.
 
     `notification_url` is empty if notifications go to the app's current URL. `version` counts the changes that were notified.
     """
@@ -35,6 +39,7 @@ class PayRefund:
     merchant_order_id: str
     merchant_refund_no: str
     out_refund_key: UUID
+    earlier_look_time: datetime | None
     amount: int
     total_amount: int
     currency: str
@@ -74,6 +79,39 @@ class PayRefund:
         return encode(Prefix.ATTEMPT, self.attempt_id)
 
 
+@dataclass(frozen=True, slots=True)
+class EarlierNumbers:
+    """The earlier out_refund_no of a refund, oldest first, with the current one. Each was replaced when the next one was made.
+
+    `since`: the time of the first look that has not been made; None if all have been made.
+    """
+
+    keys: Sequence[UUID]
+    current: UUID
+    since: datetime | None
+
+    def due(self, now: datetime) -> list[UUID]:
+        """The numbers that are to be looked at now, those that have been due longest first."""
+        return list(dict.fromkeys(key for when, key in self._left() if when <= now))
+
+    def after(self, looked_at: Collection[UUID], now: datetime) -> datetime | None:
+        """The time of the first look that is left after these numbers were looked at now; None if there is none."""
+        return next((when for when, key in self._left() if when > now or key not in looked_at), None)
+
+    def _left(self) -> list[tuple[datetime, UUID]]:
+        since = self.since
+        if since is None:
+            return []
+        replaced = zip(self.keys, (*self.keys[1:], self.current), strict=True)
+        times = ((when, key) for key, following in replaced for when in looks(FAILED_REFUND, time_of(following)))
+        return sorted(item for item in times if item[0] >= since)
+
+
+def first_look_at_replaced(following: UUID) -> datetime:
+    """The time of the first look at a number that was replaced by this one."""
+    return looks(FAILED_REFUND, time_of(following))[0]
+
+
 def new_refund(
     key: UUID,
     out_refund_key: UUID,
@@ -105,6 +143,7 @@ def new_refund(
         merchant_order_id=order.merchant_order_id,
         merchant_refund_no=merchant_refund_no,
         out_refund_key=out_refund_key,
+        earlier_look_time=None,
         amount=amount,
         total_amount=total_amount,
         currency=currency,

@@ -64,7 +64,11 @@ def due_after(now: datetime, delays: tuple[int, ...], times: int) -> datetime:
     return now + widening(delays, times)
 
 
+def looks(kind: str, since: datetime) -> list[datetime]:
+    """The times of all looks at a state that is final since `since`."""
+    return [since + timedelta(seconds=delay) for delay in VERIFY_DELAYS[kind]]
+
+
 def next_look(kind: str, since: datetime, now: datetime) -> datetime | None:
     """The time of the next look at a state that is final since `since`; None after the last one."""
-    times = (since + timedelta(seconds=delay) for delay in VERIFY_DELAYS[kind])
-    return next((when for when in times if when > now), None)
+    return next((when for when in looks(kind, since) if when > now), None)

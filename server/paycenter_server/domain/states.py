@@ -180,6 +180,7 @@ CASE: Mapping[tuple[CaseState | None, CaseEvent], CaseState] = {
     (CaseState.OPEN, CaseEvent.CLOSE): CaseState.RESOLVED,
     (CaseState.REFUNDING, CaseEvent.RESOLVE): CaseState.RESOLVED,
     (CaseState.REFUNDING, CaseEvent.REFUND_FAILED): CaseState.OPEN,
+    (CaseState.REFUNDING, CaseEvent.CLOSE): CaseState.RESOLVED,
 }
 
 

@@ -26,6 +26,11 @@ DECISIONS = {
     Decision.CLOSE: ("Close the case", "Nothing is moved. Say why."),
     Decision.RETRY: ("Try again", "What the case is about is done once more."),
 }
+# What a decision about a refund without an answer says.
+_OF_STALE_REFUND = {
+    Decision.ACCEPT: ("It went back", "The refund is booked as successful. Say how you know it."),
+    Decision.CLOSE: ("It did not go back", "The refund ends as failed, and its amount is released. Say how you know it."),
+}
 AGES = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7)}
 
 
@@ -71,11 +76,13 @@ async def _page(request: web.Request) -> web.Response:
 async def _render(view: View, number: str, error: PayCenterError | None = None, form: Form | None = None) -> web.Response:
     shown = await view.parts.case_desk.get(view.caller, number)
     case = shown.case
+    stale = case.kind is CaseKind.STALE_REFUND or case.stale_time is not None
+    words = DECISIONS | (_OF_STALE_REFUND if stale else {})
     entries, left_off = await view.parts.case_desk.timeline(view.caller, number)
     listed, hidden = page_of_entries(entries, view.t)
     return view.render(
         "case.html", status=200 if error is None else status_of(error), case=case, refund=shown.refund, second=shown.second,
-        kinds=CASE_KINDS, decisions=[(item, *DECISIONS[item]) for item in case.possible], words=DECISIONS,
+        kinds=CASE_KINDS, decisions=[(item, *words[item]) for item in case.possible], words=words,
         error=error, form=form or {},
         wrong=fields_of(error) if error else {}, order=_Order(case.order_id, case.currency), entries=listed, hidden=hidden,
         earlier=0,

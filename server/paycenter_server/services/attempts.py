@@ -23,7 +23,7 @@ from paycenter_server.services.audit import Act, record
 from paycenter_server.services.cases import Cases
 from paycenter_server.services.channels_gateway import ChannelGateway, ConfiguredChannel
 from paycenter_server.services.context import Context
-from paycenter_server.services.events import cause
+from paycenter_server.services.events import cause, with_verdict
 from paycenter_server.services.payments import BeingCancelledError, FactsMismatchError, Payments
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import cases as case_rows
@@ -86,7 +86,7 @@ class AttemptSettlement:
         number = outcome.payment.out_trade_no if outcome.payment else unnamed
         if outcome.status in _DEFINITE and number != attempt.out_trade_no:
             log.error("query_answered_another_number", out_trade_no=attempt.out_trade_no)
-            return QueryOutcome(QueryStatus.UNKNOWN, None, FACTS_MISMATCH, "the answer is about another number")
+            return await self._refused(attempt, outcome, FACTS_MISMATCH, "the answer is about another number")
         if outcome.status is QueryStatus.PAID:
             return await self._book(configured, attempt, outcome, snapshot)
         await self.note(attempt, QUERIED, cause(outcome.call))
@@ -118,12 +118,17 @@ class AttemptSettlement:
             await self._payments.book(configured, outcome.payment, cause(outcome.call), snapshot=snapshot)
         except FactsMismatchError as error:
             log.error("query_facts_mismatch", out_trade_no=attempt.out_trade_no, why=str(error))
-            return QueryOutcome(QueryStatus.UNKNOWN, None, FACTS_MISMATCH, str(error))
+            return await self._refused(attempt, outcome, FACTS_MISMATCH, str(error))
         except BeingCancelledError as error:
             log.warning("paid_while_being_cancelled", out_trade_no=attempt.out_trade_no)
             await self.look_again(attempt)
-            return QueryOutcome(QueryStatus.UNKNOWN, None, BEING_CANCELLED, str(error))
+            return await self._refused(attempt, outcome, BEING_CANCELLED, str(error))
         return outcome
+
+    async def _refused(self, attempt: PayAttempt, outcome: QueryOutcome, code: str, why: str) -> QueryOutcome:
+        """The outcome of a query whose answer is not used. The ledger keeps the answer, and why."""
+        await self.note(attempt, QUERIED, with_verdict(cause(outcome.call), why))
+        return QueryOutcome(QueryStatus.UNKNOWN, None, code, why)
 
     async def settle_or_close(self, attempt: PayAttempt) -> SettleResult:
         """Query an attempt, book it if it is paid, else close it at the channel and here."""

@@ -227,7 +227,7 @@ class Submission:
             wanted_mode=new.display_mode, channel_extras=new.extras, return_url=new.return_url or order.return_url,
             user_ip=new.user_ip or order.user_ip,
             expire_time=min([order.expire_time, *((now + life).replace(microsecond=0) for life in lives)]),
-            next_check_time=due_after(now, ORDER_SYNC_DELAYS, 1),
+            next_check_time=due_after(now, ORDER_SYNC_DELAYS, 1), fee_rate_ppm=configured.channel.fee_rate_ppm,
         )  # fmt: skip
         request = self._request_of(order, configured, attempt)
         if wrong := spec.limits(request):

@@ -84,7 +84,7 @@ class Cases:
         assert case.refund_id is not None
         return new_refund(
             case.refund_id, self._context.new_key(now), now, order, attempt=attempt, merchant_refund_no=f"surplus-{case.number}",
-            amount=amount, total_amount=amount, currency=attempt.currency, reason=_REASON, notification_url="",
+            amount=amount, total_amount=amount, currency=attempt.currency, reason=_REASON, notification_url=order.notification_url,
             next_check_time=now, case_id=case.id,
         )  # fmt: skip
 
@@ -180,13 +180,21 @@ class Cases:
             if not is_open and await self._open(transaction, case, cause):
                 log.error("case_conflict", kind=kind.value, out_trade_no=attempt.out_trade_no, why=why)
 
-    async def succeeded_after_failure(self, transaction: Transaction, refund: PayRefund, cause: Cause) -> None:
-        """Open a case for a refund that the channel reports as successful, but that failed here or has another number now."""
-        await self._mismatch(transaction, refund, "succeeded at the channel after it had failed there", cause)
+    async def succeeded_after_failure(self, transaction: Transaction, refund: PayRefund, cause: Cause) -> bool:
+        """Open a case for a refund that the channel reports as successful, but that failed here or has another number now. False
+        if there is one already."""
+        return await self._mismatch(transaction, refund, "succeeded at the channel after it had failed there", cause)
 
-    async def _mismatch(self, transaction: Transaction, refund: PayRefund, why: str, cause: Cause) -> None:
+    async def failed_after_acceptance(self, transaction: Transaction, refund: PayRefund, cause: Cause) -> bool:
+        """Open a case for a refund that failed at the channel, if an operator has decided that it went back. Whether it did."""
+        if await case_rows.refund_was_accepted(transaction, refund.attempt_id, refund.id):
+            why = "failed at the channel after an operator had decided that it went back"
+            return await self._mismatch(transaction, refund, why, cause)
+        return False
+
+    async def _mismatch(self, transaction: Transaction, refund: PayRefund, why: str, cause: Cause) -> bool:
         log.error("refund_mismatch", refund=refund.number, why=why)
-        await self._open(transaction, self._of_refund(CaseKind.REFUND_MISMATCH, refund, {"why": why}), cause)
+        return await self._open(transaction, self._of_refund(CaseKind.REFUND_MISMATCH, refund, {"why": why}), cause)
 
     async def stale_attempt(self, attempt: PayAttempt) -> None:
         """Open a case for an attempt that is not decided a day after its expiry. The sync continues.

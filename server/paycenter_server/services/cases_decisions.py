@@ -16,6 +16,7 @@ from paycenter_server.domain.ids import Prefix, decode, encode
 from paycenter_server.domain.money import fee
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.refunds import PayRefund
+from paycenter_server.domain.schedule import FAILED_REFUND, REQUEST_LIFE, next_look
 from paycenter_server.domain.states import CaseEvent, CaseState, OrderState, RefundState
 from paycenter_server.domain.validation import Check
 from paycenter_server.services import cases_errors as errors
@@ -40,8 +41,10 @@ from paycenter_server.storage import payments as payment_rows
 from paycenter_server.storage import refunds as refund_rows
 from paycenter_server.storage.cases import Decided
 from paycenter_server.storage.database import Transaction
+from paycenter_server.storage.refunds import Certainty
 
 REASON_MAX = 512
+CLOSED_BY_OPERATOR = "CLOSED_BY_OPERATOR"
 
 
 _SYSTEM = Caller("system", None, "")
@@ -77,7 +80,7 @@ class CaseDecisions:
         """Carry a decision out, or store it as a proposal. The same decision again changes nothing."""
         case = await self._desk.load(caller, number)
         check = Check()
-        check.text("reason", reason, REASON_MAX, minimum=1 if decision is Decision.CLOSE else 0)
+        check.text("reason", reason, REASON_MAX, minimum=1 if case.needs_reason(decision) else 0)
         check.done()
         evidence = {"decision": decision.value, "reason": reason, "proposed_by": case.proposed_by}
         cause = Cause(caller.actor, {k: v for k, v in evidence.items() if v})
@@ -88,8 +91,16 @@ class CaseDecisions:
         return await self._desk.get(caller, number)
 
     async def _decide(self, case: PayCase, work: Work) -> None:
+        refunding = case.state is CaseState.REFUNDING
         if work.decision is Decision.CLOSE:
-            await self._apply(case, work, CaseEvent.CLOSE)
+            if refunding or case.kind is CaseKind.STALE_REFUND:
+                await self._end_refund(case, work, CaseEvent.CLOSE)
+            else:
+                await self._apply(case, work, CaseEvent.CLOSE)
+        elif case.kind is CaseKind.STALE_REFUND and work.decision is Decision.ACCEPT:
+            await self._end_refund(case, work, CaseEvent.ACCEPT)
+        elif refunding and work.decision is Decision.RETRY:
+            await self._retry(case, work)
         elif case.kind in SURPLUS:
             await self._decide_surplus(case, work)
         else:
@@ -121,9 +132,9 @@ class CaseDecisions:
         current = await case_rows.lock_case(transaction, case.id)
         if current is None:
             raise errors.case_not_found()
-        if current.state is not CaseState.OPEN and current.decision == work.decision:
-            return None
         if work.decision not in current.possible:
+            if current.state is not CaseState.OPEN and current.decision == work.decision and not current.possible:
+                return None
             raise errors.decision_not_possible(current, work.decision)
         if current.refund_id != case.refund_id:
             # It has been refunded since it was read, which failed: its channel must be queried before anything is decided.
@@ -225,7 +236,7 @@ class CaseDecisions:
     async def _accept_late(self, transaction: Transaction, order: PayOrder, attempt: PayAttempt, work: Work) -> bool:
         now = self._context.now()
         channel = await channel_rows.get_channel(transaction, attempt.channel_id)
-        rate = channel.fee_rate_ppm if channel else 0
+        rate = attempt.booked_rate(channel.fee_rate_ppm if channel else 0)
         booking = payment_rows.Booking(
             order_id=order.id, attempt_id=attempt.id, channel_id=attempt.channel_id, channel_code=attempt.channel_code,
             amount=attempt.paid_amount, channel_order_no=attempt.channel_order_no or "",
@@ -258,8 +269,55 @@ class CaseDecisions:
         """Resolve the case without doing anything else."""
         async with self._context.database.transaction() as transaction:
             await self._lock_failed(transaction, case, refund)
-            if await self._authorise(transaction, case, work) is not None:
-                await self._move(transaction, case, work, event)
+            current = await self._authorise(transaction, case, work)
+            if current is None:
+                return
+            if current.state is not case.state:
+                raise errors.case_changed(current)  # its refund is in progress by now, and would be sent all the same
+            await self._move(transaction, case, work, event)
+
+    # Stale refunds
+
+    async def _end_refund(self, case: PayCase, work: Work, event: CaseEvent) -> None:
+        """Decide a refund about which the channel says nothing. ACCEPT: it went back, and is booked. CLOSE: it did not, and its
+        amount is released; it is looked at again as every failed one. A refund that is decided already is not changed by CLOSE.
+        """
+        now = self._context.now()
+        async with self._context.database.transaction() as transaction:
+            refund = await refund_rows.lock_refund(transaction, case.refund_id) if case.refund_id else None
+            if refund is None:
+                raise errors.case_changed(case)
+            await order_rows.lock_order(transaction, refund.order_id)
+            await notification_rows.lock_notifications(transaction, refund.id, case.id)
+            current = await self._authorise(transaction, case, work)
+            if current is None:
+                return
+            same = current.state is CaseState.REFUNDING or current.reference == refund.out_refund_no
+            if refund.state is RefundState.WAITING and same:
+                if refund.unclear_send_time is not None and refund.unclear_send_time > now - REQUEST_LIFE:
+                    why = "its refund was sent in the last ten minutes, and the channel may still carry it out; decide again later"
+                    raise errors.decision_not_possible(current, work.decision, why)
+                await self._book_refund(transaction, refund, work, event)
+            elif event is CaseEvent.ACCEPT or current.state is CaseState.REFUNDING:
+                why = f"its refund is {refund.state.value} under the number {refund.out_refund_no}; decide CLOSE or RETRY"
+                raise errors.decision_not_possible(current, work.decision, why)
+            await self._move(transaction, current, work, event)
+
+    async def _book_refund(self, transaction: Transaction, refund: PayRefund, work: Work, event: CaseEvent) -> None:
+        now, code, message = self._context.now(), "", ""
+        if event is CaseEvent.ACCEPT:
+            done = await refund_rows.succeed(transaction, refund, work.cause, channel_refund_no="", success_time=now, now=now)
+        else:
+            code, message = CLOSED_BY_OPERATOR, "an operator has stated that it did not go back"
+            done = await refund_rows.fail(
+                transaction, refund, work.cause, Certainty(final=True), code=code, message=message, now=now,
+                next_look=next_look(FAILED_REFUND, now, now),
+            )  # fmt: skip
+        task = payloads.refund_settled(
+            refund, self._context.new_key(now), now, version=done, success_time=now if event is CaseEvent.ACCEPT else None,
+            code=code, message=message,
+        )  # fmt: skip
+        await notification_rows.insert_notification(transaction, task)
 
     # Retry
 
@@ -285,6 +343,9 @@ class CaseDecisions:
             async with self._context.database.connection() as connection:
                 compared = await event_rows.compare_amounts(connection, UUID(int=case.order_id.int - 1), 1)
             return compared.last == case.order_id and not compared.differences
+        if case.state is CaseState.REFUNDING and refund is not None:
+            await self._refunds.check(refund)  # which moves the case if it decides the refund
+            return False
         if case.kind is CaseKind.STALE_ATTEMPT and attempt is not None:
             return await self._attempts.settle_or_close(attempt) in (SettleResult.PAID, SettleResult.CLOSED)
         if case.kind is not CaseKind.STALE_REFUND or refund is None:
@@ -292,7 +353,7 @@ class CaseDecisions:
         await self._refunds.check(refund)
         async with self._context.database.connection() as connection:
             after = await refund_rows.get_refund(connection, refund.id)
-        if after is None or after.state is refund.state is RefundState.FAILURE:
+        if after is None or after.state is refund.state is not RefundState.WAITING:
             # The case is about looks at it without a clear answer. After the last clear one there is no further look.
             return after is not None and after.next_check_time is None
         return after.state is not RefundState.WAITING

@@ -19,6 +19,8 @@ def decision_not_possible(case: PayCase, decision: Decision, why: str = "") -> P
         reason = why
     elif case.state is CaseState.OPEN:
         reason = f"a case of the kind {case.kind.value} takes {possible} now"
+    elif case.state is CaseState.REFUNDING and case.possible:
+        reason = f"its refund is in progress and has not been decided for a day; it takes {possible} now"
     elif case.state is CaseState.REFUNDING:
         reason = "its refund is in progress; query it with SyncPayRefund, and decide if it fails"
     else:

@@ -25,6 +25,10 @@ def callback_cause(request: CallbackRequest, callback: Callback) -> Cause:
 
 
 def with_verdict(cause: Cause, verdict: str) -> Cause:
-    """The cause of a callback whose signature is valid, and which was refused all the same: `verdict` says why."""
-    callback = (cause.evidence or {}).get("callback", {})
-    return replace(cause, evidence={"callback": {**callback, "verdict": verdict}})
+    """The cause of a callback whose signature is valid, or of an answer to a call, which was refused all the same: `verdict` says
+    why."""
+    evidence = dict(cause.evidence or {})
+    for message in ("callback", "call"):
+        if message in evidence:
+            evidence[message] = {**evidence[message], "verdict": verdict}
+    return replace(cause, evidence=evidence)

@@ -53,8 +53,9 @@ from paycenter_server.storage import refunds as refund_rows
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-# A row needs up to four calls (a refund: query, send, query of its trade, query), and each may wait for one fetch of keys.
-CALLS_PER_ROW = 8
+# A row needs up to six calls (a refund: queries of two earlier numbers, query, send, query of its trade, query), and each may wait
+# for one fetch of keys.
+CALLS_PER_ROW = 12
 # What the work on a row may wait for in the process and in the database: connections, locks, signatures.
 ROW_WAITS = timedelta(seconds=60)
 _PARALLEL = 8
@@ -106,11 +107,21 @@ class Jobs:
         self._stopping = True
         self._order_sync.stop()
         self._refund_sync.stop()
+        self._waiting_attempts.stop()
+        self._waiting_refunds.stop()
 
     async def settle(self) -> None:
         """Wait until the work on all claimed rows has ended."""
+        await self._settle_orders()
+        await self._settle_refunds()
+
+    async def _settle_orders(self) -> None:
         await self._order_sync.settle()
+        await self._waiting_attempts.settle()
+
+    async def _settle_refunds(self) -> None:
         await self._refund_sync.settle()
+        await self._waiting_refunds.settle()
 
     async def _on_row(self, actor: Actor, row: RowCalls, work: Awaitable[None]) -> None:
         """Work on a claimed row, and release its place. Its next check is set already, so a failure is logged only."""
@@ -142,14 +153,14 @@ class Jobs:
         """The same until nothing is due that may be claimed, and all of it has ended. The number of rows."""
         before = self._order_sync.started
         await self.start_order_sync()
-        await self._order_sync.settle()
+        await self._settle_orders()
         return self._order_sync.started - before
 
     async def _due_attempts(self) -> list[UUID]:
         now = self._context.now()
         async with self._context.database.connection() as connection:
             due = await attempt_rows.due_accounts(connection, now)
-        await self._waiting_attempts.go_on(due, now)
+        self._waiting_attempts.start(due, now)
         return list(due)
 
     async def _take_attempts(self, places: Mapping[UUID, int]) -> list[PayAttempt]:
@@ -269,7 +280,7 @@ class Jobs:
     async def expire_orders(self) -> int:
         """The same, and wait until the attempts that may be claimed have ended. The number of orders."""
         done = await self.start_order_expiry()
-        await self._order_sync.settle()
+        await self._settle_orders()
         return done
 
     async def _close_each(self, orders: Sequence[UUID]) -> None:
@@ -292,14 +303,14 @@ class Jobs:
         """The same until nothing is due that may be claimed, and all of it has ended. The number of rows."""
         before = self._refund_sync.started
         await self.start_refund_sync()
-        await self._refund_sync.settle()
+        await self._settle_refunds()
         return self._refund_sync.started - before
 
     async def _due_refunds(self) -> list[UUID]:
         now = self._context.now()
         async with self._context.database.connection() as connection:
             due = await refund_rows.due_accounts(connection, now)
-        await self._waiting_refunds.go_on(due, now)
+        self._waiting_refunds.start(due, now)
         return list(due)
 
     async def _take_refunds(self, places: Mapping[UUID, int]) -> list[PayRefund]:
@@ -319,6 +330,8 @@ class Jobs:
     async def _open_if_stale_refund(self, refund: PayRefund) -> None:
         if refund.state is RefundState.WAITING:
             stale_time = time_of(refund.out_refund_key) + STALE_AFTER  # since it was sent under its current number
+        elif refund.state is RefundState.SUCCESS:
+            stale_time = time_of(refund.out_refund_key) + VERIFIED_AFTER  # its earlier numbers are looked at
         else:
             stale_time = refund.update_time + VERIFIED_AFTER
         if self._context.now() > stale_time:

@@ -21,6 +21,7 @@ import structlog
 
 from paycenter_server.domain.addresses import endpoint_of
 from paycenter_server.domain.apps import NotificationSuccess, valid_previous_secrets
+from paycenter_server.domain.events import Actor, ActorKind, acting
 from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.domain.schedule import NOTIFICATION_DELAYS, notification_delay
 from paycenter_server.domain.states import NotificationEvent
@@ -34,6 +35,7 @@ from paycenter_server.version import USER_AGENT
 
 log = structlog.get_logger(__name__)
 
+_JOB = Actor(ActorKind.JOB, "pay_notify_job")
 LEASE = timedelta(seconds=60)
 _ANSWER_KEPT = 2000
 # While the breaker of an endpoint has been open for OPEN_BEFORE_GIVING_UP, what has been due for GIVE_UP_AFTER ends without a
@@ -93,7 +95,7 @@ class NotificationDelivery:
         self._cases = Cases(context)
         self._endpoints = Endpoints()
         self._claims = Claims[str, DueNotification](
-            "pay_notify_job", context.clock, self._endpoints.places, due=self._due, take=self._take,
+            _JOB.name, context.clock, self._endpoints.places, due=self._due, take=self._take,
             key=lambda task: task.endpoint, work=self._deliver,
         )  # fmt: skip
         self._outcomes: list[_Outcome] = []
@@ -239,7 +241,8 @@ class NotificationDelivery:
             while self._outcomes:
                 batch, self._outcomes = self._outcomes[:500], self._outcomes[500:]
                 try:
-                    await self._store(batch)
+                    with acting(_JOB):
+                        await self._store(batch)
                 except Exception:
                     # Not recorded: after the lease they are sent again. Delivery is at least once.
                     log.exception("deliveries_not_recorded", deliveries=len(batch))

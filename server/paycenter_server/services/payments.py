@@ -149,7 +149,7 @@ class Payments:
         snapshot: payment_rows.QuerySnapshot | None,
     ) -> bool:
         now = self._context.now()
-        rate = configured.channel.fee_rate_ppm
+        rate = attempt.booked_rate(configured.channel.fee_rate_ppm)
         success_time = payment.success_time or now
         booking = payment_rows.Booking(
             order_id=order.id,

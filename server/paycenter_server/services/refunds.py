@@ -252,9 +252,9 @@ class Refunds:
         return refund
 
     async def sync(self, caller: Caller, refund: PayRefund) -> PayRefund:
-        """Query the channel about a refund that is WAITING or in state FAILURE, and read the refund again."""
-        if refund.state is not RefundState.SUCCESS:
-            await self._context.run_to_completion(self._settlement.check(refund))
+        """Query the channel about a refund that is WAITING or in state FAILURE, and about its earlier numbers; read it again."""
+        if refund.state is not RefundState.SUCCESS or refund.send_count > 1:
+            await self._context.run_to_completion(self._settlement.check(refund, asked=True))
         return await self.load(caller, refund.number)
 
     async def of_order(self, caller: Caller, order: PayOrder) -> list[PayRefund]:

@@ -8,26 +8,25 @@ from functools import partial
 
 import structlog
 
-from paycenter_server.channels.protocol import QueryStatus, Refunded, RefundFacts, RefundOutcome, RefundRequest, RefundStatus
+from paycenter_server.channels.protocol import QueryStatus, Refunded, RefundFacts, RefundOutcome, RefundStatus
 from paycenter_server.domain.attempts import PayAttempt
 from paycenter_server.domain.errors import invalid
-from paycenter_server.domain.events import QUERIED, Cause, Subject
+from paycenter_server.domain.events import CALLBACK_RECEIVED, CALLBACK_REFUSED, CALLBACK_REPEATED, QUERIED, Cause
 from paycenter_server.domain.ids import Prefix, decode, encode
 from paycenter_server.domain.notifications import PayNotification
 from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.domain.schedule import FAILED_REFUND, REFUND_SYNC_DELAYS, REQUEST_LIFE, due_after, next_look
-from paycenter_server.domain.states import AttemptState, CaseEvent, RefundState
+from paycenter_server.domain.states import CaseEvent, RefundState
 from paycenter_server.services import errors
 from paycenter_server.services import notifications_payloads as payloads
-from paycenter_server.services.attempts import AttemptSettlement, attempt_ref
-from paycenter_server.services.cases import Cases
-from paycenter_server.services.channels_gateway import ChannelGateway, ConfiguredChannel
-from paycenter_server.services.context import Context
+from paycenter_server.services.attempts import attempt_ref
+from paycenter_server.services.channels_gateway import ConfiguredChannel
 from paycenter_server.services.events import cause as cause_of
-from paycenter_server.services.payments import FactsMismatchError, compare_account
+from paycenter_server.services.events import with_verdict
+from paycenter_server.services.payments import FactsMismatchError
+from paycenter_server.services.refunds_numbers import RefundNumbers
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import cases as case_rows
-from paycenter_server.storage import events as event_rows
 from paycenter_server.storage import notifications as notification_rows
 from paycenter_server.storage import refunds as refund_rows
 from paycenter_server.storage.database import Transaction
@@ -36,41 +35,8 @@ from paycenter_server.storage.refunds import Certainty, Sending
 log = structlog.get_logger(__name__)
 
 
-class UndecidedError(Exception):
-    """A callback proves nothing by itself, and the query gave no clear answer. The channel must send it again."""
-
-
-class RefundSettlement:
+class RefundSettlement(RefundNumbers):
     """Settles refunds: first sends, repeated sends, queries and callbacks."""
-
-    def __init__(self, context: Context, gateway: ChannelGateway, attempts: AttemptSettlement, cases: Cases) -> None:
-        self._context = context
-        self._gateway = gateway
-        self._attempts = attempts
-        self._cases = cases
-
-    async def _request(self, refund: PayRefund, configured: ConfiguredChannel) -> RefundRequest:
-        async with self._context.database.connection() as connection:
-            attempt = await attempt_rows.get_attempt(connection, refund.attempt_id)
-        return self._request_of(refund, configured, attempt)
-
-    def _request_of(self, refund: PayRefund, configured: ConfiguredChannel, attempt: PayAttempt | None) -> RefundRequest:
-        """`attempt`: the one that paid. Of it only what never changes is used."""
-        _, callback_url = self._gateway.callback_urls(configured.channel)
-        return RefundRequest(
-            out_trade_no=refund.out_trade_no,
-            out_refund_no=refund.out_refund_no,
-            amount=refund.amount,
-            total=refund.total_amount,
-            currency=refund.currency,
-            reason=refund.reason,
-            callback_url=callback_url,
-            create_time=refund.create_time,
-            extras=attempt.channel_extras if attempt else {},
-        )
-
-    async def _query(self, configured: ConfiguredChannel, request: RefundRequest) -> RefundOutcome:
-        return await self._gateway.perform(configured, lambda codec, context: codec.query_refund(request, context))
 
     async def check_limits(self, refund: PayRefund, attempt: PayAttempt) -> None:
         """INVALID_FIELD names every field that the channel would refuse, before anything is reserved."""
@@ -89,13 +55,22 @@ class RefundSettlement:
         sending = Sending(refund.unclear_send_time, None) if refund.unclear_send_time is not None else None
         await self._apply_or_note(configured, refund, outcome, _answered(outcome, sending))
 
-    async def check(self, refund: PayRefund) -> None:
+    async def check(self, refund: PayRefund, *, asked: bool = False) -> None:
         """Query a refund. If the channel does not know a WAITING one, it is sent again under the same number (rule 2).
 
         With the same number every channel regards a repeated request as the same refund. A refusal of it is final only if no
         earlier request can be carried out any more.
+
+        The numbers that it had before are queried first, if they are due by the verification schedule; `asked`: the last ones in
+        any case.
         """
         configured = await self._gateway.bound(refund.binding_id)
+        if refund.send_count > 1:
+            await self._look_at_earlier(configured, refund, asked=asked)
+        if refund.state is not RefundState.SUCCESS:
+            await self._check_current(configured, refund)
+
+    async def _check_current(self, configured: ConfiguredChannel, refund: PayRefund) -> None:
         request = await self._request(refund, configured)
         asked = self._context.now()
         outcome = await self._query(configured, request)
@@ -105,6 +80,9 @@ class RefundSettlement:
         sending = None
         if outcome.status is RefundStatus.NOT_FOUND:
             await self._note_query(refund, outcome)
+            if await self._went_back_before(refund):
+                await self._note(refund, "REFUND_UNDER_REVIEW", "an earlier number of it succeeded", cause_of(), None)
+                return
             async with self._context.database.connection() as connection:
                 sending = await refund_rows.begin_send(connection, refund, self._context.now())
             if sending is None:
@@ -114,17 +92,21 @@ class RefundSettlement:
             if outcome.status is RefundStatus.TRADE_DECIDES and await self._all_went_back(refund, configured):
                 # The last refund of the trade may be this one, from an earlier request.
                 last = await self._query(configured, request)
+                await self._note_query(refund, last)
                 outcome = replace(outcome, status=RefundStatus.FAILED) if last.status is RefundStatus.NOT_FOUND else last
         await self._apply_or_note(configured, refund, outcome, sending, clear_before=asked - REQUEST_LIFE)
 
     async def _second_look(self, configured: ConfiguredChannel, refund: PayRefund, outcome: RefundOutcome) -> None:
-        """A refund that failed here: if it succeeded at the channel after all, it is booked. Otherwise it is looked at again."""
+        """A refund that failed here: if it succeeded at the channel after all, it is booked. Otherwise it is looked at again.
+
+        Also if its success cannot be booked, because there is no room or its facts do not match: then the looks end too.
+        """
         if outcome.status is RefundStatus.SUCCESS:
             await self._apply_or_note(configured, refund, outcome, None)
-            return
-        await self._note_query(refund, outcome)
+        else:
+            await self._note_query(refund, outcome)
         now = self._context.now()
-        undecided = outcome.status not in (RefundStatus.NOT_FOUND, RefundStatus.FAILED)
+        undecided = outcome.status not in (RefundStatus.NOT_FOUND, RefundStatus.FAILED, RefundStatus.SUCCESS)
         soon = due_after(now, REFUND_SYNC_DELAYS, refund.check_count)
         when = soon if undecided else next_look(FAILED_REFUND, refund.update_time, now)
         async with self._context.database.connection() as connection:
@@ -140,6 +122,7 @@ class RefundSettlement:
         request = await self._request(refund, configured)
         outcome = await self._query(configured, request)
         if outcome.status is RefundStatus.UNKNOWN:
+            await self._note_query(refund, outcome)
             raise errors.channel_unclear(refund.channel_code)
         await self._second_look(configured, refund, outcome)
         if outcome.status is RefundStatus.PENDING:
@@ -151,11 +134,6 @@ class RefundSettlement:
             raise errors.refund_under_review(refund, encode(Prefix.CASE, conflict))
         return current or refund
 
-    async def _note_query(self, refund: PayRefund, outcome: RefundOutcome) -> None:
-        """Note in the ledger a query that another call follows, so that no change of the refund names it."""
-        async with self._context.database.connection() as connection:
-            await event_rows.insert_event(connection, Subject.REFUND, refund.id, refund.order_id, QUERIED, cause_of(outcome.call))
-
     async def _all_went_back(self, refund: PayRefund, configured: ConfiguredChannel) -> bool:
         """Whether the channel has refunded the whole trade."""
         async with self._context.database.connection() as connection:
@@ -163,6 +141,7 @@ class RefundSettlement:
         if attempt is None:
             return False
         trade = await self._gateway.perform(configured, lambda codec, context: codec.query(attempt_ref(attempt), context))
+        await self._attempts.note(attempt, QUERIED, cause_of(trade.call))
         # A bar code trade that is fully refunded is CLOSED.
         payment = trade.payment if trade.status in (QueryStatus.PAID, QueryStatus.CLOSED) else None
         return payment is not None and (payment.out_trade_no, payment.refunded) == (attempt.out_trade_no, Refunded.ALL)
@@ -181,7 +160,9 @@ class RefundSettlement:
             await self.apply(configured, refund, outcome, cause_of(outcome.call), certainty)
         except FactsMismatchError as error:
             log.error("refund_facts_mismatch", out_refund_no=refund.out_refund_no, why=str(error))
-            await self._note(refund, "FACTS_MISMATCH", str(error), cause_of(outcome.call), None)
+            if refund.state is not RefundState.WAITING:
+                await self._note_query(refund, outcome, str(error))
+            await self._note(refund, "FACTS_MISMATCH", str(error), with_verdict(cause_of(outcome.call), str(error)), None)
 
     async def apply(
         self,
@@ -190,28 +171,20 @@ class RefundSettlement:
         outcome: RefundOutcome,
         cause: Cause,
         certainty: Certainty | None = None,
-    ) -> None:
-        """Book an outcome. FactsMismatchError if its facts are not those of this refund.
+    ) -> bool:
+        """Book an outcome. False if it changes nothing. FactsMismatchError if its facts are not those of this refund.
 
         `certainty`: None for a callback, whose facts are about this very refund.
         """
         certainty = certainty or Certainty(final=outcome.facts is not None)
         if outcome.status is RefundStatus.SUCCESS:
             self._compare(configured, refund, outcome.facts)
-            await self._succeed(refund, outcome.facts, cause)
-        elif outcome.status is RefundStatus.FAILED:
+            return await self._succeed(refund, outcome.facts, cause)
+        if outcome.status is RefundStatus.FAILED:
             self._compare_failed(refund, outcome.facts)
-            await self._fail(refund, outcome, cause, certainty)
-        else:
-            await self._note(refund, outcome.error_code, outcome.error_message, cause, certainty.sending)
-
-    def _compare(self, configured: ConfiguredChannel, refund: PayRefund, facts: RefundFacts | None) -> None:
-        if facts is None:
-            raise FactsMismatchError("the message names no refund")
-        compare_account(configured, facts.account, self._context.now())
-        theirs = (facts.out_refund_no, facts.out_trade_no, facts.amount)
-        if theirs != (refund.out_refund_no, refund.out_trade_no, refund.amount):
-            raise FactsMismatchError("the message's numbers or amount are not the refund's")
+            return await self._fail(refund, outcome, cause, certainty)
+        await self._note(refund, outcome.error_code, outcome.error_message, cause, certainty.sending)
+        return True
 
     @staticmethod
     def _compare_failed(refund: PayRefund, facts: RefundFacts | None) -> None:
@@ -222,7 +195,7 @@ class RefundSettlement:
         if not same or facts.amount not in (None, refund.amount):
             raise FactsMismatchError("the message's numbers or amount are not the refund's")
 
-    async def _succeed(self, refund: PayRefund, facts: RefundFacts | None, cause: Cause) -> None:
+    async def _succeed(self, refund: PayRefund, facts: RefundFacts | None, cause: Cause) -> bool:
         now = self._context.now()
         success_time: datetime = (facts.success_time if facts else None) or now
 
@@ -246,13 +219,15 @@ class RefundSettlement:
                     done = await self._succeed_late(transaction, refund, facts, success_time, cause)
         if done:
             self._context.wake_up.send()
+        return bool(done)
 
     async def _succeed_late(
         self, transaction: Transaction, refund: PayRefund, facts: RefundFacts | None, success_time: datetime, cause: Cause
     ) -> int:
         """Book a refund that failed here and succeeded at the channel. Its new version.
 
-        0 if the payment has not that much left, or if the refund has another number now: then it becomes a case.
+        If the payment has not that much left, or if the refund has another number now, it becomes a case: -1. 0 if nothing is
+        changed.
         """
         now = self._context.now()
         current = await refund_rows.lock_refund(transaction, refund.id)
@@ -270,8 +245,7 @@ class RefundSettlement:
             task = payloads.refund_settled(current, self._context.new_key(now), now, version=version, success_time=success_time)
             await self._tell(transaction, current, task, CaseEvent.RESOLVE, cause)
             return version
-        await self._cases.succeeded_after_failure(transaction, refund, cause)
-        return 0
+        return -1 if await self._cases.succeeded_after_failure(transaction, refund, cause) else 0
 
     async def _tell(
         self, transaction: Transaction, refund: PayRefund, task: PayNotification, event: CaseEvent, cause: Cause
@@ -282,7 +256,7 @@ class RefundSettlement:
         await notification_rows.insert_notification(transaction, task)
         await self._cases.refund_settled(transaction, refund, event, task.create_time, cause)
 
-    async def _fail(self, refund: PayRefund, outcome: RefundOutcome, cause: Cause, certainty: Certainty) -> None:
+    async def _fail(self, refund: PayRefund, outcome: RefundOutcome, cause: Cause, certainty: Certainty) -> bool:
         now = self._context.now()
         async with self._context.database.transaction() as connection:
             done = await refund_rows.fail(
@@ -299,7 +273,18 @@ class RefundSettlement:
             self._context.wake_up.send()
         else:
             # Settled meanwhile, or an earlier request may still be carried out: then it stays WAITING and is queried again.
+            if certainty.final and await self._contradict(refund, cause):
+                return True
             await self._note(refund, outcome.error_code, outcome.error_message, cause, certainty.sending)
+        return bool(done)
+
+    async def _contradict(self, refund: PayRefund, cause: Cause) -> bool:
+        """A refund failed that is SUCCESS here. Whether this opened a case."""
+        async with self._context.database.transaction() as connection:
+            current = await refund_rows.lock_refund(connection, refund.id)
+            if current is not None and (current.state, current.out_refund_key) == (RefundState.SUCCESS, refund.out_refund_key):
+                return await self._cases.failed_after_acceptance(connection, current, cause)
+        return False
 
     async def _note(self, refund: PayRefund, code: str, message: str, cause: Cause, sending: Sending | None) -> None:
         now = self._context.now()
@@ -326,47 +311,24 @@ class RefundSettlement:
         if refund is None:
             await self._not_ours(configured, outcome, facts, cause)
         elif outcome.status is not RefundStatus.PENDING:
-            await self.apply(configured, refund, outcome, cause)
-        elif refund.state is RefundState.WAITING:
+            await self._apply_callback(configured, refund, outcome, cause)
+        else:
             # The callback proves nothing by itself (WeChat Pay v2) or states no amount (Alipay): the channel is queried.
-            await self.check(refund)
-        elif refund.state is RefundState.FAILURE:
-            confirmed = await self._confirm(configured, await self._request(refund, configured))
-            if confirmed.status is RefundStatus.SUCCESS:
-                await self.apply(configured, refund, confirmed, cause)
+            await self._note_event(refund, CALLBACK_RECEIVED, cause)
+            if refund.state is RefundState.WAITING:
+                await self.check(refund)
+            elif refund.state is RefundState.FAILURE:
+                confirmed = await self._confirm(configured, await self._request(refund, configured), refund)
+                if confirmed.status is RefundStatus.SUCCESS:
+                    await self.apply(configured, refund, confirmed, cause)
 
-    async def _not_ours(self, configured: ConfiguredChannel, outcome: RefundOutcome, facts: RefundFacts, cause: Cause) -> None:
-        """A refund that was made in the channel's console, or under a number that is final here."""
-        if outcome.status is RefundStatus.PENDING:
-            number, amount = facts.out_refund_no, facts.amount or 0
-            request = RefundRequest(facts.out_trade_no, number, amount, 0, "CNY", "", "", self._context.now())
-            outcome = await self._confirm(configured, request)
-        if outcome.status is not RefundStatus.SUCCESS:
-            return
-        attempt = await self._attempts.attempt_of(facts.out_trade_no)
-        if attempt is not None and attempt.account_id != configured.account.id:
-            attempt = None
-        if attempt is not None and attempt.state is not AttemptState.SUCCESS:
-            if attempt.cancel_until is not None:
-                return  # our own cancellation of a bar code payment refunded it, and nothing was booked
-            # The refund is reported before its payment, so the payment is queried and booked first.
-            await self._attempts.query(attempt)
-            attempt = await self._attempts.attempt_of(facts.out_trade_no)
-            if attempt is None or attempt.state is not AttemptState.SUCCESS:
-                raise UndecidedError("a refund of a payment that is not known here yet")
-        async with self._context.database.transaction() as connection:
-            if attempt is not None:
-                await attempt_rows.lock_attempt(connection, attempt.id)  # one case, in whatever order the messages arrive
-            await self._cases.unknown_refund(
-                connection, configured.channel, configured.account, outcome.facts or facts, attempt, cause
-            )
-
-    async def _confirm(self, configured: ConfiguredChannel, request: RefundRequest) -> RefundOutcome:
-        """Query a refund that a callback reports without proof. UndecidedError if the answer is not clear."""
-        outcome = await self._query(configured, request)
-        if outcome.status in (RefundStatus.PENDING, RefundStatus.UNKNOWN):
-            raise UndecidedError("the channel has not decided this refund yet")
-        return outcome
+    async def _apply_callback(self, configured: ConfiguredChannel, refund: PayRefund, outcome: RefundOutcome, cause: Cause) -> None:
+        try:
+            if not await self.apply(configured, refund, outcome, cause):
+                await self._note_event(refund, CALLBACK_REPEATED, cause)
+        except FactsMismatchError as error:
+            await self._note_event(refund, CALLBACK_REFUSED, with_verdict(cause, str(error)))
+            raise
 
 
 def _answered(outcome: RefundOutcome, sending: Sending | None) -> Sending | None:

@@ -68,15 +68,19 @@ async def lock_case(transaction: Transaction, case_id: UUID) -> PayCase | None:
     return CASES.model(await transaction.fetchrow(f"{CASES.select} WHERE t.id = $1 FOR NO KEY UPDATE OF t", case_id))
 
 
-async def open_conflict(connection: Connection, attempt_id: UUID, references: Sequence[str] = ()) -> UUID | None:
-    """The oldest open case of this attempt that is a conflict (with one of these references, if given); None if there is none.
+async def open_conflict(
+    connection: Connection, attempt_id: UUID, references: Sequence[str] = (), refund_id: UUID | None = None
+) -> UUID | None:
+    """The oldest open case of this attempt that is a conflict (with one of these references, and about this refund, if they are
+    given); None if there is none.
 
     A conflict says that money of the payment may be with the payer already.
     """
     found = await connection.fetchval(
         """SELECT id FROM pay_case WHERE attempt_id = $1 AND kind = ANY($2) AND state = $3
-           AND (cardinality($4::text[]) = 0 OR reference = ANY($4)) ORDER BY id LIMIT 1""",
-        attempt_id, _values(CONFLICTS), created(CASE, CaseEvent.CREATE).value, list(references),
+           AND (cardinality($4::text[]) = 0 OR reference = ANY($4)) AND ($5::uuid IS NULL OR refund_id = $5)
+           ORDER BY id LIMIT 1""",
+        attempt_id, _values(CONFLICTS), created(CASE, CaseEvent.CREATE).value, list(references), refund_id,
     )  # fmt: skip
     return found if isinstance(found, UUID) else None
 
@@ -164,6 +168,15 @@ async def mark_stale(connection: WriteConnection, case_id: UUID, now: datetime, 
              RETURNING t.id, t.order_id, t.state, t.amount),
            noted AS ({_noted("marked", 3, CASE_STALE)}) SELECT id FROM old""",
         case_id, now, *cause_values(cause),
+    )  # fmt: skip
+    return found is not None
+
+
+async def refund_was_accepted(connection: Connection, attempt_id: UUID, refund_id: UUID) -> bool:
+    """Whether an operator has decided that this refund of this attempt went back, without an answer of the channel."""
+    found = await connection.fetchval(
+        "SELECT id FROM pay_case WHERE attempt_id = $1 AND refund_id = $2 AND kind = $3 AND decision = $4 LIMIT 1",
+        attempt_id, refund_id, CaseKind.STALE_REFUND.value, Decision.ACCEPT.value,
     )  # fmt: skip
     return found is not None
 

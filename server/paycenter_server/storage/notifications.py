@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from paycenter_server.domain.apps import NotificationSuccess
-from paycenter_server.domain.events import SENT_NOW, Cause, Subject
+from paycenter_server.domain.events import SENT_NOW, Cause, Subject, current_actor
 from paycenter_server.domain.notifications import NotificationLog, NotificationType, PayNotification
 from paycenter_server.domain.states import (
     NOTIFICATION,
@@ -38,10 +38,34 @@ _RESULT_EVENTS = (
     NotificationEvent.GIVE_UP,
     NotificationEvent.SUPERSEDE,
 )
+_ENDS = (NotificationEvent.RECEIVED, NotificationEvent.GIVE_UP, NotificationEvent.SUPERSEDE)
+
+# The order of what a notification reports.
+_ABOUT = f"""(CASE type WHEN '{NotificationType.ORDER.value}' THEN data_id
+  WHEN '{NotificationType.REFUND.value}' THEN (SELECT order_id FROM pay_refund WHERE id = data_id)
+  ELSE (SELECT order_id FROM pay_case WHERE id = data_id) END)"""
+
+
+def _noted(event: str, first: int, rows: str = "changed") -> str:
+    """The event of the notifications in the CTE `rows`; `event` in SQL."""
+    return noting(rows, first, Change(Subject.NOTIFICATION, event, order_id=_ABOUT, before="before", after="state"))
+
+
+def superseding(rows: str, state: str, now: str, cause: int) -> str:
+    """CTEs that supersede and note the notifications `n` that `rows` finds. `state`, `now`: parameters. `cause`: the number of the
+    first parameter of the cause. The rows are found by their keys, whatever the statistics say."""
+    return f"""replaced AS (
+             SELECT n.id, n.state AS before FROM pay_notify_task n {rows} ORDER BY n.id FOR NO KEY UPDATE OF n
+           ), older AS (
+             UPDATE pay_notify_task n SET state = {state}, next_notify_time = NULL, update_time = {now}
+             WHERE n.id = ANY(ARRAY(SELECT id FROM replaced)) RETURNING n.id, n.type, n.data_id, n.state
+           ), superseded AS (
+             SELECT older.*, replaced.before FROM older JOIN replaced USING (id)
+           ), noted_superseded AS ({_noted(named(NotificationEvent.SUPERSEDE), cause, "superseded")})"""
 
 
 def telling(kind: NotificationType, first: int = 1, of: str = "") -> str:
-    """Two CTEs: `older` supersedes the older open notifications of the object of a new one, and `task` inserts that.
+    """CTEs that supersede the older open notifications of the object of a new one, and `task`, which inserts that.
 
     Their parameters, from the number `first`, are `task_values`. `of`: the CTE of the change that is notified, of one row; without
     the row they do nothing.
@@ -52,10 +76,9 @@ def telling(kind: NotificationType, first: int = 1, of: str = "") -> str:
     of_app = "refund_notification_endpoint" if kind is NotificationType.REFUND else "order_notification_endpoint"
     places["endpoint"] = f"coalesce(nullif({places['endpoint']}, ''), app.{of_app})"
     last = first + len(columns)
-    return f"""older AS (
-             UPDATE pay_notify_task n SET state = ${last}, next_notify_time = NULL, update_time = {now}{f" FROM {of}" if of else ""}
-             WHERE n.data_id = {data} AND n.data_version < {version} AND n.state = ANY(${last + 1})
-           ), task AS (
+    older = f"WHERE n.data_id = {data} AND n.data_version < {version} AND n.state = ANY(${last + 1})"
+    older = superseding(f"CROSS JOIN {of} {older}" if of else older, f"${last}", now, last + 2)
+    return f"""{older}, task AS (
              INSERT INTO pay_notify_task ({", ".join(columns)}) SELECT {", ".join(places.values())}
              FROM pay_app app{f", {of}" if of else ""} WHERE app.id = {app}
              ON CONFLICT (data_id, event, data_version) DO NOTHING RETURNING id
@@ -66,7 +89,7 @@ def task_values(notification: PayNotification) -> list[Any]:
     """The arguments of the parameters of `telling`."""
     return [
         *NOTIFICATIONS.values(notification), target(NOTIFICATION, NotificationEvent.SUPERSEDE),
-        sources(NOTIFICATION, NotificationEvent.SUPERSEDE),
+        sources(NOTIFICATION, NotificationEvent.SUPERSEDE), *cause_values(Cause(current_actor())),
     ]  # fmt: skip
 
 
@@ -181,28 +204,31 @@ class DeliveryResult:
 async def record(connection: WriteConnection, results: Sequence[DeliveryResult]) -> list[UUID]:
     """Store results and their log in one statement, and return the notifications that they changed.
 
-    A notification that has changed since its claim is only logged. Rows are locked in the order of their keys, as in
-    `move_endpoint`, so that the two never wait for each other in a circle.
+    A notification that has changed since its claim is only logged. The ledger gets an event of each that ends, the log
+    every delivery. Rows are locked in the order of their keys, as in `move_endpoint`, so that the two never wait for each other in
+    a circle.
     """
     rows = await connection.fetch(
-            """WITH given AS (
+            f"""WITH given AS (
                  SELECT * FROM unnest($1::uuid[], $2::int[], $3::text[], $4::timestamptz[], $5::text[], $6::text[], $7::int[],
-                   $8::int[], $9::text[], $10::timestamptz[], $12::text[], $13::text[], $14::int[])
+                   $8::int[], $9::text[], $10::timestamptz[], $12::text[], $13::text[], $14::int[], $15::text[])
                    AS g(task_id, claimed, state, next_time, url, request, http_status, duration_ms, answer, at, endpoint, problem,
-                     times)
+                     times, event)
                ), logged AS (
                  INSERT INTO pay_notify_log (task_id, notify_times, state, url, request, http_status, duration_ms, answer,
                    create_time)
                  SELECT task_id, claimed + times, state, url, request, http_status, duration_ms, answer, at FROM given
                ), locked AS MATERIALIZED (
-                 SELECT id FROM pay_notify_task WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE
+                 SELECT id, state AS before FROM pay_notify_task WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE
                ), moved AS (
                  UPDATE pay_notify_task t SET state = g.state, notify_times = g.claimed + g.times, next_notify_time = g.next_time,
                    last_execute_time = g.at, update_time = g.at, problem = g.problem,
                    endpoint = coalesce(nullif(g.endpoint, ''), t.endpoint)
                  FROM given g WHERE t.id = ANY(ARRAY(SELECT id FROM locked)) AND t.id = g.task_id
-                   AND t.notify_times = g.claimed AND t.state = ANY($11) RETURNING t.id
-               ) SELECT id FROM moved""",
+                   AND t.notify_times = g.claimed AND t.state = ANY($11) RETURNING t.id, t.type, t.data_id, t.state, g.event
+               ), ended AS (
+                 SELECT moved.*, locked.before FROM moved JOIN locked USING (id) WHERE moved.event = ANY($16)
+               ), noted AS ({_noted("event", 17, "ended")}) SELECT id FROM moved""",
             [d.task_id for d in results],
             [d.claimed_times for d in results],
             [target(NOTIFICATION, d.event) for d in results],
@@ -217,6 +243,9 @@ async def record(connection: WriteConnection, results: Sequence[DeliveryResult])
             [d.endpoint for d in results],
             [d.problem[:512] for d in results],
             [d.times for d in results],
+            [d.event.value for d in results],
+            [event.value for event in _ENDS],
+            *cause_values(Cause(current_actor())),
     )  # fmt: skip
     return [row["id"] for row in rows]
 
@@ -253,17 +282,6 @@ async def list_logs_of(connection: Connection, task_ids: Sequence[UUID], limit: 
     return LOGS.models(list(reversed(rows)))
 
 
-# The order of what a notification reports.
-_ABOUT = f"""(CASE type WHEN '{NotificationType.ORDER.value}' THEN data_id
-  WHEN '{NotificationType.REFUND.value}' THEN (SELECT order_id FROM pay_refund WHERE id = data_id)
-  ELSE (SELECT order_id FROM pay_case WHERE id = data_id) END)"""
-
-
-def _noted(event: str, first: int) -> str:
-    """The event of an operator's or an app's act on the notifications in the CTE `changed`."""
-    return noting("changed", first, Change(Subject.NOTIFICATION, named(event), order_id=_ABOUT, before="before", after="state"))
-
-
 async def resend(connection: WriteConnection, task_ids: Sequence[UUID], now: datetime, cause: Cause) -> list[UUID]:
     """Make finished notifications WAITING and due, and start their retry schedules again. The ids of those that it changed.
 
@@ -276,7 +294,7 @@ async def resend(connection: WriteConnection, task_ids: Sequence[UUID], now: dat
            changed AS (UPDATE pay_notify_task t SET state = $3, next_notify_time = $2, update_time = $2, schedule_start_time = $2,
              schedule_start_times = notify_times FROM old WHERE t.id = old.id
              RETURNING t.id, t.type, t.data_id, t.state, old.before),
-           noted AS ({_noted(NotificationEvent.RESEND, 5)})
+           noted AS ({_noted(named(NotificationEvent.RESEND), 5)})
            SELECT id FROM changed""",
         list(task_ids), now, target(NOTIFICATION, NotificationEvent.RESEND), sources(NOTIFICATION, NotificationEvent.RESEND),
         *cause_values(cause),
@@ -289,7 +307,7 @@ async def send_now(connection: WriteConnection, task_id: UUID, now: datetime, ca
     done = await connection.fetchval(
         f"""WITH changed AS (UPDATE pay_notify_task SET next_notify_time = $2, update_time = $2
              WHERE id = $1 AND state = ANY($3) RETURNING id, type, data_id, state, state AS before),
-           noted AS ({_noted(SENT_NOW, 4)}) SELECT id FROM changed""",
+           noted AS ({_noted(named(SENT_NOW), 4)}) SELECT id FROM changed""",
         task_id, now, [state.value for state in OPEN_NOTIFICATION], *cause_values(cause),
     )  # fmt: skip
     return done is not None

@@ -22,6 +22,7 @@ from paycenter_server.domain.states import (
 )
 from paycenter_server.storage.database import Transaction, WriteConnection
 from paycenter_server.storage.events import Change, cause_values, named, noting
+from paycenter_server.storage.notifications import superseding
 
 # The event of the attempt stands for the order too: its paid_change is the order's.
 _PAID = Change(Subject.ATTEMPT, "$25", before="before", after="state", amount="paid_amount", paid="paid_amount")
@@ -44,10 +45,8 @@ WITH o AS (
     channel_order_no = $8, channel_user_id = $9, channel_fee_rate_ppm = $15, channel_fee_amount = $16, success_time = $10,
     update_time = $12, next_check_time = NULL, version = $24
   FROM t WHERE p.id = t.order_id RETURNING p.id, p.app_id
-), older AS (
-  UPDATE pay_notify_task n SET state = $28, next_notify_time = NULL, update_time = $12
-  FROM paid WHERE n.data_id = paid.id AND n.data_version < $24 AND n.state = ANY($29)
-), task AS (
+), {superseding("JOIN paid ON n.data_id = paid.id WHERE n.data_version < $24 AND n.state = ANY($29)", "$28", "$12", 31)}
+, task AS (
   INSERT INTO pay_notify_task (id, app_id, type, event, data_id, data_version, merchant_order_id, merchant_refund_no,
     notification_url, endpoint, payload, state, notify_times, next_notify_time, schedule_start_time, schedule_start_times,
     create_time, update_time)

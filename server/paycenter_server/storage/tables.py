@@ -204,6 +204,7 @@ pay_attempt = Table(
     Column("check_count", Integer, nullable=False, server_default=text("0")),
     *times(),
     Column("cancel_until", TIME),
+    Column("fee_rate_ppm", Integer),
     # For the claims by account, and for what is not settled over an account. It is the only index of these times, so that no
     # statistics can make another one look better.
     Index(
@@ -275,6 +276,7 @@ pay_refund = Table(
     Column("merchant_refund_no", String(64), nullable=False),
     Column("out_refund_key", KEY, nullable=False, unique=True),
     Column("earlier_out_refund_keys", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
+    Column("earlier_look_time", TIME),
     Column("amount", BigInteger, nullable=False),
     Column("total_amount", BigInteger, nullable=False),
     Column("currency", String(3), nullable=False),

@@ -98,7 +98,26 @@ async def _stale(system: PayCenterSystem) -> Prepared:
     )
 
 
+async def _stale_refund(decision: Decision, system: PayCenterSystem) -> Prepared:
+    """An operator states about a refund without an answer that it went back, or that it did not."""
+    order = await system.paid("wx_native")
+    await system.simulator.fault("wx.notify", "drop", times=-1)
+    went_back = decision is Decision.ACCEPT
+    await system.simulator.fault("wx.refund", "reset" if went_back else "reset_before_commit")
+    refund = await system.refund(order, 40)
+    await system.rows("UPDATE pay_refund SET unclear_send_time = now() - interval '1 day' WHERE id = $1", refund.id)
+    await system.services.cases.stale_refund(refund)
+    number = await _case_of(system, order)
+    return Prepared(
+        order, "decide", [number, decision.value], partial(_again, system, number, decision),
+        {("REFUND", 100, 40) if went_back else ("SUCCESS", 100, 0)},
+        {"pay_order.success", "pay_refund.success" if went_back else "pay_refund.failure"}, {"STALE_REFUND RESOLVED"},
+    )  # fmt: skip
+
+
 OPERATIONS: dict[str, Prepare] = {
+    "decide that a stale refund went back": partial(_stale_refund, Decision.ACCEPT),
+    "decide that a stale refund did not go back": partial(_stale_refund, Decision.CLOSE),
     "decide refund": partial(_surplus, Decision.REFUND, ("CLOSED", 0, 0), "pay_order.surplus_refunded"),
     "decide accept": partial(_surplus, Decision.ACCEPT, ("SUCCESS", 100, 0), "pay_order.success"),
     "decide close": partial(_surplus, Decision.CLOSE, ("CLOSED", 0, 0), "pay_order.closed"),

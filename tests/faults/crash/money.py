@@ -226,6 +226,30 @@ async def _stale_refund(system: PayCenterSystem) -> Prepared:
     )  # fmt: skip
 
 
+async def _earlier_number(system: PayCenterSystem) -> Prepared:
+    """Refused, sent again and successful; then the channel carries the first number out too. Two days later it is looked at."""
+    order = await system.paid("wx_native")
+    await system.simulator.fault("wx.notify", "drop", times=-1)
+    await system.simulator.fault("wx.refund", "decline", code="RULE_LIMIT")
+    number = system.next_id("R")
+    first = await system.refund(order, 40, merchant_refund_no=number)
+    again = await system.decided(await system.refund(order, 40, merchant_refund_no=number))
+    settlement = system.services.refund_settlement
+    configured = await system.services.gateway.bound(first.binding_id)
+    request = await settlement._request(first, configured)
+    await system.services.gateway.perform(configured, lambda codec, context: codec.refund(request, context))
+    await system.simulator.advance(2)
+    ago = uuid7(system.clock.now() - 2 * STALE_AFTER, secrets.randbits(RANDOM_BITS), None)
+    await system.rows(
+        "UPDATE pay_refund SET earlier_out_refund_keys = $2, earlier_look_time = to_timestamp(0), next_check_time = now() "
+        "WHERE id = $1", again.id, [str(first.out_refund_key), str(ago)],
+    )  # fmt: skip
+    return Prepared(
+        order, "job", ["sync_refunds"], None, {("REFUND", 100, 40)}, {"pay_order.success", "pay_refund.success"},
+        {"REFUND_MISMATCH OPEN"}, elsewhere=80,
+    )  # fmt: skip
+
+
 async def _case_refund(system: PayCenterSystem) -> Prepared:
     """The refund of a late payment is sent by the refund sync job."""
     order = await system.order()
@@ -336,5 +360,6 @@ OPERATIONS: dict[str, Prepare] = {
     "refund made elsewhere": _refund_elsewhere,
     "callback of a wrong amount": _wrong_amount,
     "stale refund": _stale_refund,
+    "an earlier number of a refund": _earlier_number,
     "notification that is given up": _give_up,
 }
