@@ -256,7 +256,10 @@ async def compare_ledger(rows: Rows, table: str, event: StrEnum, before: StrEnum
     """An event that happened is in the ledger, once; one that did not happen is not."""
     if table in ("pay_notify_task", "pay_approval"):
         return  # the log of deliveries is their ledger, and that of approvals is the audit
-    found = await rows.transaction.fetch("SELECT subject_id, event, from_state, to_state FROM pay_event WHERE id > $1", last)
+    # Not the older notification that the new one of the change replaces.
+    found = await rows.transaction.fetch(
+        "SELECT subject_id, event, from_state, to_state FROM pay_event WHERE id > $1 AND subject <> 'NOTIFICATION'", last
+    )
     machine: Any = MACHINES[table]
     after = machine.get((before, event))
     if after is None:
