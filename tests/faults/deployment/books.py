@@ -150,6 +150,14 @@ async def compare(deployment: Deployment, receiver: Receiver, paid: list[str], u
     known = await trades_of(simulators)
     report.lost += [f"{number} was paid, and no channel knows it" for number in paid if number not in known]
     orders, refunds = await deployment.rows("SELECT * FROM pay_order"), await deployment.rows("SELECT * FROM pay_refund")
+    # Nothing is open there that is settled here: no trade that can still be paid, no refund that is still to be carried out.
+    for number, trade in known.items():
+        if trade["state"] in ("NOTPAY", "USERPAYING") and not trade["expired"]:
+            report.orphaned.append(f"{number} can still be paid at the channel")
+        report.orphaned += [
+            f"{number}: the refund {refund['number']} is {refund['state']} at the channel"
+            for refund in trade["refunds"] if refund["state"] == "PROCESSING"
+        ]  # fmt: skip
     _compare_words(report, orders, refunds, receiver)
     async with open_database(deployment.settings) as database:
         async for checked in check_books(database):

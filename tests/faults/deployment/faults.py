@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 from collections import Counter
 from typing import Any
 
@@ -112,6 +114,8 @@ class Trouble:
         await self._deployment.kill_postgres()
 
     async def _redis(self) -> None:
+        if (pid := self._deployment.servers.redis_pid) is not None:
+            os.kill(pid, signal.SIGKILL)
         self._deployment.servers.stop_redis()
         await pause(self._random.uniform(0, 1))
         self._deployment.servers.start_redis()
