@@ -75,6 +75,10 @@ def running_paycenter() -> Iterator[RunningPayCenter]:
         dev = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=plain_environment())
     try:
         yield wait_ready(dev, folder / "data" / "dev.json", log)
+        check = [sys.executable, "-m", "paycenter_server.cli", "books", "check"]
+        environment = {**plain_environment(), "PAYCENTER_DATA_DIR": str(folder / "data")}
+        books = subprocess.run(check, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        assert books.returncode == 0, books.stdout + books.stderr
         family = psutil.Process(dev.pid).children(recursive=True)
         dev.send_signal(signal.SIGTERM)
         assert dev.wait(STOP_SECONDS) == 0
