@@ -170,7 +170,9 @@ async def test_the_end_of_a_notification_is_in_the_ledger_and_a_failed_delivery_
     system.sender.default = DeliveryResponse(410, "")
     await system.deliver()
     assert await of_notifications(system, order) == [("give up", "REQUEST_SUCCESS", "FAILURE", "pay_notify_job")]
-    (case,) = await system.rows("SELECT actor_kind, actor FROM pay_event WHERE event = 'NOTIFICATION_GIVEN_UP'")
+    (case,) = await system.rows(
+        "SELECT actor_kind, actor FROM pay_event WHERE event = 'NOTIFICATION_GIVEN_UP' AND order_id = $1", order.id
+    )
     assert tuple(case) == ("JOB", "pay_notify_job")
 
 
