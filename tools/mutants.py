@@ -68,7 +68,21 @@ MUTANTS = [
 ]
 ROOT = Path(__file__).resolve().parent.parent
 CONTROL = "tests/integration/test_spine.py::test_payment_end_to_end[wx_native-v3]"
-_SKIPPED = (".git", ".venv", ".e2e", "docs", "benchmarks", ".paycenter", ".interop", "build", "dist", "*.egg-info", ".*_cache", "__pycache__", ".coverage*")
+_SKIPPED = (
+    ".git",
+    ".venv",
+    ".e2e",
+    "docs",
+    "benchmarks",
+    ".paycenter",
+    ".interop",
+    "build",
+    "dist",
+    "*.egg-info",
+    ".*_cache",
+    "__pycache__",
+    ".coverage*",
+)
 _SECONDS = 180
 # The errors of a broken program, in a test or in the server's log. They do not count as a kill.
 _BROKEN = re.compile(
@@ -125,7 +139,7 @@ class Verdict:
 
 
 def copy_tree(source: Path, target: Path) -> None:
-    """Copy everything that a run needs, without generated files. A copy of the base has links to its files, which takes less time."""
+    """Copy everything that a run needs, without generated files. A copy of the base has links to its files: that is fast."""
     names = _SKIPPED if source == ROOT else (".mutant",)
     copy = shutil.copy2 if source == ROOT else os.link
     shutil.copytree(source, target, ignore=shutil.ignore_patterns(*names), symlinks=True, copy_function=copy)
