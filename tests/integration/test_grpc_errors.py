@@ -30,7 +30,7 @@ from support.waiting import eventually
 
 SECRET = "password=hunter2"
 BAD = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
-TEXTS = ["\0", "a\0b", "\U0001f600" * 500, "x" * 100_000, "'; DROP TABLE pay_order; --", "%", "\ufeff", "\u202e", "\x7f", "O" * 27]
+TEXTS = ["\0", "a\0b", "\U0001f600" * 500, "x" * 20_000, "'; DROP TABLE pay_order; --", "%", "\ufeff", "\u202e", "\x7f", "O" * 27]
 
 
 @pytest.fixture
