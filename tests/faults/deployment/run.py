@@ -21,6 +21,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 from aiohttp import web
 from faults.deployment.books import Report, compare, settle
 from faults.deployment.faults import Trouble
@@ -72,9 +73,9 @@ class Payer:
                 await session.post(f"{merchant.simulator.base}/simulator/alipay/app", data=shown.encode())
 
     async def pay(self, number: str, **options: Any) -> bool:
-        """Whether the channel took the money."""
+        """Whether the channel took the money. False also if it was killed meanwhile: then its trade says what happened."""
         for merchant in self.deployment.merchants:
-            with contextlib.suppress(AssertionError, OSError, TimeoutError):
+            with contextlib.suppress(AssertionError, OSError, TimeoutError, aiohttp.ClientError):
                 await merchant.simulator.pay(number, **options)
                 self.paid.append(number)
                 return True
@@ -136,7 +137,7 @@ class Campaign:
         if isinstance(answer, PayCenterError):
             return ""
         number: str = answer.out_trade_no
-        with contextlib.suppress(OSError, TimeoutError):
+        with contextlib.suppress(OSError, TimeoutError, aiohttp.ClientError):  # the simulator is killed, too
             await self.payer.open(code, number, answer.display_content)
         return number
 
