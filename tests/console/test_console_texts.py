@@ -8,11 +8,11 @@ from string import Formatter
 
 import paycenter_server.http_console as console
 import pytest
+from paycenter_server.channels.registry import installed
 from paycenter_server.cli.console import _checks
 from paycenter_server.domain import events, states
 from paycenter_server.http_console import (
     approvals,
-    apps,
     cases,
     exports,
     families,
@@ -51,8 +51,9 @@ def used() -> set[str]:
         | set(orders.COLUMNS.values())
         | set(refunds.COLUMNS.values())
     )
-    found |= {text for _, text in formats.STATES.values()} | set(formats.CHANNELS.values())
-    found |= {text for _, text in login._PROBLEMS.values()} | set(apps.SHORT.values()) | set(apps.FAMILY_NAMES.values())
+    found |= {text for _, text in formats.STATES.values()}
+    found |= {text for spec in installed().values() for text in (spec.title, spec.family_title, spec.short_title)}
+    found |= {text for _, text in login._PROBLEMS.values()}
     found |= set(formats.CASE_KINDS.values()) | {text for pair in cases.DECISIONS.values() for text in pair}
     found |= {head for head in (*exports.ORDER_HEADS, *exports.REFUND_HEADS) if not head.startswith("out_")}
     found |= set(approvals.KINDS.values())

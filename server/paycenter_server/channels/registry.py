@@ -29,6 +29,12 @@ class Registry(Mapping[str, ChannelSpec]):
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._specs))
 
+    @property
+    def as_registered(self) -> list[ChannelSpec]:
+        """The specs in the order in which packages declare them, those of a family beside each other."""
+        order = {family: number for number, family in enumerate(dict.fromkeys(spec.family for spec in self._specs.values()))}
+        return sorted(self._specs.values(), key=lambda spec: order[spec.family])
+
     def __len__(self) -> int:
         return len(self._specs)
 

@@ -64,6 +64,7 @@ class ChannelSpec:
     - `longest_life`: the longest life of an attempt that the channel accepts. After it the next submit creates another attempt.
     - `close_after`: the time after the creation of an attempt before which it must not be closed.
     - `alarm_codes`: error codes that mean a wrong key, clock or configuration, which an operator must correct.
+    - `title`: its name for people. `family_title`: that of its family; `short_title`: its name beside that of the family.
     - `trial`: builds a codec whose orders need no payer, for channels that check some of the configuration only with an order.
     """
 
@@ -87,6 +88,8 @@ class ChannelSpec:
     close_after: timedelta = timedelta(0)
     alarm_codes: frozenset[str] = frozenset()
     trial: Callable[[Mapping[str, str]], Codec] | None = None
+    family_title: str = ""
+    short_title: str = ""
 
     @property
     def config_message(self) -> str:

@@ -13,7 +13,7 @@ from paycenter_server.domain.apps import NotificationSuccess, SurplusPolicy, pos
 from paycenter_server.domain.cases import CaseKind
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.domain.notifications import NotificationType
-from paycenter_server.http_console.formats import CASE_KINDS, CHANNELS, plain_amount
+from paycenter_server.http_console.formats import CASE_KINDS, plain_amount
 from paycenter_server.http_console.forms import Form, amount_of, choice, fields_of, need_confirmation, read_form
 from paycenter_server.http_console.security import status_of
 from paycenter_server.http_console.view import View, redirect, see, view_of
@@ -21,13 +21,6 @@ from paycenter_server.services.apps import ListedApp, NewApp
 from paycenter_server.services.notifications_trial import Trial
 from paycenter_server.services.paging import Pager
 
-SHORT = {
-    "wx_native": "Native", "wx_pub": "JSAPI", "wx_lite": "Mini", "wx_app": "In-app", "wx_wap": "H5", "wx_bar": "Code",
-    "alipay_pc": "PC", "alipay_wap": "WAP", "alipay_app": "In-app", "alipay_qr": "QR", "alipay_lite": "Mini", "alipay_bar": "Code",
-    "mock": "Mock",
-}  # fmt: skip
-"""The heads of the matrix. Their titles have the whole names."""
-FAMILY_NAMES = {"wechatpay": "WeChat Pay", "alipay": "Alipay", "mock": "Test"}
 SNIPPETS = {"python": "Python", "node": "Node.js", "go": "Go", "java": "Java", "curl": "buf curl"}
 
 
@@ -67,13 +60,8 @@ def add_routes(app: web.Application) -> None:
 
 
 def _codes(view: View) -> list[str]:
-    """The columns of the matrix: the known codes that are installed, then those of other packages."""
-    known = [code for code in CHANNELS if code in view.parts.registry]
-    return known + [code for code in view.parts.registry if code not in CHANNELS]
-
-
-def _family(view: View, code: str) -> str:
-    return view.parts.registry[code].family
+    """The columns of the matrix: the channels that are installed."""
+    return [spec.code for spec in view.parts.registry.as_registered]
 
 
 async def _list(request: web.Request) -> web.Response:
@@ -81,9 +69,12 @@ async def _list(request: web.Request) -> web.Response:
     enabled = {"on": True, "off": False}.get(query.get("state", ""))
     page = await view.parts.apps.search(view.caller, query.get("name", "").strip(), enabled, view.pager())
     families = [
-        (FAMILY_NAMES.get(family, family), list(codes)) for family, codes in groupby(_codes(view), lambda c: _family(view, c))
+        (specs[0].family_title or family, specs)
+        for family, specs in (
+            (name, list(found)) for name, found in groupby(view.parts.registry.as_registered, lambda one: one.family)
+        )
     ]
-    return view.render("apps.html", apps=page.items, token=page.next_token, codes=_codes(view), families=families, short=SHORT)
+    return view.render("apps.html", apps=page.items, token=page.next_token, codes=_codes(view), families=families)
 
 
 async def _new_page(request: web.Request) -> web.Response:

@@ -41,23 +41,6 @@ STATES: Mapping[str, tuple[str, str]] = {
     "switch:on": (GOOD, "Enabled"),
     "switch:off": (OFF, "Disabled"),
 }
-CHANNELS: Mapping[str, str] = {
-    "wx_native": "WeChat Pay Native",
-    "wx_pub": "WeChat Pay JSAPI",
-    "wx_lite": "WeChat Pay mini program",
-    "wx_app": "WeChat Pay App",
-    "wx_wap": "WeChat Pay H5",
-    "wx_bar": "WeChat Pay bar code",
-    "alipay_pc": "Alipay web page",
-    "alipay_wap": "Alipay mobile page",
-    "alipay_app": "Alipay app",
-    "alipay_qr": "Alipay QR code",
-    "alipay_lite": "Alipay mini program",
-    "alipay_bar": "Alipay bar code",
-    "mock": "Mock",
-}
-"""Names of the channel codes of this distribution. Another package's code is shown as it is."""
-
 CASE_KINDS: Mapping[str, str] = {
     "LATE_PAYMENT": "Payment after the close",
     "DUPLICATE_PAYMENT": "Paid twice",

@@ -9,7 +9,7 @@ from aiohttp import web
 from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.states import OrderState
 from paycenter_server.domain.views import ViewList
-from paycenter_server.http_console.formats import CHANNELS, STATES
+from paycenter_server.http_console.formats import STATES
 from paycenter_server.http_console.forms import choice, time_range
 from paycenter_server.http_console.lists import chosen_columns, gathered
 from paycenter_server.http_console.view import SCANNED, View, view_of
@@ -46,7 +46,7 @@ async def app_keys(view: View) -> list[str]:
 
 def channel_choices(view: View) -> list[tuple[str, str]]:
     """The channel codes and their names for a choice."""
-    return [(code, view.channel(code)) for code in CHANNELS]
+    return [(spec.code, view.t(spec.title)) for spec in view.parts.registry.as_registered]
 
 
 def state_choices(view: View, kind: str) -> list[tuple[str, str]]:

@@ -163,7 +163,8 @@ class View:
 
     def channel(self, code: str | None) -> str:
         """The name of a channel code."""
-        return self.t(formats.CHANNELS[code]) if code and code in formats.CHANNELS else code or ""
+        spec = self.parts.registry.get(code) if code else None
+        return self.t(spec.title) if spec is not None else code or ""
 
     def url(self, path: str, **changes: str) -> str:
         """The path with the present query, changed. An empty value removes a name."""

@@ -26,7 +26,11 @@ class _Kind(Protocol):
 
 
 def _spec(
-    codec: _Kind, title: str, modes: Sequence[str], required_extras: tuple[RequiredExtra, ...] = (), life: timedelta | None = None
+    codec: _Kind,
+    titles: tuple[str, str],
+    modes: Sequence[str],
+    required_extras: tuple[RequiredExtra, ...] = (),
+    life: timedelta | None = None,
 ) -> ChannelSpec:
     return ChannelSpec(
         code=codec.code,
@@ -34,7 +38,9 @@ def _spec(
         own_config=True,
         identity_fields=("app_id",),
         account_ways=({"mode": "key"}, {"mode": "certificate"}),
-        title=title,
+        title=titles[0],
+        short_title=titles[1],
+        family_title="Alipay",
         display_modes=tuple(modes),
         config_fields=FIELDS,
         check=check,
@@ -49,11 +55,11 @@ def _spec(
 
 
 CHANNELS = (
-    _spec(AlipayPcCodec, "Alipay web page", ("url", "form")),
-    _spec(AlipayWapCodec, "Alipay mobile page", ("url", "form")),
-    _spec(AlipayAppCodec, "Alipay app", ("app",)),
-    _spec(AlipayQrCodec, "Alipay QR code", ("qr_code",)),
-    _spec(AlipayLiteCodec, "Alipay mini program", ("app",), (RequiredExtra(("buyer_open_id", "buyer_id")),)),
+    _spec(AlipayPcCodec, ("Alipay web page", "PC"), ("url", "form")),
+    _spec(AlipayWapCodec, ("Alipay mobile page", "WAP"), ("url", "form")),
+    _spec(AlipayAppCodec, ("Alipay app", "In-app"), ("app",)),
+    _spec(AlipayQrCodec, ("Alipay QR code", "QR"), ("qr_code",)),
+    _spec(AlipayLiteCodec, ("Alipay mini program", "Mini"), ("app",), (RequiredExtra(("buyer_open_id", "buyer_id")),)),
     # "Query every 3 to 6 s up to about 60 s, then cancel."
-    _spec(AlipayBarCodec, "Alipay bar code", ("bar_code",), (RequiredExtra(("auth_code",)),), timedelta(seconds=60)),
+    _spec(AlipayBarCodec, ("Alipay bar code", "Code"), ("bar_code",), (RequiredExtra(("auth_code",)),), timedelta(seconds=60)),
 )

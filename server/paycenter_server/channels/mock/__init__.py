@@ -153,6 +153,8 @@ CHANNELS = (
         family="mock",
         own_config=True,
         title="Mock",
+        short_title="Mock",
+        family_title="Test",
         display_modes=("",),
         config_fields=(ConfigField("behaviour", scope=Scope.CHANNEL),),
         check=check,

@@ -34,7 +34,7 @@ _LONGEST = timedelta(days=7)
 def _spec(
     v3: type[WechatV3Codec],
     v2: type[WechatV2Codec],
-    title: str,
+    titles: tuple[str, str],
     mode: str,
     required_extras: tuple[RequiredExtra, ...] = (),
     *,
@@ -56,7 +56,9 @@ def _spec(
         own_config=True,
         identity_fields=("mchid",),
         account_ways=({"api_version": "v3"}, {"api_version": "v2"}),
-        title=title,
+        title=titles[0],
+        short_title=titles[1],
+        family_title="WeChat Pay",
         display_modes=(mode,),
         config_fields=FIELDS,
         check=check_config,
@@ -74,17 +76,17 @@ def _spec(
 
 
 CHANNELS = (
-    _spec(WechatNativeCodec, WechatNativeV2Codec, "WeChat Pay Native", "qr_code"),
-    _spec(WechatPubCodec, WechatPubV2Codec, "WeChat Pay JSAPI", "app", (RequiredExtra(("openid",)),)),
-    _spec(WechatLiteCodec, WechatLiteV2Codec, "WeChat Pay mini program", "app", (RequiredExtra(("openid",)),)),
-    _spec(WechatAppCodec, WechatAppV2Codec, "WeChat Pay App", "app"),
+    _spec(WechatNativeCodec, WechatNativeV2Codec, ("WeChat Pay Native", "Native"), "qr_code"),
+    _spec(WechatPubCodec, WechatPubV2Codec, ("WeChat Pay JSAPI", "JSAPI"), "app", (RequiredExtra(("openid",)),)),
+    _spec(WechatLiteCodec, WechatLiteV2Codec, ("WeChat Pay mini program", "Mini"), "app", (RequiredExtra(("openid",)),)),
+    _spec(WechatAppCodec, WechatAppV2Codec, ("WeChat Pay App", "In-app"), "app"),
     # An h5_url is valid for five minutes.
-    _spec(WechatWapCodec, WechatWapV2Codec, "WeChat Pay H5", "url", minutes=4),
+    _spec(WechatWapCodec, WechatWapV2Codec, ("WeChat Pay H5", "H5"), "url", minutes=4),
     # WeChat Pay v2, "Code payment": query every 5 s for 30 to 45 s, then reverse, at least 15 s after the payment.
     _spec(
         WechatBarCodec,
         WechatBarV2Codec,
-        "WeChat Pay bar code",
+        ("WeChat Pay bar code", "Code"),
         "bar_code",
         (RequiredExtra(("auth_code",)),),
         life=timedelta(seconds=45),
