@@ -187,7 +187,6 @@ ACCOUNTS: list[Mutant] = [
             "callback-owner",
             "configured, known = await self._owner(signer, callback)",
             "configured, known = signer, None",
-            f"test_a_callback_at_the_address_of_a_sibling_is_booked_to_its_owner{_WAY} "
             "test_a_callback_is_booked_although_the_sibling_has_another_appid",
         ),
         (
