@@ -65,16 +65,30 @@ def _answers(file: Path) -> RunningPayCenter | None:
     return running
 
 
+class PortTakenError(Exception):
+    """`dev` ended because another process took one of its ports after it had chosen it. It says: start it again."""
+
+
+def _start(argv: list[str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as output:
+        return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=plain_environment())
+
+
 @pytest.fixture(scope="session")
 def running_paycenter() -> Iterator[RunningPayCenter]:
     """One for all tests of a process: on free ports if the usual ones are taken, on a folder of its own."""
     folder = Path(tempfile.mkdtemp(prefix="paycenter-e2e-"))
     log = folder / "output.log"
     argv = [sys.executable, "-m", "paycenter_server.cli", "dev", "--data-dir", str(folder / "data"), "--no-demo"]
-    with log.open("wb") as output:
-        dev = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=plain_environment())
+    dev = _start(argv, log)
     try:
-        yield wait_ready(dev, folder / "data" / "dev.json", log)
+        try:
+            running = wait_ready(dev, folder / "data" / "dev.json", log)
+        except PortTakenError:
+            # Another `dev`, of a test beside this one, took it meanwhile.
+            dev = _start(argv, log)
+            running = wait_ready(dev, folder / "data" / "dev.json", log)
+        yield running
         check = [sys.executable, "-m", "paycenter_server.cli", "books", "check"]
         environment = {**plain_environment(), "PAYCENTER_DATA_DIR": str(folder / "data")}
         books = subprocess.run(check, env=environment, capture_output=True, text=True, timeout=60, check=False)
@@ -93,6 +107,8 @@ def running_paycenter() -> Iterator[RunningPayCenter]:
 
 def wait_ready(dev: subprocess.Popen[bytes], file: Path, log: Path) -> RunningPayCenter:
     def ready() -> RunningPayCenter | None:
+        if dev.poll() is not None and "Start `paycenter dev` again" in log.read_text():
+            raise PortTakenError
         if dev.poll() is not None:
             pytest.fail(f"paycenter dev ended with {dev.returncode}:\n{log.read_text()}")
         return _answers(file)
