@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,8 +67,12 @@ def _answers(file: Path) -> RunningPayCenter | None:
     return running
 
 
-class PortTakenError(Exception):
-    """`dev` ended because another process took one of its ports after it had chosen it. It says: start it again."""
+@contextmanager
+def only_start() -> Iterator[None]:
+    """One `dev` is started at a time on this machine: two that choose their ports at the same moment would choose the same ones."""
+    with (Path(tempfile.gettempdir()) / "paycenter-e2e.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _start(argv: list[str], log: Path) -> subprocess.Popen[bytes]:
@@ -80,14 +86,14 @@ def running_paycenter() -> Iterator[RunningPayCenter]:
     folder = Path(tempfile.mkdtemp(prefix="paycenter-e2e-"))
     log = folder / "output.log"
     argv = [sys.executable, "-m", "paycenter_server.cli", "dev", "--data-dir", str(folder / "data"), "--no-demo"]
-    dev = _start(argv, log)
-    try:
+    with only_start():
+        dev = _start(argv, log)
         try:
             running = wait_ready(dev, folder / "data" / "dev.json", log)
-        except PortTakenError:
-            # Another `dev`, of a test beside this one, took it meanwhile.
-            dev = _start(argv, log)
-            running = wait_ready(dev, folder / "data" / "dev.json", log)
+        except BaseException:
+            dev.kill()
+            raise
+    try:
         yield running
         check = [sys.executable, "-m", "paycenter_server.cli", "books", "check"]
         environment = {**plain_environment(), "PAYCENTER_DATA_DIR": str(folder / "data")}
@@ -107,8 +113,6 @@ def running_paycenter() -> Iterator[RunningPayCenter]:
 
 def wait_ready(dev: subprocess.Popen[bytes], file: Path, log: Path) -> RunningPayCenter:
     def ready() -> RunningPayCenter | None:
-        if dev.poll() is not None and "Start `paycenter dev` again" in log.read_text():
-            raise PortTakenError
         if dev.poll() is not None:
             pytest.fail(f"paycenter dev ended with {dev.returncode}:\n{log.read_text()}")
         return _answers(file)

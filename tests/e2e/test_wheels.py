@@ -21,7 +21,7 @@ from paycenter import __version__
 from paycenter_server.distribution import migrations_folder, protos_folder
 from paycenter_server.local import place
 
-from .conftest import plain_environment, wait_ready
+from .conftest import only_start, plain_environment, wait_ready
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "server", "client", "migrations", "protos")
@@ -146,10 +146,14 @@ def test_every_command_runs_and_a_payment_succeeds(installed: Path) -> None:
     log = folder / "output.log"
     argv = [str(installed / "paycenter"), "dev", "--data-dir", "data", "--no-demo"]
     environment = {name: value for name, value in plain_environment().items() if name in KEPT}
-    with log.open("wb") as output:
+    with log.open("wb") as output, only_start():
         dev = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, cwd=folder)
+        try:
+            running = wait_ready(dev, folder / "data" / "dev.json", log)
+        except BaseException:
+            dev.kill()
+            raise
     try:
-        running = wait_ready(dev, folder / "data" / "dev.json", log)
         for child in psutil.Process(dev.pid).children():
             words = " ".join(child.cmdline())
             assert str(ROOT / "server") not in words
