@@ -98,3 +98,25 @@ async def test_calls_that_wait_for_a_channel_take_no_places(
         await asyncio.gather(*submits, return_exceptions=True)
         await system.services.context.drain(10)
         assert rig.server.admission.calls == 0
+
+
+async def test_a_call_that_waits_for_a_payer_takes_no_place(system: PayCenterSystem) -> None:
+    await system.add_channel("wx_bar")
+    await system.simulator.fault("wx2.micropay", "user_paying")
+    async with open_rig(system, limits=Limits(calls=1, app_calls=1)) as rig:
+        order = await rig.order()
+        submit = rig.shop.submit_order(order, "wx_bar", {"auth_code": "134567890123456789"}, timeout=20)
+        waiting = asyncio.ensure_future(submit)
+
+        async def asked_for_the_password() -> Any:
+            (found,) = await system.rows("SELECT * FROM pay_order WHERE merchant_order_id = $1", order.merchant_order_id)
+            return await system.value("SELECT id FROM pay_event WHERE event = 'answered' AND order_id = $1", found["id"])
+
+        await eventually(asked_for_the_password)
+        # Less than the time until the next query, during which every call gives its place back.
+        await eventually(lambda: rig.server.admission.calls == 0, 2)
+        assert (await rig.order()).state == 1
+        assert not waiting.done()
+        (attempt,) = (await rig.op.get_order(id=order.id)).attempts
+        await system.simulator.pay(attempt.out_trade_no)
+        await waiting

@@ -6,6 +6,16 @@ from guards import Mutant, guards
 
 ACCESS: list[Mutant] = [
     *guards(
+        "services/attempts_submission.py",
+        "test_limits.py",
+        (
+            "overload-waiting-for-payer",
+            "            with waiting_outside():\n",
+            "            if True:\n",
+            "test_a_call_that_waits_for_a_payer_takes_no_place",
+        ),
+    ),
+    *guards(
         "services/limits.py",
         "test_limits.py",
         (

@@ -24,6 +24,7 @@ from paycenter_server.services.channels_gateway import ChannelGateway, Configure
 from paycenter_server.services.context import Context, deadline
 from paycenter_server.services.events import cause
 from paycenter_server.services.identity import Caller, Identity
+from paycenter_server.services.limits import waiting_outside
 from paycenter_server.services.orders import Orders
 from paycenter_server.services.payments import BeingCancelledError, FactsMismatchError, Known, Payments
 from paycenter_server.storage import accounts as account_rows
@@ -184,7 +185,8 @@ class Submission:
                     raise errors.channel_unclear(attempt.channel_code)
             if last:
                 return
-            await asyncio.sleep(_BAR_STEP)
+            with waiting_outside():
+                await asyncio.sleep(_BAR_STEP)
             ask = True
 
     def _same(self, order: PayOrder, attempt: PayAttempt, configured: ConfiguredChannel, new: NewSubmission) -> bool:
