@@ -170,9 +170,9 @@ def module_of(file: str) -> str:
 class Runner:
     """One run of pytest at a time, by `pytest_runner.py`. `given`: the variables of its own servers (see tests/conftest.py)."""
 
-    def __init__(self, given: dict[str, str]) -> None:
+    def __init__(self, base: Path, given: dict[str, str]) -> None:
         self.given = given
-        command = [sys.executable, str(ROOT / "tools" / "pytest_runner.py")]
+        command = [sys.executable, str(ROOT / "tools" / "pytest_runner.py"), str(base)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/")
 
     def run(self, job: dict[str, object], seconds: float) -> None:
@@ -201,8 +201,8 @@ def _signal(group: int, number: signal.Signals) -> None:
 
 
 @contextmanager
-def servers(folder: Path, jobs: int) -> Iterator[Queue[Runner]]:
-    """Start PostgreSQL, Valkey and keys for so many parallel runs; yields their runners."""
+def servers(folder: Path, base: Path, jobs: int) -> Iterator[Queue[Runner]]:
+    """Start PostgreSQL, Valkey and keys for so many parallel runs; yields their runners, which have loaded the program of base."""
     runners: Queue[Runner] = Queue()
     with ExitStack() as stack:
         for number in range(jobs):
@@ -214,7 +214,8 @@ def servers(folder: Path, jobs: int) -> Iterator[Queue[Runner]]:
             urls = embedded.start()
             ensure(urls.database_url)
             runner = Runner(
-                {"TESTS_DATABASE_URL": urls.database_url, "TESTS_REDIS_URL": urls.redis_url, "TESTS_KEYS_DIR": str(keys)}
+                base,
+                {"TESTS_DATABASE_URL": urls.database_url, "TESTS_REDIS_URL": urls.redis_url, "TESTS_KEYS_DIR": str(keys)},
             )
             stack.callback(runner.close)
             runners.put(runner)
@@ -242,7 +243,8 @@ def run_tests(tree: Path, tests: Sequence[str], queue: Queue[Runner], module: st
         environment["TESTS_WAIT_SECONDS"] = "5"
     plugins = [word for name in ("mutant_plugin", "no:cacheprovider", "no:xdist", "no:randomly") for word in ("-p", name)]
     job: dict[str, object] = {
-        "cwd": str(tree), "environment": environment, "path": [str(tree), *environment["PYTHONPATH"].split(os.pathsep)],
+        "cwd": str(tree), "module": module, "environment": environment,
+        "path": [str(tree), *environment["PYTHONPATH"].split(os.pathsep)],
         "arguments": [*plugins, *tests], "output": str(output_file),
     }  # fmt: skip
     try:
@@ -353,10 +355,11 @@ def main() -> int:
         print("no mutant has such a name")
         return 2
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="paycenter-mutants-") as name, servers(Path(name), arguments.jobs) as queue:
+    with tempfile.TemporaryDirectory(prefix="paycenter-mutants-") as name, ExitStack() as stack:
         folder = Path(name)
         base = folder / "base"
         copy_tree(ROOT, base)
+        queue = stack.enter_context(servers(folder, base, arguments.jobs))
         if wrong := check_baseline(base, chosen, arguments.jobs, queue):
             print(f"without any mutation:\n{wrong}")
             return 2
