@@ -158,7 +158,7 @@ class Services:
     @cached_property
     def approval_desk(self) -> ApprovalDesk:
         """Approving and refusing."""
-        return ApprovalDesk(self.context, self.identity, self.approvals, self.refunds, self.accounts, self.channels)
+        return ApprovalDesk(self.context, self.identity, self.approvals, self.refunds, self.accounts, self.channels, self.apps)
 
     @cached_property
     def callbacks(self) -> Callbacks:
@@ -178,7 +178,7 @@ class Services:
     @cached_property
     def apps(self) -> Apps:
         """Administration of apps."""
-        return Apps(self.context, self.identity, self.addresses)
+        return Apps(self.context, self.identity, self.addresses, self.approvals)
 
     @cached_property
     def credentials(self) -> Credentials:

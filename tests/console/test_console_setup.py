@@ -77,10 +77,17 @@ async def test_policies_of_single_kinds_and_limits(console: Browser) -> None:
     assert wrong.status == 400
     assert "makes no sense for this kind" in wrong.text
     # A form without these fields leaves them.
-    await console.post("/apps/shop/edit", name="Shop", case_decision_limit="", refund_approval_limit="")
+    limits = {"case_decision_limit": "50", "refund_approval_limit": "20"}
+    await console.post("/apps/shop/edit", name="Shop", channel_approval="on", **limits)
     app = (await console.system.services.apps.get(OPERATOR, "shop")).app
     assert app.case_policies == {"LATE_PAYMENT": "ACCEPT", "WRONG_AMOUNT": "REFUND"}
-    assert (app.case_decision_limit, app.refund_approval_limit) == (None, None)
+    assert (app.case_decision_limit, app.refund_approval_limit, app.channel_approval) == (5000, 2000, True)
+    waits = await console.post("/apps/shop/edit", name="Shop", case_decision_limit="", refund_approval_limit="")
+    assert "needs a second operator" in waits.text
+    assert "An act waits for a second operator" in (await console.get("/apps/shop")).check().text
+    row = (await console.get("/approvals")).check()
+    assert "Less protection of an app" in row.text
+    assert 'href="/apps/shop"' in row.html
 
 
 async def test_rotate_disable_and_delete(console: Browser) -> None:

@@ -99,10 +99,6 @@ async def test_refunds_of_apps_and_cases_are_not_limited(system: PayCenterSystem
     await set_app(system, refund_approval_limit=1)
     order = await system.paid("mock")
     assert (await system.refund(order, 100)).amount == 100
-    await set_app(system, refund_approval_limit=0)
-    assert await system.value("SELECT refund_approval_limit FROM pay_app WHERE app_key = 'shop'") is None
-    order = await system.paid("mock")
-    assert (await system.services.refunds.create(OPERATOR, new(order, 100))).amount == 100
 
 
 async def test_small_refunds_count_together(system: PayCenterSystem) -> None:

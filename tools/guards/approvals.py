@@ -7,7 +7,66 @@ from guards import Mutant, guards
 _DESK, _STORE = "services/approvals_desk.py", "services/approvals.py"
 _TEST = "test_approvals.py"
 
+_OF_APPS = "test_approvals_apps.py"
+
 APPROVALS: list[Mutant] = [
+    *guards(
+        "services/apps.py",
+        _OF_APPS,
+        (
+            "loosened-needs-second",
+            "            if approved is None and loosened(before, changes):\n                raise _NeedsApprovalError(before)\n",
+            "",
+            "test_a_limit_is_raised_or_removed_by_two test_the_protection_of_channels_is_ended_by_two",
+        ),
+        (
+            "loosened-before-locked",
+            "app = before = await app_rows.lock_app(connection, app.id) or app\n            if approved is None",
+            "before = app\n            if approved is None",
+            "test_a_limit_that_is_set_at_the_same_moment_is_not_removed",
+        ),
+        (
+            "app-takes-approval",
+            """            if approved is not None:
+                await self._approvals.take(connection, approved)
+            app = before""",
+            "            app = before",
+            "test_a_limit_is_raised_or_removed_by_two",
+        ),
+    ),
+    *guards(
+        "domain/approvals.py",
+        _OF_APPS,
+        (
+            "loosened-higher",
+            "if limit is not None and (wanted is None or wanted > limit):",
+            "if limit is not None and wanted is None:",
+            "test_a_limit_is_raised_or_removed_by_two",
+        ),
+        (
+            "loosened-channel-approval",
+            '    return before.channel_approval and not changes.get("channel_approval", True)',
+            "    return False",
+            "test_the_protection_of_channels_is_ended_by_two",
+        ),
+    ),
+    *guards(
+        "services/channels.py",
+        _OF_APPS,
+        (
+            "channel-of-app-needs-second",
+            "    if app.channel_approval and not (same_binding and plan.account is plan.stored):\n        return True\n",
+            "",
+            "test_channels_of_an_app_that_asks_for_it_change_with_a_second_operator",
+        ),
+        (
+            "new-channel-needs-second",
+            "                if approved is None and (await app_rows.lock_app(connection, app.id) or app).channel_approval:\n"
+            "                    raise _NeedsApprovalError(after)\n",
+            "",
+            "test_a_new_channel_of_such_an_app_waits_with_its_secrets_sealed",
+        ),
+    ),
     *guards(
         "services/refunds.py",
         _TEST,

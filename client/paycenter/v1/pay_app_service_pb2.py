@@ -26,47 +26,47 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from paycenter.v1 import pay_case_service_pb2 as paycenter_dot_v1_dot_pay__case__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"paycenter/v1/pay_app_service.proto\x12\x0cpaycenter.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#paycenter/v1/pay_case_service.proto\"b\n\nCasePolicy\x12\'\n\x04kind\x18\x01 \x01(\x0e\x32\x19.paycenter.v1.PayCaseKind\x12+\n\x06policy\x18\x02 \x01(\x0e\x32\x1b.paycenter.v1.SurplusPolicy\":\n\x0c\x43\x61sePolicies\x12*\n\x08policies\x18\x01 \x03(\x0b\x32\x18.paycenter.v1.CasePolicy\"\x84\x04\n\x06PayApp\x12\x0f\n\x07\x61pp_key\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07\x65nabled\x18\x03 \x01(\x08\x12\x0e\n\x06remark\x18\x04 \x01(\t\x12\x1e\n\x16order_notification_url\x18\x05 \x01(\t\x12\x1f\n\x17refund_notification_url\x18\x06 \x01(\t\x12\x33\n\x0esurplus_policy\x18\x07 \x01(\x0e\x32\x1b.paycenter.v1.SurplusPolicy\x12?\n\x14notification_success\x18\x08 \x01(\x0e\x32!.paycenter.v1.NotificationSuccess\x12\x15\n\rchannel_codes\x18\t \x03(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rcase_policies\x18\x0c \x01(\x0b\x32\x1a.paycenter.v1.CasePolicies\x12 \n\x13\x63\x61se_decision_limit\x18\r \x01(\x03H\x00\x88\x01\x01\x12\x1d\n\x15refund_approval_limit\x18\x0e \x01(\x03\x42\x16\n\x14_case_decision_limit\"\x87\x03\n\x13\x43reatePayAppRequest\x12\x0f\n\x07\x61pp_key\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06remark\x18\x03 \x01(\t\x12\x1e\n\x16order_notification_url\x18\x04 \x01(\t\x12\x1f\n\x17refund_notification_url\x18\x05 \x01(\t\x12\x33\n\x0esurplus_policy\x18\x06 \x01(\x0e\x32\x1b.paycenter.v1.SurplusPolicy\x12?\n\x14notification_success\x18\x07 \x01(\x0e\x32!.paycenter.v1.NotificationSuccess\x12\x31\n\rcase_policies\x18\x08 \x01(\x0b\x32\x1a.paycenter.v1.CasePolicies\x12 \n\x13\x63\x61se_decision_limit\x18\t \x01(\x03H\x00\x88\x01\x01\x12\x1d\n\x15refund_approval_limit\x18\n \x01(\x03\x42\x16\n\x14_case_decision_limit\"\x90\x01\n\x14\x43reatePayAppResponse\x12%\n\x07pay_app\x18\x01 \x01(\x0b\x32\x14.paycenter.v1.PayApp\x12\x1b\n\x13notification_secret\x18\x02 \x01(\t\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\x12\n\nkey_secret\x18\x04 \x01(\t\x12\x10\n\x08warnings\x18\x05 \x03(\t\"\xdd\x04\n\x13UpdatePayAppRequest\x12\x0f\n\x07\x61pp_key\x18\x01 \x01(\t\x12\x11\n\x04name\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x14\n\x07\x65nabled\x18\x03 \x01(\x08H\x01\x88\x01\x01\x12\x13\n\x06remark\x18\x04 \x01(\tH\x02\x88\x01\x01\x12#\n\x16order_notification_url\x18\x05 \x01(\tH\x03\x88\x01\x01\x12$\n\x17refund_notification_url\x18\x06 \x01(\tH\x04\x88\x01\x01\x12\x38\n\x0esurplus_policy\x18\x07 \x01(\x0e\x32\x1b.paycenter.v1.SurplusPolicyH\x05\x88\x01\x01\x12\x44\n\x14notification_success\x18\x08 \x01(\x0e\x32!.paycenter.v1.NotificationSuccessH\x06\x88\x01\x01\x12\x31\n\rcase_policies\x18\t \x01(\x0b\x32\x1a.paycenter.v1.CasePolicies\x12 \n\x13\x63\x61se_decision_limit\x18\n \x01(\x03H\x07\x88\x01\x01\x12\"\n\x15refund_approval_limit\x18\x0b \x01(\x03H\x08\x88\x01\x01\x42\x07\n\x05_nameB\n\n\x08_enabledB\t\n\x07_remarkB\x19\n\x17_order_notification_urlB\x1a\n\x18_refund_notification_urlB\x11\n\x0f_surplus_policyB\x17\n\x15_notification_successB\x16\n\x14_case_decision_limitB\x18\n\x16_refund_approval_limit\"O\n\x14UpdatePayAppResponse\x12%\n\x07pay_app\x18\x01 \x01(\x0b\x32\x14.paycenter.v1.PayApp\x12\x10\n\x08warnings\x18\x02 \x03(\t\"&\n\x13\x44\x65letePayAppRequest\x12\x0f\n\x07\x61pp_key\x18\x01 \x01(\t\"\x16\n\x14\x44\x65letePayAppResponse\"#\n\x10GetPayAppRequest\x12\x0f\n\x07\x61pp_key\x18\x01 \x01(\t\":\n\x11GetPayAppResponse\x12%\n\x07pay_app\x18\x01 \x01(\x0b\x32\x14.paycenter.v1.PayApp\"k\n\x12ListPayAppsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x14\n\x07\x65nabled\x18\x04 \x01(\x08H\x00\x88\x01\x01\x42\n\n\x08_enabled\"V\n\x13ListPayAppsResponse\x12&\n\x08pay_apps\x18\x01 \x03(\x0b\x32\x14.paycenter.v1.PayApp\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"2\n\x1fRotateNotificationSecretRequest\x12\x0f\n\x07\x61pp_key\x18\x01 \x01(\t\"?\n RotateNotificationSecretResponse\x12\x1b\n\x13notification_secret\x18\x01 \x01(\t*~\n\rSurplusPolicy\x12\x1e\n\x1aSURPLUS_POLICY_UNSPECIFIED\x10\x00\x12\x17\n\x13SURPLUS_POLICY_HOLD\x10\x01\x12\x19\n\x15SURPLUS_POLICY_REFUND\x10\x02\x12\x19\n\x15SURPLUS_POLICY_ACCEPT\x10\x03*\x82\x01\n\x13NotificationSuccess\x12$\n NOTIFICATION_SUCCESS_UNSPECIFIED\x10\x00\x12!\n\x1dNOTIFICATION_SUCCESS_HTTP_2XX\x10\x01\x12\"\n\x1eNOTIFICATION_SUCCESS_CODE_ZERO\x10\x02\x32\xb1\x04\n\rPayAppService\x12U\n\x0c\x43reatePayApp\x12!.paycenter.v1.CreatePayAppRequest\x1a\".paycenter.v1.CreatePayAppResponse\x12U\n\x0cUpdatePayApp\x12!.paycenter.v1.UpdatePayAppRequest\x1a\".paycenter.v1.UpdatePayAppResponse\x12U\n\x0c\x44\x65letePayApp\x12!.paycenter.v1.DeletePayAppRequest\x1a\".paycenter.v1.DeletePayAppResponse\x12L\n\tGetPayApp\x12\x1e.paycenter.v1.GetPayAppRequest\x1a\x1f.paycenter.v1.GetPayAppResponse\x12R\n\x0bListPayApps\x12 .paycenter.v1.ListPayAppsRequest\x1a!.paycenter.v1.ListPayAppsResponse\x12y\n\x18RotateNotificationSecret\x12-.paycenter.v1.RotateNotificationSecretRequest\x1a..paycenter.v1.RotateNotificationSecretResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"paycenter/v1/pay_app_service.proto\x12\x0cpaycenter.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#paycenter/v1/pay_case_service.proto\"b\n\nCasePolicy\x12\'\n\x04kind\x18\x01 \x01(\x0e\x32\x19.paycenter.v1.PayCaseKind\x12+\n\x06policy\x18\x02 \x01(\x0e\x32\x1b.paycenter.v1.SurplusPolicy\":\n\x0c\x43\x61sePolicies\x12*\n\x08policies\x18\x01 \x03(\x0b\x32\x18.paycenter.v1.CasePolicy\"\x9e\x04\n\x06PayApp\x12\x0f\n\x07\x61pp_key\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07\x65nabled\x18\x03 \x01(\x08\x12\x0e\n\x06remark\x18\x04 \x01(\t\x12\x1e\n\x16order_notification_url\x18\x05 \x01(\t\x12\x1f\n\x17refund_notification_url\x18\x06 \x01(\t\x12\x33\n\x0esurplus_policy\x18\x07 \x01(\x0e\x32\x1b.paycenter.v1.SurplusPolicy\x12?\n\x14notification_success\x18\x08 \x01(\x0e\x32!.paycenter.v1.NotificationSuccess\x12\x15\n\rchannel_codes\x18\t \x03(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rcase_policies\x18\x0c \x01(\x0b\x32\x1a.paycenter.v1.CasePolicies\x12 \n\x13\x63\x61se_decision_limit\x18\r \x01(\x03H\x00\x88\x01\x01\x12\x1d\n\x15refund_approval_limit\x18\x0e \x01(\x03\x12\x18\n\x10\x63hannel_approval\x18\x0f \x01(\x08\x42\x16\n\x14_case_decision_limit\"\xa1\x03\n\x13\x43reatePayAppRequest\x12\x0f\n\x07\x61pp_key\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06remark\x18\x03 \x01(\t\x12\x1e\n\x16order_notification_url\x18\x04 \x01(\t\x12\x1f\n\x17refund_notification_url\x18\x05 \x01(\t\x12\x33\n\x0esurplus_policy\x18\x06 \x01(\x0e\x32\x1b.paycenter.v1.SurplusPolicy\x12?\n\x14notification_success\x18\x07 \x01(\x0e\x32!.paycenter.v1.NotificationSuccess\x12\x31\n\rcase_policies\x18\x08 \x01(\x0b\x32\x1a.paycenter.v1.CasePolicies\x12 \n\x13\x63\x61se_decision_limit\x18\t \x01(\x03H\x00\x88\x01\x01\x12\x1d\n\x15refund_approval_limit\x18\n \x01(\x03\x12\x18\n\x10\x63hannel_approval\x18\x0b \x01(\x08\x42\x16\n\x14_case_decision_limit\"\x90\x01\n\x14\x43reatePayAppResponse\x12%\n\x07pay_app\x18\x01 \x01(\x0b\x32\x14.paycenter.v1.PayApp\x12\x1b\n\x13notification_secret\x18\x02 \x01(\t\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\x12\n\nkey_secret\x18\x04 \x01(\t\x12\x10\n\x08warnings\x18\x05 \x03(\t\"\x91\x05\n\x13UpdatePayAppRequest\x12\x0f\n\x07\x61pp_key\x18\x01 \x01(\t\x12\x11\n\x04name\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x14\n\x07\x65nabled\x18\x03 \x01(\x08H\x01\x88\x01\x01\x12\x13\n\x06remark\x18\x04 \x01(\tH\x02\x88\x01\x01\x12#\n\x16order_notification_url\x18\x05 \x01(\tH\x03\x88\x01\x01\x12$\n\x17refund_notification_url\x18\x06 \x01(\tH\x04\x88\x01\x01\x12\x38\n\x0esurplus_policy\x18\x07 \x01(\x0e\x32\x1b.paycenter.v1.SurplusPolicyH\x05\x88\x01\x01\x12\x44\n\x14notification_success\x18\x08 \x01(\x0e\x32!.paycenter.v1.NotificationSuccessH\x06\x88\x01\x01\x12\x31\n\rcase_policies\x18\t \x01(\x0b\x32\x1a.paycenter.v1.CasePolicies\x12 \n\x13\x63\x61se_decision_limit\x18\n \x01(\x03H\x07\x88\x01\x01\x12\"\n\x15refund_approval_limit\x18\x0b \x01(\x03H\x08\x88\x01\x01\x12\x1d\n\x10\x63hannel_approval\x18\x0c \x01(\x08H\t\x88\x01\x01\x42\x07\n\x05_nameB\n\n\x08_enabledB\t\n\x07_remarkB\x19\n\x17_order_notification_urlB\x1a\n\x18_refund_notification_urlB\x11\n\x0f_surplus_policyB\x17\n\x15_notification_successB\x16\n\x14_case_decision_limitB\x18\n\x16_refund_approval_limitB\x13\n\x11_channel_approval\"O\n\x14UpdatePayAppResponse\x12%\n\x07pay_app\x18\x01 \x01(\x0b\x32\x14.paycenter.v1.PayApp\x12\x10\n\x08warnings\x18\x02 \x03(\t\"&\n\x13\x44\x65letePayAppRequest\x12\x0f\n\x07\x61pp_key\x18\x01 \x01(\t\"\x16\n\x14\x44\x65letePayAppResponse\"#\n\x10GetPayAppRequest\x12\x0f\n\x07\x61pp_key\x18\x01 \x01(\t\":\n\x11GetPayAppResponse\x12%\n\x07pay_app\x18\x01 \x01(\x0b\x32\x14.paycenter.v1.PayApp\"k\n\x12ListPayAppsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x14\n\x07\x65nabled\x18\x04 \x01(\x08H\x00\x88\x01\x01\x42\n\n\x08_enabled\"V\n\x13ListPayAppsResponse\x12&\n\x08pay_apps\x18\x01 \x03(\x0b\x32\x14.paycenter.v1.PayApp\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"2\n\x1fRotateNotificationSecretRequest\x12\x0f\n\x07\x61pp_key\x18\x01 \x01(\t\"?\n RotateNotificationSecretResponse\x12\x1b\n\x13notification_secret\x18\x01 \x01(\t*~\n\rSurplusPolicy\x12\x1e\n\x1aSURPLUS_POLICY_UNSPECIFIED\x10\x00\x12\x17\n\x13SURPLUS_POLICY_HOLD\x10\x01\x12\x19\n\x15SURPLUS_POLICY_REFUND\x10\x02\x12\x19\n\x15SURPLUS_POLICY_ACCEPT\x10\x03*\x82\x01\n\x13NotificationSuccess\x12$\n NOTIFICATION_SUCCESS_UNSPECIFIED\x10\x00\x12!\n\x1dNOTIFICATION_SUCCESS_HTTP_2XX\x10\x01\x12\"\n\x1eNOTIFICATION_SUCCESS_CODE_ZERO\x10\x02\x32\xb1\x04\n\rPayAppService\x12U\n\x0c\x43reatePayApp\x12!.paycenter.v1.CreatePayAppRequest\x1a\".paycenter.v1.CreatePayAppResponse\x12U\n\x0cUpdatePayApp\x12!.paycenter.v1.UpdatePayAppRequest\x1a\".paycenter.v1.UpdatePayAppResponse\x12U\n\x0c\x44\x65letePayApp\x12!.paycenter.v1.DeletePayAppRequest\x1a\".paycenter.v1.DeletePayAppResponse\x12L\n\tGetPayApp\x12\x1e.paycenter.v1.GetPayAppRequest\x1a\x1f.paycenter.v1.GetPayAppResponse\x12R\n\x0bListPayApps\x12 .paycenter.v1.ListPayAppsRequest\x1a!.paycenter.v1.ListPayAppsResponse\x12y\n\x18RotateNotificationSecret\x12-.paycenter.v1.RotateNotificationSecretRequest\x1a..paycenter.v1.RotateNotificationSecretResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'paycenter.v1.pay_app_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SURPLUSPOLICY']._serialized_start=2506
-  _globals['_SURPLUSPOLICY']._serialized_end=2632
-  _globals['_NOTIFICATIONSUCCESS']._serialized_start=2635
-  _globals['_NOTIFICATIONSUCCESS']._serialized_end=2765
+  _globals['_SURPLUSPOLICY']._serialized_start=2610
+  _globals['_SURPLUSPOLICY']._serialized_end=2736
+  _globals['_NOTIFICATIONSUCCESS']._serialized_start=2739
+  _globals['_NOTIFICATIONSUCCESS']._serialized_end=2869
   _globals['_CASEPOLICY']._serialized_start=122
   _globals['_CASEPOLICY']._serialized_end=220
   _globals['_CASEPOLICIES']._serialized_start=222
   _globals['_CASEPOLICIES']._serialized_end=280
   _globals['_PAYAPP']._serialized_start=283
-  _globals['_PAYAPP']._serialized_end=799
-  _globals['_CREATEPAYAPPREQUEST']._serialized_start=802
-  _globals['_CREATEPAYAPPREQUEST']._serialized_end=1193
-  _globals['_CREATEPAYAPPRESPONSE']._serialized_start=1196
-  _globals['_CREATEPAYAPPRESPONSE']._serialized_end=1340
-  _globals['_UPDATEPAYAPPREQUEST']._serialized_start=1343
-  _globals['_UPDATEPAYAPPREQUEST']._serialized_end=1948
-  _globals['_UPDATEPAYAPPRESPONSE']._serialized_start=1950
-  _globals['_UPDATEPAYAPPRESPONSE']._serialized_end=2029
-  _globals['_DELETEPAYAPPREQUEST']._serialized_start=2031
-  _globals['_DELETEPAYAPPREQUEST']._serialized_end=2069
-  _globals['_DELETEPAYAPPRESPONSE']._serialized_start=2071
-  _globals['_DELETEPAYAPPRESPONSE']._serialized_end=2093
-  _globals['_GETPAYAPPREQUEST']._serialized_start=2095
-  _globals['_GETPAYAPPREQUEST']._serialized_end=2130
-  _globals['_GETPAYAPPRESPONSE']._serialized_start=2132
-  _globals['_GETPAYAPPRESPONSE']._serialized_end=2190
-  _globals['_LISTPAYAPPSREQUEST']._serialized_start=2192
-  _globals['_LISTPAYAPPSREQUEST']._serialized_end=2299
-  _globals['_LISTPAYAPPSRESPONSE']._serialized_start=2301
-  _globals['_LISTPAYAPPSRESPONSE']._serialized_end=2387
-  _globals['_ROTATENOTIFICATIONSECRETREQUEST']._serialized_start=2389
-  _globals['_ROTATENOTIFICATIONSECRETREQUEST']._serialized_end=2439
-  _globals['_ROTATENOTIFICATIONSECRETRESPONSE']._serialized_start=2441
-  _globals['_ROTATENOTIFICATIONSECRETRESPONSE']._serialized_end=2504
-  _globals['_PAYAPPSERVICE']._serialized_start=2768
-  _globals['_PAYAPPSERVICE']._serialized_end=3329
+  _globals['_PAYAPP']._serialized_end=825
+  _globals['_CREATEPAYAPPREQUEST']._serialized_start=828
+  _globals['_CREATEPAYAPPREQUEST']._serialized_end=1245
+  _globals['_CREATEPAYAPPRESPONSE']._serialized_start=1248
+  _globals['_CREATEPAYAPPRESPONSE']._serialized_end=1392
+  _globals['_UPDATEPAYAPPREQUEST']._serialized_start=1395
+  _globals['_UPDATEPAYAPPREQUEST']._serialized_end=2052
+  _globals['_UPDATEPAYAPPRESPONSE']._serialized_start=2054
+  _globals['_UPDATEPAYAPPRESPONSE']._serialized_end=2133
+  _globals['_DELETEPAYAPPREQUEST']._serialized_start=2135
+  _globals['_DELETEPAYAPPREQUEST']._serialized_end=2173
+  _globals['_DELETEPAYAPPRESPONSE']._serialized_start=2175
+  _globals['_DELETEPAYAPPRESPONSE']._serialized_end=2197
+  _globals['_GETPAYAPPREQUEST']._serialized_start=2199
+  _globals['_GETPAYAPPREQUEST']._serialized_end=2234
+  _globals['_GETPAYAPPRESPONSE']._serialized_start=2236
+  _globals['_GETPAYAPPRESPONSE']._serialized_end=2294
+  _globals['_LISTPAYAPPSREQUEST']._serialized_start=2296
+  _globals['_LISTPAYAPPSREQUEST']._serialized_end=2403
+  _globals['_LISTPAYAPPSRESPONSE']._serialized_start=2405
+  _globals['_LISTPAYAPPSRESPONSE']._serialized_end=2491
+  _globals['_ROTATENOTIFICATIONSECRETREQUEST']._serialized_start=2493
+  _globals['_ROTATENOTIFICATIONSECRETREQUEST']._serialized_end=2543
+  _globals['_ROTATENOTIFICATIONSECRETRESPONSE']._serialized_start=2545
+  _globals['_ROTATENOTIFICATIONSECRETRESPONSE']._serialized_end=2608
+  _globals['_PAYAPPSERVICE']._serialized_start=2872
+  _globals['_PAYAPPSERVICE']._serialized_end=3433
 # @@protoc_insertion_point(module_scope)

@@ -141,6 +141,7 @@ class PayApp(_message.Message):
     CASE_POLICIES_FIELD_NUMBER: _builtins.int
     CASE_DECISION_LIMIT_FIELD_NUMBER: _builtins.int
     REFUND_APPROVAL_LIMIT_FIELD_NUMBER: _builtins.int
+    CHANNEL_APPROVAL_FIELD_NUMBER: _builtins.int
     app_key: _builtins.str
     """The identifier that calls use: 1 to 64 of `a-z 0-9 _ -`."""
     name: _builtins.str
@@ -165,8 +166,11 @@ class PayApp(_message.Message):
     """
     refund_approval_limit: _builtins.int
     """From this amount of all refunds of an order, a refund by an operator needs a second operator (PayApprovalService). In minor units;
-    0: no refund does. The app's own refunds never do.
+    0: no refund does. The app's own refunds never do. To raise or remove this limit or the one of decisions needs a second operator
+    too.
     """
+    channel_approval: _builtins.bool
+    """Whether a new channel of the app, and another account or other keys of one, need a second operator, whatever the accounts say."""
     @_builtins.property
     def channel_codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The codes of its enabled channels."""
@@ -200,10 +204,11 @@ class PayApp(_message.Message):
         case_policies: Global___CasePolicies | None = ...,
         case_decision_limit: _builtins.int | None = ...,
         refund_approval_limit: _builtins.int = ...,
+        channel_approval: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_case_decision_limit", b"_case_decision_limit", "case_decision_limit", b"case_decision_limit", "case_policies", b"case_policies", "create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_case_decision_limit", b"_case_decision_limit", "app_key", b"app_key", "case_decision_limit", b"case_decision_limit", "case_policies", b"case_policies", "channel_codes", b"channel_codes", "create_time", b"create_time", "enabled", b"enabled", "name", b"name", "notification_success", b"notification_success", "order_notification_url", b"order_notification_url", "refund_approval_limit", b"refund_approval_limit", "refund_notification_url", b"refund_notification_url", "remark", b"remark", "surplus_policy", b"surplus_policy", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_case_decision_limit", b"_case_decision_limit", "app_key", b"app_key", "case_decision_limit", b"case_decision_limit", "case_policies", b"case_policies", "channel_approval", b"channel_approval", "channel_codes", b"channel_codes", "create_time", b"create_time", "enabled", b"enabled", "name", b"name", "notification_success", b"notification_success", "order_notification_url", b"order_notification_url", "refund_approval_limit", b"refund_approval_limit", "refund_notification_url", b"refund_notification_url", "remark", b"remark", "surplus_policy", b"surplus_policy", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__case_decision_limit: _TypeAlias = _typing.Literal["case_decision_limit"]  # noqa: Y015
     _WhichOneofArgType__case_decision_limit: _TypeAlias = _typing.Literal["_case_decision_limit", b"_case_decision_limit"]  # noqa: Y015
@@ -227,6 +232,7 @@ class CreatePayAppRequest(_message.Message):
     CASE_POLICIES_FIELD_NUMBER: _builtins.int
     CASE_DECISION_LIMIT_FIELD_NUMBER: _builtins.int
     REFUND_APPROVAL_LIMIT_FIELD_NUMBER: _builtins.int
+    CHANNEL_APPROVAL_FIELD_NUMBER: _builtins.int
     app_key: _builtins.str
     """1 to 64 of `a-z 0-9 _ -`."""
     name: _builtins.str
@@ -245,6 +251,8 @@ class CreatePayAppRequest(_message.Message):
     """The amount above which a decision about a case needs a second operator, in minor units. Not set: no decision does."""
     refund_approval_limit: _builtins.int
     """The amount of all refunds of an order from which a refund by an operator needs a second one, in minor units. 0: none does."""
+    channel_approval: _builtins.bool
+    """Whether changes of the accounts of its channels need a second operator."""
     @_builtins.property
     def case_policies(self) -> Global___CasePolicies:
         """The policies for single kinds of cases."""
@@ -262,10 +270,11 @@ class CreatePayAppRequest(_message.Message):
         case_policies: Global___CasePolicies | None = ...,
         case_decision_limit: _builtins.int | None = ...,
         refund_approval_limit: _builtins.int = ...,
+        channel_approval: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_case_decision_limit", b"_case_decision_limit", "case_decision_limit", b"case_decision_limit", "case_policies", b"case_policies"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_case_decision_limit", b"_case_decision_limit", "app_key", b"app_key", "case_decision_limit", b"case_decision_limit", "case_policies", b"case_policies", "name", b"name", "notification_success", b"notification_success", "order_notification_url", b"order_notification_url", "refund_approval_limit", b"refund_approval_limit", "refund_notification_url", b"refund_notification_url", "remark", b"remark", "surplus_policy", b"surplus_policy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_case_decision_limit", b"_case_decision_limit", "app_key", b"app_key", "case_decision_limit", b"case_decision_limit", "case_policies", b"case_policies", "channel_approval", b"channel_approval", "name", b"name", "notification_success", b"notification_success", "order_notification_url", b"order_notification_url", "refund_approval_limit", b"refund_approval_limit", "refund_notification_url", b"refund_notification_url", "remark", b"remark", "surplus_policy", b"surplus_policy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__case_decision_limit: _TypeAlias = _typing.Literal["case_decision_limit"]  # noqa: Y015
     _WhichOneofArgType__case_decision_limit: _TypeAlias = _typing.Literal["_case_decision_limit", b"_case_decision_limit"]  # noqa: Y015
@@ -331,6 +340,7 @@ class UpdatePayAppRequest(_message.Message):
     CASE_POLICIES_FIELD_NUMBER: _builtins.int
     CASE_DECISION_LIMIT_FIELD_NUMBER: _builtins.int
     REFUND_APPROVAL_LIMIT_FIELD_NUMBER: _builtins.int
+    CHANNEL_APPROVAL_FIELD_NUMBER: _builtins.int
     app_key: _builtins.str
     """The key of the app."""
     name: _builtins.str
@@ -348,9 +358,15 @@ class UpdatePayAppRequest(_message.Message):
     notification_success: Global___NotificationSuccess.ValueType
     """A new kind of confirming answer."""
     case_decision_limit: _builtins.int
-    """The new amount above which a decision about a case needs a second operator, in minor units. -1 removes the limit."""
+    """The new amount above which a decision about a case needs a second operator, in minor units. -1 removes the limit.
+    APPROVAL_NEEDED for a higher limit than before, or none.
+    """
     refund_approval_limit: _builtins.int
-    """The new amount of all refunds of an order from which a refund by an operator needs a second one, in minor units. 0 removes the limit."""
+    """The new amount of all refunds of an order from which a refund by an operator needs a second one, in minor units. 0 removes the limit.
+    APPROVAL_NEEDED for a higher limit than before, or none.
+    """
+    channel_approval: _builtins.bool
+    """Whether changes of the accounts of its channels need a second operator. APPROVAL_NEEDED to end that."""
     @_builtins.property
     def case_policies(self) -> Global___CasePolicies:
         """The new policies for single kinds of cases, in place of all earlier ones. A message without policies removes them."""
@@ -369,13 +385,16 @@ class UpdatePayAppRequest(_message.Message):
         case_policies: Global___CasePolicies | None = ...,
         case_decision_limit: _builtins.int | None = ...,
         refund_approval_limit: _builtins.int | None = ...,
+        channel_approval: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_case_decision_limit", b"_case_decision_limit", "_enabled", b"_enabled", "_name", b"_name", "_notification_success", b"_notification_success", "_order_notification_url", b"_order_notification_url", "_refund_approval_limit", b"_refund_approval_limit", "_refund_notification_url", b"_refund_notification_url", "_remark", b"_remark", "_surplus_policy", b"_surplus_policy", "case_decision_limit", b"case_decision_limit", "case_policies", b"case_policies", "enabled", b"enabled", "name", b"name", "notification_success", b"notification_success", "order_notification_url", b"order_notification_url", "refund_approval_limit", b"refund_approval_limit", "refund_notification_url", b"refund_notification_url", "remark", b"remark", "surplus_policy", b"surplus_policy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_case_decision_limit", b"_case_decision_limit", "_channel_approval", b"_channel_approval", "_enabled", b"_enabled", "_name", b"_name", "_notification_success", b"_notification_success", "_order_notification_url", b"_order_notification_url", "_refund_approval_limit", b"_refund_approval_limit", "_refund_notification_url", b"_refund_notification_url", "_remark", b"_remark", "_surplus_policy", b"_surplus_policy", "case_decision_limit", b"case_decision_limit", "case_policies", b"case_policies", "channel_approval", b"channel_approval", "enabled", b"enabled", "name", b"name", "notification_success", b"notification_success", "order_notification_url", b"order_notification_url", "refund_approval_limit", b"refund_approval_limit", "refund_notification_url", b"refund_notification_url", "remark", b"remark", "surplus_policy", b"surplus_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_case_decision_limit", b"_case_decision_limit", "_enabled", b"_enabled", "_name", b"_name", "_notification_success", b"_notification_success", "_order_notification_url", b"_order_notification_url", "_refund_approval_limit", b"_refund_approval_limit", "_refund_notification_url", b"_refund_notification_url", "_remark", b"_remark", "_surplus_policy", b"_surplus_policy", "app_key", b"app_key", "case_decision_limit", b"case_decision_limit", "case_policies", b"case_policies", "enabled", b"enabled", "name", b"name", "notification_success", b"notification_success", "order_notification_url", b"order_notification_url", "refund_approval_limit", b"refund_approval_limit", "refund_notification_url", b"refund_notification_url", "remark", b"remark", "surplus_policy", b"surplus_policy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_case_decision_limit", b"_case_decision_limit", "_channel_approval", b"_channel_approval", "_enabled", b"_enabled", "_name", b"_name", "_notification_success", b"_notification_success", "_order_notification_url", b"_order_notification_url", "_refund_approval_limit", b"_refund_approval_limit", "_refund_notification_url", b"_refund_notification_url", "_remark", b"_remark", "_surplus_policy", b"_surplus_policy", "app_key", b"app_key", "case_decision_limit", b"case_decision_limit", "case_policies", b"case_policies", "channel_approval", b"channel_approval", "enabled", b"enabled", "name", b"name", "notification_success", b"notification_success", "order_notification_url", b"order_notification_url", "refund_approval_limit", b"refund_approval_limit", "refund_notification_url", b"refund_notification_url", "remark", b"remark", "surplus_policy", b"surplus_policy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__case_decision_limit: _TypeAlias = _typing.Literal["case_decision_limit"]  # noqa: Y015
     _WhichOneofArgType__case_decision_limit: _TypeAlias = _typing.Literal["_case_decision_limit", b"_case_decision_limit"]  # noqa: Y015
+    _WhichOneofReturnType__channel_approval: _TypeAlias = _typing.Literal["channel_approval"]  # noqa: Y015
+    _WhichOneofArgType__channel_approval: _TypeAlias = _typing.Literal["_channel_approval", b"_channel_approval"]  # noqa: Y015
     _WhichOneofReturnType__enabled: _TypeAlias = _typing.Literal["enabled"]  # noqa: Y015
     _WhichOneofArgType__enabled: _TypeAlias = _typing.Literal["_enabled", b"_enabled"]  # noqa: Y015
     _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
@@ -394,6 +413,8 @@ class UpdatePayAppRequest(_message.Message):
     _WhichOneofArgType__surplus_policy: _TypeAlias = _typing.Literal["_surplus_policy", b"_surplus_policy"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__case_decision_limit) -> _WhichOneofReturnType__case_decision_limit | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__channel_approval) -> _WhichOneofReturnType__channel_approval | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__enabled) -> _WhichOneofReturnType__enabled | None: ...
     @_typing.overload

@@ -34,6 +34,10 @@ class _PayApprovalKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PayAp
     """Other keys, or another switch, of an account: UpdatePayAccount."""
     PAY_APPROVAL_KIND_CHANNEL: _PayApprovalKind.ValueType  # 3
     """Another account of a channel, or other keys of its account: UpdatePayChannel."""
+    PAY_APPROVAL_KIND_NEW_CHANNEL: _PayApprovalKind.ValueType  # 4
+    """A new channel: CreatePayChannel."""
+    PAY_APPROVAL_KIND_APP: _PayApprovalKind.ValueType  # 5
+    """A higher limit of an app, or none, or the end of its `channel_approval`: UpdatePayApp."""
 
 class PayApprovalKind(_PayApprovalKind, metaclass=_PayApprovalKindEnumTypeWrapper):
     """PayApprovalKind is what waits."""
@@ -46,6 +50,10 @@ PAY_APPROVAL_KIND_ACCOUNT: PayApprovalKind.ValueType  # 2
 """Other keys, or another switch, of an account: UpdatePayAccount."""
 PAY_APPROVAL_KIND_CHANNEL: PayApprovalKind.ValueType  # 3
 """Another account of a channel, or other keys of its account: UpdatePayChannel."""
+PAY_APPROVAL_KIND_NEW_CHANNEL: PayApprovalKind.ValueType  # 4
+"""A new channel: CreatePayChannel."""
+PAY_APPROVAL_KIND_APP: PayApprovalKind.ValueType  # 5
+"""A higher limit of an app, or none, or the end of its `channel_approval`: UpdatePayApp."""
 Global___PayApprovalKind: _TypeAlias = PayApprovalKind  # noqa: Y015
 
 class _PayApprovalState:
@@ -109,7 +117,7 @@ class PayApproval(_message.Message):
     app_key: _builtins.str
     """The key of the app. Empty for an account, which belongs to no app."""
     object_id: _builtins.str
-    """The number of the order, of the account or of the channel."""
+    """The number of the order, of the account or of the channel; the key of the app for a new channel and for a change of the app."""
     amount: _builtins.int
     """The amount of a refund, in minor units."""
     currency: _builtins.str

@@ -27,8 +27,8 @@ if _version_not_supported:
 
 class PayApprovalServiceStub(object):
     """PayApprovalService is for acts of operators that need a second operator: refunds from the limit of an app
-    (`refund_approval_limit`), and changes of accounts with `change_approval`. Such a call answers APPROVAL_NEEDED, and the act waits for
-    24 hours. It requires operator credentials.
+    (`refund_approval_limit`), changes of accounts with `change_approval`, channels of apps with `channel_approval`, and whatever takes
+    such a protection away from an app. Such a call answers APPROVAL_NEEDED, and the act waits for 24 hours. It requires operator credentials.
     """
 
     def __init__(self, channel):
@@ -61,8 +61,8 @@ class PayApprovalServiceStub(object):
 
 class PayApprovalServiceServicer(object):
     """PayApprovalService is for acts of operators that need a second operator: refunds from the limit of an app
-    (`refund_approval_limit`), and changes of accounts with `change_approval`. Such a call answers APPROVAL_NEEDED, and the act waits for
-    24 hours. It requires operator credentials.
+    (`refund_approval_limit`), changes of accounts with `change_approval`, channels of apps with `channel_approval`, and whatever takes
+    such a protection away from an app. Such a call answers APPROVAL_NEEDED, and the act waits for 24 hours. It requires operator credentials.
     """
 
     def ListPayApprovals(self, request, context):
@@ -127,8 +127,8 @@ def add_PayApprovalServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class PayApprovalService(object):
     """PayApprovalService is for acts of operators that need a second operator: refunds from the limit of an app
-    (`refund_approval_limit`), and changes of accounts with `change_approval`. Such a call answers APPROVAL_NEEDED, and the act waits for
-    24 hours. It requires operator credentials.
+    (`refund_approval_limit`), changes of accounts with `change_approval`, channels of apps with `channel_approval`, and whatever takes
+    such a protection away from an app. Such a call answers APPROVAL_NEEDED, and the act waits for 24 hours. It requires operator credentials.
     """
 
     @staticmethod

@@ -28,8 +28,8 @@ GRPC_VERSION: str
 
 class PayApprovalServiceStub:
     """PayApprovalService is for acts of operators that need a second operator: refunds from the limit of an app
-    (`refund_approval_limit`), and changes of accounts with `change_approval`. Such a call answers APPROVAL_NEEDED, and the act waits for
-    24 hours. It requires operator credentials.
+    (`refund_approval_limit`), changes of accounts with `change_approval`, channels of apps with `channel_approval`, and whatever takes
+    such a protection away from an app. Such a call answers APPROVAL_NEEDED, and the act waits for 24 hours. It requires operator credentials.
     """
 
     @_typing.overload
@@ -50,8 +50,8 @@ class PayApprovalServiceStub:
 @_typing.type_check_only
 class PayApprovalServiceAsyncStub(PayApprovalServiceStub):
     """PayApprovalService is for acts of operators that need a second operator: refunds from the limit of an app
-    (`refund_approval_limit`), and changes of accounts with `change_approval`. Such a call answers APPROVAL_NEEDED, and the act waits for
-    24 hours. It requires operator credentials.
+    (`refund_approval_limit`), changes of accounts with `change_approval`, channels of apps with `channel_approval`, and whatever takes
+    such a protection away from an app. Such a call answers APPROVAL_NEEDED, and the act waits for 24 hours. It requires operator credentials.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -68,8 +68,8 @@ class PayApprovalServiceAsyncStub(PayApprovalServiceStub):
 
 class PayApprovalServiceServicer(metaclass=_abc_1.ABCMeta):
     """PayApprovalService is for acts of operators that need a second operator: refunds from the limit of an app
-    (`refund_approval_limit`), and changes of accounts with `change_approval`. Such a call answers APPROVAL_NEEDED, and the act waits for
-    24 hours. It requires operator credentials.
+    (`refund_approval_limit`), changes of accounts with `change_approval`, channels of apps with `channel_approval`, and whatever takes
+    such a protection away from an app. Such a call answers APPROVAL_NEEDED, and the act waits for 24 hours. It requires operator credentials.
     """
 
     @_abc_1.abstractmethod

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+from paycenter_server.domain.apps import PayApp
 from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.domain.states import APPROVAL, ApprovalEvent, ApprovalState, created
 
@@ -18,17 +19,21 @@ LIFE = timedelta(hours=24)
 
 class ApprovalKind(StrEnum):
     """What waits. REFUND: a refund. ACCOUNT: other keys, or another switch, of an account. CHANNEL: another account of a channel,
-    or other keys of its account."""
+    or other keys of its account. NEW_CHANNEL: a channel of an app that asks for it. APP: the loss of a protection of an app."""
 
     REFUND = "REFUND"
     ACCOUNT = "ACCOUNT"
     CHANNEL = "CHANNEL"
+    NEW_CHANNEL = "NEW_CHANNEL"
+    APP = "APP"
 
 
 METHODS: Mapping[ApprovalKind, str] = {
     ApprovalKind.REFUND: "PayRefundService/CreatePayRefund",
     ApprovalKind.ACCOUNT: "PayAccountService/UpdatePayAccount",
     ApprovalKind.CHANNEL: "PayChannelService/UpdatePayChannel",
+    ApprovalKind.NEW_CHANNEL: "PayChannelService/CreatePayChannel",
+    ApprovalKind.APP: "PayAppService/UpdatePayApp",
 }
 """The method of each kind. Who approves it must be allowed to call it."""
 
@@ -37,9 +42,10 @@ METHODS: Mapping[ApprovalKind, str] = {
 class PayApproval:
     """An act that waits, or waited, for a second operator.
 
-    `object`: the number of the order, account or channel. `request`: the values of the call, its secrets sealed; empty once it is
-    decided. `content`: a MAC of the values, by which a repeated call finds its approval; None once it is decided. `shown`: what
-    would change, without secrets, as {"before": …, "after": …}. `decided_by` and `reason`: of the second operator.
+    `object`: the number of the order, account or channel, or the key of the app. `request`: the values of the call, its secrets
+    sealed; empty once it is decided. `content`: a MAC of the values, by which a repeated call finds its approval; None once it is
+    decided. `shown`: what would change, without secrets, as {"before": …, "after": …}. `decided_by` and `reason`: of the second
+    operator.
     """
 
     id: UUID
@@ -101,3 +107,15 @@ def refund_needs_second(limit: int | None, refunded: int, reserved: int) -> bool
     All refunds of the order count together, so that several small ones do not pass the limit. None and 0 limit nothing.
     """
     return bool(limit) and refunded + reserved >= (limit or 0)
+
+
+def loosened(before: PayApp, changes: Mapping[str, Any]) -> bool:
+    """Whether changes of an app take away what needs a second operator: a higher limit or none, or the end of `channel_approval`.
+
+    Otherwise one operator could remove the limit, and then do alone what it is there for.
+    """
+    for name in ("case_decision_limit", "refund_approval_limit"):
+        limit, wanted = getattr(before, name), changes.get(name, getattr(before, name))
+        if limit is not None and (wanted is None or wanted > limit):
+            return True
+    return before.channel_approval and not changes.get("channel_approval", True)

@@ -62,6 +62,7 @@ class PayApp:
     `surplus_policy` is the policy for all kinds of cases, `case_policies` has those of single kinds. `case_decision_limit`: a
     decision about a larger amount, in minor units, needs a second operator; None if none does. `refund_approval_limit`: from this
     amount of all refunds of an order, a refund by an operator needs a second one; None if none does.
+    `channel_approval`: a new channel, and another account or other keys of one, need a second operator.
 
     `notification_secrets_previous` has the sealed secrets that were replaced (`sealed`) and when they end (`until`), newest first.
     """
@@ -79,6 +80,7 @@ class PayApp:
     case_policies: Mapping[str, str]
     case_decision_limit: int | None
     refund_approval_limit: int | None
+    channel_approval: bool
     notification_success: NotificationSuccess
     notification_secret: str = field(repr=False)
     notification_secrets_previous: Sequence[Mapping[str, str]] = field(repr=False)
@@ -104,6 +106,7 @@ def new_app(
     case_policies: Mapping[str, str],
     case_decision_limit: int | None,
     refund_approval_limit: int | None,
+    channel_approval: bool,
     notification_success: NotificationSuccess,
     notification_secret: str,
 ) -> PayApp:
@@ -122,6 +125,7 @@ def new_app(
         case_policies=dict(case_policies),
         case_decision_limit=case_decision_limit,
         refund_approval_limit=refund_approval_limit,
+        channel_approval=channel_approval,
         notification_success=notification_success,
         notification_secret=notification_secret,
         notification_secrets_previous=[],

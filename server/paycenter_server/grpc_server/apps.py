@@ -65,6 +65,7 @@ def app_message(listed: ListedApp) -> pb.PayApp:
         case_policies=_policies_message(app),
         case_decision_limit=app.case_decision_limit,
         refund_approval_limit=app.refund_approval_limit or 0,
+        channel_approval=app.channel_approval,
     )
 
 
@@ -90,6 +91,7 @@ class AppServicer(PayAppServiceServicer):
             case_policies=_policies(request.case_policies),
             case_decision_limit=request.case_decision_limit if request.HasField("case_decision_limit") else None,
             refund_approval_limit=request.refund_approval_limit,
+            channel_approval=request.channel_approval,
         )
         created = await self._apps.create(current_caller(), new)
         return pb.CreatePayAppResponse(
@@ -115,6 +117,8 @@ class AppServicer(PayAppServiceServicer):
             changes["case_decision_limit"] = None if request.case_decision_limit == -1 else request.case_decision_limit
         if request.HasField("refund_approval_limit"):
             changes["refund_approval_limit"] = request.refund_approval_limit
+        if request.HasField("channel_approval"):
+            changes["channel_approval"] = request.channel_approval
         listed = await self._apps.update(current_caller(), request.app_key, changes)
         return pb.UpdatePayAppResponse(pay_app=app_message(listed), warnings=listed.warnings)
 

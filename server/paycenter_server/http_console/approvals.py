@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from paycenter_server.domain.approvals import ApprovalKind
+from paycenter_server.domain.approvals import ApprovalKind, PayApproval
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.domain.states import ApprovalState
 from paycenter_server.http_console.audit import address, changes
@@ -17,6 +17,8 @@ KINDS = {
     ApprovalKind.REFUND: "Refund",
     ApprovalKind.ACCOUNT: "Change of an account",
     ApprovalKind.CHANNEL: "Another account or other keys of a channel",
+    ApprovalKind.NEW_CHANNEL: "A new channel",
+    ApprovalKind.APP: "Less protection of an app",
 }
 _SHOWN = 8_000
 
@@ -29,6 +31,12 @@ def add_routes(app: web.Application) -> None:
     app.router.add_post("/approvals/{number}/refuse", _refuse)
 
 
+def _address(approval: PayApproval) -> str:
+    """The page of what the act is about."""
+    of_app = approval.kind in (ApprovalKind.NEW_CHANNEL, ApprovalKind.APP)
+    return f"/apps/{approval.object}" if of_app else address(approval.object)
+
+
 async def _list(request: web.Request) -> web.Response:
     """Those that wait by default."""
     view, query = view_of(request), request.query
@@ -37,7 +45,7 @@ async def _list(request: web.Request) -> web.Response:
         view.caller, view.pager(), app_key=query.get("app", ""), state=choice(ApprovalState, state),
         kind=choice(ApprovalKind, query.get("kind", "")),
     )  # fmt: skip
-    rows = [(one, address(one.object)) for one in page.items]
+    rows = [(one, _address(one)) for one in page.items]
     return view.render(
         "approvals.html", rows=rows, token=page.next_token, apps=await app_keys(view), state=state, names=KINDS,
         kinds=[(kind.value, view.t(name)) for kind, name in KINDS.items()],
@@ -54,7 +62,7 @@ async def _render(view: View, number: str, error: PayCenterError | None = None) 
     sides = approval.shown
     return view.render(
         "approval.html", status=200 if error is None else status_of(error), approval=approval, names=KINDS, error=error,
-        wrong=fields_of(error) if error else {}, address=address(approval.object), own=approval.requested_by == view.caller.person,
+        wrong=fields_of(error) if error else {}, address=_address(approval), own=approval.requested_by == view.caller.person,
         changes=changes(sides.get("before"), sides.get("after"), _SHOWN),
     )  # fmt: skip
 

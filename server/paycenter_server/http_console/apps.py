@@ -94,7 +94,8 @@ async def _create(request: web.Request) -> web.Response:
     try:
         new = replace(
             new, case_decision_limit=_limit(form, "case_decision_limit"),
-            refund_approval_limit=_limit(form, "refund_approval_limit"), case_policies=_case_policies(form),
+            refund_approval_limit=_limit(form, "refund_approval_limit"), channel_approval=form.get("channel_approval") == "on",
+            case_policies=_case_policies(form),
         )  # fmt: skip
         created = await view.parts.apps.create(view.caller, new)
     except PayCenterError as error:
@@ -129,7 +130,7 @@ async def _render(
         "app.html", status=200 if error is None else status_of(error), app=listed.app, form=form or _values(listed), error=error,
         wrong=fields_of(error) if error else {}, credentials=credentials, trial=trial, once=once or {}, warnings=warnings,
         channels={one.channel.code: one for one in page.items}, codes=_codes(view), snippets=SNIPPETS, host=view.parts.grpc_address,
-        policies=policy_choices(view),
+        policies=policy_choices(view), approvals=await view.parts.approvals.waiting_for(view.caller, key),
     )  # fmt: skip
 
 
@@ -138,6 +139,7 @@ def _values(listed: ListedApp) -> dict[str, str]:
     limits = ("case_decision_limit", "refund_approval_limit")
     return {
         "name": app.name, "remark": app.remark, "enabled": "on" if app.enabled else "",
+        "channel_approval": "on" if app.channel_approval else "",
         "order_notification_url": app.order_notification_url, "refund_notification_url": app.refund_notification_url,
         "surplus_policy": app.surplus_policy.value, "notification_success": app.notification_success.value,
         **{f"case_policies.{kind}": policy for kind, policy in app.case_policies.items()},
@@ -157,6 +159,7 @@ async def _edit(request: web.Request) -> web.Response:
         name: form[name].strip() for name in ("name", "remark", "order_notification_url", "refund_notification_url") if name in form
     }
     changes["enabled"] = form.get("enabled") == "on"
+    changes["channel_approval"] = form.get("channel_approval") == "on"
     if policy := choice(SurplusPolicy, form.get("surplus_policy", "")):
         changes["surplus_policy"] = policy.value
     if rule := choice(NotificationSuccess, form.get("notification_success", "")):

@@ -12,8 +12,9 @@ from paycenter_server.domain.validation import Check
 from paycenter_server.services import approvals_errors as errors
 from paycenter_server.services.accounts import Accounts
 from paycenter_server.services.approvals import Approvals, Approved
+from paycenter_server.services.apps import Apps
 from paycenter_server.services.audit import Act, record
-from paycenter_server.services.channels import Channels
+from paycenter_server.services.channels import Channels, NewChannel
 from paycenter_server.services.context import Context
 from paycenter_server.services.identity import Identity
 from paycenter_server.services.paging import Page, Pager
@@ -35,6 +36,7 @@ class ApprovalDesk:
         refunds: Refunds,
         accounts: Accounts,
         channels: Channels,
+        apps: Apps,
     ) -> None:
         self._context = context
         self._identity = identity
@@ -42,6 +44,7 @@ class ApprovalDesk:
         self._refunds = refunds
         self._accounts = accounts
         self._channels = channels
+        self._apps = apps
 
     async def get(self, caller: Caller, number: str) -> PayApproval:
         """Read by number. APPROVAL_NOT_FOUND also for one of an app that the caller may not access."""
@@ -67,7 +70,7 @@ class ApprovalDesk:
         return pager.page(rows, where)
 
     async def waiting_for(self, caller: Caller, about: str) -> list[PayApproval]:
-        """Those that wait about the order, account or channel with this number, which the caller has read."""
+        """Those that wait about the order, account or channel with this number, or app with this key, which the caller may see."""
         async with self._context.database.connection() as connection:
             where = ApprovalFilter(ApprovalState.PENDING, object=about)
             rows = await approval_rows.list_approvals(connection, where, limit=20, before=None)
@@ -109,6 +112,10 @@ class ApprovalDesk:
                 caller, approved.approval.object, values["changes"], values["message"], values["config"], values["overlap_hours"],
                 approved=approved, version=values["version"],
             )  # fmt: skip
+        elif approved.approval.kind is ApprovalKind.NEW_CHANNEL:
+            await self._channels.create(caller, NewChannel(**values), approved=approved)
+        elif approved.approval.kind is ApprovalKind.APP:
+            await self._apps.update(caller, approved.approval.object, values["changes"], approved=approved)
         else:
             await self._channels.update(
                 caller, approved.approval.object, values["changes"], values["family"], values["config"], values["account"],

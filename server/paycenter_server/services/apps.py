@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 from paycenter_server.domain.addresses import endpoint_of
+from paycenter_server.domain.approvals import ApprovalKind, loosened
 from paycenter_server.domain.apps import (
     NotificationSuccess,
     PayApp,
@@ -17,11 +18,13 @@ from paycenter_server.domain.apps import (
     possible_policies,
     with_previous_secret,
 )
+from paycenter_server.domain.audit import changed
 from paycenter_server.domain.cases import CaseKind
 from paycenter_server.domain.money import MAX_AMOUNT
 from paycenter_server.domain.notifications import NotificationType
 from paycenter_server.domain.validation import Check
 from paycenter_server.services import errors
+from paycenter_server.services.approvals import Approvals, Approved, Wanted
 from paycenter_server.services.audit import Act, record
 from paycenter_server.services.context import Context
 from paycenter_server.services.credentials import make_credential
@@ -63,6 +66,7 @@ class NewApp:
     case_policies: Mapping[str, str] = field(default_factory=dict)
     case_decision_limit: int | None = None
     refund_approval_limit: int | None = None
+    channel_approval: bool = False
 
 
 def _check_cases(check: Check, policies: Mapping[str, str], limit: int | None) -> None:
@@ -105,11 +109,19 @@ class ListedApp:
         return self.app.id
 
 
+class _NeedsApprovalError(Exception):
+    """Ends the transaction of a change that needs a second operator. `app`: as it is before."""
+
+    def __init__(self, app: PayApp) -> None:
+        super().__init__()
+        self.app = app
+
+
 def audited(app: PayApp) -> dict[str, Any]:
     """What the audit keeps of an app: not its notification secrets."""
     names = (
         "name", "enabled", "remark", "order_notification_url", "refund_notification_url", "surplus_policy", "case_policies",
-        "case_decision_limit", "refund_approval_limit", "notification_success",
+        "case_decision_limit", "refund_approval_limit", "channel_approval", "notification_success",
     )  # fmt: skip
     return {name: getattr(app, name) for name in names}
 
@@ -117,9 +129,10 @@ def audited(app: PayApp) -> dict[str, Any]:
 class Apps:
     """Create, read, change and delete apps; rotate notification secrets."""
 
-    def __init__(self, context: Context, identity: Identity, addresses: AddressCheck) -> None:
+    def __init__(self, context: Context, identity: Identity, addresses: AddressCheck, approvals: Approvals) -> None:
         self._context = context
         self._identity = identity
+        self._approvals = approvals
         self._addresses = addresses
 
     async def _warnings(self, values: Mapping[str, Any]) -> list[str]:
@@ -146,7 +159,8 @@ class Apps:
             key, now, app_key=new.app_key, name=new.name, remark=new.remark,
             order_notification_url=new.order_notification_url, refund_notification_url=new.refund_notification_url,
             surplus_policy=new.surplus_policy, case_policies=new.case_policies, case_decision_limit=new.case_decision_limit,
-            refund_approval_limit=new.refund_approval_limit or None, notification_success=new.notification_success,
+            refund_approval_limit=new.refund_approval_limit or None, channel_approval=new.channel_approval,
+            notification_success=new.notification_success,
             notification_secret=self._context.box.seal(notification_secret, secret_place(key)),
         )  # fmt: skip
         credential, secret = make_credential(app, "first", now)
@@ -161,8 +175,13 @@ class Apps:
         urls = {name: getattr(app, name) for name in _URLS}
         return CreatedApp(app, notification_secret, credential.key_id, secret, await self._warnings(urls))
 
-    async def update(self, caller: Caller, app_key: str, changes: Mapping[str, Any]) -> ListedApp:
-        """Change the given fields. Waiting notifications go to a new URL, except those with a URL of their own."""
+    async def update(
+        self, caller: Caller, app_key: str, changes: Mapping[str, Any], *, approved: Approved | None = None
+    ) -> ListedApp:
+        """Change the given fields. Waiting notifications go to a new URL, except those with a URL of their own.
+
+        APPROVAL_NEEDED, and the change waits, if it takes away what needs a second operator. `approved`: one has approved it.
+        """
         self._identity.require_operator(caller)
         check = Check()
         if "name" in changes:
@@ -179,18 +198,37 @@ class Apps:
         endpoints = {name: endpoint_of(changes[name]) for name in _URLS if name in changes}
         if "refund_approval_limit" in changes:
             changes = {**changes, "refund_approval_limit": changes["refund_approval_limit"] or None}
+        try:
+            listed = await self._store(caller, app, changes, endpoints, approved)
+        except _NeedsApprovalError as needed:
+            before, after = changed(audited(needed.app), {**audited(needed.app), **changes})
+            shown, request = {"before": before, "after": after}, {"changes": dict(changes)}
+            raise await self._approvals.request(caller, Wanted(ApprovalKind.APP, app_key, request, shown, app=needed.app)) from None
+        self._identity.forget_app(app_key)
+        return replace(listed, warnings=await self._warnings(changes))
+
+    async def _store(
+        self, caller: Caller, app: PayApp, changes: Mapping[str, Any], endpoints: Mapping[str, str], approved: Approved | None
+    ) -> ListedApp:
+        app_key = app.app_key
         values = {**changes, **{name.replace("_url", "_endpoint"): endpoint for name, endpoint in endpoints.items()}}
         async with self._context.database.transaction() as connection:
+            if approved is not None:
+                await self._approvals.take(connection, approved)
             app = before = await app_rows.lock_app(connection, app.id) or app
+            if approved is None and loosened(before, changes):
+                raise _NeedsApprovalError(before)
             if changes:
                 app = await app_rows.update_app(connection, app_key, self._context.now(), **values) or app
             for name, endpoint in endpoints.items():
                 for kind in _URLS[name]:
                     await notification_rows.move_endpoint(connection, app.id, kind, endpoint)
             listed = await self._listed(connection, app)
-            await record(connection, caller, Act("PayAppService/UpdatePayApp", app_key, app_key), audited(before), audited(app))
-        self._identity.forget_app(app_key)
-        return replace(listed, warnings=await self._warnings(changes))
+            act = Act("PayAppService/UpdatePayApp", app_key, app_key)
+            await record(connection, caller, act, audited(before), audited(app) | (approved.audited if approved else {}))
+            if approved is not None:
+                await self._approvals.record(connection, approved)
+        return listed
 
     async def _listed(self, connection: Connection, app: PayApp) -> ListedApp:
         codes = await app_rows.channel_codes(connection, [app.id])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from paycenter_server.channels.specs import ChannelSpec, Scope
 from paycenter_server.domain.accounts import PayAccount
 from paycenter_server.domain.approvals import ApprovalKind
+from paycenter_server.domain.apps import PayApp
 from paycenter_server.domain.audit import changed as differing
 from paycenter_server.domain.channels import PayBinding, PayChannel, new_binding, new_channel
 from paycenter_server.domain.errors import Violation, invalid
@@ -46,6 +47,18 @@ class NewChannel:
     enabled: bool
     account: str = ""
 
+    def request(self) -> dict[str, Any]:
+        """As an approval stores it."""
+        return {**asdict(self), "config": dict(self.config)}
+
+
+class _NeedsApprovalError(Exception):
+    """Ends the transaction of a new channel that needs a second operator. `after`: what would be audited."""
+
+    def __init__(self, after: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.after = after
+
 
 @dataclass(frozen=True, slots=True)
 class ChannelView:
@@ -73,10 +86,13 @@ def audited(view: ChannelView, binding: PayBinding) -> dict[str, Any]:
     }
 
 
-def _needs_approval(stored: PayAccount, plan: Plan | None) -> bool:
-    """Whether a change needs a second operator: other keys, or another account where the one before or the one after says so."""
+def _needs_approval(app: PayApp, stored: PayAccount, plan: Plan | None, same_binding: bool) -> bool:
+    """Whether a change needs a second operator: other keys, or another account where the app, the account before or the one after
+    says so."""
     if plan is None:
         return False
+    if app.channel_approval and not (same_binding and plan.account is plan.stored):
+        return True
     if plan.account.id == stored.id:
         return stored.change_approval and plan.account is not plan.stored
     return stored.change_approval or plan.account.change_approval
@@ -139,10 +155,11 @@ class Channels:
             raise invalid([Violation("config", f"must be the {spec.config_message} configuration for the channel code {code!r}")])
         return spec
 
-    async def create(self, caller: Caller, new: NewChannel) -> ChannelView:
+    async def create(self, caller: Caller, new: NewChannel, *, approved: Approved | None = None) -> ChannelView:
         """Create a channel; an app has one per code. INVALID_FIELD names every invalid field of the configuration.
 
         The account is the given one, or the one that the configuration identifies; if there is no such account it is created.
+        APPROVAL_NEEDED, and the channel waits, for an app with `channel_approval`. `approved`: a second operator has approved it.
         """
         self._identity.require_operator(caller)
         app = await self._identity.app_of(caller, new.app_key)
@@ -162,23 +179,31 @@ class Channels:
                 key, now, app, code=new.code, enabled=new.enabled, fee_rate_ppm=new.fee_rate_ppm, remark=new.remark,
                 binding_id=binding.id,
             )  # fmt: skip
+            view = self._view(channel, binding, plan.account)
+            after = audited(view, binding)
             async with self._context.database.transaction() as connection:
+                if approved is not None:
+                    await self._approvals.take(connection, approved)
                 await self._keys.store(connection, plan)
                 await channel_rows.insert_channel(connection, channel)
                 await channel_rows.insert_binding(connection, binding)
-                view = self._view(channel, binding, plan.account)
-                await record(
-                    connection,
-                    caller,
-                    Act("PayChannelService/CreatePayChannel", channel.number, new.app_key),
-                    None,
-                    audited(view, binding),
-                )
+                if approved is None and (await app_rows.lock_app(connection, app.id) or app).channel_approval:
+                    raise _NeedsApprovalError(after)
+                act = Act("PayChannelService/CreatePayChannel", channel.number, new.app_key)
+                await record(connection, caller, act, None, after | (approved.audited if approved else {}))
+                if approved is not None:
+                    await self._approvals.record(connection, approved)
             self._gateway.forget_account(plan.account.id)
             return view
 
         try:
             return await self._planned(store)
+        except _NeedsApprovalError as needed:
+            wanted = Wanted(
+                ApprovalKind.NEW_CHANNEL, app.app_key, new.request(), {"before": {}, "after": needed.after}, app=app,
+                secrets=spec.secret_fields,
+            )  # fmt: skip
+            raise await self._approvals.request(caller, wanted) from None
         except UniqueViolation:
             raise errors.channel_exists(new.code) from None
         except ForeignKeyViolation:
@@ -258,7 +283,8 @@ class Channels:
         changed = replace(channel, binding_id=binding.id, **{name: changes[name] for name in names if name in changes})
         view = self._view(changed, binding, plan.account if plan else stored)
         before, after = audited(self._view(channel, current, stored), current), audited(view, binding)
-        if approved is None and _needs_approval(stored, plan):
+        app = await self._identity.app_of(caller, channel.app_key)
+        if approved is None and _needs_approval(app, stored, plan, binding is current):
             await self._request(caller, channel, change, before, after)
         now = self._context.now()
         async with self._context.database.transaction() as connection:

@@ -16,6 +16,9 @@ _COLUMNS = (
     "previous_hash", "hash",
 )  # fmt: skip
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM pay_audit"
+# Rows are numbered in the order of their times, but for a clock that was set back: the hour is for that.
+_FIRST_FROM = "(SELECT id FROM pay_audit WHERE time >= ?::timestamptz - interval '1 hour' ORDER BY time LIMIT 1)"
+_LAST_BEFORE = "(SELECT id FROM pay_audit WHERE time < ?::timestamptz + interval '1 hour' ORDER BY time DESC LIMIT 1)"
 _INSERT = f"INSERT INTO pay_audit ({', '.join(_COLUMNS)}) VALUES ({', '.join(f'${n}' for n in range(1, len(_COLUMNS) + 1))})"
 
 
@@ -73,13 +76,22 @@ async def read_one(connection: Connection, number: int) -> AuditEntry | None:
 
 
 async def list_entries(connection: Connection, where: AuditFilter, *, limit: int, before: int | None) -> list[AuditEntry]:
-    """The rows that match, newest first."""
-    return AUDIT.models(
-        await connection.fetch(
-            f"""{_SELECT} WHERE ($1::bigint IS NULL OR id < $1) AND ($2 = '' OR operator = $2) AND ($3 = '' OR act = $3)
-                AND ($4 = '' OR object = $4) AND ($5 = '' OR app_key = $5) AND ($6 = '' OR outcome = $6)
-                AND ($7::timestamptz IS NULL OR time >= $7) AND ($8::timestamptz IS NULL OR time < $8)
-                ORDER BY id DESC LIMIT $9""",
-            before, where.operator, where.act, where.object, where.app_key, where.outcome, where.time_from, where.time_to, limit,
-        )
-    )  # fmt: skip
+    """The rows that match, newest first. Only the given filters are conditions, so that each of them finds its index."""
+    values: list[object] = [limit]
+    conditions = []
+
+    def add(condition: str, value: object) -> None:
+        values.append(value)
+        conditions.append(condition.replace("?", f"${len(values)}"))
+
+    if before is not None:
+        add("id < ?", before)
+    for name in ("operator", "act", "object", "app_key", "outcome"):
+        if value := getattr(where, name):
+            add(f"{name} = ?", value)
+    if where.time_from is not None:
+        add(f"time >= ? AND id >= {_FIRST_FROM}", where.time_from)
+    if where.time_to is not None:
+        add(f"time < ? AND id <= {_LAST_BEFORE}", where.time_to)
+    condition = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+    return AUDIT.models(await connection.fetch(f"{_SELECT} {condition} ORDER BY id DESC LIMIT $1", *values))

@@ -54,6 +54,8 @@ pay_app = Table(
     Column("case_decision_limit", BigInteger),
     # From this amount of all refunds of an order, a refund by an operator needs a second one.
     Column("refund_approval_limit", BigInteger),
+    # A new channel, and another account or other keys of one, need a second operator.
+    Column("channel_approval", Boolean, nullable=False, server_default=text("false")),
     Column("notification_success", String(16), nullable=False),
     Column("notification_secret", Text, nullable=False),
     Column("notification_secrets_previous", JSONB, nullable=False, server_default=text("'[]'::jsonb")),

@@ -87,6 +87,10 @@ pay_audit = Table(
     Column("hash", LargeBinary, nullable=False),
     Index("pay_audit_operator_id_idx", "operator", "id"),
     Index("pay_audit_act_id_idx", "act", "id"),
+    Index("pay_audit_object_id_idx", "object", "id"),
+    Index("pay_audit_app_key_id_idx", "app_key", "id"),
+    Index("pay_audit_outcome_id_idx", "outcome", "id"),
+    Index("pay_audit_time_idx", "time"),
 )
 
 # One row: the end of the chain, which a truncated audit does not reach. Its lock serialises appending.

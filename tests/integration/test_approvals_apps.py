@@ -1,0 +1,118 @@
+"""The protection of an app: one operator alone can neither take it away nor go around it by another channel."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from integration.test_approvals import needed, new, people, refused
+from paycenter_server.domain.errors import Reason
+from paycenter_server.domain.roles import Role
+from paycenter_server.services.channels import NewChannel
+from paycenter_server.services.paging import Pager
+from support.cases import set_app
+from support.locks import transaction, waiting_for_lock
+from support.operators import person
+from support.system import OPERATOR, PayCenterSystem
+
+
+async def app_of(system: PayCenterSystem) -> Any:
+    return (await system.services.apps.get(OPERATOR, "shop")).app
+
+
+@pytest.mark.parametrize("name", ["refund_approval_limit", "case_decision_limit"])
+async def test_a_limit_is_raised_or_removed_by_two(system: PayCenterSystem, name: str) -> None:
+    apps, desk = system.services.apps, system.services.approval_desk
+    anne, ben = await people(system, Role.DEVELOPER)
+    before = (await app_of(system)).name
+    await apps.update(anne.caller, "shop", {name: 500})
+    await apps.update(anne.caller, "shop", {name: 400, "remark": "lower, and so more protection"})
+    higher = await needed(apps.update(anne.caller, "shop", {name: 401, "name": "Shop 2"}))
+    assert await needed(apps.update(anne.caller, "shop", {name: 401, "name": "Shop 2"})) == higher
+    await needed(apps.update(ben.caller, "shop", {name: 0 if name == "refund_approval_limit" else None}))
+    app = await app_of(system)
+    assert (getattr(app, name), app.name) == (400, before)
+    shown = (await desk.get(ben.caller, higher)).shown
+    assert (shown["before"][name], shown["after"][name], shown["after"]["name"]) == (400, 401, "Shop 2")
+    await refused(desk.approve(anne.caller, higher, ""), Reason.APPROVAL_OWN)
+    finance = await person(system, "fay", Role.FINANCE)
+    await refused(desk.approve(finance.caller, higher, ""), Reason.PERMISSION_DENIED)
+    assert (await desk.approve(ben.caller, higher, "seen")).state == "APPROVED"
+    app = await app_of(system)
+    assert (getattr(app, name), app.name) == (401, "Shop 2")
+    row = await system.value("SELECT after FROM pay_audit WHERE act LIKE '%UpdatePayApp' ORDER BY id DESC LIMIT 1")
+    assert {**row, "approval": higher, "requested_by": "anne", name: 401} == row
+
+
+async def test_a_removed_limit_limits_nothing(system: PayCenterSystem) -> None:
+    apps, desk = system.services.apps, system.services.approval_desk
+    anne, ben = await people(system, Role.ADMIN)
+    await set_app(system, refund_approval_limit=60)
+    order = await system.paid("mock")
+    await needed(system.services.refunds.create(anne.caller, new(order, 60)))
+    waiting = await needed(apps.update(anne.caller, "shop", {"refund_approval_limit": 0}))
+    await desk.approve(ben.caller, waiting, "")
+    assert (await app_of(system)).refund_approval_limit is None
+    assert (await system.services.refunds.create(anne.caller, new(order, 60, "R2"))).amount == 60
+
+
+async def test_a_limit_that_is_set_at_the_same_moment_is_not_removed(system: PayCenterSystem) -> None:
+    """The update that removes it has read the app before."""
+    apps = system.services.apps
+    anne, _ = await people(system, Role.DEVELOPER)
+    async with transaction(system) as other:
+        await other.execute("UPDATE pay_app SET refund_approval_limit = 60 WHERE app_key = 'shop'")
+        removal = asyncio.ensure_future(apps.update(anne.caller, "shop", {"refund_approval_limit": 0}))
+        await waiting_for_lock(system, [removal])
+    await needed(removal)
+    assert (await app_of(system)).refund_approval_limit == 60
+
+
+async def test_channels_of_an_app_that_asks_for_it_change_with_a_second_operator(system: PayCenterSystem) -> None:
+    services, desk = system.services, system.services.approval_desk
+    anne, ben = await people(system, Role.DEVELOPER)
+    await set_app(system, channel_approval=True)
+    channel = system.channels["wx_native"]
+    family, config = system.configs["wx_native"]
+    await services.channels.update(anne.caller, channel, {"remark": "x", "enabled": False}, "", None)
+    await services.channels.update(anne.caller, channel, {"enabled": True}, family, config)
+    moved = await needed(services.channels.update(anne.caller, channel, {}, family, {**config, "mchid": "1900000999"}))
+    await needed(services.channels.update(anne.caller, channel, {}, family, {**config, "api_v3_key": "n" * 32}))
+    assert (await services.channels.get(OPERATOR, channel)).account.identity == config["mchid"]
+    await desk.approve(ben.caller, moved, "")
+    assert (await services.channels.get(OPERATOR, channel)).account.identity == "1900000999"
+
+
+async def test_a_new_channel_of_such_an_app_waits_with_its_secrets_sealed(system: PayCenterSystem) -> None:
+    services, desk = system.services, system.services.approval_desk
+    anne, ben = await people(system, Role.DEVELOPER)
+    await set_app(system, channel_approval=True)
+    family, config = system.configs["wx_lite"]
+    config = {**config, "mchid": "1900000777"}
+    wanted = NewChannel("shop", "wx_lite", 6000, "", family, config, enabled=True)
+    number = await needed(services.channels.create(anne.caller, wanted))
+    assert await needed(services.channels.create(anne.caller, wanted)) == number
+    assert await system.value("SELECT count(*) FROM pay_account WHERE identity = '1900000777'") == 0
+    stored = json.dumps(await system.value("SELECT request || shown FROM pay_approval"))
+    assert config["api_v3_key"] not in stored
+    assert "PRIVATE KEY" not in stored
+    await refused(desk.approve(anne.caller, number, ""), Reason.APPROVAL_OWN)
+    await desk.approve(ben.caller, number, "")
+    (view,) = [
+        one for one in (await services.channels.search(OPERATOR, "shop", Pager(100, ""))).items if one.channel.code == "wx_lite"
+    ]
+    assert (view.account.identity, view.channel.fee_rate_ppm) == ("1900000777", 6000)
+    await refused(services.channels.create(ben.caller, wanted), Reason.CHANNEL_EXISTS)
+
+
+async def test_the_protection_of_channels_is_ended_by_two(system: PayCenterSystem) -> None:
+    apps, desk = system.services.apps, system.services.approval_desk
+    anne, ben = await people(system, Role.DEVELOPER)
+    await apps.update(anne.caller, "shop", {"channel_approval": True})
+    await apps.update(anne.caller, "shop", {"channel_approval": True, "remark": "x"})
+    waiting = await needed(apps.update(anne.caller, "shop", {"channel_approval": False}))
+    assert (await app_of(system)).channel_approval
+    await desk.approve(ben.caller, waiting, "")
+    assert not (await app_of(system)).channel_approval
