@@ -19,7 +19,7 @@ def rows_read(plan: dict[str, Any]) -> int:
 
 
 async def explained(system: PayCenterSystem, statement: str, *arguments: Any, before: str = "") -> int:
-    """The rows that a statement reads under a generic plan, in a transaction that is rolled back. `before`: what is run before it."""
+    """The rows that a statement reads under a generic plan, in a transaction that is rolled back. `before`: is run first."""
     connection = await asyncpg.connect(
         system.database_url, server_settings={"plan_cache_mode": "force_generic_plan", "jit": "off", "enable_seqscan": "off"}
     )
