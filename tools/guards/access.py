@@ -164,7 +164,7 @@ ACCESS: list[Mutant] = [
         ),
     ),
     *guards(
-        "services/errors.py",
+        "services/orders_errors.py",
         "test_submit.py",
         (
             "expired-after-close",

@@ -14,7 +14,7 @@ ACCOUNTS: list[Mutant] = [
         "test_accounts.py",
         (
             "account-identity-fixed",
-            "        if fixed:\n            raise errors.account_identity_fixed(account, fixed)\n",
+            "        if fixed:\n            raise accounts_errors.account_identity_fixed(account, fixed)\n",
             "",
             "test_the_identity_of_an_account_never_changes[wx_native-mchid] "
             "test_the_identity_of_an_account_never_changes[alipay_qr-app_id]",

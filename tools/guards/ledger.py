@@ -100,8 +100,9 @@ LEDGER: list[Mutant] = [
         ),
         (
             "noted-unclear-look",
-            "            await self._note_query(refund, outcome)\n            raise errors.channel_unclear(refund.channel_code)",
-            "            raise errors.channel_unclear(refund.channel_code)",
+            "            await self._note_query(refund, outcome)\n"
+            "            raise channels_errors.channel_unclear(refund.channel_code)",
+            "            raise channels_errors.channel_unclear(refund.channel_code)",
             "test_an_unclear_look_before_a_refund_is_sent_again_is_in_the_ledger",
         ),
     ),

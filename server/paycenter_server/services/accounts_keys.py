@@ -16,7 +16,7 @@ from paycenter_server.domain.accounts import PayAccount, new_account
 from paycenter_server.domain.channels import PayBinding
 from paycenter_server.domain.errors import Violation, invalid
 from paycenter_server.domain.ids import Prefix, decode
-from paycenter_server.services import errors
+from paycenter_server.services import accounts_errors
 from paycenter_server.services.context import Context
 from paycenter_server.storage import accounts as account_rows
 from paycenter_server.storage import channels as channel_rows
@@ -132,7 +132,7 @@ class Keys:
         async with self._context.database.connection() as connection:
             account = await account_rows.get_account(connection, key) if key else None
         if account is None:
-            raise errors.account_not_found()
+            raise accounts_errors.account_not_found()
         return account
 
     async def plan(
@@ -168,7 +168,7 @@ class Keys:
             why = f"the account {account.number} has another value; leave it empty, or change it with UpdatePayAccount"
             wrong += [Violation(f"config.{name}", why) for name in changed if name in stored]
         elif fixed := [name for name in changed if name in spec.identity_fields]:
-            raise errors.account_identity_fixed(account, fixed)
+            raise accounts_errors.account_identity_fixed(account, fixed)
         await self.refuse_invalid(spec, {**stored, **changed, **way}, wrong)
         return Plan(self.with_keys(spec, account, {**stored, **changed}), account, way)
 
@@ -176,7 +176,7 @@ class Keys:
         async with self._context.database.connection() as connection:
             apps = await channel_rows.apps_of_account(connection, account.id)
         if not apps or not apps <= set(scope):
-            raise errors.account_not_found()
+            raise accounts_errors.account_not_found()
 
     async def _account_of(
         self,

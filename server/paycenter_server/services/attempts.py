@@ -17,7 +17,7 @@ from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.schedule import CLOSED_ATTEMPT, next_look
 from paycenter_server.domain.states import AttemptState, OrderState
-from paycenter_server.services import errors
+from paycenter_server.services import channels_errors, orders_errors
 from paycenter_server.services import notifications_payloads as payloads
 from paycenter_server.services.audit import Act, record
 from paycenter_server.services.cases import Cases
@@ -224,7 +224,7 @@ class AttemptSettlement:
         """The error ATTEMPT_PENDING, with the time after which the attempt may be closed."""
         configured = await self._gateway.bound(attempt.binding_id)
         wait = (attempt.create_time + configured.spec.close_after - self._context.now()).total_seconds()
-        return errors.attempt_pending(attempt.channel_code, attempt.out_trade_no, wait)
+        return orders_errors.attempt_pending(attempt.channel_code, attempt.out_trade_no, wait)
 
     async def found_paid(self, order_id: UUID) -> PayCenterError:
         """The error after an attempt was found paid: ORDER_PAID only if the order took the money. ORDER_UNDER_REVIEW if it is held,
@@ -233,9 +233,9 @@ class AttemptSettlement:
             order = await order_rows.get_order(connection, order_id)
             held = await case_rows.held_case(connection, order_id)
         if order is not None and held is not None:
-            return errors.order_under_review(order, held)
+            return orders_errors.order_under_review(order, held)
         paid = order is None or order.state in (OrderState.SUCCESS, OrderState.REFUND)
-        return errors.order_paid() if paid else errors.order_changed()
+        return orders_errors.order_paid() if paid else orders_errors.order_changed()
 
     async def close_all(self, order_id: UUID) -> None:
         """Close every open attempt of an order. ORDER_PAID (or what `found_paid` says) if one is paid, CHANNEL_UNCLEAR or
@@ -247,7 +247,7 @@ class AttemptSettlement:
             if settled is SettleResult.PAID:
                 raise await self.found_paid(order_id)
             if settled is SettleResult.UNCLEAR:
-                raise errors.channel_unclear(attempt.channel_code)
+                raise channels_errors.channel_unclear(attempt.channel_code)
             if settled is SettleResult.TOO_SOON:
                 raise await self.pending(attempt)
             if settled is SettleResult.STILL_PAYABLE:

@@ -35,7 +35,7 @@ from paycenter_server.channels.specs import ChannelSpec
 from paycenter_server.channels.transport import NotSentError, TransportUnclearError
 from paycenter_server.domain.accounts import PayAccount
 from paycenter_server.domain.channels import PayBinding, PayChannel
-from paycenter_server.services import errors
+from paycenter_server.services import channels_errors
 from paycenter_server.services.accounts_keys import Keys
 from paycenter_server.services.accounts_places import AccountPlaces, count_call
 from paycenter_server.services.channels_cache import ChannelCache
@@ -107,7 +107,7 @@ class ChannelGateway:
         async with self._context.database.connection() as connection:
             channel = await channel_rows.get_channel(connection, channel_id)
         if channel is None:
-            raise errors.channel_not_found()
+            raise channels_errors.channel_not_found()
         return await self.bound(channel.binding_id)
 
     async def of_code(self, app_id: UUID, code: str) -> PayChannel | None:
@@ -119,7 +119,7 @@ class ChannelGateway:
         second ago; with `again` as it is now. CHANNEL_NOT_FOUND if there is no channel."""
         bindings = await self._rows.bindings(channel_id, again=again)
         if not bindings:
-            raise errors.channel_not_found()
+            raise channels_errors.channel_not_found()
         usable, failure = [], None
         for binding_id in bindings:
             # One account whose keys cannot be read must not stop the callbacks of the others.
@@ -151,13 +151,13 @@ class ChannelGateway:
                 account = await account_rows.get_account(connection, binding.account_id) if binding else None
             if binding is None or channel is None or account is None:
                 self._known.pop(binding_id, None)
-                raise errors.channel_not_found()
+                raise channels_errors.channel_not_found()
             if known is not None and (known.account.version, known.binding.version) == (account.version, binding.version):
                 known.loaded, known.channel = now, channel
                 return known
             spec = self._context.registry.get(channel.code)
             if spec is None:
-                raise errors.channel_not_installed(channel.code)
+                raise channels_errors.channel_not_installed(channel.code)
             # Parsing a private key takes more than 50 ms, so it runs in a thread.
             codec, earlier = await self._off_loop(lambda: self._build(spec, account, binding))
             built = ConfiguredChannel(channel, binding, account, spec, codec, now, earlier)

@@ -16,7 +16,7 @@ from paycenter_server.channels.protocol import (
     RequestContext,
 )
 from paycenter_server.domain.ids import Prefix, encode
-from paycenter_server.services import errors
+from paycenter_server.services import channels_errors
 from paycenter_server.services.channels_gateway import NOT_SENT, ChannelGateway, ConfiguredChannel
 from paycenter_server.services.context import Context
 from paycenter_server.services.identity import Caller, Identity
@@ -88,7 +88,7 @@ class ChannelProbe:
         async with self._context.database.connection() as connection:
             channel = await channel_rows.get_channel_by_code(connection, app.id, code)
         if channel is None:
-            raise errors.channel_code_not_found(code)
+            raise channels_errors.channel_code_not_found(code)
         # Only the present keys are tested; earlier ones would hide that a new one is wrong.
         configured = replace(await self._gateway.get(channel.id), earlier=[])
         return await self._keys(configured) or await self._query(configured) or await self._order(configured)

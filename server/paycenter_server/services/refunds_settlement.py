@@ -17,7 +17,7 @@ from paycenter_server.domain.notifications import PayNotification
 from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.domain.schedule import FAILED_REFUND, REFUND_SYNC_DELAYS, REQUEST_LIFE, due_after, next_look
 from paycenter_server.domain.states import CaseEvent, RefundState
-from paycenter_server.services import errors
+from paycenter_server.services import channels_errors, refunds_errors
 from paycenter_server.services import notifications_payloads as payloads
 from paycenter_server.services.attempts import attempt_ref
 from paycenter_server.services.channels_gateway import ConfiguredChannel
@@ -123,15 +123,15 @@ class RefundSettlement(RefundNumbers):
         outcome = await self._query(configured, request)
         if outcome.status is RefundStatus.UNKNOWN:
             await self._note_query(refund, outcome)
-            raise errors.channel_unclear(refund.channel_code)
+            raise channels_errors.channel_unclear(refund.channel_code)
         await self._second_look(configured, refund, outcome)
         if outcome.status is RefundStatus.PENDING:
-            raise errors.refund_under_review(refund, "")
+            raise refunds_errors.refund_under_review(refund, "")
         async with self._context.database.connection() as connection:
             conflict = await case_rows.open_conflict(connection, refund.attempt_id)
             current = await refund_rows.get_refund(connection, refund.id)
         if conflict is not None and (current is None or current.state is RefundState.FAILURE):
-            raise errors.refund_under_review(refund, encode(Prefix.CASE, conflict))
+            raise refunds_errors.refund_under_review(refund, encode(Prefix.CASE, conflict))
         return current or refund
 
     async def _all_went_back(self, refund: PayRefund, configured: ConfiguredChannel) -> bool:
