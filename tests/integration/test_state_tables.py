@@ -45,6 +45,7 @@ from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import cases as case_rows
 from paycenter_server.storage import channels as channel_rows
 from paycenter_server.storage import notifications as notification_rows
+from paycenter_server.storage import notifications_delivery as delivery_rows
 from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage import payments as payment_rows
 from paycenter_server.storage import refunds as refund_rows
@@ -144,8 +145,8 @@ async def stored(system: PayCenterSystem, transaction: Transaction) -> Rows:
 
 
 def delivered(rows: Rows, event: NotificationEvent) -> Awaitable[Any]:
-    result = notification_rows.DeliveryResult(rows.notification.id, 0, event, None, "u", "r", 200, 1, "", rows.now)
-    return notification_rows.record(rows.transaction, [result])
+    result = delivery_rows.DeliveryResult(rows.notification.id, 0, event, None, "u", "r", 200, 1, "", rows.now)
+    return delivery_rows.record(rows.transaction, [result])
 
 
 def decided(rows: Rows, event: ApprovalEvent) -> Awaitable[Any]:

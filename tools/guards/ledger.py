@@ -20,11 +20,15 @@ LEDGER: list[Mutant] = [
         "test_event_ledger.py",
         (
             "noted-superseded",
-            'noted_superseded AS ({_noted(named(NotificationEvent.SUPERSEDE), cause, "superseded")})',
-            'noted_superseded AS ({_noted(named(NotificationEvent.SUPERSEDE), cause, "superseded")} WHERE false)',
+            'noted_superseded AS ({noting_state(named(NotificationEvent.SUPERSEDE), cause, "superseded")})',
+            'noted_superseded AS ({noting_state(named(NotificationEvent.SUPERSEDE), cause, "superseded")} WHERE false)',
             "test_a_notification_that_is_superseded_is_in_the_ledger[booking] "
             "test_a_notification_that_is_superseded_is_in_the_ledger[insert]",
         ),
+    ),
+    *guards(
+        "storage/notifications_delivery.py",
+        "test_event_ledger.py",
         (
             "noted-ends",
             "USING (id) WHERE moved.event = ANY($16)",

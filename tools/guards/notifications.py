@@ -64,7 +64,7 @@ NOTIFICATIONS: list[Mutant] = [
         )
     ),
     *guards(
-        "storage/notifications.py",
+        "storage/notifications_delivery.py",
         "test_guards_notifications.py",
         (
             "record-delivery",
@@ -78,6 +78,10 @@ NOTIFICATIONS: list[Mutant] = [
             "t.notify_times = g.claimed AND $11::text[] IS NOT NULL",
             "test_a_result_does_not_reopen_what_has_ended",
         ),
+    ),
+    *guards(
+        "storage/notifications.py",
+        "test_guards_notifications.py",
         (
             "resend-state",
             "WHERE t.id = ANY($1) AND t.state = ANY($4)",
@@ -86,7 +90,7 @@ NOTIFICATIONS: list[Mutant] = [
         ),
     ),
     *guards(
-        "storage/notifications.py",
+        "storage/notifications_delivery.py",
         "test_notifications_versions.py",
         (
             "claim-superseded",
@@ -94,6 +98,10 @@ NOTIFICATIONS: list[Mutant] = [
             "n.data_version > t.data_version AND false) AS superseded",
             "test_an_older_one_that_is_open_all_the_same_is_not_sent",
         ),
+    ),
+    *guards(
+        "storage/notifications.py",
+        "test_notifications_versions.py",
         (
             "resend-superseded",
             "n.data_version > t.data_version)\n             ORDER BY id",
