@@ -113,7 +113,7 @@ ORDERS: list[Mutant] = [
         ),
     ),
     *guards(
-        "services/channels_gateway.py",
+        "services/channels_configured.py",
         "test_account_callbacks.py",
         (
             "channel-rows-forgotten",

@@ -206,7 +206,7 @@ class Accounts:
             await record(connection, caller, act, audited(account), audited(wanted) | (approved.audited if approved else {}))
             if approved is not None:
                 await self._approvals.record(connection, approved)
-        self._gateway.forget_account(account.id)
+        self._gateway.channels.forget_account(account.id)
         return self.view(await self._keys.load(number))
 
     async def _new_keys(self, spec: ChannelSpec, account: PayAccount, config: Mapping[str, str]) -> dict[str, str]:

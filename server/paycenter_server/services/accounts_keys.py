@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -116,7 +115,7 @@ class Keys:
         """INVALID_FIELD names every invalid field, and those in `wrong`. `whole`: account and way; otherwise the account alone."""
         check = spec.check if whole else spec.check_account
         # Parsing keys takes tens of milliseconds, so it runs in a thread.
-        found = await asyncio.get_running_loop().run_in_executor(self._context.signers, lambda: list(check(config)))
+        found = await self._context.in_thread(lambda: list(check(config)))
         named = [*wrong, *(Violation(f"config.{violation.field}", violation.description) for violation in found)]
         gateway = config.get(GATEWAY_FIELD, "")
         if self._context.options.production and gateway and not is_public_gateway(gateway):

@@ -21,7 +21,8 @@ from paycenter_server.services import channels_errors, orders_errors
 from paycenter_server.services import notifications_payloads as payloads
 from paycenter_server.services.audit import Act, record
 from paycenter_server.services.cases import Cases
-from paycenter_server.services.channels_gateway import ChannelGateway, ConfiguredChannel
+from paycenter_server.services.channels_configured import ConfiguredChannel
+from paycenter_server.services.channels_gateway import ChannelGateway
 from paycenter_server.services.context import Context
 from paycenter_server.services.events import cause, with_verdict
 from paycenter_server.services.payments import BeingCancelledError, FactsMismatchError, Payments
@@ -78,7 +79,7 @@ class AttemptSettlement:
 
     async def query(self, attempt: PayAttempt) -> QueryOutcome:
         """Query the channel. A payment is booked before this returns. Facts that do not match make the outcome UNKNOWN."""
-        configured = await self._gateway.bound(attempt.binding_id)
+        configured = await self._gateway.channels.bound(attempt.binding_id)
         snapshot = QuerySnapshot(self._context.now(), attempt.cancel_until)
         outcome = await self._gateway.perform(configured, lambda codec, context: codec.query(attempt_ref(attempt), context))
         # Only a payment must state its number. A codec may report the other statuses without one.
@@ -138,7 +139,7 @@ class AttemptSettlement:
         if outcome.status is QueryStatus.CLOSED:
             await self._close_here(attempt, outcome.error_code, outcome.error_message, cause())
             return SettleResult.CLOSED
-        configured = await self._gateway.bound(attempt.binding_id)
+        configured = await self._gateway.channels.bound(attempt.binding_id)
         if outcome.status is QueryStatus.UNKNOWN and not self._to_be_cancelled(configured, attempt, outcome):
             return SettleResult.UNCLEAR
         if self._context.now() < attempt.create_time + configured.spec.close_after:
@@ -222,7 +223,7 @@ class AttemptSettlement:
 
     async def pending(self, attempt: PayAttempt) -> PayCenterError:
         """The error ATTEMPT_PENDING, with the time after which the attempt may be closed."""
-        configured = await self._gateway.bound(attempt.binding_id)
+        configured = await self._gateway.channels.bound(attempt.binding_id)
         wait = (attempt.create_time + configured.spec.close_after - self._context.now()).total_seconds()
         return orders_errors.attempt_pending(attempt.channel_code, attempt.out_trade_no, wait)
 

@@ -20,7 +20,8 @@ from paycenter_server.domain.states import OPEN_ATTEMPT, AttemptState, OrderStat
 from paycenter_server.services import accounts_errors, channels_errors, orders_errors
 from paycenter_server.services.attempts import BEING_CANCELLED, FACTS_MISMATCH, AttemptSettlement, SettleResult
 from paycenter_server.services.attempts_checks import NewSubmission, check_submission
-from paycenter_server.services.channels_gateway import ChannelGateway, ConfiguredChannel
+from paycenter_server.services.channels_configured import ConfiguredChannel
+from paycenter_server.services.channels_gateway import ChannelGateway
 from paycenter_server.services.context import Context, deadline
 from paycenter_server.services.events import cause
 from paycenter_server.services.identity import Caller, Identity
@@ -121,12 +122,12 @@ class Submission:
             raise orders_errors.order_ended(order, now)
 
     async def _channel(self, app_id: UUID, code: str) -> ConfiguredChannel:
-        channel = await self._gateway.of_code(app_id, code)
+        channel = await self._gateway.channels.of_code(app_id, code)
         if channel is None:
             raise channels_errors.channel_code_not_found(code)
         if not channel.enabled:
             raise channels_errors.channel_disabled(code)
-        configured = await self._gateway.bound(channel.binding_id)
+        configured = await self._gateway.channels.bound(channel.binding_id)
         if not configured.account.enabled:
             raise accounts_errors.account_disabled(configured.account)
         if configured.spec.development_only and self._context.options.production:

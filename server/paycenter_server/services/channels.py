@@ -174,7 +174,7 @@ class Channels:
                     None,
                     audited(view, binding),
                 )
-            self._gateway.forget_account(plan.account.id)
+            self._gateway.channels.forget_account(plan.account.id)
             return view
 
         try:
@@ -235,7 +235,7 @@ class Channels:
             return await self._change(caller, channel, change)
 
         await self._planned(store)
-        self._gateway.forget(channel.id)
+        self._gateway.channels.forget(channel.id)
         return await self.get(caller, number)
 
     async def _change(self, caller: Caller, channel: PayChannel, change: _Change) -> ChannelView:
@@ -282,7 +282,7 @@ class Channels:
             if approved is not None:
                 await self._approvals.record(connection, approved)
         if plan is not None:
-            self._gateway.forget_account(plan.account.id)
+            self._gateway.channels.forget_account(plan.account.id)
         return view
 
     async def _request(
@@ -327,7 +327,7 @@ class Channels:
                 await record(connection, caller, act, {"code": channel.code, "enabled": channel.enabled}, {})
         except ForeignKeyViolation:
             raise channels_errors.channel_has_orders() from None
-        self._gateway.forget(channel.id)
+        self._gateway.channels.forget(channel.id)
 
     async def get(self, caller: Caller, number: str) -> ChannelView:
         """Read by id."""

@@ -20,7 +20,7 @@ from paycenter_server.domain.states import CaseEvent, RefundState
 from paycenter_server.services import channels_errors, refunds_errors
 from paycenter_server.services import notifications_payloads as payloads
 from paycenter_server.services.attempts import attempt_ref
-from paycenter_server.services.channels_gateway import ConfiguredChannel
+from paycenter_server.services.channels_configured import ConfiguredChannel
 from paycenter_server.services.events import cause as cause_of
 from paycenter_server.services.events import with_verdict
 from paycenter_server.services.payments import FactsMismatchError
@@ -40,7 +40,7 @@ class RefundSettlement(RefundNumbers):
 
     async def check_limits(self, refund: PayRefund, attempt: PayAttempt) -> None:
         """INVALID_FIELD names every field that the channel would refuse, before anything is reserved."""
-        configured = await self._gateway.bound(refund.binding_id)
+        configured = await self._gateway.channels.bound(refund.binding_id)
         if wrong := configured.spec.refund_limits(self._request_of(refund, configured, attempt)):
             raise invalid(list(wrong))
 
@@ -49,7 +49,7 @@ class RefundSettlement(RefundNumbers):
 
         `attempt`: the one that paid, if the caller has read it.
         """
-        configured = await self._gateway.bound(refund.binding_id)
+        configured = await self._gateway.channels.bound(refund.binding_id)
         request = self._request_of(refund, configured, attempt) if attempt else await self._request(refund, configured)
         outcome = await self._gateway.perform(configured, lambda codec, context: codec.refund(request, context))
         sending = Sending(refund.unclear_send_time, None) if refund.unclear_send_time is not None else None
@@ -64,7 +64,7 @@ class RefundSettlement(RefundNumbers):
         The numbers that it had before are queried first, if they are due by the verification schedule; `asked`: the last ones in
         any case.
         """
-        configured = await self._gateway.bound(refund.binding_id)
+        configured = await self._gateway.channels.bound(refund.binding_id)
         if refund.send_count > 1:
             await self._look_at_earlier(configured, refund, asked=asked)
         if refund.state is not RefundState.SUCCESS:
@@ -118,7 +118,7 @@ class RefundSettlement(RefundNumbers):
         CHANNEL_UNCLEAR if the channel does not answer clearly, REFUND_UNDER_REVIEW if it is processing the old number, or if a
         conflict about the payment is open: the money may be with the payer already.
         """
-        configured = await self._gateway.bound(refund.binding_id)
+        configured = await self._gateway.channels.bound(refund.binding_id)
         request = await self._request(refund, configured)
         outcome = await self._query(configured, request)
         if outcome.status is RefundStatus.UNKNOWN:
