@@ -211,9 +211,9 @@ def _succeeding(condition: str = "true", more: str = "") -> str:
 
 
 _SUCCEED = _succeeding()
-_VERSION = 12 + NOTIFICATIONS.columns.index("data_version")
+_VERSION = NOTIFICATIONS.place("data_version", 12)
 _SUCCEED_AND_TELL = _succeeding(
-    f"case_id IS NULL AND version = ${_VERSION} - 1", f", {telling(NotificationType.REFUND, 12, of='done')}"
+    f"case_id IS NULL AND version = {_VERSION} - 1", f", {telling(NotificationType.REFUND, 12, of='done')}"
 )
 
 
