@@ -317,6 +317,35 @@ async def test_the_money_of_a_case_is_accepted_where_the_table_says_so(
         await transaction.execute("TRUNCATE pay_notify_task, pay_refund, pay_case, pay_attempt, pay_order, pay_approval CASCADE")
 
 
+async def _succeed_late(rows: Rows) -> int:
+    await rows.set("pay_refund", rows.refund.id, RefundState.FAILURE.value)
+    return await refund_rows.succeed_late(
+        rows.transaction, rows.refund, CAUSE, channel_refund_no="", success_time=rows.now, now=rows.now
+    )
+
+
+SUCCESSES: Mapping[str, Act] = {
+    "succeed": ACTS[RefundEvent, RefundEvent.SUCCEED],
+    "succeed-and-tell": ACTS[OrderEvent, OrderEvent.REFUNDED],
+    "succeed-late": _succeed_late,
+}
+
+
+@pytest.mark.parametrize("before", list(OrderState))
+@pytest.mark.parametrize("act", SUCCESSES.values(), ids=SUCCESSES)
+async def test_money_goes_back_where_the_table_of_the_order_says_so(system: PayCenterSystem, act: Act, before: OrderState) -> None:
+    async with system.services.context.database.transaction() as transaction:
+        rows = await stored(system, transaction)
+        await rows.set("pay_order", rows.order.id, before.value)
+        after = ORDER.get((before, OrderEvent.REFUNDED))
+        # What is refused is no error: nothing is changed, and the caller is told so.
+        assert await act(rows) == (0 if after is None else rows.refund.version + 1)
+        assert await transaction.fetchval("SELECT state FROM pay_order WHERE id = $1", rows.order.id) == (after or before).value
+        refunded = await transaction.fetchval("SELECT state FROM pay_refund WHERE id = $1", rows.refund.id) == "SUCCESS"
+        assert refunded == (after is not None)
+        await transaction.execute("TRUNCATE pay_notify_task, pay_refund, pay_case, pay_attempt, pay_order, pay_approval CASCADE")
+
+
 def test_every_event_is_executed() -> None:
     tables: tuple[Any, ...] = (ORDER, ATTEMPT, REFUND, NOTIFICATION, CASE, APPROVAL)
     creating = {(type(event), event) for table in tables for state, event in table if state is None}
