@@ -108,29 +108,29 @@ async def test_a_callback_of_an_account_that_another_process_gave_the_channel_is
     """This process keeps which accounts the channel has, and looks again before it refuses a message."""
     monkeypatch.setattr(kept, "_FRESH_SECONDS", 60.0)
     channel = (await configured(system, "wx_native")).channel
-    assert len(await system.services.gateway.all_of(channel.id)) == 1
+    assert len(await system.services.gateway.channels.all_of(channel.id)) == 1
     async with open_services(system.settings, clock=system.clock, wake_up=system.wake_up) as process:
         await process.channels.update(OPERATOR, channel.number, {}, *other.config("wx_native", "v3"))
         order = await system.order()
         _, attempt = await process.submission.submit(system.caller, NewSubmission(order.number, "wx_native", {}, "", "", ""))
-    assert len(await system.services.gateway.all_of(channel.id)) == 1
+    assert len(await system.services.gateway.channels.all_of(channel.id)) == 1
     await other.simulator.pay(attempt.out_trade_no)
     await system.until(order, "SUCCESS")
-    assert len(await system.services.gateway.all_of(channel.id)) == 2
+    assert len(await system.services.gateway.channels.all_of(channel.id)) == 2
 
 
 async def test_a_change_of_a_channel_is_seen_at_once_by_the_process_that_makes_it(
     system: PayCenterSystem, other: Merchant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kept, "_FRESH_SECONDS", 60.0)
-    gateway, channel = system.services.gateway, (await configured(system, "wx_native")).channel
-    assert (len(await gateway.all_of(channel.id)), await gateway.of_code(channel.app_id, "wx_native")) == (1, channel)
+    channels, channel = system.services.gateway.channels, (await configured(system, "wx_native")).channel
+    assert (len(await channels.all_of(channel.id)), await channels.of_code(channel.app_id, "wx_native")) == (1, channel)
     await system.services.channels.update(OPERATOR, channel.number, {"enabled": False}, *other.config("wx_native", "v3"))
-    found = await gateway.of_code(channel.app_id, "wx_native")
+    found = await channels.of_code(channel.app_id, "wx_native")
     assert found is not None
-    assert (len(await gateway.all_of(channel.id)), found.enabled) == (2, False)
+    assert (len(await channels.all_of(channel.id)), found.enabled) == (2, False)
     await system.services.channels.delete(OPERATOR, channel.number)
-    assert await gateway.of_code(channel.app_id, "wx_native") is None
+    assert await channels.of_code(channel.app_id, "wx_native") is None
 
 
 @pytest.mark.parametrize(("code", "version"), WAYS)
@@ -327,7 +327,7 @@ async def test_callbacks_are_booked_although_the_keys_of_an_earlier_account_are_
         "UPDATE pay_account SET version = version + 1, config = jsonb_set(config, '{private_key,sealed}', '\"v1.lost.AAAA\"') "
         "WHERE id = $1", before.account.id,
     )  # fmt: skip
-    system.services.gateway.forget_account(before.account.id)
+    system.services.gateway.channels.forget_account(before.account.id)
     order = await system.order()
     attempt = await system.submit(order, "wx_native")
     await other.simulator.pay(attempt.out_trade_no)

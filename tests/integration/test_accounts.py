@@ -146,7 +146,7 @@ async def test_two_apps_share_an_account_and_its_keys(system: PayCenterSystem) -
     family, config = system.configs["wx_native"]
     await system.services.channels.update(OPERATOR, system.channels["wx_native"], {}, family, {**config, "api_v3_key": "k" * 32})
     channel = await system.services.channels.get(OPERATOR, system.channels["books:wx_native"])
-    configured = await system.services.gateway.all_of(channel.channel.id)
+    configured = await system.services.gateway.channels.all_of(channel.channel.id)
     assert [one.codec.merchant.api_v3_key for one in configured] == [b"k" * 32]  # type: ignore[attr-defined]
 
 
@@ -233,7 +233,7 @@ async def test_a_package_that_names_no_identity_field_has_accounts_by_what_its_m
     moved = await update(OPERATOR, number, {}, "generic", {"merchant": "M2", "key": "k3"})
     assert (moved.account.identity, moved.account.number == one.number) == ("M2", False)
     (attempt,) = await system.services.orders.attempts(order)
-    assert (await system.services.gateway.bound(attempt.binding_id)).codec.account == {"merchant": "M1"}
+    assert (await system.services.gateway.channels.bound(attempt.binding_id)).codec.account == {"merchant": "M1"}
     with pytest.raises(PayCenterError) as caught:
         await system.services.accounts.update(OPERATOR, one.number, {}, "generic", {"merchant": "M2"})
     assert caught.value.reason is Reason.ACCOUNT_IDENTITY_FIXED

@@ -119,7 +119,7 @@ async def test_calls_that_need_keys_wait_for_a_running_fetch(system_on: SystemOn
         assert transport.certificate_calls == 1
         # A refresh runs in the background.
         transport.certificates_come.clear()
-        configured = await system.services.gateway.bound(next(iter(system.services.gateway._known)))
+        configured = await system.services.gateway.channels.bound(next(iter(system.services.gateway.channels._known)))
         configured.codec._verifier.refreshed -= timedelta(hours=12)  # type: ignore[attr-defined]
         system.clock.advance(21)
         async with asyncio.timeout(3):

@@ -19,7 +19,7 @@ async def probe(system: PayCenterSystem, code: str, **changes: str) -> Any:
     if changes:
         family, config = system.configs[code]
         await system.services.channels.update(OPERATOR, system.channels[code], {}, family, {**config, **changes})
-        system.services.gateway._known.clear()
+        system.services.gateway.channels._known.clear()
     return await system.services.channel_probe.probe(OPERATOR, "shop", code)
 
 

@@ -14,7 +14,7 @@ from paycenter_server.domain.schedule import EXPIRE_RETRY_DELAYS
 from paycenter_server.services.jobs import lease
 from paycenter_server.services.notifications_delivery import LEASE
 from paycenter_server.storage import attempts as attempt_rows
-from paycenter_server.storage import notifications as notification_rows
+from paycenter_server.storage import notifications_delivery as delivery_rows
 from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage import refunds as refund_rows
 from support.copies import accounts, copies
@@ -33,8 +33,8 @@ async def test_a_claim_of_notifications_reads_the_rows_that_it_takes(system: Pay
     await fill(system, ALIVE, 10)
     now = system.clock.now()
     places = {endpoint_of(DEAD): 5, endpoint_of(ALIVE): 5}
-    taken = await cost(system, lambda spy: notification_rows.claim_due(spy, now, now + LEASE, places))
-    looked = await cost(system, lambda spy: notification_rows.due_endpoints(spy, now))
+    taken = await cost(system, lambda spy: delivery_rows.claim_due(spy, now, now + LEASE, places))
+    looked = await cost(system, lambda spy: delivery_rows.due_endpoints(spy, now))
     print(f"backlog {backlog}: a claim of 10 reads {taken} rows, the due endpoints {looked}")
     assert taken <= 100
     assert looked <= 10

@@ -17,7 +17,8 @@ from paycenter_server.domain.schedule import NOTIFICATION_DELAYS, NOTIFICATION_M
 from paycenter_server.domain.states import NotificationEvent, NotificationState
 from paycenter_server.services.notifications_delivery import LEASE, DeliveryResponse, NotificationDelivery
 from paycenter_server.storage import notifications as notification_rows
-from paycenter_server.storage.notifications import DeliveryResult, claim_due
+from paycenter_server.storage import notifications_delivery as delivery_rows
+from paycenter_server.storage.notifications_delivery import DeliveryResult, claim_due
 from standardwebhooks import Webhook
 from support.locks import transaction, waiting_for_lock
 from support.system import CAUSE, OPERATOR, PayCenterSystem
@@ -166,15 +167,15 @@ async def test_a_late_result_never_overwrites_success(system: PayCenterSystem) -
                 request="r", http_status=200, duration_ms=1, answer="", at=now,
             )  # fmt: skip
 
-        assert await notification_rows.record(connection, [result(NotificationEvent.RECEIVED, quick.notify_times)])
+        assert await delivery_rows.record(connection, [result(NotificationEvent.RECEIVED, quick.notify_times)])
         for claimed in (0, 1, 2):
-            assert not await notification_rows.record(connection, [result(NotificationEvent.UNANSWERED, claimed)])
+            assert not await delivery_rows.record(connection, [result(NotificationEvent.UNANSWERED, claimed)])
         row = await task_row(system)
         assert (row["state"], row["notify_times"], row["next_notify_time"]) == ("SUCCESS", 1, None)
         # Both in one statement: one of them is stored, and the row is consistent.
         await notification_rows.resend(connection, [slow.id], now, CAUSE)
         both = [result(NotificationEvent.RECEIVED, 1), result(NotificationEvent.UNANSWERED, 1)]
-        assert len(await notification_rows.record(connection, both)) == 1
+        assert len(await delivery_rows.record(connection, both)) == 1
         row = await task_row(system)
         assert (row["state"] == "SUCCESS") is (row["next_notify_time"] is None)
         assert row["notify_times"] == 2

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from paycenter_server.domain.states import NOTIFICATION, NotificationEvent, target
 from paycenter_server.storage import notifications as notification_rows
-from paycenter_server.storage.notifications import DeliveryResult, DueNotification
+from paycenter_server.storage import notifications_delivery as delivery_rows
+from paycenter_server.storage.notifications_delivery import DeliveryResult, DueNotification
 from support.locks import transaction, waiting_for_lock
 from support.system import CAUSE, PayCenterSystem
 
@@ -27,7 +28,7 @@ async def due_tasks(system: PayCenterSystem, count: int) -> list[Any]:
 
 async def claim(system: PayCenterSystem, connection: Any, places: int = 100, endpoint: str = ENDPOINT) -> list[DueNotification]:
     now = system.clock.now()
-    return await notification_rows.claim_due(connection, now, now + LEASE, {endpoint: places})
+    return await delivery_rows.claim_due(connection, now, now + LEASE, {endpoint: places})
 
 
 async def claim_beside(system: PayCenterSystem) -> list[DueNotification]:
@@ -75,8 +76,8 @@ async def test_a_late_result_does_not_overwrite_a_later_one(system: PayCenterSys
     (slow,) = await claim_beside(system)
     now = system.clock.now()
     async with system.services.context.database.connection() as connection:
-        assert await notification_rows.record(connection, [delivery(slow, NotificationEvent.UNANSWERED, now)])
-        assert not await notification_rows.record(connection, [delivery(slow, NotificationEvent.RECEIVED, now, claimed=0)])
+        assert await delivery_rows.record(connection, [delivery(slow, NotificationEvent.UNANSWERED, now)])
+        assert not await delivery_rows.record(connection, [delivery(slow, NotificationEvent.RECEIVED, now, claimed=0)])
     (row,) = await system.rows("SELECT state, notify_times FROM pay_notify_task")
     assert (row["state"], row["notify_times"]) == ("REQUEST_FAILURE", 1)
 
@@ -87,8 +88,8 @@ async def test_a_result_does_not_reopen_what_has_ended(system: PayCenterSystem, 
     (task,) = await claim_beside(system)
     now = system.clock.now()
     async with system.services.context.database.connection() as connection:
-        assert await notification_rows.record(connection, [delivery(task, end, now)])
-        assert not await notification_rows.record(connection, [delivery(task, NotificationEvent.UNANSWERED, now, claimed=1)])
+        assert await delivery_rows.record(connection, [delivery(task, end, now)])
+        assert not await delivery_rows.record(connection, [delivery(task, NotificationEvent.UNANSWERED, now, claimed=1)])
     (row,) = await system.rows("SELECT state, notify_times, next_notify_time FROM pay_notify_task")
     assert (row["state"], row["notify_times"], row["next_notify_time"]) == (target(NOTIFICATION, end), 1, None)
 

@@ -137,7 +137,7 @@ async def test_rule_4_a_message_without_amount_fails_closed(system: PayCenterSys
     attempt = await system.submit(order)
     key = decode(Prefix.CHANNEL, system.channels["wx_native"])
     assert key is not None
-    configured = await system.services.gateway.get(key)
+    configured = await system.services.gateway.channels.get(key)
     account = dict(configured.codec.account)
     good: dict[str, Any] = {
         "out_trade_no": attempt.out_trade_no,
@@ -332,9 +332,9 @@ async def test_rule_10_keys_are_loaded_once(system: PayCenterSystem) -> None:
 
     key = decode(Prefix.CHANNEL, system.channels["wx_native"])
     assert key is not None
-    first = await system.services.gateway.get(key)
+    first = await system.services.gateway.channels.get(key)
     first.loaded -= 10
-    assert (await system.services.gateway.get(key)).codec is first.codec
+    assert (await system.services.gateway.channels.get(key)).codec is first.codec
 
 
 async def test_rule_11_the_account_of_the_beginning_settles(system: PayCenterSystem) -> None:

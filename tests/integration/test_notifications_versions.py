@@ -13,8 +13,8 @@ from paycenter_server.domain.ids import Prefix, decode, encode
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.states import NotificationEvent
 from paycenter_server.services.notifications_delivery import LEASE, DeliveryResponse
-from paycenter_server.storage import notifications as notification_rows
-from paycenter_server.storage.notifications import DeliveryResult
+from paycenter_server.storage import notifications_delivery as delivery_rows
+from paycenter_server.storage.notifications_delivery import DeliveryResult
 from support.locks import transaction, waiting_for_lock
 from support.system import OPERATOR, PayCenterSystem, SentNotification
 from support.waiting import eventually
@@ -112,11 +112,11 @@ async def test_a_delivery_in_progress_does_not_reopen_what_was_superseded(
     await system.services.orders.close(system.caller, order.number)
     database, now = system.services.context.database, system.clock.now()
     async with database.connection() as connection:
-        (claimed,) = await notification_rows.claim_due(connection, now, now + LEASE, PLACES)
+        (claimed,) = await delivery_rows.claim_due(connection, now, now + LEASE, PLACES)
         await system.rows("UPDATE pay_notify_task SET state = 'SUPERSEDED', next_notify_time = NULL")
         later = now if event is NotificationEvent.UNANSWERED else None
         result = DeliveryResult(claimed.id, claimed.notify_times, event, later, "u", "r", 0, 1, "", now)
-        assert await notification_rows.record(connection, [result]) == []
+        assert await delivery_rows.record(connection, [result]) == []
     assert await tasks(system) == [("pay_order.closed", 1, "SUPERSEDED")]
     assert await system.cases() == []
 

@@ -172,7 +172,7 @@ async def test_R11_a_disabled_channel_books_syncs_expires_and_refunds(system: Pa
     )  # fmt: skip
     first, second, _ = [await system.submit(order) for order in (by_callback, by_sync, expiring)]
     await system.services.channels.update(OPERATOR, system.channels["wx_native"], {"enabled": False}, "", None)
-    system.services.gateway._known.clear()
+    system.services.gateway.channels._known.clear()
     await system.simulator.pay(first.out_trade_no)
     paid = await system.until(by_callback, "SUCCESS")
     await system.simulator.pay(second.out_trade_no, notify=False)
@@ -277,7 +277,7 @@ async def test_R22_times_are_independent_of_the_servers_zone(system: PayCenterSy
 async def test_R25_concurrent_first_uses_build_one_codec(system: PayCenterSystem) -> None:
     key = decode(Prefix.CHANNEL, system.channels["wx_native"])
     assert key is not None
-    found = await asyncio.gather(*(system.services.gateway.get(key) for _ in range(20)))
+    found = await asyncio.gather(*(system.services.gateway.channels.get(key) for _ in range(20)))
     assert len({id(item.codec) for item in found}) == 1
 
 
@@ -287,7 +287,7 @@ async def test_R26_an_account_settles_only_its_own_numbers(system: PayCenterSyst
     # A genuine message of another account names our number: it is other money.
     native = decode(Prefix.CHANNEL, system.channels["wx_native"])
     assert native is not None
-    configured = await system.services.gateway.get(native)
+    configured = await system.services.gateway.channels.get(native)
     from paycenter_server.channels.protocol import Payment
 
     payment = Payment(attempt.out_trade_no, "1", 100, "CNY", dict(configured.codec.account))

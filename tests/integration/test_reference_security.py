@@ -71,7 +71,7 @@ async def test_S2_the_account_of_a_message_is_compared(system: PayCenterSystem) 
     )
     number = (await system.services.channels.get(OPERATOR, system.channels["alipay_qr"])).account.number
     await system.services.accounts.update(OPERATOR, number, {}, "", None, 0)  # the keys before the change are not valid either
-    system.services.gateway._known.clear()
+    system.services.gateway.channels._known.clear()
     await system.simulator.pay(attempt.out_trade_no)
     assert not await first_answer(system, attempt.out_trade_no)
     assert (await system.read(order)).state is OrderState.WAITING

@@ -404,7 +404,7 @@ async def lost_key(system: PayCenterSystem) -> None:
     await system.rows("UPDATE pay_account SET version = version + 1")
     for number in system.channels.values():
         if key := decode(Prefix.CHANNEL, number):
-            system.services.gateway.forget(key)
+            system.services.gateway.channels.forget(key)
 
 
 async def test_an_attempt_that_only_raises_exceptions_becomes_stale(system: PayCenterSystem) -> None:

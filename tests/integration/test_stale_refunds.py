@@ -13,7 +13,7 @@ from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.domain.schedule import REQUEST_LIFE, STALE_AFTER
 from paycenter_server.domain.states import CaseState, RefundState
 from paycenter_server.services.cases_decisions import Work
-from paycenter_server.services.channels_gateway import ConfiguredChannel
+from paycenter_server.services.channels_configured import ConfiguredChannel
 from paycenter_server.storage.cases import Decided
 from support.cases import ANNE, BEN, case_of, decide, last_case, late, refused, set_app
 from support.facts import configured, failed, refunded

@@ -45,6 +45,7 @@ from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import cases as case_rows
 from paycenter_server.storage import channels as channel_rows
 from paycenter_server.storage import notifications as notification_rows
+from paycenter_server.storage import notifications_delivery as delivery_rows
 from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage import payments as payment_rows
 from paycenter_server.storage import refunds as refund_rows
@@ -144,8 +145,8 @@ async def stored(system: PayCenterSystem, transaction: Transaction) -> Rows:
 
 
 def delivered(rows: Rows, event: NotificationEvent) -> Awaitable[Any]:
-    result = notification_rows.DeliveryResult(rows.notification.id, 0, event, None, "u", "r", 200, 1, "", rows.now)
-    return notification_rows.record(rows.transaction, [result])
+    result = delivery_rows.DeliveryResult(rows.notification.id, 0, event, None, "u", "r", 200, 1, "", rows.now)
+    return delivery_rows.record(rows.transaction, [result])
 
 
 def decided(rows: Rows, event: ApprovalEvent) -> Awaitable[Any]:
@@ -312,6 +313,35 @@ async def test_the_money_of_a_case_is_accepted_where_the_table_says_so(
         after = ORDER.get((before, OrderEvent.LATE_PAYMENT_ACCEPTED), before) if possible else before
         assert await transaction.fetchval("SELECT state FROM pay_order WHERE id = $1", rows.order.id) == after.value
         await transaction.execute(delete_all(MONEY))
+
+
+async def _succeed_late(rows: Rows) -> int:
+    await rows.set("pay_refund", rows.refund.id, RefundState.FAILURE.value)
+    return await refund_rows.succeed_late(
+        rows.transaction, rows.refund, CAUSE, channel_refund_no="", success_time=rows.now, now=rows.now
+    )
+
+
+SUCCESSES: Mapping[str, Act] = {
+    "succeed": ACTS[RefundEvent, RefundEvent.SUCCEED],
+    "succeed-and-tell": ACTS[OrderEvent, OrderEvent.REFUNDED],
+    "succeed-late": _succeed_late,
+}
+
+
+@pytest.mark.parametrize("before", list(OrderState))
+@pytest.mark.parametrize("act", SUCCESSES.values(), ids=SUCCESSES)
+async def test_money_goes_back_where_the_table_of_the_order_says_so(system: PayCenterSystem, act: Act, before: OrderState) -> None:
+    async with system.services.context.database.transaction() as transaction:
+        rows = await stored(system, transaction)
+        await rows.set("pay_order", rows.order.id, before.value)
+        after = ORDER.get((before, OrderEvent.REFUNDED))
+        # What is refused is no error: nothing is changed, and the caller is told so.
+        assert await act(rows) == (0 if after is None else rows.refund.version + 1)
+        assert await transaction.fetchval("SELECT state FROM pay_order WHERE id = $1", rows.order.id) == (after or before).value
+        refunded = await transaction.fetchval("SELECT state FROM pay_refund WHERE id = $1", rows.refund.id) == "SUCCESS"
+        assert refunded == (after is not None)
+        await transaction.execute("TRUNCATE pay_notify_task, pay_refund, pay_case, pay_attempt, pay_order, pay_approval CASCADE")
 
 
 def test_every_event_is_executed() -> None:

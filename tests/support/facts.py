@@ -8,7 +8,7 @@ from paycenter_server.channels.protocol import Payment, RefundFacts, RefundOutco
 from paycenter_server.domain.attempts import PayAttempt
 from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.refunds import PayRefund
-from paycenter_server.services.channels_gateway import ConfiguredChannel
+from paycenter_server.services.channels_configured import ConfiguredChannel
 
 from support.system import PayCenterSystem
 
@@ -17,7 +17,7 @@ async def configured(system: PayCenterSystem, code: str) -> ConfiguredChannel:
     """A channel of the system by its code (`other:mock` for that of another app)."""
     key = decode(Prefix.CHANNEL, system.channels[code])
     assert key is not None
-    return await system.services.gateway.get(key)
+    return await system.services.gateway.channels.get(key)
 
 
 def payment_of(channel: ConfiguredChannel, attempt: PayAttempt, **changes: Any) -> Payment:

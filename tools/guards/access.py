@@ -164,7 +164,7 @@ ACCESS: list[Mutant] = [
         ),
     ),
     *guards(
-        "services/errors.py",
+        "services/orders_errors.py",
         "test_submit.py",
         (
             "expired-after-close",
@@ -194,7 +194,7 @@ ACCESS: list[Mutant] = [
         "test_grpc_channels.py",
         (
             "channel-forgotten",
-            "        await self._planned(store)\n        self._gateway.forget(channel.id)\n",
+            "        await self._planned(store)\n        self._gateway.channels.forget(channel.id)\n",
             "        await self._planned(store)\n",
             "test_submit.py::test_a_changed_channel_is_used_at_once_by_the_process_that_changed_it",
         ),

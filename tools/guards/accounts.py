@@ -14,7 +14,7 @@ ACCOUNTS: list[Mutant] = [
         "test_accounts.py",
         (
             "account-identity-fixed",
-            "        if fixed:\n            raise errors.account_identity_fixed(account, fixed)\n",
+            "        if fixed:\n            raise accounts_errors.account_identity_fixed(account, fixed)\n",
             "",
             "test_the_identity_of_an_account_never_changes[wx_native-mchid] "
             "test_the_identity_of_an_account_never_changes[alipay_qr-app_id]",
@@ -100,12 +100,6 @@ ACCOUNTS: list[Mutant] = [
         "services/channels_gateway.py",
         "test_account_callbacks.py",
         (
-            "callback-all-accounts",
-            "for binding_id in bindings:",
-            "for binding_id in bindings[:1]:",
-            f"{_SWITCH}test_an_open_attempt_is_paid_after_the_switch_by_its_callback{_WAY}",
-        ),
-        (
             "earlier-keys-until",
             "            if now < until:\n",
             "            if True:\n",
@@ -120,8 +114,14 @@ ACCOUNTS: list[Mutant] = [
         ),
     ),
     *guards(
-        "services/channels_gateway.py",
+        "services/channels_configured.py",
         "test_account_callbacks.py",
+        (
+            "callback-all-accounts",
+            "for binding_id in bindings:",
+            "for binding_id in bindings[:1]:",
+            f"{_SWITCH}test_an_open_attempt_is_paid_after_the_switch_by_its_callback{_WAY}",
+        ),
         (
             "binding-unusable",
             "                failure = failure or error",
@@ -207,8 +207,8 @@ ACCOUNTS: list[Mutant] = [
         "test_channel_probe.py",
         (
             "probe-present-keys",
-            "configured = replace(await self._gateway.get(channel.id), earlier=[])",
-            "configured = await self._gateway.get(channel.id)",
+            "configured = replace(await self._gateway.channels.get(channel.id), earlier=[])",
+            "configured = await self._gateway.channels.get(channel.id)",
             "test_what_is_wrong_is_described",
         ),
     ),

@@ -298,7 +298,7 @@ CASES: list[Mutant] = [
         (
             "submit-found-paid",
             "raise await self._attempts.found_paid(attempt.order_id)",
-            "raise errors.order_paid()",
+            "raise orders_errors.order_paid()",
             "test_a_submit_that_finds_held_money_does_not_say_paid test_an_order_whose_wrong_payment_is_refunded_can_be_paid",
         ),
     ),

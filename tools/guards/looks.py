@@ -59,7 +59,8 @@ LOOKS: list[Mutant] = [
         ),
         (
             "again-unclear",
-            "            await self._note_query(refund, outcome)\n            raise errors.channel_unclear(refund.channel_code)",
+            "            await self._note_query(refund, outcome)\n"
+            "            raise channels_errors.channel_unclear(refund.channel_code)",
             "            await self._note_query(refund, outcome)",
             "test_a_number_that_may_still_succeed_blocks_sending_again",
         ),

@@ -113,7 +113,7 @@ ORDERS: list[Mutant] = [
         ),
     ),
     *guards(
-        "services/channels_gateway.py",
+        "services/channels_configured.py",
         "test_account_callbacks.py",
         (
             "channel-rows-forgotten",
@@ -149,7 +149,7 @@ ORDERS: list[Mutant] = [
         "test_orders_insert.py",
         (
             "app-deleted-elsewhere",
-            "except ForeignKeyViolation:\n            raise errors.app_not_found(app.app_key) from None",
+            "except ForeignKeyViolation:\n            raise apps_errors.app_not_found(app.app_key) from None",
             "except ForeignKeyViolation:\n            raise",
             "test_an_app_that_was_deleted_elsewhere_is_not_found",
         ),

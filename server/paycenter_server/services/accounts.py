@@ -14,7 +14,7 @@ from paycenter_server.domain.audit import changed
 from paycenter_server.domain.channels import PayChannel
 from paycenter_server.domain.errors import Violation, invalid
 from paycenter_server.domain.validation import Check
-from paycenter_server.services import errors
+from paycenter_server.services import accounts_errors, channels_errors
 from paycenter_server.services.accounts_keys import IDENTITY_MAX, OVERLAP, Keys, audited_config, same_value, secret_names, shown
 from paycenter_server.services.approvals import Approvals, Approved, Wanted
 from paycenter_server.services.audit import Act, record
@@ -126,7 +126,7 @@ class Accounts:
         self._check(new.name, new.remark)
         spec = self._spec(new.family, new.message)
         if spec.development_only and self._context.options.production:
-            raise errors.channel_not_allowed(spec.code)
+            raise channels_errors.channel_not_allowed(spec.code)
         keys, wrong = self._given(spec, new.config)
         await self._keys.refuse_invalid(spec, keys, wrong, whole=False)
         identity = spec.identity(keys)
@@ -143,7 +143,7 @@ class Accounts:
                 await record(connection, caller, Act("PayAccountService/CreatePayAccount", account.number), None, audited(account))
                 return self.view(account)
             existing = await account_rows.get_account_by_identity(connection, spec.family, identity)
-        raise errors.account_exists(existing) if existing else errors.account_changed()
+        raise accounts_errors.account_exists(existing) if existing else accounts_errors.account_changed()
 
     async def update(
         self,
@@ -167,7 +167,7 @@ class Accounts:
         self._identity.require_operator(caller)
         account = await self._keys.load(number)
         if version is not None and account.version != version:
-            raise errors.account_changed()
+            raise accounts_errors.account_changed()
         self._check(changes.get("name", account.name), changes.get("remark", account.remark))
         if overlap_hours is not None and not 0 <= overlap_hours <= _MOST_HOURS:
             raise invalid([Violation("overlap_hours", f"must be 0 to {_MOST_HOURS}")])
@@ -201,12 +201,12 @@ class Accounts:
             if account.enabled and not wanted.enabled:
                 await self._refuse_unsettled(connection, account)
             if not await account_rows.update_account(connection, wanted, self._context.now()):
-                raise errors.account_changed()
+                raise accounts_errors.account_changed()
             act = Act("PayAccountService/UpdatePayAccount", account.number)
             await record(connection, caller, act, audited(account), audited(wanted) | (approved.audited if approved else {}))
             if approved is not None:
                 await self._approvals.record(connection, approved)
-        self._gateway.forget_account(account.id)
+        self._gateway.channels.forget_account(account.id)
         return self.view(await self._keys.load(number))
 
     async def _new_keys(self, spec: ChannelSpec, account: PayAccount, config: Mapping[str, str]) -> dict[str, str]:
@@ -219,10 +219,10 @@ class Accounts:
         merged |= {name: stored[name] for name in merged if name in stored and same_value(stored[name], merged[name])}
         fixed = [name for name in spec.identity_fields if merged.get(name) != stored.get(name)]
         if fixed:
-            raise errors.account_identity_fixed(account, fixed)
+            raise accounts_errors.account_identity_fixed(account, fixed)
         await self._keys.refuse_invalid(spec, merged, wrong, whole=False)
         if not spec.identity_fields and spec.identity(merged) != account.identity:
-            raise errors.account_identity_fixed(account, ["config"])
+            raise accounts_errors.account_identity_fixed(account, ["config"])
         async with self._context.database.connection() as connection:
             uses = await channel_rows.list_account_bindings(connection, account.id)
         for code, binding in uses:
@@ -233,7 +233,7 @@ class Accounts:
 
     async def _refuse_unsettled(self, connection: Any, account: PayAccount) -> None:
         if unsettled := await account_rows.count_unsettled(connection, account.id):
-            raise errors.account_unsettled(account, unsettled)
+            raise accounts_errors.account_unsettled(account, unsettled)
 
     async def delete(self, caller: Caller, number: str) -> None:
         """Delete an account that no channel has or had. ACCOUNT_UNSETTLED, with numbers, if money is on its way over it."""
@@ -246,7 +246,7 @@ class Accounts:
                 await account_rows.delete_account(connection, account.id)
                 await record(connection, caller, Act("PayAccountService/DeletePayAccount", account.number), audited(account), {})
         except ForeignKeyViolation:
-            raise errors.account_in_use(account) from None
+            raise accounts_errors.account_in_use(account) from None
 
     async def get(self, caller: Caller, number: str) -> AccountView:
         """Read by id."""

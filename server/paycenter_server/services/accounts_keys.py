@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from paycenter_server.domain.accounts import PayAccount, new_account
 from paycenter_server.domain.channels import PayBinding
 from paycenter_server.domain.errors import Violation, invalid
 from paycenter_server.domain.ids import Prefix, decode
-from paycenter_server.services import errors
+from paycenter_server.services import accounts_errors
 from paycenter_server.services.context import Context
 from paycenter_server.storage import accounts as account_rows
 from paycenter_server.storage import channels as channel_rows
@@ -116,7 +115,7 @@ class Keys:
         """INVALID_FIELD names every invalid field, and those in `wrong`. `whole`: account and way; otherwise the account alone."""
         check = spec.check if whole else spec.check_account
         # Parsing keys takes tens of milliseconds, so it runs in a thread.
-        found = await asyncio.get_running_loop().run_in_executor(self._context.signers, lambda: list(check(config)))
+        found = await self._context.in_thread(lambda: list(check(config)))
         named = [*wrong, *(Violation(f"config.{violation.field}", violation.description) for violation in found)]
         gateway = config.get(GATEWAY_FIELD, "")
         if self._context.options.production and gateway and not is_public_gateway(gateway):
@@ -132,7 +131,7 @@ class Keys:
         async with self._context.database.connection() as connection:
             account = await account_rows.get_account(connection, key) if key else None
         if account is None:
-            raise errors.account_not_found()
+            raise accounts_errors.account_not_found()
         return account
 
     async def plan(
@@ -168,7 +167,7 @@ class Keys:
             why = f"the account {account.number} has another value; leave it empty, or change it with UpdatePayAccount"
             wrong += [Violation(f"config.{name}", why) for name in changed if name in stored]
         elif fixed := [name for name in changed if name in spec.identity_fields]:
-            raise errors.account_identity_fixed(account, fixed)
+            raise accounts_errors.account_identity_fixed(account, fixed)
         await self.refuse_invalid(spec, {**stored, **changed, **way}, wrong)
         return Plan(self.with_keys(spec, account, {**stored, **changed}), account, way)
 
@@ -176,7 +175,7 @@ class Keys:
         async with self._context.database.connection() as connection:
             apps = await channel_rows.apps_of_account(connection, account.id)
         if not apps or not apps <= set(scope):
-            raise errors.account_not_found()
+            raise accounts_errors.account_not_found()
 
     async def _account_of(
         self,

@@ -23,7 +23,7 @@ from paycenter_server.domain.cases import CaseKind
 from paycenter_server.domain.money import MAX_AMOUNT
 from paycenter_server.domain.notifications import NotificationType
 from paycenter_server.domain.validation import Check
-from paycenter_server.services import errors
+from paycenter_server.services import apps_errors
 from paycenter_server.services.approvals import Approvals, Approved, Wanted
 from paycenter_server.services.audit import Act, record
 from paycenter_server.services.context import Context
@@ -171,7 +171,7 @@ class Apps:
                 act = Act("PayAppService/CreatePayApp", new.app_key, new.app_key)
                 await record(connection, caller, act, None, audited(app) | {"key_id": credential.key_id})
         except UniqueViolation:
-            raise errors.app_exists(new.app_key) from None
+            raise apps_errors.app_exists(new.app_key) from None
         urls = {name: getattr(app, name) for name in _URLS}
         return CreatedApp(app, notification_secret, credential.key_id, secret, await self._warnings(urls))
 
@@ -240,13 +240,13 @@ class Apps:
         app = await self._identity.app_of(caller, app_key)
         try:
             async with self._context.database.transaction() as connection:
-                for table, error in (("pay_refund", errors.app_has_refunds), ("pay_order", errors.app_has_orders)):
+                for table, error in (("pay_refund", apps_errors.app_has_refunds), ("pay_order", apps_errors.app_has_orders)):
                     if await app_rows.app_has(connection, app.id, table):
                         raise error()
                 await app_rows.delete_app(connection, app.id)
                 await record(connection, caller, Act("PayAppService/DeletePayApp", app_key, app_key), audited(app), {})
         except ForeignKeyViolation:
-            raise errors.app_has_orders() from None
+            raise apps_errors.app_has_orders() from None
         self._identity.forget_app(app_key)
 
     async def get(self, caller: Caller, app_key: str) -> ListedApp:

@@ -17,11 +17,12 @@ from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.schedule import CLOSED_ATTEMPT, next_look
 from paycenter_server.domain.states import AttemptState, OrderState
-from paycenter_server.services import errors
+from paycenter_server.services import channels_errors, orders_errors
 from paycenter_server.services import notifications_payloads as payloads
 from paycenter_server.services.audit import Act, record
 from paycenter_server.services.cases import Cases
-from paycenter_server.services.channels_gateway import ChannelGateway, ConfiguredChannel
+from paycenter_server.services.channels_configured import ConfiguredChannel
+from paycenter_server.services.channels_gateway import ChannelGateway
 from paycenter_server.services.context import Context
 from paycenter_server.services.events import cause, with_verdict
 from paycenter_server.services.payments import BeingCancelledError, FactsMismatchError, Payments
@@ -78,7 +79,7 @@ class AttemptSettlement:
 
     async def query(self, attempt: PayAttempt) -> QueryOutcome:
         """Query the channel. A payment is booked before this returns. Facts that do not match make the outcome UNKNOWN."""
-        configured = await self._gateway.bound(attempt.binding_id)
+        configured = await self._gateway.channels.bound(attempt.binding_id)
         snapshot = QuerySnapshot(self._context.now(), attempt.cancel_until)
         outcome = await self._gateway.perform(configured, lambda codec, context: codec.query(attempt_ref(attempt), context))
         # Only a payment must state its number. A codec may report the other statuses without one.
@@ -138,7 +139,7 @@ class AttemptSettlement:
         if outcome.status is QueryStatus.CLOSED:
             await self._close_here(attempt, outcome.error_code, outcome.error_message, cause())
             return SettleResult.CLOSED
-        configured = await self._gateway.bound(attempt.binding_id)
+        configured = await self._gateway.channels.bound(attempt.binding_id)
         if outcome.status is QueryStatus.UNKNOWN and not self._to_be_cancelled(configured, attempt, outcome):
             return SettleResult.UNCLEAR
         if self._context.now() < attempt.create_time + configured.spec.close_after:
@@ -222,9 +223,9 @@ class AttemptSettlement:
 
     async def pending(self, attempt: PayAttempt) -> PayCenterError:
         """The error ATTEMPT_PENDING, with the time after which the attempt may be closed."""
-        configured = await self._gateway.bound(attempt.binding_id)
+        configured = await self._gateway.channels.bound(attempt.binding_id)
         wait = (attempt.create_time + configured.spec.close_after - self._context.now()).total_seconds()
-        return errors.attempt_pending(attempt.channel_code, attempt.out_trade_no, wait)
+        return orders_errors.attempt_pending(attempt.channel_code, attempt.out_trade_no, wait)
 
     async def found_paid(self, order_id: UUID) -> PayCenterError:
         """The error after an attempt was found paid: ORDER_PAID only if the order took the money. ORDER_UNDER_REVIEW if it is held,
@@ -233,9 +234,9 @@ class AttemptSettlement:
             order = await order_rows.get_order(connection, order_id)
             held = await case_rows.held_case(connection, order_id)
         if order is not None and held is not None:
-            return errors.order_under_review(order, held)
+            return orders_errors.order_under_review(order, held)
         paid = order is None or order.state in (OrderState.SUCCESS, OrderState.REFUND)
-        return errors.order_paid() if paid else errors.order_changed()
+        return orders_errors.order_paid() if paid else orders_errors.order_changed()
 
     async def close_all(self, order_id: UUID) -> None:
         """Close every open attempt of an order. ORDER_PAID (or what `found_paid` says) if one is paid, CHANNEL_UNCLEAR or
@@ -247,7 +248,7 @@ class AttemptSettlement:
             if settled is SettleResult.PAID:
                 raise await self.found_paid(order_id)
             if settled is SettleResult.UNCLEAR:
-                raise errors.channel_unclear(attempt.channel_code)
+                raise channels_errors.channel_unclear(attempt.channel_code)
             if settled is SettleResult.TOO_SOON:
                 raise await self.pending(attempt)
             if settled is SettleResult.STILL_PAYABLE:

@@ -17,10 +17,11 @@ from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.schedule import ORDER_SYNC_DELAYS, due_after
 from paycenter_server.domain.states import OPEN_ATTEMPT, AttemptState, OrderState
-from paycenter_server.services import errors
+from paycenter_server.services import accounts_errors, channels_errors, orders_errors
 from paycenter_server.services.attempts import BEING_CANCELLED, FACTS_MISMATCH, AttemptSettlement, SettleResult
 from paycenter_server.services.attempts_checks import NewSubmission, check_submission
-from paycenter_server.services.channels_gateway import ChannelGateway, ConfiguredChannel
+from paycenter_server.services.channels_configured import ConfiguredChannel
+from paycenter_server.services.channels_gateway import ChannelGateway
 from paycenter_server.services.context import Context, deadline
 from paycenter_server.services.events import cause
 from paycenter_server.services.identity import Caller, Identity
@@ -90,7 +91,7 @@ class Submission:
         """Submit an order. Returns its current state, and the attempt with the display content."""
         seen = await self._read(decode(Prefix.ORDER, new.order_number))
         if not self._identity.owns(caller, seen.order.app_id):
-            raise errors.order_not_found()
+            raise orders_errors.order_not_found()
         await self._payable(seen)
         await self._identity.app_of(caller, seen.order.app_key, enabled=True, cached=True)
         configured = await self._channel(seen.order.app_id, new.channel_code)
@@ -104,7 +105,7 @@ class Submission:
         async with self._context.database.connection() as connection:
             seen = await order_rows.read_to_submit(connection, order_id) if order_id else None
         if seen is None:
-            raise errors.order_not_found()
+            raise orders_errors.order_not_found()
         return seen
 
     async def _payable(self, seen: Submittable) -> None:
@@ -113,24 +114,24 @@ class Submission:
         if seen.held is not None:
             async with self._context.database.connection() as connection:
                 held = await case_rows.get_case(connection, seen.held)
-            raise errors.order_under_review(order, held) if held else errors.order_changed()
+            raise orders_errors.order_under_review(order, held) if held else orders_errors.order_changed()
         if order.state in (OrderState.SUCCESS, OrderState.REFUND):
-            raise errors.order_paid()
+            raise orders_errors.order_paid()
         now = self._context.now()
         if order.state is OrderState.CLOSED or order.expire_time <= now:
-            raise errors.order_ended(order, now)
+            raise orders_errors.order_ended(order, now)
 
     async def _channel(self, app_id: UUID, code: str) -> ConfiguredChannel:
-        channel = await self._gateway.of_code(app_id, code)
+        channel = await self._gateway.channels.of_code(app_id, code)
         if channel is None:
-            raise errors.channel_code_not_found(code)
+            raise channels_errors.channel_code_not_found(code)
         if not channel.enabled:
-            raise errors.channel_disabled(code)
-        configured = await self._gateway.bound(channel.binding_id)
+            raise channels_errors.channel_disabled(code)
+        configured = await self._gateway.channels.bound(channel.binding_id)
         if not configured.account.enabled:
-            raise errors.account_disabled(configured.account)
+            raise accounts_errors.account_disabled(configured.account)
         if configured.spec.development_only and self._context.options.production:
-            raise errors.channel_not_allowed(code)
+            raise channels_errors.channel_not_allowed(code)
         return configured
 
     async def _run(self, seen: Submittable, configured: ConfiguredChannel, new: NewSubmission) -> PayAttempt:
@@ -182,7 +183,7 @@ class Submission:
                 if answer.status is QueryStatus.PAID:
                     return
                 if last and current.state is AttemptState.UNKNOWN:
-                    raise errors.channel_unclear(attempt.channel_code)
+                    raise channels_errors.channel_unclear(attempt.channel_code)
             if last:
                 return
             with waiting_outside():
@@ -248,27 +249,27 @@ class Submission:
                 if self._same(seen.order, attempt, configured, new):
                     return attempt, False
                 if attempt.id not in tolerated:
-                    raise errors.order_changed()
+                    raise orders_errors.order_changed()
             if tries:
                 await self._refuse_disabled(configured)
             async with self._context.database.connection() as connection:
                 if await attempt_rows.insert_attempt(connection, draft.attempt, seen.order, cause()):
                     return draft.attempt, True
             seen = await self._read_again(seen.order)
-        raise errors.order_changed()
+        raise orders_errors.order_changed()
 
     async def _refuse_disabled(self, configured: ConfiguredChannel) -> None:
         async with self._context.database.connection() as connection:
             account = await account_rows.get_account(connection, configured.account.id)
         if account is None or not account.enabled:
-            raise errors.account_disabled(configured.account)
+            raise accounts_errors.account_disabled(configured.account)
 
     async def _read_again(self, order: PayOrder) -> Submittable:
         """The order as it is now. ORDER_CHANGED if it has another amount, and the errors of an order that cannot be paid."""
         seen = await self._read(order.id)
         await self._payable(seen)
         if seen.order.amount != order.amount:
-            raise errors.order_changed()
+            raise orders_errors.order_changed()
         return seen
 
     def _request_of(self, order: PayOrder, configured: ConfiguredChannel, attempt: PayAttempt) -> PayRequest:
@@ -293,7 +294,7 @@ class Submission:
             attempt = work.known.attempt
             if work.fresh:
                 await self._close_unsent(attempt, outcome)
-            raise errors.channel_unreachable(attempt.channel_code, outcome.error_message)
+            raise channels_errors.channel_unreachable(attempt.channel_code, outcome.error_message)
         await self._store(work.configured, work.known, outcome)
 
     async def _close_unsent(self, attempt: PayAttempt, outcome: PayOutcome) -> None:
@@ -314,11 +315,11 @@ class Submission:
                 # Paid while it was being cancelled: only queries from now on are valid, so the attempt is queried soon.
                 await self._unclear(attempt, BEING_CANCELLED, str(error), outcome)
                 await self._attempts.look_again(attempt)
-                raise errors.channel_unclear(attempt.channel_code) from error
+                raise channels_errors.channel_unclear(attempt.channel_code) from error
             except FactsMismatchError as error:
                 log.error("pay_facts_mismatch", out_trade_no=attempt.out_trade_no, why=str(error))
                 await self._unclear(attempt, FACTS_MISMATCH, str(error), outcome)
-                raise errors.channel_unclear(attempt.channel_code) from error
+                raise channels_errors.channel_unclear(attempt.channel_code) from error
         elif outcome.status is PayStatus.WAITING:
             async with self._context.database.connection() as connection:
                 shown = await attempt_rows.answered(
@@ -340,12 +341,12 @@ class Submission:
             if not closed and current is not None and current.state in (AttemptState.WAITING, AttemptState.UNKNOWN):
                 await self._refused_again(current, outcome)
                 return
-            raise errors.channel_refused(attempt.channel_code, outcome.error_code, outcome.error_message)
+            raise channels_errors.channel_refused(attempt.channel_code, outcome.error_code, outcome.error_message)
         else:
             unclear = await self._unclear(attempt, outcome.error_code, outcome.error_message, outcome)
             # A bar code payment is queried by the waiting call after some seconds, not at once.
             if configured.spec.attempt_life is None and (await self._ask(unclear)).status is not QueryStatus.PAID:
-                raise errors.channel_unclear(attempt.channel_code)
+                raise channels_errors.channel_unclear(attempt.channel_code)
 
     async def _accepted_too_late(self, attempt: PayAttempt) -> None:
         """The attempt is payable at the channel, but was paid or closed here meanwhile, for example by a parallel call."""
@@ -355,7 +356,7 @@ class Submission:
             return
         await self._attempts.look_again(current)
         await self._attempts.settle_or_close(current)
-        raise errors.order_changed()
+        raise orders_errors.order_changed()
 
     async def _refused_again(self, attempt: PayAttempt, outcome: PayOutcome) -> None:
         """A repeated request was refused, but the payer has seen the first one and may have paid it, so the channel is queried."""
@@ -364,7 +365,7 @@ class Submission:
             return
         if settled is SettleResult.STILL_PAYABLE:
             await self._attempts.give_up_on(attempt)
-        raise errors.channel_refused(attempt.channel_code, outcome.error_code, outcome.error_message)
+        raise channels_errors.channel_refused(attempt.channel_code, outcome.error_code, outcome.error_message)
 
     async def _unclear(self, attempt: PayAttempt, code: str, message: str, outcome: PayOutcome) -> PayAttempt:
         """Store an unclear answer. Returns the attempt with its error."""
@@ -385,5 +386,5 @@ class Submission:
                     connection, attempt.id, self._context.now(), cause(), code=code, message=message,
                     next_look=self._attempts.first_look(),
                 )  # fmt: skip
-            raise errors.channel_refused(attempt.channel_code, code, message)
+            raise channels_errors.channel_refused(attempt.channel_code, code, message)
         return answer

@@ -12,7 +12,8 @@ from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.events import CALLBACK_REFUSED, CALLBACK_REPEATED, Actor, ActorKind, Cause, acting
 from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.services.attempts import AttemptSettlement
-from paycenter_server.services.channels_gateway import ChannelGateway, ConfiguredChannel
+from paycenter_server.services.channels_configured import ConfiguredChannel
+from paycenter_server.services.channels_gateway import ChannelGateway
 from paycenter_server.services.context import Context
 from paycenter_server.services.events import callback_cause, with_verdict
 from paycenter_server.services.payments import BeingCancelledError, Booked, FactsMismatchError, Known, Payments, compare_identity
@@ -50,7 +51,7 @@ class Callbacks:
         if key is None:
             return NOT_FOUND
         try:
-            candidates = await self._gateway.all_of(key)  # each account that the channel has or had
+            candidates = await self._gateway.channels.all_of(key)  # each account that the channel has or had
         except PayCenterError as error:
             if error.reason is Reason.CHANNEL_NOT_FOUND:
                 return NOT_FOUND
@@ -81,7 +82,7 @@ class Callbacks:
             signer, callback = await self._verified(candidates, request)
         except (CallbackError, FactsMismatchError):
             # Another process may have moved the channel to the account that signed the message.
-            present = await self._gateway.all_of(channel_id, again=True)
+            present = await self._gateway.channels.all_of(channel_id, again=True)
             if {one.binding.id for one in present} == {one.binding.id for one in candidates}:
                 raise
             signer, callback = await self._verified(present, request)
@@ -131,7 +132,7 @@ class Callbacks:
         for number in numbers:
             known = await self._payments.known(number)
             if known is not None and known.attempt.account_id == signer.account.id:
-                return await self._gateway.bound(known.attempt.binding_id), known
+                return await self._gateway.channels.bound(known.attempt.binding_id), known
         return signer, None
 
     async def _note(self, out_trade_no: str, event: str, cause: Cause) -> None:

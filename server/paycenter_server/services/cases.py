@@ -33,7 +33,7 @@ from paycenter_server.storage import refunds as refund_rows
 from paycenter_server.storage.cases import Decided
 from paycenter_server.storage.database import Transaction
 from paycenter_server.storage.events import Difference
-from paycenter_server.storage.notifications import DueNotification
+from paycenter_server.storage.notifications_delivery import DueNotification
 
 log = structlog.get_logger(__name__)
 # The reference of a conflict about everything that was refunded of an attempt is its out_trade_no and one of these.

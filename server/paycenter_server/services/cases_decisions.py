@@ -19,8 +19,8 @@ from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.domain.schedule import FAILED_REFUND, REQUEST_LIFE, next_look
 from paycenter_server.domain.states import CaseEvent, CaseState, OrderState, RefundState
 from paycenter_server.domain.validation import Check
+from paycenter_server.services import accounts_errors
 from paycenter_server.services import cases_errors as errors
-from paycenter_server.services import errors as common_errors
 from paycenter_server.services import notifications_payloads as payloads
 from paycenter_server.services.attempts import AttemptSettlement, SettleResult
 from paycenter_server.services.audit import Act, record
@@ -199,7 +199,7 @@ class CaseDecisions:
             await self._refuse_conflict(transaction, current, attempt, work)
             if not await account_rows.hold_enabled(transaction, attempt.account_id):
                 account = await account_rows.get_account(transaction, attempt.account_id)
-                raise common_errors.account_disabled(account) if account else errors.case_changed(case)
+                raise accounts_errors.account_disabled(account) if account else errors.case_changed(case)
             if refund is not None:
                 if not await refund_rows.send_again(transaction, refund.id, self._context.new_key(now), now, now, work.cause):
                     raise errors.case_changed(case)

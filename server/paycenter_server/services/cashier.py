@@ -23,7 +23,7 @@ from paycenter_server.domain.attempts import PayAttempt
 from paycenter_server.domain.errors import Violation, invalid
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.states import OPEN_ATTEMPT, OrderState
-from paycenter_server.services import errors
+from paycenter_server.services import channels_errors, orders_errors
 from paycenter_server.services.attempts_submission import NewSubmission, Submission
 from paycenter_server.services.context import Context
 from paycenter_server.services.identity import Caller, Identity
@@ -138,9 +138,9 @@ class Cashier:
             raise invalid(wrong)
         now = self._context.now()
         if order.state in (OrderState.SUCCESS, OrderState.REFUND):
-            raise errors.order_paid()
+            raise orders_errors.order_paid()
         if order.state is OrderState.CLOSED or order.expire_time <= now:
-            raise errors.order_ended(order, now)
+            raise orders_errors.order_ended(order, now)
         return CashierLink(f"{self._context.options.cashier_url}/{self._token(order.id, extras)}", order.expire_time)
 
     def _token(self, order_id: UUID, extras: Mapping[str, str]) -> str:
@@ -190,7 +190,7 @@ class Cashier:
         claims = self._claims(token)
         view = await self.view(token, browser)
         if code not in view.ways:
-            raise errors.channel_code_not_found(code)
+            raise channels_errors.channel_code_not_found(code)
         spec = self._context.registry.get(code)
         needed = {name for extra in spec.required_extras for name in extra.names} if spec else set()
         extras = {name: value for name, value in {**claims.extras, "auth_code": auth_code}.items() if name in needed and value}

@@ -15,7 +15,7 @@ from paycenter_server.domain.channels import PayBinding, PayChannel, new_binding
 from paycenter_server.domain.errors import Violation, invalid
 from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.validation import Check
-from paycenter_server.services import errors
+from paycenter_server.services import accounts_errors, channels_errors
 from paycenter_server.services.accounts_keys import Keys, Plan, RacedError, audited_config, secret_names, shown
 from paycenter_server.services.approvals import Approvals, Approved, Wanted
 from paycenter_server.services.audit import Act, record
@@ -150,7 +150,7 @@ class Channels:
             known = ", ".join(self._context.registry)
             raise invalid([Violation("code", f"is not an installed channel; installed: {known}")])
         if spec.development_only and self._context.options.production:
-            raise errors.channel_not_allowed(code)
+            raise channels_errors.channel_not_allowed(code)
         if family != spec.config_message:
             raise invalid([Violation("config", f"must be the {spec.config_message} configuration for the channel code {code!r}")])
         return spec
@@ -193,7 +193,7 @@ class Channels:
                 await record(connection, caller, act, None, after | (approved.audited if approved else {}))
                 if approved is not None:
                     await self._approvals.record(connection, approved)
-            self._gateway.forget_account(plan.account.id)
+            self._gateway.channels.forget_account(plan.account.id)
             return view
 
         try:
@@ -205,9 +205,9 @@ class Channels:
             )  # fmt: skip
             raise await self._approvals.request(caller, wanted) from None
         except UniqueViolation:
-            raise errors.channel_exists(new.code) from None
+            raise channels_errors.channel_exists(new.code) from None
         except ForeignKeyViolation:
-            raise errors.account_changed() from None
+            raise accounts_errors.account_changed() from None
 
     async def _planned(self, store: Callable[[], Awaitable[ChannelView]]) -> ChannelView:
         """Plan and store, again if another call was first. ACCOUNT_CHANGED if that happens too often."""
@@ -216,14 +216,14 @@ class Channels:
                 return await store()
             except RacedError:
                 continue
-        raise errors.account_changed()
+        raise accounts_errors.account_changed()
 
     async def _load(self, caller: Caller, number: str) -> PayChannel:
         key = decode(Prefix.CHANNEL, number)
         async with self._context.database.connection() as connection:
             channel = await channel_rows.get_channel(connection, key) if key else None
         if channel is None or not self._identity.owns(caller, channel.app_id):
-            raise errors.channel_not_found()
+            raise channels_errors.channel_not_found()
         return channel
 
     async def update(
@@ -253,14 +253,14 @@ class Channels:
         check.done()
         channel = await self._load(caller, number)
         if version is not None and channel.version != version:
-            raise errors.channel_changed()
+            raise channels_errors.channel_changed()
         change = _Change(changes, family, config, account, approved)
 
         async def store() -> ChannelView:
             return await self._change(caller, channel, change)
 
         await self._planned(store)
-        self._gateway.forget(channel.id)
+        self._gateway.channels.forget(channel.id)
         return await self.get(caller, number)
 
     async def _change(self, caller: Caller, channel: PayChannel, change: _Change) -> ChannelView:
@@ -270,7 +270,7 @@ class Channels:
             current = next((one for one in bindings if one.id == channel.binding_id), None)
             stored = await account_rows.get_account(connection, current.account_id) if current else None
         if current is None or stored is None:
-            raise errors.channel_changed()
+            raise channels_errors.channel_changed()
         plan, binding, fresh = None, current, False
         if config is not None or account:
             known = self._context.registry.get(channel.code)
@@ -302,13 +302,13 @@ class Channels:
                 remark=changes.get("remark", channel.remark), binding_id=binding.id,
             )  # fmt: skip
             if not done:
-                raise errors.channel_changed()
+                raise channels_errors.channel_changed()
             act = Act("PayChannelService/UpdatePayChannel", channel.number, channel.app_key)
             await record(connection, caller, act, before, after | (approved.audited if approved else {}))
             if approved is not None:
                 await self._approvals.record(connection, approved)
         if plan is not None:
-            self._gateway.forget_account(plan.account.id)
+            self._gateway.channels.forget_account(plan.account.id)
         return view
 
     async def _request(
@@ -352,8 +352,8 @@ class Channels:
                 act = Act("PayChannelService/DeletePayChannel", channel.number, channel.app_key)
                 await record(connection, caller, act, {"code": channel.code, "enabled": channel.enabled}, {})
         except ForeignKeyViolation:
-            raise errors.channel_has_orders() from None
-        self._gateway.forget(channel.id)
+            raise channels_errors.channel_has_orders() from None
+        self._gateway.channels.forget(channel.id)
 
     async def get(self, caller: Caller, number: str) -> ChannelView:
         """Read by id."""
@@ -362,7 +362,7 @@ class Channels:
         async with self._context.database.connection() as connection:
             views = await self._views(connection, [channel])
         if not views:
-            raise errors.channel_changed()
+            raise channels_errors.channel_changed()
         return views[0]
 
     async def search(self, caller: Caller, app_key: str, pager: Pager) -> Page[ChannelView]:

@@ -1,16 +1,15 @@
-"""The channel gateway: it caches configured codecs and executes their operations."""
+"""The channel gateway: it executes the operations of configured channels."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TypeVar, cast
-from uuid import UUID
 
 import structlog
 
@@ -31,168 +30,29 @@ from paycenter_server.channels.protocol import (
     UnknownKeyError,
 )
 from paycenter_server.channels.records import call_record
-from paycenter_server.channels.specs import ChannelSpec
 from paycenter_server.channels.transport import NotSentError, TransportUnclearError
-from paycenter_server.domain.accounts import PayAccount
-from paycenter_server.domain.channels import PayBinding, PayChannel
-from paycenter_server.services import errors
-from paycenter_server.services.accounts_keys import Keys
+from paycenter_server.domain.channels import PayChannel
 from paycenter_server.services.accounts_places import AccountPlaces, count_call
-from paycenter_server.services.channels_cache import ChannelCache
+from paycenter_server.services.channels_configured import ConfiguredChannel, ConfiguredChannels
 from paycenter_server.services.context import Context, deadline
 from paycenter_server.services.limits import waiting_outside
-from paycenter_server.storage import accounts as account_rows
-from paycenter_server.storage import channels as channel_rows
-from paycenter_server.storage.database import retryable_error
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 NOT_SENT = "NOT_SENT"
-_FRESH_SECONDS = 1.0
 # Anybody can send a callback with an unknown serial; an answer to our own request comes from the channel.
 _PAUSE_AFTER_CALLBACK = timedelta(minutes=5)
 _PAUSE_AFTER_ANSWER = timedelta(seconds=20)
 
 
-@dataclass
-class ConfiguredChannel:
-    """A channel over one account: the rows, the spec of its code, and the codec for this binding.
-
-    `earlier`: codecs with the account's earlier keys, and until when they are valid. They only read callbacks and answers.
-    """
-
-    channel: PayChannel
-    binding: PayBinding
-    account: PayAccount
-    spec: ChannelSpec
-    codec: Codec
-    loaded: float
-    earlier: list[tuple[datetime, Codec]] = field(default_factory=list)
-    key_fetches: dict[timedelta, datetime] = field(default_factory=dict)
-    fetching: asyncio.Task[bool] | None = None
-
-    def differing_fact(self, facts: Mapping[str, str], now: datetime, *, identity: bool = False) -> str:
-        """The first fact of a message that is not that of this account; "" if it names the account.
-
-        `identity`: only the merchant is compared. Facts that change with the keys (Alipay's seller_id) may also be those of earlier
-        keys that are still valid.
-        """
-        codecs = [self.codec, *(codec for until, codec in self.earlier if now < until)]
-        found = []
-        for codec in codecs:
-            wanted = self.spec.identity_facts(codec) if identity else codec.account
-            found.append(next((name for name, ours in wanted.items() if facts.get(name) != ours), ""))
-        return "" if "" in found else found[0]
-
-    @property
-    def current(self) -> bool:
-        """Whether new payments of the channel are made over this account."""
-        return self.channel.binding_id == self.binding.id
-
-
 class ChannelGateway:
-    """Codecs by binding. Rows are read again after a second. Keys are parsed again only if account or binding have changed."""
+    """Calls channels and reads their answers and callbacks. `channels`: the configured channels, which all calls are given."""
 
     def __init__(self, context: Context, places: AccountPlaces) -> None:
         self._context = context
         self._places = places
-        self._keys = Keys(context)
-        self._known: dict[UUID, ConfiguredChannel] = {}
-        self._building: dict[UUID, asyncio.Lock] = {}
-        self._rows = ChannelCache(context)
-
-    async def get(self, channel_id: UUID) -> ConfiguredChannel:
-        """The channel over its current account. CHANNEL_NOT_FOUND if there is none."""
-        async with self._context.database.connection() as connection:
-            channel = await channel_rows.get_channel(connection, channel_id)
-        if channel is None:
-            raise errors.channel_not_found()
-        return await self.bound(channel.binding_id)
-
-    async def of_code(self, app_id: UUID, code: str) -> PayChannel | None:
-        """The channel of an app as it was at most a second ago, enabled or not; None if there is none."""
-        return await self._rows.channel(app_id, code)
-
-    async def all_of(self, channel_id: UUID, *, again: bool = False) -> list[ConfiguredChannel]:
-        """The channel over every account that it has or had and whose keys can be read, the current one first, as it was at most a
-        second ago; with `again` as it is now. CHANNEL_NOT_FOUND if there is no channel."""
-        bindings = await self._rows.bindings(channel_id, again=again)
-        if not bindings:
-            raise errors.channel_not_found()
-        usable, failure = [], None
-        for binding_id in bindings:
-            # One account whose keys cannot be read must not stop the callbacks of the others.
-            try:
-                usable.append(await self.bound(binding_id))
-            except Exception as error:
-                if retryable_error(error) is not None:
-                    raise
-                log.error("binding_unusable", channel_id=channel_id, binding_id=binding_id, why=f"{error}"[:300])
-                failure = failure or error
-        if not usable and failure is not None:
-            raise failure
-        return usable
-
-    async def bound(self, binding_id: UUID) -> ConfiguredChannel:
-        """The channel over the account of this binding, disabled or not, because its payments are settled. CHANNEL_NOT_FOUND if
-        there is none."""
-        now = asyncio.get_running_loop().time()
-        known = self._known.get(binding_id)
-        if known is not None and now - known.loaded < _FRESH_SECONDS:
-            return known
-        async with self._building.setdefault(binding_id, asyncio.Lock()):
-            known = self._known.get(binding_id)
-            if known is not None and now - known.loaded < _FRESH_SECONDS:
-                return known
-            async with self._context.database.connection() as connection:
-                binding = await channel_rows.get_binding(connection, binding_id)
-                channel = await channel_rows.get_channel(connection, binding.channel_id) if binding else None
-                account = await account_rows.get_account(connection, binding.account_id) if binding else None
-            if binding is None or channel is None or account is None:
-                self._known.pop(binding_id, None)
-                raise errors.channel_not_found()
-            if known is not None and (known.account.version, known.binding.version) == (account.version, binding.version):
-                known.loaded, known.channel = now, channel
-                return known
-            spec = self._context.registry.get(channel.code)
-            if spec is None:
-                raise errors.channel_not_installed(channel.code)
-            # Parsing a private key takes more than 50 ms, so it runs in a thread.
-            codec, earlier = await self._off_loop(lambda: self._build(spec, account, binding))
-            built = ConfiguredChannel(channel, binding, account, spec, codec, now, earlier)
-            self._known[binding_id] = built
-            return built
-
-    def _build(self, spec: ChannelSpec, account: PayAccount, binding: PayBinding) -> tuple[Codec, list[tuple[datetime, Codec]]]:
-        """The codec with the present keys, and those with earlier keys."""
-        keys, way = self._keys.clear_account(account), self._keys.clear_binding(binding)
-        earlier = [
-            (datetime.fromisoformat(entry["until"]), {**keys, **self._keys.clear_account(account, entry["config"])})
-            for entry in account.valid_earlier_keys(self._context.now())
-        ]
-        return spec.build({**keys, **way}), [(until, spec.build({**before, **way})) for until, before in earlier]
-
-    def forget(self, channel_id: UUID) -> None:
-        """Read the rows of the channel again at its next use in this process, because they have changed."""
-        self._forget(lambda known: known.channel.id == channel_id)
-
-    def forget_account(self, account_id: UUID) -> None:
-        """Read the rows of every channel over this account again at their next use in this process."""
-        self._forget(lambda known: known.account.id == account_id)
-
-    def _forget(self, which: Callable[[ConfiguredChannel], bool]) -> None:
-        self._rows.forget()
-        for known in self._known.values():
-            if which(known):
-                known.loaded = float("-inf")
-
-    def clear_config(self, configured: ConfiguredChannel) -> Mapping[str, str]:
-        """The whole configuration with its secrets in clear text, for use inside the process only."""
-        return {**self._keys.clear_account(configured.account), **self._keys.clear_binding(configured.binding)}
-
-    async def _off_loop(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._context.signers, work)
+        self.channels = ConfiguredChannels(context)
 
     async def perform(
         self,
@@ -208,7 +68,7 @@ class ChannelGateway:
         codec = configured.codec
         await self._refresh_keys(configured)
         context = self._context.new_request_context()
-        made = await self._off_loop(lambda: operation(codec, context))
+        made = await self._context.in_thread(lambda: operation(codec, context))
         if not isinstance(made, Call):
             return made
         if not_after is not None and self._context.now() > not_after:
@@ -288,7 +148,7 @@ class ChannelGateway:
         """The outcome of an answer that the channel has signed with the key before a change, which it may still use."""
         for until, codec in configured.earlier if remake is not None else []:
             if remake is not None and self._context.now() < until:
-                call = await self._off_loop(partial(remake, codec))
+                call = await self._context.in_thread(partial(remake, codec))
                 with suppress(AnswerError, UnknownKeyError):
                     return [call.parse(response, self._context.now())] if isinstance(call, Call) else []
         return []
@@ -344,7 +204,7 @@ class ChannelGateway:
     async def _fetch(self, configured: ConfiguredChannel, serial: str | None) -> bool:
         deadline.set(None)  # the deadline of the caller that started it does not apply, because others wait too
         context = self._context.new_request_context()
-        call = await self._off_loop(lambda: configured.codec.fetch_keys(serial, context))
+        call = await self._context.in_thread(lambda: configured.codec.fetch_keys(serial, context))
         return call is not None and await self._send(configured, call, fetching=True)
 
     async def _refresh_keys(self, configured: ConfiguredChannel, pause: timedelta = _PAUSE_AFTER_ANSWER) -> None:

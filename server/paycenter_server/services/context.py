@@ -105,6 +105,10 @@ class Context:
         """The time and a nonce for one channel operation."""
         return RequestContext(self.now(), "".join(secrets.choice(_NONCE) for _ in range(32)))
 
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Run work that takes the processor longer than the event loop may be blocked (signing, hashing, parsing keys)."""
+        return await asyncio.get_running_loop().run_in_executor(self.signers, work)
+
     async def run_to_completion(self, work: Coroutine[Any, Any, T]) -> T:
         """Run work that must not stop halfway. If the caller is cancelled, the work continues."""
         task = asyncio.ensure_future(work)

@@ -13,7 +13,7 @@ from paycenter_server.domain.credentials import NO_LIMITS, Credential, Credentia
 from paycenter_server.domain.operators import PayOperator, new_operator
 from paycenter_server.domain.roles import Role
 from paycenter_server.domain.validation import Check
-from paycenter_server.services import errors, operators_errors
+from paycenter_server.services import credentials_errors, operators_errors
 from paycenter_server.services.audit import Act, record
 from paycenter_server.services.context import Context, KeyGenerator
 from paycenter_server.services.identity import Identity
@@ -117,9 +117,9 @@ class Credentials:
             credentials = await credential_rows.lock_operator_credentials(transaction)
             found = next((one for one in credentials if one.key_id == key_id), None)
             if found is None:
-                raise errors.credential_not_found("ListOperatorCredentials")
+                raise credentials_errors.credential_not_found("ListOperatorCredentials")
             if found.enabled and not await credential_rows.another_is_usable(transaction, key_id):
-                raise errors.last_credential()
+                raise credentials_errors.last_credential()
             await credential_rows.disable_credential(transaction, None, key_id)
             names = await operator_rows.names(transaction)
             disabled = replace(found, enabled=False)
@@ -166,7 +166,7 @@ class Credentials:
     async def disable_own(self, caller: Caller, key_id: str) -> OperatorCredential:
         """Disable a credential of the caller. CREDENTIAL_NOT_FOUND also for that of another operator."""
         if key_id not in {one.credential.key_id for one in await self.list_own(caller)}:
-            raise errors.credential_not_found("ListOwnCredentials")
+            raise credentials_errors.credential_not_found("ListOwnCredentials")
         return await self.disable_operator(caller, key_id)
 
     async def create(self, caller: Caller, app_key: str, name: str) -> tuple[Credential, str]:
@@ -197,7 +197,7 @@ class Credentials:
         async with self._context.database.transaction() as transaction:
             before = await credential_rows.get_credential(transaction, key_id)
             if before is None or not await credential_rows.disable_credential(transaction, app.id, key_id):
-                raise errors.credential_not_found("ListAppCredentials")
+                raise credentials_errors.credential_not_found("ListAppCredentials")
             credential = replace(before, enabled=False)
             act = Act("PayCredentialService/DisableAppCredential", key_id, app_key)
             await record(transaction, caller, act, audited(before), audited(credential))

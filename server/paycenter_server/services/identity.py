@@ -17,7 +17,7 @@ from paycenter_server.domain.credentials import Credential
 from paycenter_server.domain.errors import PayCenterError, Violation, invalid
 from paycenter_server.domain.operators import PayOperator
 from paycenter_server.domain.roles import Role, app_may_call, disabled_app_may_call, may_call
-from paycenter_server.services import errors, operators_errors
+from paycenter_server.services import apps_errors, credentials_errors, operators_errors
 from paycenter_server.services.apps_cache import AppCache
 from paycenter_server.services.audit import Act, Refusals
 from paycenter_server.services.context import Context
@@ -48,17 +48,17 @@ def _parsed(authorization: str) -> tuple[str, str]:
     if scheme.lower() != "basic":
         named = scheme if space and _SCHEME.fullmatch(scheme) else ""
         _log_failure("", f"scheme {named}" if named else "no scheme")
-        raise errors.authorization_scheme(named)
+        raise credentials_errors.authorization_scheme(named)
     try:
         key_id, colon, secret = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
     except (binascii.Error, ValueError):
         colon = ""
     if not colon:
         _log_failure("", "not base64 of key_id:secret")
-        raise errors.authorization_malformed()
+        raise credentials_errors.authorization_malformed()
     if not key_id or len(key_id) > 64 or "\0" in key_id:
         _log_failure(key_id, "no key id")
-        raise errors.credentials_invalid()
+        raise credentials_errors.credentials_invalid()
     return key_id, secret
 
 
@@ -93,7 +93,7 @@ class Identity:
         """The caller of an `authorization` value: `Basic base64(key_id:secret)`, as in HTTP."""
         if not authorization:
             _log_failure("", "no credentials")
-            raise errors.credentials_missing()
+            raise credentials_errors.credentials_missing()
         now = asyncio.get_running_loop().time()
         known = self._known.get(authorization)
         if known is not None and now - known[0] < _FRESH_SECONDS:
@@ -127,7 +127,7 @@ class Identity:
                     return await operator_caller(connection, operator, credential.key_id, credential)
                 why = "operator disabled"
         _log_failure(key_id, why)
-        error = errors.credentials_invalid()
+        error = credentials_errors.credentials_invalid()
         await self._refusals.record(Caller(key_id, None, ""), Act("authenticate", key_id), error)
         raise error
 
@@ -159,7 +159,9 @@ class Identity:
             if not caller.is_operator and not disabled_app_may_call(method):
                 await self.app_of(caller, "", enabled=True, cached=True)
             return
-        error: PayCenterError = operators_errors.role_may_not(caller, method) if caller.is_operator else errors.operators_only()
+        error: PayCenterError = (
+            operators_errors.role_may_not(caller, method) if caller.is_operator else credentials_errors.operators_only()
+        )
         await self._refusals.record(caller, Act(method), error)
         raise error
 
@@ -173,19 +175,19 @@ class Identity:
         `enabled`: the app must be enabled, because the call takes a new payment. `cached`: as it was at most a second ago.
         """
         if not caller.is_operator and app_key and app_key != caller.app_key:
-            raise errors.another_app(caller.app_key, app_key)
+            raise credentials_errors.another_app(caller.app_key, app_key)
         key = caller.app_key or app_key
         if caller.is_operator and caller.scope is not None and key not in caller.scope_keys:
-            raise errors.app_not_found(key)
+            raise apps_errors.app_not_found(key)
         if cached:
             app = await self._apps.get(key)
         else:
             async with self._context.database.connection() as connection:
                 app = await app_rows.get_app(connection, key)
         if app is None or not caller.may_access(app.id):
-            raise errors.app_not_found(key)
+            raise apps_errors.app_not_found(key)
         if enabled and not app.enabled:
-            raise errors.app_disabled(key)
+            raise apps_errors.app_disabled(key)
         return app
 
     async def list_scope(self, caller: Caller, app_key: str) -> UUID | None:
@@ -208,7 +210,7 @@ class Identity:
     def require_operator(self, caller: Caller) -> None:
         """PERMISSION_DENIED if the caller is an app."""
         if not caller.is_operator:
-            raise errors.operators_only()
+            raise credentials_errors.operators_only()
 
     def owns(self, caller: Caller, app_id: UUID | None) -> bool:
         """Whether the caller may access objects of this app."""

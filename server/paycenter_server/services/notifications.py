@@ -10,7 +10,7 @@ from paycenter_server.domain.ids import Prefix, decode, encode
 from paycenter_server.domain.notifications import NotificationLog, PayNotification
 from paycenter_server.domain.states import NotificationState
 from paycenter_server.domain.validation import Check
-from paycenter_server.services import errors
+from paycenter_server.services import notifications_errors
 from paycenter_server.services.audit import Act, record
 from paycenter_server.services.context import Context
 from paycenter_server.services.identity import Caller, Identity
@@ -77,7 +77,7 @@ class Notifications:
         async with self._context.database.connection() as connection:
             task = await notification_rows.get_notification(connection, key) if key else None
             if task is None or not self._identity.owns(caller, task.app_id):
-                raise errors.notification_not_found()
+                raise notifications_errors.notification_not_found()
             return task, await notification_rows.list_logs(connection, task.id)
 
     async def resend(self, caller: Caller, number: str) -> PayNotification:
@@ -89,7 +89,7 @@ class Notifications:
         async with self._context.database.transaction() as connection:
             if not await notification_rows.resend(connection, [task.id], self._context.now(), Cause(caller.actor)):
                 await self._refuse_superseded(connection, task)
-                raise errors.notification_open()
+                raise notifications_errors.notification_open()
             await record(connection, caller, Act("PayNotificationService/ResendPayNotification", number, task.app_key))
         self._context.wake_up.send()
         return (await self.get(caller, number))[0]
@@ -103,7 +103,7 @@ class Notifications:
         async with self._context.database.transaction() as connection:
             if not await notification_rows.send_now(connection, task.id, self._context.now(), Cause(caller.actor)):
                 await self._refuse_superseded(connection, task)
-                raise errors.notification_finished(task)
+                raise notifications_errors.notification_finished(task)
             await record(connection, caller, Act("PayNotificationService/SendPayNotificationNow", number, task.app_key))
         self._context.wake_up.send()
         return (await self.get(caller, number))[0]
@@ -112,7 +112,7 @@ class Notifications:
     async def _refuse_superseded(connection: Connection, task: PayNotification) -> None:
         newest = await notification_rows.newest_of(connection, task.data_id)
         if newest is not None and newest.data_version > task.data_version:
-            raise errors.notification_superseded(task, newest)
+            raise notifications_errors.notification_superseded(task, newest)
 
     async def resend_matching(
         self, caller: Caller, app_key: str, where: NotificationFilter, pager: Pager, *, dry_run: bool

@@ -29,8 +29,8 @@ from paycenter_server.services.cases import Cases
 from paycenter_server.services.claims import Claims
 from paycenter_server.services.context import Context
 from paycenter_server.services.notifications_endpoints import Endpoints
-from paycenter_server.storage import notifications as notification_rows
-from paycenter_server.storage.notifications import DeliveryResult, DueNotification
+from paycenter_server.storage import notifications_delivery as delivery_rows
+from paycenter_server.storage.notifications_delivery import DeliveryResult, DueNotification
 from paycenter_server.version import USER_AGENT
 
 log = structlog.get_logger(__name__)
@@ -111,14 +111,14 @@ class NotificationDelivery:
 
     async def _due(self) -> list[str]:
         async with self._context.database.connection() as connection:
-            endpoints = await notification_rows.due_endpoints(connection, self._context.now())
+            endpoints = await delivery_rows.due_endpoints(connection, self._context.now())
         await self._give_up_overdue(endpoints)
         return endpoints
 
     async def _take(self, places: Mapping[str, int]) -> list[DueNotification]:
         now = self._context.now()
         async with self._context.database.connection() as connection:
-            return await notification_rows.claim_due(connection, now, now + LEASE, places)
+            return await delivery_rows.claim_due(connection, now, now + LEASE, places)
 
     async def _give_up_overdue(self, endpoints: Iterable[str]) -> None:
         """End what has waited for a trial of an open breaker for as long as the whole retry schedule takes."""
@@ -128,7 +128,7 @@ class NotificationDelivery:
             if since is None or since > now - OPEN_BEFORE_GIVING_UP:
                 continue
             async with self._context.database.connection() as connection:
-                tasks = await notification_rows.claim_due(connection, now - GIVE_UP_AFTER, now + LEASE, {name: _GIVE_UP_BATCH})
+                tasks = await delivery_rows.claim_due(connection, now - GIVE_UP_AFTER, now + LEASE, {name: _GIVE_UP_BATCH})
             for task in tasks:
                 why = f"{name} has not answered since {since:%Y-%m-%d %H:%M} UTC; resend it when it answers again"
                 self._add_unsent(task, NotificationEvent.GIVE_UP, why)
@@ -256,10 +256,10 @@ class NotificationDelivery:
         results = [outcome.result for outcome in batch]
         if not ended:
             async with self._context.database.connection() as connection:
-                await notification_rows.record(connection, results)
+                await delivery_rows.record(connection, results)
             return
         async with self._context.database.transaction() as transaction:
-            changed: set[UUID] = set(await notification_rows.record(transaction, results))
+            changed: set[UUID] = set(await delivery_rows.record(transaction, results))
             for outcome in ended:
                 if outcome.task.id in changed:
                     await self._cases.notification_given_up(transaction, outcome.task, outcome.result.problem)

@@ -12,7 +12,7 @@ from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.orders import PayOrder, new_order
 from paycenter_server.domain.states import OrderState
 from paycenter_server.domain.validation import Check
-from paycenter_server.services import errors
+from paycenter_server.services import apps_errors, orders_errors
 from paycenter_server.services.attempts import AttemptSettlement
 from paycenter_server.services.audit import Act, record
 from paycenter_server.services.context import Context
@@ -91,14 +91,14 @@ class Orders:
             if await self._inserts.insert(order, cause()):
                 return order
         except ForeignKeyViolation:
-            raise errors.app_not_found(app.app_key) from None  # deleted by another process within the last second
+            raise apps_errors.app_not_found(app.app_key) from None  # deleted by another process within the last second
         async with self._context.database.connection() as connection:
             existing = await order_rows.get_order_by_merchant_id(connection, app.id, new.merchant_order_id)
         if existing is None:
-            raise errors.order_not_found()
+            raise orders_errors.order_not_found()
         differing = [name for name, field in _CONTENT.items() if getattr(existing, field) != getattr(order, field)]
         if differing:
-            raise errors.order_conflict(existing, differing)
+            raise orders_errors.order_conflict(existing, differing)
         return existing
 
     async def load(self, caller: Caller, number: str) -> PayOrder:
@@ -132,7 +132,7 @@ class Orders:
 
     def _owned(self, caller: Caller, order: PayOrder | None) -> PayOrder:
         if order is None or not self._identity.owns(caller, order.app_id):
-            raise errors.order_not_found()
+            raise orders_errors.order_not_found()
         return order
 
     async def attempts(self, order: PayOrder) -> list[PayAttempt]:
@@ -197,14 +197,14 @@ class Orders:
         if order.state is OrderState.CLOSED:
             return order
         if order.state is not OrderState.WAITING:
-            raise errors.order_paid()
+            raise orders_errors.order_paid()
         await self._context.run_to_completion(self._close(caller, order))
         return await self.load(caller, number)
 
     async def _close(self, caller: Caller, order: PayOrder) -> None:
         await self._attempts.close_all(order.id)
         if await self._attempts.close_order(order.id, caller) is None:
-            raise errors.order_changed()
+            raise orders_errors.order_changed()
 
     async def update_price(self, caller: Caller, number: str, amount: int) -> PayOrder:
         """Change the amount of a WAITING order. Its attempts are closed at their channels first."""
@@ -213,9 +213,9 @@ class Orders:
         check.done()
         order = await self.load(caller, number)
         if order.state is OrderState.CLOSED:
-            raise errors.order_ended(order, self._context.now())
+            raise orders_errors.order_ended(order, self._context.now())
         if order.state is not OrderState.WAITING:
-            raise errors.order_paid()
+            raise orders_errors.order_paid()
         if order.amount != amount:
             await self._context.run_to_completion(self._update_price(caller, order, amount))
         return await self.load(caller, number)
@@ -229,4 +229,4 @@ class Orders:
                 act = Act("PayOrderService/UpdatePayOrderPrice", order.number, order.app_key)
                 await record(connection, caller, act, {"amount": order.amount}, {"amount": amount})
         if not done:
-            raise errors.order_changed()
+            raise orders_errors.order_changed()

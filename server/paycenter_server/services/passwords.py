@@ -114,6 +114,6 @@ class Passwords:
         self._waiting += 1
         try:
             async with self._one:
-                return await asyncio.get_running_loop().run_in_executor(self._context.signers, work)
+                return await self._context.in_thread(work)
         finally:
             self._waiting -= 1

@@ -20,7 +20,7 @@ from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.states import AttemptState, OrderEvent, OrderState
 from paycenter_server.services import notifications_payloads as payloads
 from paycenter_server.services.cases import Cases
-from paycenter_server.services.channels_gateway import ConfiguredChannel
+from paycenter_server.services.channels_configured import ConfiguredChannel
 from paycenter_server.services.context import Context
 from paycenter_server.storage import apps as app_rows
 from paycenter_server.storage import attempts as attempt_rows

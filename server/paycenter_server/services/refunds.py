@@ -14,7 +14,7 @@ from paycenter_server.domain.refunds import PayRefund, new_refund
 from paycenter_server.domain.schedule import REFUND_SYNC_DELAYS, due_after
 from paycenter_server.domain.states import RefundState
 from paycenter_server.domain.validation import Check
-from paycenter_server.services import errors
+from paycenter_server.services import accounts_errors, orders_errors, refunds_errors
 from paycenter_server.services.approvals import Approvals, Approved, Wanted
 from paycenter_server.services.audit import Act, record
 from paycenter_server.services.context import Context
@@ -124,14 +124,14 @@ class Refunds:
         existing = await self._existing(app, new) if seen is None or seen.refund is not None else None
         if existing is None:
             if seen is None:
-                raise errors.refund_of_no_order(new.merchant_order_id)
+                raise refunds_errors.refund_of_no_order(new.merchant_order_id)
             if seen.attempt is None:
-                raise errors.not_refundable(seen.order)
+                raise refunds_errors.not_refundable(seen.order)
             created = await self._reserve_and_insert(work, seen.order, seen.attempt)
             if created is None:
                 existing = await self._existing(app, new)
                 if existing is None:
-                    raise errors.order_changed()
+                    raise orders_errors.order_changed()
             else:
                 return await self._send(created, seen.attempt)
         if existing.state is not RefundState.FAILURE:
@@ -149,7 +149,7 @@ class Refunds:
         content = ("merchant_order_id", "amount", "reason", "notification_url")
         differing = [name for name in content if getattr(refund, name) != getattr(new, name)]
         if differing or refund.case_id is not None:
-            raise errors.refund_conflict(refund, differing)
+            raise refunds_errors.refund_conflict(refund, differing)
         return refund
 
     async def _refuse_alone(self, transaction: Transaction, work: Work, order_id: UUID) -> None:
@@ -170,7 +170,7 @@ class Refunds:
         """Reserve the amount and store the intent. None if another call has stored the number."""
         new, now = work.new, self._context.now()
         if new.amount > order.paid_amount:
-            raise errors.refund_exceeds_paid(order)
+            raise refunds_errors.refund_exceeds_paid(order)
         refund = new_refund(
             self._context.new_key(now), self._context.new_key(now), now, order, attempt=attempt,
             merchant_refund_no=new.merchant_refund_no,
@@ -191,7 +191,7 @@ class Refunds:
                 # The refund row comes first: a parallel call with the same number must find the refund, not REFUND_EXCEEDS_PAID.
                 await refund_rows.insert_refund(connection, refund, cause())
                 if not await refund_rows.reserve(connection, order.id, new.amount, now):
-                    raise errors.refund_exceeds_paid(await order_rows.get_order(connection, order.id) or order)
+                    raise refunds_errors.refund_exceeds_paid(await order_rows.get_order(connection, order.id) or order)
                 await self._refuse_alone(connection, work, order.id)
                 await self._record(connection, work, refund)
         except UniqueViolation:
@@ -208,15 +208,15 @@ class Refunds:
             await self._hold_account(connection, refund.account_id)
             next_check = due_after(now, REFUND_SYNC_DELAYS, 0)
             if not await refund_rows.send_again(connection, refund.id, key, now, next_check, cause()):
-                raise errors.order_changed()
+                raise orders_errors.order_changed()
             if not await refund_rows.reserve(connection, refund.order_id, refund.amount, now):
                 order = await order_rows.get_order(connection, refund.order_id)
-                raise errors.refund_exceeds_paid(order) if order else errors.order_changed()
+                raise refunds_errors.refund_exceeds_paid(order) if order else orders_errors.order_changed()
             await self._refuse_alone(connection, work, refund.order_id)
             again = await refund_rows.get_refund(connection, refund.id)
             await self._record(connection, work, refund, sent="again")
         if again is None:
-            raise errors.order_changed()
+            raise orders_errors.order_changed()
         return again
 
     @staticmethod
@@ -224,7 +224,7 @@ class Refunds:
         """ACCOUNT_DISABLED if the account is disabled. Otherwise it stays enabled until the end of the transaction."""
         if not await account_rows.hold_enabled(transaction, account_id):
             account = await account_rows.get_account(transaction, account_id)
-            raise errors.account_disabled(account) if account else errors.account_not_found()
+            raise accounts_errors.account_disabled(account) if account else accounts_errors.account_not_found()
 
     async def _send(self, refund: PayRefund, attempt: PayAttempt | None = None) -> PayRefund:
         """`attempt`: the one that paid, if the caller has read it."""
@@ -248,7 +248,7 @@ class Refunds:
 
     def _owned(self, caller: Caller, refund: PayRefund | None) -> PayRefund:
         if refund is None or not self._identity.owns(caller, refund.app_id):
-            raise errors.refund_not_found()
+            raise refunds_errors.refund_not_found()
         return refund
 
     async def sync(self, caller: Caller, refund: PayRefund) -> PayRefund:

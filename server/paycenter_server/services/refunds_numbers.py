@@ -14,7 +14,8 @@ from paycenter_server.domain.schedule import REFUND_SYNC_DELAYS, due_after
 from paycenter_server.domain.states import AttemptState
 from paycenter_server.services.attempts import AttemptSettlement
 from paycenter_server.services.cases import Cases
-from paycenter_server.services.channels_gateway import ChannelGateway, ConfiguredChannel
+from paycenter_server.services.channels_configured import ConfiguredChannel
+from paycenter_server.services.channels_gateway import ChannelGateway
 from paycenter_server.services.context import Context
 from paycenter_server.services.events import cause as cause_of
 from paycenter_server.services.events import with_verdict

@@ -17,10 +17,10 @@ from paycenter_server.domain.notifications import PayNotification
 from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.domain.schedule import FAILED_REFUND, REFUND_SYNC_DELAYS, REQUEST_LIFE, due_after, next_look
 from paycenter_server.domain.states import CaseEvent, RefundState
-from paycenter_server.services import errors
+from paycenter_server.services import channels_errors, refunds_errors
 from paycenter_server.services import notifications_payloads as payloads
 from paycenter_server.services.attempts import attempt_ref
-from paycenter_server.services.channels_gateway import ConfiguredChannel
+from paycenter_server.services.channels_configured import ConfiguredChannel
 from paycenter_server.services.events import cause as cause_of
 from paycenter_server.services.events import with_verdict
 from paycenter_server.services.payments import FactsMismatchError
@@ -40,7 +40,7 @@ class RefundSettlement(RefundNumbers):
 
     async def check_limits(self, refund: PayRefund, attempt: PayAttempt) -> None:
         """INVALID_FIELD names every field that the channel would refuse, before anything is reserved."""
-        configured = await self._gateway.bound(refund.binding_id)
+        configured = await self._gateway.channels.bound(refund.binding_id)
         if wrong := configured.spec.refund_limits(self._request_of(refund, configured, attempt)):
             raise invalid(list(wrong))
 
@@ -49,7 +49,7 @@ class RefundSettlement(RefundNumbers):
 
         `attempt`: the one that paid, if the caller has read it.
         """
-        configured = await self._gateway.bound(refund.binding_id)
+        configured = await self._gateway.channels.bound(refund.binding_id)
         request = self._request_of(refund, configured, attempt) if attempt else await self._request(refund, configured)
         outcome = await self._gateway.perform(configured, lambda codec, context: codec.refund(request, context))
         sending = Sending(refund.unclear_send_time, None) if refund.unclear_send_time is not None else None
@@ -64,7 +64,7 @@ class RefundSettlement(RefundNumbers):
         The numbers that it had before are queried first, if they are due by the verification schedule; `asked`: the last ones in
         any case.
         """
-        configured = await self._gateway.bound(refund.binding_id)
+        configured = await self._gateway.channels.bound(refund.binding_id)
         if refund.send_count > 1:
             await self._look_at_earlier(configured, refund, asked=asked)
         if refund.state is not RefundState.SUCCESS:
@@ -118,20 +118,20 @@ class RefundSettlement(RefundNumbers):
         CHANNEL_UNCLEAR if the channel does not answer clearly, REFUND_UNDER_REVIEW if it is processing the old number, or if a
         conflict about the payment is open: the money may be with the payer already.
         """
-        configured = await self._gateway.bound(refund.binding_id)
+        configured = await self._gateway.channels.bound(refund.binding_id)
         request = await self._request(refund, configured)
         outcome = await self._query(configured, request)
         if outcome.status is RefundStatus.UNKNOWN:
             await self._note_query(refund, outcome)
-            raise errors.channel_unclear(refund.channel_code)
+            raise channels_errors.channel_unclear(refund.channel_code)
         await self._second_look(configured, refund, outcome)
         if outcome.status is RefundStatus.PENDING:
-            raise errors.refund_under_review(refund, "")
+            raise refunds_errors.refund_under_review(refund, "")
         async with self._context.database.connection() as connection:
             conflict = await case_rows.open_conflict(connection, refund.attempt_id)
             current = await refund_rows.get_refund(connection, refund.id)
         if conflict is not None and (current is None or current.state is RefundState.FAILURE):
-            raise errors.refund_under_review(refund, encode(Prefix.CASE, conflict))
+            raise refunds_errors.refund_under_review(refund, encode(Prefix.CASE, conflict))
         return current or refund
 
     async def _all_went_back(self, refund: PayRefund, configured: ConfiguredChannel) -> bool:

@@ -17,7 +17,7 @@ from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.operators import NAME_MAX, PayOperator, totp_step
 from paycenter_server.domain.roles import Role
 from paycenter_server.domain.sessions import AGENT_MAX, NAME_DELAYS, PEER_DELAYS, PEER_MAX, PaySession
-from paycenter_server.services import errors, operators_errors
+from paycenter_server.services import credentials_errors, operators_errors
 from paycenter_server.services.audit import Act, Refusals, record
 from paycenter_server.services.context import Context
 from paycenter_server.services.identity import operator_caller
@@ -95,7 +95,7 @@ class Sessions:
             return LoginProblem.TOO_MANY
         token = secrets.token_urlsafe(32)
         if operator is None or not right or not await self._begin(operator, token, code, peer, agent, subjects):
-            await self._refusals.record(Caller(name, None, ""), Act("login", name), errors.credentials_invalid())
+            await self._refusals.record(Caller(name, None, ""), Act("login", name), credentials_errors.credentials_invalid())
             return LoginProblem.WRONG
         return token
 

@@ -7,14 +7,12 @@ from datetime import datetime
 from uuid import UUID
 
 from paycenter_server.domain.events import Cause, Subject
-from paycenter_server.domain.notifications import PayNotification
+from paycenter_server.domain.notifications import NotificationType, PayNotification
 from paycenter_server.domain.states import (
     ATTEMPT,
-    NOTIFICATION,
     OPEN_ATTEMPT,
     ORDER,
     AttemptEvent,
-    NotificationEvent,
     OrderEvent,
     OrderState,
     sources,
@@ -22,17 +20,20 @@ from paycenter_server.domain.states import (
 )
 from paycenter_server.storage.database import Transaction, WriteConnection
 from paycenter_server.storage.events import Change, cause_values, named, noting
-from paycenter_server.storage.notifications import superseding
+from paycenter_server.storage.notifications import NOTIFICATIONS, task_values, telling
 
+# The first parameter of the notification, and the parameter of the order's next version, which it reports.
+_TASK = 23
+_VERSION = NOTIFICATIONS.place("data_version", _TASK)
 # The event of the attempt stands for the order too: its paid_change is the order's.
-_PAID = Change(Subject.ATTEMPT, "$25", before="before", after="state", amount="paid_amount", paid="paid_amount")
+_PAID = Change(Subject.ATTEMPT, "$17", before="before", after="state", amount="paid_amount", paid="paid_amount")
 _SETTLE = f"""
 WITH o AS (
-  SELECT id, app_id FROM pay_order WHERE id = $1 AND state = ANY($2) AND version = $24 - 1 FOR NO KEY UPDATE
+  SELECT id FROM pay_order WHERE id = $1 AND state = ANY($2) AND version = {_VERSION} - 1 FOR NO KEY UPDATE
 ), t AS (
-  SELECT a.id, a.state AS before, o.id AS order_id, o.app_id FROM o JOIN pay_attempt a ON a.order_id = o.id
+  SELECT a.id, a.state AS before, o.id AS order_id FROM o JOIN pay_attempt a ON a.order_id = o.id
   WHERE a.id = $3 AND a.channel_id = $4 AND a.amount = $5 AND a.state = ANY($6)
-    AND a.cancel_until IS NOT DISTINCT FROM $26 AND (a.cancel_until IS NULL OR a.cancel_until <= $27) FOR NO KEY UPDATE OF a
+    AND a.cancel_until IS NOT DISTINCT FROM $18 AND (a.cancel_until IS NULL OR a.cancel_until <= $19) FOR NO KEY UPDATE OF a
 ), attempt AS (
   UPDATE pay_attempt a SET state = $7, paid_amount = $5, channel_order_no = $8, channel_user_id = $9, success_time = $10,
     update_time = $12, next_check_time = NULL
@@ -43,19 +44,12 @@ WITH o AS (
 ), paid AS (
   UPDATE pay_order p SET state = $13, paid_amount = $5, attempt_id = $3, channel_id = $4, channel_code = $14,
     channel_order_no = $8, channel_user_id = $9, channel_fee_rate_ppm = $15, channel_fee_amount = $16, success_time = $10,
-    update_time = $12, next_check_time = NULL, version = $24
-  FROM t WHERE p.id = t.order_id RETURNING p.id, p.app_id
-), {superseding("JOIN paid ON n.data_id = paid.id WHERE n.data_version < $24 AND n.state = ANY($29)", "$28", "$12", 31)}
-, task AS (
-  INSERT INTO pay_notify_task (id, app_id, type, event, data_id, data_version, merchant_order_id, merchant_refund_no,
-    notification_url, endpoint, payload, state, notify_times, next_notify_time, schedule_start_time, schedule_start_times,
-    create_time, update_time)
-  SELECT $17, paid.app_id, $18, $19, paid.id, $24, $20, '', $21, coalesce(nullif($30, ''), app.order_notification_endpoint), $22,
-    $23, 0, $12, $12, 0, $12, $12 FROM paid JOIN pay_app app ON app.id = paid.app_id
-  ON CONFLICT (data_id, event, data_version) DO NOTHING RETURNING id
-), noted AS ({noting("attempt", 31, _PAID)}
+    update_time = $12, next_check_time = NULL, version = {_VERSION}
+  FROM t WHERE p.id = t.order_id RETURNING p.id
+), {telling(NotificationType.ORDER, _TASK, of="paid")}
+, noted AS ({noting("attempt", 20, _PAID)}
 )
-SELECT (SELECT count(*) FROM attempt) AS attempts, (SELECT count(*) FROM paid) AS orders, (SELECT count(*) FROM task) AS tasks
+SELECT (SELECT count(*) FROM attempt) AS attempts, (SELECT count(*) FROM paid) AS orders
 """
 
 
@@ -114,11 +108,8 @@ async def settle(
         [*sources(ATTEMPT, AttemptEvent.PAID), *late],
         target(ATTEMPT, AttemptEvent.PAID), booking.channel_order_no, booking.channel_user_id, booking.success_time,
         OPEN_ATTEMPT, now, target(ORDER, event), booking.channel_code, booking.fee_rate_ppm, booking.fee_amount,
-        notification.id, notification.type.value, notification.event, notification.merchant_order_id,
-        notification.notification_url, notification.payload, notification.state.value, notification.data_version,
         event.value, snapshot.cancel_until if snapshot else None, snapshot.at if snapshot else None,
-        target(NOTIFICATION, NotificationEvent.SUPERSEDE), sources(NOTIFICATION, NotificationEvent.SUPERSEDE),
-        notification.endpoint, *cause_values(cause),
+        *cause_values(cause), *task_values(notification),
     )  # fmt: skip
     return bool(row and row["attempts"] == 1 and row["orders"] == 1)
 

@@ -201,19 +201,21 @@ def _succeeding(condition: str = "true", more: str = "") -> str:
     return f"""WITH done AS (
              UPDATE pay_refund SET state = $3, channel_refund_no = $4, success_time = $5, update_time = $6,
                next_check_time = earlier_look_time, channel_error_code = NULL, channel_error_message = NULL, version = version + 1
-             WHERE id = $1 AND out_refund_key = $2 AND state = ANY($7) AND {condition} RETURNING {_NOTED}, version
+             WHERE id = $1 AND out_refund_key = $2 AND state = ANY($7) AND {condition}
+               AND (case_id IS NOT NULL OR (SELECT o.state FROM pay_order o WHERE o.id = order_id) = ANY($9))
+             RETURNING {_NOTED}, version
            ), moved AS (
              UPDATE pay_order o SET state = $8, refunded_amount = refunded_amount + done.amount,
                reserved_amount = reserved_amount - done.amount, update_time = $6
              FROM done WHERE o.id = done.order_id AND done.case_id IS NULL RETURNING o.id
-           ), noted AS ({noting("done", 9, _event(RefundEvent.SUCCEED, RefundState.WAITING, reserved="-", refunded="+"))}){more}
+           ), noted AS ({noting("done", 10, _event(RefundEvent.SUCCEED, RefundState.WAITING, reserved="-", refunded="+"))}){more}
            SELECT (SELECT version FROM done) AS version, (SELECT count(*) FROM moved) AS orders"""
 
 
 _SUCCEED = _succeeding()
-_VERSION = 12 + NOTIFICATIONS.columns.index("data_version")
+_VERSION = NOTIFICATIONS.place("data_version", 13)
 _SUCCEED_AND_TELL = _succeeding(
-    f"case_id IS NULL AND version = ${_VERSION} - 1", f", {telling(NotificationType.REFUND, 12, of='done')}"
+    f"case_id IS NULL AND version = {_VERSION} - 1", f", {telling(NotificationType.REFUND, 13, of='done')}"
 )
 
 
@@ -227,7 +229,8 @@ async def succeed(
     success_time: datetime,
     now: datetime,
 ) -> int:
-    """Make a WAITING refund SUCCESS, and its reserved amount refunded. Its new version; 0 if it is not WAITING any more.
+    """Make a WAITING refund SUCCESS, and its reserved amount refunded. Its new version; 0, with nothing changed, if it is not
+    WAITING any more, or if the state of its order does not allow it.
 
     `task`: the notification of it, which is inserted too. 0, with nothing changed, also if the refund has another version than the
     one before that of the notification, or if it is that of a case.
@@ -235,8 +238,8 @@ async def succeed(
     row = await connection.fetchrow(
         _SUCCEED_AND_TELL if task is not None else _SUCCEED,
         refund.id, refund.out_refund_key, target(REFUND, RefundEvent.SUCCEED), channel_refund_no, success_time, now,
-        sources(REFUND, RefundEvent.SUCCEED), target(ORDER, OrderEvent.REFUNDED), *cause_values(cause),
-        *(task_values(task) if task is not None else ()),
+        sources(REFUND, RefundEvent.SUCCEED), target(ORDER, OrderEvent.REFUNDED), sources(ORDER, OrderEvent.REFUNDED),
+        *cause_values(cause), *(task_values(task) if task is not None else ()),
     )  # fmt: skip
     return int(row["version"] or 0) if row else 0
 
@@ -246,16 +249,16 @@ async def succeed_late(
 ) -> int:
     """Make a refund in state FAILURE SUCCESS, and book its amount as refunded. The caller has locked the row.
 
-    Its new version; 0, with nothing changed, if it is not in that state under this number, or if less than its amount is left of
-    the payment.
+    Its new version; 0, with nothing changed, if it is not in that state under this number, or if the state of the order does not
+    allow it or less than its amount is left of the payment.
     """
     if refund.case_id is None:
         booked = await connection.fetchval(
             """UPDATE pay_order SET state = $4, refunded_amount = refunded_amount + $2, update_time = $3
-               WHERE id = $1 AND paid_amount >= refunded_amount + reserved_amount + $2
+               WHERE id = $1 AND state = ANY($8) AND paid_amount >= refunded_amount + reserved_amount + $2
                  AND EXISTS (SELECT 1 FROM pay_refund WHERE id = $5 AND out_refund_key = $6 AND state = ANY($7)) RETURNING id""",
             refund.order_id, refund.amount, now, target(ORDER, OrderEvent.REFUNDED), refund.id, refund.out_refund_key,
-            sources(REFUND, RefundEvent.SUCCEED_LATE),
+            sources(REFUND, RefundEvent.SUCCEED_LATE), sources(ORDER, OrderEvent.REFUNDED),
         )  # fmt: skip
         if booked is None:
             return 0

@@ -78,9 +78,9 @@ class RowMapping(Generic[T]):
         self.insert = f"{self._into} VALUES ({places})"
         """Its arguments are `values`; ON CONFLICT or RETURNING may follow."""
 
-    def place(self, column: str) -> str:
-        """The parameter of `insert` that is the value of this column."""
-        return f"${self.columns.index(column) + 1}"
+    def place(self, column: str, first: int = 1) -> str:
+        """The parameter of `insert` that is the value of this column; `first`: the number of the first of `values`."""
+        return f"${self.columns.index(column) + first}"
 
     def insert_from(self, rows: str) -> str:
         """`insert` for each row of the CTE `rows`: of one row or none."""

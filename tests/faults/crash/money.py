@@ -235,7 +235,7 @@ async def _earlier_number(system: PayCenterSystem) -> Prepared:
     first = await system.refund(order, 40, merchant_refund_no=number)
     again = await system.decided(await system.refund(order, 40, merchant_refund_no=number))
     settlement = system.services.refund_settlement
-    configured = await system.services.gateway.bound(first.binding_id)
+    configured = await system.services.gateway.channels.bound(first.binding_id)
     request = await settlement._request(first, configured)
     await system.services.gateway.perform(configured, lambda codec, context: codec.refund(request, context))
     await system.simulator.advance(2)

@@ -1,0 +1,153 @@
+"""Statements on pay_notify_task and pay_notify_log for the delivery: claims, and their results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from paycenter_server.domain.apps import NotificationSuccess
+from paycenter_server.domain.events import Cause, current_actor
+from paycenter_server.domain.notifications import NotificationType
+from paycenter_server.domain.states import NOTIFICATION, NotificationEvent, sources, target
+from paycenter_server.storage.claims import due_keys, due_rows
+from paycenter_server.storage.database import Connection, WriteConnection
+from paycenter_server.storage.events import cause_values
+from paycenter_server.storage.notifications import CURRENT_URL, noting_state
+from paycenter_server.storage.rows import to_model
+
+# The ends of a claimed notification; a result is recorded only in states in which they are possible.
+_RESULT_EVENTS = (
+    NotificationEvent.RECEIVED,
+    NotificationEvent.REFUSED,
+    NotificationEvent.UNANSWERED,
+    NotificationEvent.GIVE_UP,
+    NotificationEvent.SUPERSEDE,
+)
+_ENDS = (NotificationEvent.RECEIVED, NotificationEvent.GIVE_UP, NotificationEvent.SUPERSEDE)
+
+
+@dataclass(frozen=True, slots=True)
+class DueNotification:
+    """A claimed notification with the values of its app that the delivery needs. Secrets are sealed.
+
+    `endpoint` is the one under which it was claimed. `notification_url` is where it goes now. `superseded`: there is a newer
+    notification of the same object, so this one is not sent.
+    """
+
+    id: UUID
+    app_id: UUID
+    app_key: str
+    type: NotificationType
+    event: str
+    data_id: UUID
+    endpoint: str
+    notification_url: str
+    payload: str
+    notify_times: int
+    schedule_start_times: int
+    superseded: bool
+    notification_success: NotificationSuccess
+    notification_secret: str
+    notification_secrets_previous: Sequence[Mapping[str, str]]
+
+
+_DUE_ENDPOINTS = due_keys("pay_notify_task", "endpoint", "next_notify_time")
+_CLAIM = f"""WITH due AS MATERIALIZED (
+  {due_rows("pay_notify_task", "endpoint", "text", "next_notify_time")}
+), claimed AS (
+  UPDATE pay_notify_task t SET next_notify_time = $2 WHERE t.id = ANY(ARRAY(SELECT id FROM due))
+  RETURNING t.id, t.app_id, t.type, t.event, t.data_id, t.data_version, t.endpoint, t.notification_url, t.payload, t.notify_times,
+    t.schedule_start_times
+) SELECT t.id, t.app_id, t.type, t.event, t.data_id, t.endpoint, {CURRENT_URL} AS notification_url, t.payload, t.notify_times,
+    t.schedule_start_times, app.app_key, app.notification_success, app.notification_secret, app.notification_secrets_previous,
+    EXISTS (SELECT 1 FROM pay_notify_task n WHERE n.data_id = t.data_id AND n.data_version > t.data_version) AS superseded
+  FROM claimed t JOIN pay_app app ON app.id = t.app_id"""
+
+
+async def due_endpoints(connection: Connection, now: datetime) -> list[str]:
+    """The endpoints that have due notifications. It reads one row for each endpoint, however many are due."""
+    return [row["endpoint"] for row in await connection.fetch(_DUE_ENDPOINTS, now)]
+
+
+async def claim_due(
+    connection: WriteConnection, now: datetime, lease: datetime, places: Mapping[str, int]
+) -> list[DueNotification]:
+    """Claim the notifications that have been due longest, at most `places` of each endpoint.
+
+    Each is due again at `lease`, so that a killed worker loses nothing. It reads the rows that it claims, and no others.
+    """
+    rows = await connection.fetch(_CLAIM, now, lease, list(places), list(places.values()))
+    return [to_model(DueNotification, row) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryResult:
+    """The result of one claim. `times`: 1 if it was a delivery, 0 if nothing was sent. `problem`: empty if it was received.
+
+    `endpoint`: the one to which it went, which the row gets; empty if it is not changed.
+    """
+
+    task_id: UUID
+    claimed_times: int
+    event: NotificationEvent
+    next_notify_time: datetime | None
+    url: str
+    request: str
+    http_status: int
+    duration_ms: int
+    answer: str
+    at: datetime
+    endpoint: str = ""
+    problem: str = ""
+    times: int = 1
+
+
+async def record(connection: WriteConnection, results: Sequence[DeliveryResult]) -> list[UUID]:
+    """Store results and their log in one statement, and return the notifications that they changed.
+
+    A notification that has changed since its claim is only logged. The ledger gets an event of each that ends, the log
+    every delivery. Rows are locked in the order of their keys, as in `move_endpoint`, so that the two never wait for each other in
+    a circle.
+    """
+    rows = await connection.fetch(
+            f"""WITH given AS (
+                 SELECT * FROM unnest($1::uuid[], $2::int[], $3::text[], $4::timestamptz[], $5::text[], $6::text[], $7::int[],
+                   $8::int[], $9::text[], $10::timestamptz[], $12::text[], $13::text[], $14::int[], $15::text[])
+                   AS g(task_id, claimed, state, next_time, url, request, http_status, duration_ms, answer, at, endpoint, problem,
+                     times, event)
+               ), logged AS (
+                 INSERT INTO pay_notify_log (task_id, notify_times, state, url, request, http_status, duration_ms, answer,
+                   create_time)
+                 SELECT task_id, claimed + times, state, url, request, http_status, duration_ms, answer, at FROM given
+               ), locked AS MATERIALIZED (
+                 SELECT id, state AS before FROM pay_notify_task WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE
+               ), moved AS (
+                 UPDATE pay_notify_task t SET state = g.state, notify_times = g.claimed + g.times, next_notify_time = g.next_time,
+                   last_execute_time = g.at, update_time = g.at, problem = g.problem,
+                   endpoint = coalesce(nullif(g.endpoint, ''), t.endpoint)
+                 FROM given g WHERE t.id = ANY(ARRAY(SELECT id FROM locked)) AND t.id = g.task_id
+                   AND t.notify_times = g.claimed AND t.state = ANY($11) RETURNING t.id, t.type, t.data_id, t.state, g.event
+               ), ended AS (
+                 SELECT moved.*, locked.before FROM moved JOIN locked USING (id) WHERE moved.event = ANY($16)
+               ), noted AS ({noting_state("event", 17, "ended")}) SELECT id FROM moved""",
+            [d.task_id for d in results],
+            [d.claimed_times for d in results],
+            [target(NOTIFICATION, d.event) for d in results],
+            [d.next_notify_time for d in results],
+            [d.url for d in results],
+            [d.request for d in results],
+            [d.http_status for d in results],
+            [d.duration_ms for d in results],
+            [d.answer for d in results],
+            [d.at for d in results],
+            sources(NOTIFICATION, *_RESULT_EVENTS),
+            [d.endpoint for d in results],
+            [d.problem[:512] for d in results],
+            [d.times for d in results],
+            [d.event.value for d in results],
+            [event.value for event in _ENDS],
+            *cause_values(Cause(current_actor())),
+    )  # fmt: skip
+    return [row["id"] for row in rows]
