@@ -347,12 +347,21 @@ async def note(
 
 
 async def set_next_look(connection: WriteConnection, refund: PayRefund, when: datetime | None) -> None:
-    """Set the time of the next look at a refund in state FAILURE, None for no further look. A look at an earlier number may be due
-    before it."""
+    """Set the time of the next look at a refund that is still in the final state in which it was read, None for no further look. A
+    look at an earlier number may be due before it."""
     await connection.execute(
         """UPDATE pay_refund SET next_check_time = least($3, earlier_look_time)
-           WHERE id = $1 AND out_refund_key = $2 AND state = ANY($4)""",
-        refund.id, refund.out_refund_key, when, sources(REFUND, RefundEvent.SUCCEED_LATE),
+           WHERE id = $1 AND out_refund_key = $2 AND state = $4""",
+        refund.id, refund.out_refund_key, when, refund.state,
+    )  # fmt: skip
+
+
+async def begin_looks(transaction: Transaction, refund: PayRefund, when: datetime | None) -> None:
+    """Set the time of the first look at a refund that has become SUCCESS in this transaction."""
+    await transaction.execute(
+        """UPDATE pay_refund SET check_count = 0, next_check_time = least($3, earlier_look_time)
+           WHERE id = $1 AND out_refund_key = $2 AND state = $4""",
+        refund.id, refund.out_refund_key, when, target(REFUND, RefundEvent.SUCCEED),
     )  # fmt: skip
 
 
