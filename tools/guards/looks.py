@@ -144,9 +144,15 @@ LOOKS: list[Mutant] = [
         ),
         (
             "failed-keeps-earlier-look",
-            "SET next_check_time = least($3, earlier_look_time)",
-            "SET next_check_time = $3",
+            "least($3, CASE WHEN earlier_look_time <= $5 THEN next_check_time ELSE earlier_look_time END)",
+            "CASE WHEN $5 > to_timestamp(0) THEN $3::timestamptz END",
             "test_the_last_look_at_a_failed_refund_leaves_those_at_earlier_numbers",
+        ),
+        (
+            "unclear-earlier-look-waits",
+            "CASE WHEN earlier_look_time <= $5 THEN next_check_time ELSE",
+            "CASE WHEN $5 < to_timestamp(0) THEN next_check_time ELSE",
+            "test_an_unclear_look_at_an_earlier_number_of_a_failed_refund_is_not_repeated_at_once",
         ),
         (
             "looks-of-the-number",

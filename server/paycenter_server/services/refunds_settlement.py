@@ -121,7 +121,7 @@ class RefundSettlement(RefundNumbers):
         soon = due_after(now, REFUND_SYNC_DELAYS, refund.check_count)
         when = soon if undecided else next_look(FAILED_REFUND, refund.update_time, now)
         async with self._context.database.connection() as connection:
-            await refund_rows.set_next_look(connection, refund, when)
+            await refund_rows.set_next_look(connection, refund, when, now)
 
     async def _look_at_accepted(self, configured: ConfiguredChannel, refund: PayRefund, outcome: RefundOutcome) -> None:
         """That the channel has no such refund contradicts it as much as a failure does: no send of it can be carried out now."""
