@@ -149,6 +149,17 @@ async def test_an_unclear_look_at_an_earlier_number_is_repeated_soon(system: Pay
     assert found.earlier_look_time == first_look_at_replaced(again.out_refund_key)
 
 
+async def test_an_unclear_look_at_an_earlier_number_of_a_failed_refund_is_not_repeated_at_once(system: PayCenterSystem) -> None:
+    _, _, again = await sent_again(system, RefundState.FAILURE)
+    await system.rows("UPDATE pay_attempt SET channel_extras = $1", {"refund": "pending"})
+    await system.rows("UPDATE pay_refund SET create_time = now() + interval '1 day'")  # the mock answers by its age
+    await job(system, FIRST + 1)
+    found = await current(system, again)
+    assert found.next_check_time is not None
+    assert timedelta() < found.next_check_time - system.clock.now() < timedelta(minutes=2)
+    assert found.earlier_look_time == first_look_at_replaced(again.out_refund_key)
+
+
 async def test_looks_at_an_earlier_number_without_an_answer_become_stale(system: PayCenterSystem) -> None:
     _, _, again = await sent_again(system, RefundState.SUCCESS)
     await lost_key(system)
@@ -207,7 +218,7 @@ async def test_a_late_success_keeps_the_looks_at_earlier_numbers(system: PayCent
 async def test_the_last_look_at_a_failed_refund_leaves_those_at_earlier_numbers(system: PayCenterSystem) -> None:
     _, _, again = await sent_again(system, RefundState.FAILURE)
     async with system.services.context.database.connection() as connection:
-        await refund_rows.set_next_look(connection, again, None)
+        await refund_rows.set_next_look(connection, again, None, system.clock.now())
     assert (await current(system, again)).next_check_time == again.earlier_look_time
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from integration.test_second_looks import books, current, job, lost_key, told
@@ -10,7 +11,7 @@ from paycenter_server.domain.cases import CaseKind, Decision, PayCase
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.refunds import PayRefund
-from paycenter_server.domain.schedule import REQUEST_LIFE, STALE_AFTER
+from paycenter_server.domain.schedule import FAILED_REFUND, REQUEST_LIFE, STALE_AFTER, VERIFIED_AFTER, VERIFY_DELAYS
 from paycenter_server.domain.states import CaseState, RefundState
 from paycenter_server.services.cases_decisions import Work
 from paycenter_server.services.channels_configured import ConfiguredChannel
@@ -139,6 +140,76 @@ async def test_a_released_refund_that_succeeds_after_all_is_booked(system: PayCe
     await decide(system, ANNE, case, Decision.CLOSE, "why")
     await system.services.refund_settlement.receive_callback(channel, refunded(channel, refund), CAUSE)
     assert await books(system, order) == ("REFUND", 100, 0, 40)
+
+
+async def accepted(system: PayCenterSystem, says: str) -> tuple[PayOrder, PayRefund]:
+    """A refund that an operator has stated to have gone back. Then the channel answers again, and says this about it."""
+    order, refund, case = await stale(system)
+    await decide(system, ANNE, case, Decision.ACCEPT, "why")
+    await configured_again(system)
+    await system.rows("UPDATE pay_attempt SET channel_extras = $1", {"refund": says})
+    return order, await current(system, refund)
+
+
+@pytest.mark.parametrize("how", ["job", "sync"])
+@pytest.mark.parametrize("says", ["failure", "lost"])
+async def test_an_accepted_refund_that_did_not_go_back_is_found_by_a_look(system: PayCenterSystem, says: str, how: str) -> None:
+    """No callback comes. `lost`: the channel has no such refund."""
+    order, refund = await accepted(system, says)
+    if how == "job":
+        await job(system, VERIFY_DELAYS[FAILED_REFUND][0] + 1)
+    else:
+        await system.services.refunds.sync(system.caller, refund)
+    assert [case["kind"] for case in await system.cases()] == ["STALE_REFUND", "REFUND_MISMATCH"]
+    assert (await told(system))[-1] == "pay_case.opened"
+    assert await books(system, order) == ("REFUND", 100, 0, 40)
+
+
+@pytest.mark.parametrize(("says", "cases"), [("success", 1), ("failure", 2)])
+async def test_an_accepted_refund_is_looked_at_in_minutes_an_hour_and_a_day(system: PayCenterSystem, says: str, cases: int) -> None:
+    order, refund = await accepted(system, says)
+    looks = []
+    for _ in range(5):
+        found = await current(system, refund)
+        if found.next_check_time is None:
+            break
+        looks.append((found.next_check_time - found.update_time).total_seconds())
+        await job(system, (found.next_check_time - system.clock.now()).total_seconds() + 1)
+    assert looks == list(VERIFY_DELAYS[FAILED_REFUND])
+    assert (await current(system, refund)).state is RefundState.SUCCESS
+    assert len(await system.cases()) == cases
+    assert await books(system, order) == ("REFUND", 100, 0, 40)
+
+
+async def test_an_unclear_look_at_an_accepted_refund_is_repeated_soon(system: PayCenterSystem) -> None:
+    _, refund = await accepted(system, "pending")
+    await system.rows("UPDATE pay_refund SET create_time = now() + interval '9 days'")  # the mock answers by its age
+    await job(system, VERIFY_DELAYS[FAILED_REFUND][0] + 1)
+    found = await current(system, refund)
+    assert found.next_check_time is not None
+    assert found.next_check_time - system.clock.now() < timedelta(minutes=2)
+    assert len(await system.cases()) == 1
+
+
+async def test_a_look_at_an_accepted_refund_with_other_facts_decides_nothing(system: PayCenterSystem) -> None:
+    _, refund = await accepted(system, "failure")
+    channel = await configured(system, "mock")
+    for answer in (failed(channel, refund, amount=39), refunded(channel, refund, amount=39)):
+        await system.services.refund_settlement._second_look(channel, refund, answer)
+    assert len(await system.cases()) == 1
+
+
+async def test_looks_at_an_accepted_refund_without_an_answer_become_stale(system: PayCenterSystem) -> None:
+    _, refund, case = await stale(system)
+    await decide(system, ANNE, case, Decision.ACCEPT, "why")
+    await job(system, VERIFIED_AFTER.total_seconds() - 60)
+    assert len(await system.cases()) == 1
+    await job(system, 3700)
+    assert [(case["kind"], case["state"]) for case in await system.cases()] == [
+        ("STALE_REFUND", "RESOLVED"),
+        ("STALE_REFUND", "OPEN"),
+    ]
+    assert (await current(system, refund)).state is RefundState.SUCCESS
 
 
 async def configured_again(system: PayCenterSystem) -> ConfiguredChannel:

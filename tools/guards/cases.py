@@ -54,6 +54,27 @@ CASES: list[Mutant] = [
         ),
     ),
     *guards(
+        "services/cases_decisions.py",
+        "test_stale_refunds.py",
+        (
+            "accepted-looked-at",
+            "            await refund_rows.begin_looks(transaction, refund, first_look)",
+            "            await refund_rows.begin_looks(transaction, refund, None)",
+            "test_an_accepted_refund_that_did_not_go_back_is_found_by_a_look[failure-job] "
+            "test_an_accepted_refund_is_looked_at_in_minutes_an_hour_and_a_day[success-1]",
+        ),
+    ),
+    *guards(
+        "services/refunds.py",
+        "test_stale_refunds.py",
+        (
+            "accepted-synced",
+            " or await self._settlement.was_accepted(refund):",
+            ":",
+            "test_an_accepted_refund_that_did_not_go_back_is_found_by_a_look[failure-sync]",
+        ),
+    ),
+    *guards(
         "services/cases.py",
         "test_stale_refunds.py",
         (
@@ -66,6 +87,24 @@ CASES: list[Mutant] = [
     *guards(
         "services/refunds_settlement.py",
         "test_stale_refunds.py",
+        (
+            "accepted-queried",
+            "        elif await self.was_accepted(refund):",
+            "        elif False:",
+            "test_an_accepted_refund_that_did_not_go_back_is_found_by_a_look[failure-job]",
+        ),
+        (
+            "accepted-not-found",
+            "outcome.status in (RefundStatus.FAILED, RefundStatus.NOT_FOUND):",
+            "outcome.status is RefundStatus.FAILED:",
+            "test_an_accepted_refund_that_did_not_go_back_is_found_by_a_look[lost-job]",
+        ),
+        (
+            "accepted-facts",
+            "        if not verdict and outcome.status in",
+            "        if outcome.status in",
+            "test_a_look_at_an_accepted_refund_with_other_facts_decides_nothing",
+        ),
         (
             "acceptance-contradicted",
             "            if certainty.final and await self._contradict(refund, cause):",

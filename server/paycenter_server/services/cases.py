@@ -186,9 +186,9 @@ class Cases:
         return await self._mismatch(transaction, refund, "succeeded at the channel after it had failed there", cause)
 
     async def failed_after_acceptance(self, transaction: Transaction, refund: PayRefund, cause: Cause) -> bool:
-        """Open a case for a refund that failed at the channel, if an operator has decided that it went back. Whether it did."""
+        """Open a case for a refund that did not go back, if an operator has decided that it did. Whether this opened one."""
         if await case_rows.refund_was_accepted(transaction, refund.attempt_id, refund.id):
-            why = "failed at the channel after an operator had decided that it went back"
+            why = "the channel says that it did not go back, after an operator had decided that it did"
             return await self._mismatch(transaction, refund, why, cause)
         return False
 

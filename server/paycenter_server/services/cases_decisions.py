@@ -280,7 +280,7 @@ class CaseDecisions:
 
     async def _end_refund(self, case: PayCase, work: Work, event: CaseEvent) -> None:
         """Decide a refund about which the channel says nothing. ACCEPT: it went back, and is booked. CLOSE: it did not, and its
-        amount is released; it is looked at again as every failed one. A refund that is decided already is not changed by CLOSE.
+        amount is released. It is looked at again as every failed one. A refund that is decided already is not changed by CLOSE.
         """
         now = self._context.now()
         async with self._context.database.transaction() as transaction:
@@ -305,13 +305,16 @@ class CaseDecisions:
 
     async def _book_refund(self, transaction: Transaction, refund: PayRefund, work: Work, event: CaseEvent) -> None:
         now, code, message = self._context.now(), "", ""
+        first_look = next_look(FAILED_REFUND, now, now)
         if event is CaseEvent.ACCEPT:
             done = await refund_rows.succeed(transaction, refund, work.cause, channel_refund_no="", success_time=now, now=now)
+            # Only the operator has said so: the channel may still say otherwise.
+            await refund_rows.begin_looks(transaction, refund, first_look)
         else:
             code, message = CLOSED_BY_OPERATOR, "an operator has stated that it did not go back"
             done = await refund_rows.fail(
                 transaction, refund, work.cause, Certainty(final=True), code=code, message=message, now=now,
-                next_look=next_look(FAILED_REFUND, now, now),
+                next_look=first_look,
             )  # fmt: skip
         task = payloads.refund_settled(
             refund, self._context.new_key(now), now, version=done, success_time=now if event is CaseEvent.ACCEPT else None,

@@ -330,10 +330,8 @@ class Jobs:
     async def _open_if_stale_refund(self, refund: PayRefund) -> None:
         if refund.state is RefundState.WAITING:
             stale_time = time_of(refund.out_refund_key) + STALE_AFTER  # since it was sent under its current number
-        elif refund.state is RefundState.SUCCESS:
-            stale_time = time_of(refund.out_refund_key) + VERIFIED_AFTER  # its earlier numbers are looked at
         else:
-            stale_time = refund.update_time + VERIFIED_AFTER
+            stale_time = refund.update_time + VERIFIED_AFTER  # of a SUCCESS its earlier numbers are looked at, or an acceptance
         if self._context.now() > stale_time:
             await self._cases.stale_refund(refund)
 

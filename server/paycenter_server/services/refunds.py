@@ -252,8 +252,8 @@ class Refunds:
         return refund
 
     async def sync(self, caller: Caller, refund: PayRefund) -> PayRefund:
-        """Query the channel about a refund that is WAITING or in state FAILURE, and about its earlier numbers; read it again."""
-        if refund.state is not RefundState.SUCCESS or refund.send_count > 1:
+        """Query the channel about a refund that it has not reported as SUCCESS, and about its earlier numbers; read it again."""
+        if refund.state is not RefundState.SUCCESS or refund.send_count > 1 or await self._settlement.was_accepted(refund):
             await self._context.run_to_completion(self._settlement.check(refund, asked=True))
         return await self.load(caller, refund.number)
 

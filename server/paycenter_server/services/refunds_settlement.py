@@ -69,6 +69,13 @@ class RefundSettlement(RefundNumbers):
             await self._look_at_earlier(configured, refund, asked=asked)
         if refund.state is not RefundState.SUCCESS:
             await self._check_current(configured, refund)
+        elif await self.was_accepted(refund):
+            await self._second_look(configured, refund, await self._query(configured, await self._request(refund, configured)))
+
+    async def was_accepted(self, refund: PayRefund) -> bool:
+        """Whether it is SUCCESS because an operator has decided that it went back."""
+        async with self._context.database.connection() as connection:
+            return await case_rows.refund_was_accepted(connection, refund.attempt_id, refund.id)
 
     async def _check_current(self, configured: ConfiguredChannel, refund: PayRefund) -> None:
         request = await self._request(refund, configured)
@@ -100,8 +107,12 @@ class RefundSettlement(RefundNumbers):
         """A refund that failed here: if it succeeded at the channel after all, it is booked. Otherwise it is looked at again.
 
         Also if its success cannot be booked, because there is no room or its facts do not match: then the looks end too.
+
+        A refund that an operator has accepted is SUCCESS here: if it did not go back at the channel, this becomes a case.
         """
-        if outcome.status is RefundStatus.SUCCESS:
+        if refund.state is RefundState.SUCCESS:
+            await self._look_at_accepted(configured, refund, outcome)
+        elif outcome.status is RefundStatus.SUCCESS:
             await self._apply_or_note(configured, refund, outcome, None)
         else:
             await self._note_query(refund, outcome)
@@ -110,7 +121,22 @@ class RefundSettlement(RefundNumbers):
         soon = due_after(now, REFUND_SYNC_DELAYS, refund.check_count)
         when = soon if undecided else next_look(FAILED_REFUND, refund.update_time, now)
         async with self._context.database.connection() as connection:
-            await refund_rows.set_next_look(connection, refund, when)
+            await refund_rows.set_next_look(connection, refund, when, now)
+
+    async def _look_at_accepted(self, configured: ConfiguredChannel, refund: PayRefund, outcome: RefundOutcome) -> None:
+        """That the channel has no such refund contradicts it as much as a failure does: no send of it can be carried out now."""
+        verdict = ""
+        try:
+            if outcome.status is RefundStatus.SUCCESS:
+                self._compare(configured, refund, outcome.facts)
+            elif outcome.status is RefundStatus.FAILED:
+                self._compare_failed(refund, outcome.facts)
+        except FactsMismatchError as error:
+            log.error("refund_facts_mismatch", out_refund_no=refund.out_refund_no, why=str(error))
+            verdict = str(error)
+        await self._note_query(refund, outcome, verdict)
+        if not verdict and outcome.status in (RefundStatus.FAILED, RefundStatus.NOT_FOUND):
+            await self._contradict(refund, cause_of(outcome.call))
 
     async def look_at_failed(self, refund: PayRefund) -> PayRefund:
         """Query a refund in state FAILURE before it is sent again under a new number, and read it again.
@@ -279,7 +305,7 @@ class RefundSettlement(RefundNumbers):
         return bool(done)
 
     async def _contradict(self, refund: PayRefund, cause: Cause) -> bool:
-        """A refund failed that is SUCCESS here. Whether this opened a case."""
+        """A refund that is SUCCESS here did not go back. Whether this opened a case."""
         async with self._context.database.transaction() as connection:
             current = await refund_rows.lock_refund(connection, refund.id)
             if current is not None and (current.state, current.out_refund_key) == (RefundState.SUCCESS, refund.out_refund_key):

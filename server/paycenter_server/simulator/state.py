@@ -70,6 +70,7 @@ class Simulator:
         trades = TradeStore(store, clock, scheduler)
         notifier = Notifier(store, clock, scheduler, faults, log)
         rotation, settings = KeyRotation(store), ConsoleSettings(store, config.refund_notify_url)
+        keys.merchant.begin(keys)
         simulator = cls(config, keys, clock, scheduler, store, trades, faults, log, notifier, rotation, BillFiles(clock), settings)
         trades.refund_finished = lambda trade, refund: simulator.channel(trade).notify_refund(trade, refund)
         return simulator
@@ -85,6 +86,7 @@ class Simulator:
             with contextlib.suppress(ValueError):
                 self.clock.shift(self.clock.checked(float(document["offset"])))
         self.rotation.load()
+        self.keys.merchant.load(self.keys, self.store)
         self.settings.load()
         self.trades.load()
         self.notifier.load()
@@ -107,7 +109,7 @@ class Simulator:
             raise
 
     def reset(self) -> None:
-        """Remove trades, notifications, faults, log, rotations, settings and the clock's offset. The keys stay."""
+        """Remove trades, notifications, faults, log, rotations, settings and the clock's offset. The keys of the folder stay."""
         self.scheduler.clear()
         self.store.clear()
         self.trades.clear()
@@ -115,6 +117,7 @@ class Simulator:
         self.faults.clear()
         self.log.clear()
         self.rotation.clear()
+        self.keys.merchant.begin(self.keys)
         self.settings.clear()
         self.bills.clear()
         self.clock.shift(0.0)

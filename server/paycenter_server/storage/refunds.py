@@ -349,13 +349,25 @@ async def note(
     )  # fmt: skip
 
 
-async def set_next_look(connection: WriteConnection, refund: PayRefund, when: datetime | None) -> None:
-    """Set the time of the next look at a refund in state FAILURE, None for no further look. A look at an earlier number may be due
-    before it."""
+async def set_next_look(connection: WriteConnection, refund: PayRefund, when: datetime | None, now: datetime) -> None:
+    """Set the time of the next look at a refund that is still in the final state in which it was read, None for no further look.
+
+    A look at an earlier number may be due before it. One that was made now without a clear answer has set its own time.
+    """
     await connection.execute(
-        """UPDATE pay_refund SET next_check_time = least($3, earlier_look_time)
-           WHERE id = $1 AND out_refund_key = $2 AND state = ANY($4)""",
-        refund.id, refund.out_refund_key, when, sources(REFUND, RefundEvent.SUCCEED_LATE),
+        """UPDATE pay_refund SET next_check_time =
+             least($3, CASE WHEN earlier_look_time <= $5 THEN next_check_time ELSE earlier_look_time END)
+           WHERE id = $1 AND out_refund_key = $2 AND state = $4""",
+        refund.id, refund.out_refund_key, when, refund.state, now,
+    )  # fmt: skip
+
+
+async def begin_looks(transaction: Transaction, refund: PayRefund, when: datetime | None) -> None:
+    """Set the time of the first look at a refund that has become SUCCESS in this transaction."""
+    await transaction.execute(
+        """UPDATE pay_refund SET check_count = 0, next_check_time = least($3, earlier_look_time)
+           WHERE id = $1 AND out_refund_key = $2 AND state = $4""",
+        refund.id, refund.out_refund_key, when, target(REFUND, RefundEvent.SUCCEED),
     )  # fmt: skip
 
 

@@ -115,7 +115,26 @@ async def _stale_refund(decision: Decision, system: PayCenterSystem) -> Prepared
     )  # fmt: skip
 
 
+async def _accepted_refund(answer: str, system: PayCenterSystem) -> Prepared:
+    """A refund did not go back that an operator has accepted: the channel has none, or it failed there. A look finds it."""
+    order = await system.paid("wx_native")
+    await system.simulator.fault("wx.notify", "drop", times=-1)
+    await system.simulator.fault("wx.refund", answer)
+    refund = await system.refund(order, 40)
+    await system.simulator.advance(2)
+    await system.rows("UPDATE pay_refund SET unclear_send_time = now() - interval '1 day' WHERE id = $1", refund.id)
+    await system.services.cases.stale_refund(refund)
+    await system.services.case_decisions.decide(OPERATOR, await _case_of(system, order), Decision.ACCEPT, "seen in the console")
+    await system.rows("UPDATE pay_refund SET next_check_time = now() WHERE id = $1", refund.id)
+    return Prepared(
+        order, "job", ["sync_refunds"], None, {("REFUND", 100, 40)}, {"pay_order.success", "pay_refund.success"},
+        {"STALE_REFUND RESOLVED", "REFUND_MISMATCH OPEN"}, stated=40,
+    )  # fmt: skip
+
+
 OPERATIONS: dict[str, Prepare] = {
+    "look at an accepted refund that the channel does not know": partial(_accepted_refund, "reset_before_commit"),
+    "look at an accepted refund that failed": partial(_accepted_refund, "refund_closed"),
     "decide that a stale refund went back": partial(_stale_refund, Decision.ACCEPT),
     "decide that a stale refund did not go back": partial(_stale_refund, Decision.CLOSE),
     "decide refund": partial(_surplus, Decision.REFUND, ("CLOSED", 0, 0), "pay_order.surplus_refunded"),
