@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import os
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import asyncpg
 import pytest
 from hypothesis import HealthCheck, settings
 from paycenter_server.local import Embedded, LocalServices
@@ -51,6 +54,19 @@ def database_url(request: pytest.FixtureRequest) -> str:
     embedded: Running = request.getfixturevalue("embedded")
     ensure(embedded.urls.database_url)
     return embedded.urls.database_url
+
+
+@pytest.fixture
+async def fresh(database_url: str) -> AsyncIterator[str]:
+    """An empty database."""
+    name = f"migrations_{uuid.uuid4().hex[:12]}"
+    admin = await asyncpg.connect(database_url)
+    await admin.execute(f"CREATE DATABASE {name}")
+    try:
+        yield urlsplit(database_url)._replace(path=f"/{name}").geturl()
+    finally:
+        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        await admin.close()
 
 
 @pytest.fixture(scope="session")

@@ -90,7 +90,7 @@ def _importers() -> dict[str, set[str]]:
 def _load_from(tree: Path, base: Path, changed: str, importers: dict[str, set[str]]) -> None:
     """Forget the changed module and all that depend on it, and let every later import read the other copy."""
     ours = _ours()
-    affected, waiting = set[str](), [changed] if changed in ours else []
+    affected, waiting = set[str](), [changed] if changed in ours else list(ours) if changed.startswith("migrations/") else []
     while waiting:
         name = waiting.pop()
         if name not in affected:

@@ -43,6 +43,7 @@ from paycenter_server.services.operators import Operators
 from paycenter_server.services.operators_totp import Totp
 from paycenter_server.services.orders import Orders
 from paycenter_server.services.overview import Overview
+from paycenter_server.services.partitions import Partitions
 from paycenter_server.services.passwords import Passwords
 from paycenter_server.services.payments import Payments
 from paycenter_server.services.refunds import Refunds
@@ -114,6 +115,11 @@ class Services:
     def orders(self) -> Orders:
         """Pay orders."""
         return Orders(self.context, self.identity, self.attempts)
+
+    @cached_property
+    def partitions(self) -> Partitions:
+        """The monthly partitions of the ledger and of the log of deliveries."""
+        return Partitions(self.context)
 
     @cached_property
     def timelines(self) -> Timelines:
@@ -321,6 +327,8 @@ async def open_services(
             account_calls_per_second=settings.account_calls_per_second,
             account_calls_burst=settings.account_calls_burst,
             account_breaker_failures=settings.account_breaker_failures,
+            event_retention_months=settings.event_retention_months,
+            notification_log_retention_months=settings.notification_log_retention_months,
         ),
     )
     await database.open()

@@ -13,6 +13,8 @@ from pydantic import AliasChoices, AliasPath, Field, field_validator, model_vali
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _PREFIX = "PAYCENTER_"
+# A refund can come a year later, but most of what happens to an order happens in its first months.
+_LEAST_MONTHS = 3
 
 
 class SettingsError(ValueError):
@@ -64,6 +66,12 @@ class Settings(DatabaseSettings):
     notification_allowed_networks: str = Field(
         "", description="private networks that notifications may go to, comma separated CIDR"
     )
+    event_retention_months: int = Field(
+        0, ge=0, le=1200, description="whole months, before this one, whose events the ledger keeps; at least 3; 0: all"
+    )
+    notification_log_retention_months: int = Field(
+        0, ge=0, le=1200, description="whole months, before this one, whose deliveries the log keeps; at least 3; 0: all"
+    )
     channel_timeout: float = Field(10.0, gt=0, le=60, description="seconds for one call of a channel")
     account_places: int = Field(
         16,
@@ -111,6 +119,13 @@ class Settings(DatabaseSettings):
             parts = urlsplit(item)
             if parts.scheme not in ("http", "https") or not parts.hostname or f"{parts.scheme}://{parts.netloc}" != item:
                 raise ValueError(f"{item!r} is not a site such as https://desk.example.com")
+        return value
+
+    @field_validator("event_retention_months", "notification_log_retention_months")
+    @classmethod
+    def _is_long_enough(cls, value: int) -> int:
+        if 0 < value < _LEAST_MONTHS:
+            raise ValueError(f"must be 0, to keep everything, or at least {_LEAST_MONTHS}")
         return value
 
     @field_validator("redis_url")

@@ -164,7 +164,7 @@ async def test_a_late_result_never_overwrites_success(system: PayCenterSystem) -
             waiting = event is NotificationEvent.UNANSWERED
             return DeliveryResult(
                 task_id=slow.id, claimed_times=claimed, event=event, next_notify_time=now if waiting else None, url="u",
-                request="r", http_status=200, duration_ms=1, answer="", at=now,
+                http_status=200, duration_ms=1, answer="", at=now,
             )  # fmt: skip
 
         assert await delivery_rows.record(connection, [result(NotificationEvent.RECEIVED, quick.notify_times)])

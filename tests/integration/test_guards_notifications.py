@@ -66,7 +66,7 @@ def delivery(task: DueNotification, event: NotificationEvent, at: datetime, clai
     waits = event in (NotificationEvent.UNANSWERED, NotificationEvent.REFUSED)
     return DeliveryResult(
         task_id=task.id, claimed_times=task.notify_times if claimed is None else claimed, event=event,
-        next_notify_time=at if waits else None, url="u", request="r", http_status=200, duration_ms=1, answer="", at=at,
+        next_notify_time=at if waits else None, url="u", http_status=200, duration_ms=1, answer="", at=at,
     )  # fmt: skip
 
 

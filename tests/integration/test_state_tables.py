@@ -145,7 +145,7 @@ async def stored(system: PayCenterSystem, transaction: Transaction) -> Rows:
 
 
 def delivered(rows: Rows, event: NotificationEvent) -> Awaitable[Any]:
-    result = delivery_rows.DeliveryResult(rows.notification.id, 0, event, None, "u", "r", 200, 1, "", rows.now)
+    result = delivery_rows.DeliveryResult(rows.notification.id, 0, event, None, "u", 200, 1, "", rows.now)
     return delivery_rows.record(rows.transaction, [result])
 
 

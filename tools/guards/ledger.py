@@ -6,11 +6,59 @@ from guards import Mutant, guards
 
 # Its tests migrate databases of their own: that of the runs has the triggers of the unchanged tree.
 _MIGRATION, _REFUSES = (
-    "migrations/versions/0001_pay_tables.py",
+    "migrations/versions/0009_partitions.py",
     "tests/integration/test_migrations.py::test_a_new_database_refuses_changes_of_events",
 )
 
 LEDGER: list[Mutant] = [
+    *guards(
+        "storage/partitions.py",
+        "test_partitions.py",
+        (
+            "partition-no-truncate",
+            '    if table == "pay_event":\n',
+            "    if not table:\n",
+            "test_every_partition_is_append_only[later-truncate]",
+        ),
+        (
+            "partition-lock-timeout",
+            """    await transaction.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")\n""",
+            "",
+            "test_a_table_that_stays_locked_is_left_for_later",
+        ),
+        (
+            "partition-advisory-lock",
+            '    await transaction.execute("SELECT pg_advisory_xact_lock($1)", _ADVISORY_LOCK)\n',
+            "",
+            "test_time_goes_on_and_partitions_are_made_once",
+        ),
+    ),
+    *guards(
+        "services/partitions.py",
+        "test_partitions.py",
+        (
+            "partition-of-default-rows",
+            "                if await partition_rows.has_rows(transaction, table, month):",
+            "                if False:",
+            "test_a_month_that_nobody_made_is_in_the_default_partition_and_said",
+        ),
+        (
+            "retention-nothing",
+            "        return bool(months) and partition.month is not None",
+            "        return partition.month is not None",
+            "test_without_a_retention_nothing_is_dropped",
+        ),
+    ),
+    *guards(
+        "services/books.py",
+        "test_partitions.py",
+        (
+            "books-since",
+            "        last = max(last or UUID(int=0), first_key(since))\n",
+            "        pass\n",
+            "test_the_retention_drops_whole_months_and_the_books_are_checked_from_then_on",
+        ),
+    ),
     *(
         Mutant(f"ledger-append-only-{name}", _MIGRATION, text, replacement, (f"{_REFUSES}[{statement}]",))
         for name, text, replacement, statement in (

@@ -37,6 +37,12 @@ def _migrate() -> click.Command:
     return migrate
 
 
+def _partitions() -> click.Command:
+    from paycenter_server.cli.partitions import partitions
+
+    return partitions
+
+
 def _operator() -> click.Command:
     from paycenter_server.cli.operations import operator
 
@@ -123,6 +129,7 @@ _COMMANDS: dict[str, tuple[Callable[[], click.Command], str]] = {
     "migrate": (_migrate, "Bring the database to the schema of this version."),
     "operator": (_operator, "Create an operator, its credential, or its password."),
     "channel": (_channel, "Test the channel of an app: `channel test CODE --app APP`."),
+    "partitions": (_partitions, "Make the monthly partitions of the ledger and the log ahead, drop old ones, and list them."),
     "order": (_order, "Show why an order is where it is: `order show NUMBER`."),
     "books": (_books, "Compare the amounts of all orders with the event ledger: `books check`."),
     "case": (_case, "List, show and decide cases: `case list`, `case show NUMBER`, `case decide NUMBER refund`."),

@@ -9,7 +9,7 @@ import click
 from paycenter_server.bootstrap import open_services
 from paycenter_server.cli.running import settings_of_dev_or_exit
 from paycenter_server.domain.errors import PayCenterError
-from paycenter_server.services.books import BATCH, check_books
+from paycenter_server.services.books import BATCH, check_books, compared_since
 from paycenter_server.services.identity import Caller
 from paycenter_server.services.timeline import Entry, Next, Timeline
 from paycenter_server.telemetry import configure_logging
@@ -107,6 +107,8 @@ def books_check(after: str, batch: int, *, no_cases: bool) -> None:
         orders = differences = opened = 0
         async with open_services(settings) as services:
             cases = None if no_cases else services.cases
+            if (since := await compared_since(services.context.database)) is not None:
+                click.echo(f"Orders from before {since:%Y-%m-%d} are not compared: their events were dropped.", err=True)
             async for found in check_books(services.context.database, after, batch, cases):
                 orders += found.orders
                 differences += len(found.differences)

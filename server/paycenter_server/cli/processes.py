@@ -152,7 +152,7 @@ def worker() -> None:
 
 
 async def _worker(settings: Settings, stop: asyncio.Event) -> None:
-    from paycenter_server.workers.runner import Runner, make_jobs
+    from paycenter_server.workers.runner import Runner, make_jobs, partition_job
 
     class LocalWakeUp:
         """Starts the deliveries of this process."""
@@ -162,7 +162,7 @@ async def _worker(settings: Settings, stop: asyncio.Event) -> None:
 
     async with open_services(settings, wake_up=LocalWakeUp()) as services:
         jobs = make_jobs(services.jobs, services.delivery)
-        deliveries = jobs["pay_notify_job"]
+        deliveries, partitions = jobs["pay_notify_job"], partition_job(services.partitions)
         started: set[asyncio.Task[None]] = set()
 
         def start_delivery() -> None:
@@ -171,4 +171,4 @@ async def _worker(settings: Settings, stop: asyncio.Event) -> None:
             task.add_done_callback(started.discard)
 
         await wait_for_schema(services.context.database, stop)
-        await Runner(jobs, settings.redis_url, services.delivery, services.jobs).run(stop)
+        await Runner({**jobs, partitions.name: partitions}, settings.redis_url, services.delivery, services.jobs).run(stop)

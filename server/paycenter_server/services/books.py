@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
 
 from paycenter_server.domain.ids import Prefix, decode, encode
 from paycenter_server.services.cases import Cases
 from paycenter_server.storage import events as event_rows
 from paycenter_server.storage.database import Database
 from paycenter_server.storage.events import Difference
+from paycenter_server.storage.keyrange import LATER, first_key
+from paycenter_server.storage.partitions import first_month_kept
 
 BATCH = 1000
 
@@ -25,6 +29,13 @@ class Checked:
     opened: int = 0
 
 
+async def compared_since(database: Database) -> datetime | None:
+    """The time from which orders are compared; None if all are. Events of older ones were dropped by the retention."""
+    async with database.connection() as connection:
+        month = await first_month_kept(connection)
+    return month + LATER if month is not None else None
+
+
 async def check_books(
     database: Database, after: str = "", batch: int = BATCH, cases: Cases | None = None
 ) -> AsyncIterator[Checked]:
@@ -35,6 +46,8 @@ async def check_books(
     last = None
     if after and (last := decode(Prefix.ORDER, after)) is None:
         raise ValueError(f"{after!r} is not the number of an order")
+    if (since := await compared_since(database)) is not None:
+        last = max(last or UUID(int=0), first_key(since))
     while True:
         async with database.connection() as connection:
             compared = await event_rows.compare_amounts(connection, last, batch)

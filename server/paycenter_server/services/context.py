@@ -49,6 +49,7 @@ class Options:
     """The settings of the use cases. The callback URLs are without the channel id, that of the cashier is without the token.
 
     `sync_batch`: how many expired orders are claimed together. The `account_…` values limit the jobs (`accounts_places.py`).
+    The `…_retention_months` are whole months before the present one; 0 keeps everything (`partitions.py`).
     """
 
     order_callback_url: str
@@ -58,6 +59,8 @@ class Options:
     channel_timeout: float = 10.0
     sync_batch: int = 50
     account_places: int = 16
+    event_retention_months: int = 0
+    notification_log_retention_months: int = 0
     account_calls_per_second: float = 50.0
     account_calls_burst: int = 100
     account_breaker_failures: int = 5

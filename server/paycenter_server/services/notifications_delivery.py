@@ -197,7 +197,7 @@ class NotificationDelivery:
         problem = "" if received else f"HTTP {response.status}: {answer[:200]}" if response.status else answer[:500]
         result = DeliveryResult(
             task_id=task.id, claimed_times=task.notify_times, event=event, next_notify_time=next_time, url=task.notification_url,
-            request=task.payload, http_status=response.status, duration_ms=int(seconds * 1000), answer=answer,
+            http_status=response.status, duration_ms=int(seconds * 1000), answer=answer,
             at=self._context.now(), endpoint=_endpoint(task), problem=problem, times=times,
         )  # fmt: skip
         self._outcomes.append(_Outcome(task, result))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -20,10 +20,15 @@ from paycenter_server.domain.states import (
 )
 from paycenter_server.storage.database import Connection, Transaction, WriteConnection
 from paycenter_server.storage.events import Change, cause_values, named, noting
-from paycenter_server.storage.rows import RowMapping
+from paycenter_server.storage.rows import RowMapping, to_model
 
 NOTIFICATIONS = RowMapping(PayNotification, "pay_notify_task")
-LOGS = RowMapping(NotificationLog, "pay_notify_log")
+# The request of every delivery of a notification is its payload, which is stored once.
+_LOG_COLUMNS = [item.name for item in fields(NotificationLog) if item.name != "request"]
+_LOGS = (
+    f"SELECT {', '.join(f't.{name}' for name in _LOG_COLUMNS)}, n.payload AS request "
+    "FROM pay_notify_log t JOIN pay_notify_task n ON n.id = t.task_id"
+)
 CURRENT_URL = f"""coalesce(nullif(t.notification_url, ''), CASE t.type WHEN '{NotificationType.REFUND.value}'
   THEN app.refund_notification_url ELSE app.order_notification_url END)"""
 """Where a notification `t` goes: its own URL, or the current one of its app `app`."""
@@ -127,8 +132,8 @@ async def newest_of(connection: Connection, data_id: UUID) -> PayNotification | 
 
 async def list_logs(connection: Connection, task_id: UUID, limit: int = 100) -> list[NotificationLog]:
     """The last deliveries of a notification, oldest first."""
-    rows = await connection.fetch(f"{LOGS.select} WHERE t.task_id = $1 ORDER BY t.id DESC LIMIT $2", task_id, limit)
-    return LOGS.models(list(reversed(rows)))
+    rows = await connection.fetch(f"{_LOGS} WHERE t.task_id = $1 ORDER BY t.id DESC LIMIT $2", task_id, limit)
+    return [to_model(NotificationLog, row) for row in reversed(rows)]
 
 
 async def list_about(connection: Connection, subjects: Sequence[UUID], limit: int) -> list[PayNotification]:
@@ -141,8 +146,8 @@ async def list_about(connection: Connection, subjects: Sequence[UUID], limit: in
 
 async def list_logs_of(connection: Connection, task_ids: Sequence[UUID], limit: int) -> list[NotificationLog]:
     """The last deliveries of these notifications, oldest first."""
-    rows = await connection.fetch(f"{LOGS.select} WHERE t.task_id = ANY($1) ORDER BY t.id DESC LIMIT $2", list(task_ids), limit)
-    return LOGS.models(list(reversed(rows)))
+    rows = await connection.fetch(f"{_LOGS} WHERE t.task_id = ANY($1) ORDER BY t.id DESC LIMIT $2", list(task_ids), limit)
+    return [to_model(NotificationLog, row) for row in reversed(rows)]
 
 
 async def resend(connection: WriteConnection, task_ids: Sequence[UUID], now: datetime, cause: Cause) -> list[UUID]:

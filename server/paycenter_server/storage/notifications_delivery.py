@@ -94,7 +94,6 @@ class DeliveryResult:
     event: NotificationEvent
     next_notify_time: datetime | None
     url: str
-    request: str
     http_status: int
     duration_ms: int
     answer: str
@@ -113,14 +112,13 @@ async def record(connection: WriteConnection, results: Sequence[DeliveryResult])
     """
     rows = await connection.fetch(
             f"""WITH given AS (
-                 SELECT * FROM unnest($1::uuid[], $2::int[], $3::text[], $4::timestamptz[], $5::text[], $6::text[], $7::int[],
-                   $8::int[], $9::text[], $10::timestamptz[], $12::text[], $13::text[], $14::int[], $15::text[])
-                   AS g(task_id, claimed, state, next_time, url, request, http_status, duration_ms, answer, at, endpoint, problem,
-                     times, event)
+                 SELECT * FROM unnest($1::uuid[], $2::int[], $3::text[], $4::timestamptz[], $5::text[], $6::int[],
+                   $7::int[], $8::text[], $9::timestamptz[], $11::text[], $12::text[], $13::int[], $14::text[])
+                   AS g(task_id, claimed, state, next_time, url, http_status, duration_ms, answer, at, endpoint, problem, times,
+                     event)
                ), logged AS (
-                 INSERT INTO pay_notify_log (task_id, notify_times, state, url, request, http_status, duration_ms, answer,
-                   create_time)
-                 SELECT task_id, claimed + times, state, url, request, http_status, duration_ms, answer, at FROM given
+                 INSERT INTO pay_notify_log (task_id, notify_times, state, url, http_status, duration_ms, answer, create_time)
+                 SELECT task_id, claimed + times, state, url, http_status, duration_ms, answer, at FROM given
                ), locked AS MATERIALIZED (
                  SELECT id, state AS before FROM pay_notify_task WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE
                ), moved AS (
@@ -128,16 +126,15 @@ async def record(connection: WriteConnection, results: Sequence[DeliveryResult])
                    last_execute_time = g.at, update_time = g.at, problem = g.problem,
                    endpoint = coalesce(nullif(g.endpoint, ''), t.endpoint)
                  FROM given g WHERE t.id = ANY(ARRAY(SELECT id FROM locked)) AND t.id = g.task_id
-                   AND t.notify_times = g.claimed AND t.state = ANY($11) RETURNING t.id, t.type, t.data_id, t.state, g.event
+                   AND t.notify_times = g.claimed AND t.state = ANY($10) RETURNING t.id, t.type, t.data_id, t.state, g.event
                ), ended AS (
-                 SELECT moved.*, locked.before FROM moved JOIN locked USING (id) WHERE moved.event = ANY($16)
-               ), noted AS ({noting_state("event", 17, "ended")}) SELECT id FROM moved""",
+                 SELECT moved.*, locked.before FROM moved JOIN locked USING (id) WHERE moved.event = ANY($15)
+               ), noted AS ({noting_state("event", 16, "ended")}) SELECT id FROM moved""",
             [d.task_id for d in results],
             [d.claimed_times for d in results],
             [target(NOTIFICATION, d.event) for d in results],
             [d.next_notify_time for d in results],
             [d.url for d in results],
-            [d.request for d in results],
             [d.http_status for d in results],
             [d.duration_ms for d in results],
             [d.answer for d in results],

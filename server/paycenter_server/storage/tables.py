@@ -349,21 +349,22 @@ pay_notify_task = Table(
 pay_notify_log = Table(
     "pay_notify_log",
     metadata,
-    Column("id", BigInteger, primary_key=True, autoincrement=True),
+    Column("id", BigInteger, Identity(always=True), nullable=False),
     Column("task_id", KEY, ForeignKey("pay_notify_task.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("notify_times", Integer, nullable=False),
     Column("state", String(16), nullable=False),
     Column("url", String(1024), nullable=False),
-    Column("request", Text, nullable=False),
     Column("http_status", Integer, nullable=False),
     Column("duration_ms", Integer, nullable=False),
     Column("answer", Text, nullable=False),
     Column("create_time", TIME, nullable=False),
+    PrimaryKeyConstraint("id", "create_time"),
     one_of("state", NotificationState),
+    postgresql_partition_by="RANGE (create_time)",
 )
 
-# Append-only: a trigger refuses UPDATE, DELETE and TRUNCATE. It has no foreign key and no other unique key, so that it can be
-# partitioned by month.
+# Append-only: a trigger refuses UPDATE, DELETE and TRUNCATE. Partitioned by month, so no foreign key and no unique key without the
+# time (`storage/partitions.py`).
 pay_event = Table(
     "pay_event",
     metadata,
@@ -387,6 +388,7 @@ pay_event = Table(
     Index("pay_event_subject_id_id_idx", "subject_id", "id", postgresql_where=text("order_id IS NULL")),
     one_of("subject", Subject),
     one_of("actor_kind", ActorKind),
+    postgresql_partition_by="RANGE (create_time)",
 )
 
 # One row, written by the health checks of every process.

@@ -1,4 +1,4 @@
-"""The worker process: four jobs on arq, and a scheduler that does not need Redis.
+"""The worker process: its jobs on arq, and a scheduler that does not need Redis.
 
 arq's worker ends when Redis restarts, so it is started again, with a pause. Whatever has not run for two of its periods (no
 Redis, a lost queue) is run by that scheduler. The jobs read PostgreSQL only: without Redis they run later, and do the same.
@@ -17,6 +17,7 @@ from arq.worker import Worker
 
 from paycenter_server.services.jobs import Jobs
 from paycenter_server.services.notifications_delivery import NotificationDelivery
+from paycenter_server.services.partitions import Partitions
 from paycenter_server.workers.wake_up import CRON_QUEUE, WAKE_UP_QUEUE, deserialize, redis_settings, serialize
 
 log = structlog.get_logger(__name__)
@@ -72,7 +73,7 @@ class Job:
 
 
 def make_jobs(jobs: Jobs, delivery: NotificationDelivery) -> dict[str, Job]:
-    """The four jobs, by name."""
+    """The four jobs that settle and deliver, by name."""
     made = (
         Job("pay_notify_job", delivery.deliver_due, 1),
         Job("pay_order_sync_job", jobs.start_order_sync, 2),
@@ -80,6 +81,11 @@ def make_jobs(jobs: Jobs, delivery: NotificationDelivery) -> dict[str, Job]:
         Job("pay_refund_sync_job", jobs.start_refund_sync, 2),
     )
     return {job.name: job for job in made}
+
+
+def partition_job(partitions: Partitions) -> Job:
+    """The job that makes the monthly partitions ahead and drops old ones. It asks for their names, and mostly has nothing to do."""
+    return Job("pay_partition_job", partitions.run, 60)
 
 
 def _log_close_failure(closing: asyncio.Future[None]) -> None:

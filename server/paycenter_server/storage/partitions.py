@@ -1,0 +1,112 @@
+"""The monthly partitions of the append-only tables: listing, making and dropping them.
+
+A partition `pay_event_202612` holds the rows of December 2026 (UTC). The first one holds everything before its end as well, and
+`pay_event_default` rows of months that have no partition, so that no insert ever fails for the lack of one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from paycenter_server.storage.database import Connection, Transaction
+
+TABLES = ("pay_event", "pay_notify_log")
+_LOCK_TIMEOUT = "2s"
+# Two workers make the same partition: the second waits, and finds it made.
+_ADVISORY_LOCK = 7290241104
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """A partition. `month`: its first moment; None for the default partition. `bytes`: with its indexes; None if not asked for."""
+
+    name: str
+    table: str
+    month: datetime | None
+    bytes: int | None
+
+    @property
+    def is_default(self) -> bool:
+        """Whether it holds the rows of months that have no partition."""
+        return self.month is None
+
+
+def next_month(month: datetime) -> datetime:
+    """The first moment of the month after this time."""
+    return datetime(month.year + month.month // 12, month.month % 12 + 1, 1, tzinfo=UTC)
+
+
+def months_before(time: datetime, count: int) -> datetime:
+    """The first moment of the month that is `count` months before that of this time."""
+    months = time.year * 12 + time.month - 1 - count
+    return datetime(months // 12, months % 12 + 1, 1, tzinfo=UTC)
+
+
+def name_of(table: str, month: datetime) -> str:
+    """The name of a partition."""
+    return f"{table}_{month:%Y%m}"
+
+
+async def list_partitions(connection: Connection, *, sizes: bool = False) -> list[Partition]:
+    """The partitions of all tables, oldest first, the default one last. With `sizes` it waits for a table that is locked."""
+    rows = await connection.fetch(
+        f"""SELECT c.relname AS name, p.relname AS table, {"pg_total_relation_size(c.oid)" if sizes else "NULL::bigint"} AS bytes
+           FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_class p ON p.oid = i.inhparent
+           WHERE p.oid = ANY(ARRAY(SELECT t::regclass FROM unnest($1::text[]) t))
+           ORDER BY p.relname, c.relname""",
+        list(TABLES),
+    )
+    found = []
+    for row in rows:
+        last = row["name"].removeprefix(row["table"] + "_")
+        month = None if last == "default" else datetime(int(last[:4]), int(last[4:]), 1, tzinfo=UTC)
+        found.append(Partition(row["name"], row["table"], month, row["bytes"]))
+    return found
+
+
+async def lock(transaction: Transaction) -> None:
+    """One process at a time makes or drops partitions. It gives up when a table stays locked, so that nobody waits behind it."""
+    await transaction.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
+    await transaction.execute("SELECT pg_advisory_xact_lock($1)", _ADVISORY_LOCK)
+
+
+async def has_rows(connection: Connection, table: str, month: datetime) -> bool:
+    """Whether the default partition holds rows of this month. No partition can be made for it then."""
+    found = await connection.fetchval(
+        f"SELECT EXISTS (SELECT 1 FROM {table}_default WHERE create_time >= $1 AND create_time < $2)", month, next_month(month)
+    )
+    return bool(found)
+
+
+async def make(transaction: Transaction, table: str, month: datetime) -> str:
+    """Make the partition of a month. Attached, not created in place: that does not stop the inserts of other sessions."""
+    name, end = name_of(table, month), next_month(month)
+    await transaction.execute(f"CREATE TABLE {name} (LIKE {table} INCLUDING DEFAULTS INCLUDING CONSTRAINTS)")
+    await transaction.execute(
+        f"ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES FROM ('{month.isoformat()}') TO ('{end.isoformat()}')"
+    )
+    if table == "pay_event":
+        # The row triggers come with the attachment; a statement trigger is of one table only.
+        await transaction.execute(
+            f"CREATE TRIGGER {name}_no_truncate BEFORE TRUNCATE ON {name} FOR EACH STATEMENT EXECUTE FUNCTION pay_event_refuse()"
+        )
+    return name
+
+
+async def drop(transaction: Transaction, partition: Partition) -> None:
+    """Drop a partition with its rows."""
+    assert not partition.is_default
+    await transaction.execute(f"DROP TABLE {partition.name}")
+
+
+async def first_month_kept(connection: Connection) -> datetime | None:
+    """The first month of the ledger, if older events have been dropped; None if the ledger has every event."""
+    row = await connection.fetchrow(
+        """SELECT c.relname AS name, pg_get_expr(c.relpartbound, c.oid) LIKE '%FROM (MINVALUE)%' AS has_all
+           FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+           WHERE i.inhparent = 'pay_event'::regclass AND c.relname <> 'pay_event_default' ORDER BY c.relname LIMIT 1"""
+    )
+    if row is None or row["has_all"]:
+        return None
+    return datetime(int(row["name"][-6:-2]), int(row["name"][-2:]), 1, tzinfo=UTC)

@@ -1,0 +1,172 @@
+"""The monthly partitions of the ledger and of the log of deliveries: made ahead, dropped by the retention, and never in the way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from paycenter_server.services.books import check_books, compared_since
+from paycenter_server.storage import migrate
+from paycenter_server.storage.partitions import TABLES, months_before, name_of, next_month
+from support.databases import in_thread
+from support.system import PayCenterSystem, open_system
+
+
+@pytest.fixture
+async def own(fresh: str, redis_url: str, keys_dir: Path, master_key_file: Path) -> Any:
+    """A system over a database of its own, with a retention if one is given."""
+    await in_thread(migrate.ensure, fresh)
+
+    @asynccontextmanager
+    async def opened(**more: Any) -> AsyncIterator[PayCenterSystem]:
+        async with open_system(fresh, redis_url, keys_dir, master_key_file, **more) as system:
+            yield system
+
+    return opened
+
+
+async def names(system: PayCenterSystem) -> list[str]:
+    return [one.name for one in await system.services.partitions.list()]
+
+
+def test_months() -> None:
+    assert next_month(datetime(2026, 12, 31, 23, tzinfo=UTC)) == datetime(2027, 1, 1, tzinfo=UTC)
+    assert months_before(datetime(2026, 3, 31, tzinfo=UTC), 3) == datetime(2025, 12, 1, tzinfo=UTC)
+    assert months_before(datetime(2026, 11, 30, tzinfo=UTC), -2) == datetime(2027, 1, 1, tzinfo=UTC)
+
+
+async def test_a_new_database_has_this_month_and_the_next_three(own: Any) -> None:
+    async with own() as system:
+        now = await system.value("SELECT now()")
+        wanted = [name_of(table, months_before(now, -n)) for table in TABLES for n in range(4)]
+        assert await names(system) == sorted([*wanted, *(f"{table}_default" for table in TABLES)])
+        assert await system.services.partitions.run() == 0
+
+
+async def test_time_goes_on_and_partitions_are_made_once(own: Any) -> None:
+    """Two workers at once, while orders are paid, and a payment in the new month."""
+    async with own() as system:
+        system.clock.offset = timedelta(days=31)
+        before = await names(system)
+        paid, *_ = await asyncio.gather(
+            system.paid("mock"), system.services.partitions.maintain(), system.services.partitions.maintain()
+        )
+        assert paid.paid_amount == 100
+        made = set(await names(system)) - set(before)
+        now = await system.value("SELECT now()")
+        assert made == {name_of(table, months_before(now + timedelta(days=31), -3)) for table in TABLES}
+        (new,) = [name for name in made if name.startswith("pay_event")]
+        month = months_before(now + timedelta(days=31), -3)
+        await insert(system, month + timedelta(days=3))
+        assert await system.value(f"SELECT count(*) FROM {new}") == 1
+
+
+async def insert(system: PayCenterSystem, time: datetime) -> None:
+    """An event of that time."""
+    await system.rows(
+        """INSERT INTO pay_event (create_time, subject, subject_id, event, paid_change, reserved_change, refunded_change,
+             actor_kind, actor) VALUES ($1, 'CASE', gen_random_uuid(), 'x', 0, 0, 0, 'SYSTEM', '')""",
+        time,
+    )
+
+
+@pytest.mark.parametrize(
+    "statement", ["UPDATE {} SET amount = 1", "DELETE FROM {}", "TRUNCATE {}"], ids=["update", "delete", "truncate"]
+)
+@pytest.mark.parametrize("which", ["present", "later", "default"])
+async def test_every_partition_is_append_only(own: Any, statement: str, which: str) -> None:
+    async with own() as system:
+        now = await system.value("SELECT now()")
+        if which == "later":
+            system.clock.offset = timedelta(days=31)
+            await system.services.partitions.maintain()
+        time = {"present": now, "later": months_before(now + timedelta(days=31), -3), "default": now + timedelta(days=4000)}
+        await insert(system, time[which])
+        name = "pay_event_default" if which == "default" else name_of("pay_event", time[which])
+        assert await system.value(f"SELECT count(*) FROM {name}") >= 1
+        with pytest.raises(asyncpg.RestrictViolationError, match="append-only"):
+            await system.rows(statement.format(name))
+
+
+async def test_a_month_that_nobody_made_is_in_the_default_partition_and_said(own: Any) -> None:
+    """No worker ran for months: the inserts go on, and the months after are made."""
+    async with own() as system:
+        now = await system.value("SELECT now()")
+        late = months_before(now, -5)
+        await insert(system, late + timedelta(days=2))
+        system.clock.offset = late - now + timedelta(days=2)
+        done = await system.services.partitions.maintain()
+        assert name_of("pay_event", late) not in done.made
+        assert name_of("pay_notify_log", late) in done.made
+        assert name_of("pay_event", next_month(late)) in done.made
+        assert [problem for problem in done.problems if f"{late:%Y-%m}" in problem]
+        assert await system.value("SELECT count(*) FROM pay_event_default") == 1
+
+
+async def test_the_retention_drops_whole_months_and_the_books_are_checked_from_then_on(own: Any) -> None:
+    async with own(event_retention_months=3, notification_log_retention_months=0) as system:
+        system.books_are_checked = False  # of all orders, also of those without events
+        old = await system.paid("mock")
+        now = await system.value("SELECT now()")
+        this, later = months_before(now, 0), months_before(now, -4)
+        system.clock.offset = later - now + timedelta(days=1)
+        await system.services.partitions.maintain()
+        assert name_of("pay_event", this) not in await names(system)
+        assert name_of("pay_event", next_month(this)) in await names(system)
+        assert name_of("pay_notify_log", this) in await names(system)
+        assert await system.value("SELECT count(*) FROM pay_event WHERE order_id = $1", old.id) == 0
+        since = await compared_since(system.services.context.database)
+        assert since is not None
+        assert since.replace(hour=0) == next_month(this)
+        found = [one async for one in check_books(system.services.context.database)]
+        assert sum(one.orders for one in found) == 0
+        assert not await system.value("SELECT count(*) FROM pay_case")
+
+
+async def test_without_a_retention_nothing_is_dropped(own: Any) -> None:
+    async with own() as system:
+        now = await system.value("SELECT now()")
+        system.clock.offset = timedelta(days=3000)
+        await system.services.partitions.maintain()
+        assert name_of("pay_event", months_before(now, 0)) in await names(system)
+        assert await compared_since(system.services.context.database) is None
+
+
+async def test_a_table_that_stays_locked_is_left_for_later(own: Any) -> None:
+    """Whoever waits for the lock of a table makes everybody behind it wait too."""
+    async with own() as system:
+        system.clock.offset = timedelta(days=31)
+        other = await asyncpg.connect(system.database_url)
+        async with other.transaction():
+            await other.execute("LOCK TABLE pay_event IN ACCESS EXCLUSIVE MODE")
+            with pytest.raises(asyncpg.LockNotAvailableError):
+                await system.services.partitions.maintain()
+        await other.close()
+        assert await system.services.partitions.run() == len(TABLES)
+
+
+async def test_an_upgrade_keeps_events_and_deliveries(fresh: str) -> None:
+    """From a database with both as plain tables, and back."""
+    await in_thread(migrate.upgrade, fresh, "0008")
+    connection = await asyncpg.connect(fresh)
+    await connection.execute(
+        """INSERT INTO pay_event (create_time, subject, subject_id, event, paid_change, reserved_change, refunded_change,
+             actor_kind, actor)
+           SELECT timestamptz '2020-01-01Z' + n * interval '100 days', 'CASE', gen_random_uuid(), 'x', n, 0, 0, 'SYSTEM', ''
+           FROM generate_series(1, 20) n"""
+    )
+    before = await connection.fetch("SELECT * FROM pay_event ORDER BY id")
+    await in_thread(migrate.upgrade, fresh)
+    assert await connection.fetch("SELECT * FROM pay_event ORDER BY id") == before
+    last = await connection.fetchval(
+        """INSERT INTO pay_event (subject, subject_id, event, paid_change, reserved_change, refunded_change, actor_kind, actor)
+           VALUES ('CASE', gen_random_uuid(), 'x', 0, 0, 0, 'SYSTEM', '') RETURNING id"""
+    )
+    assert last == 21
+    await connection.close()
