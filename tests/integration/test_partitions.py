@@ -146,7 +146,7 @@ async def test_a_table_that_stays_locked_is_left_for_later(own: Any) -> None:
         async with other.transaction():
             await other.execute("LOCK TABLE pay_event IN ACCESS EXCLUSIVE MODE")
             with pytest.raises(asyncpg.LockNotAvailableError):
-                await system.services.partitions.maintain()
+                await asyncio.wait_for(system.services.partitions.maintain(), 8)
         await other.close()
         assert await system.services.partitions.run() == len(TABLES)
 
