@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 from paycenter.returns import ReturnError, verify_return
+from paycenter_server.channels.specs import Browser
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.states import OrderState
-from paycenter_server.services.cashier import RESULT_SHOWN, Browser, browser_of
+from paycenter_server.services.cashier import RESULT_SHOWN, browser_of
 from support.system import OPERATOR, PayCenterSystem
 
 DESK = "Mozilla/5.0 (X11; Linux x86_64) Chrome/150"

@@ -14,7 +14,7 @@ QUOTE = '"><img src=x onerror=alert(1)>'
 PAGES = (
     "/", "/overview/figures", "/orders", "/orders?range=today&state=SUCCESS", "/refunds", "/notifications",
     "/notifications?state=failing", "/notifications/resend?state=SUCCESS", "/apps", "/apps/new", "/apps/shop", "/accounts",
-    "/accounts/new", "/accounts/new?family=alipay", "/accounts/new?family=mock", "/apps/shop/channels/wx_pub",
+    "/accounts/new", "/accounts/new?family=wechatpay", "/accounts/new?family=mock", "/apps/shop/channels/wx_pub",
     "/apps/shop/channels/alipay_wap", "/health", "/operators", "/operators/keys", "/me", "/audit", "/audit?outcome=OK&range=7d",
     "/audit/verify", "/approvals", "/approvals?state=all", "/orders/export", "/refunds/export?range=all",
     "/search?q=nothing", "/search/live?q=nothing", "/login",

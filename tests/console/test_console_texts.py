@@ -15,7 +15,6 @@ from paycenter_server.http_console import (
     approvals,
     cases,
     exports,
-    families,
     formats,
     login,
     operators,
@@ -58,10 +57,9 @@ def used() -> set[str]:
     found |= {head for head in (*exports.ORDER_HEADS, *exports.REFUND_HEADS) if not head.startswith("out_")}
     found |= set(approvals.KINDS.values())
     found |= {text for pair in operators.ROLES.values() for text in pair}
-    for items in families.FAMILIES.values():
-        for item in items:
-            found |= {item.label, item.help} - {""}
-            found |= {text for _, text in item.choices if " " in text or text in ("Yes", "No")}
+    for item in (item for spec in installed().values() for item in spec.config_fields):
+        found |= {item.label, item.help} - {""}
+        found |= {text for _, text in item.choices if " " in text or text in ("Yes", "No")}
     source = (FOLDER / "health.py").read_text() + Path(_checks.__code__.co_filename).read_text()
     found |= {text for pair in _CHECK.findall(source) for text in pair}
     found |= set(re.findall(r'HTTPForbidden\(reason="([^"]+)"\)', (FOLDER / "security.py").read_text()))

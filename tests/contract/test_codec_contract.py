@@ -34,6 +34,7 @@ from paycenter_server.channels.protocol import (
 )
 from paycenter_server.channels.registry import installed
 from paycenter_server.channels.specs import ChannelSpec
+from paycenter_server.http_cashier.texts import LANGUAGES
 from unit.channel_support import (
     API_V3_KEY,
     ATTEMPT,
@@ -110,6 +111,8 @@ def test_the_spec_is_complete(code: str) -> None:
     assert its.display_modes
     assert len({field.name for field in its.config_fields}) == len(its.config_fields)
     assert its.content_minutes > 0
+    assert its.mode_field in ("", *(field.name for field in its.config_fields))
+    assert its.cashier is None or (its.cashier.browsers and its.cashier.titles.keys() == set(LANGUAGES))
     assert set(config(code)) <= {field.name for field in its.config_fields}
     assert list(its.check(config(code))) == []
 

@@ -37,6 +37,15 @@ class Registry(Mapping[str, ChannelSpec]):
         order = {family: number for number, family in enumerate(dict.fromkeys(spec.family for spec in self._specs.values()))}
         return sorted(self._specs.values(), key=lambda spec: order[spec.family])
 
+    @property
+    def families(self) -> list[str]:
+        """The installed families, sorted."""
+        return sorted({spec.family for spec in self._specs.values()})
+
+    def of_family(self, family: str) -> ChannelSpec | None:
+        """A channel of the family, which share the configuration of the account; None if none is installed."""
+        return next((spec for spec in self.values() if spec.family == family), None)
+
     def __len__(self) -> int:
         return len(self._specs)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from typing import TypeVar
@@ -34,13 +34,59 @@ class Scope(StrEnum):
     CHANNEL = "CHANNEL"
 
 
+class FieldKind(StrEnum):
+    """How a form takes a field: as a line of text, as PEM (pasted or uploaded), or as one of its choices."""
+
+    TEXT = "TEXT"
+    PEM = "PEM"
+    SELECT = "SELECT"
+
+
 @dataclass(frozen=True, slots=True)
 class ConfigField:
-    """One field of a channel's configuration."""
+    """One field of a channel's configuration, and how a form shows it.
+
+    - `label`: its name for people; without it the form shows `name`. `help`: a hint, a file's name for example.
+    - `mode`: the value of the spec's `mode_field` that needs the field, "" for all.
+    - `choices`: the values of a SELECT with their names for people.
+    - `certificates`: its certificates have an end, of which operators are warned.
+    """
 
     name: str
     secret: bool = False
     scope: Scope = Scope.ACCOUNT
+    label: str = ""
+    kind: FieldKind = FieldKind.TEXT
+    help: str = ""
+    mode: str = ""
+    choices: tuple[tuple[str, str], ...] = ()
+    certificates: bool = False
+
+
+class Browser(StrEnum):
+    """What a payer's browser is: inside WeChat, inside Alipay, on a phone, or on a desk."""
+
+    WECHAT = "WECHAT"
+    ALIPAY = "ALIPAY"
+    PHONE = "PHONE"
+    DESK = "DESK"
+
+
+@dataclass(frozen=True, slots=True)
+class CashierOffer:
+    """How the cashier offers a channel.
+
+    - `browsers`: those in which it works. A QR code on the phone that would have to scan it helps nobody.
+    - `rank`: the smaller one is offered before the larger one.
+    - `titles`: its name for payers, and `scanner`: the app that scans its QR codes, both in each language of the cashier (zh, en).
+    - `extras`: the channel extras that the cashier sends.
+    """
+
+    browsers: tuple[Browser, ...]
+    rank: int
+    titles: Mapping[str, str]
+    scanner: Mapping[str, str] = field(default_factory=dict)
+    extras: Mapping[str, str] = field(default_factory=dict)
 
 
 def _no_limits(request: PayRequest | RefundRequest) -> Sequence[Violation]:
@@ -52,6 +98,7 @@ class ChannelSpec:
     """The description of a channel code, with which a package registers it.
 
     - `family`: the channels that share a configuration.
+    - `config_fields`: in the order in which a form shows them. `mode_field`: the one that says which others are needed.
     - `identity_fields`: the fields of the account that identify the merchant within the family. They never change, and are also
       facts of the codec's `account`. Without them the whole `account` of the codec is the identity.
     - `account_ways`: values of the other fields with which `check` sees every kind of key, to check an account without a channel.
@@ -66,6 +113,7 @@ class ChannelSpec:
     - `alarm_codes`: error codes that mean a wrong key, clock or configuration, which an operator must correct.
     - `title`: its name for people. `family_title`: that of its family; `short_title`: its name beside that of the family.
     - `trial`: builds a codec whose orders need no payer, for channels that check some of the configuration only with an order.
+    - `cashier`: how the cashier offers it; None if it does not.
     """
 
     code: str
@@ -90,6 +138,8 @@ class ChannelSpec:
     trial: Callable[[Mapping[str, str]], Codec] | None = None
     family_title: str = ""
     short_title: str = ""
+    mode_field: str = ""
+    cashier: CashierOffer | None = None
 
     @property
     def config_message(self) -> str:
@@ -101,9 +151,17 @@ class ChannelSpec:
         """The names of the fields that are secrets."""
         return frozenset(item.name for item in self.config_fields if item.secret)
 
+    def fields_of(self, *scopes: Scope) -> list[ConfigField]:
+        """The fields of the configuration that belong to these scopes; all if none is given."""
+        return [item for item in self.config_fields if not scopes or item.scope in scopes]
+
+    def needs(self, extra: str) -> bool:
+        """Whether a submit must contain this channel extra, or may contain it in place of another one."""
+        return any(extra in required.names for required in self.required_extras)
+
     def of_scope(self, config: Mapping[str, T], *scopes: Scope) -> dict[str, T]:
         """The part of a configuration that belongs to these scopes."""
-        names = {item.name for item in self.config_fields if item.scope in scopes}
+        names = {item.name for item in self.fields_of(*scopes)}
         return {name: value for name, value in config.items() if name in names}
 
     def identity(self, config: Mapping[str, str]) -> str:

@@ -17,11 +17,12 @@ import segno
 import structlog
 from aiohttp import web
 
+from paycenter_server.channels.specs import Browser
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.states import OrderState
 from paycenter_server.http_cashier.texts import TEXTS, language_of
-from paycenter_server.services.cashier import Browser, Cashier, CashierView, LinkError, browser_of
+from paycenter_server.services.cashier import Cashier, CashierView, LinkError, browser_of
 from paycenter_server.storage.database import retryable_error
 from paycenter_server.telemetry import begin_request
 
@@ -109,11 +110,10 @@ class _Pages:
                 raise
             return _render(request, "message.html", 503, heading="later", text="", back="")
         shown = view.attempt if view.payable and "again" not in request.query and not problem else None
-        codes = {code: TEXTS[_language(request)].get(code, code) for code in view.ways}
         return _render(
-            request, "cashier.html", 200, view=view, order=view.order, ways=codes, attempt=shown, problem=problem,
+            request, "cashier.html", 200, view=view, order=view.order, ways=view.ways, attempt=shown, problem=problem,
             qr=_qr(shown.display_content) if shown and shown.display_mode == "qr_code" else "",
-            scan=_scan(shown.channel_code) if shown else "", state=_state(view), token=request.match_info["token"],
+            scan=_scan(view, _language(request)), state=_state(view), token=request.match_info["token"],
         )  # fmt: skip
 
 
@@ -133,9 +133,9 @@ def _state(view: CashierView) -> str:
     return by_state.get(view.order.state, "expired")
 
 
-def _scan(code: str) -> str:
-    family = code.partition("_")[0]
-    return {"wx": "scan_wechat", "alipay": "scan_alipay"}.get(family, "scan")
+def _scan(view: CashierView, language: str) -> str:
+    app = view.scanner.get(language)
+    return TEXTS[language]["scan_with"].format(app=app) if app else TEXTS[language]["scan"]
 
 
 def _qr(content: str) -> str:

@@ -1,4 +1,4 @@
-"""The texts of the cashier, in Chinese and English."""
+"""The texts of the cashier, in Chinese and English. The names of the channels are in their specs (`channels/specs.py`)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ _TEXTS = (
     ("expires_at", "请在此时间前支付", "Pay before"),
     ("choose", "选择支付方式", "Choose how to pay"),
     ("pay", "去支付", "Pay"),
-    ("scan_wechat", "请使用微信扫一扫", "Scan this code with WeChat"),
-    ("scan_alipay", "请使用支付宝扫一扫", "Scan this code with Alipay"),
+    ("scan_with", "请使用{app}扫一扫", "Scan this code with {app}"),
     ("scan", "请扫码支付", "Scan this code to pay"),
     ("continue", "继续支付", "Continue to payment"),
     ("open_app", "正在打开支付，请在应用中完成", "Finish the payment in the app"),
@@ -41,16 +40,6 @@ _TEXTS = (
     ("review", "款项正在核对，请联系商户", "The payment is being reviewed. Contact the merchant."),
     ("bad_code", "付款码不正确，请重新扫描", "The payment code is not right. Scan it again."),
     ("language", "English", "中文"),
-    ("wx_native", "微信扫码支付", "WeChat Pay QR code"),
-    ("wx_pub", "微信支付", "WeChat Pay"),
-    ("wx_lite", "微信小程序支付", "WeChat Pay mini program"),
-    ("wx_wap", "微信支付", "WeChat Pay"),
-    ("wx_bar", "微信付款码", "WeChat payment code"),
-    ("alipay_qr", "支付宝扫码支付", "Alipay QR code"),
-    ("alipay_pc", "支付宝网页支付", "Alipay web page"),
-    ("alipay_wap", "支付宝", "Alipay"),
-    ("alipay_bar", "支付宝付款码", "Alipay payment code"),
-    ("mock", "模拟支付（开发）", "Mock payment (development)"),
 )  # fmt: skip
 TEXTS: Mapping[str, Mapping[str, str]] = {
     language: {entry[0]: entry[number] for entry in _TEXTS} for number, language in enumerate(LANGUAGES, 1)

@@ -9,12 +9,11 @@ from aiohttp import web
 from paycenter_server.channels.specs import ChannelSpec, Scope
 from paycenter_server.domain.accounts import PayAccount
 from paycenter_server.domain.errors import PayCenterError
-from paycenter_server.http_console.families import MODE, items_of
 from paycenter_server.http_console.forms import Form, fields_of, need_confirmation, read_form
 from paycenter_server.http_console.security import status_of, waits
 from paycenter_server.http_console.view import View, redirect, see, view_of
 from paycenter_server.services.accounts import NewAccount
-from paycenter_server.services.overview import endings
+from paycenter_server.services.overview import Ending, endings
 
 
 def add_routes(app: web.Application) -> None:
@@ -28,16 +27,11 @@ def add_routes(app: web.Application) -> None:
     app.router.add_post("/accounts/{number}/delete", _delete)
 
 
-def spec_of(view: View, family: str) -> ChannelSpec | None:
-    """A channel of the family; they share the configuration of the account."""
-    return next((spec for spec in view.parts.registry.values() if spec.family == family), None)
-
-
 def given_config(view: View, form: Form, spec: ChannelSpec, *scopes: Scope) -> dict[str, str]:
     """The configuration of a form, with the secrets that an earlier try of the same session has given."""
     kept = view.take_once(form.get("kept", ""))
     values = {}
-    for item in items_of(spec, *scopes):
+    for item in spec.fields_of(*scopes):
         value = form.get(item.name, "").strip() or (kept.get(item.name, "") if item.secret else "")
         if value:
             values[item.name] = value
@@ -52,37 +46,38 @@ def keep_secrets(view: View, spec: ChannelSpec, config: dict[str, str]) -> tuple
 
 def needed(config: dict[str, str], spec: ChannelSpec) -> dict[str, str]:
     """Without the fields that the chosen mode does not have: the browser sends them although they are hidden."""
-    mode = MODE.get(spec.family, "")
-    chosen = config.get(mode, "")
-    items = {item.name: item for item in items_of(spec)}
-    return {name: value for name, value in config.items() if not chosen or not items[name].when or items[name].when == chosen}
+    chosen = config.get(spec.mode_field, "")
+    modes = {item.name: item.mode for item in spec.config_fields}
+    return {name: value for name, value in config.items() if not chosen or modes[name] in ("", chosen)}
 
 
 async def _list(request: web.Request) -> web.Response:
     view = view_of(request)
     page = await view.parts.accounts.search(view.caller, view.query.get("family", ""), view.pager())
-    families = sorted({spec.family for spec in view.parts.registry.values()})
-    ends = {one.account.id: min((e.at for e in endings(one.account, view.now())), default=None) for one in page.items}
-    return view.render("accounts.html", accounts=page.items, token=page.next_token, families=families, ends=ends)
+    ends = {one.account.id: min((ending.at for ending in _endings(view, one.account)), default=None) for one in page.items}
+    return view.render(
+        "accounts.html", accounts=page.items, token=page.next_token, families=view.parts.registry.families, ends=ends
+    )
 
 
 async def _new_page(request: web.Request) -> web.Response:
-    return _new_form(view_of(request), view_of(request).query.get("family", "wechatpay"), {}, None, "", [])
+    view = view_of(request)
+    return _new_form(view, view.query.get("family", view.parts.registry.families[0]), {}, None, "", [])
 
 
 def _new_form(view: View, family: str, form: Form, error: PayCenterError | None, kept: str, names: list[str]) -> web.Response:
-    spec = spec_of(view, family)
+    spec = view.parts.registry.of_family(family)
     return view.render(
         "account_new.html", status=200 if error is None else status_of(error), family=family, form=form, error=error,
-        families=sorted({one.family for one in view.parts.registry.values()}), wrong=fields_of(error) if error else {},
-        items=items_of(spec, Scope.ACCOUNT) if spec else [], kept=kept, kept_names=names,
+        families=view.parts.registry.families, wrong=fields_of(error) if error else {},
+        items=spec.fields_of(Scope.ACCOUNT) if spec else [], kept=kept, kept_names=names,
     )  # fmt: skip
 
 
 async def _create(request: web.Request) -> web.Response:
     view, form = view_of(request), await read_form(request)
     family = form.get("family", "")
-    spec = spec_of(view, family)
+    spec = view.parts.registry.of_family(family)
     if spec is None:
         raise web.HTTPNotFound
     config = given_config(view, form, spec, Scope.ACCOUNT)
@@ -103,15 +98,19 @@ async def _render(
     names: list[str] | None = None,
 ) -> web.Response:  # fmt: skip
     shown = await view.parts.accounts.get(view.caller, number)
-    account, spec = shown.account, spec_of(view, shown.account.family)
-    items = items_of(spec, Scope.ACCOUNT) if spec else []
+    account, spec = shown.account, view.parts.registry.of_family(shown.account.family)
+    items = spec.fields_of(Scope.ACCOUNT) if spec else []
     return view.render(
         "account.html", status=200 if error is None else status_of(error), account=account, shown=shown, error=error,
         wrong=fields_of(error) if error else {}, form=form or {**shown.config, **_values(account)},
-        uses=await view.parts.accounts.uses(view.caller, number), endings=endings(account, view.now()), now=view.now(), items=items,
+        uses=await view.parts.accounts.uses(view.caller, number), endings=_endings(view, account), now=view.now(), items=items,
         approvals=await view.parts.approvals.waiting_for(view.caller, number),
         identity=spec.identity_fields if spec else (), kept=kept, kept_names=names or [],
     )  # fmt: skip
+
+
+def _endings(view: View, account: PayAccount) -> list[Ending]:
+    return endings(account, view.parts.registry.of_family(account.family), view.now())
 
 
 def _values(account: PayAccount) -> dict[str, str]:
@@ -138,7 +137,7 @@ async def _rotate(request: web.Request) -> web.Response:
     """New keys. What is left empty keeps its value, whether it is a secret or not."""
     view, number, form = view_of(request), request.match_info["number"], await read_form(request)
     shown = await view.parts.accounts.get(view.caller, number)
-    spec = spec_of(view, shown.account.family)
+    spec = view.parts.registry.of_family(shown.account.family)
     if spec is None:
         raise web.HTTPNotFound
     given = given_config(view, form, spec, Scope.ACCOUNT)

@@ -9,7 +9,6 @@ from aiohttp import web
 from paycenter_server.channels.specs import ChannelSpec, Scope
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.http_console.accounts import given_config, keep_secrets, needed
-from paycenter_server.http_console.families import MODE, items_of
 from paycenter_server.http_console.forms import Form, fields_of, need_confirmation, rate_of, read_form
 from paycenter_server.http_console.security import status_of, waits
 from paycenter_server.http_console.view import View, redirect, see, view_of
@@ -54,9 +53,9 @@ async def _new_form(
     accounts = await view.parts.accounts.search(view.caller, spec.family, Pager(200, ""))
     return view.render(
         "channel_new.html", status=200 if error is None else status_of(error), key=key, code=code, form=form, error=error,
-        wrong=fields_of(error) if error else {}, items=items_of(spec), mode=MODE.get(spec.family, ""), kept=kept, kept_names=names,
+        wrong=fields_of(error) if error else {}, items=spec.config_fields, mode=spec.mode_field, kept=kept, kept_names=names,
         accounts=[(one.account.number, f"{one.account.name} ({one.account.identity})") for one in accounts.items],
-        of_account={field.name for field in spec.config_fields if field.scope is Scope.ACCOUNT},
+        of_account={item.name for item in spec.fields_of(Scope.ACCOUNT)},
     )  # fmt: skip
 
 
@@ -91,7 +90,7 @@ async def _render(
     return view.render(
         "channel.html", status=200 if error is None else status_of(error), shown=shown, channel=shown.channel,
         account=shown.account, error=error, wrong=fields_of(error) if error else {}, form=form or _values(shown), probe=probe,
-        items=items_of(spec, *_WAY) if spec else [], of_account=items_of(spec, Scope.ACCOUNT) if spec else [],
+        items=spec.fields_of(*_WAY) if spec else [], of_account=spec.fields_of(Scope.ACCOUNT) if spec else [],
         accounts=[one.account for one in accounts.items if one.account.id != shown.account.id], kept_names=[],
         approvals=await view.parts.approvals.waiting_for(view.caller, number),
     )  # fmt: skip
@@ -116,7 +115,7 @@ async def _edit(request: web.Request) -> web.Response:
         }  # fmt: skip
         config = given_config(view, form, spec, *_WAY)
         # A configuration without fields of the way cannot be given: that of some other packages is the account's alone.
-        family, given = (spec.config_message, config) if items_of(spec, *_WAY) else ("", None)
+        family, given = (spec.config_message, config) if spec.fields_of(*_WAY) else ("", None)
         await view.parts.channels.update(view.caller, number, changes, family, given)
     except PayCenterError as error:
         return waits(error) or await _render(view, number, error=error, form=form)

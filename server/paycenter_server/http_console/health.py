@@ -32,7 +32,8 @@ async def _found(view: View) -> list[Check]:
     """What the data says about production."""
     operators = (await view.parts.operators.search(view.caller, Pager(200, ""))).items
     channels = await view.parts.channels.search(view.caller, "", Pager(200, ""))
-    mock = [one.channel for one in channels.items if one.channel.code == "mock" and one.channel.enabled]
+    development = {spec.code for spec in view.parts.registry.values() if spec.development_only}
+    mock = [one.channel for one in channels.items if one.channel.code in development and one.channel.enabled]
     apps = await view.parts.apps.search(view.caller, "", True, Pager(200, ""))
     plain = [item.app.app_key for item in apps.items if not item.app.order_notification_url.startswith("https://")]
     return [

@@ -85,7 +85,7 @@ class Accounts:
 
     def view(self, account: PayAccount) -> AccountView:
         """The view of an account, without its secrets."""
-        spec = next((spec for spec in self._context.registry.values() if spec.family == account.family), None)
+        spec = self._context.registry.of_family(account.family)
         untils = [datetime.fromisoformat(entry["until"]) for entry in account.valid_earlier_keys(self._context.now())]
         return AccountView(
             account, spec.config_message if spec else "generic", shown(account.config), secret_names(account.config),
@@ -99,7 +99,7 @@ class Accounts:
         for spec in self._context.registry.values():
             if spec.family == wanted and spec.config_message == message:
                 return spec
-        known = ", ".join(sorted({spec.family for spec in self._context.registry.values()}))
+        known = ", ".join(self._context.registry.families)
         if message == "generic" or not message:
             raise invalid([Violation("family", f"must be a channel family that the configuration is for; installed: {known}")])
         raise invalid([Violation("config", f"is for {message}, which is not installed; installed: {known}")])

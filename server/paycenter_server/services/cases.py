@@ -282,7 +282,7 @@ class Cases:
         await notification_rows.lock_notifications(transaction, case_id)  # they are locked before their case
         moved = await case_rows.move_case(transaction, case_id, event, now, cause, refund_id, decided)
         if moved is not None and moved.state is CaseState.RESOLVED:
-            await self._tell(transaction, payloads.CASE_RESOLVED, moved, now)
+            await self._insert_notification(transaction, payloads.CASE_RESOLVED, moved, now)
         return moved
 
     async def _open(self, transaction: Transaction, case: PayCase, cause: Cause, again_after: timedelta | None = None) -> bool:
@@ -290,10 +290,10 @@ class Cases:
         if not await case_rows.insert_case(transaction, case, cause, again_after):
             return False
         stored = await case_rows.get_case(transaction, case.id)
-        await self._tell(transaction, payloads.CASE_OPENED, stored or case, case.create_time)
+        await self._insert_notification(transaction, payloads.CASE_OPENED, stored or case, case.create_time)
         return True
 
-    async def _tell(self, transaction: Transaction, event: str, case: PayCase, now: datetime) -> None:
+    async def _insert_notification(self, transaction: Transaction, event: str, case: PayCase, now: datetime) -> None:
         # Of a notification that was given up the app is told by sending it again: otherwise the notification of that case,
         # which goes to the same endpoint, would be given up too, and open the next case.
         if case.app_id is None or case.app_key is None or case.kind is CaseKind.NOTIFICATION_GIVEN_UP:

@@ -14,10 +14,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from uuid import UUID
 
+from paycenter_server.channels.specs import Browser, CashierOffer, ChannelSpec
 from paycenter_server.domain.apps import PayApp
 from paycenter_server.domain.attempts import PayAttempt
 from paycenter_server.domain.errors import Violation, invalid
@@ -38,30 +38,11 @@ _PURPOSE = "cashier link"
 _MAC = 16
 # The result stays visible for so long after the expiry of the order.
 RESULT_SHOWN = timedelta(days=1)
-EXTRAS = ("openid", "buyer_open_id", "buyer_id")
+# The payer types it; all other extras are in the link.
+_TYPED = "auth_code"
 _EXTRA_MAX = 128
 # More than three extras of that length take, each of their characters escaped in JSON.
 _TOKEN_MAX = 2048
-
-
-class Browser(StrEnum):
-    """What the payer's browser is: inside WeChat, inside Alipay, on a phone, or on a desk."""
-
-    WECHAT = "WECHAT"
-    ALIPAY = "ALIPAY"
-    PHONE = "PHONE"
-    DESK = "DESK"
-
-
-# The ways that work in each browser, the best one first. A QR code on the phone that would have to scan it helps nobody.
-_WORKS: Mapping[Browser, Sequence[str]] = {
-    Browser.WECHAT: ("wx_pub", "wx_lite"),
-    Browser.ALIPAY: ("alipay_wap",),
-    Browser.PHONE: ("wx_wap", "alipay_wap"),
-    Browser.DESK: ("wx_native", "alipay_qr", "alipay_pc", "wx_bar", "alipay_bar"),
-}
-# For development: the channel that pays at once.
-_EVERYWHERE = ("mock",)
 
 
 def browser_of(user_agent: str) -> Browser:
@@ -83,14 +64,26 @@ class CashierLink:
 
 
 @dataclass(frozen=True, slots=True)
+class Way:
+    """A channel that the page offers. `typed`: the payer types a payment code."""
+
+    code: str
+    family: str
+    offer: CashierOffer
+    typed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class CashierView:
-    """What the page shows. `ways`: channel codes that the app has enabled and that work in this browser. `attempt`: the open one
-    that the payer is paying now, None if there is none. `return_url`: the signed way back, empty if the order has none."""
+    """What the page shows. `ways`: those that the app has enabled and that work in this browser, the best one first. `attempt`: the
+    open one that the payer is paying now, None if there is none. `scanner`: the app that scans its QR code, by language.
+    `return_url`: the signed way back, empty if the order has none."""
 
     order: PayOrder
     app_name: str
-    ways: list[str]
+    ways: list[Way]
     attempt: PayAttempt | None
+    scanner: Mapping[str, str]
     return_url: str
     expired: bool
 
@@ -121,18 +114,19 @@ class Cashier:
 
     def link(self, order: PayOrder, extras: Mapping[str, str]) -> CashierLink:
         """A link to an order that the caller has loaded. ORDER_PAID, ORDER_CLOSED or ORDER_EXPIRED if it can no longer be paid."""
+        known = self._known_extras()
         wrong = [
-            Violation(f"channel_extras.{name}"[:100], f"is not one of: {', '.join(EXTRAS)}")
-            for name in extras if name not in EXTRAS
+            Violation(f"channel_extras.{name}"[:100], f"is not one of: {', '.join(known)}")
+            for name in extras if name not in known
         ]  # fmt: skip
         wrong += [
             Violation(f"channel_extras.{name}", f"has more than {_EXTRA_MAX} characters")
-            for name, value in extras.items() if name in EXTRAS and len(value) > _EXTRA_MAX
+            for name, value in extras.items() if name in known and len(value) > _EXTRA_MAX
         ]  # fmt: skip
         # What the channels issue is plain ASCII, and so a link has a bounded length.
         wrong += [
             Violation(f"channel_extras.{name}", "must hold printable ASCII characters only")
-            for name, value in extras.items() if name in EXTRAS and not (value.isascii() and value.isprintable())
+            for name, value in extras.items() if name in known and not (value.isascii() and value.isprintable())
         ]  # fmt: skip
         if wrong:
             raise invalid(wrong)
@@ -142,6 +136,12 @@ class Cashier:
         if order.state is OrderState.CLOSED or order.expire_time <= now:
             raise orders_errors.order_ended(order, now)
         return CashierLink(f"{self._context.options.cashier_url}/{self._token(order.id, extras)}", order.expire_time)
+
+    def _known_extras(self) -> list[str]:
+        """What the installed channels need to know of a payer, and what a link may say therefore."""
+        specs = self._context.registry.values()
+        names = (name for spec in specs for extra in spec.required_extras for name in extra.names)
+        return [name for name in dict.fromkeys(names) if name != _TYPED]
 
     def _token(self, order_id: UUID, extras: Mapping[str, str]) -> str:
         message = order_id.bytes + (json.dumps(dict(extras), separators=(",", ":")).encode() if extras else b"")
@@ -171,10 +171,19 @@ class Cashier:
         if self._has_ended(order):
             raise LinkError
         shown = [attempt for attempt in attempts if attempt.state.value in OPEN_ATTEMPT and attempt.display_content]
-        ways = [code for code in (*_WORKS[browser], *_EVERYWHERE) if code in codes and self._usable(code, claims.extras)]
-        return CashierView(
-            order, app.name, ways, shown[-1] if shown else None, self._return_url(order, app), order.expire_time <= now
-        )
+        attempt = shown[-1] if shown else None
+        spec = self._context.registry.get(attempt.channel_code) if attempt else None
+        scanner = spec.cashier.scanner if spec and spec.cashier else {}
+        ways = self._ways(codes, browser, claims.extras)
+        return CashierView(order, app.name, ways, attempt, scanner, self._return_url(order, app), order.expire_time <= now)
+
+    def _ways(self, codes: Sequence[str], browser: Browser, extras: Mapping[str, str]) -> list[Way]:
+        ways = [
+            Way(code, spec.family, spec.cashier, spec.needs(_TYPED))
+            for code, spec in self._context.registry.items()
+            if code in codes and spec.cashier and browser in spec.cashier.browsers and self._usable(spec, extras)
+        ]
+        return sorted(ways, key=lambda way: way.offer.rank)
 
     async def state(self, token: str) -> OrderState:
         """The state of the order. LinkError."""
@@ -189,24 +198,22 @@ class Cashier:
         """Submit the order through a way that the page offers, as its app would. Errors as of SubmitPayOrder, and LinkError."""
         claims = self._claims(token)
         view = await self.view(token, browser)
-        if code not in view.ways:
+        way = next((way for way in view.ways if way.code == code), None)
+        if way is None:
             raise channels_errors.channel_code_not_found(code)
-        spec = self._context.registry.get(code)
-        needed = {name for extra in spec.required_extras for name in extra.names} if spec else set()
-        extras = {name: value for name, value in {**claims.extras, "auth_code": auth_code}.items() if name in needed and value}
-        if code == "mock":
-            extras = {"behaviour": "success"}
+        spec = self._context.registry[code]
+        known = {**claims.extras, _TYPED: auth_code}
+        extras = {**way.offer.extras, **{name: value for name, value in known.items() if spec.needs(name) and value}}
         caller = Caller("cashier", view.order.app_id, view.order.app_key)
         await self._submission.submit(caller, NewSubmission(view.order.number, code, extras, "", "", peer))
 
     def _has_ended(self, order: PayOrder) -> bool:
         return self._context.now() > order.expire_time + RESULT_SHOWN
 
-    def _usable(self, code: str, extras: Mapping[str, str]) -> bool:
-        spec = self._context.registry.get(code)
-        if spec is None or (spec.development_only and self._context.options.production):
+    def _usable(self, spec: ChannelSpec, extras: Mapping[str, str]) -> bool:
+        if spec.development_only and self._context.options.production:
             return False
-        return all("auth_code" in extra.names or any(extras.get(name) for name in extra.names) for extra in spec.required_extras)
+        return all(_TYPED in extra.names or any(extras.get(name) for name in extra.names) for extra in spec.required_extras)
 
     async def _read(self, claims: _Claims) -> tuple[PayOrder, PayApp, list[PayAttempt], list[str]]:
         async with self._context.database.connection() as connection:

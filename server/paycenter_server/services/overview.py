@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta, timezone
 
 from paycenter_server.channels.crypto import CryptoError, load_certificates
+from paycenter_server.channels.specs import ChannelSpec
 from paycenter_server.domain.accounts import PayAccount
 from paycenter_server.domain.states import AttemptState, OrderState, RefundState
 from paycenter_server.services.context import Context
@@ -27,7 +28,6 @@ BUSINESS_ZONE = timezone(timedelta(hours=8))
 _TODAY_FACTOR, _PAST_SECONDS = 50.0, 3600.0
 BUDGET_SECONDS = 1.5
 SOON = timedelta(days=30)
-_CERTIFICATES = ("merchant_certificate", "platform_certificates", "app_cert", "alipay_cert")
 _MOST_ACCOUNTS = 200
 
 
@@ -145,8 +145,11 @@ class Overview:
             failing = await overview_rows.failing_endpoints(connection)
             cases = await overview_rows.open_cases(connection)
             accounts = await account_rows.list_accounts(connection, limit=_MOST_ACCOUNTS, before=None, family="")
-        soon = [ending for account in accounts for ending in endings(account, now) if ending.at < now + SOON]
+        soon = [ending for account in accounts for ending in self._endings(account, now) if ending.at < now + SOON]
         return Attention(attempts, refunds, failing, cases, sorted(soon, key=lambda ending: ending.at))
+
+    def _endings(self, account: PayAccount, now: datetime) -> list[Ending]:
+        return endings(account, self._context.registry.of_family(account.family), now)
 
     async def queues(self, caller: Caller) -> list[Queue]:
         """What each job has before it."""
@@ -155,10 +158,13 @@ class Overview:
             return await overview_rows.queues(connection, self._context.now())
 
 
-def endings(account: PayAccount, now: datetime) -> list[Ending]:
-    """When the certificates of an account end, and its earlier keys. Unreadable certificates have no end."""
+def endings(account: PayAccount, spec: ChannelSpec | None, now: datetime) -> list[Ending]:
+    """When the certificates of an account end, and its earlier keys. Unreadable certificates have no end.
+
+    `spec`: a channel of its family; None if none is installed, so that it is not known which fields are certificates.
+    """
     found = []
-    for name in _CERTIFICATES:
+    for name in [item.name for item in spec.config_fields if item.certificates] if spec else []:
         value = account.config.get(name)
         if isinstance(value, str) and value:
             try:

@@ -14,7 +14,7 @@ from paycenter_server.channels.alipay.outcomes import ALARM_CODES
 from paycenter_server.channels.alipay.page import AlipayAppCodec, AlipayPcCodec, AlipayWapCodec
 from paycenter_server.channels.alipay.qr import AlipayQrCodec
 from paycenter_server.channels.protocol import Codec
-from paycenter_server.channels.specs import ChannelSpec, RequiredExtra
+from paycenter_server.channels.specs import Browser, CashierOffer, ChannelSpec, RequiredExtra
 
 
 class _Kind(Protocol):
@@ -31,6 +31,8 @@ def _spec(
     modes: Sequence[str],
     required_extras: tuple[RequiredExtra, ...] = (),
     life: timedelta | None = None,
+    *,
+    cashier: CashierOffer | None = None,
 ) -> ChannelSpec:
     return ChannelSpec(
         code=codec.code,
@@ -43,6 +45,7 @@ def _spec(
         family_title="Alipay",
         display_modes=tuple(modes),
         config_fields=FIELDS,
+        mode_field="mode",
         check=check,
         build=codec,
         required_extras=required_extras,
@@ -51,15 +54,32 @@ def _spec(
         alarm_codes=ALARM_CODES,
         # "1m to 15d".
         longest_life=timedelta(days=15),
+        cashier=cashier,
     )
 
 
+def _offer(rank: int, chinese: str, english: str, *browsers: Browser) -> CashierOffer:
+    return CashierOffer(browsers, rank, {"zh": chinese, "en": english}, {"zh": "支付宝", "en": "Alipay"})
+
+
 CHANNELS = (
-    _spec(AlipayPcCodec, ("Alipay web page", "PC"), ("url", "form")),
-    _spec(AlipayWapCodec, ("Alipay mobile page", "WAP"), ("url", "form")),
+    _spec(
+        AlipayPcCodec, ("Alipay web page", "PC"), ("url", "form"),
+        cashier=_offer(30, "支付宝网页支付", "Alipay web page", Browser.DESK),
+    ),
+    _spec(
+        AlipayWapCodec, ("Alipay mobile page", "WAP"), ("url", "form"),
+        cashier=_offer(20, "支付宝", "Alipay", Browser.ALIPAY, Browser.PHONE),
+    ),
     _spec(AlipayAppCodec, ("Alipay app", "In-app"), ("app",)),
-    _spec(AlipayQrCodec, ("Alipay QR code", "QR"), ("qr_code",)),
+    _spec(
+        AlipayQrCodec, ("Alipay QR code", "QR"), ("qr_code",),
+        cashier=_offer(20, "支付宝扫码支付", "Alipay QR code", Browser.DESK),
+    ),
     _spec(AlipayLiteCodec, ("Alipay mini program", "Mini"), ("app",), (RequiredExtra(("buyer_open_id", "buyer_id")),)),
     # "Query every 3 to 6 s up to about 60 s, then cancel."
-    _spec(AlipayBarCodec, ("Alipay bar code", "Code"), ("bar_code",), (RequiredExtra(("auth_code",)),), timedelta(seconds=60)),
-)
+    _spec(
+        AlipayBarCodec, ("Alipay bar code", "Code"), ("bar_code",), (RequiredExtra(("auth_code",)),), timedelta(seconds=60),
+        cashier=_offer(50, "支付宝付款码", "Alipay payment code", Browser.DESK),
+    ),
+)  # fmt: skip

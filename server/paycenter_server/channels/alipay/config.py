@@ -15,23 +15,38 @@ from paycenter_server.channels.crypto import (
     load_private_key,
     load_public_key,
 )
-from paycenter_server.channels.specs import ConfigField, Scope
+from paycenter_server.channels.specs import ConfigField, FieldKind, Scope
 from paycenter_server.domain.errors import Violation
 
 GATEWAY = "https://openapi.alipay.com/gateway.do"
 
+# In the order in which a person has them at hand.
 FIELDS = (
-    ConfigField("app_id"),
-    ConfigField("seller_id"),
-    ConfigField("mode", scope=Scope.CHANNEL),
-    ConfigField("private_key", secret=True),
-    ConfigField("alipay_public_key"),
-    ConfigField("app_cert"),
-    ConfigField("alipay_cert"),
-    ConfigField("root_cert"),
-    ConfigField("gateway_url"),
-    ConfigField("encrypt_key", secret=True),
-)
+    ConfigField(
+        "mode", scope=Scope.CHANNEL, label="Mode", kind=FieldKind.SELECT,
+        choices=(("key", "Public key"), ("certificate", "Certificate")),
+    ),
+    ConfigField("app_id", label="Application id"),
+    ConfigField("seller_id", label="Seller's user id", help="2088…; may be empty"),
+    ConfigField("private_key", secret=True, label="Application's private key", kind=FieldKind.PEM),
+    ConfigField(
+        "alipay_public_key", label="Alipay's public key", kind=FieldKind.PEM,
+        help="Not the application's: Alipay shows it after the upload.", mode="key",
+    ),
+    ConfigField(
+        "app_cert", label="Application's certificate", kind=FieldKind.PEM, help="appCertPublicKey_….crt", mode="certificate",
+        certificates=True,
+    ),
+    ConfigField(
+        "alipay_cert", label="Alipay's certificate", kind=FieldKind.PEM, help="alipayCertPublicKey_RSA2.crt", mode="certificate",
+        certificates=True,
+    ),
+    ConfigField(
+        "root_cert", label="Alipay's root certificates", kind=FieldKind.PEM, help="alipayRootCert.crt", mode="certificate"
+    ),
+    ConfigField("encrypt_key", secret=True, label="Key for the encryption of content", help="AES, base64; may be empty"),
+    ConfigField("gateway_url", label="Gateway address", help="Empty: the channel's own."),
+)  # fmt: skip
 
 
 def _certificate_wrong(material: str) -> bool:

@@ -35,7 +35,7 @@ from paycenter_server.channels.protocol import (
     RefundStatus,
     RequestContext,
 )
-from paycenter_server.channels.specs import ChannelSpec, ConfigField, Scope
+from paycenter_server.channels.specs import Browser, CashierOffer, ChannelSpec, ConfigField, FieldKind, Scope
 from paycenter_server.domain.errors import Violation
 
 BEHAVIOURS = ("success", "failure", "timeout", "lost", "late", "late_after_close", "never")
@@ -156,9 +156,17 @@ CHANNELS = (
         short_title="Mock",
         family_title="Test",
         display_modes=("",),
-        config_fields=(ConfigField("behaviour", scope=Scope.CHANNEL),),
+        config_fields=(
+            ConfigField(
+                "behaviour", scope=Scope.CHANNEL, label="Behaviour", kind=FieldKind.SELECT,
+                choices=(("", "Pays at once"), *((name, name) for name in BEHAVIOURS[1:])),
+            ),
+        ),
         check=check,
         build=MockCodec,
         development_only=True,
+        cashier=CashierOffer(
+            tuple(Browser), 90, {"zh": "模拟支付（开发）", "en": "Mock payment (development)"}, extras={"behaviour": "success"}
+        ),
     ),
-)
+)  # fmt: skip

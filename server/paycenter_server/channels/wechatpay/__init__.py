@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 
 from paycenter_server.channels.protocol import Codec
-from paycenter_server.channels.specs import ChannelSpec, RequiredExtra
+from paycenter_server.channels.specs import Browser, CashierOffer, ChannelSpec, RequiredExtra
 from paycenter_server.channels.wechatpay.codepay import WechatBarCodec
 from paycenter_server.channels.wechatpay.config import FIELDS, bar_is_v2, check, check_bar, is_v2
 from paycenter_server.channels.wechatpay.h5 import WechatWapCodec
@@ -43,6 +43,7 @@ def _spec(
     close_after: timedelta = timedelta(0),
     choose_v2: Callable[[Mapping[str, str]], bool] = is_v2,
     check_config: Callable[[Mapping[str, str]], Sequence[Violation]] = check,
+    cashier: CashierOffer | None = None,
 ) -> ChannelSpec:
     def build(config: Mapping[str, str]) -> Codec:
         return v2(config) if choose_v2(config) else v3(config)
@@ -61,6 +62,7 @@ def _spec(
         family_title="WeChat Pay",
         display_modes=(mode,),
         config_fields=FIELDS,
+        mode_field="api_version",
         check=check_config,
         build=build,
         required_extras=required_extras,
@@ -72,16 +74,33 @@ def _spec(
         close_after=close_after,
         alarm_codes=ALARM_CODES | V2_ALARM_CODES,
         trial=trial,
+        cashier=cashier,
     )
 
 
+def _offer(rank: int, chinese: str, english: str, browser: Browser) -> CashierOffer:
+    return CashierOffer((browser,), rank, {"zh": chinese, "en": english}, {"zh": "微信", "en": "WeChat"})
+
+
 CHANNELS = (
-    _spec(WechatNativeCodec, WechatNativeV2Codec, ("WeChat Pay Native", "Native"), "qr_code"),
-    _spec(WechatPubCodec, WechatPubV2Codec, ("WeChat Pay JSAPI", "JSAPI"), "app", (RequiredExtra(("openid",)),)),
-    _spec(WechatLiteCodec, WechatLiteV2Codec, ("WeChat Pay mini program", "Mini"), "app", (RequiredExtra(("openid",)),)),
+    _spec(
+        WechatNativeCodec, WechatNativeV2Codec, ("WeChat Pay Native", "Native"), "qr_code",
+        cashier=_offer(10, "微信扫码支付", "WeChat Pay QR code", Browser.DESK),
+    ),
+    _spec(
+        WechatPubCodec, WechatPubV2Codec, ("WeChat Pay JSAPI", "JSAPI"), "app", (RequiredExtra(("openid",)),),
+        cashier=_offer(10, "微信支付", "WeChat Pay", Browser.WECHAT),
+    ),
+    _spec(
+        WechatLiteCodec, WechatLiteV2Codec, ("WeChat Pay mini program", "Mini"), "app", (RequiredExtra(("openid",)),),
+        cashier=_offer(20, "微信小程序支付", "WeChat Pay mini program", Browser.WECHAT),
+    ),
     _spec(WechatAppCodec, WechatAppV2Codec, ("WeChat Pay App", "In-app"), "app"),
     # An h5_url is valid for five minutes.
-    _spec(WechatWapCodec, WechatWapV2Codec, ("WeChat Pay H5", "H5"), "url", minutes=4),
+    _spec(
+        WechatWapCodec, WechatWapV2Codec, ("WeChat Pay H5", "H5"), "url", minutes=4,
+        cashier=_offer(10, "微信支付", "WeChat Pay", Browser.PHONE),
+    ),
     # WeChat Pay v2, "Code payment": query every 5 s for 30 to 45 s, then reverse, at least 15 s after the payment.
     _spec(
         WechatBarCodec,
@@ -93,5 +112,6 @@ CHANNELS = (
         close_after=timedelta(seconds=15),
         choose_v2=bar_is_v2,
         check_config=check_bar,
+        cashier=_offer(40, "微信付款码", "WeChat payment code", Browser.DESK),
     ),
-)
+)  # fmt: skip

@@ -16,28 +16,48 @@ from paycenter_server.channels.crypto import (
     load_private_key,
     load_public_key,
 )
-from paycenter_server.channels.specs import ConfigField, Scope
+from paycenter_server.channels.specs import ConfigField, FieldKind, Scope
 from paycenter_server.domain.errors import Violation
 
 GATEWAY = "https://api.mch.weixin.qq.com"
 
+_YES_NO = (("", "No"), ("true", "Yes"))
+# In the order in which a person has them at hand.
 FIELDS = (
-    ConfigField("appid", scope=Scope.ATTEMPT),
-    ConfigField("mchid"),
-    ConfigField("api_version", scope=Scope.ATTEMPT),
-    ConfigField("private_key", secret=True),
-    ConfigField("merchant_serial_no"),
-    ConfigField("api_v3_key", secret=True),
-    ConfigField("public_key_id"),
-    ConfigField("public_key"),
-    ConfigField("platform_certificates"),
-    ConfigField("use_platform_certificates"),
-    ConfigField("gateway_url"),
-    ConfigField("mch_key", secret=True),
-    ConfigField("merchant_certificate"),
-    ConfigField("sign_type", scope=Scope.CHANNEL),
-    ConfigField("use_codepay", scope=Scope.ATTEMPT),
-)
+    ConfigField(
+        "api_version", scope=Scope.ATTEMPT, label="API version", kind=FieldKind.SELECT, choices=(("v3", "v3"), ("v2", "v2")),
+    ),
+    ConfigField(
+        "appid", scope=Scope.ATTEMPT, label="Application id", help="wx…, of the official account, the mini program or the app"
+    ),
+    ConfigField("mchid", label="Merchant number"),
+    ConfigField("private_key", secret=True, label="Merchant's private key", kind=FieldKind.PEM, help="apiclient_key.pem"),
+    ConfigField("merchant_serial_no", label="Serial number of the merchant's certificate", mode="v3"),
+    ConfigField("api_v3_key", secret=True, label="APIv3 key", mode="v3"),
+    ConfigField("public_key_id", label="Id of WeChat Pay's public key", help="PUB_KEY_ID_…", mode="v3"),
+    ConfigField("public_key", label="WeChat Pay's public key", kind=FieldKind.PEM, help="pub_key.pem", mode="v3"),
+    ConfigField(
+        "use_platform_certificates", label="Platform certificates instead of the public key", kind=FieldKind.SELECT,
+        choices=_YES_NO, mode="v3",
+    ),
+    ConfigField(
+        "platform_certificates", label="Platform certificates", kind=FieldKind.PEM, help="Empty: they are fetched.", mode="v3",
+        certificates=True,
+    ),
+    ConfigField("mch_key", secret=True, label="APIv2 key", mode="v2"),
+    ConfigField(
+        "merchant_certificate", label="Merchant's certificate", kind=FieldKind.PEM, help="apiclient_cert.pem", mode="v2",
+        certificates=True,
+    ),
+    ConfigField(
+        "sign_type", scope=Scope.CHANNEL, label="Signature", kind=FieldKind.SELECT,
+        choices=(("", "MD5"), ("HMAC-SHA256", "HMAC-SHA256")), mode="v2",
+    ),
+    ConfigField(
+        "use_codepay", scope=Scope.ATTEMPT, label="Bar codes by v3", kind=FieldKind.SELECT, choices=_YES_NO, mode="v3"
+    ),
+    ConfigField("gateway_url", label="Gateway address", help="Empty: the channel's own."),
+)  # fmt: skip
 
 
 def _usable(certificates: str) -> bool:
