@@ -34,6 +34,14 @@ class ServerProcess:
 
         await eventually(found, seconds)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._process.kill()
+
     def stop(self) -> None:
         """SIGTERM."""
         self._process.send_signal(signal.SIGTERM)
@@ -66,7 +74,14 @@ async def server_process(
         path = Path(folder) / "log"
         with path.open("wb") as log:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "paycenter_server.cli", command, env=environment, stderr=log, stdout=log, preexec_fn=preexec
+                sys.executable,
+                "-m",
+                "paycenter_server.cli",
+                *command.split(),
+                env=environment,
+                stderr=log,
+                stdout=log,
+                preexec_fn=preexec,
             )
         made = ServerProcess(process, path)
         try:

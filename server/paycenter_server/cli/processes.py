@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import click
 import structlog
@@ -74,12 +75,26 @@ def check_address(variable: str, address: str) -> None:
 
 
 @click.command()
-def serve() -> None:
-    """Run the gRPC server until SIGTERM or Ctrl-C."""
-    run_until_signalled(_serve)
+@click.option(
+    "--processes", default=1, show_default=True, type=click.IntRange(1, 64),
+    help="Server processes that share the port. The kernel gives each new connection to one of them.",
+)  # fmt: skip
+@click.option("--parent", default=0, type=int, hidden=True, help="One of several: the process that started this one.")
+def serve(processes: int, parent: int) -> None:
+    """Run the gRPC server until SIGTERM or Ctrl-C.
+
+    One process uses one processor. The limits of calls and connections are those of each process.
+    """
+    if processes > 1:
+        from paycenter_server.cli.serving import supervise
+
+        run_until_signalled(partial(supervise, processes))
+    else:
+        run_until_signalled(partial(_serve, parent))
 
 
-async def _serve(settings: Settings, stop: asyncio.Event) -> None:
+async def _serve(parent: int, settings: Settings, stop: asyncio.Event) -> None:
+    """`parent`: the process that shares its port among several; 0 if this is the only one."""
     from paycenter_server.grpc_server.server import Parts, Server, Tls
     from paycenter_server.services.limits import Limits
     from paycenter_server.workers.wake_up import ArqWakeUp
@@ -99,10 +114,12 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
             operators=services.operators, sessions=services.sessions, audit=services.audit, approval_desk=services.approval_desk,
         )  # fmt: skip
         reflection = settings.reflection if settings.reflection is not None else not settings.production
-        check_address("PAYCENTER_GRPC_ADDRESS", settings.grpc_address)
+        if not parent:
+            check_address("PAYCENTER_GRPC_ADDRESS", settings.grpc_address)
         try:
             server = Server(
                 parts, settings.grpc_address, tls=tls, with_reflection=reflection, connections=settings.connections,
+                shared_port=bool(parent),
                 limits=Limits(settings.calls, settings.app_calls, settings.app_calls_per_second),
             )  # fmt: skip
         except RuntimeError as error:  # of gRPC, which does not say why
@@ -111,11 +128,17 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
             if settings.connect_address:
                 from paycenter_server.http_connect.app import served
 
-                check_address("PAYCENTER_CONNECT_ADDRESS", settings.connect_address)
+                if not parent:
+                    check_address("PAYCENTER_CONNECT_ADDRESS", settings.connect_address)
                 files = (settings.tls_certificate_file, settings.tls_key_file)
                 place = split_address(settings.connect_address)
-                await stack.enter_async_context(served(server.unary, *place, settings.connect_allowed_origins, *files))
+                origins = settings.connect_allowed_origins
+                await stack.enter_async_context(served(server.unary, *place, origins, *files, shared_port=bool(parent)))
             await stack.enter_async_context(schema_watched(services.context.database, stop))
+            if parent:
+                from paycenter_server.cli.serving import parent_watched
+
+                await stack.enter_async_context(parent_watched(parent, stop))
             await server.start()
             await server.run(stop)
     await wake_up.aclose()

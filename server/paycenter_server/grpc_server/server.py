@@ -83,8 +83,6 @@ _GRACE_SECONDS = 10.0
 _QUIET_SECONDS = 0.1
 _REFUSE_SECONDS = 1.5
 _OPTIONS = (
-    # With SO_REUSEPORT the kernel would distribute the calls over every server that listens on the port, also over a forgotten one.
-    ("grpc.so_reuseport", 0),
     # The largest request, a channel with its keys and certificates, has some 30 KiB. With the limits of calls this bounds the
     # memory.
     ("grpc.max_receive_message_length", MOST_BYTES),
@@ -156,12 +154,19 @@ class Server:
         health_seconds: float = _HEALTH_SECONDS,
         limits: Limits | None = None,
         connections: int = MOST_CONNECTIONS,
+        shared_port: bool = False,
     ) -> None:
+        """`shared_port`: other processes of the same `serve` listen on the port too."""
         self._checks = parts.health
         self._health_seconds = health_seconds
         self.admission = Admission(limits or Limits())
         self._interceptor = Interceptor(parts.identity, self.admission)
-        options = (*_OPTIONS, ("grpc.max_allowed_incoming_connections", connections))
+        options = (
+            *_OPTIONS,
+            # Otherwise the kernel would distribute the calls over every server that listens on the port, also a forgotten one.
+            ("grpc.so_reuseport", int(shared_port)),
+            ("grpc.max_allowed_incoming_connections", connections),
+        )
         self._server = grpc.aio.server(interceptors=(self._interceptor,), options=options)
         # The same methods for a transport other than gRPC.
         self.unary = Unary(self._interceptor, _SERVICES)

@@ -138,8 +138,12 @@ async def served(
     key: Path | None,
     *,
     read_seconds: float = READ_SECONDS,
+    shared_port: bool = False,
 ) -> AsyncIterator[int]:
-    """Serve within the block; the bound port. Calls that run at its end get 10 seconds. With the two PEM files it is https."""
+    """Serve within the block; the bound port. Calls that run at its end get 10 seconds. With the two PEM files it is https.
+
+    `shared_port`: other processes of the same `serve` listen on the port too.
+    """
     context = None
     if certificate is not None:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -149,7 +153,7 @@ async def served(
     )
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port, ssl_context=context).start()
+        await web.TCPSite(runner, host, port, ssl_context=context, reuse_port=shared_port or None).start()
         bound = int(runner.addresses[0][1])
         log.info("connect_listening", port=bound)
         yield bound

@@ -1,0 +1,104 @@
+"""`serve --processes N`: server processes that share a port, and the process that starts them again.
+
+Each listens with SO_REUSEPORT, so the kernel gives each new connection to one of them. They are programs of their own, because gRPC has
+threads and cannot be forked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager, suppress
+
+import structlog
+
+from paycenter_server.cli.processes import check_address
+from paycenter_server.settings import Settings, split_address
+
+log = structlog.get_logger(__name__)
+
+RESTART_SECONDS = 1.0
+_PARENT_SECONDS = 0.5
+# A process that exits sooner than this after its first start has wrong settings, and would exit again.
+_FIRST_SECONDS = 5.0
+
+
+def reserve(variable: str, address: str) -> tuple[socket.socket, str]:
+    """A bound socket that keeps the port for the processes, and the address with its number. It never listens."""
+    check_address(variable, address)
+    host, port = split_address(address)
+    family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    kept = socket.socket(family, kind, protocol)
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    kept.bind(place)
+    number = kept.getsockname()[1]
+    return kept, f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
+
+
+async def supervise(processes: int, settings: Settings, stop: asyncio.Event) -> None:
+    """Run so many servers until `stop`. One that ends is started again; if one ends at once, all end, and so does this process."""
+    with ExitStack() as stack:
+        environment = dict(os.environ)
+        kept, environment["PAYCENTER_GRPC_ADDRESS"] = reserve("PAYCENTER_GRPC_ADDRESS", settings.grpc_address)
+        stack.enter_context(kept)
+        if settings.connect_address:
+            kept, environment["PAYCENTER_CONNECT_ADDRESS"] = reserve("PAYCENTER_CONNECT_ADDRESS", settings.connect_address)
+            stack.enter_context(kept)
+        log.info("server_processes", number=processes, address=environment["PAYCENTER_GRPC_ADDRESS"])
+        codes = await asyncio.gather(*(_keep_running(environment, stop) for _ in range(processes)))
+    if failed := next((code for code in codes if code), 0):
+        raise SystemExit(failed)
+
+
+async def _keep_running(environment: dict[str, str], stop: asyncio.Event) -> int:
+    """One server, started again when it ends. 0, or the exit code of one that ended at once."""
+    loop = asyncio.get_running_loop()
+    first = True
+    while not stop.is_set():
+        started = loop.time()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "paycenter_server.cli", "serve", "--parent", str(os.getpid()), env=environment
+        )
+        code = await _until_end(process, stop)
+        if stop.is_set():
+            break
+        log.error("server_process_ended", pid=process.pid, code=code)
+        if first and code >= 0 and loop.time() - started < _FIRST_SECONDS:
+            stop.set()
+            return code or 1
+        first = False
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), RESTART_SECONDS)
+    return 0
+
+
+async def _until_end(process: asyncio.subprocess.Process, stop: asyncio.Event) -> int:
+    """The exit code. At `stop` the process gets SIGTERM, and ends its running calls."""
+    ended, stopped = asyncio.create_task(process.wait()), asyncio.create_task(stop.wait())
+    await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not ended.done():
+        with suppress(ProcessLookupError):
+            process.terminate()
+    return await ended
+
+
+@asynccontextmanager
+async def parent_watched(parent: int, stop: asyncio.Event) -> AsyncIterator[None]:
+    """Within the block, `stop` is set when the process that started this one has ended: nobody would start it again or end it."""
+
+    async def watch() -> None:
+        while os.getppid() == parent:  # noqa: ASYNC110 - the kernel has no event for it
+            await asyncio.sleep(_PARENT_SECONDS)
+        log.warning("parent_ended", parent=parent)
+        stop.set()
+
+    task = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
