@@ -68,14 +68,14 @@ NOTIFICATIONS: list[Mutant] = [
         "test_guards_notifications.py",
         (
             "record-delivery",
-            "t.notify_times = g.claimed AND t.state = ANY($11)",
-            "t.state = ANY($11)",
+            "t.notify_times = g.claimed AND t.state = ANY($10)",
+            "t.state = ANY($10)",
             "test_a_late_result_does_not_overwrite_a_later_one",
         ),
         (
             "record-state",
-            "t.notify_times = g.claimed AND t.state = ANY($11)",
-            "t.notify_times = g.claimed AND $11::text[] IS NOT NULL",
+            "t.notify_times = g.claimed AND t.state = ANY($10)",
+            "t.notify_times = g.claimed AND $10::text[] IS NOT NULL",
             "test_a_result_does_not_reopen_what_has_ended",
         ),
     ),
