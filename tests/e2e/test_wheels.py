@@ -1,4 +1,4 @@
-"""The two wheels, built, installed in a virtual environment outside the tree, and run without the tree."""
+"""The two wheels, built, installed with only the dependencies that they declare outside the tree, and run without the tree."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import venv
 import zipfile
@@ -71,18 +70,17 @@ def wheels(sources: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheels: Path) -> Path:
-    """`bin` of an environment with the wheels; their dependencies are those of this environment."""
+    """`bin` of an environment with the wheels and the dependencies that they declare, in the versions of this checkout."""
     folder = wheels.parent / "environment"
     venv.create(folder, with_pip=False, symlinks=True)
-    options = ("--quiet", "--no-deps", "--no-index")
     pip = (sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "install")
-    call(*pip, *options, *sorted(wheels.iterdir()), folder=wheels)
-    # As a .pth file, so that this environment's own .pth files, which lead to the checkout, are not read.
-    site = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    client, server = sorted(wheels.iterdir())
+    call(*pip, "--quiet", "--no-compile", "--constraint", ROOT / "constraints.txt", client, f"{server}[local]", folder=wheels)
     script = "import paycenter, paycenter_server; print(paycenter.__file__); print(paycenter_server.__file__)"
     for line in call(folder / "bin" / "python", "-c", script, folder=wheels).splitlines():
         assert Path(line).is_relative_to(folder), line
+    found = json.loads(call(*pip[:-1], "list", "--format", "json", folder=wheels))
+    assert not {"pytest", "mypy", "ruff", "setuptools"} & {package["name"] for package in found}
     return folder / "bin"
 
 

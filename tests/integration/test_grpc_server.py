@@ -14,32 +14,15 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from paycenter import PayCenterError
 from paycenter_server.bootstrap import open_services
-from paycenter_server.channels.protocol import HttpRequest, HttpResponse
-from paycenter_server.channels.transport import AiohttpTransport
 from paycenter_server.grpc_server.server import Server
 from paycenter_server.services.limits import Limits
 from support.grpc_rig import Line, Rig, fails, key_of, open_rig, parts_of, raw_call, write_pem
 from support.system import PayCenterSystem, open_system
+from support.transports import HangingTransport
 from support.waiting import eventually
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-
-
-class Slow:
-    """A channel that answers when it is told to, whatever time it is given; `arrived` when a call has come."""
-
-    def __init__(self) -> None:
-        self.inner = AiohttpTransport()
-        self.answer = asyncio.Event()
-        self.given: list[float] = []
-        self.arrived = asyncio.Event()
-
-    async def send(self, request: HttpRequest, seconds: float) -> HttpResponse:
-        self.given.append(seconds)
-        self.arrived.set()
-        await self.answer.wait()
-        return await self.inner.send(request, 5)
 
 
 @pytest.fixture
@@ -51,7 +34,7 @@ async def rig(system: PayCenterSystem) -> AsyncIterator[Rig]:
 async def test_work_outlives_the_deadline_of_its_caller(
     database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
 ) -> None:
-    slow = Slow()
+    slow = HangingTransport()
     async with (
         open_system(database_url, redis_url, keys_dir, master_key_file, transport=slow) as system,
         open_rig(system) as rig,
@@ -74,13 +57,13 @@ async def test_work_outlives_the_deadline_of_its_caller(
         again = await rig.shop.submit_order(order, "wx_native")
         assert again.display_content.startswith("weixin://")
         assert len(slow.given) == 1
-        await slow.inner.aclose()
+        await slow.aclose()
 
 
 async def test_a_cancelled_caller_does_not_stop_its_work(
     database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
 ) -> None:
-    slow = Slow()
+    slow = HangingTransport()
     async with (
         open_system(database_url, redis_url, keys_dir, master_key_file, transport=slow) as system,
         open_rig(system) as rig,
@@ -91,13 +74,13 @@ async def test_a_cancelled_caller_does_not_stop_its_work(
         call.cancel()
         slow.answer.set()
         await eventually(lambda: system.value("SELECT display_content FROM pay_attempt WHERE display_content <> ''"))
-        await slow.inner.aclose()
+        await slow.aclose()
 
 
 async def test_a_running_call_ends_before_the_server_does(
     database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
 ) -> None:
-    slow = Slow()
+    slow = HangingTransport()
     async with (
         open_system(database_url, redis_url, keys_dir, master_key_file, transport=slow) as system,
         open_rig(system) as rig,
@@ -131,7 +114,7 @@ async def test_a_running_call_ends_before_the_server_does(
         async with rig.client(*key_of(system), timeout=1.0) as late:
             error = await refusal_of(rig.order(late))
             assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "")
-        await slow.inner.aclose()
+        await slow.aclose()
 
 
 async def health_of(rig: Rig, name: str) -> Any:

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from paycenter_server.channels.protocol import HttpRequest, HttpResponse
-from paycenter_server.channels.transport import TransportUnclearError
-from paycenter_server.services.limits import Limits
+from paycenter_server.services.limits import Admission, Limits
 from support.grpc_rig import Rig, fails, open_rig
 from support.locks import transaction
 from support.system import PayCenterSystem, open_system
+from support.transports import HangingTransport
 from support.waiting import eventually
 
 
@@ -65,23 +64,34 @@ async def test_calls_of_an_app_in_a_second_are_limited(system: PayCenterSystem) 
         await other.close()
 
 
-class Hanging:
-    """A channel that does not answer before it is told to."""
+def test_a_call_that_ends_while_its_work_waits_gives_its_place_back_once() -> None:
+    admission = Admission(Limits())
+    place = admission.admit(None)
+    place.pause()
+    place.end()
+    assert admission.calls == 0
+    place.resume()
+    assert admission.calls == 0
 
-    def __init__(self) -> None:
-        self.calls = 0
-        self.end = asyncio.Event()
 
-    async def send(self, request: HttpRequest, seconds: float) -> HttpResponse:
-        self.calls += 1
-        await self.end.wait()
-        raise TransportUnclearError("no answer")
+def test_a_call_that_waits_for_two_answers_gives_back_one_place() -> None:
+    admission = Admission(Limits())
+    other, place = admission.admit(None), admission.admit(None)
+    place.pause()
+    place.pause()
+    assert admission.calls == 1
+    place.resume()
+    place.resume()
+    assert admission.calls == 2
+    place.end()
+    other.end()
+    assert admission.calls == 0
 
 
 async def test_calls_that_wait_for_a_channel_take_no_places(
     database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path
 ) -> None:
-    hanging = Hanging()
+    hanging = HangingTransport()
     async with (
         open_system(database_url, redis_url, keys_dir, master_key_file, transport=hanging) as system,
         open_rig(system, limits=Limits(calls=1, app_calls=1)) as rig,
@@ -90,14 +100,15 @@ async def test_calls_that_wait_for_a_channel_take_no_places(
         for number in range(1, 4):
             order = await rig.order()
             submits.append(asyncio.ensure_future(rig.shop.submit_order(order, "wx_native")))
-            await eventually(lambda number=number: hanging.calls == number)  # type: ignore[misc]
+            await eventually(lambda number=number: len(hanging.given) == number)  # type: ignore[misc]
         assert rig.server.admission.calls == 0
         assert (await rig.order()).state == 1
-        submits.pop().cancel()  # its work goes on, and its place was given back with the call
-        hanging.end.set()
+        submits.pop().cancel()  # its work goes on, and its place was given back when it began to wait
+        hanging.answer.set()
         await asyncio.gather(*submits, return_exceptions=True)
         await system.services.context.drain(10)
         assert rig.server.admission.calls == 0
+        await hanging.aclose()
 
 
 async def test_a_call_that_waits_for_a_payer_takes_no_place(system: PayCenterSystem) -> None:

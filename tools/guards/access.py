@@ -19,6 +19,18 @@ ACCESS: list[Mutant] = [
         "services/limits.py",
         "test_limits.py",
         (
+            "overload-place-once",
+            "            if self._waits == 0:\n                self._admission._add(self._app, -1)",
+            "            self._admission._add(self._app, -1)",
+            "test_a_call_that_ends_while_its_work_waits_gives_its_place_back_once",
+        ),
+        (
+            "overload-two-waits",
+            "if self._waits == 1 and not self._ended:",
+            "if not self._ended:",
+            "test_a_call_that_waits_for_two_answers_gives_back_one_place",
+        ),
+        (
             "overload-calls",
             "        if self._calls >= self._limits.calls:",
             "        if False:",
@@ -44,9 +56,9 @@ ACCESS: list[Mutant] = [
         ),
         (
             "overload-ended-place",
-            "        if not self._ended:\n            self._admission._add(self._app, 1)",
-            "        if True:\n            self._admission._add(self._app, 1)",
-            "test_calls_that_wait_for_a_channel_take_no_places",
+            "        if self._waits == 0 and not self._ended:",
+            "        if self._waits == 0:",
+            "test_a_call_that_ends_while_its_work_waits_gives_its_place_back_once",
         ),
     ),
     *guards(

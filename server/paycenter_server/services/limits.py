@@ -44,30 +44,37 @@ class _App:
 
 
 class Place:
-    """The place of a call in progress. It is given back while the call waits outside the server."""
+    """The place of a call in progress. It is given back while the call waits outside the server.
 
-    __slots__ = ("_admission", "_app", "_ended")
+    The work may outlive its caller: then the call ends while it waits. It may also wait for several answers at once.
+    """
+
+    __slots__ = ("_admission", "_app", "_ended", "_waits")
 
     def __init__(self, admission: Admission, app: _App | None) -> None:
         self._admission = admission
         self._app = app
         self._ended = False
+        self._waits = 0
 
     def pause(self) -> None:
         """Give it back for a while. Another call may take it."""
-        if not self._ended:
+        self._waits += 1
+        if self._waits == 1 and not self._ended:
             self._admission._add(self._app, -1)
 
     def resume(self) -> None:
         """Take it again, also beyond the limit: a call that has begun is never refused."""
-        if not self._ended:
+        self._waits -= 1
+        if self._waits == 0 and not self._ended:
             self._admission._add(self._app, 1)
 
     def end(self) -> None:
-        """Give it back for good. Work that outlives its caller uses none."""
+        """Give it back for good, if it is not given back already. Work that outlives its caller uses none."""
         if not self._ended:
             self._ended = True
-            self._admission._add(self._app, -1)
+            if self._waits == 0:
+                self._admission._add(self._app, -1)
 
 
 place: ContextVar[Place | None] = ContextVar("paycenter_place", default=None)
