@@ -1,7 +1,7 @@
 """`serve --processes N`: server processes that share a port, and the process that starts them again.
 
-Each listens with SO_REUSEPORT, so the kernel gives each new connection to one of them. They are programs and not forks, because gRPC
-has threads.
+Each listens with SO_REUSEPORT, so the kernel gives each new connection to one of them. They are programs and not forks, because
+gRPC has threads.
 """
 
 from __future__ import annotations
