@@ -62,7 +62,11 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         settings = struct.pack(">HI", 4, _LARGEST_WINDOW)
         self._transport.write(_PREFACE + frame(_SETTINGS, 0, 0, settings) + frame(_WINDOW, 0, 0, struct.pack(">I", 1 << 30)))
-        self._transport.write(b"".join(self._call() for _ in range(self._load.each)))
+        self.begin(self._load.each)
+
+    def begin(self, count: int) -> None:
+        """Begin so many calls."""
+        self._transport.write(b"".join(self._call() for _ in range(count)))
 
     def connection_lost(self, error: Exception | None) -> None:
         """Calls that have no answer have failed."""
@@ -111,7 +115,7 @@ class Connection(asyncio.Protocol):
         if (kind == _HEADERS and flags & _END_STREAM) or kind == _RESET:
             started, answered = self._open.pop(stream, (0.0, False))
             self._load.ended(started, answered and kind == _HEADERS)
-            return b"" if self._load.over else self._call()
+            return b"" if self._load.over or self._load.open_loop else self._call()
         if kind == _WINDOW and stream == 0:
             self._window += int.from_bytes(payload, "big")
             waiting, self._waiting = self._waiting, 0
@@ -126,12 +130,15 @@ class Connection(asyncio.Protocol):
 
 
 class Load:
-    """The calls of one run. `marker`: the bytes of the message that a number of the same length takes the place of in each call."""
+    """The calls of one run. `marker`: the bytes of the message that a number of the same length takes the place of in each call.
+
+    `each`: the calls of a connection at the same time; 0 if calls are begun at a rate, whether others have ended or not.
+    """
 
     def __init__(
         self, headers: bytes, message: bytes, marker: bytes, first: int, each: int, messages: list[bytes], span: int
     ) -> None:
-        self.headers, self.each = headers, each
+        self.headers, self.each, self.open_loop = headers, each, each == 0
         self._messages = iter(messages)
         self._listed = bool(messages)
         before, found, after = message.partition(marker) if marker else (message, b"", b"")
@@ -162,20 +169,33 @@ class Load:
             self.failed += 1
 
 
+async def _at_rate(load: Load, connections: list[Connection], rate: float, seconds: float) -> None:
+    """Begin calls at a rate, on the connections in turn, every millisecond those that are due."""
+    started, begun = time.perf_counter(), 0
+    while (passed := time.perf_counter() - started) < seconds and not load.lost.is_set():
+        due = int(passed * rate) - begun
+        for at, connection in enumerate(connections):
+            connection.begin((due + at) // len(connections))
+        begun += due
+        await asyncio.sleep(0.001)
+
+
 async def _run(options: argparse.Namespace) -> dict[str, float]:
     host, _, port = options.target.rpartition(":")
     headers = header_block(options.target, options.path, options.authorization)
     messages = [bytes.fromhex(line) for line in options.messages.read_text().split()] if options.messages else []
-    each = max(1, options.parallel // options.connections)
+    each = 0 if options.rate else max(1, options.parallel // options.connections)
     load = Load(headers, bytes.fromhex(options.message), options.marker.encode(), options.first, each, messages, options.span)
     loop = asyncio.get_running_loop()
     started, processor = time.perf_counter(), time.process_time()
-    for _ in range(options.connections):
-        await loop.create_connection(lambda: Connection(load), host, int(port))
-    try:
-        await asyncio.wait_for(load.lost.wait(), options.seconds)
-    except TimeoutError:
-        pass
+    connections = [(await loop.create_connection(lambda: Connection(load), host, int(port)))[1] for _ in range(options.connections)]
+    if options.rate:
+        await _at_rate(load, connections, options.rate, options.seconds)
+    else:
+        try:
+            await asyncio.wait_for(load.lost.wait(), options.seconds)
+        except TimeoutError:
+            pass
     load.over = True
     seconds, used = time.perf_counter() - started, time.process_time() - processor
     times = sorted(load.latencies)
@@ -200,6 +220,7 @@ def main() -> None:
     parser.add_argument("--span", type=int, default=0, help="how many numbers are used again and again; 0: each once")
     parser.add_argument("--connections", type=int, default=8)
     parser.add_argument("--parallel", type=int, default=64)
+    parser.add_argument("--rate", type=float, default=0.0, help="calls to begin in a second, instead of --parallel")
     parser.add_argument("--seconds", type=float, default=2.0)
     options = parser.parse_args()
     json.dump(uvloop.run(_run(options)), sys.stdout)

@@ -118,12 +118,14 @@ def listening(port: int, seconds: float = 20.0) -> None:
 def generate(
     target: str, path: str, message: bytes, *, authorization: str = "", marker: str = "", first: int = 0, seconds: float = 2.0,
     parallel: int = 64, connections: int = 8, messages: Path | None = None, span: int = 0,
+    rate: float = 0.0,
 ) -> dict[str, Any]:  # fmt: skip
-    """One run of the load generator. `messages`: a file with a request in each line, instead of one message."""
+    """One run of the load generator. `messages`: a file with a request in each line, instead of one message. `rate`: calls that
+    are begun in a second, instead of `parallel`."""
     command = [
         sys.executable, str(HERE / "http2.py"), "--target", target, "--path", path, "--message", message.hex(), "--marker", marker,
         "--first", str(first), "--seconds", str(seconds), "--parallel", str(parallel), "--connections", str(connections),
-        "--authorization", authorization, "--span", str(span),
+        "--authorization", authorization, "--span", str(span), "--rate", str(rate),
     ]  # fmt: skip
     if messages is not None:
         command += ["--messages", str(messages)]

@@ -45,6 +45,7 @@ class Measured:
     cpu: dict[str, list[float]] = field(default_factory=dict)
     generator: list[float] = field(default_factory=list)
     failed: int = 0
+    refused: int = 0
 
     def summary(self) -> dict[str, Any]:
         """Medians."""
@@ -55,18 +56,20 @@ class Measured:
         return {
             "rate": median(self.rates), "p50_ms": median(self.p50), "p99_ms": median(self.p99), "rounds": len(self.rates),
             "cpu_us": {name: median(values) for name, values in self.cpu.items()}, "generator_cpu": median(self.generator),
-            "failed": self.failed,
+            "failed": self.failed, "refused": self.refused,
         }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Goal:
-    """`subject` must reach `least` times the rate of `ceiling`; with `cpu`, at most so many times its processor time."""
+    """`subject` must reach `least` times the rate of `ceiling`; with `cpu`, at most so many times its processor time; with `p99`,
+    at most so many milliseconds for 99 of 100 calls that succeed."""
 
     subject: str
     ceiling: str
     least: float | None = None
     cpu: float | None = None
+    p99: float | None = None
 
 
 GOALS = (
@@ -76,6 +79,8 @@ GOALS = (
     Goal("submit mock", "create", cpu=3.0),
     Goal("refund mock", "create", cpu=3.0),
     Goal("deliver", "bare client", least=0.45),
+    Goal("create, half the load", "create", p99=15.0),
+    Goal("create, twice the load", "create", least=0.80, p99=100.0),
 )
 
 
@@ -100,6 +105,7 @@ class Benchmark:
         self._authorization = "Basic " + base64.b64encode(pair.encode()).decode()
         self._first = 0
         self._known, self._span = 0, 1
+        self._rate_before = 1000.0
 
     def _grpc(self, name: str, target: str, path: str, message: bytes, *, pids: dict[str, int], marker: str, first: int,
               messages: Path | None = None, span: int = 0) -> int:  # fmt: skip
@@ -142,6 +148,7 @@ class Benchmark:
             "create", self._target, SERVICE + "CreatePayOrder", self._create_message(), pids=self._pids, marker=MARKER,
             first=self._first,
         )  # fmt: skip
+        self._rate_before = self.found["create"].rates[-1]
         self._known, self._span = self._first, max(1, calls - 200)
         self._first += calls + 10_000
 
@@ -254,6 +261,28 @@ class Benchmark:
         measured.p99.append(found["p99_ms"])
         measured.failed += found["failed"]
 
+    def half_load(self) -> None:
+        """CreatePayOrder begun at half of the highest rate, whether earlier calls have ended or not."""
+        self._at_rate("create, half the load", 0.5)
+
+    def twice_the_load(self) -> None:
+        """The same at twice the highest rate. What the server refuses is not a failure of the benchmark."""
+        self._at_rate("create, twice the load", 2.0)
+
+    def _at_rate(self, name: str, part: float) -> None:
+        highest = statistics.median(self.found["create"].rates) if "create" in self.found else self._rate_before
+        found = generate(
+            self._target, SERVICE + "CreatePayOrder", self._create_message(), authorization=self._authorization, marker=MARKER,
+            first=self._first, seconds=self._seconds, connections=16, rate=highest * part,
+        )  # fmt: skip
+        self._first += int(found["calls"] + found["failed"]) + 20_000
+        measured = self.found.setdefault(name, Measured())
+        measured.rates.append(found["rate"])
+        measured.p50.append(found["p50_ms"])
+        measured.p99.append(found["p99_ms"])
+        measured.generator.append(found["generator_cpu"])
+        measured.refused += found["failed"]
+
     def memory(self) -> dict[str, float]:
         """MiB of the server."""
         return {"server": round(memory_mib(self._server.pid), 1)}
@@ -303,7 +332,8 @@ def report(benchmark: Benchmark) -> tuple[dict[str, Any], bool]:
         cpu = ", ".join(f"{key} {value:.0f}" for key, value in row["cpu_us"].items() if value is not None)
         busy = f", generator {row['generator_cpu']:.0%}" if row["generator_cpu"] is not None else ""
         times = "".join(f"{row[key]:9.2f}" if row[key] is not None else f"{'':9}" for key in ("p50_ms", "p99_ms"))
-        print(f"{name:16}{row['rate']:10.0f}{times}  {cpu}{busy}{'  FAILED ' + str(row['failed']) if row['failed'] else ''}")
+        print(f"{name:16}{row['rate']:10.0f}{times}  {cpu}{busy}{'  FAILED ' + str(row['failed']) if row['failed'] else ''}"
+              f"{'  refused ' + str(row['refused']) if row['refused'] else ''}")  # fmt: skip
     met, results = True, []
     print()
     for goal in GOALS:
@@ -318,6 +348,9 @@ def report(benchmark: Benchmark) -> tuple[dict[str, Any], bool]:
             ratio = subject["cpu_us"]["server"] / ceiling["cpu_us"]["server"]
             results.append({"subject": goal.subject, "ceiling": goal.ceiling, "cpu": round(ratio, 3), "goal": goal.cpu})
             met &= _say(f"server CPU {goal.subject} / {goal.ceiling}", ratio, "<=", goal.cpu, ratio <= goal.cpu)
+        if goal.p99 is not None:
+            results.append({"subject": goal.subject, "p99_ms": subject["p99_ms"], "goal": goal.p99})
+            met &= _say(f"{goal.subject}: p99 ms", subject["p99_ms"], "<=", goal.p99, subject["p99_ms"] <= goal.p99)
     print(f"\nserver memory {benchmark.memory()['server']} MiB; rounds measured again because of other load: {benchmark.discarded}")
     if bottleneck := [name for name, row in table.items() if (row["generator_cpu"] or 0) > 0.95]:
         print(f"the load generator was the bottleneck of: {', '.join(bottleneck)}")
@@ -344,7 +377,7 @@ def main() -> int:
         steps = [
             benchmark.echo_create, benchmark.create, benchmark.echo_get, benchmark.get, benchmark.pgbench_insert,
             benchmark.submit_and_refund,
-            benchmark.idle_create, benchmark.bare_client,
+            benchmark.idle_create, benchmark.half_load, benchmark.twice_the_load, benchmark.bare_client,
             benchmark.deliver,
         ]  # fmt: skip
         chosen = [step for step in steps if not options.only or any(part in step.__name__ for part in options.only)]
