@@ -13,11 +13,10 @@ from paycenter_server.services.audit import Act, record
 from paycenter_server.services.context import Context
 from paycenter_server.services.identity import Identity
 from paycenter_server.services.orders import Orders
-from paycenter_server.services.paging import Page, Pager
+from paycenter_server.services.paging import Page, Pager, bounded
 from paycenter_server.services.refunds import Refunds
 from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage import refunds_lists as refund_lists
-from paycenter_server.storage.keyrange import scan_end
 from paycenter_server.storage.orders import OrderFilter
 from paycenter_server.storage.refunds_lists import RefundFilter
 
@@ -82,9 +81,6 @@ class Exports:
 
     async def _count(self, table: Literal["pay_order", "pay_refund"], where: Any) -> tuple[int, bool]:
         async with self._context.database.connection() as connection:
-            end = await scan_end(
-                connection, table, app_id=where.app_id, start=where.create_time_from, end=where.create_time_to, before=None,
-                rows=COUNTED,
-            )  # fmt: skip
+            narrowed = await bounded(connection, table, where, None, COUNTED)
             count = order_rows.count_orders if table == "pay_order" else refund_lists.count_refunds
-            return await count(connection, replace(where, first_id=end)), end is None
+            return await count(connection, narrowed), narrowed.first_id is None

@@ -14,11 +14,10 @@ from paycenter_server.services import notifications_errors
 from paycenter_server.services.audit import Act, record
 from paycenter_server.services.context import Context
 from paycenter_server.services.identity import Caller, Identity
-from paycenter_server.services.paging import Page, Pager
+from paycenter_server.services.paging import Page, Pager, bounded
 from paycenter_server.storage import notifications as notification_rows
 from paycenter_server.storage import search as search_rows
 from paycenter_server.storage.database import Connection
-from paycenter_server.storage.keyrange import scan_end
 from paycenter_server.storage.notifications import NotificationFilter
 
 COUNT_LIMIT = 1_000_000
@@ -49,12 +48,7 @@ class Notifications:
         async with self._context.database.connection() as connection:
             narrowed = await self._by_object(connection, where)
             before = pager.before(where)
-            if scan is not None:
-                end = await scan_end(
-                    connection, "pay_notify_task", app_id=where.app_id, start=where.create_time_from, end=where.create_time_to,
-                    before=before, rows=scan,
-                )  # fmt: skip
-                narrowed = replace(narrowed, first_id=end)
+            narrowed = await bounded(connection, "pay_notify_task", narrowed, before, scan)
             rows = await notification_rows.list_notifications(connection, narrowed, limit=pager.size + 1, before=before)
         return pager.page(rows, where, scanned=narrowed.first_id)
 

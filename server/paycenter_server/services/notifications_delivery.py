@@ -11,7 +11,7 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -29,6 +29,7 @@ from paycenter_server.services.cases import Cases
 from paycenter_server.services.claims import Claims
 from paycenter_server.services.context import Context
 from paycenter_server.services.notifications_endpoints import Endpoints
+from paycenter_server.services.secrets import SecretBox
 from paycenter_server.storage import notifications_delivery as delivery_rows
 from paycenter_server.storage.notifications_delivery import DeliveryResult, DueNotification
 from paycenter_server.version import USER_AGENT
@@ -205,21 +206,11 @@ class NotificationDelivery:
             self._recorder = asyncio.create_task(self._record())
 
     async def _post(self, task: DueNotification) -> DeliveryResponse:
-        now = self._context.now()
-        number, timestamp = encode(Prefix.NOTIFICATION, task.id), int(now.timestamp())
-        signatures = [sign(secret, number, timestamp, task.payload) for secret in self._secrets(task, now)]
-        headers = {
-            "content-type": "application/json; charset=utf-8",
-            "user-agent": USER_AGENT,
-            "webhook-id": number,
-            "webhook-timestamp": str(timestamp),
-            "webhook-signature": " ".join(signatures),
-        }
+        headers = signed_headers(
+            self._context.box, encode(Prefix.NOTIFICATION, task.id), task.payload, self._context.now(), app_id=task.app_id,
+            secret=task.notification_secret, previous=task.notification_secrets_previous,
+        )  # fmt: skip
         return await self._sender.send(task.notification_url, headers, task.payload.encode())
-
-    def _secrets(self, task: DueNotification, now: datetime) -> list[str]:
-        sealed = [task.notification_secret, *valid_previous_secrets(task.notification_secrets_previous, now)]
-        return [self._context.box.open(secret, secret_place(task.app_id)) for secret in sealed]
 
     def _judge(self, task: DueNotification, received: DeliveryResponse) -> tuple[NotificationEvent, datetime | None]:
         if is_received(task.notification_success, received):
@@ -271,6 +262,21 @@ def _endpoint(task: DueNotification) -> str:
         return endpoint_of(task.notification_url)
     except ValueError:
         return ""
+
+
+def signed_headers(
+    box: SecretBox, number: str, body: str, now: datetime, *, app_id: UUID, secret: str, previous: Sequence[Mapping[str, str]]
+) -> dict[str, str]:
+    """The headers of a notification, with a signature by the secret of the app and by each previous one that still signs."""
+    timestamp = int(now.timestamp())
+    clear = [box.open(sealed, secret_place(app_id)) for sealed in (secret, *valid_previous_secrets(previous, now))]
+    return {
+        "content-type": "application/json; charset=utf-8",
+        "user-agent": USER_AGENT,
+        "webhook-id": number,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": " ".join(sign(one, number, timestamp, body) for one in clear),
+    }
 
 
 def is_received(rule: NotificationSuccess, received: DeliveryResponse) -> bool:

@@ -6,13 +6,11 @@ import asyncio
 import json
 from dataclasses import dataclass
 
-from paycenter_server.domain.apps import valid_previous_secrets
 from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.domain.notifications import NotificationType
 from paycenter_server.services.context import Context
 from paycenter_server.services.identity import Caller, Identity
-from paycenter_server.services.notifications_delivery import NotificationSender, clean, is_received, secret_place, sign
-from paycenter_server.version import USER_AGENT
+from paycenter_server.services.notifications_delivery import NotificationSender, clean, is_received, signed_headers
 
 TYPE = "paycenter.test"
 """The type of a test notification. Its data is empty, so that a receiver cannot take it for money."""
@@ -47,16 +45,10 @@ class NotificationTrial:
         number = encode(Prefix.NOTIFICATION, self._context.new_key(now))
         stamp = now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         body = json.dumps({"type": TYPE, "timestamp": stamp, "data": {}}, separators=(",", ":"))
-        sealed = [app.notification_secret, *valid_previous_secrets(app.notification_secrets_previous, now)]
-        timestamp = int(now.timestamp())
-        signatures = [sign(self._context.box.open(one, secret_place(app.id)), number, timestamp, body) for one in sealed]
-        headers = {
-            "content-type": "application/json; charset=utf-8",
-            "user-agent": USER_AGENT,
-            "webhook-id": number,
-            "webhook-timestamp": str(timestamp),
-            "webhook-signature": " ".join(signatures),
-        }
+        headers = signed_headers(
+            self._context.box, number, body, now, app_id=app.id, secret=app.notification_secret,
+            previous=app.notification_secrets_previous,
+        )  # fmt: skip
         loop = asyncio.get_running_loop()
         begun = loop.time()
         answer = await self._sender.send(url, headers, body.encode())

@@ -19,12 +19,11 @@ from paycenter_server.services.context import Context
 from paycenter_server.services.events import cause
 from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.services.orders_insert import OrderInserts
-from paycenter_server.services.paging import Page, Pager
+from paycenter_server.services.paging import Page, Pager, bounded
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage import search as search_rows
 from paycenter_server.storage.database import ForeignKeyViolation
-from paycenter_server.storage.keyrange import scan_end
 from paycenter_server.storage.orders import OrderFilter, OrderMark
 
 DEFAULT_LIFE = timedelta(minutes=30)
@@ -156,12 +155,7 @@ class Orders:
                 found = await search_rows.orders_by_merchant_id(connection, where.merchant_order_id)
                 narrowed = replace(where, order_ids=tuple(found))
             before = pager.before(where)
-            if scan is not None:
-                end = await scan_end(
-                    connection, "pay_order", app_id=app_id, start=where.create_time_from, end=where.create_time_to,
-                    before=before, rows=scan,
-                )  # fmt: skip
-                narrowed = replace(narrowed, first_id=end)
+            narrowed = await bounded(connection, "pay_order", narrowed, before, scan)
             rows = await order_rows.list_orders(connection, narrowed, limit=pager.size + 1, before=before)
         return pager.page(rows, where, scanned=narrowed.first_id)
 

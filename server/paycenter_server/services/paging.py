@@ -5,14 +5,20 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Literal, TypeVar
 from uuid import UUID
 
 from paycenter_server.domain.errors import Violation, invalid
 from paycenter_server.services import errors
+from paycenter_server.storage.database import Connection
+from paycenter_server.storage.keyrange import scan_end
+from paycenter_server.storage.notifications import NotificationFilter
+from paycenter_server.storage.orders import OrderFilter
+from paycenter_server.storage.refunds_lists import RefundFilter
 
 T = TypeVar("T")
+F = TypeVar("F", OrderFilter, RefundFilter, NotificationFilter)
 DEFAULT_SIZE = 50
 MAX_SIZE = 200
 
@@ -66,3 +72,19 @@ class Pager:
     def token(last: UUID, where: object) -> str:
         """The token of the page after the one whose last key is `last`."""
         return base64.urlsafe_b64encode(last.bytes + _digest(where)).decode().rstrip("=")
+
+
+async def bounded(
+    connection: Connection,
+    table: Literal["pay_order", "pay_refund", "pay_notify_task"],
+    where: F,
+    before: UUID | None,
+    scan: int | None,
+) -> F:
+    """The filter of a page that reads `scan` rows at most from the key `before`; the same filter if `scan` is None."""
+    if scan is None:
+        return where
+    end = await scan_end(
+        connection, table, app_id=where.app_id, start=where.create_time_from, end=where.create_time_to, before=before, rows=scan
+    )
+    return replace(where, first_id=end)

@@ -20,7 +20,7 @@ from paycenter_server.services.audit import Act, record
 from paycenter_server.services.context import Context
 from paycenter_server.services.events import cause
 from paycenter_server.services.identity import Caller, Identity
-from paycenter_server.services.paging import Page, Pager
+from paycenter_server.services.paging import Page, Pager, bounded
 from paycenter_server.services.refunds_settlement import RefundSettlement
 from paycenter_server.storage import accounts as account_rows
 from paycenter_server.storage import orders as order_rows
@@ -28,7 +28,6 @@ from paycenter_server.storage import refunds as refund_rows
 from paycenter_server.storage import refunds_lists as refund_lists
 from paycenter_server.storage import search as search_rows
 from paycenter_server.storage.database import Transaction, UniqueViolation
-from paycenter_server.storage.keyrange import scan_end
 from paycenter_server.storage.refunds_lists import RefundFilter
 
 
@@ -278,11 +277,6 @@ class Refunds:
                 found = await search_rows.orders_by_merchant_id(connection, where.merchant_order_id, where.app_id)
                 narrowed = replace(narrowed, order_ids=tuple(found))
             before = pager.before(where)
-            if scan is not None:
-                end = await scan_end(
-                    connection, "pay_refund", app_id=where.app_id, start=where.create_time_from, end=where.create_time_to,
-                    before=before, rows=scan,
-                )  # fmt: skip
-                narrowed = replace(narrowed, first_id=end)
+            narrowed = await bounded(connection, "pay_refund", narrowed, before, scan)
             rows = await refund_lists.list_refunds(connection, narrowed, limit=pager.size + 1, before=before)
         return pager.page(rows, where, scanned=narrowed.first_id)

@@ -20,6 +20,7 @@ from paycenter_server.domain.states import (
 )
 from paycenter_server.storage.database import Connection, Transaction, WriteConnection
 from paycenter_server.storage.events import Change, cause_values, named, noting
+from paycenter_server.storage.lists import columns_of, conditions_of, list_rows
 from paycenter_server.storage.rows import RowMapping, to_model
 
 NOTIFICATIONS = RowMapping(PayNotification, "pay_notify_task")
@@ -205,57 +206,33 @@ class NotificationFilter:
     first_id: UUID | None = None
 
 
-def _conditions(where: NotificationFilter, before: UUID | None) -> list[Any]:
-    from paycenter_server.storage.keyrange import end_key, first_key
-    from paycenter_server.storage.tables import pay_notify_task
-
-    table = pay_notify_task.c
-    conditions: list[Any] = []
-    for column, value in (
-        (table.app_id, where.app_id),
-        (table.type, where.type.value if where.type else None),
-        (table.state, where.state.value if where.state else None),
-        (table.merchant_order_id, where.merchant_order_id),
-        (table.merchant_refund_no, where.merchant_refund_no),
-        (table.data_id, where.data_id),
-        (table.endpoint, where.endpoint),
-    ):
-        if value:
-            conditions.append(column == value)
-    if where.first_id is not None:
-        conditions.append(table.id >= where.first_id)
-    if where.failing:
-        conditions.append(table.state.in_(_FAILING))
-    if where.data_ids is not None:
-        conditions.append(table.data_id.in_(where.data_ids))
-    if where.create_time_from is not None:
-        conditions += [table.create_time >= where.create_time_from, table.id >= first_key(where.create_time_from)]
-    if where.create_time_to is not None:
-        conditions += [table.create_time < where.create_time_to, table.id < end_key(where.create_time_to)]
-    if before is not None:
-        conditions.append(table.id < before)
-    return conditions
+def _conditions(where: NotificationFilter) -> list[Any]:
+    equal = {
+        "app_id": where.app_id, "type": where.type and where.type.value, "state": where.state and where.state.value,
+        "merchant_order_id": where.merchant_order_id, "merchant_refund_no": where.merchant_refund_no, "data_id": where.data_id,
+        "endpoint": where.endpoint,
+    }  # fmt: skip
+    conditions = conditions_of(
+        NOTIFICATIONS, equal, {"data_id": where.data_ids},
+        created=(where.create_time_from, where.create_time_to), first_id=where.first_id,
+    )  # fmt: skip
+    return [*conditions, columns_of(NOTIFICATIONS).state.in_(_FAILING)] if where.failing else conditions
 
 
 async def list_notifications(
     connection: Connection, where: NotificationFilter, *, limit: int, before: UUID | None
 ) -> list[PayNotification]:
     """List notifications, newest first, by keyset, with the URLs to which they go now."""
-    from sqlalchemy import case, func, select
+    from sqlalchemy import case, func
 
-    from paycenter_server.storage.rendering import render
-    from paycenter_server.storage.tables import pay_app, pay_notify_task
+    from paycenter_server.storage.tables import pay_app
 
-    table, app = pay_notify_task.c, pay_app.c
+    table, app = columns_of(NOTIFICATIONS), pay_app.c
     of_app = case((table.type == NotificationType.REFUND.value, app.refund_notification_url), else_=app.order_notification_url)
-    url = func.coalesce(func.nullif(table.notification_url, ""), of_app).label("notification_url")
-    statement = (
-        select(*(url if name == "notification_url" else table[name] for name in NOTIFICATIONS.columns), app.app_key)
-        .join(pay_app, app.id == table.app_id)
-        .where(*_conditions(where, before))
+    url = func.coalesce(func.nullif(table.notification_url, ""), of_app)
+    return await list_rows(
+        connection, NOTIFICATIONS, _conditions(where), limit=limit, before=before, computed={"notification_url": url}
     )
-    text, arguments = render(statement.order_by(table.id.desc()).limit(limit))
-    return NOTIFICATIONS.models(await connection.fetch(text, *arguments))
 
 
 def _newest() -> Any:
@@ -280,8 +257,8 @@ async def list_resendable(connection: Connection, where: NotificationFilter, *, 
     from paycenter_server.storage.tables import pay_notify_task
 
     table = pay_notify_task.c
-    statement = select(table.id).where(*_conditions(where, before), _newest()).order_by(table.id.desc()).limit(limit)
-    text, arguments = render(statement)
+    conditions = [*_conditions(where), _newest(), *([table.id < before] if before is not None else [])]
+    text, arguments = render(select(table.id).where(*conditions).order_by(table.id.desc()).limit(limit))
     return [row["id"] for row in await connection.fetch(text, *arguments)]
 
 
@@ -292,6 +269,7 @@ async def count_resendable(connection: Connection, where: NotificationFilter, *,
     from paycenter_server.storage.rendering import render
     from paycenter_server.storage.tables import pay_notify_task
 
-    found = select(pay_notify_task.c.id).where(*_conditions(where, before), _newest()).limit(limit).subquery()
+    conditions = [*_conditions(where), _newest(), *([pay_notify_task.c.id < before] if before is not None else [])]
+    found = select(pay_notify_task.c.id).where(*conditions).limit(limit).subquery()
     text, arguments = render(select(func.count()).select_from(found))
     return int(await connection.fetchval(text, *arguments))

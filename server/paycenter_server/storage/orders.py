@@ -16,6 +16,7 @@ from paycenter_server.storage.attempts import ATTEMPTS
 from paycenter_server.storage.cases import held
 from paycenter_server.storage.database import Connection, Record, Transaction, WriteConnection
 from paycenter_server.storage.events import Change, cause_values, named, noting
+from paycenter_server.storage.lists import columns_of, conditions_of, count_rows, list_rows
 from paycenter_server.storage.rows import RowMapping, by_unique_key, id_of_unique_key, to_model
 
 ORDERS = RowMapping(PayOrder, "pay_order")
@@ -233,70 +234,35 @@ class OrderFilter:
 
 
 async def list_orders(connection: Connection, where: OrderFilter, *, limit: int, before: UUID | None) -> list[PayOrder]:
-    """List orders, newest first, by keyset. A range of creation times reads only that range of the primary key."""
-    from sqlalchemy import select
-
-    from paycenter_server.storage.rendering import render
-    from paycenter_server.storage.tables import pay_app, pay_order
-
-    table = pay_order.c
-    statement: Any = select(*(table[name] for name in ORDERS.columns), pay_app.c.app_key).join(
-        pay_app, pay_app.c.id == table.app_id
-    )
-    conditions = _conditions(where)
-    if before is not None:
-        conditions.append(table.id < before)
-    text, arguments = render(statement.where(*conditions).order_by(table.id.desc()).limit(limit))
-    return ORDERS.models(await connection.fetch(text, *arguments))
+    """List orders, newest first, by keyset."""
+    return await list_rows(connection, ORDERS, _conditions(where), limit=limit, before=before)
 
 
 async def count_orders(connection: Connection, where: OrderFilter) -> int:
     """Count the orders of a list. The caller bounds the rows that are read by `first_id`."""
-    from sqlalchemy import func, select
-
-    from paycenter_server.storage.rendering import render
-    from paycenter_server.storage.tables import pay_order
-
-    text, arguments = render(select(func.count()).select_from(pay_order).where(*_conditions(where)))
-    return int(await connection.fetchval(text, *arguments))
+    return await count_rows(connection, ORDERS, _conditions(where))
 
 
 def _conditions(where: OrderFilter) -> list[Any]:
     from sqlalchemy import select
 
-    from paycenter_server.storage.keyrange import end_key, first_key
-    from paycenter_server.storage.tables import pay_attempt, pay_order
+    from paycenter_server.storage.tables import pay_attempt
 
-    table = pay_order.c
-    conditions: list[Any] = []
-    if where.app_id is not None:
-        conditions.append(table.app_id == where.app_id)
-    if where.channel_code:
-        conditions.append(table.channel_code == where.channel_code)
-    if where.state is not None:
-        conditions.append(table.state == where.state.value)
-    if where.merchant_order_id:
-        conditions.append(table.merchant_order_id == where.merchant_order_id)
-    if where.channel_order_no:
-        conditions.append(table.channel_order_no == where.channel_order_no)
+    table = columns_of(ORDERS)
+    equal = {
+        "app_id": where.app_id, "channel_code": where.channel_code, "state": where.state and where.state.value,
+        "merchant_order_id": where.merchant_order_id, "channel_order_no": where.channel_order_no,
+    }  # fmt: skip
+    conditions = conditions_of(
+        ORDERS, equal, {"id": where.order_ids},
+        created=(where.create_time_from, where.create_time_to), first_id=where.first_id,
+    )  # fmt: skip
     if where.attempt_id is not None:
         conditions.append(table.id.in_(select(pay_attempt.c.order_id).where(pay_attempt.c.id == where.attempt_id)))
-    for column, start, end in (
-        (table.create_time, where.create_time_from, where.create_time_to),
-        (table.success_time, where.success_time_from, where.success_time_to),
-    ):
-        if start is not None:
-            conditions.append(column >= start)
-        if end is not None:
-            conditions.append(column < end)
-    if where.create_time_from is not None:
-        conditions.append(table.id >= first_key(where.create_time_from))
-    if where.create_time_to is not None:
-        conditions.append(table.id < end_key(where.create_time_to))
-    if where.first_id is not None:
-        conditions.append(table.id >= where.first_id)
-    if where.order_ids is not None:
-        conditions.append(table.id.in_(where.order_ids))
+    if where.success_time_from is not None:
+        conditions.append(table.success_time >= where.success_time_from)
+    if where.success_time_to is not None:
+        conditions.append(table.success_time < where.success_time_to)
     return conditions
 
 

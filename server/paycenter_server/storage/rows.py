@@ -59,6 +59,7 @@ class RowMapping(Generic[T]):
         """`optional_app`: rows may belong to no app."""
         names = [item.name for item in fields(kind)]  # type: ignore[arg-type]
         self.kind = kind
+        self.table = table
         self.columns = tuple(name for name in names if name != "app_key" or table == "pay_app")
         joined = len(self.columns) < len(names)
         listed = ", ".join(f"t.{name}" for name in self.columns)

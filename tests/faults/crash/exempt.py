@@ -98,6 +98,7 @@ EXEMPT: dict[str, str] = {
             "refunds Refunds.load",
             "refunds Refunds.load_by_merchant_no",
             "refunds Refunds.search",
+            "paging bounded",
             "refunds Refunds._hold_account: account",
             "refunds Refunds._refuse_alone",
             "refunds Refunds._reserve_and_insert: await self._refuse_alone",
