@@ -9,12 +9,14 @@ from pathlib import Path
 
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from paycenter_server.bootstrap import Services
 from paycenter_server.cli.seed import channel_configs, wechat_v2_config
+from paycenter_server.services.paging import Pager
 from paycenter_server.simulator.app import create_app
 from paycenter_server.simulator.keys import load_keys
 from paycenter_server.simulator.settings import SimulatorConfig
 
-from support.system import PayCenterSystem, Simulator
+from support.system import OPERATOR, PayCenterSystem, Simulator
 from support.waiting import eventually
 
 
@@ -95,3 +97,25 @@ async def intercepted(system: PayCenterSystem) -> AsyncIterator[Interceptor]:
     finally:
         context.options = before
         await server.close()
+
+
+async def change_own_keys(
+    services: Services, simulator: Simulator, configs: dict[str, tuple[str, dict[str, str]]], family: str
+) -> bool:
+    """The merchant of these configurations makes new keys in the channel's console, and an operator gives them to its account.
+
+    The keys before verify for the overlap. The configurations have the new keys then. False if there is no account yet.
+    """
+    made = (await simulator.post("/simulator/merchant-keys", {"channel": family}))["config"]
+    identities = set()
+    for code, (own, config) in configs.items():
+        if own == family:
+            identities.add(config[{"wechatpay": "mchid", "alipay": "app_id"}[family]])
+            configs[code] = own, config | {name: value for name, value in made.items() if name in config}
+    for view in (await services.accounts.search(OPERATOR, family, Pager(200, ""))).items:
+        if view.account.identity in identities:
+            known = {*view.config, *view.secrets}
+            keys = view.config | {name: value for name, value in made.items() if name in known}
+            await services.accounts.update(OPERATOR, view.account.number, {}, family, keys)
+            return True
+    return False

@@ -44,6 +44,7 @@ def add_routes(app: web.Application) -> None:
     app.router.add_delete("/simulator/faults", _clear_faults)
     app.router.add_get("/simulator/rotation", _rotation)
     app.router.add_post("/simulator/rotation", _rotate)
+    app.router.add_post("/simulator/merchant-keys", _change_merchant_keys)
     app.router.add_get("/simulator/settings", _settings)
     app.router.add_post("/simulator/settings", _set_settings)
     app.router.add_post("/simulator/reset", _reset)
@@ -288,6 +289,17 @@ async def _rotate(request: web.Request) -> web.Response:
     except ValueError as error:
         return _error(400, str(error))
     return web.json_response(rotation.document())
+
+
+async def _change_merchant_keys(request: web.Request) -> web.Response:
+    """{"channel": "wechatpay" or "alipay"}: the merchant makes new keys of its own. The answer has them."""
+    simulator = request.app[STATE]
+    try:
+        options = _check_options(await _json(request), "channel")
+        made = simulator.keys.merchant.change(str(options.get("channel")), simulator.store)
+    except ValueError as error:
+        return _error(400, str(error))
+    return web.json_response({"config": made})
 
 
 async def _settings(request: web.Request) -> web.Response:

@@ -37,10 +37,10 @@ from paycenter_server.channels.crypto import (
 )
 from paycenter_server.simulator.certificates import CertificateMaker, new_rsa_key, private_pem, public_pem, tls_certificate
 from paycenter_server.simulator.inputs import read_json
+from paycenter_server.simulator.merchant_keys import MERCHANT, MerchantKeys
 
 __all__ = ["SimulatorKeys", "generate_keys", "load_keys", "public_settings", "server_context"]
 
-_MERCHANT = "Simulated Merchant"
 _ALPHANUMERIC = string.ascii_letters + string.digits
 
 
@@ -56,6 +56,11 @@ class SimulatorKeys:
 
     directory: Path
     settings: dict[str, dict[str, str]]
+
+    @cached_property
+    def merchant(self) -> MerchantKeys:
+        """The merchant's own keys, with those that it has made since."""
+        return MerchantKeys(self.settings, self.merchant_public_key, self.app_public_key)
 
     def file(self, channel: str, name: str) -> Path:
         """Path of one file, such as `file("wechatpay", "apiclient_key.pem")`."""
@@ -229,7 +234,7 @@ def _wechatpay_files(folder: _Folder, settings: dict[str, str]) -> None:
     folder.put("pub_key.pem", public_pem(folder.private_key("pub_key_private.pem")))
     if not folder.has("apiclient_cert.pem", "platform_cert.pem", "platform_cert_next.pem"):
         authority = CertificateMaker("Tenpay.com Root CA", "Tenpay.com", "Tenpay.com CA Center")
-        folder.put("apiclient_cert.pem", authority.issue(settings["mchid"], merchant, _MERCHANT))
+        folder.put("apiclient_cert.pem", authority.issue(settings["mchid"], merchant, MERCHANT))
         folder.put("platform_cert.pem", authority.issue("Tenpay.com sign", platform))
         folder.put("platform_cert_next.pem", authority.issue("Tenpay.com sign", next_key))
     settings["merchant_serial"] = folder.certificate_serial("apiclient_cert.pem")
@@ -254,7 +259,7 @@ def _alipay_files(folder: _Folder, settings: dict[str, str]) -> None:
         for name in names:  # the root's key is not stored, so the whole chain is created again
             (folder.path / name).unlink(missing_ok=True)
         authority = CertificateMaker("Ant Financial Certification Authority R1", "Certification Authority", "Ant Financial")
-        folder.put(names[0], authority.issue(settings["app_id"], app, _MERCHANT))
+        folder.put(names[0], authority.issue(settings["app_id"], app, MERCHANT))
         folder.put(names[1], authority.issue("Alipay simulator", alipay, "Alipay simulator"))
         folder.put(names[3], authority.issue("Alipay simulator", next_key, "Alipay simulator"))
         # Like the real bundle, it has a certificate that is not RSA and not part of the root SN. SDKs split at the blank line.

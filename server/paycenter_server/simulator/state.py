@@ -85,6 +85,7 @@ class Simulator:
             with contextlib.suppress(ValueError):
                 self.clock.shift(self.clock.checked(float(document["offset"])))
         self.rotation.load()
+        self.keys.merchant.load(self.store)
         self.settings.load()
         self.trades.load()
         self.notifier.load()
@@ -107,7 +108,7 @@ class Simulator:
             raise
 
     def reset(self) -> None:
-        """Remove trades, notifications, faults, log, rotations, settings and the clock's offset. The keys stay."""
+        """Remove trades, notifications, faults, log, rotations, settings and the clock's offset. The keys of the folder stay."""
         self.scheduler.clear()
         self.store.clear()
         self.trades.clear()
@@ -115,6 +116,7 @@ class Simulator:
         self.faults.clear()
         self.log.clear()
         self.rotation.clear()
+        self.keys.merchant.clear()
         self.settings.clear()
         self.bills.clear()
         self.clock.shift(0.0)

@@ -11,6 +11,7 @@ from typing import Any
 from faults.deployment.processes import Deployment
 from paycenter_server.bootstrap import Services
 from paycenter_server.services.paging import Pager
+from support.merchants import change_own_keys
 from support.system import OPERATOR
 from support.waiting import pause
 
@@ -53,6 +54,7 @@ RULES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("notify", "reordered", {"seconds": 3}),
     ("notify", "bad_signature", {}),
 )
+KINDS = ("process", "rules", "postgres", "redis", "simulator", "account", "keys", "own_keys")
 
 
 class Trouble:
@@ -73,15 +75,13 @@ class Trouble:
             await pause(self._random.uniform(0.5, 1.5) * step)
             for name in self._deployment.names:
                 self._deployment.revive(name)
-            kind = self._random.choices(
-                ("process", "rules", "postgres", "redis", "simulator", "account", "keys"), (4, 8, 1, 1, 1, 1, 1)
-            )[0]
+            kind = self._random.choices(KINDS, (4, 8, 1, 1, 1, 1, 1, 2))[0]
             await getattr(self, f"_{kind}")()
             self.counts[kind] += 1
 
     async def once_each(self) -> None:
         """Each kind that did not occur yet."""
-        for kind in ("process", "rules", "postgres", "redis", "simulator", "account", "keys"):
+        for kind in KINDS:
             if not self.counts[kind]:
                 await getattr(self, f"_{kind}")()
                 self.counts[kind] += 1
@@ -145,3 +145,8 @@ class Trouble:
         merchant = self._random.choice(self._deployment.merchants)
         channel, done = self._random.choice(("wechatpay", "alipay")), self._random.choice((True, False))
         await merchant.simulator.post("/simulator/rotation", {"channel": channel, "done": done})
+
+    async def _own_keys(self) -> None:
+        """A merchant changes keys of its own, with overlap: first in the channel's console, then at the account."""
+        merchant, family = self._random.choice(self._deployment.merchants), self._random.choice(("wechatpay", "alipay"))
+        await change_own_keys(self._services, merchant.simulator, merchant.configs, family)

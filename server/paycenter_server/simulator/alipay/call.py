@@ -277,7 +277,7 @@ def check_request(keys: SimulatorKeys, params: dict[str, str]) -> None:
     if params["sign_type"] != "RSA2":
         raise _invalid("isv.invalid-signature-type", "无效签名类型")
     sources = [_source(params, without=("sign",), keep_empty=keep) for keep in (False, True)]
-    if not any(rsa_verify(keys.app_public_key, source, params["sign"]) for source in sources):
+    if not any(rsa_verify(key, source, params["sign"]) for key in keys.merchant.alipay() for source in sources):
         shown = sources[0].decode("utf-8", "replace")[:_MAX_SOURCE_LENGTH]
         text = "验签出错,建议检查签名字符串或签名私钥与应用公钥是否匹配,网关生成的验签字符串为:"
         raise _invalid("isv.invalid-signature", text + shown)
@@ -295,7 +295,7 @@ def check_request(keys: SimulatorKeys, params: dict[str, str]) -> None:
 def _check_certificates(keys: SimulatorKeys, params: dict[str, str]) -> None:
     if not params.get("app_cert_sn"):
         return
-    if params["app_cert_sn"] != keys.alipay["app_cert_sn"]:
+    if not keys.merchant.knows_app_cert(params["app_cert_sn"]):
         raise _invalid("isv.invalid-app-cert-sn", "应用公钥证书SN与开放平台不匹配")
     if params.get("alipay_root_cert_sn") != keys.alipay["alipay_root_cert_sn"]:
         raise _invalid("isv.invalid-alipay-root-cert-sn", "支付宝根证书SN不匹配")

@@ -66,7 +66,7 @@ class V3NotificationFormat:
         kind = "refund" if notification.event.startswith("REFUND.") else "transaction"
         nonce = random_text(12)
         encrypted = aes_gcm_encrypt(
-            self._keys.wechatpay["apiv3_key"].encode(),
+            self._keys.merchant.secrets("apiv3_key")[0].encode(),
             nonce.encode(),
             json.dumps(plain, ensure_ascii=False).encode(),
             kind.encode(),
@@ -169,7 +169,7 @@ class V2RefundFormat:
         if rule is not None and rule.fault == "wrong_amount":
             fields["refund_fee"] = str(int(fields["refund_fee"]) + 1 if rule.amount is None else rule.amount)
         ids = self._keys.wechatpay
-        secret = ids["apiv2_key"] + ("x" if signature_fault == "bad_signature" else "")
+        secret = self._keys.merchant.secrets("apiv2_key")[0] + ("x" if signature_fault == "bad_signature" else "")
         key = hashlib.md5(secret.encode(), usedforsecurity=False).hexdigest().encode()
         padder = PKCS7(128).padder()
         padded = padder.update(_xml("root", fields)) + padder.finalize()

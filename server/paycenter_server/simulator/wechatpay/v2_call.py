@@ -95,7 +95,7 @@ def signed_fields(keys: SimulatorKeys, fields: dict[str, str], kind: str, signat
     if signature_fault == "unsigned":
         return sent
     return sent | {
-        "sign": sign_fields(keys.wechatpay["apiv2_key"] + ("x" if signature_fault == "bad_signature" else ""), sent, kind)
+        "sign": sign_fields(keys.merchant.secrets("apiv2_key")[0] + ("x" if signature_fault == "bad_signature" else ""), sent, kind)
     }
 
 
@@ -114,7 +114,8 @@ def check_request(keys: SimulatorKeys, fields: dict[str, str]) -> str:
         raise V2Error("", "商户号mch_id不存在")
     if fields["appid"] != ids["appid"]:
         raise V2Error("", "appid和mch_id不匹配")
-    if not hmac.compare_digest(sign_fields(ids["apiv2_key"], fields, kind).encode(), fields["sign"].encode()):
+    signs = [sign_fields(key, fields, kind).encode() for key in keys.merchant.secrets("apiv2_key")]
+    if not any(hmac.compare_digest(sign, fields["sign"].encode()) for sign in signs):
         raise V2Error("", "签名错误")
     return kind
 

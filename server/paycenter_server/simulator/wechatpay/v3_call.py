@@ -62,13 +62,14 @@ def check_request(keys: SimulatorKeys, method: str, raw_path: str, headers: Mapp
     # isdecimal() accepts the digits of other scripts, and int() has a length limit
     if not re.fullmatch(r"[0-9]{1,15}", fields["timestamp"]) or abs(time.time() - int(fields["timestamp"])) > _WINDOW_SECONDS:
         raise _sign_error("Http头Authorization中的timestamp与发起请求的时间不得超过5分钟")
-    if fields["serial_no"].upper() != keys.wechatpay["merchant_serial"]:
+    merchant_key = keys.merchant.wechatpay(fields["serial_no"].upper())
+    if merchant_key is None:
         raise _sign_error("商户证书序列号有误。请使用签名私钥匹配的证书序列号")
     if fields["mchid"] != keys.wechatpay["mchid"]:
         raise _sign_error("Http头Authorization中的mchid与商户证书不匹配")
     head = f"{method}\n{raw_path}\n{fields['timestamp']}\n{fields['nonce_str']}\n"
     signed = head.encode("utf-8", "surrogateescape") + body + b"\n"  # aiohttp represents raw bytes as surrogates
-    if not rsa_verify(keys.merchant_public_key, signed, fields["signature"]):
+    if not rsa_verify(merchant_key, signed, fields["signature"]):
         # The verified text without the body, for the developer of the client.
         information = {
             "method": method,

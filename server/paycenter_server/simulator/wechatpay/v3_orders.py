@@ -232,7 +232,7 @@ def _encrypted_certificate(keys: SimulatorKeys, name: str) -> dict[str, Any]:
     pem = keys.text("wechatpay", name)
     certificate = load_certificate(pem)
     nonce = random_text(12)
-    encrypted = aes_gcm_encrypt(keys.wechatpay["apiv3_key"].encode(), nonce.encode(), pem.encode(), b"certificate")
+    encrypted = aes_gcm_encrypt(keys.merchant.secrets("apiv3_key")[0].encode(), nonce.encode(), pem.encode(), b"certificate")
     return {
         "serial_no": certificate_serial(certificate),
         "effective_time": rfc3339(certificate.not_valid_before_utc.timestamp()),
