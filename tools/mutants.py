@@ -5,6 +5,8 @@ if every one of them is collected and fails in its call, and the control (a paym
 passes. A text that is not in its file exactly once, a collection error, a programming error, or a hang is a fault of the
 entry and not a kill. Before that, the same tests must pass in an unchanged copy.
 
+The database of a run is migrated once, from the unchanged tree. The test of a guard in a migration migrates a database of its own.
+
     python tools/mutants.py [--list] [--only PART_OF_A_NAME]... [--jobs 2]
 
 The exit code is 0 only if every mutant is killed.
@@ -103,7 +105,10 @@ result = {"collected": [], "outcomes": {}, "loaded": "", "errors": []}
 def pytest_collection_finish(session):
     result["collected"] = [item.nodeid for item in session.items]
     module = os.environ["MUTANT_MODULE"]
-    if module:
+    if module.startswith("migrations/"):
+        from paycenter_server.distribution import migrations_folder
+        result["loaded"] = os.path.realpath(migrations_folder().parent / module)
+    elif module:
         try:
             result["loaded"] = os.path.realpath(importlib.import_module(module).__file__)
         except Exception as error:
@@ -162,7 +167,9 @@ def mutate(tree: Path, mutant: Mutant) -> str:
 
 
 def module_of(file: str) -> str:
-    """The module name of a file of server/ or client/."""
+    """The module name of a file of server/ or client/; a migration is no module, and the run states which file it takes."""
+    if file.startswith("migrations/"):
+        return file
     relative = Path(file).relative_to(Path(file).parts[0]).with_suffix("")
     return ".".join(part for part in relative.parts if part != "__init__")
 

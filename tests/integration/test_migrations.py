@@ -279,3 +279,17 @@ async def test_the_command(fresh: str, master_key_file: Path) -> None:
     assert checked.returncode == 0, checked.stderr
     assert failed.returncode == 2
     assert "Traceback" not in failed.stderr
+
+
+@pytest.mark.parametrize("statement", ["UPDATE pay_event SET amount = 1", "DELETE FROM pay_event", "TRUNCATE pay_event"])
+async def test_a_new_database_refuses_changes_of_events(fresh: str, statement: str) -> None:
+    """Of the superuser too. A database of its own, because that of the other tests may be older than this tree."""
+    await in_thread(migrate.upgrade, fresh)
+    event = (
+        "INSERT INTO pay_event (subject, subject_id, event, paid_change, reserved_change, refunded_change, actor_kind, actor) "
+        "VALUES ('ORDER', gen_random_uuid(), 'create', 0, 0, 0, 'SYSTEM', '')"
+    )
+    await query(fresh, event)
+    with pytest.raises(asyncpg.RestrictViolationError, match="append-only"):
+        await query(fresh, statement)
+    assert len(await query(fresh, "SELECT FROM pay_event WHERE amount IS NULL")) == 1

@@ -4,7 +4,26 @@ from __future__ import annotations
 
 from guards import Mutant, guards
 
+# Its tests migrate databases of their own: that of the runs has the triggers of the unchanged tree.
+_MIGRATION, _REFUSES = (
+    "migrations/versions/0001_pay_tables.py",
+    "tests/integration/test_migrations.py::test_a_new_database_refuses_changes_of_events",
+)
+
 LEDGER: list[Mutant] = [
+    *(
+        Mutant(f"ledger-append-only-{name}", _MIGRATION, text, replacement, (f"{_REFUSES}[{statement}]",))
+        for name, text, replacement, statement in (
+            ("update", "BEFORE UPDATE OR DELETE ON", "BEFORE DELETE ON", "UPDATE pay_event SET amount = 1"),
+            ("delete", "BEFORE UPDATE OR DELETE ON", "BEFORE UPDATE ON", "DELETE FROM pay_event"),
+            (
+                "truncate",
+                "FOR EACH STATEMENT EXECUTE FUNCTION pay_event_refuse()",
+                "FOR EACH STATEMENT WHEN (false) EXECUTE FUNCTION pay_event_refuse()",
+                "TRUNCATE pay_event",
+            ),
+        )
+    ),
     *guards(
         "services/books.py",
         "test_case_desk.py",
