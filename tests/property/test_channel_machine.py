@@ -1,7 +1,9 @@
 """Random histories over the real protocols: payers, callbacks, faults, account switches, consoles, notifications, second looks.
 
-Every operation of the random history of test_money_machine.py, and those of channels at two simulators, each with keys of its own.
-The invariants hold after each step. At the end of a history everything is settled, and our books are the channels' books.
+Every operation of the random history of test_money_machine.py, those of operators (operator_rules.py), and those of channels at two
+simulators, each with keys of its own: WeChat Pay v3 and v2, Alipay, and the bar codes of each.
+The invariants hold after each step. At the end of a history everything is settled, our books are the channels' books, and the app
+has been told the truth about everything that is final.
 """
 
 from __future__ import annotations
@@ -20,19 +22,31 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, invariant, rule, run_state_machine_as_test
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.domain.orders import PayOrder
+from paycenter_server.services.context import deadline
 from paycenter_server.services.notifications_delivery import DeliveryResponse
-from property.test_money_machine import MoneyMachine
-from support.merchants import Merchant, another_merchant, merchant_of
+from paycenter_server.services.paging import Pager
+from paycenter_server.storage.notifications import NotificationFilter
+from property.operator_rules import OperatorMachine
+from support.merchants import another_merchant, merchant_of
 from support.system import OPERATOR, PayCenterSystem, open_system
 from support.waiting import eventually
 
 EXAMPLES = 80 if os.environ.get("FAULTS") == "all" else 6
 CODES = ("wx_native", "alipay_qr")
+# The content of the bar code, the calls that send it, and the fault of a payer who must confirm.
+BAR_CODES = {
+    "wx_bar": ("134567890123456789", ("wx2.micropay", "wx.codepay"), "user_paying"),
+    "alipay_bar": ("281234567890123456", ("alipay.trade.pay",), "in_process"),
+}
+# Less than two steps of a waiting call, which therefore returns after its first query.
+BAR_SECONDS = 5.5
 FAULTS = (
     "timeout_before_commit", "timeout_after_commit", "error_before_commit", "error_after_commit", "reset", "reset_before_commit",
     "bad_signature", "unsigned", "http_502",
 )  # fmt: skip
 CALLBACK_FAULTS = ("drop", "duplicate", "bad_signature")
+FAULT_CALLS = ("*", "wx.query", "wx2.orderquery", "alipay.trade.query")
+REFUND_CALLS = ("wx.refund", "wx2.refund", "alipay.trade.refund")
 REFUNDS = ("not_enough", "timeout_after_commit", "error_before_commit")
 
 
@@ -40,15 +54,35 @@ _REACHED = """
 SELECT (SELECT count(*) FROM pay_attempt WHERE state = 'SUCCESS' AND channel_code <> 'mock') AS payments,
        (SELECT count(*) FROM pay_refund WHERE state = 'SUCCESS' AND channel_code <> 'mock') AS refunds,
        (SELECT count(*) FROM pay_case) AS cases,
+       (SELECT count(*) FROM pay_attempt WHERE state = 'SUCCESS' AND channel_code IN ('wx_bar', 'alipay_bar')) AS bar_codes,
+       (SELECT count(*) FROM pay_approval WHERE state = 'APPROVED') AS approvals,
+       (SELECT count(*) FROM pay_event WHERE event = 'resend') AS resends,
+       (SELECT count(*) FROM pay_account WHERE jsonb_array_length(earlier_keys) > 0) AS accounts_with_new_keys,
+       (SELECT count(*) FROM pay_attempt t JOIN pay_binding b ON b.id = t.binding_id
+          WHERE t.state = 'SUCCESS' AND b.config ->> 'api_version' = 'v2') AS payments_of_v2,
        (SELECT count(*) - 1 FROM (SELECT DISTINCT account_id FROM pay_attempt WHERE channel_code <> 'mock') a) AS accounts
 """
 
 
-class ChannelMachine(MoneyMachine):
+# What is final, and of which the app has not received the last word.
+_UNTOLD = """
+SELECT o.id, o.state FROM pay_order o LEFT JOIN LATERAL (SELECT event, state FROM pay_notify_task t WHERE t.data_id = o.id
+  ORDER BY data_version DESC LIMIT 1) said ON true
+WHERE o.state <> 'WAITING' AND (said.event, said.state) IS DISTINCT FROM
+  (CASE WHEN o.state = 'CLOSED' THEN 'pay_order.closed' ELSE 'pay_order.success' END, 'SUCCESS')
+UNION ALL
+SELECT r.id, r.state FROM pay_refund r LEFT JOIN LATERAL (SELECT event, state FROM pay_notify_task t WHERE t.data_id = r.id
+  ORDER BY data_version DESC LIMIT 1) said ON true
+WHERE r.state <> 'WAITING' AND (said.event, said.state) IS DISTINCT FROM
+  (CASE WHEN r.case_id IS NULL THEN 'pay_refund.' || lower(r.state)
+        WHEN r.state = 'SUCCESS' THEN 'pay_order.surplus_refunded' ELSE 'pay_order.surplus_refund_failed' END, 'SUCCESS')
+"""
+
+
+class ChannelMachine(OperatorMachine):
     """`merchants` is set by the test: the first one is that of the system."""
 
-    merchants: tuple[Merchant, Merchant]
-    orders = Bundle("channel_orders")
+    orders = OperatorMachine.orders
     attempts = Bundle("attempts")
 
     @rule(target=orders, amount=st.integers(1, 1000))
@@ -67,9 +101,53 @@ class ChannelMachine(MoneyMachine):
         number = self.run(submitted())
         return number if isinstance(number, str) else ""
 
-    @rule(target=orders, code=st.sampled_from(CODES), amount=st.integers(2, 1000), callback=st.booleans())
-    def an_ordinary_payment(self, code: str, amount: int, callback: bool) -> PayOrder:
-        """Paid, and booked by its callback or by a query."""
+    @rule(
+        target=attempts, order=orders, code=st.sampled_from(sorted(BAR_CODES)),
+        answer=st.sampled_from(["paid", "confirmed", "waits", "reset", "error_before_commit"]),
+    )  # fmt: skip
+    def a_bar_code(self, order: PayOrder, code: str, answer: str) -> str:
+        """`confirmed`: the payer confirms at the first query; `waits`: nobody has confirmed yet. The others: the answer is lost."""
+        auth_code, apis, asks = BAR_CODES[code]
+
+        async def scanned() -> str:
+            for api, merchant in ((api, merchant) for api in apis for merchant in self.merchants if answer != "paid"):
+                options = {"queries": 0} if answer == "confirmed" else {}
+                fault = asks if answer in ("confirmed", "waits") else answer
+                await merchant.simulator.fault(api, fault, times=1, **options)
+            deadline.set(asyncio.get_running_loop().time() + BAR_SECONDS)
+            try:
+                return str((await self.system.submit(order, code, auth_code=auth_code)).out_trade_no)
+            finally:
+                deadline.set(None)
+
+        number = self.run(scanned())
+        return number if isinstance(number, str) else ""
+
+    @rule(
+        target=orders, code=st.sampled_from(sorted(BAR_CODES)), amount=st.integers(2, 1000),
+        answer=st.sampled_from(["paid", "confirmed", "waits", "error_after_commit"]), which=st.integers(0, 1),
+        version=st.sampled_from(["", "v2", "v3"]), left=st.booleans(),
+    )  # fmt: skip
+    def a_bar_code_payment(self, code: str, amount: int, answer: str, which: int, version: str, left: bool) -> PayOrder:
+        """At the point of sale: a new order, of which the payer confirms a bar code or does not. `left`: until it is cancelled."""
+        if version:
+            self.the_account_is_switched(code, which, version)
+        order: PayOrder = self.run(self.system.order(amount=amount))
+        self.a_bar_code(order, code, answer)
+        if left:
+            self.time_passes(31)
+            self.time_passes(31)
+            self.jobs_run()
+        return order
+
+    @rule(
+        target=orders, code=st.sampled_from(CODES), amount=st.integers(2, 1000), callback=st.booleans(),
+        version=st.sampled_from(["", "v2"]),
+    )  # fmt: skip
+    def an_ordinary_payment(self, code: str, amount: int, callback: bool, version: str) -> PayOrder:
+        """Paid, and booked by its callback or by a query. `version`: of WeChat Pay, to which the channel is changed before."""
+        if version and code == "wx_native":
+            self.the_account_is_switched(code, 0, version)
         order: PayOrder = self.run(self.system.order(amount=amount))
         self.pay(self.submit_to_a_channel(order, code), callback, False, 0)
         if not callback:
@@ -124,7 +202,11 @@ class ChannelMachine(MoneyMachine):
 
         self.run(resent())
 
-    @rule(api=st.sampled_from(["*", "wx.query", "alipay.trade.query"]), fault=st.sampled_from(FAULTS), which=st.integers(0, 1))
+    @rule(
+        api=st.sampled_from(FAULT_CALLS),
+        fault=st.sampled_from(FAULTS),
+        which=st.integers(0, 1),
+    )
     def a_fault(self, api: str, fault: str, which: int) -> None:
         options = {"seconds": 3} if fault.startswith("timeout") else {}
         self.run(self.merchants[which].simulator.fault(api, fault, **options))
@@ -133,14 +215,17 @@ class ChannelMachine(MoneyMachine):
     def a_fault_of_callbacks(self, fault: str, which: int) -> None:
         self.run(self.merchants[which].simulator.fault("notify", fault))
 
-    @rule(api=st.sampled_from(["wx.refund", "alipay.trade.refund"]), fault=st.sampled_from(REFUNDS), which=st.integers(0, 1))
+    @rule(api=st.sampled_from(REFUND_CALLS), fault=st.sampled_from(REFUNDS), which=st.integers(0, 1))
     def a_fault_of_refunds(self, api: str, fault: str, which: int) -> None:
         options = {"seconds": 3} if fault.startswith("timeout") else {}
         self.run(self.merchants[which].simulator.fault(api, fault, **options))
 
-    @rule(code=st.sampled_from(CODES), which=st.integers(0, 1))
-    def the_account_is_switched(self, code: str, which: int) -> None:
-        family, config = self.merchants[which].config(code)
+    @rule(code=st.sampled_from([*CODES, *BAR_CODES]), which=st.integers(0, 1), version=st.sampled_from(["v2", "v3"]))
+    def the_account_is_switched(self, code: str, which: int, version: str) -> None:
+        """`version`: of WeChat Pay."""
+        family, config = self.merchants[which].config(code, version)
+        if (code, version) == ("wx_bar", "v3"):
+            config = {**self.merchants[which].config("wx_native")[1], "use_codepay": "true"}
         self.run(self.system.services.channels.update(OPERATOR, self.system.channels[code], {}, family, config))
 
     @rule(order=orders)
@@ -189,17 +274,51 @@ class ChannelMachine(MoneyMachine):
             left = await system.value("SELECT count(*) FROM pay_refund WHERE state = 'WAITING' AND channel_code <> 'mock'")
             if left:
                 return False
+            untold = await self._untold()
             report = Report()
             await compare_books(report, system.rows, [merchant.simulator for merchant in self.merchants])
-            ChannelMachine.found = str(report)
-            return report.good
+            ChannelMachine.found = f"{report}; not told: {untold}"
+            return report.good and not untold
 
         try:
             await eventually(settled, 15)
         except AssertionError as error:
             raise AssertionError(ChannelMachine.found) from error
 
+    async def _untold(self) -> list[str]:
+        """What the app has not been told, after everything was sent again that had been given up."""
+        system = self.system
+        system.sender.default = DeliveryResponse(200, "")
+        everything = NotificationFilter()
+        await system.services.notifications.resend_matching(OPERATOR, "", everything, Pager(1000, ""), dry_run=False)
+        await system.rows("UPDATE pay_notify_task SET next_notify_time = now() WHERE next_notify_time IS NOT NULL")
+        system.clock.advance(3600)  # longer than an endpoint is left alone
+        await system.deliver()
+        system.clock.advance(-3600)
+        return [f"{row['id']} {row['state']}" for row in await system.rows(_UNTOLD)]
+
     found = ""
+
+
+def each_once() -> None:
+    """A history with the operations that a few random ones may not contain."""
+    machine = ChannelMachine()
+    for version in ("v2", "v3"):
+        machine.a_bar_code_payment("wx_bar", 100, "confirmed", 1, version, False)
+        machine.an_ordinary_payment("wx_native", 100, True, version)
+        machine.a_merchant_changes_its_own_keys("wechatpay", 0)
+    for left in (False, True):
+        machine.a_bar_code_payment("alipay_bar", 100, "waits", 1, "", left)
+    machine.keys_of_alipay_need_two_operators(True)
+    machine.a_merchant_changes_its_own_keys("alipay", 0)
+    machine.an_approved_refund(100, True)
+    machine.keys_of_alipay_need_two_operators(False)
+    machine.an_approved_refund(100, False)
+    machine.notifications_are_delivered(200)
+    machine.notifications_are_sent_again(0, "resend")
+    for check in (machine.the_books_balance, machine.the_ledger_has_the_same_sums, machine.nobody_approves_alone):
+        check()
+    machine.teardown()
 
 
 @pytest.mark.timeout(1200)
@@ -213,8 +332,15 @@ def test_our_books_are_the_channels_books(
         other = runner.run(stack.enter_async_context(another_merchant(system, other_keys_dir)))
         ChannelMachine.system, ChannelMachine.runner = system, runner
         ChannelMachine.merchants = (merchant_of(keys_dir, system.simulator), other)
+        OperatorMachine.limit = 0
+        for code in BAR_CODES:
+            runner.run(system.add_channel(code))
+        for merchant in ChannelMachine.merchants:
+            family, config = merchant.configs["wx_native"]
+            merchant.configs["wx_native"] = family, {**config, "use_platform_certificates": "true"}
         random.seed(0)
         try:
+            each_once()
             run_state_machine_as_test(
                 ChannelMachine,
                 settings=settings(

@@ -115,7 +115,7 @@ async def change_own_keys(
     for view in (await services.accounts.search(OPERATOR, family, Pager(200, ""))).items:
         if view.account.identity in identities:
             known = {*view.config, *view.secrets}
-            keys = view.config | {name: value for name, value in made.items() if name in known}
+            keys = dict(view.config) | {name: value for name, value in made.items() if name in known}
             await services.accounts.update(OPERATOR, view.account.number, {}, family, keys)
             return True
     return False
