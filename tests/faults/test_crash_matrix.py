@@ -10,7 +10,7 @@ import os
 from datetime import timedelta
 
 import pytest
-from faults.crash import cases, money, orders
+from faults.crash import cases, money, operators, orders
 from faults.crash.exempt import exempt
 from faults.crash.killer import check, finish, killing
 from faults.crash.points import KillPoint, static_points
@@ -18,7 +18,7 @@ from support.system import PayCenterSystem
 
 # Every suspension with FAULTS=all (`make faults`). Otherwise some, at a distance that is prime to what repeats in an operation.
 STEP = 1 if os.environ.get("FAULTS") == "all" else 61
-OPERATIONS = {**orders.OPERATIONS, **money.OPERATIONS, **cases.OPERATIONS}
+OPERATIONS = {**orders.OPERATIONS, **money.OPERATIONS, **cases.OPERATIONS, **operators.OPERATIONS}
 
 
 _PASSED: dict[str, set[KillPoint]] = {}

@@ -296,7 +296,7 @@ async def _change_merchant_keys(request: web.Request) -> web.Response:
     simulator = request.app[STATE]
     try:
         options = _check_options(await _json(request), "channel")
-        made = simulator.keys.merchant.change(str(options.get("channel")), simulator.keys, simulator.store)
+        made = simulator.keys.merchant.change(str(options.get("channel")), simulator.store)
     except ValueError as error:
         return _error(400, str(error))
     return web.json_response({"config": made})

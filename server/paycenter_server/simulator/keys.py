@@ -19,7 +19,7 @@ import ssl
 import string
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -51,12 +51,16 @@ class SimulatorKeys:
     settings is keys.json: `wechatpay` {appid, mchid, merchant_serial, apiv3_key, apiv2_key, public_key_id, platform_serial,
     platform_next_serial} and `alipay` {app_id, seller_id, aes_key, app_cert_sn, alipay_cert_sn, alipay_next_cert_sn,
     alipay_root_cert_sn}. aes_key is base64 of 16 bytes.
-    The `next` certificates sign after a rotation. merchant: the merchant's own keys, with those that it has made since.
+    The `next` certificates sign after a rotation.
     """
 
     directory: Path
     settings: dict[str, dict[str, str]]
-    merchant: MerchantKeys = field(default_factory=MerchantKeys, compare=False)
+
+    @cached_property
+    def merchant(self) -> MerchantKeys:
+        """The merchant's own keys, with those that it has made since."""
+        return MerchantKeys(self.settings, self.merchant_public_key, self.app_public_key)
 
     def file(self, channel: str, name: str) -> Path:
         """Path of one file, such as `file("wechatpay", "apiclient_key.pem")`."""

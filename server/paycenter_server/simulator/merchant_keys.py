@@ -7,8 +7,9 @@ keys the last one signs and encrypts what the channel sends. The keys of the fol
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from paycenter_server.channels.crypto import (
     RSAPublicKey,
@@ -19,9 +20,6 @@ from paycenter_server.channels.crypto import (
 )
 from paycenter_server.simulator.certificates import CertificateMaker, new_rsa_key, private_pem
 from paycenter_server.simulator.store import DocumentStore
-
-if TYPE_CHECKING:
-    from paycenter_server.simulator.keys import SimulatorKeys
 
 __all__ = ["MerchantKeys"]
 
@@ -34,32 +32,33 @@ class MerchantKeys:
 
     channels = ("wechatpay", "alipay")
 
-    def __init__(self) -> None:
-        self._wechatpay: dict[str, RSAPublicKey] = {}
-        self._alipay: dict[str, RSAPublicKey] = {}
-        self._secrets: dict[str, list[str]] = {"apiv3_key": [], "apiv2_key": []}
-        self._count = 0
+    def __init__(self, settings: Mapping[str, Mapping[str, str]], wechatpay: RSAPublicKey, alipay: RSAPublicKey) -> None:
+        """Those of the folder: settings is keys.json."""
+        self._ids = settings
+        self._first = wechatpay, alipay
+        self.clear()
 
-    def begin(self, keys: SimulatorKeys) -> None:
+    def clear(self) -> None:
         """Only those of the folder."""
-        self._wechatpay = {keys.wechatpay["merchant_serial"]: keys.merchant_public_key}
-        self._alipay = {keys.alipay["app_cert_sn"]: keys.app_public_key}
-        self._secrets = {name: [keys.wechatpay[name]] for name in self._secrets}
+        ids = self._ids["wechatpay"]
+        self._wechatpay = {ids["merchant_serial"]: self._first[0]}
+        self._alipay = {self._ids["alipay"]["app_cert_sn"]: self._first[1]}
+        self._secrets = {name: [ids[name]] for name in ("apiv3_key", "apiv2_key")}
         self._count = 0
 
-    def load(self, keys: SimulatorKeys, store: DocumentStore) -> None:
+    def load(self, store: DocumentStore) -> None:
         """Those of the folder, and those that are stored."""
-        self.begin(keys)
+        self.clear()
         for document in sorted(store.all(_KIND), key=lambda found: int(found["number"])):
             self._add(document)
 
-    def change(self, channel: str, keys: SimulatorKeys, store: DocumentStore) -> dict[str, str]:
+    def change(self, channel: str, store: DocumentStore) -> dict[str, str]:
         """Make new keys, and store them. Returns the fields of PayCenter's configuration that change. ValueError for an unknown
         channel."""
         if channel not in self.channels:
             raise ValueError(f"channel must be one of {', '.join(self.channels)}")
         private, number = new_rsa_key(), self._count + 1
-        holder = keys.wechatpay["mchid"] if channel == "wechatpay" else keys.alipay["app_id"]
+        holder = self._ids[channel]["mchid" if channel == "wechatpay" else "app_id"]
         certificate = self._authority.issue(holder, private, MERCHANT).decode()
         document: dict[str, Any] = {"number": number, "channel": channel, "certificate": certificate}
         config = {"private_key": private_pem(private).decode()}

@@ -70,7 +70,6 @@ class Simulator:
         trades = TradeStore(store, clock, scheduler)
         notifier = Notifier(store, clock, scheduler, faults, log)
         rotation, settings = KeyRotation(store), ConsoleSettings(store, config.refund_notify_url)
-        keys.merchant.begin(keys)
         simulator = cls(config, keys, clock, scheduler, store, trades, faults, log, notifier, rotation, BillFiles(clock), settings)
         trades.refund_finished = lambda trade, refund: simulator.channel(trade).notify_refund(trade, refund)
         return simulator
@@ -86,7 +85,7 @@ class Simulator:
             with contextlib.suppress(ValueError):
                 self.clock.shift(self.clock.checked(float(document["offset"])))
         self.rotation.load()
-        self.keys.merchant.load(self.keys, self.store)
+        self.keys.merchant.load(self.store)
         self.settings.load()
         self.trades.load()
         self.notifier.load()
@@ -117,7 +116,7 @@ class Simulator:
         self.faults.clear()
         self.log.clear()
         self.rotation.clear()
-        self.keys.merchant.begin(self.keys)
+        self.keys.merchant.clear()
         self.settings.clear()
         self.bills.clear()
         self.clock.shift(0.0)

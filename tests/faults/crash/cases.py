@@ -7,6 +7,8 @@ from functools import partial
 from typing import Any
 
 from faults.crash.killer import Prepare, Prepared
+from faults.crash.money import acknowledged, caught_callback
+from paycenter_server.domain.callers import Caller
 from paycenter_server.domain.cases import Decision
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.domain.ids import Prefix, encode
@@ -23,10 +25,12 @@ async def _late_payment(system: PayCenterSystem) -> tuple[PayOrder, str]:
     attempt = await system.submit(order)
     await system.services.orders.close(OPERATOR, order.number)
     await system.simulator.pay(attempt.out_trade_no, force=True)
-    return order, await _case_of(system, order)
+    return order, await case_of(system, order)
 
 
-async def _case_of(system: PayCenterSystem, order: PayOrder) -> str:
+async def case_of(system: PayCenterSystem, order: PayOrder) -> str:
+    """The number of the last case of an order, as soon as there is one."""
+
     async def found() -> Any:
         return await system.value("SELECT id FROM pay_case WHERE order_id = $1 ORDER BY id DESC LIMIT 1", order.id)
 
@@ -71,7 +75,7 @@ async def _resend(system: PayCenterSystem) -> Prepared:
     system.sender.default = DeliveryResponse(410, "gone")
     await system.deliver()
     system.sender.default = DeliveryResponse(200, "ok")
-    number = await _case_of(system, order)
+    number = await case_of(system, order)
     return Prepared(
         order, "decide", [number, "RETRY"], partial(_again, system, number, Decision.RETRY), {("SUCCESS", 100, 0)},
         {"pay_order.success"}, {"NOTIFICATION_GIVEN_UP RESOLVED"},
@@ -86,7 +90,7 @@ async def _stale(system: PayCenterSystem) -> Prepared:
     past = "UPDATE pay_attempt SET expire_time = now() - interval '25 hours', next_check_time = now() WHERE order_id = $1"
     await system.rows(past, order.id)
     await system.services.jobs.sync_orders()
-    number = await _case_of(system, order)
+    number = await case_of(system, order)
 
     async def repeat() -> None:
         await _again(system, number, Decision.RETRY)
@@ -107,11 +111,44 @@ async def _stale_refund(decision: Decision, system: PayCenterSystem) -> Prepared
     refund = await system.refund(order, 40)
     await system.rows("UPDATE pay_refund SET unclear_send_time = now() - interval '1 day' WHERE id = $1", refund.id)
     await system.services.cases.stale_refund(refund)
-    number = await _case_of(system, order)
+    number = await case_of(system, order)
     return Prepared(
         order, "decide", [number, decision.value], partial(_again, system, number, decision),
         {("REFUND", 100, 40) if went_back else ("SUCCESS", 100, 0)},
         {"pay_order.success", "pay_refund.success" if went_back else "pay_refund.failure"}, {"STALE_REFUND RESOLVED"},
+    )  # fmt: skip
+
+
+async def _stale_refund_again(system: PayCenterSystem) -> Prepared:
+    """A stale refund is looked at again: the channel has carried it out."""
+    order = await system.paid("wx_native")
+    await system.simulator.fault("wx.notify", "drop", times=-1)
+    await system.simulator.fault("wx.refund", "reset")
+    refund = await system.refund(order, 40)
+    await system.services.cases.stale_refund(refund)
+    number = await case_of(system, order)
+    return Prepared(
+        order, "decide", [number, "RETRY"], partial(_again, system, number, Decision.RETRY), {("REFUND", 100, 40)},
+        {"pay_order.success", "pay_refund.success"}, {"STALE_REFUND RESOLVED"},
+    )  # fmt: skip
+
+
+async def _two_operators(second: bool, system: PayCenterSystem) -> Prepared:
+    """Above the limit: the process of the first or of the second operator is killed."""
+    order, number = await _late_payment(system)
+    await system.rows("UPDATE pay_app SET case_decision_limit = 10")
+    decide = system.services.case_decisions.decide
+    if second:
+        await decide(OPERATOR, number, Decision.REFUND, "")
+
+    async def repeat() -> None:
+        for name in ("one", "two"):
+            with suppress(PayCenterError):
+                await decide(Caller(name, None, ""), number, Decision.REFUND, "")
+
+    return Prepared(
+        order, "decide", [number, "REFUND"], repeat, {("CLOSED", 0, 0)}, {"pay_order.closed", "pay_order.surplus_refunded"},
+        {"LATE_PAYMENT RESOLVED"},
     )  # fmt: skip
 
 
@@ -124,7 +161,7 @@ async def _accepted_refund(answer: str, system: PayCenterSystem) -> Prepared:
     await system.simulator.advance(2)
     await system.rows("UPDATE pay_refund SET unclear_send_time = now() - interval '1 day' WHERE id = $1", refund.id)
     await system.services.cases.stale_refund(refund)
-    await system.services.case_decisions.decide(OPERATOR, await _case_of(system, order), Decision.ACCEPT, "seen in the console")
+    await system.services.case_decisions.decide(OPERATOR, await case_of(system, order), Decision.ACCEPT, "seen in the console")
     await system.rows("UPDATE pay_refund SET next_check_time = now() WHERE id = $1", refund.id)
     return Prepared(
         order, "job", ["sync_refunds"], None, {("REFUND", 100, 40)}, {"pay_order.success", "pay_refund.success"},
@@ -132,11 +169,49 @@ async def _accepted_refund(answer: str, system: PayCenterSystem) -> Prepared:
     )  # fmt: skip
 
 
+async def _refund_succeeds_without_room(system: PayCenterSystem) -> Prepared:
+    """Failed here, and carried out at the channel, and most of the payment has gone back otherwise: a case."""
+    order = await system.paid("wx_native")
+    await system.simulator.fault("wx.notify", "drop", times=-1)
+    refund = await system.decided(await system.refund(order, 40))
+    system.books_are_checked = False
+    await system.rows(
+        """WITH failed AS (UPDATE pay_refund SET state = 'FAILURE', success_time = NULL, next_check_time = now() WHERE id = $1
+             RETURNING order_id)
+           UPDATE pay_order o SET refunded_amount = 70 FROM failed WHERE o.id = failed.order_id""",
+        refund.id,
+    )
+    return Prepared(
+        order, "job", ["sync_refunds"], None, {("REFUND", 100, 70)}, {"pay_order.success", "pay_refund.success"},
+        {"REFUND_MISMATCH OPEN"}, elsewhere=40,
+    )  # fmt: skip
+
+
+async def _unknown_payment(system: PayCenterSystem) -> Prepared:
+    """A callback about a payment whose number is not known here."""
+    order = await system.order()
+    number = (await system.submit(order)).out_trade_no
+    request = await caught_callback(system, number, lambda: system.simulator.pay(number))
+    await system.rows("DELETE FROM pay_attempt WHERE order_id = $1", order.id)
+
+    async def repeat() -> None:
+        await acknowledged(system, "wx_native", request)
+        found = "SELECT count(*) FROM pay_case WHERE kind = 'UNKNOWN_ORDER' AND reference LIKE '%' || $1 || '%'"
+        assert await system.value(found, number) == 1
+
+    return Prepared(order, "callback", [system.channels["wx_native"], *request], repeat, {("WAITING", 0, 0)})
+
+
 OPERATIONS: dict[str, Prepare] = {
+    "refund that succeeds late without room": _refund_succeeds_without_room,
+    "callback of an unknown payment": _unknown_payment,
     "look at an accepted refund that the channel does not know": partial(_accepted_refund, "reset_before_commit"),
     "look at an accepted refund that failed": partial(_accepted_refund, "refund_closed"),
     "decide that a stale refund went back": partial(_stale_refund, Decision.ACCEPT),
     "decide that a stale refund did not go back": partial(_stale_refund, Decision.CLOSE),
+    "decide to look at a stale refund again": _stale_refund_again,
+    "decide as the first of two operators": partial(_two_operators, False),
+    "decide as the second of two operators": partial(_two_operators, True),
     "decide refund": partial(_surplus, Decision.REFUND, ("CLOSED", 0, 0), "pay_order.surplus_refunded"),
     "decide accept": partial(_surplus, Decision.ACCEPT, ("SUCCESS", 100, 0), "pay_order.success"),
     "decide close": partial(_surplus, Decision.CLOSE, ("CLOSED", 0, 0), "pay_order.closed"),

@@ -48,23 +48,23 @@ def _callback(code: str) -> Prepare:
         number = attempt.out_trade_no
         request = await caught_callback(system, number, lambda: system.simulator.pay(number))
         return Prepared(
-            order, "callback", [system.channels[code], *request], lambda: _again(system, code, request),
+            order, "callback", [system.channels[code], *request], lambda: acknowledged(system, code, request),
             {("SUCCESS", 100, 0)}, {"pay_order.success"},
         )  # fmt: skip
 
     return prepare
 
 
-async def _again(system: PayCenterSystem, code: str, request: list[Any]) -> None:
+async def acknowledged(system: PayCenterSystem, code: str, request: list[Any]) -> None:
     """The channel sends the same callback until it is acknowledged."""
     headers, body, query = request
     sent = CallbackRequest(headers, base64.b64decode(body), query)
 
-    async def acknowledged() -> bool:
+    async def received() -> bool:
         answer = await system.services.callbacks.receive(system.channels[code], sent)
         return answer.status < 300
 
-    await eventually(acknowledged)
+    await eventually(received)
 
 
 async def _late_callback(system: PayCenterSystem) -> Prepared:
@@ -75,7 +75,7 @@ async def _late_callback(system: PayCenterSystem) -> Prepared:
     number = attempt.out_trade_no
     request = await caught_callback(system, number, lambda: system.simulator.pay(number, force=True))
     return Prepared(
-        order, "callback", [system.channels["wx_native"], *request], lambda: _again(system, "wx_native", request),
+        order, "callback", [system.channels["wx_native"], *request], lambda: acknowledged(system, "wx_native", request),
         {("CLOSED", 0, 0)}, {"pay_order.closed", "pay_order.surplus_refunded"}, {"LATE_PAYMENT RESOLVED"},
     )  # fmt: skip
 
@@ -87,7 +87,7 @@ async def _wrong_amount(system: PayCenterSystem) -> Prepared:
     request = await caught_callback(system, number, lambda: system.simulator.pay(number, amount=77))
 
     async def repeat() -> None:
-        await _again(system, "wx_native", request)
+        await acknowledged(system, "wx_native", request)
         await system.services.orders.close(OPERATOR, order.number)
 
     return Prepared(
@@ -161,7 +161,7 @@ def _refund_callback(code: str, api: str) -> Prepare:
 
         request = await caught_callback(system, number, cause)
         return Prepared(
-            order, "callback", [system.channels[code], *request], lambda: _again(system, code, request),
+            order, "callback", [system.channels[code], *request], lambda: acknowledged(system, code, request),
             {("REFUND", 100, 40)}, {"pay_order.success", "pay_refund.success"},
         )  # fmt: skip
 
@@ -201,7 +201,7 @@ async def _refund_elsewhere(system: PayCenterSystem) -> Prepared:
     body = {"amount": 40, "notify_url": f"{system.sidecar}/callback/refund/{system.channels['wx_native']}"}
     request = await caught_callback(system, number, lambda: system.simulator.post(f"/simulator/refund/{number}", body))
     return Prepared(
-        order, "callback", [system.channels["wx_native"], *request], lambda: _again(system, "wx_native", request),
+        order, "callback", [system.channels["wx_native"], *request], lambda: acknowledged(system, "wx_native", request),
         {("SUCCESS", 100, 0)}, {"pay_order.success"}, cases={"REFUND_ELSEWHERE OPEN"}, elsewhere=40,
     )  # fmt: skip
 
@@ -283,7 +283,7 @@ async def _case_refund_callback(system: PayCenterSystem) -> Prepared:
 
     request = await caught_callback(system, attempt.out_trade_no, cause)
     return Prepared(
-        order, "callback", [system.channels["wx_native"], *request], lambda: _again(system, "wx_native", request),
+        order, "callback", [system.channels["wx_native"], *request], lambda: acknowledged(system, "wx_native", request),
         {("CLOSED", 0, 0)}, {"pay_order.closed", "pay_order.surplus_refunded"}, {"LATE_PAYMENT RESOLVED"},
     )  # fmt: skip
 

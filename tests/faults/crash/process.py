@@ -34,7 +34,10 @@ from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.services.attempts_submission import NewSubmission
 from paycenter_server.services.identity import Caller
 from paycenter_server.services.orders import NewOrder
+from paycenter_server.services.paging import Pager
 from paycenter_server.services.refunds import NewRefund
+from paycenter_server.storage.events import compare_amounts
+from paycenter_server.storage.notifications import NotificationFilter
 from paycenter_server.telemetry import configure_logging
 
 CALLER = Caller("killed", None, "")
@@ -121,6 +124,34 @@ async def _approve(services: Services, number: str) -> None:
     await services.approval_desk.approve(CALLER, number, "approved in a test")
 
 
+async def _refuse(services: Services, number: str) -> None:
+    await services.approval_desk.refuse(CALLER, number, "refused in a test")
+
+
+async def _resend(services: Services, number: str) -> None:
+    await services.notifications.resend(CALLER, number)
+
+
+async def _send_now(services: Services, number: str) -> None:
+    await services.notifications.send_now(CALLER, number)
+
+
+async def _resend_matching(services: Services) -> None:
+    await services.notifications.resend_matching(CALLER, "", NotificationFilter(), Pager(200, ""), dry_run=False)
+
+
+async def _books_differ(services: Services) -> None:
+    """What the books check does for each difference. The awaits of a generator are not found while it is suspended."""
+    async with services.context.database.connection() as connection:
+        compared = await compare_amounts(connection, None, 1000)
+    for found in compared.differences:
+        await services.cases.books_differ(found, "found in a test")
+
+
+async def _update_channel(services: Services, number: str, family: str, config: dict[str, str]) -> None:
+    await services.channels.update(CALLER, number, {}, family, config)
+
+
 async def _notify(services: Services) -> None:
     await services.delivery.deliver_due()
     await services.delivery.settle()
@@ -140,6 +171,12 @@ OPERATIONS: dict[str, Callable[..., Awaitable[None]]] = {
     "notify": _notify,
     "decide": _decide,
     "approve": _approve,
+    "refuse": _refuse,
+    "resend": _resend,
+    "send_now": _send_now,
+    "resend_matching": _resend_matching,
+    "books_differ": _books_differ,
+    "update_channel": _update_channel,
 }  # fmt: skip
 
 
