@@ -30,6 +30,7 @@ from paycenter_server.domain.states import NotificationState, OrderState, Refund
 from paycenter_server.http_console.sheets import WRITERS, Cell, RowWriter
 from paycenter_server.services.orders import NewOrder
 from paycenter_server.services.paging import Pager
+from paycenter_server.storage.audit import AuditFilter
 from paycenter_server.storage.notifications import NotificationFilter
 from paycenter_server.storage.orders import OrderFilter
 from paycenter_server.storage.refunds_lists import RefundFilter
@@ -75,6 +76,13 @@ async def load(connection: asyncpg.Connection, app: App, count: int) -> None:
              refunded_change, actor_kind, actor)
            SELECT k.at, k.id, 'ORDER', k.id, 'create', 'WAITING', 1990, 0, 0, 0, 'APP', 'benchmark' FROM k"""
     )
+    # Before the rows of the chain, which is not verified here.
+    await connection.execute(
+        """INSERT INTO pay_audit (id, time, actor_kind, actor, operator, act, object, outcome, app_key, peer, request_id,
+             previous_hash, hash)
+           SELECT 10000000 - k.n, k.at, 'OPERATOR', 'key', 'operator-' || k.n % 50, 'PayAppService/UpdatePayApp', 'O' || k.n % 100000,
+             CASE k.n % 1000 WHEN 0 THEN 'PERMISSION_DENIED' ELSE 'OK' END, 'shop-' || k.n % 1000, '', '', '', '' FROM k"""
+    )
     await connection.execute("VACUUM ANALYZE")
 
 
@@ -92,6 +100,9 @@ def lists(services: Services, operator: Caller) -> dict[str, Callable[[], Awaita
     def notifications(app: str = "", **where: Any) -> Callable[[], Awaitable[Any]]:
         return lambda: services.notifications.search(operator, app, NotificationFilter(**where), Pager(50, ""), scan=SCAN)
 
+    def audit(**where: Any) -> Callable[[], Awaitable[Any]]:
+        return lambda: services.audit.search(AuditFilter(**where), Pager(50, ""))
+
     return {
         "orders": orders(), "orders of an app": orders("shop"), "orders WAITING": orders(state=OrderState.WAITING),
         "orders CLOSED of an app": orders("shop", state=OrderState.CLOSED), "orders REFUND": orders(state=OrderState.REFUND),
@@ -103,6 +114,9 @@ def lists(services: Services, operator: Caller) -> dict[str, Callable[[], Awaita
         "notifications": notifications(), "notifications FAILURE": notifications(state=NotificationState.FAILURE),
         "notifications by merchant_order_id": notifications(merchant_order_id="L77"),
         "notifications of that day": notifications(**day),
+        "audit": audit(), "audit of an object": audit(object="O77"), "audit of an app": audit(app_key="shop-77"),
+        "audit, refused": audit(outcome="PERMISSION_DENIED"),
+        "audit of that day": audit(time_from=old, time_to=old + timedelta(days=1)),
         "what needs a person": lambda: services.overview.attention(operator),
         "queues": lambda: services.overview.queues(operator),
     }  # fmt: skip
