@@ -214,7 +214,7 @@ class RefundSettlement(RefundNumbers):
             # It is that of a case, or it is not as it was read: then what has changed decides.
             async with self._context.database.transaction() as transaction:
                 if done := await succeed(transaction):
-                    await self._notify_and_move_case(transaction, refund, task(done), CaseEvent.RESOLVE, cause)
+                    await self._store_notification_and_move_case(transaction, refund, task(done), CaseEvent.RESOLVE, cause)
                 else:
                     done = await self._succeed_late(transaction, refund, facts, success_time, cause)
         if done:
@@ -243,11 +243,11 @@ class RefundSettlement(RefundNumbers):
         if current is not None and version:
             log.warning("refund_succeeded_late", refund=refund.number)
             task = payloads.refund_settled(current, self._context.new_key(now), now, version=version, success_time=success_time)
-            await self._notify_and_move_case(transaction, current, task, CaseEvent.RESOLVE, cause)
+            await self._store_notification_and_move_case(transaction, current, task, CaseEvent.RESOLVE, cause)
             return version
         return -1 if await self._cases.succeeded_after_failure(transaction, refund, cause) else 0
 
-    async def _notify_and_move_case(
+    async def _store_notification_and_move_case(
         self, transaction: Transaction, refund: PayRefund, task: PayNotification, event: CaseEvent, cause: Cause
     ) -> None:
         """Notify of a settled refund, and change its case, if it has one."""
@@ -268,7 +268,7 @@ class RefundSettlement(RefundNumbers):
                     refund, self._context.new_key(now), now, version=done, success_time=None, code=outcome.error_code,
                     message=outcome.error_message,
                 )  # fmt: skip
-                await self._notify_and_move_case(connection, refund, task, CaseEvent.REFUND_FAILED, cause)
+                await self._store_notification_and_move_case(connection, refund, task, CaseEvent.REFUND_FAILED, cause)
         if done:
             self._context.wake_up.send()
         else:
