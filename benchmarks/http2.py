@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import ssl
 import struct
 import sys
 import time
@@ -188,7 +189,13 @@ async def _run(options: argparse.Namespace) -> dict[str, float]:
     load = Load(headers, bytes.fromhex(options.message), options.marker.encode(), options.first, each, messages, options.span)
     loop = asyncio.get_running_loop()
     started, processor = time.perf_counter(), time.process_time()
-    connections = [(await loop.create_connection(lambda: Connection(load), host, int(port)))[1] for _ in range(options.connections)]
+    tls = None
+    if options.tls:
+        tls = ssl.create_default_context(cafile=options.tls)
+        tls.set_alpn_protocols(["h2"])
+    connections = [
+        (await loop.create_connection(lambda: Connection(load), host, int(port), ssl=tls))[1] for _ in range(options.connections)
+    ]
     if options.rate:
         await _at_rate(load, connections, options.rate, options.seconds)
     else:
@@ -221,6 +228,7 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=8)
     parser.add_argument("--parallel", type=int, default=64)
     parser.add_argument("--rate", type=float, default=0.0, help="calls to begin in a second, instead of --parallel")
+    parser.add_argument("--tls", default="", help="a PEM file with the certificate that the server must have")
     parser.add_argument("--seconds", type=float, default=2.0)
     options = parser.parse_args()
     json.dump(uvloop.run(_run(options)), sys.stdout)

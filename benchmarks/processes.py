@@ -10,10 +10,16 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import psutil
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from paycenter_server.local import Embedded
 from paycenter_server.local.ports import accepts
 from paycenter_server.storage.migrate import ensure
@@ -90,6 +96,22 @@ class Processes:
         """Start a command of PayCenter."""
         return self.start(["-m", "paycenter_server.cli", *arguments], settings=settings)
 
+    def certificate(self) -> tuple[Path, Path]:
+        """A certificate of localhost that signs itself, and its key: PEM files."""
+        files = self._folder / "certificate.pem", self._folder / "key.pem"
+        if not files[0].exists():
+            key = ec.generate_private_key(ec.SECP256R1())
+            name, now = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")]), datetime.now(UTC)
+            made = (
+                x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+                .serial_number(x509.random_serial_number()).not_valid_before(now - timedelta(hours=1))
+                .not_valid_after(now + timedelta(days=1))
+                .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False).sign(key, hashes.SHA256())
+            )  # fmt: skip
+            files[0].write_bytes(made.public_bytes(Encoding.PEM))
+            files[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        return files
+
     def with_port(self, *command: str) -> tuple[subprocess.Popen[str], int]:
         """Start a process that prints its port."""
         process = self.start(list(command), piped=True)
@@ -118,14 +140,14 @@ def listening(port: int, seconds: float = 20.0) -> None:
 def generate(
     target: str, path: str, message: bytes, *, authorization: str = "", marker: str = "", first: int = 0, seconds: float = 2.0,
     parallel: int = 64, connections: int = 8, messages: Path | None = None, span: int = 0,
-    rate: float = 0.0,
+    rate: float = 0.0, tls: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """One run of the load generator. `messages`: a file with a request in each line, instead of one message. `rate`: calls that
-    are begun in a second, instead of `parallel`."""
+    are begun in a second, instead of `parallel`. `tls`: the certificate of the server."""
     command = [
         sys.executable, str(HERE / "http2.py"), "--target", target, "--path", path, "--message", message.hex(), "--marker", marker,
         "--first", str(first), "--seconds", str(seconds), "--parallel", str(parallel), "--connections", str(connections),
-        "--authorization", authorization, "--span", str(span), "--rate", str(rate),
+        "--authorization", authorization, "--span", str(span), "--rate", str(rate), "--tls", str(tls or ""),
     ]  # fmt: skip
     if messages is not None:
         command += ["--messages", str(messages)]

