@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 from paycenter_server.domain.apps import NotificationSuccess
 from paycenter_server.services.notifications_delivery import NotificationDelivery, clean
+from paycenter_server.storage.notifications import list_logs
 from paycenter_server.workers.notification_sender import AddressGuard, AiohttpNotificationSender, parse_networks
 from standardwebhooks import Webhook
 from support.system import OPERATOR, FakeClock, PayCenterSystem
@@ -332,12 +333,13 @@ async def test_what_counts_as_received(system: PayCenterSystem, receiver: Receiv
         assert await delivery.deliver_due() == 1
         await delivery.settle()
         (task,) = await system.rows("SELECT * FROM pay_notify_task WHERE data_id = $1", order.id)
-        (entry,) = await system.rows("SELECT * FROM pay_notify_log WHERE task_id = $1", task["id"])
-        assert (task["state"], task["notify_times"], entry["http_status"]) == (state, 1, status), (status, body[:40], rule)
+        async with system.services.context.database.connection() as connection:
+            (entry,) = await list_logs(connection, task["id"])
+        assert (task["state"], task["notify_times"], entry.http_status) == (state, 1, status), (status, body[:40], rule)
         assert (task["next_notify_time"] is None) is (state in ("SUCCESS", "FAILURE"))
-        assert len(entry["answer"]) <= 2000
+        assert len(entry.answer) <= 2000
         _, headers, sent = receiver.requests[0]
-        assert entry["request"] == task["payload"] == sent.decode()
+        assert entry.request == task["payload"] == sent.decode()
         Webhook(system.secrets["shop"]).verify(sent, {name.lower(): value for name, value in headers.items()})
 
 

@@ -11,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from paycenter import AsyncPayCenter
 from paycenter.errors import CaseDecisionNotPossibleError, CaseNeedsSecondOperatorError, OrderUnderReviewError
 from paycenter.v1 import pay_app_service_pb2 as app_pb
+from paycenter.v1 import pay_approval_service_pb2 as approval_pb
 from paycenter.v1 import pay_case_service_pb2 as pb
 from paycenter.v1 import pay_refund_service_pb2 as refund_pb
 from support.cases import hold, last_case, late, refund_fails, run_refund_job, unknown, wrong_amount
@@ -135,7 +136,13 @@ async def test_the_settings_of_an_app_for_cases(rig: Rig) -> None:
     changed = (await rig.op.apps.UpdatePayApp(app_pb.UpdatePayAppRequest(
         app_key="books", case_policies=app_pb.CasePolicies(), case_decision_limit=0))).pay_app  # fmt: skip
     assert (len(changed.case_policies.policies), changed.HasField("case_decision_limit")) == (0, True)
-    none = (await rig.op.apps.UpdatePayApp(app_pb.UpdatePayAppRequest(app_key="books", case_decision_limit=-1))).pay_app
+    async with fails("APPROVAL_NEEDED") as caught:
+        await rig.op.apps.UpdatePayApp(app_pb.UpdatePayAppRequest(app_key="books", case_decision_limit=-1))
+    _, second = await operator(rig, "second")
+    number = caught[0].metadata["pay_approval_id"]
+    await second.approvals.ApprovePayApproval(approval_pb.ApprovePayApprovalRequest(id=number))
+    await second.close()
+    none = (await rig.op.apps.GetPayApp(app_pb.GetPayAppRequest(app_key="books"))).pay_app
     assert not none.HasField("case_decision_limit")
     for policy in (
         app_pb.CasePolicy(kind=wrong, policy=accept), app_pb.CasePolicy(kind=wrong), app_pb.CasePolicy(policy=refund),
