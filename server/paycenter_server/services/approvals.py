@@ -62,6 +62,14 @@ def _place(approval_id: object, name: str) -> str:
     return f"pay_approval:{approval_id}:{name}"
 
 
+class NeedsApprovalError(Exception):
+    """Ends the transaction of an act that needs a second operator. `after`: what would be audited."""
+
+    def __init__(self, after: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.after = after
+
+
 class Approvals:
     """Stores acts that wait, and moves them in the transactions of the acts."""
 

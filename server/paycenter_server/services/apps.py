@@ -202,7 +202,8 @@ class Apps:
             listed = await self._store(caller, app, changes, endpoints, approved)
         except _NeedsApprovalError as needed:
             before, after = changed(audited(needed.app), {**audited(needed.app), **changes})
-            shown, request = {"before": before, "after": after}, {"changes": dict(changes)}
+            # Only what is shown is carried out: the console sends every field, and others may change meanwhile.
+            shown, request = {"before": before, "after": after}, {"changes": after}
             raise await self._approvals.request(caller, Wanted(ApprovalKind.APP, app_key, request, shown, app=needed.app)) from None
         self._identity.forget_app(app_key)
         return replace(listed, warnings=await self._warnings(changes))
