@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -225,3 +226,23 @@ async def test_an_upgrade_keeps_events_and_deliveries(fresh: str) -> None:
     )
     assert last == 21
     await connection.close()
+
+
+async def test_a_role_that_may_only_use_the_tables_may_use_them_after_the_upgrade(fresh: str) -> None:
+    await in_thread(migrate.upgrade, fresh, "0008")
+    connection = await asyncpg.connect(fresh)
+    role = f"Servers {uuid4().hex}"
+    await connection.execute(f'CREATE ROLE "{role}"')
+    try:
+        for table in TABLES:
+            await connection.execute(f'GRANT SELECT, INSERT ON {table} TO "{role}"')
+        await in_thread(migrate.upgrade, fresh)
+        await connection.execute(f'SET ROLE "{role}"')
+        await connection.execute(
+            """INSERT INTO pay_event (subject, subject_id, event, paid_change, reserved_change, refunded_change, actor_kind, actor)
+               VALUES ('CASE', gen_random_uuid(), 'x', 0, 0, 0, 'SYSTEM', '')"""
+        )
+        assert [await connection.fetchval(f"SELECT count(*) FROM {table}") for table in TABLES] == [1, 0]
+    finally:
+        await connection.execute(f'RESET ROLE; DROP OWNED BY "{role}"; DROP ROLE "{role}"')
+        await connection.close()
