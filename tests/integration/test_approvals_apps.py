@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from integration.test_accounts import account_of, keys_of
-from integration.test_approvals import needed, new, people, refused
+from integration.test_approvals import needed, new, people, refused, state
 from paycenter_server.domain.apps import NotificationSuccess, SurplusPolicy
 from paycenter_server.domain.errors import Reason
 from paycenter_server.domain.roles import Role
@@ -133,6 +133,25 @@ async def test_an_approval_carries_out_what_was_shown_and_nothing_else(system: P
     await desk.approve(ben.caller, waiting, "")
     app = await app_of(system)
     assert (app.refund_approval_limit, app.channel_approval, app.case_decision_limit, app.remark) == (500, True, 7, "new")
+
+
+async def test_a_change_of_what_has_changed_since_the_request_is_not_carried_out(system: PayCenterSystem) -> None:
+    """The limit was lowered, because money was lost, while a request to raise it waited."""
+    apps, desk = system.services.apps, system.services.approval_desk
+    anne, ben = await people(system, Role.DEVELOPER)
+    await set_app(system, refund_approval_limit=60, case_policies={"LATE_PAYMENT": "HOLD"})
+    waiting = await needed(
+        apps.update(anne.caller, "shop", {"refund_approval_limit": 500, "case_policies": {}, "surplus_policy": "HOLD"})
+    )
+    await apps.update(ben.caller, "shop", {"refund_approval_limit": 1})
+    error = await refused(desk.approve(ben.caller, waiting, ""), Reason.APP_CHANGED)
+    assert "refund_approval_limit" in error.message
+    assert ((await app_of(system)).refund_approval_limit, (await state(system, waiting)).state) == (1, "PENDING")
+    # It is what was shown again.
+    await system.rows("UPDATE pay_app SET refund_approval_limit = 60, remark = 'other' WHERE app_key = 'shop'")
+    assert (await desk.approve(ben.caller, waiting, "")).state == "APPROVED"
+    app = await app_of(system)
+    assert (app.refund_approval_limit, app.case_policies, app.remark) == (500, {}, "other")
 
 
 EXTRA: dict[str, str] = {"use_platform_certificates": "true"}

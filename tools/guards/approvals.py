@@ -26,6 +26,12 @@ APPROVALS: list[Mutant] = [
             "test_a_limit_that_is_set_at_the_same_moment_is_not_removed",
         ),
         (
+            "app-as-it-was-shown",
+            "                self._refuse_changed(before, approved)\n",
+            "                pass\n",
+            "test_a_change_of_what_has_changed_since_the_request_is_not_carried_out",
+        ),
+        (
             "app-takes-approval",
             """            if approved is not None:
                 await self._approvals.take(connection, approved)
