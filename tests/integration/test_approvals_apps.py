@@ -12,6 +12,7 @@ from integration.test_approvals import needed, new, people, refused, state
 from paycenter_server.domain.apps import NotificationSuccess, SurplusPolicy
 from paycenter_server.domain.errors import Reason
 from paycenter_server.domain.roles import Role
+from paycenter_server.services.accounts import NewAccount
 from paycenter_server.services.apps import NewApp
 from paycenter_server.services.channels import NewChannel
 from paycenter_server.services.paging import Pager
@@ -215,3 +216,33 @@ async def test_keys_do_not_change_while_an_app_begins_to_ask_for_a_second_operat
         await waiting_for_lock(system, [change])
     await needed(change)
     assert (await accounts.get(OPERATOR, number)).account.version == 1
+
+
+@pytest.mark.parametrize("how", ["identity", "number", "move"])
+async def test_an_approval_gives_a_channel_the_account_that_was_shown(system: PayCenterSystem, how: str) -> None:
+    """Meanwhile who requested it prepares an account, or changes the keys of the one that was shown: no channel has it yet."""
+    services, desk = system.services, system.services.approval_desk
+    anne, ben = await people(system, Role.DEVELOPER)
+    await set_app(system, channel_approval=True)
+    keys = keys_of(system, "wx_native", mchid="1900000777")
+    family, config = system.configs["wx_native"]
+    config, account = {**config, "mchid": "1900000777"}, ""
+    if how != "identity":
+        account = (await services.accounts.create(anne.caller, NewAccount("", "", "", family, keys))).account.number
+    if how == "move":
+        change = services.channels.update(anne.caller, system.channels["wx_native"], {}, family, config)
+    else:
+        config = {**config, **{name: value for name, value in system.configs["wx_lite"][1].items() if name == "appid"}}
+        change = services.channels.create(anne.caller, NewChannel("shop", "wx_lite", 0, "", family, config, True, account))
+    waiting = await needed(change)
+    if how == "identity":
+        await services.accounts.create(anne.caller, NewAccount("", "", "", family, {**keys, **EXTRA}))
+    else:
+        await services.accounts.update(anne.caller, account, {}, family, {**keys, **EXTRA})
+    await refused(desk.approve(ben.caller, waiting, ""), Reason.ACCOUNT_CHANGED)
+    assert (
+        await system.value(
+            "SELECT count(*) FROM pay_binding b JOIN pay_account a ON a.id = account_id WHERE identity = $1", "1900000777"
+        )
+        == 0
+    )

@@ -76,9 +76,15 @@ APPROVALS: list[Mutant] = [
         "services/channels.py",
         _OF_APPS,
         (
+            "channel-account-as-shown",
+            """    if _found(account) != approved.approval.request.get("found"):""",
+            "    if False:",
+            "test_an_approval_gives_a_channel_the_account_that_was_shown",
+        ),
+        (
             "channel-of-app-needs-second",
             "                if approved is None and other and plan is not None and await _app_needs_approval("
-            "connection, channel.app_id, plan):\n                    raise NeedsApprovalError(after)\n",
+            "connection, channel.app_id, plan):\n                    raise NeedsApprovalError(after, _found(plan.stored))\n",
             "",
             "test_channels_of_an_app_that_asks_for_it_change_with_a_second_operator",
         ),

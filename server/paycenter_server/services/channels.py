@@ -47,9 +47,9 @@ class NewChannel:
     enabled: bool
     account: str = ""
 
-    def request(self) -> dict[str, Any]:
-        """As an approval stores it."""
-        return {**asdict(self), "config": dict(self.config)}
+    def request(self, found: Mapping[str, Any] | None) -> dict[str, Any]:
+        """As an approval stores it. `found`: the account (see `_found`)."""
+        return {**asdict(self), "config": dict(self.config), "found": found}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,21 @@ async def _app_needs_approval(transaction: Transaction, app_id: UUID, plan: Plan
     return await app_rows.lock_channel_approval(transaction, app_id, plan.account.id if _other_keys(plan) else None)
 
 
+def _found(account: PayAccount | None) -> dict[str, Any] | None:
+    """The account of a plan as an approval stores it: which one, and by its version with which keys. None if there is none yet."""
+    return {"account": account.number, "version": account.version} if account is not None else None
+
+
+async def _refuse_another_account(transaction: Transaction, plan: Plan, approved: Approved) -> None:
+    """ACCOUNT_CHANGED if it is not the account that was shown, or not with the same keys. It stays locked.
+
+    Otherwise one operator could request a channel, and then prepare its account, which no channel has and so nothing protects.
+    """
+    account = await account_rows.lock_account(transaction, plan.stored.id) if plan.stored is not None else None
+    if _found(account) != approved.approval.request.get("found"):
+        raise accounts_errors.account_changed()
+
+
 @dataclass(frozen=True, slots=True)
 class _Change:
     """The values of an update. `approved`: by a second operator; None if it was not."""
@@ -107,11 +122,11 @@ class _Change:
     account: str
     approved: Approved | None
 
-    def request(self, version: int) -> dict[str, Any]:
-        """As an approval stores it."""
+    def request(self, version: int, found: Mapping[str, Any] | None) -> dict[str, Any]:
+        """As an approval stores it. `found`: the account (see `_found`)."""
         return {
             "changes": dict(self.changes), "family": self.family, "config": dict(self.config) if self.config is not None else None,
-            "account": self.account, "version": version,
+            "account": self.account, "version": version, "found": found,
         }  # fmt: skip
 
 
@@ -184,13 +199,14 @@ class Channels:
             async with self._context.database.transaction() as connection:
                 if approved is not None:
                     await self._approvals.take(connection, approved)
+                    await _refuse_another_account(connection, plan, approved)
                 await self._keys.store(connection, plan)
                 await channel_rows.insert_channel(connection, channel)
                 await channel_rows.insert_binding(connection, binding)
                 if approved is None and (
                     _account_needs_approval(None, plan) or await _app_needs_approval(connection, app.id, plan)
                 ):
-                    raise NeedsApprovalError(after)
+                    raise NeedsApprovalError(after, _found(plan.stored))
                 act = Act("PayChannelService/CreatePayChannel", channel.number, new.app_key)
                 await record(connection, caller, act, None, after | (approved.audited if approved else {}))
                 if approved is not None:
@@ -202,7 +218,7 @@ class Channels:
             return await self._planned(store)
         except NeedsApprovalError as needed:
             wanted = Wanted(
-                ApprovalKind.NEW_CHANNEL, app.app_key, new.request(), {"before": {}, "after": needed.after}, app=app,
+                ApprovalKind.NEW_CHANNEL, app.app_key, new.request(needed.found), {"before": {}, "after": needed.after}, app=app,
                 secrets=spec.secret_fields,
             )  # fmt: skip
             raise await self._approvals.request(caller, wanted) from None
@@ -291,8 +307,10 @@ class Channels:
             async with self._context.database.transaction() as connection:
                 if approved is not None:
                     await self._approvals.take(connection, approved)
+                    if plan is not None:
+                        await _refuse_another_account(connection, plan, approved)
                 elif plan is not None and _account_needs_approval(stored, plan):
-                    raise NeedsApprovalError(after)
+                    raise NeedsApprovalError(after, _found(plan.stored))
                 if plan is not None:
                     await self._keys.store(connection, plan)
                     if fresh:
@@ -306,28 +324,28 @@ class Channels:
                 if not done:
                     raise channels_errors.channel_changed()
                 if approved is None and other and plan is not None and await _app_needs_approval(connection, channel.app_id, plan):
-                    raise NeedsApprovalError(after)
+                    raise NeedsApprovalError(after, _found(plan.stored))
                 act = Act("PayChannelService/UpdatePayChannel", channel.number, channel.app_key)
                 await record(connection, caller, act, before, after | (approved.audited if approved else {}))
                 if approved is not None:
                     await self._approvals.record(connection, approved)
-        except NeedsApprovalError:
-            raise await self._request(caller, channel, change, before, after) from None
+        except NeedsApprovalError as needed:
+            request = change.request(channel.version, needed.found)
+            raise await self._request(caller, channel, request, differing(before, needed.after)) from None
         if plan is not None:
             self._gateway.channels.forget_account(plan.account.id)
         return view
 
     async def _request(
-        self, caller: Caller, channel: PayChannel, change: _Change, before: dict[str, Any], after: dict[str, Any]
+        self, caller: Caller, channel: PayChannel, request: Mapping[str, Any], sides: tuple[dict[str, Any], dict[str, Any]]
     ) -> PayCenterError:
         """Store the change for a second operator. APPROVAL_NEEDED."""
         spec = self._context.registry.get(channel.code)
         app = await self._identity.app_of(caller, channel.app_key)
-        sides = dict(zip(("before", "after"), differing(before, after), strict=True))
-        request = change.request(channel.version)
+        shown = dict(zip(("before", "after"), sides, strict=True))
         secrets = spec.secret_fields if spec else ()
         return await self._approvals.request(
-            caller, Wanted(ApprovalKind.CHANNEL, channel.number, request, sides, app=app, secrets=secrets)
+            caller, Wanted(ApprovalKind.CHANNEL, channel.number, request, shown, app=app, secrets=secrets)
         )
 
     def _binding(
