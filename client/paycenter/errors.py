@@ -205,6 +205,10 @@ class ChannelUnclearError(UnavailableError, reason=Reason.CHANNEL_UNCLEAR):
     """The channel did not answer clearly, so nothing is decided. Repeat the same call."""
 
 
+class AppChangedError(PayCenterError, reason=Reason.APP_CHANGED):
+    """The app has changed since the change was requested that is approved now. Request it again."""
+
+
 class ChannelChangedError(PayCenterError, reason=Reason.CHANNEL_CHANGED):
     """Another call changed the channel at the same time. Read it and repeat the call."""
 

@@ -74,7 +74,21 @@ def _set_aside(table: str, indexes: tuple[str, ...]) -> None:
 def _copy(table: str, columns: str, values: str, source: str = "") -> None:
     op.execute(f"INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE SELECT {values} FROM {table}_old {source}")
     op.execute(f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), coalesce((SELECT max(id) FROM {table}), 0) + 1, false)")
+    _grant_again(table)
     op.execute(f"DROP TABLE {table}_old")
+
+
+def _grant_again(table: str) -> None:
+    """The new table gets the privileges of the old one: the role of the servers may be another than that of the migration."""
+    op.execute(
+        f"""DO $$ DECLARE held record; BEGIN
+              FOR held IN SELECT a.* FROM pg_class c, aclexplode(c.relacl) a
+                  WHERE c.oid = '{table}_old'::regclass AND a.grantee <> c.relowner LOOP
+                EXECUTE format('GRANT %s ON {table} TO %s%s', held.privilege_type,
+                  CASE held.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(held.grantee)) END,
+                  CASE WHEN held.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END);
+              END LOOP; END $$"""
+    )
 
 
 def _make_partitions(table: str) -> None:

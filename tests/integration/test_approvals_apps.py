@@ -7,9 +7,13 @@ import json
 from typing import Any
 
 import pytest
-from integration.test_approvals import needed, new, people, refused
+from integration.test_accounts import account_of, keys_of
+from integration.test_approvals import needed, new, people, refused, state
+from paycenter_server.domain.apps import NotificationSuccess, SurplusPolicy
 from paycenter_server.domain.errors import Reason
 from paycenter_server.domain.roles import Role
+from paycenter_server.services.accounts import NewAccount
+from paycenter_server.services.apps import NewApp
 from paycenter_server.services.channels import NewChannel
 from paycenter_server.services.paging import Pager
 from support.cases import set_app
@@ -116,3 +120,129 @@ async def test_the_protection_of_channels_is_ended_by_two(system: PayCenterSyste
     assert (await app_of(system)).channel_approval
     await desk.approve(ben.caller, waiting, "")
     assert not (await app_of(system)).channel_approval
+
+
+async def test_an_approval_carries_out_what_was_shown_and_nothing_else(system: PayCenterSystem) -> None:
+    """The form of the console sends every field of the app. What was switched on after the request stays on."""
+    apps, desk = system.services.apps, system.services.approval_desk
+    anne, ben = await people(system, Role.DEVELOPER)
+    await set_app(system, refund_approval_limit=60)
+    form = {"refund_approval_limit": 500, "channel_approval": False, "case_decision_limit": None, "remark": ""}
+    waiting = await needed(apps.update(anne.caller, "shop", form))
+    assert (await desk.get(ben.caller, waiting)).shown["after"] == {"refund_approval_limit": 500}
+    await apps.update(ben.caller, "shop", {"channel_approval": True, "case_decision_limit": 7, "remark": "new"})
+    await desk.approve(ben.caller, waiting, "")
+    app = await app_of(system)
+    assert (app.refund_approval_limit, app.channel_approval, app.case_decision_limit, app.remark) == (500, True, 7, "new")
+
+
+async def test_a_change_of_what_has_changed_since_the_request_is_not_carried_out(system: PayCenterSystem) -> None:
+    """The limit was lowered, because money was lost, while a request to raise it waited."""
+    apps, desk = system.services.apps, system.services.approval_desk
+    anne, ben = await people(system, Role.DEVELOPER)
+    await set_app(system, refund_approval_limit=60, case_policies={"LATE_PAYMENT": "HOLD"})
+    waiting = await needed(
+        apps.update(anne.caller, "shop", {"refund_approval_limit": 500, "case_policies": {}, "surplus_policy": "HOLD"})
+    )
+    await apps.update(ben.caller, "shop", {"refund_approval_limit": 1})
+    error = await refused(desk.approve(ben.caller, waiting, ""), Reason.APP_CHANGED)
+    assert "refund_approval_limit" in error.message
+    assert ((await app_of(system)).refund_approval_limit, (await state(system, waiting)).state) == (1, "PENDING")
+    # It is what was shown again.
+    await system.rows("UPDATE pay_app SET refund_approval_limit = 60, remark = 'other' WHERE app_key = 'shop'")
+    assert (await desk.approve(ben.caller, waiting, "")).state == "APPROVED"
+    app = await app_of(system)
+    assert (app.refund_approval_limit, app.case_policies, app.remark) == (500, {}, "other")
+
+
+EXTRA: dict[str, str] = {"use_platform_certificates": "true"}
+
+
+async def second_app(system: PayCenterSystem) -> None:
+    """An app without protection."""
+    url = "https://shop.example/hook"
+    new = NewApp("other", "Other", "", url, url, SurplusPolicy.REFUND, NotificationSuccess.HTTP_2XX)
+    await system.services.apps.create(OPERATOR, new)
+
+
+@pytest.mark.parametrize("protection", ["account", "app"])
+async def test_a_new_channel_does_not_bring_keys_to_a_protected_account(system: PayCenterSystem, protection: str) -> None:
+    """A field that the account does not have yet, such as another gateway or certificates that verify callbacks."""
+    services, desk = system.services, system.services.approval_desk
+    anne, ben = await people(system, Role.DEVELOPER)
+    await second_app(system)
+    number = await account_of(system, "wx_native")
+    if protection == "account":
+        await services.accounts.update(OPERATOR, number, {"change_approval": True}, "", None)
+    else:
+        await set_app(system, channel_approval=True)
+    family, config = system.configs["wx_lite"]
+    way: dict[str, str] = {name: value for name, value in config.items() if name in ("appid", "api_version")}
+    waiting = await needed(
+        services.channels.create(anne.caller, NewChannel("other", "wx_lite", 0, "", family, {**way, **EXTRA}, True, number))
+    )
+    assert "use_platform_certificates" not in (await services.accounts.get(OPERATOR, number)).account.config
+    await desk.approve(ben.caller, waiting, "")
+    assert "use_platform_certificates" in (await services.accounts.get(OPERATOR, number)).account.config
+
+
+@pytest.mark.parametrize("way", ["account", "channel"])
+async def test_keys_of_the_channels_of_such_an_app_change_with_a_second_operator(system: PayCenterSystem, way: str) -> None:
+    """Also by the account itself, and by a channel of another app that has the same account."""
+    services, desk = system.services, system.services.approval_desk
+    anne, ben = await people(system, Role.DEVELOPER)
+    number = await account_of(system, "wx_native")
+    await second_app(system)
+    family, config = system.configs["wx_native"]
+    other = await services.channels.create(OPERATOR, NewChannel("other", "wx_native", 0, "", family, config, True))
+    await set_app(system, channel_approval=True)
+    await services.accounts.update(anne.caller, number, {"name": "Main"}, "", None)
+    if way == "account":
+        waiting = await needed(services.accounts.update(anne.caller, number, {}, family, keys_of(system, "wx_native", **EXTRA)))
+    else:
+        waiting = await needed(services.channels.update(anne.caller, other.channel.number, {}, family, {**config, **EXTRA}))
+    assert "use_platform_certificates" not in (await services.accounts.get(OPERATOR, number)).account.config
+    await desk.approve(ben.caller, waiting, "")
+    assert "use_platform_certificates" in (await services.accounts.get(OPERATOR, number)).account.config
+
+
+async def test_keys_do_not_change_while_an_app_begins_to_ask_for_a_second_operator(system: PayCenterSystem) -> None:
+    accounts = system.services.accounts
+    anne, _ = await people(system, Role.DEVELOPER)
+    number = await account_of(system, "wx_native")
+    async with transaction(system) as other:
+        await other.execute("UPDATE pay_app SET channel_approval = true WHERE app_key = 'shop'")
+        change = asyncio.ensure_future(accounts.update(anne.caller, number, {}, "wechatpay", keys_of(system, "wx_native", **EXTRA)))
+        await waiting_for_lock(system, [change])
+    await needed(change)
+    assert (await accounts.get(OPERATOR, number)).account.version == 1
+
+
+@pytest.mark.parametrize("how", ["identity", "number", "move"])
+async def test_an_approval_gives_a_channel_the_account_that_was_shown(system: PayCenterSystem, how: str) -> None:
+    """Meanwhile who requested it prepares an account, or changes the keys of the one that was shown: no channel has it yet."""
+    services, desk = system.services, system.services.approval_desk
+    anne, ben = await people(system, Role.DEVELOPER)
+    await set_app(system, channel_approval=True)
+    keys = keys_of(system, "wx_native", mchid="1900000777")
+    family, config = system.configs["wx_native"]
+    config, account = {**config, "mchid": "1900000777"}, ""
+    if how != "identity":
+        account = (await services.accounts.create(anne.caller, NewAccount("", "", "", family, keys))).account.number
+    if how == "move":
+        change = services.channels.update(anne.caller, system.channels["wx_native"], {}, family, config)
+    else:
+        config = {**config, **{name: value for name, value in system.configs["wx_lite"][1].items() if name == "appid"}}
+        change = services.channels.create(anne.caller, NewChannel("shop", "wx_lite", 0, "", family, config, True, account))
+    waiting = await needed(change)
+    if how == "identity":
+        await services.accounts.create(anne.caller, NewAccount("", "", "", family, {**keys, **EXTRA}))
+    else:
+        await services.accounts.update(anne.caller, account, {}, family, {**keys, **EXTRA})
+    await refused(desk.approve(ben.caller, waiting, ""), Reason.ACCOUNT_CHANGED)
+    assert (
+        await system.value(
+            "SELECT count(*) FROM pay_binding b JOIN pay_account a ON a.id = account_id WHERE identity = $1", "1900000777"
+        )
+        == 0
+    )

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -116,6 +117,7 @@ async def test_the_retention_drops_whole_months_and_the_books_are_checked_from_t
         now = await system.value("SELECT now()")
         this, later = months_before(now, 0), months_before(now, -4)
         system.clock.offset = later - now + timedelta(days=1)
+        await insert(system, later + timedelta(days=1))
         await system.services.partitions.maintain()
         assert name_of("pay_event", this) not in await names(system)
         assert name_of("pay_event", next_month(this)) in await names(system)
@@ -129,10 +131,64 @@ async def test_the_retention_drops_whole_months_and_the_books_are_checked_from_t
         assert not await system.value("SELECT count(*) FROM pay_case")
 
 
+@pytest.mark.parametrize("wrong", ["process", "database"])
+async def test_a_clock_that_is_wrong_drops_nothing(own: Any, wrong: str) -> None:
+    """That of one worker, or that of the database."""
+    async with own(event_retention_months=3, notification_log_retention_months=3) as system:
+        await system.paid("mock")
+        this = months_before(await system.value("SELECT now()"), 0)
+        if wrong == "process":
+            system.clock.offset = timedelta(days=3000)
+        else:
+            await insert(system, this + timedelta(days=3000))
+        done = await system.services.partitions.maintain()
+        assert done.dropped == []
+        assert {name_of(table, this) for table in TABLES} <= set(await names(system))
+
+
+async def test_a_clock_that_is_behind_makes_what_is_missing_and_no_earlier_month(own: Any) -> None:
+    async with own() as system:
+        now = await system.value("SELECT now()")
+        next_one = name_of("pay_event", months_before(now, -1))
+        await system.rows(f"DROP TABLE {next_one}")
+        system.clock.offset = timedelta(days=-40)
+        assert (await system.services.partitions.maintain()).made == [next_one]
+
+
+async def test_a_partition_under_another_name_is_left_alone(own: Any) -> None:
+    async with own(event_retention_months=3) as system:
+        await system.rows(
+            "CREATE TABLE pay_event_archive PARTITION OF pay_event FOR VALUES FROM ('2040-01-01Z') TO ('2041-01-01Z')"
+        )
+        await system.services.partitions.maintain()
+        assert "pay_event_archive" not in await names(system)
+        assert await compared_since(system.services.context.database) is None
+
+
+async def test_a_drop_that_has_to_wait_does_not_hinder_the_next_months(own: Any) -> None:
+    """A backup reads the ledger."""
+    async with own(event_retention_months=3) as system:
+        now = await system.value("SELECT now()")
+        later = months_before(now, -4)
+        system.clock.offset = later - now + timedelta(days=1)
+        await insert(system, now)
+        await insert(system, later + timedelta(days=1))
+        other = await asyncpg.connect(system.database_url)
+        async with other.transaction():
+            await other.execute("LOCK TABLE pay_notify_task IN ACCESS SHARE MODE")
+            await other.execute("LOCK TABLE ONLY pay_event IN ACCESS SHARE MODE")
+            with pytest.raises(asyncpg.LockNotAvailableError):
+                await asyncio.wait_for(system.services.partitions.maintain(), 8)
+        await other.close()
+        assert name_of("pay_event", next_month(later)) in await names(system)
+        assert (await system.services.partitions.maintain()).dropped == [name_of("pay_event", months_before(now, 0))]
+
+
 async def test_without_a_retention_nothing_is_dropped(own: Any) -> None:
     async with own() as system:
         now = await system.value("SELECT now()")
         system.clock.offset = timedelta(days=3000)
+        await insert(system, now + timedelta(days=3000))
         await system.services.partitions.maintain()
         assert name_of("pay_event", months_before(now, 0)) in await names(system)
         assert await compared_since(system.services.context.database) is None
@@ -170,3 +226,23 @@ async def test_an_upgrade_keeps_events_and_deliveries(fresh: str) -> None:
     )
     assert last == 21
     await connection.close()
+
+
+async def test_a_role_that_may_only_use_the_tables_may_use_them_after_the_upgrade(fresh: str) -> None:
+    await in_thread(migrate.upgrade, fresh, "0008")
+    connection = await asyncpg.connect(fresh)
+    role = f"Servers {uuid4().hex}"
+    await connection.execute(f'CREATE ROLE "{role}"')
+    try:
+        for table in TABLES:
+            await connection.execute(f'GRANT SELECT, INSERT ON {table} TO "{role}"')
+        await in_thread(migrate.upgrade, fresh)
+        await connection.execute(f'SET ROLE "{role}"')
+        await connection.execute(
+            """INSERT INTO pay_event (subject, subject_id, event, paid_change, reserved_change, refunded_change, actor_kind, actor)
+               VALUES ('CASE', gen_random_uuid(), 'x', 0, 0, 0, 'SYSTEM', '')"""
+        )
+        assert [await connection.fetchval(f"SELECT count(*) FROM {table}") for table in TABLES] == [1, 0]
+    finally:
+        await connection.execute(f'RESET ROLE; DROP OWNED BY "{role}"; DROP ROLE "{role}"')
+        await connection.close()

@@ -26,12 +26,34 @@ APPROVALS: list[Mutant] = [
             "test_a_limit_that_is_set_at_the_same_moment_is_not_removed",
         ),
         (
+            "app-as-it-was-shown",
+            "                self._refuse_changed(before, approved)\n",
+            "                pass\n",
+            "test_a_change_of_what_has_changed_since_the_request_is_not_carried_out",
+        ),
+        (
             "app-takes-approval",
             """            if approved is not None:
                 await self._approvals.take(connection, approved)
             app = before""",
             "            app = before",
             "test_a_limit_is_raised_or_removed_by_two",
+        ),
+        (
+            "app-only-what-is-shown",
+            '{"changes": after}',
+            '{"changes": dict(changes)}',
+            "test_an_approval_carries_out_what_was_shown_and_nothing_else",
+        ),
+    ),
+    *guards(
+        "storage/apps.py",
+        _OF_APPS,
+        (
+            "channel-approval-locked",
+            "           ) ORDER BY id FOR NO KEY UPDATE",
+            "           ) ORDER BY id",
+            "test_keys_do_not_change_while_an_app_begins_to_ask_for_a_second_operator",
         ),
     ),
     *guards(
@@ -54,17 +76,46 @@ APPROVALS: list[Mutant] = [
         "services/channels.py",
         _OF_APPS,
         (
+            "channel-account-as-shown",
+            """    if _found(account) != approved.approval.request.get("found"):""",
+            "    if False:",
+            "test_an_approval_gives_a_channel_the_account_that_was_shown",
+        ),
+        (
             "channel-of-app-needs-second",
-            "    if app.channel_approval and not (same_binding and plan.account is plan.stored):\n        return True\n",
+            "                if approved is None and other and plan is not None and await _app_needs_approval("
+            "connection, channel.app_id, plan):\n                    raise NeedsApprovalError(after, _found(plan.stored))\n",
             "",
             "test_channels_of_an_app_that_asks_for_it_change_with_a_second_operator",
         ),
         (
             "new-channel-needs-second",
-            "                if approved is None and (await app_rows.lock_app(connection, app.id) or app).channel_approval:\n"
-            "                    raise _NeedsApprovalError(after)\n",
-            "",
+            "                    _account_needs_approval(None, plan) or await _app_needs_approval(connection, app.id, plan)\n",
+            "                    _account_needs_approval(None, plan)\n",
             "test_a_new_channel_of_such_an_app_waits_with_its_secrets_sealed",
+        ),
+        (
+            "new-channel-brings-no-keys",
+            "_account_needs_approval(None, plan) or await",
+            "await",
+            "test_a_new_channel_does_not_bring_keys_to_a_protected_account[account]",
+        ),
+        (
+            "keys-of-apps-need-second",
+            "plan.account.id if _other_keys(plan) else None)",
+            "None)",
+            "test_a_new_channel_does_not_bring_keys_to_a_protected_account[app] "
+            "test_keys_of_the_channels_of_such_an_app_change_with_a_second_operator[channel]",
+        ),
+    ),
+    *guards(
+        "services/accounts.py",
+        _OF_APPS,
+        (
+            "account-of-app-needs-second",
+            "approved is None and other_keys and await app_rows.lock_channel_approval(connection, None, account.id)",
+            "False",
+            "test_keys_of_the_channels_of_such_an_app_change_with_a_second_operator[account]",
         ),
     ),
     *guards(
@@ -153,14 +204,14 @@ APPROVALS: list[Mutant] = [
         _TEST,
         (
             "account-needs-second",
-            "        if account.change_approval and approved is None and _guarded(account) != _guarded(wanted):",
-            "        if False:",
+            "            elif account.change_approval and _guarded(account) != _guarded(wanted):",
+            "            elif False:",
             "test_keys_of_a_protected_account_change_with_a_second_operator",
         ),
         (
             "account-switch-needs-second",
-            "    return account.enabled, account.config, account.earlier_keys, account.change_approval",
-            "    return account.enabled, account.config, account.earlier_keys",
+            "    return *_keys_of(account), account.enabled, account.change_approval",
+            "    return *_keys_of(account), account.enabled",
             "test_every_switch_of_a_protected_account_needs_a_second_operator",
         ),
         (
@@ -181,7 +232,7 @@ APPROVALS: list[Mutant] = [
         ),
         (
             "channel-keys-need-second",
-            "        return stored.change_approval and plan.account is not plan.stored",
+            "        return plan.account.change_approval and _other_keys(plan)",
             "        return False",
             "test_a_channel_moves_from_or_to_a_protected_account_with_a_second_operator",
         ),

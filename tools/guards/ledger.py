@@ -43,6 +43,18 @@ LEDGER: list[Mutant] = [
             "test_a_month_that_nobody_made_is_in_the_default_partition_and_said",
         ),
         (
+            "partition-old-by-both-clocks",
+            "                old = [one for one in old if newest is not None and self._is_old(one, newest.astimezone(UTC))]\n",
+            "",
+            "test_a_clock_that_is_wrong_drops_nothing[process]",
+        ),
+        (
+            "partition-old-by-the-process",
+            "old = [one for one in found if self._is_old(one, now)]",
+            "old = list(found)",
+            "test_a_clock_that_is_wrong_drops_nothing[database]",
+        ),
+        (
             "retention-nothing",
             "        return bool(months) and partition.month is not None",
             "        return partition.month is not None",

@@ -56,6 +56,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND. There is no such credential."""
     ERROR_REASON_CREDENTIAL_LAST: _ErrorReason.ValueType  # 16
     """FAILED_PRECONDITION. The last enabled operator credential cannot be disabled."""
+    ERROR_REASON_APP_CHANGED: _ErrorReason.ValueType  # 17
+    """ABORTED. The app has changed since the change was requested that is approved now. Request it again."""
     ERROR_REASON_CHANNEL_NOT_FOUND: _ErrorReason.ValueType  # 20
     """NOT_FOUND. The app has no such channel, or no installed package provides its code."""
     ERROR_REASON_CHANNEL_DISABLED: _ErrorReason.ValueType  # 21
@@ -194,6 +196,8 @@ ERROR_REASON_CREDENTIAL_NOT_FOUND: ErrorReason.ValueType  # 15
 """NOT_FOUND. There is no such credential."""
 ERROR_REASON_CREDENTIAL_LAST: ErrorReason.ValueType  # 16
 """FAILED_PRECONDITION. The last enabled operator credential cannot be disabled."""
+ERROR_REASON_APP_CHANGED: ErrorReason.ValueType  # 17
+"""ABORTED. The app has changed since the change was requested that is approved now. Request it again."""
 ERROR_REASON_CHANNEL_NOT_FOUND: ErrorReason.ValueType  # 20
 """NOT_FOUND. The app has no such channel, or no installed package provides its code."""
 ERROR_REASON_CHANNEL_DISABLED: ErrorReason.ValueType  # 21

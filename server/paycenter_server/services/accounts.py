@@ -16,13 +16,14 @@ from paycenter_server.domain.errors import Violation, invalid
 from paycenter_server.domain.validation import Check
 from paycenter_server.services import accounts_errors, channels_errors
 from paycenter_server.services.accounts_keys import IDENTITY_MAX, OVERLAP, Keys, audited_config, same_value, secret_names, shown
-from paycenter_server.services.approvals import Approvals, Approved, Wanted
+from paycenter_server.services.approvals import Approvals, Approved, NeedsApprovalError, Wanted
 from paycenter_server.services.audit import Act, record
 from paycenter_server.services.channels_gateway import ChannelGateway
 from paycenter_server.services.context import Context
 from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.services.paging import Page, Pager
 from paycenter_server.storage import accounts as account_rows
+from paycenter_server.storage import apps as app_rows
 from paycenter_server.storage import channels as channel_rows
 from paycenter_server.storage.database import ForeignKeyViolation
 
@@ -70,7 +71,12 @@ def audited(account: PayAccount) -> dict[str, Any]:
 
 def _guarded(account: PayAccount) -> tuple[Any, ...]:
     """What only two operators change together, if the account says so. The switch itself is part of it."""
-    return account.enabled, account.config, account.earlier_keys, account.change_approval
+    return *_keys_of(account), account.enabled, account.change_approval
+
+
+def _keys_of(account: PayAccount) -> tuple[Any, ...]:
+    """What only two operators change together, if an app whose channels have the account says so."""
+    return account.config, account.earlier_keys
 
 
 class Accounts:
@@ -161,8 +167,9 @@ class Accounts:
 
         ACCOUNT_IDENTITY_FIXED for another identity. ACCOUNT_UNSETTLED if it is disabled while attempts or refunds are not settled.
         Keys that are replaced verify callbacks for `overlap_hours` more (72 by default); 0 ends all earlier keys at once.
-        APPROVAL_NEEDED, and the change waits, if keys or switches of an account with `change_approval` change. `approved`: a second
-        operator has approved it, for the account with this `version`.
+        APPROVAL_NEEDED, and the change waits, if keys or switches of an account with `change_approval` change, or the keys of one
+        that channels of an app with `channel_approval` have or had. `approved`: a second operator has approved it, for the account
+        with this `version`.
         """
         self._identity.require_operator(caller)
         account = await self._keys.load(number)
@@ -184,8 +191,10 @@ class Accounts:
             wanted = self._keys.with_keys(spec, wanted, await self._new_keys(spec, account, config), overlap)
         elif overlap_hours == 0:
             wanted = replace(wanted, earlier_keys=[])
-        if account.change_approval and approved is None and _guarded(account) != _guarded(wanted):
-            before, after = changed(audited(account), audited(wanted))
+        try:
+            await self._store(caller, account, wanted, approved)
+        except NeedsApprovalError as needed:
+            before, after = changed(audited(account), needed.after)
             request = {
                 "changes": dict(changes), "message": message, "config": config and dict(config), "overlap_hours": overlap_hours,
                 "version": account.version,
@@ -193,21 +202,28 @@ class Accounts:
             shown = {"before": before, "after": after}
             raise await self._approvals.request(
                 caller, Wanted(ApprovalKind.ACCOUNT, account.number, request, shown, secrets=secrets)
-            )
+            ) from None
+        self._gateway.channels.forget_account(account.id)
+        return self.view(await self._keys.load(number))
+
+    async def _store(self, caller: Caller, account: PayAccount, wanted: PayAccount, approved: Approved | None) -> None:
         async with self._context.database.transaction() as connection:
             if approved is not None:
                 await self._approvals.take(connection, approved)
+            elif account.change_approval and _guarded(account) != _guarded(wanted):
+                raise NeedsApprovalError(audited(wanted))
             await account_rows.lock_account(connection, account.id)
             if account.enabled and not wanted.enabled:
                 await self._refuse_unsettled(connection, account)
+            other_keys = _keys_of(account) != _keys_of(wanted)
+            if approved is None and other_keys and await app_rows.lock_channel_approval(connection, None, account.id):
+                raise NeedsApprovalError(audited(wanted))
             if not await account_rows.update_account(connection, wanted, self._context.now()):
                 raise accounts_errors.account_changed()
             act = Act("PayAccountService/UpdatePayAccount", account.number)
             await record(connection, caller, act, audited(account), audited(wanted) | (approved.audited if approved else {}))
             if approved is not None:
                 await self._approvals.record(connection, approved)
-        self._gateway.channels.forget_account(account.id)
-        return self.view(await self._keys.load(number))
 
     async def _new_keys(self, spec: ChannelSpec, account: PayAccount, config: Mapping[str, str]) -> dict[str, str]:
         """The checked configuration after an update, in clear text. Every channel that has or had the account must work with it:

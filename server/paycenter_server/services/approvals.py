@@ -62,6 +62,15 @@ def _place(approval_id: object, name: str) -> str:
     return f"pay_approval:{approval_id}:{name}"
 
 
+class NeedsApprovalError(Exception):
+    """Ends the transaction of an act that needs a second operator. `after`: what would be audited. `found`: what the act has found,
+    which must be the same when it is carried out; the approval stores it."""
+
+    def __init__(self, after: Mapping[str, Any], found: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.after, self.found = after, found
+
+
 class Approvals:
     """Stores acts that wait, and moves them in the transactions of the acts."""
 

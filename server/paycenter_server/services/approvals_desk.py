@@ -113,7 +113,8 @@ class ApprovalDesk:
                 approved=approved, version=values["version"],
             )  # fmt: skip
         elif approved.approval.kind is ApprovalKind.NEW_CHANNEL:
-            await self._channels.create(caller, NewChannel(**values), approved=approved)
+            new = NewChannel(**{name: value for name, value in values.items() if name != "found"})
+            await self._channels.create(caller, new, approved=approved)
         elif approved.approval.kind is ApprovalKind.APP:
             await self._apps.update(caller, approved.approval.object, values["changes"], approved=approved)
         else:

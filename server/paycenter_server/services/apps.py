@@ -181,6 +181,7 @@ class Apps:
         """Change the given fields. Waiting notifications go to a new URL, except those with a URL of their own.
 
         APPROVAL_NEEDED, and the change waits, if it takes away what needs a second operator. `approved`: one has approved it.
+        APP_CHANGED if what it changes has changed since it was requested.
         """
         self._identity.require_operator(caller)
         check = Check()
@@ -202,7 +203,8 @@ class Apps:
             listed = await self._store(caller, app, changes, endpoints, approved)
         except _NeedsApprovalError as needed:
             before, after = changed(audited(needed.app), {**audited(needed.app), **changes})
-            shown, request = {"before": before, "after": after}, {"changes": dict(changes)}
+            # Only what is shown is carried out: the console sends every field, and others may change meanwhile.
+            shown, request = {"before": before, "after": after}, {"changes": after}
             raise await self._approvals.request(caller, Wanted(ApprovalKind.APP, app_key, request, shown, app=needed.app)) from None
         self._identity.forget_app(app_key)
         return replace(listed, warnings=await self._warnings(changes))
@@ -218,6 +220,8 @@ class Apps:
             app = before = await app_rows.lock_app(connection, app.id) or app
             if approved is None and loosened(before, changes):
                 raise _NeedsApprovalError(before)
+            if approved is not None:
+                self._refuse_changed(before, approved)
             if changes:
                 app = await app_rows.update_app(connection, app_key, self._context.now(), **values) or app
             for name, endpoint in endpoints.items():
@@ -229,6 +233,13 @@ class Apps:
             if approved is not None:
                 await self._approvals.record(connection, approved)
         return listed
+
+    @staticmethod
+    def _refuse_changed(app: PayApp, approved: Approved) -> None:
+        """APP_CHANGED if a field that changes has another value than the second operator was shown."""
+        now, then = audited(app), approved.approval.shown["before"]
+        if names := [name for name, value in then.items() if now[name] != value]:
+            raise apps_errors.app_changed(names)
 
     async def _listed(self, connection: Connection, app: PayApp) -> ListedApp:
         codes = await app_rows.channel_codes(connection, [app.id])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from paycenter_server.domain.errors import PayCenterError, Reason
 
 
@@ -24,6 +26,14 @@ def app_disabled(app_key: str) -> PayCenterError:
 def app_exists(app_key: str) -> PayCenterError:
     """Another app has the key."""
     return PayCenterError(Reason.APP_EXISTS, f"The app key {app_key!r} is taken; choose another.", metadata={"app_key": app_key})
+
+
+def app_changed(names: Sequence[str]) -> PayCenterError:
+    """Fields of the app have other values than the second operator was shown."""
+    return PayCenterError(
+        Reason.APP_CHANGED,
+        f"The app has changed since this was requested ({', '.join(names)}); refuse it, and request it again if it is needed.",
+    )
 
 
 def app_has_orders() -> PayCenterError:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
+from uuid import UUID
 
 from paycenter_server.channels.specs import ChannelSpec, Scope
 from paycenter_server.domain.accounts import PayAccount
 from paycenter_server.domain.approvals import ApprovalKind
-from paycenter_server.domain.apps import PayApp
 from paycenter_server.domain.audit import changed as differing
 from paycenter_server.domain.channels import PayBinding, PayChannel, new_binding, new_channel
-from paycenter_server.domain.errors import Violation, invalid
+from paycenter_server.domain.errors import PayCenterError, Violation, invalid
 from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.validation import Check
 from paycenter_server.services import accounts_errors, channels_errors
 from paycenter_server.services.accounts_keys import Keys, Plan, RacedError, audited_config, secret_names, shown
-from paycenter_server.services.approvals import Approvals, Approved, Wanted
+from paycenter_server.services.approvals import Approvals, Approved, NeedsApprovalError, Wanted
 from paycenter_server.services.audit import Act, record
 from paycenter_server.services.channels_gateway import ChannelGateway
 from paycenter_server.services.context import Context
@@ -26,7 +26,7 @@ from paycenter_server.services.paging import Page, Pager
 from paycenter_server.storage import accounts as account_rows
 from paycenter_server.storage import apps as app_rows
 from paycenter_server.storage import channels as channel_rows
-from paycenter_server.storage.database import Connection, ForeignKeyViolation, UniqueViolation
+from paycenter_server.storage.database import Connection, ForeignKeyViolation, Transaction, UniqueViolation
 
 _MOST_TRIES = 8
 
@@ -47,17 +47,9 @@ class NewChannel:
     enabled: bool
     account: str = ""
 
-    def request(self) -> dict[str, Any]:
-        """As an approval stores it."""
-        return {**asdict(self), "config": dict(self.config)}
-
-
-class _NeedsApprovalError(Exception):
-    """Ends the transaction of a new channel that needs a second operator. `after`: what would be audited."""
-
-    def __init__(self, after: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.after = after
+    def request(self, found: Mapping[str, Any] | None) -> dict[str, Any]:
+        """As an approval stores it. `found`: the account (see `_found`)."""
+        return {**asdict(self), "config": dict(self.config), "found": found}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +78,38 @@ def audited(view: ChannelView, binding: PayBinding) -> dict[str, Any]:
     }
 
 
-def _needs_approval(app: PayApp, stored: PayAccount, plan: Plan | None, same_binding: bool) -> bool:
-    """Whether a change needs a second operator: other keys, or another account where the app, the account before or the one after
-    says so."""
-    if plan is None:
-        return False
-    if app.channel_approval and not (same_binding and plan.account is plan.stored):
-        return True
-    if plan.account.id == stored.id:
-        return stored.change_approval and plan.account is not plan.stored
+def _other_keys(plan: Plan) -> bool:
+    """Whether a plan changes the keys of an account that exists."""
+    return plan.stored is not None and plan.account is not plan.stored
+
+
+def _account_needs_approval(stored: PayAccount | None, plan: Plan) -> bool:
+    """Whether an account says that a change needs a second operator: other keys, or another account where the one before or the one
+    after says so. `stored`: the account before; None of a new channel."""
+    if stored is None or plan.account.id == stored.id:
+        return plan.account.change_approval and _other_keys(plan)
     return stored.change_approval or plan.account.change_approval
+
+
+async def _app_needs_approval(transaction: Transaction, app_id: UUID, plan: Plan) -> bool:
+    """Whether the app of a channel that gets other values says so, or another app whose channels have the account that gets other
+    keys."""
+    return await app_rows.lock_channel_approval(transaction, app_id, plan.account.id if _other_keys(plan) else None)
+
+
+def _found(account: PayAccount | None) -> dict[str, Any] | None:
+    """The account of a plan as an approval stores it: which one, and by its version with which keys. None if there is none yet."""
+    return {"account": account.number, "version": account.version} if account is not None else None
+
+
+async def _refuse_another_account(transaction: Transaction, plan: Plan, approved: Approved) -> None:
+    """ACCOUNT_CHANGED if it is not the account that was shown, or not with the same keys. It stays locked.
+
+    Otherwise one operator could request a channel, and then prepare its account, which no channel has and so nothing protects.
+    """
+    account = await account_rows.lock_account(transaction, plan.stored.id) if plan.stored is not None else None
+    if _found(account) != approved.approval.request.get("found"):
+        raise accounts_errors.account_changed()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +122,11 @@ class _Change:
     account: str
     approved: Approved | None
 
-    def request(self, version: int) -> dict[str, Any]:
-        """As an approval stores it."""
+    def request(self, version: int, found: Mapping[str, Any] | None) -> dict[str, Any]:
+        """As an approval stores it. `found`: the account (see `_found`)."""
         return {
             "changes": dict(self.changes), "family": self.family, "config": dict(self.config) if self.config is not None else None,
-            "account": self.account, "version": version,
+            "account": self.account, "version": version, "found": found,
         }  # fmt: skip
 
 
@@ -159,7 +173,8 @@ class Channels:
         """Create a channel; an app has one per code. INVALID_FIELD names every invalid field of the configuration.
 
         The account is the given one, or the one that the configuration identifies; if there is no such account it is created.
-        APPROVAL_NEEDED, and the channel waits, for an app with `channel_approval`. `approved`: a second operator has approved it.
+        APPROVAL_NEEDED, and the channel waits, for an app with `channel_approval`, and if it brings a field to an account that an
+        app or the account itself protects. `approved`: a second operator has approved it.
         """
         self._identity.require_operator(caller)
         app = await self._identity.app_of(caller, new.app_key)
@@ -184,11 +199,14 @@ class Channels:
             async with self._context.database.transaction() as connection:
                 if approved is not None:
                     await self._approvals.take(connection, approved)
+                    await _refuse_another_account(connection, plan, approved)
                 await self._keys.store(connection, plan)
                 await channel_rows.insert_channel(connection, channel)
                 await channel_rows.insert_binding(connection, binding)
-                if approved is None and (await app_rows.lock_app(connection, app.id) or app).channel_approval:
-                    raise _NeedsApprovalError(after)
+                if approved is None and (
+                    _account_needs_approval(None, plan) or await _app_needs_approval(connection, app.id, plan)
+                ):
+                    raise NeedsApprovalError(after, _found(plan.stored))
                 act = Act("PayChannelService/CreatePayChannel", channel.number, new.app_key)
                 await record(connection, caller, act, None, after | (approved.audited if approved else {}))
                 if approved is not None:
@@ -198,9 +216,9 @@ class Channels:
 
         try:
             return await self._planned(store)
-        except _NeedsApprovalError as needed:
+        except NeedsApprovalError as needed:
             wanted = Wanted(
-                ApprovalKind.NEW_CHANNEL, app.app_key, new.request(), {"before": {}, "after": needed.after}, app=app,
+                ApprovalKind.NEW_CHANNEL, app.app_key, new.request(needed.found), {"before": {}, "after": needed.after}, app=app,
                 secrets=spec.secret_fields,
             )  # fmt: skip
             raise await self._approvals.request(caller, wanted) from None
@@ -243,8 +261,8 @@ class Channels:
         `account`, or a configuration with another identity, moves the channel to that account. A configuration with the identity
         of its account changes the account's keys. Fields of the account, and secrets, that are empty keep their stored values.
         Attempts and refunds stay with the account that they began with. APPROVAL_NEEDED, and the change waits, if it changes the
-        account or its keys and an account with `change_approval` is concerned. `approved`: a second operator has approved it, for
-        the channel with this `version`.
+        account or its keys and an account with `change_approval` is concerned, or an app with `channel_approval`. `approved`: a
+        second operator has approved it, for the channel with this `version`.
         """
         self._identity.require_operator(caller)
         check = Check()
@@ -283,45 +301,51 @@ class Channels:
         changed = replace(channel, binding_id=binding.id, **{name: changes[name] for name in names if name in changes})
         view = self._view(changed, binding, plan.account if plan else stored)
         before, after = audited(self._view(channel, current, stored), current), audited(view, binding)
-        app = await self._identity.app_of(caller, channel.app_key)
-        if approved is None and _needs_approval(app, stored, plan, binding is current):
-            await self._request(caller, channel, change, before, after)
+        other = plan is not None and (binding is not current or plan.account is not plan.stored)
         now = self._context.now()
-        async with self._context.database.transaction() as connection:
-            if approved is not None:
-                await self._approvals.take(connection, approved)
-            if plan is not None:
-                await self._keys.store(connection, plan)
-                if fresh:
-                    await channel_rows.insert_binding(connection, binding)
-                elif binding not in bindings:
-                    await channel_rows.update_binding(connection, binding, now)
-            done = await channel_rows.update_channel(
-                connection, channel.id, channel.version, now,
-                enabled=changes.get("enabled", channel.enabled), fee_rate_ppm=changes.get("fee_rate_ppm", channel.fee_rate_ppm),
-                remark=changes.get("remark", channel.remark), binding_id=binding.id,
-            )  # fmt: skip
-            if not done:
-                raise channels_errors.channel_changed()
-            act = Act("PayChannelService/UpdatePayChannel", channel.number, channel.app_key)
-            await record(connection, caller, act, before, after | (approved.audited if approved else {}))
-            if approved is not None:
-                await self._approvals.record(connection, approved)
+        try:
+            async with self._context.database.transaction() as connection:
+                if approved is not None:
+                    await self._approvals.take(connection, approved)
+                    if plan is not None:
+                        await _refuse_another_account(connection, plan, approved)
+                elif plan is not None and _account_needs_approval(stored, plan):
+                    raise NeedsApprovalError(after, _found(plan.stored))
+                if plan is not None:
+                    await self._keys.store(connection, plan)
+                    if fresh:
+                        await channel_rows.insert_binding(connection, binding)
+                    elif binding not in bindings:
+                        await channel_rows.update_binding(connection, binding, now)
+                done = await channel_rows.update_channel(
+                    connection, channel.id, channel.version, now,
+                    enabled=changed.enabled, fee_rate_ppm=changed.fee_rate_ppm, remark=changed.remark, binding_id=binding.id,
+                )  # fmt: skip
+                if not done:
+                    raise channels_errors.channel_changed()
+                if approved is None and other and plan is not None and await _app_needs_approval(connection, channel.app_id, plan):
+                    raise NeedsApprovalError(after, _found(plan.stored))
+                act = Act("PayChannelService/UpdatePayChannel", channel.number, channel.app_key)
+                await record(connection, caller, act, before, after | (approved.audited if approved else {}))
+                if approved is not None:
+                    await self._approvals.record(connection, approved)
+        except NeedsApprovalError as needed:
+            request = change.request(channel.version, needed.found)
+            raise await self._request(caller, channel, request, differing(before, needed.after)) from None
         if plan is not None:
             self._gateway.channels.forget_account(plan.account.id)
         return view
 
     async def _request(
-        self, caller: Caller, channel: PayChannel, change: _Change, before: dict[str, Any], after: dict[str, Any]
-    ) -> None:
-        """Store the change for a second operator. It always ends with APPROVAL_NEEDED."""
+        self, caller: Caller, channel: PayChannel, request: Mapping[str, Any], sides: tuple[dict[str, Any], dict[str, Any]]
+    ) -> PayCenterError:
+        """Store the change for a second operator. APPROVAL_NEEDED."""
         spec = self._context.registry.get(channel.code)
         app = await self._identity.app_of(caller, channel.app_key)
-        sides = dict(zip(("before", "after"), differing(before, after), strict=True))
-        request = change.request(channel.version)
+        shown = dict(zip(("before", "after"), sides, strict=True))
         secrets = spec.secret_fields if spec else ()
-        raise await self._approvals.request(
-            caller, Wanted(ApprovalKind.CHANNEL, channel.number, request, sides, app=app, secrets=secrets)
+        return await self._approvals.request(
+            caller, Wanted(ApprovalKind.CHANNEL, channel.number, request, shown, app=app, secrets=secrets)
         )
 
     def _binding(

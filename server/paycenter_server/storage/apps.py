@@ -33,6 +33,20 @@ async def lock_app(transaction: Transaction, app_id: UUID) -> PayApp | None:
     return APPS.model(await transaction.fetchrow(f"{APPS.select} WHERE t.id = $1 FOR NO KEY UPDATE", app_id))
 
 
+async def lock_channel_approval(transaction: Transaction, app_id: UUID | None, account_id: UUID | None) -> bool:
+    """Whether this app, or an app whose channels have or had this account, asks for a second operator (`channel_approval`).
+
+    The apps are locked until the end of the transaction, so that none begins to ask for it meanwhile.
+    """
+    rows = await transaction.fetch(
+        """SELECT channel_approval FROM pay_app WHERE id = $1 OR id IN (
+             SELECT c.app_id FROM pay_binding b JOIN pay_channel c ON c.id = b.channel_id WHERE b.account_id = $2
+           ) ORDER BY id FOR NO KEY UPDATE""",
+        app_id, account_id,
+    )  # fmt: skip
+    return any(row["channel_approval"] for row in rows)
+
+
 async def update_app(connection: WriteConnection, app_key: str, now: datetime, **values: object) -> PayApp | None:
     """Change the given columns. None if there is no such app."""
     from sqlalchemy import update

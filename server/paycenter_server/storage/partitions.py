@@ -49,11 +49,14 @@ def name_of(table: str, month: datetime) -> str:
 
 
 async def list_partitions(connection: Connection, *, sizes: bool = False) -> list[Partition]:
-    """The partitions of all tables, oldest first, the default one last. With `sizes` it waits for a table that is locked."""
+    """The partitions of all tables, oldest first, the default one last. With `sizes` it waits for a table that is locked.
+
+    One that somebody has attached under another name is left out.
+    """
     rows = await connection.fetch(
         f"""SELECT c.relname AS name, p.relname AS table, {"pg_total_relation_size(c.oid)" if sizes else "NULL::bigint"} AS bytes
            FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_class p ON p.oid = i.inhparent
-           WHERE p.oid = ANY(ARRAY(SELECT t::regclass FROM unnest($1::text[]) t))
+           WHERE p.oid = ANY(ARRAY(SELECT t::regclass FROM unnest($1::text[]) t)) AND c.relname ~ '_([0-9]{{6}}|default)$'
            ORDER BY p.relname, c.relname""",
         list(TABLES),
     )
@@ -62,6 +65,12 @@ async def list_partitions(connection: Connection, *, sizes: bool = False) -> lis
         last = row["name"].removeprefix(row["table"] + "_")
         month = None if last == "default" else datetime(int(last[:4]), int(last[4:]), 1, tzinfo=UTC)
         found.append(Partition(row["name"], row["table"], month, row["bytes"]))
+    return found
+
+
+async def newest_event(connection: Connection) -> datetime | None:
+    """The time of the last event, by the clock of the database; None if the ledger is empty."""
+    found: datetime | None = await connection.fetchval("SELECT create_time FROM pay_event ORDER BY id DESC LIMIT 1")
     return found
 
 
@@ -95,7 +104,7 @@ async def make(transaction: Transaction, table: str, month: datetime) -> str:
 
 
 async def drop(transaction: Transaction, partition: Partition) -> None:
-    """Drop a partition with its rows."""
+    """Drop a partition with its rows. Inserts wait for it, and it waits for every transaction that reads the table."""
     assert not partition.is_default
     await transaction.execute(f"DROP TABLE {partition.name}")
 
@@ -105,7 +114,7 @@ async def first_month_kept(connection: Connection) -> datetime | None:
     row = await connection.fetchrow(
         """SELECT c.relname AS name, pg_get_expr(c.relpartbound, c.oid) LIKE '%FROM (MINVALUE)%' AS has_all
            FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-           WHERE i.inhparent = 'pay_event'::regclass AND c.relname <> 'pay_event_default' ORDER BY c.relname LIMIT 1"""
+           WHERE i.inhparent = 'pay_event'::regclass AND c.relname ~ '^pay_event_[0-9]{6}$' ORDER BY c.relname LIMIT 1"""
     )
     if row is None or row["has_all"]:
         return None
