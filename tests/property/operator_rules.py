@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, ClassVar
+from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, invariant, rule
 from paycenter_server.domain.callers import Caller
-from paycenter_server.domain.errors import PayCenterError
+from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.refunds import PayRefund
@@ -32,8 +32,12 @@ class OperatorMachine(MoneyMachine):
 
     merchants: tuple[Merchant, Merchant]
     orders = Bundle("channel_orders")
-    limit: ClassVar[int] = 0
-    """The refund_approval_limit of the app; 0: there is none."""
+
+    @property
+    def limit(self) -> int:
+        """The refund_approval_limit of the app; 0: there is none. A higher one than before waits for a second operator."""
+        found = self.runner.run(self.system.value("SELECT coalesce(refund_approval_limit, 0) FROM pay_app WHERE app_key = 'shop'"))
+        return int(found)
 
     @rule(family=st.sampled_from(["wechatpay", "alipay"]), which=st.integers(0, 1), done=st.booleans())
     def a_channel_signs_with_another_certificate(self, family: str, which: int, done: bool) -> None:
@@ -57,8 +61,13 @@ class OperatorMachine(MoneyMachine):
 
     @rule(refund=st.sampled_from([0, 50, 500]), case=st.sampled_from([None, 50, 500]))
     def limits_of_one_operator(self, refund: int, case: int | None) -> None:
-        self.run(set_app(self.system, refund_approval_limit=refund, case_decision_limit=case))
-        OperatorMachine.limit = refund
+        before, result = self.limit, self.run(set_app(self.system, refund_approval_limit=refund, case_decision_limit=case))
+        if isinstance(result, PayCenterError):
+            assert result.reason is Reason.APPROVAL_NEEDED
+            assert self.limit == before
+        else:
+            assert not before or 0 < refund <= before
+            assert self.limit == refund
 
     @rule(order=orders, amount=st.integers(1, 700), number=st.sampled_from("xyz"))
     def an_operator_refunds(self, order: PayOrder, amount: int, number: str) -> None:
@@ -66,10 +75,10 @@ class OperatorMachine(MoneyMachine):
         refund_no = f"{order.merchant_order_id}-{number}"
         known = self.runner.run(self.system.value("SELECT count(*) FROM pay_refund WHERE merchant_refund_no = $1", refund_no))
         new = NewRefund("shop", order.merchant_order_id, refund_no, amount, "退货")
-        made = self.run(self.system.services.refunds.create(ANNE, new))
-        if isinstance(made, PayRefund) and not known and self.limit:
+        limit, made = self.limit, self.run(self.system.services.refunds.create(ANNE, new))
+        if isinstance(made, PayRefund) and not known and limit:
             now = self.runner.run(self.system.read(order))
-            assert now.refunded_amount + now.reserved_amount < self.limit
+            assert now.refunded_amount + now.reserved_amount < limit
 
     @rule(amount=st.integers(100, 1000), approve=st.booleans())
     def an_approved_refund(self, amount: int, approve: bool) -> None:

@@ -332,7 +332,6 @@ def test_our_books_are_the_channels_books(
         other = runner.run(stack.enter_async_context(another_merchant(system, other_keys_dir)))
         ChannelMachine.system, ChannelMachine.runner = system, runner
         ChannelMachine.merchants = (merchant_of(keys_dir, system.simulator), other)
-        OperatorMachine.limit = 0
         for code in BAR_CODES:
             runner.run(system.add_channel(code))
         for merchant in ChannelMachine.merchants:
