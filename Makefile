@@ -70,7 +70,9 @@ unit: $(VENV)/.dev
 	$(PYTEST) $(filter-out $(COVERED) tests/browser tests/support tests/fuzz tests/interop,$(patsubst %/,%,$(wildcard tests/*/))) $(ARGS)
 	$(PYTEST) $(COVERED) --cov --cov-report=term:skip-covered $(ARGS)
 
-test: lint unit
+# At the same time, because the checks of the types use one processor.
+test: $(VENV)/.dev
+	@$(MAKE) --no-print-directory -j2 lint unit
 
 e2e: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/browser $(ARGS)

@@ -23,7 +23,7 @@ from paycenter_server.domain.states import OrderState
 from support.system import PayCenterSystem, SystemOn
 from support.waiting import pause
 
-ROUNDS = 80 if os.environ.get("FAULTS") == "all" else 14
+ROUNDS = 80 if os.environ.get("FAULTS") == "all" else 5
 STARTS = (5, 16, 44, 46, 59, 61, 62)
 
 
