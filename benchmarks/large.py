@@ -148,8 +148,8 @@ async def hot(services: Services, caller: Caller) -> dict[str, float]:
     return found
 
 
-async def run(made: Processes, count: int) -> bool:
-    """Measure, load, measure again."""
+async def run(made: Processes, count: int, *, exports: bool) -> bool:
+    """Measure, load, measure again. `exports`: write the files of all orders, too, which takes minutes."""
     app = await make_app(made, "http://127.0.0.1:1/notify", paid=True)
     caller, operator = Caller(app.key_id, app.id, "shop"), Caller("benchmark", None, "")
     async with open_services(settings_of(made)) as services:
@@ -174,7 +174,7 @@ async def run(made: Processes, count: int) -> bool:
             value = await milliseconds(work, 7)
             met &= value < LIST_MS
             print(f"{name:40}{value:10.1f}  {'' if value < LIST_MS else f'MISSED: more than {LIST_MS:.0f} ms'}")
-        for name in sorted(WRITERS):
+        for name in sorted(WRITERS) if exports else ():
             before, started = _peak(), time.monotonic()
             rows = await export(services, operator, name)
             grown = _peak() - before
@@ -209,9 +209,10 @@ def main() -> int:
     """Run as told by the arguments."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--orders", type=int, default=1_000_000)
+    parser.add_argument("--no-exports", action="store_true", help="do not write the files of all orders")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="paycenter-bench-") as folder, Processes(Path(folder), fsync=False) as made:
-        return 0 if asyncio.run(run(made, options.orders)) else 1
+        return 0 if asyncio.run(run(made, options.orders, exports=not options.no_exports)) else 1
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession
 from aiohttp.test_utils import TestClient, TestServer
-from paycenter.examples.shop import create_app
+from paycenter.examples.shop_server import create_app
 from paycenter.examples.shop_store import KEPT, Store
 from standardwebhooks.webhooks import Webhook
 from support.waiting import eventually

@@ -63,6 +63,6 @@ def demo(context: click.Context, running: bool, data_file: Path | None, as_json:
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def shop(words: tuple[str, ...]) -> None:
     """Run the demo shop (`python -m paycenter.examples.shop`), which explains its options with --help."""
-    from paycenter.examples.shop import main
+    from paycenter.examples.shop_server import main
 
     main(list(words))
