@@ -78,7 +78,7 @@ class Connection(asyncio.Protocol):
         message = self._load.message()
         if message is None:
             if not self._open:
-                self._load.lost.set()
+                self._load.end_connection()
             return b""
         size = len(message) + 5
         if self._window < size:
@@ -149,6 +149,7 @@ class Load:
         self.failed = 0
         self.over = False
         self.lost = asyncio.Event()
+        self.connections = 0
 
     def message(self) -> bytes | None:
         """The message of the next call; None if there is no other."""
@@ -159,6 +160,12 @@ class Load:
         self._count += 1
         number = self._first + (self._count % self._span if self._span else self._count)
         return self._before + str(number).zfill(self._digits).encode() + self._after
+
+    def end_connection(self) -> None:
+        """A connection has nothing left to do. The last one ends the run."""
+        self.connections -= 1
+        if self.connections <= 0:
+            self.lost.set()
 
     def ended(self, started: float, succeeded: bool) -> None:
         """Count a call that began at `started`."""
@@ -187,6 +194,7 @@ async def _run(options: argparse.Namespace) -> dict[str, float]:
     messages = [bytes.fromhex(line) for line in options.messages.read_text().split()] if options.messages else []
     each = 0 if options.rate else max(1, options.parallel // options.connections)
     load = Load(headers, bytes.fromhex(options.message), options.marker.encode(), options.first, each, messages, options.span)
+    load.connections = options.connections
     loop = asyncio.get_running_loop()
     started, processor = time.perf_counter(), time.process_time()
     tls = None
