@@ -111,8 +111,10 @@ class Claims(Generic[K, T]):
             while self._backlog and not self._stopping:
                 seconds = self._places.seconds_to_token(self._backlog, self._clock.now())
                 if self._working or seconds is not None:
+                    # Not wait_for: on Python 3.11 it loses a cancellation that comes together with the event.
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(self._freed.wait(), seconds)
+                        async with asyncio.timeout(seconds):
+                            await self._freed.wait()
                 self._freed.clear()
                 if not self._places.mostly_free(self._backlog):
                     await asyncio.sleep(_GATHER_SECONDS)

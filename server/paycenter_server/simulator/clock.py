@@ -13,6 +13,7 @@ import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 __all__ = ["CHINA", "MAX_SHIFT", "Clock", "Scheduler", "china_time", "parse_china_time", "parse_rfc3339", "rfc3339"]
 
@@ -111,10 +112,10 @@ class Scheduler:
                 while self._heap and self._heap[0][0] <= now:
                     self._start(heapq.heappop(self._heap)[2])
                 wait = max(self._heap[0][0] - now, 0.001) if self._heap else None
-                try:
-                    await asyncio.wait_for(self._wake.wait(), wait)
-                except TimeoutError:
-                    continue
+                # Not wait_for: on Python 3.11 it loses a cancellation that comes together with the event, and `run` would go on.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
+                        await self._wake.wait()
         finally:
             for task in self._running:
                 task.cancel()
