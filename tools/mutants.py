@@ -92,8 +92,10 @@ _BROKEN = re.compile(
     r"|PostgresSyntaxError|IndeterminateDatatypeError|AmbiguousParameterError|DatatypeMismatchError|UndefinedColumnError"
     r"|UndefinedTableError|UndefinedParameterError|UndefinedFunctionError|AmbiguousColumnError|InvalidColumnReferenceError"
     r"|the server expects \d+ arguments?|GroupingError|could not determine data type|invalid input for query argument"
-    r"|InvalidTextRepresentationError|NotNullViolationError|ConnectionDoesNotExistError|Address already in use)\b"
+    r"|InvalidTextRepresentationError|NotNullViolationError|Address already in use)\b"
 )
+# In the log of a test that failed this is no fault: its system ends while calls are running.
+_DISCONNECTED = "ConnectionDoesNotExistError"
 # Loaded into each run by `-p`. It reports from where the code was loaded, and the result of each test.
 _PLUGIN = """
 import importlib, json, os, pathlib
@@ -297,6 +299,8 @@ def judge(mutant: Mutant, found: dict[str, object], tree: Path) -> tuple[bool, s
                 return False, f"{item} neither passes nor fails: {outcome.get('call') or 'no result'}", True
             elif broken := _BROKEN.search(f"{outcome.get('message')}\n{outcome.get('output')}"):
                 return False, f"{item} fails by a broken program ({broken.group()}): {outcome.get('message')}", True
+            elif _DISCONNECTED in str(outcome.get("message")):
+                return False, f"{item} fails by a lost connection: {outcome.get('message')}", True
             elif "from pytest-timeout" in str(outcome.get("message")):
                 return False, f"{item} hangs instead of failing", True
     if survivors:
