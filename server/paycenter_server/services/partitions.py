@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import structlog
@@ -24,7 +24,7 @@ class Maintained:
 
     made: Sequence[str] = ()
     dropped: Sequence[str] = ()
-    problems: Sequence[str] = field(default=())
+    problems: Sequence[str] = ()
 
 
 class Partitions:

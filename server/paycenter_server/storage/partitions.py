@@ -26,16 +26,6 @@ class Partition:
     month: datetime | None
     bytes: int | None
 
-    @property
-    def is_default(self) -> bool:
-        """Whether it holds the rows of months that have no partition."""
-        return self.month is None
-
-
-def next_month(month: datetime) -> datetime:
-    """The first moment of the month after this time."""
-    return datetime(month.year + month.month // 12, month.month % 12 + 1, 1, tzinfo=UTC)
-
 
 def months_before(time: datetime, count: int) -> datetime:
     """The first moment of the month that is `count` months before that of this time."""
@@ -43,9 +33,19 @@ def months_before(time: datetime, count: int) -> datetime:
     return datetime(months // 12, months % 12 + 1, 1, tzinfo=UTC)
 
 
+def next_month(time: datetime) -> datetime:
+    """The first moment of the month after this time."""
+    return months_before(time, -1)
+
+
 def name_of(table: str, month: datetime) -> str:
     """The name of a partition."""
     return f"{table}_{month:%Y%m}"
+
+
+def _month_of(name: str) -> datetime | None:
+    """The month in the name of a partition; None for the default one."""
+    return None if name.endswith("_default") else datetime(int(name[-6:-2]), int(name[-2:]), 1, tzinfo=UTC)
 
 
 async def list_partitions(connection: Connection, *, sizes: bool = False) -> list[Partition]:
@@ -60,12 +60,7 @@ async def list_partitions(connection: Connection, *, sizes: bool = False) -> lis
            ORDER BY p.relname, c.relname""",
         list(TABLES),
     )
-    found = []
-    for row in rows:
-        last = row["name"].removeprefix(row["table"] + "_")
-        month = None if last == "default" else datetime(int(last[:4]), int(last[4:]), 1, tzinfo=UTC)
-        found.append(Partition(row["name"], row["table"], month, row["bytes"]))
-    return found
+    return [Partition(row["name"], row["table"], _month_of(row["name"]), row["bytes"]) for row in rows]
 
 
 async def newest_event(connection: Connection) -> datetime | None:
@@ -105,7 +100,7 @@ async def make(transaction: Transaction, table: str, month: datetime) -> str:
 
 async def drop(transaction: Transaction, partition: Partition) -> None:
     """Drop a partition with its rows. Inserts wait for it, and it waits for every transaction that reads the table."""
-    assert not partition.is_default
+    assert partition.month is not None  # not the default partition
     await transaction.execute(f"DROP TABLE {partition.name}")
 
 
@@ -118,4 +113,4 @@ async def first_month_kept(connection: Connection) -> datetime | None:
     )
     if row is None or row["has_all"]:
         return None
-    return datetime(int(row["name"][-6:-2]), int(row["name"][-2:]), 1, tzinfo=UTC)
+    return _month_of(row["name"])
