@@ -37,6 +37,13 @@ class Measured:
     failed: int = 0
     refused: int = 0
 
+    def add(self, found: Mapping[str, Any]) -> None:
+        """The figures of a run of the load generator."""
+        self.rates.append(found["rate"])
+        self.p50.append(found["p50_ms"])
+        self.p99.append(found["p99_ms"])
+        self.generator.append(found["generator_cpu"])
+
     def summary(self) -> dict[str, Any]:
         """Medians."""
 
@@ -81,10 +88,7 @@ class Benchmark:
             seconds=self._seconds if messages is None else 60, messages=messages, span=span,
         )  # fmt: skip
         measured = self.found.setdefault(name, Measured())
-        measured.rates.append(found["rate"])
-        measured.p50.append(found["p50_ms"])
-        measured.p99.append(found["p99_ms"])
-        measured.generator.append(found["generator_cpu"])
+        measured.add(found)
         measured.failed += found["failed"]
         for key, pid in pids.items():
             used = (cpu_seconds(pid) - before[key]) / max(1, found["calls"]) * 1e6
@@ -132,10 +136,7 @@ class Benchmark:
         before = {"server": cpu_seconds(server.pid), "postgres": cpu_seconds(self._made.postgres_pid)}
         found = run(self._seconds)
         measured = self.found.setdefault(name, Measured())
-        measured.rates.append(found["rate"])
-        measured.p50.append(found["p50_ms"])
-        measured.p99.append(found["p99_ms"])
-        measured.generator.append(found["generator_cpu"])
+        measured.add(found)
         measured.failed += found["failed"]
         for key, pid in (("server", server.pid), ("postgres", self._made.postgres_pid)):
             measured.cpu.setdefault(key, []).append((cpu_seconds(pid) - before[key]) / max(1, found["calls"]) * 1e6)
@@ -302,9 +303,7 @@ class Benchmark:
         )  # fmt: skip
         self._first += int(found["calls"]) + 10_000
         measured = self.found.setdefault("create, idle", Measured())
-        measured.rates.append(found["rate"])
-        measured.p50.append(found["p50_ms"])
-        measured.p99.append(found["p99_ms"])
+        measured.add(found)
         measured.failed += found["failed"]
 
     def half_load(self) -> None:
@@ -323,10 +322,7 @@ class Benchmark:
         )  # fmt: skip
         self._first += int(found["calls"] + found["failed"]) + 20_000
         measured = self.found.setdefault(name, Measured())
-        measured.rates.append(found["rate"])
-        measured.p50.append(found["p50_ms"])
-        measured.p99.append(found["p99_ms"])
-        measured.generator.append(found["generator_cpu"])
+        measured.add(found)
         measured.refused += found["failed"]
 
     def memory(self) -> dict[str, float]:
