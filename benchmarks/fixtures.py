@@ -19,6 +19,7 @@ from paycenter_server.services.channels import NewChannel
 from paycenter_server.services.orders import NewOrder
 from paycenter_server.services.refunds import NewRefund
 from paycenter_server.settings import Settings
+from paycenter_server.storage import orders_insert
 from processes import Processes
 
 
@@ -65,10 +66,8 @@ async def make_app(made: Processes, url: str, *, paid: bool = False) -> App:
 
 def insert_script(app: App) -> str:
     """A script for pgbench: the statement of CreatePayOrder with the values of an order, and new keys."""
-    from paycenter_server.storage import orders as order_rows
-
     values: list[str] = []
-    for name in order_rows.ORDERS.columns:
+    for name in orders_insert.GIVEN:
         value = app.row[name]
         if name == "id":
             values.append("uuidv7()")
@@ -81,7 +80,7 @@ def insert_script(app: App) -> str:
         else:
             values.append(f"'{value}'")
     values += ["'APP'", "'benchmark'", "NULL::jsonb"]
-    statement = re.sub(r"\$(\d+)", lambda found: values[int(found.group(1)) - 1], order_rows._INSERT)
+    statement = re.sub(r"\$(\d+)", lambda found: f"ARRAY[{values[int(found.group(1)) - 1]}]", orders_insert.INSERT)
     return f"\\set number random(1, 9000000000000000)\n{' '.join(statement.split())};\n"
 
 

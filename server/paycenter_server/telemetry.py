@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import uuid
 
 import structlog
 
@@ -70,8 +69,9 @@ def configure_logging(format_: str, level: str) -> None:
 
 def usable_id(given: object) -> str:
     """The given request id if it is short printable ASCII, else a new one."""
-    usable = isinstance(given, str) and 0 < len(given) <= 64 and all("!" <= character <= "~" for character in given)
-    return str(given) if usable else uuid.uuid4().hex
+    if isinstance(given, str) and 0 < len(given) <= 64 and given.isascii() and given.isprintable() and " " not in given:
+        return given
+    return os.urandom(16).hex()
 
 
 def begin_request(given: object, peer: str) -> str:

@@ -15,7 +15,7 @@ from paycenter_server.services.apps_cache import AppCache
 from paycenter_server.services.identity import Caller
 from paycenter_server.services.orders import NewOrder
 from paycenter_server.services.orders_insert import OrderInserts
-from paycenter_server.storage import orders as order_rows
+from paycenter_server.storage import orders_insert as order_rows
 from support.locks import transaction, waiting_for_lock
 from support.system import CAUSE, OPERATOR, PayCenterSystem
 from support.waiting import ended, pause
@@ -34,6 +34,12 @@ async def test_each_caller_gets_its_own_order(system: PayCenterSystem) -> None:
     assert [order.merchant_order_id for order in made] == [new.merchant_order_id for new in repeats]
     assert len({order.id for order in made}) == 20
     assert await system.value("SELECT count(*) FROM pay_order") == 20
+
+
+async def test_a_created_order_is_what_is_stored(system: PayCenterSystem) -> None:
+    """The statement leaves some columns to their defaults."""
+    made = await asyncio.gather(*(create(system, system.new_order(amount=100 + number)) for number in range(5)))
+    assert [await system.read(order) for order in made] == made
 
 
 async def test_other_content_under_the_same_number_is_a_conflict(system: PayCenterSystem) -> None:
@@ -93,7 +99,7 @@ async def test_a_batch_is_inserted_in_the_order_of_its_numbers(system: PayCenter
     """So that two processes with the same numbers in different orders never wait for each other in a circle."""
     first, second, other = [await draft(system, number) for number in "ABB"]
     async with transaction(system) as held:
-        await order_rows.insert_order(held, other, CAUSE)
+        await order_rows.insert_orders(held, [(other, CAUSE)])
         async with system.services.context.database.connection() as connection:
             batch = asyncio.ensure_future(order_rows.insert_orders(connection, [(second, CAUSE), (first, CAUSE)]))
             await waiting_for_lock(system, [batch])

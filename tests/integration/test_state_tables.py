@@ -47,6 +47,7 @@ from paycenter_server.storage import channels as channel_rows
 from paycenter_server.storage import notifications as notification_rows
 from paycenter_server.storage import notifications_delivery as delivery_rows
 from paycenter_server.storage import orders as order_rows
+from paycenter_server.storage import orders_insert
 from paycenter_server.storage import payments as payment_rows
 from paycenter_server.storage import refunds as refund_rows
 from paycenter_server.storage.database import Transaction
@@ -131,7 +132,7 @@ async def stored(system: PayCenterSystem, transaction: Transaction) -> Rows:
         payload="{}",
     )  # fmt: skip
     case = new_case(context.new_key(now), now, CaseKind.LATE_PAYMENT, "c", app_id=app.id)
-    assert await order_rows.insert_order(transaction, order, CAUSE)
+    assert await orders_insert.insert_orders(transaction, [(order, CAUSE)])
     assert await attempt_rows.insert_attempt(transaction, attempt, order, CAUSE)
     await refund_rows.insert_refund(transaction, refund, CAUSE)
     assert await notification_rows.insert_notification(transaction, notification)

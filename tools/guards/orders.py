@@ -31,7 +31,7 @@ ORDERS: list[Mutant] = [
         ),
     ),
     *guards(
-        "storage/orders.py",
+        "storage/orders_insert.py",
         "test_orders_insert.py",
         (
             "insert-order-of-keys",

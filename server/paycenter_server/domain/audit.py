@@ -77,7 +77,8 @@ def set_origin(peer: str, request_id: str) -> None:
 
 def clean(text: str, most: int = TEXT_MAX) -> str:
     """A text of a caller as the audit keeps it: at most `most` characters, all of them printable."""
-    return "".join(character if character.isprintable() else "?" for character in text[:most])
+    kept = text[:most]
+    return kept if kept.isprintable() else "".join(character if character.isprintable() else "?" for character in kept)
 
 
 def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

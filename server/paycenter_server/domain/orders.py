@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from paycenter_server.domain.apps import PayApp
@@ -59,6 +61,16 @@ class PayOrder:
         return encode(Prefix.ORDER, self.id)
 
 
+AT_CREATE: Mapping[str, Any] = {
+    "version": 0, "paid_amount": 0, "refunded_amount": 0, "reserved_amount": 0, "attempt_id": None, "channel_id": None,
+    "channel_code": None, "channel_order_no": None, "channel_user_id": None, "channel_fee_rate_ppm": 0, "channel_fee_amount": 0,
+    "success_time": None, "check_count": 0, "submit_version": 0,
+}  # fmt: skip
+"""What every order has when it is created: the defaults of the columns of pay_order."""
+SAME_AT_CREATE = {"first_amount": "amount", "next_check_time": "expire_time", "update_time": "create_time"}
+"""Fields that have the value of another one when an order is created. Its next check is at its expiry."""
+
+
 def new_order(
     key: UUID,
     now: datetime,
@@ -75,7 +87,7 @@ def new_order(
     return_url: str,
     notification_url: str = "",
 ) -> PayOrder:
-    """Build an order without attempts. Its next check is at its expiry."""
+    """Build an order without attempts."""
     return PayOrder(
         id=key,
         app_id=app.id,
@@ -92,21 +104,8 @@ def new_order(
         user_id=user_id,
         return_url=return_url,
         notification_url=notification_url,
-        version=0,
-        paid_amount=0,
-        refunded_amount=0,
-        reserved_amount=0,
-        attempt_id=None,
-        channel_id=None,
-        channel_code=None,
-        channel_order_no=None,
-        channel_user_id=None,
-        channel_fee_rate_ppm=0,
-        channel_fee_amount=0,
-        success_time=None,
         next_check_time=expire_time,
-        check_count=0,
-        submit_version=0,
         create_time=now,
         update_time=now,
+        **AT_CREATE,
     )

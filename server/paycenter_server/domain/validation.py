@@ -5,13 +5,28 @@ from __future__ import annotations
 import ipaddress
 import re
 from datetime import datetime, timedelta
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from paycenter_server.domain.errors import Violation, invalid
 from paycenter_server.domain.money import CURRENCIES, MAX_AMOUNT
 
 _APP_KEY = re.compile(r"[a-z0-9_-]{1,64}")
+_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_IPV4 = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}")
 MAX_EXPIRY = timedelta(days=30)
+
+
+@lru_cache(maxsize=1024)  # an app uses the same few again and again
+def _is_absolute(url: str) -> bool:
+    """Whether it is an absolute http or https URL without credentials."""
+    if " " in url or not url.isprintable():  # every other white space is not printable
+        return False
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.username is None and parts.port != 0
+    except ValueError:
+        return False
 
 
 class Check:
@@ -52,6 +67,8 @@ class Check:
 
     def ip(self, field: str, value: str) -> None:
         """Check an IPv4 or IPv6 address. A scope id (fe80::1%eth0) is refused, because other machines cannot interpret it."""
+        if _IPV4.fullmatch(value):
+            return  # most are; the parser below takes ten times as long
         try:
             scoped = getattr(ipaddress.ip_address(value), "scope_id", None) is not None
         except ValueError:
@@ -76,12 +93,7 @@ class Check:
         if len(value) > maximum:
             self.fail(field, f"has {len(value)} characters; the most is {maximum}")
             return
-        try:
-            parts = urlsplit(value)
-            good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.username is None and parts.port != 0
-        except ValueError:
-            good = False
-        if not good or " " in value or not value.isprintable():  # every other white space is not printable
+        if not _is_absolute(value):
             self.fail(field, "must be an absolute http or https URL without credentials")
 
     def app_key(self, field: str, value: str) -> None:

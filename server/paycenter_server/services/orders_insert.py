@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from paycenter_server.domain.events import Cause
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.services.context import Context
-from paycenter_server.storage import orders as order_rows
+from paycenter_server.storage import orders_insert as order_rows
 from paycenter_server.storage.database import is_connection_loss
 
 MOST_ROWS = 128
@@ -40,7 +40,7 @@ class OrderInserts:
         self._busy = True
         try:
             async with self._context.database.connection() as connection:
-                return await order_rows.insert_order(connection, order, cause)
+                return order.id in await order_rows.insert_orders(connection, [(order, cause)])
         finally:
             self._next()
 

@@ -28,38 +28,6 @@ def _order_event(event: OrderEvent, before: str = "NULL") -> Change:
     return Change(Subject.ORDER, named(event), order_id="id", before=before, after="state", amount="amount")
 
 
-_INSERT = f"""
-WITH made AS ({ORDERS.insert} ON CONFLICT (merchant_order_id, app_id) DO NOTHING RETURNING id, state, amount),
-noted AS ({noting("made", len(ORDERS.columns) + 1, _order_event(OrderEvent.CREATE))})
-SELECT id FROM made
-"""
-
-
-async def insert_order(connection: WriteConnection, order: PayOrder, cause: Cause) -> bool:
-    """Insert an order. False if the app has an order with this merchant_order_id."""
-    return await connection.fetchval(_INSERT, *ORDERS.values(order), *cause_values(cause)) is not None
-
-
-_MANY = [f"${number}::{kind}" for number, kind in enumerate(ORDERS.array_types, 1)]
-_INSERT_MANY = f"""
-WITH made AS (INSERT INTO pay_order ({", ".join(ORDERS.columns)}) SELECT * FROM unnest({", ".join(_MANY)})
-  ON CONFLICT (merchant_order_id, app_id) DO NOTHING RETURNING id, state, amount),
-noted AS ({noting("made", len(_MANY) + 1, _order_event(OrderEvent.CREATE), keys="$1::uuid[]")})
-SELECT id FROM made
-"""
-
-
-async def insert_orders(connection: WriteConnection, orders: Sequence[tuple[PayOrder, Cause]]) -> set[UUID]:
-    """Insert orders in one statement. The ids of those whose apps had no order with their merchant_order_id.
-
-    They are inserted in the order of their unique keys, so that two processes never wait for each other in a circle.
-    """
-    ordered = sorted(orders, key=lambda item: (item[0].merchant_order_id, item[0].app_id))
-    columns = ORDERS.columns_of([order for order, _ in ordered])
-    causes = [list(values) for values in zip(*(cause_values(cause) for _, cause in ordered), strict=True)]
-    return {row["id"] for row in await connection.fetch(_INSERT_MANY, *columns, *causes)}
-
-
 async def get_order(connection: Connection, order_id: UUID) -> PayOrder | None:
     """Read by id; None if there is none."""
     return ORDERS.model(await connection.fetchrow(f"{ORDERS.select} WHERE t.id = $1", order_id))

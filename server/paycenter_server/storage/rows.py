@@ -7,7 +7,7 @@ from dataclasses import fields
 from datetime import datetime
 from enum import StrEnum
 from functools import cache
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Generic, TypeVar, get_args, get_type_hints
 from uuid import UUID
 
@@ -30,21 +30,23 @@ def id_of_unique_key(table: str, columns: str, places: str) -> str:
 
 
 @cache
-def _readers(kind: type[Any]) -> tuple[tuple[str, type[StrEnum] | None], ...]:
+def _reader(kind: type[Any], prefix: str) -> tuple[Callable[[Mapping[str, Any]], tuple[Any, ...]], list[tuple[int, type[StrEnum]]]]:
+    """What reads the values of the fields from a row, and the places of those that are enums."""
     hints = get_type_hints(kind)
-    return tuple(
-        (item.name, hints[item.name] if isinstance(hints[item.name], type) and issubclass(hints[item.name], StrEnum) else None)
-        for item in fields(kind)
-    )
+    names = [item.name for item in fields(kind)]
+    enums = [(at, hint) for at, name in enumerate(names) if isinstance(hint := hints[name], type) and issubclass(hint, StrEnum)]
+    return itemgetter(*(prefix + name for name in names)), enums
 
 
 def to_model(kind: type[T], record: Mapping[str, Any], prefix: str = "") -> T:
     """Build a dataclass from a row with a column for each of its fields. Texts become the enums of the fields. `prefix`: of the
     names of the columns."""
-    values = []
-    for name, enum in _readers(kind):  # type: ignore[arg-type]
-        value = record[prefix + name]
-        values.append(enum(value) if enum is not None else value)
+    read, enums = _reader(kind, prefix)
+    if not enums:
+        return kind(*read(record))
+    values = list(read(record))
+    for at, enum in enums:
+        values[at] = enum(values[at])
     return kind(*values)
 
 
