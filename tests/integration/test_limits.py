@@ -64,9 +64,36 @@ async def test_calls_of_an_app_in_a_second_are_limited(system: PayCenterSystem) 
         await other.close()
 
 
+@asynccontextmanager
+async def unsent(rig: Rig) -> AsyncIterator[grpc.aio.StreamUnaryCall[Any, Any]]:
+    """A call of the shop that has sent its headers and never sends its message."""
+    async with rig.bare() as channel:
+        method = channel.stream_unary("/paycenter.v1.PayOrderService/GetPayOrder")
+        call = method(timeout=20, metadata=(("authorization", rig.system.secrets["shop:authorization"]),))
+        yield call
+        call.cancel()
+
+
+async def test_a_refused_call_is_answered_before_its_message_is_read(system: PayCenterSystem) -> None:
+    for limits in (Limits(calls=2, app_calls=2), Limits(calls=8, app_calls=2)):
+        async with open_rig(system, limits=limits) as rig:
+            order = await rig.order()
+            async with waiting_calls(rig, order, 2), unsent(rig) as call:
+                assert await call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert rig.server.admission.calls == 0
+
+
+async def test_a_call_whose_message_does_not_come_gives_its_place_back(system: PayCenterSystem) -> None:
+    async with open_rig(system) as rig:
+        await rig.order()
+        async with unsent(rig):
+            await eventually(lambda: rig.server.admission.calls == 1)
+        await eventually(lambda: rig.server.admission.calls == 0)
+
+
 def test_a_call_that_ends_while_its_work_waits_gives_its_place_back_once() -> None:
     admission = Admission(Limits())
-    place = admission.admit(None)
+    place = admission.begin()
     place.pause()
     place.end()
     assert admission.calls == 0
@@ -76,7 +103,7 @@ def test_a_call_that_ends_while_its_work_waits_gives_its_place_back_once() -> No
 
 def test_a_call_that_waits_for_two_answers_gives_back_one_place() -> None:
     admission = Admission(Limits())
-    other, place = admission.admit(None), admission.admit(None)
+    other, place = admission.begin(), admission.begin()
     place.pause()
     place.pause()
     assert admission.calls == 1

@@ -16,6 +16,28 @@ ACCESS: list[Mutant] = [
         ),
     ),
     *guards(
+        "grpc_server/interceptor.py",
+        "test_limits.py",
+        (
+            "overload-refused-gives-back",
+            "            taken.end()\n            raise",
+            "            raise",
+            "test_a_refused_call_is_answered_before_its_message_is_read",
+        ),
+        (
+            "overload-before-the-message",
+            "                self._admission.charge(taken, known.app_id)",
+            "                pass",
+            "test_a_refused_call_is_answered_before_its_message_is_read",
+        ),
+        (
+            "overload-caller-gone",
+            "        task.add_done_callback(taken.end)",
+            "        task.add_done_callback(lambda _: None)",
+            "test_a_call_whose_message_does_not_come_gives_its_place_back",
+        ),
+    ),
+    *guards(
         "services/limits.py",
         "test_limits.py",
         (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -18,13 +18,31 @@ from paycenter_server.grpc_server.audit import is_administrative, named_object
 from paycenter_server.grpc_server.errors import server_stopping, to_status
 from paycenter_server.services.context import deadline
 from paycenter_server.services.identity import Caller, Identity
-from paycenter_server.services.limits import Admission, place
+from paycenter_server.services.limits import Admission, Place, place
 from paycenter_server.storage.database import retryable_error
-from paycenter_server.telemetry import begin_request
+from paycenter_server.telemetry import begin_request, usable_id
 
 log = structlog.get_logger(__name__)
 _OURS = "/paycenter.v1."
 _caller: ContextVar[Caller] = ContextVar("paycenter_caller")
+
+
+class _Headers:
+    """What is read of the metadata of a call."""
+
+    __slots__ = ("authorization", "request_id")
+
+    def __init__(self, metadata: Iterable[Any] | None) -> None:
+        self.authorization: str | None = None
+        self.request_id: Any = None
+        for key, value in metadata or ():
+            if key == "authorization":
+                self.authorization = value if isinstance(value, str) else None
+            elif key == "x-request-id":
+                self.request_id = value
+
+
+_accepted: ContextVar[tuple[_Headers, Place] | None] = ContextVar("paycenter_accepted", default=None)
 
 
 def current_caller() -> Caller:
@@ -61,18 +79,55 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any]:
-        """Wraps each method of paycenter.v1 once; health and reflection are not wrapped."""
+        """Wraps each method of paycenter.v1 once, and decides whether a call is begun; health and reflection are neither.
+
+        gRPC calls it in the task of the call, when it has read the headers: a call that is refused here costs least.
+        """
         method = handler_call_details.method
         wrapped = self._wrapped.get(method)
-        if wrapped is not None:
-            return wrapped
-        handler = await continuation(handler_call_details)
-        if handler is None or not method.startswith(_OURS) or handler.unary_unary is None or handler.request_deserializer is None:
-            return handler
-        # Without a deserializer: gRPC would send the text of its exception to the caller.
-        wrapped = grpc.unary_unary_rpc_method_handler(self.wrap(method, handler), None, handler.response_serializer)
-        self._wrapped[method] = wrapped
+        if wrapped is None:
+            handler = await continuation(handler_call_details)
+            if (
+                handler is None
+                or not method.startswith(_OURS)
+                or handler.unary_unary is None
+                or handler.request_deserializer is None
+            ):
+                return handler
+            # Without a deserializer: gRPC would send the text of its exception to the caller.
+            wrapped = grpc.unary_unary_rpc_method_handler(self.wrap(method, handler), None, handler.response_serializer)
+            self._wrapped[method] = wrapped
+        headers = _Headers(handler_call_details.invocation_metadata)
+        try:
+            taken = self._begin(headers)
+        except PayCenterError as error:
+            return self._refusal(error, headers)
+        task = asyncio.current_task()
+        assert task is not None
+        task.add_done_callback(taken.end)  # also if the caller has gone before its call begins
+        _accepted.set((headers, taken))
         return wrapped
+
+    def _begin(self, headers: _Headers) -> Place:
+        """The place of a call. TOO_MANY_CALLS if it is not to be begun, as far as is known without reading who calls."""
+        taken = self._admission.begin()
+        try:
+            if headers.authorization and (known := self._identity.known(headers.authorization)) is not None:
+                self._admission.charge(taken, known.app_id)
+        except PayCenterError:
+            taken.end()
+            raise
+        return taken
+
+    def _refusal(self, error: PayCenterError, headers: _Headers) -> grpc.RpcMethodHandler[Any, Any]:
+        """What answers a call that is not begun. As a handler of streams it does not wait for the message of the request."""
+        self._admission.note_refusal()  # a line for each would be work that the server has no time for
+
+        async def refuse(requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+            del requests
+            await _abort(context, error, usable_id(headers.request_id))
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
 
     def wrap(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> Callable[..., Awaitable[Any]]:
         """The behaviour of a unary method with everything that the interceptor does. It takes the bytes of the request, the
@@ -88,20 +143,22 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             started = loop.time()
             remaining = context.time_remaining()
             deadline.set(None if remaining is None or remaining > 86_400 else started + remaining)
-            metadata: dict[str, Any] = {str(key): value for key, value in context.invocation_metadata() or ()}
-            request_id = begin_request(metadata.get("x-request-id"), context.peer())
-            set_origin(context.peer(), request_id)
-            caller = request = answer = taken = None
+            peer = context.peer()
+            headers, taken = _accepted.get() or (_Headers(context.invocation_metadata()), None)
+            request_id = begin_request(headers.request_id, peer)
+            set_origin(peer, request_id)
+            caller = request = answer = None
             failure: PayCenterError | None = None
             outcome = "CANCELLED"
             try:
                 if self._refusing:
                     self._refused += 1
                     raise server_stopping()
-                self._admission.refuse_if_full()
-                caller = await self._identity.authenticate(_authorization(metadata))
-                taken = self._admission.admit(caller.app_id)
+                taken = taken or self._begin(headers)
                 place.set(taken)
+                caller = await self._identity.authenticate(headers.authorization)
+                if not taken.charged:
+                    self._admission.charge(taken, caller.app_id)
                 _caller.set(caller)
                 set_actor(caller.actor)
                 await self._identity.require(caller, name)
@@ -133,11 +190,6 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             return await _abort(context, failure, request_id)
 
         return call
-
-
-def _authorization(metadata: Mapping[str, Any]) -> str | None:
-    value = metadata.get("authorization")
-    return value if isinstance(value, str) else None
 
 
 def _parsed(raw: bytes, parse: Callable[[bytes], Any]) -> Any:

@@ -95,14 +95,18 @@ class Identity:
             _log_failure("", "no credentials")
             raise credentials_errors.credentials_missing()
         now = asyncio.get_running_loop().time()
-        known = self._known.get(authorization)
-        if known is not None and now - known[0] < _FRESH_SECONDS:
-            return known[1]
+        if (known := self.known(authorization)) is not None:
+            return known
         caller = await self._check(authorization)
         if len(self._known) >= _MAX_CACHED:
             self._known.clear()
         self._known[authorization] = (now, caller)
         return caller
+
+    def known(self, authorization: str) -> Caller | None:
+        """The caller if its credential was verified within the last 5 seconds."""
+        known = self._known.get(authorization)
+        return known[1] if known is not None and asyncio.get_running_loop().time() - known[0] < _FRESH_SECONDS else None
 
     def forget(self, key_id: str) -> None:
         """Read a credential again at its next use in this process, because it has changed."""

@@ -49,11 +49,12 @@ class Place:
     The work may outlive its caller: then the call ends while it waits. It may also wait for several answers at once.
     """
 
-    __slots__ = ("_admission", "_app", "_ended", "_waits")
+    __slots__ = ("_admission", "_app", "_ended", "_waits", "charged")
 
-    def __init__(self, admission: Admission, app: _App | None) -> None:
+    def __init__(self, admission: Admission) -> None:
         self._admission = admission
-        self._app = app
+        self._app: _App | None = None
+        self.charged = False
         self._ended = False
         self._waits = 0
 
@@ -69,7 +70,7 @@ class Place:
         if self._waits == 0 and not self._ended:
             self._admission._add(self._app, 1)
 
-    def end(self) -> None:
+    def end(self, _: object = None) -> None:
         """Give it back for good, if it is not given back already. Work that outlives its caller uses none."""
         if not self._ended:
             self._ended = True
@@ -110,10 +111,24 @@ class Admission:
         """The calls in progress."""
         return self._calls
 
-    def refuse_if_full(self) -> None:
-        """TOO_MANY_CALLS if there is no place, before anything is read to find out who calls."""
+    def begin(self) -> Place:
+        """The place of a call that has arrived. TOO_MANY_CALLS if there is none, before anything is read to find out who calls."""
         if self._calls >= self._limits.calls:
             raise errors.too_many_calls("this server", RETRY_SECONDS)
+        self._add(None, 1)
+        return Place(self)
+
+    def charge(self, taken: Place, app_id: UUID | None) -> None:
+        """Count the call as one of this app (None for operators). TOO_MANY_CALLS if the app may begin none; nothing has been done
+        then."""
+        if app_id is not None:
+            app = self._apps.get(app_id) or self._known(app_id)
+            if app.calls >= self._limits.app_calls:
+                raise errors.too_many_calls("this app", RETRY_SECONDS)
+            self._take_token(app)
+            taken._app = app
+            app.calls += 1
+        taken.charged = True
 
     def note_refusal(self) -> None:
         """Log how many calls were refused, once in some seconds."""
@@ -122,18 +137,6 @@ class Admission:
         if now - self._logged >= _LOG_SECONDS:
             log.warning("calls_refused", refused=self._refused, in_progress=self._calls, limit=self._limits.calls)
             self._refused, self._logged = 0, now
-
-    def admit(self, app_id: UUID | None) -> Place:
-        """The place of a call of an app (None for operators). TOO_MANY_CALLS if there is none; nothing has been done then."""
-        self.refuse_if_full()
-        app = None
-        if app_id is not None:
-            app = self._apps.get(app_id) or self._known(app_id)
-            if app.calls >= self._limits.app_calls:
-                raise errors.too_many_calls("this app", RETRY_SECONDS)
-            self._take_token(app)
-        self._add(app, 1)
-        return Place(self, app)
 
     def _known(self, app_id: UUID) -> _App:
         if len(self._apps) >= _MOST_APPS:

@@ -41,7 +41,7 @@ def _reader(kind: type[Any], prefix: str) -> tuple[Callable[[Mapping[str, Any]],
 def to_model(kind: type[T], record: Mapping[str, Any], prefix: str = "") -> T:
     """Build a dataclass from a row with a column for each of its fields. Texts become the enums of the fields. `prefix`: of the
     names of the columns."""
-    read, enums = _reader(kind, prefix)
+    read, enums = _reader(kind, prefix)  # type: ignore[arg-type]
     if not enums:
         return kind(*read(record))
     values = list(read(record))
