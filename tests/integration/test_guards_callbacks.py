@@ -9,7 +9,15 @@ import json
 from typing import Any
 
 import pytest
-from paycenter_server.channels.protocol import Callback, CallbackRequest, QueryOutcome, QueryStatus
+from paycenter_server.channels.protocol import (
+    Callback,
+    CallbackRequest,
+    QueryOutcome,
+    QueryStatus,
+    RefundFacts,
+    RefundOutcome,
+    RefundStatus,
+)
 from paycenter_server.domain.attempts import PayAttempt
 from paycenter_server.domain.states import OrderState
 from support.facts import configured, failed, payment_of, refunded
@@ -107,6 +115,16 @@ async def test_only_a_payment_that_is_paid_is_booked(system: PayCenterSystem) ->
     for status in (QueryStatus.WAITING, QueryStatus.CLOSED, QueryStatus.UNKNOWN):
         assert await say(system, Callback(QueryOutcome(status, payment_of(channel, attempt)))) == 200
         assert (await system.read(order)).state is OrderState.WAITING
+
+
+async def test_a_message_about_a_payment_and_a_refund_is_stored_whole(system: PayCenterSystem) -> None:
+    order = await system.order()
+    attempt = await system.submit(order, "mock", behaviour="never")
+    channel = await configured(system, "mock")
+    refund = RefundOutcome(RefundStatus.SUCCESS, RefundFacts("console-1", attempt.out_trade_no, 40, dict(channel.codec.account)))
+    assert await say(system, Callback(QueryOutcome(QueryStatus.PAID, payment_of(channel, attempt)), refund)) == 200
+    assert (await system.read(order)).state is OrderState.SUCCESS
+    assert [case["kind"] for case in await system.cases()] == ["REFUND_ELSEWHERE"]
 
 
 async def test_a_refund_with_other_facts_is_not_acknowledged(system: PayCenterSystem) -> None:
