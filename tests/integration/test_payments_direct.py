@@ -372,8 +372,7 @@ async def test_the_other_attempts_are_locked_in_the_order_of_their_keys(system: 
     first = await system.submit(order, "wx_native")
     second = await system.submit(order, "alipay_qr")
     attempt = await system.submit(order, "mock", **NEVER)
-    await system.rows("UPDATE pay_attempt SET id = id")  # the second one is before the first one in the table
-    await system.rows("UPDATE pay_attempt SET update_time = update_time WHERE id = $1", first.id)
+    await system.rows("UPDATE pay_attempt SET state = 'WAITING'")
     async with transaction(system) as held:
         await held.execute("SELECT FROM pay_attempt WHERE id = $1 FOR UPDATE", first.id)
         call = asyncio.create_task(book(system, await configured(system, "mock"), attempt))

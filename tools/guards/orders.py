@@ -22,7 +22,7 @@ ORDERS: list[Mutant] = [
             "gathering-own-answer",
             "waiting.done.set_result(result)",
             "waiting.done.set_result(results[0])",
-            "test_other_content_under_the_same_number_is_a_conflict test_payments_direct.py::test_each_caller_gets_its_own_answer",
+            "test_payments_direct.py::test_each_caller_gets_its_own_answer",
         ),
         (
             "gathering-not-cancelled",
