@@ -46,6 +46,7 @@ from paycenter_server.services.overview import Overview
 from paycenter_server.services.partitions import Partitions
 from paycenter_server.services.passwords import Passwords
 from paycenter_server.services.payments import Payments
+from paycenter_server.services.payments_direct import DirectPayments
 from paycenter_server.services.refunds import Refunds
 from paycenter_server.services.refunds_settlement import RefundSettlement
 from paycenter_server.services.search import Search
@@ -169,7 +170,8 @@ class Services:
     @cached_property
     def callbacks(self) -> Callbacks:
         """The channels' callbacks."""
-        return Callbacks(self.context, self.gateway, self.payments, self.attempts, self.refund_settlement)
+        direct = DirectPayments(self.context)
+        return Callbacks(self.context, self.gateway, self.payments, direct, self.attempts, self.refund_settlement)
 
     @cached_property
     def jobs(self) -> Jobs:

@@ -9,6 +9,7 @@ import asyncio
 import base64
 import json
 import os
+import random
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -146,6 +147,27 @@ async def test_one_callback_is_delivered_100_times(system: PayCenterSystem, race
         assert (after.state.value, after.paid_amount, after.version) == ("SUCCESS", 100, 1)
         assert await told(system, order) == ["pay_order.success"]
         assert await happened(system, order, "paid") == 1
+    assert await system.cases() == []
+
+
+async def test_callbacks_of_many_orders_reach_every_process(system: PayCenterSystem, racers: Racers) -> None:
+    """The statements of each process are about the same payments, in another order, while orders are closed and queried."""
+    for step in range(ROUNDS):
+        heard = [await paid_unheard(system, "wx_native" if number % 2 else "alipay_qr") for number in range(12)]
+        callbacks = [callback for _, callback in heard]
+        for order, _ in heard[:4]:
+            await make_expired(system, order)
+        chosen = random.Random(step)
+        closes: list[Call] = [["close", order.number] for order, _ in heard[2:6]]
+        more = [closes, [["job", "sync_orders"]], [["job", "expire_orders"]], []]
+        results = await racers.race([chosen.sample(callbacks, 12) + own for own in more])
+        expected = {"200", "204", "done", "ORDER_PAID", "ORDER_CHANGED", "CHANNEL_UNCLEAR"}
+        assert set(results) <= expected, results
+        for order, _ in heard:
+            after = await system.read(order)
+            assert (after.state.value, after.paid_amount, after.version) == ("SUCCESS", 100, 1)
+            assert await told(system, order) == ["pay_order.success"]
+            assert await happened(system, order, "paid") == 1
     assert await system.cases() == []
 
 

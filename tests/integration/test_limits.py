@@ -69,7 +69,7 @@ async def unsent(rig: Rig) -> AsyncIterator[grpc.aio.StreamUnaryCall[Any, Any]]:
     """A call of the shop that has sent its headers and never sends its message."""
     async with rig.bare() as channel:
         method = channel.stream_unary("/paycenter.v1.PayOrderService/GetPayOrder")
-        call = method(timeout=20, metadata=(("authorization", rig.system.secrets["shop:authorization"]),))
+        call = method(timeout=5, metadata=(("authorization", rig.system.secrets["shop:authorization"]),))
         yield call
         call.cancel()
 

@@ -9,25 +9,36 @@ _DUE = """WHERE next_check_time <= $1 ORDER BY next_check_time LIMIT $3
 
 ORDERS: list[Mutant] = [
     *guards(
+        "services/gathering.py",
+        "test_orders_insert.py",
+        (
+            "gathering-one-by-one",
+            "if len(rows) > 1 and not is_connection_loss(error):",
+            "if False:",
+            "test_one_order_that_cannot_be_inserted_does_not_fail_the_others "
+            "test_payments_direct.py::test_one_payment_that_cannot_be_stored_does_not_fail_the_others",
+        ),
+        (
+            "gathering-own-answer",
+            "waiting.done.set_result(result)",
+            "waiting.done.set_result(results[0])",
+            "test_payments_direct.py::test_each_caller_gets_its_own_answer",
+        ),
+        (
+            "gathering-not-cancelled",
+            "[waiting for waiting in rows if not waiting.done.done()]",
+            "rows",
+            "test_a_caller_that_was_cancelled_gets_no_order",
+        ),
+    ),
+    *guards(
         "services/orders_insert.py",
         "test_orders_insert.py",
         (
-            "insert-one-by-one",
-            "if len(items) > 1 and not is_connection_loss(error):",
-            "if False:",
-            "test_one_order_that_cannot_be_inserted_does_not_fail_the_others",
-        ),
-        (
             "insert-own-answer",
-            "item.done.set_result(item.order.id in made)",
-            "item.done.set_result(True)",
+            "[order.id in made for order, _ in orders]",
+            "[True for _ in orders]",
             "test_each_caller_gets_its_own_order test_other_content_under_the_same_number_is_a_conflict",
-        ),
-        (
-            "insert-not-cancelled",
-            "[item for item in rows if not item.done.done()]",
-            "rows",
-            "test_a_caller_that_was_cancelled_gets_no_order",
         ),
     ),
     *guards(

@@ -81,6 +81,168 @@ SETTLEMENT: list[Mutant] = [
         ),
     ),
     *guards(
+        "storage/payments_direct.py",
+        "test_payments_direct.py",
+        ("direct-account", "t.account_id = g.account_id AND ", "", "test_other_facts_book_nothing[account]"),
+        ("direct-binding", "t.binding_id = g.binding_id AND ", "", "test_other_facts_book_nothing[binding]"),
+        (
+            "direct-amount",
+            "t.amount = g.amount AND ",
+            "",
+            "test_other_facts_book_nothing[less] test_other_facts_book_nothing[more]",
+        ),
+        (
+            "direct-currency",
+            " AND t.currency = g.currency",
+            "",
+            "test_other_facts_book_nothing[currency] test_other_facts_book_nothing[lower-case]",
+        ),
+        (
+            "direct-endpoint",
+            "    AND o.endpoint IS NOT NULL\n",
+            "",
+            "test_an_order_with_an_unusual_address_is_left_to_the_other_statement",
+        ),
+        (
+            "direct-order-state",
+            "    AND p.state = ANY({_array(sources(ORDER, OrderEvent.PAID))}) FOR",
+            "    FOR",
+            "test_other_states_book_nothing[closed-order] test_other_states_book_nothing[paid-order]",
+        ),
+        (
+            "direct-attempt-state",
+            "    AND a.state = ANY({_array(OPEN_ATTEMPT)}) AND a.cancel_until",
+            "    AND a.cancel_until",
+            "test_other_states_book_nothing[closed-attempt] test_other_states_book_nothing[paid-attempt]",
+        ),
+        (
+            "direct-cancelled",
+            " AND a.cancel_until IS NULL FOR",
+            " FOR",
+            "test_other_states_book_nothing[cancelled] test_other_states_book_nothing[cancelling] "
+            "test_guards_callbacks.py::test_while_a_cancellation_is_undecided_a_message_is_not_acknowledged",
+        ),
+        (
+            "direct-order-lock",
+            "sources(ORDER, OrderEvent.PAID))}) FOR NO KEY UPDATE SKIP LOCKED",
+            "sources(ORDER, OrderEvent.PAID))})",
+            "test_an_order_that_is_locked_holds_nothing_up",
+        ),
+        (
+            "direct-attempt-lock",
+            "a.cancel_until IS NULL FOR NO KEY UPDATE SKIP LOCKED",
+            "a.cancel_until IS NULL",
+            "test_an_attempt_that_is_locked_is_not_booked",
+        ),
+        (
+            "direct-waits-for-no-order",
+            "sources(ORDER, OrderEvent.PAID))}) FOR NO KEY UPDATE SKIP LOCKED",
+            "sources(ORDER, OrderEvent.PAID))}) FOR NO KEY UPDATE",
+            "test_an_order_that_is_locked_holds_nothing_up",
+        ),
+        (
+            "direct-one-of-an-order",
+            "SELECT DISTINCT ON (o.id) g.n",
+            "SELECT g.n",
+            "test_of_two_attempts_of_one_order_the_first_is_booked[0]",
+        ),
+        (
+            "direct-first-of-an-order",
+            "  ORDER BY o.id, g.n\n",
+            "  ORDER BY o.id, g.n DESC\n",
+            "test_of_the_same_payment_twice_the_first_counts test_of_two_attempts_of_one_order_the_first_is_booked[0]",
+        ),
+        (
+            "direct-version",
+            "p.version + 1 AS version",
+            "p.version + 2 AS version",
+            "test_older_open_notifications_of_the_order_are_superseded_and_noted test_it_stores_what_the_other_statement_stores",
+        ),
+        (
+            "direct-supersedes-older",
+            "\n    AND n.data_version < (SELECT b.version {_BOOKED_OF} n.data_id)",
+            "",
+            "test_older_open_notifications_of_the_order_are_superseded_and_noted",
+        ),
+        (
+            "direct-wakes-others",
+            "SET next_check_time = b.at FROM booked b\n",
+            "SET next_check_time = x.next_check_time FROM booked b\n",
+            "test_the_other_open_attempts_are_due_and_closed_ones_are_not",
+        ),
+        (
+            "direct-wakes-only-open",
+            "\n    AND x.state = ANY({_array(OPEN_ATTEMPT)}) AND x.id",
+            "\n    AND x.id",
+            "test_the_other_open_attempts_are_due_and_closed_ones_are_not",
+        ),
+        (
+            "direct-others-in-order",
+            "ORDER BY x.id FOR NO KEY UPDATE",
+            "ORDER BY x.id DESC FOR NO KEY UPDATE",
+            "test_the_other_attempts_are_locked_in_the_order_of_their_keys",
+        ),
+        (
+            "direct-own-cause",
+            "g.at, g.actor_kind, g.actor, g.evidence",
+            "g.at, g.actor_kind, g.actor, first_value(g.evidence) OVER () AS evidence",
+            "test_each_payment_has_its_own_values",
+        ),
+        (
+            "direct-fee-rate",
+            "coalesce(t.fee_rate_ppm, g.fee_rate_ppm) AS rate",
+            "g.fee_rate_ppm AS rate",
+            "test_the_fee_rate_is_that_of_the_attempt_or_of_now",
+        ),
+        (
+            "direct-fee-rounding",
+            "({amount} * {rate} * 2 + {PPM}) / {2 * PPM}",
+            "({amount} * {rate}) / {PPM}",
+            "test_the_fee_in_sql_is_that_of_the_domain",
+        ),
+    ),
+    *guards(
+        "services/payments_direct.py",
+        "test_payments_direct.py",
+        (
+            "direct-account-facts",
+            " or configured.differing_fact(payment.account, now):",
+            ":",
+            "test_odd_facts_are_not_given_to_the_statement[account-value9] "
+            "test_odd_facts_are_not_given_to_the_statement[account-value10]",
+        ),
+        (
+            "direct-refunded",
+            "payment.refunded is not Refunded.NOTHING or configured",
+            "configured",
+            "test_odd_facts_are_not_given_to_the_statement[refunded-SOME] "
+            "test_odd_facts_are_not_given_to_the_statement[refunded-ALL]",
+        ),
+        (
+            "direct-possible-amount",
+            "not 0 < payment.amount <= MAX_AMOUNT",
+            "payment.amount == -1",
+            "test_odd_facts_are_not_given_to_the_statement[amount-0] "
+            "test_odd_facts_are_not_given_to_the_statement[amount-1180591620717411303424]",
+        ),
+    ),
+    *guards(
+        "services/callbacks.py",
+        "test_guards_callbacks.py",
+        (
+            "direct-only-paid",
+            " or outcome.status is not QueryStatus.PAID or callback.refund",
+            " or callback.refund",
+            "test_only_a_payment_that_is_paid_is_booked",
+        ),
+        (
+            "direct-only-a-payment",
+            " is not QueryStatus.PAID or callback.refund is not None:",
+            " is not QueryStatus.PAID:",
+            "test_a_message_about_a_payment_and_a_refund_is_stored_whole",
+        ),
+    ),
+    *guards(
         "services/payments.py",
         "test_guards_settlement.py",
         (

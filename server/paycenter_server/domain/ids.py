@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from uuid import UUID
 
-_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_VALUES = {character: value for value, character in enumerate(_ALPHABET)}
-_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
+ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_VALUES = {character: value for value, character in enumerate(ALPHABET)}
+_PAIRS = [first + second for first in ALPHABET for second in ALPHABET]
 RANDOM_BITS = 74
 _INCREMENT = (1 << 32) - 1
 

@@ -35,16 +35,21 @@ class Change:
     refunded: str = "0"
 
 
-def noting(rows: str, first: int, change: Change, *, keys: str = "") -> str:
+def noting(rows: str, first: int | str, change: Change, *, keys: str = "") -> str:
     """An INSERT for each row of the CTE `rows`, to be a CTE of the statement that makes the change.
 
-    Its last three parameters are `cause_values`, from the number `first`. It is executed although nothing refers to it.
-    `keys`: the parameter with the ids of many rows. Then the three parameters are arrays with a value for each of them.
+    Its last three parameters are `cause_values`, from the number `first`; a text is their SQL, where each row has its own. It is
+    executed although nothing refers to it. `keys`: the parameter with the ids of many rows. Then the three parameters are arrays
+    with a value for each of them.
     """
     of_row = f"[array_position({keys}, {rows}.id)]" if keys else ""
-    cause = ", ".join(
-        f"(${first + number}::{kind}[]){of_row}" if keys else f"${first + number}"
-        for number, kind in enumerate(("text", "text", "jsonb"))
+    cause = (
+        first
+        if isinstance(first, str)
+        else ", ".join(
+            f"(${first + number}::{kind}[]){of_row}" if keys else f"${first + number}"
+            for number, kind in enumerate(("text", "text", "jsonb"))
+        )
     )
     return (
         f"INSERT INTO pay_event ({_COLUMNS}) SELECT {change.order_id}, '{change.subject.value}', {change.subject_id}, "

@@ -40,14 +40,14 @@ _ABOUT = f"""(CASE type WHEN '{NotificationType.ORDER.value}' THEN data_id
   ELSE (SELECT order_id FROM pay_case WHERE id = data_id) END)"""
 
 
-def noting_state(event: str, first: int, rows: str = "changed") -> str:
+def noting_state(event: str, first: int | str, rows: str = "changed") -> str:
     """The event of the notifications in the CTE `rows`; `event` in SQL."""
     return noting(rows, first, Change(Subject.NOTIFICATION, event, order_id=_ABOUT, before="before", after="state"))
 
 
-def superseding(rows: str, state: str, now: str, cause: int) -> str:
-    """CTEs that supersede and note the notifications `n` that `rows` finds. `state`, `now`: parameters. `cause`: the number of the
-    first parameter of the cause. The rows are found by their keys, whatever the statistics say."""
+def superseding(rows: str, state: str, now: str, cause: int | str) -> str:
+    """CTEs that supersede and note the notifications `n` that `rows` finds. `state`, `now`: SQL. `cause`: as `first` of `noting`,
+    over the rows `superseded`. The rows are found by their keys, whatever the statistics say."""
     return f"""replaced AS (
              SELECT n.id, n.state AS before FROM pay_notify_task n {rows} ORDER BY n.id FOR NO KEY UPDATE OF n
            ), older AS (

@@ -64,11 +64,12 @@ EXEMPT: dict[str, str] = {
     "apps_cache": _READS,
     **dict.fromkeys(
         (
-            "orders_insert OrderInserts._write",
-            "orders_insert OrderInserts._insert",
-            "orders_insert OrderInserts.insert: return await item",
+            "gathering Gathering._write",
+            "gathering Gathering._share",
+            "gathering Gathering.add: return await waiting",
+            "orders_insert _insert: made",
         ),
-        "one statement with the orders of several calls: committed or not, as the statement of one order",
+        "one statement with the rows of several calls: committed or not, as the statement of one call",
     ),
     "partitions": "one transaction of DDL, which the next pass of the job repeats",
     "notifications_trial": "a test notification, which is stored nowhere",

@@ -1,0 +1,85 @@
+"""Statements that are shared: what several tasks want at the same time is one statement, and so one round trip and one commit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from paycenter_server.services.context import Context
+from paycenter_server.storage.database import WriteConnection, is_connection_loss
+
+T = TypeVar("T")
+R = TypeVar("R")
+MOST_ROWS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting(Generic[T, R]):
+    item: T
+    done: asyncio.Future[R]
+
+
+class Gathering(Generic[T, R]):
+    """One statement is in progress at a time. The first item goes at once; those that arrive meanwhile share the next statement."""
+
+    def __init__(self, context: Context, statement: Callable[[WriteConnection, Sequence[T]], Awaitable[Sequence[R]]]) -> None:
+        """`statement`: its results are in the order of its items, of which there is at least one."""
+        self._context = context
+        self._statement = statement
+        self._waiting: deque[_Waiting[T, R]] = deque()
+        self._busy = False
+        self._writer: asyncio.Task[None] | None = None
+
+    async def add(self, item: T) -> R:
+        """The result of an item, which is committed when this returns."""
+        if self._busy:
+            waiting: _Waiting[T, R] = _Waiting(item, asyncio.get_running_loop().create_future())
+            self._waiting.append(waiting)
+            return await waiting.done
+        self._busy = True
+        try:
+            return (await self._execute([item]))[0]
+        finally:
+            self._next()
+
+    async def _execute(self, items: Sequence[T]) -> Sequence[R]:
+        async with self._context.database.connection() as connection:
+            return await self._statement(connection, items)
+
+    def _next(self) -> None:
+        """Start the writer if items are waiting."""
+        if self._waiting:
+            self._writer = asyncio.ensure_future(self._write())
+        else:
+            self._busy = False
+
+    async def _write(self) -> None:
+        try:
+            while self._waiting:
+                rows = [self._waiting.popleft() for _ in range(min(MOST_ROWS, len(self._waiting)))]
+                # What a caller that was cancelled meanwhile wanted is not wanted any more.
+                await self._share([waiting for waiting in rows if not waiting.done.done()])
+        finally:
+            self._next()
+
+    async def _share(self, rows: Sequence[_Waiting[T, R]]) -> None:
+        if not rows:
+            return
+        try:
+            results = await self._execute([waiting.item for waiting in rows])
+        except Exception as error:
+            if len(rows) > 1 and not is_connection_loss(error):
+                # The others must not fail because of one of them.
+                for waiting in rows:
+                    await self._share([waiting])
+                return
+            for waiting in rows:
+                if not waiting.done.done():
+                    waiting.done.set_exception(error)
+            return
+        for waiting, result in zip(rows, results, strict=True):
+            if not waiting.done.done():
+                waiting.done.set_result(result)
