@@ -68,7 +68,7 @@ async def test_calls_of_an_app_in_a_second_are_limited(system: PayCenterSystem) 
 async def unsent(rig: Rig) -> AsyncIterator[grpc.aio.StreamUnaryCall[Any, Any]]:
     """A call of the shop that has sent its headers and never sends its message."""
     async with rig.bare() as channel:
-        method = channel.stream_unary("/paycenter.v1.PayOrderService/GetPayOrder")
+        method: Any = channel.stream_unary("/paycenter.v1.PayOrderService/GetPayOrder")  # type: ignore[call-arg]
         call = method(timeout=5, metadata=(("authorization", rig.system.secrets["shop:authorization"]),))
         yield call
         call.cancel()

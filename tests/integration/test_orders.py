@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from paycenter_server.domain.apps import SurplusPolicy
@@ -80,6 +82,26 @@ async def test_an_app_sees_and_changes_only_its_own(system: PayCenterSystem) -> 
     assert page.items == []
     same_number = await system.services.orders.create(stranger, system.new_order(merchant_order_id=order.merchant_order_id))
     assert same_number.id != order.id
+
+
+async def test_reads_at_the_same_time_get_each_its_own_order(system: PayCenterSystem) -> None:
+    """They share statements."""
+    other = await system.add_app("other", codes=("mock",))
+    new = [system.new_order(merchant_order_id=f"same-{number}") for number in range(6)]
+    ours = [await system.services.orders.create(system.caller, one) for one in new]
+    theirs = [await system.services.orders.create(other, replace(one, app_key="other")) for one in new[:3]]
+    await system.submit(ours[4], "mock", behaviour="never")
+    await system.submit(ours[4], "wx_native")
+    read = system.services.orders.read
+    numbers = [one.merchant_order_id for one in new]
+    reads = [read(caller, merchant_order_id=number) for number in numbers for caller in (system.caller, other)]
+    found: list[Any] = await asyncio.gather(*reads, return_exceptions=True)
+    assert [one[0].id for one in found[::2]] == [order.id for order in ours]
+    assert [one[0].id for one in found[1:6:2]] == [order.id for order in theirs]
+    assert [one.reason for one in found[7::2]] == [Reason.ORDER_NOT_FOUND] * 3
+    order, attempts = found[8]
+    assert (order, attempts) == (await system.read(order), await system.services.orders.attempts(order))
+    assert len(attempts) == 2
 
 
 async def test_an_operator_may_name_any_app(system: PayCenterSystem) -> None:

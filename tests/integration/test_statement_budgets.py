@@ -60,6 +60,23 @@ async def test_orders(counted: Counted) -> None:
     assert found == {"create": 1, "create again": 2, "get": 1, "close": 8}
 
 
+async def test_orders_at_the_same_time(counted: Counted) -> None:
+    """Creates that arrive together share statements, and so do reads."""
+    system = counted.system
+    orders = system.services.orders
+    await orders.create(system.caller, system.new_order())
+    new = [system.new_order() for _ in range(50)]
+
+    async def create() -> None:
+        await asyncio.gather(*(orders.create(system.caller, one) for one in new))
+
+    async def read() -> None:
+        await asyncio.gather(*(orders.read(system.caller, merchant_order_id=one.merchant_order_id) for one in new))
+
+    assert await counted.of(create) <= 4, "the first, the others, and what a slow machine reads again"
+    assert await counted.of(read) <= 4
+
+
 async def test_payments(counted: Counted) -> None:
     system = counted.system
     found: dict[str, int] = {}

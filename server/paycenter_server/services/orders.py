@@ -17,6 +17,7 @@ from paycenter_server.services.attempts import AttemptSettlement
 from paycenter_server.services.audit import Act, record
 from paycenter_server.services.context import Context
 from paycenter_server.services.events import cause
+from paycenter_server.services.gathering import Gathering
 from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.services.orders_insert import OrderInserts
 from paycenter_server.services.paging import Page, Pager, bounded
@@ -57,6 +58,7 @@ class Orders:
         self._identity = identity
         self._attempts = attempts
         self._inserts = OrderInserts(context)
+        self._reads = Gathering(context, order_rows.read_all_with_attempts)
 
     async def create(self, caller: Caller, new: NewOrder) -> PayOrder:
         """Create an order. It is idempotent by (app, merchant_order_id): the same content returns the existing order, other
@@ -118,14 +120,13 @@ class Orders:
         self, caller: Caller, *, number: str | None = None, app_key: str = "", merchant_order_id: str = ""
     ) -> tuple[PayOrder, list[PayAttempt]]:
         """Read by number, or by the app's own number, with the attempts, oldest first."""
-        key = decode(Prefix.ORDER, number) if number is not None else None
-        app = None if number is not None else await self._identity.app_of(caller, app_key, cached=True)
         found = None
-        if key is not None or app is not None:
+        if number is None:
+            app = await self._identity.app_of(caller, app_key, cached=True)
+            found = await self._reads.add((app.id, merchant_order_id))
+        elif (key := decode(Prefix.ORDER, number)) is not None:
             async with self._context.database.connection() as connection:
-                found = await order_rows.read_with_attempts(
-                    connection, order_id=key, app_id=app.id if app else None, merchant_order_id=merchant_order_id
-                )
+                found = await order_rows.read_with_attempts(connection, key)
         order = self._owned(caller, found[0] if found else None)
         return order, found[1] if found else []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
@@ -63,15 +64,32 @@ _PAID_BY = _with_attempt("LEFT JOIN pay_attempt a ON a.id = t.attempt_id", f"({_
 _TO_REFUND = f"{_PAID_BY} WHERE {_BY_MERCHANT_ID}"
 
 
-async def read_with_attempts(
-    connection: Connection, *, order_id: UUID | None = None, app_id: UUID | None = None, merchant_order_id: str = ""
-) -> tuple[PayOrder, list[PayAttempt]] | None:
-    """An order by its id, or by the app's own number, with its attempts, oldest first; None if there is none."""
-    if order_id is not None:
-        rows = await connection.fetch(f"{_WITH_ATTEMPTS} WHERE t.id = $1 ORDER BY a.id", order_id)
-    else:
-        rows = await connection.fetch(f"{_WITH_ATTEMPTS} WHERE {_BY_MERCHANT_ID} ORDER BY a.id", app_id, merchant_order_id)
+async def read_with_attempts(connection: Connection, order_id: UUID) -> tuple[PayOrder, list[PayAttempt]] | None:
+    """An order with its attempts, oldest first; None if there is none."""
+    rows = await connection.fetch(f"{_WITH_ATTEMPTS} WHERE t.id = $1 ORDER BY a.id", order_id)
     return _grouped(rows) if rows else None
+
+
+# By LIMIT each look-up is one row, so that what is joined to it is found by its index (`storage/rows.py`).
+_BY_MERCHANT_IDS = f"""
+SELECT k.n, {ORDERS.returning}, app.app_key, {ATTEMPTS.select_beside("a_", "a")}
+FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY k(app_id, merchant_order_id, n) CROSS JOIN LATERAL (
+  SELECT {ORDERS.returning} FROM pay_order t
+  WHERE (t.merchant_order_id, t.app_id) >= (k.merchant_order_id, k.app_id)
+    AND (t.merchant_order_id, t.app_id) <= (k.merchant_order_id, k.app_id) LIMIT 1
+) t JOIN pay_app app ON app.id = t.app_id {_ATTEMPTS}
+"""
+
+
+async def read_all_with_attempts(
+    connection: Connection, keys: Sequence[tuple[UUID, str]]
+) -> list[tuple[PayOrder, list[PayAttempt]] | None]:
+    """Orders by their apps and the apps' own numbers, each with its attempts, oldest first; None for one that does not exist."""
+    apps, numbers = zip(*keys, strict=True)
+    found: dict[int, list[Record]] = {}
+    for row in await connection.fetch(_BY_MERCHANT_IDS, apps, numbers):
+        found.setdefault(row["n"] - 1, []).append(row)
+    return [_grouped(sorted(found[n], key=itemgetter("a_id"))) if n in found else None for n in range(len(keys))]
 
 
 def _grouped(rows: Sequence[Record]) -> tuple[PayOrder, list[PayAttempt]]:
