@@ -128,9 +128,14 @@ class Services:
         return Timelines(self.context, self.orders)
 
     @cached_property
+    def direct(self) -> DirectPayments:
+        """Booking of payments in which nothing is odd."""
+        return DirectPayments(self.context)
+
+    @cached_property
     def submission(self) -> Submission:
         """Submitting."""
-        return Submission(self.context, self.identity, self.orders, self.gateway, self.payments, self.attempts)
+        return Submission(self.context, self.identity, self.orders, self.gateway, self.payments, self.direct, self.attempts)
 
     @cached_property
     def cashier(self) -> Cashier:
@@ -170,8 +175,7 @@ class Services:
     @cached_property
     def callbacks(self) -> Callbacks:
         """The channels' callbacks."""
-        direct = DirectPayments(self.context)
-        return Callbacks(self.context, self.gateway, self.payments, direct, self.attempts, self.refund_settlement)
+        return Callbacks(self.context, self.gateway, self.payments, self.direct, self.attempts, self.refund_settlement)
 
     @cached_property
     def jobs(self) -> Jobs:

@@ -105,6 +105,7 @@ class ChannelSpec:
     - `own_config`: PayChannelConfig in the protos has a message for the family; otherwise the configuration is a GenericConfig.
     - `display_modes`: the first is the default. `required_extras`: what a submit must contain.
     - `check`: names every invalid field of a configuration. `build`: builds the codec.
+    - `signed`: requests are signed, which takes a millisecond of the processor, so they are built in another thread.
     - `limits`, `refund_limits`: name every field that the channel would refuse.
     - `content_minutes`: how long the display content is valid.
     - `attempt_life`: for bar codes, the time until the attempt is cancelled. Such an attempt is sent once, and then only queried.
@@ -128,6 +129,7 @@ class ChannelSpec:
     account_ways: tuple[Mapping[str, str], ...] = ({},)
     required_extras: tuple[RequiredExtra, ...] = ()
     development_only: bool = False
+    signed: bool = True
     limits: Callable[[PayRequest], Sequence[Violation]] = _no_limits
     refund_limits: Callable[[RefundRequest], Sequence[Violation]] = _no_limits
     content_minutes: int = 60

@@ -24,6 +24,7 @@ from paycenter_server.telemetry import begin_request, usable_id
 
 log = structlog.get_logger(__name__)
 _OURS = "/paycenter.v1."
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
 _caller: ContextVar[Caller] = ContextVar("paycenter_caller")
 
 
@@ -230,9 +231,8 @@ def _unexpected(error: Exception, method: str, request_id: str) -> PayCenterErro
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: PayCenterError, request_id: str) -> None:
     status = to_status(error, request_id)
-    code = next(code for code in grpc.StatusCode if code.value[0] == status.code)
     trailing = [("grpc-status-details-bin", status.SerializeToString())]
     if error.retry_after is not None:
         # gRPC clients with a retry policy wait for this time.
         trailing.append(("grpc-retry-pushback-ms", str(int(error.retry_after * 1000)).encode()))
-    await context.abort(code, status.message, tuple((key, value) for key, value in trailing))
+    await context.abort(_CODES[status.code], status.message, tuple((key, value) for key, value in trailing))

@@ -24,10 +24,12 @@ from paycenter_server.services.channels_configured import ConfiguredChannel
 from paycenter_server.services.channels_gateway import ChannelGateway
 from paycenter_server.services.context import Context, deadline
 from paycenter_server.services.events import cause
+from paycenter_server.services.gathering import Gathering
 from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.services.limits import waiting_outside
 from paycenter_server.services.orders import Orders
 from paycenter_server.services.payments import BeingCancelledError, FactsMismatchError, Known, Payments
+from paycenter_server.services.payments_direct import DirectPayments
 from paycenter_server.storage import accounts as account_rows
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import cases as case_rows
@@ -78,6 +80,7 @@ class Submission:
         orders: Orders,
         gateway: ChannelGateway,
         payments: Payments,
+        direct: DirectPayments,
         attempts: AttemptSettlement,
     ) -> None:
         self._context = context
@@ -86,6 +89,8 @@ class Submission:
         self._gateway = gateway
         self._payments = payments
         self._attempts = attempts
+        self._direct = direct
+        self._reads = Gathering(context, order_rows.read_to_submit)
 
     async def submit(self, caller: Caller, new: NewSubmission) -> tuple[PayOrder, PayAttempt]:
         """Submit an order. Returns its current state, and the attempt with the display content."""
@@ -102,8 +107,7 @@ class Submission:
 
     async def _read(self, order_id: UUID | None) -> Submittable:
         """The order with its attempts and what holds its money, of one moment. ORDER_NOT_FOUND if there is none."""
-        async with self._context.database.connection() as connection:
-            seen = await order_rows.read_to_submit(connection, order_id) if order_id else None
+        seen = await self._reads.add(order_id) if order_id else None
         if seen is None:
             raise orders_errors.order_not_found()
         return seen
@@ -310,7 +314,8 @@ class Submission:
         next_check = due_after(now, ORDER_SYNC_DELAYS, 0)
         if outcome.status is PayStatus.PAID and outcome.payment is not None:
             try:
-                await self._payments.book(configured, outcome.payment, cause(outcome.call), known=known)
+                if not await self._direct.book(configured, outcome.payment, cause(outcome.call)):
+                    await self._payments.book(configured, outcome.payment, cause(outcome.call), known=known)
             except BeingCancelledError as error:
                 # Paid while it was being cancelled: only queries from now on are valid, so the attempt is queried soon.
                 await self._unclear(attempt, BEING_CANCELLED, str(error), outcome)

@@ -68,7 +68,10 @@ class ChannelGateway:
         codec = configured.codec
         await self._refresh_keys(configured)
         context = self._context.new_request_context()
-        made = await self._context.in_thread(lambda: operation(codec, context))
+        if configured.spec.signed:
+            made = await self._context.in_thread(lambda: operation(codec, context))
+        else:
+            made = operation(codec, context)
         if not isinstance(made, Call):
             return made
         if not_after is not None and self._context.now() > not_after:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import string
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
@@ -22,7 +21,6 @@ from paycenter_server.services.secrets import SecretBox
 from paycenter_server.storage.database import Database
 
 T = TypeVar("T")
-_NONCE = string.ascii_letters + string.digits
 
 deadline: ContextVar[float | None] = ContextVar("paycenter_deadline", default=None)
 """The caller's deadline by the clock of the event loop. A channel call ends before it."""
@@ -106,7 +104,7 @@ class Context:
 
     def new_request_context(self) -> RequestContext:
         """The time and a nonce for one channel operation."""
-        return RequestContext(self.now(), "".join(secrets.choice(_NONCE) for _ in range(32)))
+        return RequestContext(self.now(), secrets.token_hex(16))
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Run work that takes the processor longer than the event loop may be blocked (signing, hashing, parsing keys)."""

@@ -59,6 +59,7 @@ class Orders:
         self._attempts = attempts
         self._inserts = OrderInserts(context)
         self._reads = Gathering(context, order_rows.read_all_with_attempts)
+        self._reads_by_id = Gathering(context, order_rows.read_with_attempts)
 
     async def create(self, caller: Caller, new: NewOrder) -> PayOrder:
         """Create an order. It is idempotent by (app, merchant_order_id): the same content returns the existing order, other
@@ -125,8 +126,7 @@ class Orders:
             app = await self._identity.app_of(caller, app_key, cached=True)
             found = await self._reads.add((app.id, merchant_order_id))
         elif (key := decode(Prefix.ORDER, number)) is not None:
-            async with self._context.database.connection() as connection:
-                found = await order_rows.read_with_attempts(connection, key)
+            found = await self._reads_by_id.add(key)
         order = self._owned(caller, found[0] if found else None)
         return order, found[1] if found else []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from uuid import UUID
 
@@ -19,6 +20,7 @@ from paycenter_server.services.approvals import Approvals, Approved, Wanted
 from paycenter_server.services.audit import Act, record
 from paycenter_server.services.context import Context
 from paycenter_server.services.events import cause
+from paycenter_server.services.gathering import Gathering
 from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.services.paging import Page, Pager, bounded
 from paycenter_server.services.refunds_settlement import RefundSettlement
@@ -27,7 +29,7 @@ from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage import refunds as refund_rows
 from paycenter_server.storage import refunds_lists as refund_lists
 from paycenter_server.storage import search as search_rows
-from paycenter_server.storage.database import Transaction, UniqueViolation
+from paycenter_server.storage.database import Connection, Transaction, UniqueViolation
 from paycenter_server.storage.refunds_lists import RefundFilter
 
 
@@ -79,6 +81,11 @@ class Work:
         return _audited(refund) | (self.approved.audited if self.approved else {})
 
 
+async def _read(connection: Connection, ids: Sequence[UUID]) -> list[PayRefund | None]:
+    found = await refund_rows.get_refunds(connection, ids)
+    return [found.get(refund_id) for refund_id in ids]
+
+
 class Refunds:
     """The operations of apps on their refunds."""
 
@@ -87,6 +94,8 @@ class Refunds:
         self._identity = identity
         self._settlement = settlement
         self._approvals = approvals
+        self._to_refund = Gathering(context, order_rows.read_to_refund)
+        self._reads = Gathering(context, _read)
 
     async def create(self, caller: Caller, new: NewRefund, approved: Approved | None = None) -> PayRefund:
         """Create a refund. It is idempotent by (app, merchant_refund_no): the same content returns the existing refund, and sends
@@ -118,8 +127,7 @@ class Refunds:
 
     async def _create(self, work: Work) -> PayRefund:
         app, new = work.app, work.new
-        async with self._context.database.connection() as connection:
-            seen = await order_rows.read_to_refund(connection, app.id, new.merchant_order_id, new.merchant_refund_no)
+        seen = await self._to_refund.add((app.id, new.merchant_order_id, new.merchant_refund_no))
         existing = await self._existing(app, new) if seen is None or seen.refund is not None else None
         if existing is None:
             if seen is None:
@@ -228,8 +236,7 @@ class Refunds:
     async def _send(self, refund: PayRefund, attempt: PayAttempt | None = None) -> PayRefund:
         """`attempt`: the one that paid, if the caller has read it."""
         await self._settlement.send(refund, attempt)
-        async with self._context.database.connection() as connection:
-            return await refund_rows.get_refund(connection, refund.id) or refund
+        return await self._reads.add(refund.id) or refund
 
     async def load(self, caller: Caller, number: str) -> PayRefund:
         """Read by number. REFUND_NOT_FOUND also for a refund of another app."""

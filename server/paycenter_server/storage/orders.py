@@ -56,38 +56,50 @@ def _both(row: Record) -> tuple[PayOrder, PayAttempt | None]:
 
 _ATTEMPTS = "LEFT JOIN pay_attempt a ON a.order_id = t.id"
 _WITH_ATTEMPTS = _with_attempt(_ATTEMPTS)
-_HELD = held("$1")
-_TO_SUBMIT = f"{_with_attempt(_ATTEMPTS, f'({_HELD}) AS held')} WHERE t.id = $1 ORDER BY a.id"
+_TO_SUBMIT = _with_attempt(_ATTEMPTS, f"({held('t.id')}) AS held")
 _OF_ATTEMPT = f"{_with_attempt('JOIN pay_attempt a ON a.order_id = t.id')} WHERE a.id = $1"
-_REFUND = id_of_unique_key("pay_refund", "merchant_refund_no, app_id", "$3, $1")
-_PAID_BY = _with_attempt("LEFT JOIN pay_attempt a ON a.id = t.attempt_id", f"({_REFUND}) AS refund")
-_TO_REFUND = f"{_PAID_BY} WHERE {_BY_MERCHANT_ID}"
 
 
-async def read_with_attempts(connection: Connection, order_id: UUID) -> tuple[PayOrder, list[PayAttempt]] | None:
-    """An order with its attempts, oldest first; None if there is none."""
-    rows = await connection.fetch(f"{_WITH_ATTEMPTS} WHERE t.id = $1 ORDER BY a.id", order_id)
-    return _grouped(rows) if rows else None
+def _by_order(rows: Sequence[Record], ids: Sequence[UUID]) -> list[list[Record]]:
+    """The rows of each of these orders, with the attempts oldest first."""
+    found: dict[UUID, list[Record]] = {}
+    for row in rows:
+        found.setdefault(row["id"], []).append(row)
+    return [sorted(found.get(order_id, ()), key=itemgetter("a_id")) for order_id in ids]
+
+
+async def read_with_attempts(connection: Connection, ids: Sequence[UUID]) -> list[tuple[PayOrder, list[PayAttempt]] | None]:
+    """Orders with their attempts, oldest first; None for one that does not exist."""
+    rows = await connection.fetch(f"{_WITH_ATTEMPTS} WHERE t.id = ANY($1)", ids)
+    return [_grouped(of_one) if of_one else None for of_one in _by_order(rows, ids)]
 
 
 # By LIMIT each look-up is one row, so that what is joined to it is found by its index (`storage/rows.py`).
-_BY_MERCHANT_IDS = f"""
-SELECT k.n, {ORDERS.returning}, app.app_key, {ATTEMPTS.select_beside("a_", "a")}
-FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY k(app_id, merchant_order_id, n) CROSS JOIN LATERAL (
+def _by_merchant_ids(given: str, join: str, *more: str) -> str:
+    """Orders by the apps' own numbers, as by `_with_attempt`. `given`: the columns of the unnested arrays `k` besides these two."""
+    columns = ", ".join((ORDERS.returning, "app.app_key", ATTEMPTS.select_beside("a_", "a"), *more))
+    arrays = ", ".join(["$1::uuid[]", "$2::text[]", *(f"${number}::text[]" for number, _ in enumerate(given.split(), 3))])
+    return f"""
+SELECT k.n, {columns}
+FROM unnest({arrays}) WITH ORDINALITY k({", ".join(["app_id", "merchant_order_id", *given.split(), "n"])}) CROSS JOIN LATERAL (
   SELECT {ORDERS.returning} FROM pay_order t
   WHERE (t.merchant_order_id, t.app_id) >= (k.merchant_order_id, k.app_id)
     AND (t.merchant_order_id, t.app_id) <= (k.merchant_order_id, k.app_id) LIMIT 1
-) t JOIN pay_app app ON app.id = t.app_id {_ATTEMPTS}
+) t JOIN pay_app app ON app.id = t.app_id {join}
 """
+
+
+_BY_MERCHANT_IDS = _by_merchant_ids("", _ATTEMPTS)
+_REFUND = id_of_unique_key("pay_refund", "merchant_refund_no, app_id", "k.merchant_refund_no, k.app_id")
+_TO_REFUND = _by_merchant_ids("merchant_refund_no", "LEFT JOIN pay_attempt a ON a.id = t.attempt_id", f"({_REFUND}) AS refund")
 
 
 async def read_all_with_attempts(
     connection: Connection, keys: Sequence[tuple[UUID, str]]
 ) -> list[tuple[PayOrder, list[PayAttempt]] | None]:
     """Orders by their apps and the apps' own numbers, each with its attempts, oldest first; None for one that does not exist."""
-    apps, numbers = zip(*keys, strict=True)
     found: dict[int, list[Record]] = {}
-    for row in await connection.fetch(_BY_MERCHANT_IDS, apps, numbers):
+    for row in await connection.fetch(_BY_MERCHANT_IDS, *zip(*keys, strict=True)):
         found.setdefault(row["n"] - 1, []).append(row)
     return [_grouped(sorted(found[n], key=itemgetter("a_id"))) if n in found else None for n in range(len(keys))]
 
@@ -105,10 +117,10 @@ class Submittable:
     held: UUID | None
 
 
-async def read_to_submit(connection: Connection, order_id: UUID) -> Submittable | None:
-    """An order with its attempts, oldest first, and with what holds its money; None if there is no such order."""
-    rows = await connection.fetch(_TO_SUBMIT, order_id)
-    return Submittable(*_grouped(rows), rows[0]["held"]) if rows else None
+async def read_to_submit(connection: Connection, ids: Sequence[UUID]) -> list[Submittable | None]:
+    """Orders with their attempts, oldest first, and with what holds their money; None for one that does not exist."""
+    rows = await connection.fetch(f"{_TO_SUBMIT} WHERE t.id = ANY($1)", ids)
+    return [Submittable(*_grouped(of_one), of_one[0]["held"]) if of_one else None for of_one in _by_order(rows, ids)]
 
 
 async def read_of_attempt(connection: Connection, attempt_id: UUID) -> tuple[PayOrder, PayAttempt] | None:
@@ -127,12 +139,11 @@ class Refundable:
     refund: UUID | None
 
 
-async def read_to_refund(
-    connection: Connection, app_id: UUID, merchant_order_id: str, merchant_refund_no: str
-) -> Refundable | None:
-    """An order by the app's own number, with what a refund under this number needs; None if there is no such order."""
-    row = await connection.fetchrow(_TO_REFUND, app_id, merchant_order_id, merchant_refund_no)
-    return Refundable(*_both(row), row["refund"]) if row else None
+async def read_to_refund(connection: Connection, keys: Sequence[tuple[UUID, str, str]]) -> list[Refundable | None]:
+    """Orders by their apps and the apps' own numbers, each with what a refund under the third of the `keys` needs; None for one
+    that does not exist."""
+    rows = {row["n"] - 1: row for row in await connection.fetch(_TO_REFUND, *zip(*keys, strict=True))}
+    return [Refundable(*_both(rows[n]), rows[n]["refund"]) if n in rows else None for n in range(len(keys))]
 
 
 async def count_for_submits(transaction: Transaction, order_id: UUID) -> None:

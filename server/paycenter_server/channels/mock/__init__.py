@@ -165,6 +165,7 @@ CHANNELS = (
         check=check,
         build=MockCodec,
         development_only=True,
+        signed=False,
         cashier=CashierOffer(
             tuple(Browser), 90, {"zh": "模拟支付（开发）", "en": "Mock payment (development)"}, extras={"behaviour": "success"}
         ),
