@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import structlog
@@ -20,7 +21,7 @@ from paycenter_server.services.places import K, Places
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
-# Completions within this time share a claim, unless half of the places of a key are free already.
+# Completions within this time share a claim, unless half of the places of a key are free before.
 _GATHER_SECONDS = 0.01
 
 
@@ -52,6 +53,7 @@ class Claims(Generic[K, T]):
         self._working: set[asyncio.Task[None]] = set()
         self._backlog: set[K] = set()
         self._freed = asyncio.Event()
+        self._mostly_free = asyncio.Event()
         self._claimer: asyncio.Task[None] | None = None
         self._looking = asyncio.Lock()
         self._wanted = False
@@ -85,7 +87,7 @@ class Claims(Generic[K, T]):
                 left[self._key(row)] -= 1
                 task = asyncio.create_task(self._work(row))
                 self._working.add(task)
-                task.add_done_callback(self._ended)
+                task.add_done_callback(partial(self._ended, self._key(row)))
         finally:
             for key, unused in left.items():
                 self._places.give_back(key, unused)
@@ -99,9 +101,11 @@ class Claims(Generic[K, T]):
             self._claimer = asyncio.create_task(self._claim_backlog())
         return len(rows)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, key: K, task: asyncio.Task[None]) -> None:
         self._working.discard(task)
         self._freed.set()
+        if self._places.mostly_free((key,)):
+            self._mostly_free.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("claimed_row_failed", job=self._job, exc_info=error)
 
@@ -116,8 +120,11 @@ class Claims(Generic[K, T]):
                         async with asyncio.timeout(seconds):
                             await self._freed.wait()
                 self._freed.clear()
+                self._mostly_free.clear()
                 if not self._places.mostly_free(self._backlog):
-                    await asyncio.sleep(_GATHER_SECONDS)
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(_GATHER_SECONDS):
+                            await self._mostly_free.wait()
                 if not self._stopping:
                     await self._claim(self._backlog)
         except Exception as error:
@@ -131,6 +138,7 @@ class Claims(Generic[K, T]):
         """Claim nothing more. Work that has begun continues; `settle` waits for it."""
         self._stopping = True
         self._freed.set()
+        self._mostly_free.set()
 
     async def settle(self) -> None:
         """Wait for the present pass and until the work on all claimed rows, and on the backlog, has ended."""
