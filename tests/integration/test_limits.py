@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from paycenter.v1.pay_refund_service_pb2 import ListPayRefundsRequest
 from paycenter_server.services.limits import Admission, Limits
 from support.grpc_rig import Rig, fails, open_rig
 from support.locks import transaction
@@ -50,6 +51,18 @@ async def test_an_app_cannot_take_the_places_of_another(system: PayCenterSystem)
                 await rig.order()
             assert (await rig.order(other)).app_key == "books"
             assert (await rig.op.get_order(id=order.id)).id == order.id, "operators have no limit of an app"
+        await other.close()
+
+
+async def test_the_lists_of_an_app_leave_the_connections_to_others(system: PayCenterSystem) -> None:
+    async with open_rig(system) as rig:
+        other = await rig.app("books")
+        async with transaction(system) as held:
+            await held.execute("LOCK TABLE pay_refund IN ACCESS EXCLUSIVE MODE")
+            lists = [asyncio.ensure_future(rig.shop.refunds.ListPayRefunds(ListPayRefundsRequest())) for _ in range(20)]
+            await eventually(lambda: rig.server.admission.calls == 20)
+            assert (await rig.order(other, timeout=5)).app_key == "books"
+        await asyncio.gather(*lists)
         await other.close()
 
 

@@ -31,6 +31,12 @@ ACCESS: list[Mutant] = [
             "test_a_refused_call_is_answered_before_its_message_is_read",
         ),
         (
+            "overload-turns",
+            "                if many_rows:\n",
+            "                if False:\n",
+            "test_the_lists_of_an_app_leave_the_connections_to_others",
+        ),
+        (
             "overload-caller-gone",
             "        task.add_done_callback(taken.end)",
             "        task.add_done_callback(lambda _: None)",

@@ -18,12 +18,16 @@ from paycenter_server.grpc_server.audit import is_administrative, named_object
 from paycenter_server.grpc_server.errors import server_stopping, to_status
 from paycenter_server.services.context import deadline
 from paycenter_server.services.identity import Caller, Identity
-from paycenter_server.services.limits import Admission, Place, place
+from paycenter_server.services.limits import Admission, Place, Turns, place
 from paycenter_server.storage.database import retryable_error
 from paycenter_server.telemetry import begin_request, usable_id
 
 log = structlog.get_logger(__name__)
 _OURS = "/paycenter.v1."
+_MANY_ROWS = frozenset({
+    "ListPayOrders", "ListPayRefunds", "ListPayNotifications", "ListPayCases", "ListAuditEntries", "GetPayOrderTimeline",
+    "ResendPayNotifications",
+})  # fmt: skip
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _caller: ContextVar[Caller] = ContextVar("paycenter_caller")
 
@@ -57,6 +61,7 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     def __init__(self, identity: Identity, admission: Admission) -> None:
         self._identity = identity
         self._admission = admission
+        self._turns = Turns()
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._refusing = False
         self._refused = 0
@@ -134,6 +139,7 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         """The behaviour of a unary method with everything that the interceptor does. It takes the bytes of the request, the
         context, and, if they are not protobuf, what parses them.
         """
+        many_rows = method.rpartition("/")[2] in _MANY_ROWS
         name, deserialize = method.removeprefix(_OURS), handler.request_deserializer
         behaviour: Callable[[Any, Any], Awaitable[Any]] | None = handler.unary_unary
         assert behaviour is not None
@@ -164,7 +170,11 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
                 set_actor(caller.actor)
                 await self._identity.require(caller, name)
                 request = _parsed(raw, parse)
-                answer = await behaviour(request, context)
+                if many_rows:
+                    async with self._turns.of(caller.app_id):
+                        answer = await behaviour(request, context)
+                else:
+                    answer = await behaviour(request, context)
                 outcome = "OK"
             except PayCenterError as error:
                 failure = error

@@ -7,8 +7,8 @@ not make the server refuse other calls.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from uuid import UUID
@@ -157,6 +157,39 @@ class Admission:
         self._calls += number
         if app is not None:
             app.calls += number
+
+
+@dataclass(slots=True)
+class _Turn:
+    """`users`: the calls that have a turn or wait for one."""
+
+    turns: asyncio.Semaphore
+    users: int = 0
+
+
+class Turns:
+    """Calls that read many rows: a few of each app at the same time, the others of the app wait in the order of their arrival.
+
+    One of them needs as much processor time as fifty creates, and a connection meanwhile. Without turns, an app that lists would
+    delay the calls of all others.
+    """
+
+    def __init__(self, each: int = 2) -> None:
+        self._each = each
+        self._apps: dict[UUID | None, _Turn] = {}
+
+    @asynccontextmanager
+    async def of(self, app_id: UUID | None) -> AsyncIterator[None]:
+        """The turn of a call of an app; all operators (None) share theirs."""
+        known = self._apps.setdefault(app_id, _Turn(asyncio.Semaphore(self._each)))
+        known.users += 1
+        try:
+            async with known.turns:
+                yield
+        finally:
+            known.users -= 1
+            if not known.users:
+                del self._apps[app_id]
 
 
 def _too_fast(app: _App, rate: float) -> PayCenterError:
