@@ -22,6 +22,8 @@ _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RESET, _SETTINGS, _PING, _GOAWAY, _WINDOW = 0, 1, 3, 4, 6, 7, 8
 _END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
 _LARGEST_WINDOW = (1 << 31) - 1
+# As the server asks of those whose call it has refused (grpc-retry-pushback-ms).
+_PUSHBACK_SECONDS = 0.2
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
@@ -67,6 +69,8 @@ class Connection(asyncio.Protocol):
 
     def begin(self, count: int) -> None:
         """Begin so many calls."""
+        if self._load.over:
+            return
         self._transport.write(b"".join(self._call() for _ in range(count)))
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -115,8 +119,14 @@ class Connection(asyncio.Protocol):
             return b""
         if (kind == _HEADERS and flags & _END_STREAM) or kind == _RESET:
             started, answered = self._open.pop(stream, (0.0, False))
-            self._load.ended(started, answered and kind == _HEADERS)
-            return b"" if self._load.over or self._load.open_loop else self._call()
+            succeeded = answered and kind == _HEADERS
+            self._load.ended(started, succeeded)
+            if self._load.over or self._load.open_loop:
+                return b""
+            if succeeded:
+                return self._call()
+            asyncio.get_running_loop().call_later(_PUSHBACK_SECONDS, self.begin, 1)
+            return b""
         if kind == _WINDOW and stream == 0:
             self._window += int.from_bytes(payload, "big")
             waiting, self._waiting = self._waiting, 0
