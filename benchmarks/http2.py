@@ -22,6 +22,7 @@ _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RESET, _SETTINGS, _PING, _GOAWAY, _WINDOW = 0, 1, 3, 4, 6, 7, 8
 _END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
 _LARGEST_WINDOW = (1 << 31) - 1
+_MAX_CONCURRENT_STREAMS = 3
 # As the server asks of those whose call it has refused (grpc-retry-pushback-ms).
 _PUSHBACK_SECONDS = 0.2
 
@@ -59,6 +60,7 @@ class Connection(asyncio.Protocol):
         self._open: dict[int, tuple[float, bool]] = {}
         self._window = 65_535
         self._waiting = 0
+        self._most = 1 << 31
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the preface, and begin the calls."""
@@ -84,6 +86,9 @@ class Connection(asyncio.Protocol):
             if not self._open:
                 self._load.end_connection()
             return b""
+        if len(self._open) >= self._most:
+            self._load.held_back += 1
+            return b""
         size = len(message) + 5
         if self._window < size:
             self._waiting += 1
@@ -106,7 +111,7 @@ class Connection(asyncio.Protocol):
                 break
             kind, flags = buffer[at + 3], buffer[at + 4]
             stream = int.from_bytes(buffer[at + 5 : at + 9], "big")
-            payload = bytes(buffer[at + 9 : at + 9 + length]) if kind in (_PING, _WINDOW) else b""
+            payload = bytes(buffer[at + 9 : at + 9 + length]) if kind in (_PING, _WINDOW, _SETTINGS) else b""
             at += 9 + length
             out.append(self._frame(kind, flags, stream, length, payload))
         del buffer[:at]
@@ -132,6 +137,8 @@ class Connection(asyncio.Protocol):
             waiting, self._waiting = self._waiting, 0
             return b"".join(self._call() for _ in range(waiting))
         if kind == _SETTINGS and not flags & _ACK:
+            for name, value in struct.iter_unpack(">HI", payload):
+                self._most = value if name == _MAX_CONCURRENT_STREAMS else self._most
             return frame(_SETTINGS, _ACK, 0, b"")
         if kind == _PING and not flags & _ACK:
             return frame(_PING, _ACK, 0, payload)
@@ -157,6 +164,7 @@ class Load:
         self._first, self._count, self._span = first, 0, span
         self.latencies: list[float] = []
         self.failed = 0
+        self.held_back = 0
         self.over = False
         self.lost = asyncio.Event()
         self.connections = 0
@@ -226,7 +234,7 @@ async def _run(options: argparse.Namespace) -> dict[str, float]:
     times = sorted(load.latencies)
     at = [times[min(len(times) - 1, int(len(times) * part))] * 1000 if times else 0.0 for part in (0.5, 0.99)]
     return {
-        "calls": len(times), "failed": load.failed, "seconds": seconds, "rate": len(times) / seconds,
+        "calls": len(times), "failed": load.failed, "held_back": load.held_back, "seconds": seconds, "rate": len(times) / seconds,
         "p50_ms": at[0], "p99_ms": at[1],
         "generator_cpu": used / seconds,
     }  # fmt: skip

@@ -54,6 +54,18 @@ async def test_an_app_cannot_take_the_places_of_another(system: PayCenterSystem)
         await other.close()
 
 
+async def test_the_client_of_a_connection_holds_back_more_calls_than_it_may_have(system: PayCenterSystem) -> None:
+    async with open_rig(system, connection_calls=2) as rig:
+        order = await rig.order()
+        async with waiting_calls(rig, order, 2):
+            more = asyncio.ensure_future(rig.shop.get_order(id=order.id))
+            for _ in range(5):
+                assert (await rig.op.get_order(id=order.id)).id == order.id, "another connection"
+            assert not more.done()
+            assert rig.server.admission.calls == 2
+        assert (await more).id == order.id
+
+
 async def test_the_lists_of_an_app_leave_the_connections_to_others(system: PayCenterSystem) -> None:
     async with open_rig(system) as rig:
         other = await rig.app("books")

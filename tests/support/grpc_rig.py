@@ -80,11 +80,13 @@ def key_of(system: PayCenterSystem, app_key: str = "shop") -> tuple[str, str]:
 
 @asynccontextmanager
 async def open_rig(
-    system: PayCenterSystem, *, tls: Tls | None = None, trusted: bytes | bool = False, limits: Limits | None = None
+    system: PayCenterSystem, *, tls: Tls | None = None, trusted: bytes | bool = False, limits: Limits | None = None, **options: Any
 ) -> AsyncIterator[Rig]:
     """Started on a free port; its health looks at the database every 50 ms."""
     host = "localhost" if tls else "127.0.0.1"
-    server = Server(parts_of(system.services), f"{host}:0", tls=tls, with_reflection=True, health_seconds=0.05, limits=limits)
+    server = Server(
+        parts_of(system.services), f"{host}:0", tls=tls, with_reflection=True, health_seconds=0.05, limits=limits, **options
+    )  # fmt: skip
     await server.start()
     stop = asyncio.Event()
     running = asyncio.create_task(server.run(stop))

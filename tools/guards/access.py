@@ -44,6 +44,16 @@ ACCESS: list[Mutant] = [
         ),
     ),
     *guards(
+        "grpc_server/server.py",
+        "test_limits.py",
+        (
+            "overload-of-a-connection",
+            '("grpc.max_concurrent_streams", connection_calls)',
+            '("grpc.so_reuseport", int(shared_port))',
+            "test_the_client_of_a_connection_holds_back_more_calls_than_it_may_have",
+        ),
+    ),
+    *guards(
         "services/limits.py",
         "test_limits.py",
         (

@@ -119,6 +119,7 @@ async def _serve(parent: int, settings: Settings, stop: asyncio.Event) -> None:
         try:
             server = Server(
                 parts, settings.grpc_address, tls=tls, with_reflection=reflection, connections=settings.connections,
+                connection_calls=settings.connection_calls,
                 shared_port=bool(parent),
                 limits=Limits(settings.calls, settings.app_calls, settings.app_calls_per_second),
             )  # fmt: skip

@@ -77,6 +77,7 @@ LIVENESS = "liveness"
 """The name that the health service answers SERVING for while the process runs, whatever its database does."""
 MOST_BYTES = 256 * 1024
 MOST_CONNECTIONS = 1000
+CONNECTION_CALLS = 256
 _HEALTH_SECONDS = 2.0
 _GRACE_SECONDS = 10.0
 # Shorter than the time after which a refused call is repeated, so that the repetition meets the next server.
@@ -154,9 +155,11 @@ class Server:
         health_seconds: float = _HEALTH_SECONDS,
         limits: Limits | None = None,
         connections: int = MOST_CONNECTIONS,
+        connection_calls: int = CONNECTION_CALLS,
         shared_port: bool = False,
     ) -> None:
-        """`shared_port`: other processes of the same `serve` listen on the port too."""
+        """`shared_port`: other processes of the same `serve` listen on the port too. `connection_calls`: of each connection at the
+        same time; its client holds further ones back (HTTP/2, SETTINGS_MAX_CONCURRENT_STREAMS)."""
         self._checks = parts.health
         self._health_seconds = health_seconds
         self.admission = Admission(limits or Limits())
@@ -166,6 +169,8 @@ class Server:
             # Otherwise the kernel would distribute the calls over every server that listens on the port, also a forgotten one.
             ("grpc.so_reuseport", int(shared_port)),
             ("grpc.max_allowed_incoming_connections", connections),
+            # What arrives faster than it can be refused would wait in gRPC, without a limit.
+            ("grpc.max_concurrent_streams", connection_calls),
         )
         self._server = grpc.aio.server(interceptors=(self._interceptor,), options=options)
         # The same methods for a transport other than gRPC.
