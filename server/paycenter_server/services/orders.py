@@ -144,7 +144,7 @@ class Orders:
     ) -> Page[PayOrder]:
         """List orders, newest first. Apps list their own; operators may name an app.
 
-        `scan`: the most orders that a page reads. It may then be shorter than its size and not be the last one.
+        `scan`: the most orders that a page reads; None: as `bounded` says. It may be shorter than its size and not be the last one.
         """
         app_id = await self._identity.list_scope(caller, app_key)
         where = replace(where, app_id=app_id)
