@@ -20,6 +20,7 @@ from support.system import OPERATOR, PayCenterSystem
 
 async def seed(system: PayCenterSystem) -> None:
     """A row of each table."""
+    await system.add_app("few", codes=())
     order = await system.paid("mock")
     await system.refund(order, 10)
     await system.deliver()

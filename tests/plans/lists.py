@@ -29,8 +29,8 @@ def chosen(filters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 async def pages(search: Callable[[str, Pager], Awaitable[Any]]) -> None:
-    """The first page and the next one, of an app and of all apps."""
-    for app in ("", "shop"):
+    """The first page and the next one: of an app that has all rows, of one that has none, and of all apps."""
+    for app in ("", "shop", "few"):
         page = await search(app, Pager(1, ""))
         if page.next_token:
             await search(app, Pager(1, page.next_token))

@@ -13,6 +13,9 @@ PAGE = 200
 FACTOR = 10
 FEW = 5
 """A statement that returns fewer rows may read as many as one that returns so many."""
+# An index of a column with few values, and a filter for the one row that is wanted.
+_FEW_VALUES = re.compile(r"\(+(ROW\(+)?(app_id|account_id|state|endpoint|kind)\b")
+_ONE_ROW = re.compile(r"\b\w+(_id|_no|_key|id)\)?(::text)? = ")
 _PARTITION = re.compile(r"_(\d{6}|default)$")
 
 
@@ -30,15 +33,21 @@ def nodes(plan: dict[str, Any], limited: bool = False) -> Iterator[tuple[dict[st
         yield from nodes(inner, below)
 
 
-def shape_problems(plan: dict[str, Any], *, sorts: bool = True) -> Iterator[str]:
-    """What a plan shows before it is executed."""
+def shape_problems(plan: dict[str, Any], *, sorted_rows: float | None = PAGE, whole: bool = False) -> Iterator[str]:
+    """What a plan shows before it is executed. `sorted_rows`: so many may be sorted; None: the statistics do not tell how many.
+    `whole`: a whole index may be read, because the rows that are read are bounded otherwise."""
     for node, limited in nodes(plan):
         table = table_of(node)
         if table and node["Node Type"] == "Seq Scan":
             yield f"a sequential scan of {table}"
-        if table and "Index" in node["Node Type"] and "Index Cond" not in node and not limited:
+        if table and "Index" in node["Node Type"] and "Index Cond" not in node and not limited and not whole:
             yield f"the whole index {node.get('Index Name')} of {table}"
-        if sorts and "Sort" in node["Node Type"] and (rows := node["Plans"][0]["Plan Rows"]) > PAGE and _of_large(node):
+        few, one = _FEW_VALUES.match(node.get("Index Cond", "")), _ONE_ROW.search(node.get("Filter", ""))
+        if table and "Index" in node["Node Type"] and few and one:
+            yield f"{node.get('Index Name')} of {table} with the filter {node['Filter']}"
+        # An incremental sort below a LIMIT ends with the first rows.
+        bounded = limited and node["Node Type"] == "Incremental Sort"
+        if sorted_rows is not None and not bounded and "Sort" in node["Node Type"] and (rows := node["Plans"][0]["Plan Rows"]) > sorted_rows and _of_large(node):
             yield f"a sort of {rows} rows by {node['Sort Key']}"
 
 

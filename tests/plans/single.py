@@ -8,7 +8,22 @@ from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
-from paycenter_server.storage import attempts, audit, cases, credentials, events, notifications, orders, refunds, search
+from paycenter_server.domain.sessions import LoginDelays
+from paycenter_server.storage import (
+    accounts,
+    attempts,
+    audit,
+    cases,
+    channels,
+    credentials,
+    events,
+    notifications,
+    orders,
+    partitions,
+    refunds,
+    search,
+    sessions,
+)
 from paycenter_server.storage.attempts import Cancelling
 from support.system import CAUSE, PayCenterSystem
 
@@ -72,6 +87,7 @@ async def of_others(system: PayCenterSystem) -> None:
     now = system.clock.now()
     case = await system.value("SELECT id FROM pay_case WHERE resolve_time IS NULL ORDER BY id DESC LIMIT 1")
     order = await system.value("SELECT order_id FROM pay_case WHERE id = $1", case)
+    delays = LoginDelays(free=0, first=60, longest=60)
     key = await system.value("SELECT key_id FROM pay_credential LIMIT 1")
     async with undone(system) as connection:
         await cases.mark_stale(connection, case, now, CAUSE)
@@ -81,6 +97,26 @@ async def of_others(system: PayCenterSystem) -> None:
         await credentials.lock_operator_credentials(connection)
         await credentials.another_is_usable(connection, key)
         await notifications.newest_of(connection, order)
+        for _ in range(3):
+            await sessions.begin_login(connection, "name:blocked", delays)
         await audit.read_head(connection)
         await audit.read_after(connection, 0, 100)
         await audit.read_one(connection, 1)
+
+
+async def of_administration(system: PayCenterSystem) -> None:
+    """Accounts, channels, bindings, partitions."""
+    now = system.clock.now()
+    app = await system.value("SELECT id FROM pay_app WHERE app_key = 'shop'")
+    account = await system.value("SELECT account_id FROM pay_binding LIMIT 1")
+    async with undone(system) as connection:
+        found = await accounts.get_account(connection, account)
+        assert found is not None
+        await accounts.insert_account(connection, found)
+        await accounts.get_account_by_identity(connection, found.family, found.identity)
+        await channels.usable_codes(connection, app)
+        await channels.apps_of_account(connection, account)
+        for _, binding in await channels.list_account_bindings(connection, account):
+            await channels.update_binding(connection, binding, now)
+        await partitions.newest_event(connection)
+        await partitions.first_month_kept(connection)

@@ -77,6 +77,11 @@ class Pager:
         return base64.urlsafe_b64encode(last.bytes + _digest(where)).decode().rstrip("=")
 
 
+def among(keys: Sequence[UUID] | None, found: Sequence[UUID]) -> tuple[UUID, ...]:
+    """The keys that were found; if there are some already, those of them. None for any."""
+    return tuple(key for key in found if keys is None or key in keys)
+
+
 async def bounded(
     connection: Connection,
     table: Literal["pay_order", "pay_refund", "pay_notify_task"],

@@ -72,10 +72,10 @@ async def list_cases(connection: Connection, where: CaseFilter, *, limit: int, b
     low, high = FIRST_KEY, before or LAST_KEY
     if where.opened_after is not None:
         low = _first_key(where.opened_after)
-        inner.append(f"create_time >= {place(where.opened_after)}")
+        outer.append(f"create_time >= {place(where.opened_after)}")
     if where.opened_before is not None:
         high = min(high, _first_key(where.opened_before, 1))
-        inner.append(f"create_time < {place(where.opened_before)}")
+        outer.append(f"create_time < {place(where.opened_before)}")
     order = "id DESC"
     if driving is None or where.order_id is not None:
         inner += [f"order_id = {driving[1]}"] if driving else []  # an order has few

@@ -68,13 +68,18 @@ def conditions_of(
     created: tuple[datetime | None, datetime | None],
     first_id: UUID | None,
     more: Sequence[Any] = (),
+    few: bool = False,
 ) -> Conditions:
     """The conditions of a filter. `equal`: columns with their values; empty values do not filter. `one_of`: columns with the values
     that are allowed; None for any. `created`: the first creation time, and the one before which rows end. `first_id`: no row with a
-    smaller key."""
+    smaller key. `few`: an index finds the few rows of the filter, of whichever app; it is so if there is a `one_of`."""
     table, (start, end) = columns_of(rows), created
     conditions = [table[name] == value for name, value in equal.items() if value]
     conditions += [table[name].in_(values) for name, values in one_of.items() if values is not None]
+    if app_id is not None and (few or any(values is not None for values in one_of.values())):
+        # Not an equality, which would be an index condition: without statistics an index of the app looks as good as that of the rows.
+        conditions.append(table.app_id.is_not_distinct_from(app_id))
+        app_id = None
     if start is not None:
         conditions.append(table.create_time >= start)
     if end is not None:

@@ -15,7 +15,7 @@ from paycenter_server.storage.refunds import REFUNDS
 
 @dataclass(frozen=True, slots=True)
 class RefundFilter:
-    """The filters of ListPayRefunds. Empty values do not filter. `refund_ids`: only these; `order_ids`: of these; None for any.
+    """The filters of ListPayRefunds. Empty values do not filter. `refund_ids`: only these; None for any.
     `first_id`: no refund with a smaller key."""
 
     app_id: UUID | None = None
@@ -27,13 +27,12 @@ class RefundFilter:
     create_time_from: datetime | None = None
     create_time_to: datetime | None = None
     refund_ids: tuple[UUID, ...] | None = None
-    order_ids: tuple[UUID, ...] | None = None
     first_id: UUID | None = None
 
     @property
     def reads_many(self) -> bool:
         """Whether no index has the refunds, so that many may be read to find one."""
-        by_number = self.channel_refund_no or self.refund_ids is not None or self.order_ids is not None
+        by_number = self.channel_refund_no or self.refund_ids is not None
         return not by_number and bool(self.channel_code or self.state)
 
 
@@ -54,6 +53,6 @@ def _conditions(where: RefundFilter) -> Conditions:
         "channel_refund_no": where.channel_refund_no,
     }  # fmt: skip
     return conditions_of(
-        REFUNDS, equal, {"id": where.refund_ids, "order_id": where.order_ids}, app_id=where.app_id,
+        REFUNDS, equal, {"id": where.refund_ids}, app_id=where.app_id,
         created=(where.create_time_from, where.create_time_to), first_id=where.first_id,
     )  # fmt: skip
