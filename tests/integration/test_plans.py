@@ -1,8 +1,8 @@
 """The plans of all statements of storage/: on an empty schema without statistics, and on the statistics of ten million rows.
 
 `plans` executes every statement on a schema with 20,000 rows in each large table, of which the planner believes that it has ten
-million. A statement fails that reads a large table or a whole index, sorts more than a page, or reads more than ten rows for a row that
-it returns. A statement that is never executed fails too, unless it is named here.
+million. A statement fails that reads a large table or a whole index, sorts more than a page, or reads more than ten rows for a
+row that it returns. A statement that is never executed fails too, unless it is named here.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ WAITING = COPIES // 10
 # Functions whose statements read more than ten rows for a row, with the most that they may read, and the reason.
 BOUNDED = {
     **dict.fromkeys(
-        ("keyrange.scan_end", "lists.list_rows", "lists.count_rows", "notifications.list_resendable", "notifications.count_resendable",
-         "cases_desk.list_cases", "audit.list_entries"),
+        ("keyrange.scan_end", "lists.list_rows", "lists.count_rows", "notifications.list_resendable",
+         "notifications.count_resendable", "cases_desk.list_cases", "audit.list_entries"),
         (STOP + 1, "a filter without an index of its own stops at a number of rows, and the next page goes on"),
     ),
     **dict.fromkeys(
@@ -78,10 +78,10 @@ async def copied(url: str) -> AsyncIterator[str]:
         await admin.close()
 
 
-def connection_as_ours(url: str) -> asyncpg.connection.Connection:
+async def connection_as_ours(url: str) -> asyncpg.Connection:
     """A connection with the settings of storage/database.py, and generic plans."""
     settings = {"enable_seqscan": "off", "jit": "off", "plan_cache_mode": "force_generic_plan"}
-    return asyncpg.connect(url, server_settings=settings)
+    return await asyncpg.connect(url, server_settings=settings)
 
 
 def bound_of(statement: Statement) -> float:
@@ -89,15 +89,17 @@ def bound_of(statement: Statement) -> float:
     return float(max((BOUNDED[name][0] for name in statement.by if name in BOUNDED), default=0))
 
 
-async def without_statistics(empty: str, statements: list[Statement]) -> Iterator[str]:
+async def without_statistics(empty: str, statements: list[Statement]) -> list[str]:
     """The problems of the plans on tables of which nothing is known."""
     connection = await connection_as_ours(empty)
     try:
-        found = []
-        for statement in statements:
-            plan = await generic_plan(connection, statement.text)
-            found += [f"without statistics: {statement}\n    {problem}" for problem in shape_problems(plan, sorted_rows=None, whole=bound_of(statement) > 0)]
-        return iter(found)
+        return [
+            f"without statistics: {statement}\n    {problem}"
+            for statement in statements
+            for problem in shape_problems(
+                await generic_plan(connection, statement.text), sorted_rows=None, whole=bound_of(statement) > 0
+            )
+        ]
     finally:
         await connection.close()
 
@@ -115,18 +117,14 @@ async def test_the_plans_of_all_statements(
     fresh: str, redis_url: str, keys_dir: Path, master_key_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module, name in STOPS:
-        monkeypatch.setattr(module, name, STOP)
+        monkeypatch.setattr(module, name, STOP)  # before a statement is executed
     await asyncio.to_thread(migrate.ensure, fresh)
     examiner = Examiner()
     async with copied(fresh) as empty:
         async with open_system(fresh, redis_url, keys_dir, master_key_file) as system:
             system.books_are_checked = False  # the copies have events of other orders
             await flows.seed(system)
-            connection = await asyncpg.connect(fresh)
-            await load(connection)
-            for table in LARGE:
-                assert await estimated_rows(connection, table) == pytest.approx(ROWS, rel=0.01), table
-            await connection.close()
+            await fill(fresh)
             with examiner.installed():
                 for part in PARTS:
                     await part(system)
@@ -136,7 +134,18 @@ async def test_the_plans_of_all_statements(
     unseen = [call for call in examiner.missing() if call.partition(",")[0] not in UNSEEN]
     assert not unseen, "no part of `plans` executes these: " + "; ".join(unseen)
     assert not bad, f"{len(bad)} problems:\n" + "\n".join(dict.fromkeys(bad))
-    assert not [name for name in UNSEEN if name in {seen for seen, _ in examiner.lines}], "these are executed, so they are not exempt"
+    assert not set(UNSEEN) & {name for name, _ in examiner.lines}, "these are executed, so they are not exempt"
+
+
+async def fill(url: str) -> None:
+    """Copies of the rows, and the statistics of ten million."""
+    connection = await asyncpg.connect(url)
+    try:
+        await load(connection)
+        for table in LARGE:
+            assert await estimated_rows(connection, table) == pytest.approx(ROWS, rel=0.01), table
+    finally:
+        await connection.close()
 
 
 async def refused_statements(url: str) -> None:

@@ -14,7 +14,7 @@ from paycenter_server.services.refunds import NewRefund
 from paycenter_server.storage import operators as operator_rows
 from support.cases import ANNE, BEN
 from support.merchants import merchant_of
-from support.operators import PEER, Person, log_in, person
+from support.operators import Person, log_in, person
 from support.system import OPERATOR, PayCenterSystem
 
 ALL = Pager(10, "")

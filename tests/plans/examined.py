@@ -47,8 +47,8 @@ def call_sites() -> dict[str, list[tuple[int, int]]]:
     """The first and the last line of each call that executes a statement, by "module.function"."""
     found: dict[str, list[tuple[int, int]]] = {}
     for path in sorted(STORAGE.glob("*.py")):
-        for function in ast.parse(path.read_text()).body:
-            for call in ast.walk(function) if isinstance(function, ast.AsyncFunctionDef) else ():
+        for function in [item for item in ast.parse(path.read_text()).body if isinstance(item, ast.AsyncFunctionDef)]:
+            for call in ast.walk(function):
                 if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in METHODS:
                     place = (call.lineno, call.end_lineno or call.lineno)
                     found.setdefault(f"{path.stem}.{function.name}", []).append(place)

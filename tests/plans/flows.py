@@ -129,9 +129,8 @@ async def notifications(system: PayCenterSystem) -> None:
             with suppress(PayCenterError):
                 await again(OPERATOR, number)
         await services.notifications.get(OPERATOR, number)
+    merchant: tuple[dict[str, Any], ...] = ({}, {"merchant_order_id": order.merchant_order_id}, {"merchant_refund_no": "R-plans"})
     for state in (NotificationState.FAILURE, NotificationState.SUCCESS):
-        where: dict[str, Any] = {"state": state}
-        for more in ({}, {"merchant_order_id": order.merchant_order_id}, {"merchant_refund_no": "R-plans"}):
-            await services.notifications.resend_matching(
-                OPERATOR, "shop", NotificationFilter(**where, **more), Pager(2, ""), dry_run=True
-            )
+        for more in merchant:
+            where = NotificationFilter(state=state, **more)
+            await services.notifications.resend_matching(OPERATOR, "shop", where, Pager(2, ""), dry_run=True)

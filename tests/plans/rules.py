@@ -46,8 +46,8 @@ def shape_problems(plan: dict[str, Any], *, sorted_rows: float | None = PAGE, wh
         if table and "Index" in node["Node Type"] and few and one:
             yield f"{node.get('Index Name')} of {table} with the filter {node['Filter']}"
         # An incremental sort below a LIMIT ends with the first rows.
-        bounded = limited and node["Node Type"] == "Incremental Sort"
-        if sorted_rows is not None and not bounded and "Sort" in node["Node Type"] and (rows := node["Plans"][0]["Plan Rows"]) > sorted_rows and _of_large(node):
+        sorts = node["Node Type"] == "Sort" or (node["Node Type"] == "Incremental Sort" and not limited)
+        if sorts and sorted_rows is not None and _of_large(node) and (rows := node["Plans"][0]["Plan Rows"]) > sorted_rows:
             yield f"a sort of {rows} rows by {node['Sort Key']}"
 
 

@@ -490,7 +490,7 @@ class ResendPayNotificationsResponse(_message.Message):
     resent_count: _builtins.int
     """How many of them were made WAITING; 0 in a dry run."""
     remaining_count: _builtins.int
-    """How many match after this page, counted up to 1,000,000."""
+    """How many match after this page: up to 100,000, of the next 100,000 notifications if a state other than FAILURE is given."""
     next_page_token: _builtins.str
     """The page_token of the next page; empty on the last page."""
     def __init__(

@@ -100,7 +100,9 @@ async def _count(request: web.Request) -> web.Response:
     _, where = _filter(view, values)
     result = await view.parts.notifications.resend_matching(view.caller, values["app"], where, Pager(RESEND_PAGE, ""), dry_run=True)
     count = result.matched + result.remaining
-    return view.render("notifications_resend.html", values=values, count=count, sent=None, more=bool(result.next_token), error=None, wrong={})
+    return view.render(
+        "notifications_resend.html", values=values, count=count, sent=None, more=bool(result.next_token), error=None, wrong={}
+    )
 
 
 async def _resend_matching(request: web.Request) -> web.Response:

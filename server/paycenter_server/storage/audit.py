@@ -82,7 +82,7 @@ async def read_one(connection: Connection, number: int) -> AuditEntry | None:
 
 @dataclass(frozen=True, slots=True)
 class AuditRows:
-    """Rows, newest first. `last`: the number of the last row that was read, if more may follow after it although fewer were found."""
+    """Rows, newest first. `last`: the number of the last row that was read, if more may follow although fewer were found."""
 
     entries: list[AuditEntry]
     last: int | None

@@ -27,8 +27,8 @@ def columns_of(rows: RowMapping[Any]) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """The rows of an app, or of all, with a range of keys, and further conditions. `low`: the first key; `high`: the one before which
-    they end; None for no limit."""
+    """The rows of an app, or of all, with a range of keys, and further conditions. `low`: the first key; `high`: the one before
+    which they end; None for no limit."""
 
     table: Any
     app_id: UUID | None
@@ -39,7 +39,7 @@ class Conditions:
     def where(self, before: UUID | None = None) -> list[Any]:
         """The clauses of WHERE. `before`: no row with this key or a larger one.
 
-        The app is compared as a row with the key. Then only an index that begins with both yields the rows in the order of the list.
+        The app is compared as a row with the key. Then only an index that begins with both yields the rows in their order.
         With `app_id = $1` the planner may read the primary key and leave out the rows of other apps, which is all of it for an app
         that has few.
         """
@@ -77,7 +77,7 @@ def conditions_of(
     conditions = [table[name] == value for name, value in equal.items() if value]
     conditions += [table[name].in_(values) for name, values in one_of.items() if values is not None]
     if app_id is not None and (few or any(values is not None for values in one_of.values())):
-        # Not an equality, which would be an index condition: without statistics an index of the app looks as good as that of the rows.
+        # Not an equality, which an index can serve: without statistics that of the app looks as good as the one of the rows.
         conditions.append(table.app_id.is_not_distinct_from(app_id))
         app_id = None
     if start is not None:

@@ -3,9 +3,9 @@
 Amounts are bigint minor units. Times are timestamptz. A state is text under a CHECK, so that a person at psql can read it.
 `next_check_time` is NULL for what needs no further look.
 
-A large table has a foreign key only with an index of it: without one, the deletion of a row to which it refers reads the whole table.
-What a key would say is left out where another key implies it: an attempt is of the app of its order, a refund of the channel, the
-account and the binding of its attempt.
+A large table has a foreign key only with an index of it: without one, the deletion of a row to which it refers reads the whole
+table. What a key would say is left out where another key implies it: an attempt is of the app of its order, a refund has the
+channel, the account and the binding of its attempt.
 """
 
 from __future__ import annotations
