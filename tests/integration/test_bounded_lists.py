@@ -49,7 +49,8 @@ async def test_orders_and_refunds(system: PayCenterSystem, monkeypatch: pytest.M
     assert await orders(success_time_from=paid.success_time) == [[], [paid.number]]
     assert await orders(state=OrderState.REFUND, merchant_order_id="paid") == [[paid.number]], "a number has an index"
     assert [len(page) for page in await orders()] == [5], "no filter leaves out any"
-    refunds = await pages(lambda pager: system.services.refunds.search(OPERATOR, app, RefundFilter(state=RefundState.FAILURE), pager))
+    failure = RefundFilter(state=RefundState.FAILURE)
+    refunds = await pages(lambda pager: system.services.refunds.search(OPERATOR, app, failure, pager))
     assert [[refund.number for refund in page] for page in refunds] == [[], [failed.number]]
 
 
@@ -97,4 +98,4 @@ async def test_audit(system: PayCenterSystem, monkeypatch: pytest.MonkeyPatch) -
     assert alone[0][0].object == "shop"
     both = await pages(lambda pager: system.services.audit.search(AuditFilter(app_key="shop", act=update), pager), 1)
     assert both[0] == [], "the two last rows of the app are other acts"
-    assert [entry.object for page in both for entry in page][0] == "shop"
+    assert next(entry.object for page in both for entry in page) == "shop"
