@@ -119,13 +119,13 @@ async def make_orders(made: Processes, app: App, count: int) -> list[tuple[str, 
     return [(encode(Prefix.ORDER, row["id"]), row["merchant_order_id"]) for row in rows]
 
 
-async def order_numbers(made: Processes, prefix: str) -> list[str]:
-    """The numbers of the orders whose merchant_order_id begins so."""
+async def order_numbers(made: Processes, prefix: str, table: str = "pay_order") -> list[str]:
+    """The numbers of the orders whose merchant_order_id begins so. `table`: the one of PayCenter, or that of the ORM."""
     from paycenter_server.domain.ids import Prefix, encode
 
     connection = await asyncpg.connect(made.urls.database_url)
     try:
-        rows = await connection.fetch("SELECT id FROM pay_order WHERE merchant_order_id LIKE $1 || '%'", prefix)
+        rows = await connection.fetch(f"SELECT id FROM {table} WHERE merchant_order_id LIKE $1 || '%'", prefix)
     finally:
         await connection.close()
-    return [encode(Prefix.ORDER, row["id"]) for row in rows]
+    return [row["id"] if isinstance(row["id"], str) else encode(Prefix.ORDER, row["id"]) for row in rows]

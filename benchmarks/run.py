@@ -113,12 +113,24 @@ def report(benchmark: Benchmark) -> tuple[dict[str, Any], bool]:
         if goal.p99 is not None:
             results.append({"subject": goal.subject, "p99_ms": subject["p99_ms"], "goal": goal.p99})
             met &= _say(f"{goal.subject}: p99 ms", subject["p99_ms"], "<=", goal.p99, subject["p99_ms"] <= goal.p99)
+    compare(table, results)
     print(f"\nserver memory {benchmark.memory()['server']} MiB; rounds measured again because of other load: {benchmark.discarded}")
     if bottleneck := [name for name, row in table.items() if (row["generator_cpu"] or 0) > 0.95]:
         print(f"the load generator was the bottleneck of: {', '.join(bottleneck)}")
     met &= not any(row["failed"] for row in table.values())
     machine = {"processors": psutil.cpu_count(), "python": platform.python_version(), "machine": platform.machine()}
     return {"machine": machine, "table": table, "goals": results, "memory": benchmark.memory()}, met
+
+
+def compare(table: dict[str, Any], results: list[dict[str, Any]]) -> None:
+    """Print whole payments beside those of the second subject."""
+    ours, other = table.get("whole payment"), table.get("whole payment, ORM")
+    if not (ours and other and ours["rounds"] and other["rounds"]):
+        return
+    rate, cpu = ours["rate"] / other["rate"], other["cpu_us"]["all"] / ours["cpu_us"]["all"]
+    results.append({"subject": "whole payment", "beside": "whole payment, ORM", "ratio": round(rate, 3), "cpu": round(cpu, 3)})
+    print(f"whole payment / ORM, one commit a step: {ours['rate']:.0f} / {other['rate']:.0f} a second = {rate:.2f}; processor time "
+          f"{ours['cpu_us']['all']:.0f} / {other['cpu_us']['all']:.0f} us, {cpu:.2f} payments for one of the ORM")  # fmt: skip
 
 
 def _say(what: str, ratio: float, sign: str, goal: float, met: bool) -> bool:
@@ -141,6 +153,7 @@ def main() -> int:
             benchmark.submit_and_refund,
             benchmark.idle_create, benchmark.half_load, benchmark.twice_the_load, benchmark.bare_client,
             benchmark.deliver, benchmark.deliver_by_two, benchmark.two_processes, benchmark.create_tls, benchmark.whole_payments,
+            benchmark.whole_payments_by_orm,
         ]  # fmt: skip
         chosen = [step for step in steps if not options.only or any(part in step.__name__ for part in options.only)]
         rounds(benchmark, chosen, options.rounds)

@@ -212,11 +212,14 @@ class Benchmark:
         ]
         self._listed("refund mock", "/paycenter.v1.PayRefundService/CreatePayRefund", repeats)
 
-    def _listed(self, name: str, path: str, messages: list[Any]) -> None:
+    def _listed(self, name: str, path: str, messages: list[Any], target: str = "", pids: dict[str, int] | None = None) -> None:
         with tempfile.NamedTemporaryFile("w") as file:
             file.write("\n".join(message.SerializeToString().hex() for message in messages))
             file.flush()
-            self._grpc(name, self._target, path, b"", pids=self._pids, marker="", first=0, messages=Path(file.name))
+            self._grpc(
+                name, target or self._target, path, b"", pids=self._pids if pids is None else pids, marker="", first=0,
+                messages=Path(file.name),
+            )  # fmt: skip
 
     def deliver(self) -> None:
         """Two thousand waiting notifications of one endpoint that answers at once, by one worker that starts with them."""
@@ -233,26 +236,51 @@ class Benchmark:
         received = self._received()
         asyncio.run(fill_notifications(self._made, self._app, f"{self._receiver_url}/notify", 1))
         self._wait_received(received + 1)  # the worker runs
-        pids = {"server": self._server.pid, "postgres": self._made.postgres_pid, "worker": worker.pid}
+        self._whole("whole payment", self._target, self._server, worker)
+        worker.terminate()
+        worker.wait(20)
+
+    def whole_payments_by_orm(self) -> None:
+        """The same by the second subject (`orm.py`): SQLAlchemy's ORM, one commit a step."""
+        database = self._made.urls.database_url
+        server, port = self._made.with_port(str(HERE / "orm.py"), "serve", database)
+        worker, _ = self._made.with_port(str(HERE / "orm.py"), "deliver", database, f"{self._receiver_url}/notify")
+        self._whole("whole payment, ORM", f"127.0.0.1:{port}", server, worker, warm=True)
+        for process in (worker, server):
+            process.terminate()
+            process.wait(20)
+
+    def _whole(self, name: str, target: str, server: Any, worker: Any, *, warm: bool = False) -> None:
+        """`warm`: the server has just started, so some payments are made before those that are measured."""
+        if warm:
+            self._pay("warm, ORM", target, {}, 100)
+            for part in ("create", "submit"):
+                del self.found[f"warm, ORM: {part}"]
+        pids = {"server": server.pid, "postgres": self._made.postgres_pid, "worker": worker.pid}
+        before = {key: cpu_seconds(pid) for key, pid in pids.items()}
+        seconds = self._pay(name, target, pids, PAID)
+        measured = self.found.setdefault(name, Measured())
+        measured.rates.append(PAID / seconds)
+        used = {key: (cpu_seconds(pid) - before[key]) / PAID * 1e6 for key, pid in pids.items()}
+        for key, value in {**used, "all": sum(used.values())}.items():
+            measured.cpu.setdefault(key, []).append(value)
+
+    def _pay(self, name: str, target: str, pids: dict[str, int], count: int) -> float:
+        """Make payments, whose parts are measured too. The seconds that they took until the last notification."""
         prefix = f"w{time.monotonic_ns()}-"
         creates = [
             orders.CreatePayOrderRequest(merchant_order_id=f"{prefix}{number}", subject="Tea", amount=1990, user_ip="203.0.113.7")
-            for number in range(PAID)
+            for number in range(count)
         ]
-        before, received, started = {key: cpu_seconds(pid) for key, pid in pids.items()}, self._received(), time.monotonic()
-        self._listed("its create", SERVICE + "CreatePayOrder", creates)
+        received, started = self._received(), time.monotonic()
+        self._listed(f"{name}: create", SERVICE + "CreatePayOrder", creates, target, pids)
         seconds = time.monotonic() - started
-        ids = asyncio.run(order_numbers(self._made, prefix))
+        ids = asyncio.run(order_numbers(self._made, prefix, "orm_order" if "ORM" in name else "pay_order"))
         submits = [orders.SubmitPayOrderRequest(id=number, channel_code="mock") for number in ids]
         started = time.monotonic()
-        self._listed("its submit", SERVICE + "SubmitPayOrder", submits)
+        self._listed(f"{name}: submit", SERVICE + "SubmitPayOrder", submits, target, pids)
         self._wait_received(received + len(ids))
-        measured = self.found.setdefault("whole payment", Measured())
-        measured.rates.append(len(ids) / (seconds + time.monotonic() - started))
-        for key, pid in pids.items():
-            measured.cpu.setdefault(key, []).append((cpu_seconds(pid) - before[key]) / max(1, len(ids)) * 1e6)
-        worker.terminate()
-        worker.wait(20)
+        return seconds + time.monotonic() - started
 
     def _wait_received(self, count: int) -> None:
         end = time.monotonic() + 60

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import time
 from typing import Any
 
 from alembic import context
@@ -29,8 +30,10 @@ def _is_no_partition(name: str | None, kind: str, parents: Any) -> bool:
 
 def _run(connection: Connection) -> None:
     # Two migrators at once: the second waits here, however long it takes, and then has nothing to do. The lock ends with the
-    # connection. Before the time-outs, which would hold for it too.
-    connection.execute(text("SELECT pg_advisory_lock(7290241103)"))
+    # connection. It asks again and again, because a statement that waits would make an index that is built concurrently wait for it.
+    while not connection.scalar(text("SELECT pg_try_advisory_lock(7290241103)")):
+        connection.commit()
+        time.sleep(0.1)
     # A migration that waits for a lock makes everybody behind it wait too: give up instead, and try again later.
     connection.execute(text("SET lock_timeout = '5s'"))
     connection.execute(text("SET statement_timeout = '15min'"))

@@ -391,7 +391,7 @@ async def test_the_filters_of_the_audit_together(system: PayCenterSystem) -> Non
     async def remarks(**where: Any) -> list[str]:
         async with system.services.context.database.connection() as connection:
             rows = await audit_rows.list_entries(connection, AuditFilter(**where), limit=10, before=None)
-        return [str((row.after or {}).get("remark")) for row in rows]
+        return [str((row.after or {}).get("remark")) for row in rows.entries]
 
     assert (await remarks(**found))[0] == "x"
     for name, value in others.items():

@@ -71,8 +71,7 @@ async def unknown(system: PayCenterSystem, amount: int = 100) -> PayCase:
 
 
 async def last_case(system: PayCenterSystem) -> PayCase:
-    rows = await system.cases()
-    return await case_of(system, rows[-1]["id"])
+    return await case_of(system, await system.value("SELECT id FROM pay_case ORDER BY id DESC LIMIT 1"))
 
 
 async def case_of(system: PayCenterSystem, key: Any) -> PayCase:

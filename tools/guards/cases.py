@@ -346,8 +346,8 @@ CASES: list[Mutant] = [
         "test_case_desk.py",
         (
             "list-bounded",
-            "ORDER BY id DESC LIMIT {SCANNED}",
-            "ORDER BY id DESC LIMIT 1000 * {SCANNED}",
+            "LIMIT {SCANNED if outer else limit}",
+            "LIMIT 1000 * {SCANNED if outer else limit}",
             "test_a_page_reads_a_bounded_number_of_cases",
         ),
     ),

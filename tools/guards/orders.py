@@ -86,7 +86,27 @@ ORDERS: list[Mutant] = [
             "merchant-number-index",
             'return f"SELECT id FROM {table} WHERE ({columns}) >= ({places}) AND ({columns}) <= ({places}) LIMIT 1"',
             'return f"SELECT id FROM {table} WHERE ({columns}) = ({places}) LIMIT 1"',
-            "test_plans_of_the_hot_paths[without_statistics]",
+            "test_the_plans_of_all_statements",
+        ),
+    ),
+    *guards(
+        "storage/lists.py",
+        "test_plans.py",
+        (
+            "list-of-an-app-by-its-index",
+            "return [*self.more, key >= tuple_(app, self.low or FIRST_KEY), key < tuple_(app, high or LAST_KEY)]",
+            "return [*self.more, table.app_id == app, *([table.id < high] if high is not None else [])]",
+            "test_the_plans_of_all_statements",
+        ),
+    ),
+    *guards(
+        "services/paging.py",
+        "test_bounded_lists.py",
+        (
+            "list-reads-so-many",
+            "    if scan is None and where.reads_many:\n",
+            "    if False:\n",
+            "test_orders_and_refunds[shop] test_notifications[shop]",
         ),
     ),
     *guards(

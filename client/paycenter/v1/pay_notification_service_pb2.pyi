@@ -304,7 +304,9 @@ class ListPayNotificationsResponse(_message.Message):
     PAY_NOTIFICATIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """The page_token of the next page; empty on the last page."""
+    """The page_token of the next page; empty on the last page only. A page may be shorter than page_size, or have nothing, and
+    others follow.
+    """
     @_builtins.property
     def pay_notifications(self) -> _containers.RepeatedCompositeFieldContainer[Global___PayNotification]:
         """The notifications, newest first."""
@@ -490,7 +492,7 @@ class ResendPayNotificationsResponse(_message.Message):
     resent_count: _builtins.int
     """How many of them were made WAITING; 0 in a dry run."""
     remaining_count: _builtins.int
-    """How many match after this page, counted up to 1,000,000."""
+    """How many match after this page: up to 100,000, of the next 100,000 notifications if a state other than FAILURE is given."""
     next_page_token: _builtins.str
     """The page_token of the next page; empty on the last page."""
     def __init__(

@@ -11,7 +11,7 @@ from paycenter_server.domain.states import OPEN_NOTIFICATION, NotificationState
 from paycenter_server.http_console.forms import choice, read_form, time_range
 from paycenter_server.http_console.orders import app_keys, state_choices
 from paycenter_server.http_console.security import status_of
-from paycenter_server.http_console.view import SCANNED, View, see, view_of
+from paycenter_server.http_console.view import View, see, view_of
 from paycenter_server.services.paging import Pager
 from paycenter_server.storage.notifications import NotificationFilter
 
@@ -52,8 +52,7 @@ def _filter(view: View, values: dict[str, str]) -> tuple[str, NotificationFilter
 async def _list(request: web.Request) -> web.Response:
     view, query = view_of(request), request.query
     chosen, where = _filter(view, dict(query))
-    scan = SCANNED if where.state or where.type or where.endpoint or where.failing else None
-    page = await view.parts.notifications.search(view.caller, query.get("app", ""), where, view.pager(), scan=scan)
+    page = await view.parts.notifications.search(view.caller, query.get("app", ""), where, view.pager())
     resendable = where.state in (NotificationState.FAILURE, NotificationState.SUCCESS)
     return view.render(
         "notifications.html", tasks=page.items, token=page.next_token, chosen=chosen, apps=await app_keys(view),
@@ -101,7 +100,9 @@ async def _count(request: web.Request) -> web.Response:
     _, where = _filter(view, values)
     result = await view.parts.notifications.resend_matching(view.caller, values["app"], where, Pager(RESEND_PAGE, ""), dry_run=True)
     count = result.matched + result.remaining
-    return view.render("notifications_resend.html", values=values, count=count, sent=None, left=0, error=None, wrong={})
+    return view.render(
+        "notifications_resend.html", values=values, count=count, sent=None, more=bool(result.next_token), error=None, wrong={}
+    )
 
 
 async def _resend_matching(request: web.Request) -> web.Response:
@@ -113,6 +114,6 @@ async def _resend_matching(request: web.Request) -> web.Response:
         view.caller, values["app"], where, Pager(RESEND_PAGE, form.get("page", "")), dry_run=False
     )
     return view.render(
-        "notifications_resend.html", values=values, count=result.remaining, sent=result.resent, left=result.remaining,
+        "notifications_resend.html", values=values, count=result.remaining, sent=result.resent, more=bool(result.next_token),
         token=result.next_token, error=None, wrong={},
     )  # fmt: skip

@@ -12,7 +12,7 @@ from paycenter_server.domain.views import ViewList
 from paycenter_server.http_console.formats import STATES
 from paycenter_server.http_console.forms import choice, time_range
 from paycenter_server.http_console.lists import chosen_columns, gathered
-from paycenter_server.http_console.view import SCANNED, View, view_of
+from paycenter_server.http_console.view import View, view_of
 from paycenter_server.services.paging import Pager
 from paycenter_server.storage.orders import OrderFilter
 
@@ -57,12 +57,11 @@ def state_choices(view: View, kind: str) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The filter of a query. `app`: the key of its app. `chosen`: of the time range. `scan`: how many rows a page reads."""
+    """The filter of a query. `app`: the key of its app. `chosen`: of the time range."""
 
     app: str
     where: OrderFilter
     chosen: str
-    scan: int | None
 
 
 def order_filter(view: View) -> Found:
@@ -83,8 +82,7 @@ def order_filter(view: View) -> Found:
     )  # fmt: skip
     if number and not key and where.attempt_id is None:
         where = OrderFilter(order_ids=())
-    scan = SCANNED if (where.channel_code or where.state) and not by_number else None
-    return Found(query.get("app", ""), where, chosen, scan)
+    return Found(query.get("app", ""), where, chosen)
 
 
 async def _list(request: web.Request) -> web.Response:
@@ -92,7 +90,7 @@ async def _list(request: web.Request) -> web.Response:
     if (page_with_columns := gathered(view, "/orders", COLUMNS)) is not None:
         return page_with_columns
     found = order_filter(view)
-    page = await view.parts.orders.search(view.caller, found.app, found.where, view.pager(), scan=found.scan)
+    page = await view.parts.orders.search(view.caller, found.app, found.where, view.pager())
     marks = await view.parts.orders.marks(page.items)
     return view.render(
         "orders.html", orders=page.items, token=page.next_token, marks=marks, chosen=found.chosen,

@@ -15,7 +15,7 @@ from paycenter_server.http_console.lists import chosen_columns, gathered
 from paycenter_server.http_console.order import page_of_entries
 from paycenter_server.http_console.orders import app_keys, channel_choices, state_choices
 from paycenter_server.http_console.security import status_of, waits
-from paycenter_server.http_console.view import SCANNED, View, see, view_of
+from paycenter_server.http_console.view import View, see, view_of
 from paycenter_server.services.refunds import NewRefund
 from paycenter_server.storage.refunds_lists import RefundFilter
 
@@ -52,7 +52,6 @@ class Found:
     app: str
     where: RefundFilter
     chosen: str
-    scan: int | None
 
 
 def refund_filter(view: View) -> Found:
@@ -69,8 +68,7 @@ def refund_filter(view: View) -> Found:
         channel_refund_no=texts["channel_refund_no"], create_time_from=start, create_time_to=end,
         refund_ids=((key,) if key else ()) if texts["number"] else None,
     )  # fmt: skip
-    scan = SCANNED if where.channel_code or where.state or where.channel_refund_no else None
-    return Found(query.get("app", ""), where, chosen, scan)
+    return Found(query.get("app", ""), where, chosen)
 
 
 async def _list(request: web.Request) -> web.Response:
@@ -78,7 +76,7 @@ async def _list(request: web.Request) -> web.Response:
     if (page_with_columns := gathered(view, "/refunds", COLUMNS)) is not None:
         return page_with_columns
     found = refund_filter(view)
-    page = await view.parts.refunds.search(view.caller, found.app, found.where, view.pager(), scan=found.scan)
+    page = await view.parts.refunds.search(view.caller, found.app, found.where, view.pager())
     return view.render(
         "refunds.html", refunds=page.items, token=page.next_token, chosen=found.chosen, apps=await app_keys(view),
         channels=channel_choices(view), states_of=state_choices(view, "refund"), every_column=COLUMNS,

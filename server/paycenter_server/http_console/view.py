@@ -26,8 +26,6 @@ from paycenter_server.services.sessions import Session
 
 PAGE_SIZE = 25
 """Rows of a list. 50 rows of orders with all columns would be larger than 60 KB."""
-SCANNED = 25_000
-"""Rows that a page of a list reads at most for filters that no index serves; the next page goes on."""
 NAVIGATION = (
     ("overview", "/", "Overview"),
     ("orders", "/orders", "Orders"),

@@ -131,13 +131,14 @@ class Audit:
         self._database = database
 
     async def search(self, where: AuditFilter, pager: Pager) -> Page[AuditEntry]:
-        """List entries, newest first."""
+        """List entries, newest first. A page may be shorter than its size and not be the last one."""
         before = pager.before(("audit", where))
         async with self._database.connection() as connection:
             rows = await audit_rows.list_entries(
                 connection, where, limit=pager.size + 1, before=before.int if before is not None else None
             )
-        return pager.page(rows, ("audit", where), key=lambda entry: UUID(int=entry.id))
+        scanned = UUID(int=rows.last) if rows.last is not None else None
+        return pager.page(rows.entries, ("audit", where), key=lambda entry: UUID(int=entry.id), scanned=scanned)
 
     async def get(self, number: int) -> AuditEntry | None:
         """One entry; None if there is none."""

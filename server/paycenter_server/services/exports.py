@@ -13,7 +13,7 @@ from paycenter_server.services.audit import Act, record
 from paycenter_server.services.context import Context
 from paycenter_server.services.identity import Identity
 from paycenter_server.services.orders import Orders
-from paycenter_server.services.paging import Page, Pager, bounded
+from paycenter_server.services.paging import SCANNED, Page, Pager, bounded
 from paycenter_server.services.refunds import Refunds
 from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage import refunds_lists as refund_lists
@@ -23,7 +23,6 @@ from paycenter_server.storage.refunds_lists import RefundFilter
 T = TypeVar("T")
 PAGE = 1000
 """Rows of one statement. No more are in memory at a time."""
-_SCANNED = 25_000
 COUNTED = 100_000
 """The newest rows of the list that are looked at to count."""
 
@@ -41,7 +40,7 @@ class Exports:
         """The orders of a list, newest first, in pages. Those that are created meanwhile are left out."""
 
         async def read(pager: Pager) -> Page[PayOrder]:
-            return await self._orders.search(caller, app_key, where, pager, scan=_SCANNED)
+            return await self._orders.search(caller, app_key, where, pager, scan=SCANNED)
 
         return self._pages(caller, Act("Console/ExportOrders", "pay_order", app_key), read)
 
@@ -49,7 +48,7 @@ class Exports:
         """The refunds of a list, as `orders`."""
 
         async def read(pager: Pager) -> Page[PayRefund]:
-            return await self._refunds.search(caller, app_key, where, pager, scan=_SCANNED)
+            return await self._refunds.search(caller, app_key, where, pager, scan=SCANNED)
 
         return self._pages(caller, Act("Console/ExportRefunds", "pay_refund", app_key), read)
 

@@ -20,12 +20,13 @@ from paycenter_server.storage import search as search_rows
 from paycenter_server.storage.database import Connection
 from paycenter_server.storage.notifications import NotificationFilter
 
-COUNT_LIMIT = 1_000_000
+COUNT_LIMIT = 100_000
+"""The notifications that are looked at to count, and the most that are counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResentPage:
-    """The result of one page of a resend by filter. `remaining`: how many match after this page, counted up to COUNT_LIMIT."""
+    """The result of one page of a resend by filter. `remaining`: how many match after this page, as far as COUNT_LIMIT says."""
 
     matched: int
     resent: int
@@ -126,18 +127,21 @@ class Notifications:
         before = pager.before(mark)
         async with self._context.database.transaction() as connection:
             where = await self._by_object(connection, where)
-            keys = await notification_rows.list_resendable(connection, where, limit=pager.size + 1, before=before)
-            more = len(keys) > pager.size
+            page = await bounded(connection, "pay_notify_task", where, before, None)
+            keys = await notification_rows.list_resendable(connection, page, limit=pager.size + 1, before=before)
+            last = keys[pager.size - 1] if len(keys) > pager.size else page.first_id
             keys = keys[: pager.size]
             again = [] if dry_run else await notification_rows.resend(connection, keys, self._context.now(), Cause(caller.actor))
             resent = len(again)
             remaining = 0
-            if more:
-                remaining = await notification_rows.count_resendable(connection, where, before=keys[-1], limit=COUNT_LIMIT)
+            if last is not None:
+                scan = COUNT_LIMIT if where.reads_many else None
+                counted = await bounded(connection, "pay_notify_task", where, last, scan)
+                remaining = await notification_rows.count_resendable(connection, counted, before=last, limit=COUNT_LIMIT)
             if resent:
                 numbers = [encode(Prefix.NOTIFICATION, key) for key in keys]
                 after = {"resent": resent, "first": numbers[0], "last": numbers[-1]}
                 await record(connection, caller, Act("PayNotificationService/ResendPayNotifications", "", app_key), None, after)
         if resent:
             self._context.wake_up.send()
-        return ResentPage(len(keys), resent, remaining, pager.token(keys[-1], mark) if more else "")
+        return ResentPage(len(keys), resent, remaining, pager.token(last, mark) if last is not None else "")

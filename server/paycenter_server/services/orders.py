@@ -20,7 +20,7 @@ from paycenter_server.services.events import cause
 from paycenter_server.services.gathering import Gathering
 from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.services.orders_insert import OrderInserts
-from paycenter_server.services.paging import Page, Pager, bounded
+from paycenter_server.services.paging import Page, Pager, among, bounded
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage import search as search_rows
@@ -145,16 +145,19 @@ class Orders:
     ) -> Page[PayOrder]:
         """List orders, newest first. Apps list their own; operators may name an app.
 
-        `scan`: the most orders that a page reads. It may then be shorter than its size and not be the last one.
+        `scan`: the most orders that a page reads; None: as `bounded` says. It may be shorter than its size and not be the last one.
         """
         app_id = await self._identity.list_scope(caller, app_key)
         where = replace(where, app_id=app_id)
         async with self._context.database.connection() as connection:
             narrowed = where
-            if app_id is None and where.merchant_order_id:
-                # The index of merchant_order_id begins with the app.
-                found = await search_rows.orders_by_merchant_id(connection, where.merchant_order_id)
-                narrowed = replace(where, order_ids=tuple(found))
+            # The keys of what has a number are read first, so that no statistics can make another index look better.
+            if where.merchant_order_id:
+                found = await search_rows.orders_by_merchant_id(connection, where.merchant_order_id, app_id)
+                narrowed = replace(narrowed, order_ids=among(narrowed.order_ids, found))
+            if where.channel_order_no:
+                found = await search_rows.orders_by_channel_no(connection, where.channel_order_no)
+                narrowed = replace(narrowed, order_ids=among(narrowed.order_ids, found))
             before = pager.before(where)
             narrowed = await bounded(connection, "pay_order", narrowed, before, scan)
             rows = await order_rows.list_orders(connection, narrowed, limit=pager.size + 1, before=before)

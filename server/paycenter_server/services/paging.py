@@ -21,6 +21,9 @@ T = TypeVar("T")
 F = TypeVar("F", OrderFilter, RefundFilter, NotificationFilter)
 DEFAULT_SIZE = 50
 MAX_SIZE = 200
+SCANNED = 25_000
+"""The rows that a page reads at most, if no index has those of its filter. It may then be shorter than its size, or empty, and
+another one follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,11 @@ class Pager:
         return base64.urlsafe_b64encode(last.bytes + _digest(where)).decode().rstrip("=")
 
 
+def among(keys: Sequence[UUID] | None, found: Sequence[UUID]) -> tuple[UUID, ...]:
+    """The keys that were found; if there are some already, those of them. None for any."""
+    return tuple(key for key in found if keys is None or key in keys)
+
+
 async def bounded(
     connection: Connection,
     table: Literal["pay_order", "pay_refund", "pay_notify_task"],
@@ -81,7 +89,12 @@ async def bounded(
     before: UUID | None,
     scan: int | None,
 ) -> F:
-    """The filter of a page that reads `scan` rows at most from the key `before`; the same filter if `scan` is None."""
+    """The filter of a page that reads `scan` rows at most from the key `before`.
+
+    None: SCANNED if no index has the rows of the filter; the same filter if one has them.
+    """
+    if scan is None and where.reads_many:
+        scan = SCANNED
     if scan is None:
         return where
     end = await scan_end(

@@ -22,7 +22,7 @@ from paycenter_server.services.context import Context
 from paycenter_server.services.events import cause
 from paycenter_server.services.gathering import Gathering
 from paycenter_server.services.identity import Caller, Identity
-from paycenter_server.services.paging import Page, Pager, bounded
+from paycenter_server.services.paging import Page, Pager, among, bounded
 from paycenter_server.services.refunds_settlement import RefundSettlement
 from paycenter_server.storage import accounts as account_rows
 from paycenter_server.storage import orders as order_rows
@@ -275,14 +275,18 @@ class Refunds:
         """List refunds, newest first. Apps list their own; operators may name an app. `scan`: as in `Orders.search`."""
         where = replace(where, app_id=await self._identity.list_scope(caller, app_key))
         async with self._context.database.connection() as connection:
-            # The merchant's numbers are found by the unique indexes, which begin with the app.
+            # The keys of what has a number are read first, so that no statistics can make another index look better.
             narrowed = where
             if where.merchant_refund_no:
                 found = await search_rows.refunds_by_merchant_no(connection, where.merchant_refund_no, where.app_id)
-                narrowed = replace(narrowed, refund_ids=tuple(found))
+                narrowed = replace(narrowed, refund_ids=among(narrowed.refund_ids, found))
             if where.merchant_order_id:
                 found = await search_rows.orders_by_merchant_id(connection, where.merchant_order_id, where.app_id)
-                narrowed = replace(narrowed, order_ids=tuple(found))
+                found = await search_rows.objects_of_orders(connection, found)
+                narrowed = replace(narrowed, refund_ids=among(narrowed.refund_ids, found))
+            if where.channel_refund_no:
+                found = await search_rows.refunds_by_channel_no(connection, where.channel_refund_no)
+                narrowed = replace(narrowed, refund_ids=among(narrowed.refund_ids, found))
             before = pager.before(where)
             narrowed = await bounded(connection, "pay_refund", narrowed, before, scan)
             rows = await refund_lists.list_refunds(connection, narrowed, limit=pager.size + 1, before=before)

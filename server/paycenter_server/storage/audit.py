@@ -19,6 +19,11 @@ _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM pay_audit"
 # Rows are numbered in the order of their times, but for a clock that was set back: the hour is for that.
 _FIRST_FROM = "(SELECT id FROM pay_audit WHERE time >= ?::timestamptz - interval '1 hour' ORDER BY time LIMIT 1)"
 _LAST_BEFORE = "(SELECT id FROM pay_audit WHERE time < ?::timestamptz + interval '1 hour' ORDER BY time DESC LIMIT 1)"
+_AFTER_ALL = (1 << 63) - 1
+# The filters, the one that is likely to be the narrowest first. Each has an index with the number.
+_NARROWEST = ("object", "operator", "app_key", "act", "outcome")
+SCANNED = 10_000
+"""The rows that one page reads at most. A page may then be shorter than was asked, and another one follows."""
 _INSERT = f"INSERT INTO pay_audit ({', '.join(_COLUMNS)}) VALUES ({', '.join(f'${n}' for n in range(1, len(_COLUMNS) + 1))})"
 
 
@@ -75,23 +80,52 @@ async def read_one(connection: Connection, number: int) -> AuditEntry | None:
     return AUDIT.model(await connection.fetchrow(f"{_SELECT} WHERE id = $1", number))
 
 
-async def list_entries(connection: Connection, where: AuditFilter, *, limit: int, before: int | None) -> list[AuditEntry]:
-    """The rows that match, newest first. Only the given filters are conditions, so that each of them finds its index."""
-    values: list[object] = [limit]
-    conditions = []
+@dataclass(frozen=True, slots=True)
+class AuditRows:
+    """Rows, newest first. `last`: the number of the last row that was read, if more may follow although fewer were found."""
 
-    def add(condition: str, value: object) -> None:
+    entries: list[AuditEntry]
+    last: int | None
+
+
+async def list_entries(connection: Connection, where: AuditFilter, *, limit: int, before: int | None) -> AuditRows:
+    """The rows that match, newest first.
+
+    The index of the filter that is likely to be the narrowest yields them, and the other filters are applied to SCANNED rows at
+    most. The filter is compared as a row with the number, as in `lists.Conditions`.
+    """
+    values: list[object] = []
+
+    def place(value: object) -> str:
         values.append(value)
-        conditions.append(condition.replace("?", f"${len(values)}"))
+        return f"${len(values)}"
 
-    if before is not None:
-        add("id < ?", before)
-    for name in ("operator", "act", "object", "app_key", "outcome"):
-        if value := getattr(where, name):
-            add(f"{name} = ?", value)
+    given = [(name, place(value)) for name in _NARROWEST if (value := getattr(where, name))]
+    column, value = given.pop(0) if given else ("", "")
+    key, of = (f"({column}, id)", f"({value}, %s)") if column else ("id", "%s")
+    inner, outer = [], [f"{name} = {value}" for name, value in given]
+    if column or before is not None:
+        inner.append(f"{key} < {of % place(before if before is not None else _AFTER_ALL)}")
+    if column:
+        inner.append(f"{key} >= {of % 0}")
     if where.time_from is not None:
-        add(f"time >= ? AND id >= {_FIRST_FROM}", where.time_from)
+        time = place(where.time_from)
+        inner.append(f"{key} >= {of % _FIRST_FROM.replace('?', time)}")
+        inner.append(f"time >= {time}")
     if where.time_to is not None:
-        add(f"time < ? AND id <= {_LAST_BEFORE}", where.time_to)
-    condition = f"WHERE {' AND '.join(conditions)}" if conditions else ""
-    return AUDIT.models(await connection.fetch(f"{_SELECT} {condition} ORDER BY id DESC LIMIT $1", *values))
+        time = place(where.time_to)
+        inner.append(f"{key} <= {of % _LAST_BEFORE.replace('?', time)}")
+        inner.append(f"time < {time}")
+    order = f"{column} DESC, id DESC" if column else "id DESC"
+    rows = await connection.fetch(
+        f"""WITH scanned AS MATERIALIZED (
+             {_SELECT} WHERE {" AND ".join(inner) or "true"} ORDER BY {order} LIMIT {SCANNED if outer else limit}
+           ), found AS (
+             SELECT * FROM scanned WHERE {" AND ".join(outer) or "true"} ORDER BY id DESC LIMIT {limit}
+           ), last AS (SELECT min(id) AS last_id, count(*) AS seen FROM scanned)
+           SELECT last.last_id, last.seen, found.* FROM last LEFT JOIN found ON true ORDER BY found.id DESC""",
+        *values,
+    )  # fmt: skip
+    entries = AUDIT.models([row for row in rows if row["id"] is not None])
+    more = bool(rows) and rows[0]["seen"] == SCANNED and len(entries) < limit
+    return AuditRows(entries, rows[0]["last_id"] if more else None)

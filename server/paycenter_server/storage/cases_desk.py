@@ -12,6 +12,7 @@ from paycenter_server.domain.ids import uuid7
 from paycenter_server.domain.states import CaseState
 from paycenter_server.storage.cases import CASES
 from paycenter_server.storage.database import Connection
+from paycenter_server.storage.keyrange import FIRST_KEY, LAST_KEY
 
 _FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
 SCANNED = 10_000
@@ -62,23 +63,30 @@ async def list_cases(connection: Connection, where: CaseFilter, *, limit: int, b
         "order_id": where.order_id, "assignee": where.assignee or None, "account_id": where.account_id,
         "kind": where.kind.value if where.kind else None, "app_id": where.app_id,
     }  # fmt: skip
-    given = [(f"{name} = {place(value)}", name) for name, value in equal.items() if value is not None]
+    given = [(name, place(value)) for name, value in equal.items() if value is not None]
     # Unresolved cases are few. The conditions behind the indexes are those of tables.py.
     driving = given.pop(0) if given and (where.order_id or not unresolved) else None
     inner = ["resolve_time IS NULL"] if driving is None and unresolved else []
-    if driving is not None:
-        inner += [driving[0], *(["assignee <> ''"] if driving[1] == "assignee" else [])]
-    if before is not None:
-        inner.append(f"id < {place(before)}")
-    outer = [condition for condition, _ in given]
+    outer = [f"{name} = {value}" for name, value in given]
     # A key begins with the time of the case in milliseconds, so that the times bound the range of the index.
+    low, high = FIRST_KEY, before or LAST_KEY
     if where.opened_after is not None:
-        inner.append(f"id >= {place(_first_key(where.opened_after))}")
+        low = _first_key(where.opened_after)
         outer.append(f"create_time >= {place(where.opened_after)}")
     if where.opened_before is not None:
-        inner.append(f"id < {place(_first_key(where.opened_before, 1))}")
+        high = min(high, _first_key(where.opened_before, 1))
         outer.append(f"create_time < {place(where.opened_before)}")
-    if unresolved:
+    order = "id DESC"
+    if driving is None or where.order_id is not None:
+        inner += [f"order_id = {driving[1]}"] if driving else []  # an order has few
+        inner.append(f"id >= {place(low)} AND id < {place(high)}")
+    else:
+        # Compared as a row, as in `lists.Conditions`, so that the planner cannot read the primary key instead.
+        name, value = driving
+        inner += [f"({name}, id) >= ({value}, {place(low)})", f"({name}, id) < ({value}, {place(high)})"]
+        inner += ["assignee <> ''"] if name == "assignee" else []
+        order = f"{name} DESC, id DESC"
+    if unresolved and driving is not None:
         outer.append("resolve_time IS NULL")
     if where.state is not None:
         outer.append(f"state = {place(where.state.value)}")
@@ -91,9 +99,9 @@ async def list_cases(connection: Connection, where: CaseFilter, *, limit: int, b
     columns = ", ".join(CASES.columns)
     rows = await connection.fetch(
         f"""WITH scanned AS MATERIALIZED (
-             SELECT {columns} FROM pay_case WHERE {" AND ".join(inner) or "true"} ORDER BY id DESC LIMIT {SCANNED}
+             SELECT {columns} FROM pay_case WHERE {" AND ".join(inner)} ORDER BY {order} LIMIT {SCANNED if outer else limit}
            ), found AS (
-             SELECT {columns} FROM scanned WHERE {" AND ".join(outer) or "true"} ORDER BY id DESC LIMIT {place(limit)}
+             SELECT {columns} FROM scanned WHERE {" AND ".join(outer) or "true"} ORDER BY id DESC LIMIT {limit}
            ), last AS (SELECT (array_agg(id ORDER BY id))[1] AS id, count(*) AS seen FROM scanned)
            SELECT last.id AS last_id, last.seen, {CASES.returning}, app.app_key FROM last LEFT JOIN found t ON true
            LEFT JOIN pay_app app ON app.id = t.app_id ORDER BY t.id DESC""",

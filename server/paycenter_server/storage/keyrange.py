@@ -10,6 +10,8 @@ from paycenter_server.domain.ids import uuid7
 from paycenter_server.storage.database import Connection
 
 _FIRST, _LAST = datetime(1970, 1, 2, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
+FIRST_KEY, LAST_KEY = UUID(int=0), UUID(int=(1 << 128) - 1)
+"""No key is smaller than the first one, or larger than the last one."""
 LATER = timedelta(hours=1)
 """By how much the time in a key may be later than the row's time: keys ascend also when the clock goes back."""
 
@@ -38,11 +40,12 @@ async def scan_end(
 
     A filter that no index serves then reads so many rows at most, however few match it. It reads the index only.
     """
-    high = min(before or UUID(int=(1 << 128) - 1), end_key(end) if end else UUID(int=(1 << 128) - 1))
-    low = first_key(start) if start else UUID(int=0)
-    of_app = "app_id = $4 AND" if app_id else ""
+    high = min(before or LAST_KEY, end_key(end) if end else LAST_KEY)
+    low = first_key(start) if start else FIRST_KEY
+    # Compared as a row, as in `lists.Conditions`.
+    of_app = ("(app_id, id) < ($4, $1) AND (app_id, id) >= ($4, $2)", "app_id DESC, id DESC")
+    where, order = of_app if app_id else ("id < $1 AND id >= $2", "id DESC")
     found = await connection.fetchval(
-        f"SELECT id FROM {table} WHERE {of_app} id < $1 AND id >= $2 ORDER BY id DESC OFFSET $3 LIMIT 1",
-        high, low, rows, *([app_id] if app_id else []),
-    )  # fmt: skip
+        f"SELECT id FROM {table} WHERE {where} ORDER BY {order} OFFSET $3 LIMIT 1", high, low, rows, *([app_id] if app_id else [])
+    )
     return found if isinstance(found, UUID) else None

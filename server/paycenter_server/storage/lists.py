@@ -6,11 +6,13 @@ SQLAlchemy and the tables are imported with the first list (see `rendering.py`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
 from paycenter_server.storage.database import Connection
+from paycenter_server.storage.keyrange import FIRST_KEY, LAST_KEY, end_key, first_key
 from paycenter_server.storage.rows import RowMapping
 
 T = TypeVar("T")
@@ -23,35 +25,73 @@ def columns_of(rows: RowMapping[Any]) -> Any:
     return metadata.tables[rows.table].c
 
 
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """The rows of an app, or of all, with a range of keys, and further conditions. `low`: the first key; `high`: the one before
+    which they end; None for no limit."""
+
+    table: Any
+    app_id: UUID | None
+    low: UUID | None
+    high: UUID | None
+    more: Sequence[Any]
+
+    def where(self, before: UUID | None = None) -> list[Any]:
+        """The clauses of WHERE. `before`: no row with this key or a larger one.
+
+        The app is compared as a row with the key. Then only an index that begins with both yields the rows in their order.
+        With `app_id = $1` the planner may read the primary key and leave out the rows of other apps, which is all of it for an app
+        that has few.
+        """
+        from sqlalchemy import tuple_
+
+        table = self.table
+        high = min((key for key in (self.high, before) if key is not None), default=None)
+        if self.app_id is not None:
+            key, app = tuple_(table.app_id, table.id), self.app_id
+            return [*self.more, key >= tuple_(app, self.low or FIRST_KEY), key < tuple_(app, high or LAST_KEY)]
+        low = [table.id >= self.low] if self.low is not None else []
+        return [*self.more, *low, *([table.id < high] if high is not None else [])]
+
+    @property
+    def newest_first(self) -> list[Any]:
+        """The clauses of ORDER BY."""
+        return [*([self.table.app_id.desc()] if self.app_id is not None else []), self.table.id.desc()]
+
+
 def conditions_of(
     rows: RowMapping[Any],
     equal: Mapping[str, object],
     one_of: Mapping[str, Sequence[UUID] | None],
     *,
+    app_id: UUID | None,
     created: tuple[datetime | None, datetime | None],
     first_id: UUID | None,
-) -> list[Any]:
+    more: Sequence[Any] = (),
+    few: bool = False,
+) -> Conditions:
     """The conditions of a filter. `equal`: columns with their values; empty values do not filter. `one_of`: columns with the values
     that are allowed; None for any. `created`: the first creation time, and the one before which rows end. `first_id`: no row with a
-    smaller key."""
-    from paycenter_server.storage.keyrange import end_key, first_key
-
+    smaller key. `few`: an index finds the few rows of the filter, of whichever app; it is so if there is a `one_of`."""
     table, (start, end) = columns_of(rows), created
     conditions = [table[name] == value for name, value in equal.items() if value]
     conditions += [table[name].in_(values) for name, values in one_of.items() if values is not None]
+    if app_id is not None and (few or any(values is not None for values in one_of.values())):
+        # Not an equality, which an index can serve: without statistics that of the app looks as good as the one of the rows.
+        conditions.append(table.app_id.is_not_distinct_from(app_id))
+        app_id = None
     if start is not None:
-        conditions += [table.create_time >= start, table.id >= first_key(start)]
+        conditions.append(table.create_time >= start)
     if end is not None:
-        conditions += [table.create_time < end, table.id < end_key(end)]
-    if first_id is not None:
-        conditions.append(table.id >= first_id)
-    return conditions
+        conditions.append(table.create_time < end)
+    low = max((key for key in (first_key(start) if start else None, first_id) if key is not None), default=None)
+    return Conditions(table, app_id, low, end_key(end) if end else None, [*conditions, *more])
 
 
 async def list_rows(
     connection: Connection,
     rows: RowMapping[T],
-    conditions: Sequence[Any],
+    conditions: Conditions,
     *,
     limit: int,
     before: UUID | None,
@@ -63,21 +103,20 @@ async def list_rows(
     from paycenter_server.storage.rendering import render
     from paycenter_server.storage.tables import pay_app
 
-    table, instead = columns_of(rows), computed or {}
+    table, instead = conditions.table, computed or {}
     columns = [instead[name].label(name) if name in instead else table[name] for name in rows.columns]
     statement: Any = select(*columns, pay_app.c.app_key).join(pay_app, pay_app.c.id == table.app_id)
-    for condition in (*conditions, *([table.id < before] if before is not None else [])):
-        statement = statement.where(condition)
-    text, arguments = render(statement.order_by(table.id.desc()).limit(limit))
+    statement = statement.where(*conditions.where(before)).order_by(*conditions.newest_first).limit(limit)
+    text, arguments = render(statement)
     return rows.models(await connection.fetch(text, *arguments))
 
 
-async def count_rows(connection: Connection, rows: RowMapping[Any], conditions: Sequence[Any]) -> int:
+async def count_rows(connection: Connection, rows: RowMapping[Any], conditions: Conditions) -> int:
     """How many rows have these conditions. The caller bounds the rows that are read by `first_id`."""
     from sqlalchemy import func, select
 
     from paycenter_server.storage.rendering import render
     from paycenter_server.storage.tables import metadata
 
-    text, arguments = render(select(func.count()).select_from(metadata.tables[rows.table]).where(*conditions))
+    text, arguments = render(select(func.count()).select_from(metadata.tables[rows.table]).where(*conditions.where()))
     return int(await connection.fetchval(text, *arguments))

@@ -20,16 +20,16 @@ from paycenter_server.domain.states import (
 )
 from paycenter_server.storage.database import Connection, Transaction, WriteConnection
 from paycenter_server.storage.events import Change, cause_values, named, noting
-from paycenter_server.storage.lists import columns_of, conditions_of, list_rows
+from paycenter_server.storage.lists import Conditions, columns_of, conditions_of, list_rows
 from paycenter_server.storage.rows import RowMapping, to_model
 
 NOTIFICATIONS = RowMapping(PayNotification, "pay_notify_task")
 # The request of every delivery of a notification is its payload, which is stored once.
 _LOG_COLUMNS = [item.name for item in fields(NotificationLog) if item.name != "request"]
-_LOGS = (
-    f"SELECT {', '.join(f't.{name}' for name in _LOG_COLUMNS)}, n.payload AS request "
-    "FROM pay_notify_log t JOIN pay_notify_task n ON n.id = t.task_id"
-)
+# OFFSET 0: the deliveries are found by their notifications. In the order of their ids it would read those of all others, above all
+# in a partition that is new and has no statistics. For the same reason there is no join.
+_LOGS = f"""SELECT {", ".join(_LOG_COLUMNS)}, (SELECT n.payload FROM pay_notify_task n WHERE n.id = t.task_id) AS request
+  FROM (SELECT id, {", ".join(_LOG_COLUMNS)} FROM pay_notify_log WHERE task_id = ANY($1) OFFSET 0) t ORDER BY id DESC LIMIT $2"""
 CURRENT_URL = f"""coalesce(nullif(t.notification_url, ''), CASE t.type WHEN '{NotificationType.REFUND.value}'
   THEN app.refund_notification_url ELSE app.order_notification_url END)"""
 """Where a notification `t` goes: its own URL, or the current one of its app `app`."""
@@ -133,8 +133,7 @@ async def newest_of(connection: Connection, data_id: UUID) -> PayNotification | 
 
 async def list_logs(connection: Connection, task_id: UUID, limit: int = 100) -> list[NotificationLog]:
     """The last deliveries of a notification, oldest first."""
-    rows = await connection.fetch(f"{_LOGS} WHERE t.task_id = $1 ORDER BY t.id DESC LIMIT $2", task_id, limit)
-    return [to_model(NotificationLog, row) for row in reversed(rows)]
+    return await list_logs_of(connection, [task_id], limit)
 
 
 async def list_about(connection: Connection, subjects: Sequence[UUID], limit: int) -> list[PayNotification]:
@@ -147,7 +146,7 @@ async def list_about(connection: Connection, subjects: Sequence[UUID], limit: in
 
 async def list_logs_of(connection: Connection, task_ids: Sequence[UUID], limit: int) -> list[NotificationLog]:
     """The last deliveries of these notifications, oldest first."""
-    rows = await connection.fetch(f"{_LOGS} WHERE t.task_id = ANY($1) ORDER BY t.id DESC LIMIT $2", list(task_ids), limit)
+    rows = await connection.fetch(_LOGS, list(task_ids), limit)
     return [to_model(NotificationLog, row) for row in reversed(rows)]
 
 
@@ -182,6 +181,7 @@ async def send_now(connection: WriteConnection, task_id: UUID, now: datetime, ca
     return done is not None
 
 
+_GIVEN_UP = NotificationState.FAILURE
 _FAILING = [
     state.value for state in (NotificationState.FAILURE, NotificationState.REQUEST_SUCCESS, NotificationState.REQUEST_FAILURE)
 ]
@@ -205,18 +205,32 @@ class NotificationFilter:
     failing: bool = False
     first_id: UUID | None = None
 
+    @property
+    def reads_many(self) -> bool:
+        """Whether no index has the notifications, so that many may be read to find one."""
+        by_object = self.data_id is not None or self.data_ids is not None
+        return not (by_object or self.state is _GIVEN_UP) and bool(self.type or self.state or self.endpoint or self.failing)
 
-def _conditions(where: NotificationFilter) -> list[Any]:
+
+def _conditions(where: NotificationFilter, *more: Any) -> Conditions:
+    from sqlalchemy import text
+
+    table, further = columns_of(NOTIFICATIONS), list(more)
+    if where.failing:
+        further.append(table.state.in_(_FAILING))
+    if where.state is _GIVEN_UP:
+        further.append(text(f"pay_notify_task.state = {named(_GIVEN_UP)}"))  # the condition of the index of these
     equal = {
-        "app_id": where.app_id, "type": where.type and where.type.value, "state": where.state and where.state.value,
+        "type": where.type and where.type.value,
+        "state": where.state.value if where.state and where.state is not _GIVEN_UP else None,
         "merchant_order_id": where.merchant_order_id, "merchant_refund_no": where.merchant_refund_no, "data_id": where.data_id,
         "endpoint": where.endpoint,
     }  # fmt: skip
-    conditions = conditions_of(
-        NOTIFICATIONS, equal, {"data_id": where.data_ids},
-        created=(where.create_time_from, where.create_time_to), first_id=where.first_id,
+    return conditions_of(
+        NOTIFICATIONS, equal, {"data_id": where.data_ids}, app_id=where.app_id,
+        created=(where.create_time_from, where.create_time_to), first_id=where.first_id, more=further,
+        few=where.data_id is not None or where.state is _GIVEN_UP,
     )  # fmt: skip
-    return [*conditions, columns_of(NOTIFICATIONS).state.in_(_FAILING)] if where.failing else conditions
 
 
 async def list_notifications(
@@ -236,17 +250,17 @@ async def list_notifications(
 
 
 def _newest() -> Any:
-    """That the object of a row has no newer notification."""
-    from sqlalchemy import exists, select
+    """That the object of a row has no newer notification.
+
+    LIMIT and not EXISTS: that would become a join, which reads the notifications of all objects.
+    """
+    from sqlalchemy import select
 
     from paycenter_server.storage.tables import pay_notify_task
 
-    newer = pay_notify_task.alias("newer")
-    return ~exists(
-        select(newer.c.id).where(
-            newer.c.data_id == pay_notify_task.c.data_id, newer.c.data_version > pay_notify_task.c.data_version
-        )
-    )
+    newer, of = pay_notify_task.alias("newer"), pay_notify_task.c
+    newer_one = select(newer.c.id).where(newer.c.data_id == of.data_id, newer.c.data_version > of.data_version).limit(1)
+    return newer_one.correlate(pay_notify_task).scalar_subquery().is_(None)
 
 
 async def list_resendable(connection: Connection, where: NotificationFilter, *, limit: int, before: UUID | None) -> list[UUID]:
@@ -254,11 +268,10 @@ async def list_resendable(connection: Connection, where: NotificationFilter, *, 
     from sqlalchemy import select
 
     from paycenter_server.storage.rendering import render
-    from paycenter_server.storage.tables import pay_notify_task
 
-    table = pay_notify_task.c
-    conditions = [*_conditions(where), _newest(), *([table.id < before] if before is not None else [])]
-    text, arguments = render(select(table.id).where(*conditions).order_by(table.id.desc()).limit(limit))
+    conditions = _conditions(where, _newest())
+    statement = select(conditions.table.id).where(*conditions.where(before)).order_by(*conditions.newest_first).limit(limit)
+    text, arguments = render(statement)
     return [row["id"] for row in await connection.fetch(text, *arguments)]
 
 
@@ -267,9 +280,8 @@ async def count_resendable(connection: Connection, where: NotificationFilter, *,
     from sqlalchemy import func, select
 
     from paycenter_server.storage.rendering import render
-    from paycenter_server.storage.tables import pay_notify_task
 
-    conditions = [*_conditions(where), _newest(), *([pay_notify_task.c.id < before] if before is not None else [])]
-    found = select(pay_notify_task.c.id).where(*conditions).limit(limit).subquery()
+    conditions = _conditions(where, _newest())
+    found = select(conditions.table.id).where(*conditions.where(before)).limit(limit).subquery()
     text, arguments = render(select(func.count()).select_from(found))
     return int(await connection.fetchval(text, *arguments))

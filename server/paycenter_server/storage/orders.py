@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import itemgetter
-from typing import Any
 from uuid import UUID
 
 from paycenter_server.domain.attempts import PayAttempt
@@ -17,7 +16,7 @@ from paycenter_server.storage.attempts import ATTEMPTS
 from paycenter_server.storage.cases import held
 from paycenter_server.storage.database import Connection, Record, Transaction, WriteConnection
 from paycenter_server.storage.events import Change, cause_values, named, noting
-from paycenter_server.storage.lists import columns_of, conditions_of, count_rows, list_rows
+from paycenter_server.storage.lists import Conditions, columns_of, conditions_of, count_rows, list_rows
 from paycenter_server.storage.rows import RowMapping, by_unique_key, id_of_unique_key, to_model
 
 ORDERS = RowMapping(PayOrder, "pay_order")
@@ -229,6 +228,12 @@ class OrderFilter:
     order_ids: tuple[UUID, ...] | None = None
     first_id: UUID | None = None
 
+    @property
+    def reads_many(self) -> bool:
+        """Whether no index has the orders, so that many may be read to find one."""
+        by_number = self.merchant_order_id or self.channel_order_no or self.attempt_id or self.order_ids is not None
+        return not by_number and bool(self.channel_code or self.state or self.success_time_from or self.success_time_to)
+
 
 async def list_orders(connection: Connection, where: OrderFilter, *, limit: int, before: UUID | None) -> list[PayOrder]:
     """List orders, newest first, by keyset."""
@@ -240,27 +245,26 @@ async def count_orders(connection: Connection, where: OrderFilter) -> int:
     return await count_rows(connection, ORDERS, _conditions(where))
 
 
-def _conditions(where: OrderFilter) -> list[Any]:
+def _conditions(where: OrderFilter) -> Conditions:
     from sqlalchemy import select
 
     from paycenter_server.storage.tables import pay_attempt
 
-    table = columns_of(ORDERS)
+    table, more = columns_of(ORDERS), []
+    if where.attempt_id is not None:
+        more.append(table.id.in_(select(pay_attempt.c.order_id).where(pay_attempt.c.id == where.attempt_id)))
+    if where.success_time_from is not None:
+        more.append(table.success_time >= where.success_time_from)
+    if where.success_time_to is not None:
+        more.append(table.success_time < where.success_time_to)
     equal = {
-        "app_id": where.app_id, "channel_code": where.channel_code, "state": where.state and where.state.value,
+        "channel_code": where.channel_code, "state": where.state and where.state.value,
         "merchant_order_id": where.merchant_order_id, "channel_order_no": where.channel_order_no,
     }  # fmt: skip
-    conditions = conditions_of(
-        ORDERS, equal, {"id": where.order_ids},
-        created=(where.create_time_from, where.create_time_to), first_id=where.first_id,
+    return conditions_of(
+        ORDERS, equal, {"id": where.order_ids}, app_id=where.app_id,
+        created=(where.create_time_from, where.create_time_to), first_id=where.first_id, more=more,
     )  # fmt: skip
-    if where.attempt_id is not None:
-        conditions.append(table.id.in_(select(pay_attempt.c.order_id).where(pay_attempt.c.id == where.attempt_id)))
-    if where.success_time_from is not None:
-        conditions.append(table.success_time >= where.success_time_from)
-    if where.success_time_to is not None:
-        conditions.append(table.success_time < where.success_time_to)
-    return conditions
 
 
 @dataclass(frozen=True, slots=True)

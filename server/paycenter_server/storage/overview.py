@@ -143,9 +143,12 @@ class OpenCases:
 
 
 async def open_cases(connection: Connection) -> OpenCases:
-    """It reads pay_case until COUNTED open ones are found; cases are few."""
+    """It reads LOOKED_AT entries of the index of cases that are not resolved at most, in which are also those whose refund is
+    not settled."""
     row = await connection.fetchrow(
-        "SELECT count(*) AS rows, min(create_time) AS oldest FROM (SELECT create_time FROM pay_case WHERE state = $1 LIMIT $2) t",
-        created(CASE, CaseEvent.CREATE).value, COUNTED,
+        """SELECT count(*) AS rows, min(create_time) AS oldest FROM (
+             SELECT create_time FROM (SELECT create_time, state FROM pay_case WHERE resolve_time IS NULL ORDER BY id LIMIT $3) c
+             WHERE state = $1 LIMIT $2) t""",
+        created(CASE, CaseEvent.CREATE).value, COUNTED, LOOKED_AT,
     )  # fmt: skip
     return OpenCases(row["rows"], row["oldest"]) if row else OpenCases(0, None)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.domain.states import RefundState
 from paycenter_server.storage.database import Connection
-from paycenter_server.storage.lists import conditions_of, count_rows, list_rows
+from paycenter_server.storage.lists import Conditions, conditions_of, count_rows, list_rows
 from paycenter_server.storage.refunds import REFUNDS
 
 
 @dataclass(frozen=True, slots=True)
 class RefundFilter:
-    """The filters of ListPayRefunds. Empty values do not filter. `refund_ids`: only these; `order_ids`: of these; None for any.
+    """The filters of ListPayRefunds. Empty values do not filter. `refund_ids`: only these; None for any.
     `first_id`: no refund with a smaller key."""
 
     app_id: UUID | None = None
@@ -28,8 +27,13 @@ class RefundFilter:
     create_time_from: datetime | None = None
     create_time_to: datetime | None = None
     refund_ids: tuple[UUID, ...] | None = None
-    order_ids: tuple[UUID, ...] | None = None
     first_id: UUID | None = None
+
+    @property
+    def reads_many(self) -> bool:
+        """Whether no index has the refunds, so that many may be read to find one."""
+        by_number = self.channel_refund_no or self.refund_ids is not None
+        return not by_number and bool(self.channel_code or self.state)
 
 
 async def list_refunds(connection: Connection, where: RefundFilter, *, limit: int, before: UUID | None) -> list[PayRefund]:
@@ -42,13 +46,13 @@ async def count_refunds(connection: Connection, where: RefundFilter) -> int:
     return await count_rows(connection, REFUNDS, _conditions(where))
 
 
-def _conditions(where: RefundFilter) -> list[Any]:
+def _conditions(where: RefundFilter) -> Conditions:
     equal = {
-        "app_id": where.app_id, "channel_code": where.channel_code, "state": where.state and where.state.value,
+        "channel_code": where.channel_code, "state": where.state and where.state.value,
         "merchant_order_id": where.merchant_order_id, "merchant_refund_no": where.merchant_refund_no,
         "channel_refund_no": where.channel_refund_no,
     }  # fmt: skip
     return conditions_of(
-        REFUNDS, equal, {"id": where.refund_ids, "order_id": where.order_ids},
+        REFUNDS, equal, {"id": where.refund_ids}, app_id=where.app_id,
         created=(where.create_time_from, where.create_time_to), first_id=where.first_id,
     )  # fmt: skip

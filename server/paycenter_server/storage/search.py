@@ -21,6 +21,11 @@ _REFUNDS = """SELECT id FROM (
   ORDER BY id DESC LIMIT $3"""
 
 
+_BY_CHANNEL_NO = "SELECT id FROM (SELECT id FROM {} WHERE {} = $1 OFFSET 0) f ORDER BY id DESC LIMIT $2"
+_ORDERS_BY_CHANNEL_NO = _BY_CHANNEL_NO.format("pay_order", "channel_order_no")
+_REFUNDS_BY_CHANNEL_NO = _BY_CHANNEL_NO.format("pay_refund", "channel_refund_no")
+
+
 async def orders_by_merchant_id(connection: Connection, number: str, app_id: UUID | None = None) -> list[UUID]:
     """The orders with this merchant_order_id, of one app or of all."""
     return [row["id"] for row in await connection.fetch(_ORDERS, number, app_id, MOST)]
@@ -33,8 +38,12 @@ async def refunds_by_merchant_no(connection: Connection, number: str, app_id: UU
 
 async def orders_by_channel_no(connection: Connection, number: str) -> list[UUID]:
     """The orders that were paid under this number of the channel."""
-    rows = await connection.fetch("SELECT id FROM pay_order WHERE channel_order_no = $1 ORDER BY id DESC LIMIT $2", number, MOST)
-    return [row["id"] for row in rows]
+    return [row["id"] for row in await connection.fetch(_ORDERS_BY_CHANNEL_NO, number, MOST)]
+
+
+async def refunds_by_channel_no(connection: Connection, number: str) -> list[UUID]:
+    """The refunds that were made under this number of the channel."""
+    return [row["id"] for row in await connection.fetch(_REFUNDS_BY_CHANNEL_NO, number, MOST)]
 
 
 async def order_of_attempt(connection: Connection, attempt_id: UUID) -> UUID | None:

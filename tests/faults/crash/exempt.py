@@ -50,6 +50,8 @@ EXEMPT: dict[str, str] = {
             "notifications Notifications._refuse_superseded",
             "notifications Notifications.resend: await self._refuse_superseded",
             "notifications Notifications.resend_matching: remaining",
+            "notifications Notifications.resend_matching: counted",
+            "notifications Notifications.resend_matching: page",
             "notifications Notifications.resend_matching: where",
             "notifications Notifications.search",
             "notifications Notifications.send_now: await self._refuse_superseded",
