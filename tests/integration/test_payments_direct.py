@@ -54,7 +54,7 @@ def booking_of(
     system: PayCenterSystem, channel: ConfiguredChannel, attempt: PayAttempt, facts: dict[str, Any] | None = None, **changes: Any
 ) -> DirectBooking:
     """What the statement is given for a payment that matches the attempt, except for these facts and changes."""
-    booking = DirectPayments(system.services.context)._booking(channel, payment_of(channel, attempt, **(facts or {})), CAUSE)
+    booking = DirectPayments(system.services.context).booking(channel, payment_of(channel, attempt, **(facts or {})), CAUSE)
     assert booking is not None
     return replace(booking, **changes)
 
@@ -229,7 +229,7 @@ async def test_odd_facts_are_not_given_to_the_statement(system: PayCenterSystem,
     _, attempt, channel = await waiting(system)
     assert channel.codec.account
     before = await stored(system)
-    assert DirectPayments(system.services.context)._booking(channel, payment_of(channel, attempt, **{name: value}), CAUSE) is None
+    assert DirectPayments(system.services.context).booking(channel, payment_of(channel, attempt, **{name: value}), CAUSE) is None
     assert not await book(system, channel, attempt, **{name: value})
     assert await stored(system) == before
 
