@@ -134,8 +134,8 @@ def problems(plan: dict[str, Any], large: set[str]) -> Iterator[str]:
             yield f"a sequential scan of {table}"
         if "Index" in node["Node Type"] and table in large and "Index Cond" not in node and not limited:
             yield f"the whole index {node.get('Index Name')} of {table}"
-        few = re.search(r"\((app_id|account_id|state|endpoint)[^=]*= ", node.get("Index Cond", ""))
-        one = re.search(r"\b\w+(_id|_no|_key|id)\)?(::text)? = ", node.get("Filter", ""))
+        few = re.search(r"\((app_id|account_id|channel_id|state|endpoint)[^=]*= ", node.get("Index Cond", ""))
+        one = re.search(r"\b(\w+(_id|_no|_key)|id)\)?(::text)? = ", node.get("Filter", ""))
         if "Index" in node["Node Type"] and table in large and few and one:
             # An index of a column with few values, and a filter for the one row that is wanted.
             yield f"{node.get('Index Name')} of {table} with the filter {node['Filter']}"
