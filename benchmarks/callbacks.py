@@ -106,10 +106,10 @@ class CallbackSubjects:
     def pgbench_settle(self) -> None:
         """The statement that books callbacks, with one payment, prepared, by 16 clients of pgbench."""
         channel = self._prepared()
-        first, attempts = self._attempts(COUNT + CLIENTS)
+        each = 2 * COUNT // CLIENTS  # more, because each client makes its plans first
+        first, attempts = self._attempts((each + 1) * CLIENTS)
         headers, body = callback(channel, attempts[0])
         booking = booking_of(channel, headers, body)
-        each = COUNT // CLIENTS
         arguments = ["--transactions", str(each), "--define", "at=-1", "--define", f"first={first}"]
         run_pgbench(
             self._made, self._found, "pgbench settle", settle_script(channel, booking, CLIENTS), arguments, CLIENTS, each * CLIENTS

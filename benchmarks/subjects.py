@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import statistics
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from processes import HERE, Processes, cpu_seconds, generate, listening, memory_
 MARKER = "0123456789abcdef"
 SERVICE = "/paycenter.v1.PayOrderService/"
 PAID = 500
+_SETTINGS = "-c jit=off -c enable_seqscan=off"  # as in storage/database.py
 
 
 @dataclass
@@ -70,7 +72,7 @@ def run_pgbench(
             file.name, made.urls.database_url,
         ]  # fmt: skip
         before, started = cpu_seconds(made.postgres_pid), time.monotonic()
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        done = subprocess.run(command, check=False, capture_output=True, text=True, env={**os.environ, "PGOPTIONS": _SETTINGS})
     if done.returncode:
         raise SystemExit(done.stderr[-500:])
     rate = float(done.stdout.split("tps = ")[1].split()[0])
