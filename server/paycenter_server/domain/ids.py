@@ -11,6 +11,7 @@ from enum import StrEnum
 from uuid import UUID
 
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+"""The digits of Crockford's base 32."""
 _DIGITS = str.maketrans(ALPHABET, "0123456789abcdefghijklmnopqrstuv")  # as `int` reads them
 _PAIRS = [first + second for first in ALPHABET for second in ALPHABET]
 RANDOM_BITS = 74
