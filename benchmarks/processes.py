@@ -49,7 +49,7 @@ class Processes:
     """Starts processes, and ends them with the block."""
 
     def __init__(self, folder: Path, *, fsync: bool = True) -> None:
-        self._folder = folder
+        self.folder = folder
         self._fsync = fsync
         self._stack = ExitStack()
 
@@ -58,7 +58,7 @@ class Processes:
         self._stack.callback(self.embedded.stop)
         self.urls = self.embedded.start()
         ensure(self.urls.database_url)
-        master = self._folder / "master.key"
+        master = self.folder / "master.key"
         master.write_text(base64.b64encode(os.urandom(32)).decode())
         master.chmod(0o600)
         self.settings = {
@@ -85,7 +85,7 @@ class Processes:
             **{name: value for name, value in os.environ.items() if not name.startswith("PAYCENTER_")},
             **{f"PAYCENTER_{name}": value for name, value in values.items()},
         }
-        log = (self._folder / f"{Path(command[-1]).name[:20]}-{time.monotonic_ns()}.log").open("wb")
+        log = (self.folder / f"{Path(command[-1]).name[:20]}-{time.monotonic_ns()}.log").open("wb")
         process = subprocess.Popen(
             [sys.executable, *command], env=environment, stdout=subprocess.PIPE if piped else log, stderr=log, text=True
         )
@@ -98,7 +98,7 @@ class Processes:
 
     def certificate(self) -> tuple[Path, Path]:
         """A certificate of localhost that signs itself, and its key: PEM files."""
-        files = self._folder / "certificate.pem", self._folder / "key.pem"
+        files = self.folder / "certificate.pem", self.folder / "key.pem"
         if not files[0].exists():
             key = ec.generate_private_key(ec.SECP256R1())
             name, now = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")]), datetime.now(UTC)

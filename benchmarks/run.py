@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from callbacks import CallbackSubjects
 from processes import Processes, cpu_seconds
 from subjects import Benchmark, Measured
 
@@ -43,6 +44,9 @@ GOALS = (
     Goal("get", "echo get", least=0.70, cpu=1.4),
     Goal("submit mock", "create", cpu=3.0),
     Goal("refund mock", "create", cpu=3.0),
+    Goal("callback", "bare callback", cpu=2.5),
+    Goal("callback", "pgbench settle", least=1.3),
+    Goal("callback, 16", "pgbench settle", least=0.75),
     Goal("deliver", "bare client", least=0.45),
     Goal("deliver, two workers", "bare client", least=0.75),
     Goal("create, half the load", "create", p99=15.0),
@@ -148,9 +152,11 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="paycenter-benchmark-") as folder, Processes(Path(folder)) as made:
         benchmark = Benchmark(made, options.seconds)
+        callbacks = CallbackSubjects(made, benchmark.app, benchmark.found)
         steps = [
             benchmark.echo_create, benchmark.create, benchmark.echo_get, benchmark.get, benchmark.pgbench_insert,
             benchmark.submit_and_refund,
+            callbacks.bare_callback, callbacks.callback, callbacks.pgbench_settle, callbacks.callback_by_few,
             benchmark.idle_create, benchmark.half_load, benchmark.twice_the_load, benchmark.bare_client,
             benchmark.deliver, benchmark.deliver_by_two, benchmark.two_processes, benchmark.create_tls, benchmark.whole_payments,
             benchmark.whole_payments_by_orm,

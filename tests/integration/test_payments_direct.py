@@ -23,9 +23,11 @@ from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.states import OrderState
 from paycenter_server.services import notifications_payloads as payloads
 from paycenter_server.services.channels_configured import ConfiguredChannel
+from paycenter_server.services.gathering import Gathering
 from paycenter_server.services.payments_direct import DirectPayments
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import payments_direct as direct_rows
+from paycenter_server.storage.database import WriteConnection
 from paycenter_server.storage.payments_direct import DirectBooking
 from support.facts import configured, payment_of
 from support.locks import transaction, waiting_for_lock
@@ -54,7 +56,7 @@ def booking_of(
     system: PayCenterSystem, channel: ConfiguredChannel, attempt: PayAttempt, facts: dict[str, Any] | None = None, **changes: Any
 ) -> DirectBooking:
     """What the statement is given for a payment that matches the attempt, except for these facts and changes."""
-    booking = DirectPayments(system.services.context)._booking(channel, payment_of(channel, attempt, **(facts or {})), CAUSE)
+    booking = DirectPayments(system.services.context).booking(channel, payment_of(channel, attempt, **(facts or {})), CAUSE)
     assert booking is not None
     return replace(booking, **changes)
 
@@ -229,7 +231,7 @@ async def test_odd_facts_are_not_given_to_the_statement(system: PayCenterSystem,
     _, attempt, channel = await waiting(system)
     assert channel.codec.account
     before = await stored(system)
-    assert DirectPayments(system.services.context)._booking(channel, payment_of(channel, attempt, **{name: value}), CAUSE) is None
+    assert DirectPayments(system.services.context).booking(channel, payment_of(channel, attempt, **{name: value}), CAUSE) is None
     assert not await book(system, channel, attempt, **{name: value})
     assert await stored(system) == before
 
@@ -426,6 +428,39 @@ async def test_one_payment_that_cannot_be_stored_does_not_fail_the_others(system
     results = await ended(await together(system, DirectPayments(system.services.context), payments, channel))
     assert [type(result).__name__ for result in results] == ["bool", "bool", "CharacterNotInRepertoireError", "bool", "bool"]
     assert [(await system.read(order)).state.value for order, *_ in made] == ["SUCCESS", "SUCCESS", "WAITING", "SUCCESS", "SUCCESS"]
+
+
+async def shared(system: PayCenterSystem, error: Exception | None, count: int) -> tuple[list[int], list[Any]]:
+    """The rows of each statement, and the answers, of so many items. Statements with several rows fail with the error."""
+    sizes: list[int] = []
+
+    async def statement(connection: WriteConnection, items: Sequence[int]) -> Sequence[int]:
+        sizes.append(len(items))
+        await connection.fetchval("SELECT 1")
+        if len(items) > 1 and error is not None:
+            raise error
+        return [item * 10 for item in items]
+
+    gathering = Gathering(system.services.context, statement)
+    tasks = [asyncio.create_task(gathering.add(item)) for item in range(count)]
+    return sizes, await ended(tasks)
+
+
+async def test_after_a_conflict_each_is_done_again_by_itself(system: PayCenterSystem) -> None:
+    for error in (asyncpg.DeadlockDetectedError("deadlock"), asyncpg.SerializationError("serialization")):
+        sizes, answers = await shared(system, error, 5)
+        assert (sizes, answers) == ([1, 4, 1, 1, 1, 1], [0, 10, 20, 30, 40])
+
+
+async def test_after_a_lost_connection_nothing_is_done_again(system: PayCenterSystem) -> None:
+    sizes, answers = await shared(system, ConnectionResetError("lost"), 5)
+    assert (sizes, answers[0]) == ([1, 4], 0)
+    assert [type(answer) for answer in answers[1:]] == [ConnectionResetError] * 4
+
+
+async def test_a_statement_has_at_most_128_rows(system: PayCenterSystem) -> None:
+    sizes, answers = await shared(system, None, 300)
+    assert (sizes, answers) == ([1, 128, 128, 43], [item * 10 for item in range(300)])
 
 
 async def test_a_lost_connection_fails_those_whose_statement_it_was(system: PayCenterSystem) -> None:

@@ -38,7 +38,7 @@ async def test_payment_end_to_end(system: PayCenterSystem, code: str, version: s
     assert (paid.paid_amount, paid.channel_fee_amount, paid.channel_code) == (10_000, 60, code)
     assert paid.channel_order_no
     assert paid.channel_user_id
-    assert system.wake_up.count >= 1
+    await eventually(lambda: system.wake_up.count >= 1)  # after the commit, which is seen before
 
     posts = await system.deliver()
     assert [post.json["type"] for post in posts] == ["pay_order.success"]

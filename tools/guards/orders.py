@@ -19,6 +19,12 @@ ORDERS: list[Mutant] = [
             "test_payments_direct.py::test_one_payment_that_cannot_be_stored_does_not_fail_the_others",
         ),
         (
+            "gathering-lost-connection",
+            "if len(rows) > 1 and not is_connection_loss(error):",
+            "if len(rows) > 1:",
+            "test_payments_direct.py::test_after_a_lost_connection_nothing_is_done_again",
+        ),
+        (
             "gathering-own-answer",
             "waiting.done.set_result(result)",
             "waiting.done.set_result(results[0])",

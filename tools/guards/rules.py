@@ -75,12 +75,12 @@ RULES: list[Mutant] = [
         ),
     ),
     *guards(
-        "storage/payments.py",
+        "storage/payments_direct.py",
         "test_reference_faults.py",
         (
             "r1-wakes-others",
-            "SET next_check_time = $12 FROM t",
-            "SET next_check_time = x.next_check_time FROM t",
+            "SET next_check_time = b.at FROM booked b\n",
+            "SET next_check_time = x.next_check_time FROM booked b\n",
             "test_R1_what_cannot_be_closed_is_closed_as_soon_as_another_is_paid",
         ),
     ),

@@ -46,7 +46,18 @@ SETTLEMENT: list[Mutant] = [
             "WHERE id = $1 AND $2::text[] IS NOT NULL AND version = {_VERSION} - 1 FOR NO KEY UPDATE",
             "test_settle_refuses_an_order_that_is_not_waiting test_a_second_payment_of_a_paid_order_is_a_duplicate",
         ),
-        ("settle-channel", "a.channel_id = $4 AND ", "", "test_settle_compares_the_channel"),
+        (
+            "settle-channel",
+            "a.channel_id IS NOT DISTINCT FROM $4 AND ",
+            "$4::uuid IS NOT NULL AND ",
+            "test_settle_compares_the_channel",
+        ),
+        (
+            "settle-index",
+            "a.channel_id IS NOT DISTINCT FROM $4",
+            "a.channel_id = $4",
+            "test_plans.py::test_the_plans_of_all_statements",
+        ),
         ("settle-amount", "a.amount = $5 AND ", "", "test_settle_compares_the_amount"),
         ("settle-attempt-state", "a.state = ANY($6)", "$6::text[] IS NOT NULL", "test_settle_refuses_an_attempt_that_is_settled"),
         (

@@ -61,6 +61,10 @@ def b64decode(text: str | bytes) -> bytes:
     """Standard base64 with optional line breaks; anything else is a CryptoError."""
     raw = text.encode("ascii", "replace") if isinstance(text, str) else text
     try:
+        return base64.b64decode(raw, validate=True)
+    except (binascii.Error, ValueError):
+        pass
+    try:
         return base64.b64decode(re.sub(rb"\s+", b"", raw), validate=True)
     except (binascii.Error, ValueError) as error:
         raise CryptoError("not valid base64") from error

@@ -9,4 +9,8 @@ def text(value: object) -> str:
     What no database column accepts (NUL, unpaired surrogates) is replaced and not removed, because removal could turn another
     number into one of ours.
     """
-    return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode() if isinstance(value, str) else ""
+    if not isinstance(value, str):
+        return ""
+    if value.isascii() and "\0" not in value:
+        return value
+    return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()

@@ -11,7 +11,8 @@ from enum import StrEnum
 from uuid import UUID
 
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_VALUES = {character: value for value, character in enumerate(ALPHABET)}
+"""The digits of Crockford's base 32."""
+_DIGITS = str.maketrans(ALPHABET, "0123456789abcdefghijklmnopqrstuv")  # as `int` reads them
 _PAIRS = [first + second for first in ALPHABET for second in ALPHABET]
 RANDOM_BITS = 74
 _INCREMENT = (1 << 32) - 1
@@ -68,12 +69,8 @@ def encode(prefix: Prefix, key: UUID) -> str:
 
 def decode(prefix: Prefix, number: str) -> UUID | None:
     """The key of a number; None for a text that `encode` cannot have returned."""
-    if len(number) != 27 or number[0] != prefix.value:
+    digits = number[1:]
+    if len(digits) != 26 or number[0] != prefix.value or digits.strip(ALPHABET):
         return None
-    value = 0
-    for character in number[1:]:
-        digit = _VALUES.get(character)
-        if digit is None:
-            return None
-        value = value << 5 | digit
+    value = int(digits.translate(_DIGITS), 32)
     return UUID(int=value) if value < 1 << 128 else None

@@ -116,7 +116,7 @@ class Callbacks:
             return False
         booked = await self._direct.book(signer, outcome.payment, cause)
         if booked:
-            log.info("callback_stored", channel=signer.channel.number, result=Booked.BOOKED.value)
+            log.debug("callback_stored", channel=signer.channel.number, result=Booked.BOOKED.value)
         return booked
 
     async def _verified(

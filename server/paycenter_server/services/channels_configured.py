@@ -50,12 +50,16 @@ class ConfiguredChannel:
         `identity`: only the merchant is compared. Facts that change with the keys (Alipay's seller_id) may also be those of earlier
         keys that are still valid.
         """
-        codecs = [self.codec, *(codec for until, codec in self.earlier if now < until)]
-        found = []
-        for codec in codecs:
-            wanted = self.spec.identity_facts(codec) if identity else codec.account
-            found.append(next((name for name, ours in wanted.items() if facts.get(name) != ours), ""))
-        return "" if "" in found else found[0]
+        differing = self._differing_fact(self.codec, facts, identity)
+        if differing and any(now < until and not self._differing_fact(codec, facts, identity) for until, codec in self.earlier):
+            return ""
+        return differing
+
+    def _differing_fact(self, codec: Codec, facts: Mapping[str, str], identity: bool) -> str:
+        for name, ours in (self.spec.identity_facts(codec) if identity else codec.account).items():
+            if facts.get(name) != ours:
+                return name
+        return ""
 
     @property
     def current(self) -> bool:

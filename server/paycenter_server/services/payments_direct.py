@@ -26,14 +26,14 @@ class DirectPayments:
 
         `configured`: the binding that has verified the message, and whose merchant the message names.
         """
-        booking = self._booking(configured, payment, cause)
+        booking = self.booking(configured, payment, cause)
         if booking is None or not await self._gathering.add(booking):
             return False
         self._context.wake_up.send()
         return True
 
-    def _booking(self, configured: ConfiguredChannel, payment: Payment, cause: Cause) -> DirectBooking | None:
-        """None if the facts alone show that the attempt must be read."""
+    def booking(self, configured: ConfiguredChannel, payment: Payment, cause: Cause) -> DirectBooking | None:
+        """What the statement is given; None if the facts alone show that the attempt must be read."""
         attempt_id, now = decode(Prefix.ATTEMPT, payment.out_trade_no), self._context.now()
         if attempt_id is None or payment.amount is None or not 0 < payment.amount <= MAX_AMOUNT or not payment.currency:
             return None

@@ -70,10 +70,10 @@ def cause_values(cause: Cause) -> list[Any]:
 
 def _storable(value: Any) -> Any:
     """The same value without what jsonb cannot store: NUL and unpaired surrogates."""
+    if isinstance(value, str):
+        return value if value.isascii() and "\0" not in value else value.replace("\0", "").encode("utf-8", "replace").decode()
     if isinstance(value, Mapping):
         return {str(key): _storable(item) for key, item in value.items()}
-    if isinstance(value, str):
-        return value.replace("\0", "").encode("utf-8", "replace").decode()
     return value
 
 

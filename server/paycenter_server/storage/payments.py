@@ -25,14 +25,20 @@ from paycenter_server.storage.notifications import NOTIFICATIONS, task_values, t
 # The first parameter of the notification, and the parameter of the order's next version, which it reports.
 _TASK = 23
 _VERSION = NOTIFICATIONS.place("data_version", _TASK)
-# The event of the attempt stands for the order too: its paid_change is the order's.
-_PAID = Change(Subject.ATTEMPT, "$17", before="before", after="state", amount="paid_amount", paid="paid_amount")
+
+
+def paid_event(event: str) -> Change:
+    """The event of the attempt `event` (SQL) that pays an order. It stands for the order too: its paid_change is the order's."""
+    return Change(Subject.ATTEMPT, event, before="before", after="state", amount="paid_amount", paid="paid_amount")
+
+
+# The channel is compared in a form that uses no index: without statistics that of the channel looks as good as the primary key.
 _SETTLE = f"""
 WITH o AS (
   SELECT id FROM pay_order WHERE id = $1 AND state = ANY($2) AND version = {_VERSION} - 1 FOR NO KEY UPDATE
 ), t AS (
   SELECT a.id, a.state AS before, o.id AS order_id FROM o JOIN pay_attempt a ON a.order_id = o.id
-  WHERE a.id = $3 AND a.channel_id = $4 AND a.amount = $5 AND a.state = ANY($6)
+  WHERE a.id = $3 AND a.channel_id IS NOT DISTINCT FROM $4 AND a.amount = $5 AND a.state = ANY($6)
     AND a.cancel_until IS NOT DISTINCT FROM $18 AND (a.cancel_until IS NULL OR a.cancel_until <= $19) FOR NO KEY UPDATE OF a
 ), attempt AS (
   UPDATE pay_attempt a SET state = $7, paid_amount = $5, channel_order_no = $8, channel_user_id = $9, success_time = $10,
@@ -47,7 +53,7 @@ WITH o AS (
     update_time = $12, next_check_time = NULL, version = {_VERSION}
   FROM t WHERE p.id = t.order_id RETURNING p.id
 ), {telling(NotificationType.ORDER, _TASK, of="paid")}
-, noted AS ({noting("attempt", 20, _PAID)}
+, noted AS ({noting("attempt", 20, paid_event("$17"))}
 )
 SELECT (SELECT count(*) FROM attempt) AS attempts, (SELECT count(*) FROM paid) AS orders
 """

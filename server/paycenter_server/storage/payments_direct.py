@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
-from paycenter_server.domain.events import Cause, Subject
+from paycenter_server.domain.events import Cause
 from paycenter_server.domain.ids import ALPHABET, Prefix
 from paycenter_server.domain.money import PPM
 from paycenter_server.domain.notifications import NotificationType, new_notification
@@ -27,8 +27,9 @@ from paycenter_server.domain.states import (
     target,
 )
 from paycenter_server.storage.database import WriteConnection
-from paycenter_server.storage.events import Change, cause_values, named, noting
+from paycenter_server.storage.events import cause_values, named, noting
 from paycenter_server.storage.notifications import NOTIFICATIONS, superseding
+from paycenter_server.storage.payments import paid_event
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +144,6 @@ def _notification() -> dict[str, str]:
 
 _TASK = _notification()
 _BOOKED_OF = "FROM booked b WHERE b.order_id ="
-_PAID = Change(
-    Subject.ATTEMPT, named(OrderEvent.PAID), before="before", after="state", amount="paid_amount", paid="paid_amount"
-)  # fmt: skip
 _OLDER = f"""WHERE n.data_id = ANY(ARRAY(SELECT order_id FROM booked))
     AND n.state = ANY({_array(sources(NOTIFICATION, NotificationEvent.SUPERSEDE))})
     AND n.data_version < (SELECT b.version {_BOOKED_OF} n.data_id)"""
@@ -199,7 +197,7 @@ WITH o AS (
 ), {_SUPERSEDING}, task AS (
   INSERT INTO pay_notify_task ({", ".join(_TASK)}) SELECT {", ".join(_TASK.values())}
   FROM booked b JOIN pay_app app ON app.id = b.app_id ON CONFLICT (data_id, event, data_version) DO NOTHING
-), noted AS ({noting("attempt", "actor_kind, actor, evidence", _PAID)})
+), noted AS ({noting("attempt", "actor_kind, actor, evidence", paid_event(named(OrderEvent.PAID)))})
 SELECT n FROM paid
 """
 
