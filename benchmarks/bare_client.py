@@ -1,4 +1,5 @@
-"""The ceiling of the delivery: a bare aiohttp client, 64 requests at the same time. Prints requests a second."""
+"""The ceiling of the delivery: a bare aiohttp client, 64 requests at the same time. Prints requests a second,
+and the processor time of one in microseconds."""
 
 from __future__ import annotations
 
@@ -21,9 +22,9 @@ async def _run(url: str, count: int) -> None:
                 await response.read()
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=64)) as session:
-        started = time.perf_counter()
+        started, processor = time.perf_counter(), time.process_time()
         await asyncio.gather(*(one(session) for _ in range(64)))
-        print(count / (time.perf_counter() - started))
+        print(count / (time.perf_counter() - started), (time.process_time() - processor) / count * 1e6)
 
 
 if __name__ == "__main__":

@@ -47,9 +47,13 @@ class CallbackSubjects:
         self._channel: WechatChannel | None = None
         self._next = 1
 
-    def _prepared(self) -> WechatChannel:
+    def prepared(self) -> WechatChannel:
+        """The channel, whose account is at a simulator of its own."""
         if self._channel is None:
-            self._channel = asyncio.run(make_channel(self._made, self._app, Path(tempfile.mkdtemp(dir=self._made.folder))))
+            folder, port = Path(tempfile.mkdtemp(dir=self._made.folder)), free_port()
+            self._channel = asyncio.run(make_channel(self._made, self._app, folder, f"http://127.0.0.1:{port}"))
+            self._made.start(["-m", "paycenter_server.cli", "simulator", "--port", str(port), "--keys", str(folder)])
+            listening(port)
             self._port = free_port()
             self._sidecar = self._made.paycenter("callback", CALLBACK_ADDRESS=f"127.0.0.1:{self._port}")
             listening(self._port)
@@ -59,7 +63,7 @@ class CallbackSubjects:
     def _attempts(self, count: int) -> tuple[int, list[Any]]:
         first = self._next
         self._next += count
-        return first, asyncio.run(make_attempts(self._made, self._prepared(), first, count))
+        return first, asyncio.run(make_attempts(self._made, self.prepared(), first, count))
 
     def _send(self, name: str, port: int, pids: dict[str, int], requests: list[bytes], parallel: int) -> Measured:
         """Send requests, each of which is to be answered 204."""
@@ -80,7 +84,7 @@ class CallbackSubjects:
 
     def bare_callback(self) -> None:
         """A bare handler with the same requests, and what every callback needs: its proof is added to its processor time."""
-        channel = self._prepared()
+        channel = self.prepared()
         _, attempts = self._attempts(1)
         headers, body = callback(channel, attempts[0])
         request = http_request(channel, headers, body)
@@ -96,7 +100,7 @@ class CallbackSubjects:
         self._callbacks("callback, 16", CLIENTS)
 
     def _callbacks(self, name: str, parallel: int) -> None:
-        channel = self._prepared()
+        channel = self.prepared()
         first, attempts = self._attempts(COUNT)
         requests = [http_request(channel, *callback(channel, attempt)) for attempt in attempts]
         pids = {"server": self._sidecar.pid, "postgres": self._made.postgres_pid}
@@ -105,7 +109,7 @@ class CallbackSubjects:
 
     def pgbench_settle(self) -> None:
         """The statement that books callbacks, with one payment, prepared, by 16 clients of pgbench."""
-        channel = self._prepared()
+        channel = self.prepared()
         each = 2 * COUNT // CLIENTS  # more, because each client makes its plans first
         first, attempts = self._attempts((each + 1) * CLIENTS)
         headers, body = callback(channel, attempts[0])

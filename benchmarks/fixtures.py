@@ -64,13 +64,22 @@ async def make_app(made: Processes, url: str, *, paid: bool = False) -> App:
     return App(created.app.id, created.key_id, created.key_secret, order_message(order).SerializeToString(), dict(row))
 
 
+async def make_neighbour(made: Processes) -> str:
+    """Create another app without channels. Key id and secret of its credential."""
+    url = "http://127.0.0.1:1/"
+    async with open_services(settings_of(made)) as services:
+        new = NewApp("books", "Books", "", url, url, SurplusPolicy.REFUND, NotificationSuccess.HTTP_2XX)
+        created = await services.apps.create(Caller("benchmark", None, ""), new)
+    return f"{created.key_id}:{created.key_secret}"
+
+
 def insert_script(app: App) -> str:
     """A script for pgbench: the statement of CreatePayOrder with the values of an order, and new keys."""
     values: list[str] = []
     for name in orders_insert.GIVEN:
         value = app.row[name]
         if name == "id":
-            values.append("uuidv7()")
+            values.append("(SELECT id FROM k)")
         elif name == "merchant_order_id":
             values.append("'b' || :number::text || '-' || :client_id::text")
         elif value is None:
@@ -81,6 +90,7 @@ def insert_script(app: App) -> str:
             values.append(f"'{value}'")
     values += ["'APP'", "'benchmark'", "NULL::jsonb"]
     statement = re.sub(r"\$(\d+)", lambda found: f"ARRAY[{values[int(found.group(1)) - 1]}]", orders_insert.INSERT)
+    statement = statement.replace("WITH ", "WITH k AS MATERIALIZED (SELECT uuidv7() AS id), ", 1)
     return f"\\set number random(1, 9000000000000000)\n{' '.join(statement.split())};\n"
 
 

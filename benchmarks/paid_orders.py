@@ -43,10 +43,10 @@ class WechatChannel:
     keys: SimulatorKeys
 
 
-async def make_channel(made: Processes, app: App, folder: Path) -> WechatChannel:
-    """A channel with generated keys."""
+async def make_channel(made: Processes, app: App, folder: Path, url: str) -> WechatChannel:
+    """A channel with generated keys. `url`: of the simulator."""
     keys = generate_keys(folder)
-    family, config = channel_configs(keys, "http://127.0.0.1:1")["wx_native"]
+    family, config = channel_configs(keys, url)["wx_native"]
     operator = Caller("benchmark", None, "")
     async with open_services(settings_of(made)) as services:
         new = NewChannel("shop", "wx_native", 6000, "", family, config, enabled=True)

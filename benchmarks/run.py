@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 from callbacks import CallbackSubjects
+from neighbours import Neighbours
 from processes import Processes, cpu_seconds
 from subjects import Benchmark, Measured
 
@@ -44,13 +45,15 @@ GOALS = (
     Goal("get", "echo get", least=0.70, cpu=1.4),
     Goal("submit mock", "create", cpu=3.0),
     Goal("refund mock", "create", cpu=3.0),
+    Goal("submit WeChat", "what it needs", cpu=1.3),
     Goal("callback", "bare callback", cpu=2.5),
     Goal("callback", "pgbench settle", least=1.3),
     Goal("callback, 16", "pgbench settle", least=0.75),
     Goal("deliver", "bare client", least=0.45),
     Goal("deliver, two workers", "bare client", least=0.75),
     Goal("create, half the load", "create", p99=15.0),
-    Goal("create, twice the load", "create", least=0.80, p99=100.0),
+    Goal("create, twice the load", "create", least=0.80),
+    Goal("create, twice the load, held back", "create", least=0.80, p99=100.0),
 )
 
 
@@ -99,7 +102,8 @@ def report(benchmark: Benchmark) -> tuple[dict[str, Any], bool]:
         busy = f", generator {row['generator_cpu']:.0%}" if row["generator_cpu"] is not None else ""
         times = "".join(f"{row[key]:9.2f}" if row[key] is not None else f"{'':9}" for key in ("p50_ms", "p99_ms"))
         print(f"{name:16}{row['rate']:10.0f}{times}  {cpu}{busy}{'  FAILED ' + str(row['failed']) if row['failed'] else ''}"
-              f"{'  refused ' + str(row['refused']) if row['refused'] else ''}")  # fmt: skip
+              f"{'  refused ' + str(row['refused']) if row['refused'] else ''}"
+              f"{'  held back ' + str(row['held_back']) if row['held_back'] else ''}")  # fmt: skip
     met, results = True, []
     print()
     for goal in GOALS:
@@ -153,11 +157,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="paycenter-benchmark-") as folder, Processes(Path(folder)) as made:
         benchmark = Benchmark(made, options.seconds)
         callbacks = CallbackSubjects(made, benchmark.app, benchmark.found)
+        neighbours = Neighbours(made, benchmark, callbacks)
         steps = [
             benchmark.echo_create, benchmark.create, benchmark.echo_get, benchmark.get, benchmark.pgbench_insert,
-            benchmark.submit_and_refund,
+            benchmark.submit_and_refund, neighbours.submit_wechat,
             callbacks.bare_callback, callbacks.callback, callbacks.pgbench_settle, callbacks.callback_by_few,
-            benchmark.idle_create, benchmark.half_load, benchmark.twice_the_load, benchmark.bare_client,
+            benchmark.idle_create, benchmark.half_load, benchmark.twice_the_load, neighbours.twice_the_load_held_back,
+            neighbours.beside_lists, benchmark.bare_client,
             benchmark.deliver, benchmark.deliver_by_two, benchmark.two_processes, benchmark.create_tls, benchmark.whole_payments,
             benchmark.whole_payments_by_orm,
         ]  # fmt: skip

@@ -38,6 +38,7 @@ class Measured:
     generator: list[float] = field(default_factory=list)
     failed: int = 0
     refused: int = 0
+    held_back: int = 0
 
     def add(self, found: Mapping[str, Any]) -> None:
         """The figures of a run of the load generator."""
@@ -55,7 +56,7 @@ class Measured:
         return {
             "rate": median(self.rates), "p50_ms": median(self.p50), "p99_ms": median(self.p99), "rounds": len(self.rates),
             "cpu_us": {name: median(values) for name, values in self.cpu.items()}, "generator_cpu": median(self.generator),
-            "failed": self.failed, "refused": self.refused,
+            "failed": self.failed, "refused": self.refused, "held_back": self.held_back,
         }  # fmt: skip
 
 
@@ -91,16 +92,16 @@ class Benchmark:
         self.found: dict[str, Measured] = {}
         self.discarded = 0
         port = free_port()
-        self._target = f"127.0.0.1:{port}"
+        self.target = f"127.0.0.1:{port}"
         self._receiver, receiver_port = made.with_port(str(HERE / "receiver.py"))
-        self._receiver_url = f"http://127.0.0.1:{receiver_port}"
-        self.app: App = asyncio.run(make_app(made, f"{self._receiver_url}/notify"))
-        self._server = made.paycenter("serve", GRPC_ADDRESS=self._target)
+        self.receiver_url = f"http://127.0.0.1:{receiver_port}"
+        self.app: App = asyncio.run(make_app(made, f"{self.receiver_url}/notify"))
+        self._server = made.paycenter("serve", GRPC_ADDRESS=self.target)
         listening(port)
         self._echo, echo_port = made.with_port(str(HERE / "echo.py"), self.app.order.hex())
         self._echo_target = f"127.0.0.1:{echo_port}"
         pair = f"{self.app.key_id}:{self.app.key_secret}"
-        self._authorization = "Basic " + base64.b64encode(pair.encode()).decode()
+        self.authorization = "Basic " + base64.b64encode(pair.encode()).decode()
         self._first = 0
         self._known, self._span = 0, 1
         self._rate_before = 1000.0
@@ -109,7 +110,7 @@ class Benchmark:
               messages: Path | None = None, span: int = 0) -> int:  # fmt: skip
         before = {key: cpu_seconds(pid) for key, pid in pids.items()}
         found = generate(
-            target, path, message, authorization=self._authorization, marker=marker, first=first,
+            target, path, message, authorization=self.authorization, marker=marker, first=first,
             seconds=self._seconds if messages is None else 60, messages=messages, span=span,
         )  # fmt: skip
         measured = self.found.setdefault(name, Measured())
@@ -124,7 +125,8 @@ class Benchmark:
     def _pids(self) -> dict[str, int]:
         return {"server": self._server.pid, "postgres": self._made.postgres_pid}
 
-    def _create_message(self) -> bytes:
+    def create_message(self) -> bytes:
+        """The request of a create, with MARKER for the number of the merchant."""
         return orders.CreatePayOrderRequest(
             merchant_order_id=MARKER, subject="Tea", body="Green tea, 100 g", amount=1990, currency="CNY", user_ip="203.0.113.7",
             user_id="user-1", return_url="https://shop.example/return",
@@ -151,7 +153,7 @@ class Benchmark:
 
         def run(seconds: float) -> dict[str, Any]:
             found = generate(
-                target, SERVICE + "CreatePayOrder", self._create_message(), authorization=self._authorization, marker=MARKER,
+                target, SERVICE + "CreatePayOrder", self.create_message(), authorization=self.authorization, marker=MARKER,
                 first=self._first, seconds=seconds, parallel=64, connections=connections, tls=tls,
             )  # fmt: skip
             self._first += int(found["calls"]) + 10_000
@@ -171,14 +173,14 @@ class Benchmark:
     def echo_create(self) -> None:
         """A bare grpc.aio server with the messages of the create."""
         self._grpc(
-            "echo create", self._echo_target, SERVICE + "CreatePayOrder", self._create_message(), pids={"server": self._echo.pid},
+            "echo create", self._echo_target, SERVICE + "CreatePayOrder", self.create_message(), pids={"server": self._echo.pid},
             marker=MARKER, first=0,
         )  # fmt: skip
 
     def create(self) -> None:
         """CreatePayOrder with numbers that were not used before."""
         calls = self._grpc(
-            "create", self._target, SERVICE + "CreatePayOrder", self._create_message(), pids=self._pids, marker=MARKER,
+            "create", self.target, SERVICE + "CreatePayOrder", self.create_message(), pids=self._pids, marker=MARKER,
             first=self._first,
         )  # fmt: skip
         self._rate_before = self.found["create"].rates[-1]
@@ -197,7 +199,7 @@ class Benchmark:
         message = orders.GetPayOrderRequest(merchant_order_id=MARKER).SerializeToString()
         self._grpc(
             "get",
-            self._target,
+            self.target,
             SERVICE + "GetPayOrder",
             message,
             pids=self._pids,
@@ -215,19 +217,20 @@ class Benchmark:
         """SubmitPayOrder of orders that were not submitted, by the mock channel, which pays at once; then their CreatePayRefund."""
         made = asyncio.run(make_orders(self._made, self.app, PAID))
         submits = [orders.SubmitPayOrderRequest(id=number, channel_code="mock") for number, _ in made]
-        self._listed("submit mock", SERVICE + "SubmitPayOrder", submits)
+        self.listed("submit mock", SERVICE + "SubmitPayOrder", submits)
         repeats = [
             refunds.CreatePayRefundRequest(merchant_order_id=merchant, merchant_refund_no=number, amount=10, reason="too much")
             for number, merchant in made
         ]
-        self._listed("refund mock", "/paycenter.v1.PayRefundService/CreatePayRefund", repeats)
+        self.listed("refund mock", "/paycenter.v1.PayRefundService/CreatePayRefund", repeats)
 
-    def _listed(self, name: str, path: str, messages: list[Any], target: str = "", pids: dict[str, int] | None = None) -> None:
+    def listed(self, name: str, path: str, messages: list[Any], target: str = "", pids: dict[str, int] | None = None) -> None:
+        """Measure a call for each of these messages."""
         with tempfile.NamedTemporaryFile("w") as file:
             file.write("\n".join(message.SerializeToString().hex() for message in messages))
             file.flush()
             self._grpc(
-                name, target or self._target, path, b"", pids=self._pids if pids is None else pids, marker="", first=0,
+                name, target or self.target, path, b"", pids=self._pids if pids is None else pids, marker="", first=0,
                 messages=Path(file.name),
             )  # fmt: skip
 
@@ -244,9 +247,9 @@ class Benchmark:
         payments a second over both parts, and the processor time of all processes for one."""
         worker = self._made.paycenter("worker")
         received = self._received()
-        asyncio.run(fill_notifications(self._made, self.app, f"{self._receiver_url}/notify", 1))
+        asyncio.run(fill_notifications(self._made, self.app, f"{self.receiver_url}/notify", 1))
         self._wait_received(received + 1)  # the worker runs
-        self._whole("whole payment", self._target, self._server, worker)
+        self._whole("whole payment", self.target, self._server, worker)
         worker.terminate()
         worker.wait(20)
 
@@ -254,7 +257,7 @@ class Benchmark:
         """The same by the second subject (`orm.py`): SQLAlchemy's ORM, one commit a step."""
         database = self._made.urls.database_url
         server, port = self._made.with_port(str(HERE / "orm.py"), "serve", database)
-        worker, _ = self._made.with_port(str(HERE / "orm.py"), "deliver", database, f"{self._receiver_url}/notify")
+        worker, _ = self._made.with_port(str(HERE / "orm.py"), "deliver", database, f"{self.receiver_url}/notify")
         self._whole("whole payment, ORM", f"127.0.0.1:{port}", server, worker, warm=True)
         for process in (worker, server):
             process.terminate()
@@ -283,12 +286,12 @@ class Benchmark:
             for number in range(count)
         ]
         received, started = self._received(), time.monotonic()
-        self._listed(f"{name}: create", SERVICE + "CreatePayOrder", creates, target, pids)
+        self.listed(f"{name}: create", SERVICE + "CreatePayOrder", creates, target, pids)
         seconds = time.monotonic() - started
         ids = asyncio.run(order_numbers(self._made, prefix, "orm_order" if "ORM" in name else "pay_order"))
         submits = [orders.SubmitPayOrderRequest(id=number, channel_code="mock") for number in ids]
         started = time.monotonic()
-        self._listed(f"{name}: submit", SERVICE + "SubmitPayOrder", submits, target, pids)
+        self.listed(f"{name}: submit", SERVICE + "SubmitPayOrder", submits, target, pids)
         self._wait_received(received + len(ids))
         return seconds + time.monotonic() - started
 
@@ -300,7 +303,7 @@ class Benchmark:
             time.sleep(0.005)
 
     def _deliver(self, name: str, workers: int, count: int = 4000) -> None:
-        asyncio.run(fill_notifications(self._made, self.app, f"{self._receiver_url}/notify", count))
+        asyncio.run(fill_notifications(self._made, self.app, f"{self.receiver_url}/notify", count))
         before = self._received()
         processes = [self._made.paycenter("worker") for _ in range(workers)]
         while self._received() == before:
@@ -322,21 +325,21 @@ class Benchmark:
     def _received(self) -> int:
         import urllib.request
 
-        with urllib.request.urlopen(f"{self._receiver_url}/count", timeout=5) as answer:
+        with urllib.request.urlopen(f"{self.receiver_url}/count", timeout=5) as answer:
             return int(answer.read())
 
     def bare_client(self) -> None:
         """A bare aiohttp client with 64 requests at the same time to the same receiver."""
         done = subprocess.run(
-            [sys.executable, str(HERE / "bare_client.py"), f"{self._receiver_url}/notify", "4000"], check=True, capture_output=True,
+            [sys.executable, str(HERE / "bare_client.py"), f"{self.receiver_url}/notify", "4000"], check=True, capture_output=True,
             text=True,
         )  # fmt: skip
-        self.found.setdefault("bare client", Measured()).rates.append(float(done.stdout))
+        self.found.setdefault("bare client", Measured()).rates.append(float(done.stdout.split()[0]))
 
     def idle_create(self) -> None:
         """One create at a time on an idle server."""
         found = generate(
-            self._target, SERVICE + "CreatePayOrder", self._create_message(), authorization=self._authorization, marker=MARKER,
+            self.target, SERVICE + "CreatePayOrder", self.create_message(), authorization=self.authorization, marker=MARKER,
             first=self._first, seconds=self._seconds, parallel=1, connections=1,
         )  # fmt: skip
         self._first += int(found["calls"]) + 10_000
@@ -346,22 +349,31 @@ class Benchmark:
 
     def half_load(self) -> None:
         """CreatePayOrder begun at half of the highest rate, whether earlier calls have ended or not."""
-        self._at_rate("create, half the load", 0.5)
+        self.at_rate("create, half the load", 0.5)
 
     def twice_the_load(self) -> None:
         """The same at twice the highest rate. What the server refuses is not a failure of the benchmark."""
-        self._at_rate("create, twice the load", 2.0)
+        self.at_rate("create, twice the load", 2.0)
 
-    def _at_rate(self, name: str, part: float) -> None:
+    def numbers(self, count: int) -> int:
+        """The first of so many numbers of orders that were not used before."""
+        self._first += count
+        return self._first - count
+
+    def at_rate(self, name: str, part: float, target: str = "") -> None:
+        """Begin creates at this part of the highest rate. `target`: another server than the usual one."""
         highest = statistics.median(self.found["create"].rates) if "create" in self.found else self._rate_before
         found = generate(
-            self._target, SERVICE + "CreatePayOrder", self._create_message(), authorization=self._authorization, marker=MARKER,
-            first=self._first, seconds=self._seconds, connections=16, rate=highest * part,
+            target or self.target, SERVICE + "CreatePayOrder", self.create_message(), authorization=self.authorization,
+            marker=MARKER, first=self._first, seconds=self._seconds, connections=16, rate=highest * part,
         )  # fmt: skip
-        self._first += int(found["calls"] + found["failed"]) + 20_000
+        self._first += int(found["calls"] + found["failed"] + found["held_back"]) + 20_000
+        if not name:
+            return
         measured = self.found.setdefault(name, Measured())
         measured.add(found)
         measured.refused += found["failed"]
+        measured.held_back += found["held_back"]
 
     def memory(self) -> dict[str, float]:
         """MiB of the server."""
