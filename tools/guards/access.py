@@ -52,6 +52,12 @@ ACCESS: list[Mutant] = [
             '("grpc.so_reuseport", int(shared_port))',
             "test_the_client_of_a_connection_holds_back_more_calls_than_it_may_have",
         ),
+        (
+            "overload-ended-streams",
+            '("grpc.http.overload_protection", 0)',
+            '("grpc.http.overload_protection", 1)',
+            "test_calls_that_a_client_holds_back_are_not_refused",
+        ),
     ),
     *guards(
         "services/limits.py",

@@ -171,6 +171,8 @@ class Server:
             ("grpc.max_allowed_incoming_connections", connections),
             # What arrives faster than it can be refused would wait in gRPC, without a limit.
             ("grpc.max_concurrent_streams", connection_calls),
+            # gRPC would count calls that have ended a moment ago too, and reset streams that the client may open.
+            ("grpc.http.overload_protection", 0),
         )
         self._server = grpc.aio.server(interceptors=(self._interceptor,), options=options)
         # The same methods for a transport other than gRPC.

@@ -42,9 +42,11 @@ async def _submit_again(system: PayCenterSystem, order: PayOrder, code: str, **e
     return None if attempt == "paid" else attempt
 
 
-def _submit(code: str, **extras: str) -> Prepare:
+def _submit(code: str, url: str = "", **extras: str) -> Prepare:
+    """`url`: of the order's own notifications."""
+
     async def prepare(system: PayCenterSystem) -> Prepared:
-        order = await system.order()
+        order = await system.order(notification_url=url)
 
         async def repeat() -> None:
             attempt = await _submit_again(system, order, code, **extras)
@@ -304,6 +306,8 @@ OPERATIONS: dict[str, Prepare] = {
     "submit wx_native": _submit("wx_native"),
     "submit alipay_qr": _submit("alipay_qr"),
     "submit mock": _submit("mock", behaviour="success"),
+    # The statement that books without a read leaves an order with such a URL to the other one.
+    "submit mock, own URL": _submit("mock", "http://MERCHANT.test/notify", behaviour="success"),
     "submit through another channel": _submit_elsewhere,
     "submit without an answer": _submit_unclear,
     "submit that is refused": _submit_refused,
