@@ -463,6 +463,57 @@ async def test_a_statement_has_at_most_128_rows(system: PayCenterSystem) -> None
     assert (sizes, answers) == ([1, 128, 128, 43], [item * 10 for item in range(300)])
 
 
+async def test_what_a_caller_wanted_that_goes_away_is_not_done_by_itself(system: PayCenterSystem) -> None:
+    """The statement of several has failed, and the first of them is being done alone when another caller goes away."""
+    done: list[int] = []
+    go_on = asyncio.Event()
+
+    async def statement(connection: WriteConnection, items: Sequence[int]) -> Sequence[int]:
+        await connection.fetchval("SELECT 1")
+        if len(items) > 1:
+            raise asyncpg.DeadlockDetectedError("deadlock")
+        done.extend(items)
+        if items[0] == 1:
+            await go_on.wait()
+        return items
+
+    gathering = Gathering(system.services.context, statement)
+    tasks = [asyncio.create_task(gathering.add(item)) for item in range(4)]
+    await eventually(lambda: 1 in done)
+    tasks[2].cancel()
+    await pause(0)
+    go_on.set()
+    await asyncio.wait(tasks)
+    assert done == [0, 1, 3]
+
+
+@pytest.mark.parametrize("alone", [False, True])
+async def test_a_writer_that_is_cancelled_leaves_nobody_waiting(system: PayCenterSystem, alone: bool) -> None:
+    """As when the loop ends. Also while it does each by itself."""
+    running, hold = asyncio.Event(), asyncio.Event()
+
+    async def statement(connection: WriteConnection, items: Sequence[int]) -> Sequence[int]:
+        await connection.fetchval("SELECT 1")
+        if alone and len(items) > 1:
+            raise asyncpg.DeadlockDetectedError("deadlock")
+        if items[0] == 1:
+            running.set()
+            await hold.wait()
+        return items
+
+    gathering = Gathering(system.services.context, statement)
+    tasks = [asyncio.create_task(gathering.add(item)) for item in range(4)]
+    await running.wait()
+    assert gathering._writer is not None
+    gathering._writer.cancel()
+    _, waiting_still = await asyncio.wait(tasks, timeout=5)
+    for task in waiting_still:
+        task.cancel()
+    assert not waiting_still
+    assert [task.cancelled() for task in tasks] == [False, True, True, True]
+    assert await gathering.add(7) == 7
+
+
 async def test_a_lost_connection_fails_those_whose_statement_it_was(system: PayCenterSystem) -> None:
     """Whether they are booked is not known, so the statement is not repeated: the channel sends them again."""
     made = [await waiting(system) for _ in range(4)]
