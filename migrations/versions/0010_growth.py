@@ -29,11 +29,13 @@ _INDEXES = (
 
 
 def upgrade() -> None:
-    for table, column, _ in _IMPLIED:
-        op.execute(f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {table}_{column}_fkey")
-    # Nobody who writes waits for these. What comes before is committed then, so all of this can be repeated. An index whose making was
-    # interrupted is invalid, and is made again.
+    # Each statement is committed by itself, so all of this can be repeated.
     with op.get_context().autocommit_block():
+        # Each locks two tables. Together they would lock all of them, and a transaction that has written to one would wait for the
+        # next in a circle with them.
+        for table, column, _ in _IMPLIED:
+            op.execute(f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {table}_{column}_fkey")
+        # Nobody who writes waits for these. An index whose making was interrupted is invalid, and is made again.
         for name, table, columns, where in _INDEXES:
             op.drop_index(name, table_name=table, if_exists=True, postgresql_concurrently=True)
             op.create_index(

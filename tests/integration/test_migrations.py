@@ -162,6 +162,23 @@ async def test_a_migrator_waits_for_a_long_migration_of_another(fresh: str) -> N
     assert await migrate.current(fresh) == migrate.head()
 
 
+async def test_a_migration_that_waits_for_a_payment_does_not_hold_up_its_next_step(fresh: str) -> None:
+    """A transaction has written to the order and goes on with the attempt, while 0010 waits for the order."""
+    await in_thread(command.upgrade, config(fresh), "0009")
+    payment, other = await asyncpg.connect(fresh), await asyncpg.connect(fresh)
+    async with payment.transaction():
+        await payment.execute("SET lock_timeout = '500ms'")
+        await payment.execute("UPDATE pay_order SET version = 1")
+        upgrade = asyncio.ensure_future(in_thread(command.upgrade, config(fresh), "0010"))
+        waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'pay_order'::regclass AND NOT granted"
+        await eventually(lambda: other.fetchval(waiting))
+        await payment.execute("UPDATE pay_attempt SET check_count = 1")
+        await payment.execute("UPDATE pay_refund SET check_count = 1")
+    await upgrade
+    await payment.close()
+    await other.close()
+
+
 async def test_a_migration_that_fails_leaves_nothing_behind(fresh: str) -> None:
     connection = await asyncpg.connect(fresh)
     await connection.execute("CREATE TABLE pay_refund (id int)")
