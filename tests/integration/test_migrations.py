@@ -179,6 +179,26 @@ async def test_a_migration_that_waits_for_a_payment_does_not_hold_up_its_next_st
     await other.close()
 
 
+async def test_an_index_that_is_built_beside_writers_waits_for_an_old_transaction(fresh: str) -> None:
+    """Longer than the lock time-out: nobody waits for the index, and a dump of the database takes hours."""
+    await in_thread(command.upgrade, config(fresh), "0009")
+    dump, other = await asyncpg.connect(fresh), await asyncpg.connect(fresh)
+    async with dump.transaction(isolation="repeatable_read"):
+        await dump.execute("SELECT FROM pay_audit_head")
+        upgrade = asyncio.ensure_future(in_thread(command.upgrade, config(fresh), "0010"))
+
+        async def waits_long() -> bool:
+            assert not upgrade.done(), upgrade.exception()
+            waited = """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+                        AND query LIKE '%INDEX CONCURRENTLY%' AND clock_timestamp() - query_start > interval '5.2 s'"""
+            return bool(await other.fetchval(waited))
+
+        await eventually(waits_long, 20)
+    await upgrade
+    await dump.close()
+    await other.close()
+
+
 async def test_a_migration_that_fails_leaves_nothing_behind(fresh: str) -> None:
     connection = await asyncpg.connect(fresh)
     await connection.execute("CREATE TABLE pay_refund (id int)")
