@@ -29,16 +29,23 @@ _INDEXES = (
 
 
 def upgrade() -> None:
-    for table, column, _ in _IMPLIED:
-        op.execute(f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {table}_{column}_fkey")
-    # Nobody who writes waits for these. What comes before is committed then, so all of this can be repeated. An index whose making was
-    # interrupted is invalid, and is made again.
+    # Each statement is committed by itself, so all of this can be repeated.
     with op.get_context().autocommit_block():
+        # Each locks two tables. Together they would lock all of them, and a transaction that has written to one would wait for the
+        # next in a circle with them.
+        for table, column, _ in _IMPLIED:
+            op.execute(f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {table}_{column}_fkey")
+        # Nobody who writes waits for these. They wait for all older transactions, such as a dump of the database, so they have no
+        # time-out. An index whose making was interrupted is invalid, and is made again.
+        op.execute("SET lock_timeout = 0")
+        op.execute("SET statement_timeout = 0")
         for name, table, columns, where in _INDEXES:
             op.drop_index(name, table_name=table, if_exists=True, postgresql_concurrently=True)
             op.create_index(
                 name, table, columns, unique=False, postgresql_concurrently=True, postgresql_where=sa.text(where) if where else None
             )
+        op.execute("SET lock_timeout = '5s'")  # as in env.py
+        op.execute("SET statement_timeout = '15min'")
 
 
 def downgrade() -> None:

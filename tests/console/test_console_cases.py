@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from paycenter_server.domain.cases import CaseKind, Decision
 from paycenter_server.domain.states import CaseState
 from paycenter_server.http_console.cases import DECISIONS
 from paycenter_server.http_console.formats import CASE_KINDS
+from paycenter_server.storage import cases_desk
 from support.cases import duplicate, hold, late, set_app, wrong_amount
 from support.console_rig import Browser, open_console
 from support.system import OPERATOR
@@ -38,6 +40,17 @@ async def test_the_queue_by_kind_age_amount_and_person(console: Browser) -> None
     told = (await console.get("/notifications?type=CASE")).links("/notifications/N")
     assert [(await console.get(link)).check().links("/cases/K") for link in told]
     assert "Open cases: 1" in (await console.get(f"/orders?number={order.number}")).text
+
+
+async def test_an_empty_page_that_is_not_the_last_one_says_so(console: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cases_desk, "SCANNED", 1)
+    await hold(console.system)
+    await late(console.system)
+    await duplicate(console.system)
+    first = (await console.get("/cases?amount_from=9")).check()
+    assert first.links("/cases/K") == []
+    assert "Older ones were not searched yet" in first.text
+    assert "Nothing here needs a person" not in first.text
 
 
 async def test_a_decision_needs_the_number_and_is_carried_out_once(console: Browser) -> None:

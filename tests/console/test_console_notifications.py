@@ -6,6 +6,8 @@ import base64
 import hashlib
 import hmac
 
+import pytest
+from paycenter_server.services import notifications, paging
 from paycenter_server.services.notifications_delivery import DeliveryResponse
 from support.console_rig import Browser
 
@@ -48,6 +50,19 @@ async def test_send_now_and_again(console: Browser) -> None:
     assert (await console.post(f"{path}/now")).status == 409
     assert (await console.post(f"{path}/resend")).url == f"{path}?done=resent"
     assert len(await system.deliver()) == 1
+
+
+async def test_a_resend_that_finds_none_among_the_newest_says_so(console: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paging, "SCANNED", 1)
+    monkeypatch.setattr(notifications, "COUNT_LIMIT", 1)
+    await console.system.paid("mock")
+    await console.system.deliver()
+    for _ in range(5):
+        await console.system.paid("mock")
+    page = (await console.get("/notifications/resend?state=SUCCESS&app=shop")).check()
+    assert "Older ones were not searched yet" in page.text
+    assert "0 notifications match" not in page.text
+    assert "Send the next 200 again" in page.text
 
 
 async def test_resend_by_filter_counts_first(console: Browser) -> None:

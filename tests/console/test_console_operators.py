@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import re
 
+import pytest
 from paycenter_server.domain.operators import totp_code
 from paycenter_server.domain.roles import Role
+from paycenter_server.storage import audit as audit_rows
 from paycenter_server.storage.database import read_time
 from support.console_rig import Page, browser_of
 from support.operators import PASSWORD, log_in, person
@@ -128,6 +130,19 @@ async def test_api_keys_of_operators_are_listed_and_disabled(system: PayCenterSy
         assert (await browser.post("/operators/keys/disable", key_id=key_id, confirm="")).status == 400
         assert (await browser.post("/operators/keys/disable", key_id=key_id, confirm=key_id)).url.endswith("done=disabled")
     assert not await system.value("SELECT enabled FROM pay_credential WHERE key_id = $1", key_id)
+
+
+async def test_an_empty_page_of_the_audit_that_is_not_the_last_one_says_so(
+    system: PayCenterSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_rows, "SCANNED", 1)
+    name = f"auditor {system.services.context.new_key(system.clock.now())}"
+    one = await person(system, name)
+    for number in range(2):
+        await system.services.apps.update(one.caller, "shop", {"remark": f"{number}"})
+    async with browser_of(system, one) as browser:
+        page = (await browser.get(f"/audit?operator={name}&app=x")).check()
+    assert "Older ones were not searched yet" in page.text
 
 
 async def test_the_audit_is_filtered_paged_and_verified(system: PayCenterSystem) -> None:

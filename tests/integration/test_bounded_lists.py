@@ -11,6 +11,7 @@ from paycenter_server.services import notifications, paging
 from paycenter_server.services.notifications_delivery import DeliveryResponse
 from paycenter_server.services.paging import Page, Pager
 from paycenter_server.storage import audit as audit_rows
+from paycenter_server.storage import search as search_rows
 from paycenter_server.storage.audit import AuditFilter
 from paycenter_server.storage.notifications import NotificationFilter
 from paycenter_server.storage.orders import OrderFilter
@@ -52,6 +53,23 @@ async def test_orders_and_refunds(system: PayCenterSystem, monkeypatch: pytest.M
     failure = RefundFilter(state=RefundState.FAILURE)
     refunds = await pages(lambda pager: system.services.refunds.search(OPERATOR, app, failure, pager))
     assert [[refund.number for refund in page] for page in refunds] == [[], [failed.number]]
+
+
+async def test_the_number_of_a_channel_is_found_whatever_other_apps_have(
+    system: PayCenterSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A channel of another merchant may use the same numbers."""
+    monkeypatch.setattr(search_rows, "MOST", 1)
+    ours = await system.paid("mock")
+    refund = await system.refund(ours, 1)
+    shop, system.caller = system.caller, await system.add_app("books", codes=("mock",))
+    await system.refund(await system.paid("mock"), 1)
+    await system.rows("UPDATE pay_order SET channel_order_no = 'X1'")
+    await system.rows("UPDATE pay_refund SET channel_refund_no = 'X1'")
+    orders = await system.services.orders.search(shop, "", OrderFilter(channel_order_no="X1"), Pager(10, ""))
+    refunds = await system.services.refunds.search(shop, "", RefundFilter(channel_refund_no="X1"), Pager(10, ""))
+    assert [order.number for order in orders.items] == [ours.number]
+    assert [found.number for found in refunds.items] == [refund.number]
 
 
 @pytest.mark.parametrize("app", ["", "shop"])

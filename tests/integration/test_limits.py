@@ -124,6 +124,21 @@ async def test_a_call_whose_message_does_not_come_gives_its_place_back(system: P
         await eventually(lambda: rig.server.admission.calls == 0)
 
 
+async def test_a_full_server_that_stops_refuses_and_counts_what_arrives(system: PayCenterSystem) -> None:
+    """Otherwise it would stop while calls still arrive, and gRPC would cancel them."""
+    async with open_rig(system, limits=Limits(calls=2, app_calls=2)) as rig:
+        order = await rig.order()
+        async with waiting_calls(rig, order, 2):
+            interceptor = rig.server._interceptor
+            stopping = asyncio.ensure_future(interceptor.refuse_calls(0.5, 5))
+            await eventually(lambda: interceptor._refusing)
+            async with fails("SERVER_STOPPING", grpc.StatusCode.UNAVAILABLE):
+                await rig.shop.get_order(id=order.id)
+            assert interceptor._refused == 1
+            assert not stopping.done()
+        await stopping
+
+
 def test_a_call_that_ends_while_its_work_waits_gives_its_place_back_once() -> None:
     admission = Admission(Limits())
     place = admission.begin()

@@ -162,6 +162,43 @@ async def test_a_migrator_waits_for_a_long_migration_of_another(fresh: str) -> N
     assert await migrate.current(fresh) == migrate.head()
 
 
+async def test_a_migration_that_waits_for_a_payment_does_not_hold_up_its_next_step(fresh: str) -> None:
+    """A transaction has written to the order and goes on with the attempt, while 0010 waits for the order."""
+    await in_thread(command.upgrade, config(fresh), "0009")
+    payment, other = await asyncpg.connect(fresh), await asyncpg.connect(fresh)
+    async with payment.transaction():
+        await payment.execute("SET lock_timeout = '500ms'")
+        await payment.execute("UPDATE pay_order SET version = 1")
+        upgrade = asyncio.ensure_future(in_thread(command.upgrade, config(fresh), "0010"))
+        waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'pay_order'::regclass AND NOT granted"
+        await eventually(lambda: other.fetchval(waiting))
+        await payment.execute("UPDATE pay_attempt SET check_count = 1")
+        await payment.execute("UPDATE pay_refund SET check_count = 1")
+    await upgrade
+    await payment.close()
+    await other.close()
+
+
+async def test_an_index_that_is_built_beside_writers_waits_for_an_old_transaction(fresh: str) -> None:
+    """Longer than the lock time-out: nobody waits for the index, and a dump of the database takes hours."""
+    await in_thread(command.upgrade, config(fresh), "0009")
+    dump, other = await asyncpg.connect(fresh), await asyncpg.connect(fresh)
+    async with dump.transaction(isolation="repeatable_read"):
+        await dump.execute("SELECT FROM pay_audit_head")
+        upgrade = asyncio.ensure_future(in_thread(command.upgrade, config(fresh), "0010"))
+
+        async def waits_long() -> bool:
+            assert not upgrade.done(), upgrade.exception()
+            waited = """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+                        AND query LIKE '%INDEX CONCURRENTLY%' AND clock_timestamp() - query_start > interval '5.2 s'"""
+            return bool(await other.fetchval(waited))
+
+        await eventually(waits_long, 20)
+    await upgrade
+    await dump.close()
+    await other.close()
+
+
 async def test_a_migration_that_fails_leaves_nothing_behind(fresh: str) -> None:
     connection = await asyncpg.connect(fresh)
     await connection.execute("CREATE TABLE pay_refund (id int)")

@@ -463,6 +463,57 @@ async def test_a_statement_has_at_most_128_rows(system: PayCenterSystem) -> None
     assert (sizes, answers) == ([1, 128, 128, 43], [item * 10 for item in range(300)])
 
 
+async def test_what_a_caller_wanted_that_goes_away_is_not_done_by_itself(system: PayCenterSystem) -> None:
+    """The statement of several has failed, and the first of them is being done alone when another caller goes away."""
+    done: list[int] = []
+    go_on = asyncio.Event()
+
+    async def statement(connection: WriteConnection, items: Sequence[int]) -> Sequence[int]:
+        await connection.fetchval("SELECT 1")
+        if len(items) > 1:
+            raise asyncpg.DeadlockDetectedError("deadlock")
+        done.extend(items)
+        if items[0] == 1:
+            await go_on.wait()
+        return items
+
+    gathering = Gathering(system.services.context, statement)
+    tasks = [asyncio.create_task(gathering.add(item)) for item in range(4)]
+    await eventually(lambda: 1 in done)
+    tasks[2].cancel()
+    await pause(0)
+    go_on.set()
+    await asyncio.wait(tasks)
+    assert done == [0, 1, 3]
+
+
+@pytest.mark.parametrize("alone", [False, True])
+async def test_a_writer_that_is_cancelled_leaves_nobody_waiting(system: PayCenterSystem, alone: bool) -> None:
+    """As when the loop ends. Also while it does each by itself."""
+    running, hold = asyncio.Event(), asyncio.Event()
+
+    async def statement(connection: WriteConnection, items: Sequence[int]) -> Sequence[int]:
+        await connection.fetchval("SELECT 1")
+        if alone and len(items) > 1:
+            raise asyncpg.DeadlockDetectedError("deadlock")
+        if items[0] == 1:
+            running.set()
+            await hold.wait()
+        return items
+
+    gathering = Gathering(system.services.context, statement)
+    tasks = [asyncio.create_task(gathering.add(item)) for item in range(4)]
+    await running.wait()
+    assert gathering._writer is not None
+    gathering._writer.cancel()
+    _, waiting_still = await asyncio.wait(tasks, timeout=5)
+    for task in waiting_still:
+        task.cancel()
+    assert not waiting_still
+    assert [task.cancelled() for task in tasks] == [False, True, True, True]
+    assert await gathering.add(7) == 7
+
+
 async def test_a_lost_connection_fails_those_whose_statement_it_was(system: PayCenterSystem) -> None:
     """Whether they are booked is not known, so the statement is not repeated: the channel sends them again."""
     made = [await waiting(system) for _ in range(4)]
@@ -518,3 +569,42 @@ async def test_a_change_of_the_order_at_the_same_time_is_seen(system: PayCenterS
         assert attempt_state == "SUCCESS"
         assert (after.state, cases) in ((OrderState.SUCCESS, []), (OrderState.CLOSED, ["LATE_PAYMENT"]))
         assert after.paid_amount == (100 if after.state is OrderState.SUCCESS else 0)
+
+
+LATE_CHANGES = {
+    "UPDATE pay_order SET version = version + 3, subject = 'late', notification_url = 'http://late.test/x' WHERE id = $1": True,
+    "UPDATE pay_attempt SET fee_rate_ppm = 7777, state = 'UNKNOWN' WHERE order_id = $1": True,
+    "UPDATE pay_attempt SET cancel_until = now() WHERE order_id = $1": False,
+    "UPDATE pay_attempt SET state = 'CLOSED' WHERE order_id = $1": False,
+    "UPDATE pay_attempt SET amount = 99 WHERE order_id = $1": False,
+    "UPDATE pay_order SET state = 'CLOSED' WHERE id = $1": False,
+}
+
+
+@pytest.mark.parametrize(("change", "booked"), LATE_CHANGES.items())
+async def test_a_row_that_changes_between_the_snapshot_and_the_lock_is_as_it_is_when_it_is_locked(
+    system: PayCenterSystem, monkeypatch: pytest.MonkeyPatch, change: str, booked: bool
+) -> None:
+    order, attempt, channel = await waiting(system)
+    other, beside, _ = await waiting(system)
+    read = "SELECT order_id FROM pay_attempt WHERE"
+    assert read in direct_rows._BOOK
+    # It has its snapshot, and has locked nothing yet.
+    slow = direct_rows._BOOK.replace(read, "SELECT order_id FROM pay_attempt, (SELECT pg_sleep(0.5) OFFSET 0) s WHERE", 1)
+    monkeypatch.setattr(direct_rows, "_BOOK", slow)
+    booking = asyncio.create_task(book_rows(system, [booking_of(system, channel, attempt), booking_of(system, channel, beside)]))
+    sleeping = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+    await eventually(lambda: system.value(sleeping))
+    await system.rows(change, order.id)
+    assert await booking == [booked, True]
+    assert (await system.read(other)).state is OrderState.SUCCESS
+    after = await system.read(order)
+    told = await system.rows("SELECT * FROM pay_notify_task WHERE data_id = $1", order.id)
+    events = await system.rows("SELECT * FROM pay_event WHERE order_id = $1 AND event = 'paid'", order.id)
+    assert (after.paid_amount, len(told), len(events)) == ((100, 1, 1) if booked else (0, 0, 0))
+    for row in told:
+        payload = json.loads(row["payload"])
+        assert after.version == row["data_version"] == payload["version"] == (4 if "version" in change else 1)
+        assert payload["data"]["subject"] == after.subject
+        assert row["endpoint"] == endpoint_of(after.notification_url or "http://merchant.test/shop/order")
+        assert after.channel_fee_rate_ppm == (7777 if "7777" in change else 6000)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 from paycenter_server.services.accounts_places import LONGEST_PAUSE, AccountPlaces
+from paycenter_server.services.claims import Claims
 from paycenter_server.services.places import Limits, Places
 from support.system import FakeClock, PayCenterSystem
+from support.waiting import pause
 
 
 async def test_failing_calls_of_callers_do_not_postpone_the_trial(system: PayCenterSystem) -> None:
@@ -54,3 +58,49 @@ def test_keys_that_are_slow_share_their_part_of_the_places() -> None:
         places.answered("fast", 0.1, was_open=False)
     assert sum(places.reserve(["slow", "hangs"], now).values()) == 4
     assert places.reserve(["slow", "hangs", "fast"], now) == {"fast": 1}
+
+
+async def test_places_that_a_pass_has_reserved_do_not_stop_the_loop() -> None:
+    """The work on a key with a backlog ends while the statement of the next pass is in progress, which has reserved them."""
+    limits = Limits(
+        total=10, slow=4, each=8, first=4, fast_seconds=1.0, failures=3, first_pause=timedelta(seconds=1),
+        longest_pause=timedelta(seconds=1),
+    )  # fmt: skip
+    places, work_ends, answered = Places[str](limits), asyncio.Event(), asyncio.Event()
+    passes, taken = [["a"], ["a", "b", "c", "d"]], list[Mapping[str, int]]()
+
+    class Clock:
+        looks = 0
+
+        def now(self) -> datetime:
+            self.looks += 1
+            if self.looks > 1000:
+                raise RuntimeError("the claimer claims again and again without an await")
+            return datetime(2026, 11, 29, tzinfo=UTC)
+
+    async def due() -> list[str]:
+        return passes.pop(0)
+
+    async def take(wanted: Mapping[str, int]) -> list[str]:
+        taken.append(wanted)
+        if len(taken) == 1:
+            return ["a"] * wanted["a"]
+        await answered.wait()
+        return []
+
+    async def work(key: str) -> None:
+        await work_ends.wait()
+        places.release(key)
+
+    clock = Clock()
+    claims = Claims("test", clock, places, due=due, take=take, key=str, work=work)
+    assert await claims.start_due() == 4
+    work_ends.set()
+    second = asyncio.ensure_future(claims.start_due())
+    await pause(0.05)
+    assert not second.done()
+    assert clock.looks < 100
+    answered.set()
+    assert await second == 0
+    await claims.settle()
+    assert taken[1] == {"a": 1, "b": 1, "c": 1, "d": 1}

@@ -290,6 +290,13 @@ ACCESS: list[Mutant] = [
         ("tests/integration/test_grpc_server.py::test_a_running_call_ends_before_the_server_does",),
     ),
     Mutant(
+        "stop-refuses-when-full",
+        "server/paycenter_server/grpc_server/interceptor.py",
+        "\n        if self._refusing:\n",
+        "\n        if False:\n",
+        ("tests/integration/test_limits.py::test_a_full_server_that_stops_refuses_and_counts_what_arrives",),
+    ),
+    Mutant(
         "conflict-reason",
         "server/paycenter_server/storage/database.py",
         "    if isinstance(error, Conflict):\n",

@@ -16,6 +16,16 @@ _TRIALS = "test_behind_an_open_breaker_only_trials_are_made[silent]"
 
 JOBS: list[Mutant] = [
     *guards(
+        "services/claims.py",
+        "test_places.py",
+        (
+            "claim-without-a-place",
+            "and self._backlog and not self._working:",
+            "and False:",
+            "test_places_that_a_pass_has_reserved_do_not_stop_the_loop",
+        ),
+    ),
+    *guards(
         "services/places.py",
         "test_places.py",
         (

@@ -32,9 +32,16 @@ ORDERS: list[Mutant] = [
         ),
         (
             "gathering-not-cancelled",
-            "[waiting for waiting in rows if not waiting.done.done()]",
-            "rows",
-            "test_a_caller_that_was_cancelled_gets_no_order",
+            "[waiting for waiting in waiting_rows if not waiting.done.done()]",
+            "waiting_rows",
+            "test_a_caller_that_was_cancelled_gets_no_order "
+            "test_payments_direct.py::test_what_a_caller_wanted_that_goes_away_is_not_done_by_itself",
+        ),
+        (
+            "gathering-writer-cancelled",
+            "                        waiting.done.cancel()",
+            "                        pass",
+            "test_payments_direct.py::test_a_writer_that_is_cancelled_leaves_nobody_waiting",
         ),
     ),
     *guards(

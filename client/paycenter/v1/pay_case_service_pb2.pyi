@@ -404,7 +404,9 @@ class ListPayCasesResponse(_message.Message):
     PAY_CASES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """The page_token of the next page; empty on the last page."""
+    """The page_token of the next page; empty on the last page only. A page may be shorter than page_size, or have nothing, and
+    others follow.
+    """
     @_builtins.property
     def pay_cases(self) -> _containers.RepeatedCompositeFieldContainer[Global___PayCase]:
         """The cases, newest first."""

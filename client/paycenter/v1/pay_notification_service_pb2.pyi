@@ -494,7 +494,7 @@ class ResendPayNotificationsResponse(_message.Message):
     remaining_count: _builtins.int
     """How many match after this page: up to 100,000, of the next 100,000 notifications if a state other than FAILURE is given."""
     next_page_token: _builtins.str
-    """The page_token of the next page; empty on the last page."""
+    """The page_token of the next page; empty on the last page only. A page may match nothing, and others follow."""
     def __init__(
         self,
         *,

@@ -103,6 +103,8 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             # Without a deserializer: gRPC would send the text of its exception to the caller.
             wrapped = grpc.unary_unary_rpc_method_handler(self.wrap(method, handler), None, handler.response_serializer)
             self._wrapped[method] = wrapped
+        if self._refusing:
+            return wrapped  # it refuses the call, also if there is no place for it
         headers = _Headers(handler_call_details.invocation_metadata)
         try:
             taken = self._begin(headers)

@@ -125,8 +125,10 @@ class Claims(Generic[K, T]):
                     with suppress(TimeoutError):
                         async with asyncio.timeout(_GATHER_SECONDS):
                             await self._mostly_free.wait()
-                if not self._stopping:
-                    await self._claim(self._backlog)
+                if not self._stopping and not await self._claim(self._backlog) and self._backlog and not self._working:
+                    # Nothing is worked on, and yet no place is free: a claim in progress has reserved them. Without an await here
+                    # it would never end.
+                    await asyncio.sleep(_GATHER_SECONDS)
         except Exception as error:
             # The next pass looks at everything again.
             log.warning("claim_failed", job=self._job, why=f"{type(error).__name__}: {error}")

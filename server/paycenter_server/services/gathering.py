@@ -60,12 +60,17 @@ class Gathering(Generic[T, R]):
         try:
             while self._waiting:
                 rows = [self._waiting.popleft() for _ in range(min(MOST_ROWS, len(self._waiting)))]
-                # What a caller that was cancelled meanwhile wanted is not wanted any more.
-                await self._share([waiting for waiting in rows if not waiting.done.done()])
+                try:
+                    await self._share(rows)
+                finally:
+                    for waiting in rows:
+                        waiting.done.cancel()  # the writer was cancelled: nothing else would answer those that are left
         finally:
             self._next()
 
-    async def _share(self, rows: Sequence[_Waiting[T, R]]) -> None:
+    async def _share(self, waiting_rows: Sequence[_Waiting[T, R]]) -> None:
+        # What a caller that was cancelled meanwhile wanted is not wanted any more.
+        rows = [waiting for waiting in waiting_rows if not waiting.done.done()]
         if not rows:
             return
         try:

@@ -156,7 +156,7 @@ class Orders:
                 found = await search_rows.orders_by_merchant_id(connection, where.merchant_order_id, app_id)
                 narrowed = replace(narrowed, order_ids=among(narrowed.order_ids, found))
             if where.channel_order_no:
-                found = await search_rows.orders_by_channel_no(connection, where.channel_order_no)
+                found = await search_rows.orders_by_channel_no(connection, where.channel_order_no, app_id)
                 narrowed = replace(narrowed, order_ids=among(narrowed.order_ids, found))
             before = pager.before(where)
             narrowed = await bounded(connection, "pay_order", narrowed, before, scan)

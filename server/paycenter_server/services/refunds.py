@@ -285,7 +285,7 @@ class Refunds:
                 found = await search_rows.objects_of_orders(connection, found)
                 narrowed = replace(narrowed, refund_ids=among(narrowed.refund_ids, found))
             if where.channel_refund_no:
-                found = await search_rows.refunds_by_channel_no(connection, where.channel_refund_no)
+                found = await search_rows.refunds_by_channel_no(connection, where.channel_refund_no, where.app_id)
                 narrowed = replace(narrowed, refund_ids=among(narrowed.refund_ids, found))
             before = pager.before(where)
             narrowed = await bounded(connection, "pay_refund", narrowed, before, scan)

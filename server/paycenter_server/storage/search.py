@@ -21,7 +21,8 @@ _REFUNDS = """SELECT id FROM (
   ORDER BY id DESC LIMIT $3"""
 
 
-_BY_CHANNEL_NO = "SELECT id FROM (SELECT id FROM {} WHERE {} = $1 OFFSET 0) f ORDER BY id DESC LIMIT $2"
+_BY_CHANNEL_NO = """SELECT id FROM (SELECT id FROM {} WHERE {} = $1 AND ($2::uuid IS NULL OR app_id = $2) OFFSET 0) f
+  ORDER BY id DESC LIMIT $3"""
 _ORDERS_BY_CHANNEL_NO = _BY_CHANNEL_NO.format("pay_order", "channel_order_no")
 _REFUNDS_BY_CHANNEL_NO = _BY_CHANNEL_NO.format("pay_refund", "channel_refund_no")
 
@@ -36,14 +37,14 @@ async def refunds_by_merchant_no(connection: Connection, number: str, app_id: UU
     return [row["id"] for row in await connection.fetch(_REFUNDS, number, app_id, MOST)]
 
 
-async def orders_by_channel_no(connection: Connection, number: str) -> list[UUID]:
-    """The orders that were paid under this number of the channel."""
-    return [row["id"] for row in await connection.fetch(_ORDERS_BY_CHANNEL_NO, number, MOST)]
+async def orders_by_channel_no(connection: Connection, number: str, app_id: UUID | None = None) -> list[UUID]:
+    """The orders that were paid under this number of the channel, of one app or of all."""
+    return [row["id"] for row in await connection.fetch(_ORDERS_BY_CHANNEL_NO, number, app_id, MOST)]
 
 
-async def refunds_by_channel_no(connection: Connection, number: str) -> list[UUID]:
-    """The refunds that were made under this number of the channel."""
-    return [row["id"] for row in await connection.fetch(_REFUNDS_BY_CHANNEL_NO, number, MOST)]
+async def refunds_by_channel_no(connection: Connection, number: str, app_id: UUID | None = None) -> list[UUID]:
+    """The refunds that were made under this number of the channel, of one app or of all."""
+    return [row["id"] for row in await connection.fetch(_REFUNDS_BY_CHANNEL_NO, number, app_id, MOST)]
 
 
 async def order_of_attempt(connection: Connection, attempt_id: UUID) -> UUID | None:
