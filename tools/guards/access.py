@@ -284,6 +284,13 @@ ACCESS: list[Mutant] = [
         ("tests/integration/test_grpc_server.py::test_a_running_call_ends_before_the_server_does",),
     ),
     Mutant(
+        "calls-held-back-by-the-client",
+        "server/paycenter_server/grpc_server/server.py",
+        '("grpc.http.overload_protection", 0),',
+        '("grpc.http.overload_protection", 1),',
+        ("tests/integration/test_limits.py::test_more_calls_than_a_connection_may_have_are_all_answered",),
+    ),
+    Mutant(
         "stop-refuses-when-full",
         "server/paycenter_server/grpc_server/interceptor.py",
         "\n        if self._refusing:\n",

@@ -171,6 +171,9 @@ class Server:
             ("grpc.max_allowed_incoming_connections", connections),
             # What arrives faster than it can be refused would wait in gRPC, without a limit.
             ("grpc.max_concurrent_streams", connection_calls),
+            # Otherwise calls that have ended count until gRPC has freed them, and it resets calls of clients that keep to the limit
+            # (REFUSED_STREAM, which callers see as UNAVAILABLE).
+            ("grpc.http.overload_protection", 0),
         )
         self._server = grpc.aio.server(interceptors=(self._interceptor,), options=options)
         # The same methods for a transport other than gRPC.
