@@ -52,12 +52,6 @@ ACCESS: list[Mutant] = [
             '("grpc.so_reuseport", int(shared_port))',
             "test_the_client_of_a_connection_holds_back_more_calls_than_it_may_have",
         ),
-        (
-            "overload-ended-streams",
-            '("grpc.http.overload_protection", 0)',
-            '("grpc.http.overload_protection", 1)',
-            "test_calls_that_a_client_holds_back_are_not_refused",
-        ),
     ),
     *guards(
         "services/limits.py",
@@ -288,6 +282,13 @@ ACCESS: list[Mutant] = [
         "                if self._refusing:\n",
         "                if False:\n",
         ("tests/integration/test_grpc_server.py::test_a_running_call_ends_before_the_server_does",),
+    ),
+    Mutant(
+        "calls-held-back-by-the-client",
+        "server/paycenter_server/grpc_server/server.py",
+        '("grpc.http.overload_protection", 0),',
+        '("grpc.http.overload_protection", 1),',
+        ("tests/integration/test_limits.py::test_more_calls_than_a_connection_may_have_are_all_answered",),
     ),
     Mutant(
         "stop-refuses-when-full",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from uuid import UUID
 
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -61,6 +62,7 @@ def time_of(key: UUID) -> datetime:
     return datetime.fromtimestamp((key.int >> 80) / 1000, UTC)
 
 
+@lru_cache(maxsize=8192)  # a refund prints the numbers of the same few keys fourteen times
 def encode(prefix: Prefix, key: UUID) -> str:
     """The number of a key."""
     value = key.int

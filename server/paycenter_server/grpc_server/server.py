@@ -171,7 +171,8 @@ class Server:
             ("grpc.max_allowed_incoming_connections", connections),
             # What arrives faster than it can be refused would wait in gRPC, without a limit.
             ("grpc.max_concurrent_streams", connection_calls),
-            # gRPC would count calls that have ended a moment ago too, and reset streams that the client may open.
+            # Otherwise calls that have ended count until gRPC has freed them, and it resets calls of clients that keep to the limit
+            # (REFUSED_STREAM, which callers see as UNAVAILABLE).
             ("grpc.http.overload_protection", 0),
         )
         self._server = grpc.aio.server(interceptors=(self._interceptor,), options=options)

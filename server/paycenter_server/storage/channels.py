@@ -60,7 +60,8 @@ async def update_channel(
 
 
 async def delete_channel(connection: WriteConnection, channel_id: UUID) -> None:
-    """Delete a channel and its bindings. ForeignKeyViolation if an order, attempt, refund or case refers to it."""
+    """Delete a channel and its bindings. ForeignKeyViolation if an attempt or a case refers to it, as one does for each
+    order that was paid and each refund."""
     await connection.execute("DELETE FROM pay_binding WHERE channel_id = $1", channel_id)
     await connection.execute("DELETE FROM pay_channel WHERE id = $1", channel_id)
 
