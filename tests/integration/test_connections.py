@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 from paycenter_server.domain.errors import PayCenterError, Reason
-from paycenter_server.storage.database import Database
+from paycenter_server.storage.database import Database, retryable_error
 from support.system import PayCenterSystem
 from support.waiting import ended, eventually, pause
 
@@ -150,6 +150,29 @@ async def test_a_connection_that_the_server_ended_is_replaced(database: Database
     assert len(set(await ended([asyncio.ensure_future(pid(database)) for _ in range(2)]))) >= 1
     async with database.connection() as first, database.connection() as second:
         assert await first.fetchval("SELECT 1") == await second.fetchval("SELECT 1")
+
+
+async def test_a_transaction_that_does_nothing_does_not_hold_its_locks_for_ever(system: PayCenterSystem) -> None:
+    """Its process may be frozen."""
+    frozen = Database(system.settings.database_url, size=1, idle_in_transaction=0.2)
+    await frozen.open()
+    order = await system.order()
+    lock, taken = "SELECT id FROM pay_order WHERE id = $1 FOR UPDATE", []
+
+    async def work() -> None:
+        async with frozen.transaction() as transaction:
+            await transaction.execute(lock, order.id)
+            async with asyncio.timeout(5):
+                taken.extend(await system.rows(lock, order.id))  # it waits until PostgreSQL has ended the transaction
+            await transaction.execute("SELECT 1")
+
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        await work()
+    assert taken
+    error = retryable_error(caught.value)
+    assert error is not None
+    assert error.reason is Reason.DATABASE_UNAVAILABLE
+    await frozen.close()
 
 
 async def test_close_waits_for_no_statement_for_long(system: PayCenterSystem) -> None:

@@ -68,6 +68,12 @@ ORDERS: list[Mutant] = [
         "storage/database.py",
         "test_connections.py",
         (
+            "transaction-of-a-frozen-process",
+            '"idle_in_transaction_session_timeout": self._idle_in_transaction,',
+            "",
+            "test_a_transaction_that_does_nothing_does_not_hold_its_locks_for_ever",
+        ),
+        (
             "connection-cancelled",
             "            await self._connections.give_back(self._lent)  # a statement may be in progress",
             "            self._connections.put(self._lent)",

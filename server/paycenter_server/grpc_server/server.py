@@ -77,7 +77,7 @@ LIVENESS = "liveness"
 """The name that the health service answers SERVING for while the process runs, whatever its database does."""
 MOST_BYTES = 256 * 1024
 MOST_CONNECTIONS = 1000
-CONNECTION_CALLS = 256
+CONNECTION_CALLS = 1000
 _HEALTH_SECONDS = 2.0
 _GRACE_SECONDS = 10.0
 # Shorter than the time after which a refused call is repeated, so that the repetition meets the next server.

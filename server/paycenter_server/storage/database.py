@@ -28,6 +28,7 @@ Conflict = (
 )
 CONFLICT_RETRY_SECONDS = 0.2
 TAKE_SECONDS = 10.0
+IDLE_IN_TRANSACTION_SECONDS = 60.0
 # A table or column that this version uses is missing: the database is not migrated yet, or was migrated to another version.
 _NO_SCHEMA = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
 # Read-only, no space, no memory, I/O error: the server answers, and refuses what writes.
@@ -241,10 +242,13 @@ def _is_usable(lent: Any) -> bool:
 class Database:
     """A pool of a few connections. Waiting tasks get one in the order in which they asked."""
 
-    def __init__(self, url: str, *, size: int = 8, command_timeout: float = 15.0) -> None:
+    def __init__(
+        self, url: str, *, size: int = 8, command_timeout: float = 15.0, idle_in_transaction: float = IDLE_IN_TRANSACTION_SECONDS
+    ) -> None:
         self._url = url.replace("postgresql+asyncpg://", "postgresql://")
         self._size = size
         self._timeout = command_timeout
+        self._idle_in_transaction = f"{round(idle_in_transaction * 1000)}ms"
         self._pool: Any = None
         self._connections: _Connections | None = None
 
@@ -261,7 +265,14 @@ class Database:
             reset=_reset,
             # A statement that is prepared while its tables are small or have no statistics would keep a plan that reads the
             # whole table. Each of these tables has an index for each hot statement, so no plan needs a sequential scan.
-            server_settings={"application_name": "paycenter", "timezone": "UTC", "jit": "off", "enable_seqscan": "off"},
+            # No transaction waits for anything outside. One whose process is frozen must not hold its locks until somebody ends it.
+            server_settings={
+                "application_name": "paycenter",
+                "timezone": "UTC",
+                "jit": "off",
+                "enable_seqscan": "off",
+                "idle_in_transaction_session_timeout": self._idle_in_transaction,
+            },
         )
         self._connections = _Connections(self._pool, self._size)
 
