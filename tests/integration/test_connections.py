@@ -166,7 +166,7 @@ async def test_a_transaction_that_does_nothing_does_not_hold_its_locks_for_ever(
                 taken.extend(await system.rows(lock, order.id))  # it waits until PostgreSQL has ended the transaction
             await transaction.execute("SELECT 1")
 
-    with pytest.raises(Exception) as caught:  # noqa: PT011
+    with pytest.raises(Exception) as caught:
         await work()
     assert taken
     error = retryable_error(caught.value)
