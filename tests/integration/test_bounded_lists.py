@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from paycenter_server.storage.notifications import NotificationFilter
 from paycenter_server.storage.orders import OrderFilter
 from paycenter_server.storage.refunds_lists import RefundFilter
 from support.system import OPERATOR, PayCenterSystem
+from support.waiting import eventually
 
 
 async def pages(search: Callable[[Pager], Awaitable[Page[Any]]], size: int = 10) -> list[list[Any]]:
@@ -117,3 +119,19 @@ async def test_audit(system: PayCenterSystem, monkeypatch: pytest.MonkeyPatch) -
     both = await pages(lambda pager: system.services.audit.search(AuditFilter(app_key="shop", act=update), pager), 1)
     assert both[0] == [], "the two last rows of the app are other acts"
     assert next(entry.object for page in both for entry in page) == "shop"
+
+
+@pytest.mark.parametrize("name", ["orders", "refunds", "notifications"])
+async def test_the_app_is_joined_to_the_page_and_not_to_the_table(system: PayCenterSystem, name: str) -> None:
+    """Without statistics a join before the LIMIT makes PostgreSQL sort all rows of the app for each page."""
+    filters: dict[str, Any] = {"orders": OrderFilter(), "refunds": RefundFilter(), "notifications": NotificationFilter()}
+    found: list[str] = []
+    database = system.services.context.database
+    async with AsyncExitStack() as stack:
+        for _ in range(8):
+            connection: Any = await stack.enter_async_context(database.connection())
+            connection.add_query_logger(lambda record: found.append(record.query))
+    await getattr(system.services, name).search(system.caller, "", filters[name], Pager(10, ""))
+    await eventually(lambda: any("JOIN pay_app" in text for text in found))  # asyncpg tells it after the statement
+    (text,) = [text for text in found if "JOIN pay_app" in text]
+    assert text.index("LIMIT") < text.index("JOIN pay_app")

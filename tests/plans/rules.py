@@ -15,6 +15,7 @@ FEW = 5
 """A statement that returns fewer rows may read as many as one that returns so many."""
 # An index of a column with few values, and a filter for the one row that is wanted.
 _FEW_VALUES = re.compile(r"\(+(ROW\(+)?(app_id|account_id|channel_id|state|endpoint|kind)\b")
+_FEW_VALUED_KEY = re.compile(r"\b(app_id|account_id|channel_id)\b")
 _ONE_ROW = re.compile(r"\b(\w+(_id|_no|_key)|id)\)?(::text)? = ")
 _PARTITION = re.compile(r"_(\d{6}|default)$")
 
@@ -45,6 +46,9 @@ def shape_problems(plan: dict[str, Any], *, sorted_rows: float | None = PAGE, wh
         few, one = _FEW_VALUES.match(node.get("Index Cond", "")), _ONE_ROW.search(node.get("Filter", ""))
         if table and "Index" in node["Node Type"] and few and one:
             yield f"{node.get('Index Name')} of {table} with the filter {node['Filter']}"
+        presorted = node.get("Presorted Key", [])
+        if presorted and _of_large(node) and all(_FEW_VALUED_KEY.search(key) for key in presorted):
+            yield f"a sort by {node['Sort Key']} of all rows that have the same {presorted}"
         # An incremental sort below a LIMIT ends with the first rows.
         sorts = node["Node Type"] == "Sort" or (node["Node Type"] == "Incremental Sort" and not limited)
         if sorts and sorted_rows is not None and _of_large(node) and (rows := node["Plans"][0]["Plan Rows"]) > sorted_rows:

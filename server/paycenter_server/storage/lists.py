@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import itemgetter
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -95,20 +96,22 @@ async def list_rows(
     *,
     limit: int,
     before: UUID | None,
-    computed: Mapping[str, Any] | None = None,
+    statement: str = "",
 ) -> list[T]:
-    """The rows with these conditions, and a key before `before`. `computed`: expressions in place of the columns of these names."""
+    """The rows with these conditions, and a key before `before`. `statement`: instead of `rows.select`, with the same FROM.
+
+    The app is joined to the page, and not to the table: without statistics the join would come first, and all rows of the app would
+    be sorted.
+    """
     from sqlalchemy import select
 
     from paycenter_server.storage.rendering import render
-    from paycenter_server.storage.tables import pay_app
 
-    table, instead = conditions.table, computed or {}
-    columns = [instead[name].label(name) if name in instead else table[name] for name in rows.columns]
-    statement: Any = select(*columns, pay_app.c.app_key).join(pay_app, pay_app.c.id == table.app_id)
-    statement = statement.where(*conditions.where(before)).order_by(*conditions.newest_first).limit(limit)
-    text, arguments = render(statement)
-    return rows.models(await connection.fetch(text, *arguments))
+    page = select(*(conditions.table[name] for name in rows.columns)).where(*conditions.where(before))
+    text, arguments = render(page.order_by(*conditions.newest_first).limit(limit))
+    joined = (statement or rows.select).replace(f" FROM {rows.table} t", f" FROM ({text}) t", 1)
+    # Sorted here: PostgreSQL would take the page for a tenth of the table.
+    return rows.models(sorted(await connection.fetch(joined, *arguments), key=itemgetter("id"), reverse=True))
 
 
 async def count_rows(connection: Connection, rows: RowMapping[Any], conditions: Conditions) -> int:

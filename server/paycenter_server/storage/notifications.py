@@ -237,16 +237,7 @@ async def list_notifications(
     connection: Connection, where: NotificationFilter, *, limit: int, before: UUID | None
 ) -> list[PayNotification]:
     """List notifications, newest first, by keyset, with the URLs to which they go now."""
-    from sqlalchemy import case, func
-
-    from paycenter_server.storage.tables import pay_app
-
-    table, app = columns_of(NOTIFICATIONS), pay_app.c
-    of_app = case((table.type == NotificationType.REFUND.value, app.refund_notification_url), else_=app.order_notification_url)
-    url = func.coalesce(func.nullif(table.notification_url, ""), of_app)
-    return await list_rows(
-        connection, NOTIFICATIONS, _conditions(where), limit=limit, before=before, computed={"notification_url": url}
-    )
+    return await list_rows(connection, NOTIFICATIONS, _conditions(where), limit=limit, before=before, statement=_READ)
 
 
 def _newest() -> Any:
