@@ -111,6 +111,15 @@ async def fill_notifications(made: Processes, app: App, url: str, count: int) ->
         await connection.close()
 
 
+async def look_no_more(made: Processes) -> None:
+    """Leave the open attempts to nobody: the workers of later subjects would query them."""
+    connection = await asyncpg.connect(made.urls.database_url)
+    try:
+        await connection.execute("UPDATE pay_attempt SET next_check_time = NULL WHERE next_check_time IS NOT NULL")
+    finally:
+        await connection.close()
+
+
 async def make_orders(made: Processes, app: App, count: int) -> list[tuple[str, str]]:
     """Create this many orders. Their numbers, and those of the merchant."""
     from paycenter_server.domain.ids import Prefix, encode

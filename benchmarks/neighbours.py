@@ -10,7 +10,7 @@ import threading
 import time
 
 from callbacks import CallbackSubjects
-from fixtures import make_neighbour, make_orders
+from fixtures import look_no_more, make_neighbour, make_orders
 from paid_orders import WechatChannel
 from paycenter.v1 import pay_order_service_pb2 as orders
 from paycenter_server.channels.crypto import rsa_sign, rsa_verify
@@ -38,6 +38,7 @@ class Neighbours:
         made = asyncio.run(make_orders(self._made, benchmark.app, SUBMITS))
         submits = [orders.SubmitPayOrderRequest(id=number, channel_code="wx_native") for number, _ in made]
         benchmark.listed("submit WeChat", SERVICE + "SubmitPayOrder", submits)
+        asyncio.run(look_no_more(self._made))
         create = benchmark.found["create"].cpu["server"][-1] if "create" in benchmark.found else 0.0
         needed = create + signature_microseconds(channel) + self._client_microseconds()
         measured = benchmark.found.setdefault("what it needs", Measured())
