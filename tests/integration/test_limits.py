@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
 
 import grpc
 from paycenter.v1.pay_refund_service_pb2 import ListPayRefundsRequest
-from paycenter_server.services.limits import Admission, Limits
+from paycenter_server.services.limits import Admission, Limits, Turns
 from support.grpc_rig import Rig, fails, open_rig
 from support.locks import transaction
 from support.system import PayCenterSystem, open_system
@@ -89,6 +90,28 @@ async def test_the_lists_of_an_app_leave_the_connections_to_others(system: PayCe
             assert (await rig.order(other, timeout=5)).app_key == "books"
         await asyncio.gather(*lists)
         await other.close()
+
+
+async def test_a_turn_is_free_after_a_pause_while_others_of_the_app_wait() -> None:
+    turns, loop, app, other = Turns(1), asyncio.get_running_loop(), uuid4(), uuid4()
+    begun: dict[str, float] = {}
+
+    async def call(name: str, app_id: UUID) -> None:
+        async with turns.of(app_id):
+            begun[name] = loop.time()
+            taken = loop.create_future()
+            loop.call_later(0.05, taken.set_result, None)
+            await taken
+            begun[f"{name} ended"] = loop.time()
+
+    calls = [asyncio.ensure_future(call(name, app)) for name in ("first", "second", "third")]
+    await eventually(lambda: "first" in begun)
+    calls[2].cancel()
+    await asyncio.gather(*calls, call("another", other), return_exceptions=True)
+    assert begun["second"] - begun["first ended"] >= 0.05
+    assert "third" not in begun
+    assert begun["another"] < begun["second"], "an app does not wait for another"
+    assert turns.idle
 
 
 async def test_calls_of_an_app_in_a_second_are_limited(system: PayCenterSystem) -> None:

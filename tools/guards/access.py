@@ -57,6 +57,18 @@ ACCESS: list[Mutant] = [
         "services/limits.py",
         "test_limits.py",
         (
+            "overload-pause-of-a-turn",
+            "            if known.users > self._each:",
+            "            if False:",
+            "test_a_turn_is_free_after_a_pause_while_others_of_the_app_wait",
+        ),
+        (
+            "overload-cancelled-turn",
+            "        except BaseException:\n            self._leave(app_id, known)\n",
+            "        except BaseException:\n",
+            "test_a_turn_is_free_after_a_pause_while_others_of_the_app_wait",
+        ),
+        (
             "overload-place-once",
             "            if self._waits == 0:\n                self._admission._add(self._app, -1)",
             "            self._admission._add(self._app, -1)",

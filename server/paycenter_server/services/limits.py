@@ -22,6 +22,7 @@ log = structlog.get_logger(__name__)
 RETRY_SECONDS = 0.2
 _MOST_APPS = 10_000
 _LOG_SECONDS = 5.0
+_LONGEST_PAUSE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +162,7 @@ class Admission:
 
 @dataclass(slots=True)
 class _Turn:
-    """`users`: the calls that have a turn or wait for one."""
+    """`users`: the calls that have a turn or wait for one, and the turns that are not free again yet."""
 
     turns: asyncio.Semaphore
     users: int = 0
@@ -171,12 +172,18 @@ class Turns:
     """Calls that read many rows: a few of each app at the same time, the others of the app wait in the order of their arrival.
 
     One of them needs as much processor time as fifty creates, and a connection meanwhile. Without turns, an app that lists would
-    delay the calls of all others.
+    delay the calls of all others. While others of the app wait, a turn is free again after a pause as long as the call has taken.
+    So the app uses half of the server's time at most: a server that has no time left accepts no calls of others either.
     """
 
     def __init__(self, each: int = 2) -> None:
         self._each = each
         self._apps: dict[UUID | None, _Turn] = {}
+
+    @property
+    def idle(self) -> bool:
+        """Whether no call has a turn or waits for one."""
+        return not self._apps
 
     @asynccontextmanager
     async def of(self, app_id: UUID | None) -> AsyncIterator[None]:
@@ -184,12 +191,28 @@ class Turns:
         known = self._apps.setdefault(app_id, _Turn(asyncio.Semaphore(self._each)))
         known.users += 1
         try:
-            async with known.turns:
-                yield
+            await known.turns.acquire()
+        except BaseException:
+            self._leave(app_id, known)
+            raise
+        started = _now()
+        try:
+            yield
         finally:
-            known.users -= 1
-            if not known.users:
-                del self._apps[app_id]
+            if known.users > self._each:
+                pause = min(_now() - started, _LONGEST_PAUSE)
+                asyncio.get_running_loop().call_later(pause, self._release, app_id, known)
+            else:
+                self._release(app_id, known)
+
+    def _release(self, app_id: UUID | None, known: _Turn) -> None:
+        known.turns.release()
+        self._leave(app_id, known)
+
+    def _leave(self, app_id: UUID | None, known: _Turn) -> None:
+        known.users -= 1
+        if not known.users:
+            del self._apps[app_id]
 
 
 def _too_fast(app: _App, rate: float) -> PayCenterError:
