@@ -176,7 +176,7 @@ class Load:
         if not self._digits:
             return self._before
         self._count += 1
-        number = self._first + (self._count % self._span if self._span else self._count)
+        number = self._first + (1 + self._count % self._span if self._span else self._count)
         return self._before + str(number).zfill(self._digits).encode() + self._after
 
     def end_connection(self) -> None:
