@@ -5,71 +5,32 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-import asyncpg
 import pytest
 from paycenter_server.channels.protocol import Refunded
 from paycenter_server.domain.addresses import endpoint_of
-from paycenter_server.domain.attempts import PayAttempt
 from paycenter_server.domain.events import Actor, ActorKind, Cause
 from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.domain.money import MAX_AMOUNT, fee
-from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.states import OrderState
 from paycenter_server.services import notifications_payloads as payloads
-from paycenter_server.services.channels_configured import ConfiguredChannel
-from paycenter_server.services.gathering import Gathering
 from paycenter_server.services.payments_direct import DirectPayments
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import payments_direct as direct_rows
-from paycenter_server.storage.database import WriteConnection
-from paycenter_server.storage.payments_direct import DirectBooking
+from support.direct import NEVER, STAYS_PAYABLE, book, book_rows, booking_of, stored, together, waiting
 from support.facts import configured, payment_of
 from support.locks import transaction, waiting_for_lock
 from support.system import CAUSE, OPERATOR, PayCenterSystem
-from support.waiting import ended, eventually, pause
+from support.waiting import ended, eventually
 
-NEVER = {"behaviour": "never"}
-STAYS_PAYABLE = {"behaviour": "late_after_close", "late_seconds": "80000"}
 HOSTILE = (
     "subject", '"subject"', "$user_id", '"', '\\"', "\\", "\\u0001subject\\u0001", "\x01", "\x01subject\x01", '","version":9,"a":"',
     "\b\f\n\r\t\x0b\x1f", "\x7f\x80\x9f", "\u2028\u2029\ufeff", "\U0001f9cb\u0301", "</script>&<>'%s{}/", "",
 )  # fmt: skip
-
-
-async def waiting(system: PayCenterSystem, **changes: Any) -> tuple[PayOrder, PayAttempt, ConfiguredChannel]:
-    """An order with an open attempt at mock."""
-    order = await system.order(**changes)
-    return order, await system.submit(order, "mock", **STAYS_PAYABLE), await configured(system, "mock")
-
-
-async def book(system: PayCenterSystem, channel: ConfiguredChannel, attempt: PayAttempt, **changes: Any) -> bool:
-    return await DirectPayments(system.services.context).book(channel, payment_of(channel, attempt, **changes), CAUSE)
-
-
-def booking_of(
-    system: PayCenterSystem, channel: ConfiguredChannel, attempt: PayAttempt, facts: dict[str, Any] | None = None, **changes: Any
-) -> DirectBooking:
-    """What the statement is given for a payment that matches the attempt, except for these facts and changes."""
-    booking = DirectPayments(system.services.context).booking(channel, payment_of(channel, attempt, **(facts or {})), CAUSE)
-    assert booking is not None
-    return replace(booking, **changes)
-
-
-async def book_rows(system: PayCenterSystem, bookings: Sequence[DirectBooking]) -> list[bool]:
-    async with system.services.context.database.connection() as connection:
-        return await direct_rows.book(connection, bookings)
-
-
-async def stored(system: PayCenterSystem) -> Any:
-    """Everything that a booking may change."""
-    tables = ("pay_order", "pay_attempt", "pay_notify_task", "pay_case")
-    return [[tuple(row) for row in await system.rows(f"SELECT * FROM {table} ORDER BY id")] for table in tables]
 
 
 # The same as the other statement
@@ -395,162 +356,6 @@ async def test_statements_with_the_same_orders_do_not_wait_for_each_other_in_a_c
         await system.services.payments.book(channel, payment_of(channel, attempt), CAUSE)
     assert await system.value("SELECT count(*) FROM pay_order WHERE state = 'SUCCESS' AND version = 1") == 12
     assert await system.value("SELECT count(*) FROM pay_notify_task") == 12
-
-
-# Payments that are reported at the same time
-
-
-async def together(
-    system: PayCenterSystem, direct: DirectPayments, payments: Sequence[Any], channel: Any
-) -> list[asyncio.Task[Any]]:
-    """Report payments, of which all but the first share a statement."""
-    tasks = [asyncio.create_task(direct.book(channel, payment, CAUSE)) for payment in payments]
-    await pause(0)
-    return tasks
-
-
-async def test_each_caller_gets_its_own_answer(system: PayCenterSystem) -> None:
-    made = [await waiting(system) for _ in range(10)]
-    channel = made[0][2]
-    payments = [payment_of(channel, attempt, amount=100 if number % 3 else 99) for number, (_, attempt, _) in enumerate(made)]
-    results = await ended(await together(system, DirectPayments(system.services.context), payments, channel))
-    assert results == [bool(number % 3) for number in range(10)]
-    states = [(await system.read(order)).state is OrderState.SUCCESS for order, *_ in made]
-    assert states == results
-    assert system.wake_up.count == sum(results)
-
-
-async def test_one_payment_that_cannot_be_stored_does_not_fail_the_others(system: PayCenterSystem) -> None:
-    made = [await waiting(system) for _ in range(5)]
-    channel = made[0][2]
-    payments = [payment_of(channel, attempt) for _, attempt, _ in made]
-    payments[2] = replace(payments[2], channel_user_id="a\0b")
-    results = await ended(await together(system, DirectPayments(system.services.context), payments, channel))
-    assert [type(result).__name__ for result in results] == ["bool", "bool", "CharacterNotInRepertoireError", "bool", "bool"]
-    assert [(await system.read(order)).state.value for order, *_ in made] == ["SUCCESS", "SUCCESS", "WAITING", "SUCCESS", "SUCCESS"]
-
-
-async def shared(system: PayCenterSystem, error: Exception | None, count: int) -> tuple[list[int], list[Any]]:
-    """The rows of each statement, and the answers, of so many items. Statements with several rows fail with the error."""
-    sizes: list[int] = []
-
-    async def statement(connection: WriteConnection, items: Sequence[int]) -> Sequence[int]:
-        sizes.append(len(items))
-        await connection.fetchval("SELECT 1")
-        if len(items) > 1 and error is not None:
-            raise error
-        return [item * 10 for item in items]
-
-    gathering = Gathering(system.services.context, statement)
-    tasks = [asyncio.create_task(gathering.add(item)) for item in range(count)]
-    return sizes, await ended(tasks)
-
-
-async def test_after_a_conflict_each_is_done_again_by_itself(system: PayCenterSystem) -> None:
-    for error in (asyncpg.DeadlockDetectedError("deadlock"), asyncpg.SerializationError("serialization")):
-        sizes, answers = await shared(system, error, 5)
-        assert (sizes, answers) == ([1, 4, 1, 1, 1, 1], [0, 10, 20, 30, 40])
-
-
-async def test_after_a_lost_connection_nothing_is_done_again(system: PayCenterSystem) -> None:
-    sizes, answers = await shared(system, ConnectionResetError("lost"), 5)
-    assert (sizes, answers[0]) == ([1, 4], 0)
-    assert [type(answer) for answer in answers[1:]] == [ConnectionResetError] * 4
-
-
-async def test_a_statement_has_at_most_128_rows(system: PayCenterSystem) -> None:
-    sizes, answers = await shared(system, None, 300)
-    assert (sizes, answers) == ([1, 128, 128, 43], [item * 10 for item in range(300)])
-
-
-async def test_what_a_caller_wanted_that_goes_away_is_not_done_by_itself(system: PayCenterSystem) -> None:
-    """The statement of several has failed, and the first of them is being done alone when another caller goes away."""
-    done: list[int] = []
-    go_on = asyncio.Event()
-
-    async def statement(connection: WriteConnection, items: Sequence[int]) -> Sequence[int]:
-        await connection.fetchval("SELECT 1")
-        if len(items) > 1:
-            raise asyncpg.DeadlockDetectedError("deadlock")
-        done.extend(items)
-        if items[0] == 1:
-            await go_on.wait()
-        return items
-
-    gathering = Gathering(system.services.context, statement)
-    tasks = [asyncio.create_task(gathering.add(item)) for item in range(4)]
-    await eventually(lambda: 1 in done)
-    tasks[2].cancel()
-    await pause(0)
-    go_on.set()
-    await asyncio.wait(tasks)
-    assert done == [0, 1, 3]
-
-
-@pytest.mark.parametrize("alone", [False, True])
-async def test_a_writer_that_is_cancelled_leaves_nobody_waiting(system: PayCenterSystem, alone: bool) -> None:
-    """As when the loop ends. Also while it does each by itself."""
-    running, hold = asyncio.Event(), asyncio.Event()
-
-    async def statement(connection: WriteConnection, items: Sequence[int]) -> Sequence[int]:
-        await connection.fetchval("SELECT 1")
-        if alone and len(items) > 1:
-            raise asyncpg.DeadlockDetectedError("deadlock")
-        if items[0] == 1:
-            running.set()
-            await hold.wait()
-        return items
-
-    gathering = Gathering(system.services.context, statement)
-    tasks = [asyncio.create_task(gathering.add(item)) for item in range(4)]
-    await running.wait()
-    assert gathering._writer is not None
-    gathering._writer.cancel()
-    _, waiting_still = await asyncio.wait(tasks, timeout=5)
-    for task in waiting_still:
-        task.cancel()
-    assert not waiting_still
-    assert [task.cancelled() for task in tasks] == [False, True, True, True]
-    assert await gathering.add(7) == 7
-
-
-async def test_a_lost_connection_fails_those_whose_statement_it_was(system: PayCenterSystem) -> None:
-    """Whether they are booked is not known, so the statement is not repeated: the channel sends them again."""
-    made = [await waiting(system) for _ in range(4)]
-    channel = made[0][2]
-    direct = DirectPayments(system.services.context)
-    async with transaction(system) as held:
-        await held.execute("LOCK TABLE pay_notify_task IN EXCLUSIVE MODE")
-        tasks = await together(system, direct, [payment_of(channel, attempt) for _, attempt, _ in made], channel)
-        await waiting_for_lock(system, tasks, 1)
-        connection = await asyncpg.connect(system.database_url)
-        ended_backends = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-        assert await connection.fetchval(ended_backends) == 1
-        await eventually(tasks[0].done)
-        await waiting_for_lock(system, tasks[1:], 1)
-        assert await connection.fetchval(ended_backends) == 1
-        await connection.close()
-        results = await ended(tasks)
-    assert all(isinstance(result, (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)) for result in results), results
-    assert await system.value("SELECT count(*) FROM pay_order WHERE state <> 'WAITING'") == 0
-    again = await ended(await together(system, direct, [payment_of(channel, attempt) for _, attempt, _ in made], channel))
-    assert again == [True] * 4
-
-
-async def test_a_caller_that_goes_away_does_not_end_the_statement_of_the_others(system: PayCenterSystem) -> None:
-    made = [await waiting(system) for _ in range(4)]
-    channel = made[0][2]
-    direct = DirectPayments(system.services.context)
-    async with transaction(system) as held:
-        await held.execute("LOCK TABLE pay_notify_task IN EXCLUSIVE MODE")
-        tasks = await together(system, direct, [payment_of(channel, attempt) for _, attempt, _ in made], channel)
-        await waiting_for_lock(system, tasks, 1)
-        tasks[0].cancel()
-        await waiting_for_lock(system, tasks[1:], 1)
-        tasks[2].cancel()
-    await asyncio.wait(tasks)
-    assert [task.cancelled() for task in tasks] == [True, False, True, False]
-    assert [task.result() for task in tasks if not task.cancelled()] == [True, True]
 
 
 async def test_a_change_of_the_order_at_the_same_time_is_seen(system: PayCenterSystem) -> None:

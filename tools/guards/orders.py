@@ -16,32 +16,32 @@ ORDERS: list[Mutant] = [
             "if len(rows) > 1 and not is_connection_loss(error):",
             "if False:",
             "test_one_order_that_cannot_be_inserted_does_not_fail_the_others "
-            "test_payments_direct.py::test_one_payment_that_cannot_be_stored_does_not_fail_the_others",
+            "test_payments_together.py::test_one_payment_that_cannot_be_stored_does_not_fail_the_others",
         ),
         (
             "gathering-lost-connection",
             "if len(rows) > 1 and not is_connection_loss(error):",
             "if len(rows) > 1:",
-            "test_payments_direct.py::test_after_a_lost_connection_nothing_is_done_again",
+            "test_payments_together.py::test_after_a_lost_connection_nothing_is_done_again",
         ),
         (
             "gathering-own-answer",
             "waiting.done.set_result(result)",
             "waiting.done.set_result(results[0])",
-            "test_payments_direct.py::test_each_caller_gets_its_own_answer",
+            "test_payments_together.py::test_each_caller_gets_its_own_answer",
         ),
         (
             "gathering-not-cancelled",
             "[waiting for waiting in waiting_rows if not waiting.done.done()]",
             "waiting_rows",
             "test_a_caller_that_was_cancelled_gets_no_order "
-            "test_payments_direct.py::test_what_a_caller_wanted_that_goes_away_is_not_done_by_itself",
+            "test_payments_together.py::test_what_a_caller_wanted_that_goes_away_is_not_done_by_itself",
         ),
         (
             "gathering-writer-cancelled",
             "                        waiting.done.cancel()",
             "                        pass",
-            "test_payments_direct.py::test_a_writer_that_is_cancelled_leaves_nobody_waiting",
+            "test_payments_together.py::test_a_writer_that_is_cancelled_leaves_nobody_waiting",
         ),
     ),
     *guards(
