@@ -150,7 +150,7 @@ def main() -> int:
     """Run as told by the arguments."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=1.2, help="of each measurement")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--only", action="append", default=[], help="subjects whose name holds this")
     options = parser.parse_args()
