@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import itemgetter
+from typing import Any
 from uuid import UUID
 
 from paycenter_server.domain.attempts import PayAttempt
@@ -59,18 +60,18 @@ _TO_SUBMIT = _with_attempt(_ATTEMPTS, f"({held('t.id')}) AS held")
 _OF_ATTEMPT = f"{_with_attempt('JOIN pay_attempt a ON a.order_id = t.id')} WHERE a.id = $1"
 
 
-def _by_order(rows: Sequence[Record], ids: Sequence[UUID]) -> list[list[Record]]:
-    """The rows of each of these orders, with the attempts oldest first."""
-    found: dict[UUID, list[Record]] = {}
+def _by(column: str, values: Iterable[Any], rows: Sequence[Record]) -> list[list[Record]]:
+    """The rows with each of these values, with the attempts oldest first."""
+    found: dict[Any, list[Record]] = {}
     for row in rows:
-        found.setdefault(row["id"], []).append(row)
-    return [sorted(found.get(order_id, ()), key=itemgetter("a_id")) for order_id in ids]
+        found.setdefault(row[column], []).append(row)
+    return [sorted(found.get(value, ()), key=itemgetter("a_id")) for value in values]
 
 
 async def read_with_attempts(connection: Connection, ids: Sequence[UUID]) -> list[tuple[PayOrder, list[PayAttempt]] | None]:
     """Orders with their attempts, oldest first; None for one that does not exist."""
     rows = await connection.fetch(f"{_WITH_ATTEMPTS} WHERE t.id = ANY($1)", ids)
-    return [_grouped(of_one) if of_one else None for of_one in _by_order(rows, ids)]
+    return [_grouped(of_one) if of_one else None for of_one in _by("id", ids, rows)]
 
 
 # By LIMIT each look-up is one row, so that what is joined to it is found by its index (`storage/rows.py`).
@@ -97,10 +98,8 @@ async def read_all_with_attempts(
     connection: Connection, keys: Sequence[tuple[UUID, str]]
 ) -> list[tuple[PayOrder, list[PayAttempt]] | None]:
     """Orders by their apps and the apps' own numbers, each with its attempts, oldest first; None for one that does not exist."""
-    found: dict[int, list[Record]] = {}
-    for row in await connection.fetch(_BY_MERCHANT_IDS, *zip(*keys, strict=True)):
-        found.setdefault(row["n"] - 1, []).append(row)
-    return [_grouped(sorted(found[n], key=itemgetter("a_id"))) if n in found else None for n in range(len(keys))]
+    rows = await connection.fetch(_BY_MERCHANT_IDS, *zip(*keys, strict=True))
+    return [_grouped(of_one) if of_one else None for of_one in _by("n", range(1, len(keys) + 1), rows)]
 
 
 def _grouped(rows: Sequence[Record]) -> tuple[PayOrder, list[PayAttempt]]:
@@ -119,7 +118,7 @@ class Submittable:
 async def read_to_submit(connection: Connection, ids: Sequence[UUID]) -> list[Submittable | None]:
     """Orders with their attempts, oldest first, and with what holds their money; None for one that does not exist."""
     rows = await connection.fetch(f"{_TO_SUBMIT} WHERE t.id = ANY($1)", ids)
-    return [Submittable(*_grouped(of_one), of_one[0]["held"]) if of_one else None for of_one in _by_order(rows, ids)]
+    return [Submittable(*_grouped(of_one), of_one[0]["held"]) if of_one else None for of_one in _by("id", ids, rows)]
 
 
 async def read_of_attempt(connection: Connection, attempt_id: UUID) -> tuple[PayOrder, PayAttempt] | None:

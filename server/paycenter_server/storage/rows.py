@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from datetime import datetime
 from enum import StrEnum
@@ -75,7 +75,7 @@ class RowMapping(Generic[T]):
         self._get = attrgetter(*self.columns)
         self._converters = [(at, item) for at, name in enumerate(self.columns) if (item := _converter(hints[name])) is not None]
         self.array_types = [f"{_pg_type(hints[name])}[]" for name in self.columns]
-        """The PostgreSQL types of an array for each column, for a statement that inserts many rows from `columns_of`."""
+        """The PostgreSQL types of an array for each column, for a statement that inserts many rows."""
         self._into = f"INSERT INTO {table} ({', '.join(self.columns)})"
         self._places = places
         self.insert = f"{self._into} VALUES ({places})"
@@ -105,10 +105,6 @@ class RowMapping(Generic[T]):
         for at, convert in self._converters:
             values[at] = convert(values[at])
         return values
-
-    def columns_of(self, models: Sequence[T]) -> list[list[Any]]:
-        """A list for each column with its values in these models."""
-        return [list(column) for column in zip(*(self.values(model) for model in models), strict=True)]
 
     def model(self, record: Mapping[str, Any] | None) -> T | None:
         """The dataclass of a row; None for None."""
