@@ -57,7 +57,7 @@ class CallbackSubjects:
             self._port = free_port()
             self._sidecar = self._made.paycenter("callback", CALLBACK_ADDRESS=f"127.0.0.1:{self._port}")
             listening(self._port)
-            self._bare, self._bare_port = self._made.with_port(str(HERE / "bare_post.py"))
+            self._bare, self._bare_port = self._made.with_port(str(HERE / "receiver.py"))
         return self._channel
 
     def _attempts(self, count: int) -> tuple[int, list[Any]]:

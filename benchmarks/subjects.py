@@ -361,19 +361,22 @@ class Benchmark:
         return self._first - count
 
     def at_rate(self, name: str, part: float, target: str = "") -> None:
-        """Begin creates at this part of the highest rate. `target`: another server than the usual one."""
-        highest = statistics.median(self.found["create"].rates) if "create" in self.found else self._rate_before
-        found = generate(
-            target or self.target, SERVICE + "CreatePayOrder", self.create_message(), authorization=self.authorization,
-            marker=MARKER, first=self._first, seconds=self._seconds, connections=16, rate=highest * part,
-        )  # fmt: skip
-        self._first += int(found["calls"] + found["failed"] + found["held_back"]) + 20_000
-        if not name:
-            return
+        """Measure creates that are begun at this part of the highest rate. `target`: another server than the usual one."""
+        found = self.begin_at_rate(part, target or self.target)
         measured = self.found.setdefault(name, Measured())
         measured.add(found)
         measured.refused += found["failed"]
         measured.held_back += found["held_back"]
+
+    def begin_at_rate(self, part: float, target: str) -> dict[str, Any]:
+        """Begin creates at this part of the highest rate. The figures of the load generator."""
+        highest = statistics.median(self.found["create"].rates) if "create" in self.found else self._rate_before
+        found = generate(
+            target, SERVICE + "CreatePayOrder", self.create_message(), authorization=self.authorization, marker=MARKER,
+            first=self._first, seconds=self._seconds, connections=16, rate=highest * part,
+        )  # fmt: skip
+        self._first += int(found["calls"] + found["failed"] + found["held_back"]) + 20_000
+        return found
 
     def memory(self) -> dict[str, float]:
         """MiB of the server."""
