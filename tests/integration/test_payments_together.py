@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -125,15 +126,27 @@ async def test_a_writer_that_is_cancelled_leaves_nobody_waiting(system: PayCente
     assert await gathering.add(7) == 7
 
 
-async def test_a_lost_connection_fails_those_whose_statement_it_was(system: PayCenterSystem) -> None:
-    """Whether they are booked is not known, so the statement is not repeated: the channel sends them again."""
+@asynccontextmanager
+async def four_that_wait(
+    system: PayCenterSystem,
+) -> AsyncIterator[tuple[Callable[[], Awaitable[list[asyncio.Task[Any]]]], list[asyncio.Task[Any]]]]:
+    """What reports four payments at the same time, and its tasks, of which the first waits for a lock until the block ends."""
     made = [await waiting(system) for _ in range(4)]
-    channel = made[0][2]
-    direct = DirectPayments(system.services.context)
+    channel, direct = made[0][2], DirectPayments(system.services.context)
+
+    async def report() -> list[asyncio.Task[Any]]:
+        return await together(system, direct, [payment_of(channel, attempt) for _, attempt, _ in made], channel)
+
     async with transaction(system) as held:
         await held.execute("LOCK TABLE pay_notify_task IN EXCLUSIVE MODE")
-        tasks = await together(system, direct, [payment_of(channel, attempt) for _, attempt, _ in made], channel)
+        tasks = await report()
         await waiting_for_lock(system, tasks, 1)
+        yield report, tasks
+
+
+async def test_a_lost_connection_fails_those_whose_statement_it_was(system: PayCenterSystem) -> None:
+    """Whether they are booked is not known, so the statement is not repeated: the channel sends them again."""
+    async with four_that_wait(system) as (report, tasks):
         connection = await asyncpg.connect(system.database_url)
         ended_backends = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
         assert await connection.fetchval(ended_backends) == 1
@@ -144,18 +157,11 @@ async def test_a_lost_connection_fails_those_whose_statement_it_was(system: PayC
         results = await ended(tasks)
     assert all(isinstance(result, (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)) for result in results), results
     assert await system.value("SELECT count(*) FROM pay_order WHERE state <> 'WAITING'") == 0
-    again = await ended(await together(system, direct, [payment_of(channel, attempt) for _, attempt, _ in made], channel))
-    assert again == [True] * 4
+    assert await ended(await report()) == [True] * 4
 
 
 async def test_a_caller_that_goes_away_does_not_end_the_statement_of_the_others(system: PayCenterSystem) -> None:
-    made = [await waiting(system) for _ in range(4)]
-    channel = made[0][2]
-    direct = DirectPayments(system.services.context)
-    async with transaction(system) as held:
-        await held.execute("LOCK TABLE pay_notify_task IN EXCLUSIVE MODE")
-        tasks = await together(system, direct, [payment_of(channel, attempt) for _, attempt, _ in made], channel)
-        await waiting_for_lock(system, tasks, 1)
+    async with four_that_wait(system) as (_, tasks):
         tasks[0].cancel()
         await waiting_for_lock(system, tasks[1:], 1)
         tasks[2].cancel()
