@@ -75,6 +75,47 @@ async def test_a_statement_has_at_most_128_rows(system: PayCenterSystem) -> None
     assert (sizes, answers) == ([1, 128, 128, 43], [item * 10 for item in range(300)])
 
 
+async def waited(system: PayCenterSystem, count: int, seconds: float = 60) -> tuple[list[int], int]:
+    """The rows of each statement, and the number of waits, of so many items. In each wait one more arrives."""
+    sizes: list[int] = []
+    waits: list[float] = []
+    later: list[asyncio.Task[int]] = []
+
+    async def statement(connection: WriteConnection, items: Sequence[int]) -> Sequence[int]:
+        sizes.append(len(items))
+        await connection.fetchval("SELECT pg_sleep(0.002)")
+        return items
+
+    async def wait(seconds: float) -> None:
+        waits.append(seconds)
+        later.append(asyncio.create_task(gathering.add(1000)))
+        await pause(0)
+
+    gathering = Gathering(system.services.context, statement, wait, seconds)
+    assert await ended([asyncio.create_task(gathering.add(item)) for item in range(count)]) == list(range(count))
+    assert [await task for task in later] == [1000] * len(waits)
+    assert all(0 < waited <= seconds for waited in waits)
+    return sizes, len(waits)
+
+
+async def test_if_several_have_arrived_a_statement_waits_for_more(system: PayCenterSystem) -> None:
+    assert await waited(system, 3) == ([1, 3], 1)
+    assert await waited(system, 132) == ([1, 128, 4], 1)
+
+
+async def test_what_arrives_alone_does_not_wait(system: PayCenterSystem) -> None:
+    assert await waited(system, 1) == ([1], 0)
+    assert await waited(system, 2) == ([1, 1], 0)
+
+
+async def test_a_full_statement_does_not_wait(system: PayCenterSystem) -> None:
+    assert await waited(system, 129) == ([1, 128], 0)
+
+
+async def test_after_a_long_statement_the_next_does_not_wait(system: PayCenterSystem) -> None:
+    assert await waited(system, 3, 0.001) == ([1, 2], 0)
+
+
 async def test_what_a_caller_wanted_that_goes_away_is_not_done_by_itself(system: PayCenterSystem) -> None:
     """The statement of several has failed, and the first of them is being done alone when another caller goes away."""
     done: list[int] = []

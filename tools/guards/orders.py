@@ -38,6 +38,30 @@ ORDERS: list[Mutant] = [
             "test_payments_together.py::test_what_a_caller_wanted_that_goes_away_is_not_done_by_itself",
         ),
         (
+            "gathering-wait-under-load",
+            "if BUSY_FROM <= len(self._waiting) < MOST_ROWS:",
+            "if False:",
+            "test_payments_together.py::test_if_several_have_arrived_a_statement_waits_for_more",
+        ),
+        (
+            "gathering-no-wait-for-one",
+            "if BUSY_FROM <= len(self._waiting) < MOST_ROWS:",
+            "if len(self._waiting) < MOST_ROWS:",
+            "test_payments_together.py::test_what_arrives_alone_does_not_wait",
+        ),
+        (
+            "gathering-no-wait-for-full",
+            "if BUSY_FROM <= len(self._waiting) < MOST_ROWS:",
+            "if BUSY_FROM <= len(self._waiting):",
+            "test_payments_together.py::test_a_full_statement_does_not_wait",
+        ),
+        (
+            "gathering-no-wait-after-long",
+            "if seconds > 0:",
+            "if True:",
+            "test_payments_together.py::test_after_a_long_statement_the_next_does_not_wait",
+        ),
+        (
             "gathering-writer-cancelled",
             "                        waiting.done.cancel()",
             "                        pass",
