@@ -34,7 +34,7 @@ class DatabaseClock:
         if self._set is None:
             return self._wall()
         at, since = self._set
-        return at + timedelta(seconds=self._monotonic() - since)
+        return at + timedelta(0, 0, int((self._monotonic() - since) * 1_000_000))
 
     def begin(self) -> float:
         """To be called before the database is asked for its time; the argument of `set`."""

@@ -157,7 +157,7 @@ async def test_a_full_server_that_stops_refuses_and_counts_what_arrives(system: 
     async with open_rig(system, limits=Limits(calls=2, app_calls=2)) as rig:
         order = await rig.order()
         async with waiting_calls(rig, order, 2):
-            interceptor = rig.server._interceptor
+            interceptor = rig.server._calls
             stopping = asyncio.ensure_future(interceptor.refuse_calls(0.5, 5))
             await eventually(lambda: interceptor._refusing)
             async with fails("SERVER_STOPPING", grpc.StatusCode.UNAVAILABLE):

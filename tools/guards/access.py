@@ -16,7 +16,7 @@ ACCESS: list[Mutant] = [
         ),
     ),
     *guards(
-        "grpc_server/interceptor.py",
+        "grpc_server/calls.py",
         "test_limits.py",
         (
             "overload-refused-gives-back",
@@ -148,7 +148,7 @@ ACCESS: list[Mutant] = [
         ),
     ),
     *guards(
-        "grpc_server/interceptor.py",
+        "grpc_server/calls.py",
         "test_connect.py",
         (
             "nul-in-json",
@@ -290,7 +290,7 @@ ACCESS: list[Mutant] = [
     ),
     Mutant(
         "stop-refuses",
-        "server/paycenter_server/grpc_server/interceptor.py",
+        "server/paycenter_server/grpc_server/calls.py",
         "                if self._refusing:\n",
         "                if False:\n",
         ("tests/integration/test_grpc_server.py::test_a_running_call_ends_before_the_server_does",),
@@ -304,7 +304,7 @@ ACCESS: list[Mutant] = [
     ),
     Mutant(
         "stop-refuses-when-full",
-        "server/paycenter_server/grpc_server/interceptor.py",
+        "server/paycenter_server/grpc_server/calls.py",
         "\n        if self._refusing:\n",
         "\n        if False:\n",
         ("tests/integration/test_limits.py::test_a_full_server_that_stops_refuses_and_counts_what_arrives",),

@@ -6,7 +6,7 @@ from guards import Mutant, guards
 
 OPERATORS: list[Mutant] = [
     *guards(
-        "grpc_server/interceptor.py",
+        "grpc_server/calls.py",
         "test_roles.py",
         (
             "role-checked",

@@ -62,17 +62,18 @@ _HASHED = (
     "actor_kind", "actor", "operator", "act", "object", "outcome", "app_key", "before", "after", "peer", "request_id",
 )  # fmt: skip
 
-_origin: ContextVar[Origin | None] = ContextVar("paycenter_origin", default=None)
+_origin: ContextVar[tuple[str, str]] = ContextVar("paycenter_origin", default=("", ""))
 
 
 def current_origin() -> Origin:
     """From where the call of this task came."""
-    return _origin.get() or Origin()
+    peer, request_id = _origin.get()
+    return Origin(clean(peer), clean(request_id))
 
 
 def set_origin(peer: str, request_id: str) -> None:
     """Name the origin of this task until it ends."""
-    _origin.set(Origin(clean(peer), clean(request_id)))
+    _origin.set((peer, request_id))
 
 
 def clean(text: str, most: int = TEXT_MAX) -> str:

@@ -7,9 +7,9 @@ from typing import Any
 from paycenter.v1 import pay_account_service_pb2 as pb
 from paycenter.v1.pay_account_service_pb2_grpc import PayAccountServiceServicer
 
+from paycenter_server.grpc_server.calls import current_caller
 from paycenter_server.grpc_server.channels import config_fields, config_message
 from paycenter_server.grpc_server.convert import stamp
-from paycenter_server.grpc_server.interceptor import current_caller
 from paycenter_server.services.accounts import Accounts, AccountView, NewAccount
 from paycenter_server.services.paging import Pager
 

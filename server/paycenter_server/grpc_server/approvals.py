@@ -10,8 +10,8 @@ from paycenter.v1.pay_approval_service_pb2_grpc import PayApprovalServiceService
 
 from paycenter_server.domain.approvals import ApprovalKind, PayApproval
 from paycenter_server.domain.states import ApprovalState
+from paycenter_server.grpc_server.calls import current_caller
 from paycenter_server.grpc_server.convert import enum_value, numbers, stamp
-from paycenter_server.grpc_server.interceptor import current_caller
 from paycenter_server.services.approvals_desk import ApprovalDesk
 from paycenter_server.services.paging import Pager
 

@@ -11,8 +11,8 @@ from paycenter.v1.pay_app_service_pb2_grpc import PayAppServiceServicer
 from paycenter_server.domain.apps import NotificationSuccess, PayApp, SurplusPolicy
 from paycenter_server.domain.cases import CaseKind
 from paycenter_server.domain.errors import Violation, invalid
+from paycenter_server.grpc_server.calls import current_caller
 from paycenter_server.grpc_server.convert import enum_value, numbers, stamp
-from paycenter_server.grpc_server.interceptor import current_caller
 from paycenter_server.services.apps import Apps, ListedApp, NewApp
 from paycenter_server.services.paging import Pager
 

@@ -29,11 +29,14 @@ _OF_APPS = "PayChannelService/ListEnabledChannelCodes"
 _NAMES = ("app_key", "code", "id", "key_id", "account_id")
 
 
-def is_administrative(method: str, caller: Caller) -> bool:
-    """`method` without the package."""
-    if method == _OF_APPS:
-        return caller.is_operator
+def may_be_administrative(method: str) -> bool:
+    """Whether some calls of the method are administrative. `method` without the package."""
     return method in _RESEND or method.startswith(_SERVICES)
+
+
+def is_administrative(method: str, caller: Caller) -> bool:
+    """Whether this caller's calls of the method are."""
+    return may_be_administrative(method) and (method != _OF_APPS or caller.is_operator)
 
 
 def named_object(request: Message | None, answer: Message | None) -> Mapping[str, str]:

@@ -13,8 +13,8 @@ from paycenter_server.domain.cases import CaseKind, Decision
 from paycenter_server.domain.errors import Violation, invalid
 from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.domain.states import CaseState
+from paycenter_server.grpc_server.calls import current_caller
 from paycenter_server.grpc_server.convert import enum_value, numbers, read_time, stamp
-from paycenter_server.grpc_server.interceptor import current_caller
 from paycenter_server.grpc_server.orders import entry_message
 from paycenter_server.grpc_server.refunds import REFUND_NUMBERS
 from paycenter_server.services.cases_decisions import CaseDecisions

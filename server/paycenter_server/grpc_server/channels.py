@@ -8,8 +8,8 @@ from typing import Any
 from paycenter.v1 import pay_channel_service_pb2 as pb
 from paycenter.v1.pay_channel_service_pb2_grpc import PayChannelServiceServicer
 
+from paycenter_server.grpc_server.calls import current_caller
 from paycenter_server.grpc_server.convert import stamp
-from paycenter_server.grpc_server.interceptor import current_caller
 from paycenter_server.services.channels import Channels, ChannelView, NewChannel
 from paycenter_server.services.paging import Pager
 

@@ -8,8 +8,8 @@ from paycenter.v1 import pay_credential_service_pb2 as pb
 from paycenter.v1.pay_credential_service_pb2_grpc import PayCredentialServiceServicer
 
 from paycenter_server.domain.credentials import Credential
+from paycenter_server.grpc_server.calls import current_caller
 from paycenter_server.grpc_server.convert import stamp
-from paycenter_server.grpc_server.interceptor import current_caller
 from paycenter_server.services.credentials import Credentials, OperatorCredential
 
 

@@ -10,8 +10,8 @@ from paycenter.v1.pay_notification_service_pb2_grpc import PayNotificationServic
 from paycenter_server.domain.ids import Prefix, decode, encode
 from paycenter_server.domain.notifications import NotificationLog, NotificationType, PayNotification
 from paycenter_server.domain.states import NotificationState
+from paycenter_server.grpc_server.calls import current_caller
 from paycenter_server.grpc_server.convert import enum_value, numbers, read_time, stamp
-from paycenter_server.grpc_server.interceptor import current_caller
 from paycenter_server.services.notifications import Notifications
 from paycenter_server.services.paging import Pager
 from paycenter_server.storage.notifications import NotificationFilter

@@ -11,8 +11,8 @@ from paycenter_server.domain.credentials import CredentialLimits
 from paycenter_server.domain.errors import Violation, invalid
 from paycenter_server.domain.operators import PayOperator
 from paycenter_server.domain.roles import Role
+from paycenter_server.grpc_server.calls import current_caller
 from paycenter_server.grpc_server.convert import enum_value, read_time, stamp
-from paycenter_server.grpc_server.interceptor import current_caller
 from paycenter_server.services.credentials import Credentials, OperatorCredential
 from paycenter_server.services.operators import NewOperator, Operators
 from paycenter_server.services.paging import Pager

@@ -13,8 +13,8 @@ from paycenter_server.domain.ids import Prefix, decode, encode
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.states import OrderState
 from paycenter_server.grpc_server.attempts import DISPLAY_MODES, attempt_message, display_mode
+from paycenter_server.grpc_server.calls import current_caller
 from paycenter_server.grpc_server.convert import enum_value, numbers, read_time, stamp
-from paycenter_server.grpc_server.interceptor import current_caller
 from paycenter_server.services.attempts_submission import NewSubmission, Submission
 from paycenter_server.services.cashier import Cashier
 from paycenter_server.services.orders import NewOrder, Orders
@@ -28,7 +28,8 @@ _STATE_NUMBERS = {state: pb.PayOrderState.Value(f"PAY_ORDER_STATE_{state.value}"
 
 def order_message(order: PayOrder, attempts: list[PayAttempt] | None = None) -> pb.PayOrder:
     """An order, with its attempts where they are given."""
-    return pb.PayOrder(
+    create_time = stamp(order.create_time)
+    message = pb.PayOrder(
         id=order.number,
         app_key=order.app_key,
         merchant_order_id=order.merchant_order_id,
@@ -41,23 +42,28 @@ def order_message(order: PayOrder, attempts: list[PayAttempt] | None = None) -> 
         user_ip=order.user_ip,
         user_id=order.user_id,
         return_url=order.return_url,
-        paid_amount=order.paid_amount,
-        refunded_amount=order.refunded_amount,
-        reserved_amount=order.reserved_amount,
-        channel_code=order.channel_code or "",
-        channel_id=encode(Prefix.CHANNEL, order.channel_id) if order.channel_id else "",
-        out_trade_no=encode(Prefix.ATTEMPT, order.attempt_id) if order.attempt_id else "",
-        channel_order_no=order.channel_order_no or "",
-        channel_user_id=order.channel_user_id or "",
-        channel_fee_rate_ppm=order.channel_fee_rate_ppm,
-        channel_fee_amount=order.channel_fee_amount,
-        success_time=stamp(order.success_time),
-        create_time=stamp(order.create_time),
-        update_time=stamp(order.update_time),
-        attempts=[attempt_message(attempt) for attempt in attempts or ()],
+        create_time=create_time,
+        update_time=create_time if order.update_time is order.create_time else stamp(order.update_time),
         notification_url=order.notification_url,
-        version=order.version,
     )
+    if attempts:
+        message.attempts.extend([attempt_message(attempt) for attempt in attempts])
+    if order.paid_amount or order.version:  # the fields below are those of a payment
+        message.version = order.version
+        message.paid_amount = order.paid_amount
+        message.refunded_amount = order.refunded_amount
+        message.reserved_amount = order.reserved_amount
+        message.channel_code = order.channel_code or ""
+        message.channel_id = encode(Prefix.CHANNEL, order.channel_id) if order.channel_id else ""
+        message.out_trade_no = encode(Prefix.ATTEMPT, order.attempt_id) if order.attempt_id else ""
+        message.channel_order_no = order.channel_order_no or ""
+        message.channel_user_id = order.channel_user_id or ""
+        message.channel_fee_rate_ppm = order.channel_fee_rate_ppm
+        message.channel_fee_amount = order.channel_fee_amount
+        success_time = stamp(order.success_time)
+        if success_time is not None:
+            message.success_time.CopyFrom(success_time)
+    return message
 
 
 def entry_message(entry: Entry) -> pb.TimelineEntry:

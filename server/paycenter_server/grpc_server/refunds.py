@@ -11,8 +11,8 @@ from paycenter_server.domain.errors import Violation, invalid
 from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.domain.states import RefundState
+from paycenter_server.grpc_server.calls import current_caller
 from paycenter_server.grpc_server.convert import enum_value, numbers, read_time, stamp
-from paycenter_server.grpc_server.interceptor import current_caller
 from paycenter_server.services.paging import Pager
 from paycenter_server.services.refunds import NewRefund, Refunds
 from paycenter_server.storage.refunds_lists import RefundFilter

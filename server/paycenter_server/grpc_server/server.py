@@ -41,10 +41,10 @@ from paycenter_server.grpc_server.accounts import AccountServicer
 from paycenter_server.grpc_server.approvals import ApprovalServicer
 from paycenter_server.grpc_server.apps import AppServicer
 from paycenter_server.grpc_server.audit_entries import AuditServicer
+from paycenter_server.grpc_server.calls import Calls
 from paycenter_server.grpc_server.cases import CaseServicer
 from paycenter_server.grpc_server.channels import ChannelServicer
 from paycenter_server.grpc_server.credentials import CredentialServicer
-from paycenter_server.grpc_server.interceptor import Interceptor
 from paycenter_server.grpc_server.notifications import NotificationServicer
 from paycenter_server.grpc_server.operators import OperatorServicer
 from paycenter_server.grpc_server.orders import OrderServicer
@@ -163,7 +163,7 @@ class Server:
         self._checks = parts.health
         self._health_seconds = health_seconds
         self.admission = Admission(limits or Limits())
-        self._interceptor = Interceptor(parts.identity, self.admission)
+        self._calls = Calls(parts.identity, self.admission)
         options = (
             *_OPTIONS,
             # Otherwise the kernel would distribute the calls over every server that listens on the port, also a forgotten one.
@@ -175,9 +175,9 @@ class Server:
             # (REFUSED_STREAM, which callers see as UNAVAILABLE).
             ("grpc.http.overload_protection", 0),
         )
-        self._server = grpc.aio.server(interceptors=(self._interceptor,), options=options)
+        self._server = grpc.aio.server(options=options)
         # The same methods for a transport other than gRPC.
-        self.unary = Unary(self._interceptor, _SERVICES)
+        self.unary = Unary(self._calls, _SERVICES)
         servicers: tuple[tuple[Callable[[Any, Any], None], object], ...] = (
             (
                 pay_order_service_pb2_grpc.add_PayOrderServiceServicer_to_server,
@@ -204,8 +204,8 @@ class Server:
             (pay_approval_service_pb2_grpc.add_PayApprovalServiceServicer_to_server, ApprovalServicer(parts.approval_desk)),
         )
         for add, servicer in servicers:
-            add(servicer, self._server)
             add(servicer, self.unary)
+        self._server.add_generic_rpc_handlers((self._calls,))
         self._health = HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if with_reflection:
@@ -233,7 +233,7 @@ class Server:
             await asyncio.gather(watch, return_exceptions=True)
             # Not enter_graceful_shutdown: it would also set the liveness, and a supervisor might end the running calls.
             await self._set_health(False)
-            await self._interceptor.refuse_calls(_QUIET_SECONDS, _REFUSE_SECONDS)
+            await self._calls.refuse_calls(_QUIET_SECONDS, _REFUSE_SECONDS)
             await self._server.stop(_GRACE_SECONDS)
 
     async def _watch(self) -> None:

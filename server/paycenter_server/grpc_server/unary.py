@@ -1,4 +1,4 @@
-"""The methods of the gRPC server for a transport other than gRPC: the same handlers behind the same interceptor."""
+"""The methods of the gRPC server for a transport other than gRPC: the same handlers behind the same `Calls`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 
 from paycenter_server.domain.errors import PayCenterError, Reason
+from paycenter_server.grpc_server.calls import Calls
 from paycenter_server.grpc_server.errors import to_status
-from paycenter_server.grpc_server.interceptor import Interceptor
 
 
 class CallError(Exception):
@@ -27,7 +27,7 @@ class CallError(Exception):
 
 
 class _Context:
-    """Of `grpc.aio.ServicerContext` what the interceptor uses. The methods themselves use nothing of it."""
+    """Of `grpc.aio.ServicerContext` what `Calls` uses. The methods themselves use nothing of it."""
 
     def __init__(self, metadata: Mapping[str, str], peer: str, timeout: float | None) -> None:
         self._metadata = tuple(metadata.items())
@@ -50,7 +50,7 @@ class _Context:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A unary method: the classes of its messages, and its handler behind the interceptor."""
+    """A unary method: the classes of its messages, and its handler behind `Calls`."""
 
     request: type[Message]
     response: type[Message]
@@ -60,9 +60,9 @@ class Method:
 class Unary:
     """Takes servicers as a `grpc.Server` does. `methods` has all by path, such as `/paycenter.v1.PayOrderService/GetPayOrder`."""
 
-    def __init__(self, interceptor: Interceptor, services: Sequence[ServiceDescriptor]) -> None:
+    def __init__(self, calls: Calls, services: Sequence[ServiceDescriptor]) -> None:
         self.methods: dict[str, Method] = {}
-        self._interceptor = interceptor
+        self._calls = calls
         self._services = {service.full_name: service for service in services}
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler[Any, Any]]) -> None:
@@ -75,7 +75,7 @@ class Unary:
             self.methods[path] = Method(
                 message_factory.GetMessageClass(method.input_type),
                 message_factory.GetMessageClass(method.output_type),
-                self._interceptor.wrap(path, handler),
+                self._calls.wrap(path, handler),
             )
 
     async def call(

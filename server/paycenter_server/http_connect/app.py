@@ -1,6 +1,6 @@
 """`POST /paycenter.v1.PayOrderService/CreatePayOrder` and so on: every unary method by the Connect protocol, as JSON or protobuf.
 
-A call passes the interceptor of the gRPC server: the same credentials, roles, errors and log. Browsers of other sites may call it
+A call passes the checks of the gRPC server: the same credentials, roles, errors and log. Browsers of other sites may call it
 only from origins that are configured.
 """
 
