@@ -305,8 +305,8 @@ ACCESS: list[Mutant] = [
     Mutant(
         "stop-refuses-when-full",
         "server/paycenter_server/grpc_server/calls.py",
-        "\n        if self._refusing:\n",
-        "\n        if False:\n",
+        "if wrapped is None or self._refusing:\n",
+        "if wrapped is None:\n",
         ("tests/integration/test_limits.py::test_a_full_server_that_stops_refuses_and_counts_what_arrives",),
     ),
     Mutant(
