@@ -11,6 +11,7 @@ import binascii
 import hashlib
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
@@ -51,6 +52,7 @@ __all__ = [
 _PEM_MARK = re.compile(rb"-----(BEGIN|END) ([A-Z0-9 ]{1,64})-----")
 _RSA_SIGNATURE_OID = "1.2.840.113549.1.1."
 _ZERO_IV = bytes(16)
+_PKCS1V15, _SHA256 = padding.PKCS1v15(), hashes.SHA256()
 
 
 class CryptoError(ValueError):
@@ -186,10 +188,15 @@ def rsa_sign(key: RSAPrivateKey, message: bytes) -> str:
 def rsa_verify(key: RSAPublicKey, message: bytes, signature: str) -> bool:
     """Whether `signature` (base64) is the key's signature over exactly these bytes; False for malformed base64."""
     try:
-        key.verify(b64decode(signature), message, padding.PKCS1v15(), hashes.SHA256())
+        key.verify(b64decode(signature), message, _PKCS1V15, _SHA256)
     except (InvalidSignature, CryptoError):
         return False
     return True
+
+
+@lru_cache(maxsize=64)  # as many accounts as receive callbacks at the same time
+def _aes_gcm(key: bytes) -> AESGCM:
+    return AESGCM(key)
 
 
 def aes_gcm_encrypt(key: bytes, nonce: bytes, plaintext: bytes, associated_data: bytes) -> bytes:
@@ -200,7 +207,7 @@ def aes_gcm_encrypt(key: bytes, nonce: bytes, plaintext: bytes, associated_data:
 def aes_gcm_decrypt(key: bytes, nonce: bytes, ciphertext: bytes, associated_data: bytes) -> bytes:
     """AES-GCM with the tag at the end (WeChat Pay v3, `resource` and `encrypt_certificate`)."""
     try:
-        return AESGCM(key).decrypt(nonce, ciphertext, associated_data or None)
+        return _aes_gcm(key).decrypt(nonce, ciphertext, associated_data or None)
     except (InvalidTag, ValueError, OverflowError) as error:
         raise CryptoError("the ciphertext does not decrypt with this key") from error
 

@@ -9,7 +9,7 @@ import structlog
 
 from paycenter_server.channels.protocol import Callback, CallbackError, CallbackRequest, CallbackResponse, Payment, QueryStatus
 from paycenter_server.domain.errors import PayCenterError, Reason
-from paycenter_server.domain.events import CALLBACK_REFUSED, CALLBACK_REPEATED, Actor, ActorKind, Cause, acting
+from paycenter_server.domain.events import CALLBACK_REFUSED, CALLBACK_REPEATED, Actor, ActorKind, Cause, set_actor
 from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.services.attempts import AttemptSettlement
 from paycenter_server.services.channels_configured import ConfiguredChannel
@@ -65,27 +65,30 @@ class Callbacks:
                 return NOT_FOUND
             raise
         configured = candidates[0]
-        bound = log.bind(channel=channel_number, code=configured.channel.code)
+        names = {"channel": channel_number, "code": configured.channel.code}
         try:
-            with acting(Actor(ActorKind.CALLBACK, channel_number)):
-                configured, callback = await self._context.run_to_completion(self._store(key, candidates, request))
+            actor = Actor(ActorKind.CALLBACK, channel_number)
+            configured, callback = await self._context.run_to_completion(self._store(actor, key, candidates, request))
         except CallbackError as error:
-            bound.warning("callback_refused", why=str(error))
+            log.warning("callback_refused", why=str(error), **names)
             return configured.codec.acknowledge(False, "the callback cannot be verified")
         except FactsMismatchError as error:
-            bound.error("callback_facts_mismatch", why=str(error))
+            log.error("callback_facts_mismatch", why=str(error), **names)
             return configured.codec.acknowledge(False, "the callback does not match our records")
         except Exception as error:
             if (known := retryable_error(error)) is not None:
-                bound.warning("callback_not_stored", reason=known.reason.value, why=f"{type(error).__name__}: {error}"[:300])
+                why = f"{type(error).__name__}: {error}"[:300]
+                log.warning("callback_not_stored", reason=known.reason.value, why=why, **names)
             else:
-                bound.exception("callback_not_stored")
+                log.exception("callback_not_stored", **names)
             return configured.codec.acknowledge(False, "not stored, send again")
         return callback.answer or configured.codec.acknowledge(True, "")
 
     async def _store(
-        self, channel_id: UUID, candidates: Sequence[ConfiguredChannel], request: CallbackRequest
+        self, actor: Actor, channel_id: UUID, candidates: Sequence[ConfiguredChannel], request: CallbackRequest
     ) -> tuple[ConfiguredChannel, Callback]:
+        """It runs in a task of its own."""
+        set_actor(actor)
         try:
             signer, callback = await self._verified(candidates, request)
         except (CallbackError, FactsMismatchError):

@@ -40,7 +40,8 @@ class Gathering(Generic[T, R]):
         wait: Callable[[float], Awaitable[object]] = asyncio.sleep,
         seconds: float = WAIT_SECONDS,
     ) -> None:
-        """`statement`: its results are in the order of its items, of which there is at least one. The others are for tests."""
+        """`statement`: its results are in the order of its items, of which there is at least one. `seconds`: between the beginnings
+        of two statements. `wait`: for tests."""
         self._context = context
         self._statement = statement
         self._wait = wait

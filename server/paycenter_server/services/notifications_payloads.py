@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, cast
 from uuid import UUID
@@ -34,9 +34,10 @@ CASE_RESOLVED = "pay_case.resolved"
 
 def utc(at: datetime) -> str:
     """RFC 3339 in UTC with 0, 3 or 6 digits of a second, as the JSON mapping of google.protobuf.Timestamp prints it."""
-    at = at.astimezone(UTC)
+    if at.tzinfo is not UTC:
+        at = at.astimezone(UTC)
     precision = "seconds" if at.microsecond == 0 else "milliseconds" if at.microsecond % 1000 == 0 else "microseconds"
-    return at.replace(tzinfo=None).isoformat(timespec=precision) + "Z"
+    return at.isoformat(timespec=precision).removesuffix("+00:00") + "Z"
 
 
 def _payload(event: str, at: datetime, object_id: str, version: int, data: dict[str, Any]) -> str:
@@ -116,11 +117,11 @@ _PAID = tuple(_paid_pieces())
 
 def order_paid_with_gaps(now: datetime, *, amount: int, out_trade_no: str, channel_order_no: str, success_time: datetime) -> str:
     """The payload of `order_paid` without its order: a GAP is where each of FILLED is to be."""
-    values: Mapping[str, Any] = {
-        "timestamp": utc(now), "paid": amount, "out_trade_no": out_trade_no, "channel_order_no": channel_order_no,
-        "success_time": utc(success_time),
+    values = {
+        "timestamp": f'"{utc(now)}"', "paid": str(amount), "out_trade_no": _json(out_trade_no),
+        "channel_order_no": _json(channel_order_no), "success_time": f'"{utc(success_time)}"',
     }  # fmt: skip
-    return "".join(_json(values[piece]) if place % 2 else piece for place, piece in enumerate(_PAID))
+    return "".join([values[piece] if place % 2 else piece for place, piece in enumerate(_PAID)])
 
 
 def order_closed(order: PayOrder, key: UUID, now: datetime) -> PayNotification:
