@@ -18,6 +18,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
+from paycenter_server.domain.values import value
+
 T = TypeVar("T")
 
 
@@ -112,7 +114,7 @@ class Refunded(StrEnum):
     ALL = "ALL"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Payment:
     """A payment as the channel reports it. The amount is in minor units; None where the channel did not state it."""
 
@@ -186,7 +188,7 @@ class PayOutcome:
     call: CallRecord | None = field(default=None, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class QueryOutcome:
     """The outcome of a query. `payment` is set if it is PAID. `signed`: the answer has a valid signature of the channel."""
 
@@ -278,7 +280,7 @@ class RefundRequest:
     extras: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CallbackRequest:
     """An unchanged callback: raw body, header names in lower case, raw query string."""
 
@@ -287,7 +289,7 @@ class CallbackRequest:
     query: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CallbackResponse:
     """The answer to a callback, in the channel's own form."""
 
@@ -296,7 +298,7 @@ class CallbackResponse:
     content_type: str = "text/plain"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Callback:
     """The content of a verified callback: about a payment, a refund, or both. If both are None, it needs no action.
 

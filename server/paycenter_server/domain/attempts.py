@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.states import ATTEMPT, AttemptEvent, AttemptState, created
+from paycenter_server.domain.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PayAttempt:
     """One submit of an order to one channel. `amount` is the amount that was sent to the channel.
 

@@ -11,6 +11,8 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+from paycenter_server.domain.values import value
+
 EVIDENCE_MAX = 16_384
 """The number of characters that are kept of a message of a channel."""
 
@@ -35,7 +37,7 @@ class ActorKind(StrEnum):
     SYSTEM = "SYSTEM"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Actor:
     """`name`: the key id of a credential, the number of the channel whose callback address was called, or the name of a job."""
 
@@ -43,7 +45,7 @@ class Actor:
     name: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Cause:
     """Who causes a change, and the evidence: a channel call or a callback, without secrets."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -11,9 +10,10 @@ from uuid import UUID
 from paycenter_server.domain.apps import PayApp
 from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.domain.states import ORDER, OrderEvent, OrderState, created
+from paycenter_server.domain.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PayOrder:
     """Something that an app wants to be paid for. Amounts are in minor units. `first_amount`: that of the create.
 

@@ -12,9 +12,10 @@ from paycenter_server.domain.ids import Prefix, encode, time_of
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.schedule import FAILED_REFUND, looks
 from paycenter_server.domain.states import REFUND, RefundEvent, RefundState, created
+from paycenter_server.domain.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PayRefund:
     """Money that is returned to the payer. `case_id` is set if it is surplus money, which belongs to no order.
 

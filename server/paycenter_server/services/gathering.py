@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from paycenter_server.domain.values import value
 from paycenter_server.services.context import Context
 from paycenter_server.storage.database import WriteConnection, is_connection_loss
 
@@ -20,7 +20,7 @@ WAIT_SECONDS = 0.003
 """The shortest time between the beginnings of two statements then. One that takes longer is followed by the next at once."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Waiting(Generic[T, R]):
     item: T
     done: asyncio.Future[R]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -12,6 +12,7 @@ from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.orders import PayOrder, new_order
 from paycenter_server.domain.states import OrderState
 from paycenter_server.domain.validation import Check
+from paycenter_server.domain.values import value
 from paycenter_server.services import apps_errors, orders_errors
 from paycenter_server.services.attempts import AttemptSettlement
 from paycenter_server.services.audit import Act, record
@@ -33,7 +34,7 @@ _CONTENT = {"subject": "subject", "body": "body", "amount": "first_amount", "cur
             "return_url": "return_url", "notification_url": "notification_url"}  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class NewOrder:
     """The values of a create request. The amount is in minor units. Without `expire_time` the order expires after DEFAULT_LIFE."""
 

@@ -7,7 +7,6 @@ changes. What it does not book, because anything differs or another transaction 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -26,13 +25,14 @@ from paycenter_server.domain.states import (
     sources,
     target,
 )
+from paycenter_server.domain.values import value
 from paycenter_server.storage.database import WriteConnection
 from paycenter_server.storage.events import cause_values, named, noting
 from paycenter_server.storage.notifications import NOTIFICATIONS, superseding
 from paycenter_server.storage.payments import paid_event
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class DirectBooking:
     """A payment as its channel reports it, and what is stored if it is booked. Amounts are in minor units.
 
