@@ -156,20 +156,27 @@ CHANGES = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("change", ["", *CHANGES])
-async def test_an_order_that_has_changed_meanwhile_is_read_again(system: PayCenterSystem, change: str) -> None:
+async def answered_after(system: PayCenterSystem, change: str) -> tuple[PayOrder, PayAttempt, tuple[PayOrder, PayAttempt] | None]:
+    """What is shown of an answer that is stored after a change of the order, with the order as it was before, and the attempt."""
     ((order, attempt),) = await drafts(system, 1)
     await insert(system, [Intent(attempt, 0, CAUSE)])
-    if change:
-        await system.rows(f"UPDATE pay_order SET {change} WHERE id = $1", order.id)
+    await system.rows(f"UPDATE pay_order SET {change} WHERE id = $1", order.id)
     statements, now = SubmitStatements(system.services.context), system.clock.now()
     outcome = PayOutcome(PayStatus.WAITING, "qr_code", "weixin://1")
     done, shown = await statements.answered(order, attempt, outcome, now, attempt.expire_time, CAUSE)
     assert done
-    assert (shown is None) == bool(change)
-    if shown is not None:
-        current = await system.read(order)
-        assert shown == (replace(current, submit_version=0), await stored(system, attempt))
+    return order, attempt, shown
+
+
+async def test_an_order_that_has_not_changed_is_not_read_again(system: PayCenterSystem) -> None:
+    order, attempt, shown = await answered_after(system, "subject = subject")
+    assert shown == (order, await stored(system, attempt))
+    assert await system.read(order) == replace(order, submit_version=1)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_an_order_that_has_changed_meanwhile_is_read_again(system: PayCenterSystem, change: str) -> None:
+    assert (await answered_after(system, change))[2] is None
 
 
 async def test_many_submits_at_once(system: PayCenterSystem) -> None:
