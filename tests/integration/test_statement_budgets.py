@@ -99,6 +99,19 @@ async def test_payments(counted: Counted) -> None:
     assert found == {"submit mock": 4, "refund mock": 4, "submit": 3, "callback": 1, "refund": 4}
 
 
+@pytest.mark.parametrize("code", ["wx_native", "mock"])
+async def test_submits_at_the_same_time(counted: Counted, code: str) -> None:
+    """Submits that arrive together share statements: alone each of them needs 3, or 4 if it is paid at once."""
+    system = counted.system
+    await system.submit(await system.order(), code)
+    orders = [await system.order() for _ in range(50)]
+
+    async def submit() -> None:
+        await asyncio.gather(*(system.submit(order, code) for order in orders))
+
+    assert await counted.of(submit) <= 50, "measured: 9 to 16"
+
+
 async def callbacks_of(system: PayCenterSystem, code: str, count: int) -> list[CallbackRequest]:
     """The callbacks of this many payments, of orders of their own."""
     caught: list[CallbackRequest] = []
