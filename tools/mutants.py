@@ -48,12 +48,14 @@ from guards.orders import ORDERS
 from guards.refunds import REFUNDS
 from guards.rules import RULES
 from guards.settlement import SETTLEMENT
+from guards.submits import SUBMITS
 from paycenter_server.local import Embedded
 from paycenter_server.simulator.keys import generate_keys
 from paycenter_server.storage.migrate import ensure
 
 MUTANTS = [
     *SETTLEMENT,
+    *SUBMITS,
     *ORDERS,
     *REFUNDS,
     *NOTIFICATIONS,

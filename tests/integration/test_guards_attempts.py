@@ -10,6 +10,7 @@ import pytest
 from paycenter_server.domain.attempts import PayAttempt
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.storage import attempts as attempt_rows
+from paycenter_server.storage import attempts_submission as submission_rows
 from paycenter_server.storage import orders as order_rows
 from support.facts import configured, payment_of
 from support.locks import transaction, waiting_for_lock
@@ -41,7 +42,7 @@ async def test_answered_leaves_a_settled_attempt_alone(system: PayCenterSystem, 
     before = await attempt_row(system, attempt)
     async with system.services.context.database.connection() as connection:
         now = system.clock.now()
-        assert not await attempt_rows.answered(connection, attempt.id, "qr", "weixin://x", now, now, CAUSE)
+        assert not await submission_rows.answered(connection, attempt.id, "qr", "weixin://x", now, now, CAUSE)
     assert await attempt_row(system, attempt) == before
 
 

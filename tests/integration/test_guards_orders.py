@@ -17,7 +17,7 @@ from paycenter_server.domain.states import AttemptState, OrderState
 from paycenter_server.services.attempts import attempt_ref
 from paycenter_server.services.attempts_submission import NewSubmission
 from paycenter_server.services.payments import Booked
-from paycenter_server.storage import attempts as attempt_rows
+from paycenter_server.storage import attempts_submission as submission_rows
 from paycenter_server.storage import cases as case_rows
 from paycenter_server.storage import orders as order_rows
 from support.facts import configured, payment_of
@@ -40,7 +40,7 @@ async def lock_order(connection: Any, order: PayOrder) -> None:
 async def submit_beside(system: PayCenterSystem, connection: Any, order: PayOrder, model: PayAttempt) -> PayAttempt:
     """The effect of a submit in another process under the lock of the order: an open attempt like the model."""
     made = replace(model, id=system.services.context.new_key(system.clock.now()), order_id=order.id, state=AttemptState.WAITING)
-    assert await attempt_rows.insert_attempt(connection, made, order, CAUSE)
+    assert await submission_rows.insert_attempt(connection, made, order, CAUSE)
     return made
 
 
@@ -189,7 +189,7 @@ async def stored_after(system: PayCenterSystem, order: PayOrder, seen: PayOrder 
     key = system.services.context.new_key(system.clock.now())
     draft = replace(model, id=key, order_id=order.id, amount=order.amount, **changes)
     async with system.services.context.database.connection() as connection:
-        stored = await attempt_rows.insert_attempt(connection, draft, seen or order, CAUSE)
+        stored = await submission_rows.insert_attempt(connection, draft, seen or order, CAUSE)
     assert await system.value("SELECT count(*) FROM pay_attempt WHERE order_id = $1", order.id) == int(stored)
     assert (await system.read(order)).submit_version == order.submit_version + int(stored)
     return stored

@@ -42,6 +42,7 @@ from paycenter_server.domain.states import (
 from paycenter_server.storage import approvals as approval_rows
 from paycenter_server.storage import apps as app_rows
 from paycenter_server.storage import attempts as attempt_rows
+from paycenter_server.storage import attempts_submission as submission_rows
 from paycenter_server.storage import cases as case_rows
 from paycenter_server.storage import channels as channel_rows
 from paycenter_server.storage import notifications as notification_rows
@@ -133,7 +134,7 @@ async def stored(system: PayCenterSystem, transaction: Transaction) -> Rows:
     )  # fmt: skip
     case = new_case(context.new_key(now), now, CaseKind.LATE_PAYMENT, "c", app_id=app.id)
     assert await orders_insert.insert_orders(transaction, [(order, CAUSE)])
-    assert await attempt_rows.insert_attempt(transaction, attempt, order, CAUSE)
+    assert await submission_rows.insert_attempt(transaction, attempt, order, CAUSE)
     await refund_rows.insert_refund(transaction, refund, CAUSE)
     assert await notification_rows.insert_notification(transaction, notification)
     assert await case_rows.insert_case(transaction, case, CAUSE)
@@ -170,7 +171,7 @@ ACTS: Mapping[tuple[type[StrEnum], StrEnum], Act] = {
         success_time=r.now,
         now=r.now,
     ),
-    (AttemptEvent, AttemptEvent.ANSWERED): lambda r: attempt_rows.answered(
+    (AttemptEvent, AttemptEvent.ANSWERED): lambda r: submission_rows.answered(
         r.transaction, r.attempt.id, "", "x", r.now, r.now, CAUSE
     ),
     (AttemptEvent, AttemptEvent.UNCLEAR): lambda r: attempt_rows.unclear(r.transaction, r.attempt.id, "", "", r.now, r.now, CAUSE),

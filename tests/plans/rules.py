@@ -13,8 +13,8 @@ PAGE = 200
 FACTOR = 10
 FEW = 5
 """A statement that returns fewer rows may read as many as one that returns so many."""
-# An index of a column with few values, and a filter for the one row that is wanted.
-_FEW_VALUES = re.compile(r"\(+(ROW\(+)?(app_id|account_id|channel_id|state|endpoint|kind)\b")
+# An index of a column with few values, or of the rows that have none, and a filter for the one row that is wanted.
+_FEW_VALUES = re.compile(r"\(+((ROW\(+)?(app_id|account_id|channel_id|state|endpoint|kind)\b|\w+ IS NULL\))")
 _FEW_VALUED_KEY = re.compile(r"\b(app_id|account_id|channel_id)\b")
 _ONE_ROW = re.compile(r"\b(\w+(_id|_no|_key)|id)\)?(::text)? = ")
 _PARTITION = re.compile(r"_(\d{6}|default)$")

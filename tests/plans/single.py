@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -12,6 +13,7 @@ from paycenter_server.domain.sessions import LoginDelays
 from paycenter_server.storage import (
     accounts,
     attempts,
+    attempts_submission,
     audit,
     cases,
     channels,
@@ -54,6 +56,10 @@ async def of_orders(system: PayCenterSystem) -> None:
         await orders.count_for_submits(connection, order.id)
         await orders.postpone_open(connection, [order.id], now, [60, 600])
         await orders.claim_expired(connection, now + timedelta(hours=3), now, 10)
+        current = await orders.get_order(connection, order.id) or order
+        another = replace(attempt, id=system.services.context.new_key(now))
+        assert await attempts_submission.insert_attempt(connection, another, current, CAUSE)
+        assert await attempts_submission.answered(connection, another.id, "qr_code", "weixin://", now, now, CAUSE)
         await attempts.look_again(connection, attempt.id, now)
         await attempts.set_next_check(connection, attempt.id, now, only_open=False)
         await attempts.list_waiting(connection, attempt.account_id, now, (now - timedelta(days=9), uuid4()), 10)

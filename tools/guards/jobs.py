@@ -136,20 +136,20 @@ JOBS: list[Mutant] = [
         "test_bulkheads.py",
         (
             "breaker-no-answer",
-            '                self._places.unanswered(configured.account.id)\n            bound.warning("channel_unclear"',
-            '                pass\n            bound.warning("channel_unclear"',
+            '                self._places.unanswered(configured.account.id)\n            log.warning("channel_unclear"',
+            '                pass\n            log.warning("channel_unclear"',
             _TRIALS,
         ),
         (
             "breaker-unreadable",
-            '        self._places.unanswered(configured.account.id)\n        bound.warning("channel_answer_refused"',
-            '        bound.warning("channel_answer_refused"',
+            '        self._places.unanswered(configured.account.id)\n        log.warning("channel_answer_refused"',
+            '        log.warning("channel_answer_refused"',
             "test_behind_an_open_breaker_only_trials_are_made[junk]",
         ),
         (
             "breaker-not-sent",
-            '            self._places.unanswered(configured.account.id)\n            bound.warning("channel_not_reached"',
-            '            bound.warning("channel_not_reached"',
+            '            self._places.unanswered(configured.account.id)\n            log.warning("channel_not_reached"',
+            '            log.warning("channel_not_reached"',
             "test_behind_an_open_breaker_only_trials_are_made[unreachable]",
         ),
         (

@@ -374,53 +374,6 @@ ORDERS: list[Mutant] = [
         ),
     ),
     *guards(
-        "storage/attempts.py",
-        "test_guards_orders.py",
-        (
-            "intent-state",
-            "FROM account) AND t.state = ANY(${_SUBMIT})\n",
-            "FROM account) AND ${_SUBMIT}::text[] IS NOT NULL\n",
-            "test_intent_checks_the_state_again",
-        ),
-        (
-            "intent-price",
-            'AND t.amount = {ATTEMPTS.place("amount")} AND',
-            "AND",
-            "test_intent_checks_the_price_again",
-        ),
-        (
-            "intent-expiry",
-            ' AND t.expire_time > {ATTEMPTS.place("create_time")}\n',
-            "\n",
-            "test_intent_needs_an_order_that_has_not_expired",
-        ),
-        (
-            "intent-version",
-            "AND t.submit_version = ${_SUBMIT + 1} AND",
-            "AND ${_SUBMIT + 1}::int IS NOT NULL AND",
-            "test_intent_locks_the_order test_intent_checks_the_other_attempts_again test_intent_compares_what_was_read "
-            "test_intent_waits_for_a_payment_that_becomes_a_case",
-        ),
-        (
-            "intent-counts",
-            "SET submit_version = submit_version + 1\n",
-            "SET submit_version = submit_version\n",
-            "test_intent_locks_the_order test_intent_compares_what_was_read",
-        ),
-        (
-            "intent-held",
-            'AND ({held("t.id")}) IS NULL RETURNING',
-            "RETURNING",
-            "test_intent_needs_an_order_whose_money_is_not_held",
-        ),
-        (
-            "intent-account",
-            'WHERE t.id = (SELECT {ATTEMPTS.place("order_id")}::uuid FROM account)',
-            'WHERE t.id = {ATTEMPTS.place("order_id")}::uuid',
-            "test_accounts.py::test_a_submit_waits_for_the_account_that_is_being_disabled",
-        ),
-    ),
-    *guards(
         "services/payments.py",
         "test_guards_orders.py",
         (
@@ -437,7 +390,7 @@ ORDERS: list[Mutant] = [
             "attempt-state",
             "WHERE id = $1 AND state = ANY($3) AND {condition} FOR",
             "WHERE id = $1 AND $3::text[] IS NOT NULL AND {condition} FOR",
-            "test_answered_leaves_a_settled_attempt_alone test_unclear_leaves_a_settled_attempt_alone "
+            "test_unclear_leaves_a_settled_attempt_alone "
             "test_close_attempt_leaves_a_settled_attempt_alone "
             "test_guards_settlement.py::test_pay_late_leaves_a_paid_attempt_alone",
         ),

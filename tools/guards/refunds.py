@@ -66,13 +66,13 @@ REFUNDS: list[Mutant] = [
         ),
         (
             "succeed-version",
-            "case_id IS NULL AND version = {_VERSION} - 1",
-            "case_id IS NULL AND {_VERSION}::int IS NOT NULL",
+            "num_nulls(case_id) = 1 AND version = {_VERSION} - 1",
+            "num_nulls(case_id) = 1 AND {_VERSION}::int IS NOT NULL",
             "test_a_success_is_reported_in_the_version_that_it_makes",
         ),
         (
             "succeed-case",
-            "case_id IS NULL AND version = {_VERSION} - 1",
+            "num_nulls(case_id) = 1 AND version = {_VERSION} - 1",
             "version = {_VERSION} - 1",
             "test_a_refund_of_a_case_succeeds_with_its_case_only",
         ),

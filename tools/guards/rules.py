@@ -65,12 +65,12 @@ RULES: list[Mutant] = [
         ),
     ),
     *guards(
-        "storage/attempts.py",
+        "storage/attempts_submission.py",
         "test_reference_faults.py",
         (
             "r1-intent-version",
-            "AND t.submit_version = ${_SUBMIT + 1} AND",
-            "AND ${_SUBMIT + 1}::int IS NOT NULL AND",
+            " AND t.submit_version = g.submit_version)",
+            ")",
             "test_R1_two_submits_at_once_leave_one_attempt_payable",
         ),
     ),
@@ -252,7 +252,7 @@ RULES: list[Mutant] = [
         ),
         (
             "accepted-too-late",
-            "            if not shown:\n",
+            "            if not done:\n",
             "            if False:\n",
             "test_an_acceptance_that_comes_after_its_refusal_leaves_nothing_payable",
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from paycenter_server.domain.addresses import is_public
@@ -10,6 +11,7 @@ GATEWAY_FIELD = "gateway_url"
 """The configuration field that replaces the vendor's address."""
 
 
+@lru_cache(maxsize=1024)  # each submit asks it about the callback URL of its channel
 def is_gateway(value: str) -> bool:
     """Whether requests may be sent to this address: https, or http on this machine; without credentials, query or fragment."""
     try:

@@ -11,6 +11,8 @@ _MAX = 8192
 REMOVED = "(removed)"
 # `auth_code` is the payer's bar code. Signatures prove nothing later, and a key or a token must not be stored in clear text.
 _NAMES = "sign|signature|auth_code|app_auth_token|auth_token|access_token|key|api_key|secret|private_key|paySign"
+# Each of the names has one of these. They have no i and no s, to which other letters are equal without regard to case.
+_HINTS = ("gn", "auth", "token", "key", "cret")
 _JSON = re.compile(rf'("(?:{_NAMES})"\s*:\s*)"(?:[^"\\]|\\.)*"', re.IGNORECASE)
 _XML = re.compile(rf"(<({_NAMES})>).*?(</\2>)", re.IGNORECASE | re.DOTALL)
 _FORM = re.compile(rf"((?:^|[&?])(?:{_NAMES})=)[^&]*", re.IGNORECASE)
@@ -32,5 +34,8 @@ def without_secrets(text: str, *, form: bool = False) -> str:
     if form:
         # Before decoding, because a decoded value may hold "&". A value may hold JSON (Alipay, biz_content).
         text = "&".join(unquote_plus(part) for part in _FORM.sub(rf"\g<1>{REMOVED}", text).split("&"))
+    lowered = text.lower()
+    if not any(hint in lowered for hint in _HINTS):
+        return text  # the expressions cost ten times as much
     text = _JSON.sub(rf'\g<1>"{REMOVED}"', text)
     return _XML.sub(rf"\g<1>{REMOVED}\g<3>", text)

@@ -105,7 +105,7 @@ class ChannelSpec:
     - `own_config`: PayChannelConfig in the protos has a message for the family; otherwise the configuration is a GenericConfig.
     - `display_modes`: the first is the default. `required_extras`: what a submit must contain.
     - `check`: names every invalid field of a configuration. `build`: builds the codec.
-    - `signed`: requests are signed, which takes a millisecond of the processor, so they are built in another thread.
+    - `signed`: requests are signed, which takes up to a millisecond of the processor (`services/signing.py`).
     - `limits`, `refund_limits`: name every field that the channel would refuse.
     - `content_minutes`: how long the display content is valid.
     - `attempt_life`: for bar codes, the time until the attempt is cancelled. Such an attempt is sent once, and then only queried.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from paycenter_server.domain.ids import Prefix, encode
@@ -64,6 +65,13 @@ class PayAttempt:
         return encode(Prefix.ATTEMPT, self.id)
 
 
+AT_CREATE: Mapping[str, Any] = {
+    "display_mode": "", "display_content": "", "paid_amount": 0, "channel_order_no": None, "channel_user_id": None,
+    "channel_error_code": None, "channel_error_message": None, "success_time": None, "check_count": 0, "cancel_until": None,
+}  # fmt: skip
+"""What every attempt has when it is made."""
+
+
 def new_attempt(
     key: UUID,
     now: datetime,
@@ -93,23 +101,14 @@ def new_attempt(
         amount=order.amount,
         currency=order.currency,
         state=created(ATTEMPT, AttemptEvent.CREATE),
-        display_mode="",
-        display_content="",
         wanted_mode=wanted_mode,
         channel_extras=dict(channel_extras),
         return_url=return_url,
         user_ip=user_ip,
         expire_time=expire_time,
-        paid_amount=0,
-        channel_order_no=None,
-        channel_user_id=None,
-        channel_error_code=None,
-        channel_error_message=None,
-        success_time=None,
         next_check_time=next_check_time,
-        check_count=0,
         create_time=now,
         update_time=now,
-        cancel_until=None,
         fee_rate_ppm=fee_rate_ppm,
+        **AT_CREATE,
     )

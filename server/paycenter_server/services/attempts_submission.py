@@ -20,6 +20,7 @@ from paycenter_server.domain.states import OPEN_ATTEMPT, AttemptState, OrderStat
 from paycenter_server.services import accounts_errors, channels_errors, orders_errors
 from paycenter_server.services.attempts import BEING_CANCELLED, FACTS_MISMATCH, AttemptSettlement, SettleResult
 from paycenter_server.services.attempts_checks import NewSubmission, check_submission
+from paycenter_server.services.attempts_statements import SubmitStatements
 from paycenter_server.services.channels_configured import ConfiguredChannel
 from paycenter_server.services.channels_gateway import ChannelGateway
 from paycenter_server.services.context import Context, deadline
@@ -65,6 +66,10 @@ class _Work:
     fresh: bool
 
 
+# The order with its attempt as a submit has left them; None if they must be read.
+_Shown = tuple[PayOrder, PayAttempt] | None
+
+
 def _open(seen: Submittable) -> list[PayAttempt]:
     """The attempts that may still be paid, oldest first."""
     return [attempt for attempt in seen.attempts if attempt.state in OPEN_ATTEMPT]
@@ -91,6 +96,7 @@ class Submission:
         self._attempts = attempts
         self._direct = direct
         self._reads = Gathering(context, order_rows.read_to_submit)
+        self._statements = SubmitStatements(context)
 
     async def submit(self, caller: Caller, new: NewSubmission) -> tuple[PayOrder, PayAttempt]:
         """Submit an order. Returns its current state, and the attempt with the display content."""
@@ -101,7 +107,9 @@ class Submission:
         await self._identity.app_of(caller, seen.order.app_key, enabled=True, cached=True)
         configured = await self._channel(seen.order.app_id, new.channel_code)
         check_submission(new, configured.spec)
-        attempt = await self._context.run_to_completion(self._run(seen, configured, new))
+        attempt, shown = await self._context.run_to_completion(self._run(seen, configured, new))
+        if shown is not None:
+            return shown
         order, attempts = await self._orders.read(caller, number=new.order_number)
         return order, next((one for one in attempts if one.id == attempt.id), attempt)
 
@@ -138,8 +146,8 @@ class Submission:
             raise channels_errors.channel_not_allowed(code)
         return configured
 
-    async def _run(self, seen: Submittable, configured: ConfiguredChannel, new: NewSubmission) -> PayAttempt:
-        """Make the order payable at the channel. The attempt, as it was before the channel's answer."""
+    async def _run(self, seen: Submittable, configured: ConfiguredChannel, new: NewSubmission) -> tuple[PayAttempt, _Shown]:
+        """Make the order payable at the channel. The attempt as it was before the channel's answer, and what is shown."""
         order = seen.order
         draft = self._draft(order, configured, new)
         others = [attempt for attempt in _open(seen) if not self._same(order, attempt, configured, new)]
@@ -150,11 +158,12 @@ class Submission:
         attempt, fresh = await self._intent(seen, configured, new, draft, tolerated)
         request = draft.request if fresh else self._request_of(order, configured, attempt)
         work = _Work(configured, Known(order, attempt), request, fresh)
+        shown: _Shown = None
         if configured.spec.attempt_life is not None:
             await self._bar_code(work)
         elif fresh or not self._showable(configured, attempt):
-            await self._call(work)
-        return attempt
+            shown = await self._call(work)
+        return attempt, shown
 
     def _showable(self, configured: ConfiguredChannel, attempt: PayAttempt) -> bool:
         """Whether the stored display content is still valid, so that the channel need not be called."""
@@ -256,9 +265,8 @@ class Submission:
                     raise orders_errors.order_changed()
             if tries:
                 await self._refuse_disabled(configured)
-            async with self._context.database.connection() as connection:
-                if await attempt_rows.insert_attempt(connection, draft.attempt, seen.order, cause()):
-                    return draft.attempt, True
+            if await self._statements.insert(draft.attempt, seen.order, cause()):
+                return draft.attempt, True
             seen = await self._read_again(seen.order)
         raise orders_errors.order_changed()
 
@@ -292,14 +300,14 @@ class Submission:
             display_mode=attempt.wanted_mode or configured.spec.display_modes[0],
         )
 
-    async def _call(self, work: _Work) -> None:
+    async def _call(self, work: _Work) -> _Shown:
         outcome = await self._gateway.perform(work.configured, lambda codec, context: codec.pay(work.request, context))
         if outcome.not_sent:
             attempt = work.known.attempt
             if work.fresh:
                 await self._close_unsent(attempt, outcome)
             raise channels_errors.channel_unreachable(attempt.channel_code, outcome.error_message)
-        await self._store(work.configured, work.known, outcome)
+        return await self._store(work.configured, work.known, outcome)
 
     async def _close_unsent(self, attempt: PayAttempt, outcome: PayOutcome) -> None:
         """Close an attempt whose request was not sent, unless a parallel call with the same content has got display content."""
@@ -309,7 +317,7 @@ class Submission:
                 message=outcome.error_message, next_look=None, unshown=True,
             )  # fmt: skip
 
-    async def _store(self, configured: ConfiguredChannel, known: Known, outcome: PayOutcome) -> None:
+    async def _store(self, configured: ConfiguredChannel, known: Known, outcome: PayOutcome) -> _Shown:
         attempt, now = known.attempt, self._context.now()
         next_check = due_after(now, ORDER_SYNC_DELAYS, 0)
         if outcome.status is PayStatus.PAID and outcome.payment is not None:
@@ -326,12 +334,10 @@ class Submission:
                 await self._unclear(attempt, FACTS_MISMATCH, str(error), outcome)
                 raise channels_errors.channel_unclear(attempt.channel_code) from error
         elif outcome.status is PayStatus.WAITING:
-            async with self._context.database.connection() as connection:
-                shown = await attempt_rows.answered(
-                    connection, attempt.id, outcome.display_mode, outcome.display_content, now, next_check, cause(outcome.call)
-                )
-            if not shown:
+            done, shown = await self._statements.answered(known.order, attempt, outcome, now, next_check, cause(outcome.call))
+            if not done:
                 await self._accepted_too_late(attempt)
+            return shown
         elif outcome.status is PayStatus.REFUSED:
             async with self._context.database.connection() as connection:
                 closed = await attempt_rows.close_attempt(
@@ -340,18 +346,19 @@ class Submission:
                 )  # fmt: skip
                 current = await attempt_rows.get_attempt(connection, attempt.id)
             if not closed and current is not None and self._showable(configured, current):
-                return  # a parallel call with the same content was accepted, and its content is shown
+                return None  # a parallel call with the same content was accepted, and its content is shown
             if current is not None and current.state is AttemptState.SUCCESS:
-                return
+                return None
             if not closed and current is not None and current.state in (AttemptState.WAITING, AttemptState.UNKNOWN):
                 await self._refused_again(current, outcome)
-                return
+                return None
             raise channels_errors.channel_refused(attempt.channel_code, outcome.error_code, outcome.error_message)
         else:
             unclear = await self._unclear(attempt, outcome.error_code, outcome.error_message, outcome)
             # A bar code payment is queried by the waiting call after some seconds, not at once.
             if configured.spec.attempt_life is None and (await self._ask(unclear)).status is not QueryStatus.PAID:
                 raise channels_errors.channel_unclear(attempt.channel_code)
+        return None
 
     async def _accepted_too_late(self, attempt: PayAttempt) -> None:
         """The attempt is payable at the channel, but was paid or closed here meanwhile, for example by a parallel call."""

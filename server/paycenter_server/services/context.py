@@ -18,6 +18,7 @@ from paycenter_server.channels.registry import Registry
 from paycenter_server.channels.transport import Transport
 from paycenter_server.domain.ids import RANDOM_BITS, uuid7
 from paycenter_server.services.secrets import SecretBox
+from paycenter_server.services.signing import Signing
 from paycenter_server.storage.database import Database
 
 T = TypeVar("T")
@@ -94,6 +95,9 @@ class Context:
     _keys: KeyGenerator = field(default_factory=KeyGenerator)
     _running: set[asyncio.Task[Any]] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        self._signing = Signing(self.signers)
+
     def now(self) -> datetime:
         """The current time of the clock."""
         return self.clock.now()
@@ -106,8 +110,12 @@ class Context:
         """The time and a nonce for one channel operation."""
         return RequestContext(self.now(), secrets.token_hex(16))
 
+    async def signed(self, work: Callable[[], T]) -> T:
+        """Run work that builds and signs a request."""
+        return await self._signing.make(work)
+
     async def in_thread(self, work: Callable[[], T]) -> T:
-        """Run work that takes the processor longer than the event loop may be blocked (signing, hashing, parsing keys)."""
+        """Run work that takes the processor longer than the event loop may be blocked (hashing, parsing keys)."""
         return await asyncio.get_running_loop().run_in_executor(self.signers, work)
 
     async def run_to_completion(self, work: Coroutine[Any, Any, T]) -> T:

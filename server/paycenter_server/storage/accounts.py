@@ -57,12 +57,14 @@ async def lock_account(transaction: Transaction, account_id: UUID) -> PayAccount
     return ACCOUNTS.model(await transaction.fetchrow(f"{ACCOUNTS.select} WHERE t.id = $1 FOR NO KEY UPDATE", account_id))
 
 
-def holding(place: str) -> str:
+def holding(place: str, skip: str = "") -> str:
     """A SELECT of the account with this id, if it is enabled. Until the end of the transaction it cannot be disabled.
+
+    `place` may be ANY(…), for several accounts. `skip`: " SKIP LOCKED" for no wait: one that is being changed is none then.
 
     In a statement that begins something over the account it is a CTE, on which all that the statement changes depends.
     """
-    return f"SELECT id FROM pay_account WHERE id = {place} AND enabled FOR SHARE"
+    return f"SELECT id FROM pay_account WHERE id = {place} AND enabled FOR SHARE{skip}"
 
 
 _HOLD = holding("$1")

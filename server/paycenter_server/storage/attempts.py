@@ -9,19 +9,14 @@ from uuid import UUID
 
 from paycenter_server.domain.attempts import PayAttempt
 from paycenter_server.domain.events import CANCEL_BEGUN, CANCEL_DECIDED, Cause, Subject
-from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.states import (
     ATTEMPT,
     OPEN_ATTEMPT,
-    ORDER,
     UNPAID_ATTEMPT,
     AttemptEvent,
-    OrderEvent,
     sources,
     target,
 )
-from paycenter_server.storage.accounts import holding
-from paycenter_server.storage.cases import held
 from paycenter_server.storage.claims import due_keys, due_rows, waiting_rows
 from paycenter_server.storage.database import Connection, Transaction, WriteConnection
 from paycenter_server.storage.events import Change, cause_values, named, noting
@@ -30,23 +25,9 @@ from paycenter_server.storage.rows import RowMapping
 ATTEMPTS = RowMapping(PayAttempt, "pay_attempt")
 
 
-def _event(event: AttemptEvent | str, before: str = "before", amount: str = "amount") -> Change:
+def attempt_event(event: AttemptEvent | str, before: str = "before", amount: str = "amount") -> Change:
+    """The event of an attempt. `before`, `amount`: the columns of the CTE that has the state before, and the amount."""
     return Change(Subject.ATTEMPT, named(event), before=before, after="state", amount=amount)
-
-
-# The account is locked before the order, as refunds do. After a wait for the lock of the order its own columns are compared as
-# they are then, but the case is looked for as it was before: what opens one under that lock counts up submit_version.
-_SUBMIT = len(ATTEMPTS.columns) + 1
-_INSERT = f"""
-WITH account AS ({holding(ATTEMPTS.place("account_id"))}),
-counted AS (UPDATE pay_order t SET submit_version = submit_version + 1
-  WHERE t.id = (SELECT {ATTEMPTS.place("order_id")}::uuid FROM account) AND t.state = ANY(${_SUBMIT})
-    AND t.amount = {ATTEMPTS.place("amount")} AND t.expire_time > {ATTEMPTS.place("create_time")}
-    AND t.submit_version = ${_SUBMIT + 1} AND ({held("t.id")}) IS NULL RETURNING t.id),
-made AS ({ATTEMPTS.insert_from("counted")} RETURNING id, order_id, state, amount),
-noted AS ({noting("made", _SUBMIT + 2, _event(AttemptEvent.CREATE, before="NULL"))})
-SELECT id FROM made
-"""
 
 
 def _changing(event: AttemptEvent, assignments: str, condition: str, first: int, amount: str = "amount") -> str:
@@ -59,21 +40,9 @@ def _changing(event: AttemptEvent, assignments: str, condition: str, first: int,
 WITH old AS (SELECT id, state FROM pay_attempt WHERE id = $1 AND state = ANY($3) AND {condition} FOR NO KEY UPDATE),
 changed AS (UPDATE pay_attempt t SET state = $2, {assignments} FROM old WHERE t.id = old.id
   RETURNING t.id, t.order_id, t.state, t.amount, t.paid_amount, old.state AS before),
-noted AS ({noting("changed", first, _event(event, amount=amount))})
+noted AS ({noting("changed", first, attempt_event(event, amount=amount))})
 SELECT id FROM changed
 """
-
-
-async def insert_attempt(connection: WriteConnection, attempt: PayAttempt, order: PayOrder, cause: Cause) -> bool:
-    """Insert the intent, before the channel is called. `order`: as it was read together with its attempts.
-
-    False, with nothing changed, if the order cannot be paid (any more), has another amount or `submit_version`, or money that is
-    held, or if the account is disabled.
-    """
-    done = await connection.fetchval(
-        _INSERT, *ATTEMPTS.values(attempt), sources(ORDER, OrderEvent.PAID), order.submit_version, *cause_values(cause)
-    )
-    return done is not None
 
 
 async def get_attempt(connection: Connection, attempt_id: UUID) -> PayAttempt | None:
@@ -98,26 +67,6 @@ async def open_attempts(connection: Connection, order_id: UUID) -> list[PayAttem
             f"{ATTEMPTS.select} WHERE t.order_id = $1 AND t.state = ANY($2) ORDER BY t.id", order_id, OPEN_ATTEMPT
         )
     )
-
-
-_ANSWERED = _changing(
-    AttemptEvent.ANSWERED,
-    "display_mode = $4, display_content = $5, update_time = $6, next_check_time = $7, channel_error_code = NULL, "
-    "channel_error_message = NULL",
-    "true",
-    8,
-)
-
-
-async def answered(
-    connection: WriteConnection, attempt_id: UUID, mode: str, content: str, now: datetime, next_check: datetime, cause: Cause
-) -> bool:
-    """The channel made it payable: store the display content. False if its state does not allow it any more."""
-    done = await connection.fetchval(
-        _ANSWERED, attempt_id, target(ATTEMPT, AttemptEvent.ANSWERED), sources(ATTEMPT, AttemptEvent.ANSWERED), mode, content,
-        now, next_check, *cause_values(cause),
-    )  # fmt: skip
-    return done is not None
 
 
 _UNCLEAR = _changing(
@@ -189,7 +138,7 @@ async def begin_cancel(
              FOR NO KEY UPDATE),
            begun AS (UPDATE pay_attempt a SET cancel_until = $3, update_time = $2 FROM old WHERE a.id = old.id
              RETURNING a.id, a.order_id, a.state, a.amount, old.cancel_until),
-           noted AS ({noting("begun", 5, _event(CANCEL_BEGUN, before="state"))})
+           noted AS ({noting("begun", 5, attempt_event(CANCEL_BEGUN, before="state"))})
            SELECT cancel_until FROM begun""",
         attempt_id, now, until, UNPAID_ATTEMPT, *cause_values(cause),
     )  # fmt: skip
@@ -203,7 +152,7 @@ async def end_cancel(
     await connection.execute(
         f"""WITH ended AS (UPDATE pay_attempt SET cancel_until = $3 WHERE id = $1 AND cancel_until = $2
              RETURNING id, order_id, state, amount)
-           {noting("ended", 4, _event(CANCEL_DECIDED, before="state"))}""",
+           {noting("ended", 4, attempt_event(CANCEL_DECIDED, before="state"))}""",
         attempt_id, cancelling.until, decided, *cause_values(cause),
     )  # fmt: skip
 

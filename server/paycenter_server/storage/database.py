@@ -271,6 +271,7 @@ class Database:
                 "timezone": "UTC",
                 "jit": "off",
                 "enable_seqscan": "off",
+                "plan_cache_mode": "force_generic_plan",
                 "idle_in_transaction_session_timeout": self._idle_in_transaction,
             },
         )

@@ -8,7 +8,8 @@ from datetime import datetime
 from enum import StrEnum
 from functools import cache
 from operator import attrgetter, itemgetter
-from typing import Any, Generic, TypeVar, get_args, get_type_hints
+from types import UnionType
+from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
 
 T = TypeVar("T")
@@ -117,7 +118,8 @@ class RowMapping(Generic[T]):
 
 def _kinds(hint: Any) -> list[Any]:
     """The types of a field, without None."""
-    return [item for item in (get_args(hint) or (hint,)) if item is not type(None)]
+    united = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return [item for item in united if item is not type(None)]
 
 
 def _converter(hint: Any) -> Callable[[Any], Any] | None:

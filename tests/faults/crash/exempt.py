@@ -68,6 +68,7 @@ EXEMPT: dict[str, str] = {
     **dict.fromkeys(
         (
             "gathering Gathering._write",
+            "gathering Gathering._wait_for_more",
             "gathering Gathering._share",
             "gathering Gathering.add: return await waiting",
             "orders_insert _insert: made",
@@ -198,6 +199,7 @@ EXEMPT: dict[str, str] = {
             "attempts_submission Submission._ask",
             "attempts_submission Submission._store: await self._unclear",
             "attempts_submission Submission._store: await self._attempts.look_again",
+            "attempts_statements SubmitStatements.insert: return await",
             "refunds_settlement RefundSettlement._apply_or_note: await self._note",
             "refunds_settlement RefundSettlement._fail: await self._note",
             'refunds_settlement RefundSettlement._check_current: await self._note(refund, "REFUND_UNDER_REVIEW"',

@@ -1,0 +1,118 @@
+"""The statements of submits."""
+
+from __future__ import annotations
+
+from guards import Mutant, guards
+
+SUBMITS: list[Mutant] = [
+    *guards(
+        "storage/attempts_submission.py",
+        "test_guards_orders.py",
+        (
+            "intent-state",
+            "AND t.state = ANY({_listed(sources(ORDER, OrderEvent.PAID))})\n",
+            "\n",
+            "test_intent_checks_the_state_again",
+        ),
+        (
+            "intent-price",
+            "WHERE t.amount = g.amount AND",
+            "WHERE",
+            "test_intent_checks_the_price_again",
+        ),
+        (
+            "intent-expiry",
+            " AND t.expire_time > g.create_time AND",
+            " AND",
+            "test_intent_needs_an_order_that_has_not_expired",
+        ),
+        (
+            "intent-version",
+            " AND t.submit_version = g.submit_version)",
+            ")",
+            "test_intent_locks_the_order test_intent_checks_the_other_attempts_again test_intent_compares_what_was_read "
+            "test_intent_waits_for_a_payment_that_becomes_a_case",
+        ),
+        (
+            "intent-counts",
+            "SET submit_version = submit_version + 1 WHERE",
+            "SET submit_version = submit_version WHERE",
+            "test_intent_locks_the_order test_intent_compares_what_was_read",
+        ),
+        (
+            "intent-held",
+            '    AND ({held("t.id")}) IS NULL FOR',
+            "    FOR",
+            "test_intent_needs_an_order_whose_money_is_not_held",
+        ),
+        (
+            "intent-account",
+            "\n  JOIN account ON account.id = g.account_id)",
+            ")",
+            "test_accounts.py::test_a_submit_waits_for_the_account_that_is_being_disabled",
+        ),
+        (
+            "intent-lock",
+            "IS NULL FOR NO KEY UPDATE OF t{skip})",
+            "IS NULL)",
+            "test_intent_locks_the_order test_intent_checks_the_price_again",
+        ),
+    ),
+    *guards(
+        "storage/attempts_submission.py",
+        "test_submits_together.py",
+        (
+            "submits-wait-for-nobody",
+            '_SKIP = " SKIP LOCKED"',
+            '_SKIP = ""',
+            "test_what_is_locked_does_not_hold_up_the_others[order] test_what_is_locked_does_not_hold_up_the_others[account] "
+            "test_an_answer_waits_for_nobody_but_by_itself",
+        ),
+        (
+            "intents-of-an-order",
+            "_first_of_each([intent.attempt.order_id for intent in intents])",
+            "list(range(len(intents)))",
+            "test_of_two_intents_of_an_order_the_first_is_stored",
+        ),
+        (
+            "answers-of-an-attempt",
+            "stored.pop(answer.attempt_id, None)",
+            "stored.get(answer.attempt_id)",
+            "test_of_two_answers_of_an_attempt_the_first_is_stored",
+        ),
+        (
+            "answer-state",
+            "WHERE id = ANY($1::uuid[]) AND state = ANY({states}) FOR",
+            "WHERE id = ANY($1::uuid[]) FOR",
+            "test_guards_attempts.py::test_answered_leaves_a_settled_attempt_alone test_an_answer_waits_for_nobody_but_by_itself",
+        ),
+        (
+            "answer-lock",
+            "AND state = ANY({states}) FOR NO KEY UPDATE{skip})",
+            "AND state = ANY({states}))",
+            "test_an_answer_waits_for_nobody_but_by_itself",
+        ),
+        (
+            "answer-own-values",
+            "  WHERE t.id = g.id AND",
+            "  WHERE",
+            "test_each_intent_and_each_answer_is_stored_with_its_own_values",
+        ),
+        (
+            "shown-order-as-it-is",
+            "return self.of_order == (state.value, amount, version, submit_version + submits, update_time)",
+            "return True",
+            "test_an_order_that_has_changed_meanwhile_is_read_again",
+        ),
+    ),
+    *guards(
+        "services/attempts_statements.py",
+        "test_submits_together.py",
+        (
+            "intent-left-out",
+            "return await rows.insert_attempt(connection, attempt, order, cause)",
+            "return False",
+            "test_what_is_locked_does_not_hold_up_the_others[order]",
+        ),
+    ),
+]
