@@ -212,12 +212,12 @@ NOTIFICATIONS: list[Mutant] = [
         ),
     ),
     *guards(
-        "services/notifications_delivery.py",
+        "services/notifications_signing.py",
         "test_reference_security.py",
         (
             "notification-signed",
-            'f"{number}.{timestamp}.{body}".encode()',
-            'f"{number}.{timestamp}".encode()',
+            'f"{number}.{timestamp}.".encode() + body',
+            'f"{number}.{timestamp}.".encode()',
             "test_S4_notifications_are_signed_and_state_the_event",
         ),
         control=False,
