@@ -146,7 +146,7 @@ NOTIFICATIONS: list[Mutant] = [
         "test_notifications_delivery.py",
         (
             "given-up-recorded",
-            "if outcome.task.id in changed:",
+            "if task.id in changed:",
             "if changed is not None:",
             "test_a_result_that_is_not_recorded_opens_no_case",
         ),

@@ -42,7 +42,7 @@ RECORD_SECONDS = 0.01
 """The shortest time between the beginnings of two statements with results, if several are waiting."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DeliveryResponse:
     """The answer of a receiver. `status` 0: there was none, and `text` is the reason.
 
@@ -63,14 +63,6 @@ class NotificationSender(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Outcome:
-    """What is recorded of a claimed notification."""
-
-    task: DueNotification
-    result: DeliveryResult
-
-
 class NotificationDelivery:
     """Claims, sends and records notifications. Several instances may run at once, in one process or in many."""
 
@@ -84,7 +76,7 @@ class NotificationDelivery:
             _JOB.name, context.clock, self._endpoints.places, due=self._due, take=self._take,
             key=lambda task: task.endpoint, work=self._deliver,
         )  # fmt: skip
-        self._outcomes: list[_Outcome] = []
+        self._outcomes: list[tuple[DueNotification, DeliveryResult]] = []
         self._recorder: asyncio.Task[None] | None = None
 
     async def deliver_due(self) -> int:
@@ -174,19 +166,22 @@ class NotificationDelivery:
         times: int = 1,
     ) -> None:
         """Add a result to those that are recorded together."""
-        answer, number = clean(response.text), encode(Prefix.NOTIFICATION, task.id)
-        received = event is NotificationEvent.RECEIVED
+        answer = clean(response.text)
         if response.blocked:
+            number = encode(Prefix.NOTIFICATION, task.id)
             log.warning("notification_blocked", task=number, app=task.app_key, url=task.notification_url, why=answer)
         if event is NotificationEvent.GIVE_UP:
-            log.error("notification_given_up", task=number, app=task.app_key, why=answer[:200])
-        problem = "" if received else f"HTTP {response.status}: {answer[:200]}" if response.status else answer[:500]
+            log.error("notification_given_up", task=encode(Prefix.NOTIFICATION, task.id), app=task.app_key, why=answer[:200])
+        if event is NotificationEvent.RECEIVED:
+            problem = ""
+        else:
+            problem = f"HTTP {response.status}: {answer[:200]}" if response.status else answer[:500]
         result = DeliveryResult(
             task_id=task.id, claimed_times=task.notify_times, event=event, next_notify_time=next_time, url=task.notification_url,
             http_status=response.status, duration_ms=int(seconds * 1000), answer=answer,
             at=self._context.now(), endpoint=_endpoint(task), problem=problem, times=times,
         )  # fmt: skip
-        self._outcomes.append(_Outcome(task, result))
+        self._outcomes.append((task, result))
         if self._recorder is None:
             self._recorder = asyncio.create_task(self._record())
 
@@ -237,18 +232,18 @@ class NotificationDelivery:
             if self._outcomes:
                 self._recorder = asyncio.create_task(self._record())
 
-    async def _store(self, batch: list[_Outcome]) -> None:
-        ended = [outcome for outcome in batch if outcome.result.event is NotificationEvent.GIVE_UP]
-        results = [outcome.result for outcome in batch]
+    async def _store(self, batch: list[tuple[DueNotification, DeliveryResult]]) -> None:
+        ended = [outcome for outcome in batch if outcome[1].event is NotificationEvent.GIVE_UP]
+        results = [result for _, result in batch]
         if not ended:
             async with self._context.database.connection() as connection:
                 await delivery_rows.record(connection, results)
             return
         async with self._context.database.transaction() as transaction:
             changed: set[UUID] = set(await delivery_rows.record(transaction, results))
-            for outcome in ended:
-                if outcome.task.id in changed:
-                    await self._cases.notification_given_up(transaction, outcome.task, outcome.result.problem)
+            for task, result in ended:
+                if task.id in changed:
+                    await self._cases.notification_given_up(transaction, task, result.problem)
 
 
 def _endpoint(task: DueNotification) -> str:
@@ -274,4 +269,6 @@ def is_received(rule: NotificationSuccess, received: DeliveryResponse) -> bool:
 
 def clean(text: str) -> str:
     """An answer in a form that can be stored: no NUL, no unpaired surrogates, at most 2,000 characters."""
+    if text.isascii() and "\0" not in text:
+        return text[:_ANSWER_KEPT]
     return text[:_ANSWER_KEPT].replace("\0", "").encode("utf-8", "replace").decode()

@@ -28,7 +28,7 @@ _RESULT_EVENTS = (
 _ENDS = (NotificationEvent.RECEIVED, NotificationEvent.GIVE_UP, NotificationEvent.SUPERSEDE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: to make one of these for each delivery would cost three times as much
 class DueNotification:
     """A claimed notification with the values of its app that the delivery needs. Secrets are sealed.
 
@@ -82,7 +82,7 @@ async def claim_due(
     return [to_model(DueNotification, row) for row in rows]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DeliveryResult:
     """The result of one claim. `times`: 1 if it was a delivery, 0 if nothing was sent. `problem`: empty if it was received.
 
