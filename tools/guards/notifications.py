@@ -164,6 +164,35 @@ NOTIFICATIONS: list[Mutant] = [
         ),
     ),
     *guards(
+        "workers/notification_posts.py",
+        "test_delivery_sender.py",
+        (
+            "post-header-lines",
+            'if lines.count("\\n") != len(headers) or lines.count("\\r") != len(headers):',
+            "if False:",
+            "test_a_header_cannot_begin_another_one",
+        ),
+        (
+            "post-early-answers",
+            "while 100 <= message.code < 200 and message.code != 101:",
+            "while False:",
+            "test_delivery_posts.py::test_an_early_answer_is_not_the_answer",
+        ),
+        (
+            "post-scheme",
+            'if parsed.scheme not in ("http", "https"):',
+            "if False:",
+            "test_invalid_urls",
+        ),
+        (
+            "post-answer-in-parts",
+            "    if content.is_eof():\n",
+            "    if True:\n",
+            "test_an_answer_in_parts_is_read_to_its_end",
+        ),
+        control=False,
+    ),
+    *guards(
         "services/callbacks.py",
         "test_guards_callbacks.py",
         (

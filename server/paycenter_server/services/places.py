@@ -161,18 +161,19 @@ class Places(Generic[K]):
     def ahead(self, key: K) -> int:
         """How much may be claimed of a key ahead of its places."""
         known = self._known.get(key)
-        return self._limits.ahead * known.places if known is not None and self._may_repeat(key, known) else 0
+        return self._limits.ahead * known.places if known is not None and self._may_repeat(known) else 0
 
     def reserve_again(self, key: K) -> bool:
         """Reserve a place for what was claimed ahead, if nobody else has to wait for it. Otherwise `reserve` decides."""
         known = self._known.get(key)
-        if known is None or known.in_progress >= known.places or not self._may_repeat(key, known):
+        if known is None or known.in_progress >= known.places or not self._may_repeat(known):
             return False
         self._take(key, 1)
         return True
 
-    def _may_repeat(self, key: K, known: _Key) -> bool:
-        return known.fast and 2 * self._in_progress <= self._limits.total and not self.breakers.is_open(key)
+    def _may_repeat(self, known: _Key) -> bool:
+        # A key whose last call was not answered is not fast.
+        return known.fast and 2 * self._in_progress <= self._limits.total
 
     def _free(self, key: K, now: datetime) -> int:
         known, breaker = self._get(key, now), self.breakers.get(key)
