@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from paycenter_server.services.claims import AHEAD_ROWS, AHEAD_TIME, Claims
@@ -90,6 +91,10 @@ class Job:
         for row in rows or list(self.waiting):
             self.waiting[row].set()
 
+    def has_done(self, row: str) -> bool:
+        """Whether a row is done, and all places of its key are in use again."""
+        return row in self.done and len(self.waiting) == 4
+
     async def ended(self) -> None:
         """Everything that was claimed has ended."""
         settling = asyncio.ensure_future(self.claims.settle())
@@ -116,7 +121,7 @@ async def test_a_place_that_becomes_free_is_taken_without_a_claim() -> None:
     for number in range(3):
         row = next(iter(job.waiting))
         job.end(row)
-        await eventually(lambda row=row: row in job.done and len(job.waiting) == 4)  # type: ignore[misc]
+        await eventually(partial(job.has_done, row))
         assert job.claims._ahead.of("a") == 7 - number
     assert len(job.asked) == asked
 
@@ -154,7 +159,7 @@ async def test_what_has_waited_too_long_is_left_to_its_lease() -> None:
     old = {f"a {number}" for number in range(1, 1 + job._taken["a"])} - set(job.begun)
     assert len(old) == 8
     job.end()
-    await eventually(lambda: len(job.waiting) == 4)
+    await eventually(lambda: len(job.done) == 8 and len(job.waiting) == 4)
     assert not old & set(job.begun)
     job.claims.stop()
     await job.ended()
@@ -197,9 +202,9 @@ async def test_what_waits_for_a_key_that_is_slow_now_gets_its_places_first() -> 
     job.seconds = 5.0
     asked, waiting = len(job.asked), {f"a {number}" for number in range(1, 1 + job._taken["a"])} - set(job.begun)
     for _ in range(2):
-        done = len(job.done)
+        last = list(job.waiting)[-1]
         job.end()
-        await eventually(lambda done=done: len(job.done) == done + 4 and len(job.waiting) == 4)  # type: ignore[misc]
+        await eventually(partial(job.has_done, last))
     assert waiting <= set(job.begun)
     assert len(job.asked) == asked
     job.end()

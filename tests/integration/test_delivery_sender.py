@@ -311,6 +311,12 @@ async def test_an_allowed_name_and_literal_work(receiver: Receiver, sender: Aioh
         assert (await sender.send(f"http://{host}:{port}/", {}, b"{}")).status == 200
 
 
+async def test_only_http_is_spoken(receiver: Receiver, sender: AiohttpNotificationSender) -> None:
+    for scheme in ("ftp", "ws", "tcp"):
+        assert (await sender.send(receiver.url.replace("http", scheme), {}, b"{}")).status == 0
+    assert receiver.requests == []
+
+
 async def test_invalid_urls(sender: AiohttpNotificationSender) -> None:
     for url in (
         "",

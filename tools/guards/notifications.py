@@ -182,7 +182,7 @@ NOTIFICATIONS: list[Mutant] = [
             "post-scheme",
             'if parsed.scheme not in ("http", "https"):',
             "if False:",
-            "test_invalid_urls",
+            "test_only_http_is_spoken",
         ),
         (
             "post-answer-in-parts",

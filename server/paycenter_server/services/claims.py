@@ -1,8 +1,11 @@
 """Claims of due rows by key: by the endpoint of a notification, or by the account of an attempt or refund.
 
 A claim takes no more than the free places of a key (`services/places.py`), so that a key that hangs delays no other. The work on
-each claimed row is a task that begins at once. A pass ends when nothing more can be claimed, not when the work is done; while a key
-has more due than places, one task claims for it as places become free.
+each claimed row begins at once. A pass ends when nothing more can be claimed, not when the work is done; while a key has more due
+than places, one task claims for it as places become free.
+
+Of a key that answers quickly, more may be claimed ahead. It waits in memory, and each place of the key that becomes free takes the
+next row, without waiting for a claim.
 """
 
 from __future__ import annotations
@@ -86,7 +89,8 @@ class Claims(Generic[K, T]):
     """The claims of one job. Several may run at once, in one process or in many.
 
     `due`: the keys that have due rows. `take`: claims up to so many rows of each key, moves their time by the lease, and returns
-    them. `key`: the key under which a row was claimed. `work`: the work on a row, which releases its place.
+    them; the lease is longer than AHEAD_TIME and the work. `key`: the key under which a row was claimed. `work`: the work on a row,
+    which releases its place.
     """
 
     def __init__(
