@@ -55,6 +55,9 @@ class Job:
             "test", self.clock, self.places, due=self.due, take=self.take, key=lambda row: row.split()[0], work=self.work
         )
         self._taken: Counter[str] = Counter()
+        self.answered = asyncio.Event()
+        """Statements are answered."""
+        self.answered.set()
         self._answers = True
 
     async def due(self) -> list[str]:
@@ -62,6 +65,7 @@ class Job:
 
     async def take(self, places: Mapping[str, int]) -> list[str]:
         self.asked.append(dict(places))
+        await self.answered.wait()
         rows = []
         for key, count in places.items():
             for _ in range(min(count, self.left[key])):
@@ -135,6 +139,27 @@ async def test_a_place_that_becomes_free_is_taken_without_a_claim() -> None:
     assert sorted(job.begun, key=lambda row: int(row.split()[1])) == [f"a {number}" for number in range(1, 101)]
     assert max(sum(places.values()) for places in job.asked) <= 4 + 8
     assert len(job.asked) < 100 / 4
+
+
+async def test_two_claims_at_the_same_time_claim_ahead_once() -> None:
+    """The pass of a wake-up claims while the claimer waits for its statement."""
+    job = Job(left=Counter(a=100))
+    await job.claims.start_due()
+    await eventually(lambda: len(job.waiting) == 4)
+    job.answered.clear()
+    asked = len(job.asked)
+    job.end()
+    await eventually(lambda: len(job.asked) == asked + 1)
+    assert job.asked[-1] == {"a": 12}
+    second = asyncio.ensure_future(job.claims.start_due())
+    await eventually(second.done)
+    assert len(job.asked) == asked + 1
+    job.answered.set()
+    await eventually(lambda: len(job.waiting) == 4)
+    assert job.claims._ahead.count == 8
+    assert not job.claims._ahead.coming
+    job.claims.stop()
+    await job.ended()
 
 
 async def test_a_new_key_and_one_that_is_slow_claim_nothing_ahead() -> None:

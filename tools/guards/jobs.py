@@ -48,9 +48,15 @@ JOBS: list[Mutant] = [
         ),
         (
             "ahead-rows",
-            "more = min(self._places.ahead(key) - self._ahead.of(key), room)",
-            "more = self._places.ahead(key) - self._ahead.of(key)",
+            "- self._ahead.coming[key], room), 0)",
+            "- self._ahead.coming[key], AHEAD_ROWS), 0)",
             "test_so_many_rows_wait_in_memory_at_most",
+        ),
+        (
+            "ahead-coming",
+            "        return 2 * (self._ahead.of(key) + self._ahead.coming[key]) <= ahead",
+            "        return 2 * self._ahead.of(key) <= ahead",
+            "test_two_claims_at_the_same_time_claim_ahead_once",
         ),
         (
             "ahead-first",

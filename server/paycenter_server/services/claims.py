@@ -11,7 +11,7 @@ next row, without waiting for a claim.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -35,11 +35,15 @@ AHEAD_ROWS = 512
 
 
 class _Ahead(Generic[K, T]):
-    """Rows that were claimed ahead of their places, by key, each with the time before its claim. The oldest is the first."""
+    """Rows that were claimed ahead of their places, by key, each with the time before its claim. The oldest is the first.
+
+    `coming`: how many more of each key the claims in progress may bring.
+    """
 
     def __init__(self) -> None:
         self._rows: dict[K, deque[tuple[datetime, T]]] = {}
         self.count = 0
+        self.coming: Counter[K] = Counter()
 
     def keys(self) -> Collection[K]:
         """The keys that have rows."""
@@ -152,9 +156,10 @@ class Claims(Generic[K, T]):
                 while free[key] and (waiting := self._ahead.pop(key)) is not None:
                     free[key] -= 1
                     self._start(key, waiting)
-            asked = self._asked(due, free)
-            left = dict(asked)
-            rows = await self._take(asked) if asked else []
+            more = self._more(due)
+            asked = Counter[K](free) + more  # without the keys of which nothing is asked
+            rows = await self._take_all(asked, more)
+            left = Counter(asked)
             for row in rows:
                 key = self._key(row)
                 left[key] -= 1
@@ -171,7 +176,7 @@ class Claims(Generic[K, T]):
             # Places may have become free during the statement.
             while (waiting := self._next(key)) is not None:
                 self._start(key, waiting)
-            if left.get(key, 0) == 0 and not self._places.breakers.is_open(key):
+            if left[key] == 0 and not self._places.breakers.is_open(key):
                 self._backlog.add(key)
             else:
                 self._backlog.discard(key)
@@ -179,20 +184,28 @@ class Claims(Generic[K, T]):
             self._claimer = asyncio.create_task(self._claim_backlog())
         return len(rows)
 
-    def _asked(self, due: Iterable[K], free: Mapping[K, int]) -> dict[K, int]:
-        """How many rows of each key to claim: for its free places and, if little of it waits in memory, ahead of them."""
-        asked, room = {key: places for key, places in free.items() if places}, AHEAD_ROWS - self._ahead.count
+    async def _take_all(self, asked: Counter[K], more: Counter[K]) -> Sequence[T]:
+        self._ahead.coming += more
+        try:
+            return await self._take(asked) if asked else []
+        finally:
+            self._ahead.coming -= more  # which removes the keys of which nothing comes
+
+    def _more(self, due: Iterable[K]) -> Counter[K]:
+        """How many rows of each key to claim ahead: of those of which little waits in memory."""
+        more, room = Counter[K](), AHEAD_ROWS - self._ahead.count - self._ahead.coming.total()
         for key in due:
-            more = min(self._places.ahead(key) - self._ahead.of(key), room)
-            if more > 0 and self._is_low(key):
-                asked[key] = asked.get(key, 0) + more
-                room -= more
-        return asked
+            if self._is_low(key):
+                more[key] = max(min(self._places.ahead(key) - self._ahead.of(key) - self._ahead.coming[key], room), 0)
+                room -= more[key]
+        return more
 
     def _is_low(self, key: K) -> bool:
         """Whether it is time to claim of a key."""
         ahead = self._places.ahead(key)
-        return 2 * self._ahead.of(key) <= ahead if ahead else self._places.mostly_free((key,))
+        if not ahead:
+            return self._places.mostly_free((key,))
+        return 2 * (self._ahead.of(key) + self._ahead.coming[key]) <= ahead
 
     def _start(self, key: K, row: T) -> None:
         task = asyncio.create_task(self._work_on(key, row))
