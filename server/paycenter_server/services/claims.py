@@ -54,6 +54,10 @@ class _Ahead(Generic[K, T]):
         rows = self._rows.get(key)
         return len(rows) if rows is not None else 0
 
+    def expected(self, key: K) -> int:
+        """The number of rows of a key, with those that the claims in progress may bring."""
+        return self.of(key) + self.coming[key]
+
     def oldest(self, key: K) -> datetime:
         """When the first row of a key, of which there is one, was claimed."""
         return self._rows[key][0][0]
@@ -196,7 +200,7 @@ class Claims(Generic[K, T]):
         more, room = Counter[K](), AHEAD_ROWS - self._ahead.count - self._ahead.coming.total()
         for key in due:
             if self._is_low(key):
-                more[key] = max(min(self._places.ahead(key) - self._ahead.of(key) - self._ahead.coming[key], room), 0)
+                more[key] = max(min(self._places.ahead(key) - self._ahead.expected(key), room), 0)
                 room -= more[key]
         return more
 
@@ -205,7 +209,7 @@ class Claims(Generic[K, T]):
         ahead = self._places.ahead(key)
         if not ahead:
             return self._places.mostly_free((key,))
-        return 2 * (self._ahead.of(key) + self._ahead.coming[key]) <= ahead
+        return 2 * self._ahead.expected(key) <= ahead
 
     def _start(self, key: K, row: T) -> None:
         task = asyncio.create_task(self._work_on(key, row))
