@@ -9,9 +9,11 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
+from paycenter_server.workers.notification_posts import Deadlines
 from paycenter_server.workers.notification_sender import AddressGuard, AiohttpNotificationSender, parse_networks
 from support.grpc_rig import write_pem
 from support.system import FakeClock
+from support.waiting import ended, eventually, pause
 
 
 @pytest.fixture
@@ -83,3 +85,56 @@ async def test_a_certificate_that_nobody_has_signed_is_refused(sender: AiohttpNo
     assert received.status == 0
     assert "CERTIFICATE_VERIFY_FAILED" in received.text
     assert not any(seen)
+
+
+async def test_the_timer_of_a_block_that_has_ended_ends_the_next_one_in_its_time() -> None:
+    deadlines, loop = Deadlines(0.1), asyncio.get_running_loop()
+    with deadlines.next():
+        await pause(0.05)
+    for _ in range(2):
+        begun = loop.time()
+        with pytest.raises(TimeoutError), deadlines.next():
+            await asyncio.Event().wait()
+        assert loop.time() - begun > 0.09
+    task = asyncio.current_task()
+    assert task is not None
+    assert not task.cancelling()
+
+
+async def test_blocks_at_the_same_time_end_each_by_itself() -> None:
+    deadlines, go_on = Deadlines(0.1), asyncio.Event()
+
+    async def wait(event: asyncio.Event) -> str:
+        with deadlines.next():
+            await event.wait()
+        return "in time"
+
+    tasks = [asyncio.create_task(wait(event)) for event in (asyncio.Event(), go_on, asyncio.Event())]
+    await eventually(lambda: len(deadlines._blocks) == 3)
+    go_on.set()
+    found = await ended(tasks)
+    assert [type(one) for one in found] == [TimeoutError, str, TimeoutError]
+    assert not deadlines._blocks
+
+
+@pytest.mark.parametrize("expires", [False, True])
+async def test_a_task_that_is_cancelled_is_no_timeout(expires: bool) -> None:
+    """Also if both happen at the same time."""
+    deadlines = Deadlines(10)
+
+    async def wait() -> None:
+        with deadlines.next():
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(wait())
+    (block,) = await eventually(lambda: list(deadlines._blocks))
+    if expires:
+        block.expire()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_an_error_in_a_block_is_not_changed() -> None:
+    with pytest.raises(OSError, match="refused"), Deadlines(10).next():
+        raise OSError("refused")
