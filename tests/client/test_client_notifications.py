@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paycenter.money import fen_to_yuan, yuan_to_fen
 from paycenter.notifications import NotificationError, NotificationVerifier
-from paycenter_server.services.notifications_delivery import sign
+from paycenter_server.services.notifications_signing import key_of, sign
 from standardwebhooks.webhooks import Webhook
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
@@ -68,7 +68,7 @@ def test_a_body_without_an_object_or_a_version_is_refused(wrong: dict[str, Any])
 
 def test_what_the_server_signs_both_verify() -> None:
     stamp = int(time.time())
-    headers = {"webhook-id": "N2", "webhook-timestamp": str(stamp), "webhook-signature": sign(SECRET, "N2", stamp, BODY.decode())}
+    headers = {"webhook-id": "N2", "webhook-timestamp": str(stamp), "webhook-signature": sign(key_of(SECRET), "N2", stamp, BODY)}
     assert NotificationVerifier(SECRET).verify(headers, BODY).id == "N2"
     assert Webhook(SECRET).verify(BODY, headers) == PAYLOAD
 
@@ -145,7 +145,7 @@ def test_tolerance() -> None:
 @pytest.mark.parametrize("stamp", ["nan", "1e9", "-1", " 1", "1.5", "１"])
 def test_a_timestamp_is_whole_seconds(stamp: str) -> None:
     headers = signed()
-    mac = sign(SECRET, "N1", stamp, BODY.decode())  # type: ignore[arg-type]
+    mac = sign(key_of(SECRET), "N1", stamp, BODY)  # type: ignore[arg-type]
     with pytest.raises(NotificationError, match="seconds"):
         NotificationVerifier(SECRET).verify({**headers, "webhook-timestamp": stamp, "webhook-signature": mac}, BODY)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import ipaddress
 import time
@@ -93,6 +94,19 @@ async def test_a_compressed_answer_is_cut_as_well(receiver: Receiver, sender: Ai
     assert time.monotonic() - started < 0.4
 
 
+async def test_an_answer_in_parts_is_read_to_its_end(receiver: Receiver, sender: AiohttpNotificationSender) -> None:
+    async def parts(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for part in (b"one ", b"two ", b"three"):
+            await response.write(part)
+            await pause()
+        return response
+
+    receiver.answer = parts
+    assert (await sender.send(receiver.url, {}, b"{}")).text == "one two three"
+
+
 async def test_an_answer_that_never_ends(receiver: Receiver, sender: AiohttpNotificationSender) -> None:
     async def drip(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
@@ -167,6 +181,21 @@ async def test_an_invalid_retry_after_is_ignored(receiver: Receiver, sender: Aio
     received = await sender.send(receiver.url, {}, b"{}")
     assert received.status == 503
     assert received.retry_after is None or received.retry_after >= 0
+
+
+async def test_a_name_and_password_in_the_url_are_sent(receiver: Receiver, sender: AiohttpNotificationSender) -> None:
+    url = receiver.url.replace("http://", "http://shop:secret@")
+    assert (await sender.send(f"{url}/notify", {}, b"{}")).status == 200
+    path, headers, _ = receiver.requests[0]
+    assert (path, headers["Authorization"]) == ("/notify", "Basic " + base64.b64encode(b"shop:secret").decode())
+    assert headers["Host"] == receiver.url.removeprefix("http://")
+
+
+async def test_a_header_cannot_begin_another_one(receiver: Receiver, sender: AiohttpNotificationSender) -> None:
+    for value in ("N1\r\nx: y", "N1\nx: y", "N1\rx: y"):
+        received = await sender.send(receiver.url, {"webhook-id": value, "a": "b"}, b"{}")
+        assert (received.status, received.text) == (0, "ValueError: a header has a line break")
+    assert receiver.requests == []
 
 
 @pytest.mark.parametrize(
@@ -280,6 +309,12 @@ async def test_an_allowed_name_and_literal_work(receiver: Receiver, sender: Aioh
     port = receiver.url.rpartition(":")[2]
     for host in ("127.0.0.1", "localhost"):
         assert (await sender.send(f"http://{host}:{port}/", {}, b"{}")).status == 200
+
+
+async def test_only_http_is_spoken(receiver: Receiver, sender: AiohttpNotificationSender) -> None:
+    for scheme in ("ftp", "ws", "tcp"):
+        assert (await sender.send(receiver.url.replace("http", scheme), {}, b"{}")).status == 0
+    assert receiver.requests == []
 
 
 async def test_invalid_urls(sender: AiohttpNotificationSender) -> None:

@@ -26,6 +26,70 @@ JOBS: list[Mutant] = [
         ),
     ),
     *guards(
+        "services/claims.py",
+        "test_claims_ahead.py",
+        (
+            "ahead-age",
+            "if self._ahead.oldest(key) < self._clock.now() - AHEAD_TIME or not",
+            "if not",
+            "test_what_has_waited_too_long_is_left_to_its_lease",
+        ),
+        (
+            "ahead-age-at-a-claim",
+            "self._left_to_lease(self._ahead.drop_old(now - AHEAD_TIME))",
+            "pass",
+            "test_what_has_waited_too_long_is_left_to_its_lease",
+        ),
+        (
+            "ahead-breaker",
+            "            self._left_to_lease(self._ahead.drop(key))\n",
+            "            pass\n",
+            "test_what_waits_for_a_key_whose_breaker_opens_is_left_to_its_lease",
+        ),
+        (
+            "ahead-rows",
+            "self._ahead.expected(key), room), 0)",
+            "self._ahead.expected(key), AHEAD_ROWS), 0)",
+            "test_so_many_rows_wait_in_memory_at_most",
+        ),
+        (
+            "ahead-coming",
+            "        return self.of(key) + self.coming[key]",
+            "        return self.of(key)",
+            "test_two_claims_at_the_same_time_claim_ahead_once",
+        ),
+        (
+            "ahead-first",
+            "                while free[key] and (waiting := self._ahead.pop(key)) is not None:",
+            "                while False and (waiting := self._ahead.pop(key)) is not None:",
+            "test_what_waits_for_a_key_that_is_slow_now_gets_its_places_first",
+        ),
+    ),
+    *guards(
+        "services/places.py",
+        "test_claims_ahead.py",
+        (
+            "ahead-places",
+            "if known is None or known.in_progress >= known.places or not",
+            "if known is None or not",
+            "test_a_place_that_becomes_free_is_taken_without_a_claim "
+            "test_a_place_is_reserved_again_only_within_the_places_of_a_key",
+        ),
+        (
+            "ahead-fast",
+            "return known.fast and 2 * self._in_progress <= self._limits.total",
+            "return 2 * self._in_progress <= self._limits.total",
+            "test_a_new_key_and_one_that_is_slow_claim_nothing_ahead "
+            "test_a_place_is_reserved_again_only_within_the_places_of_a_key",
+        ),
+        (
+            "ahead-half",
+            "return known.fast and 2 * self._in_progress <= self._limits.total",
+            "return known.fast",
+            "test_while_places_are_short_nobody_takes_his_own_again",
+        ),
+    ),
+    *guards(
         "services/places.py",
         "test_places.py",
         (

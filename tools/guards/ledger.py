@@ -110,15 +110,15 @@ LEDGER: list[Mutant] = [
         "test_event_ledger.py",
         (
             "noted-ends",
-            "USING (id) WHERE moved.event = ANY($15)",
-            "USING (id) WHERE moved.event = ANY($15) AND false",
+            "FROM moved WHERE event = ANY($15)",
+            "FROM moved WHERE event = ANY($15) AND false",
             "test_the_end_of_a_notification_is_in_the_ledger_and_a_failed_delivery_is_not "
             "test_a_notification_that_is_superseded_is_in_the_ledger[delivery]",
         ),
         (
             "noted-only-ends",
-            "USING (id) WHERE moved.event = ANY($15)",
-            "USING (id) WHERE $15::text[] IS NOT NULL",
+            "FROM moved WHERE event = ANY($15)",
+            "FROM moved WHERE $15::text[] IS NOT NULL",
             "test_the_end_of_a_notification_is_in_the_ledger_and_a_failed_delivery_is_not",
         ),
     ),

@@ -146,7 +146,7 @@ NOTIFICATIONS: list[Mutant] = [
         "test_notifications_delivery.py",
         (
             "given-up-recorded",
-            "if outcome.task.id in changed:",
+            "if task.id in changed:",
             "if changed is not None:",
             "test_a_result_that_is_not_recorded_opens_no_case",
         ),
@@ -162,6 +162,54 @@ NOTIFICATIONS: list[Mutant] = [
             "claim_due(connection, now, now + LEASE",
             "test_what_waits_for_a_breaker_ends_all_the_same",
         ),
+    ),
+    *guards(
+        "workers/notification_posts.py",
+        "test_delivery_sender.py",
+        (
+            "post-header-lines",
+            'if lines.count("\\n") != len(headers) or lines.count("\\r") != len(headers):',
+            "if False:",
+            "test_a_header_cannot_begin_another_one",
+        ),
+        (
+            "post-early-answers",
+            "while 100 <= message.code < 200 and message.code != 101:",
+            "while False:",
+            "test_delivery_posts.py::test_an_early_answer_is_not_the_answer",
+        ),
+        (
+            "post-deadline-cancelled",
+            "if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:",
+            "if kind is asyncio.CancelledError:",
+            "test_delivery_posts.py::test_a_task_that_is_cancelled_is_no_timeout[False] "
+            "test_delivery_posts.py::test_a_task_that_is_cancelled_is_no_timeout[True]",
+        ),
+        (
+            "post-deadline-both",
+            "if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:",
+            "if self._expired and kind is asyncio.CancelledError:",
+            "test_delivery_posts.py::test_a_task_that_is_cancelled_is_no_timeout[True]",
+        ),
+        (
+            "post-deadline-own",
+            "            if block.due > now + _TICK:",
+            "            if False:",
+            "test_delivery_posts.py::test_the_timer_of_a_block_that_has_ended_ends_the_next_one_in_its_time",
+        ),
+        (
+            "post-scheme",
+            'if parsed.scheme not in ("http", "https"):',
+            "if False:",
+            "test_only_http_is_spoken",
+        ),
+        (
+            "post-answer-in-parts",
+            "    if content.is_eof():\n",
+            "    if True:\n",
+            "test_an_answer_in_parts_is_read_to_its_end",
+        ),
+        control=False,
     ),
     *guards(
         "services/callbacks.py",
@@ -212,12 +260,12 @@ NOTIFICATIONS: list[Mutant] = [
         ),
     ),
     *guards(
-        "services/notifications_delivery.py",
+        "services/notifications_signing.py",
         "test_reference_security.py",
         (
             "notification-signed",
-            'f"{number}.{timestamp}.{body}".encode()',
-            'f"{number}.{timestamp}".encode()',
+            'f"{number}.{timestamp}.".encode() + body',
+            'f"{number}.{timestamp}.".encode()',
             "test_S4_notifications_are_signed_and_state_the_event",
         ),
         control=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -26,6 +27,7 @@ _SPECIAL_IPV6 = tuple(
 _PORTS = {"http": 80, "https": 443}
 
 
+@lru_cache(maxsize=1024)
 def endpoint_of(url: str) -> str:
     """The endpoint of an http or https URL: `scheme://host:port` in lower case, with the scheme's port if the URL names none.
 

@@ -29,7 +29,7 @@ from paycenter_server.services.audit import Act, record
 from paycenter_server.services.context import Context
 from paycenter_server.services.credentials import make_credential
 from paycenter_server.services.identity import Caller, Identity
-from paycenter_server.services.notifications_delivery import secret_place
+from paycenter_server.services.notifications_signing import secret_place
 from paycenter_server.services.paging import Page, Pager
 from paycenter_server.services.secrets import new_notification_secret
 from paycenter_server.storage import apps as app_rows

@@ -27,7 +27,7 @@ from paycenter_server.services import channels_errors, orders_errors
 from paycenter_server.services.attempts_submission import NewSubmission, Submission
 from paycenter_server.services.context import Context
 from paycenter_server.services.identity import Caller, Identity
-from paycenter_server.services.notifications_delivery import secret_place
+from paycenter_server.services.notifications_signing import secret_place
 from paycenter_server.services.orders import Orders
 from paycenter_server.storage import apps as app_rows
 from paycenter_server.storage import attempts as attempt_rows

@@ -1,15 +1,20 @@
 """Claims of due rows by key: by the endpoint of a notification, or by the account of an attempt or refund.
 
 A claim takes no more than the free places of a key (`services/places.py`), so that a key that hangs delays no other. The work on
-each claimed row is a task that begins at once. A pass ends when nothing more can be claimed, not when the work is done; while a key
-has more due than places, one task claims for it as places become free.
+each claimed row begins at once. A pass ends when nothing more can be claimed, not when the work is done; while a key has more due
+than places, one task claims for it as places become free.
+
+Of a key that answers quickly, more may be claimed ahead. It waits in memory, and each place of the key that becomes free takes the
+next row, without waiting for a claim.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -23,13 +28,77 @@ log = structlog.get_logger(__name__)
 
 # Completions within this time share a claim, unless half of the places of a key are free before.
 _GATHER_SECONDS = 0.01
+# What was claimed ahead and has not got a place within this time is left to its lease, of which enough must be left for the work.
+AHEAD_TIME = timedelta(seconds=5)
+AHEAD_ROWS = 512
+"""The most rows of a job that wait in memory."""
+
+
+class _Ahead(Generic[K, T]):
+    """Rows that were claimed ahead of their places, by key, each with the time before its claim. The oldest is the first.
+
+    `coming`: how many more of each key the claims in progress may bring.
+    """
+
+    def __init__(self) -> None:
+        self._rows: dict[K, deque[tuple[datetime, T]]] = {}
+        self.count = 0
+        self.coming: Counter[K] = Counter()
+
+    def keys(self) -> Collection[K]:
+        """The keys that have rows."""
+        return self._rows.keys()
+
+    def of(self, key: K) -> int:
+        """The number of rows of a key."""
+        rows = self._rows.get(key)
+        return len(rows) if rows is not None else 0
+
+    def expected(self, key: K) -> int:
+        """The number of rows of a key, with those that the claims in progress may bring."""
+        return self.of(key) + self.coming[key]
+
+    def oldest(self, key: K) -> datetime:
+        """When the first row of a key, of which there is one, was claimed."""
+        return self._rows[key][0][0]
+
+    def add(self, key: K, claimed: datetime, row: T) -> None:
+        """Add a row."""
+        self._rows.setdefault(key, deque()).append((claimed, row))
+        self.count += 1
+
+    def pop(self, key: K) -> T | None:
+        """Remove the first row of a key and return it; None if there is none."""
+        rows = self._rows.get(key)
+        if rows is None:
+            return None
+        self.count -= 1
+        _, row = rows.popleft()
+        if not rows:
+            del self._rows[key]
+        return row
+
+    def drop(self, key: K) -> int:
+        """Remove all rows of a key. Their number."""
+        dropped = len(self._rows.pop(key, ()))
+        self.count -= dropped
+        return dropped
+
+    def drop_old(self, since: datetime) -> int:
+        """Remove what was claimed before `since`. The number."""
+        before = self.count
+        for key in list(self._rows):
+            while self.of(key) and self.oldest(key) < since:
+                self.pop(key)
+        return before - self.count
 
 
 class Claims(Generic[K, T]):
     """The claims of one job. Several may run at once, in one process or in many.
 
     `due`: the keys that have due rows. `take`: claims up to so many rows of each key, moves their time by the lease, and returns
-    them. `key`: the key under which a row was claimed. `work`: the work on a row, which releases its place.
+    them; the lease is longer than AHEAD_TIME and the work. `key`: the key under which a row was claimed. `work`: the work on a row,
+    which releases its place.
     """
 
     def __init__(
@@ -52,6 +121,7 @@ class Claims(Generic[K, T]):
         self._work = work
         self._working: set[asyncio.Task[None]] = set()
         self._backlog: set[K] = set()
+        self._ahead = _Ahead[K, T]()
         self._freed = asyncio.Event()
         self._mostly_free = asyncio.Event()
         self._claimer: asyncio.Task[None] | None = None
@@ -77,42 +147,112 @@ class Claims(Generic[K, T]):
         return started
 
     async def _claim(self, keys: Iterable[K]) -> int:
-        """Claim for the free places of these keys, and start the work. Those that may have more are the backlog."""
-        wanted = list(keys)
-        places = self._places.reserve(wanted, self._clock.now())
-        left = dict(places)
+        """Claim for the free places of these keys, and ahead of them, and start the work. Those that may have more are the backlog.
+
+        What was claimed ahead gets a place before anything else is claimed.
+        """
+        due, now = list(keys), self._clock.now()
+        self._left_to_lease(self._ahead.drop_old(now - AHEAD_TIME))
+        free = self._places.reserve([*due, *self._ahead.keys()], now)
+        rows: Sequence[T] = []
         try:
-            rows = await self._take(places) if places else []
+            for key in free:
+                while free[key] and (waiting := self._ahead.pop(key)) is not None:
+                    free[key] -= 1
+                    self._start(key, waiting)
+            more = self._more(due)
+            asked = Counter[K](free) + more  # without the keys of which nothing is asked
+            rows = await self._take_all(asked, more)
+            left = Counter(asked)
             for row in rows:
-                left[self._key(row)] -= 1
-                task = asyncio.create_task(self._work(row))
-                self._working.add(task)
-                task.add_done_callback(partial(self._ended, self._key(row)))
+                key = self._key(row)
+                left[key] -= 1
+                if free.get(key):
+                    free[key] -= 1
+                    self._start(key, row)
+                else:
+                    self._ahead.add(key, now, row)
         finally:
-            for key, unused in left.items():
+            for key, unused in free.items():
                 self._places.give_back(key, unused)
         self.started += len(rows)
-        for key in wanted:
-            if left.get(key, 0) == 0 and not self._places.breakers.is_open(key):
+        for key in due:
+            # Places may have become free during the statement.
+            while (waiting := self._next(key)) is not None:
+                self._start(key, waiting)
+            if left[key] == 0 and not self._places.breakers.is_open(key):
                 self._backlog.add(key)
             else:
                 self._backlog.discard(key)
-        if self._backlog and self._claimer is None and not self._stopping:
+        if (self._backlog or self._ahead.count) and self._claimer is None and not self._stopping:
             self._claimer = asyncio.create_task(self._claim_backlog())
         return len(rows)
+
+    async def _take_all(self, asked: Counter[K], more: Counter[K]) -> Sequence[T]:
+        self._ahead.coming += more
+        try:
+            return await self._take(asked) if asked else []
+        finally:
+            self._ahead.coming -= more  # which removes the keys of which nothing comes
+
+    def _more(self, due: Iterable[K]) -> Counter[K]:
+        """How many rows of each key to claim ahead: of those of which little waits in memory."""
+        more, room = Counter[K](), AHEAD_ROWS - self._ahead.count - self._ahead.coming.total()
+        for key in due:
+            if self._is_low(key):
+                more[key] = max(min(self._places.ahead(key) - self._ahead.expected(key), room), 0)
+                room -= more[key]
+        return more
+
+    def _is_low(self, key: K) -> bool:
+        """Whether it is time to claim of a key."""
+        ahead = self._places.ahead(key)
+        if not ahead:
+            return self._places.mostly_free((key,))
+        return 2 * self._ahead.expected(key) <= ahead
+
+    def _start(self, key: K, row: T) -> None:
+        task = asyncio.create_task(self._work_on(key, row))
+        self._working.add(task)
+        task.add_done_callback(partial(self._ended, key))
+
+    async def _work_on(self, key: K, row: T | None) -> None:
+        """The work on a row, and then on those that were claimed ahead. A task for each of them would cost more."""
+        while row is not None:
+            try:
+                await self._work(row)
+            except Exception as error:
+                log.error("claimed_row_failed", job=self._job, exc_info=error)
+            row = self._next(key)
+            if row is not None and self._is_low(key):
+                self._freed.set()
+                self._mostly_free.set()
+
+    def _next(self, key: K) -> T | None:
+        """A row that was claimed ahead, with a place. None if there is none, or if the key has to wait for a claim."""
+        if not self._ahead.of(key):
+            return None
+        if self._places.breakers.is_open(key):
+            self._left_to_lease(self._ahead.drop(key))
+            return None
+        if self._ahead.oldest(key) < self._clock.now() - AHEAD_TIME or not self._places.reserve_again(key):
+            return None
+        return self._ahead.pop(key)
+
+    def _left_to_lease(self, rows: int) -> None:
+        if rows:
+            log.info("claimed_rows_left_to_their_lease", job=self._job, rows=rows)
 
     def _ended(self, key: K, task: asyncio.Task[None]) -> None:
         self._working.discard(task)
         self._freed.set()
-        if self._places.mostly_free((key,)):
+        if self._is_low(key):
             self._mostly_free.set()
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("claimed_row_failed", job=self._job, exc_info=error)
 
     async def _claim_backlog(self) -> None:
         """Claim as places become free, until no key has more due than places. Completions share claims."""
         try:
-            while self._backlog and not self._stopping:
+            while (self._backlog or self._ahead.count) and not self._stopping:
                 seconds = self._places.seconds_to_token(self._backlog, self._clock.now())
                 if self._working or seconds is not None:
                     # Not wait_for: on Python 3.11 it loses a cancellation that comes together with the event.
@@ -121,7 +261,7 @@ class Claims(Generic[K, T]):
                             await self._freed.wait()
                 self._freed.clear()
                 self._mostly_free.clear()
-                if not self._places.mostly_free(self._backlog):
+                if not any(map(self._is_low, self._backlog)):
                     with suppress(TimeoutError):
                         async with asyncio.timeout(_GATHER_SECONDS):
                             await self._mostly_free.wait()

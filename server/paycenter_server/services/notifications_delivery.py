@@ -1,17 +1,10 @@
-"""Delivery of notifications: claimed from PostgreSQL in batches, sent without a transaction, recorded in batches.
-
-The signature follows Standard Webhooks: `webhook-id`, `webhook-timestamp`, `webhook-signature: v1,<base64 HMAC-SHA256>` over
-`id.timestamp.body`, one signature for each valid secret.
-"""
+"""Delivery of notifications: claimed from PostgreSQL in batches, sent without a transaction, recorded in batches."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
-import hmac
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -20,7 +13,7 @@ from uuid import UUID
 import structlog
 
 from paycenter_server.domain.addresses import endpoint_of
-from paycenter_server.domain.apps import NotificationSuccess, valid_previous_secrets
+from paycenter_server.domain.apps import NotificationSuccess
 from paycenter_server.domain.events import Actor, ActorKind, acting
 from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.domain.schedule import NOTIFICATION_DELAYS, notification_delay
@@ -29,10 +22,9 @@ from paycenter_server.services.cases import Cases
 from paycenter_server.services.claims import Claims
 from paycenter_server.services.context import Context
 from paycenter_server.services.notifications_endpoints import Endpoints
-from paycenter_server.services.secrets import SecretBox
+from paycenter_server.services.notifications_signing import NotificationSigner
 from paycenter_server.storage import notifications_delivery as delivery_rows
 from paycenter_server.storage.notifications_delivery import DeliveryResult, DueNotification
-from paycenter_server.version import USER_AGENT
 
 log = structlog.get_logger(__name__)
 
@@ -44,9 +36,13 @@ _ANSWER_KEPT = 2000
 OPEN_BEFORE_GIVING_UP = timedelta(hours=1)
 GIVE_UP_AFTER = timedelta(seconds=sum(NOTIFICATION_DELAYS))
 _GIVE_UP_BATCH = 200
+RECORD_ROWS = 128
+"""The most results of one statement."""
+RECORD_SECONDS = 0.01
+"""The shortest time between the beginnings of two statements with results, if several are waiting."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DeliveryResponse:
     """The answer of a receiver. `status` 0: there was none, and `text` is the reason.
 
@@ -67,39 +63,20 @@ class NotificationSender(Protocol):
         ...
 
 
-def secret_place(app_id: UUID) -> str:
-    """The place to which the notification secret of an app is bound."""
-    return f"pay_app:{app_id}:notification_secret"
-
-
-def sign(secret: str, number: str, timestamp: int, body: str) -> str:
-    """One `v1,…` signature (Standard Webhooks); `secret` is `whsec_…`."""
-    key = base64.b64decode(secret.removeprefix("whsec_"))
-    mac = hmac.new(key, f"{number}.{timestamp}.{body}".encode(), hashlib.sha256)
-    return "v1," + base64.b64encode(mac.digest()).decode()
-
-
-@dataclass(slots=True)
-class _Outcome:
-    """What is recorded of a claimed notification."""
-
-    task: DueNotification
-    result: DeliveryResult
-
-
 class NotificationDelivery:
     """Claims, sends and records notifications. Several instances may run at once, in one process or in many."""
 
     def __init__(self, context: Context, sender: NotificationSender) -> None:
         self._context = context
         self._sender = sender
+        self._signer = NotificationSigner(context.box)
         self._cases = Cases(context)
         self._endpoints = Endpoints()
         self._claims = Claims[str, DueNotification](
             _JOB.name, context.clock, self._endpoints.places, due=self._due, take=self._take,
             key=lambda task: task.endpoint, work=self._deliver,
         )  # fmt: skip
-        self._outcomes: list[_Outcome] = []
+        self._outcomes: list[tuple[DueNotification, DeliveryResult]] = []
         self._recorder: asyncio.Task[None] | None = None
 
     async def deliver_due(self) -> int:
@@ -189,28 +166,32 @@ class NotificationDelivery:
         times: int = 1,
     ) -> None:
         """Add a result to those that are recorded together."""
-        answer, number = clean(response.text), encode(Prefix.NOTIFICATION, task.id)
-        received = event is NotificationEvent.RECEIVED
+        answer = clean(response.text)
         if response.blocked:
+            number = encode(Prefix.NOTIFICATION, task.id)
             log.warning("notification_blocked", task=number, app=task.app_key, url=task.notification_url, why=answer)
         if event is NotificationEvent.GIVE_UP:
-            log.error("notification_given_up", task=number, app=task.app_key, why=answer[:200])
-        problem = "" if received else f"HTTP {response.status}: {answer[:200]}" if response.status else answer[:500]
+            log.error("notification_given_up", task=encode(Prefix.NOTIFICATION, task.id), app=task.app_key, why=answer[:200])
+        if event is NotificationEvent.RECEIVED:
+            problem = ""
+        else:
+            problem = f"HTTP {response.status}: {answer[:200]}" if response.status else answer[:500]
         result = DeliveryResult(
             task_id=task.id, claimed_times=task.notify_times, event=event, next_notify_time=next_time, url=task.notification_url,
             http_status=response.status, duration_ms=int(seconds * 1000), answer=answer,
             at=self._context.now(), endpoint=_endpoint(task), problem=problem, times=times,
         )  # fmt: skip
-        self._outcomes.append(_Outcome(task, result))
+        self._outcomes.append((task, result))
         if self._recorder is None:
             self._recorder = asyncio.create_task(self._record())
 
     async def _post(self, task: DueNotification) -> DeliveryResponse:
-        headers = signed_headers(
-            self._context.box, encode(Prefix.NOTIFICATION, task.id), task.payload, self._context.now(), app_id=task.app_id,
-            secret=task.notification_secret, previous=task.notification_secrets_previous,
+        number, body = encode(Prefix.NOTIFICATION, task.id), task.payload.encode()
+        headers = self._signer.headers(
+            number, body, self._context.now(), app_id=task.app_id, secret=task.notification_secret,
+            previous=task.notification_secrets_previous,
         )  # fmt: skip
-        return await self._sender.send(task.notification_url, headers, task.payload.encode())
+        return await self._sender.send(task.notification_url, headers, body)
 
     def _judge(self, task: DueNotification, received: DeliveryResponse) -> tuple[NotificationEvent, datetime | None]:
         if is_received(task.notification_success, received):
@@ -227,10 +208,19 @@ class NotificationDelivery:
         return event, self._context.now() + delay
 
     async def _record(self) -> None:
-        """Record the results so far in one statement, and repeat until none is left."""
+        """Record the results so far in one statement, and repeat until none is left.
+
+        If several have come during a statement, the next one begins RECORD_SECONDS after it began, so that more share it. Nobody
+        waits for a record: what was sent is sent.
+        """
+        loop = asyncio.get_running_loop()
+        begun = 0.0
         try:
             while self._outcomes:
-                batch, self._outcomes = self._outcomes[:500], self._outcomes[500:]
+                if 1 < len(self._outcomes) < RECORD_ROWS and (seconds := begun + RECORD_SECONDS - loop.time()) > 0:
+                    await asyncio.sleep(seconds)
+                begun = loop.time()
+                batch, self._outcomes = self._outcomes[:RECORD_ROWS], self._outcomes[RECORD_ROWS:]
                 try:
                     with acting(_JOB):
                         await self._store(batch)
@@ -242,18 +232,18 @@ class NotificationDelivery:
             if self._outcomes:
                 self._recorder = asyncio.create_task(self._record())
 
-    async def _store(self, batch: list[_Outcome]) -> None:
-        ended = [outcome for outcome in batch if outcome.result.event is NotificationEvent.GIVE_UP]
-        results = [outcome.result for outcome in batch]
+    async def _store(self, batch: list[tuple[DueNotification, DeliveryResult]]) -> None:
+        ended = [outcome for outcome in batch if outcome[1].event is NotificationEvent.GIVE_UP]
+        results = [result for _, result in batch]
         if not ended:
             async with self._context.database.connection() as connection:
                 await delivery_rows.record(connection, results)
             return
         async with self._context.database.transaction() as transaction:
             changed: set[UUID] = set(await delivery_rows.record(transaction, results))
-            for outcome in ended:
-                if outcome.task.id in changed:
-                    await self._cases.notification_given_up(transaction, outcome.task, outcome.result.problem)
+            for task, result in ended:
+                if task.id in changed:
+                    await self._cases.notification_given_up(transaction, task, result.problem)
 
 
 def _endpoint(task: DueNotification) -> str:
@@ -262,21 +252,6 @@ def _endpoint(task: DueNotification) -> str:
         return endpoint_of(task.notification_url)
     except ValueError:
         return ""
-
-
-def signed_headers(
-    box: SecretBox, number: str, body: str, now: datetime, *, app_id: UUID, secret: str, previous: Sequence[Mapping[str, str]]
-) -> dict[str, str]:
-    """The headers of a notification, with a signature by the secret of the app and by each previous one that still signs."""
-    timestamp = int(now.timestamp())
-    clear = [box.open(sealed, secret_place(app_id)) for sealed in (secret, *valid_previous_secrets(previous, now))]
-    return {
-        "content-type": "application/json; charset=utf-8",
-        "user-agent": USER_AGENT,
-        "webhook-id": number,
-        "webhook-timestamp": str(timestamp),
-        "webhook-signature": " ".join(sign(one, number, timestamp, body) for one in clear),
-    }
 
 
 def is_received(rule: NotificationSuccess, received: DeliveryResponse) -> bool:
@@ -294,4 +269,6 @@ def is_received(rule: NotificationSuccess, received: DeliveryResponse) -> bool:
 
 def clean(text: str) -> str:
     """An answer in a form that can be stored: no NUL, no unpaired surrogates, at most 2,000 characters."""
+    if text.isascii() and "\0" not in text:
+        return text[:_ANSWER_KEPT]
     return text[:_ANSWER_KEPT].replace("\0", "").encode("utf-8", "replace").decode()

@@ -10,6 +10,8 @@ TOTAL_PLACES = 512
 SLOW_PLACES = 256
 ENDPOINT_PLACES = 64
 FIRST_PLACES = 8
+AHEAD = 2
+"""How many deliveries may be claimed ahead, as a multiple of the places of their endpoint."""
 FAST_SECONDS = 1.0
 BREAKER_FAILURES = 5
 FIRST_PAUSE = timedelta(seconds=5)
@@ -24,6 +26,7 @@ class Endpoints:
         limits = Limits(
             total=TOTAL_PLACES, slow=SLOW_PLACES, each=ENDPOINT_PLACES, first=FIRST_PLACES, fast_seconds=FAST_SECONDS,
             failures=BREAKER_FAILURES, first_pause=FIRST_PAUSE, longest_pause=LONGEST_PAUSE, remembered=_REMEMBERED,
+            ahead=AHEAD,
         )  # fmt: skip
         self.places = Places[str](limits)
 

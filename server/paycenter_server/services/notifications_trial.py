@@ -10,7 +10,8 @@ from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.domain.notifications import NotificationType
 from paycenter_server.services.context import Context
 from paycenter_server.services.identity import Caller, Identity
-from paycenter_server.services.notifications_delivery import NotificationSender, clean, is_received, signed_headers
+from paycenter_server.services.notifications_delivery import NotificationSender, clean, is_received
+from paycenter_server.services.notifications_signing import NotificationSigner
 
 TYPE = "paycenter.test"
 """The type of a test notification. Its data is empty, so that a receiver cannot take it for money."""
@@ -35,6 +36,7 @@ class NotificationTrial:
         self._context = context
         self._identity = identity
         self._sender = sender
+        self._signer = NotificationSigner(context.box)
 
     async def send(self, caller: Caller, app_key: str, kind: NotificationType) -> Trial:
         """Post a test notification to the app's address for orders or for refunds. It takes at most ten seconds."""
@@ -44,13 +46,12 @@ class NotificationTrial:
         now = self._context.now()
         number = encode(Prefix.NOTIFICATION, self._context.new_key(now))
         stamp = now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        body = json.dumps({"type": TYPE, "timestamp": stamp, "data": {}}, separators=(",", ":"))
-        headers = signed_headers(
-            self._context.box, number, body, now, app_id=app.id, secret=app.notification_secret,
-            previous=app.notification_secrets_previous,
-        )  # fmt: skip
+        body = json.dumps({"type": TYPE, "timestamp": stamp, "data": {}}, separators=(",", ":")).encode()
+        headers = self._signer.headers(
+            number, body, now, app_id=app.id, secret=app.notification_secret, previous=app.notification_secrets_previous
+        )
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        answer = await self._sender.send(url, headers, body.encode())
+        answer = await self._sender.send(url, headers, body)
         duration = int((loop.time() - begun) * 1000)
         return Trial(url, number, is_received(app.notification_success, answer), answer.status, clean(answer.text), duration)

@@ -1,11 +1,13 @@
 """How much may be in progress for each key: an endpoint of notifications, or an account at a channel.
 
-In memory: each process has its own view. Three limits apply to what is claimed:
+In memory: each process has its own view. Four limits apply to what is claimed:
 
 - Places: a new key gets `first` of them; each answer adds one, up to `each`, and each call without an answer halves them. Keys
   that have not answered within `fast_seconds` lately share `slow` of all `total` places, so that keys that hang cannot take the
   places of those that answer.
 - Tokens, if there is a `rate`: each place that is reserved takes one. There are up to `burst`, and `rate` more each second.
+- Work that is claimed ahead of its place (`ahead`), so that a place that becomes free is taken at once: for keys that answer
+  quickly, while at least half of all places are free. Nobody has to wait for a key that takes its own places again then.
 - A breaker: after `failures` calls in a row without an answer a key is open. Then one trial at a time is let through, at the ends
   of pauses that grow from `first_pause` to `longest_pause`; its first answer closes the breaker.
 """
@@ -22,7 +24,10 @@ K = TypeVar("K", bound=Hashable)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits of all keys. `rate`: calls a second, None if they are not limited. `remembered`: how many keys are kept."""
+    """The limits of all keys. `rate`: calls a second, None if they are not limited. `remembered`: how many keys are kept.
+
+    `ahead`: how much may be claimed ahead of its place, as a multiple of the places of the key. It needs a key without `rate`.
+    """
 
     total: int
     slow: int
@@ -35,6 +40,7 @@ class Limits:
     rate: float | None = None
     burst: int = 0
     remembered: int = 10_000
+    ahead: int = 0
 
 
 @dataclass(slots=True)
@@ -151,6 +157,23 @@ class Places(Generic[K]):
             self._take(key, places)
             self._known[key].tokens -= places
         return given
+
+    def ahead(self, key: K) -> int:
+        """How much may be claimed of a key ahead of its places."""
+        known = self._known.get(key)
+        return self._limits.ahead * known.places if known is not None and self._may_repeat(known) else 0
+
+    def reserve_again(self, key: K) -> bool:
+        """Reserve a place for what was claimed ahead, if nobody else has to wait for it. Otherwise `reserve` decides."""
+        known = self._known.get(key)
+        if known is None or known.in_progress >= known.places or not self._may_repeat(known):
+            return False
+        self._take(key, 1)
+        return True
+
+    def _may_repeat(self, known: _Key) -> bool:
+        # A key whose last call was not answered is not fast.
+        return known.fast and 2 * self._in_progress <= self._limits.total
 
     def _free(self, key: K, now: datetime) -> int:
         known, breaker = self._get(key, now), self.breakers.get(key)

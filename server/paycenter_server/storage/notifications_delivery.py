@@ -28,7 +28,7 @@ _RESULT_EVENTS = (
 _ENDS = (NotificationEvent.RECEIVED, NotificationEvent.GIVE_UP, NotificationEvent.SUPERSEDE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: to make one of these for each delivery would cost three times as much
 class DueNotification:
     """A claimed notification with the values of its app that the delivery needs. Secrets are sealed.
 
@@ -82,7 +82,7 @@ async def claim_due(
     return [to_model(DueNotification, row) for row in rows]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DeliveryResult:
     """The result of one claim. `times`: 1 if it was a delivery, 0 if nothing was sent. `problem`: empty if it was received.
 
@@ -109,26 +109,32 @@ async def record(connection: WriteConnection, results: Sequence[DeliveryResult])
     A notification that has changed since its claim is only logged. The ledger gets an event of each that ends, the log
     every delivery. Rows are locked in the order of their keys, as in `move_endpoint`, so that the two never wait for each other in
     a circle.
+
+    `jsonb_array_elements` returns nothing. It is there for the planner, which takes an array of unknown length for ten rows, and
+    then compares each notification with each result. For a hundred it uses a hash table.
     """
     rows = await connection.fetch(
             f"""WITH given AS (
-                 SELECT * FROM unnest($1::uuid[], $2::int[], $3::text[], $4::timestamptz[], $5::text[], $6::int[],
-                   $7::int[], $8::text[], $9::timestamptz[], $11::text[], $12::text[], $13::int[], $14::text[])
+                 SELECT * FROM ROWS FROM (unnest($1::uuid[], $2::int[], $3::text[], $4::timestamptz[], $5::text[], $6::int[],
+                   $7::int[], $8::text[], $9::timestamptz[], $11::text[], $12::text[], $13::int[], $14::text[]),
+                   jsonb_array_elements('[]'))
                    AS g(task_id, claimed, state, next_time, url, http_status, duration_ms, answer, at, endpoint, problem, times,
-                     event)
+                     event, nothing)
                ), logged AS (
                  INSERT INTO pay_notify_log (task_id, notify_times, state, url, http_status, duration_ms, answer, create_time)
                  SELECT task_id, claimed + times, state, url, http_status, duration_ms, answer, at FROM given
                ), locked AS MATERIALIZED (
-                 SELECT id, state AS before FROM pay_notify_task WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE
+                 SELECT g.*, t.before FROM (SELECT * FROM given ORDER BY task_id) g CROSS JOIN LATERAL (
+                   SELECT state AS before FROM pay_notify_task WHERE id = g.task_id FOR NO KEY UPDATE) t
                ), moved AS (
                  UPDATE pay_notify_task t SET state = g.state, notify_times = g.claimed + g.times, next_notify_time = g.next_time,
                    last_execute_time = g.at, update_time = g.at, problem = g.problem,
                    endpoint = coalesce(nullif(g.endpoint, ''), t.endpoint)
-                 FROM given g WHERE t.id = ANY(ARRAY(SELECT id FROM locked)) AND t.id = g.task_id
-                   AND t.notify_times = g.claimed AND t.state = ANY($10) RETURNING t.id, t.type, t.data_id, t.state, g.event
+                 FROM locked g WHERE t.id = ANY(ARRAY(SELECT task_id FROM locked)) AND t.id = g.task_id
+                   AND t.notify_times = g.claimed AND t.state = ANY($10)
+                   RETURNING t.id, t.type, t.data_id, t.state, g.event, g.before
                ), ended AS (
-                 SELECT moved.*, locked.before FROM moved JOIN locked USING (id) WHERE moved.event = ANY($15)
+                 SELECT * FROM moved WHERE event = ANY($15)
                ), noted AS ({noting_state("event", 16, "ended")}) SELECT id FROM moved""",
             [d.task_id for d in results],
             [d.claimed_times for d in results],

@@ -1,4 +1,4 @@
-"""Sends notifications over HTTP: one keep-alive session, no redirects, no connections to private addresses."""
+"""Sends notifications over HTTP: one pool of connections, no redirects, no connections to private addresses."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from paycenter_server.domain.addresses import is_public, parse_ip, reached_addre
 from paycenter_server.domain.guard import refuse_in_transaction
 from paycenter_server.services.context import Clock
 from paycenter_server.services.notifications_delivery import DeliveryResponse
+from paycenter_server.workers.notification_posts import Posts
 
 TIMEOUT = 10.0
 MAX_ANSWER = 64 * 1024
@@ -79,41 +80,27 @@ class AiohttpNotificationSender:
         self._guard = guard
         self._clock = clock
         self._timeout = timeout
-        self._session: aiohttp.ClientSession | None = None
-
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None or self._session.closed:
-            connector = aiohttp.TCPConnector(limit=0, limit_per_host=0, socket_factory=self._guard.socket_factory)
-            self._session = aiohttp.ClientSession(
-                connector=connector, timeout=aiohttp.ClientTimeout(total=self._timeout), cookie_jar=aiohttp.DummyCookieJar()
-            )
-        return self._session
+        self._posts: Posts | None = None
 
     async def send(self, url: str, headers: dict[str, str], body: bytes) -> DeliveryResponse:
         """The answer, at most 64 KiB of it; without an answer, status 0 and the cause."""
         refuse_in_transaction()
-        try:
-            target = yarl.URL(url)
+        if self._posts is None:
             # A literal address is not resolved, but goes through the same socket factory.
-            async with self._open().post(target, headers=headers, data=body, allow_redirects=False) as response:
-                raw = bytearray()
-                async for chunk in response.content.iter_chunked(8192):
-                    raw += chunk[: MAX_ANSWER - len(raw)]
-                    if len(raw) >= MAX_ANSWER:
-                        break
-                return DeliveryResponse(response.status, raw.decode("utf-8", "replace"), self._retry_after(response))
+            self._posts = Posts(self._guard.socket_factory, self._timeout)
+        try:
+            answer = await self._posts.post(url, headers, body, MAX_ANSWER)
         except TimeoutError:
             return DeliveryResponse(0, f"no answer within {self._timeout:g} seconds")
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # aiohttp wraps the error of the socket factory, and joins the texts of the errors of several addresses.
             if BLOCKED in str(getattr(error, "os_error", error)):
-                return DeliveryResponse(0, f"{BLOCKED} ({target.host})", blocked=True)
+                return DeliveryResponse(0, f"{BLOCKED} ({yarl.URL(url).host})", blocked=True)
             return DeliveryResponse(0, f"{type(error).__name__}: {error}"[:500])
+        retry_after = self._retry_after(answer.headers.get("Retry-After", "")) if answer.status in (429, 503) else None
+        return DeliveryResponse(answer.status, answer.body.decode("utf-8", "replace"), retry_after)
 
-    def _retry_after(self, response: aiohttp.ClientResponse) -> float | None:
-        value = response.headers.get("Retry-After", "")
-        if response.status not in (429, 503) or not value:
-            return None
+    def _retry_after(self, value: str) -> float | None:
         if value.isascii() and value.isdigit():
             return float(min(int(value[:9]), 86_400))
         try:
@@ -122,6 +109,6 @@ class AiohttpNotificationSender:
             return None
 
     async def aclose(self) -> None:
-        """Close the session."""
-        if self._session is not None:
-            await self._session.close()
+        """Close the connections."""
+        if self._posts is not None:
+            await self._posts.aclose()

@@ -78,6 +78,7 @@ EXEMPT: dict[str, str] = {
     "partitions": "one transaction of DDL, which the next pass of the job repeats",
     "notifications_trial": "a test notification, which is stored nowhere",
     "channels_configured ConfiguredChannels.bound: async with self._building": "a lock in memory",
+    "notifications_delivery NotificationDelivery._record: await asyncio.sleep": "a wait for more results",
     "claims Claims._claim_backlog": "a claim for places that became free: the kill points of _claim",
     **dict.fromkeys(
         (

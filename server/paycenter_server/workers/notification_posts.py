@@ -1,0 +1,171 @@
+"""One POST over a connection of aiohttp's pool.
+
+`ClientSession.post` makes a request, a response, a task that writes the body and two timers for each call, which costs more than
+twice as much as what is here. From aiohttp are the pool, the resolution of names, TLS, and the parser of answers with its limits,
+chunks and compression. There are no redirects, cookies, proxies and repetitions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import aiohttp
+import yarl
+from aiohttp.http import HttpProcessingError
+
+_TARGETS_KEPT = 1024
+_TICK = 0.001  # uvloop's timers have whole milliseconds
+# What each call sends itself.
+_OWN = frozenset({"content-length", "content-type", "user-agent"})
+
+
+@dataclass(slots=True)
+class Answer:
+    """The answer to a POST. `body`: as much of it as was asked for."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """A URL. `request`: what aiohttp's connector has to know of it. `head`: the request line and the headers that are always the
+    same."""
+
+    request: aiohttp.ClientRequest
+    head: str
+
+
+def _target(url: str) -> _Target:
+    parsed = yarl.URL(url)
+    if parsed.scheme not in ("http", "https"):
+        raise ValueError(f"{url!r} is not an http or https URL")
+    request = aiohttp.ClientRequest("POST", parsed, loop=asyncio.get_running_loop())
+    lines = [f"{name}: {value}\r\n" for name, value in request.headers.items() if name.lower() not in _OWN]
+    return _Target(request, f"POST {request.url.raw_path_qs} HTTP/1.1\r\n{''.join(lines)}")
+
+
+class _Deadline:
+    """A block that is cancelled at a time, as `asyncio.timeout` does it."""
+
+    __slots__ = ("_all", "_cancelling", "_expired", "_task", "due")
+
+    def __init__(self, all_: Deadlines, due: float) -> None:
+        self._all = all_
+        self._expired = False
+        self.due = due
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task, self._cancelling = task, task.cancelling()
+        self._all.add(self)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._all.remove(self)
+        # Not if somebody else has cancelled the task too.
+        if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise TimeoutError from error
+
+    def expire(self) -> None:
+        """Cancel the block."""
+        self._expired = True
+        self._task.cancel()
+
+
+class Deadlines:
+    """Blocks that may take the same number of seconds each. They share a timer, because one for each costs as much as a signature
+    and more: they end in the order in which they began, and mostly before their time."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._blocks: dict[_Deadline, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def next(self) -> _Deadline:
+        """For `with`: TimeoutError if the block takes longer. It begins now."""
+        return _Deadline(self, self._loop.time() + self._seconds)
+
+    def add(self, block: _Deadline) -> None:
+        """A block begins."""
+        self._blocks[block] = None
+        if self._timer is None:
+            self._timer = self._loop.call_at(block.due, self._expire)
+
+    def remove(self, block: _Deadline) -> None:
+        """A block ends."""
+        self._blocks.pop(block, None)
+
+    def _expire(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        for block in list(self._blocks):
+            if block.due > now + _TICK:
+                self._timer = self._loop.call_at(block.due, self._expire)
+                return
+            del self._blocks[block]
+            block.expire()
+
+
+class Posts:
+    """Connections for POST requests. To be made and used in one event loop."""
+
+    def __init__(self, socket_factory: Callable[[Any], socket.socket], timeout: float) -> None:
+        """`timeout`: of a whole call, in seconds."""
+        self._connector = aiohttp.TCPConnector(limit=0, limit_per_host=0, socket_factory=socket_factory)
+        self._deadlines = Deadlines(timeout)
+        self._timeout = aiohttp.ClientTimeout(total=timeout)
+        self._target = lru_cache(maxsize=_TARGETS_KEPT)(_target)
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes, most: int) -> Answer:
+        """Post `body`, and read the answer, at most `most` bytes of its body.
+
+        Raises TimeoutError, aiohttp.ClientError, OSError, or ValueError for a URL that is none.
+        """
+        target = self._target(url)
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
+            raise ValueError("a header has a line break")
+        data = f"{target.head}{lines}content-length: {len(body)}\r\n\r\n".encode() + body
+        with self._deadlines.next():
+            connection = await self._connector.connect(target.request, traces=[], timeout=self._timeout)
+            try:
+                answer = await _exchange(connection, data, most)
+            except BaseException as error:
+                connection.close()
+                if isinstance(error, HttpProcessingError):
+                    raise aiohttp.ClientPayloadError(f"the answer is not HTTP: {error.message}") from error
+                raise
+            # The connector closes it if the answer was not read to its end, or if the receiver closes it.
+            connection.release()
+            return answer
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._connector.close()
+
+
+async def _exchange(connection: Any, data: bytes, most: int) -> Answer:
+    protocol, transport = connection.protocol, connection.transport
+    if transport is None or transport.is_closing():
+        raise aiohttp.ClientConnectionResetError("Cannot write to closing transport")
+    protocol.set_response_params(read_until_eof=True, auto_decompress=True)
+    transport.write(data)
+    message, content = await protocol.read()
+    while 100 <= message.code < 200 and message.code != 101:
+        message, content = await protocol.read()
+    if content.is_eof():
+        return Answer(message.code, message.headers, content.read_nowait(most))
+    raw = bytearray()
+    async for chunk in content.iter_chunked(8192):
+        raw += chunk[: most - len(raw)]
+        if len(raw) >= most:
+            break
+    return Answer(message.code, message.headers, bytes(raw))

@@ -1,0 +1,140 @@
+"""The connections of the sender, with a server that answers with given bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+from paycenter_server.workers.notification_posts import Deadlines
+from paycenter_server.workers.notification_sender import AddressGuard, AiohttpNotificationSender, parse_networks
+from support.grpc_rig import write_pem
+from support.system import FakeClock
+from support.waiting import ended, eventually, pause
+
+
+@pytest.fixture
+async def sender() -> AsyncIterator[AiohttpNotificationSender]:
+    made = AiohttpNotificationSender(AddressGuard(parse_networks("127.0.0.0/8, ::1/128")), FakeClock(), timeout=5)
+    yield made
+    await made.aclose()
+
+
+@asynccontextmanager
+async def serving(
+    *answers: bytes, closes: bool = True, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[tuple[int, list[bytes]]]:
+    """A server that answers with these bytes, one after the other. Its port, and the heads of the requests, empty ones for
+    connections."""
+    seen: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(b"")
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                seen.append(await reader.readuntil(b"\r\n\r\n"))
+                await reader.readexactly(2)
+                writer.write(answers[sum(map(bool, seen)) - 1])
+                await writer.drain()
+                if closes:
+                    break
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+    yield server.sockets[0].getsockname()[1], seen
+    server.close()
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+async def test_an_early_answer_is_not_the_answer(sender: AiohttpNotificationSender) -> None:
+    async with serving(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + OK) as (port, _):
+        received = await sender.send(f"http://127.0.0.1:{port}/", {}, b"{}")
+    assert (received.status, received.text) == (200, "ok")
+
+
+async def test_a_connection_is_used_again_unless_the_receiver_closes_it(sender: AiohttpNotificationSender) -> None:
+    last = OK.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
+    async with serving(OK, last, OK, closes=False) as (port, seen):
+        for _ in range(3):
+            assert (await sender.send(f"http://127.0.0.1:{port}/a?b=c", {"webhook-id": "N1"}, b"{}")).text == "ok"
+    assert [bool(head) for head in seen] == [False, True, True, False, True]
+    assert seen[1].startswith(b"POST /a?b=c HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n" % port)
+    assert b"\r\nwebhook-id: N1\r\ncontent-length: 2\r\n\r\n" in seen[1]
+
+
+async def test_an_answer_that_was_cut_leaves_no_connection(sender: AiohttpNotificationSender) -> None:
+    """What follows on it would be taken for the answer to the next request."""
+    long = b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + b"x" * 200_000
+    async with serving(long, OK, closes=False) as (port, seen):
+        assert len((await sender.send(f"http://127.0.0.1:{port}/", {}, b"{}")).text) == 64 * 1024
+        assert (await sender.send(f"http://127.0.0.1:{port}/", {}, b"{}")).text == "ok"
+    assert [bool(head) for head in seen] == [False, True, False, True]
+
+
+async def test_a_certificate_that_nobody_has_signed_is_refused(sender: AiohttpNotificationSender, tmp_path: Path) -> None:
+    tls, _ = write_pem(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tls.certificate, tls.key)
+    async with serving(OK, tls=context) as (port, seen):
+        received = await sender.send(f"https://localhost:{port}/", {}, b"{}")
+    assert received.status == 0
+    assert "CERTIFICATE_VERIFY_FAILED" in received.text
+    assert not any(seen)
+
+
+async def test_the_timer_of_a_block_that_has_ended_ends_the_next_one_in_its_time() -> None:
+    deadlines, loop = Deadlines(0.1), asyncio.get_running_loop()
+    with deadlines.next():
+        await pause(0.05)
+    for _ in range(2):
+        begun = loop.time()
+        with pytest.raises(TimeoutError), deadlines.next():
+            await asyncio.Event().wait()
+        assert loop.time() - begun > 0.09
+    task = asyncio.current_task()
+    assert task is not None
+    assert not task.cancelling()
+
+
+async def test_blocks_at_the_same_time_end_each_by_itself() -> None:
+    deadlines, go_on = Deadlines(0.1), asyncio.Event()
+
+    async def wait(event: asyncio.Event) -> str:
+        with deadlines.next():
+            await event.wait()
+        return "in time"
+
+    tasks = [asyncio.create_task(wait(event)) for event in (asyncio.Event(), go_on, asyncio.Event())]
+    await eventually(lambda: len(deadlines._blocks) == 3)
+    go_on.set()
+    found = await ended(tasks)
+    assert [type(one) for one in found] == [TimeoutError, str, TimeoutError]
+    assert not deadlines._blocks
+
+
+@pytest.mark.parametrize("expires", [False, True])
+async def test_a_task_that_is_cancelled_is_no_timeout(expires: bool) -> None:
+    """Also if both happen at the same time."""
+    deadlines = Deadlines(10)
+
+    async def wait() -> None:
+        with deadlines.next():
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(wait())
+    (block,) = await eventually(lambda: list(deadlines._blocks))
+    if expires:
+        block.expire()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_an_error_in_a_block_is_not_changed() -> None:
+    with pytest.raises(OSError, match="refused"), Deadlines(10).next():
+        raise OSError("refused")
