@@ -164,6 +164,23 @@ NOTIFICATIONS: list[Mutant] = [
         ),
     ),
     *guards(
+        "workers/notification_sender.py",
+        "test_delivery_session.py",
+        (
+            "post-other-aiohttp",
+            "except (AttributeError, TypeError) as error:",
+            "except ZeroDivisionError as error:",
+            "test_all_are_sent_and_the_other_way_is_not_tried_again",
+        ),
+        (
+            "post-other-aiohttp-once",
+            "        if self._by_session is None:\n            if self._posts is None:",
+            "        if True:\n            if self._posts is None:",
+            "test_all_are_sent_and_the_other_way_is_not_tried_again",
+        ),
+        control=False,
+    ),
+    *guards(
         "workers/notification_posts.py",
         "test_delivery_sender.py",
         (

@@ -163,9 +163,33 @@ async def _exchange(connection: Any, data: bytes, most: int) -> Answer:
         message, content = await protocol.read()
     if content.is_eof():
         return Answer(message.code, message.headers, content.read_nowait(most))
+    return Answer(message.code, message.headers, await _read(content, most))
+
+
+async def _read(content: aiohttp.StreamReader, most: int) -> bytes:
     raw = bytearray()
     async for chunk in content.iter_chunked(8192):
         raw += chunk[: most - len(raw)]
         if len(raw) >= most:
             break
-    return Answer(message.code, message.headers, bytes(raw))
+    return bytes(raw)
+
+
+class SessionPosts:
+    """The same by `ClientSession`, of which everything is documented."""
+
+    def __init__(self, socket_factory: Callable[[Any], socket.socket], timeout: float) -> None:
+        """`timeout`: of a whole call, in seconds."""
+        connector = aiohttp.TCPConnector(limit=0, limit_per_host=0, socket_factory=socket_factory)
+        self._session = aiohttp.ClientSession(
+            connector=connector, timeout=aiohttp.ClientTimeout(total=timeout), cookie_jar=aiohttp.DummyCookieJar()
+        )
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes, most: int) -> Answer:
+        """See `Posts.post`."""
+        async with self._session.post(yarl.URL(url), headers=headers, data=body, allow_redirects=False) as response:
+            return Answer(response.status, response.headers, await _read(response.content, most))
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._session.close()

@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
+import structlog
 import yarl
 
 from paycenter_server.domain.addresses import is_public, parse_ip, reached_address
 from paycenter_server.domain.guard import refuse_in_transaction
 from paycenter_server.services.context import Clock
 from paycenter_server.services.notifications_delivery import DeliveryResponse
-from paycenter_server.workers.notification_posts import Posts
+from paycenter_server.workers.notification_posts import Answer, Posts, SessionPosts
 
+log = structlog.get_logger(__name__)
 TIMEOUT = 10.0
 MAX_ANSWER = 64 * 1024
 BLOCKED = "blocked: private address, allow its network in PAYCENTER_NOTIFICATION_ALLOWED_NETWORKS"
@@ -76,20 +78,26 @@ class AddressGuard:
 class AiohttpNotificationSender:
     """See `services.notifications_delivery.NotificationSender`."""
 
-    def __init__(self, guard: AddressGuard, clock: Clock, *, timeout: float = TIMEOUT) -> None:
+    def __init__(
+        self,
+        guard: AddressGuard,
+        clock: Clock,
+        *,
+        timeout: float = TIMEOUT,
+        posts: Callable[[Callable[[Any], socket.socket], float], Posts] = Posts,
+    ) -> None:
         self._guard = guard
         self._clock = clock
         self._timeout = timeout
+        self._make = posts
         self._posts: Posts | None = None
+        self._by_session: SessionPosts | None = None
 
     async def send(self, url: str, headers: dict[str, str], body: bytes) -> DeliveryResponse:
         """The answer, at most 64 KiB of it; without an answer, status 0 and the cause."""
         refuse_in_transaction()
-        if self._posts is None:
-            # A literal address is not resolved, but goes through the same socket factory.
-            self._posts = Posts(self._guard.socket_factory, self._timeout)
         try:
-            answer = await self._posts.post(url, headers, body, MAX_ANSWER)
+            answer = await self._post(url, headers, body)
         except TimeoutError:
             return DeliveryResponse(0, f"no answer within {self._timeout:g} seconds")
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -99,6 +107,25 @@ class AiohttpNotificationSender:
             return DeliveryResponse(0, f"{type(error).__name__}: {error}"[:500])
         retry_after = self._retry_after(answer.headers.get("Retry-After", "")) if answer.status in (429, 503) else None
         return DeliveryResponse(answer.status, answer.body.decode("utf-8", "replace"), retry_after)
+
+    async def _post(self, url: str, headers: dict[str, str], body: bytes) -> Answer:
+        # A literal address is not resolved, but goes through the same socket factory.
+        if self._by_session is None:
+            if self._posts is None:
+                self._posts = self._make(self._guard.socket_factory, self._timeout)
+            try:
+                return await self._posts.post(url, headers, body, MAX_ANSWER)
+            except (AttributeError, TypeError) as error:
+                # `Posts` uses parts of aiohttp that are not documented, and this version has others.
+                self._use_session(error)
+        assert self._by_session is not None
+        return await self._by_session.post(url, headers, body, MAX_ANSWER)
+
+    def _use_session(self, error: Exception) -> None:
+        if self._by_session is None:
+            action = "notifications are sent, but need more processor time; report this version of aiohttp"
+            log.error("aiohttp_has_changed", version=aiohttp.__version__, why=f"{type(error).__name__}: {error}", action=action)
+            self._by_session = SessionPosts(self._guard.socket_factory, self._timeout)
 
     def _retry_after(self, value: str) -> float | None:
         if value.isascii() and value.isdigit():
@@ -110,5 +137,6 @@ class AiohttpNotificationSender:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        if self._posts is not None:
-            await self._posts.aclose()
+        for posts in (self._posts, self._by_session):
+            if posts is not None:
+                await posts.aclose()

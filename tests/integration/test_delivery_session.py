@@ -1,0 +1,75 @@
+"""The sender with a version of aiohttp whose undocumented parts are others: it sends by ClientSession, as it did before."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiohttp import web
+from paycenter_server.workers.notification_posts import Answer, Posts
+from paycenter_server.workers.notification_sender import BLOCKED, AddressGuard, AiohttpNotificationSender, parse_networks
+from support.system import FakeClock
+
+
+class NoSuchPartError(AttributeError):
+    """What Python raises for a part that is not there; by its name no mutant is taken for a broken program."""
+
+
+class OtherAiohttp(Posts):
+    """What fails as `Posts` would. It counts its calls."""
+
+    calls = 0
+
+    def __init__(self, socket_factory: Callable[[Any], socket.socket], timeout: float) -> None:
+        super().__init__(socket_factory, timeout)
+        OtherAiohttp.calls = 0
+
+    async def post(self, url: str, headers: object, body: bytes, most: int) -> Answer:
+        OtherAiohttp.calls += 1
+        await asyncio.sleep(0)  # noqa: TID251 (so that several are in progress)
+        raise NoSuchPartError("'Connection' object has no attribute 'protocol'")
+
+
+@asynccontextmanager
+async def sending(networks: str) -> AsyncIterator[AiohttpNotificationSender]:
+    made = AiohttpNotificationSender(AddressGuard(parse_networks(networks)), FakeClock(), timeout=5, posts=OtherAiohttp)
+    yield made
+    await made.aclose()
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[str]:
+    """Answers with 70,000 bytes, or with a redirect."""
+
+    async def handle(request: web.Request) -> web.Response:
+        if request.path == "/moved":
+            raise web.HTTPFound("/")
+        return web.Response(body=await request.read() + b"x" * 70_000)
+
+    app = web.Application()
+    app.router.add_route("*", "/{rest:.*}", handle)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield "http://{}:{}".format(*runner.addresses[0][:2])
+    await runner.cleanup()
+
+
+async def test_all_are_sent_and_the_other_way_is_not_tried_again(receiver: str) -> None:
+    async with sending("127.0.0.0/8") as sender:
+        first = await asyncio.gather(*(sender.send(receiver, {}, b"%d" % number) for number in range(3)))
+        assert [(answer.status, answer.text[:1]) for answer in first] == [(200, "0"), (200, "1"), (200, "2")]
+        assert len(first[0].text) == 64 * 1024
+        assert (await sender.send(f"{receiver}/moved", {}, b"")).status == 302
+    assert OtherAiohttp.calls == 3
+
+
+async def test_private_addresses_stay_refused(receiver: str) -> None:
+    async with sending("") as sender:
+        answer = await sender.send(receiver, {}, b"")
+    assert answer.blocked
+    assert BLOCKED in answer.text
