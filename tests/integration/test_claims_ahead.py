@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from paycenter_server.services.claims import AHEAD_ROWS, AHEAD_TIME, Claims
+from paycenter_server.services.claims import AHEAD_AFTER_STOP, AHEAD_ROWS, AHEAD_TIME, Claims
 from paycenter_server.services.places import Limits, Places
 from support.waiting import eventually
 
@@ -217,6 +217,20 @@ async def test_what_was_claimed_ahead_is_worked_on_after_a_stop() -> None:
     await eventually(ended)
     await job.claims.settle()
     assert job._taken["a"] == taken
+    assert not job.claims._ahead.count
+
+
+async def test_a_while_after_a_stop_nothing_is_begun_any_more() -> None:
+    """Otherwise the last delivery would not have ended when the worker ends."""
+    job = Job(left=Counter(a=50))
+    await job.full()
+    assert job.claims._ahead.count
+    job.claims.stop()
+    job.clock.time += AHEAD_AFTER_STOP + timedelta(seconds=1)
+    begun = len(job.begun)
+    job.end()
+    await eventually(lambda: not job.claims._working)
+    assert len(job.begun) == begun
     assert not job.claims._ahead.count
 
 

@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
-from paycenter_server.workers.notification_posts import Deadlines
+from aiohttp.client_proto import ResponseHandler
+from paycenter_server.workers.notification_posts import Deadlines, OtherAiohttpError, Posts
 from paycenter_server.workers.notification_sender import AddressGuard, AiohttpNotificationSender, parse_networks
 from support.grpc_rig import write_pem
 from support.system import FakeClock
@@ -138,3 +139,45 @@ async def test_a_task_that_is_cancelled_is_no_timeout(expires: bool) -> None:
 async def test_an_error_in_a_block_is_not_changed() -> None:
     with pytest.raises(OSError, match="refused"), Deadlines(10).next():
         raise OSError("refused")
+
+
+async def test_an_answer_to_no_request_is_not_taken_for_the_next_one() -> None:
+    """A receiver answers once too often, while the connection is not in use. It is not used again."""
+    more, sent = asyncio.Event(), asyncio.Event()
+    bodies: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                bodies.append(await reader.readexactly(1))
+                status = b"500 No" if bodies[-1] == b"2" else b"200 OK"
+                writer.write(b"HTTP/1.1 %s\r\nContent-Length: 1\r\n\r\n%s" % (status, bodies[-1]))
+                await writer.drain()
+                if bodies == [b"0"]:
+                    await more.wait()
+                    writer.write(OK)
+                    await writer.drain()
+                    sent.set()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    posts = Posts(AddressGuard(parse_networks("127.0.0.0/8")).socket_factory, 5)
+    answers = [await posts.post(url, {}, b"0", 10)]
+    (idle,) = posts._connector._conns.values()
+    more.set()
+    await sent.wait()
+    await eventually(lambda: idle[0][0].should_close)
+    answers += [await posts.post(url, {}, b"%d" % number, 10) for number in (1, 2, 3)]
+    assert [(answer.status, answer.body) for answer in answers] == [(200, b"0"), (200, b"1"), (500, b"2"), (200, b"3")]
+    await posts.aclose()
+    server.close()
+
+
+async def test_a_part_of_aiohttp_that_is_not_there_after_the_request_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(OK) as (port, _):
+        posts = Posts(AddressGuard(parse_networks("127.0.0.0/8")).socket_factory, 5)
+        monkeypatch.delattr(ResponseHandler, "set_response_params")
+        with pytest.raises(OtherAiohttpError, match="AttributeError"):
+            await posts.post(f"http://127.0.0.1:{port}/", {}, b"{}", 10)
+        await posts.aclose()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from paycenter_server.workers.notification_posts import Answer, Posts
+from paycenter_server.workers.notification_posts import Answer, OtherAiohttpError, Posts
 from paycenter_server.workers.notification_sender import BLOCKED, AddressGuard, AiohttpNotificationSender, parse_networks
 from support.system import FakeClock
 
@@ -66,6 +66,18 @@ async def test_all_are_sent_and_the_other_way_is_not_tried_again(receiver: str) 
         assert len(first[0].text) == 64 * 1024
         assert (await sender.send(f"{receiver}/moved", {}, b"")).status == 302
     assert OtherAiohttp.calls == 3
+
+
+async def test_what_may_have_been_written_is_not_sent_again_at_once(receiver: str) -> None:
+    class OtherReader(Posts):
+        async def post(self, url: str, headers: object, body: bytes, most: int) -> Answer:
+            raise OtherAiohttpError("no such part")
+
+    made = AiohttpNotificationSender(AddressGuard(parse_networks("127.0.0.0/8")), FakeClock(), timeout=5, posts=OtherReader)
+    first, second = await made.send(receiver, {}, b"1"), await made.send(receiver, {}, b"2")
+    await made.aclose()
+    assert (first.status, first.text) == (0, "OtherAiohttpError: no such part")
+    assert (second.status, second.text[:1]) == (200, "2")
 
 
 async def test_private_addresses_stay_refused(receiver: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator
 
 import grpc
@@ -13,6 +14,7 @@ from paycenter.v1 import pay_credential_service_pb2 as pb
 from support.grpc_rig import Rig, fails, open_rig
 from support.locks import transaction, waiting_for_lock
 from support.system import PayCenterSystem
+from support.waiting import eventually
 
 
 @pytest.fixture
@@ -99,3 +101,21 @@ async def test_only_operators_and_only_what_there_is(rig: Rig) -> None:
         await rig.shop.credentials.ListOperatorCredentials(pb.ListOperatorCredentialsRequest())
     async with fails("PERMISSION_DENIED", grpc.StatusCode.PERMISSION_DENIED):
         await rig.shop.credentials.DisableOperatorCredential(pb.DisableOperatorCredentialRequest(key_id="x"))
+
+
+async def test_a_call_whose_message_comes_after_the_revocation_is_refused(rig: Rig) -> None:
+    """Its headers came before. There is no bound for the time between the two."""
+    key_id, secret = await rig.system.services.credentials.create_operator("Lin")
+    metadata = (("authorization", "Basic " + base64.b64encode(f"{key_id}:{secret}".encode()).decode()),)
+    path, request = "/paycenter.v1.PayAppService/ListPayApps", app_pb.ListPayAppsRequest()
+    serialize = app_pb.ListPayAppsRequest.SerializeToString
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{rig.server.port}") as channel:
+        await channel.unary_unary(path, serialize, None)(request, metadata=metadata)
+        call = channel.stream_unary(path, serialize, None)(None, metadata=metadata)
+        await eventually(lambda: rig.server.admission.calls == 1)
+        await rig.op.credentials.DisableOperatorCredential(pb.DisableOperatorCredentialRequest(key_id=key_id))
+        await call.write(request)
+        await call.done_writing()
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call
+    assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED

@@ -157,14 +157,14 @@ async def test_a_full_server_that_stops_refuses_and_counts_what_arrives(system: 
     async with open_rig(system, limits=Limits(calls=2, app_calls=2)) as rig:
         order = await rig.order()
         async with waiting_calls(rig, order, 2):
-            interceptor = rig.server._calls
-            stopping = asyncio.ensure_future(interceptor.refuse_calls(0.5, 5))
-            await eventually(lambda: interceptor._refusing)
+            calls = rig.server._calls
+            stopping = asyncio.ensure_future(calls.refuse_calls(60, 60))
+            await eventually(lambda: calls._refusing)
             async with fails("SERVER_STOPPING", grpc.StatusCode.UNAVAILABLE):
                 await rig.shop.get_order(id=order.id)
-            assert interceptor._refused == 1
+            assert calls._refused == 1
             assert not stopping.done()
-        await stopping
+        stopping.cancel()
 
 
 def test_a_call_that_ends_while_its_work_waits_gives_its_place_back_once() -> None:

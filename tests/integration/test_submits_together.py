@@ -190,3 +190,21 @@ async def test_many_submits_at_once(system: PayCenterSystem) -> None:
         return bool(await system.value("SELECT count(*) = 20 AND count(DISTINCT order_id) = 20 FROM pay_attempt"))
 
     assert await eventually(one_of_each)
+
+
+async def test_what_is_shown_of_a_repeated_submit_is_what_is_stored(system: PayCenterSystem) -> None:
+    """The attempt was unclear, and another submit of the order counts in between, so that the order looks as after this one."""
+    ((order, attempt),) = await drafts(system, 1)
+    await insert(system, [Intent(attempt, 0, CAUSE)])
+    now = system.clock.now()
+    async with system.services.context.database.connection() as connection:
+        await attempt_rows.unclear(connection, attempt.id, "UNCLEAR", "no answer", now, now, CAUSE)
+    seen, order = await stored(system, attempt), await system.read(order)
+    assert seen is not None
+    assert seen.channel_error_code == "UNCLEAR"
+    await system.rows("UPDATE pay_order SET submit_version = submit_version + 1 WHERE id = $1", order.id)
+    statements, outcome = SubmitStatements(system.services.context), PayOutcome(PayStatus.WAITING, "qr_code", "weixin://x")
+    done, shown = await statements.answered(order, seen, outcome, now, now, CAUSE)
+    assert done
+    assert shown is not None
+    assert shown[1] == await stored(system, attempt)

@@ -29,6 +29,12 @@ JOBS: list[Mutant] = [
         "services/claims.py",
         "test_claims_ahead.py",
         (
+            "ahead-after-stop",
+            "if late or self._places.breakers.is_open(key):",
+            "if self._places.breakers.is_open(key):",
+            "test_a_while_after_a_stop_nothing_is_begun_any_more",
+        ),
+        (
             "ahead-age",
             "if self._ahead.oldest(key) < self._clock.now() - AHEAD_TIME or not",
             "if not",

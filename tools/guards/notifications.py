@@ -173,6 +173,12 @@ NOTIFICATIONS: list[Mutant] = [
             "test_all_are_sent_and_the_other_way_is_not_tried_again",
         ),
         (
+            "post-written-not-again",
+            "                self._use_session(error)\n                raise\n",
+            "                self._use_session(error)\n",
+            "test_what_may_have_been_written_is_not_sent_again_at_once",
+        ),
+        (
             "post-other-aiohttp-once",
             "        if self._by_session is None:\n            if self._posts is None:",
             "        if True:\n            if self._posts is None:",
@@ -188,6 +194,12 @@ NOTIFICATIONS: list[Mutant] = [
             'if lines.count("\\n") != len(headers) or lines.count("\\r") != len(headers):',
             "if False:",
             "test_a_header_cannot_begin_another_one",
+        ),
+        (
+            "post-answer-to-nothing",
+            "while connection.protocol is not None and connection.protocol.should_close:",
+            "while False:",
+            "test_delivery_posts.py::test_an_answer_to_no_request_is_not_taken_for_the_next_one",
         ),
         (
             "post-early-answers",

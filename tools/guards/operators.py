@@ -14,6 +14,14 @@ OPERATORS: list[Mutant] = [
             "",
             "test_every_method_with_every_role test_every_method_with_an_app_and_with_nobody",
         ),
+        (
+            "caller-of-the-message",
+            "                caller = await self._identity.authenticate(headers.authorization)\n",
+            "                known = self._wrapped.setdefault(f'caller {headers.authorization}', None)\n"
+            "                caller = known or await self._identity.authenticate(headers.authorization)\n"
+            "                self._wrapped[f'caller {headers.authorization}'] = caller\n",
+            "test_grpc_credentials.py::test_a_call_whose_message_comes_after_the_revocation_is_refused",
+        ),
     ),
     *guards(
         "domain/roles.py",

@@ -114,5 +114,11 @@ SUBMITS: list[Mutant] = [
             "return False",
             "test_what_is_locked_does_not_hold_up_the_others[order]",
         ),
+        (
+            "shown-attempt-without-error",
+            ", channel_error_code=None, channel_error_message=None,",
+            ",",
+            "test_what_is_shown_of_a_repeated_submit_is_what_is_stored",
+        ),
     ),
 ]

@@ -36,14 +36,13 @@ _caller: ContextVar[Caller] = ContextVar("paycenter_caller")
 
 
 class _Headers:
-    """What is read of the metadata of a call. `caller`: if its credential was verified within the last seconds."""
+    """What is read of the metadata of a call."""
 
-    __slots__ = ("authorization", "caller", "request_id")
+    __slots__ = ("authorization", "request_id")
 
     def __init__(self, metadata: Iterable[Any] | None) -> None:
         self.authorization: str | None = None
         self.request_id: Any = None
-        self.caller: Caller | None = None
         for key, value in metadata or ():
             if key == "authorization":
                 self.authorization = value if isinstance(value, str) else None
@@ -108,7 +107,6 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         taken = self._admission.begin()
         try:
             if headers.authorization and (known := self._identity.known(headers.authorization)) is not None:
-                headers.caller = known
                 self._admission.charge(taken, known.app_id)
         except PayCenterError:
             taken.end()
@@ -154,7 +152,8 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[type-arg]
                     raise server_stopping()
                 taken = taken or self._begin(headers)
                 place.set(taken)
-                caller = headers.caller or await self._identity.authenticate(headers.authorization)
+                # Not the caller of the headers: the message may come at any time after them.
+                caller = await self._identity.authenticate(headers.authorization)
                 if not taken.charged:
                     self._admission.charge(taken, caller.app_id)
                 _caller.set(caller)
@@ -183,7 +182,7 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[type-arg]
                     about = named_object(request, answer)
                     log.info("administration", method=name, key_id=caller.key_id, object=about, outcome=outcome, ms=_ms(seconds))
             if failure is None:
-                log.debug("call", method=name, key_id=caller.key_id if caller else "", seconds=seconds)
+                log.debug("call", method=name, key_id=caller.key_id if caller else "", ms=seconds * 1000)
                 return answer
             if failure.reason is Reason.TOO_MANY_CALLS:
                 self._admission.note_refusal()  # a line for each would be work that the server has no time for

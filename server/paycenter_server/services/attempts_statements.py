@@ -34,8 +34,8 @@ class SubmitStatements:
     async def answered(
         self, order: PayOrder, attempt: PayAttempt, outcome: PayOutcome, now: datetime, next_check: datetime, cause: Cause
     ) -> tuple[bool, tuple[PayOrder, PayAttempt] | None]:
-        """Store the display content of an attempt that this submit has stored. Whether its state still allows it; and order and
-        attempt as they are then (but for `submit_version`), unless they must be read. `order`: as it was before the submit.
+        """Store the display content of an attempt. Whether its state still allows it; and order and attempt as they are then (but
+        for `submit_version`), unless they must be read. `order`, `attempt`: as they were before, or as this submit has stored them.
         """
         mode, content = outcome.display_mode, outcome.display_content
         stored = await self._answers.add(Answer(attempt.id, mode, content, now, next_check, cause))
@@ -46,6 +46,6 @@ class SubmitStatements:
             return True, None
         shown = replace(
             attempt, state=AttemptState(target(ATTEMPT, AttemptEvent.ANSWERED)), display_mode=mode, display_content=content,
-            update_time=now, next_check_time=next_check,
+            update_time=now, next_check_time=next_check, channel_error_code=None, channel_error_message=None,
         )  # fmt: skip
         return True, (order, shown)

@@ -30,6 +30,8 @@ log = structlog.get_logger(__name__)
 _GATHER_SECONDS = 0.01
 # What was claimed ahead and has not got a place within this time is left to its lease, of which enough must be left for the work.
 AHEAD_TIME = timedelta(seconds=5)
+# After a stop, what was claimed ahead is begun for so long: a delivery of ten seconds ends before the worker does (runner.py).
+AHEAD_AFTER_STOP = timedelta(seconds=1.5)
 AHEAD_ROWS = 512
 """The most rows of a job that wait in memory."""
 
@@ -128,6 +130,7 @@ class Claims(Generic[K, T]):
         self._looking = asyncio.Lock()
         self._wanted = False
         self._stopping = False
+        self._last_begin: datetime | None = None
         self.started = 0
 
     async def start_due(self) -> int:
@@ -232,7 +235,8 @@ class Claims(Generic[K, T]):
         """A row that was claimed ahead, with a place. None if there is none, or if the key has to wait for a claim."""
         if not self._ahead.of(key):
             return None
-        if self._places.breakers.is_open(key):
+        late = self._last_begin is not None and self._clock.now() > self._last_begin
+        if late or self._places.breakers.is_open(key):
             self._left_to_lease(self._ahead.drop(key))
             return None
         if self._ahead.oldest(key) < self._clock.now() - AHEAD_TIME or not self._places.reserve_again(key):
@@ -277,8 +281,10 @@ class Claims(Generic[K, T]):
             self._claimer = None
 
     def stop(self) -> None:
-        """Claim nothing more. Work that has begun continues; `settle` waits for it."""
+        """Claim nothing more. Work that has begun continues, and `settle` waits for it. What was claimed ahead is begun for
+        AHEAD_AFTER_STOP, and then left to its lease."""
         self._stopping = True
+        self._last_begin = self._clock.now() + AHEAD_AFTER_STOP
         self._freed.set()
         self._mostly_free.set()
 

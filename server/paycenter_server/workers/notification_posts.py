@@ -24,6 +24,10 @@ _TICK = 0.001  # uvloop's timers have whole milliseconds
 _OWN = frozenset({"content-length", "content-type", "user-agent"})
 
 
+class OtherAiohttpError(aiohttp.ClientError):
+    """The request may have been written, and then a part of aiohttp was not there: it must not be sent at once by another way."""
+
+
 @dataclass(slots=True)
 class Answer:
     """The answer to a POST. `body`: as much of it as was asked for."""
@@ -127,7 +131,8 @@ class Posts:
     async def post(self, url: str, headers: Mapping[str, str], body: bytes, most: int) -> Answer:
         """Post `body`, and read the answer, at most `most` bytes of its body.
 
-        Raises TimeoutError, aiohttp.ClientError, OSError, or ValueError for a URL that is none.
+        Raises TimeoutError, aiohttp.ClientError, OSError, or ValueError for a URL that is none. AttributeError or TypeError, before
+        anything is written, and OtherAiohttpError show a version of aiohttp with other parts.
         """
         target = self._target(url)
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
@@ -136,12 +141,18 @@ class Posts:
         data = f"{target.head}{lines}content-length: {len(body)}\r\n\r\n".encode() + body
         with self._deadlines.next():
             connection = await self._connector.connect(target.request, traces=[], timeout=self._timeout)
+            while connection.protocol is not None and connection.protocol.should_close:
+                # It holds an answer to no request, which would be taken for the answer to this one.
+                connection.close()
+                connection = await self._connector.connect(target.request, traces=[], timeout=self._timeout)
             try:
                 answer = await _exchange(connection, data, most)
             except BaseException as error:
                 connection.close()
                 if isinstance(error, HttpProcessingError):
                     raise aiohttp.ClientPayloadError(f"the answer is not HTTP: {error.message}") from error
+                if isinstance(error, AttributeError | TypeError):
+                    raise OtherAiohttpError(f"{type(error).__name__}: {error}") from error
                 raise
             # The connector closes it if the answer was not read to its end, or if the receiver closes it.
             connection.release()

@@ -17,7 +17,7 @@ from paycenter_server.domain.addresses import is_public, parse_ip, reached_addre
 from paycenter_server.domain.guard import refuse_in_transaction
 from paycenter_server.services.context import Clock
 from paycenter_server.services.notifications_delivery import DeliveryResponse
-from paycenter_server.workers.notification_posts import Answer, Posts, SessionPosts
+from paycenter_server.workers.notification_posts import Answer, OtherAiohttpError, Posts, SessionPosts
 
 log = structlog.get_logger(__name__)
 TIMEOUT = 10.0
@@ -118,6 +118,9 @@ class AiohttpNotificationSender:
             except (AttributeError, TypeError) as error:
                 # `Posts` uses parts of aiohttp that are not documented, and this version has others.
                 self._use_session(error)
+            except OtherAiohttpError as error:
+                self._use_session(error)
+                raise
         assert self._by_session is not None
         return await self._by_session.post(url, headers, body, MAX_ANSWER)
 
