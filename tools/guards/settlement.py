@@ -116,13 +116,13 @@ SETTLEMENT: list[Mutant] = [
         ),
         (
             "direct-order-state",
-            "    AND p.state = ANY({_array(sources(ORDER, OrderEvent.PAID))}) FOR",
+            "    AND p.state = ANY({listed(sources(ORDER, OrderEvent.PAID))}) FOR",
             "    FOR",
             "test_other_states_book_nothing[closed-order] test_other_states_book_nothing[paid-order]",
         ),
         (
             "direct-attempt-state",
-            "    AND a.state = ANY({_array(OPEN_ATTEMPT)}) AND a.cancel_until",
+            "    AND a.state = ANY({listed(OPEN_ATTEMPT)}) AND a.cancel_until",
             "    AND a.cancel_until",
             "test_other_states_book_nothing[closed-attempt] test_other_states_book_nothing[paid-attempt]",
         ),
@@ -183,7 +183,7 @@ SETTLEMENT: list[Mutant] = [
         ),
         (
             "direct-wakes-only-open",
-            "\n    AND x.state = ANY({_array(OPEN_ATTEMPT)}) AND x.id",
+            "\n    AND x.state = ANY({listed(OPEN_ATTEMPT)}) AND x.id",
             "\n    AND x.id",
             "test_the_other_open_attempts_are_due_and_closed_ones_are_not",
         ),

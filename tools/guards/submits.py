@@ -10,7 +10,7 @@ SUBMITS: list[Mutant] = [
         "test_guards_orders.py",
         (
             "intent-state",
-            "AND t.state = ANY({_listed(sources(ORDER, OrderEvent.PAID))})\n",
+            "AND t.state = ANY({listed(sources(ORDER, OrderEvent.PAID))})\n",
             "\n",
             "test_intent_checks_the_state_again",
         ),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import UUID
@@ -18,6 +17,7 @@ from paycenter_server.domain.events import Actor, ActorKind, acting
 from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.domain.schedule import NOTIFICATION_DELAYS, notification_delay
 from paycenter_server.domain.states import NotificationEvent
+from paycenter_server.domain.values import value
 from paycenter_server.services.cases import Cases
 from paycenter_server.services.claims import Claims
 from paycenter_server.services.context import Context
@@ -42,7 +42,7 @@ RECORD_SECONDS = 0.01
 """The shortest time between the beginnings of two statements with results, if several are waiting."""
 
 
-@dataclass(slots=True)
+@value
 class DeliveryResponse:
     """The answer of a receiver. `status` 0: there was none, and `text` is the reason.
 

@@ -21,7 +21,7 @@ from paycenter_server.storage.accounts import holding
 from paycenter_server.storage.attempts import ATTEMPTS, attempt_event
 from paycenter_server.storage.cases import held
 from paycenter_server.storage.database import WriteConnection
-from paycenter_server.storage.events import cause_values, named, noting
+from paycenter_server.storage.events import cause_values, listed, named, noting
 
 _SKIP = " SKIP LOCKED"
 # What a new attempt has besides is the default of its column, or a constant: each argument costs the server time.
@@ -47,7 +47,7 @@ WITH account AS ({holding(f"ANY({_array('account_id')})", skip)}),
 given AS MATERIALIZED (SELECT g.* FROM unnest({_ARRAYS}, ${_VERSIONS}::bigint[]) g({", ".join(_GIVEN)}, submit_version)
   JOIN account ON account.id = g.account_id),
 free AS (SELECT t.id, t.amount, t.expire_time, t.submit_version FROM pay_order t
-  WHERE t.id = ANY(ARRAY(SELECT order_id FROM given)) AND t.state = ANY({_listed(sources(ORDER, OrderEvent.PAID))})
+  WHERE t.id = ANY(ARRAY(SELECT order_id FROM given)) AND t.state = ANY({listed(sources(ORDER, OrderEvent.PAID))})
     AND ({held("t.id")}) IS NULL FOR NO KEY UPDATE OF t{skip}),
 fitting AS MATERIALIZED (SELECT g.* FROM given g JOIN free t ON t.id = g.order_id
   WHERE t.amount = g.amount AND t.expire_time > g.create_time AND t.submit_version = g.submit_version),
@@ -57,10 +57,6 @@ made AS (INSERT INTO pay_attempt ({_MADE}) SELECT {", ".join((*(f"g.{name}" for 
 noted AS ({noting("made", _VERSIONS + 1, attempt_event(AttemptEvent.CREATE, before="NULL"), keys=_array("id"))})
 SELECT id FROM made
 """
-
-
-def _listed(values: Sequence[str]) -> str:
-    return f"ARRAY[{', '.join(map(named, values))}]"
 
 
 _INSERT, _INSERT_SHARED = _inserting(""), _inserting(_SKIP)
@@ -119,7 +115,7 @@ def _first_of_each(keys: Sequence[Hashable]) -> list[int]:
 
 
 def _answering(skip: str) -> str:
-    states = _listed(sources(ATTEMPT, AttemptEvent.ANSWERED))
+    states = listed(sources(ATTEMPT, AttemptEvent.ANSWERED))
     return f"""
 WITH old AS (SELECT id, state FROM pay_attempt WHERE id = ANY($1::uuid[]) AND state = ANY({states}) FOR NO KEY UPDATE{skip}),
 changed AS (UPDATE pay_attempt t SET state = {named(target(ATTEMPT, AttemptEvent.ANSWERED))}, display_mode = g.mode,

@@ -63,6 +63,11 @@ def named(event: StrEnum | str) -> str:
     return f"'{event.value if isinstance(event, StrEnum) else event}'"
 
 
+def listed(values: Sequence[str]) -> str:
+    """The SQL array of these states or other names."""
+    return f"ARRAY[{', '.join(map(named, values))}]"
+
+
 def cause_values(cause: Cause) -> list[Any]:
     """The arguments of the last three parameters of `noting`."""
     return [cause.actor.kind.value, cause.actor.name[:64], _storable(cause.evidence)]

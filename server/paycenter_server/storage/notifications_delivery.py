@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
@@ -11,6 +10,7 @@ from paycenter_server.domain.apps import NotificationSuccess
 from paycenter_server.domain.events import Cause, current_actor
 from paycenter_server.domain.notifications import NotificationType
 from paycenter_server.domain.states import NOTIFICATION, NotificationEvent, sources, target
+from paycenter_server.domain.values import value
 from paycenter_server.storage.claims import due_keys, due_rows
 from paycenter_server.storage.database import Connection, WriteConnection
 from paycenter_server.storage.events import cause_values
@@ -28,7 +28,7 @@ _RESULT_EVENTS = (
 _ENDS = (NotificationEvent.RECEIVED, NotificationEvent.GIVE_UP, NotificationEvent.SUPERSEDE)
 
 
-@dataclass(slots=True)  # not frozen: to make one of these for each delivery would cost three times as much
+@value
 class DueNotification:
     """A claimed notification with the values of its app that the delivery needs. Secrets are sealed.
 
@@ -82,7 +82,7 @@ async def claim_due(
     return [to_model(DueNotification, row) for row in rows]
 
 
-@dataclass(slots=True)
+@value
 class DeliveryResult:
     """The result of one claim. `times`: 1 if it was a delivery, 0 if nothing was sent. `problem`: empty if it was received.
 

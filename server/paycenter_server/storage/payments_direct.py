@@ -27,7 +27,7 @@ from paycenter_server.domain.states import (
 )
 from paycenter_server.domain.values import value
 from paycenter_server.storage.database import WriteConnection
-from paycenter_server.storage.events import cause_values, named, noting
+from paycenter_server.storage.events import cause_values, listed, named, noting
 from paycenter_server.storage.notifications import NOTIFICATIONS, superseding
 from paycenter_server.storage.payments import paid_event
 
@@ -109,10 +109,6 @@ FILLED = (
 """The gaps of a payload, in their order."""
 
 
-def _array(values: Sequence[str]) -> str:
-    return f"ARRAY[{', '.join(map(named, values))}]"
-
-
 _GIVEN = {
     "attempt_id": "uuid", "account_id": "uuid", "binding_id": "uuid", "amount": "bigint", "currency": "text",
     "channel_order_no": "text", "channel_user_id": "text", "success_time": "timestamptz", "fee_rate_ppm": "bigint",
@@ -145,7 +141,7 @@ def _notification() -> dict[str, str]:
 _TASK = _notification()
 _BOOKED_OF = "FROM booked b WHERE b.order_id ="
 _OLDER = f"""WHERE n.data_id = ANY(ARRAY(SELECT order_id FROM booked))
-    AND n.state = ANY({_array(sources(NOTIFICATION, NotificationEvent.SUPERSEDE))})
+    AND n.state = ANY({listed(sources(NOTIFICATION, NotificationEvent.SUPERSEDE))})
     AND n.data_version < (SELECT b.version {_BOOKED_OF} n.data_id)"""
 _SUPERSEDING = superseding(
     _OLDER, named(target(NOTIFICATION, NotificationEvent.SUPERSEDE)), f"(SELECT b.at {_BOOKED_OF} n.data_id)",
@@ -158,12 +154,12 @@ WITH o AS (
   SELECT p.id, uuid_send(p.id) AS key, p.app_id, p.merchant_order_id, p.subject, p.amount, p.currency, p.user_id,
     p.notification_url, {endpoint_sql("p.notification_url")} AS endpoint, p.version + 1 AS version
   FROM pay_order p WHERE p.id = ANY(ARRAY(SELECT order_id FROM pay_attempt WHERE id = ANY($1::uuid[])))
-    AND p.state = ANY({_array(sources(ORDER, OrderEvent.PAID))}) FOR NO KEY UPDATE SKIP LOCKED
+    AND p.state = ANY({listed(sources(ORDER, OrderEvent.PAID))}) FOR NO KEY UPDATE SKIP LOCKED
 ), t AS (
   SELECT a.id, a.order_id, a.state AS before, a.account_id, a.binding_id, a.channel_id, a.channel_code, a.amount, a.currency,
     a.fee_rate_ppm
   FROM pay_attempt a WHERE a.id = ANY($1::uuid[]) AND a.order_id = ANY(ARRAY(SELECT id FROM o))
-    AND a.state = ANY({_array(OPEN_ATTEMPT)}) AND a.cancel_until IS NULL FOR NO KEY UPDATE SKIP LOCKED
+    AND a.state = ANY({listed(OPEN_ATTEMPT)}) AND a.cancel_until IS NULL FOR NO KEY UPDATE SKIP LOCKED
 ), booked AS (
   -- One payment of each order: the second one of the same attempt, or of another attempt, is looked at by itself.
   SELECT DISTINCT ON (o.id) g.n, t.id, t.before, t.channel_id, t.channel_code, t.amount, o.id AS order_id, o.app_id,
@@ -183,7 +179,7 @@ WITH o AS (
   RETURNING a.id, a.order_id, a.state, a.paid_amount, b.before, b.actor_kind, b.actor, b.evidence
 ), open AS (
   SELECT x.id FROM pay_attempt x WHERE x.order_id = ANY(ARRAY(SELECT order_id FROM booked))
-    AND x.state = ANY({_array(OPEN_ATTEMPT)}) AND x.id <> ALL(ARRAY(SELECT id FROM booked)) ORDER BY x.id FOR NO KEY UPDATE
+    AND x.state = ANY({listed(OPEN_ATTEMPT)}) AND x.id <> ALL(ARRAY(SELECT id FROM booked)) ORDER BY x.id FOR NO KEY UPDATE
 ), others AS (
   -- Against a second payment: the other open attempts are due now, so that the sync job closes them.
   UPDATE pay_attempt x SET next_check_time = b.at FROM booked b

@@ -18,6 +18,8 @@ import aiohttp
 import yarl
 from aiohttp.http import HttpProcessingError
 
+from paycenter_server.domain.values import value
+
 _TARGETS_KEPT = 1024
 _TICK = 0.001  # uvloop's timers have whole milliseconds
 # What each call sends itself.
@@ -28,7 +30,7 @@ class OtherAiohttpError(aiohttp.ClientError):
     """The request may have been written, and then a part of aiohttp was not there: it must not be sent at once by another way."""
 
 
-@dataclass(slots=True)
+@value
 class Answer:
     """The answer to a POST. `body`: as much of it as was asked for."""
 
