@@ -137,6 +137,16 @@ def listening(port: int, seconds: float = 20.0) -> None:
         time.sleep(0.05)
 
 
+def quiet(pids: list[int], seconds: float = 20.0) -> None:
+    """Wait until these processes use hardly any processor time: a tenth of one, or `seconds` at most."""
+    end, used = time.monotonic() + seconds, cpu_seconds(*pids)
+    while time.monotonic() < end:
+        time.sleep(0.5)
+        before, used = used, cpu_seconds(*pids)
+        if used - before < 0.05:
+            return
+
+
 def generate(
     target: str, path: str, message: bytes, *, authorization: str = "", marker: str = "", first: int = 0, seconds: float = 2.0,
     parallel: int = 64, connections: int = 8, messages: Path | None = None, span: int = 0,

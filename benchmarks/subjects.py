@@ -19,7 +19,7 @@ from fixtures import App, fill_notifications, insert_script, make_app, make_orde
 from paycenter.v1 import pay_order_service_pb2 as orders
 from paycenter.v1 import pay_refund_service_pb2 as refunds
 from paycenter_server.local.ports import free_port
-from processes import HERE, Processes, cpu_seconds, generate, listening, memory_mib
+from processes import HERE, Processes, cpu_seconds, generate, listening, memory_mib, quiet
 
 MARKER = "0123456789abcdef"
 SERVICE = "/paycenter.v1.PayOrderService/"
@@ -235,7 +235,7 @@ class Benchmark:
             )  # fmt: skip
 
     def deliver(self) -> None:
-        """Two thousand waiting notifications of one endpoint that answers at once, by one worker that starts with them."""
+        """Waiting notifications of one endpoint that answers at once, by one worker that runs."""
         self._deliver("deliver", 1)
 
     def deliver_by_two(self) -> None:
@@ -245,10 +245,7 @@ class Benchmark:
     def whole_payments(self) -> None:
         """Orders that are created, then submitted to the mock channel, which pays at once, while a worker sends the notifications:
         payments a second over both parts, and the processor time of all processes for one."""
-        worker = self._made.paycenter("worker")
-        received = self._received()
-        asyncio.run(fill_notifications(self._made, self.app, f"{self.receiver_url}/notify", 1))
-        self._wait_received(received + 1)  # the worker runs
+        (worker,) = self._workers(1)
         self._whole("whole payment", self.target, self._server, worker)
         worker.terminate()
         worker.wait(20)
@@ -295,32 +292,39 @@ class Benchmark:
         self._wait_received(received + len(ids))
         return seconds + time.monotonic() - started
 
-    def _wait_received(self, count: int) -> None:
+    def _wait_received(self, count: int, every: float = 0.02) -> None:
         end = time.monotonic() + 60
         while self._received() < count:
             if time.monotonic() > end:
                 raise SystemExit(f"the receiver got {self._received()} of {count} notifications")
-            time.sleep(0.005)
+            time.sleep(every)
 
-    def _deliver(self, name: str, workers: int, count: int = 4000) -> None:
-        asyncio.run(fill_notifications(self._made, self.app, f"{self.receiver_url}/notify", count))
-        before = self._received()
-        processes = [self._made.paycenter("worker") for _ in range(workers)]
-        while self._received() == before:
-            time.sleep(0.002)
-        first, started = self._received(), time.monotonic()
-        cpu = cpu_seconds(*(process.pid for process in processes))
-        while (now := self._received()) < before + count and time.monotonic() - started < 60:
-            time.sleep(0.02)
-        seconds = time.monotonic() - started
+    def _workers(self, count: int) -> list[subprocess.Popen[str]]:
+        """Workers that have delivered something and rest: what a worker does once after its start is not measured."""
+        received = self._received()
+        asyncio.run(fill_notifications(self._made, self.app, f"{self.receiver_url}/notify", 1))
+        workers = [self._made.paycenter("worker") for _ in range(count)]
+        self._wait_received(received + 1)
+        quiet([worker.pid for worker in workers])
+        return workers
+
+    def _deliver(self, name: str, count: int, waiting: int = 8000) -> None:
+        """Until the first quarter is delivered, each worker has found that there is something to do. The rest is measured."""
+        workers = self._workers(count)
+        before, pids = self._received(), [worker.pid for worker in workers]
+        asyncio.run(fill_notifications(self._made, self.app, f"{self.receiver_url}/notify", waiting))
+        self._wait_received(before + waiting // 4, every=0.002)
+        first, started, cpu = self._received(), time.monotonic(), cpu_seconds(*pids)
+        postgres = cpu_seconds(self._made.postgres_pid)
+        self._wait_received(before + waiting)
+        seconds, sent = time.monotonic() - started, before + waiting - first
         measured = self.found.setdefault(name, Measured())
-        measured.rates.append((now - first) / seconds)
-        used = cpu_seconds(*(process.pid for process in processes)) - cpu
-        measured.cpu.setdefault("worker", []).append(used / max(1, now - first) * 1e6)
-        measured.failed += max(0, before + count - now)
-        for process in processes:
-            process.terminate()
-            process.wait(20)
+        measured.rates.append(sent / seconds)
+        measured.cpu.setdefault("worker", []).append((cpu_seconds(*pids) - cpu) / sent * 1e6)
+        measured.cpu.setdefault("postgres", []).append((cpu_seconds(self._made.postgres_pid) - postgres) / sent * 1e6)
+        for worker in workers:
+            worker.terminate()
+            worker.wait(20)
 
     def _received(self) -> int:
         import urllib.request
