@@ -8,7 +8,9 @@ from datetime import timedelta
 import pytest
 from paycenter_server.channels.protocol import HttpRequest, HttpResponse
 from paycenter_server.channels.transport import AiohttpTransport
+from paycenter_server.channels.wechatpay.v3 import WechatV3Codec
 from paycenter_server.domain.errors import PayCenterError, Reason
+from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.services.context import deadline
 from structlog.testing import capture_logs
 from support.system import OPERATOR, PayCenterSystem, SystemOn
@@ -63,6 +65,24 @@ async def test_platform_certificates_are_fetched_once_and_refreshed(system_on: S
         await system.simulator.pay(attempt.out_trade_no)
         await system.until(order, "SUCCESS")
         await system.simulator.post("/simulator/rotation", {"channel": "wechatpay", "done": True})
+
+
+async def test_a_callback_fetches_certificates_that_are_due(system_on: SystemOn) -> None:
+    """A sidecar makes no other calls, so nothing else would fetch them before they expire."""
+    transport = Counting()
+    async with system_on(transport) as system:
+        await use(system, use_platform_certificates="true", public_key="", public_key_id="")
+        order = await system.order()
+        attempt = await system.submit(order)
+        channel_id = decode(Prefix.CHANNEL, system.channels["wx_native"])
+        assert channel_id is not None
+        (configured,) = await system.services.gateway.channels.all_of(channel_id)
+        assert isinstance(configured.codec, WechatV3Codec)
+        configured.codec._verifier.refreshed = system.clock.now() - timedelta(hours=12)
+        assert transport.certificate_calls == 1
+        await system.simulator.pay(attempt.out_trade_no)
+        await system.until(order, "SUCCESS")
+        await eventually(lambda: transport.certificate_calls == 2)
 
 
 async def test_invented_serials_cannot_cause_calls(system_on: SystemOn) -> None:

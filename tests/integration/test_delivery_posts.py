@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from aiohttp.client_proto import ResponseHandler
-from paycenter_server.workers.notification_posts import Deadlines, OtherAiohttpError, Posts
+from paycenter_server.deadlines import Deadlines
+from paycenter_server.workers.notification_posts import OtherAiohttpError, Posts
 from paycenter_server.workers.notification_sender import AddressGuard, AiohttpNotificationSender, parse_networks
 from support.grpc_rig import write_pem
 from support.system import FakeClock

@@ -312,7 +312,7 @@ async def test_what_comes_while_the_database_is_away_is_booked_when_it_is_sent_a
 
 async def test_a_database_that_hangs_does_not_hold_the_channel_for_long(system: PayCenterSystem) -> None:
     """WeChat Pay waits for five seconds; the answer must come before, and say that it is not stored."""
-    async with tapped(system) as tap, second_sidecar(system, system.database_url, answer_seconds=0.3) as sidecar:
+    async with tapped(system) as tap, second_sidecar(system, system.database_url, answer_seconds=1) as sidecar:
         order = await system.order()
         attempt = await system.submit(order, "wx_native")
         await system.simulator.pay(attempt.out_trade_no)
@@ -322,7 +322,7 @@ async def test_a_database_that_hangs_does_not_hold_the_channel_for_long(system: 
             await connection.execute("SELECT 1 FROM pay_order WHERE id = $1 FOR UPDATE", order.id)
             started = asyncio.get_running_loop().time()
             assert (await post(system, target, body, headers=headers))[0] == 503
-            assert asyncio.get_running_loop().time() - started < 1
+            assert asyncio.get_running_loop().time() - started < 4
         # What was waiting goes on, and books it.
         await system.until(order, "SUCCESS", 3)
         assert (await post(system, target, body, headers=headers))[0] in (200, 204)

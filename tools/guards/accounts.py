@@ -162,6 +162,16 @@ ACCOUNTS: list[Mutant] = [
         ),
     ),
     *guards(
+        "services/channels_gateway.py",
+        "test_channel_keys.py",
+        (
+            "callback-keys-due",
+            "        if configured.codec.keys_due(now):\n            return None\n",
+            "",
+            "test_a_callback_fetches_certificates_that_are_due",
+        ),
+    ),
+    *guards(
         "services/callbacks.py",
         "test_account_callbacks.py",
         (

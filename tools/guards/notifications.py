@@ -187,6 +187,28 @@ NOTIFICATIONS: list[Mutant] = [
         control=False,
     ),
     *guards(
+        "deadlines.py",
+        "test_delivery_posts.py",
+        (
+            "deadline-cancelled",
+            "if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:",
+            "if kind is asyncio.CancelledError:",
+            "test_a_task_that_is_cancelled_is_no_timeout[False] test_a_task_that_is_cancelled_is_no_timeout[True]",
+        ),
+        (
+            "deadline-both",
+            "if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:",
+            "if self._expired and kind is asyncio.CancelledError:",
+            "test_a_task_that_is_cancelled_is_no_timeout[True]",
+        ),
+        (
+            "deadline-own",
+            "            if block.due > now + _TICK:",
+            "            if False:",
+            "test_the_timer_of_a_block_that_has_ended_ends_the_next_one_in_its_time",
+        ),
+    ),
+    *guards(
         "workers/notification_posts.py",
         "test_delivery_sender.py",
         (
@@ -206,25 +228,6 @@ NOTIFICATIONS: list[Mutant] = [
             "while 100 <= message.code < 200 and message.code != 101:",
             "while False:",
             "test_delivery_posts.py::test_an_early_answer_is_not_the_answer",
-        ),
-        (
-            "post-deadline-cancelled",
-            "if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:",
-            "if kind is asyncio.CancelledError:",
-            "test_delivery_posts.py::test_a_task_that_is_cancelled_is_no_timeout[False] "
-            "test_delivery_posts.py::test_a_task_that_is_cancelled_is_no_timeout[True]",
-        ),
-        (
-            "post-deadline-both",
-            "if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:",
-            "if self._expired and kind is asyncio.CancelledError:",
-            "test_delivery_posts.py::test_a_task_that_is_cancelled_is_no_timeout[True]",
-        ),
-        (
-            "post-deadline-own",
-            "            if block.due > now + _TICK:",
-            "            if False:",
-            "test_delivery_posts.py::test_the_timer_of_a_block_that_has_ended_ends_the_next_one_in_its_time",
         ),
         (
             "post-scheme",

@@ -15,6 +15,7 @@ import structlog
 from aiohttp import web
 
 from paycenter_server.channels.protocol import CallbackRequest
+from paycenter_server.deadlines import Deadlines
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.http_callback.connections import KEEPALIVE_SECONDS, Connections, connection_limit, raise_descriptor_limit
 from paycenter_server.services.callbacks import UNAVAILABLE, Callbacks
@@ -67,6 +68,7 @@ def create_app(
     callbacks: Callbacks, health: Health, *, read_seconds: float = READ_SECONDS, answer_seconds: float = ANSWER_SECONDS
 ) -> web.Application:
     """The application of the sidecar."""
+    answers = Deadlines(answer_seconds)
 
     async def callback(request: web.Request) -> web.Response:
         begin_request(request.headers.get("x-request-id"), request.remote or "")
@@ -86,7 +88,7 @@ def create_app(
         headers = {name.lower(): value for name, value in request.headers.items()}
         try:
             callback_request = CallbackRequest(headers, body, request.rel_url.raw_query_string)
-            async with asyncio.timeout(answer_seconds):
+            with answers.next():
                 answer = await callbacks.receive(request.match_info["channel_id"], callback_request)
         except PayCenterError as error:
             log.error("callback_not_handled", reason=error.reason.value, why=error.message)

@@ -66,9 +66,13 @@ class Callbacks:
             raise
         configured = candidates[0]
         names = {"channel": channel_number, "code": configured.channel.code}
+        set_actor(Actor(ActorKind.CALLBACK, channel_number))
         try:
-            actor = Actor(ActorKind.CALLBACK, channel_number)
-            configured, callback = await self._context.run_to_completion(self._store(actor, key, candidates, request))
+            direct = await self._store_directly(candidates[0], request)
+            if direct is not None:
+                callback = direct
+            else:
+                configured, callback = await self._context.run_to_completion(self._store(key, candidates, request))
         except CallbackError as error:
             log.warning("callback_refused", why=str(error), **names)
             return configured.codec.acknowledge(False, "the callback cannot be verified")
@@ -84,11 +88,21 @@ class Callbacks:
             return configured.codec.acknowledge(False, "not stored, send again")
         return callback.answer or configured.codec.acknowledge(True, "")
 
+    async def _store_directly(self, signer: ConfiguredChannel, request: CallbackRequest) -> Callback | None:
+        """The usual callback: the present keys of the account verify it, and the payment is booked in one statement.
+
+        None, with nothing changed, if it is not that. It needs no task of its own: a statement that is cancelled has booked the
+        payment or has not, and the channel sends again what was not acknowledged. What is booked directly names the account: every
+        fact of it is compared, and so those of the merchant.
+        """
+        callback = self._gateway.read_callback(signer, request)
+        if callback is None:
+            return None
+        return callback if await self._book_directly(signer, callback, callback_cause(request, callback)) else None
+
     async def _store(
-        self, actor: Actor, channel_id: UUID, candidates: Sequence[ConfiguredChannel], request: CallbackRequest
+        self, channel_id: UUID, candidates: Sequence[ConfiguredChannel], request: CallbackRequest
     ) -> tuple[ConfiguredChannel, Callback]:
-        """It runs in a task of its own."""
-        set_actor(actor)
         try:
             signer, callback = await self._verified(candidates, request)
         except (CallbackError, FactsMismatchError):

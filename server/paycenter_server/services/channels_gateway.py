@@ -219,6 +219,16 @@ class ChannelGateway:
         else:
             await self.fetch_keys(configured, None, pause)
 
+    def read_callback(self, configured: ConfiguredChannel, request: CallbackRequest) -> Callback | None:
+        """The content of a callback that the present keys verify. None if they do not, or are to be fetched."""
+        now = self._context.now()
+        if configured.codec.keys_due(now):
+            return None
+        try:
+            return configured.codec.parse_callback(request, now)
+        except (CallbackError, UnknownKeyError):
+            return None
+
     async def parse_callback(self, configured: ConfiguredChannel, request: CallbackRequest, *, fetch: bool = True) -> Callback:
         """Verify and read a callback, with the present keys or with earlier ones. CallbackError if it cannot be verified.
 

@@ -18,10 +18,10 @@ import aiohttp
 import yarl
 from aiohttp.http import HttpProcessingError
 
+from paycenter_server.deadlines import Deadlines
 from paycenter_server.domain.values import value
 
 _TARGETS_KEPT = 1024
-_TICK = 0.001  # uvloop's timers have whole milliseconds
 # What each call sends itself.
 _OWN = frozenset({"content-length", "content-type", "user-agent"})
 
@@ -55,69 +55,6 @@ def _target(url: str) -> _Target:
     request = aiohttp.ClientRequest("POST", parsed, loop=asyncio.get_running_loop())
     lines = [f"{name}: {value}\r\n" for name, value in request.headers.items() if name.lower() not in _OWN]
     return _Target(request, f"POST {request.url.raw_path_qs} HTTP/1.1\r\n{''.join(lines)}")
-
-
-class _Deadline:
-    """A block that is cancelled at a time, as `asyncio.timeout` does it."""
-
-    __slots__ = ("_all", "_cancelling", "_expired", "_task", "due")
-
-    def __init__(self, all_: Deadlines, due: float) -> None:
-        self._all = all_
-        self._expired = False
-        self.due = due
-
-    def __enter__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._task, self._cancelling = task, task.cancelling()
-        self._all.add(self)
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self._all.remove(self)
-        # Not if somebody else has cancelled the task too.
-        if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
-            raise TimeoutError from error
-
-    def expire(self) -> None:
-        """Cancel the block."""
-        self._expired = True
-        self._task.cancel()
-
-
-class Deadlines:
-    """Blocks that may take the same number of seconds each. They share a timer, because one for each costs as much as a signature
-    and more: they end in the order in which they began, and mostly before their time."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._loop = asyncio.get_running_loop()
-        self._blocks: dict[_Deadline, None] = {}
-        self._timer: asyncio.TimerHandle | None = None
-
-    def next(self) -> _Deadline:
-        """For `with`: TimeoutError if the block takes longer. It begins now."""
-        return _Deadline(self, self._loop.time() + self._seconds)
-
-    def add(self, block: _Deadline) -> None:
-        """A block begins."""
-        self._blocks[block] = None
-        if self._timer is None:
-            self._timer = self._loop.call_at(block.due, self._expire)
-
-    def remove(self, block: _Deadline) -> None:
-        """A block ends."""
-        self._blocks.pop(block, None)
-
-    def _expire(self) -> None:
-        self._timer = None
-        now = self._loop.time()
-        for block in list(self._blocks):
-            if block.due > now + _TICK:
-                self._timer = self._loop.call_at(block.due, self._expire)
-                return
-            del self._blocks[block]
-            block.expire()
 
 
 class Posts:
