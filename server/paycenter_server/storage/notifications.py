@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 from paycenter_server.domain.events import SENT_NOW, Cause, Subject, current_actor
-from paycenter_server.domain.notifications import NotificationLog, NotificationType, PayNotification
+from paycenter_server.domain.notifications import NotificationLog, NotificationType, PayNotification, new_notification
 from paycenter_server.domain.states import (
     NOTIFICATION,
     OPEN_NOTIFICATION,
@@ -19,7 +19,7 @@ from paycenter_server.domain.states import (
     target,
 )
 from paycenter_server.storage.database import Connection, Transaction, WriteConnection
-from paycenter_server.storage.events import Change, cause_values, named, noting
+from paycenter_server.storage.events import Change, cause_values, listed, named, noting
 from paycenter_server.storage.lists import Conditions, columns_of, conditions_of, list_rows
 from paycenter_server.storage.rows import RowMapping, to_model
 
@@ -56,6 +56,36 @@ def superseding(rows: str, state: str, now: str, cause: int | str) -> str:
            ), superseded AS (
              SELECT older.*, replaced.before FROM older JOIN replaced USING (id)
            ), noted_superseded AS ({noting_state(named(NotificationEvent.SUPERSEDE), cause, "superseded")})"""
+
+
+def superseding_each(rows: str, key: str) -> str:
+    """`superseding` of the older open notifications of the object of each row of the CTE `rows`. `key`: the column with the id of
+    the object; `version`, `at`, `actor_kind` and `actor` are those of its change."""
+    of = f"FROM {rows} b WHERE b.{key} ="
+    older = f"""WHERE n.data_id = ANY(ARRAY(SELECT {key} FROM {rows}))
+    AND n.state = ANY({listed(sources(NOTIFICATION, NotificationEvent.SUPERSEDE))})
+    AND n.data_version < (SELECT b.version {of} n.data_id)"""
+    return superseding(
+        older, named(target(NOTIFICATION, NotificationEvent.SUPERSEDE)), f"(SELECT b.at {of} n.data_id)",
+        f"(SELECT b.actor_kind {of} superseded.data_id), (SELECT b.actor {of} superseded.data_id), NULL",
+    )  # fmt: skip
+
+
+def task_columns(kind: NotificationType, now: str, endpoint: str, given: Mapping[str, str]) -> dict[str, str]:
+    """The columns of a new notification as SQL. `now`, `endpoint`, `given`: what it has of its own. The rest is constant, as of a
+    sample."""
+    sample_time = datetime.now(UTC)
+    sample = new_notification(
+        UUID(int=0), sample_time, app_id=UUID(int=0), app_key="", kind=kind, event="", data_id=UUID(int=0), data_version=0,
+        merchant_order_id="", merchant_refund_no="", notification_url="", payload="",
+    )  # fmt: skip
+    values = dict(zip(NOTIFICATIONS.columns, NOTIFICATIONS.values(sample), strict=True))
+    constants = {name: now if value == sample_time else _literal(value) for name, value in values.items()}
+    return constants | {"endpoint": endpoint} | dict(given)
+
+
+def _literal(value: object) -> str:
+    return "NULL" if value is None else str(value) if isinstance(value, int) else named(str(value))
 
 
 def telling(kind: NotificationType, first: int = 1, of: str = "") -> str:

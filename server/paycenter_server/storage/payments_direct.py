@@ -7,20 +7,18 @@ changes. What it does not book, because anything differs or another transaction 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from uuid import UUID
 
 from paycenter_server.domain.events import Cause
 from paycenter_server.domain.ids import ALPHABET, Prefix
 from paycenter_server.domain.money import PPM
-from paycenter_server.domain.notifications import NotificationType, new_notification
+from paycenter_server.domain.notifications import NotificationType
 from paycenter_server.domain.states import (
     ATTEMPT,
-    NOTIFICATION,
     OPEN_ATTEMPT,
     ORDER,
     AttemptEvent,
-    NotificationEvent,
     OrderEvent,
     sources,
     target,
@@ -28,7 +26,7 @@ from paycenter_server.domain.states import (
 from paycenter_server.domain.values import value
 from paycenter_server.storage.database import WriteConnection
 from paycenter_server.storage.events import cause_values, listed, named, noting
-from paycenter_server.storage.notifications import NOTIFICATIONS, superseding
+from paycenter_server.storage.notifications import superseding_each, task_columns
 from paycenter_server.storage.payments import paid_event
 
 
@@ -117,35 +115,10 @@ _GIVEN = {
 }  # fmt: skip
 _ARRAYS = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(_GIVEN.values(), 1))
 _PAYLOAD = " || ".join(["b.pieces[1]", *(f"{GAPS[name]} || b.pieces[{number}]" for number, name in enumerate(FILLED, 2))])
-
-
-def _literal(value: object) -> str:
-    return "NULL" if value is None else str(value) if isinstance(value, int) else named(str(value))
-
-
-def _notification() -> dict[str, str]:
-    """The columns of the notification as SQL over `booked` b and `pay_app` app. What every new one has is that of a sample."""
-    now = datetime.now(UTC)
-    sample = new_notification(
-        UUID(int=0), now, app_id=UUID(int=0), app_key="", kind=NotificationType.ORDER, event="", data_id=UUID(int=0),
-        data_version=0, merchant_order_id="", merchant_refund_no="", notification_url="", payload="",
-    )  # fmt: skip
-    values = dict(zip(NOTIFICATIONS.columns, NOTIFICATIONS.values(sample), strict=True))
-    return {name: "b.at" if value == now else _literal(value) for name, value in values.items()} | {
-        "id": "b.notification_id", "app_id": "b.app_id", "event": "b.event", "data_id": "b.order_id", "data_version": "b.version",
-        "merchant_order_id": "b.merchant_order_id", "notification_url": "b.notification_url",
-        "endpoint": "coalesce(nullif(b.endpoint, ''), app.order_notification_endpoint)", "payload": _PAYLOAD,
-    }  # fmt: skip
-
-
-_TASK = _notification()
-_BOOKED_OF = "FROM booked b WHERE b.order_id ="
-_OLDER = f"""WHERE n.data_id = ANY(ARRAY(SELECT order_id FROM booked))
-    AND n.state = ANY({listed(sources(NOTIFICATION, NotificationEvent.SUPERSEDE))})
-    AND n.data_version < (SELECT b.version {_BOOKED_OF} n.data_id)"""
-_SUPERSEDING = superseding(
-    _OLDER, named(target(NOTIFICATION, NotificationEvent.SUPERSEDE)), f"(SELECT b.at {_BOOKED_OF} n.data_id)",
-    f"(SELECT b.actor_kind {_BOOKED_OF} superseded.data_id), (SELECT b.actor {_BOOKED_OF} superseded.data_id), NULL",
+_TASK = task_columns(
+    NotificationType.ORDER, "b.at", "coalesce(nullif(b.endpoint, ''), app.order_notification_endpoint)",
+    {"id": "b.notification_id", "app_id": "b.app_id", "event": "b.event", "data_id": "b.order_id", "data_version": "b.version",
+     "merchant_order_id": "b.merchant_order_id", "notification_url": "b.notification_url", "payload": _PAYLOAD},
 )  # fmt: skip
 # It waits for no order and no attempt that it could book, so that one that is locked does not hold up the others. Whatever it waits
 # for (the other attempts, older notifications) is of orders that it has locked, in the order of the keys.
@@ -190,7 +163,7 @@ WITH o AS (
     channel_user_id = b.channel_user_id, channel_fee_rate_ppm = b.rate, channel_fee_amount = {fee_sql("b.amount", "b.rate")},
     success_time = b.success_time, update_time = b.at, next_check_time = NULL, version = b.version
   FROM booked b WHERE p.id = b.order_id AND p.id = ANY(ARRAY(SELECT order_id FROM booked)) RETURNING b.n
-), {_SUPERSEDING}, task AS (
+), {superseding_each("booked", "order_id")}, task AS (
   INSERT INTO pay_notify_task ({", ".join(_TASK)}) SELECT {", ".join(_TASK.values())}
   FROM booked b JOIN pay_app app ON app.id = b.app_id ON CONFLICT (data_id, event, data_version) DO NOTHING
 ), noted AS ({noting("attempt", "actor_kind, actor, evidence", paid_event(named(OrderEvent.PAID)))})
