@@ -48,11 +48,12 @@ from paycenter_server.storage import channels as channel_rows
 from paycenter_server.storage import notifications as notification_rows
 from paycenter_server.storage import notifications_delivery as delivery_rows
 from paycenter_server.storage import orders as order_rows
-from paycenter_server.storage import orders_insert
+from paycenter_server.storage import orders_insert, refunds_shared
 from paycenter_server.storage import payments as payment_rows
 from paycenter_server.storage import refunds as refund_rows
 from paycenter_server.storage.database import Transaction
 from paycenter_server.storage.refunds import Certainty
+from paycenter_server.storage.refunds_shared import Success
 from support.system import CAUSE, MONEY, PayCenterSystem, delete_all
 
 PAID_ORDER = (OrderState.SUCCESS.value, OrderState.REFUND.value)
@@ -324,7 +325,15 @@ async def _succeed_late(rows: Rows) -> int:
     )
 
 
+async def _succeed_shared(rows: Rows) -> int:
+    task = replace(rows.notification, id=rows.case_id, type=NotificationType.REFUND, data_version=rows.refund.version + 1)
+    success = Success(rows.refund, task, "", rows.now, rows.now, CAUSE)
+    (refund,) = await refunds_shared.succeed_each(rows.transaction, [success])
+    return refund.version if refund is not None else 0
+
+
 SUCCESSES: Mapping[str, Act] = {
+    "succeed-shared": _succeed_shared,
     "succeed": ACTS[RefundEvent, RefundEvent.SUCCEED],
     "succeed-and-tell": ACTS[OrderEvent, OrderEvent.REFUNDED],
     "succeed-late": _succeed_late,

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 from paycenter_server.domain.sessions import LoginDelays
+from paycenter_server.services.notifications_payloads import refund_settled
 from paycenter_server.storage import (
     accounts,
     attempts,
@@ -76,7 +77,15 @@ async def of_refunds(system: PayCenterSystem) -> None:
     now = system.clock.now()
     order = await system.paid("mock")
     refund = await system.refund(order, 10)
+    await system.rows("UPDATE pay_attempt SET channel_extras = $2 WHERE order_id = $1", order.id, {"refund": "pending"})
+    waiting = await system.refund(order, 10)
     async with undone(system) as connection:
+        key = system.services.context.new_key(now)
+        another = replace(waiting, id=key, out_refund_key=key, merchant_refund_no="R-another", version=0)
+        assert await refunds.reserve_and_insert(connection, another, CAUSE)
+        task = refund_settled(waiting, system.services.context.new_key(now), now, version=1, success_time=now)
+        done = await refunds.succeed(connection, waiting, CAUSE, task, channel_refund_no="", success_time=now, now=now)
+        assert done == 1
         await refunds.reserve(connection, order.id, 1, now)
         await refunds.find_earlier_key(connection, refund.attempt_id, uuid4())
         earlier = await refunds.earlier_numbers(connection, refund.id)

@@ -186,10 +186,9 @@ class Refunds:
         )  # fmt: skip
         await self._settlement.check_limits(refund, attempt)
         try:
-            if not work.caller.is_operator and work.approved is None:
-                async with self._context.database.connection() as connection:
-                    if await refund_rows.reserve_and_insert(connection, refund, cause()):
-                        return refund
+            alone = not work.caller.is_operator and work.approved is None
+            if alone and await self._settlement.statements.reserve_and_insert(refund, cause()):
+                return refund
             # A second operator, the audit, or something that the error names.
             async with self._context.database.transaction() as connection:
                 if work.approved is not None:
@@ -235,8 +234,8 @@ class Refunds:
 
     async def _send(self, refund: PayRefund, attempt: PayAttempt | None = None) -> PayRefund:
         """`attempt`: the one that paid, if the caller has read it."""
-        await self._settlement.send(refund, attempt)
-        return await self._reads.add(refund.id) or refund
+        booked = await self._settlement.send(refund, attempt)
+        return booked or await self._reads.add(refund.id) or refund
 
     async def load(self, caller: Caller, number: str) -> PayRefund:
         """Read by number. REFUND_NOT_FOUND also for a refund of another app."""

@@ -20,6 +20,7 @@ from paycenter_server.services.context import Context
 from paycenter_server.services.events import cause as cause_of
 from paycenter_server.services.events import with_verdict
 from paycenter_server.services.payments import FactsMismatchError, compare_account
+from paycenter_server.services.refunds_statements import RefundStatements
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import cases as case_rows
 from paycenter_server.storage import events as event_rows
@@ -42,6 +43,7 @@ class RefundNumbers:
         self._gateway = gateway
         self._attempts = attempts
         self._cases = cases
+        self.statements = RefundStatements(context)
 
     async def _request(self, refund: PayRefund, configured: ConfiguredChannel) -> RefundRequest:
         async with self._context.database.connection() as connection:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
-from functools import partial
 
 import structlog
 
@@ -31,6 +30,7 @@ from paycenter_server.storage import notifications as notification_rows
 from paycenter_server.storage import refunds as refund_rows
 from paycenter_server.storage.database import Transaction
 from paycenter_server.storage.refunds import Certainty, Sending
+from paycenter_server.storage.refunds_shared import Success
 
 log = structlog.get_logger(__name__)
 
@@ -44,16 +44,16 @@ class RefundSettlement(RefundNumbers):
         if wrong := configured.spec.refund_limits(self._request_of(refund, configured, attempt)):
             raise invalid(list(wrong))
 
-    async def send(self, refund: PayRefund, attempt: PayAttempt | None = None) -> None:
+    async def send(self, refund: PayRefund, attempt: PayAttempt | None = None) -> PayRefund | None:
         """Send a new refund, or one that is sent again under a new number. The row says that it is sent (`unclear_send_time`).
 
-        `attempt`: the one that paid, if the caller has read it.
+        `attempt`: the one that paid, if the caller has read it. The refund as it is then; None if it must be read.
         """
         configured = await self._gateway.channels.bound(refund.binding_id)
         request = self._request_of(refund, configured, attempt) if attempt else await self._request(refund, configured)
         outcome = await self._gateway.perform(configured, lambda codec, context: codec.refund(request, context))
         sending = Sending(refund.unclear_send_time, None) if refund.unclear_send_time is not None else None
-        await self._apply_or_note(configured, refund, outcome, _answered(outcome, sending))
+        return await self._apply_or_note(configured, refund, outcome, _answered(outcome, sending))
 
     async def check(self, refund: PayRefund, *, asked: bool = False) -> None:
         """Query a refund. If the channel does not know a WAITING one, it is sent again under the same number (rule 2).
@@ -179,16 +179,21 @@ class RefundSettlement(RefundNumbers):
         outcome: RefundOutcome,
         sending: Sending | None,
         clear_before: datetime | None = None,
-    ) -> None:
-        """`sending`: the send that was answered clearly. `clear_before`: no send from before this time can be carried out."""
+    ) -> PayRefund | None:
+        """`sending`: the send that was answered clearly. `clear_before`: no send from before this time can be carried out.
+
+        The refund as it is then; None if it must be read.
+        """
         certainty = Certainty(sending, clear_before, final=outcome.facts is not None)
         try:
-            await self.apply(configured, refund, outcome, cause_of(outcome.call), certainty)
+            done = await self._apply(configured, refund, outcome, cause_of(outcome.call), certainty)
+            return done if isinstance(done, PayRefund) else None
         except FactsMismatchError as error:
             log.error("refund_facts_mismatch", out_refund_no=refund.out_refund_no, why=str(error))
             if refund.state is not RefundState.WAITING:
                 await self._note_query(refund, outcome, str(error))
             await self._note(refund, "FACTS_MISMATCH", str(error), with_verdict(cause_of(outcome.call), str(error)), None)
+            return None
 
     async def apply(
         self,
@@ -203,6 +208,12 @@ class RefundSettlement(RefundNumbers):
         `certainty`: None for a callback, whose facts are about this very refund.
         """
         certainty = certainty or Certainty(final=outcome.facts is not None)
+        return bool(await self._apply(configured, refund, outcome, cause, certainty))
+
+    async def _apply(
+        self, configured: ConfiguredChannel, refund: PayRefund, outcome: RefundOutcome, cause: Cause, certainty: Certainty
+    ) -> PayRefund | bool:
+        """The refund as it is then, if the statement that has booked it says so."""
         if outcome.status is RefundStatus.SUCCESS:
             self._compare(configured, refund, outcome.facts)
             return await self._succeed(refund, outcome.facts, cause)
@@ -221,31 +232,31 @@ class RefundSettlement(RefundNumbers):
         if not same or facts.amount not in (None, refund.amount):
             raise FactsMismatchError("the message's numbers or amount are not the refund's")
 
-    async def _succeed(self, refund: PayRefund, facts: RefundFacts | None, cause: Cause) -> bool:
+    async def _succeed(self, refund: PayRefund, facts: RefundFacts | None, cause: Cause) -> PayRefund | bool:
         now = self._context.now()
         success_time: datetime = (facts.success_time if facts else None) or now
+        number = (facts.channel_refund_no if facts else "")[:64]
 
         def task(version: int) -> PayNotification:
             return payloads.refund_settled(refund, self._context.new_key(now), now, version=version, success_time=success_time)
 
-        succeed = partial(
-            refund_rows.succeed, refund=refund, cause=cause, success_time=success_time, now=now,
-            channel_refund_no=(facts.channel_refund_no if facts else "")[:64],
-        )  # fmt: skip
-        done = 0
+        done: PayRefund | bool = False
         if refund.case_id is None:
-            async with self._context.database.connection() as connection:
-                done = await succeed(connection, task=task(refund.version + 1))
+            done = await self.statements.succeed(Success(refund, task(refund.version + 1), number, success_time, now, cause))
         if not done:
             # It is that of a case, or it is not as it was read: then what has changed decides.
             async with self._context.database.transaction() as transaction:
-                if done := await succeed(transaction):
-                    await self._store_notification_and_move_case(transaction, refund, task(done), CaseEvent.RESOLVE, cause)
+                version = await refund_rows.succeed(
+                    transaction, refund, cause, channel_refund_no=number, success_time=success_time, now=now
+                )
+                if version:
+                    await self._store_notification_and_move_case(transaction, refund, task(version), CaseEvent.RESOLVE, cause)
                 else:
-                    done = await self._succeed_late(transaction, refund, facts, success_time, cause)
+                    version = await self._succeed_late(transaction, refund, facts, success_time, cause)
+            done = bool(version)
         if done:
             self._context.wake_up.send()
-        return bool(done)
+        return done
 
     async def _succeed_late(
         self, transaction: Transaction, refund: PayRefund, facts: RefundFacts | None, success_time: datetime, cause: Cause

@@ -18,8 +18,9 @@ from paycenter_server.domain.guard import transaction_open
 CheckViolation = asyncpg.CheckViolationError
 UniqueViolation = asyncpg.UniqueViolationError
 ForeignKeyViolation = asyncpg.ForeignKeyViolationError
+Deadlock = asyncpg.DeadlockDetectedError
 Conflict = (
-    asyncpg.DeadlockDetectedError,
+    Deadlock,
     asyncpg.SerializationError,
     asyncpg.LockNotAvailableError,
     # A migration changed a table between two statements of a transaction. Outside a transaction asyncpg prepares again.

@@ -20,8 +20,6 @@ from paycenter_server.storage.rows import RowMapping, by_unique_key
 
 REFUNDS = RowMapping(PayRefund, "pay_refund")
 _BY_MERCHANT_NO = by_unique_key("pay_refund", "merchant_refund_no, app_id", "$2, $1")
-
-
 _RESERVE = """UPDATE pay_order SET reserved_amount = reserved_amount + $2, update_time = $3
   WHERE id = $1 AND refunded_amount + reserved_amount + $2 <= paid_amount RETURNING id"""
 
@@ -39,19 +37,20 @@ _OF_ORDER = "CASE WHEN case_id IS NULL THEN amount ELSE 0 END"
 """The amount by which a refund changes the amounts of its order: surplus money belongs to no order."""
 
 
-def _event(event: RefundEvent, before: RefundState | None, reserved: str = "", refunded: str = "") -> Change:
-    """`reserved` and `refunded`: the sign of the change, if there is one."""
+def refund_event(event: RefundEvent, before: RefundState | None, reserved: str = "", refunded: str = "") -> Change:
+    """The event of a refund. `reserved` and `refunded`: the sign of the change, if there is one."""
     return Change(
         Subject.REFUND, named(event), before=named(before) if before else "NULL", after="state", amount="amount",
         reserved=f"{reserved}({_OF_ORDER})" if reserved else "0", refunded=f"{refunded}({_OF_ORDER})" if refunded else "0",
     )  # fmt: skip
 
 
-_NOTED = "id, order_id, case_id, state, amount"
-_CREATED = _event(RefundEvent.CREATE, None, reserved="+")
+NOTED = "id, order_id, case_id, state, amount"  # what the event of a refund needs
+CREATED = refund_event(RefundEvent.CREATE, None, reserved="+")
+SUCCEEDED = refund_event(RefundEvent.SUCCEED, RefundState.WAITING, reserved="-", refunded="+")
 _INSERT = f"""
-WITH made AS ({REFUNDS.insert} RETURNING {_NOTED})
-{noting("made", len(REFUNDS.columns) + 1, _CREATED)}
+WITH made AS ({REFUNDS.insert} RETURNING {NOTED})
+{noting("made", len(REFUNDS.columns) + 1, CREATED)}
 """
 
 
@@ -65,10 +64,10 @@ async def insert_refund(transaction: Transaction, refund: PayRefund, cause: Caus
 # the insert: the CHECK of the amounts of the order.
 _RESERVE_AND_INSERT = f"""
 WITH account AS ({holding(REFUNDS.place("account_id"))}),
-made AS ({REFUNDS.insert_from("account")} RETURNING {_NOTED}),
+made AS ({REFUNDS.insert_from("account")} RETURNING {NOTED}),
 reserved AS (UPDATE pay_order o SET reserved_amount = reserved_amount + made.amount, update_time = {REFUNDS.place("create_time")}
   FROM made WHERE o.id = made.order_id),
-noted AS ({noting("made", len(REFUNDS.columns) + 1, _CREATED)})
+noted AS ({noting("made", len(REFUNDS.columns) + 1, CREATED)})
 SELECT id FROM made
 """
 
@@ -164,8 +163,8 @@ async def send_again(
              UPDATE pay_refund SET state = $5, earlier_out_refund_keys = earlier_out_refund_keys || to_jsonb(out_refund_key::text),
                out_refund_key = $2, send_count = send_count + 1, channel_error_code = NULL, channel_error_message = NULL,
                next_check_time = $4, unclear_send_time = $3, earlier_look_time = least(earlier_look_time, $7),
-               check_count = 0, update_time = $3 WHERE id = $1 AND state = ANY($6) RETURNING {_NOTED}
-           ), noted AS ({noting("again", 8, _event(RefundEvent.SEND_AGAIN, RefundState.FAILURE, reserved="+"))})
+               check_count = 0, update_time = $3 WHERE id = $1 AND state = ANY($6) RETURNING {NOTED}
+           ), noted AS ({noting("again", 8, refund_event(RefundEvent.SEND_AGAIN, RefundState.FAILURE, reserved="+"))})
            SELECT id FROM again""",
         refund_id, new_key, now, next_check, target(REFUND, RefundEvent.SEND_AGAIN),
         sources(REFUND, RefundEvent.SEND_AGAIN), first_look_at_replaced(new_key), *cause_values(cause),
@@ -203,12 +202,12 @@ def _succeeding(condition: str = "true", more: str = "") -> str:
                next_check_time = earlier_look_time, channel_error_code = NULL, channel_error_message = NULL, version = version + 1
              WHERE id = $1 AND out_refund_key = $2 AND state = ANY($7) AND {condition}
                AND (case_id IS NOT NULL OR (SELECT o.state FROM pay_order o WHERE o.id = order_id) = ANY($9))
-             RETURNING {_NOTED}, version
+             RETURNING {NOTED}, version
            ), moved AS (
              UPDATE pay_order o SET state = $8, refunded_amount = refunded_amount + done.amount,
                reserved_amount = reserved_amount - done.amount, update_time = $6
              FROM done WHERE o.id = done.order_id AND done.case_id IS NULL RETURNING o.id
-           ), noted AS ({noting("done", 10, _event(RefundEvent.SUCCEED, RefundState.WAITING, reserved="-", refunded="+"))}){more}
+           ), noted AS ({noting("done", 10, SUCCEEDED)}){more}
            SELECT (SELECT version FROM done) AS version, (SELECT count(*) FROM moved) AS orders"""
 
 
@@ -267,8 +266,8 @@ async def succeed_late(
         f"""WITH done AS (
              UPDATE pay_refund SET state = $3, channel_refund_no = $4, success_time = $5, update_time = $6,
                channel_error_code = NULL, channel_error_message = NULL, next_check_time = earlier_look_time, version = version + 1
-             WHERE id = $1 AND out_refund_key = $2 AND state = ANY($7) RETURNING {_NOTED}, version
-           ), noted AS ({noting("done", 8, _event(RefundEvent.SUCCEED_LATE, RefundState.FAILURE, refunded="+"))})
+             WHERE id = $1 AND out_refund_key = $2 AND state = ANY($7) RETURNING {NOTED}, version
+           ), noted AS ({noting("done", 8, refund_event(RefundEvent.SUCCEED_LATE, RefundState.FAILURE, refunded="+"))})
            SELECT version FROM done""",
         refund.id, refund.out_refund_key, target(REFUND, RefundEvent.SUCCEED_LATE), channel_refund_no, success_time, now,
         sources(REFUND, RefundEvent.SUCCEED_LATE), *cause_values(cause),
@@ -312,11 +311,11 @@ async def fail(
              UPDATE pay_refund SET state = $3, channel_error_code = $4, channel_error_message = $5,
                update_time = $6, next_check_time = $8, check_count = 0, unclear_send_time = NULL, version = version + 1
              WHERE id = $1 AND out_refund_key = $2 AND state = ANY($7)
-               AND ($12 OR {_UNCLEAR} IS NULL OR {_UNCLEAR} <= $11) RETURNING {_NOTED}, version
+               AND ($12 OR {_UNCLEAR} IS NULL OR {_UNCLEAR} <= $11) RETURNING {NOTED}, version
            ), freed AS (
              UPDATE pay_order o SET reserved_amount = reserved_amount - done.amount, update_time = $6
              FROM done WHERE o.id = done.order_id AND done.case_id IS NULL RETURNING o.id
-           ), noted AS ({noting("done", 13, _event(RefundEvent.FAIL, RefundState.WAITING, reserved="-"))})
+           ), noted AS ({noting("done", 13, refund_event(RefundEvent.FAIL, RefundState.WAITING, reserved="-"))})
            SELECT (SELECT version FROM done) AS version, (SELECT count(*) FROM freed) AS orders""",
         refund.id, refund.out_refund_key, target(REFUND, RefundEvent.FAIL), code[:128], message[:512], now,
         sources(REFUND, RefundEvent.FAIL), next_look, sending.at if sending else None, sending.before if sending else None,
@@ -342,8 +341,8 @@ async def note(
         f"""WITH undecided AS (
              UPDATE pay_refund SET channel_error_code = $3, channel_error_message = $4, next_check_time = $5, update_time = $6,
                state = $7, unclear_send_time = {_UNCLEAR}
-             WHERE id = $1 AND out_refund_key = $2 AND state = ANY($8) RETURNING {_NOTED})
-           {noting("undecided", 11, _event(RefundEvent.UNDECIDED, RefundState.WAITING))}""",
+             WHERE id = $1 AND out_refund_key = $2 AND state = ANY($8) RETURNING {NOTED})
+           {noting("undecided", 11, refund_event(RefundEvent.UNDECIDED, RefundState.WAITING))}""",
         refund.id, refund.out_refund_key, code[:128] or None, message[:512] or None, next_check, now,
         target(REFUND, RefundEvent.UNDECIDED), sources(REFUND, RefundEvent.UNDECIDED), sending.at if sending else None,
         sending.before if sending else None, *cause_values(cause),

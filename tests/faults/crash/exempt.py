@@ -201,6 +201,8 @@ EXEMPT: dict[str, str] = {
             "attempts_submission Submission._store: await self._unclear",
             "attempts_submission Submission._store: await self._attempts.look_again",
             "attempts_statements SubmitStatements.insert: return await",
+            "refunds_statements RefundStatements.reserve_and_insert: return await",
+            "refunds_statements RefundStatements.succeed: done = await",
             "refunds_settlement RefundSettlement._apply_or_note: await self._note",
             "refunds_settlement RefundSettlement._fail: await self._note",
             'refunds_settlement RefundSettlement._check_current: await self._note(refund, "REFUND_UNDER_REVIEW"',
