@@ -398,17 +398,23 @@ async def test_a_success_waits_for_nobody_but_by_itself(system: PayCenterSystem,
 
 
 async def test_a_success_supersedes_the_older_notifications_of_its_refund(system: PayCenterSystem) -> None:
-    """They reported the failure of the first try. That of a refund beside it stays."""
+    """They reported the failure of the first try. One that was received stays, and that of a refund beside it."""
     made, channel = await waiting(system, 3), await configured(system, "mock")
     for _, refund in made:
         assert await system.services.refund_settlement.apply(channel, refund, failed(channel, refund), CAUSE)
     await system.rows("UPDATE pay_attempt SET channel_extras = $1", {"refund": "lost"})
     again = [await system.refund(order, 40, merchant_refund_no=refund.merchant_refund_no) for order, refund in made[:2]]
     assert [(refund.state, refund.version) for refund in again] == [(RefundState.WAITING, 1)] * 2
+    async with system.services.context.database.connection() as connection:
+        received = replace(success(system, again[0]).task, event="pay_refund.received", data_version=0)
+        assert await notification_rows.insert_notification(connection, received)
+    await system.rows("UPDATE pay_notify_task SET state = 'SUCCESS', next_notify_time = NULL WHERE id = $1", received.id)
     found = await succeed(system, *(success(system, refund, number) for number, refund in enumerate(again)))
     assert [refund.version if refund else 0 for refund in found] == [2, 2]
+    assert (await tasks(system, again[0])).pop(0) == ("pay_refund.received", 0, "SUCCESS")
     for number, refund in enumerate(again):
-        assert await tasks(system, refund) == [("pay_refund.failure", 1, "SUPERSEDED"), ("pay_refund.success", 2, "WAITING")]
+        reported = [("pay_refund.failure", 1, "SUPERSEDED"), ("pay_refund.success", 2, "WAITING")]
+        assert (await tasks(system, refund))[-2:] == reported
         rows = await system.rows(
             """SELECT e.order_id, e.from_state, e.to_state, e.actor, e.evidence FROM pay_event e JOIN pay_notify_task n
                ON n.id = e.subject_id WHERE n.data_id = $1 AND e.event = 'supersede'""",
@@ -416,6 +422,35 @@ async def test_a_success_supersedes_the_older_notifications_of_its_refund(system
         )
         assert [tuple(row) for row in rows] == [(refund.order_id, "WAITING", "SUPERSEDED", f"caller {number}", None)]
     assert await tasks(system, made[2][1]) == [("pay_refund.failure", 1, "WAITING")]
+
+
+@pytest.mark.parametrize("by", ["shared", "alone"])
+async def test_a_success_is_due_for_the_looks_at_earlier_numbers(system: PayCenterSystem, by: str) -> None:
+    ((_, refund),) = await waiting(system, 1)
+    (row,) = await system.rows(
+        "UPDATE pay_refund SET earlier_look_time = now() + interval '1 hour' WHERE id = $1 RETURNING earlier_look_time AS at",
+        refund.id,
+    )
+    if by == "shared":
+        assert await done(system, refund) == [True]
+    else:
+        now = system.clock.now()
+        async with system.services.context.database.connection() as connection:
+            assert await refund_rows.succeed(connection, refund, CAUSE, channel_refund_no="", success_time=now, now=now) == 1
+    found = await stored(system, refund)
+    assert found is not None
+    assert found.next_check_time == row["at"]
+
+
+async def test_a_newer_notification_is_not_superseded(system: PayCenterSystem) -> None:
+    """None is known; it would be that of a change that this one has not seen."""
+    ((_, refund),) = await waiting(system, 1)
+    one = success(system, refund)
+    async with system.services.context.database.connection() as connection:
+        newer = replace(one.task, id=refund.id, data_version=2)
+        assert await notification_rows.insert_notification(connection, newer)
+    assert await done(system, refund) == [True]
+    assert await tasks(system, refund) == [("pay_refund.success", 1, "WAITING"), ("pay_refund.success", 2, "WAITING")]
 
 
 async def test_a_notification_that_is_stored_already_is_not_stored_twice(system: PayCenterSystem) -> None:

@@ -135,8 +135,8 @@ APPROVALS: list[Mutant] = [
         ),
         (
             "refund-of-operator",
-            "if not work.caller.is_operator and work.approved is None:",
-            "if work.approved is None:",
+            "alone = not work.caller.is_operator and work.approved is None",
+            "alone = work.approved is None",
             "test_a_refund_at_the_limit_waits_for_a_second_operator test_two_small_refunds_at_the_same_moment_count_together",
         ),
         (

@@ -135,7 +135,7 @@ LOOKS: list[Mutant] = [
             "success-keeps-earlier-look",
             "next_check_time = earlier_look_time, channel_error_code = NULL, channel_error_message = NULL, version",
             "next_check_time = NULL, channel_error_code = NULL, channel_error_message = NULL, version",
-            "test_an_earlier_number_that_succeeds_is_found_after_the_refund_succeeded[job]",
+            "test_refunds_together.py::test_a_success_is_due_for_the_looks_at_earlier_numbers[alone]",
         ),
         (
             "late-success-keeps-earlier-look",

@@ -369,6 +369,13 @@ REFUNDS: list[Mutant] = [
             "test_state_tables.py::test_money_goes_back_where_the_table_of_the_order_says_so[succeed-shared-CLOSED]",
         ),
         (
+            "successes-keep-earlier-looks",
+            "next_check_time = t.earlier_look_time, ",
+            "next_check_time = NULL, ",
+            "test_a_success_is_due_for_the_looks_at_earlier_numbers[shared] "
+            "test_earlier_numbers.py::test_an_earlier_number_that_succeeds_is_found_after_the_refund_succeeded[job]",
+        ),
+        (
             "successes-own-values",
             "FROM fitting b WHERE t.id = b.id AND t.id",
             "FROM fitting b WHERE t.id",
@@ -397,9 +404,16 @@ REFUNDS: list[Mutant] = [
         "storage/notifications.py",
         "test_refunds_together.py",
         (
-            "each-supersedes-its-own",
-            "n.data_version < (SELECT b.version {of} n.data_id)",
-            "n.data_version < 0",
+            "each-supersedes-older",
+            "\n    AND n.data_version < (SELECT b.version {of} n.data_id)",
+            "",
+            "test_payments_direct.py::test_older_open_notifications_of_the_order_are_superseded_and_noted "
+            "test_a_newer_notification_is_not_superseded",
+        ),
+        (
+            "each-supersedes-open-ones",
+            "\n    AND n.state = ANY({listed(sources(NOTIFICATION, NotificationEvent.SUPERSEDE))})\n",
+            "\n",
             "test_a_success_supersedes_the_older_notifications_of_its_refund",
         ),
     ),

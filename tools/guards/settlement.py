@@ -170,12 +170,6 @@ SETTLEMENT: list[Mutant] = [
             "test_older_open_notifications_of_the_order_are_superseded_and_noted test_it_stores_what_the_other_statement_stores",
         ),
         (
-            "direct-supersedes-older",
-            "\n    AND n.data_version < (SELECT b.version {_BOOKED_OF} n.data_id)",
-            "",
-            "test_older_open_notifications_of_the_order_are_superseded_and_noted",
-        ),
-        (
             "direct-wakes-others",
             "SET next_check_time = b.at FROM booked b\n",
             "SET next_check_time = x.next_check_time FROM booked b\n",
