@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from paycenter_server.storage import refunds as refund_rows
 from paycenter_server.storage import refunds_shared as shared
 from paycenter_server.storage.database import UniqueViolation
 from paycenter_server.storage.refunds_shared import Intent, Success
+from plans.single import undone
 from support.facts import configured, failed, payment_of, refunded
 from support.locks import transaction, waiting_for_lock
 from support.system import CAUSE, PayCenterSystem
@@ -120,6 +121,80 @@ def reasons(results: Sequence[Any]) -> list[Any]:
     return [result.reason if isinstance(result, PayCenterError) else None for result in results]
 
 
+class Paused:
+    """A connection whose shared statement waits for a lock of the test after its snapshot, and before it locks a row."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    async def fetch(self, query: str, *arguments: object) -> Any:
+        parts = [part for part in ("AND enabled", "AND num_nulls(r.case_id) = 1") if part in query]
+        assert len(parts) == 1, query
+        paused = f"{parts[0]} AND (SELECT pg_advisory_xact_lock(7))::text IS NOT NULL"
+        return await self._connection.fetch(query.replace(parts[0], paused), *arguments)
+
+
+async def late(
+    system: PayCenterSystem, statement: Callable[[Any, Any], Awaitable[list[Any]]], items: Any, change: Callable[[], Awaitable[Any]]
+) -> Any:
+    """The result of a shared statement, or its error, if this changes between its snapshot and its locks."""
+
+    async def execute() -> list[Any]:
+        async with system.services.context.database.connection() as connection:
+            return await statement(Paused(connection), items)
+
+    async with transaction(system) as held:
+        await held.execute("SELECT pg_advisory_xact_lock(7)")
+        calls = [asyncio.create_task(execute())]
+        await waiting_for_lock(system, calls)
+        await change()
+        assert not calls[0].done()
+    (found,) = await ended(calls)
+    return found
+
+
+async def test_what_is_left_is_that_of_the_locked_order(system: PayCenterSystem) -> None:
+    """Not that of the snapshot: other refunds were stored in between."""
+    order, other = await paid(system, 2)
+    intents = [await draft(system, order, 60), await draft(system, other, 60)]
+
+    async def change() -> None:
+        await system.refund(order, 50)
+        await system.refund(other, 40)
+
+    assert await late(system, shared.reserve_and_insert_each, intents, change) == [False, True]
+    assert (await amounts(system, order), await amounts(system, other)) == ((0, 50), (0, 100))
+
+
+async def test_a_number_that_was_used_since_the_snapshot_changes_nothing(system: PayCenterSystem) -> None:
+    order, other = await paid(system, 2)
+    intents = [await draft(system, order, 40), await draft(system, other, 40)]
+
+    async def change() -> None:
+        await system.refund(order, 10, merchant_refund_no=intents[0].refund.merchant_refund_no)
+
+    assert isinstance(await late(system, shared.reserve_and_insert_each, intents, change), UniqueViolation)
+    assert (await amounts(system, order), await amounts(system, other)) == ((0, 10), (0, 0))
+
+
+async def test_a_success_is_compared_with_the_locked_refund(system: PayCenterSystem) -> None:
+    """One has failed since the snapshot, of one another refund of its order was booked, and one was booked itself."""
+    (order, refund), (other, beside), (third, booked) = await waiting(system, 3)
+    channel = await configured(system, "mock")
+
+    async def change() -> None:
+        assert await system.services.refund_settlement.apply(channel, refund, failed(channel, refund), CAUSE)
+        await settle(system, await system.refund(other, 50))
+        await settle(system, booked)
+
+    successes = [success(system, one) for one in (refund, beside, booked)]
+    found = await late(system, shared.succeed_each, successes, change)
+    assert [one is not None for one in found] == [False, True, False]
+    assert [await amounts(system, one) for one in (order, other, third)] == [(0, 0), (90, 0), (40, 0)]
+    assert await tasks(system, refund) == [("pay_refund.failure", 1, "WAITING")]
+    assert await tasks(system, booked) == [("pay_refund.success", 1, "WAITING")]
+
+
 async def test_each_intent_is_stored_with_its_own_values(system: PayCenterSystem) -> None:
     orders = await paid(system, 3)
     intents = [await draft(system, order, 40 + number, number) for number, order in enumerate(orders)]
@@ -215,16 +290,12 @@ async def test_numbers_are_taken_in_their_order(system: PayCenterSystem) -> None
     first = [await draft(system, order, merchant_refund_no=number) for order, number in zip(orders, "AMZ", strict=False)]
     second = [await draft(system, order, merchant_refund_no=number) for order, number in zip(orders[3:], "ZMA", strict=False)]
     between = await draft(system, orders[6], merchant_refund_no="M")
-    try:
-        async with transaction(system) as held:
-            await refund_rows.insert_refund(held, between.refund, CAUSE)
-            calls = [asyncio.create_task(insert(system, *first))]
-            await waiting_for_lock(system, calls)
-            calls.append(asyncio.create_task(insert(system, *second)))
-            await waiting_for_lock(system, calls)
-            raise ZeroDivisionError  # so that the number M is free, and nothing of it is stored
-    except ZeroDivisionError:
-        pass
+    async with undone(system) as held:  # so that the number M is free then
+        await refund_rows.insert_refund(held, between.refund, CAUSE)
+        calls = [asyncio.create_task(insert(system, *first))]
+        await waiting_for_lock(system, calls)
+        calls.append(asyncio.create_task(insert(system, *second)))
+        await waiting_for_lock(system, calls)
     assert [found if isinstance(found, list) else type(found) for found in await ended(calls)] == [[True] * 3, UniqueViolation]
 
 
@@ -427,10 +498,8 @@ async def test_a_success_supersedes_the_older_notifications_of_its_refund(system
 @pytest.mark.parametrize("by", ["shared", "alone"])
 async def test_a_success_is_due_for_the_looks_at_earlier_numbers(system: PayCenterSystem, by: str) -> None:
     ((_, refund),) = await waiting(system, 1)
-    (row,) = await system.rows(
-        "UPDATE pay_refund SET earlier_look_time = now() + interval '1 hour' WHERE id = $1 RETURNING earlier_look_time AS at",
-        refund.id,
-    )
+    changed = "UPDATE pay_refund SET earlier_look_time = now() + interval '1 hour' WHERE id = $1 RETURNING earlier_look_time AS at"
+    (row,) = await system.rows(changed, refund.id)
     if by == "shared":
         assert await done(system, refund) == [True]
     else:
