@@ -189,6 +189,7 @@ async def test_a_success_is_compared_with_the_locked_refund(system: PayCenterSys
 
     successes = [success(system, one) for one in (refund, beside, booked)]
     found = await late(system, shared.succeed_each, successes, change)
+    assert isinstance(found, list), found
     assert [one is not None for one in found] == [False, True, False]
     assert [await amounts(system, one) for one in (order, other, third)] == [(0, 0), (90, 0), (40, 0)]
     assert await tasks(system, refund) == [("pay_refund.failure", 1, "WAITING")]

@@ -257,7 +257,7 @@ REFUNDS: list[Mutant] = [
             "refunds-lock-the-order",
             " FOR NO KEY UPDATE OF t SKIP LOCKED),\nfitting",
             "),\nfitting",
-            "test_what_is_locked_does_not_hold_up_the_others[order]",
+            "test_what_is_left_is_that_of_the_locked_order test_what_is_locked_does_not_hold_up_the_others[order]",
         ),
         (
             "refunds-account",
@@ -324,6 +324,12 @@ REFUNDS: list[Mutant] = [
             "= 1 FOR NO KEY UPDATE SKIP LOCKED)",
             "= 1 FOR NO KEY UPDATE)",
             "test_a_success_waits_for_nobody_but_by_itself[refund]",
+        ),
+        (
+            "successes-lock-the-refund",
+            "= 1 FOR NO KEY UPDATE SKIP LOCKED)",
+            "= 1)",
+            "test_a_success_is_compared_with_the_locked_refund test_a_success_waits_for_nobody_but_by_itself[refund]",
         ),
         (
             "successes-wait-for-no-order",
