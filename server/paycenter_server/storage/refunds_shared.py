@@ -44,11 +44,12 @@ def _array(name: str) -> str:
 # - This statement holds accounts (shared) and orders, and waits for none of them. It waits for numbers only, and only for one that
 #   was taken since the snapshot in which it is looked for, or that is not committed.
 # - Two of these statements, in two processes: each takes its numbers in the order of the numbers, so they wait in no circle.
-# - Who else has taken a number needs one more lock: that of its order. It is held here only if both calls have the same number for
-#   the same order and run at the same moment: the other one took the number while the order was free for a moment, or was committed
-#   since the snapshot and is being settled, by a change of the refund that needs the order. Then PostgreSQL ends one of the two,
-#   which has changed nothing. If it is this statement, each of its refunds is repeated by itself, and one that is alone is left out
-#   (`services/refunds_statements.py`). If it is the other one, its caller repeats it (DATABASE_CONFLICT), or the job of refunds.
+# - Who else has taken a number needs one more lock: that of its order. It is held here only if two calls use the same number at
+#   the same moment, for the same order or for two that are both in this statement: the other one took the number while the order
+#   was free for a moment, or was committed since the snapshot and is being settled, by a change of the refund that needs the
+#   order. Then PostgreSQL ends one of the two, which has changed nothing. If it is this statement, each of its refunds is repeated
+#   by itself, and one that is alone is left out (`services/refunds_statements.py`). If it is the other one, its caller repeats it
+#   (DATABASE_CONFLICT), or the job of refunds.
 # The lock of an order is that of its newest version, so what is left of it is what is left at that moment.
 _RESERVE_AND_INSERT = f"""
 WITH account AS ({holding(f"ANY({_array('account_id')})", " SKIP LOCKED")}),
