@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import grpc
 from paycenter.v1.pay_refund_service_pb2 import ListPayRefundsRequest
-from paycenter_server.services.limits import Admission, Limits, Turns
+from paycenter_server.services.limits import LATE_SECONDS, MOST_LATE, REFUSALS_AT_ONCE, Admission, Limits, Turns
 from support.grpc_rig import Rig, fails, open_rig
 from support.locks import transaction
 from support.system import PayCenterSystem, open_system
@@ -165,6 +165,42 @@ async def test_a_full_server_that_stops_refuses_and_counts_what_arrives(system: 
             assert calls._refused == 1
             assert not stopping.done()
         stopping.cancel()
+
+
+async def test_who_repeats_refused_calls_at_once_is_answered_late() -> None:
+    admission, app, other = Admission(Limits()), uuid4(), uuid4()
+    with ExitStack() as held:
+
+        def refused(app_id: UUID | None) -> float:
+            return held.enter_context(admission.refusal(app_id))
+
+        assert [refused(app) for _ in range(REFUSALS_AT_ONCE)] == [0.0] * REFUSALS_AT_ONCE
+        admission._refusals_of(app).left = -1000  # a second has passed for as many more
+        assert refused(app) == LATE_SECONDS
+        assert refused(other) == 0, "not because of another"
+        assert refused(None) == 0, "whose caller is not known"
+        while refused(app):
+            assert admission._late <= MOST_LATE
+        assert admission._late == MOST_LATE, "what waits needs memory"
+    assert admission._late == 0
+
+
+async def test_a_late_refusal_comes_before_the_deadline_of_its_caller(system: PayCenterSystem) -> None:
+    async with open_rig(system, limits=Limits(calls=8, app_calls=2)) as rig:
+        order = await rig.order()
+        admission = rig.server.admission
+        (app_id,) = admission._apps
+        async with waiting_calls(rig, order, 2):
+            admission._refusals_of(app_id).left = -1000
+            call = asyncio.ensure_future(rig.shop.get_order(id=order.id, timeout=LATE_SECONDS * 0.9))
+            await eventually(lambda: admission._late == 1)
+            assert (await rig.op.get_order(id=order.id)).id == order.id
+            async with fails("TOO_MANY_CALLS", grpc.StatusCode.RESOURCE_EXHAUSTED):
+                await call
+            assert admission._late == 0
+            async with unsent(rig) as headers_only:
+                await eventually(lambda: admission._late == 1)
+                assert await headers_only.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 def test_a_call_that_ends_while_its_work_waits_gives_its_place_back_once() -> None:

@@ -19,6 +19,12 @@ ACCESS: list[Mutant] = [
         "grpc_server/calls.py",
         "test_limits.py",
         (
+            "refusal-late-before-deadline",
+            "min(seconds, remaining / 2)",
+            "seconds",
+            "test_a_late_refusal_comes_before_the_deadline_of_its_caller",
+        ),
+        (
             "overload-refused-gives-back",
             "            taken.end()\n            raise",
             "            raise",
@@ -69,6 +75,25 @@ ACCESS: list[Mutant] = [
             "test_a_turn_is_free_after_a_pause_while_others_of_the_app_wait",
         ),
         (
+            "refusal-late",
+            "            yield LATE_SECONDS if late else 0.0",
+            "            yield 0.0",
+            "test_who_repeats_refused_calls_at_once_is_answered_late "
+            "test_a_late_refusal_comes_before_the_deadline_of_its_caller",
+        ),
+        (
+            "refusal-late-of-an-app",
+            "            return (self._apps.get(app_id) or self._known(app_id)).refusals",
+            "            pass",
+            "test_who_repeats_refused_calls_at_once_is_answered_late",
+        ),
+        (
+            "refusal-late-at-most",
+            " and self._late < MOST_LATE",
+            "",
+            "test_who_repeats_refused_calls_at_once_is_answered_late",
+        ),
+        (
             "overload-place-once",
             "            if self._waits == 0:\n                self._admission._add(self._app, -1)",
             "            self._admission._add(self._app, -1)",
@@ -94,7 +119,7 @@ ACCESS: list[Mutant] = [
         ),
         (
             "overload-app-rate",
-            "        if app.tokens < 1:",
+            "        if rate and not app.tokens.take(rate, 2 * rate):",
             "        if False:",
             "test_calls_of_an_app_in_a_second_are_limited",
         ),

@@ -115,13 +115,24 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[type-arg]
 
     def _refusal(self, error: PayCenterError, headers: _Headers) -> grpc.RpcMethodHandler[Any, Any]:
         """What answers a call that is not begun. As a handler of streams it does not wait for the message of the request."""
-        self._admission.note_refusal()  # a line for each would be work that the server has no time for
+        known = self._identity.known(headers.authorization) if headers.authorization else None
 
         async def refuse(requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
             del requests
-            await _abort(context, error, usable_id(headers.request_id))
+            await self._refuse(context, error, usable_id(headers.request_id), known)
 
         return grpc.stream_stream_rpc_method_handler(refuse)
+
+    async def _refuse(
+        self, context: grpc.aio.ServicerContext[Any, Any], error: PayCenterError, request_id: str, caller: Caller | None
+    ) -> None:
+        """Answer TOO_MANY_CALLS."""
+        with self._admission.refusal(caller.app_id if caller else None) as seconds:
+            if seconds and not self._refusing:
+                # Half of the time that the caller waits, so that it is told why.
+                remaining = context.time_remaining()
+                await asyncio.sleep(seconds if remaining is None else min(seconds, remaining / 2))
+        await _abort(context, error, request_id)
 
     def wrap(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> Callable[..., Awaitable[Any]]:
         """The behaviour of a unary method with everything that every call needs. It takes the bytes of the request, the
@@ -185,8 +196,7 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[type-arg]
                 log.debug("call", method=name, key_id=caller.key_id if caller else "", ms=seconds * 1000)
                 return answer
             if failure.reason is Reason.TOO_MANY_CALLS:
-                self._admission.note_refusal()  # a line for each would be work that the server has no time for
-                return await _abort(context, failure, request_id)
+                return await self._refuse(context, failure, request_id, caller)
             log.info("call_failed", method=name, key_id=caller.key_id if caller else "", reason=outcome, ms=_ms(seconds))
             return await _abort(context, failure, request_id)
 

@@ -15,11 +15,16 @@ from uuid import UUID
 
 import structlog
 
-from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.services import errors
 
 log = structlog.get_logger(__name__)
 RETRY_SECONDS = 0.2
+REFUSALS_AT_ONCE = 100
+"""Refusals of an app in a second that are answered at once, and as many more after a pause."""
+LATE_SECONDS = 1.0
+"""Further refusals are answered after so long."""
+MOST_LATE = 4096
+"""Refusals that wait, of all callers."""
 _MOST_APPS = 10_000
 _LOG_SECONDS = 5.0
 _LONGEST_PAUSE = 0.1
@@ -36,12 +41,29 @@ class Limits:
 
 
 @dataclass(slots=True)
-class _App:
-    """What an app uses: its calls in progress, and its tokens at a time."""
+class _Tokens:
+    """How often something is allowed: so many are left at a time, and as many come back in a second as `take` is told."""
 
+    left: float
+    at: float
+
+    def take(self, rate: float, most: float) -> bool:
+        """Whether there is one, which is taken. `most`: as many there are at most."""
+        now = _now()
+        self.left, self.at = min(most, self.left + (now - self.at) * rate), now
+        if self.left < 1:
+            return False
+        self.left -= 1
+        return True
+
+
+@dataclass(slots=True)
+class _App:
+    """What an app uses: its calls in progress, those that it may still begin, and its refusals that are answered at once."""
+
+    tokens: _Tokens
+    refusals: _Tokens
     calls: int = 0
-    tokens: float = 0.0
-    at: float = 0.0
 
 
 class Place:
@@ -104,6 +126,8 @@ class Admission:
         self._limits = limits
         self._calls = 0
         self._apps: dict[UUID, _App] = {}
+        self._unknown: _Tokens | None = None
+        self._late = 0
         self._refused = 0
         self._logged = float("-inf")
 
@@ -131,8 +155,31 @@ class Admission:
             app.calls += 1
         taken.charged = True
 
-    def note_refusal(self) -> None:
-        """Log how many calls were refused, once in some seconds."""
+    @contextmanager
+    def refusal(self, app_id: UUID | None) -> Iterator[float]:
+        """A call that is refused, for as long as it is. `app_id`: of its caller, None if that is not known.
+
+        The seconds after which it is answered. Mostly 0. A refusal costs half as much as a create, so a caller that repeats its calls
+        at once, as often as they are refused, would use the server's time all the same: such a caller is made to wait.
+        """
+        self._note_refusal()
+        refusals = self._refusals_of(app_id)
+        late = not refusals.take(REFUSALS_AT_ONCE, REFUSALS_AT_ONCE) and self._late < MOST_LATE
+        self._late += late
+        try:
+            yield LATE_SECONDS if late else 0.0
+        finally:
+            self._late -= late
+
+    def _refusals_of(self, app_id: UUID | None) -> _Tokens:
+        if app_id is not None:
+            return (self._apps.get(app_id) or self._known(app_id)).refusals
+        if self._unknown is None:
+            self._unknown = _Tokens(REFUSALS_AT_ONCE, _now())
+        return self._unknown
+
+    def _note_refusal(self) -> None:
+        """Log how many calls were refused, once in some seconds: a line for each would be work that the server has no time for."""
         self._refused += 1
         now = _now()
         if now - self._logged >= _LOG_SECONDS:
@@ -142,17 +189,13 @@ class Admission:
     def _known(self, app_id: UUID) -> _App:
         if len(self._apps) >= _MOST_APPS:
             self._apps = {key: app for key, app in self._apps.items() if app.calls}
-        return self._apps.setdefault(app_id, _App(tokens=2 * self._limits.app_rate, at=_now()))
+        now = _now()
+        return self._apps.setdefault(app_id, _App(_Tokens(2 * self._limits.app_rate, now), _Tokens(REFUSALS_AT_ONCE, now)))
 
     def _take_token(self, app: _App) -> None:
         rate = self._limits.app_rate
-        if not rate:
-            return
-        now = _now()
-        app.tokens, app.at = min(2 * rate, app.tokens + (now - app.at) * rate), now
-        if app.tokens < 1:
-            raise _too_fast(app, rate)
-        app.tokens -= 1
+        if rate and not app.tokens.take(rate, 2 * rate):
+            raise errors.too_many_calls("this app", max(0.05, (1 - app.tokens.left) / rate))
 
     def _add(self, app: _App | None, number: int) -> None:
         self._calls += number
@@ -213,10 +256,6 @@ class Turns:
         known.users -= 1
         if not known.users:
             del self._apps[app_id]
-
-
-def _too_fast(app: _App, rate: float) -> PayCenterError:
-    return errors.too_many_calls("this app", max(0.05, (1 - app.tokens) / rate))
 
 
 def _now() -> float:
