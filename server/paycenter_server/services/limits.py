@@ -159,8 +159,8 @@ class Admission:
     def refusal(self, app_id: UUID | None) -> Iterator[float]:
         """A call that is refused, for as long as it is. `app_id`: of its caller, None if that is not known.
 
-        The seconds after which it is answered. Mostly 0. A refusal costs half as much as a create, so a caller that repeats its calls
-        at once, as often as they are refused, would use the server's time all the same: such a caller is made to wait.
+        The seconds after which it is answered, mostly 0. A refusal costs half as much as a create, so a caller that repeats its
+        calls at once, as often as they are refused, would use the server's time all the same: such a caller is made to wait.
         """
         self._note_refusal()
         refusals = self._refusals_of(app_id)
