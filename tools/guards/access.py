@@ -78,8 +78,7 @@ ACCESS: list[Mutant] = [
             "refusal-late",
             "            yield LATE_SECONDS if late else 0.0",
             "            yield 0.0",
-            "test_who_repeats_refused_calls_at_once_is_answered_late "
-            "test_a_late_refusal_comes_before_the_deadline_of_its_caller",
+            "test_who_repeats_refused_calls_at_once_is_answered_late test_a_late_refusal_comes_before_the_deadline_of_its_caller",
         ),
         (
             "refusal-late-of-an-app",
