@@ -88,7 +88,7 @@ class Benchmark:
 
     def __init__(self, made: Processes, seconds: float) -> None:
         self._made = made
-        self._seconds = seconds
+        self.seconds = seconds
         self.found: dict[str, Measured] = {}
         self.discarded = 0
         port = free_port()
@@ -111,7 +111,7 @@ class Benchmark:
         before = {key: cpu_seconds(pid) for key, pid in pids.items()}
         found = generate(
             target, path, message, authorization=self.authorization, marker=marker, first=first,
-            seconds=self._seconds if messages is None else 60, messages=messages, span=span,
+            seconds=self.seconds if messages is None else 60, messages=messages, span=span,
         )  # fmt: skip
         measured = self.found.setdefault(name, Measured())
         measured.add(found)
@@ -161,7 +161,7 @@ class Benchmark:
 
         run(0.5)
         before = {"server": cpu_seconds(server.pid), "postgres": cpu_seconds(self._made.postgres_pid)}
-        found = run(self._seconds)
+        found = run(self.seconds)
         measured = self.found.setdefault(name, Measured())
         measured.add(found)
         measured.failed += found["failed"]
@@ -210,7 +210,7 @@ class Benchmark:
 
     def pgbench_insert(self) -> None:
         """The INSERT of the create, prepared, by 16 clients of pgbench."""
-        seconds = max(1, round(self._seconds))
+        seconds = max(1, round(self.seconds))
         run_pgbench(self._made, self.found, "pgbench insert", insert_script(self.app), ["--time", str(seconds)], 16)
 
     def submit_and_refund(self) -> None:
@@ -245,7 +245,7 @@ class Benchmark:
     def whole_payments(self) -> None:
         """Orders that are created, then submitted to the mock channel, which pays at once, while a worker sends the notifications:
         payments a second over both parts, and the processor time of all processes for one."""
-        (worker,) = self._workers(1)
+        (worker,) = self.workers(1)
         self._whole("whole payment", self.target, self._server, worker)
         worker.terminate()
         worker.wait(20)
@@ -299,7 +299,7 @@ class Benchmark:
                 raise SystemExit(f"the receiver got {self._received()} of {count} notifications")
             time.sleep(every)
 
-    def _workers(self, count: int) -> list[subprocess.Popen[str]]:
+    def workers(self, count: int) -> list[subprocess.Popen[str]]:
         """Workers that have delivered something and rest: what a worker does once after its start is not measured."""
         received = self._received()
         asyncio.run(fill_notifications(self._made, self.app, f"{self.receiver_url}/notify", 1))
@@ -310,7 +310,7 @@ class Benchmark:
 
     def _deliver(self, name: str, count: int, waiting: int = 8000) -> None:
         """Until the first quarter is delivered, each worker has found that there is something to do. The rest is measured."""
-        workers = self._workers(count)
+        workers = self.workers(count)
         before, pids = self._received(), [worker.pid for worker in workers]
         asyncio.run(fill_notifications(self._made, self.app, f"{self.receiver_url}/notify", waiting))
         self._wait_received(before + waiting // 4, every=0.002)
@@ -344,7 +344,7 @@ class Benchmark:
         """One create at a time on an idle server."""
         found = generate(
             self.target, SERVICE + "CreatePayOrder", self.create_message(), authorization=self.authorization, marker=MARKER,
-            first=self._first, seconds=self._seconds, parallel=1, connections=1,
+            first=self._first, seconds=self.seconds, parallel=1, connections=1,
         )  # fmt: skip
         self._first += int(found["calls"]) + 10_000
         measured = self.found.setdefault("create, idle", Measured())
@@ -377,7 +377,7 @@ class Benchmark:
         highest = statistics.median(self.found["create"].rates) if "create" in self.found else self._rate_before
         found = generate(
             target, SERVICE + "CreatePayOrder", self.create_message(), authorization=self.authorization, marker=MARKER,
-            first=self._first, seconds=self._seconds, connections=16, rate=highest * part,
+            first=self._first, seconds=self.seconds, connections=16, rate=highest * part,
         )  # fmt: skip
         self._first += int(found["calls"] + found["failed"] + found["held_back"]) + 20_000
         return found
