@@ -17,7 +17,7 @@ from integration.test_bulkheads import Network
 from paycenter_server.services.notifications_delivery import DeliveryResponse, NotificationDelivery
 from paycenter_server.workers import runner as runner_module
 from paycenter_server.workers.runner import Job, Runner, Working, make_jobs
-from paycenter_server.workers.wake_up import WAKE_UP_QUEUE, ArqWakeUp
+from paycenter_server.workers.wake_up import RedisWakeUp
 from support.system import PayCenterSystem, SystemOn
 from support.waiting import eventually
 
@@ -59,7 +59,7 @@ class Watched:
 @dataclass
 class Running:
     system: PayCenterSystem
-    wake_up: ArqWakeUp
+    wake_up: RedisWakeUp
     jobs: dict[str, Job]
     delivery: NotificationDelivery
     watched: Watched
@@ -74,7 +74,7 @@ async def workers(system: PayCenterSystem, sender: TimingSender, *, url: str | N
     url = url or system.settings.redis_url
     delivery = NotificationDelivery(system.services.context, sender)
     jobs = make_jobs(system.services.jobs, delivery)
-    wake_up, stop = ArqWakeUp(url), asyncio.Event()
+    wake_up, stop = RedisWakeUp(url), asyncio.Event()
     system.services.context.wake_up = wake_up
     watched = Watched(delivery)
     task = asyncio.create_task(Runner(jobs, url, watched).run(stop))
@@ -154,9 +154,7 @@ async def test_all_four_jobs_run_by_the_names_that_operators_know(system: PayCen
 
         await eventually(all_ran)
     runner = Runner(running.jobs, system.settings.redis_url, running.delivery)
-    crons = {job.name for job in runner._worker("paycenter:cron").cron_jobs}
-    assert crons == set(NAMES)
-    assert set(runner._worker(WAKE_UP_QUEUE).functions) == {"pay_notify_job"}
+    assert {job.name for job in runner._worker().cron_jobs} == set(NAMES)
 
 
 async def test_without_redis_nothing_waits_and_everything_arrives(system: PayCenterSystem, embedded: Any) -> None:
@@ -229,7 +227,7 @@ async def test_a_failing_job_does_not_affect_others(system: PayCenterSystem) -> 
     jobs = make_jobs(system.services.jobs, delivery)
     jobs["pay_order_sync_job"] = Job("pay_order_sync_job", failing("sync", RuntimeError("broken")), 1)
     jobs["pay_refund_sync_job"] = Job("pay_refund_sync_job", failing("refund", asyncio.CancelledError()), 1)
-    wake_up, stop = ArqWakeUp(system.settings.redis_url), asyncio.Event()
+    wake_up, stop = RedisWakeUp(system.settings.redis_url), asyncio.Event()
     system.services.context.wake_up = wake_up
     task = asyncio.create_task(Runner(jobs, system.settings.redis_url, delivery).run(stop))
     await eventually(lambda: counts["sync"] and counts["refund"])
@@ -275,7 +273,7 @@ async def only_cron(system: PayCenterSystem, long: LongPass) -> AsyncIterator[Jo
     delivery = NotificationDelivery(system.services.context, TimingSender())
     job = Job("pay_order_sync_job", long.work, 1)
     runner = Runner({**make_jobs(system.services.jobs, delivery), job.name: job}, system.settings.redis_url, delivery)
-    keeping = asyncio.create_task(runner._run_worker("paycenter:cron"))
+    keeping = asyncio.create_task(runner._run_worker())
     try:
         yield job
         assert not keeping.done()

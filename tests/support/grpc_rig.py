@@ -160,7 +160,10 @@ async def refused(call: Any) -> Wire:
 
 
 class Line:
-    """A database behind a line that can be cut: connections are aborted, and new ones refused until it is mended."""
+    """A database behind a line that can be cut: connections are aborted, and new ones refused until it is mended.
+
+    `silent`: what is sent does not arrive. `accepted`: the connections so far.
+    """
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -171,6 +174,8 @@ class Line:
         self.url = url.replace(f"{parts.hostname}:{parts.port}", f"127.0.0.1:{self.port}")
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self.silent = False
+        self.accepted = 0
 
     async def mend(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
@@ -188,14 +193,16 @@ class Line:
             writer.transport.abort()
             return
         self._writers |= {writer, far_writer}
+        self.accepted += 1
         await asyncio.gather(self._forward(reader, far_writer), self._forward(far_reader, writer))
         self._writers -= {writer, far_writer}
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65_536):
-                writer.write(data)
-                await writer.drain()
+                if not self.silent:
+                    writer.write(data)
+                    await writer.drain()
         writer.transport.abort()
 
 

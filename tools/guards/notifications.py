@@ -187,6 +187,28 @@ NOTIFICATIONS: list[Mutant] = [
         control=False,
     ),
     *guards(
+        "workers/wake_up.py",
+        "test_wake_up.py",
+        (
+            "wake-up-once",
+            "                    both.ltrim(WAKE_UPS, 0, 0)\n",
+            "",
+            "test_wake_ups_that_nobody_has_heard_are_one",
+        ),
+        (
+            "wake-up-silent-redis",
+            "        async with asyncio.timeout(2 * self._block_seconds):\n            if await cast",
+            "        async with asyncio.timeout(None):\n            if await cast",
+            "test_a_redis_that_is_silent_is_connected_to_anew",
+        ),
+        (
+            "wake-up-pause",
+            "        await asyncio.sleep(max(0.0, begun + SHORTEST_PASS_SECONDS - loop.time()))\n",
+            "",
+            "test_passes_begin_with_a_pause",
+        ),
+    ),
+    *guards(
         "deadlines.py",
         "test_delivery_posts.py",
         (

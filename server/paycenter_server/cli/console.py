@@ -22,9 +22,9 @@ def console() -> None:
 async def _console(settings: Settings, stop: asyncio.Event) -> None:
     from paycenter_server.http_console.app import create_app
     from paycenter_server.http_console.app import serve as serve_http
-    from paycenter_server.workers.wake_up import ArqWakeUp
+    from paycenter_server.workers.wake_up import RedisWakeUp
 
-    wake_up = ArqWakeUp(settings.redis_url)
+    wake_up = RedisWakeUp(settings.redis_url)
     async with open_services(settings, wake_up=wake_up) as services:
         host, port = split_address(settings.console_address)
         check_address("PAYCENTER_CONSOLE_ADDRESS", settings.console_address)

@@ -97,9 +97,9 @@ async def _serve(parent: int, settings: Settings, stop: asyncio.Event) -> None:
     """`parent`: the process that shares its port among several; 0 if this is the only one."""
     from paycenter_server.grpc_server.server import Parts, Server, Tls
     from paycenter_server.services.limits import Limits
-    from paycenter_server.workers.wake_up import ArqWakeUp
+    from paycenter_server.workers.wake_up import RedisWakeUp
 
-    wake_up = ArqWakeUp(settings.redis_url)
+    wake_up = RedisWakeUp(settings.redis_url)
     async with open_services(settings, wake_up=wake_up) as services:
         tls = None
         if settings.tls_certificate_file and settings.tls_key_file:
@@ -155,9 +155,9 @@ async def _callback(settings: Settings, stop: asyncio.Event) -> None:
     from paycenter_server.http_callback.app import create_app
     from paycenter_server.http_callback.app import serve as serve_http
     from paycenter_server.http_cashier.app import add_cashier
-    from paycenter_server.workers.wake_up import ArqWakeUp
+    from paycenter_server.workers.wake_up import RedisWakeUp
 
-    wake_up = ArqWakeUp(settings.redis_url)
+    wake_up = RedisWakeUp(settings.redis_url)
     async with open_services(settings, wake_up=wake_up) as services:
         host, port = split_address(settings.callback_address)
         check_address("PAYCENTER_CALLBACK_ADDRESS", settings.callback_address)

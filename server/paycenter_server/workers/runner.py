@@ -1,4 +1,4 @@
-"""The worker process: its jobs on arq, and a scheduler that does not need Redis.
+"""The worker process: its jobs on arq, the wake-ups, and a scheduler that does not need Redis.
 
 arq's worker ends when Redis restarts, so it is started again, with a pause. Whatever has not run for two of its periods (no
 Redis, a lost queue) is run by that scheduler. The jobs read PostgreSQL only: without Redis they run later, and do the same.
@@ -7,28 +7,40 @@ Redis, a lost queue) is run by that scheduler. The jobs read PostgreSQL only: wi
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import structlog
-from arq import cron, func
+from arq import cron
 from arq.worker import Worker
 
 from paycenter_server.services.jobs import Jobs
 from paycenter_server.services.notifications_delivery import NotificationDelivery
 from paycenter_server.services.partitions import Partitions
-from paycenter_server.workers.wake_up import CRON_QUEUE, WAKE_UP_QUEUE, deserialize, redis_settings, serialize
+from paycenter_server.workers.wake_up import WakeUps, redis_settings
 
 log = structlog.get_logger(__name__)
 
+CRON_QUEUE = "paycenter:cron"
 MAX_JOBS = 100
-POLL_DELAY = 0.05
+POLL_DELAY = 0.25
 # arq cancels a job that takes longer. The pass that the job began goes on.
 JOB_TIMEOUT = 300.0
 _RESTART_SECONDS = 1.0
 _CLOSE_SECONDS = 5.0
 STOP_SECONDS = 12.0
+
+
+def serialize(value: dict[str, Any]) -> bytes:
+    """Jobs are sent as JSON, never as pickles."""
+    return json.dumps(value, default=str).encode()
+
+
+def deserialize(raw: bytes) -> dict[str, Any]:
+    """The job that `serialize` wrote."""
+    return dict(json.loads(raw))
 
 
 @dataclass
@@ -120,23 +132,7 @@ class Runner:
         call.__qualname__ = call.__name__ = job.name
         return call
 
-    def _worker(self, queue: str) -> Worker:
-        common: dict[str, Any] = {
-            "queue_name": queue,
-            "redis_settings": redis_settings(self._redis_url),
-            "handle_signals": False,
-            "keep_result": 0,
-            "max_jobs": MAX_JOBS,
-            "job_timeout": JOB_TIMEOUT,
-            "poll_delay": POLL_DELAY,
-            "job_serializer": serialize,
-            "job_deserializer": deserialize,
-            "max_tries": 1,
-            "health_check_interval": 3600,
-        }
-        if queue == WAKE_UP_QUEUE:
-            job = self._jobs["pay_notify_job"]
-            return Worker(functions=[func(self._function(job), name=job.name, keep_result=0)], **common)
+    def _worker(self) -> Worker:
         crons = [
             cron(
                 self._function(job), name=job.name, second=set(range(0, 60, int(job.period))), unique=True, keep_result=0,
@@ -144,17 +140,21 @@ class Runner:
             )
             for job in self._jobs.values()
         ]  # fmt: skip
-        return Worker(functions=[], cron_jobs=crons, **common)
+        return Worker(
+            functions=[], cron_jobs=crons, queue_name=CRON_QUEUE, redis_settings=redis_settings(self._redis_url),
+            handle_signals=False, keep_result=0, max_jobs=MAX_JOBS, job_timeout=JOB_TIMEOUT, poll_delay=POLL_DELAY,
+            job_serializer=serialize, job_deserializer=deserialize, max_tries=1, health_check_interval=3600,
+        )  # fmt: skip
 
-    async def _run_worker(self, queue: str) -> None:
+    async def _run_worker(self) -> None:
         while True:
-            worker = self._worker(queue)
+            worker = self._worker()
             try:
                 await worker.async_run()
             except asyncio.CancelledError:
                 raise
             except Exception as error:
-                log.warning("worker_ended", queue=queue, why=f"{type(error).__name__}: {error}")
+                log.warning("worker_ended", queue=CRON_QUEUE, why=f"{type(error).__name__}: {error}")
             finally:
                 # arq's close raises the CancelledError of its jobs. Awaited here, it would look like a cancellation of this task.
                 closing = asyncio.ensure_future(worker.close())
@@ -175,8 +175,8 @@ class Runner:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`. Then nothing more is claimed, and what was claimed is waited for. What takes longer is due by its lease."""
-        tasks = [asyncio.create_task(self._run_worker(queue)) for queue in (WAKE_UP_QUEUE, CRON_QUEUE)]
-        tasks.append(asyncio.create_task(self._run_overdue_jobs()))
+        wake_ups = WakeUps(self._redis_url, self._jobs["pay_notify_job"].run)
+        tasks = [asyncio.create_task(work) for work in (self._run_worker(), wake_ups.run(), self._run_overdue_jobs())]
         log.info("workers_running", jobs=list(self._jobs))
         try:
             await stop.wait()

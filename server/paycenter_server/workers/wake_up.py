@@ -1,30 +1,23 @@
-"""The wake-up: after a commit, a job in Redis tells a worker to read the outbox. The job may be lost; the poll finds the rows."""
+"""The wake-up: after a commit, a message in Redis tells a worker to read the outbox. It may be lost; the poll finds the rows."""
 
 from __future__ import annotations
 
 import asyncio
-import json
+from collections.abc import Awaitable, Callable
 from contextvars import Context
-from typing import Any
+from typing import cast
 
 import structlog
 from arq.connections import ArqRedis, RedisSettings, create_pool
 
 log = structlog.get_logger(__name__)
 
-WAKE_UP_QUEUE = "paycenter:wake_up"
-CRON_QUEUE = "paycenter:cron"
+WAKE_UPS = "paycenter:wake_ups"
+"""A list with at most one element: it is there if a wake-up has not been heard yet."""
 _PAUSE_SECONDS = 0.02
-
-
-def serialize(value: dict[str, Any]) -> bytes:
-    """Jobs are sent as JSON, never as pickles."""
-    return json.dumps(value, default=str).encode()
-
-
-def deserialize(raw: bytes) -> dict[str, Any]:
-    """The job that `serialize` wrote."""
-    return dict(json.loads(raw))
+SHORTEST_PASS_SECONDS = 0.02
+_BLOCK_SECONDS = 2
+_RESTART_SECONDS = 1.0
 
 
 def redis_settings(url: str) -> RedisSettings:
@@ -34,8 +27,8 @@ def redis_settings(url: str) -> RedisSettings:
     return settings
 
 
-class ArqWakeUp:
-    """Sends at most one job every 20 ms, from a task of its own, so that callers never wait for Redis."""
+class RedisWakeUp:
+    """Sends at most one message every 20 ms, from a task of its own, so that callers never wait for Redis."""
 
     def __init__(self, url: str) -> None:
         self._settings = redis_settings(url)
@@ -55,12 +48,13 @@ class ArqWakeUp:
             await self._requested.wait()
             self._requested.clear()
             try:
-                if self._redis is None:
-                    self._redis = await create_pool(
-                        self._settings, job_serializer=serialize, job_deserializer=deserialize, default_queue_name=WAKE_UP_QUEUE
-                    )
                 async with asyncio.timeout(1):
-                    await self._redis.enqueue_job("pay_notify_job", _queue_name=WAKE_UP_QUEUE)
+                    if self._redis is None:
+                        self._redis = await create_pool(self._settings)
+                    both = self._redis.pipeline(transaction=True)
+                    both.lpush(WAKE_UPS, 1)
+                    both.ltrim(WAKE_UPS, 0, 0)
+                    await both.execute()
             except asyncio.CancelledError:
                 raise
             except Exception as error:
@@ -71,11 +65,7 @@ class ArqWakeUp:
 
     async def _disconnect(self) -> None:
         redis, self._redis = self._redis, None
-        if redis is not None:
-            try:
-                await redis.aclose()
-            except Exception:
-                log.debug("wake_up_close_failed")
+        await _close(redis)
 
     async def aclose(self) -> None:
         """Stop the task and close the connection."""
@@ -83,3 +73,51 @@ class ArqWakeUp:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         await self._disconnect()
+
+
+class WakeUps:
+    """Hears wake-ups, each of which is heard by one of the workers. `heard`: what a wake-up starts.
+
+    After a pause it starts at once, and then every 20 ms at most: what comes meanwhile shares the next pass.
+    """
+
+    def __init__(self, url: str, heard: Callable[[], Awaitable[object]], block_seconds: int = _BLOCK_SECONDS) -> None:
+        """`block_seconds`: how long Redis is asked to wait for a wake-up. If it has not answered after twice the time, it is
+        connected to anew."""
+        self._settings = redis_settings(url)
+        self._heard = heard
+        self._block_seconds = block_seconds
+
+    async def run(self) -> None:
+        """Until it is cancelled. Without Redis it tries again each second."""
+        while True:
+            redis: ArqRedis | None = None
+            try:
+                async with asyncio.timeout(2 * self._block_seconds):
+                    redis = await create_pool(self._settings)
+                while True:
+                    await self._hear(redis)
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                log.warning("wake_ups_not_heard", why=f"{type(error).__name__}: {error}")
+            finally:
+                await _close(redis)
+            await asyncio.sleep(_RESTART_SECONDS)
+
+    async def _hear(self, redis: ArqRedis) -> None:
+        async with asyncio.timeout(2 * self._block_seconds):
+            if await cast(Awaitable[object], redis.blpop([WAKE_UPS], timeout=self._block_seconds)) is None:
+                return
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        await self._heard()
+        await asyncio.sleep(max(0.0, begun + SHORTEST_PASS_SECONDS - loop.time()))
+
+
+async def _close(redis: ArqRedis | None) -> None:
+    if redis is not None:
+        try:
+            await redis.aclose()
+        except Exception:
+            log.debug("redis_close_failed")
