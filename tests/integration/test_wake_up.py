@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import redis.asyncio
 from paycenter_server.workers.wake_up import SHORTEST_PASS_SECONDS, WAKE_UPS, RedisWakeUp, WakeUps
@@ -13,7 +14,7 @@ from support.waiting import eventually
 
 
 @asynccontextmanager
-async def client_of(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
+async def client_of(redis_url: str) -> AsyncIterator[Any]:
     """A Redis without wake-ups."""
     async with redis.asyncio.Redis.from_url(redis_url) as client:
         await client.delete(WAKE_UPS)
@@ -61,7 +62,7 @@ async def test_wake_ups_that_nobody_has_heard_are_one(redis_url: str) -> None:
             await eventually(lambda: not wake_up._requested.is_set())
 
         async def there() -> bool:
-            return await client.llen(WAKE_UPS) == 1
+            return bool(await client.llen(WAKE_UPS) == 1)
 
         await eventually(there)
         await wake_up.aclose()
