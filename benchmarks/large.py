@@ -46,7 +46,9 @@ from paycenter_server.storage.refunds_lists import RefundFilter
 from processes import Processes
 
 DAYS = 90
-LIST_MS = 100.0
+LIST_MS = 20.0
+OVERVIEW_MS = 100.0
+OVERVIEW = ("what needs a person", "queues")
 CLAIMED = 64
 NOWHERE = "http://127.0.0.1:1"
 # The hot paths: what they are, the least ratio of the time with few rows and with many, and how often each is measured.
@@ -270,9 +272,9 @@ async def run(made: Processes, count: int, *, exports: bool) -> bool:
         print(f"\n{'a page of':40}{'ms':>10}")
         for name, work in lists(services, operator).items():
             await work()
-            value = await milliseconds(work, 7)
-            met &= value < LIST_MS
-            print(f"{name:40}{value:10.1f}  {'' if value < LIST_MS else f'MISSED: more than {LIST_MS:.0f} ms'}")
+            value, most = await milliseconds(work, 7), OVERVIEW_MS if name in OVERVIEW else LIST_MS
+            met &= value < most
+            print(f"{name:40}{value:10.1f}  {'' if value < most else f'MISSED: more than {most:.0f} ms'}")
         for name in sorted(WRITERS) if exports else ():
             before, started = _peak(), time.monotonic()
             rows = await export(services, operator, name)

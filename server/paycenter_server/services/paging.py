@@ -21,7 +21,7 @@ T = TypeVar("T")
 F = TypeVar("F", OrderFilter, RefundFilter, NotificationFilter)
 DEFAULT_SIZE = 50
 MAX_SIZE = 200
-SCANNED = 25_000
+SCANNED = 12_500
 """The rows that a page reads at most, if no index has those of its filter. It may then be shorter than its size, or empty, and
 another one follows."""
 
