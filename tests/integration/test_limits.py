@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 import grpc
 from paycenter.v1.pay_refund_service_pb2 import ListPayRefundsRequest
-from paycenter_server.services.limits import LATE_SECONDS, MOST_LATE, REFUSALS_AT_ONCE, Admission, Limits, Turns
+from paycenter_server.services.limits import LATE_SECONDS, MOST_LATE, OPERATORS, REFUSALS_AT_ONCE, UNKNOWN, Admission, Limits, Turns
 from support.grpc_rig import Rig, fails, open_rig
 from support.locks import transaction
 from support.system import PayCenterSystem, open_system
@@ -171,14 +171,16 @@ async def test_who_repeats_refused_calls_at_once_is_answered_late() -> None:
     admission, app, other = Admission(Limits()), uuid4(), uuid4()
     with ExitStack() as held:
 
-        def refused(app_id: UUID | None) -> float:
-            return held.enter_context(admission.refusal(app_id))
+        def refused(caller: UUID | str) -> float:
+            return held.enter_context(admission.refusal(caller))
 
         assert [refused(app) for _ in range(REFUSALS_AT_ONCE)] == [0.0] * REFUSALS_AT_ONCE
         admission._refusals_of(app).left = -1000  # a second has passed for as many more
         assert refused(app) == LATE_SECONDS
         assert refused(other) == 0, "not because of another"
-        assert refused(None) == 0, "whose caller is not known"
+        admission._refusals_of(UNKNOWN).left = -1000
+        assert refused(UNKNOWN) == LATE_SECONDS
+        assert refused(OPERATORS) == 0, "not because of who is not known"
         while refused(app):
             assert admission._late <= MOST_LATE
         assert admission._late == MOST_LATE, "what waits needs memory"
@@ -201,6 +203,24 @@ async def test_a_late_refusal_comes_before_the_deadline_of_its_caller(system: Pa
             async with unsent(rig) as headers_only:
                 await eventually(lambda: admission._late == 1)
                 assert await headers_only.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_the_refusals_of_a_full_server_are_those_of_their_callers(system: PayCenterSystem) -> None:
+    """Also if their credentials have not been verified for a while, because the server has been full."""
+    async with open_rig(system, limits=Limits(calls=2)) as rig:
+        order = await rig.order()
+        await rig.op.get_order(id=order.id)
+        admission, identity = rig.server.admission, system.services.identity
+        admission._refusals_of(UNKNOWN).left = -1000
+        async with waiting_calls(rig, order, 2):
+            for authorization, (_, caller) in list(identity._known.items()):
+                identity._known[authorization] = (float("-inf"), caller)
+            for client in (rig.shop, rig.op):
+                async with fails("TOO_MANY_CALLS", grpc.StatusCode.RESOURCE_EXHAUSTED):
+                    await client.get_order(id=order.id)
+        (app_id,) = admission._apps
+        assert admission._refusals_of(UNKNOWN).left < -900, "no refusal was counted as that of who is not known"
+        assert max(admission._refusals_of(caller).left for caller in (app_id, OPERATORS)) < REFUSALS_AT_ONCE
 
 
 def test_a_call_that_ends_while_its_work_waits_gives_its_place_back_once() -> None:

@@ -19,6 +19,18 @@ ACCESS: list[Mutant] = [
         "grpc_server/calls.py",
         "test_limits.py",
         (
+            "refusal-of-a-known-caller",
+            "known = self._identity.last_known(headers.authorization)",
+            "known = self._identity.known(headers.authorization)",
+            "test_the_refusals_of_a_full_server_are_those_of_their_callers",
+        ),
+        (
+            "refusal-of-an-operator",
+            "caller.app_id or OPERATORS if caller",
+            "caller.app_id or UNKNOWN if caller",
+            "test_the_refusals_of_a_full_server_are_those_of_their_callers",
+        ),
+        (
             "refusal-late-before-deadline",
             "min(seconds, remaining / 2)",
             "seconds",
@@ -82,8 +94,8 @@ ACCESS: list[Mutant] = [
         ),
         (
             "refusal-late-of-an-app",
-            "            return (self._apps.get(app_id) or self._known(app_id)).refusals",
-            "            pass",
+            "            return (self._apps.get(caller) or self._known(caller)).refusals",
+            "            caller = UNKNOWN",
             "test_who_repeats_refused_calls_at_once_is_answered_late",
         ),
         (

@@ -21,7 +21,7 @@ from paycenter_server.grpc_server.audit import is_administrative, may_be_adminis
 from paycenter_server.grpc_server.errors import server_stopping, to_status
 from paycenter_server.services.context import deadline
 from paycenter_server.services.identity import Caller, Identity
-from paycenter_server.services.limits import Admission, Place, Turns, place
+from paycenter_server.services.limits import OPERATORS, UNKNOWN, Admission, Place, Turns, place
 from paycenter_server.storage.database import retryable_error
 from paycenter_server.telemetry import begin_request, usable_id
 
@@ -115,7 +115,7 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[type-arg]
 
     def _refusal(self, error: PayCenterError, headers: _Headers) -> grpc.RpcMethodHandler[Any, Any]:
         """What answers a call that is not begun. As a handler of streams it does not wait for the message of the request."""
-        known = self._identity.known(headers.authorization) if headers.authorization else None
+        known = self._identity.last_known(headers.authorization) if headers.authorization else None
 
         async def refuse(requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
             del requests
@@ -127,7 +127,7 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         self, context: grpc.aio.ServicerContext[Any, Any], error: PayCenterError, request_id: str, caller: Caller | None
     ) -> None:
         """Answer TOO_MANY_CALLS."""
-        with self._admission.refusal(caller.app_id if caller else None) as seconds:
+        with self._admission.refusal(caller.app_id or OPERATORS if caller else UNKNOWN) as seconds:
             if seconds and not self._refusing:
                 # Half of the time that the caller waits, so that it is told why.
                 remaining = context.time_remaining()

@@ -108,6 +108,11 @@ class Identity:
         known = self._known.get(authorization)
         return known[1] if known is not None and asyncio.get_running_loop().time() - known[0] < _FRESH_SECONDS else None
 
+    def last_known(self, authorization: str) -> Caller | None:
+        """The caller whose credential this was when it was last verified. It proves nothing now."""
+        known = self._known.get(authorization)
+        return known[1] if known is not None else None
+
     def forget(self, key_id: str) -> None:
         """Read a credential again at its next use in this process, because it has changed."""
         for authorization in [known for known, (_, caller) in self._known.items() if caller.key_id == key_id]:

@@ -25,6 +25,8 @@ LATE_SECONDS = 1.0
 """Further refusals are answered after so long."""
 MOST_LATE = 4096
 """Refusals that wait, of all callers."""
+OPERATORS, UNKNOWN = "operators", "unknown"
+"""Callers whose refusals are counted together: all operators, and all whose credentials were never verified."""
 _MOST_APPS = 10_000
 _LOG_SECONDS = 5.0
 _LONGEST_PAUSE = 0.1
@@ -126,7 +128,7 @@ class Admission:
         self._limits = limits
         self._calls = 0
         self._apps: dict[UUID, _App] = {}
-        self._unknown: _Tokens | None = None
+        self._others: dict[str, _Tokens] = {}
         self._late = 0
         self._refused = 0
         self._logged = float("-inf")
@@ -156,14 +158,14 @@ class Admission:
         taken.charged = True
 
     @contextmanager
-    def refusal(self, app_id: UUID | None) -> Iterator[float]:
-        """A call that is refused, for as long as it is. `app_id`: of its caller, None if that is not known.
+    def refusal(self, caller: UUID | str) -> Iterator[float]:
+        """A call that is refused, for as long as it is. `caller`: the id of the app, OPERATORS or UNKNOWN.
 
         The seconds after which it is answered, mostly 0. A refusal costs half as much as a create, so a caller that repeats its
         calls at once, as often as they are refused, would use the server's time all the same: such a caller is made to wait.
         """
         self._note_refusal()
-        refusals = self._refusals_of(app_id)
+        refusals = self._refusals_of(caller)
         late = not refusals.take(REFUSALS_AT_ONCE, REFUSALS_AT_ONCE) and self._late < MOST_LATE
         self._late += late
         try:
@@ -171,12 +173,10 @@ class Admission:
         finally:
             self._late -= late
 
-    def _refusals_of(self, app_id: UUID | None) -> _Tokens:
-        if app_id is not None:
-            return (self._apps.get(app_id) or self._known(app_id)).refusals
-        if self._unknown is None:
-            self._unknown = _Tokens(REFUSALS_AT_ONCE, _now())
-        return self._unknown
+    def _refusals_of(self, caller: UUID | str) -> _Tokens:
+        if isinstance(caller, UUID):
+            return (self._apps.get(caller) or self._known(caller)).refusals
+        return self._others.setdefault(caller, _Tokens(REFUSALS_AT_ONCE, _now()))
 
     def _note_refusal(self) -> None:
         """Log how many calls were refused, once in some seconds: a line for each would be work that the server has no time for."""
