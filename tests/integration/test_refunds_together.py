@@ -22,11 +22,10 @@ from paycenter_server.storage import refunds as refund_rows
 from paycenter_server.storage import refunds_shared as shared
 from paycenter_server.storage.database import UniqueViolation
 from paycenter_server.storage.refunds_shared import Intent, Success
-from plans.single import undone
 from support.facts import configured, failed, payment_of, refunded
 from support.locks import transaction, waiting_for_lock
 from support.system import CAUSE, PayCenterSystem
-from support.waiting import ended
+from support.waiting import ended, eventually
 
 PENDING = {"refund": "pending"}
 
@@ -285,37 +284,22 @@ async def test_what_is_locked_does_not_hold_up_the_others(system: PayCenterSyste
     assert (refund.order_id, await amounts(system, order)) == (order.id, (0, 40))
 
 
-async def test_numbers_are_taken_in_their_order(system: PayCenterSystem) -> None:
-    """Two statements, as of two processes, with the same numbers in different orders: they wait for each other in no circle."""
-    orders = await paid(system, 7)
-    first = [await draft(system, order, merchant_refund_no=number) for order, number in zip(orders, "AMZ", strict=False)]
-    second = [await draft(system, order, merchant_refund_no=number) for order, number in zip(orders[3:], "ZMA", strict=False)]
-    between = await draft(system, orders[6], merchant_refund_no="M")
-    async with undone(system) as held:  # so that the number M is free then
-        await refund_rows.insert_refund(held, between.refund, CAUSE)
-        calls = [asyncio.create_task(insert(system, *first))]
-        await waiting_for_lock(system, calls)
-        calls.append(asyncio.create_task(insert(system, *second)))
-        await waiting_for_lock(system, calls)
-    assert [found if isinstance(found, list) else type(found) for found in await ended(calls)] == [[True] * 3, UniqueViolation]
-
-
-async def test_a_deadlock_with_a_call_of_the_same_number_is_no_error(system: PayCenterSystem) -> None:
-    """The other one has taken the number and waits for the order, which the shared statement has locked: this one is repeated by
-    itself, and waits for the other."""
-    (order,) = await paid(system, 1)
-    intent = await draft(system, order, reason="退货")
-    number = intent.refund.merchant_refund_no
+async def test_a_number_that_is_not_committed_does_not_hold_up_the_others(system: PayCenterSystem) -> None:
+    """As of an operator's transaction. Who uses the same number waits for it, and it alone."""
+    orders = await paid(system, 5)
+    intent = await draft(system, orders[0], reason="退货")
     async with transaction(system) as held:
-        # PostgreSQL ends the statement that finds the circle: this one looks for it later than the shared statement.
-        await held.execute("SET LOCAL deadlock_timeout = '20s'")
         await refund_rows.insert_refund(held, intent.refund, CAUSE)
-        calls = [asyncio.create_task(system.refund(order, 40, merchant_refund_no=number))]
-        await waiting_for_lock(system, calls)
-        assert await refund_rows.reserve(held, order.id, 40, system.clock.now())
-    (refund,) = await ended(calls)
-    assert isinstance(refund, PayRefund), refund
-    assert (refund.id, await amounts(system, order)) == (intent.refund.id, (0, 40))
+        first = asyncio.create_task(system.refund(orders[1], 10))
+        same = asyncio.create_task(system.refund(orders[0], 40, merchant_refund_no=intent.refund.merchant_refund_no))
+        others = [asyncio.create_task(system.refund(order, 10)) for order in orders[2:]]
+        await eventually(lambda: all(task.done() for task in (first, *others)))
+        await waiting_for_lock(system, [same])
+        assert not same.done()
+        # The transaction needs the order too, which nobody who waits for the number has locked.
+        assert await refund_rows.reserve(held, orders[0].id, 40, system.clock.now())
+    assert reasons(await ended([first, *others])) == [None] * 4
+    assert ((await same).id, await amounts(system, orders[0])) == (intent.refund.id, (0, 40))
 
 
 async def test_many_refunds_of_an_order_at_once(system: PayCenterSystem) -> None:
@@ -510,6 +494,25 @@ async def test_a_success_is_due_for_the_looks_at_earlier_numbers(system: PayCent
     found = await stored(system, refund)
     assert found is not None
     assert found.next_check_time == row["at"]
+
+
+async def test_a_notification_that_is_locked_does_not_hold_up_the_others(system: PayCenterSystem) -> None:
+    orders = await paid(system, 4)
+    refunds = [await system.refund(order, 40) for order in orders]
+    channel = await configured(system, "mock")
+    older = payloads.refund_settled(
+        refunds[1], system.services.context.new_key(system.clock.now()), system.clock.now(), version=0, success_time=None
+    )
+    async with system.services.context.database.connection() as connection:
+        assert await notification_rows.insert_notification(connection, older)
+    settle = system.services.refund_settlement.apply
+    async with transaction(system) as held:
+        await held.execute("SELECT 1 FROM pay_notify_task WHERE data_id = $1 FOR UPDATE", refunds[1].id)
+        tasks = [asyncio.create_task(settle(channel, refund, refunded(channel, refund), CAUSE)) for refund in refunds]
+        await eventually(lambda: sum(task.done() for task in tasks) == 3)
+        await waiting_for_lock(system, [tasks[1]])
+        assert not tasks[1].done()
+    assert await ended(tasks) == [True] * 4
 
 
 async def test_a_newer_notification_is_not_superseded(system: PayCenterSystem) -> None:

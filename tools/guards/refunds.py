@@ -302,10 +302,16 @@ REFUNDS: list[Mutant] = [
             "test_each_intent_is_stored_with_its_own_values",
         ),
         (
-            "refunds-in-the-order-of-numbers",
-            "FROM fitting g ORDER BY g.merchant_refund_no, g.app_id RETURNING",
-            "FROM fitting g ORDER BY g.order_id RETURNING",
-            "test_numbers_are_taken_in_their_order",
+            "refunds-hardly-wait-for-a-number",
+            "JOIN account ON account.id = g.account_id\n    CROSS JOIN hardly_waiting\n",
+            "JOIN account ON account.id = g.account_id\n",
+            "test_a_number_that_is_not_committed_does_not_hold_up_the_others",
+        ),
+        (
+            "successes-hardly-wait",
+            "JOIN o ON o.id = t.order_id\n    CROSS JOIN hardly_waiting\n",
+            "JOIN o ON o.id = t.order_id\n",
+            "test_a_notification_that_is_locked_does_not_hold_up_the_others",
         ),
         (
             "refunds-of-an-order",
@@ -427,10 +433,16 @@ REFUNDS: list[Mutant] = [
         "services/refunds_statements.py",
         "test_refunds_together.py",
         (
-            "refund-deadlock",
-            "            return False",
-            "            raise",
-            "test_a_deadlock_with_a_call_of_the_same_number_is_no_error",
+            "refund-number-waits-alone",
+            "        with suppress(LockTimeout):  # it waits below, where it holds up nobody else\n",
+            "        if True:\n",
+            "test_a_number_that_is_not_committed_does_not_hold_up_the_others",
+        ),
+        (
+            "success-waits-alone",
+            "        with suppress(LockTimeout):\n            stored",
+            "        if True:\n            stored",
+            "test_a_notification_that_is_locked_does_not_hold_up_the_others",
         ),
     ),
 ]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from paycenter_server.domain.events import Cause
 from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.services.context import Context
 from paycenter_server.services.gathering import Gathering
 from paycenter_server.storage import refunds as rows
 from paycenter_server.storage import refunds_shared as shared
-from paycenter_server.storage.database import Deadlock
+from paycenter_server.storage.database import LockTimeout
 from paycenter_server.storage.refunds_shared import Intent, Success
 
 
@@ -22,23 +24,18 @@ class RefundStatements:
 
     async def reserve_and_insert(self, refund: PayRefund, cause: Cause) -> bool:
         """See `reserve_and_insert` in storage/refunds.py."""
-        if await self._shared(Intent(refund, cause)):
-            return True
+        with suppress(LockTimeout):  # it waits below, where it holds up nobody else
+            if await self._intents.add(Intent(refund, cause)):
+                return True
         async with self._context.database.connection() as connection:
             return await rows.reserve_and_insert(connection, refund, cause)
 
-    async def _shared(self, intent: Intent) -> bool:
-        try:
-            return await self._intents.add(intent)
-        except Deadlock:
-            # With a call that has taken the same number, and waits for the order. It has changed nothing, and by itself it waits.
-            return False
-
     async def succeed(self, success: Success) -> PayRefund | bool:
         """See `succeed` in storage/refunds.py. The refund as it is then, or whether it is done and must be read."""
-        stored = await self._successes.add(success)
-        if stored is not None:
-            return stored
+        with suppress(LockTimeout):
+            stored = await self._successes.add(success)
+            if stored is not None:
+                return stored
         async with self._context.database.connection() as connection:
             done = await rows.succeed(
                 connection, success.refund, success.cause, success.task, channel_refund_no=success.channel_refund_no,

@@ -18,16 +18,19 @@ from paycenter_server.domain.guard import transaction_open
 CheckViolation = asyncpg.CheckViolationError
 UniqueViolation = asyncpg.UniqueViolationError
 ForeignKeyViolation = asyncpg.ForeignKeyViolationError
-Deadlock = asyncpg.DeadlockDetectedError
+LockTimeout = asyncpg.LockNotAvailableError
 Conflict = (
-    Deadlock,
+    asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
-    asyncpg.LockNotAvailableError,
+    LockTimeout,
     # A migration changed a table between two statements of a transaction. Outside a transaction asyncpg prepares again.
     asyncpg.InvalidCachedStatementError,
     asyncpg.OutdatedSchemaCacheError,
 )
 CONFLICT_RETRY_SECONDS = 0.2
+HARDLY_WAITING = "hardly_waiting AS MATERIALIZED (SELECT set_config('lock_timeout', '20ms', true))"
+"""A CTE for a statement that several callers share: once it is read, the statement waits 20 ms for a lock at most (LockTimeout).
+So a row that one of the callers has to wait for does not hold up the others."""
 TAKE_SECONDS = 10.0
 IDLE_IN_TRANSACTION_SECONDS = 60.0
 # A table or column that this version uses is missing: the database is not migrated yet, or was migrated to another version.

@@ -24,7 +24,7 @@ from paycenter_server.domain.states import (
     target,
 )
 from paycenter_server.domain.values import value
-from paycenter_server.storage.database import WriteConnection
+from paycenter_server.storage.database import HARDLY_WAITING, WriteConnection
 from paycenter_server.storage.events import cause_values, listed, named, noting
 from paycenter_server.storage.notifications import superseding_each, task_columns
 from paycenter_server.storage.payments import paid_event
@@ -121,9 +121,9 @@ _TASK = task_columns(
      "merchant_order_id": "b.merchant_order_id", "notification_url": "b.notification_url", "payload": _PAYLOAD},
 )  # fmt: skip
 # It waits for no order and no attempt that it could book, so that one that is locked does not hold up the others. Whatever it waits
-# for (the other attempts, older notifications) is of orders that it has locked, in the order of the keys.
+# for (the other attempts, older notifications) is of orders that it has locked, in the order of the keys, and for 20 ms at most.
 _BOOK = f"""
-WITH o AS (
+WITH {HARDLY_WAITING}, o AS (
   SELECT p.id, uuid_send(p.id) AS key, p.app_id, p.merchant_order_id, p.subject, p.amount, p.currency, p.user_id,
     p.notification_url, {endpoint_sql("p.notification_url")} AS endpoint, p.version + 1 AS version
   FROM pay_order p WHERE p.id = ANY(ARRAY(SELECT order_id FROM pay_attempt WHERE id = ANY($1::uuid[])))
@@ -141,6 +141,7 @@ WITH o AS (
     g.success_time, coalesce(t.fee_rate_ppm, g.fee_rate_ppm) AS rate, g.notification_id, g.event,
     string_to_array(g.payload, E'\\x01') AS pieces, g.at, g.actor_kind, g.actor, g.evidence
   FROM unnest({_ARRAYS}) WITH ORDINALITY g ({", ".join(_GIVEN)}, n) JOIN t ON t.id = g.attempt_id JOIN o ON o.id = t.order_id
+    CROSS JOIN hardly_waiting
   WHERE t.account_id = g.account_id AND t.binding_id = g.binding_id AND t.amount = g.amount AND t.currency = g.currency
     AND o.endpoint IS NOT NULL
   ORDER BY o.id, g.n
@@ -176,6 +177,8 @@ async def book(connection: WriteConnection, bookings: Sequence[DirectBooking]) -
 
     It is not booked if anything differs: account, binding, amount, currency, the state of order or attempt; if a cancellation has
     begun, another transaction has locked the order or the attempt, or an earlier one of these payments is of the same order.
+
+    LockTimeout, with nothing changed for any, if another transaction has locked something else of one of the orders.
     """
     rows = [
         (

@@ -1,7 +1,8 @@
 """The two statements of a refund that several refunds share: the intent before the channel is called, and the success after it.
 
-They wait for no account, refund or order. What another transaction has locked is left out, so that it does not hold up the others;
-what is left out is stored by the statements of `refunds.py`, which wait.
+They wait for no account, refund or order: what another transaction has locked is left out, so that it does not hold up the others.
+For anything else (a number, an older notification) they wait for 20 ms at most: LockTimeout, with nothing changed for any, and each
+is repeated by itself. What is left out, or ends with LockTimeout alone, is stored by the statements of `refunds.py`, which wait.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from paycenter_server.domain.notifications import NotificationType, PayNotificat
 from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.domain.states import ORDER, REFUND, OrderEvent, RefundEvent, created, sources, target
 from paycenter_server.storage.accounts import holding
-from paycenter_server.storage.database import WriteConnection
+from paycenter_server.storage.database import HARDLY_WAITING, WriteConnection
 from paycenter_server.storage.events import cause_values, listed, named, noting
 from paycenter_server.storage.notifications import superseding_each, task_columns
 from paycenter_server.storage.refunds import CREATED, NOTED, REFUNDS, SUCCEEDED
@@ -40,20 +41,15 @@ def _array(name: str) -> str:
 
 
 # The order is locked before the number is taken; the statement of one refund takes the number first (`refunds.py`), and so do the
-# transactions of operators. Why there is no circle of waits, but for one that is only an error:
-# - This statement holds accounts (shared) and orders, and waits for none of them. It waits for numbers only, and only for one that
-#   was taken since the snapshot in which it is looked for, or that is not committed.
-# - Two of these statements, in two processes: each takes its numbers in the order of the numbers, so they wait in no circle.
-# - Who else has taken a number needs one more lock: that of its order. It is held here only if two calls use the same number at
-#   the same moment, for the same order or for two that are both in this statement: the other one took the number while the order
-#   was free for a moment, or was committed since the snapshot and is being settled, by a change of the refund that needs the
-#   order. Then PostgreSQL ends one of the two, which has changed nothing. If it is this statement, each of its refunds is repeated
-#   by itself, and one that is alone is left out (`services/refunds_statements.py`). If it is the other one, its caller repeats it
-#   (DATABASE_CONFLICT), or the job of refunds.
+# transactions of operators. Two calls that use the same number at the same moment could so wait for each other: this one has the
+# order, the other one the number. It waits for a number only if that was taken since the snapshot in which it is looked for, or is
+# not committed, and for 20 ms at most, which is less than the time after which PostgreSQL looks for deadlocks.
 # The lock of an order is that of its newest version, so what is left of it is what is left at that moment.
 _RESERVE_AND_INSERT = f"""
-WITH account AS ({holding(f"ANY({_array('account_id')})", " SKIP LOCKED")}),
+WITH {HARDLY_WAITING},
+account AS ({holding(f"ANY({_array('account_id')})", " SKIP LOCKED")}),
 given AS MATERIALIZED (SELECT g.* FROM unnest({_ARRAYS}) g({", ".join(_GIVEN)}) JOIN account ON account.id = g.account_id
+    CROSS JOIN hardly_waiting
   WHERE ({id_of_unique_key("pay_refund", "merchant_refund_no, app_id", "g.merchant_refund_no, g.app_id")}) IS NULL),
 free AS (SELECT t.id, t.paid_amount - t.refunded_amount - t.reserved_amount AS amount FROM pay_order t
   WHERE t.id = ANY(ARRAY(SELECT order_id FROM given)) FOR NO KEY UPDATE OF t SKIP LOCKED),
@@ -62,7 +58,7 @@ reserved AS (UPDATE pay_order t SET reserved_amount = t.reserved_amount + g.amou
   FROM fitting g WHERE t.id = g.order_id AND t.id = ANY(ARRAY(SELECT order_id FROM fitting))),
 made AS (INSERT INTO pay_refund ({", ".join((*_GIVEN, *_CONSTANT))})
   SELECT {", ".join((*(f"g.{name}" for name in _GIVEN), *_CONSTANT.values()))}
-  FROM fitting g ORDER BY g.merchant_refund_no, g.app_id RETURNING {NOTED}),
+  FROM fitting g RETURNING {NOTED}),
 noted AS ({noting("made", len(_GIVEN) + 1, CREATED, keys=_array("id"))})
 SELECT id FROM made
 """
@@ -83,7 +79,7 @@ async def reserve_and_insert_each(connection: WriteConnection, intents: Sequence
     Nothing is changed for one of whose order less than the amount remains, whose number the app has used, whose account is
     disabled, whose order or account another transaction has locked, or which is the second one of its order or of its number.
 
-    UniqueViolation, with nothing changed for any, if another transaction has used one of the numbers meanwhile.
+    UniqueViolation or LockTimeout, with nothing changed for any, if another transaction has used one of the numbers meanwhile.
     """
     rows = [(*_VALUES(one.refund), *cause_values(one.cause)) for one in _first_of_each_order_and_number(intents)]
     stored = {row["id"] for row in await connection.fetch(_RESERVE_AND_INSERT, *map(list, zip(*rows, strict=True)))}
@@ -113,11 +109,11 @@ _TASK = task_columns(
      "merchant_order_id": "b.merchant_order_id", "merchant_refund_no": "b.merchant_refund_no",
      "notification_url": "b.notification_url", "payload": "b.payload"},
 )  # fmt: skip
-# The refunds are locked before their orders, as everywhere. It waits only for older notifications, which are of refunds that it has
-# locked, in the order of the keys; who has locked a notification waits for no refund and no order after it. So there is no circle.
+# The refunds are locked before their orders, as everywhere. It waits only for older notifications of refunds that it has locked.
 # Not IS NULL: without statistics the index of the cases would look as good as the primary key, and it has every refund without one.
 _SUCCEED_AND_TELL = f"""
-WITH t AS (SELECT r.id, r.order_id, r.app_id, r.out_refund_key, r.version, r.merchant_order_id, r.merchant_refund_no,
+WITH {HARDLY_WAITING},
+t AS (SELECT r.id, r.order_id, r.app_id, r.out_refund_key, r.version, r.merchant_order_id, r.merchant_refund_no,
     r.notification_url
   FROM pay_refund r WHERE r.id = ANY($1::uuid[]) AND r.state = ANY({listed(sources(REFUND, RefundEvent.SUCCEED))})
     AND num_nulls(r.case_id) = 1 FOR NO KEY UPDATE SKIP LOCKED),
@@ -125,6 +121,7 @@ o AS (SELECT p.id FROM pay_order p WHERE p.id = ANY(ARRAY(SELECT order_id FROM t
     AND p.state = ANY({listed(sources(ORDER, OrderEvent.REFUNDED))}) FOR NO KEY UPDATE SKIP LOCKED),
 fitting AS MATERIALIZED (SELECT g.*, t.order_id, t.app_id, t.merchant_order_id, t.merchant_refund_no, t.notification_url
   FROM unnest({_SUCCESSES}) g({", ".join(_SUCCESS)}) JOIN t ON t.id = g.id JOIN o ON o.id = t.order_id
+    CROSS JOIN hardly_waiting
   WHERE t.out_refund_key = g.key AND t.version = g.version - 1),
 done AS (UPDATE pay_refund t SET state = {named(target(REFUND, RefundEvent.SUCCEED))}, channel_refund_no = b.channel_refund_no,
     success_time = b.success_time, update_time = b.at, next_check_time = t.earlier_look_time, channel_error_code = NULL,
@@ -160,6 +157,8 @@ async def succeed_each(connection: WriteConnection, successes: Sequence[Success]
     None, with nothing changed, for one that is not WAITING under its number any more, has another version than the one before that
     of the notification, or is that of a case; for one whose order is in a state that does not allow it; if another transaction has
     locked the refund or its order; and for the second one of an order.
+
+    LockTimeout, with nothing changed for any, if another transaction has locked an older notification of one of them.
     """
     first = {one.refund.order_id: one for one in reversed(successes)}
     rows = [
