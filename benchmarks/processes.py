@@ -138,13 +138,14 @@ def listening(port: int, seconds: float = 20.0) -> None:
 
 
 def quiet(pids: list[int], seconds: float = 20.0) -> None:
-    """Wait until these processes use hardly any processor time: a tenth of one, or `seconds` at most."""
+    """Wait until these processes use hardly any processor time: a tenth of one. It says so if they still do after `seconds`."""
     end, used = time.monotonic() + seconds, cpu_seconds(*pids)
     while time.monotonic() < end:
         time.sleep(0.5)
         before, used = used, cpu_seconds(*pids)
         if used - before < 0.05:
             return
+    print(f"processes that should rest used processor time for {seconds:.0f} s", file=sys.stderr)
 
 
 def generate(

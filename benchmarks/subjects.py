@@ -300,16 +300,16 @@ class Benchmark:
             time.sleep(every)
 
     def workers(self, count: int) -> list[subprocess.Popen[str]]:
-        """Workers that have delivered something and rest: what a worker does once after its start is not measured."""
+        """Workers that started with something to deliver, and rest: what a worker does once after its start is not measured."""
         received = self._received()
-        asyncio.run(fill_notifications(self._made, self.app, f"{self.receiver_url}/notify", 1))
+        asyncio.run(fill_notifications(self._made, self.app, f"{self.receiver_url}/notify", 200))
         workers = [self._made.paycenter("worker") for _ in range(count)]
-        self._wait_received(received + 1)
+        self._wait_received(received + 200)
         quiet([worker.pid for worker in workers])
         return workers
 
     def _deliver(self, name: str, count: int, waiting: int = 8000) -> None:
-        """Until the first quarter is delivered, each worker has found that there is something to do. The rest is measured."""
+        """Workers that rest find what is due at different moments, so the first quarter is not measured."""
         workers = self.workers(count)
         before, pids = self._received(), [worker.pid for worker in workers]
         asyncio.run(fill_notifications(self._made, self.app, f"{self.receiver_url}/notify", waiting))

@@ -327,3 +327,21 @@ async def test_a_database_that_hangs_does_not_hold_the_channel_for_long(system: 
         await system.until(order, "SUCCESS", 3)
         assert (await post(system, target, body, headers=headers))[0] in (200, 204)
     assert await system.value("SELECT count(*) FROM pay_notify_task") == 1
+
+
+async def test_a_database_that_is_silent_does_not_hold_the_channel_for_long(system: PayCenterSystem) -> None:
+    """A statement that is in progress cannot even be cancelled then: the answer does not wait for that."""
+    line = Line(system.database_url)
+    await line.mend()
+    async with tapped(system) as tap, second_sidecar(system, line.url, answer_seconds=1) as sidecar:
+        order = await system.order()
+        attempt = await system.submit(order, "wx_native")
+        await system.simulator.pay(attempt.out_trade_no)
+        body, headers = await tap.first()
+        target = f"{sidecar}/callback/order/{system.channels['wx_native']}"
+        assert (await post(system, target, b"{}"))[0] >= 400  # the channel is known then
+        line.silent = True
+        async with asyncio.timeout(5):
+            assert (await post(system, target, body, headers=headers))[0] == 503
+        await line.cut()
+    assert (await system.read(order)).state.value == "WAITING"

@@ -55,7 +55,7 @@ async def stored(system: PayCenterSystem) -> Any:
 async def together(
     system: PayCenterSystem, direct: DirectPayments, payments: Sequence[Any], channel: Any
 ) -> list[asyncio.Task[Any]]:
-    """Report payments, of which all but the first share a statement."""
+    """Report payments, which share a statement."""
     tasks = [asyncio.create_task(direct.book(channel, payment, CAUSE)) for payment in payments]
     await pause(0)
     return tasks

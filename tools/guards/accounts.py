@@ -166,8 +166,8 @@ ACCOUNTS: list[Mutant] = [
         "test_channel_keys.py",
         (
             "callback-keys-due",
-            "        if configured.codec.keys_due(now):\n            return None\n",
-            "",
+            "None if configured.codec.keys_due(now) else _read(",
+            "_read(",
             "test_a_callback_fetches_certificates_that_are_due",
         ),
     ),
@@ -179,6 +179,12 @@ ACCOUNTS: list[Mutant] = [
             "            if {one.binding.id for one in present} == {one.binding.id for one in candidates}:\n",
             "            if present:\n",
             "test_a_callback_of_an_account_that_another_process_gave_the_channel_is_booked",
+        ),
+        (
+            "callback-booked-once-at-most",
+            "if callback is not read and await",
+            "if await",
+            "test_statement_budgets.py::test_payments",
         ),
         (
             "callback-names-account",

@@ -62,6 +62,18 @@ ORDERS: list[Mutant] = [
             "test_payments_together.py::test_after_a_long_statement_the_next_does_not_wait",
         ),
         (
+            "gathering-to-completion",
+            "(asyncio.shield(waiting.done) if self._to_completion else waiting.done)",
+            "waiting.done",
+            "test_payments_together.py::test_what_was_reported_is_booked_although_every_caller_goes_away",
+        ),
+        (
+            "gathering-of-nobody",
+            "if self._busy or self._to_completion:",
+            "if self._busy:",
+            "test_payments_together.py::test_what_was_reported_is_booked_although_every_caller_goes_away",
+        ),
+        (
             "gathering-writer-cancelled",
             "                        waiting.done.cancel()",
             "                        pass",

@@ -94,6 +94,12 @@ SETTLEMENT: list[Mutant] = [
     *guards(
         "storage/payments_direct.py",
         "test_payments_direct.py",
+        (
+            "direct-hardly-waits",
+            "JOIN o ON o.id = t.order_id\n    CROSS JOIN hardly_waiting\n",
+            "JOIN o ON o.id = t.order_id\n",
+            "test_payments_together.py::test_a_notification_that_is_locked_does_not_hold_up_the_others",
+        ),
         ("direct-account", "t.account_id = g.account_id AND ", "", "test_other_facts_book_nothing[account]"),
         ("direct-binding", "t.binding_id = g.binding_id AND ", "", "test_other_facts_book_nothing[binding]"),
         (
@@ -208,7 +214,24 @@ SETTLEMENT: list[Mutant] = [
     ),
     *guards(
         "services/payments_direct.py",
+        "test_payments_together.py",
+        (
+            "direct-wake-up",
+            "        if any(booked):\n            self._context.wake_up.send()\n",
+            "",
+            "test_what_was_reported_is_booked_although_every_caller_goes_away",
+        ),
+        control=False,
+    ),
+    *guards(
+        "services/payments_direct.py",
         "test_payments_direct.py",
+        (
+            "direct-lock-timeout",
+            "        except LockTimeout:\n            return False\n",
+            "        except LockTimeout:\n            raise\n",
+            "test_payments_together.py::test_a_notification_that_is_locked_does_not_hold_up_the_others",
+        ),
         (
             "direct-account-facts",
             " or configured.differing_fact(payment.account, now):",

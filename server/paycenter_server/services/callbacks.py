@@ -13,7 +13,7 @@ from paycenter_server.domain.events import CALLBACK_REFUSED, CALLBACK_REPEATED, 
 from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.services.attempts import AttemptSettlement
 from paycenter_server.services.channels_configured import ConfiguredChannel
-from paycenter_server.services.channels_gateway import ChannelGateway
+from paycenter_server.services.channels_gateway import ChannelGateway, Read
 from paycenter_server.services.context import Context
 from paycenter_server.services.events import callback_cause, with_verdict
 from paycenter_server.services.payments import BeingCancelledError, Booked, FactsMismatchError, Known, Payments, compare_identity
@@ -68,11 +68,12 @@ class Callbacks:
         names = {"channel": channel_number, "code": configured.channel.code}
         set_actor(Actor(ActorKind.CALLBACK, channel_number))
         try:
-            direct = await self._store_directly(candidates[0], request)
-            if direct is not None:
-                callback = direct
+            read = self._gateway.read_callback(configured, request)
+            # It needs no task of its own: what is booked directly is booked although the request is cancelled.
+            if isinstance(read, Callback) and await self._book_directly(configured, read, request):
+                callback = read
             else:
-                configured, callback = await self._context.run_to_completion(self._store(key, candidates, request))
+                configured, callback = await self._context.run_to_completion(self._store(key, candidates, request, read))
         except CallbackError as error:
             log.warning("callback_refused", why=str(error), **names)
             return configured.codec.acknowledge(False, "the callback cannot be verified")
@@ -88,30 +89,19 @@ class Callbacks:
             return configured.codec.acknowledge(False, "not stored, send again")
         return callback.answer or configured.codec.acknowledge(True, "")
 
-    async def _store_directly(self, signer: ConfiguredChannel, request: CallbackRequest) -> Callback | None:
-        """The usual callback: the present keys of the account verify it, and the payment is booked in one statement.
-
-        None, with nothing changed, if it is not that. It needs no task of its own: a statement that is cancelled has booked the
-        payment or has not, and the channel sends again what was not acknowledged. What is booked directly names the account: every
-        fact of it is compared, and so those of the merchant.
-        """
-        callback = self._gateway.read_callback(signer, request)
-        if callback is None:
-            return None
-        return callback if await self._book_directly(signer, callback, callback_cause(request, callback)) else None
-
     async def _store(
-        self, channel_id: UUID, candidates: Sequence[ConfiguredChannel], request: CallbackRequest
+        self, channel_id: UUID, candidates: Sequence[ConfiguredChannel], request: CallbackRequest, read: Read
     ) -> tuple[ConfiguredChannel, Callback]:
+        """Store what was not booked directly. `read`: by the first of the candidates."""
         try:
-            signer, callback = await self._verified(candidates, request)
+            signer, callback = await self._verified(candidates, request, read)
         except (CallbackError, FactsMismatchError):
             # Another process may have moved the channel to the account that signed the message.
             present = await self._gateway.channels.all_of(channel_id, again=True)
             if {one.binding.id for one in present} == {one.binding.id for one in candidates}:
                 raise
-            signer, callback = await self._verified(present, request)
-        if await self._book_directly(signer, callback, callback_cause(request, callback)):
+            signer, callback = await self._verified(present, request, None)
+        if callback is not read and await self._book_directly(signer, callback, request):
             return signer, callback
         configured, known = await self._owner(signer, callback)
         if configured is not signer:
@@ -126,20 +116,23 @@ class Callbacks:
             await self._refunds.receive_callback(configured, callback.refund, cause)
         return configured, callback
 
-    async def _book_directly(self, signer: ConfiguredChannel, callback: Callback, cause: Cause) -> bool:
-        """Book a payment that is what it should be in one statement. False if the rows must be read to decide about the message."""
+    async def _book_directly(self, signer: ConfiguredChannel, callback: Callback, request: CallbackRequest) -> bool:
+        """Book a payment that is what it should be in one statement. False if the rows must be read to decide about the message.
+
+        What is booked names the account: every fact of it is compared, and so those of the merchant.
+        """
         outcome = callback.payment
         if outcome is None or outcome.payment is None or outcome.status is not QueryStatus.PAID or callback.refund is not None:
             return False
-        booked = await self._direct.book(signer, outcome.payment, cause)
+        booked = await self._direct.book(signer, outcome.payment, callback_cause(request, callback))
         if booked:
             log.debug("callback_stored", channel=signer.channel.number, result=Booked.BOOKED.value)
         return booked
 
     async def _verified(
-        self, candidates: Sequence[ConfiguredChannel], request: CallbackRequest
+        self, candidates: Sequence[ConfiguredChannel], request: CallbackRequest, read: Read
     ) -> tuple[ConfiguredChannel, Callback]:
-        signer, callback = await self._gateway.verify_callback(candidates, request, self._names_merchant)
+        signer, callback = await self._gateway.verify_callback(candidates, request, self._names_merchant, read)
         self._compare_merchant(signer, callback)
         return signer, callback
 

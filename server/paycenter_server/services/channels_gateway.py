@@ -38,6 +38,8 @@ from paycenter_server.services.context import Context, deadline
 from paycenter_server.services.limits import waiting_outside
 
 T = TypeVar("T")
+Read = Callback | CallbackError | UnknownKeyError | None
+"""A callback that was read, or why it could not be; None if it was not tried."""
 log = structlog.get_logger(__name__)
 
 NOT_SENT = "NOT_SENT"
@@ -219,27 +221,24 @@ class ChannelGateway:
         else:
             await self.fetch_keys(configured, None, pause)
 
-    def read_callback(self, configured: ConfiguredChannel, request: CallbackRequest) -> Callback | None:
-        """The content of a callback that the present keys verify. None if they do not, or are to be fetched."""
+    def read_callback(self, configured: ConfiguredChannel, request: CallbackRequest) -> Read:
+        """Verify and read a callback with the present keys only, without a wait. None if they are to be fetched before."""
         now = self._context.now()
-        if configured.codec.keys_due(now):
-            return None
-        try:
-            return configured.codec.parse_callback(request, now)
-        except (CallbackError, UnknownKeyError):
-            return None
+        return None if configured.codec.keys_due(now) else _read(configured, request, now)
 
-    async def parse_callback(self, configured: ConfiguredChannel, request: CallbackRequest, *, fetch: bool = True) -> Callback:
+    async def parse_callback(
+        self, configured: ConfiguredChannel, request: CallbackRequest, *, fetch: bool = True, read: Read = None
+    ) -> Callback:
         """Verify and read a callback, with the present keys or with earlier ones. CallbackError if it cannot be verified.
 
-        `fetch`: fetch the channel's keys if the callback names an unknown one; otherwise UnknownKeyError.
+        `fetch`: fetch the channel's keys if the callback names an unknown one; otherwise UnknownKeyError. `read`: what
+        `read_callback` has returned, None if it was not called.
         """
         now = self._context.now()
         await self._refresh_keys(configured, _PAUSE_AFTER_CALLBACK)
-        try:
-            return configured.codec.parse_callback(request, now)
-        except (CallbackError, UnknownKeyError) as error:
-            failed = error
+        failed = read or _read(configured, request, now)
+        if isinstance(failed, Callback):
+            return failed
         for until, codec in configured.earlier:
             if now < until:
                 with suppress(CallbackError, UnknownKeyError):
@@ -257,11 +256,13 @@ class ChannelGateway:
         candidates: Sequence[ConfiguredChannel],
         request: CallbackRequest,
         is_its: Callable[[ConfiguredChannel, Callback], bool],
+        read: Read = None,
     ) -> tuple[ConfiguredChannel, Callback]:
         """Find the account that a callback is of, and read it. CallbackError if none of them has verified it.
 
         `is_its`: whether the message names this account. The keys of a channel may sign for several of its merchants, so the first
-        account that verifies the bytes need not be the one. If it is none of them, the first that verified it is returned.
+        account that verifies the bytes need not be the one. If it is none of them, the first that verified it is returned. `read`:
+        what `read_callback` has returned for the first of them, None if it was not called.
         """
         refusals: list[str] = []
         unknown: list[ConfiguredChannel] = []
@@ -271,7 +272,8 @@ class ChannelGateway:
             if fetch and verified:
                 break
             try:
-                callback = await self.parse_callback(configured, request, fetch=fetch)
+                known = read if configured is candidates[0] and not fetch else None
+                callback = await self.parse_callback(configured, request, fetch=fetch, read=known)
             except UnknownKeyError:
                 unknown.append(configured)
             except CallbackError as error:
@@ -288,6 +290,13 @@ class ChannelGateway:
         """The callback URLs of a channel: for payments, and for refunds."""
         options = self._context.options
         return f"{options.order_callback_url}/{channel.number}", f"{options.refund_callback_url}/{channel.number}"
+
+
+def _read(configured: ConfiguredChannel, request: CallbackRequest, now: datetime) -> Callback | CallbackError | UnknownKeyError:
+    try:
+        return configured.codec.parse_callback(request, now)
+    except (CallbackError, UnknownKeyError) as error:
+        return error
 
 
 def _names(configured: ConfiguredChannel, call: Call[T]) -> dict[str, str]:

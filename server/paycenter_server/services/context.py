@@ -120,10 +120,14 @@ class Context:
 
     async def run_to_completion(self, work: Coroutine[Any, Any, T]) -> T:
         """Run work that must not stop halfway. If the caller is cancelled, the work continues."""
+        return await asyncio.shield(self.start(work))
+
+    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start work that belongs to no caller. `drain` waits for it."""
         task = asyncio.ensure_future(work)
         self._running.add(task)
         task.add_done_callback(self._finished)
-        return await asyncio.shield(task)
+        return task
 
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)

@@ -39,13 +39,20 @@ class Gathering(Generic[T, R]):
         statement: Callable[[WriteConnection, Sequence[T]], Awaitable[Sequence[R]]],
         wait: Callable[[float], Awaitable[object]] = asyncio.sleep,
         seconds: float = WAIT_SECONDS,
+        *,
+        to_completion: bool = False,
     ) -> None:
         """`statement`: its results are in the order of its items, of which there is at least one. `seconds`: between the beginnings
-        of two statements. `wait`: for tests."""
+        of two statements. `wait`: for tests.
+
+        `to_completion`: what a caller wanted that is cancelled is done all the same. Otherwise it is not, unless it is in progress
+        with that of others.
+        """
         self._context = context
         self._statement = statement
         self._wait = wait
         self._seconds = seconds
+        self._to_completion = to_completion
         self._waiting: deque[_Waiting[T, R]] = deque()
         self._busy = False
         self._begun = 0.0
@@ -53,10 +60,13 @@ class Gathering(Generic[T, R]):
 
     async def add(self, item: T) -> R:
         """The result of an item, which is committed when this returns."""
-        if self._busy:
+        if self._busy or self._to_completion:
             waiting: _Waiting[T, R] = _Waiting(item, asyncio.get_running_loop().create_future())
             self._waiting.append(waiting)
-            return await waiting.done
+            if not self._busy:
+                self._busy = True
+                self._next()
+            return await (asyncio.shield(waiting.done) if self._to_completion else waiting.done)
         self._busy = True
         try:
             return (await self._execute([item]))[0]
@@ -71,7 +81,7 @@ class Gathering(Generic[T, R]):
     def _next(self) -> None:
         """Start the writer if items are waiting."""
         if self._waiting:
-            self._writer = asyncio.ensure_future(self._write())
+            self._writer = self._context.start(self._write())
         else:
             self._busy = False
 

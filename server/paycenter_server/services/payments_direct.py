@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from paycenter_server.channels.protocol import Payment, Refunded
 from paycenter_server.domain.events import Cause
 from paycenter_server.domain.ids import Prefix, decode
@@ -11,6 +13,7 @@ from paycenter_server.services.channels_configured import ConfiguredChannel
 from paycenter_server.services.context import Context
 from paycenter_server.services.gathering import Gathering
 from paycenter_server.storage import payments_direct as direct_rows
+from paycenter_server.storage.database import LockTimeout, WriteConnection
 from paycenter_server.storage.payments_direct import DirectBooking
 
 
@@ -20,18 +23,26 @@ class DirectPayments:
     def __init__(self, context: Context) -> None:
         self._context = context
         # A booking is most of its statement's cost, so that waiting for more of them saves nothing.
-        self._gathering = Gathering(context, direct_rows.book, seconds=0)
+        self._gathering = Gathering(context, self._book, seconds=0, to_completion=True)
 
     async def book(self, configured: ConfiguredChannel, payment: Payment, cause: Cause) -> bool:
         """Book a payment of an open attempt. False, with nothing changed, if anything differs: then `Payments.book` decides.
 
-        `configured`: the binding that has verified the message, and whose merchant the message names.
+        `configured`: the binding that has verified the message. If the caller is cancelled, it is booked all the same.
         """
         booking = self.booking(configured, payment, cause)
-        if booking is None or not await self._gathering.add(booking):
+        if booking is None:
             return False
-        self._context.wake_up.send()
-        return True
+        try:
+            return await self._gathering.add(booking)
+        except LockTimeout:
+            return False
+
+    async def _book(self, connection: WriteConnection, bookings: Sequence[DirectBooking]) -> list[bool]:
+        booked = await direct_rows.book(connection, bookings)
+        if any(booked):
+            self._context.wake_up.send()
+        return booked
 
     def booking(self, configured: ConfiguredChannel, payment: Payment, cause: Cause) -> DirectBooking | None:
         """What the statement is given; None if the facts alone show that the attempt must be read."""

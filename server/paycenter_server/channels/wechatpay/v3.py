@@ -323,7 +323,7 @@ def _unclear(kind: Callable[..., T], status: object) -> Callable[[str], T]:
 
 def _json_object(body: bytes) -> Mapping[str, Any]:
     try:
-        answer = json.loads(body.decode("utf-8", "surrogatepass"))
+        answer = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise AnswerError("the content is not JSON") from error
     if not isinstance(answer, dict):
