@@ -6,7 +6,7 @@ import asyncio
 import gzip
 import resource
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -17,6 +17,7 @@ import pytest
 from aiohttp import web
 from paycenter_server.bootstrap import open_services
 from paycenter_server.domain.ids import Prefix, encode
+from paycenter_server.domain.orders import PayOrder
 from paycenter_server.http_callback.app import MAX_BODY, create_app, create_runner, serve
 from support.grpc_rig import Line
 from support.system import PayCenterSystem, free_port
@@ -310,22 +311,32 @@ async def test_what_comes_while_the_database_is_away_is_booked_when_it_is_sent_a
         await line.cut()
 
 
+async def reported(system: PayCenterSystem, tap: Tap, sidecar: str) -> tuple[PayOrder, Callable[..., Awaitable[tuple[int, str]]]]:
+    """An order whose payment the channel has reported to the tap, and what sends that, or another body, to a sidecar."""
+    order = await system.order()
+    attempt = await system.submit(order, "wx_native")
+    await system.simulator.pay(attempt.out_trade_no)
+    body, headers = await tap.first()
+    target = f"{sidecar}/callback/order/{system.channels['wx_native']}"
+
+    async def send(other: bytes = body) -> tuple[int, str]:
+        return await post(system, target, other, headers=headers)
+
+    return order, send
+
+
 async def test_a_database_that_hangs_does_not_hold_the_channel_for_long(system: PayCenterSystem) -> None:
     """WeChat Pay waits for five seconds; the answer must come before, and say that it is not stored."""
     async with tapped(system) as tap, second_sidecar(system, system.database_url, answer_seconds=1) as sidecar:
-        order = await system.order()
-        attempt = await system.submit(order, "wx_native")
-        await system.simulator.pay(attempt.out_trade_no)
-        body, headers = await tap.first()
-        target = f"{sidecar}/callback/order/{system.channels['wx_native']}"
+        order, send = await reported(system, tap, sidecar)
         async with system.services.context.database.transaction() as connection:
             await connection.execute("SELECT 1 FROM pay_order WHERE id = $1 FOR UPDATE", order.id)
             started = asyncio.get_running_loop().time()
-            assert (await post(system, target, body, headers=headers))[0] == 503
+            assert (await send())[0] == 503
             assert asyncio.get_running_loop().time() - started < 4
         # What was waiting goes on, and books it.
         await system.until(order, "SUCCESS", 3)
-        assert (await post(system, target, body, headers=headers))[0] in (200, 204)
+        assert (await send())[0] in (200, 204)
     assert await system.value("SELECT count(*) FROM pay_notify_task") == 1
 
 
@@ -334,14 +345,10 @@ async def test_a_database_that_is_silent_does_not_hold_the_channel_for_long(syst
     line = Line(system.database_url)
     await line.mend()
     async with tapped(system) as tap, second_sidecar(system, line.url, answer_seconds=1) as sidecar:
-        order = await system.order()
-        attempt = await system.submit(order, "wx_native")
-        await system.simulator.pay(attempt.out_trade_no)
-        body, headers = await tap.first()
-        target = f"{sidecar}/callback/order/{system.channels['wx_native']}"
-        assert (await post(system, target, b"{}"))[0] >= 400  # the channel is known then
+        order, send = await reported(system, tap, sidecar)
+        assert (await send(b"{}"))[0] >= 400  # the channel is known then
         line.silent = True
         async with asyncio.timeout(5):
-            assert (await post(system, target, body, headers=headers))[0] == 503
+            assert (await send())[0] == 503
         await line.cut()
     assert (await system.read(order)).state.value == "WAITING"
