@@ -70,7 +70,7 @@ EXEMPT: dict[str, str] = {
             "gathering Gathering._write",
             "gathering Gathering._wait_for_more",
             "gathering Gathering._share",
-            "gathering Gathering.add: return await waiting",
+            "gathering Gathering.add: return await (",
             "orders_insert _insert: made",
         ),
         "one statement with the rows of several calls: committed or not, as the statement of one call",
