@@ -19,8 +19,9 @@ import pytest
 from paycenter import __version__
 from paycenter_server.distribution import migrations_folder, protos_folder
 from paycenter_server.local import place
+from support.waiting import eventually_sync
 
-from .conftest import only_start, plain_environment, wait_ready
+from .conftest import START_SECONDS, only_start, plain_environment, wait_ready
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "server", "client", "migrations", "protos")
@@ -157,7 +158,9 @@ def test_every_command_runs_and_a_payment_succeeds(installed: Path) -> None:
             assert str(ROOT / "server") not in words
             if "paycenter_server" in words:
                 assert child.exe() and words.startswith(str(installed.parent)), words
-        settings = json.loads((folder / "data" / "secrets" / "settings.json").read_text())
+        kept = folder / "data" / "secrets" / "settings.json"  # written when everything is up, not only the API
+        assert eventually_sync(lambda: kept.is_file() or None, START_SECONDS)
+        settings = json.loads(kept.read_text())
         assert "Already at" in call(installed / "paycenter", "migrate", folder=folder, **settings)
         assert "secret" in call(installed / "paycenter", "operator", "anne", folder=folder, **settings)
         demo = (installed / "paycenter", "demo", "--running", "--data-file", running.file, "--json")

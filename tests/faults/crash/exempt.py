@@ -75,6 +75,7 @@ EXEMPT: dict[str, str] = {
         ),
         "one statement with the rows of several calls: committed or not, as the statement of one call",
     ),
+    "callbacks Callbacks._store: if callback is not read and await": "the statement that `receive` is killed at",
     "partitions": "one transaction of DDL, which the next pass of the job repeats",
     "notifications_trial": "a test notification, which is stored nowhere",
     "channels_configured ConfiguredChannels.bound: async with self._building": "a lock in memory",
