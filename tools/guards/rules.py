@@ -236,8 +236,8 @@ RULES: list[Mutant] = [
         "test_grpc_server.py",
         (
             "to-the-end",
-            "return await asyncio.shield(task)",
-            "return await task",
+            "return await asyncio.shield(self.start(work))",
+            "return await self.start(work)",
             "test_a_cancelled_caller_does_not_stop_its_work",
         ),
     ),
