@@ -121,7 +121,7 @@ _TASK = task_columns(
      "merchant_order_id": "b.merchant_order_id", "notification_url": "b.notification_url", "payload": _PAYLOAD},
 )  # fmt: skip
 # It waits for no order and no attempt that it could book, so that one that is locked does not hold up the others. Whatever it waits
-# for (the other attempts, older notifications) is of orders that it has locked, in the order of the keys, and for 20 ms at most.
+# for (the other attempts, older notifications) is of orders that it has locked, in the order of the keys, and for 200 ms at most.
 _BOOK = f"""
 WITH {HARDLY_WAITING}, o AS (
   SELECT p.id, uuid_send(p.id) AS key, p.app_id, p.merchant_order_id, p.subject, p.amount, p.currency, p.user_id,

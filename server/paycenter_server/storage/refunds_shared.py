@@ -1,7 +1,7 @@
 """The two statements of a refund that several refunds share: the intent before the channel is called, and the success after it.
 
 They wait for no account, refund or order: what another transaction has locked is left out, so that it does not hold up the others.
-For anything else (a number, an older notification) they wait for 20 ms at most: LockTimeout, with nothing changed for any, and each
+For anything else (a number, an older notification) they wait for 200 ms at most: LockTimeout, with nothing changed for any, and each
 is repeated by itself. What is left out, or ends with LockTimeout alone, is stored by the statements of `refunds.py`, which wait.
 """
 
@@ -43,7 +43,7 @@ def _array(name: str) -> str:
 # The order is locked before the number is taken; the statement of one refund takes the number first (`refunds.py`), and so do the
 # transactions of operators. Two calls that use the same number at the same moment could so wait for each other: this one has the
 # order, the other one the number. It waits for a number only if that was taken since the snapshot in which it is looked for, or is
-# not committed, and for 20 ms at most, which is less than the time after which PostgreSQL looks for deadlocks.
+# not committed, and for 200 ms at most, which is less than the time after which PostgreSQL looks for deadlocks.
 # The lock of an order is that of its newest version, so what is left of it is what is left at that moment.
 _RESERVE_AND_INSERT = f"""
 WITH {HARDLY_WAITING},
