@@ -30,7 +30,7 @@ Conflict = (
 CONFLICT_RETRY_SECONDS = 0.2
 HARDLY_WAITING = "hardly_waiting AS MATERIALIZED (SELECT set_config('lock_timeout', '200ms', true))"
 """A CTE for a statement that several callers share: once it is read, the statement waits 200 ms for a lock at most (LockTimeout).
-So a row that one of the callers has to wait for does not hold up the others. With less, waits for a slow disk end statements too."""
+So a row that one of the callers has to wait for does not hold up the others. With less, a slow disk would end statements too."""
 TAKE_SECONDS = 10.0
 IDLE_IN_TRANSACTION_SECONDS = 60.0
 # A table or column that this version uses is missing: the database is not migrated yet, or was migrated to another version.
