@@ -1,8 +1,8 @@
 """The two statements of a refund that several refunds share: the intent before the channel is called, and the success after it.
 
 They wait for no account, refund or order: what another transaction has locked is left out, so that it does not hold up the others.
-For anything else (a number, an older notification) they wait for 200 ms at most. LockTimeout changes nothing for any of them, and each
-is repeated by itself. What is left out, or ends with LockTimeout alone, is stored by the statements of `refunds.py`, which wait.
+For anything else (a number, an older notification) they wait for 200 ms at most. LockTimeout changes nothing for any of them, and
+each is repeated by itself. What is left out, or ends so alone, is stored by the statements of `refunds.py`, which wait.
 """
 
 from __future__ import annotations
