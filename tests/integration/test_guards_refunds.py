@@ -20,6 +20,7 @@ from paycenter_server.storage import cases as case_rows
 from paycenter_server.storage import refunds as refund_rows
 from support.facts import configured, failed, payment_of, refund_facts, refunded
 from support.locks import transaction, waiting_for_lock
+from support.surplus import refund_of_case
 from support.system import CAUSE, OPERATOR, PayCenterSystem
 from support.waiting import ended
 
@@ -159,15 +160,7 @@ async def test_a_success_that_is_not_booked_is_not_reported(system: PayCenterSys
 
 
 async def test_a_refund_of_a_case_succeeds_with_its_case_only(system: PayCenterSystem) -> None:
-    order = await system.order()
-    attempt = await system.submit(order, "mock", behaviour="late_after_close", late_seconds="80000")
-    await system.services.orders.close(system.caller, order.number)
-    channel = await configured(system, "mock")
-    await system.services.payments.book(channel, payment_of(channel, attempt), CAUSE)
-    (case,) = await system.cases()
-    async with system.services.context.database.connection() as connection:
-        surplus = await refund_rows.get_refund(connection, case["refund_id"])
-    assert surplus is not None
+    _, surplus = await refund_of_case(system)
     assert await succeed_and_tell(system, surplus, 1) == 0
     assert (await row(system, surplus))["state"] == "WAITING"
 

@@ -22,8 +22,9 @@ from paycenter_server.storage import refunds as refund_rows
 from paycenter_server.storage import refunds_shared as shared
 from paycenter_server.storage.database import UniqueViolation
 from paycenter_server.storage.refunds_shared import Intent, Success
-from support.facts import configured, failed, payment_of, refunded
+from support.facts import configured, failed, refunded
 from support.locks import transaction, waiting_for_lock
+from support.surplus import refund_of_case
 from support.system import CAUSE, PayCenterSystem
 from support.waiting import ended, eventually
 
@@ -420,15 +421,7 @@ async def test_a_refund_that_has_changed_is_left_out(system: PayCenterSystem, ch
 
 
 async def test_a_refund_of_a_case_is_left_out(system: PayCenterSystem) -> None:
-    order = await system.order()
-    attempt = await system.submit(order, "mock", behaviour="late_after_close", late_seconds="80000")
-    await system.services.orders.close(system.caller, order.number)
-    channel = await configured(system, "mock")
-    await system.services.payments.book(channel, payment_of(channel, attempt), CAUSE)
-    (case,) = await system.cases()
-    async with system.services.context.database.connection() as connection:
-        surplus = await refund_rows.get_refund(connection, case["refund_id"])
-    assert surplus is not None
+    order, surplus = await refund_of_case(system)
     # An order that could take it, so that only the case decides.
     await system.rows("UPDATE pay_order SET state = 'SUCCESS', paid_amount = 100, reserved_amount = 100 WHERE id = $1", order.id)
     system.books_are_checked = False

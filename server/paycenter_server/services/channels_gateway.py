@@ -236,20 +236,20 @@ class ChannelGateway:
         """
         now = self._context.now()
         await self._refresh_keys(configured, _PAUSE_AFTER_CALLBACK)
-        failed = read or _read(configured, request, now)
-        if isinstance(failed, Callback):
-            return failed
+        outcome = read or _read(configured, request, now)
+        if isinstance(outcome, Callback):
+            return outcome
         for until, codec in configured.earlier:
             if now < until:
                 with suppress(CallbackError, UnknownKeyError):
                     return codec.parse_callback(request, now)
-        if isinstance(failed, UnknownKeyError):
+        if isinstance(outcome, UnknownKeyError):
             if not fetch:
-                raise failed
-            if await self.fetch_keys(configured, failed.serial, _PAUSE_AFTER_CALLBACK):
+                raise outcome
+            if await self.fetch_keys(configured, outcome.serial, _PAUSE_AFTER_CALLBACK):
                 with suppress(UnknownKeyError):
                     return configured.codec.parse_callback(request, now)
-        raise CallbackError(str(failed)) from failed
+        raise CallbackError(str(outcome)) from outcome
 
     async def verify_callback(
         self,
