@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,6 +19,11 @@ FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--remote-debugging-port=0", "about:blank",
 )  # fmt: skip
+LEFT = ("navigated or closed", "context was destroyed", "Cannot find context")
+
+
+class Navigated(Exception):
+    """The page was left while the browser worked on a call."""
 
 
 class Tab:
@@ -34,6 +40,8 @@ class Tab:
             while True:
                 message = await self._socket.receive_json()
                 if message.get("id") == wanted:
+                    if any(reason in message.get("error", {}).get("message", "") for reason in LEFT):
+                        raise Navigated
                     assert "error" not in message, message
                     return message["result"]
 
@@ -42,6 +50,13 @@ class Tab:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
+    async def holds(self, expression: str) -> bool:
+        """Whether it is true of the page; False too while the browser goes from one page to the next."""
+        try:
+            return bool(await self.evaluate(expression))
+        except Navigated:
+            return False
+
     async def open(self, url: str, width: int, height: int) -> None:
         """At a size of the screen, and loaded."""
         await self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
@@ -49,10 +64,7 @@ class Tab:
         await self.loaded(url)
 
     async def loaded(self, url: str) -> None:
-        async def there() -> bool:
-            return bool(await self.evaluate("document.readyState + ' ' + location.href") == f"complete {url}")
-
-        await eventually(there, 20)
+        await eventually(lambda: self.holds(f"document.readyState + ' ' + location.href === {json.dumps('complete ' + url)}"), 20)
 
 
 @asynccontextmanager

@@ -67,11 +67,7 @@ async def press(tab: Tab, label: str) -> None:
         if (found) found.click(); return Boolean(found) }})()"""
     )
     assert pressed, label
-
-    async def there() -> bool:
-        return not await tab.evaluate("document.readyState !== 'complete' || window.here === true")
-
-    await eventually(there)
+    await eventually(lambda: tab.holds("document.readyState === 'complete' && window.here !== true"))
 
 
 async def test_a_thumb_fails_pays_and_refunds(system: SimulatorSystem, tab: Tab) -> None:
