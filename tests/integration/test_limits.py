@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import grpc
+from paycenter import PayCenter, PayCenterError
 from paycenter.v1.pay_refund_service_pb2 import ListPayRefundsRequest
 from paycenter_server.services.limits import LATE_SECONDS, MOST_LATE, OPERATORS, REFUSALS_AT_ONCE, UNKNOWN, Admission, Limits, Turns
-from support.grpc_rig import Rig, fails, open_rig
+from support.grpc_rig import Rig, fails, key_of, open_rig
 from support.locks import transaction
 from support.system import PayCenterSystem, open_system
 from support.transports import HangingTransport
@@ -78,6 +81,29 @@ async def test_more_calls_than_a_connection_may_have_are_all_answered(system: Pa
 
         found = await asyncio.gather(*(one_after_the_other() for _ in range(64)), return_exceptions=True)
         assert found == [None] * 64
+
+
+async def test_calls_that_have_waited_too_long_before_they_begin_are_ended(system: PayCenterSystem) -> None:
+    """The event loop does nothing for a while, as a server that has more calls than it can answer accepts none of the last ones."""
+    async with open_rig(system, queue_seconds=1) as rig:
+        await rig.order()
+        key_id, key_secret = key_of(system)
+        with PayCenter(rig.target, key_id=key_id, key_secret=key_secret, attempts=1) as client, ThreadPoolExecutor(8) as threads:
+
+            def create(number: int) -> str:
+                try:
+                    client.create_order(merchant_order_id=f"late-{number}", subject="Tea", amount=100, user_ip="203.0.113.9")
+                except PayCenterError as error:
+                    return str(error.code.name)
+                return ""
+
+            calls = [asyncio.get_running_loop().run_in_executor(threads, create, number) for number in range(8)]
+            threading.Event().wait(1.5)  # nothing is accepted meanwhile, as the loop is blocked
+            found = await asyncio.gather(*calls)
+        assert [why for why in found if why] == ["CANCELLED"] * 7, "one was accepted before"
+        made = await system.value("SELECT count(*) FROM pay_order WHERE merchant_order_id LIKE 'late-%'")
+        assert made == found.count(""), "what was ended has done nothing"
+        await rig.order()
 
 
 async def test_the_lists_of_an_app_leave_the_connections_to_others(system: PayCenterSystem) -> None:

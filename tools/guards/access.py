@@ -70,6 +70,12 @@ ACCESS: list[Mutant] = [
             '("grpc.so_reuseport", int(shared_port))',
             "test_the_client_of_a_connection_holds_back_more_calls_than_it_may_have",
         ),
+        (
+            "overload-of-the-queue",
+            '("grpc.server_max_unrequested_time_in_server", queue_seconds)',
+            '("grpc.so_reuseport", int(shared_port))',
+            "test_calls_that_have_waited_too_long_before_they_begin_are_ended",
+        ),
     ),
     *guards(
         "services/limits.py",
