@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 
 import pytest
@@ -152,12 +153,25 @@ def test_keys_in_all_their_forms() -> None:
     numbers = keys().ours.private_numbers()
     for pem in (private_pem(keys().ours), private_pem(keys().ours, pkcs1=True)):
         for form in (pem.decode(), _bare(pem), pem.decode().replace("\n", "\r\n"), "\n " + pem.decode() + "\n"):
-            assert load_private_key(form).private_numbers() == numbers
+            for verified in (False, True):
+                assert load_private_key(form, verified=verified).private_numbers() == numbers
     public = keys().ours.public_key()
     for kind in (PublicFormat.SubjectPublicKeyInfo, PublicFormat.PKCS1):
         made = public.public_bytes(Encoding.PEM, kind)
         for form in (made.decode(), _bare(made)):
             assert load_public_key(form).public_numbers() == public.public_numbers()
+
+
+def test_a_key_whose_numbers_do_not_belong_together_is_refused() -> None:
+    numbers = keys().ours.private_numbers()
+    der = bytearray(keys().ours.private_bytes(Encoding.DER, PrivateFormat.TraditionalOpenSSL, NoEncryption()))
+    at = der.find(numbers.dmp1.to_bytes(128, "big"))
+    der[at + 127] ^= 2
+    broken = base64.b64encode(der).decode()
+    with pytest.raises(CryptoError):
+        load_private_key(broken)
+    for check, config in ((check_wechat, wx_config()), (check_alipay, ali_config())):
+        assert _names(check({**config, "private_key": broken})) == ["private_key"]
 
 
 def test_a_key_error_repeats_nothing() -> None:

@@ -92,12 +92,17 @@ def _armour(kind: str, der: bytes) -> bytes:
     return b"-----BEGIN %s-----\n%s-----END %s-----\n" % (kind.encode(), base64.encodebytes(der), kind.encode())
 
 
-def load_private_key(material: str | bytes) -> RSAPrivateKey:
-    """An RSA private key from PKCS#1 or PKCS#8, with or without PEM armour (Alipay's tools write all four)."""
+def load_private_key(material: str | bytes, *, verified: bool = False) -> RSAPrivateKey:
+    """An RSA private key from PKCS#1 or PKCS#8, with or without PEM armour (Alipay's tools write all four).
+
+    `verified`: it was loaded without this before, so that its numbers are known to belong together. To verify them takes 20 to 40 ms.
+    """
     der = _der(material)
     for kind in ("PRIVATE KEY", "RSA PRIVATE KEY"):
         try:
-            key = serialization.load_pem_private_key(_armour(kind, der), password=None)
+            key = serialization.load_pem_private_key(
+                _armour(kind, der), password=None, unsafe_skip_rsa_key_validation=verified
+            )
         except (ValueError, TypeError, UnsupportedAlgorithm):
             continue
         if not isinstance(key, RSAPrivateKey):

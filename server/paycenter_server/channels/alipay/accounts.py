@@ -60,7 +60,7 @@ class AlipayAccount:
             app_id=config["app_id"],
             seller_id=config.get("seller_id", ""),
             gateway_url=config.get("gateway_url") or GATEWAY,
-            private_key=load_private_key(config["private_key"]),
+            private_key=load_private_key(config["private_key"], verified=True),
             encrypt_key=b64decode(config["encrypt_key"]) if config.get("encrypt_key") else b"",
             keys=keys,
             certificate_fields=fields,

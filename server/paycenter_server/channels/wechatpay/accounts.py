@@ -58,7 +58,7 @@ class V3Account(WechatAccount):
             mchid=config["mchid"],
             gateway_url=(config.get("gateway_url") or GATEWAY).rstrip("/"),
             merchant_serial_no=config["merchant_serial_no"].upper(),
-            private_key=load_private_key(config["private_key"]),
+            private_key=load_private_key(config["private_key"], verified=True),
             api_v3_key=config["api_v3_key"].encode(),
             mch_key=config.get("mch_key", ""),
             public_key_id=key_id,
@@ -84,7 +84,7 @@ class V2Account(WechatAccount):
             # Encoded again: OpenSSL accepts only well-formed PEM, but it may be pasted with other line breaks or no armour.
             certificate = ClientCertificate(
                 certificate_pem(load_certificate(config["merchant_certificate"])),
-                private_key_pem(load_private_key(config["private_key"])),
+                private_key_pem(load_private_key(config["private_key"], verified=True)),
             )
         return cls(
             appid=config["appid"],
