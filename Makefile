@@ -14,8 +14,8 @@ TEST_JOBS ?= 3
 help:
 	@echo "make run      set up and run everything on this machine (Ctrl-C stops it)"
 	@echo "make demo     make two payments from end to end and check every step"
-	@echo "make test     set up and pass every check and test"
-	@echo "make e2e      the first five minutes of a person in a real browser (Chromium), with pictures in .e2e"
+	@echo "make test     set up and pass every check and test, except the long ones below"
+	@echo "make e2e      the whole program: wheels, starts, demos, and a person in a real browser (Chromium), with pictures in .e2e"
 	@echo "make pictures makes the pictures of docs/images from those of make e2e"
 	@echo "make mutants  take each guard out in a copy, and see its tests fail (ARGS='--only NAME')"
 	@echo "make interop  let other SDKs drive the simulator and verify our requests"
@@ -64,10 +64,11 @@ lint: $(VENV)/.dev
 # The measurement of coverage takes a third of the time, so only the tests of domain/ and channels/ have it. Files in their order, so that
 # the longest ones (contract, e2e, faults) do not begin last.
 PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
-COVERED := tests/contract tests/property tests/simulator tests/unit
+COVERED := tests/contract tests/property tests/unit
+APART := tests/browser tests/e2e tests/support tests/fuzz tests/interop
 
 unit: $(VENV)/.dev
-	$(PYTEST) $(filter-out $(COVERED) tests/browser tests/support tests/fuzz tests/interop,$(patsubst %/,%,$(wildcard tests/*/))) $(ARGS)
+	$(PYTEST) $(filter-out $(COVERED) $(APART),$(patsubst %/,%,$(wildcard tests/*/))) $(ARGS)
 	$(PYTEST) $(COVERED) --cov --cov-report=term:skip-covered $(ARGS)
 
 # At the same time, because the checks of the types use one processor.
@@ -75,6 +76,7 @@ test: $(VENV)/.dev
 	@$(MAKE) --no-print-directory -j2 lint unit
 
 e2e: $(VENV)/.dev
+	$(PYTEST) tests/e2e $(ARGS)
 	$(BIN)/python -m pytest tests/browser $(ARGS)
 
 pictures: $(VENV)/.dev

@@ -17,7 +17,7 @@ from faults.crash.points import KillPoint, static_points
 from support.system import PayCenterSystem
 
 # Every suspension with FAULTS=all (`make faults`). Otherwise some, at a distance that is prime to what repeats in an operation.
-STEP = 1 if os.environ.get("FAULTS") == "all" else 97
+STEP = 1 if os.environ.get("FAULTS") == "all" else 199
 OPERATIONS = {**orders.OPERATIONS, **money.OPERATIONS, **cases.OPERATIONS, **operators.OPERATIONS}
 
 

@@ -95,7 +95,7 @@ def _armour(kind: str, der: bytes) -> bytes:
 def load_private_key(material: str | bytes, *, verified: bool = False) -> RSAPrivateKey:
     """An RSA private key from PKCS#1 or PKCS#8, with or without PEM armour (Alipay's tools write all four).
 
-    `verified`: it was loaded without this before, so that its numbers are known to belong together. To verify them takes 20 to 40 ms.
+    `verified`: it was loaded without this before, so its numbers are known to belong together. To verify them takes 20 to 40 ms.
     """
     der = _der(material)
     for kind in ("PRIVATE KEY", "RSA PRIVATE KEY"):

@@ -30,7 +30,7 @@ from paycenter_server.http_console import (
 )
 from paycenter_server.http_console.parts import Parts
 from paycenter_server.http_console.security import MAX_BODY, guard
-from paycenter_server.http_console.view import CONSOLE, Console
+from paycenter_server.http_console.view import CONSOLE, Console, assets
 
 log = structlog.get_logger(__name__)
 # A body is not decompressed: aiohttp closes the connection without an answer if it cannot be.
@@ -51,12 +51,11 @@ def create_app(parts: Parts) -> web.Application:
         report = await parts.health.check()
         return web.Response(status=200 if report.ready else 503, text=report.text)
 
-    console = Console(parts)
     app = web.Application(client_max_size=MAX_BODY, middlewares=[guard])
-    app[CONSOLE] = console
+    app[CONSOLE] = Console(parts)
     app.router.add_get("/healthz", alive)
     app.router.add_get("/readyz", ready)
-    app.router.add_get("/static/{version}/{name}", console.assets.serve)
+    app.router.add_get("/static/{version}/{name}", assets().serve)
     for noun in _NOUNS:
         noun.add_routes(app)
     return app

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
@@ -68,27 +69,36 @@ DONE: Mapping[str, str] = {
 }
 
 
+@functools.cache
+def assets() -> Assets:
+    """The static files."""
+    return Assets()
+
+
+@functools.cache
+def _templates() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.globals.update(
+        languages=LANGUAGES, states=formats.STATES, amount=formats.amount, rate=formats.rate,
+        percent=formats.percent, asset=assets().path, plain_amount=formats.plain_amount,
+        pairs=lambda names: [(name, name) for name in names],
+    )  # fmt: skip
+    return environment
+
+
 @dataclass
 class Console:
     """What the pages share."""
 
     parts: Parts
-    assets: Assets = field(default_factory=Assets)
     once: Once = field(default_factory=Once)
-    environment: jinja2.Environment = field(init=False)
 
     def __post_init__(self) -> None:
         for language in LANGUAGES:
             catalog(language)  # read before the first page is asked for
-        self.environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
-            trim_blocks=True, lstrip_blocks=True,
-        )  # fmt: skip
-        self.environment.globals.update(
-            languages=LANGUAGES, states=formats.STATES, amount=formats.amount, rate=formats.rate,
-            percent=formats.percent, asset=self.assets.path, plain_amount=formats.plain_amount,
-            pairs=lambda names: [(name, name) for name in names],
-        )  # fmt: skip
 
 
 CONSOLE = web.AppKey("console", Console)
@@ -183,7 +193,7 @@ class View:
 
     def text(self, template: str, **values: Any) -> str:
         """A rendered template."""
-        return self.console.environment.get_template(template).render(
+        return _templates().get_template(template).render(
             v=self, _=self.t, session=self.session, path=self.request.path, query=dict(self.query),
             time=lambda when: formats.show_time(when, self.zone), zone=formats.zone_name(self.zone, self.now()),
             age=self._age, done=DONE.get(self.query.get("done", ""), ""), **values,
