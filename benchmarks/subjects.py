@@ -356,8 +356,8 @@ class Benchmark:
         self.at_rate("create, half the load", 0.5)
 
     def twice_the_load(self) -> None:
-        """The same at twice the highest rate, for so long that what waits in gRPC is ended. What the server refuses or ends is not a
-        failure of the benchmark."""
+        """The same at twice the highest rate, for so long that what waits in gRPC is ended. What the server refuses or ends is not
+        a failure of the benchmark."""
         self.at_rate("create, twice the load", 2.0, times=4.0)
 
     def numbers(self, count: int) -> int:

@@ -105,8 +105,8 @@ class Options:
 def service_config(attempts: int) -> str:
     """The service config (gRFC A6) as JSON: UNAVAILABLE and CANCELLED are tried again after 0.5, 1.5 and 4 s.
 
-    A server that is stopped answers UNAVAILABLE. gRPC's own server ends with CANCELLED what arrives while it closes its connections, and
-    what has waited for 2 s because the server has more calls than it can begin.
+    A server that is stopped answers UNAVAILABLE. gRPC's own server ends with CANCELLED what arrives while it closes its
+    connections, and what has waited for 2 s because the server has more calls than it can begin.
     gRPC does not repeat a call that the caller cancelled. The attempts last longer than the restart of a server. gRPC obeys
     the server's `grpc-retry-pushback-ms` instead of the backoff. All attempts share the call's deadline. The throttle stops
     repetitions after 500 failures that no successes balance: a restart under load causes some for every waiting caller.

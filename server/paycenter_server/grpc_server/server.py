@@ -79,7 +79,7 @@ MOST_BYTES = 256 * 1024
 MOST_CONNECTIONS = 1000
 CONNECTION_CALLS = 1000
 QUEUE_SECONDS = 2
-"""A call that has waited so long in gRPC, before this process could begin it, is ended. Its caller sees CANCELLED; it has done nothing.
+"""A call that has waited so long in gRPC, before this process could begin it, is ended with CANCELLED and has done nothing.
 Otherwise a server with more calls than it can answer would answer each one after its caller has given up."""
 _HEALTH_SECONDS = 2.0
 _GRACE_SECONDS = 10.0
