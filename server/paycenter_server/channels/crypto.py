@@ -100,9 +100,7 @@ def load_private_key(material: str | bytes, *, verified: bool = False) -> RSAPri
     der = _der(material)
     for kind in ("PRIVATE KEY", "RSA PRIVATE KEY"):
         try:
-            key = serialization.load_pem_private_key(
-                _armour(kind, der), password=None, unsafe_skip_rsa_key_validation=verified
-            )
+            key = serialization.load_pem_private_key(_armour(kind, der), password=None, unsafe_skip_rsa_key_validation=verified)
         except (ValueError, TypeError, UnsupportedAlgorithm):
             continue
         if not isinstance(key, RSAPrivateKey):
