@@ -7,12 +7,13 @@ The kill points are found by running: `crash/process.py` steps every task of the
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
 from faults.crash import cases, money, operators, orders
 from faults.crash.exempt import exempt
-from faults.crash.killer import check, finish, killing
+from faults.crash.killer import Killer, check, finish, receiving
 from faults.crash.points import KillPoint, static_points
 from support.system import PayCenterSystem
 
@@ -24,14 +25,21 @@ OPERATIONS = {**orders.OPERATIONS, **money.OPERATIONS, **cases.OPERATIONS, **ope
 _PASSED: dict[str, set[KillPoint]] = {}
 
 
+@pytest.fixture(scope="module")
+def killer() -> Iterator[Killer]:
+    made = Killer()
+    yield made
+    made.end()
+
+
 @pytest.mark.parametrize("name", list(OPERATIONS))
 @pytest.mark.timeout(600 if STEP > 1 else 3600)
-async def test_killed_anywhere(system: PayCenterSystem, name: str) -> None:
+async def test_killed_anywhere(system: PayCenterSystem, killer: Killer, name: str) -> None:
     at, killed = 2, True
-    async with killing(system) as killer:
+    async with receiving(system):
         while killed:
             prepared = await OPERATIONS[name](system)
-            killed, points = await killer.perform(prepared, at)
+            killed, points = await killer.perform(system, prepared, at)
             assert killed or at > 2, "it was never killed"
             _PASSED.setdefault(name, set()).update(points)
             if prepared.repeat is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -45,39 +45,46 @@ class Prepared:
 
 
 class Killer:
-    """A process that forks one for each operation, and the receiver of the notifications that those deliver."""
+    """A process that forks one for each operation. It serves many tests, because its start takes longer than most of them."""
 
-    def __init__(self, process: asyncio.subprocess.Process, system: PayCenterSystem) -> None:
-        self._process = process
-        self._system = system
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("process.py"))], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
-    async def perform(self, prepared: Prepared, at: int) -> tuple[bool, set[KillPoint]]:
-        """Whether it was killed, and its kill points."""
+    async def perform(self, system: PayCenterSystem, prepared: Prepared, at: int) -> tuple[bool, set[KillPoint]]:
+        """Whether the operation was killed, and its kill points."""
         command = {
-            "operation": prepared.operation, "arguments": prepared.arguments, "at": at,
-            "offset": self._system.clock.offset.total_seconds(),
+            "operation": prepared.operation, "arguments": prepared.arguments, "at": at, "settings": _settings(system),
+            "offset": system.clock.offset.total_seconds(),
         }  # fmt: skip
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(command).encode() + b"\n")
-        answer = json.loads(await asyncio.wait_for(self._process.stdout.readline(), 60))
+        answer = json.loads(await asyncio.to_thread(self._ask, json.dumps(command)))
         assert not answer.get("failed"), f"{prepared.operation} ended with an exception at {at}"
         return answer["killed"], {KillPoint(*point) for point in answer["points"]}
 
+    def _ask(self, command: str) -> str:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(command + "\n")
+        self._process.stdin.flush()
+        return self._process.stdout.readline()
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def _settings(system: PayCenterSystem) -> dict[str, str]:
+    names = (
+        "mode", "database_url", "redis_url", "master_key_file", "order_callback_url", "refund_callback_url", "channel_timeout",
+        "notification_allowed_networks",
+    )  # fmt: skip
+    return {f"PAYCENTER_{name.upper()}": str(getattr(system.settings, name)) for name in names}
+
 
 @asynccontextmanager
-async def killing(system: PayCenterSystem) -> AsyncIterator[Killer]:
-    ours = system.settings
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("PAYCENTER_")},
-        **{
-            f"PAYCENTER_{name.upper()}": str(getattr(ours, name))
-            for name in (
-                "mode", "database_url", "redis_url", "master_key_file", "order_callback_url", "refund_callback_url",
-                "channel_timeout", "notification_allowed_networks",
-            )
-        },
-    }  # fmt: skip
+async def receiving(system: PayCenterSystem) -> AsyncIterator[None]:
+    """A receiver of the notifications that the operations deliver."""
     app = web.Application()
 
     async def receive(request: web.Request) -> web.Response:
@@ -90,15 +97,9 @@ async def killing(system: PayCenterSystem) -> AsyncIterator[Killer]:
     base = str(receiver.make_url("")).rstrip("/")
     changed = {"order_notification_url": f"{base}/order", "refund_notification_url": f"{base}/refund"}
     await system.services.apps.update(OPERATOR, "shop", changed)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, str(Path(__file__).with_name("process.py")), env=environment, stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
     try:
-        yield Killer(process, system)
+        yield
     finally:
-        process.kill()
-        await process.wait()
         await receiver.close()
 
 

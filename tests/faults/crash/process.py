@@ -1,7 +1,8 @@
 """`process.py`: a process that performs one operation and ends itself with SIGKILL at its n-th suspension.
 
 It reads commands from standard input, one JSON object a line: `operation` (a key of OPERATIONS) with its `arguments`, `at` (the
-number of the suspension at which it is killed) and `offset` (seconds that its clock is ahead). For each command it forks, because
+number of the suspension at which it is killed), `offset` (seconds that its clock is ahead) and `settings` (environment variables).
+For each command it forks, because
 the start of an interpreter takes longer than the operation. It answers with one JSON line: `killed`, and `points`, the kill
 points at which the process was when it ended; or all that it passed if it came to its end.
 """
@@ -223,6 +224,7 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             os.close(reading)
+            os.environ.update(command["settings"])
             asyncio.run(_perform(command, partial(_answer, writing)))
             os._exit(0)
         os.close(writing)
