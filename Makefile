@@ -62,9 +62,9 @@ lint: $(VENV)/.dev
 	$(BIN)/python tools/events.py --check
 
 # The measurement of coverage takes a third of the time, so only the tests of domain/ and channels/ have it. Files in their order, so that
-# the longest ones (contract, e2e, faults) do not begin last.
+# the longest ones (contract, faults) do not begin last.
 PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
-COVERED := tests/contract tests/property tests/unit
+COVERED := tests/contract tests/unit
 APART := tests/browser tests/e2e tests/support tests/fuzz tests/interop
 
 unit: $(VENV)/.dev
