@@ -23,7 +23,7 @@ from processes import HERE, Processes, cpu_seconds, generate, listening, memory_
 
 MARKER = "0123456789abcdef"
 SERVICE = "/paycenter.v1.PayOrderService/"
-PAID = 500
+PAID, PAID_BY_ORM = 500, 250
 _SETTINGS = "-c jit=off -c enable_seqscan=off"  # as in storage/database.py
 
 
@@ -255,12 +255,12 @@ class Benchmark:
         database = self._made.urls.database_url
         server, port = self._made.with_port(str(HERE / "orm.py"), "serve", database)
         worker, _ = self._made.with_port(str(HERE / "orm.py"), "deliver", database, f"{self.receiver_url}/notify")
-        self._whole("whole payment, ORM", f"127.0.0.1:{port}", server, worker, warm=True)
+        self._whole("whole payment, ORM", f"127.0.0.1:{port}", server, worker, PAID_BY_ORM, warm=True)
         for process in (worker, server):
             process.terminate()
             process.wait(20)
 
-    def _whole(self, name: str, target: str, server: Any, worker: Any, *, warm: bool = False) -> None:
+    def _whole(self, name: str, target: str, server: Any, worker: Any, count: int = PAID, *, warm: bool = False) -> None:
         """`warm`: the server has just started, so some payments are made before those that are measured."""
         if warm:
             self._pay("warm, ORM", target, {}, 100)
@@ -268,10 +268,10 @@ class Benchmark:
                 del self.found[f"warm, ORM: {part}"]
         pids = {"server": server.pid, "postgres": self._made.postgres_pid, "worker": worker.pid}
         before = {key: cpu_seconds(pid) for key, pid in pids.items()}
-        seconds = self._pay(name, target, pids, PAID)
+        seconds = self._pay(name, target, pids, count)
         measured = self.found.setdefault(name, Measured())
-        measured.rates.append(PAID / seconds)
-        used = {key: (cpu_seconds(pid) - before[key]) / PAID * 1e6 for key, pid in pids.items()}
+        measured.rates.append(count / seconds)
+        used = {key: (cpu_seconds(pid) - before[key]) / count * 1e6 for key, pid in pids.items()}
         for key, value in {**used, "all": sum(used.values())}.items():
             measured.cpu.setdefault(key, []).append(value)
 

@@ -138,8 +138,20 @@ async def read_time(connection: Connection) -> datetime:
     return found
 
 
+_JSONB_VERSION = b"\x01"  # jsonb_send and jsonb_recv: the version of the format, then the text
+
+
+def _jsonb(value: object) -> bytes:
+    return _JSONB_VERSION + json.dumps(value).encode()
+
+
+def _from_jsonb(value: bytes) -> Any:
+    return json.loads(value[1:].decode())
+
+
 async def _prepare(connection: Any) -> None:
-    await connection.set_type_codec("jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
+    # In the binary format: asyncpg writes arrays of the text format character by character, 25 us for a kilobyte.
+    await connection.set_type_codec("jsonb", encoder=_jsonb, decoder=_from_jsonb, schema="pg_catalog", format="binary")
 
 
 async def _reset(connection: Any) -> None:
