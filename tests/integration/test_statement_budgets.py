@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -23,13 +24,13 @@ class Counted:
 
     def __init__(self, system: PayCenterSystem, trips: RoundTrips) -> None:
         self.system = system
-        self._trips = trips
+        self.trips = trips
 
     async def of(self, work: Callable[[], Awaitable[Any]]) -> int:
         """The round trips of an operation."""
-        before = self._trips.count
+        before = self.trips.count
         await work()
-        return self._trips.count - before
+        return self.trips.count - before
 
     async def least(self, found: dict[str, int], name: str, work: Callable[[], Awaitable[Any]]) -> None:
         """The fewest round trips of an operation so far: on a slow machine what is kept for a second may have to be read again."""
@@ -163,3 +164,12 @@ async def test_deliveries(counted: Counted) -> None:
         await fill(system, "http://merchant.test/n", 60)
         await counted.least(found, "60 deliveries", system.deliver)
     assert found["60 deliveries"] == 3, "the due endpoints, the claim, and the results of 60 deliveries"
+
+
+async def test_arrays_of_json_are_sent_as_they_are(counted: Counted) -> None:
+    """In the text format asyncpg writes them character by character, with each quotation mark escaped."""
+    value = {"text": 'a "quoted" 茶\n', "list": [1, None, {"x": True}]}
+    async with counted.system.services.context.database.connection() as connection:
+        assert await connection.fetchval("SELECT $1::jsonb[]", [value, None]) == [value, None]
+        assert json.dumps(value).encode() in counted.trips.arguments
+        assert await connection.fetchval("SELECT $1::jsonb", value) == value

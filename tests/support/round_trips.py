@@ -11,10 +11,11 @@ _SSL_REQUEST = 80877103
 
 
 class RoundTrips:
-    """`count`: the round trips so far, over all connections."""
+    """`count`: the round trips so far, over all connections. `arguments`: the last Bind message, with the arguments of a statement."""
 
     def __init__(self) -> None:
         self.count = 0
+        self.arguments = b""
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -32,6 +33,7 @@ class RoundTrips:
                 starting = starting and int.from_bytes(body[:4], "big") == _SSL_REQUEST
                 # The end of an extended query, and a simple one (BEGIN, COMMIT), wait for an answer.
                 self.count += kind in (b"S", b"Q")
+                self.arguments = body if kind == b"B" else self.arguments
                 to_server.write(kind + length + body)
         for stream in (writer, to_server):
             if stream is not None:

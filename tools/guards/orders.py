@@ -102,6 +102,16 @@ ORDERS: list[Mutant] = [
     ),
     *guards(
         "storage/database.py",
+        "test_statement_budgets.py",
+        (
+            "jsonb-binary",
+            'encoder=_jsonb, decoder=_from_jsonb, schema="pg_catalog", format="binary"',
+            'encoder=json.dumps, decoder=json.loads, schema="pg_catalog"',
+            "test_arrays_of_json_are_sent_as_they_are",
+        ),
+    ),
+    *guards(
+        "storage/database.py",
         "test_connections.py",
         (
             "transaction-of-a-frozen-process",
