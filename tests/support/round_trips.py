@@ -11,7 +11,7 @@ _SSL_REQUEST = 80877103
 
 
 class RoundTrips:
-    """`count`: the round trips so far, over all connections. `arguments`: the last Bind message, with the arguments of a statement."""
+    """`count`: the round trips so far, over all connections. `arguments`: the last Bind message, which has those of a statement."""
 
     def __init__(self) -> None:
         self.count = 0
