@@ -94,6 +94,12 @@ def test_an_error_that_cannot_be_read_decides_nothing(index: int, status: int, b
 
 
 @each_call
+def test_an_error_with_a_byte_order_mark_is_read(index: int) -> None:
+    plain = wx_error(400, "PARAM_ERROR")
+    assert _parse(index, HttpResponse(400, {}, b"\xef\xbb\xbf" + plain.body)) == _parse(index, plain)
+
+
+@each_call
 def test_202_is_not_an_answer_even_signed(index: int) -> None:
     for response in (HttpResponse(202, {}, b""), wx_signed(GOOD[index], 202)):
         assert _parse(index, response).status == "UNKNOWN"  # type: ignore[attr-defined]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from uuid import UUID
 
 import structlog
@@ -25,6 +26,11 @@ log = structlog.get_logger(__name__)
 
 NOT_FOUND = CallbackResponse(404, b"no such channel")
 UNAVAILABLE = CallbackResponse(503, b"not stored, send again")
+
+
+@lru_cache(maxsize=1024)  # the same few addresses again and again
+def _channel_id(number: str) -> UUID | None:
+    return decode(Prefix.CHANNEL, number)
 
 
 class Callbacks:
@@ -55,7 +61,7 @@ class Callbacks:
 
         Payments and refunds are distinguished by content and not by address, because channels mix them.
         """
-        key = decode(Prefix.CHANNEL, channel_number)
+        key = _channel_id(channel_number)
         if key is None:
             return NOT_FOUND
         try:

@@ -77,7 +77,7 @@ def _storable(value: Any) -> Any:
     """The same value without what jsonb cannot store: NUL and unpaired surrogates."""
     if isinstance(value, str):
         return value if value.isascii() and "\0" not in value else value.replace("\0", "").encode("utf-8", "replace").decode()
-    if isinstance(value, Mapping):
+    if isinstance(value, (dict, Mapping)):  # a dict first: an abstract class costs more than the rest of this
         return {str(key): _storable(item) for key, item in value.items()}
     return value
 

@@ -321,9 +321,13 @@ def _unclear(kind: Callable[..., T], status: object) -> Callable[[str], T]:
     return lambda why: kind(status, error_code="UNCLEAR", error_message=why)
 
 
+_decode = json.JSONDecoder().decode
+
+
 def _json_object(body: bytes) -> Mapping[str, Any]:
     try:
-        answer = json.loads(body)
+        # As json.loads for UTF-8, with or without a byte order mark. That looks for four other encodings first.
+        answer = _decode(body.decode().removeprefix("\ufeff"))
     except (ValueError, RecursionError) as error:
         raise AnswerError("the content is not JSON") from error
     if not isinstance(answer, dict):
