@@ -81,6 +81,16 @@ async def test_connections_are_distributed_and_a_process_that_dies_is_started_ag
     assert await shared.system.value("SELECT count(*) FROM pay_order") == 2 * CLIENTS
 
 
+async def test_a_process_that_is_ended_soon_after_its_start_is_started_again(shared: Shared) -> None:
+    os.kill(shared.others()[0].pid, signal.SIGTERM)
+
+    async def again() -> bool:
+        return shared.first.log.count("grpc_listening") == 3
+
+    await eventually(again, 30)
+    assert len(shared.others()) == 2
+
+
 async def test_they_end_together(shared: Shared) -> None:
     others = shared.others()
     shared.first.stop()

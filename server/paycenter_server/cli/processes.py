@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -80,7 +81,8 @@ def check_address(variable: str, address: str) -> None:
     help="Server processes that share the port. The kernel gives each new connection to one of them.",
 )  # fmt: skip
 @click.option("--parent", default=0, type=int, hidden=True, help="One of several: the process that started this one.")
-def serve(processes: int, parent: int) -> None:
+@click.option("--listens", default=0, type=int, hidden=True, help="One of several: where it writes a byte when it listens.")
+def serve(processes: int, parent: int, listens: int) -> None:
     """Run the gRPC server until SIGTERM or Ctrl-C.
 
     One process uses one processor. The limits of calls and connections are those of each process.
@@ -90,11 +92,11 @@ def serve(processes: int, parent: int) -> None:
 
         run_until_signalled(partial(supervise, processes))
     else:
-        run_until_signalled(partial(_serve, parent))
+        run_until_signalled(partial(_serve, parent, listens))
 
 
-async def _serve(parent: int, settings: Settings, stop: asyncio.Event) -> None:
-    """`parent`: the process that shares its port among several; 0 if this is the only one."""
+async def _serve(parent: int, listens: int, settings: Settings, stop: asyncio.Event) -> None:
+    """`parent`: the process that shares its port among several; 0 if this is the only one. `listens`: the pipe to it."""
     from paycenter_server.grpc_server.server import Parts, Server, Tls
     from paycenter_server.services.limits import Limits
     from paycenter_server.workers.wake_up import RedisWakeUp
@@ -141,6 +143,9 @@ async def _serve(parent: int, settings: Settings, stop: asyncio.Event) -> None:
 
                 await stack.enter_async_context(parent_watched(parent, stop))
             await server.start()
+            if listens:
+                os.write(listens, b"1")
+                os.close(listens)
             await server.run(stop)
     await wake_up.aclose()
 

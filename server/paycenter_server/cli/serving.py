@@ -10,8 +10,8 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 
 import structlog
 
@@ -22,8 +22,6 @@ log = structlog.get_logger(__name__)
 
 RESTART_SECONDS = 1.0
 _PARENT_SECONDS = 0.5
-# A process that exits sooner than this after its first start has wrong settings, and would exit again.
-_FIRST_SECONDS = 5.0
 
 
 def reserve(variable: str, address: str) -> tuple[socket.socket, str]:
@@ -39,7 +37,8 @@ def reserve(variable: str, address: str) -> tuple[socket.socket, str]:
 
 
 async def supervise(processes: int, settings: Settings, stop: asyncio.Event) -> None:
-    """Run so many servers until `stop`. One that ends is started again; if one ends at once, all end, and so does this process."""
+    """Run so many servers until `stop`. One that ends is started again; if one exits at its first start before it listens, all end,
+    and so does this process."""
     with ExitStack() as stack:
         environment = dict(os.environ)
         kept, environment["PAYCENTER_GRPC_ADDRESS"] = reserve("PAYCENTER_GRPC_ADDRESS", settings.grpc_address)
@@ -54,25 +53,45 @@ async def supervise(processes: int, settings: Settings, stop: asyncio.Event) -> 
 
 
 async def _keep_running(environment: dict[str, str], stop: asyncio.Event) -> int:
-    """One server, started again when it ends. 0, or the exit code of one that ended at once."""
-    loop = asyncio.get_running_loop()
+    """One server, started again when it ends. 0, or the exit code of one that exited at its first start before it listened: its
+    settings are wrong, and it would exit again."""
     first = True
     while not stop.is_set():
-        started = loop.time()
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "paycenter_server.cli", "serve", "--parent", str(os.getpid()), env=environment
-        )
-        code = await _until_end(process, stop)
+        with _listens_pipe() as (reading, writing):
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "paycenter_server.cli", "serve", "--parent", str(os.getpid()), "--listens", str(writing),
+                env=environment, pass_fds=(writing,),
+            )  # fmt: skip
+            code = await _until_end(process, stop)
+            listened = _read(reading)
         if stop.is_set():
             break
         log.error("server_process_ended", pid=process.pid, code=code)
-        if first and code >= 0 and loop.time() - started < _FIRST_SECONDS:
+        if first and code >= 0 and not listened:
             stop.set()
             return code or 1
         first = False
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), RESTART_SECONDS)
     return 0
+
+
+@contextmanager
+def _listens_pipe() -> Iterator[tuple[int, int]]:
+    """The ends of a pipe into which a process writes when it listens. Reading from it does not wait."""
+    reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        yield reading, writing
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def _read(reading: int) -> bytes:
+    try:
+        return os.read(reading, 1)
+    except BlockingIOError:
+        return b""
 
 
 async def _until_end(process: asyncio.subprocess.Process, stop: asyncio.Event) -> int:
