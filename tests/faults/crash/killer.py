@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +24,9 @@ from paycenter_server.domain.states import OrderState
 from paycenter_server.services.notifications_delivery import LEASE
 from support.system import OPERATOR, PayCenterSystem
 from support.waiting import eventually
+
+SECONDS = 60.0
+"""The longest time of an operation."""
 
 
 @dataclass
@@ -48,9 +53,15 @@ class Killer:
     """A process that forks one for each operation. It serves many tests, because its start takes longer than most of them."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("process.py"))], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        self._process = self._started()
+
+    @staticmethod
+    def _started() -> subprocess.Popen[str]:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PAYCENTER_")}
+        return subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("process.py"))], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=environment, start_new_session=True,
+        )  # fmt: skip
 
     async def perform(self, system: PayCenterSystem, prepared: Prepared, at: int) -> tuple[bool, set[KillPoint]]:
         """Whether the operation was killed, and its kill points."""
@@ -58,20 +69,32 @@ class Killer:
             "operation": prepared.operation, "arguments": prepared.arguments, "at": at, "settings": _settings(system),
             "offset": system.clock.offset.total_seconds(),
         }  # fmt: skip
-        answer = json.loads(await asyncio.to_thread(self._ask, json.dumps(command)))
+        asked = asyncio.ensure_future(asyncio.to_thread(self._ask, json.dumps(command)))
+        done, _ = await asyncio.wait({asked}, timeout=SECONDS)
+        if not done or not asked.result():
+            self.end()
+            await asked
+            self._process = self._started()
+            raise AssertionError(f"{prepared.operation} hangs at {at}, or its process has died")
+        answer = json.loads(asked.result())
         assert not answer.get("failed"), f"{prepared.operation} ended with an exception at {at}"
         return answer["killed"], {KillPoint(*point) for point in answer["points"]}
 
     def _ask(self, command: str) -> str:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(command + "\n")
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(command + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            return ""
         return self._process.stdout.readline()
 
     def end(self) -> None:
-        self._process.kill()
-        self._process.communicate()
+        """With what it has forked, which has its standard output."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
 
 def _settings(system: PayCenterSystem) -> dict[str, str]:
