@@ -28,6 +28,7 @@ from paycenter_server.services.channels_configured import ConfiguredChannel
 from paycenter_server.simulator.keys import SimulatorKeys, generate_keys
 from paycenter_server.storage import payments_direct
 from paycenter_server.storage.attempts import ATTEMPTS
+from paycenter_server.storage.database import prepare
 from paycenter_server.storage.orders import ORDERS
 from processes import Processes
 
@@ -76,7 +77,7 @@ async def make_attempts(made: Processes, channel: WechatChannel, first: int, cou
             )
         )  # fmt: skip
     connection = await asyncpg.connect(made.urls.database_url)
-    await connection.set_type_codec("jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
+    await prepare(connection)
     try:
         await connection.executemany(ORDERS.insert, [ORDERS.values(order) for order in orders])
         await connection.executemany(ATTEMPTS.insert, [ATTEMPTS.values(attempt) for attempt in attempts])

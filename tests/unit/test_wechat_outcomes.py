@@ -100,6 +100,13 @@ def test_an_error_with_a_byte_order_mark_is_read(index: int) -> None:
 
 
 @each_call
+def test_an_error_with_a_surrogate_is_read(index: int) -> None:
+    """As three bytes, which is not UTF-8: an emoji of a text of the merchant, encoded twice."""
+    plain = wx_error(400, "PARAM_ERROR", "?")
+    assert _parse(index, HttpResponse(400, {}, plain.body.replace(b"?", b"\xed\xa0\xbd"))).error_code == "PARAM_ERROR"  # type: ignore[attr-defined]
+
+
+@each_call
 def test_202_is_not_an_answer_even_signed(index: int) -> None:
     for response in (HttpResponse(202, {}, b""), wx_signed(GOOD[index], 202)):
         assert _parse(index, response).status == "UNKNOWN"  # type: ignore[attr-defined]

@@ -15,6 +15,8 @@ ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 """The digits of Crockford's base 32."""
 _DIGITS = str.maketrans(ALPHABET, "0123456789abcdefghijklmnopqrstuv")  # as `int` reads them
 _PAIRS = [first + second for first in ALPHABET for second in ALPHABET]
+NUMBER_LENGTH = 27
+"""The characters of a number."""
 RANDOM_BITS = 74
 _INCREMENT = (1 << 32) - 1
 

@@ -11,7 +11,7 @@ import structlog
 from paycenter_server.channels.protocol import Callback, CallbackError, CallbackRequest, CallbackResponse, Payment, QueryStatus
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.events import CALLBACK_REFUSED, CALLBACK_REPEATED, Actor, ActorKind, Cause, set_actor
-from paycenter_server.domain.ids import Prefix, decode
+from paycenter_server.domain.ids import NUMBER_LENGTH, Prefix, decode
 from paycenter_server.services.attempts import AttemptSettlement
 from paycenter_server.services.channels_configured import ConfiguredChannel
 from paycenter_server.services.channels_gateway import ChannelGateway, Read
@@ -61,7 +61,7 @@ class Callbacks:
 
         Payments and refunds are distinguished by content and not by address, because channels mix them.
         """
-        key = _channel_id(channel_number)
+        key = _channel_id(channel_number) if len(channel_number) == NUMBER_LENGTH else None
         if key is None:
             return NOT_FOUND
         try:

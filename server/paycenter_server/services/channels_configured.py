@@ -133,7 +133,7 @@ class ConfiguredChannels:
             spec = self._context.registry.get(channel.code)
             if spec is None:
                 raise channels_errors.channel_not_installed(channel.code)
-            # Parsing a private key takes more than 50 ms, so it runs in a thread.
+            # In a thread: an account may have many certificates, and several earlier keys.
             codec, earlier = await self._context.in_thread(lambda: self._build(spec, account, binding))
             built = ConfiguredChannel(channel, binding, account, spec, codec, now, earlier)
             self._known[binding_id] = built

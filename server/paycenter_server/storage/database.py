@@ -149,7 +149,8 @@ def _from_jsonb(value: bytes) -> Any:
     return json.loads(value[1:].decode())
 
 
-async def _prepare(connection: Any) -> None:
+async def prepare(connection: Any) -> None:
+    """What each connection is given when it is made."""
     # In the binary format: asyncpg writes arrays of the text format character by character, 25 us for a kilobyte.
     await connection.set_type_codec("jsonb", encoder=_jsonb, decoder=_from_jsonb, schema="pg_catalog", format="binary")
 
@@ -277,7 +278,7 @@ class Database:
             max_inactive_connection_lifetime=0,
             command_timeout=self._timeout,
             timeout=5,
-            init=_prepare,
+            init=prepare,
             reset=_reset,
             # A statement that is prepared while its tables are small or have no statistics would keep a plan that reads the
             # whole table. Each of these tables has an index for each hot statement, so no plan needs a sequential scan.

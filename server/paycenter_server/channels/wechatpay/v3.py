@@ -327,7 +327,7 @@ _decode = json.JSONDecoder().decode
 def _json_object(body: bytes) -> Mapping[str, Any]:
     try:
         # As json.loads for UTF-8, with or without a byte order mark. That looks for four other encodings first.
-        answer = _decode(body.decode().removeprefix("\ufeff"))
+        answer = _decode(body.decode("utf-8", "surrogatepass").removeprefix("\ufeff"))
     except (ValueError, RecursionError) as error:
         raise AnswerError("the content is not JSON") from error
     if not isinstance(answer, dict):
