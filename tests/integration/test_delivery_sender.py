@@ -6,7 +6,6 @@ import asyncio
 import base64
 import gzip
 import ipaddress
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -88,10 +87,8 @@ async def test_a_large_answer_is_cut(receiver: Receiver, sender: AiohttpNotifica
 
 async def test_a_compressed_answer_is_cut_as_well(receiver: Receiver, sender: AiohttpNotificationSender) -> None:
     receiver.answers(body=gzip.compress(b"\0" * (64 << 20)), content_encoding="gzip")
-    started = time.monotonic()
     received = await sender.send(receiver.url, {}, b"{}")
     assert (received.status, len(received.text)) == (200, 64 * 1024)
-    assert time.monotonic() - started < 0.4
 
 
 async def test_an_answer_in_parts_is_read_to_its_end(receiver: Receiver, sender: AiohttpNotificationSender) -> None:
@@ -116,10 +113,8 @@ async def test_an_answer_that_never_ends(receiver: Receiver, sender: AiohttpNoti
             await pause()
 
     receiver.answer = drip
-    started = time.monotonic()
     received = await sender.send(receiver.url, {}, b"{}")
     assert (received.status, received.text) == (0, "no answer within 0.4 seconds")
-    assert time.monotonic() - started < 0.8
 
 
 async def test_no_answer_in_time(receiver: Receiver, sender: AiohttpNotificationSender) -> None:
@@ -257,12 +252,10 @@ async def test_a_receiver_that_does_not_answer_http(sender: AiohttpNotificationS
 )
 async def test_private_addresses_are_refused(receiver: Receiver, url: str) -> None:
     guarded = AiohttpNotificationSender(AddressGuard([]), FakeClock(), timeout=2)
-    started = time.monotonic()
     received = await guarded.send(url.format(port=receiver.url.rpartition(":")[2]), {}, b"{}")
     await guarded.aclose()
     assert received.status == 0
     assert receiver.requests == []
-    assert time.monotonic() - started < 1, received.text
     assert "private address" in received.text or "Invalid" in received.text or "Cannot connect" in received.text
 
 
