@@ -9,13 +9,14 @@ JOBS ?= 2
 # The tests that run at the same time: one more than the cores, because tests also wait.
 TEST_JOBS ?= 3
 
-.PHONY: run demo setup test lint unit e2e pictures mutants faults bench bench-large soak interop fuzz stubs diagrams events format clean help
+.PHONY: run demo setup test lint unit e2e whole browser pictures mutants faults bench bench-large soak interop fuzz stubs diagrams events format clean help
 
 help:
 	@echo "make run      set up and run everything on this machine (Ctrl-C stops it)"
 	@echo "make demo     make two payments from end to end and check every step"
-	@echo "make test     set up and pass every check and test, except the long ones below"
-	@echo "make e2e      the whole program: wheels, starts, demos, and a person in a real browser (Chromium), with pictures in .e2e"
+	@echo "make test     set up and pass every check and test, except those of the commands below"
+	@echo "make e2e      the whole program: wheels, starts, demos (make whole), and a person in a real browser (Chromium), with pictures"
+	@echo "              in .e2e (make browser)"
 	@echo "make pictures makes the pictures of docs/images from those of make e2e"
 	@echo "make mutants  take each guard out in a copy, and see its tests fail (ARGS='--only NAME')"
 	@echo "make interop  let other SDKs drive the simulator and verify our requests"
@@ -76,7 +77,12 @@ test: $(VENV)/.dev
 	@$(MAKE) --no-print-directory -j2 lint unit
 
 e2e: $(VENV)/.dev
+	@$(MAKE) --no-print-directory --keep-going whole browser
+
+whole: $(VENV)/.dev
 	$(PYTEST) tests/e2e $(ARGS)
+
+browser: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/browser $(ARGS)
 
 pictures: $(VENV)/.dev

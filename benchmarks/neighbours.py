@@ -79,7 +79,7 @@ class Neighbours:
         listening(port)
         target = f"127.0.0.1:{port}"
         self._benchmark.begin_at_rate(0.3, target)  # its statements are prepared
-        self._benchmark.at_rate("create, twice the load, held back", 2.0, target)
+        self._benchmark.at_rate("create, twice the load, held back", 2.0, target, times=4.0)
         server.terminate()
         server.wait(20)
 

@@ -173,7 +173,7 @@ class Server:
             # Otherwise the kernel would distribute the calls over every server that listens on the port, also a forgotten one.
             ("grpc.so_reuseport", int(shared_port)),
             ("grpc.max_allowed_incoming_connections", connections),
-            # What arrives faster than it can be refused would wait in gRPC, without a limit.
+            # What arrives faster than it can be refused waits in gRPC.
             ("grpc.max_concurrent_streams", connection_calls),
             # gRPC does this in C++, when it hands over the next call: a tenth of what a refusal costs.
             ("grpc.server_max_unrequested_time_in_server", queue_seconds),
