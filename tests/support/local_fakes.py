@@ -24,11 +24,12 @@ def free_ports() -> "Ports":
     """Different free ports."""
     # Here and not above: this file is also the fake program, which runs on a bare interpreter.
     from paycenter_server.local.children import Ports
-    from paycenter_server.local.ports import free_port
 
-    taken: list[int] = []
-    for _ in range(6):
-        taken.append(free_port(taken))
+    from support.ports import free_port
+
+    taken: set[int] = set()
+    while len(taken) < 6:
+        taken.add(free_port())
     return Ports(*taken)
 
 

@@ -40,6 +40,7 @@ from paycenter_server.simulator.settings import SimulatorConfig
 from paycenter_server.storage.events import compare_amounts
 
 from support.first_app import first_app, start_simulator
+from support.ports import free_port as free_port
 from support.waiting import eventually
 
 OPERATOR = Caller("test", None, "")
@@ -133,13 +134,6 @@ class Simulator:
 
 # A system on a network of the test's own: the fixture `system_on`.
 SystemOn = Callable[..., AbstractAsyncContextManager["PayCenterSystem"]]
-
-
-def free_port() -> int:
-    """One that was free a moment ago, for what insists on binding by itself."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def listening_socket() -> socket.socket:
