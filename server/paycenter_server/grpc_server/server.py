@@ -175,7 +175,7 @@ class Server:
             ("grpc.max_allowed_incoming_connections", connections),
             # What arrives faster than it can be refused waits in gRPC.
             ("grpc.max_concurrent_streams", connection_calls),
-            # gRPC does this in C++, when it hands over the next call: a tenth of what a refusal costs.
+            # gRPC does this in C++, when it hands over the next call, without a step in Python.
             ("grpc.server_max_unrequested_time_in_server", queue_seconds),
             # Otherwise calls that have ended count until gRPC has freed them, and it resets calls of clients that keep to the limit
             # (REFUSED_STREAM, which callers see as UNAVAILABLE).
