@@ -104,6 +104,18 @@ async def test_the_newer_notification_and_the_end_of_the_older_are_one_commit(sy
     assert await tasks(system) == [("pay_order.closed", 1, "SUPERSEDED"), ("pay_order.success", 2, "SUCCESS")]
 
 
+async def test_what_was_delivered_before_a_late_payment_stays_delivered(system: PayCenterSystem) -> None:
+    await system.services.apps.update(OPERATOR, "shop", {"surplus_policy": SurplusPolicy.ACCEPT.value})
+    order = await system.order()
+    attempt = await system.submit(order, "wx_native")
+    await system.services.orders.close(system.caller, order.number)
+    assert len(await system.deliver()) == 1
+    await system.simulator.pay(attempt.out_trade_no, force=True)
+    await system.until(order, "SUCCESS")
+    assert [verified(system, post).type for post in await system.deliver()] == ["pay_order.success"]
+    assert await tasks(system) == [("pay_order.closed", 1, "SUCCESS"), ("pay_order.success", 2, "SUCCESS")]
+
+
 @pytest.mark.parametrize("event", [NotificationEvent.RECEIVED, NotificationEvent.UNANSWERED, NotificationEvent.GIVE_UP])
 async def test_a_delivery_in_progress_does_not_reopen_what_was_superseded(
     system: PayCenterSystem, event: NotificationEvent

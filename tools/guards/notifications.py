@@ -112,13 +112,25 @@ NOTIFICATIONS: list[Mutant] = [
             "insert-supersedes",
             "WHERE n.data_id = {data} AND n.data_version < {version} AND n.state = ANY(${last + 1})",
             "WHERE n.data_id = {data} AND n.data_version < 0 * {version} AND n.state = ANY(${last + 1})",
-            "test_a_refund_that_succeeds_supersedes_its_failure test_a_receiver_that_was_down_hears_only_the_newest_state",
+            "test_a_receiver_that_was_down_hears_only_the_newest_state",
+        ),
+        (
+            "insert-supersedes-each",
+            "    AND n.data_version < (SELECT b.version {of} n.data_id)",
+            "    AND n.data_version < 0 * (SELECT b.version {of} n.data_id)",
+            "test_a_refund_that_succeeds_supersedes_its_failure",
+        ),
+        (
+            "insert-supersedes-each-open",
+            "    AND n.state = ANY({listed(sources(NOTIFICATION, NotificationEvent.SUPERSEDE))})\n    AND n.data_version < (",
+            "    AND n.data_version < (",
+            "test_what_was_delivered_in_order_counts_up",
         ),
         (
             "insert-supersedes-open",
             "WHERE n.data_id = {data} AND n.data_version < {version} AND n.state = ANY(${last + 1})",
             "WHERE n.data_id = {data} AND n.data_version < {version} AND ${last + 1}::text[] IS NOT NULL",
-            "test_what_was_delivered_in_order_counts_up",
+            "test_what_was_delivered_before_a_late_payment_stays_delivered",
         ),
     ),
     *guards(
