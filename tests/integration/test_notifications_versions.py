@@ -36,12 +36,18 @@ def verified(system: PayCenterSystem, post: SentNotification) -> Notification:
     return NotificationVerifier(system.secrets["shop"]).verify(post.headers, post.body, now=system.clock.now())
 
 
-async def accepted_late(system: PayCenterSystem) -> PayOrder:
-    """An order that was closed, and whose late payment was accepted."""
+async def closed(system: PayCenterSystem) -> tuple[PayOrder, Any]:
+    """An order that was closed, whose late payment would be accepted, and its attempt."""
     await system.services.apps.update(OPERATOR, "shop", {"surplus_policy": SurplusPolicy.ACCEPT.value})
     order = await system.order()
     attempt = await system.submit(order, "wx_native")
     await system.services.orders.close(system.caller, order.number)
+    return order, attempt
+
+
+async def accepted_late(system: PayCenterSystem) -> PayOrder:
+    """An order that was closed, and whose late payment was accepted."""
+    order, attempt = await closed(system)
     await system.simulator.pay(attempt.out_trade_no, force=True)
     return await system.until(order, "SUCCESS")
 
@@ -91,10 +97,7 @@ async def test_what_was_delivered_in_order_counts_up(system: PayCenterSystem) ->
 async def test_the_newer_notification_and_the_end_of_the_older_are_one_commit(system: PayCenterSystem) -> None:
     """The older one waits for a retry. Until the newer is committed the older stays, and then it is not sent any more."""
     system.sender.default = DeliveryResponse(500, "down")
-    await system.services.apps.update(OPERATOR, "shop", {"surplus_policy": SurplusPolicy.ACCEPT.value})
-    order = await system.order()
-    attempt = await system.submit(order, "wx_native")
-    await system.services.orders.close(system.caller, order.number)
+    order, attempt = await closed(system)
     assert len(await system.deliver()) == 1
     system.sender.default = DeliveryResponse(200, "ok")
     await system.simulator.pay(attempt.out_trade_no, force=True)
@@ -105,10 +108,7 @@ async def test_the_newer_notification_and_the_end_of_the_older_are_one_commit(sy
 
 
 async def test_what_was_delivered_before_a_late_payment_stays_delivered(system: PayCenterSystem) -> None:
-    await system.services.apps.update(OPERATOR, "shop", {"surplus_policy": SurplusPolicy.ACCEPT.value})
-    order = await system.order()
-    attempt = await system.submit(order, "wx_native")
-    await system.services.orders.close(system.caller, order.number)
+    order, attempt = await closed(system)
     assert len(await system.deliver()) == 1
     await system.simulator.pay(attempt.out_trade_no, force=True)
     await system.until(order, "SUCCESS")

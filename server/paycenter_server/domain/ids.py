@@ -74,7 +74,7 @@ def encode(prefix: Prefix, key: UUID) -> str:
 def decode(prefix: Prefix, number: str) -> UUID | None:
     """The key of a number; None for a text that `encode` cannot have returned."""
     digits = number[1:]
-    if len(digits) != 26 or number[0] != prefix or digits.strip(ALPHABET):
+    if len(number) != NUMBER_LENGTH or number[0] != prefix or digits.strip(ALPHABET):
         return None
     value = int(digits.translate(_DIGITS), 32)
     return UUID(int=value) if value < 1 << 128 else None
