@@ -62,6 +62,16 @@ ACCESS: list[Mutant] = [
         ),
     ),
     *guards(
+        "grpc_server/calls.py",
+        "test_answers_are_made_together.py",
+        (
+            "answers-together",
+            "                await asyncio.sleep(0)\n                return rendered",
+            "                return rendered",
+            "test_the_answers_of_calls_that_share_a_statement_are_made_before_one_is_sent",
+        ),
+    ),
+    *guards(
         "grpc_server/server.py",
         "test_limits.py",
         (

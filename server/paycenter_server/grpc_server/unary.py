@@ -18,6 +18,10 @@ from paycenter_server.grpc_server.calls import Calls
 from paycenter_server.grpc_server.errors import to_status
 
 
+def _itself(message: Message) -> Message:
+    return message
+
+
 class CallError(Exception):
     """A call that has failed, with what a gRPC client gets as `grpc-status-details-bin`."""
 
@@ -54,7 +58,7 @@ class Method:
 
     request: type[Message]
     response: type[Message]
-    handler: Callable[[bytes, Any, Callable[[bytes], Any]], Any]
+    handler: Callable[[bytes, Any, Callable[[bytes], Any], Callable[[Any], Any]], Any]
 
 
 class Unary:
@@ -93,7 +97,7 @@ class Unary:
         try:
             async with asyncio.timeout(timeout):
                 # A task of its own: what is known of a call is in context variables, and a connection has one task for all.
-                answer: Message = await asyncio.create_task(method.handler(raw, context, parse))
+                answer: Message = await asyncio.create_task(method.handler(raw, context, parse, _itself))
                 return answer
         except TimeoutError:
             late = PayCenterError(
