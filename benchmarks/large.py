@@ -97,9 +97,9 @@ async def load(connection: asyncpg.Connection, app: App, count: int) -> None:
     )
     # Before the rows of the chain, which is not verified here.
     await connection.execute(
-        """INSERT INTO pay_audit (id, time, actor_kind, actor, operator, act, object, outcome, app_key, peer, request_id,
+        f"""INSERT INTO pay_audit (id, time, actor_kind, actor, operator, act, object, outcome, app_key, peer, request_id,
              previous_hash, hash)
-           SELECT 10000000 - k.n, k.at, 'OPERATOR', 'key', 'operator-' || k.n % 50, 'PayAppService/UpdatePayApp',
+           SELECT 1000000 + {count} - k.n, k.at, 'OPERATOR', 'key', 'operator-' || k.n % 50, 'PayAppService/UpdatePayApp',
              'O' || k.n % 100000, CASE k.n % 1000 WHEN 0 THEN 'PERMISSION_DENIED' ELSE 'OK' END,
              'shop-' || k.n % 1000, '', '', '', '' FROM k"""
     )
