@@ -27,8 +27,12 @@ def table_of(node: dict[str, Any]) -> str:
 
 
 def nodes(plan: dict[str, Any], limited: bool = False) -> Iterator[tuple[dict[str, Any], bool]]:
-    """Each node, and whether a LIMIT is above it with nothing between them that reads all its rows first."""
+    """Each node, and whether a LIMIT is above it with nothing between them that reads all its rows first. The scan of an index for
+    a bitmap, which reads all its rows first, has the table of the bitmap."""
     yield plan, limited
+    if "Bitmap" in plan["Node Type"]:
+        for inner in plan.get("Plans", ()):
+            inner.setdefault("Relation Name", plan.get("Relation Name", ""))
     below = plan["Node Type"] == "Limit" or (limited and plan["Node Type"] in ("Append", "Merge Append", "Nested Loop", "LockRows"))
     for inner in plan.get("Plans", ()):
         yield from nodes(inner, below)

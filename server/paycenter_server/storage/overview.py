@@ -16,6 +16,8 @@ COUNTED = 10_000
 """Rows that are counted one by one; more are reported as this many."""
 LOOKED_AT = 30_000
 """Rows that are read to find those that are counted. With more than so many, those beyond are not found."""
+ENDPOINT_ROWS = 1_000
+"""Of them, those of one endpoint: one that has not received for days does not hide the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,9 @@ class Unsettled:
 
 _UNSETTLED = """SELECT count(*) FILTER (WHERE id >= $2) AS hour, count(*) FILTER (WHERE id < $2 AND id >= $3) AS day,
     count(*) FILTER (WHERE id < $3) AS older, coalesce(sum(amount), 0)::bigint AS amount
-  FROM (SELECT id, amount, state FROM {table} WHERE next_check_time IS NOT NULL LIMIT $4) t WHERE state = ANY($1)"""
+  FROM (SELECT id, amount, state FROM {table} WHERE next_check_time IS NOT NULL ORDER BY account_id, next_check_time LIMIT $4) t
+  WHERE state = ANY($1)"""
+"""In the order of the index: without an order the planner may read all its entries before the first row."""
 
 
 async def unsettled(connection: Connection, hour_ago: datetime, day_ago: datetime) -> tuple[Unsettled, Unsettled]:
@@ -81,24 +85,38 @@ async def unsettled(connection: Connection, hour_ago: datetime, day_ago: datetim
 
 @dataclass(frozen=True, slots=True)
 class FailingEndpoint:
-    """An endpoint whose notifications were delivered and not received. `oldest`: the key of the oldest of them."""
+    """An endpoint whose notifications were delivered and not received. `oldest`: the key of the oldest of them. `more`: there may be
+    more of them than `rows`, because more than ENDPOINT_ROWS wait."""
 
     endpoint: str
     rows: int
     oldest: UUID
+    more: bool
+
+
+# The rows are read in the order of the index, with the latest next delivery first: so those that were delivered come before those
+# that wait for their first delivery, which are due. Without an order the planner reads all that wait before the first.
+_FAILING = f"""WITH RECURSIVE endpoints AS (
+    (SELECT endpoint FROM pay_notify_task WHERE next_notify_time IS NOT NULL ORDER BY endpoint LIMIT 1)
+  UNION ALL
+    SELECT n.endpoint FROM endpoints e CROSS JOIN LATERAL (
+      SELECT t.endpoint FROM pay_notify_task t WHERE t.next_notify_time IS NOT NULL AND t.endpoint > e.endpoint
+      ORDER BY t.endpoint LIMIT 1) n
+), looked_at AS (
+  SELECT e.endpoint, q.id, q.failing FROM endpoints e CROSS JOIN LATERAL (
+    SELECT t.id, t.notify_times > t.schedule_start_times AS failing FROM pay_notify_task t
+    WHERE t.endpoint = e.endpoint AND t.next_notify_time IS NOT NULL ORDER BY t.next_notify_time DESC LIMIT {ENDPOINT_ROWS}) q
+  LIMIT $1
+) SELECT endpoint, count(*) FILTER (WHERE failing) AS rows, min(id::text) FILTER (WHERE failing)::uuid AS oldest,
+    count(*) >= {ENDPOINT_ROWS} AS more
+  FROM looked_at GROUP BY endpoint HAVING bool_or(failing) ORDER BY 2 DESC, 1 LIMIT $2"""
 
 
 async def failing_endpoints(connection: Connection, limit: int = 20) -> list[FailingEndpoint]:
-    """The endpoints with most notifications that wait for another delivery. It reads LOOKED_AT entries of the index of waiting
-    notifications at most, in which are also those that wait for their first delivery."""
-    rows = await connection.fetch(
-        """SELECT endpoint, count(*) AS rows, min(id::text)::uuid AS oldest FROM (
-             SELECT endpoint, id, notify_times, schedule_start_times FROM pay_notify_task WHERE next_notify_time IS NOT NULL
-             LIMIT $1) t
-           WHERE notify_times > schedule_start_times GROUP BY endpoint ORDER BY 2 DESC LIMIT $2""",
-        LOOKED_AT, limit,
-    )  # fmt: skip
-    return [FailingEndpoint(row["endpoint"], row["rows"], row["oldest"]) for row in rows]
+    """The endpoints with most notifications that wait for another delivery. It reads ENDPOINT_ROWS waiting notifications of each
+    endpoint at most, and LOOKED_AT of all."""
+    rows = await connection.fetch(_FAILING, LOOKED_AT, limit)
+    return [FailingEndpoint(row["endpoint"], row["rows"], row["oldest"], row["more"]) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)

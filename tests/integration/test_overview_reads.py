@@ -1,0 +1,95 @@
+"""What the overview reads when nearly everything waits: an endpoint that is down for days, a channel that does not answer."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+from paycenter_server.storage import overview
+from plans.examined import Examiner
+from plans.rules import nodes, rows_of
+from support.system import PayCenterSystem
+
+WAITING = 60_000
+LOOKED_AT = 6_000
+ENDPOINTS = 12
+
+
+@pytest.fixture
+async def connection(system: PayCenterSystem) -> Any:
+    """A connection with the settings of storage/database.py, and generic plans."""
+    system.books_are_checked = False  # the copies have no events
+    settings = {"enable_seqscan": "off", "jit": "off", "plan_cache_mode": "force_generic_plan"}
+    opened = await asyncpg.connect(system.database_url, server_settings=settings)
+    yield opened
+    await opened.close()
+
+
+async def copy(connection: asyncpg.Connection, table: str, rows: int, **values: str) -> None:
+    """Copies of the first row of the table. `values`: expressions over `n`."""
+    names = await connection.fetch(
+        "SELECT attname FROM pg_attribute WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped", table
+    )
+    columns = [row["attname"] for row in names]
+    chosen = ", ".join({"id": "uuidv7()", **values}.get(name, f"s.{name}") for name in columns)
+    await connection.execute("SET session_replication_role = replica")  # foreign keys are not checked
+    await connection.execute(
+        f"""INSERT INTO {table} ({", ".join(columns)})
+            SELECT {chosen} FROM generate_series(1, {rows}) n, (SELECT * FROM {table} ORDER BY id LIMIT 1) s"""
+    )
+    await connection.execute(f"ANALYZE {table}")
+
+
+async def rows_read(work: Callable[[], Awaitable[Any]]) -> float:
+    """The rows that the scans of its statements read."""
+    examiner = Examiner()
+    with examiner.installed():
+        await work()
+    plans = [plan for statement in examiner.statements.values() for plan in statement.plans]
+    return sum(rows_of(node) for plan in plans for node, _ in nodes(plan) if node.get("Relation Name"))
+
+
+async def test_attempts_that_wait_are_read_up_to_a_number(
+    system: PayCenterSystem, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overview, "LOOKED_AT", LOOKED_AT)
+    await system.submit(await system.order(), "wx_native")
+    await copy(connection, "pay_attempt", WAITING)
+    now = datetime.now(UTC)
+    found = await overview.unsettled(connection, now - timedelta(hours=1), now - timedelta(days=1))
+    assert found[0].rows == LOOKED_AT
+    read = await rows_read(lambda: overview.unsettled(connection, now - timedelta(hours=1), now - timedelta(days=1)))
+    assert LOOKED_AT <= read < LOOKED_AT + 10
+
+
+async def test_notifications_that_wait_are_read_up_to_a_number_of_each_endpoint(
+    system: PayCenterSystem, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overview, "LOOKED_AT", LOOKED_AT)
+    await system.paid("mock")
+    # Three of a hundred were delivered once and wait for another delivery, the others for their first one.
+    await copy(
+        connection, "pay_notify_task", WAITING, data_id="uuidv7()", endpoint=f"'http://merchant-' || n % {ENDPOINTS}",
+        notify_times="CASE WHEN n % 100 < 3 THEN 1 ELSE 0 END",
+        next_notify_time="s.next_notify_time + CASE WHEN n % 100 < 3 THEN interval '1 minute' ELSE interval '-1 minute' END",
+    )  # fmt: skip
+    await connection.execute("DELETE FROM pay_notify_task WHERE endpoint NOT LIKE 'http://merchant-%'")
+    read = await rows_read(lambda: overview.failing_endpoints(connection))
+    assert LOOKED_AT <= read < LOOKED_AT + 10 * ENDPOINTS
+
+
+async def test_an_endpoint_with_many_notifications_does_not_hide_the_others(
+    system: PayCenterSystem, connection: asyncpg.Connection
+) -> None:
+    await system.paid("mock")
+    await copy(connection, "pay_notify_task", 3 * overview.ENDPOINT_ROWS, data_id="uuidv7()", endpoint="'http://a'")
+    later = "s.next_notify_time + interval '1 minute'"
+    for endpoint, rows in (("http://a", 2), ("http://b", 3)):
+        await copy(
+            connection, "pay_notify_task", rows, data_id="uuidv7()", endpoint=f"'{endpoint}'", notify_times="1", next_notify_time=later
+        )
+    found = await overview.failing_endpoints(connection)
+    assert [(one.endpoint, one.rows, one.more) for one in found] == [("http://b", 3, False), ("http://a", 2, True)]
