@@ -89,7 +89,13 @@ async def test_an_endpoint_with_many_notifications_does_not_hide_the_others(
     later = "s.next_notify_time + interval '1 minute'"
     for endpoint, rows in (("http://a", 2), ("http://b", 3)):
         await copy(
-            connection, "pay_notify_task", rows, data_id="uuidv7()", endpoint=f"'{endpoint}'", notify_times="1", next_notify_time=later
+            connection,
+            "pay_notify_task",
+            rows,
+            data_id="uuidv7()",
+            endpoint=f"'{endpoint}'",
+            notify_times="1",
+            next_notify_time=later,
         )
     found = await overview.failing_endpoints(connection)
     assert [(one.endpoint, one.rows, one.more) for one in found] == [("http://b", 3, False), ("http://a", 2, True)]

@@ -85,8 +85,8 @@ async def unsettled(connection: Connection, hour_ago: datetime, day_ago: datetim
 
 @dataclass(frozen=True, slots=True)
 class FailingEndpoint:
-    """An endpoint whose notifications were delivered and not received. `oldest`: the key of the oldest of them. `more`: there may be
-    more of them than `rows`, because more than ENDPOINT_ROWS wait."""
+    """An endpoint whose notifications were delivered and not received. `oldest`: the key of the oldest of them. `more`: there may
+    be more of them than `rows`, because ENDPOINT_ROWS wait or more."""
 
     endpoint: str
     rows: int
