@@ -95,7 +95,7 @@ async def load(connection: asyncpg.Connection, app: App, count: int) -> None:
              refunded_change, actor_kind, actor)
            SELECT k.at, k.id, 'ORDER', k.id, 'create', 'WAITING', 1990, 0, 0, 0, 'APP', 'benchmark' FROM k"""
     )
-    # Before the rows of the chain, which is not verified here.
+    # Their ids are not those of the rows that are there. The chain is not verified here.
     await connection.execute(
         f"""INSERT INTO pay_audit (id, time, actor_kind, actor, operator, act, object, outcome, app_key, peer, request_id,
              previous_hash, hash)

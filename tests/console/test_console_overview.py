@@ -9,6 +9,7 @@ import pytest
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.services.notifications_delivery import DeliveryResponse
 from paycenter_server.services.overview import DAYS, Overview
+from paycenter_server.storage import overview as overview_rows
 from support.console_rig import Browser
 from support.system import OPERATOR
 from support.waiting import eventually
@@ -69,6 +70,22 @@ async def test_what_needs_a_person(console: Browser) -> None:
     system.clock.advance(400 * 86_400)
     ending = (await system.services.overview.attention(OPERATOR)).ending
     assert {one.what for one in ending} <= {"merchant_certificate", "platform_certificates", "app_cert", "alipay_cert"}
+
+
+async def test_more_notifications_than_are_looked_at_are_shown_as_at_least_so_many(
+    console: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = console.system
+    system.sender.default = DeliveryResponse(500, "")
+    for _ in range(2):
+        await system.paid("mock")
+    await system.deliver()
+    page = (await console.get("/")).check()
+    assert "2 notifications that are not received" in page.text
+    monkeypatch.setattr(overview_rows, "ENDPOINT_ROWS", 1)
+    page = (await console.get("/")).check()
+    assert "≥ 1 notifications that are not received" in page.text
+    assert "http://merchant.test:80 ≥ 1" in page.text
 
 
 async def test_health_shows_queues_and_the_check_list(console: Browser) -> None:

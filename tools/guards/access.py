@@ -70,6 +70,12 @@ ACCESS: list[Mutant] = [
             "                return rendered",
             "test_the_answers_of_calls_that_share_a_statement_are_made_before_one_is_sent",
         ),
+        (
+            "answers-made-within-the-call",
+            "                rendered = render(answer)\n                outcome = \"OK\"",
+            "                outcome = \"OK\"\n                rendered = answer",
+            "test_an_answer_that_cannot_be_made_tells_the_caller_nothing_of_why",
+        ),
     ),
     *guards(
         "grpc_server/server.py",

@@ -6,6 +6,7 @@ from guards import Mutant
 
 _FILE = "server/paycenter_server/http_console/security.py"
 _EXPORTS = "tests/console/test_console_exports.py"
+_OVERVIEW = "tests/integration/test_overview_reads.py"
 _ROLES, _SECURITY = "tests/console/test_console_roles.py", "tests/console/test_console_security.py"
 
 CONSOLE: list[Mutant] = [
@@ -71,5 +72,19 @@ CONSOLE: list[Mutant] = [
         "DELETE FROM pay_operator_view WHERE id = $1 AND operator_id = $2",
         "DELETE FROM pay_operator_view WHERE id = $1 AND $2::uuid IS NOT NULL",
         ("tests/console/test_console_views.py::test_a_view_is_saved_shown_replaced_and_deleted",),
+    ),
+    Mutant(
+        "console-failing-limit-is-unknown-to-the-planner",
+        "server/paycenter_server/storage/overview.py",
+        "ORDER BY t.next_notify_time DESC LIMIT $3) q",
+        "ORDER BY t.next_notify_time DESC LIMIT 3000) q",
+        (f"{_OVERVIEW}::test_statistics_that_know_of_no_backlog_do_not_make_it_be_read",),
+    ),
+    Mutant(
+        "console-failing-more",
+        "server/paycenter_server/storage/overview.py",
+        "    count(*) >= $3 OR (SELECT count(*) FROM looked_at) >= $1 AS more",
+        "    count(*) >= $3 AS more",
+        (f"{_OVERVIEW}::test_an_endpoint_with_many_notifications_leaves_the_others_to_be_found",),
     ),
 ]

@@ -92,6 +92,11 @@ class Attention:
     cases: OpenCases
     ending: Sequence[Ending]
 
+    @property
+    def more_failing(self) -> bool:
+        """Whether there may be more notifications that are not received than those of `failing`."""
+        return any(one.more for one in self.failing) or len(self.failing) >= overview_rows.FAILING_ENDPOINTS
+
 
 class Overview:
     """Reads figures, for operators."""

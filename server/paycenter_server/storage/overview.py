@@ -16,8 +16,10 @@ COUNTED = 10_000
 """Rows that are counted one by one; more are reported as this many."""
 LOOKED_AT = 30_000
 """Rows that are read to find those that are counted. With more than so many, those beyond are not found."""
-ENDPOINT_ROWS = 1_000
-"""Of them, those of one endpoint: one that has not received for days does not hide the others."""
+ENDPOINT_ROWS = 3_000
+"""Of them, those of one endpoint, so that the others are found beside one that has not received for days."""
+FAILING_ENDPOINTS = 20
+"""The endpoints that are listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +87,8 @@ async def unsettled(connection: Connection, hour_ago: datetime, day_ago: datetim
 
 @dataclass(frozen=True, slots=True)
 class FailingEndpoint:
-    """An endpoint whose notifications were delivered and not received. `oldest`: the key of the oldest of them. `more`: there may
-    be more of them than `rows`, because ENDPOINT_ROWS wait or more."""
+    """An endpoint whose notifications were delivered and not received. `oldest`: the key of the oldest of them. `more`: not all
+    that wait were looked at, so there may be more of them than `rows`."""
 
     endpoint: str
     rows: int
@@ -94,9 +96,10 @@ class FailingEndpoint:
     more: bool
 
 
-# The rows are read in the order of the index, with the latest next delivery first: so those that were delivered come before those
-# that wait for their first delivery, which are due. Without an order the planner reads all that wait before the first.
-_FAILING = f"""WITH RECURSIVE endpoints AS (
+# The rows are read in the order of the index, with the latest next delivery first: while workers keep up, those that were
+# delivered have later times than those that wait for their first delivery. The numbers are parameters: where the planner knows that
+# a LIMIT is more than there are, it reads all that wait before the first.
+_FAILING = """WITH RECURSIVE endpoints AS (
     (SELECT endpoint FROM pay_notify_task WHERE next_notify_time IS NOT NULL ORDER BY endpoint LIMIT 1)
   UNION ALL
     SELECT n.endpoint FROM endpoints e CROSS JOIN LATERAL (
@@ -105,17 +108,17 @@ _FAILING = f"""WITH RECURSIVE endpoints AS (
 ), looked_at AS (
   SELECT e.endpoint, q.id, q.failing FROM endpoints e CROSS JOIN LATERAL (
     SELECT t.id, t.notify_times > t.schedule_start_times AS failing FROM pay_notify_task t
-    WHERE t.endpoint = e.endpoint AND t.next_notify_time IS NOT NULL ORDER BY t.next_notify_time DESC LIMIT {ENDPOINT_ROWS}) q
+    WHERE t.endpoint = e.endpoint AND t.next_notify_time IS NOT NULL ORDER BY t.next_notify_time DESC LIMIT $3) q
   LIMIT $1
 ) SELECT endpoint, count(*) FILTER (WHERE failing) AS rows, min(id::text) FILTER (WHERE failing)::uuid AS oldest,
-    count(*) >= {ENDPOINT_ROWS} AS more
+    count(*) >= $3 OR (SELECT count(*) FROM looked_at) >= $1 AS more
   FROM looked_at GROUP BY endpoint HAVING bool_or(failing) ORDER BY 2 DESC, 1 LIMIT $2"""
 
 
-async def failing_endpoints(connection: Connection, limit: int = 20) -> list[FailingEndpoint]:
-    """The endpoints with most notifications that wait for another delivery. It reads ENDPOINT_ROWS waiting notifications of each
-    endpoint at most, and LOOKED_AT of all."""
-    rows = await connection.fetch(_FAILING, LOOKED_AT, limit)
+async def failing_endpoints(connection: Connection) -> list[FailingEndpoint]:
+    """The endpoints with most notifications that wait for another delivery, FAILING_ENDPOINTS at most. It reads ENDPOINT_ROWS
+    waiting notifications of each endpoint at most, and LOOKED_AT of all, and one row for each endpoint."""
+    rows = await connection.fetch(_FAILING, LOOKED_AT, FAILING_ENDPOINTS, ENDPOINT_ROWS)
     return [FailingEndpoint(row["endpoint"], row["rows"], row["oldest"], row["more"]) for row in rows]
 
 
