@@ -72,8 +72,8 @@ ACCESS: list[Mutant] = [
         ),
         (
             "answers-made-within-the-call",
-            "                rendered = render(answer)\n                outcome = \"OK\"",
-            "                outcome = \"OK\"\n                rendered = answer",
+            '                rendered = render(answer)\n                outcome = "OK"',
+            '                outcome = "OK"\n                rendered = answer',
             "test_an_answer_that_cannot_be_made_tells_the_caller_nothing_of_why",
         ),
     ),
