@@ -6,18 +6,14 @@ import asyncio
 from typing import Any
 
 import pytest
-from google.protobuf.message import Message
 from paycenter.v1 import pay_order_service_pb2 as pb
+from paycenter_server.grpc_server.unary import CallError
 from support.grpc_rig import open_rig
 from support.system import PayCenterSystem
 
 
-class _AbortedError(Exception):
-    """What gRPC sends to the caller: the details and the trailing metadata."""
-
-
 class _Context:
-    """Of a context of gRPC what a call uses."""
+    """Of a context of gRPC what a call that succeeds uses."""
 
     def __init__(self, authorization: str) -> None:
         self._metadata = (("authorization", authorization),)
@@ -31,9 +27,6 @@ class _Context:
     def time_remaining(self) -> float | None:
         return None
 
-    async def abort(self, code: Any, details: str, trailing: Any) -> None:
-        raise _AbortedError(details, trailing)
-
 
 async def test_the_answers_of_calls_that_share_a_statement_are_made_before_one_is_sent(system: PayCenterSystem) -> None:
     order = await system.order()
@@ -44,12 +37,12 @@ async def test_the_answers_of_calls_that_share_a_statement_are_made_before_one_i
         done: list[str] = []
 
         async def call() -> None:
-            def render(answer: Message) -> Message:
-                assert isinstance(answer, pb.GetPayOrderResponse)
+            def render(answer: pb.GetPayOrderResponse) -> bytes:
                 assert answer.pay_order.id == order.number
                 done.append("made")
-                return answer
+                return answer.SerializeToString()
 
+            # As gRPC calls it, which sends the answer in the same step of the task.
             await method.handler(raw, context, pb.GetPayOrderRequest.FromString, render)
             done.append("sent")
 
@@ -66,11 +59,13 @@ async def test_an_answer_that_cannot_be_made_tells_the_caller_nothing_of_why(sys
         method = rig.server.unary.methods["/paycenter.v1.PayOrderService/GetPayOrder"]
         raw = pb.GetPayOrderRequest(id=order.number).SerializeToString()
 
-        def render(answer: Message) -> Message:
+        def render(answer: pb.GetPayOrderResponse) -> bytes:
             raise ValueError("the text of an exception")
 
-        context = _Context(system.secrets["shop:authorization"])
-        with pytest.raises(_AbortedError, match="An internal error") as raised:
-            await method.handler(raw, context, pb.GetPayOrderRequest.FromString, render)
-        assert "the text of an exception" not in repr(raised.value.args)
+        metadata = {"authorization": system.secrets["shop:authorization"]}
+        with pytest.raises(CallError, match="An internal error") as raised:
+            await rig.server.unary.call(
+                method, raw, pb.GetPayOrderRequest.FromString, render, metadata=metadata, peer="ipv4:203.0.113.9:4000", timeout=None
+            )
+        assert "the text of an exception" not in str(raised.value.status)
         assert rig.server.admission.calls == 0

@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 from paycenter_server.storage import overview
-from plans.examined import Examiner
+from plans.examined import Examiner, connection_as_ours
 from plans.rules import nodes, rows_of
 from support.system import PayCenterSystem
 
@@ -20,10 +20,9 @@ ENDPOINTS = 12
 
 @pytest.fixture
 async def connection(system: PayCenterSystem) -> Any:
-    """A connection with the settings of storage/database.py, and generic plans."""
+    """A connection as ours to the database of the system."""
     system.books_are_checked = False  # the copies have no events
-    settings = {"enable_seqscan": "off", "jit": "off", "plan_cache_mode": "force_generic_plan"}
-    opened = await asyncpg.connect(system.database_url, server_settings=settings)
+    opened = await connection_as_ours(system.database_url)
     yield opened
     await opened.close()
 

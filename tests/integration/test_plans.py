@@ -19,7 +19,7 @@ import pytest
 from paycenter_server.services import exports, notifications, paging
 from paycenter_server.storage import audit, cases_desk, migrate, overview
 from plans import administration, flows, lists, single
-from plans.examined import Examiner, Statement, executed_plan, generic_plan
+from plans.examined import Examiner, Statement, connection_as_ours, executed_plan, generic_plan
 from plans.large import COPIES, LARGE, ROWS, estimated_rows, load
 from plans.rules import PAGE, reading_problems, shape_problems
 from support.system import open_system
@@ -76,12 +76,6 @@ async def copied(url: str) -> AsyncIterator[str]:
             await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
     finally:
         await admin.close()
-
-
-async def connection_as_ours(url: str) -> asyncpg.Connection:
-    """A connection with the settings of storage/database.py, and generic plans."""
-    settings = {"enable_seqscan": "off", "jit": "off", "plan_cache_mode": "force_generic_plan"}
-    return await asyncpg.connect(url, server_settings=settings)
 
 
 def bound_of(statement: Statement) -> float:

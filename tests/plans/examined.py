@@ -119,6 +119,12 @@ class Examiner:
         return found
 
 
+async def connection_as_ours(url: str) -> asyncpg.Connection:
+    """A connection with the settings of storage/database.py, and generic plans."""
+    settings = {"enable_seqscan": "off", "jit": "off", "plan_cache_mode": "force_generic_plan"}
+    return await asyncpg.connect(url, server_settings=settings)
+
+
 async def executed_plan(connection: Any, fetch: Any, text: str, arguments: tuple[Any, ...]) -> dict[str, Any] | None:
     """The generic plan of a statement, executed with these arguments and rolled back; None if it is refused."""
     opened = connection.transaction()

@@ -150,7 +150,7 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[type-arg]
             raw: bytes,
             context: grpc.aio.ServicerContext[Any, Any],
             parse: Callable[[bytes], Any] = deserialize,
-            render: Callable[[Any], Any] = serialize,
+            render: Callable[[Any], bytes] = serialize,
         ) -> Any:
             loop = asyncio.get_running_loop()
             started = loop.time()

@@ -18,10 +18,6 @@ from paycenter_server.grpc_server.calls import Calls
 from paycenter_server.grpc_server.errors import to_status
 
 
-def _itself(message: Message) -> Message:
-    return message
-
-
 class CallError(Exception):
     """A call that has failed, with what a gRPC client gets as `grpc-status-details-bin`."""
 
@@ -58,7 +54,7 @@ class Method:
 
     request: type[Message]
     response: type[Message]
-    handler: Callable[[bytes, Any, Callable[[bytes], Any], Callable[[Any], Any]], Any]
+    handler: Callable[[bytes, Any, Callable[[bytes], Any], Callable[[Any], bytes]], Any]
 
 
 class Unary:
@@ -87,17 +83,21 @@ class Unary:
         method: Method,
         raw: bytes,
         parse: Callable[[bytes], Message],
+        render: Callable[[Any], bytes],
         *,
         metadata: Mapping[str, str],
         peer: str,
         timeout: float | None,
-    ) -> Message:
-        """The response. `parse` raises DecodeError or PayCenterError; `timeout` in seconds. Raises CallError."""
+    ) -> bytes:
+        """What `render` makes of the response. `parse` raises DecodeError or PayCenterError; `timeout` in seconds.
+
+        Raises CallError.
+        """
         context = _Context(metadata, peer, timeout)
         try:
             async with asyncio.timeout(timeout):
                 # A task of its own: what is known of a call is in context variables, and a connection has one task for all.
-                answer: Message = await asyncio.create_task(method.handler(raw, context, parse, _itself))
+                answer: bytes = await asyncio.create_task(method.handler(raw, context, parse, render))
                 return answer
         except TimeoutError:
             late = PayCenterError(

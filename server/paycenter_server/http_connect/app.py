@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -66,19 +67,19 @@ def create_app(unary: Unary, origins: Collection[str] = (), *, read_seconds: flo
         except web.HTTPRequestEntityTooLarge:
             return _refusal(request_id, _RESOURCE_EXHAUSTED, f"The body is larger than {MAX_BODY} bytes.")
         parse: Callable[[bytes], Message] = method.request.FromString
+        render: Callable[[Any], bytes] = method.response.SerializeToString
+        content_type = _PROTO
         if request.content_type == _JSON:
-            parse = partial(parse_json, method.request)
+            parse, render, content_type = partial(parse_json, method.request), to_json, _JSON
         try:
-            answer = await unary.call(
-                method, raw, parse,
+            body = await unary.call(
+                method, raw, parse, render,
                 metadata={name.lower(): value for name, value in request.headers.items()} | {"x-request-id": request_id},
                 peer=_peer(request), timeout=None if given is None else int(given) / 1000,
             )  # fmt: skip
         except CallError as error:
             return _failed(error.status)
-        if request.content_type == _JSON:
-            return web.Response(body=to_json(answer), content_type=_JSON)
-        return web.Response(body=answer.SerializeToString(), content_type=_PROTO)
+        return web.Response(body=body, content_type=content_type)
 
     @web.middleware
     async def guard(request: web.Request, handler: _Handler) -> web.StreamResponse:

@@ -17,15 +17,21 @@ def due_rows(table: str, key: str, key_type: str, time: str) -> str:
     ORDER BY t.{time} LIMIT f.places FOR NO KEY UPDATE SKIP LOCKED) q"""
 
 
-def due_keys(table: str, key: str, time: str) -> str:
-    """The query for the keys that have due rows, each with its earliest time. It reads one row for each key. $1 is now."""
-    return f"""WITH RECURSIVE first AS (
+def waiting_keys(table: str, key: str, time: str) -> str:
+    """The CTE `waiting`, of a WITH RECURSIVE: the keys that have rows with a time, each with its earliest. It reads one row for
+    each key, as far as the statement needs them."""
+    return f"""waiting AS (
     (SELECT {key}, {time} FROM {table} WHERE {time} IS NOT NULL ORDER BY {key}, {time} LIMIT 1)
   UNION ALL
-    SELECT n.{key}, n.{time} FROM first f CROSS JOIN LATERAL (
+    SELECT n.{key}, n.{time} FROM waiting w CROSS JOIN LATERAL (
       SELECT t.{key}, t.{time} FROM {table} t
-      WHERE t.{time} IS NOT NULL AND t.{key} > f.{key} ORDER BY t.{key}, t.{time} LIMIT 1) n
-) SELECT {key}, {time} FROM first WHERE {time} <= $1"""
+      WHERE t.{time} IS NOT NULL AND t.{key} > w.{key} ORDER BY t.{key}, t.{time} LIMIT 1) n
+)"""
+
+
+def due_keys(table: str, key: str, time: str) -> str:
+    """The query for the keys that have due rows, each with its earliest time. It reads one row for each key. $1 is now."""
+    return f"WITH RECURSIVE {waiting_keys(table, key, time)} SELECT {key}, {time} FROM waiting WHERE {time} <= $1"
 
 
 def waiting_rows(key: str, time: str) -> str:

@@ -9,6 +9,7 @@ from datetime import datetime
 from uuid import UUID
 
 from paycenter_server.domain.states import CASE, OPEN_ATTEMPT, REFUND, CaseEvent, RefundEvent, created, sources
+from paycenter_server.storage.claims import waiting_keys
 from paycenter_server.storage.database import Connection
 from paycenter_server.storage.keyrange import end_key, first_key
 
@@ -99,16 +100,10 @@ class FailingEndpoint:
 # The rows are read in the order of the index, with the latest next delivery first: while workers keep up, those that were
 # delivered have later times than those that wait for their first delivery. The numbers are parameters: where the planner knows that
 # a LIMIT is more than there are, it reads all that wait before the first.
-_FAILING = """WITH RECURSIVE endpoints AS (
-    (SELECT endpoint FROM pay_notify_task WHERE next_notify_time IS NOT NULL ORDER BY endpoint LIMIT 1)
-  UNION ALL
-    SELECT n.endpoint FROM endpoints e CROSS JOIN LATERAL (
-      SELECT t.endpoint FROM pay_notify_task t WHERE t.next_notify_time IS NOT NULL AND t.endpoint > e.endpoint
-      ORDER BY t.endpoint LIMIT 1) n
-), looked_at AS (
-  SELECT e.endpoint, q.id, q.failing FROM endpoints e CROSS JOIN LATERAL (
+_FAILING = f"""WITH RECURSIVE {waiting_keys("pay_notify_task", "endpoint", "next_notify_time")}, looked_at AS (
+  SELECT w.endpoint, q.id, q.failing FROM waiting w CROSS JOIN LATERAL (
     SELECT t.id, t.notify_times > t.schedule_start_times AS failing FROM pay_notify_task t
-    WHERE t.endpoint = e.endpoint AND t.next_notify_time IS NOT NULL ORDER BY t.next_notify_time DESC LIMIT $3) q
+    WHERE t.endpoint = w.endpoint AND t.next_notify_time IS NOT NULL ORDER BY t.next_notify_time DESC LIMIT $3) q
   LIMIT $1
 ) SELECT endpoint, count(*) FILTER (WHERE failing) AS rows, min(id::text) FILTER (WHERE failing)::uuid AS oldest,
     count(*) >= $3 OR (SELECT count(*) FROM looked_at) >= $1 AS more
