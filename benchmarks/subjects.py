@@ -312,12 +312,16 @@ class Benchmark:
         """Workers that rest find what is due at different moments, so the first quarter is not measured."""
         workers = self.workers(count)
         before, pids = self._received(), [worker.pid for worker in workers]
+        used = [cpu_seconds(pid) for pid in pids]
         asyncio.run(fill_notifications(self._made, self.app, f"{self.receiver_url}/notify", waiting))
         self._wait_received(before + waiting // 4, every=0.002)
         first, started, cpu = self._received(), time.monotonic(), cpu_seconds(*pids)
         postgres = cpu_seconds(self._made.postgres_pid)
         self._wait_received(before + waiting)
         seconds, sent = time.monotonic() - started, before + waiting - first
+        parts = [cpu_seconds(pid) - earlier for pid, earlier in zip(pids, used, strict=True)]
+        if min(parts) * count < sum(parts) / 2:
+            print(f"{name}: the workers did not share the work: {parts} s of processor time", file=sys.stderr)
         measured = self.found.setdefault(name, Measured())
         measured.rates.append(sent / seconds)
         measured.cpu.setdefault("worker", []).append((cpu_seconds(*pids) - cpu) / sent * 1e6)

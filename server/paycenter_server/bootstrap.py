@@ -30,7 +30,7 @@ from paycenter_server.services.cashier import Cashier
 from paycenter_server.services.channels import Channels
 from paycenter_server.services.channels_gateway import ChannelGateway
 from paycenter_server.services.channels_probe import ChannelProbe
-from paycenter_server.services.context import Clock, Context, Options, WakeUp
+from paycenter_server.services.context import Clock, Context, NoWakeUp, Options, WakeUp
 from paycenter_server.services.credentials import Credentials
 from paycenter_server.services.exports import Exports
 from paycenter_server.services.health import Health
@@ -60,13 +60,6 @@ from paycenter_server.workers.notification_sender import AddressGuard, AiohttpNo
 
 log = structlog.get_logger(__name__)
 _CLOCK_SECONDS = 10.0
-
-
-class NoWakeUp:
-    """A wake-up for processes that have none; the workers' poll finds the rows."""
-
-    def send(self) -> None:
-        """Nothing."""
 
 
 @dataclass
@@ -306,7 +299,12 @@ def open_box(settings: Settings) -> SecretBox:
 
 @asynccontextmanager
 async def open_services(
-    settings: Settings, *, wake_up: WakeUp | None = None, clock: Clock | None = None, transport: Transport | None = None
+    settings: Settings,
+    *,
+    wake_up: WakeUp | None = None,
+    other_workers: WakeUp | None = None,
+    clock: Clock | None = None,
+    transport: Transport | None = None,
 ) -> AsyncIterator[Services]:
     """Services with an open database. Ports may be replaced; what callers left running is waited for at the end."""
     database_clock = DatabaseClock()
@@ -320,6 +318,7 @@ async def open_services(
         database=database,
         clock=clock,
         wake_up=wake_up or NoWakeUp(),
+        other_workers=other_workers or NoWakeUp(),
         registry=installed(),
         transport=transport or own_transport or AiohttpTransport(),
         box=open_box(settings),

@@ -45,6 +45,8 @@ class Job:
     done: list[str] = field(default_factory=list)
     waiting: dict[str, asyncio.Event] = field(default_factory=dict)
     most: int = 0
+    shared: int = 0
+    """How often other processes were to take part."""
     seconds: float = 0.01
     """How long a call has taken, as its key is told."""
 
@@ -52,13 +54,17 @@ class Job:
         self.clock = Clock()
         self.places = Places[str](self.limits)
         self.claims = Claims[str, str](
-            "test", self.clock, self.places, due=self.due, take=self.take, key=lambda row: row.split()[0], work=self.work
-        )
+            "test", self.clock, self.places, due=self.due, take=self.take, key=lambda row: row.split()[0], work=self.work,
+            share=self.share,
+        )  # fmt: skip
         self._taken: Counter[str] = Counter()
         self.answered = asyncio.Event()
         """Statements are answered."""
         self.answered.set()
         self._answers = True
+
+    def share(self) -> None:
+        self.shared += 1
 
     async def due(self) -> list[str]:
         return [key for key, count in self.left.items() if count]
@@ -292,3 +298,16 @@ def test_a_place_is_reserved_again_only_within_the_places_of_a_key() -> None:
     places.unanswered("a")
     assert not places.reserve_again("a")
     assert places.ahead("a") == 0
+
+
+async def test_others_take_part_while_more_is_due_than_there_are_places() -> None:
+    job = Job(left=Counter(a=3))
+    await job.claims.start_due()
+    assert job.shared == 0
+    job.left["b"] = 9
+    for passes in (1, 2):
+        await job.claims.start_due()
+        assert job.shared == passes
+    await job.ended()
+    await job.claims.start_due()
+    assert job.shared == 2

@@ -10,6 +10,8 @@ from typing import Any
 import redis.asyncio
 from paycenter_server.workers.wake_up import SHORTEST_PASS_SECONDS, WAKE_UPS, RedisWakeUp, WakeUps
 from support.grpc_rig import Line
+from support.server_process import server_process
+from support.system import PayCenterSystem
 from support.waiting import eventually
 
 
@@ -97,3 +99,14 @@ async def test_a_redis_that_is_silent_is_connected_to_anew(redis_url: str) -> No
 
         await eventually(heard_again, 10)
     await line.cut()
+
+
+async def test_a_worker_with_more_than_it_has_places_for_wakes_others(system: PayCenterSystem, redis_url: str) -> None:
+    """Again and again, because it may hear its own wake-up. A new endpoint has eight places."""
+    async with client_of(redis_url):
+        for _ in range(9):
+            await system.submit(await system.order(), "mock")
+        async with Listener(redis_url) as other, server_process(system, "worker") as worker:
+            other.go_on.clear()
+            await eventually(lambda: len(other.begun) == 1, 30)
+            await worker.until_logged("workers_running")

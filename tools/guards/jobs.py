@@ -70,6 +70,22 @@ JOBS: list[Mutant] = [
             "                while False and (waiting := self._ahead.pop(key)) is not None:",
             "test_what_waits_for_a_key_that_is_slow_now_gets_its_places_first",
         ),
+        (
+            "backlog-shared",
+            "                if self._backlog and self._share is not None:\n                    self._share()\n",
+            "",
+            "test_others_take_part_while_more_is_due_than_there_are_places",
+        ),
+    ),
+    *guards(
+        "cli/processes.py",
+        "test_wake_up.py",
+        (
+            "backlog-wakes-others",
+            "wake_up=LocalWakeUp(), other_workers=other_workers)",
+            "wake_up=LocalWakeUp())",
+            "test_a_worker_with_more_than_it_has_places_for_wakes_others",
+        ),
     ),
     *guards(
         "services/places.py",

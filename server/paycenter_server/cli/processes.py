@@ -182,6 +182,7 @@ def worker() -> None:
 
 async def _worker(settings: Settings, stop: asyncio.Event) -> None:
     from paycenter_server.workers.runner import Runner, make_jobs, partition_job
+    from paycenter_server.workers.wake_up import SHARE_SECONDS, RedisWakeUp
 
     class LocalWakeUp:
         """Starts the deliveries of this process."""
@@ -189,7 +190,8 @@ async def _worker(settings: Settings, stop: asyncio.Event) -> None:
         def send(self) -> None:
             start_delivery()
 
-    async with open_services(settings, wake_up=LocalWakeUp()) as services:
+    other_workers = RedisWakeUp(settings.redis_url, SHARE_SECONDS)
+    async with open_services(settings, wake_up=LocalWakeUp(), other_workers=other_workers) as services:
         jobs = make_jobs(services.jobs, services.delivery)
         deliveries, partitions = jobs["pay_notify_job"], partition_job(services.partitions)
         started: set[asyncio.Task[None]] = set()
@@ -201,3 +203,4 @@ async def _worker(settings: Settings, stop: asyncio.Event) -> None:
 
         await wait_for_schema(services.context.database, stop)
         await Runner({**jobs, partitions.name: partitions}, settings.redis_url, services.delivery, services.jobs).run(stop)
+    await other_workers.aclose()

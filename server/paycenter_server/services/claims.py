@@ -100,7 +100,8 @@ class Claims(Generic[K, T]):
 
     `due`: the keys that have due rows. `take`: claims up to so many rows of each key, moves their time by the lease, and returns
     them; the lease is longer than AHEAD_TIME and the work. `key`: the key under which a row was claimed. `work`: the work on a row,
-    which releases its place.
+    which releases its place. `share`: called after each pass that leaves more due than there are places, so that other processes take
+    part.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class Claims(Generic[K, T]):
         take: Callable[[Mapping[K, int]], Awaitable[Sequence[T]]],
         key: Callable[[T], K],
         work: Callable[[T], Coroutine[Any, Any, None]],
+        share: Callable[[], None] | None = None,
     ) -> None:
         self._job = job
         self._clock = clock
@@ -121,6 +123,7 @@ class Claims(Generic[K, T]):
         self._take = take
         self._key = key
         self._work = work
+        self._share = share
         self._working: set[asyncio.Task[None]] = set()
         self._backlog: set[K] = set()
         self._ahead = _Ahead[K, T]()
@@ -147,6 +150,8 @@ class Claims(Generic[K, T]):
             while self._wanted and not self._stopping:
                 self._wanted = False
                 started += await self._claim(await self._due())
+                if self._backlog and self._share is not None:
+                    self._share()
         return started
 
     async def _claim(self, keys: Iterable[K]) -> int:

@@ -36,11 +36,18 @@ class Clock(Protocol):
 
 
 class WakeUp(Protocol):
-    """A port: wakes the workers when a notification is due. It may be lost, because the rows are the outbox."""
+    """A port: wakes a worker when a notification is due. It may be lost, because the rows are the outbox."""
 
     def send(self) -> None:
         """Send a wake-up after a commit. It never waits and never fails."""
         ...
+
+
+class NoWakeUp:
+    """A wake-up for processes that have none; the workers' poll finds the rows."""
+
+    def send(self) -> None:
+        """Nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +88,10 @@ class KeyGenerator:
 
 @dataclass
 class Context:
-    """The dependencies; a process has one."""
+    """The dependencies; a process has one.
+
+    `other_workers`: how a worker wakes another one when more is due than it has places for.
+    """
 
     database: Database
     clock: Clock
@@ -91,6 +101,7 @@ class Context:
     box: SecretBox
     options: Options
     signers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="sign"))
+    other_workers: WakeUp = field(default_factory=NoWakeUp)
     random_bits: Callable[[int], int] = secrets.randbits
     _keys: KeyGenerator = field(default_factory=KeyGenerator)
     _running: set[asyncio.Task[Any]] = field(default_factory=set)

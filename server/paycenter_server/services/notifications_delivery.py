@@ -74,7 +74,7 @@ class NotificationDelivery:
         self._endpoints = Endpoints()
         self._claims = Claims[str, DueNotification](
             _JOB.name, context.clock, self._endpoints.places, due=self._due, take=self._take,
-            key=lambda task: task.endpoint, work=self._deliver,
+            key=lambda task: task.endpoint, work=self._deliver, share=context.other_workers.send,
         )  # fmt: skip
         self._outcomes: list[tuple[DueNotification, DeliveryResult]] = []
         self._recorder: asyncio.Task[None] | None = None

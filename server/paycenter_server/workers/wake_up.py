@@ -15,6 +15,8 @@ log = structlog.get_logger(__name__)
 WAKE_UPS = "paycenter:wake_ups"
 """A list with at most one element: it is there if a wake-up has not been heard yet."""
 _PAUSE_SECONDS = 0.02
+SHARE_SECONDS = 0.1
+"""The pause of a worker that wakes others: it may hear its own wake-up, and then sends another one."""
 SHORTEST_PASS_SECONDS = 0.02
 _BLOCK_SECONDS = 2
 _RESTART_SECONDS = 1.0
@@ -28,9 +30,10 @@ def redis_settings(url: str) -> RedisSettings:
 
 
 class RedisWakeUp:
-    """Sends at most one message every 20 ms, from a task of its own, so that callers never wait for Redis."""
+    """Sends at most one message in each `pause`, in seconds, from a task of its own, so that callers never wait for Redis."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, pause: float = _PAUSE_SECONDS) -> None:
+        self._pause = pause
         self._settings = redis_settings(url)
         self._redis: ArqRedis | None = None
         self._requested = asyncio.Event()
@@ -61,7 +64,7 @@ class RedisWakeUp:
                 log.warning("wake_up_failed", why=f"{type(error).__name__}: {error}")
                 await self._disconnect()
                 await asyncio.sleep(1)
-            await asyncio.sleep(_PAUSE_SECONDS)
+            await asyncio.sleep(self._pause)
 
     async def _disconnect(self) -> None:
         redis, self._redis = self._redis, None
