@@ -100,8 +100,7 @@ class Claims(Generic[K, T]):
 
     `due`: the keys that have due rows. `take`: claims up to so many rows of each key, moves their time by the lease, and returns
     them; the lease is longer than AHEAD_TIME and the work. `key`: the key under which a row was claimed. `work`: the work on a row,
-    which releases its place. `share`: called after each pass that leaves more due than there are places, so that other processes take
-    part.
+    which releases its place. `share`: called after each pass that leaves more due than there are places, so that others take part.
     """
 
     def __init__(
