@@ -168,14 +168,22 @@ class NotPayableError(Exception):
     """The trade is paid, closed or expired."""
 
 
+_CHARACTERS = string.ascii_letters + string.digits
+
+
 def random_digits(count: int) -> str:
     """Random decimal digits, for the channel's own numbers."""
-    return "".join(secrets.choice(string.digits) for _ in range(count))
+    return f"{secrets.randbelow(10**count):0{count}}"
 
 
 def random_text(count: int) -> str:
     """Random letters and digits, for codes, nonces and open ids."""
-    return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(count))
+    # One call of the random source: one for each character would be a fifth of the time of a request.
+    number, characters = secrets.randbelow(len(_CHARACTERS) ** count), []
+    for _ in range(count):
+        number, place = divmod(number, len(_CHARACTERS))
+        characters.append(_CHARACTERS[place])
+    return "".join(characters)
 
 
 def new_refund_id() -> str:
