@@ -48,6 +48,7 @@ GOALS = (
     Goal("submit mock", "create", cpu=3.0),
     Goal("refund mock", "create", cpu=3.0),
     Goal("submit WeChat", "what it needs", cpu=1.3),
+    Goal("submit WeChat", "what it needs, at that rate", cpu=1.3),
     Goal("callback", "bare callback", cpu=2.5),
     Goal("callback", "pgbench settle", least=1.3),
     Goal("callback, 16", "pgbench settle", least=0.75),

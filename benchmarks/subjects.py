@@ -107,11 +107,11 @@ class Benchmark:
         self._rate_before = 1000.0
 
     def _grpc(self, name: str, target: str, path: str, message: bytes, *, pids: dict[str, int], marker: str, first: int,
-              messages: Path | None = None, span: int = 0) -> int:  # fmt: skip
+              messages: Path | None = None, span: int = 0, rate: float = 0.0) -> int:  # fmt: skip
         before = {key: cpu_seconds(pid) for key, pid in pids.items()}
         found = generate(
             target, path, message, authorization=self.authorization, marker=marker, first=first,
-            seconds=self.seconds if messages is None else 60, messages=messages, span=span,
+            seconds=self.seconds if messages is None else 60, messages=messages, span=span, rate=rate,
         )  # fmt: skip
         measured = self.found.setdefault(name, Measured())
         measured.add(found)
@@ -377,6 +377,13 @@ class Benchmark:
         measured.add(found)
         measured.refused += found["failed"]
         measured.held_back += found["held_back"]
+
+    def create_at(self, name: str, rate: float) -> None:
+        """Measure creates that are begun at a rate, with the processor time of the server for each."""
+        self._first += 20_000 + self._grpc(
+            name, self.target, SERVICE + "CreatePayOrder", self.create_message(), pids=self._pids, marker=MARKER, first=self._first,
+            rate=rate,
+        )  # fmt: skip
 
     def begin_at_rate(self, part: float, target: str, times: float = 1.0) -> dict[str, Any]:
         """Begin creates at this part of the highest rate. The figures of the load generator."""
