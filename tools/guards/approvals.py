@@ -73,32 +73,13 @@ APPROVALS: list[Mutant] = [
         ),
     ),
     *guards(
-        "services/channels.py",
+        "services/channels_approval.py",
         _OF_APPS,
         (
             "channel-account-as-shown",
-            """    if _found(account) != approved.approval.request.get("found"):""",
+            """    if found_account(account) != approved.approval.request.get("found"):""",
             "    if False:",
             "test_an_approval_gives_a_channel_the_account_that_was_shown",
-        ),
-        (
-            "channel-of-app-needs-second",
-            "                if approved is None and other and plan is not None and await _app_needs_approval("
-            "connection, channel.app_id, plan):\n                    raise NeedsApprovalError(after, _found(plan.stored))\n",
-            "",
-            "test_channels_of_an_app_that_asks_for_it_change_with_a_second_operator",
-        ),
-        (
-            "new-channel-needs-second",
-            "                    _account_needs_approval(None, plan) or await _app_needs_approval(connection, app.id, plan)\n",
-            "                    _account_needs_approval(None, plan)\n",
-            "test_a_new_channel_of_such_an_app_waits_with_its_secrets_sealed",
-        ),
-        (
-            "new-channel-brings-no-keys",
-            "_account_needs_approval(None, plan) or await",
-            "await",
-            "test_a_new_channel_does_not_bring_keys_to_a_protected_account[account]",
         ),
         (
             "keys-of-apps-need-second",
@@ -106,6 +87,29 @@ APPROVALS: list[Mutant] = [
             "None)",
             "test_a_new_channel_does_not_bring_keys_to_a_protected_account[app] "
             "test_keys_of_the_channels_of_such_an_app_change_with_a_second_operator[channel]",
+        ),
+    ),
+    *guards(
+        "services/channels.py",
+        _OF_APPS,
+        (
+            "channel-of-app-needs-second",
+            "                if approved is None and other and plan is not None and await app_needs_approval("
+            "connection, channel.app_id, plan):\n                    raise NeedsApprovalError(after, found_account(plan.stored))\n",
+            "",
+            "test_channels_of_an_app_that_asks_for_it_change_with_a_second_operator",
+        ),
+        (
+            "new-channel-needs-second",
+            "(account_needs_approval(None, plan) or await app_needs_approval(connection, app.id, plan))",
+            "account_needs_approval(None, plan)",
+            "test_a_new_channel_of_such_an_app_waits_with_its_secrets_sealed",
+        ),
+        (
+            "new-channel-brings-no-keys",
+            "account_needs_approval(None, plan) or await",
+            "await",
+            "test_a_new_channel_does_not_bring_keys_to_a_protected_account[account]",
         ),
     ),
     *guards(
@@ -222,7 +226,7 @@ APPROVALS: list[Mutant] = [
         ),
     ),
     *guards(
-        "services/channels.py",
+        "services/channels_approval.py",
         _TEST,
         (
             "channel-account-needs-second",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
-from uuid import UUID
 
 from paycenter_server.channels.specs import ChannelSpec, Scope
 from paycenter_server.domain.accounts import PayAccount
@@ -19,6 +18,12 @@ from paycenter_server.services import accounts_errors, channels_errors
 from paycenter_server.services.accounts_keys import Keys, Plan, RacedError, audited_config, secret_names, shown
 from paycenter_server.services.approvals import Approvals, Approved, NeedsApprovalError, Wanted
 from paycenter_server.services.audit import Act, record
+from paycenter_server.services.channels_approval import (
+    account_needs_approval,
+    app_needs_approval,
+    found_account,
+    refuse_another_account,
+)
 from paycenter_server.services.channels_gateway import ChannelGateway
 from paycenter_server.services.context import Context
 from paycenter_server.services.identity import Caller, Identity
@@ -26,7 +31,7 @@ from paycenter_server.services.paging import Page, Pager
 from paycenter_server.storage import accounts as account_rows
 from paycenter_server.storage import apps as app_rows
 from paycenter_server.storage import channels as channel_rows
-from paycenter_server.storage.database import Connection, ForeignKeyViolation, Transaction, UniqueViolation
+from paycenter_server.storage.database import Connection, ForeignKeyViolation, UniqueViolation
 
 _MOST_TRIES = 8
 
@@ -48,7 +53,7 @@ class NewChannel:
     account: str = ""
 
     def request(self, found: Mapping[str, Any] | None) -> dict[str, Any]:
-        """As an approval stores it. `found`: the account (see `_found`)."""
+        """As an approval stores it. `found`: the account (see `channels_approval.found_account`)."""
         return {**asdict(self), "config": dict(self.config), "found": found}
 
 
@@ -78,40 +83,6 @@ def audited(view: ChannelView, binding: PayBinding) -> dict[str, Any]:
     }
 
 
-def _other_keys(plan: Plan) -> bool:
-    """Whether a plan changes the keys of an account that exists."""
-    return plan.stored is not None and plan.account is not plan.stored
-
-
-def _account_needs_approval(stored: PayAccount | None, plan: Plan) -> bool:
-    """Whether an account says that a change needs a second operator: other keys, or another account where the one before or the one
-    after says so. `stored`: the account before; None of a new channel."""
-    if stored is None or plan.account.id == stored.id:
-        return plan.account.change_approval and _other_keys(plan)
-    return stored.change_approval or plan.account.change_approval
-
-
-async def _app_needs_approval(transaction: Transaction, app_id: UUID, plan: Plan) -> bool:
-    """Whether the app of a channel that gets other values says so, or another app whose channels have the account that gets other
-    keys."""
-    return await app_rows.lock_channel_approval(transaction, app_id, plan.account.id if _other_keys(plan) else None)
-
-
-def _found(account: PayAccount | None) -> dict[str, Any] | None:
-    """The account of a plan as an approval stores it: which one, and by its version with which keys. None if there is none yet."""
-    return {"account": account.number, "version": account.version} if account is not None else None
-
-
-async def _refuse_another_account(transaction: Transaction, plan: Plan, approved: Approved) -> None:
-    """ACCOUNT_CHANGED if it is not the account that was shown, or not with the same keys. It stays locked.
-
-    Otherwise one operator could request a channel, and then prepare its account, which no channel has and so nothing protects.
-    """
-    account = await account_rows.lock_account(transaction, plan.stored.id) if plan.stored is not None else None
-    if _found(account) != approved.approval.request.get("found"):
-        raise accounts_errors.account_changed()
-
-
 @dataclass(frozen=True, slots=True)
 class _Change:
     """The values of an update. `approved`: by a second operator; None if it was not."""
@@ -123,7 +94,7 @@ class _Change:
     approved: Approved | None
 
     def request(self, version: int, found: Mapping[str, Any] | None) -> dict[str, Any]:
-        """As an approval stores it. `found`: the account (see `_found`)."""
+        """As an approval stores it. `found`: the account (see `channels_approval.found_account`)."""
         return {
             "changes": dict(self.changes), "family": self.family, "config": dict(self.config) if self.config is not None else None,
             "account": self.account, "version": version, "found": found,
@@ -199,14 +170,12 @@ class Channels:
             async with self._context.database.transaction() as connection:
                 if approved is not None:
                     await self._approvals.take(connection, approved)
-                    await _refuse_another_account(connection, plan, approved)
+                    await refuse_another_account(connection, plan, approved)
                 await self._keys.store(connection, plan)
                 await channel_rows.insert_channel(connection, channel)
                 await channel_rows.insert_binding(connection, binding)
-                if approved is None and (
-                    _account_needs_approval(None, plan) or await _app_needs_approval(connection, app.id, plan)
-                ):
-                    raise NeedsApprovalError(after, _found(plan.stored))
+                if approved is None and (account_needs_approval(None, plan) or await app_needs_approval(connection, app.id, plan)):
+                    raise NeedsApprovalError(after, found_account(plan.stored))
                 act = Act("PayChannelService/CreatePayChannel", channel.number, new.app_key)
                 await record(connection, caller, act, None, after | (approved.audited if approved else {}))
                 if approved is not None:
@@ -308,9 +277,9 @@ class Channels:
                 if approved is not None:
                     await self._approvals.take(connection, approved)
                     if plan is not None:
-                        await _refuse_another_account(connection, plan, approved)
-                elif plan is not None and _account_needs_approval(stored, plan):
-                    raise NeedsApprovalError(after, _found(plan.stored))
+                        await refuse_another_account(connection, plan, approved)
+                elif plan is not None and account_needs_approval(stored, plan):
+                    raise NeedsApprovalError(after, found_account(plan.stored))
                 if plan is not None:
                     await self._keys.store(connection, plan)
                     if fresh:
@@ -323,8 +292,8 @@ class Channels:
                 )  # fmt: skip
                 if not done:
                     raise channels_errors.channel_changed()
-                if approved is None and other and plan is not None and await _app_needs_approval(connection, channel.app_id, plan):
-                    raise NeedsApprovalError(after, _found(plan.stored))
+                if approved is None and other and plan is not None and await app_needs_approval(connection, channel.app_id, plan):
+                    raise NeedsApprovalError(after, found_account(plan.stored))
                 act = Act("PayChannelService/UpdatePayChannel", channel.number, channel.app_key)
                 await record(connection, caller, act, before, after | (approved.audited if approved else {}))
                 if approved is not None:
