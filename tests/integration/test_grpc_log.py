@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
 from typing import Any
@@ -17,8 +18,11 @@ from paycenter.v1 import pay_credential_service_pb2 as credential_pb
 from paycenter.v1 import pay_notification_service_pb2 as notifications_pb
 from paycenter.v1 import pay_order_service_pb2 as order_pb
 from paycenter.v1.pay_order_service_pb2_grpc import PayOrderServiceStub
+from paycenter_server.services.identity import LOGGED_A_SECOND, Failures
+from paycenter_server.services.limits import UNKNOWN
 from support.grpc_rig import Rig, fails, key_of, open_rig, refused
 from support.system import PayCenterSystem
+from support.waiting import eventually
 
 
 @pytest.fixture
@@ -194,6 +198,31 @@ async def test_every_failed_login_is_logged_without_the_secret(rig: Rig, lines: 
     ]
     assert all(line["level"] == "info" and line["peer"].startswith("ipv4:127.0.0.1:") for line in written)
     assert secret not in str(lines.kept)
+
+
+async def test_calls_without_a_credential_that_are_many_are_answered_late_and_counted(rig: Rig, lines: LogLines) -> None:
+    """Otherwise a stranger could use up the server's time, and fill the disk."""
+    admission = rig.server.admission
+    async with rig.bare() as channel:
+        get: Any = channel.unary_unary("/paycenter.v1.PayOrderService/GetPayOrder")  # type: ignore[call-arg]
+        assert await get(b"", timeout=5).code() is grpc.StatusCode.UNAUTHENTICATED
+        assert (len(lines.named("call_failed")), len(lines.named("calls_refused"))) == (1, 0)
+        admission._refusals_of(UNKNOWN).left = -1000  # a second has passed for as many more
+        late = asyncio.ensure_future(get(b"", timeout=5).code())
+        await eventually(lambda: admission._late == 1)
+        assert await late is grpc.StatusCode.UNAUTHENTICATED
+        assert (len(lines.named("call_failed")), len(lines.named("calls_refused"))) == (1, 1)
+
+
+async def test_refused_credentials_that_are_many_are_counted_in_the_log(lines: LogLines) -> None:
+    failures = Failures()
+    for _ in range(LOGGED_A_SECOND + 3):
+        failures.log("op_1", "wrong secret")
+    assert len(lines.named("login_failed")) == LOGGED_A_SECOND
+    failures._since -= 1
+    failures.log("op_1", "wrong secret")
+    assert len(lines.named("login_failed")) == LOGGED_A_SECOND + 1
+    assert [line["number"] for line in lines.named("login_failures_not_logged")] == [3]
 
 
 async def test_a_callback_has_a_request_id_in_its_lines(system: PayCenterSystem, lines: LogLines) -> None:

@@ -12,7 +12,9 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import grpc
+import pytest
 from paycenter import PayCenter, PayCenterError
+from paycenter.v1.pay_order_service_pb2 import GetPayOrderRequest
 from paycenter.v1.pay_refund_service_pb2 import ListPayRefundsRequest
 from paycenter_server.services.limits import LATE_SECONDS, MOST_LATE, OPERATORS, REFUSALS_AT_ONCE, UNKNOWN, Admission, Limits, Turns
 from support.grpc_rig import Rig, fails, key_of, open_rig
@@ -172,12 +174,60 @@ async def test_a_refused_call_is_answered_before_its_message_is_read(system: Pay
             assert rig.server.admission.calls == 0
 
 
-async def test_a_call_whose_message_does_not_come_gives_its_place_back(system: PayCenterSystem) -> None:
-    async with open_rig(system) as rig:
-        await rig.order()
-        async with unsent(rig):
-            await eventually(lambda: rig.server.admission.calls == 1)
-        await eventually(lambda: rig.server.admission.calls == 0)
+async def test_calls_whose_messages_do_not_come_take_no_places(system: PayCenterSystem) -> None:
+    """Otherwise a stranger with one connection would take all, for as long as it likes."""
+    path = "/paycenter.v1.PayOrderService/GetPayOrder"
+    async with open_rig(system, limits=Limits(calls=2, app_calls=2)) as rig:
+        order = await rig.order()
+        for metadata in ((), (("authorization", rig.system.secrets["shop:authorization"]),)):
+            async with rig.bare() as channel:
+                stream: Any = channel.stream_unary(path)  # type: ignore[call-arg]
+                calls = [stream(metadata=metadata) for _ in range(8)]
+                # Its headers come after those of the others, on the same connection.
+                last: Any = channel.unary_unary(path)  # type: ignore[call-arg]
+                with pytest.raises(grpc.aio.AioRpcError) as refused:
+                    await last(b"", timeout=5)
+                assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+                assert not any(call.done() for call in calls)
+                assert (await rig.shop.get_order(id=order.id)).id == order.id
+                for call in calls:
+                    call.cancel()
+
+
+async def test_calls_whose_messages_come_later_are_counted_then(system: PayCenterSystem) -> None:
+    """There was a place when their headers came."""
+    path, metadata = "/paycenter.v1.PayOrderService/GetPayOrder", (("authorization", system.secrets["shop:authorization"]),)
+    async with open_rig(system, limits=Limits(calls=8, app_calls=2)) as rig:
+        order = await rig.order()
+        request = GetPayOrderRequest(id=order.id).SerializeToString()
+        async with rig.bare() as channel:
+            stream: Any = channel.stream_unary(path)  # type: ignore[call-arg]
+            call = stream(metadata=metadata)
+            whole: Any = channel.unary_unary(path)  # type: ignore[call-arg]
+            await whole(request, metadata=metadata)
+            async with waiting_calls(rig, order, 2):
+                await call.write(request)
+                await call.done_writing()
+                assert await call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_callers_that_were_never_verified_leave_places_to_others(system: PayCenterSystem) -> None:
+    async with open_rig(system, limits=Limits(calls=4)) as rig:
+        order = await rig.order()
+        strangers = [rig.client("app_stranger", f"wrong{number}") for number in range(3)]
+        async with transaction(system) as held:
+            await held.execute("LOCK TABLE pay_credential IN ACCESS EXCLUSIVE MODE")
+            waiting = [asyncio.ensure_future(stranger.get_order(id=order.id)) for stranger in strangers[:2]]
+            await eventually(lambda: rig.server.admission.calls == 2)
+            async with fails("TOO_MANY_CALLS", grpc.StatusCode.RESOURCE_EXHAUSTED):
+                await strangers[2].get_order(id=order.id)
+            assert (await rig.shop.get_order(id=order.id)).id == order.id
+        found = await asyncio.gather(*waiting, return_exceptions=True)
+        assert {getattr(error, "reason", "") for error in found} == {"CREDENTIALS_INVALID"}
+        async with fails("CREDENTIALS_INVALID", grpc.StatusCode.UNAUTHENTICATED):
+            await strangers[2].get_order(id=order.id)
+        for stranger in strangers:
+            await stranger.close()
 
 
 async def test_a_full_server_that_stops_refuses_and_counts_what_arrives(system: PayCenterSystem) -> None:
@@ -249,6 +299,17 @@ async def test_the_refusals_of_a_full_server_are_those_of_their_callers(system: 
         (app_id,) = admission._apps
         assert admission._refusals_of(UNKNOWN).left < -900, "no refusal was counted as that of who is not known"
         assert max(admission._refusals_of(caller).left for caller in (app_id, OPERATORS)) < REFUSALS_AT_ONCE
+
+
+async def test_a_caller_who_is_verified_leaves_its_place_to_those_who_are_not() -> None:
+    admission = Admission(Limits(calls=4))
+    places = [admission.begin(verified=False), admission.begin(verified=False)]
+    for place in places:
+        admission.charge(place, None)
+    places += [admission.begin(verified=False), admission.begin(verified=False)]
+    for place in places:
+        place.end()
+    assert (admission.calls, admission._unverified) == (0, 0)
 
 
 def test_a_call_that_ends_while_its_work_waits_gives_its_place_back_once() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import grpc
@@ -18,7 +19,7 @@ from paycenter_server.domain.audit import set_origin
 from paycenter_server.domain.errors import PayCenterError, Reason, Violation, invalid
 from paycenter_server.domain.events import set_actor
 from paycenter_server.grpc_server.audit import is_administrative, may_be_administrative, named_object
-from paycenter_server.grpc_server.errors import server_stopping, to_status
+from paycenter_server.grpc_server.errors import CODES, server_stopping, to_status
 from paycenter_server.services.context import deadline
 from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.services.limits import OPERATORS, UNKNOWN, Admission, Place, Turns, place
@@ -50,7 +51,7 @@ class _Headers:
                 self.request_id = value
 
 
-_accepted: ContextVar[tuple[_Headers, Place] | None] = ContextVar("paycenter_accepted", default=None)
+_headers: ContextVar[_Headers | None] = ContextVar("paycenter_headers", default=None)
 
 
 def current_caller() -> Caller:
@@ -86,32 +87,24 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[type-arg]
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
         """The handler of a call, and whether the call is begun. None for methods of other services (health, reflection).
 
-        gRPC calls it in the task of the call, when it has read the headers: a call that is refused here costs least.
+        gRPC calls it in the task of the call, when it has read the headers: a call that is refused here costs least. It takes its
+        place when its message is there, because the message may never come.
         """
         wrapped = self._wrapped.get(handler_call_details.method)
         if wrapped is None or self._refusing:
             return wrapped  # while it refuses, the method does that, also if there is no place for the call
         headers = _Headers(handler_call_details.invocation_metadata)
+        known = self._identity.known(headers.authorization) if headers.authorization else None
         try:
-            taken = self._begin(headers)
+            self._admission.check(known, verified=self._is_verified(headers))
         except PayCenterError as error:
             return self._refusal(error, headers)
-        task = asyncio.current_task()
-        assert task is not None
-        task.add_done_callback(taken.end)  # also if the caller has gone before its call begins
-        _accepted.set((headers, taken))
+        _headers.set(headers)
         return wrapped
 
-    def _begin(self, headers: _Headers) -> Place:
-        """The place of a call. TOO_MANY_CALLS if it is not to be begun, as far as is known without reading who calls."""
-        taken = self._admission.begin()
-        try:
-            if headers.authorization and (known := self._identity.known(headers.authorization)) is not None:
-                self._admission.charge(taken, known.app_id)
-        except PayCenterError:
-            taken.end()
-            raise
-        return taken
+    def _is_verified(self, headers: _Headers) -> bool:
+        """Whether the credential of a call was verified before."""
+        return headers.authorization is not None and self._identity.last_known(headers.authorization) is not None
 
     def _refusal(self, error: PayCenterError, headers: _Headers) -> grpc.RpcMethodHandler[Any, Any]:
         """What answers a call that is not begun. As a handler of streams it does not wait for the message of the request."""
@@ -124,10 +117,18 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         return grpc.stream_stream_rpc_method_handler(refuse)
 
     async def _refuse(
-        self, context: grpc.aio.ServicerContext[Any, Any], error: PayCenterError, request_id: str, caller: Caller | None
+        self,
+        context: grpc.aio.ServicerContext[Any, Any],
+        error: PayCenterError,
+        request_id: str,
+        caller: Caller | None,
+        note: Callable[[], None] | None = None,
     ) -> None:
-        """Answer TOO_MANY_CALLS."""
-        with self._admission.refusal(caller.app_id or OPERATORS if caller else UNKNOWN) as seconds:
+        """Answer TOO_MANY_CALLS, or that the credential is none. `note`: writes a line to the log, unless there are so many that
+        they are counted."""
+        with self._admission.refusal(caller.app_id or OPERATORS if caller else UNKNOWN, counted=note is None) as seconds:
+            if note is not None and not seconds:
+                note()
             if seconds and not self._refusing:
                 # Half of the time that the caller waits, so that it is told why.
                 remaining = context.time_remaining()
@@ -157,7 +158,8 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[type-arg]
             remaining = context.time_remaining()
             deadline.set(None if remaining is None or remaining > 86_400 else started + remaining)
             peer = context.peer()
-            headers, taken = _accepted.get() or (_Headers(context.invocation_metadata()), None)
+            headers = _headers.get() or _Headers(context.invocation_metadata())
+            taken: Place | None = None
             request_id = begin_request(headers.request_id, peer)
             set_origin(peer, request_id)
             caller = request = answer = rendered = None
@@ -167,12 +169,11 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[type-arg]
                 if self._refusing:
                     self._refused += 1
                     raise server_stopping()
-                taken = taken or self._begin(headers)
+                taken = self._admission.begin(verified=self._is_verified(headers))
                 place.set(taken)
                 # Not the caller of the headers: the message may come at any time after them.
                 caller = await self._identity.authenticate(headers.authorization)
-                if not taken.charged:
-                    self._admission.charge(taken, caller.app_id)
+                self._admission.charge(taken, caller.app_id)
                 _caller.set(caller)
                 set_actor(caller.actor)
                 await self._identity.require(caller, name)
@@ -207,7 +208,12 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[type-arg]
                 return rendered
             if failure.reason is Reason.TOO_MANY_CALLS:
                 return await self._refuse(context, failure, request_id, caller)
-            log.info("call_failed", method=name, key_id=caller.key_id if caller else "", reason=outcome, ms=_ms(seconds))
+            note = partial(
+                log.info, "call_failed", method=name, key_id=caller.key_id if caller else "", reason=outcome, ms=_ms(seconds)
+            )
+            if CODES[failure.reason] is grpc.StatusCode.UNAUTHENTICATED:
+                return await self._refuse(context, failure, request_id, None, note)
+            note()
             return await _abort(context, failure, request_id)
 
         # Without a deserializer: gRPC would send the text of its exception to the caller.

@@ -32,14 +32,34 @@ __all__ = ["Caller", "Identity", "operator_caller"]
 log = structlog.get_logger(__name__)
 _FRESH_SECONDS = 5.0
 _MAX_CACHED = 10_000
+LOGGED_A_SECOND = 100
+"""Lines about refused credentials. Without a limit a stranger could fill the disk."""
 
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,15}")
 
 
-def _log_failure(key_id: str, why: str) -> None:
-    """The request id and the peer's address are in the line too. `why` is not for the caller."""
-    log.info("login_failed", key_id=key_id[:64], why=why)
+class Failures:
+    """Writes refused credentials to the log: LOGGED_A_SECOND of them, and how many more there were."""
+
+    def __init__(self) -> None:
+        self._since = float("-inf")
+        self._number = 0
+
+    def log(self, key_id: str, why: str) -> None:
+        """The request id and the peer's address are in the line too. `why` is not for the caller."""
+        now = asyncio.get_running_loop().time()
+        if now - self._since >= 1:
+            if self._number > LOGGED_A_SECOND:
+                log.warning("login_failures_not_logged", number=self._number - LOGGED_A_SECOND)
+            self._since, self._number = now, 0
+        self._number += 1
+        if self._number <= LOGGED_A_SECOND:
+            log.info("login_failed", key_id=key_id[:64], why=why)
+
+
+_failures = Failures()
+_log_failure = _failures.log
 
 
 def _parsed(authorization: str) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from uuid import UUID
 
 import structlog
 
+from paycenter_server.domain.callers import Caller
 from paycenter_server.services import errors
 
 log = structlog.get_logger(__name__)
@@ -41,6 +42,11 @@ class Limits:
     app_calls: int = 128
     app_rate: float = 0.0
 
+    @property
+    def unverified_calls(self) -> int:
+        """Of the calls in progress those whose credentials were never verified, so that strangers leave places for the others."""
+        return max(1, self.calls // 2)
+
 
 @dataclass(slots=True)
 class _Tokens:
@@ -49,11 +55,15 @@ class _Tokens:
     left: float
     at: float
 
-    def take(self, rate: float, most: float) -> bool:
-        """Whether there is one, which is taken. `most`: as many there are at most."""
+    def there(self, rate: float, most: float) -> bool:
+        """Whether there is one. `most`: as many there are at most."""
         now = _now()
         self.left, self.at = min(most, self.left + (now - self.at) * rate), now
-        if self.left < 1:
+        return self.left >= 1
+
+    def take(self, rate: float, most: float) -> bool:
+        """Whether there is one, which is taken."""
+        if not self.there(rate, most):
             return False
         self.left -= 1
         return True
@@ -74,12 +84,13 @@ class Place:
     The work may outlive its caller: then the call ends while it waits. It may also wait for several answers at once.
     """
 
-    __slots__ = ("_admission", "_app", "_ended", "_waits", "charged")
+    __slots__ = ("_admission", "_app", "_ended", "_unverified", "_waits")
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, *, verified: bool) -> None:
         self._admission = admission
         self._app: _App | None = None
-        self.charged = False
+        self._unverified = not verified
+        admission._unverified += self._unverified
         self._ended = False
         self._waits = 0
 
@@ -99,8 +110,14 @@ class Place:
         """Give it back for good, if it is not given back already. Work that outlives its caller uses none."""
         if not self._ended:
             self._ended = True
+            self._verify()
             if self._waits == 0:
                 self._admission._add(self._app, -1)
+
+    def _verify(self) -> None:
+        """Count it no longer as one of a caller who is not known."""
+        self._admission._unverified -= self._unverified
+        self._unverified = False
 
 
 place: ContextVar[Place | None] = ContextVar("paycenter_place", default=None)
@@ -127,6 +144,7 @@ class Admission:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._calls = 0
+        self._unverified = 0
         self._apps: dict[UUID, _App] = {}
         self._others: dict[str, _Tokens] = {}
         self._late = 0
@@ -138,36 +156,55 @@ class Admission:
         """The calls in progress."""
         return self._calls
 
-    def begin(self) -> Place:
-        """The place of a call that has arrived. TOO_MANY_CALLS if there is none, before anything is read to find out who calls."""
-        if self._calls >= self._limits.calls:
-            raise errors.too_many_calls("this server", RETRY_SECONDS)
+    def check(self, caller: Caller | None, *, verified: bool) -> None:
+        """TOO_MANY_CALLS if a call whose headers have arrived could not be begun now. `caller`: None if it is not known by now.
+        `verified`: its credential was verified before."""
+        self._check(verified=verified)
+        if caller is not None and caller.app_id is not None:
+            self._check_app(self._apps.get(caller.app_id) or self._known(caller.app_id))
+
+    def begin(self, *, verified: bool = True) -> Place:
+        """The place of a call whose message has arrived. TOO_MANY_CALLS if there is none, before anything is read to find out who
+        calls."""
+        self._check(verified=verified)
         self._add(None, 1)
-        return Place(self)
+        return Place(self, verified=verified)
 
     def charge(self, taken: Place, app_id: UUID | None) -> None:
-        """Count the call as one of this app (None for operators). TOO_MANY_CALLS if the app may begin none; nothing has been done
-        then."""
+        """Count the call as one of this app (None for operators), whose credential is verified. TOO_MANY_CALLS if the app may begin
+        none; nothing has been done then."""
+        taken._verify()
         if app_id is not None:
             app = self._apps.get(app_id) or self._known(app_id)
-            if app.calls >= self._limits.app_calls:
-                raise errors.too_many_calls("this app", RETRY_SECONDS)
-            self._take_token(app)
+            self._check_app(app)
+            app.tokens.left -= 1
             taken._app = app
             app.calls += 1
-        taken.charged = True
+
+    def _check(self, *, verified: bool) -> None:
+        if self._calls >= self._limits.calls or (not verified and self._unverified >= self._limits.unverified_calls):
+            raise errors.too_many_calls("this server", RETRY_SECONDS)
+
+    def _check_app(self, app: _App) -> None:
+        if app.calls >= self._limits.app_calls:
+            raise errors.too_many_calls("this app", RETRY_SECONDS)
+        rate = self._limits.app_rate
+        if rate and not app.tokens.there(rate, 2 * rate):
+            raise errors.too_many_calls("this app", max(0.05, (1 - app.tokens.left) / rate))
 
     @contextmanager
-    def refusal(self, caller: UUID | str) -> Iterator[float]:
-        """A call that is refused, for as long as it is. `caller`: the id of the app, OPERATORS or UNKNOWN.
+    def refusal(self, caller: UUID | str, *, counted: bool = True) -> Iterator[float]:
+        """A call that is refused, for as long as it is. `caller`: the id of the app, OPERATORS or UNKNOWN. `counted`: the log says
+        how many there are; otherwise only of those that are late.
 
         The seconds after which it is answered, mostly 0. A refusal costs half as much as a create, so a caller that repeats its
         calls at once, as often as they are refused, would use the server's time all the same: such a caller is made to wait.
         """
-        self._note_refusal()
         refusals = self._refusals_of(caller)
         late = not refusals.take(REFUSALS_AT_ONCE, REFUSALS_AT_ONCE) and self._late < MOST_LATE
         self._late += late
+        if counted or late:
+            self._note_refusal()
         try:
             yield LATE_SECONDS if late else 0.0
         finally:
@@ -191,11 +228,6 @@ class Admission:
             self._apps = {key: app for key, app in self._apps.items() if app.calls}
         now = _now()
         return self._apps.setdefault(app_id, _App(_Tokens(2 * self._limits.app_rate, now), _Tokens(REFUSALS_AT_ONCE, now)))
-
-    def _take_token(self, app: _App) -> None:
-        rate = self._limits.app_rate
-        if rate and not app.tokens.take(rate, 2 * rate):
-            raise errors.too_many_calls("this app", max(0.05, (1 - app.tokens.left) / rate))
 
     def _add(self, app: _App | None, number: int) -> None:
         self._calls += number
