@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from paycenter_server.services.claims import AHEAD_AFTER_STOP, AHEAD_ROWS, AHEAD_TIME, Claims
+from paycenter_server.services.claims import AHEAD_AFTER_STOP, AHEAD_ROWS, AHEAD_TIME, SHARE_FORGOTTEN, SHARE_LONGEST, Claims
 from paycenter_server.services.places import Limits, Places
 from support.waiting import eventually
 
@@ -300,14 +300,41 @@ def test_a_place_is_reserved_again_only_within_the_places_of_a_key() -> None:
     assert places.ahead("a") == 0
 
 
-async def test_others_take_part_while_more_is_due_than_there_are_places() -> None:
+async def test_others_take_part_in_what_is_left() -> None:
+    """They are told when a claim got all that it asked for."""
     job = Job(left=Counter(a=3))
     await job.claims.start_due()
-    assert job.shared == 0
+    assert job.shared == 0, "nothing is left"
     job.left["b"] = 9
-    for passes in (1, 2):
-        await job.claims.start_due()
-        assert job.shared == passes
-    await job.ended()
     await job.claims.start_due()
-    assert job.shared == 2
+    assert job.shared == 1
+    await job.ended()
+
+
+def test_others_are_told_less_and_less_often() -> None:
+    job = Job()
+
+    def pause() -> float:
+        before, since = job.shared, job.clock.time
+        while job.shared == before:
+            job.clock.time += timedelta(milliseconds=10)
+            job.claims._share_rest(job.clock.now())
+        return (job.clock.time - since).total_seconds()
+
+    assert pause() == 0.01, "the first time at once"
+    assert [pause() for _ in range(9)] == [0.03, 0.06, 0.12, 0.24, 0.48, 0.96, 1.92, 2.0, 2.0]
+    job.clock.time += SHARE_FORGOTTEN + SHARE_LONGEST
+    assert [pause() for _ in range(3)] == [0.01, 0.03, 0.06]
+
+
+async def test_others_are_not_told_while_a_key_has_no_place() -> None:
+    """They could do no more about a key that does not answer."""
+    job = Job(left=Counter(a=100))
+    await job.claims.start_due()
+    assert job.shared == 1
+    for _ in range(5):
+        job.clock.time += timedelta(seconds=1)
+        await job.claims.start_due()
+    assert job.shared == 1
+    job.left.clear()
+    await job.ended()

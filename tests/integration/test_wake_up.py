@@ -73,6 +73,15 @@ async def test_wake_ups_that_nobody_has_heard_are_one(redis_url: str) -> None:
             assert await client.llen(WAKE_UPS) == 0
 
 
+async def test_nothing_is_sent_after_the_end(redis_url: str) -> None:
+    async with client_of(redis_url) as client:
+        wake_up = RedisWakeUp(redis_url)
+        await wake_up.aclose()
+        wake_up.send()
+        assert wake_up._task is None
+        assert await client.llen(WAKE_UPS) == 0
+
+
 async def test_passes_begin_with_a_pause(redis_url: str) -> None:
     async with client_of(redis_url) as client, Listener(redis_url) as listener:
         await client.lpush(WAKE_UPS, 1, 1, 1, 1)
@@ -102,7 +111,7 @@ async def test_a_redis_that_is_silent_is_connected_to_anew(redis_url: str) -> No
 
 
 async def test_a_worker_with_more_than_it_has_places_for_wakes_others(system: PayCenterSystem, redis_url: str) -> None:
-    """Again and again, because it may hear its own wake-up. A new endpoint has eight places."""
+    """A new endpoint has eight places."""
     async with client_of(redis_url):
         for _ in range(9):
             await system.submit(await system.order(), "mock")

@@ -72,9 +72,27 @@ JOBS: list[Mutant] = [
         ),
         (
             "backlog-shared",
-            "                if self._backlog and self._share is not None:\n                    self._share()\n",
-            "",
-            "test_others_take_part_while_more_is_due_than_there_are_places",
+            "            self._share_rest(now)\n",
+            "            pass\n",
+            "test_others_take_part_in_what_is_left test_others_are_not_told_while_a_key_has_no_place",
+        ),
+        (
+            "backlog-shared-without-places",
+            "any(asked[key] and not left[key] and",
+            "any(not left[key] and",
+            "test_others_are_not_told_while_a_key_has_no_place",
+        ),
+        (
+            "backlog-shared-less-often",
+            "if self._share is None or now < self._share_time:",
+            "if self._share is None:",
+            "test_others_are_told_less_and_less_often",
+        ),
+        (
+            "backlog-shared-pauses",
+            "min(2 * self._share_pause, SHARE_LONGEST) if recent",
+            "SHARE_FIRST if recent",
+            "test_others_are_told_less_and_less_often",
         ),
     ),
     *guards(

@@ -208,6 +208,12 @@ NOTIFICATIONS: list[Mutant] = [
             "test_wake_ups_that_nobody_has_heard_are_one",
         ),
         (
+            "wake-up-after-the-end",
+            "        if self._closed:\n            return\n",
+            "",
+            "test_nothing_is_sent_after_the_end",
+        ),
+        (
             "wake-up-silent-redis",
             "        async with asyncio.timeout(2 * self._block_seconds):\n            if await cast",
             "        async with asyncio.timeout(None):\n            if await cast",

@@ -182,7 +182,7 @@ def worker() -> None:
 
 async def _worker(settings: Settings, stop: asyncio.Event) -> None:
     from paycenter_server.workers.runner import Runner, make_jobs, partition_job
-    from paycenter_server.workers.wake_up import SHARE_SECONDS, RedisWakeUp
+    from paycenter_server.workers.wake_up import RedisWakeUp
 
     class LocalWakeUp:
         """Starts the deliveries of this process."""
@@ -190,7 +190,7 @@ async def _worker(settings: Settings, stop: asyncio.Event) -> None:
         def send(self) -> None:
             start_delivery()
 
-    other_workers = RedisWakeUp(settings.redis_url, SHARE_SECONDS)
+    other_workers = RedisWakeUp(settings.redis_url)
     async with open_services(settings, wake_up=LocalWakeUp(), other_workers=other_workers) as services:
         jobs = make_jobs(services.jobs, services.delivery)
         deliveries, partitions = jobs["pay_notify_job"], partition_job(services.partitions)

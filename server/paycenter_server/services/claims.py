@@ -14,7 +14,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -34,6 +34,11 @@ AHEAD_TIME = timedelta(seconds=5)
 AHEAD_AFTER_STOP = timedelta(seconds=1.5)
 AHEAD_ROWS = 512
 """The most rows of a job that wait in memory."""
+SHARE_FIRST, SHARE_LONGEST = timedelta(seconds=0.03), timedelta(seconds=2)
+"""The pauses after which others are told again that there is more: a worker may have heard its own wake-up."""
+SHARE_FORGOTTEN = timedelta(seconds=10)
+"""After so long without more the pauses begin anew."""
+_LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 class _Ahead(Generic[K, T]):
@@ -100,7 +105,7 @@ class Claims(Generic[K, T]):
 
     `due`: the keys that have due rows. `take`: claims up to so many rows of each key, moves their time by the lease, and returns
     them; the lease is longer than AHEAD_TIME and the work. `key`: the key under which a row was claimed. `work`: the work on a row,
-    which releases its place. `share`: called after each pass that leaves more due than there are places, so that others take part.
+    which releases its place. `share`: called when a claim got all that it asked for, so that others take part in what is left.
     """
 
     def __init__(
@@ -123,6 +128,8 @@ class Claims(Generic[K, T]):
         self._key = key
         self._work = work
         self._share = share
+        self._share_pause = SHARE_FIRST
+        self._share_time = _LONG_AGO
         self._working: set[asyncio.Task[None]] = set()
         self._backlog: set[K] = set()
         self._ahead = _Ahead[K, T]()
@@ -149,8 +156,6 @@ class Claims(Generic[K, T]):
             while self._wanted and not self._stopping:
                 self._wanted = False
                 started += await self._claim(await self._due())
-                if self._backlog and self._share is not None:
-                    self._share()
         return started
 
     async def _claim(self, keys: Iterable[K]) -> int:
@@ -183,6 +188,8 @@ class Claims(Generic[K, T]):
             for key, unused in free.items():
                 self._places.give_back(key, unused)
         self.started += len(rows)
+        if any(asked[key] and not left[key] and not self._places.breakers.is_open(key) for key in due):
+            self._share_rest(now)
         for key in due:
             # Places may have become free during the statement.
             while (waiting := self._next(key)) is not None:
@@ -194,6 +201,15 @@ class Claims(Generic[K, T]):
         if (self._backlog or self._ahead.count) and self._claimer is None and not self._stopping:
             self._claimer = asyncio.create_task(self._claim_backlog())
         return len(rows)
+
+    def _share_rest(self, now: datetime) -> None:
+        """Let others take part, the first time at once. While there is more and more, less and less often: they know by then."""
+        if self._share is None or now < self._share_time:
+            return
+        recent = now < self._share_time + SHARE_FORGOTTEN
+        self._share_pause = min(2 * self._share_pause, SHARE_LONGEST) if recent else SHARE_FIRST
+        self._share_time = now + self._share_pause
+        self._share()
 
     async def _take_all(self, asked: Counter[K], more: Counter[K]) -> Sequence[T]:
         self._ahead.coming += more

@@ -15,8 +15,6 @@ log = structlog.get_logger(__name__)
 WAKE_UPS = "paycenter:wake_ups"
 """A list with at most one element: it is there if a wake-up has not been heard yet."""
 _PAUSE_SECONDS = 0.02
-SHARE_SECONDS = 0.1
-"""The pause of a worker that wakes others: it may hear its own wake-up, and then sends another one."""
 SHORTEST_PASS_SECONDS = 0.02
 _BLOCK_SECONDS = 2
 _RESTART_SECONDS = 1.0
@@ -30,17 +28,19 @@ def redis_settings(url: str) -> RedisSettings:
 
 
 class RedisWakeUp:
-    """Sends at most one message in each `pause`, in seconds, from a task of its own, so that callers never wait for Redis."""
+    """Sends at most one message every 20 ms, from a task of its own, so that callers never wait for Redis."""
 
-    def __init__(self, url: str, pause: float = _PAUSE_SECONDS) -> None:
-        self._pause = pause
+    def __init__(self, url: str) -> None:
         self._settings = redis_settings(url)
         self._redis: ArqRedis | None = None
         self._requested = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
 
     def send(self) -> None:
-        """See `services.context.WakeUp`."""
+        """See `services.context.WakeUp`. Nothing after `aclose`: work that goes on after a stop may still send."""
+        if self._closed:
+            return
         if self._task is None or self._task.done():
             # In a context of its own: the task outlives the call that starts it, and is not to log that call's request id.
             self._task = asyncio.get_running_loop().create_task(self._run(), context=Context())
@@ -64,7 +64,7 @@ class RedisWakeUp:
                 log.warning("wake_up_failed", why=f"{type(error).__name__}: {error}")
                 await self._disconnect()
                 await asyncio.sleep(1)
-            await asyncio.sleep(self._pause)
+            await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _disconnect(self) -> None:
         redis, self._redis = self._redis, None
@@ -72,6 +72,7 @@ class RedisWakeUp:
 
     async def aclose(self) -> None:
         """Stop the task and close the connection."""
+        self._closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
