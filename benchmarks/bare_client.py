@@ -1,5 +1,5 @@
-"""The ceiling of the delivery: a bare aiohttp client, 64 requests at the same time, or so many begun in a second. Prints requests
-a second, and the processor time of one in microseconds."""
+"""The ceiling of the delivery: a bare aiohttp client, 64 requests at the same time. Prints requests a second,
+and the processor time of one in microseconds."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ import uvloop
 _BODY = b'{"type":"pay_order.success","object_id":"O01M8K970ZTFRF9G6B05BQB2ZNG","data":{"amount":1990,"currency":"CNY"}}' * 4
 
 
-async def _run(url: str, count: int, rate: float) -> None:
+async def _run(url: str, count: int) -> None:
     left = iter(range(count))
 
     async def one(session: aiohttp.ClientSession) -> None:
-        for number in left:
-            if rate:
-                await asyncio.sleep(started + number / rate - time.perf_counter())
+        for _ in left:
             async with session.post(url, data=_BODY) as response:
                 await response.read()
 
@@ -30,4 +28,4 @@ async def _run(url: str, count: int, rate: float) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(_run(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]) if len(sys.argv) > 3 else 0.0))
+    uvloop.run(_run(sys.argv[1], int(sys.argv[2])))

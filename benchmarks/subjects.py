@@ -107,11 +107,11 @@ class Benchmark:
         self._rate_before = 1000.0
 
     def _grpc(self, name: str, target: str, path: str, message: bytes, *, pids: dict[str, int], marker: str, first: int,
-              messages: Path | None = None, span: int = 0, rate: float = 0.0) -> int:  # fmt: skip
+              messages: Path | None = None, span: int = 0) -> int:  # fmt: skip
         before = {key: cpu_seconds(pid) for key, pid in pids.items()}
         found = generate(
             target, path, message, authorization=self.authorization, marker=marker, first=first,
-            seconds=self.seconds if messages is None else 60, messages=messages, span=span, rate=rate,
+            seconds=self.seconds if messages is None else 60, messages=messages, span=span,
         )  # fmt: skip
         measured = self.found.setdefault(name, Measured())
         measured.add(found)
@@ -338,11 +338,19 @@ class Benchmark:
 
     def bare_client(self) -> None:
         """A bare aiohttp client with 64 requests at the same time to the same receiver."""
-        done = subprocess.run(
-            [sys.executable, str(HERE / "bare_client.py"), f"{self.receiver_url}/notify", "4000"], check=True, capture_output=True,
-            text=True,
-        )  # fmt: skip
-        self.found.setdefault("bare client", Measured()).rates.append(float(done.stdout.split()[0]))
+        self._bare_clients("bare client", 1)
+
+    def bare_client_twice(self) -> None:
+        """Two of them at the same time, each with 64: what two processes of the machine reach without PostgreSQL."""
+        self._bare_clients("two bare clients", 2)
+
+    def _bare_clients(self, name: str, count: int) -> None:
+        command = [sys.executable, str(HERE / "bare_client.py"), f"{self.receiver_url}/notify", "4000"]
+        clients = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]
+        printed = [client.communicate()[0] for client in clients]
+        if any(client.returncode for client in clients):
+            raise SystemExit("a bare client failed")
+        self.found.setdefault(name, Measured()).rates.append(sum(float(text.split()[0]) for text in printed))
 
     def idle_create(self) -> None:
         """One create at a time on an idle server."""
@@ -377,13 +385,6 @@ class Benchmark:
         measured.add(found)
         measured.refused += found["failed"]
         measured.held_back += found["held_back"]
-
-    def create_at(self, name: str, rate: float) -> None:
-        """Measure creates that are begun at a rate, with the processor time of the server for each."""
-        self._first += 20_000 + self._grpc(
-            name, self.target, SERVICE + "CreatePayOrder", self.create_message(), pids=self._pids, marker=MARKER, first=self._first,
-            rate=rate,
-        )  # fmt: skip
 
     def begin_at_rate(self, part: float, target: str, times: float = 1.0) -> dict[str, Any]:
         """Begin creates at this part of the highest rate. The figures of the load generator."""
