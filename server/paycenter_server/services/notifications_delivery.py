@@ -36,7 +36,7 @@ _ANSWER_KEPT = 2000
 OPEN_BEFORE_GIVING_UP = timedelta(hours=1)
 GIVE_UP_AFTER = timedelta(seconds=sum(NOTIFICATION_DELAYS))
 _GIVE_UP_BATCH = 200
-RECORD_ROWS = 128
+RECORD_ROWS = 256
 """The most results of one statement."""
 RECORD_SECONDS = 0.01
 """The shortest time between the beginnings of two statements with results, if several are waiting."""

@@ -10,7 +10,7 @@ TOTAL_PLACES = 512
 SLOW_PLACES = 256
 ENDPOINT_PLACES = 64
 FIRST_PLACES = 8
-AHEAD = 2
+AHEAD = 4
 """How many deliveries may be claimed ahead, as a multiple of the places of their endpoint."""
 FAST_SECONDS = 1.0
 BREAKER_FAILURES = 5
