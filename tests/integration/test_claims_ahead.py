@@ -314,17 +314,20 @@ async def test_others_take_part_in_what_is_left() -> None:
 def test_others_are_told_less_and_less_often() -> None:
     job = Job()
 
-    def pause() -> float:
+    def pause(key: str = "a") -> float:
         before, since = job.shared, job.clock.time
         while job.shared == before:
             job.clock.time += timedelta(milliseconds=10)
-            job.claims._share_rest(job.clock.now())
+            job.claims._share_rest([key], job.clock.now())
         return (job.clock.time - since).total_seconds()
 
     assert pause() == 0.01, "the first time at once"
     assert [pause() for _ in range(9)] == [0.03, 0.06, 0.12, 0.24, 0.48, 0.96, 1.92, 2.0, 2.0]
+    assert [pause("b") for _ in range(2)] == [0.01, 0.03], "each key has its own pauses"
     job.clock.time += SHARE_FORGOTTEN + SHARE_LONGEST
     assert [pause() for _ in range(3)] == [0.01, 0.03, 0.06]
+    job.clock.time -= timedelta(hours=1)
+    assert pause() == 0.01, "a clock that goes back keeps nobody from being told"
 
 
 async def test_others_are_not_told_while_a_key_has_no_place() -> None:

@@ -15,6 +15,9 @@ from paycenter.v1 import pay_channel_service_pb2 as channel_pb
 from paycenter.v1 import pay_credential_service_pb2 as credential_pb
 from paycenter.v1 import pay_order_service_pb2 as order_pb
 from paycenter.v1.pay_order_service_pb2_grpc import PayOrderServiceStub
+from paycenter_server.domain.errors import PayCenterError
+from paycenter_server.services import identity as identity_module
+from paycenter_server.services.identity import Identity
 from support.grpc_rig import Rig, fails, key_of, open_rig, raw_call, refused
 from support.system import PayCenterSystem
 
@@ -155,3 +158,31 @@ async def test_a_method_that_is_not_there(rig: Rig) -> None:
             with pytest.raises(grpc.aio.AioRpcError) as info:
                 await raw_call(channel, method)(b"")
             assert info.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_what_is_kept_of_credentials(system: PayCenterSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each one entry, of the oldest none where there are many, and none of one that is refused now."""
+    monkeypatch.setattr(identity_module, "_MAX_CACHED", 2)
+    identity = Identity(system.services.context)
+    first = system.secrets["shop:authorization"]
+    await identity.authenticate(first.replace(" ", "   "))
+    assert not identity._known, "another spelling of a credential"
+    others = []
+    for name in ("Lin", "Wei"):
+        key_id, secret = await system.services.credentials.create_operator(name)
+        others.append((key_id, basic(f"{key_id}:{secret}")))
+    for authorization in (first, others[0][1], others[1][1]):
+        await identity.authenticate(authorization)
+    assert list(identity._known) == [others[0][1], others[1][1]]
+    await identity.authenticate(first)
+    assert list(identity._known) == [others[1][1], first]
+    for again in (first, others[1][1]):
+        identity._known[again] = (float("-inf"), identity._known[again][1])
+        await identity.authenticate(again)
+        assert len(identity._known) == 2, "one that is verified again displaces none"
+    assert list(identity._known) == [first, others[1][1]], "it is the youngest"
+    await system.rows("UPDATE pay_credential SET enabled = false WHERE key_id = $1", others[1][0])
+    identity._known[others[1][1]] = (float("-inf"), identity._known[others[1][1]][1])
+    with pytest.raises(PayCenterError):
+        await identity.authenticate(others[1][1])
+    assert list(identity._known) == [first], "it is none that was verified"

@@ -18,8 +18,11 @@ from paycenter.v1 import pay_credential_service_pb2 as credential_pb
 from paycenter.v1 import pay_notification_service_pb2 as notifications_pb
 from paycenter.v1 import pay_order_service_pb2 as order_pb
 from paycenter.v1.pay_order_service_pb2_grpc import PayOrderServiceStub
+from paycenter_server.domain.callers import Caller
+from paycenter_server.services import credentials_errors
+from paycenter_server.services.audit import Act, Refusals
 from paycenter_server.services.identity import LOGGED_A_SECOND, Failures
-from paycenter_server.services.limits import UNKNOWN
+from paycenter_server.services.limits import MOST_LATE_UNKNOWN, UNKNOWN
 from support.grpc_rig import Rig, fails, key_of, open_rig, refused
 from support.system import PayCenterSystem
 from support.waiting import eventually
@@ -212,6 +215,10 @@ async def test_calls_without_a_credential_that_are_many_are_answered_late_and_co
         await eventually(lambda: admission._late == 1)
         assert await late is grpc.StatusCode.UNAUTHENTICATED
         assert (len(lines.named("call_failed")), len(lines.named("calls_refused"))) == (1, 1)
+        admission._late_unknown += MOST_LATE_UNKNOWN  # so many wait
+        admission._refusals_of(UNKNOWN).left = -1000
+        assert await get(b"", timeout=5).code() is grpc.StatusCode.UNAUTHENTICATED
+        assert len(lines.named("call_failed")) == 1, "it is not late, but one of many"
 
 
 async def test_refused_credentials_that_are_many_are_counted_in_the_log(lines: LogLines) -> None:
@@ -223,6 +230,17 @@ async def test_refused_credentials_that_are_many_are_counted_in_the_log(lines: L
     failures.log("op_1", "wrong secret")
     assert len(lines.named("login_failed")) == LOGGED_A_SECOND + 1
     assert [line["number"] for line in lines.named("login_failures_not_logged")] == [3]
+
+
+async def test_refused_attempts_that_are_many_are_counted_in_the_log(system: PayCenterSystem, lines: LogLines) -> None:
+    refusals, error = Refusals(system.services.context.database, per_minute=2), credentials_errors.credentials_invalid()
+    for _ in range(5):
+        await refusals.record(Caller("op_1", None, ""), Act("authenticate", "op_1"), error)
+    assert len(lines.named("refused")) == 2
+    refusals._minute -= 60
+    await refusals.record(Caller("op_1", None, ""), Act("authenticate", "op_1"), error)
+    assert [line["number"] for line in lines.named("refusals_not_recorded")] == [3]
+    assert len(lines.named("refused")) == 3
 
 
 async def test_a_callback_has_a_request_id_in_its_lines(system: PayCenterSystem, lines: LogLines) -> None:

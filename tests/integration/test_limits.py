@@ -16,7 +16,17 @@ import pytest
 from paycenter import PayCenter, PayCenterError
 from paycenter.v1.pay_order_service_pb2 import GetPayOrderRequest
 from paycenter.v1.pay_refund_service_pb2 import ListPayRefundsRequest
-from paycenter_server.services.limits import LATE_SECONDS, MOST_LATE, OPERATORS, REFUSALS_AT_ONCE, UNKNOWN, Admission, Limits, Turns
+from paycenter_server.services.limits import (
+    LATE_SECONDS,
+    MOST_LATE,
+    MOST_LATE_UNKNOWN,
+    OPERATORS,
+    REFUSALS_AT_ONCE,
+    UNKNOWN,
+    Admission,
+    Limits,
+    Turns,
+)
 from support.grpc_rig import Rig, fails, key_of, open_rig
 from support.locks import transaction
 from support.system import PayCenterSystem, open_system
@@ -250,7 +260,7 @@ async def test_who_repeats_refused_calls_at_once_is_answered_late() -> None:
     with ExitStack() as held:
 
         def refused(caller: UUID | str) -> float:
-            return held.enter_context(admission.refusal(caller))
+            return held.enter_context(admission.refusal(caller)).seconds
 
         assert [refused(app) for _ in range(REFUSALS_AT_ONCE)] == [0.0] * REFUSALS_AT_ONCE
         admission._refusals_of(app).left = -1000  # a second has passed for as many more
@@ -259,6 +269,9 @@ async def test_who_repeats_refused_calls_at_once_is_answered_late() -> None:
         admission._refusals_of(UNKNOWN).left = -1000
         assert refused(UNKNOWN) == LATE_SECONDS
         assert refused(OPERATORS) == 0, "not because of who is not known"
+        while refused(UNKNOWN):
+            assert admission._late <= 1 + MOST_LATE_UNKNOWN
+        assert admission._late == 1 + MOST_LATE_UNKNOWN
         while refused(app):
             assert admission._late <= MOST_LATE
         assert admission._late == MOST_LATE, "what waits needs memory"

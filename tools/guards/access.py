@@ -32,8 +32,8 @@ ACCESS: list[Mutant] = [
         ),
         (
             "refusal-late-before-deadline",
-            "min(seconds, remaining / 2)",
-            "seconds",
+            "min(refusal.seconds, remaining / 2)",
+            "refusal.seconds",
             "test_a_late_refusal_comes_before_the_deadline_of_its_caller",
         ),
         (
@@ -65,10 +65,54 @@ ACCESS: list[Mutant] = [
         "grpc_server/calls.py",
         "test_grpc_log.py",
         (
+            "strangers-many-in-the-log",
+            "            if note is not None and not refusal.many:",
+            "            if note is not None and not refusal.seconds:",
+            "test_calls_without_a_credential_that_are_many_are_answered_late_and_counted",
+        ),
+        (
             "strangers-late",
             "            if CODES[failure.reason] is grpc.StatusCode.UNAUTHENTICATED:",
             "            if False:",
             "test_calls_without_a_credential_that_are_many_are_answered_late_and_counted",
+        ),
+    ),
+    *guards(
+        "services/identity.py",
+        "test_grpc_identity.py",
+        (
+            "credentials-kept-as-written",
+            "        if _CANONICAL.fullmatch(authorization):",
+            "        if True:",
+            "test_what_is_kept_of_credentials",
+        ),
+        (
+            "credentials-kept-oldest",
+            "            del self._known[next(iter(self._known))]",
+            "            self._known.clear()",
+            "test_what_is_kept_of_credentials",
+        ),
+        (
+            "credentials-kept-youngest",
+            "        self._known.pop(authorization, None)  # it becomes the youngest\n",
+            "",
+            "test_what_is_kept_of_credentials",
+        ),
+        (
+            "credentials-kept-refused",
+            "            self._known.pop(authorization, None)  # it is none that was verified\n",
+            "",
+            "test_what_is_kept_of_credentials",
+        ),
+    ),
+    *guards(
+        "services/audit.py",
+        "test_grpc_log.py",
+        (
+            "refused-in-the-log",
+            '            return\n        log.info("refused"',
+            '            pass\n        log.info("refused"',
+            "test_refused_attempts_that_are_many_are_counted_in_the_log",
         ),
     ),
     *guards(
@@ -130,8 +174,8 @@ ACCESS: list[Mutant] = [
         ),
         (
             "refusal-late",
-            "            yield LATE_SECONDS if late else 0.0",
-            "            yield 0.0",
+            "            yield Refusal(LATE_SECONDS if late else 0.0, many)",
+            "            yield Refusal(0.0, many)",
             "test_who_repeats_refused_calls_at_once_is_answered_late test_a_late_refusal_comes_before_the_deadline_of_its_caller",
         ),
         (
@@ -142,8 +186,14 @@ ACCESS: list[Mutant] = [
         ),
         (
             "refusal-late-at-most",
-            " and self._late < MOST_LATE",
-            "",
+            "many and self._late < MOST_LATE and",
+            "many and",
+            "test_who_repeats_refused_calls_at_once_is_answered_late",
+        ),
+        (
+            "refusal-late-unknown",
+            "(unknown and self._late_unknown >= MOST_LATE_UNKNOWN)",
+            "(False)",
             "test_who_repeats_refused_calls_at_once_is_answered_late",
         ),
         (

@@ -126,13 +126,13 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[type-arg]
     ) -> None:
         """Answer TOO_MANY_CALLS, or that the credential is none. `note`: writes a line to the log, unless there are so many that
         they are counted."""
-        with self._admission.refusal(caller.app_id or OPERATORS if caller else UNKNOWN, counted=note is None) as seconds:
-            if note is not None and not seconds:
+        with self._admission.refusal(caller.app_id or OPERATORS if caller else UNKNOWN, counted=note is None) as refusal:
+            if note is not None and not refusal.many:
                 note()
-            if seconds and not self._refusing:
+            if refusal.seconds and not self._refusing:
                 # Half of the time that the caller waits, so that it is told why.
                 remaining = context.time_remaining()
-                await asyncio.sleep(seconds if remaining is None else min(seconds, remaining / 2))
+                await asyncio.sleep(refusal.seconds if remaining is None else min(refusal.seconds, remaining / 2))
         await _abort(context, error, request_id)
 
     def wrap(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> Callable[..., Awaitable[Any]]:

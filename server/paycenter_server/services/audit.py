@@ -85,7 +85,8 @@ async def _append(transaction: Transaction, entry: AuditEntry) -> None:
 
 
 class Refusals:
-    """Writes refused attempts into the audit, a limited number in a minute. A failure to write refuses nothing else."""
+    """Writes refused attempts into the audit and the log, a limited number in a minute, and how many more there were. A failure to
+    write refuses nothing else."""
 
     def __init__(self, database: Database, per_minute: int = REFUSED_PER_MINUTE) -> None:
         self._database = database
@@ -97,11 +98,13 @@ class Refusals:
         """Append a refused attempt, in a transaction of its own."""
         now = asyncio.get_running_loop().time()
         if now - self._minute >= 60:
+            if self._count > self._per_minute:
+                log.warning("refusals_not_recorded", number=self._count - self._per_minute)
             self._minute, self._count = now, 0
         self._count += 1
-        log.info("refused", act=act.name, key_id=caller.key_id[:64], reason=error.reason.value)
         if self._count > self._per_minute:
             return
+        log.info("refused", act=act.name, key_id=caller.key_id[:64], reason=error.reason.value)
         try:
             async with self._database.transaction() as transaction:
                 await record(transaction, caller, act, outcome=error.reason.value)

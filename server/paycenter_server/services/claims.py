@@ -38,6 +38,7 @@ SHARE_FIRST, SHARE_LONGEST = timedelta(seconds=0.03), timedelta(seconds=2)
 """The pauses after which others are told again that there is more: a worker may have heard its own wake-up."""
 SHARE_FORGOTTEN = timedelta(seconds=10)
 """After so long without more the pauses begin anew."""
+_SHARES_KEPT = 1000
 _LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 
@@ -128,8 +129,8 @@ class Claims(Generic[K, T]):
         self._key = key
         self._work = work
         self._share = share
-        self._share_pause = SHARE_FIRST
-        self._share_time = _LONG_AGO
+        self._shares: dict[K, tuple[datetime, timedelta]] = {}
+        """Of each key when others may be told again, and the pause before."""
         self._working: set[asyncio.Task[None]] = set()
         self._backlog: set[K] = set()
         self._ahead = _Ahead[K, T]()
@@ -188,8 +189,7 @@ class Claims(Generic[K, T]):
             for key, unused in free.items():
                 self._places.give_back(key, unused)
         self.started += len(rows)
-        if any(asked[key] and not left[key] and not self._places.breakers.is_open(key) for key in due):
-            self._share_rest(now)
+        self._share_rest([key for key in due if asked[key] and not left[key] and not self._places.breakers.is_open(key)], now)
         for key in due:
             # Places may have become free during the statement.
             while (waiting := self._next(key)) is not None:
@@ -202,14 +202,23 @@ class Claims(Generic[K, T]):
             self._claimer = asyncio.create_task(self._claim_backlog())
         return len(rows)
 
-    def _share_rest(self, now: datetime) -> None:
-        """Let others take part, the first time at once. While there is more and more, less and less often: they know by then."""
-        if self._share is None or now < self._share_time:
+    def _share_rest(self, keys: Iterable[K], now: datetime) -> None:
+        """Let others take part in what is left of these keys: of each the first time at once, and then less and less often, because
+        they know by then."""
+        if self._share is None:
             return
-        recent = now < self._share_time + SHARE_FORGOTTEN
-        self._share_pause = min(2 * self._share_pause, SHARE_LONGEST) if recent else SHARE_FIRST
-        self._share_time = now + self._share_pause
-        self._share()
+        told = False
+        for key in keys:
+            time, pause = self._shares.get(key, (_LONG_AGO, SHARE_FIRST))
+            if now < time <= now + SHARE_LONGEST:  # a later time is one of a clock that has gone back
+                continue
+            pause = min(2 * pause, SHARE_LONGEST) if now < time + SHARE_FORGOTTEN else SHARE_FIRST
+            self._shares[key] = (now + pause, pause)
+            told = True
+        if told:
+            self._share()
+        if len(self._shares) > _SHARES_KEPT:
+            self._shares = {key: kept for key, kept in self._shares.items() if now < kept[0] + SHARE_FORGOTTEN}
 
     async def _take_all(self, asked: Counter[K], more: Counter[K]) -> Sequence[T]:
         self._ahead.coming += more

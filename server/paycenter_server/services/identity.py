@@ -36,6 +36,8 @@ LOGGED_A_SECOND = 100
 """Lines about refused credentials. Without a limit a stranger could fill the disk."""
 
 
+# What is kept for later calls. Otherwise one credential, written with ever more spaces, would displace all others.
+_CANONICAL = re.compile(r"Basic [A-Za-z0-9+/]+={0,2}")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,15}")
 
 
@@ -117,10 +119,16 @@ class Identity:
         now = asyncio.get_running_loop().time()
         if (known := self.known(authorization)) is not None:
             return known
-        caller = await self._check(authorization)
+        try:
+            caller = await self._check(authorization)
+        except PayCenterError:
+            self._known.pop(authorization, None)  # it is none that was verified
+            raise
+        self._known.pop(authorization, None)  # it becomes the youngest
         if len(self._known) >= _MAX_CACHED:
-            self._known.clear()
-        self._known[authorization] = (now, caller)
+            del self._known[next(iter(self._known))]
+        if _CANONICAL.fullmatch(authorization):
+            self._known[authorization] = (now, caller)
         return caller
 
     def known(self, authorization: str) -> Caller | None:

@@ -26,6 +26,9 @@ LATE_SECONDS = 1.0
 """Further refusals are answered after so long."""
 MOST_LATE = 4096
 """Refusals that wait, of all callers."""
+MOST_LATE_UNKNOWN = 256
+"""Of them, those of callers whose credentials were never verified: each needs memory, and who does not wait for answers is not
+slowed down."""
 OPERATORS, UNKNOWN = "operators", "unknown"
 """Callers whose refusals are counted together: all operators, and all whose credentials were never verified."""
 _MOST_APPS = 10_000
@@ -76,6 +79,14 @@ class _App:
     tokens: _Tokens
     refusals: _Tokens
     calls: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """`seconds`: after how many it is answered. `many`: there were more before it than are answered at once."""
+
+    seconds: float
+    many: bool
 
 
 class Place:
@@ -148,6 +159,7 @@ class Admission:
         self._apps: dict[UUID, _App] = {}
         self._others: dict[str, _Tokens] = {}
         self._late = 0
+        self._late_unknown = 0
         self._refused = 0
         self._logged = float("-inf")
 
@@ -193,22 +205,25 @@ class Admission:
             raise errors.too_many_calls("this app", max(0.05, (1 - app.tokens.left) / rate))
 
     @contextmanager
-    def refusal(self, caller: UUID | str, *, counted: bool = True) -> Iterator[float]:
+    def refusal(self, caller: UUID | str, *, counted: bool = True) -> Iterator[Refusal]:
         """A call that is refused, for as long as it is. `caller`: the id of the app, OPERATORS or UNKNOWN. `counted`: the log says
-        how many there are; otherwise only of those that are late.
+        how many there are; otherwise only where they are many.
 
-        The seconds after which it is answered, mostly 0. A refusal costs half as much as a create, so a caller that repeats its
-        calls at once, as often as they are refused, would use the server's time all the same: such a caller is made to wait.
+        Mostly it is answered at once. A refusal costs half as much as a create, so a caller that repeats its calls at once, as
+        often as they are refused, would use the server's time all the same: such a caller is made to wait.
         """
-        refusals = self._refusals_of(caller)
-        late = not refusals.take(REFUSALS_AT_ONCE, REFUSALS_AT_ONCE) and self._late < MOST_LATE
+        many = not self._refusals_of(caller).take(REFUSALS_AT_ONCE, REFUSALS_AT_ONCE)
+        unknown = caller == UNKNOWN
+        late = many and self._late < MOST_LATE and not (unknown and self._late_unknown >= MOST_LATE_UNKNOWN)
         self._late += late
-        if counted or late:
+        self._late_unknown += late and unknown
+        if counted or many:
             self._note_refusal()
         try:
-            yield LATE_SECONDS if late else 0.0
+            yield Refusal(LATE_SECONDS if late else 0.0, many)
         finally:
             self._late -= late
+            self._late_unknown -= late and unknown
 
     def _refusals_of(self, caller: UUID | str) -> _Tokens:
         if isinstance(caller, UUID):
