@@ -174,6 +174,8 @@ async def test_what_is_kept_of_credentials(system: PayCenterSystem, monkeypatch:
     for authorization in (first, others[0][1], others[1][1]):
         await identity.authenticate(authorization)
     assert list(identity._known) == [others[0][1], others[1][1]]
+    await identity.authenticate(first.replace(" ", "   "))
+    assert len(identity._known) == 2, "another spelling displaces none"
     await identity.authenticate(first)
     assert list(identity._known) == [others[1][1], first]
     for again in (first, others[1][1]):

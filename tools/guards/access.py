@@ -88,8 +88,8 @@ ACCESS: list[Mutant] = [
         ),
         (
             "credentials-kept-oldest",
-            "            del self._known[next(iter(self._known))]",
-            "            self._known.clear()",
+            "                del self._known[next(iter(self._known))]",
+            "                self._known.clear()",
             "test_what_is_kept_of_credentials",
         ),
         (

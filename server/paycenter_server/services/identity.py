@@ -37,7 +37,7 @@ LOGGED_A_SECOND = 100
 
 
 # What is kept for later calls. Otherwise one credential, written with ever more spaces, would displace all others.
-_CANONICAL = re.compile(r"Basic [A-Za-z0-9+/]+={0,2}")
+_CANONICAL = re.compile(r"(?i:Basic) [A-Za-z0-9+/]+={0,2}")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,15}")
 
 
@@ -125,9 +125,9 @@ class Identity:
             self._known.pop(authorization, None)  # it is none that was verified
             raise
         self._known.pop(authorization, None)  # it becomes the youngest
-        if len(self._known) >= _MAX_CACHED:
-            del self._known[next(iter(self._known))]
         if _CANONICAL.fullmatch(authorization):
+            if len(self._known) >= _MAX_CACHED:
+                del self._known[next(iter(self._known))]
             self._known[authorization] = (now, caller)
         return caller
 
