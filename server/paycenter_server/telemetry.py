@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 
 import structlog
 
@@ -82,3 +83,25 @@ def begin_request(given: object, peer: str) -> str:
     request_id = usable_id(given)
     structlog.contextvars.bind_contextvars(request_id=request_id, peer=peer)
     return request_id
+
+
+class Sampled:
+    """What is written `most` times in each period of so many seconds. When a later period begins, a line of this name says how many
+    more there were."""
+
+    def __init__(self, name: str, most: int, seconds: float) -> None:
+        self._name = name
+        self._most = most
+        self._seconds = seconds
+        self._begun = float("-inf")
+        self._number = 0
+
+    def permits(self) -> bool:
+        """Count one more. Whether it is to be written."""
+        now = time.monotonic()
+        if now - self._begun >= self._seconds:
+            if self._number > self._most:
+                structlog.get_logger(__name__).warning(self._name, number=self._number - self._most)
+            self._begun, self._number = now, 0
+        self._number += 1
+        return self._number <= self._most

@@ -341,3 +341,25 @@ async def test_others_are_not_told_while_a_key_has_no_place() -> None:
     assert job.shared == 1
     job.left.clear()
     await job.ended()
+
+
+async def test_others_are_not_told_of_a_trial() -> None:
+    job = Job(left=Counter(a=100))
+    await job.claims.start_due()
+    await eventually(lambda: len(job.waiting) == 4)
+    job.end(answers=False)
+    await eventually(lambda: job.places.breakers.is_open("a") and not job.waiting)
+    job.clock.time += timedelta(seconds=6)
+    await job.claims.start_due()
+    await eventually(lambda: len(job.begun) == 5)
+    assert job.shared == 1
+    job.left.clear()
+    await job.ended()
+
+
+def test_the_pauses_of_keys_without_more_are_forgotten() -> None:
+    job = Job()
+    job.claims._share_rest([f"k{number}" for number in range(1000)], job.clock.now())
+    job.clock.time += SHARE_FORGOTTEN + SHARE_LONGEST
+    job.claims._share_rest(["a"], job.clock.now())
+    assert list(job.claims._shares) == ["a"]

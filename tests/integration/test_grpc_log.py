@@ -20,9 +20,11 @@ from paycenter.v1 import pay_order_service_pb2 as order_pb
 from paycenter.v1.pay_order_service_pb2_grpc import PayOrderServiceStub
 from paycenter_server.domain.callers import Caller
 from paycenter_server.services import credentials_errors
+from paycenter_server.services import identity as identity_module
 from paycenter_server.services.audit import Act, Refusals
-from paycenter_server.services.identity import LOGGED_A_SECOND, Failures
+from paycenter_server.services.identity import LOGGED_A_SECOND
 from paycenter_server.services.limits import MOST_LATE_UNKNOWN, UNKNOWN
+from paycenter_server.telemetry import Sampled
 from support.grpc_rig import Rig, fails, key_of, open_rig, refused
 from support.system import PayCenterSystem
 from support.waiting import eventually
@@ -221,13 +223,14 @@ async def test_calls_without_a_credential_that_are_many_are_answered_late_and_co
         assert len(lines.named("call_failed")) == 1, "it is not late, but one of many"
 
 
-async def test_refused_credentials_that_are_many_are_counted_in_the_log(lines: LogLines) -> None:
-    failures = Failures()
+async def test_refused_credentials_that_are_many_are_counted_in_the_log(lines: LogLines, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged = Sampled("login_failures_not_logged", LOGGED_A_SECOND, 1)
+    monkeypatch.setattr(identity_module, "_logged", logged)
     for _ in range(LOGGED_A_SECOND + 3):
-        failures.log("op_1", "wrong secret")
+        identity_module._log_failure("op_1", "wrong secret")
     assert len(lines.named("login_failed")) == LOGGED_A_SECOND
-    failures._since -= 1
-    failures.log("op_1", "wrong secret")
+    logged._begun -= 1
+    identity_module._log_failure("op_1", "wrong secret")
     assert len(lines.named("login_failed")) == LOGGED_A_SECOND + 1
     assert [line["number"] for line in lines.named("login_failures_not_logged")] == [3]
 
@@ -237,7 +240,7 @@ async def test_refused_attempts_that_are_many_are_counted_in_the_log(system: Pay
     for _ in range(5):
         await refusals.record(Caller("op_1", None, ""), Act("authenticate", "op_1"), error)
     assert len(lines.named("refused")) == 2
-    refusals._minute -= 60
+    refusals._recorded._begun -= 60
     await refusals.record(Caller("op_1", None, ""), Act("authenticate", "op_1"), error)
     assert [line["number"] for line in lines.named("refusals_not_recorded")] == [3]
     assert len(lines.named("refused")) == 3

@@ -83,6 +83,18 @@ JOBS: list[Mutant] = [
             "test_others_are_not_told_while_a_key_has_no_place",
         ),
         (
+            "backlog-shared-trial",
+            " and not left[key] and not self._places.breakers.is_open(key)]",
+            " and not left[key]]",
+            "test_others_are_not_told_of_a_trial",
+        ),
+        (
+            "backlog-shared-forgotten",
+            "        if len(self._shares) > _SHARES_KEPT:",
+            "        if False:",
+            "test_the_pauses_of_keys_without_more_are_forgotten",
+        ),
+        (
             "backlog-shared-less-often",
             "            if now < time <= now + SHARE_LONGEST:",
             "            if False:",

@@ -257,7 +257,7 @@ OPERATORS: list[Mutant] = [
         "test_audit.py",
         (
             "refusals-limited",
-            "        if self._count > self._per_minute:\n            return\n",
+            "        if not self._recorded.permits():\n            return\n",
             "",
             "test_refused_attempts_cannot_fill_the_audit",
         ),

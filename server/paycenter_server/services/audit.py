@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from paycenter_server.services.paging import Page, Pager
 from paycenter_server.storage import audit as audit_rows
 from paycenter_server.storage.audit import AuditFilter
 from paycenter_server.storage.database import Connection, Database, Transaction, retryable_error
+from paycenter_server.telemetry import Sampled
 
 log = structlog.get_logger(__name__)
 BATCH = 1000
@@ -90,19 +90,11 @@ class Refusals:
 
     def __init__(self, database: Database, per_minute: int = REFUSED_PER_MINUTE) -> None:
         self._database = database
-        self._per_minute = per_minute
-        self._minute = 0.0
-        self._count = 0
+        self._recorded = Sampled("refusals_not_recorded", per_minute, 60)
 
     async def record(self, caller: Caller, act: Act, error: PayCenterError) -> None:
         """Append a refused attempt, in a transaction of its own."""
-        now = asyncio.get_running_loop().time()
-        if now - self._minute >= 60:
-            if self._count > self._per_minute:
-                log.warning("refusals_not_recorded", number=self._count - self._per_minute)
-            self._minute, self._count = now, 0
-        self._count += 1
-        if self._count > self._per_minute:
+        if not self._recorded.permits():
             return
         log.info("refused", act=act.name, key_id=caller.key_id[:64], reason=error.reason.value)
         try:

@@ -26,6 +26,7 @@ from paycenter_server.storage import apps as app_rows
 from paycenter_server.storage import credentials as credential_rows
 from paycenter_server.storage import operators as operator_rows
 from paycenter_server.storage.database import Connection
+from paycenter_server.telemetry import Sampled
 
 __all__ = ["Caller", "Identity", "operator_caller"]
 
@@ -41,27 +42,13 @@ _CANONICAL = re.compile(r"(?i:Basic) [A-Za-z0-9+/]+={0,2}")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,15}")
 
 
-class Failures:
-    """Writes refused credentials to the log: LOGGED_A_SECOND of them, and how many more there were."""
-
-    def __init__(self) -> None:
-        self._since = float("-inf")
-        self._number = 0
-
-    def log(self, key_id: str, why: str) -> None:
-        """The request id and the peer's address are in the line too. `why` is not for the caller."""
-        now = asyncio.get_running_loop().time()
-        if now - self._since >= 1:
-            if self._number > LOGGED_A_SECOND:
-                log.warning("login_failures_not_logged", number=self._number - LOGGED_A_SECOND)
-            self._since, self._number = now, 0
-        self._number += 1
-        if self._number <= LOGGED_A_SECOND:
-            log.info("login_failed", key_id=key_id[:64], why=why)
+_logged = Sampled("login_failures_not_logged", LOGGED_A_SECOND, 1)
 
 
-_failures = Failures()
-_log_failure = _failures.log
+def _log_failure(key_id: str, why: str) -> None:
+    """The request id and the peer's address are in the line too. `why` is not for the caller."""
+    if _logged.permits():
+        log.info("login_failed", key_id=key_id[:64], why=why)
 
 
 def _parsed(authorization: str) -> tuple[str, str]:
