@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+import aiohttp
 import pytest
 from aiohttp.client_proto import ResponseHandler
 from paycenter_server.deadlines import Deadlines
-from paycenter_server.workers.notification_posts import OtherAiohttpError, Posts
+from paycenter_server.http_requests import OtherAiohttpError, PoolRequests
 from paycenter_server.workers.notification_sender import AddressGuard, AiohttpNotificationSender, parse_networks
 from support.grpc_rig import write_pem
 from support.system import FakeClock
@@ -163,22 +164,22 @@ async def test_an_answer_to_no_request_is_not_taken_for_the_next_one() -> None:
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-    posts = Posts(AddressGuard(parse_networks("127.0.0.0/8")).socket_factory, 5)
-    answers = [await posts.post(url, {}, b"0", 10)]
-    (idle,) = posts._connector._conns.values()
+    requests = PoolRequests(aiohttp.TCPConnector())
+    answers = [await requests.send("POST", url, (), b"0", 10)]
+    (idle,) = requests._connector._conns.values()
     more.set()
     await sent.wait()
     await eventually(lambda: idle[0][0].should_close)
-    answers += [await posts.post(url, {}, b"%d" % number, 10) for number in (1, 2, 3)]
+    answers += [await requests.send("POST", url, (), b"%d" % number, 10) for number in (1, 2, 3)]
     assert [(answer.status, answer.body) for answer in answers] == [(200, b"0"), (200, b"1"), (500, b"2"), (200, b"3")]
-    await posts.aclose()
+    await requests.aclose()
     server.close()
 
 
 async def test_a_part_of_aiohttp_that_is_not_there_after_the_request_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(OK) as (port, _):
-        posts = Posts(AddressGuard(parse_networks("127.0.0.0/8")).socket_factory, 5)
+        requests = PoolRequests(aiohttp.TCPConnector())
         monkeypatch.delattr(ResponseHandler, "set_response_params")
         with pytest.raises(OtherAiohttpError, match="AttributeError"):
-            await posts.post(f"http://127.0.0.1:{port}/", {}, b"{}", 10)
-        await posts.aclose()
+            await requests.send("POST", f"http://127.0.0.1:{port}/", (), b"{}", 10)
+        await requests.aclose()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
-from paycenter_server.workers.notification_posts import Answer, OtherAiohttpError, Posts
+from paycenter_server.http_requests import Answer, Headers, OtherAiohttpError, PoolRequests, Tls
 from paycenter_server.workers.notification_sender import BLOCKED, AddressGuard, AiohttpNotificationSender, parse_networks
 from support.system import FakeClock
 
@@ -19,16 +18,16 @@ class NoSuchPartError(AttributeError):
     """What Python raises for a part that is not there; by its name no mutant is taken for a broken program."""
 
 
-class OtherAiohttp(Posts):
-    """What fails as `Posts` would. It counts its calls."""
+class OtherAiohttp(PoolRequests):
+    """What fails as `PoolRequests` would. It counts its calls."""
 
     calls = 0
 
-    def __init__(self, socket_factory: Callable[[Any], socket.socket], timeout: float) -> None:
-        super().__init__(socket_factory, timeout)
+    def __init__(self, connector: aiohttp.TCPConnector, *, encoded: bool = False, connect_seconds: float | None = None) -> None:
+        super().__init__(connector, encoded=encoded, connect_seconds=connect_seconds)
         OtherAiohttp.calls = 0
 
-    async def post(self, url: str, headers: object, body: bytes, most: int) -> Answer:
+    async def send(self, method: str, url: str, headers: Headers, body: bytes, most: int, tls: Tls = True) -> Answer:
         OtherAiohttp.calls += 1
         await asyncio.sleep(0)  # noqa: TID251 (so that several are in progress)
         raise NoSuchPartError("'Connection' object has no attribute 'protocol'")
@@ -36,7 +35,7 @@ class OtherAiohttp(Posts):
 
 @asynccontextmanager
 async def sending(networks: str) -> AsyncIterator[AiohttpNotificationSender]:
-    made = AiohttpNotificationSender(AddressGuard(parse_networks(networks)), FakeClock(), timeout=5, posts=OtherAiohttp)
+    made = AiohttpNotificationSender(AddressGuard(parse_networks(networks)), FakeClock(), timeout=5, requests=OtherAiohttp)
     yield made
     await made.aclose()
 
@@ -69,11 +68,11 @@ async def test_all_are_sent_and_the_other_way_is_not_tried_again(receiver: str) 
 
 
 async def test_what_may_have_been_written_is_not_sent_again_at_once(receiver: str) -> None:
-    class OtherReader(Posts):
-        async def post(self, url: str, headers: object, body: bytes, most: int) -> Answer:
+    class OtherReader(PoolRequests):
+        async def send(self, method: str, url: str, headers: Headers, body: bytes, most: int, tls: Tls = True) -> Answer:
             raise OtherAiohttpError("no such part")
 
-    made = AiohttpNotificationSender(AddressGuard(parse_networks("127.0.0.0/8")), FakeClock(), timeout=5, posts=OtherReader)
+    made = AiohttpNotificationSender(AddressGuard(parse_networks("127.0.0.0/8")), FakeClock(), timeout=5, requests=OtherReader)
     first, second = await made.send(receiver, {}, b"1"), await made.send(receiver, {}, b"2")
     await made.aclose()
     assert (first.status, first.text) == (0, "OtherAiohttpError: no such part")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 
 import pytest
+from aiohttp.client_proto import ResponseHandler
 from paycenter_server.channels import transport as module
 from paycenter_server.channels.protocol import HttpRequest
 from paycenter_server.channels.transport import AiohttpTransport, NotSentError, TransportUnclearError
+from paycenter_server.http_requests import PoolRequests, SessionRequests
 from paycenter_server.services.accounts_places import TOTAL_PLACES
 
 Handler = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
@@ -47,9 +50,9 @@ async def server() -> AsyncIterator[RawServer]:
     listening.close()
 
 
-@pytest.fixture
-async def transport() -> AsyncIterator[AiohttpTransport]:
-    opened = AiohttpTransport()
+@pytest.fixture(params=[PoolRequests, SessionRequests])
+async def transport(request: pytest.FixtureRequest) -> AsyncIterator[AiohttpTransport]:
+    opened = AiohttpTransport(request.param)
     yield opened
     await opened.aclose()
 
@@ -194,3 +197,69 @@ async def test_a_closed_session_is_opened_again(server: RawServer, transport: Ai
     assert (await transport.send(request, 5)).status == 200
     await transport.aclose()
     assert (await transport.send(request, 5)).status == 200
+
+
+@pytest.mark.parametrize(("method", "sent"), [("GET", 3), ("POST", 2)])
+async def test_a_query_is_repeated_if_its_idle_connection_was_closed(transport: AiohttpTransport, method: str, sent: int) -> None:
+    """What changes something is not: the channel may have received it."""
+    heads: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for number in range(2):
+            heads.append(await reader.readuntil(b"\r\n\r\n"))
+            if number:  # it closes what it believes to be idle, when the next request is on its way
+                break
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            await writer.drain()
+        writer.close()
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+    request = HttpRequest(method, f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/")
+    assert (await transport.send(request, 5)).status == 200
+    if method == "GET":
+        assert (await transport.send(request, 5)).status == 200
+    else:
+        with pytest.raises(TransportUnclearError, match="closed before an answer came"):
+            await transport.send(request, 5)
+    assert len(heads) == sent
+    listening.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        (PoolRequests, ValueError("odd")),
+        (PoolRequests, TypeError("odd")),
+        (PoolRequests, AttributeError("odd")),
+        (SessionRequests, ValueError("odd")),
+    ],
+)
+async def test_an_error_after_the_request_was_written_is_unclear(
+    server: RawServer, kind: type[PoolRequests | SessionRequests], error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, each of them says that nothing was sent, or is followed by another way of sending."""
+
+    async def read(self: ResponseHandler) -> None:
+        await written.wait()
+        raise error
+
+    written = asyncio.Event()
+
+    async def answer(request: bytes, writer: asyncio.StreamWriter) -> None:
+        written.set()
+
+    server.handler = answer
+    monkeypatch.setattr(ResponseHandler, "read", read)
+    transport = AiohttpTransport(kind)
+    with pytest.raises(TransportUnclearError, match="odd") as caught:
+        await transport.send(HttpRequest("POST", f"http://127.0.0.1:{server.port}/", (), b"{}"), 5)
+    assert not isinstance(caught.value, NotSentError)
+    assert len(server.received) == 1
+    await transport.aclose()
+
+
+@pytest.mark.parametrize("target", ["/a\r\nX:%20y", "/a\nb"])
+async def test_an_address_cannot_begin_a_header(server: RawServer, transport: AiohttpTransport, target: str) -> None:
+    with suppress(NotSentError):
+        await transport.send(HttpRequest("GET", f"http://127.0.0.1:{server.port}{target}"), 1)
+    assert not any(b"\nX: y" in received or received.startswith(b"GET /a\n") for received in server.received)

@@ -176,7 +176,7 @@ NOTIFICATIONS: list[Mutant] = [
         ),
     ),
     *guards(
-        "workers/notification_sender.py",
+        "http_requests.py",
         "test_delivery_session.py",
         (
             "post-other-aiohttp",
@@ -192,8 +192,8 @@ NOTIFICATIONS: list[Mutant] = [
         ),
         (
             "post-other-aiohttp-once",
-            "        if self._by_session is None:\n            if self._posts is None:",
-            "        if True:\n            if self._posts is None:",
+            "        if self._session is None:\n            if self._pool is None:",
+            "        if True:\n            if self._pool is None:",
             "test_all_are_sent_and_the_other_way_is_not_tried_again",
         ),
         control=False,
@@ -249,7 +249,7 @@ NOTIFICATIONS: list[Mutant] = [
         ),
     ),
     *guards(
-        "workers/notification_posts.py",
+        "http_requests.py",
         "test_delivery_sender.py",
         (
             "post-header-lines",
@@ -271,8 +271,8 @@ NOTIFICATIONS: list[Mutant] = [
         ),
         (
             "post-scheme",
-            'if parsed.scheme not in ("http", "https"):',
-            "if False:",
+            'if parsed.scheme not in ("http", "https") or not parsed.raw_host:',
+            "if not parsed.raw_host:",
             "test_only_http_is_spoken",
         ),
         (

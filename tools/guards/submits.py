@@ -1,4 +1,4 @@
-"""The statements of submits."""
+"""The statements of submits, and the requests to channels."""
 
 from __future__ import annotations
 
@@ -120,5 +120,33 @@ SUBMITS: list[Mutant] = [
             ",",
             "test_what_is_shown_of_a_repeated_submit_is_what_is_stored",
         ),
+    ),
+    Mutant(
+        "request-unreadable-after-writing",
+        "server/paycenter_server/http_requests.py",
+        "            if isinstance(error, ValueError):",
+        "            if False:",
+        ("tests/unit/test_transport.py::test_an_error_after_the_request_was_written_is_unclear[PoolRequests-error0]",),
+    ),
+    Mutant(
+        "request-connections-by-certificate",
+        "server/paycenter_server/http_requests.py",
+        "        origin = self._origin(server, tls)",
+        "        origin = self._origin(server, True)",
+        ("tests/integration/test_mutual_tls.py::test_refunds_go_over_mutual_tls",),
+    ),
+    Mutant(
+        "request-repeated-only-to-query",
+        "server/paycenter_server/channels/transport.py",
+        'if request.method != "GET" or isinstance(error, aiohttp.ClientConnectorError):',
+        "if isinstance(error, aiohttp.ClientConnectorError):",
+        ("tests/unit/test_transport.py::test_a_query_is_repeated_if_its_idle_connection_was_closed[PoolRequests-POST-2]",),
+    ),
+    Mutant(
+        "query-repeated",
+        "server/paycenter_server/channels/transport.py",
+        'if request.method != "GET" or isinstance(error, aiohttp.ClientConnectorError):',
+        "if True:",
+        ("tests/unit/test_transport.py::test_a_query_is_repeated_if_its_idle_connection_was_closed[PoolRequests-GET-3]",),
     ),
 ]

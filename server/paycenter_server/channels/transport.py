@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Protocol
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 import aiohttp
-import yarl
 
 from paycenter_server.channels.protocol import ClientCertificate, HttpRequest, HttpResponse
+from paycenter_server.deadlines import Deadlines
 from paycenter_server.domain.guard import refuse_in_transaction
+from paycenter_server.http_requests import Answer, Client, PoolRequests, Requests, UnreadableError
 
 MAX_ANSWER = 4 * 1024 * 1024
 MOST_CONNECTIONS = 512
 """More than both jobs use with all their places (128 each), so that calls for callers find some too."""
+_CONNECT_SECONDS = 5.0
 
 
 class TransportUnclearError(Exception):
@@ -72,21 +76,26 @@ def _failure(error: Exception, url: str, seconds: float) -> TransportUnclearErro
         return TransportUnclearError("the connection was closed before an answer came")
     if isinstance(error, ConnectionResetError):
         return TransportUnclearError("the connection was reset before the whole answer came")
+    if isinstance(error, UnreadableError):
+        return TransportUnclearError(str(error)[:300])
     if isinstance(error, aiohttp.ClientPayloadError):
         return TransportUnclearError("the connection was closed before the whole answer came, or the answer cannot be decoded")
     if isinstance(error, aiohttp.ClientResponseError):
         return TransportUnclearError(f"the answer is not HTTP: {error.message}"[:300])
-    if isinstance(error, ValueError | aiohttp.NonHttpUrlClientError):  # headers and address are checked before anything is sent
+    if isinstance(error, ValueError):  # headers and address are checked before anything is sent
         return NotSentError(f"the request cannot be sent: {error or type(error).__name__}"[:300])
     return TransportUnclearError(f"{type(error).__name__}: {error}".removesuffix(": ")[:300])
 
 
 class AiohttpTransport:
-    """One keep-alive session for all channels. Redirects are not followed, because the channels' APIs have none."""
+    """One pool of connections for all channels. Redirects are not followed, because the channels' APIs have none."""
 
-    def __init__(self) -> None:
-        self._session: aiohttp.ClientSession | None = None
+    def __init__(self, requests: Callable[..., Requests] = PoolRequests) -> None:
+        """`requests`: for tests."""
+        # URLs are sent byte for byte as given, because they were signed.
+        self._client = Client(_connector, encoded=True, connect_seconds=_CONNECT_SECONDS, first=requests)
         self._contexts: WeakKeyDictionary[ClientCertificate, ssl.SSLContext] = WeakKeyDictionary()
+        self._limits = lru_cache(maxsize=8)(Deadlines)  # nearly all calls have the same one
 
     def _tls(self, certificate: ClientCertificate | None) -> ssl.SSLContext | bool:
         if certificate is None:
@@ -96,38 +105,35 @@ class AiohttpTransport:
             context = self._contexts[certificate] = client_context(certificate)
         return context
 
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None or self._session.closed:
-            # No limit by host: all accounts of a family have the same one, and one that hangs must not delay the others. The
-            # places of the accounts limit the jobs (`services/accounts_places.py`).
-            connector = aiohttp.TCPConnector(limit=MOST_CONNECTIONS, limit_per_host=0, keepalive_timeout=30)
-            self._session = aiohttp.ClientSession(connector=connector, auto_decompress=True, cookie_jar=aiohttp.DummyCookieJar())
-        return self._session
-
     async def send(self, request: HttpRequest, seconds: float) -> HttpResponse:
-        """See Transport. URL and body are sent byte for byte as given, because they were signed."""
+        """See Transport. URL and body are sent byte for byte as given."""
         refuse_in_transaction()
         try:
-            async with self._open().request(
-                request.method,
-                yarl.URL(request.url, encoded=True),
-                headers=list(request.headers),
-                data=request.body or None,
-                allow_redirects=False,
-                ssl=self._tls(request.client_certificate),
-                timeout=aiohttp.ClientTimeout(total=seconds, sock_connect=min(seconds, 5)),
-            ) as response:
-                body = await response.content.read(MAX_ANSWER + 1)
-                while len(body) <= MAX_ANSWER and not response.content.at_eof():
-                    body += await response.content.read(MAX_ANSWER + 1 - len(body))
-                if len(body) > MAX_ANSWER:
-                    raise TransportUnclearError(f"the answer is larger than {MAX_ANSWER} bytes")
-                headers = {name.lower(): value for name, value in response.headers.items()}
-                return HttpResponse(response.status, headers, body)
+            with self._limits(seconds).next():
+                answer = await self._send(request)
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             raise _failure(error, request.url, seconds) from error
+        if len(answer.body) > MAX_ANSWER:
+            raise TransportUnclearError(f"the answer is larger than {MAX_ANSWER} bytes")
+        return HttpResponse(answer.status, {name.lower(): value for name, value in answer.headers.items()}, answer.body)
+
+    async def _send(self, request: HttpRequest) -> Answer:
+        tls = self._tls(request.client_certificate)
+        arguments = (request.method, request.url, request.headers, request.body, MAX_ANSWER + 1, tls)
+        try:
+            return await self._client.send(*arguments)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            # A connection that was idle may have been closed by the channel when the request arrived (RFC 9112, 9.3.1).
+            if request.method != "GET" or isinstance(error, aiohttp.ClientConnectorError):
+                raise
+        return await self._client.send(*arguments)
 
     async def aclose(self) -> None:
-        """Close the session."""
-        if self._session is not None:
-            await self._session.close()
+        """Close the connections."""
+        await self._client.aclose()
+
+
+def _connector() -> aiohttp.TCPConnector:
+    # No limit by host: all accounts of a family have the same one, and one that hangs must not delay the others. The places of the
+    # accounts limit the jobs (`services/accounts_places.py`).
+    return aiohttp.TCPConnector(limit=MOST_CONNECTIONS, limit_per_host=0, keepalive_timeout=30)

@@ -13,11 +13,12 @@ import aiohttp
 import structlog
 import yarl
 
+from paycenter_server.deadlines import Deadlines
 from paycenter_server.domain.addresses import is_public, parse_ip, reached_address
 from paycenter_server.domain.guard import refuse_in_transaction
+from paycenter_server.http_requests import Client, PoolRequests, Requests
 from paycenter_server.services.context import Clock
 from paycenter_server.services.notifications_delivery import DeliveryResponse
-from paycenter_server.workers.notification_posts import Answer, OtherAiohttpError, Posts, SessionPosts
 
 log = structlog.get_logger(__name__)
 TIMEOUT = 10.0
@@ -84,20 +85,23 @@ class AiohttpNotificationSender:
         clock: Clock,
         *,
         timeout: float = TIMEOUT,
-        posts: Callable[[Callable[[Any], socket.socket], float], Posts] = Posts,
+        requests: Callable[..., Requests] = PoolRequests,
     ) -> None:
-        self._guard = guard
+        """`timeout`: of a notification, in seconds. `requests`: for tests."""
+        # A literal address is not resolved, but goes through the same socket factory.
+        self._client = Client(
+            lambda: aiohttp.TCPConnector(limit=0, limit_per_host=0, socket_factory=guard.socket_factory), first=requests
+        )
         self._clock = clock
         self._timeout = timeout
-        self._make = posts
-        self._posts: Posts | None = None
-        self._by_session: SessionPosts | None = None
+        self._deadlines = Deadlines(timeout)
 
     async def send(self, url: str, headers: dict[str, str], body: bytes) -> DeliveryResponse:
         """The answer, at most 64 KiB of it; without an answer, status 0 and the cause."""
         refuse_in_transaction()
         try:
-            answer = await self._post(url, headers, body)
+            with self._deadlines.next():
+                answer = await self._client.send("POST", url, (("accept", "*/*"), *headers.items()), body, MAX_ANSWER)
         except TimeoutError:
             return DeliveryResponse(0, f"no answer within {self._timeout:g} seconds")
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -107,28 +111,6 @@ class AiohttpNotificationSender:
             return DeliveryResponse(0, f"{type(error).__name__}: {error}"[:500])
         retry_after = self._retry_after(answer.headers.get("Retry-After", "")) if answer.status in (429, 503) else None
         return DeliveryResponse(answer.status, answer.body.decode("utf-8", "replace"), retry_after)
-
-    async def _post(self, url: str, headers: dict[str, str], body: bytes) -> Answer:
-        # A literal address is not resolved, but goes through the same socket factory.
-        if self._by_session is None:
-            if self._posts is None:
-                self._posts = self._make(self._guard.socket_factory, self._timeout)
-            try:
-                return await self._posts.post(url, headers, body, MAX_ANSWER)
-            except (AttributeError, TypeError) as error:
-                # `Posts` uses parts of aiohttp that are not documented, and this version has others.
-                self._use_session(error)
-            except OtherAiohttpError as error:
-                self._use_session(error)
-                raise
-        assert self._by_session is not None
-        return await self._by_session.post(url, headers, body, MAX_ANSWER)
-
-    def _use_session(self, error: Exception) -> None:
-        if self._by_session is None:
-            action = "notifications are sent, but need more processor time; report this version of aiohttp"
-            log.error("aiohttp_has_changed", version=aiohttp.__version__, why=f"{type(error).__name__}: {error}", action=action)
-            self._by_session = SessionPosts(self._guard.socket_factory, self._timeout)
 
     def _retry_after(self, value: str) -> float | None:
         if value.isascii() and value.isdigit():
@@ -140,6 +122,4 @@ class AiohttpNotificationSender:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        for posts in (self._posts, self._by_session):
-            if posts is not None:
-                await posts.aclose()
+        await self._client.aclose()

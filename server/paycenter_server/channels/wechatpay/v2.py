@@ -75,7 +75,7 @@ class WechatV2Codec(ABC):
             "sign_type": self.merchant.sign_type, **fields,
         }  # fmt: skip
         named["sign"] = sign(named, self.merchant.mch_key, self.merchant.sign_type)
-        headers = (("Content-Type", "text/xml; charset=utf-8"), ("User-Agent", USER_AGENT))
+        headers = (("Content-Type", "text/xml; charset=utf-8"), ("Accept", "*/*"), ("User-Agent", USER_AGENT))
         used = self.merchant.client_certificate if certificate else None
         return HttpRequest("POST", self.merchant.gateway_url + path, headers, build(named), used)
 
