@@ -11,7 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 from paycenter_server.domain.states import OrderState
-from paycenter_server.services.gathering import Gathering
+from paycenter_server.services.gathering import ENOUGH, Gathering
 from paycenter_server.services.notifications_payloads import order_closed
 from paycenter_server.services.payments_direct import DirectPayments
 from paycenter_server.storage.database import WriteConnection
@@ -77,7 +77,7 @@ async def test_a_statement_has_at_most_128_rows(system: PayCenterSystem) -> None
     assert (sizes, answers) == ([1, 128, 128, 43], [item * 10 for item in range(300)])
 
 
-async def waited(system: PayCenterSystem, count: int, seconds: float = 60) -> tuple[list[int], int]:
+async def waited(system: PayCenterSystem, count: int, seconds: float = 60, most: int = 1) -> tuple[list[int], int]:
     """The rows of each statement, and the number of waits, of so many items. In each wait one more arrives."""
     sizes: list[int] = []
     waits: list[float] = []
@@ -93,16 +93,21 @@ async def waited(system: PayCenterSystem, count: int, seconds: float = 60) -> tu
         later.append(asyncio.create_task(gathering.add(1000)))
         await pause(0)
 
-    gathering = Gathering(system.services.context, statement, wait, seconds)
+    gathering = Gathering(system.services.context, statement, wait, seconds, waits=most)
     assert await ended([asyncio.create_task(gathering.add(item)) for item in range(count)]) == list(range(count))
     assert [await task for task in later] == [1000] * len(waits)
-    assert all(0 < waited <= seconds for waited in waits)
+    assert all(0 < waited <= seconds * number for number, waited in enumerate(waits, 1))
     return sizes, len(waits)
 
 
 async def test_if_several_have_arrived_a_statement_waits_for_more(system: PayCenterSystem) -> None:
     assert await waited(system, 3) == ([1, 3], 1)
     assert await waited(system, 132) == ([1, 128, 4], 1)
+
+
+async def test_a_statement_of_few_waits_longer_if_a_channel_is_called(system: PayCenterSystem) -> None:
+    assert await waited(system, 3, most=3) == ([1, 5], 3)
+    assert await waited(system, ENOUGH, most=3) == ([1, ENOUGH], 1)
 
 
 async def test_what_arrives_alone_does_not_wait(system: PayCenterSystem) -> None:

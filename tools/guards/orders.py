@@ -56,6 +56,18 @@ ORDERS: list[Mutant] = [
             "test_payments_together.py::test_a_full_statement_does_not_wait",
         ),
         (
+            "gathering-few-wait-longer",
+            "for number in range(1, self._waits + 1):",
+            "for number in range(1, 2):",
+            "test_payments_together.py::test_a_statement_of_few_waits_longer_if_a_channel_is_called",
+        ),
+        (
+            "gathering-enough",
+            "            if len(self._waiting) >= ENOUGH:\n                break\n",
+            "",
+            "test_payments_together.py::test_a_statement_of_few_waits_longer_if_a_channel_is_called",
+        ),
+        (
             "gathering-no-wait-after-long",
             "if seconds > 0:",
             "if True:",

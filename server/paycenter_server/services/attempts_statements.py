@@ -11,7 +11,7 @@ from paycenter_server.domain.events import Cause
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.states import ATTEMPT, AttemptEvent, AttemptState, target
 from paycenter_server.services.context import Context
-from paycenter_server.services.gathering import Gathering
+from paycenter_server.services.gathering import WAITS_OF_CHANNEL_CALLS, Gathering
 from paycenter_server.storage import attempts_submission as rows
 from paycenter_server.storage.attempts_submission import Answer, Intent
 
@@ -21,8 +21,8 @@ class SubmitStatements:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._intents = Gathering(context, rows.insert_attempts)
-        self._answers = Gathering(context, rows.store_answers)
+        self._intents = Gathering(context, rows.insert_attempts, waits=WAITS_OF_CHANNEL_CALLS)
+        self._answers = Gathering(context, rows.store_answers, waits=WAITS_OF_CHANNEL_CALLS)
 
     async def insert(self, attempt: PayAttempt, order: PayOrder, cause: Cause) -> bool:
         """See `insert_attempt` in storage/attempts_submission.py."""

@@ -25,7 +25,7 @@ from paycenter_server.services.channels_configured import ConfiguredChannel
 from paycenter_server.services.channels_gateway import ChannelGateway
 from paycenter_server.services.context import Context, deadline
 from paycenter_server.services.events import cause
-from paycenter_server.services.gathering import Gathering
+from paycenter_server.services.gathering import WAITS_OF_CHANNEL_CALLS, Gathering
 from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.services.limits import waiting_outside
 from paycenter_server.services.orders import Orders
@@ -95,7 +95,7 @@ class Submission:
         self._payments = payments
         self._attempts = attempts
         self._direct = direct
-        self._reads = Gathering(context, order_rows.read_to_submit)
+        self._reads = Gathering(context, order_rows.read_to_submit, waits=WAITS_OF_CHANNEL_CALLS)
         self._statements = SubmitStatements(context)
 
     async def submit(self, caller: Caller, new: NewSubmission) -> tuple[PayOrder, PayAttempt]:

@@ -18,6 +18,10 @@ BUSY_FROM = 2
 """So many that arrive during a statement show that sharing more would save time."""
 WAIT_SECONDS = 0.003
 """The shortest time between the beginnings of two statements then. One that takes longer is followed by the next at once."""
+WAITS_OF_CHANNEL_CALLS = 3
+"""So many times WAIT_SECONDS for a statement of fewer than ENOUGH items, of calls that wait for a channel too: for tens or hundreds
+of milliseconds."""
+ENOUGH = 8
 
 
 @value
@@ -29,8 +33,8 @@ class _Waiting(Generic[T, R]):
 class Gathering(Generic[T, R]):
     """One statement is in progress at a time. The first item goes at once; those that arrive meanwhile share the next statement.
 
-    If several have arrived, the next statement begins WAIT_SECONDS after the last one, so that more share it. A statement costs far
-    more than a row of it: under load each caller has its answer earlier with the wait than without.
+    If several have arrived, the next statement begins WAIT_SECONDS after the last one, or later while they are few, so that more
+    share it. A statement costs far more than a row of it: under load each caller has its answer earlier with the wait than without.
     """
 
     def __init__(
@@ -40,10 +44,11 @@ class Gathering(Generic[T, R]):
         wait: Callable[[float], Awaitable[object]] = asyncio.sleep,
         seconds: float = WAIT_SECONDS,
         *,
+        waits: int = 1,
         to_completion: bool = False,
     ) -> None:
         """`statement`: its results are in the order of its items, of which there is at least one. `seconds`: between the beginnings
-        of two statements. `wait`: for tests.
+        of two statements; `waits`: so many times as long while fewer than ENOUGH items wait. `wait`: for tests.
 
         `to_completion`: what a caller wanted that is cancelled is done all the same. Otherwise it is not, unless it is in progress
         with that of others.
@@ -52,6 +57,7 @@ class Gathering(Generic[T, R]):
         self._statement = statement
         self._wait = wait
         self._seconds = seconds
+        self._waits = waits
         self._to_completion = to_completion
         self._waiting: deque[_Waiting[T, R]] = deque()
         self._busy = False
@@ -100,9 +106,12 @@ class Gathering(Generic[T, R]):
             self._next()
 
     async def _wait_for_more(self) -> None:
-        seconds = self._begun + self._seconds - asyncio.get_running_loop().time()
-        if seconds > 0:
-            await self._wait(seconds)
+        for number in range(1, self._waits + 1):
+            seconds = self._begun + number * self._seconds - asyncio.get_running_loop().time()
+            if seconds > 0:
+                await self._wait(seconds)
+            if len(self._waiting) >= ENOUGH:
+                break
 
     async def _share(self, waiting_rows: Sequence[_Waiting[T, R]]) -> None:
         # What a caller that was cancelled meanwhile wanted is not wanted any more.

@@ -20,7 +20,7 @@ from paycenter_server.services.approvals import Approvals, Approved, Wanted
 from paycenter_server.services.audit import Act, record
 from paycenter_server.services.context import Context
 from paycenter_server.services.events import cause
-from paycenter_server.services.gathering import Gathering
+from paycenter_server.services.gathering import WAITS_OF_CHANNEL_CALLS, Gathering
 from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.services.paging import Page, Pager, among, bounded
 from paycenter_server.services.refunds_settlement import RefundSettlement
@@ -94,8 +94,8 @@ class Refunds:
         self._identity = identity
         self._settlement = settlement
         self._approvals = approvals
-        self._to_refund = Gathering(context, order_rows.read_to_refund)
-        self._reads = Gathering(context, _read)
+        self._to_refund = Gathering(context, order_rows.read_to_refund, waits=WAITS_OF_CHANNEL_CALLS)
+        self._reads = Gathering(context, _read, waits=WAITS_OF_CHANNEL_CALLS)
 
     async def create(self, caller: Caller, new: NewRefund, approved: Approved | None = None) -> PayRefund:
         """Create a refund. It is idempotent by (app, merchant_refund_no): the same content returns the existing refund, and sends

@@ -7,7 +7,7 @@ from contextlib import suppress
 from paycenter_server.domain.events import Cause
 from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.services.context import Context
-from paycenter_server.services.gathering import Gathering
+from paycenter_server.services.gathering import WAITS_OF_CHANNEL_CALLS, Gathering
 from paycenter_server.storage import refunds as rows
 from paycenter_server.storage import refunds_shared as shared
 from paycenter_server.storage.database import LockTimeout
@@ -19,8 +19,8 @@ class RefundStatements:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._intents = Gathering(context, shared.reserve_and_insert_each)
-        self._successes = Gathering(context, shared.succeed_each)
+        self._intents = Gathering(context, shared.reserve_and_insert_each, waits=WAITS_OF_CHANNEL_CALLS)
+        self._successes = Gathering(context, shared.succeed_each, waits=WAITS_OF_CHANNEL_CALLS)
 
     async def reserve_and_insert(self, refund: PayRefund, cause: Cause) -> bool:
         """See `reserve_and_insert` in storage/refunds.py."""
