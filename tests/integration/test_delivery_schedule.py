@@ -171,15 +171,15 @@ async def test_a_late_result_never_overwrites_success(system: PayCenterSystem) -
                 http_status=200, duration_ms=1, answer="", at=now,
             )  # fmt: skip
 
-        assert await delivery_rows.record(connection, [result(NotificationEvent.RECEIVED, quick.notify_times)])
+        assert (await delivery_rows.record(connection, [result(NotificationEvent.RECEIVED, quick.notify_times)])).changed
         for claimed in (0, 1, 2):
-            assert not await delivery_rows.record(connection, [result(NotificationEvent.UNANSWERED, claimed)])
+            assert not (await delivery_rows.record(connection, [result(NotificationEvent.UNANSWERED, claimed)])).changed
         row = await task_row(system)
         assert (row["state"], row["notify_times"], row["next_notify_time"]) == ("SUCCESS", 1, None)
         # Both in one statement: one of them is stored, and the row is consistent.
         await notification_rows.resend(connection, [slow.id], now, CAUSE)
         both = [result(NotificationEvent.RECEIVED, 1), result(NotificationEvent.UNANSWERED, 1)]
-        assert len(await delivery_rows.record(connection, both)) == 1
+        assert len((await delivery_rows.record(connection, both)).changed) == 1
         row = await task_row(system)
         assert (row["state"] == "SUCCESS") is (row["next_notify_time"] is None)
         assert row["notify_times"] == 2

@@ -76,8 +76,8 @@ async def test_a_late_result_does_not_overwrite_a_later_one(system: PayCenterSys
     (slow,) = await claim_beside(system)
     now = system.clock.now()
     async with system.services.context.database.connection() as connection:
-        assert await delivery_rows.record(connection, [delivery(slow, NotificationEvent.UNANSWERED, now)])
-        assert not await delivery_rows.record(connection, [delivery(slow, NotificationEvent.RECEIVED, now, claimed=0)])
+        assert (await delivery_rows.record(connection, [delivery(slow, NotificationEvent.UNANSWERED, now)])).changed
+        assert not (await delivery_rows.record(connection, [delivery(slow, NotificationEvent.RECEIVED, now, claimed=0)])).changed
     (row,) = await system.rows("SELECT state, notify_times FROM pay_notify_task")
     assert (row["state"], row["notify_times"]) == ("REQUEST_FAILURE", 1)
 
@@ -88,8 +88,8 @@ async def test_a_result_does_not_reopen_what_has_ended(system: PayCenterSystem, 
     (task,) = await claim_beside(system)
     now = system.clock.now()
     async with system.services.context.database.connection() as connection:
-        assert await delivery_rows.record(connection, [delivery(task, end, now)])
-        assert not await delivery_rows.record(connection, [delivery(task, NotificationEvent.UNANSWERED, now, claimed=1)])
+        assert (await delivery_rows.record(connection, [delivery(task, end, now)])).changed
+        assert not (await delivery_rows.record(connection, [delivery(task, NotificationEvent.UNANSWERED, now, claimed=1)])).changed
     (row,) = await system.rows("SELECT state, notify_times, next_notify_time FROM pay_notify_task")
     assert (row["state"], row["notify_times"], row["next_notify_time"]) == (target(NOTIFICATION, end), 1, None)
 

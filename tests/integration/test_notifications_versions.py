@@ -128,7 +128,7 @@ async def test_a_delivery_in_progress_does_not_reopen_what_was_superseded(
         await system.rows("UPDATE pay_notify_task SET state = 'SUPERSEDED', next_notify_time = NULL")
         later = now if event is NotificationEvent.UNANSWERED else None
         result = DeliveryResult(claimed.id, claimed.notify_times, event, later, "u", 0, 1, "", now)
-        assert await delivery_rows.record(connection, [result]) == []
+        assert not (await delivery_rows.record(connection, [result])).changed
     assert await tasks(system) == [("pay_order.closed", 1, "SUPERSEDED")]
     assert await system.cases() == []
 

@@ -127,8 +127,8 @@ LEDGER: list[Mutant] = [
         "test_event_ledger.py",
         (
             "delivery-actor",
-            "                    with acting(_JOB):",
-            "                    if True:",
+            "                with acting(_JOB):",
+            "                if True:",
             "test_the_end_of_a_notification_is_in_the_ledger_and_a_failed_delivery_is_not",
         ),
     ),

@@ -80,6 +80,56 @@ NOTIFICATIONS: list[Mutant] = [
         ),
     ),
     *guards(
+        "storage/notifications_delivery.py",
+        "test_delivery_results.py",
+        (
+            "record-passes-locked",
+            "WHERE id = g.task_id FOR NO KEY UPDATE SKIP LOCKED) t",
+            "WHERE id = g.task_id FOR NO KEY UPDATE) t",
+            "test_a_statement_leaves_out_what_is_locked",
+        ),
+        (
+            "record-logs-what-it-records",
+            "duration_ms, answer, at FROM locked",
+            "duration_ms, answer, at FROM given",
+            "test_a_statement_leaves_out_what_is_locked",
+        ),
+        (
+            "record-hardly-waits",
+            "event, nothing) CROSS JOIN hardly_waiting",
+            "event, nothing)",
+            "test_a_result_whose_case_waits_does_not_hold_up_the_others",
+        ),
+    ),
+    *guards(
+        "services/notifications_delivery.py",
+        "test_delivery_results.py",
+        (
+            "record-locked-later",
+            "self._store_later(await self._store(batch))",
+            "await self._store(batch)",
+            "test_a_locked_notification_waits_alone",
+        ),
+        (
+            "record-each-alone",
+            "            if len(batch) > 1:\n                await self._store_each(batch)\n            elif",
+            "            if",
+            "test_a_result_whose_case_waits_does_not_hold_up_the_others",
+        ),
+        (
+            "record-conflict-later",
+            "            elif isinstance(error, Conflict):\n                self._store_later(batch)\n",
+            "",
+            "test_a_result_whose_case_waits_does_not_hold_up_the_others",
+        ),
+        (
+            "record-lost-once",
+            "            if is_connection_loss(error):\n                self._not_stored(batch)\n                return False\n",
+            "",
+            "test_after_a_lost_connection_nothing_is_recorded_again",
+        ),
+    ),
+    *guards(
         "storage/notifications.py",
         "test_guards_notifications.py",
         (
@@ -158,8 +208,8 @@ NOTIFICATIONS: list[Mutant] = [
         "test_notifications_delivery.py",
         (
             "given-up-recorded",
-            "if task.id in changed:",
-            "if changed is not None:",
+            "if task.id in recorded.changed:",
+            "if recorded is not None:",
             "test_a_result_that_is_not_recorded_opens_no_case",
         ),
         (

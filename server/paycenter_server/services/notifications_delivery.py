@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import UUID
@@ -24,6 +24,7 @@ from paycenter_server.services.context import Context
 from paycenter_server.services.notifications_endpoints import Endpoints
 from paycenter_server.services.notifications_signing import NotificationSigner
 from paycenter_server.storage import notifications_delivery as delivery_rows
+from paycenter_server.storage.database import Conflict, is_connection_loss
 from paycenter_server.storage.notifications_delivery import DeliveryResult, DueNotification
 
 log = structlog.get_logger(__name__)
@@ -40,6 +41,9 @@ RECORD_ROWS = 256
 """The most results of one statement."""
 RECORD_SECONDS = 0.01
 """The shortest time between the beginnings of two statements with results, if several are waiting."""
+LOCKED_SECONDS = 0.5
+"""After this time the result of a notification that another transaction has locked is recorded again, until it is recorded."""
+_Outcome = tuple[DueNotification, DeliveryResult]
 
 
 @value
@@ -76,8 +80,11 @@ class NotificationDelivery:
             _JOB.name, context.clock, self._endpoints.places, due=self._due, take=self._take,
             key=lambda task: task.endpoint, work=self._deliver, share=context.other_workers.send,
         )  # fmt: skip
-        self._outcomes: list[tuple[DueNotification, DeliveryResult]] = []
+        self._outcomes: list[_Outcome] = []
         self._recorder: asyncio.Task[None] | None = None
+        self._locked: list[_Outcome] = []
+        self._lock_wait: asyncio.Task[None] | None = None
+        self._reported: set[UUID] = set()
 
     async def deliver_due(self) -> int:
         """Start the delivery of what is due, as far as there are places, and return the number. The rest follows as places become
@@ -118,8 +125,8 @@ class NotificationDelivery:
     async def settle(self) -> None:
         """Wait until all started deliveries, and those of the backlog, are recorded."""
         await self._claims.settle()
-        while self._recorder is not None:
-            await asyncio.wait([self._recorder])
+        while tasks := [task for task in (self._recorder, self._lock_wait) if task is not None]:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
     async def _deliver(self, task: DueNotification) -> None:
         received: DeliveryResponse | None = None
@@ -182,6 +189,9 @@ class NotificationDelivery:
             at=self._context.now(), endpoint=_endpoint(task), problem=problem, times=times,
         )  # fmt: skip
         self._outcomes.append((task, result))
+        self._start_recorder()
+
+    def _start_recorder(self) -> None:
         if self._recorder is None:
             self._recorder = asyncio.create_task(self._record())
 
@@ -221,29 +231,80 @@ class NotificationDelivery:
                     await asyncio.sleep(seconds)
                 begun = loop.time()
                 batch, self._outcomes = self._outcomes[:RECORD_ROWS], self._outcomes[RECORD_ROWS:]
-                try:
-                    with acting(_JOB):
-                        await self._store(batch)
-                except Exception:
-                    # Not recorded: after the lease they are sent again. Delivery is at least once.
-                    log.exception("deliveries_not_recorded", deliveries=len(batch))
+                with acting(_JOB):
+                    await self._store_all(batch)
         finally:
             self._recorder = None
             if self._outcomes:
-                self._recorder = asyncio.create_task(self._record())
+                self._start_recorder()
 
-    async def _store(self, batch: list[tuple[DueNotification, DeliveryResult]]) -> None:
+    async def _store_all(self, batch: Sequence[_Outcome]) -> bool:
+        """Store results, and if that fails each alone, so that one does not lose those of the others. False if the connection was
+        lost.
+
+        What another transaction has locked is stored later. After a lost connection or a time-out the results may be stored, so
+        they are not stored again. What is not stored is sent again after the lease: delivery is at least once.
+        """
+        try:
+            self._store_later(await self._store(batch))
+        except Exception as error:
+            if is_connection_loss(error):
+                self._not_stored(batch)
+                return False
+            if len(batch) > 1:
+                await self._store_each(batch)
+            elif isinstance(error, Conflict):
+                self._store_later(batch)
+            else:
+                self._not_stored(batch)
+        return True
+
+    async def _store_each(self, batch: Sequence[_Outcome]) -> None:
+        for number, outcome in enumerate(batch, 1):
+            if not await self._store_all([outcome]):
+                # The others were not tried alone: they are recorded with the next ones, or lost together.
+                self._outcomes = [*batch[number:], *self._outcomes]
+                return
+
+    def _not_stored(self, batch: Sequence[_Outcome]) -> None:
+        self._reported.difference_update(task.id for task, _ in batch)
+        numbers = [encode(Prefix.NOTIFICATION, task.id) for task, _ in batch[:10]]
+        log.exception("deliveries_not_recorded", deliveries=len(batch), first=numbers)
+
+    def _store_later(self, outcomes: Sequence[_Outcome]) -> None:
+        """Store these after LOCKED_SECONDS. They are few: a locked notification is not claimed again."""
+        for task, _ in outcomes:
+            if task.id not in self._reported:
+                self._reported.add(task.id)
+                log.warning("delivery_result_waits_for_lock", task=encode(Prefix.NOTIFICATION, task.id), app=task.app_key)
+        self._locked += outcomes
+        if self._locked and self._lock_wait is None:
+            self._lock_wait = asyncio.create_task(self._wait_for_locks())
+
+    async def _wait_for_locks(self) -> None:
+        try:
+            await asyncio.sleep(LOCKED_SECONDS)
+        finally:
+            self._outcomes, self._locked, self._lock_wait = [*self._locked, *self._outcomes], [], None
+            self._start_recorder()
+
+    async def _store(self, batch: Sequence[_Outcome]) -> Sequence[_Outcome]:
+        """Store results by one statement, or with the cases of those that are given up by one transaction. Those that are not
+        stored, because their notifications are locked, are returned."""
         ended = [outcome for outcome in batch if outcome[1].event is NotificationEvent.GIVE_UP]
         results = [result for _, result in batch]
         if not ended:
             async with self._context.database.connection() as connection:
-                await delivery_rows.record(connection, results)
-            return
-        async with self._context.database.transaction() as transaction:
-            changed: set[UUID] = set(await delivery_rows.record(transaction, results))
-            for task, result in ended:
-                if task.id in changed:
-                    await self._cases.notification_given_up(transaction, task, result.problem)
+                recorded = await delivery_rows.record(connection, results)
+        else:
+            async with self._context.database.transaction() as transaction:
+                recorded = await delivery_rows.record(transaction, results)
+                for task, result in ended:
+                    if task.id in recorded.changed:
+                        await self._cases.notification_given_up(transaction, task, result.problem)
+        if self._reported:
+            self._reported.difference_update(task.id for task, _ in batch if task.id not in recorded.locked)
+        return [outcome for outcome in batch if outcome[0].id in recorded.locked]
 
 
 def _endpoint(task: DueNotification) -> str:

@@ -12,7 +12,7 @@ from paycenter_server.domain.notifications import NotificationType
 from paycenter_server.domain.states import NOTIFICATION, NotificationEvent, sources, target
 from paycenter_server.domain.values import value
 from paycenter_server.storage.claims import due_keys, due_rows
-from paycenter_server.storage.database import Connection, WriteConnection
+from paycenter_server.storage.database import HARDLY_WAITING, Connection, WriteConnection
 from paycenter_server.storage.events import cause_values
 from paycenter_server.storage.notifications import CURRENT_URL, noting_state
 from paycenter_server.storage.rows import to_model
@@ -103,29 +103,38 @@ class DeliveryResult:
     times: int = 1
 
 
-async def record(connection: WriteConnection, results: Sequence[DeliveryResult]) -> list[UUID]:
-    """Store results and their log in one statement, and return the notifications that they changed.
+@value
+class Recorded:
+    """What became of the results of one statement: the notifications that it changed, and those that it left out with their
+    results, because another transaction has locked them."""
 
-    A notification that has changed since its claim is only logged. The ledger gets an event of each that ends, the log
-    every delivery. Rows are locked in the order of their keys, as in `move_endpoint`, so that the two never wait for each other in
-    a circle.
+    changed: set[UUID]
+    locked: set[UUID]
+
+
+async def record(connection: WriteConnection, results: Sequence[DeliveryResult]) -> Recorded:
+    """Store results and their log in one statement, which waits for no notification: what another transaction has locked is left
+    out, so that it does not hold up the others. In the transaction of `connection`, nothing waits longer than HARDLY_WAITING.
+
+    A notification that has changed since its claim is only logged; of one that was deleted nothing is stored. The ledger gets an
+    event of each that ends, the log every delivery. LockTimeout, with nothing stored, if a lock of anything else was not got.
 
     `jsonb_array_elements` returns nothing. It is there for the planner, which takes an array of unknown length for ten rows, and
     then compares each notification with each result. For a hundred it uses a hash table.
     """
     rows = await connection.fetch(
-            f"""WITH given AS (
-                 SELECT * FROM ROWS FROM (unnest($1::uuid[], $2::int[], $3::text[], $4::timestamptz[], $5::text[], $6::int[],
+            f"""WITH {HARDLY_WAITING}, given AS MATERIALIZED (
+                 SELECT g.* FROM ROWS FROM (unnest($1::uuid[], $2::int[], $3::text[], $4::timestamptz[], $5::text[], $6::int[],
                    $7::int[], $8::text[], $9::timestamptz[], $11::text[], $12::text[], $13::int[], $14::text[]),
                    jsonb_array_elements('[]'))
                    AS g(task_id, claimed, state, next_time, url, http_status, duration_ms, answer, at, endpoint, problem, times,
-                     event, nothing)
+                     event, nothing) CROSS JOIN hardly_waiting
+               ), locked AS MATERIALIZED (
+                 SELECT g.*, t.before FROM given g CROSS JOIN LATERAL (
+                   SELECT state AS before FROM pay_notify_task WHERE id = g.task_id FOR NO KEY UPDATE SKIP LOCKED) t
                ), logged AS (
                  INSERT INTO pay_notify_log (task_id, notify_times, state, url, http_status, duration_ms, answer, create_time)
-                 SELECT task_id, claimed + times, state, url, http_status, duration_ms, answer, at FROM given
-               ), locked AS MATERIALIZED (
-                 SELECT g.*, t.before FROM (SELECT * FROM given ORDER BY task_id) g CROSS JOIN LATERAL (
-                   SELECT state AS before FROM pay_notify_task WHERE id = g.task_id FOR NO KEY UPDATE) t
+                 SELECT task_id, claimed + times, state, url, http_status, duration_ms, answer, at FROM locked
                ), moved AS (
                  UPDATE pay_notify_task t SET state = g.state, notify_times = g.claimed + g.times, next_notify_time = g.next_time,
                    last_execute_time = g.at, update_time = g.at, problem = g.problem,
@@ -135,7 +144,10 @@ async def record(connection: WriteConnection, results: Sequence[DeliveryResult])
                    RETURNING t.id, t.type, t.data_id, t.state, g.event, g.before
                ), ended AS (
                  SELECT * FROM moved WHERE event = ANY($15)
-               ), noted AS ({noting_state("event", 16, "ended")}) SELECT id FROM moved""",
+               ), noted AS ({noting_state("event", 16, "ended")})
+               SELECT id, true AS changed FROM moved UNION ALL
+               SELECT g.task_id, false FROM given g WHERE g.task_id <> ALL(ARRAY(SELECT task_id FROM locked))
+                 AND (SELECT t.id FROM pay_notify_task t WHERE t.id = g.task_id) IS NOT NULL""",
             [d.task_id for d in results],
             [d.claimed_times for d in results],
             [target(NOTIFICATION, d.event) for d in results],
@@ -153,4 +165,4 @@ async def record(connection: WriteConnection, results: Sequence[DeliveryResult])
             [event.value for event in _ENDS],
             *cause_values(Cause(current_actor())),
     )  # fmt: skip
-    return [row["id"] for row in rows]
+    return Recorded({row["id"] for row in rows if row["changed"]}, {row["id"] for row in rows if not row["changed"]})

@@ -72,6 +72,8 @@ EXEMPT: dict[str, str] = {
             "gathering Gathering._share",
             "gathering Gathering.add: return await (",
             "orders_insert _insert: made",
+            "notifications_delivery NotificationDelivery._store_all: await self._store_each",
+            "notifications_delivery NotificationDelivery._store_each",
         ),
         "one statement with the rows of several calls: committed or not, as the statement of one call",
     ),
@@ -80,6 +82,7 @@ EXEMPT: dict[str, str] = {
     "notifications_trial": "a test notification, which is stored nowhere",
     "channels_configured ConfiguredChannels.bound: async with self._building": "a lock in memory",
     "notifications_delivery NotificationDelivery._record: await asyncio.sleep": "a wait for more results",
+    "notifications_delivery NotificationDelivery._wait_for_locks": "a wait for a lock of another transaction",
     "claims Claims._claim_backlog": "a claim for places that became free: the kill points of _claim",
     **dict.fromkeys(
         (
