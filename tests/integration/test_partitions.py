@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -13,6 +16,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 from paycenter_server.services.books import check_books, compared_since
+from paycenter_server.services.partitions import PAUSE_AFTER_FAILURE
 from paycenter_server.storage import migrate
 from paycenter_server.storage.partitions import TABLES, months_before, name_of, next_month
 from support.databases import in_thread
@@ -177,9 +181,12 @@ async def test_a_drop_that_has_to_wait_does_not_hinder_the_next_months(own: Any)
         async with other.transaction():
             await other.execute("LOCK TABLE pay_notify_task IN ACCESS SHARE MODE")
             await other.execute("LOCK TABLE ONLY pay_event IN ACCESS SHARE MODE")
-            with pytest.raises(asyncpg.LockNotAvailableError):
-                await asyncio.wait_for(system.services.partitions.maintain(), 8)
+            done = await asyncio.wait_for(system.services.partitions.maintain(), 8)
         await other.close()
+        assert done.dropped == []
+        (sentence,) = done.locked
+        assert name_of("pay_event", months_before(now, 0)) in sentence
+        assert "Run `paycenter partitions` again" in sentence
         assert name_of("pay_event", next_month(later)) in await names(system)
         assert (await system.services.partitions.maintain()).dropped == [name_of("pay_event", months_before(now, 0))]
 
@@ -201,10 +208,51 @@ async def test_a_table_that_stays_locked_is_left_for_later(own: Any) -> None:
         other = await asyncpg.connect(system.database_url)
         async with other.transaction():
             await other.execute("LOCK TABLE pay_event IN ACCESS EXCLUSIVE MODE")
-            with pytest.raises(asyncpg.LockNotAvailableError):
-                await asyncio.wait_for(system.services.partitions.maintain(), 8)
+            done = await asyncio.wait_for(system.services.partitions.maintain(), 8)
         await other.close()
+        assert (done.made, len(done.locked)) == ([], 1)
         assert await system.services.partitions.run() == len(TABLES)
+
+
+async def test_the_job_pauses_after_a_table_was_locked(own: Any) -> None:
+    """A backup takes hours, and each try makes calls wait. A clock that is set back does not make the pause longer."""
+    async with own() as system:
+        partitions = system.services.partitions
+        system.clock.offset = timedelta(days=31)
+        other = await asyncpg.connect(system.database_url)
+        async with other.transaction():
+            await other.execute("LOCK TABLE pay_event IN ACCESS EXCLUSIVE MODE")
+            assert await partitions.run() == 0
+        await other.close()
+        system.clock.offset += PAUSE_AFTER_FAILURE - timedelta(seconds=30)
+        assert await partitions.run() == 0
+        system.clock.offset -= PAUSE_AFTER_FAILURE
+        assert await partitions.run() == len(TABLES)
+        system.clock.offset = timedelta(days=62)
+        assert await partitions.run() == len(TABLES)
+
+
+async def test_a_partition_that_waits_holds_no_lock_of_another_one(own: Any) -> None:
+    """What was made and dropped before it stays so."""
+    async with own(event_retention_months=3, notification_log_retention_months=3) as system:
+        now = await system.value("SELECT now()")
+        later = months_before(now, -4)
+        system.clock.offset = later - now + timedelta(days=1)
+        await insert(system, later + timedelta(days=1))
+        made, old = months_before(later, -3), months_before(now, 0)
+        other = await asyncpg.connect(system.database_url)
+        async with other.transaction():
+            await other.execute("LOCK TABLE pay_notify_log IN ACCESS SHARE MODE")
+            done = await system.services.partitions.maintain()
+        await other.close()
+        assert name_of("pay_event", made) in done.made
+        assert name_of("pay_notify_log", made) not in done.made
+        assert done.dropped == [name_of("pay_event", old)]
+        assert [name_of("pay_notify_log", month) in sentence for month, sentence in zip((made, old), done.locked, strict=True)] == [
+            True, True,
+        ]  # fmt: skip
+        again = await system.services.partitions.maintain()
+        assert (again.dropped, again.locked) == ([name_of("pay_notify_log", old)], [])
 
 
 async def test_an_upgrade_keeps_events_and_deliveries(fresh: str) -> None:
@@ -246,3 +294,33 @@ async def test_a_role_that_may_only_use_the_tables_may_use_them_after_the_upgrad
     finally:
         await connection.execute(f'RESET ROLE; DROP OWNED BY "{role}"; DROP ROLE "{role}"')
         await connection.close()
+
+
+async def test_the_command_says_what_is_locked_and_ends_with_1(own: Any, master_key_file: Path) -> None:
+    async with own() as system:
+        now = await system.value("SELECT now()")
+        missing = name_of("pay_notify_log", months_before(now, -3))
+        await system.rows(f"DROP TABLE {missing}")
+        environment = {
+            **os.environ, "PAYCENTER_MODE": "development", "PAYCENTER_DATABASE_URL": system.database_url,
+            "PAYCENTER_MASTER_KEY_FILE": str(master_key_file), "PAYCENTER_ORDER_CALLBACK_URL": system.settings.order_callback_url,
+            "PAYCENTER_REFUND_CALLBACK_URL": system.settings.refund_callback_url,
+        }  # fmt: skip
+
+        async def typed() -> subprocess.CompletedProcess[str]:
+            words = [sys.executable, "-m", "paycenter_server.cli", "partitions"]
+            return await asyncio.to_thread(
+                subprocess.run, words, env=environment, capture_output=True, text=True, timeout=60, check=False
+            )
+
+        other = await asyncpg.connect(system.database_url)
+        async with other.transaction():
+            await other.execute("LOCK TABLE pay_notify_log IN ACCESS SHARE MODE")
+            said = await typed()
+        await other.close()
+        assert said.returncode == 1
+        assert said.stderr.startswith(f"Not made, because another transaction has locked a table: {missing}.")
+        assert "again after it has ended" in said.stderr
+        again = await typed()
+        assert (again.returncode, again.stderr) == (0, "")
+        assert f"{missing} " in again.stdout

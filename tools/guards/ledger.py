@@ -22,8 +22,8 @@ LEDGER: list[Mutant] = [
         ),
         (
             "partition-lock-timeout",
-            """    await transaction.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")\n""",
-            "",
+            """    await transaction.execute(f"SET LOCAL lock_timeout = '{_TABLE_LOCK_TIMEOUT}'")\n""",
+            """    await transaction.execute("SET LOCAL lock_timeout = 0")\n""",
             "test_a_table_that_stays_locked_is_left_for_later",
         ),
         (
@@ -41,6 +41,18 @@ LEDGER: list[Mutant] = [
             "                if await partition_rows.has_rows(transaction, table, month):",
             "                if False:",
             "test_a_month_that_nobody_made_is_in_the_default_partition_and_said",
+        ),
+        (
+            "partition-pause",
+            "self._failed <= now < self._failed + PAUSE_AFTER_FAILURE",
+            "False",
+            "test_the_job_pauses_after_a_table_was_locked",
+        ),
+        (
+            "partition-pause-clock",
+            "self._failed <= now < self._failed + PAUSE_AFTER_FAILURE",
+            "now < self._failed + PAUSE_AFTER_FAILURE",
+            "test_the_job_pauses_after_a_table_was_locked",
         ),
         (
             "partition-old-by-both-clocks",

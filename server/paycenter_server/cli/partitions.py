@@ -19,8 +19,8 @@ def partitions(*, only_list: bool) -> None:
     """Make the partitions of this month and of the next three, drop those that are not kept, and list them.
 
     The worker does the same. PAYCENTER_EVENT_RETENTION_MONTHS and PAYCENTER_NOTIFICATION_LOG_RETENTION_MONTHS say how many months
-    are kept; without them nothing is dropped. Ends with 1 if a month cannot have its partition. Beside a running `paycenter dev`
-    it needs no settings.
+    are kept; without them nothing is dropped. Ends with 1 if a month cannot have its partition, or if a table is locked, as by a
+    backup: then repeat it later. Beside a running `paycenter dev` it needs no settings.
     """
     settings = settings_of_dev_or_exit()
     configure_logging("console", "error")
@@ -36,6 +36,7 @@ def partitions(*, only_list: bool) -> None:
         click.echo(f"{one.name:<28}{month:<14}{(one.bytes or 0) / 1024:>12,.0f} KiB{' made' if one.name in done.made else ''}")
     for name in done.dropped:
         click.echo(f"{name:<28}dropped")
-    for problem in done.problems:
-        click.echo(problem, err=True)
-    raise SystemExit(1 if done.problems else 0)
+    wrong = [*done.problems, *done.locked]
+    for sentence in wrong:
+        click.echo(sentence, err=True)
+    raise SystemExit(1 if wrong else 0)

@@ -12,9 +12,12 @@ from datetime import UTC, datetime
 from paycenter_server.storage.database import Connection, Transaction
 
 TABLES = ("pay_event", "pay_notify_log")
-_LOCK_TIMEOUT = "2s"
-# Two workers make the same partition: the second waits, and finds it made.
+# A request for the lock of a table waits behind whoever reads it, for example a backup, and every call that needs the table then
+# waits behind the request.
+_TABLE_LOCK_TIMEOUT = "100ms"
+# Two workers make the same partition: the second waits, and finds it made. Nobody else waits for this lock.
 _ADVISORY_LOCK = 7290241104
+_ADVISORY_LOCK_TIMEOUT = "2s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +73,11 @@ async def newest_event(connection: Connection) -> datetime | None:
 
 
 async def lock(transaction: Transaction) -> None:
-    """One process at a time makes or drops partitions. It gives up when a table stays locked, so that nobody waits behind it."""
-    await transaction.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
+    """One process at a time makes or drops partitions. From here on the transaction gives up (LockTimeout) when a table stays
+    locked for a tenth of a second, so that nobody waits behind it for longer."""
+    await transaction.execute(f"SET LOCAL lock_timeout = '{_ADVISORY_LOCK_TIMEOUT}'")
     await transaction.execute("SELECT pg_advisory_xact_lock($1)", _ADVISORY_LOCK)
+    await transaction.execute(f"SET LOCAL lock_timeout = '{_TABLE_LOCK_TIMEOUT}'")
 
 
 async def has_rows(connection: Connection, table: str, month: datetime) -> bool:
