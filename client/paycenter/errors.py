@@ -282,6 +282,10 @@ class AttemptPendingError(PreconditionError, reason=Reason.ATTEMPT_PENDING):
     """An earlier attempt of the order is not decided at the channel yet. Repeat the call after `retry_after`."""
 
 
+class TooManyAttemptsError(PreconditionError, reason=Reason.TOO_MANY_ATTEMPTS):
+    """The order has had as many attempts as are allowed. Close it, and create a new one under a new merchant_order_id."""
+
+
 class RefundNotFoundError(NotFoundError, reason=Reason.REFUND_NOT_FOUND):
     """There is no such refund."""
 

@@ -5,10 +5,14 @@ import json
 from datetime import datetime, timedelta
 
 import pytest
+from paycenter_server.domain.attempts import MOST_ATTEMPTS
 from paycenter_server.domain.errors import PayCenterError, Reason
+from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.states import AttemptState, OrderState
 from paycenter_server.services.attempts_submission import NewSubmission
+from support.locks import transaction, waiting_for_lock
 from support.system import OPERATOR, PayCenterSystem
+from support.waiting import ended
 
 
 async def attempts(system: PayCenterSystem) -> list[tuple[str, str, str]]:
@@ -278,3 +282,72 @@ async def test_a_repeat_of_what_was_not_shown_yet_is_not_closed_when_it_was_not_
         await system.submit(order)
     assert caught.value.reason is Reason.CHANNEL_UNREACHABLE
     assert [state for _, state, _ in await attempts(system)] == ["UNKNOWN"]
+
+
+async def with_attempts(system: PayCenterSystem, order: PayOrder, total: int) -> None:
+    """Give an order with at least one attempt closed copies of it, up to this number of attempts."""
+    columns = [row["name"] for row in await system.rows(
+        "SELECT column_name AS name FROM information_schema.columns WHERE table_name = 'pay_attempt'"
+    )]  # fmt: skip
+    other = {"id": "gen_random_uuid()", "state": "'CLOSED'", "next_check_time": "NULL::timestamptz"}
+    await system.rows(
+        f"""INSERT INTO pay_attempt ({", ".join(columns)})
+            SELECT {", ".join(other.get(name, name) for name in columns)}
+            FROM (SELECT *, count(*) OVER () AS count FROM pay_attempt WHERE order_id = $1 LIMIT 1) a
+            CROSS JOIN LATERAL generate_series(1, $2 - a.count) n""",
+        order.id, total,
+    )  # fmt: skip
+
+
+async def count(system: PayCenterSystem, order: PayOrder) -> int:
+    number = await system.value("SELECT count(*) FROM pay_attempt WHERE order_id = $1", order.id)
+    assert isinstance(number, int)
+    return number
+
+
+async def test_an_order_has_at_most_so_many_attempts(system: PayCenterSystem) -> None:
+    """A submit beyond it is refused before the open attempt is closed, so that the payer can still pay."""
+    order = await system.order()
+    await system.submit(order, "wx_native")
+    await with_attempts(system, order, MOST_ATTEMPTS - 1)
+    last = await system.submit(order, "wx_native", return_url="https://shop.test/2")
+    assert await count(system, order) == MOST_ATTEMPTS
+    with pytest.raises(PayCenterError) as caught:
+        await system.submit(order, "wx_native", return_url="https://shop.test/3")
+    assert caught.value.reason is Reason.TOO_MANY_ATTEMPTS
+    assert caught.value.metadata == {"pay_order_id": order.number}
+    assert caught.value.retry_after is None
+    assert "close it, and create a new one" in caught.value.message
+    assert await count(system, order) == MOST_ATTEMPTS
+    assert await system.value("SELECT state FROM pay_attempt WHERE id = $1", last.id) == "WAITING"
+    await system.simulator.pay(last.out_trade_no)
+    await system.until(order, "SUCCESS")
+
+
+async def test_at_the_limit_the_same_submit_uses_its_attempt_again(system: PayCenterSystem) -> None:
+    order = await system.order()
+    first = await system.submit(order, "wx_native")
+    await with_attempts(system, order, MOST_ATTEMPTS)
+    assert (await system.submit(order, "wx_native")).out_trade_no == first.out_trade_no
+    await system.rows("UPDATE pay_attempt SET update_time = update_time - interval '90 minutes'")
+    again = await system.submit(order, "wx_native")  # its code is requested again
+    assert again.out_trade_no == first.out_trade_no
+    assert again.display_content
+    assert await count(system, order) == MOST_ATTEMPTS
+
+
+async def test_an_order_that_has_got_its_last_attempt_meanwhile_gets_no_other_one(system: PayCenterSystem) -> None:
+    """The submit has read the order with one attempt less, and waits for its lock."""
+    order = await system.order()
+    first = await system.submit(order, "wx_native")
+    await system.rows("UPDATE pay_attempt SET state = 'CLOSED', next_check_time = NULL WHERE id = $1", first.id)
+    await with_attempts(system, order, MOST_ATTEMPTS - 1)
+    async with transaction(system) as other:
+        await other.execute("UPDATE pay_order SET submit_version = submit_version + 1 WHERE id = $1", order.id)
+        submit = asyncio.create_task(system.submit(order, "wx_native"))
+        await waiting_for_lock(system, [submit])
+        await with_attempts(system, order, MOST_ATTEMPTS)
+    (refused,) = await ended([submit])
+    assert isinstance(refused, PayCenterError)
+    assert refused.reason is Reason.TOO_MANY_ATTEMPTS
+    assert await count(system, order) == MOST_ATTEMPTS

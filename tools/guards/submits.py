@@ -106,6 +106,28 @@ SUBMITS: list[Mutant] = [
         ),
     ),
     *guards(
+        "services/attempts_submission.py",
+        "test_submit.py",
+        (
+            "attempts-at-most",
+            "            _refuse_too_many(seen)\n            if tries:",
+            "            if tries:",
+            "test_an_order_that_has_got_its_last_attempt_meanwhile_gets_no_other_one",
+        ),
+        (
+            "attempts-at-most-first",
+            "            _refuse_too_many(seen)  # before an attempt that can be paid is closed for nothing\n",
+            "            pass\n",
+            "test_an_order_has_at_most_so_many_attempts",
+        ),
+        (
+            "attempts-again-at-most",
+            "        if len(others) == len(_open(seen)):\n",
+            "        if True:\n",
+            "test_at_the_limit_the_same_submit_uses_its_attempt_again",
+        ),
+    ),
+    *guards(
         "services/attempts_statements.py",
         "test_submits_together.py",
         (

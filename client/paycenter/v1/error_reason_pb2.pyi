@@ -96,6 +96,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND. There is no such attempt."""
     ERROR_REASON_ATTEMPT_PENDING: _ErrorReason.ValueType  # 41
     """FAILED_PRECONDITION. An earlier attempt of the order is not decided at the channel yet. Repeat the call after the RetryInfo."""
+    ERROR_REASON_TOO_MANY_ATTEMPTS: _ErrorReason.ValueType  # 42
+    """FAILED_PRECONDITION. The order has had as many attempts as are allowed (100). Close it, and create a new one."""
     ERROR_REASON_REFUND_NOT_FOUND: _ErrorReason.ValueType  # 50
     """NOT_FOUND. There is no such refund."""
     ERROR_REASON_REFUND_CONFLICT: _ErrorReason.ValueType  # 51
@@ -236,6 +238,8 @@ ERROR_REASON_ATTEMPT_NOT_FOUND: ErrorReason.ValueType  # 40
 """NOT_FOUND. There is no such attempt."""
 ERROR_REASON_ATTEMPT_PENDING: ErrorReason.ValueType  # 41
 """FAILED_PRECONDITION. An earlier attempt of the order is not decided at the channel yet. Repeat the call after the RetryInfo."""
+ERROR_REASON_TOO_MANY_ATTEMPTS: ErrorReason.ValueType  # 42
+"""FAILED_PRECONDITION. The order has had as many attempts as are allowed (100). Close it, and create a new one."""
 ERROR_REASON_REFUND_NOT_FOUND: ErrorReason.ValueType  # 50
 """NOT_FOUND. There is no such refund."""
 ERROR_REASON_REFUND_CONFLICT: ErrorReason.ValueType  # 51

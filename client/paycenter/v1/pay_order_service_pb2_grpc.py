@@ -103,6 +103,9 @@ class PayOrderServiceServicer(object):
         """SubmitPayOrder makes the order payable at one channel and returns what the payer is shown. While money of the order waits for an
         operator (a late, second or wrong payment, or one that may have been refunded elsewhere), it fails with ORDER_UNDER_REVIEW.
 
+        The same content again uses the open attempt again. Other content closes it and begins another one. An order has at most 100
+        attempts; what would begin one more fails with TOO_MANY_ATTEMPTS.
+
         With a bar code the payer may have to confirm. The call waits up to 30 seconds, or less if its deadline is earlier, and
         returns WAITING if the payment is not decided by then. Repeat the same call, or read the order. 45 seconds (WeChat Pay) or 60
         seconds (Alipay) after the submit the payment is cancelled at the channel. Then another code can be used.

@@ -45,6 +45,9 @@ class PayOrderServiceStub:
     """SubmitPayOrder makes the order payable at one channel and returns what the payer is shown. While money of the order waits for an
     operator (a late, second or wrong payment, or one that may have been refunded elsewhere), it fails with ORDER_UNDER_REVIEW.
 
+    The same content again uses the open attempt again. Other content closes it and begins another one. An order has at most 100
+    attempts; what would begin one more fails with TOO_MANY_ATTEMPTS.
+
     With a bar code the payer may have to confirm. The call waits up to 30 seconds, or less if its deadline is earlier, and
     returns WAITING if the payment is not decided by then. Repeat the same call, or read the order. 45 seconds (WeChat Pay) or 60
     seconds (Alipay) after the submit the payment is cancelled at the channel. Then another code can be used.
@@ -87,6 +90,9 @@ class PayOrderServiceAsyncStub(PayOrderServiceStub):
     SubmitPayOrder: _aio.UnaryUnaryMultiCallable[_pay_order_service_pb2.SubmitPayOrderRequest, _pay_order_service_pb2.SubmitPayOrderResponse]  # type: ignore[assignment]
     """SubmitPayOrder makes the order payable at one channel and returns what the payer is shown. While money of the order waits for an
     operator (a late, second or wrong payment, or one that may have been refunded elsewhere), it fails with ORDER_UNDER_REVIEW.
+
+    The same content again uses the open attempt again. Other content closes it and begins another one. An order has at most 100
+    attempts; what would begin one more fails with TOO_MANY_ATTEMPTS.
 
     With a bar code the payer may have to confirm. The call waits up to 30 seconds, or less if its deadline is earlier, and
     returns WAITING if the payment is not decided by then. Repeat the same call, or read the order. 45 seconds (WeChat Pay) or 60
@@ -139,6 +145,9 @@ class PayOrderServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_pay_order_service_pb2.SubmitPayOrderResponse, _abc.Awaitable[_pay_order_service_pb2.SubmitPayOrderResponse]]:
         """SubmitPayOrder makes the order payable at one channel and returns what the payer is shown. While money of the order waits for an
         operator (a late, second or wrong payment, or one that may have been refunded elsewhere), it fails with ORDER_UNDER_REVIEW.
+
+        The same content again uses the open attempt again. Other content closes it and begins another one. An order has at most 100
+        attempts; what would begin one more fails with TOO_MANY_ATTEMPTS.
 
         With a bar code the payer may have to confirm. The call waits up to 30 seconds, or less if its deadline is earlier, and
         returns WAITING if the payment is not decided by then. Repeat the same call, or read the order. 45 seconds (WeChat Pay) or 60

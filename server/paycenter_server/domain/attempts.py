@@ -12,6 +12,10 @@ from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.states import ATTEMPT, AttemptEvent, AttemptState, created
 from paycenter_server.domain.values import value
 
+MOST_ATTEMPTS = 100
+"""The most attempts of an order. Every read of an order reads all of them, in a statement that other reads share: ten thousand
+would make each of these take a second."""
+
 
 @value
 class PayAttempt:

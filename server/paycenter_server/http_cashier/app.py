@@ -42,6 +42,7 @@ _PROBLEMS = {
     Reason.CHANNEL_DISABLED: "refused",
     Reason.CHANNEL_NOT_FOUND: "refused",
     Reason.INVALID_FIELD: "bad_code",
+    Reason.TOO_MANY_ATTEMPTS: "too_many",
 }
 _ENDED = (Reason.ORDER_PAID, Reason.ORDER_CLOSED, Reason.ORDER_EXPIRED)
 

@@ -38,6 +38,8 @@ _TEXTS = (
     ("later", "暂时无法处理，请稍后重试", "This is not possible at the moment. Try again shortly."),
     ("refused", "该支付方式暂不可用", "This way to pay is not available now"),
     ("review", "款项正在核对，请联系商户", "The payment is being reviewed. Contact the merchant."),
+    ("too_many", "该订单尝试支付的次数过多，请联系商户重新下单",
+     "This order was tried too many times. Ask the merchant for a new one."),
     ("bad_code", "付款码不正确，请重新扫描", "The payment code is not right. Scan it again."),
     ("language", "English", "中文"),
 )  # fmt: skip

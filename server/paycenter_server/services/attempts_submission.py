@@ -11,7 +11,7 @@ from uuid import UUID
 import structlog
 
 from paycenter_server.channels.protocol import PayOutcome, PayRequest, PayStatus, QueryOutcome, QueryStatus
-from paycenter_server.domain.attempts import PayAttempt, new_attempt
+from paycenter_server.domain.attempts import MOST_ATTEMPTS, PayAttempt, new_attempt
 from paycenter_server.domain.errors import invalid
 from paycenter_server.domain.ids import Prefix, decode
 from paycenter_server.domain.orders import PayOrder
@@ -73,6 +73,12 @@ _Shown = tuple[PayOrder, PayAttempt] | None
 def _open(seen: Submittable) -> list[PayAttempt]:
     """The attempts that may still be paid, oldest first."""
     return [attempt for attempt in seen.attempts if attempt.state in OPEN_ATTEMPT]
+
+
+def _refuse_too_many(seen: Submittable) -> None:
+    """TOO_MANY_ATTEMPTS if the order cannot have another attempt."""
+    if len(seen.attempts) >= MOST_ATTEMPTS:
+        raise orders_errors.too_many_attempts(seen.order)
 
 
 class Submission:
@@ -151,6 +157,8 @@ class Submission:
         order = seen.order
         draft = self._draft(order, configured, new)
         others = [attempt for attempt in _open(seen) if not self._same(order, attempt, configured, new)]
+        if len(others) == len(_open(seen)):
+            _refuse_too_many(seen)  # before an attempt that can be paid is closed for nothing
         tolerated = await self._close(others, configured)
         if others:  # the queries took time: the life of the attempt begins now
             seen = await self._read_again(order)
@@ -263,6 +271,8 @@ class Submission:
                     return attempt, False
                 if attempt.id not in tolerated:
                     raise orders_errors.order_changed()
+            # The statement stores nothing if the order has got another attempt since it was read.
+            _refuse_too_many(seen)
             if tries:
                 await self._refuse_disabled(configured)
             if await self._statements.insert(draft.attempt, seen.order, cause()):

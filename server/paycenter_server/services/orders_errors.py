@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from paycenter_server.domain.attempts import MOST_ATTEMPTS
 from paycenter_server.domain.cases import PayCase
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.orders import PayOrder
@@ -74,4 +75,14 @@ def attempt_pending(channel_code: str, out_trade_no: str, seconds: float) -> Pay
         f"An earlier submit to {channel_code!r} is still being decided there; repeat the call in a moment.",
         metadata={"out_trade_no": out_trade_no},
         retry_after=max(seconds, ASK_AGAIN_SECONDS),
+    )
+
+
+def too_many_attempts(order: PayOrder) -> PayCenterError:
+    """The order has had MOST_ATTEMPTS. It must be closed: an attempt of it may be open, and be paid beside the new order."""
+    return PayCenterError(
+        Reason.TOO_MANY_ATTEMPTS,
+        f"The order has had {MOST_ATTEMPTS} attempts, which is the most; close it, and create a new one under a new "
+        "merchant_order_id.",
+        metadata={"pay_order_id": order.number},
     )
