@@ -130,7 +130,8 @@ class DatabaseConflictError(PayCenterError, reason=Reason.DATABASE_CONFLICT):
 
 
 class DatabaseUnavailableError(UnavailableError, reason=Reason.DATABASE_UNAVAILABLE):
-    """The database does not answer. Repeat the call."""
+    """The database does not answer, or takes no writes. The message says whether the call may have been carried out. Repeat it with
+    the same number, or read the resource."""
 
 
 class ServerStoppingError(UnavailableError, reason=Reason.SERVER_STOPPING):

@@ -147,3 +147,34 @@ def test_which_refusals_of_the_database_are_worth_a_repetition() -> None:
             assert known.retry_after
     for other in (asyncpg.UniqueViolationError("x"), asyncpg.DataError("x"), ValueError("x")):
         assert retryable_error(other) is None, other
+
+
+@pytest.mark.parametrize(
+    "lost", [asyncpg.AdminShutdownError, asyncpg.ConnectionDoesNotExistError, ConnectionResetError, TimeoutError]
+)
+def test_after_a_lost_connection_no_error_says_that_nothing_was_done(lost: type[Exception]) -> None:
+    known = retryable_error(lost("x"))
+    assert known is not None
+    assert "nothing was decided" not in known.message
+    assert "may have been carried out, or not. Read the resource, or repeat the call with the same number" in known.message
+    refused = retryable_error(asyncpg.DiskFullError("x"))
+    assert refused is not None
+    assert "nothing was decided by this call" in refused.message
+
+
+async def test_what_was_committed_before_the_connection_was_lost_is_not_called_undecided(system: PayCenterSystem) -> None:
+    order = await system.order()
+    async with direct(system) as connection:
+        with pytest.raises(asyncpg.PostgresConnectionError) as caught:
+            await connection.execute(
+                f"""DO $$ BEGIN
+                      UPDATE pay_order SET subject = 'committed' WHERE id = '{order.id}';
+                      COMMIT;
+                      PERFORM pg_terminate_backend(pg_backend_pid());
+                    END $$"""
+            )
+    assert (await system.read(order)).subject == "committed"
+    known = retryable_error(caught.value)
+    assert known is not None
+    assert known.reason is Reason.DATABASE_UNAVAILABLE
+    assert "may have been carried out" in known.message

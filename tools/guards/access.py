@@ -472,6 +472,16 @@ ACCESS: list[Mutant] = [
         ),
     ),
     Mutant(
+        "lost-answer-is-said",
+        "server/paycenter_server/storage/database.py",
+        "    if is_connection_loss(error):\n        what = (",
+        "    if False:\n        what = (",
+        (
+            "tests/integration/test_database_conflicts.py"
+            "::test_what_was_committed_before_the_connection_was_lost_is_not_called_undecided",
+        ),
+    ),
+    Mutant(
         "health-next-probe",
         "server/paycenter_server/services/health.py",
         "            report = probe.result()",

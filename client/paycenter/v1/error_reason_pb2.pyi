@@ -37,7 +37,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 6
     """PERMISSION_DENIED. This kind of credential may not make this call, or the call names another app."""
     ERROR_REASON_DATABASE_UNAVAILABLE: _ErrorReason.ValueType  # 7
-    """UNAVAILABLE. The database does not answer. Repeat the call."""
+    """UNAVAILABLE. The database takes no writes, or does not answer and may have done the call. Repeat it with the same number."""
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 8
     """DEADLINE_EXCEEDED. The caller's deadline passed. Read the resource to get its state."""
     ERROR_REASON_DATABASE_CONFLICT: _ErrorReason.ValueType  # 9
@@ -179,7 +179,7 @@ ERROR_REASON_CREDENTIALS_INVALID: ErrorReason.ValueType  # 5
 ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 6
 """PERMISSION_DENIED. This kind of credential may not make this call, or the call names another app."""
 ERROR_REASON_DATABASE_UNAVAILABLE: ErrorReason.ValueType  # 7
-"""UNAVAILABLE. The database does not answer. Repeat the call."""
+"""UNAVAILABLE. The database takes no writes, or does not answer and may have done the call. Repeat it with the same number."""
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 8
 """DEADLINE_EXCEEDED. The caller's deadline passed. Read the resource to get its state."""
 ERROR_REASON_DATABASE_CONFLICT: ErrorReason.ValueType  # 9

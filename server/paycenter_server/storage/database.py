@@ -94,10 +94,19 @@ def is_connection_loss(error: BaseException) -> bool:
 
 
 def unavailable(error: BaseException) -> PayCenterError:
-    """What callers see while the database is away, accepts no writes, or has another schema than this version needs."""
+    """What callers see while the database is away, accepts no writes, or has another schema than this version needs.
+
+    A statement that the database has refused changed nothing. One whose answer was lost may have been committed.
+    """
+    what = "nothing was decided by this call. Repeat it in a moment."
+    if is_connection_loss(error):
+        what = (
+            "this call may have been carried out, or not. Read the resource, or repeat the call with the same number in a "
+            "moment: an order or a refund is created once."
+        )
     return PayCenterError(
         Reason.DATABASE_UNAVAILABLE,
-        f"The database {database_problem(error)}; nothing was decided by this call. Repeat it in a moment.",
+        f"The database {database_problem(error)}; {what}",
         metadata={"cause": type(error).__name__},
         retry_after=1.0,
     )
