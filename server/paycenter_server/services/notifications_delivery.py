@@ -268,15 +268,13 @@ class NotificationDelivery:
 
     def _not_stored(self, batch: Sequence[_Outcome]) -> None:
         self._reported.difference_update(task.id for task, _ in batch)
-        numbers = [encode(Prefix.NOTIFICATION, task.id) for task, _ in batch[:10]]
-        log.exception("deliveries_not_recorded", deliveries=len(batch), first=numbers)
+        log.exception("deliveries_not_recorded", deliveries=len(batch), first=_numbers(batch))
 
     def _store_later(self, outcomes: Sequence[_Outcome]) -> None:
         """Store these after LOCKED_SECONDS. They are few: a locked notification is not claimed again."""
-        for task, _ in outcomes:
-            if task.id not in self._reported:
-                self._reported.add(task.id)
-                log.warning("delivery_result_waits_for_lock", task=encode(Prefix.NOTIFICATION, task.id), app=task.app_key)
+        if new := [outcome for outcome in outcomes if outcome[0].id not in self._reported]:
+            self._reported.update(task.id for task, _ in new)
+            log.warning("deliveries_wait_for_locks", deliveries=len(new), first=_numbers(new))
         self._locked += outcomes
         if self._locked and self._lock_wait is None:
             self._lock_wait = asyncio.create_task(self._wait_for_locks())
@@ -305,6 +303,11 @@ class NotificationDelivery:
         if self._reported:
             self._reported.difference_update(task.id for task, _ in batch if task.id not in recorded.locked)
         return [outcome for outcome in batch if outcome[0].id in recorded.locked]
+
+
+def _numbers(outcomes: Sequence[_Outcome]) -> list[str]:
+    """The numbers of the first ten notifications, for the log."""
+    return [encode(Prefix.NOTIFICATION, task.id) for task, _ in outcomes[:10]]
 
 
 def _endpoint(task: DueNotification) -> str:
