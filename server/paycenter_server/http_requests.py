@@ -29,6 +29,8 @@ Tls = ssl.SSLContext | bool
 _KEPT = 1024
 # What each request sends itself.
 _OWN = frozenset({"accept", "content-length", "content-type", "user-agent"})
+_MOST_INTERIM = 8
+"""Interim answers (1xx) before an answer. They are read without a pause, so a server that sends nothing else must not go on."""
 _WITHOUT_BODY = frozenset({"GET", "HEAD"})
 
 
@@ -153,7 +155,11 @@ async def _exchange(connection: Any, data: bytes, most: int) -> Answer:
     protocol.set_response_params(read_until_eof=True, auto_decompress=True)
     transport.write(data)
     message, content = await protocol.read()
+    interim = 0
     while 100 <= message.code < 200 and message.code != 101:
+        interim += 1
+        if interim > _MOST_INTERIM:
+            raise UnreadableError(f"more than {_MOST_INTERIM} interim answers came instead of an answer")
         message, content = await protocol.read()
     if content.is_eof():
         return Answer(message.code, message.headers, content.read_nowait(most))

@@ -60,6 +60,15 @@ async def test_an_early_answer_is_not_the_answer(sender: AiohttpNotificationSend
     assert (received.status, received.text) == (200, "ok")
 
 
+async def test_interim_answers_without_an_answer_end_the_connection(sender: AiohttpNotificationSender) -> None:
+    interim = b"HTTP/1.1 100 Continue\r\n\r\n"
+    async with serving(8 * interim + OK, 9 * interim + OK, OK, closes=False) as (port, seen):
+        received = [await sender.send(f"http://127.0.0.1:{port}/", {}, b"{}") for _ in range(3)]
+    assert [answer.status for answer in received] == [200, 0, 200]
+    assert "more than 8 interim answers" in received[1].text
+    assert [bool(head) for head in seen] == [False, True, True, False, True]
+
+
 async def test_a_connection_is_used_again_unless_the_receiver_closes_it(sender: AiohttpNotificationSender) -> None:
     last = OK.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
     async with serving(OK, last, OK, closes=False) as (port, seen):

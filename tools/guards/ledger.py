@@ -283,4 +283,18 @@ LEDGER: list[Mutant] = [
             "test_signatures_and_bar_codes_are_not_in_the_ledger",
         ),
     ),
+    Mutant(
+        "record-of-a-part",
+        "server/paycenter_server/channels/records.py",
+        "answer[:_READ].decode",
+        "answer.decode",
+        ("tests/unit/test_records.py::test_no_more_of_an_answer_is_read_than_can_be_kept",),
+    ),
+    Mutant(
+        "record-read-once",
+        "server/paycenter_server/channels/records.py",
+        "(?:(?!</\\2>).)*",
+        ".*?</\\2>",
+        ("tests/unit/test_records.py::test_no_more_of_an_answer_is_read_than_can_be_kept",),
+    ),
 ]

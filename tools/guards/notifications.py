@@ -320,6 +320,12 @@ NOTIFICATIONS: list[Mutant] = [
             "test_delivery_posts.py::test_an_early_answer_is_not_the_answer",
         ),
         (
+            "post-interim-answers",
+            "        if interim > _MOST_INTERIM:",
+            "        if False:",
+            "test_delivery_posts.py::test_interim_answers_without_an_answer_end_the_connection",
+        ),
+        (
             "post-scheme",
             'if parsed.scheme not in ("http", "https") or not parsed.raw_host:',
             "if not parsed.raw_host:",
