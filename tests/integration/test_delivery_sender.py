@@ -178,6 +178,11 @@ async def test_an_invalid_retry_after_is_ignored(receiver: Receiver, sender: Aio
     assert received.retry_after is None or received.retry_after >= 0
 
 
+async def test_a_retry_after_beyond_every_date_is_ignored(receiver: Receiver, sender: AiohttpNotificationSender) -> None:
+    receiver.answers(503, retry_after="Mon, 01 Jan 2030 00:00:00 +999999999999999")
+    assert (await sender.send(receiver.url, {}, b"{}")).retry_after is None
+
+
 async def test_a_name_and_password_in_the_url_are_sent(receiver: Receiver, sender: AiohttpNotificationSender) -> None:
     url = receiver.url.replace("http://", "http://shop:secret@")
     assert (await sender.send(f"{url}/notify", {}, b"{}")).status == 200

@@ -81,6 +81,19 @@ async def test_connections_are_distributed_and_a_process_that_dies_is_started_ag
     assert await shared.system.value("SELECT count(*) FROM pay_order") == 2 * CLIENTS
 
 
+async def test_a_process_that_cannot_be_started_is_started_later(shared: Shared) -> None:
+    """As long as there is no descriptor, process or memory for it. The other one goes on."""
+    first, (victim, other) = psutil.Process(shared.first.pid), shared.others()
+    limits = first.rlimit(psutil.RLIMIT_NOFILE)
+    first.rlimit(psutil.RLIMIT_NOFILE, (3, limits[1]))
+    victim.kill()
+    await eventually(lambda: "server_process_not_started" in shared.first.log, 30)
+    assert other.is_running()
+    first.rlimit(psutil.RLIMIT_NOFILE, limits)
+    await eventually(lambda: shared.first.log.count("grpc_listening") == 3, 30)
+    assert other in shared.others()
+
+
 async def test_a_process_that_is_ended_soon_after_its_start_is_started_again(shared: Shared) -> None:
     os.kill(shared.others()[0].pid, signal.SIGTERM)
 

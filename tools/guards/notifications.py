@@ -249,6 +249,17 @@ NOTIFICATIONS: list[Mutant] = [
         control=False,
     ),
     *guards(
+        "workers/notification_sender.py",
+        "test_delivery_sender.py",
+        (
+            "retry-after-overflow",
+            "except (ValueError, TypeError, OverflowError):",
+            "except (ValueError, TypeError):",
+            "test_a_retry_after_beyond_every_date_is_ignored",
+        ),
+        control=False,
+    ),
+    *guards(
         "workers/wake_up.py",
         "test_wake_up.py",
         (

@@ -57,23 +57,32 @@ async def _keep_running(environment: dict[str, str], stop: asyncio.Event) -> int
     settings are wrong, and it would exit again."""
     first = True
     while not stop.is_set():
-        with _listens_pipe() as (reading, writing):
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "paycenter_server.cli", "serve", "--parent", str(os.getpid()), "--listens", str(writing),
-                env=environment, pass_fds=(writing,),
-            )  # fmt: skip
-            code = await _until_end(process, stop)
-            listened = _read(reading)
-        if stop.is_set():
-            break
-        log.error("server_process_ended", pid=process.pid, code=code)
-        if first and code >= 0 and not listened:
-            stop.set()
-            return code or 1
-        first = False
+        try:
+            pid, code, listened = await _run_once(environment, stop)
+        except OSError as error:  # no memory, process or descriptor for it now; the others go on
+            log.error("server_process_not_started", why=str(error), repeated_after_seconds=RESTART_SECONDS)
+        else:
+            if stop.is_set():
+                break
+            log.error("server_process_ended", pid=pid, code=code)
+            if first and code >= 0 and not listened:
+                stop.set()
+                return code or 1
+            first = False
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), RESTART_SECONDS)
     return 0
+
+
+async def _run_once(environment: dict[str, str], stop: asyncio.Event) -> tuple[int, int, bool]:
+    """Run one server until it ends. Its process id, its exit code, and whether it listened. OSError if it cannot be started."""
+    with _listens_pipe() as (reading, writing):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "paycenter_server.cli", "serve", "--parent", str(os.getpid()), "--listens", str(writing),
+            env=environment, pass_fds=(writing,),
+        )  # fmt: skip
+        code = await _until_end(process, stop)
+        return process.pid, code, bool(_read(reading))
 
 
 @contextmanager

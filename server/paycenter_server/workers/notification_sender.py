@@ -117,7 +117,7 @@ class AiohttpNotificationSender:
             return float(min(int(value[:9]), 86_400))
         try:
             return max(0.0, (parsedate_to_datetime(value) - self._clock.now()).total_seconds())
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             return None
 
     async def aclose(self) -> None:
