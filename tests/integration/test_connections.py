@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
@@ -182,3 +184,32 @@ async def test_close_waits_for_no_statement_for_long(system: PayCenterSystem) ->
     await made.close()
     with pytest.raises(asyncpg.InterfaceError):
         await pid(made)
+
+
+async def test_a_lost_connection_holds_up_nobody_after_the_time_out(system: PayCenterSystem) -> None:
+    """asyncpg waits for the cancellation of its statement, which takes as long again."""
+    parts, lost = urlsplit(system.settings.database_url), asyncio.Event()
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            if lost.is_set():
+                await asyncio.Event().wait()  # a firewall has forgotten the connection: nobody is told
+            writer.write(data)
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            from_server, to_server = await asyncio.open_connection(parts.hostname, parts.port)
+            await asyncio.gather(copy(reader, to_server), copy(from_server, writer))
+
+    proxy = await asyncio.start_server(serve, "127.0.0.1", 0)
+    place = f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
+    database = Database(urlunsplit(parts._replace(netloc=place)), size=1, command_timeout=0.2)
+    await database.open()
+    lost.set()
+    with pytest.raises(TimeoutError):
+        await pid(database)
+    assert database._connections is not None
+    assert database._connections._giving_back
+    await database.close()
+    proxy.close()

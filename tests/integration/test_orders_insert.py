@@ -61,6 +61,20 @@ async def test_the_ledger_names_the_caller_of_each_order(system: PayCenterSystem
     }
 
 
+async def test_an_app_whose_row_is_locked_holds_up_its_own_creates_only(system: PayCenterSystem) -> None:
+    other = await system.add_app("other", codes=())
+    async with transaction(system) as locking:
+        await locking.execute("SELECT 1 FROM pay_app WHERE app_key = 'other' FOR UPDATE")
+        tasks = [
+            asyncio.ensure_future(create(system, system.new_order(app_key=key), other if key == "other" else None))
+            for key in ("shop", "shop", "other", "shop", "other")
+        ]
+        await ended([tasks[0], tasks[1], tasks[3]])
+        await waiting_for_lock(system, [tasks[2], tasks[4]])
+        assert not (tasks[2].done() or tasks[4].done())
+    assert {order.app_key for order in await ended([tasks[2], tasks[4]])} == {"other"}
+
+
 async def draft(system: PayCenterSystem, merchant_order_id: str) -> PayOrder:
     app = await system.services.identity.app_of(system.caller, "")
     now = system.clock.now()

@@ -11,7 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 from paycenter_server.domain.states import OrderState
-from paycenter_server.services.gathering import ENOUGH, Gathering
+from paycenter_server.services.gathering import ENOUGH, MOST_LEFT_BEHIND, Gathering
 from paycenter_server.services.notifications_payloads import order_closed
 from paycenter_server.services.payments_direct import DirectPayments
 from paycenter_server.storage.database import WriteConnection
@@ -121,6 +121,67 @@ async def test_a_full_statement_does_not_wait(system: PayCenterSystem) -> None:
 
 async def test_after_a_long_statement_the_next_does_not_wait(system: PayCenterSystem) -> None:
     assert await waited(system, 3, 0.001) == ([1, 2], 0)
+
+
+async def test_a_statement_that_takes_long_does_not_hold_up_the_others(system: PayCenterSystem) -> None:
+    """But as many as are left behind have a connection each, so the next one does."""
+    begun: list[int] = []
+    hold = asyncio.Event()
+
+    async def statement(connection: WriteConnection, items: Sequence[int]) -> Sequence[int]:
+        begun.extend(items)
+        if items[0] < 0:
+            await hold.wait()
+        await connection.fetchval("SELECT 1")
+        return [item * 10 for item in items]
+
+    async def add(item: int) -> asyncio.Task[int]:
+        task = asyncio.create_task(gathering.add(item))
+        await eventually(lambda: item in begun or task.done())
+        return task
+
+    gathering = Gathering(system.services.context, statement, slow_seconds=0.05)
+    held = []
+    for number in range(1, MOST_LEFT_BEHIND + 1):
+        held.append(await add(-number))
+        assert await ended([asyncio.create_task(gathering.add(item)) for item in range(3)]) == [0, 10, 20]
+        assert gathering._left_behind == number
+        await eventually(lambda: gathering._chain is None)
+        assert await gathering.add(7) == 70
+    held.append(await add(-10))
+    held.append(asyncio.create_task(gathering.add(8)))
+    await eventually(lambda: asyncio.get_running_loop().time() > gathering._begun + 0.2)
+    assert (gathering._left_behind, 8 in begun) == (MOST_LEFT_BEHIND, False)
+    hold.set()
+    assert await ended(held) == [-10, -20, -30, -100, 80]
+    await eventually(lambda: (gathering._left_behind, gathering._chain) == (0, None))
+
+
+async def test_what_was_left_behind_goes_on_with_nothing_else(system: PayCenterSystem) -> None:
+    """Two chains at the same time would share less."""
+    begun: list[int] = []
+    holds = {number: asyncio.Event() for number in (1, 2, 3)}
+
+    async def statement(connection: WriteConnection, items: Sequence[int]) -> Sequence[int]:
+        begun.extend(items)
+        if items[0] in holds:
+            await holds[items[0]].wait()
+        return items
+
+    gathering = Gathering(system.services.context, statement, slow_seconds=0.05)
+    tasks = [asyncio.create_task(gathering.add(number)) for number in (1, 2)]
+    await eventually(lambda: 1 in begun)
+    holds[1].set()
+    await eventually(lambda: 2 in begun)
+    tasks.append(asyncio.create_task(gathering.add(3)))
+    await eventually(lambda: 3 in begun)
+    gathering._slow_seconds = 60
+    tasks.append(asyncio.create_task(gathering.add(4)))
+    holds[2].set()
+    await eventually(lambda: gathering._left_behind == 0)
+    assert begun == [1, 2, 3]
+    holds[3].set()
+    assert await ended(tasks) == [1, 2, 3, 4]
 
 
 async def test_what_a_caller_wanted_that_goes_away_is_not_done_by_itself(system: PayCenterSystem) -> None:

@@ -68,6 +68,24 @@ ORDERS: list[Mutant] = [
             "test_payments_together.py::test_a_statement_of_few_waits_longer_if_a_channel_is_called",
         ),
         (
+            "gathering-slow-is-left-behind",
+            "            self._left_behind += 1\n            self._start()\n",
+            "            pass\n",
+            "test_payments_together.py::test_a_statement_that_takes_long_does_not_hold_up_the_others",
+        ),
+        (
+            "gathering-most-left-behind",
+            " and self._left_behind < MOST_LEFT_BEHIND:",
+            ":",
+            "test_payments_together.py::test_a_statement_that_takes_long_does_not_hold_up_the_others",
+        ),
+        (
+            "gathering-one-chain",
+            "            while self._waiting and chain is self._chain:",
+            "            while self._waiting:",
+            "test_payments_together.py::test_what_was_left_behind_goes_on_with_nothing_else",
+        ),
+        (
             "gathering-no-wait-after-long",
             "if seconds > 0:",
             "if True:",
@@ -81,8 +99,8 @@ ORDERS: list[Mutant] = [
         ),
         (
             "gathering-of-nobody",
-            "if self._busy or self._to_completion:",
-            "if self._busy:",
+            "if self._chain is not None or self._to_completion:",
+            "if self._chain is not None:",
             "test_payments_together.py::test_what_was_reported_is_booked_although_every_caller_goes_away",
         ),
         (
@@ -106,6 +124,12 @@ ORDERS: list[Mutant] = [
         "storage/orders_insert.py",
         "test_orders_insert.py",
         (
+            "insert-hardly-waits",
+            'INSERT = _inserting(f"{HARDLY_WAITING}, ", " CROSS JOIN hardly_waiting")',
+            'INSERT = _inserting("", "")',
+            "test_an_app_whose_row_is_locked_holds_up_its_own_creates_only",
+        ),
+        (
             "insert-order-of-keys",
             "ordered = sorted(orders, key=lambda item: (item[0].merchant_order_id, item[0].app_id))",
             "ordered = list(orders)",
@@ -115,6 +139,12 @@ ORDERS: list[Mutant] = [
     *guards(
         "storage/database.py",
         "test_statement_budgets.py",
+        (
+            "time-out-without-the-cancellation",
+            "        elif isinstance(error, TimeoutError):",
+            "        elif False:",
+            "test_connections.py::test_a_lost_connection_holds_up_nobody_after_the_time_out",
+        ),
         (
             "jsonb-binary",
             'encoder=_jsonb, decoder=_from_jsonb, schema="pg_catalog", format="binary"',

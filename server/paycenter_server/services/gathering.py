@@ -7,12 +7,15 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+import structlog
+
 from paycenter_server.domain.values import value
 from paycenter_server.services.context import Context
 from paycenter_server.storage.database import WriteConnection, is_connection_loss
 
 T = TypeVar("T")
 R = TypeVar("R")
+log = structlog.get_logger(__name__)
 MOST_ROWS = 128
 BUSY_FROM = 2
 """So many that arrive during a statement show that sharing more would save time."""
@@ -22,6 +25,10 @@ WAITS_OF_CHANNEL_CALLS = 3
 """So many times WAIT_SECONDS for a statement of fewer than ENOUGH items, of calls that wait for a channel too: for tens or hundreds
 of milliseconds."""
 ENOUGH = 8
+SLOW_SECONDS = 0.5
+"""After so long a statement is left behind: it waits for a lock, or its connection is lost and nobody knows it yet."""
+MOST_LEFT_BEHIND = 3
+"""Each uses a connection, of which a process has 8 by default."""
 
 
 @value
@@ -31,7 +38,8 @@ class _Waiting(Generic[T, R]):
 
 
 class Gathering(Generic[T, R]):
-    """One statement is in progress at a time. The first item goes at once; those that arrive meanwhile share the next statement.
+    """One statement is in progress at a time, and those that were left behind because they take long. The first item goes at once;
+    those that arrive meanwhile share the next statement.
 
     If several have arrived, the next statement begins WAIT_SECONDS after the last one, or later while they are few, so that more
     share it. A statement costs far more than a row of it: under load each caller has its answer earlier with the wait than without.
@@ -45,10 +53,11 @@ class Gathering(Generic[T, R]):
         seconds: float = WAIT_SECONDS,
         *,
         waits: int = 1,
+        slow_seconds: float = SLOW_SECONDS,
         to_completion: bool = False,
     ) -> None:
         """`statement`: its results are in the order of its items, of which there is at least one. `seconds`: between the beginnings
-        of two statements; `waits`: so many times as long while fewer than ENOUGH items wait. `wait`: for tests.
+        of two statements; `waits`: so many times as long while fewer than ENOUGH items wait. `wait`, `slow_seconds`: for tests.
 
         `to_completion`: what a caller wanted that is cancelled is done all the same. Otherwise it is not, unless it is in progress
         with that of others.
@@ -59,41 +68,66 @@ class Gathering(Generic[T, R]):
         self._seconds = seconds
         self._waits = waits
         self._to_completion = to_completion
+        self._slow_seconds = slow_seconds
         self._waiting: deque[_Waiting[T, R]] = deque()
-        self._busy = False
+        self._chain: object | None = None
+        self._left_behind = 0
+        self._timer: asyncio.TimerHandle | None = None
         self._begun = 0.0
         self._writer: asyncio.Task[None] | None = None
 
     async def add(self, item: T) -> R:
         """The result of an item, which is committed when this returns."""
-        if self._busy or self._to_completion:
+        if self._chain is not None or self._to_completion:
             waiting: _Waiting[T, R] = _Waiting(item, asyncio.get_running_loop().create_future())
             self._waiting.append(waiting)
-            if not self._busy:
-                self._busy = True
-                self._next()
+            if self._chain is None:
+                self._start()
+            elif self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(self._slow_seconds, self._look)
             return await (asyncio.shield(waiting.done) if self._to_completion else waiting.done)
-        self._busy = True
+        chain = self._chain = object()
         try:
             return (await self._execute([item]))[0]
         finally:
-            self._next()
+            self._ended(chain)
+
+    def _start(self) -> None:
+        """Start the statements of what waits, one after the other: a chain of them."""
+        chain = self._chain = object()
+        self._writer = self._context.start(self._write(chain))
+
+    def _ended(self, chain: object) -> None:
+        """A chain has ended. What waits is for the next one, unless this one was left behind."""
+        if chain is not self._chain:
+            self._left_behind -= 1
+        elif self._waiting:
+            self._start()
+        else:
+            self._chain = None
+
+    def _look(self) -> None:
+        """Leave a statement behind that others have waited for too long."""
+        loop = asyncio.get_running_loop()
+        self._timer = None
+        if not self._waiting:
+            return
+        if loop.time() - self._begun >= self._slow_seconds and self._left_behind < MOST_LEFT_BEHIND:
+            log.warning(
+                "shared_statement_left_behind", statement=getattr(self._statement, "__name__", ""), waiting=len(self._waiting)
+            )
+            self._left_behind += 1
+            self._start()
+        self._timer = loop.call_later(self._slow_seconds, self._look)
 
     async def _execute(self, items: Sequence[T]) -> Sequence[R]:
         self._begun = asyncio.get_running_loop().time()
         async with self._context.database.connection() as connection:
             return await self._statement(connection, items)
 
-    def _next(self) -> None:
-        """Start the writer if items are waiting."""
-        if self._waiting:
-            self._writer = self._context.start(self._write())
-        else:
-            self._busy = False
-
-    async def _write(self) -> None:
+    async def _write(self, chain: object) -> None:
         try:
-            while self._waiting:
+            while self._waiting and chain is self._chain:
                 if BUSY_FROM <= len(self._waiting) < MOST_ROWS:
                     await self._wait_for_more()
                 rows = [self._waiting.popleft() for _ in range(min(MOST_ROWS, len(self._waiting)))]
@@ -103,7 +137,7 @@ class Gathering(Generic[T, R]):
                     for waiting in rows:
                         waiting.done.cancel()  # the writer was cancelled: nothing else would answer those that are left
         finally:
-            self._next()
+            self._ended(chain)
 
     async def _wait_for_more(self) -> None:
         for number in range(1, self._waits + 1):

@@ -11,10 +11,12 @@ from datetime import datetime
 from typing import Any, Protocol, cast
 
 import asyncpg
+import structlog
 
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.guard import transaction_open
 
+log = structlog.get_logger(__name__)
 CheckViolation = asyncpg.CheckViolationError
 UniqueViolation = asyncpg.UniqueViolationError
 ForeignKeyViolation = asyncpg.ForeignKeyViolationError
@@ -185,6 +187,9 @@ class _Lent:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is None or (isinstance(error, (asyncpg.PostgresError, PayCenterError)) and not is_connection_loss(error)):
             self._connections.put(self._lent)
+        elif isinstance(error, TimeoutError):
+            # The connection may be lost: whoever has waited for the statement does not wait for its cancellation too.
+            self._connections.give_back_later(self._lent)
         else:
             await self._connections.give_back(self._lent)  # a statement may be in progress
 
@@ -199,6 +204,7 @@ class _Connections:
         self._taken = 0
         self._idle: list[Any] = []
         self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._giving_back: set[asyncio.Task[None]] = set()
 
     async def take(self) -> Any:
         """A connection. Waiting tasks get one in the order in which they asked. TimeoutError after TAKE_SECONDS."""
@@ -231,7 +237,18 @@ class _Connections:
         if _is_usable(lent) and not lent.is_in_transaction():
             self._pass_on(lent)
         else:
-            asyncio.ensure_future(self.give_back(lent))  # noqa: RUF006
+            self.give_back_later(lent)
+
+    def give_back_later(self, lent: Any) -> None:
+        """The same as `give_back`, without waiting."""
+        task = asyncio.ensure_future(self.give_back(lent))
+        self._giving_back.add(task)
+        task.add_done_callback(self._given_back)
+
+    def _given_back(self, task: asyncio.Task[None]) -> None:
+        self._giving_back.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.info("database_connection_not_released", why=f"{type(error).__name__}: {error}"[:300])
 
     async def give_back(self, lent: Any) -> None:
         """Return a connection to the pool, which waits for the cancellation of its statement, or replaces it."""
