@@ -20,6 +20,7 @@ import structlog
 import yarl
 from aiohttp.http import HttpProcessingError
 
+from paycenter_server.descriptors import descriptor_limit
 from paycenter_server.domain.values import value
 
 log = structlog.get_logger(__name__)
@@ -107,6 +108,7 @@ class PoolRequests:
         """`encoded`: URLs are sent as they are given. `connect_seconds`: for one attempt to connect."""
         self._connector = connector
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_seconds)
+        self._keep_below = descriptor_limit() // 2
         self._parts = lru_cache(maxsize=_KEPT)(lambda url: _parts(url, encoded))
         self._origin = lru_cache(maxsize=_KEPT)(_origin)
 
@@ -134,7 +136,10 @@ class PoolRequests:
                 raise UnreadableError(f"the answer cannot be read: {error}") from error
             raise
         # The connector closes it if the answer was not read to its end, or if the server closes it.
-        connection.release()
+        if _descriptor(connection) < self._keep_below:
+            connection.release()
+        else:  # idle connections to many servers must not use up the descriptors of the process: they are given from the lowest on
+            connection.close()
         return answer
 
     async def _connect(self, origin: _Origin) -> Any:
@@ -146,6 +151,12 @@ class PoolRequests:
     async def aclose(self) -> None:
         """See `Requests`."""
         await self._connector.close()
+
+
+def _descriptor(connection: Any) -> int:
+    transport = connection.transport
+    made = None if transport is None else transport.get_extra_info("socket")
+    return -1 if made is None else int(made.fileno())
 
 
 async def _exchange(connection: Any, data: bytes, most: int) -> Answer:

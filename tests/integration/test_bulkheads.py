@@ -13,11 +13,11 @@ import pytest
 from integration.test_refunds_elsewhere import paid, refund_in_the_console
 from paycenter_server.channels.protocol import HttpRequest, HttpResponse
 from paycenter_server.channels.transport import AiohttpTransport, NotSentError, TransportUnclearError
-from paycenter_server.domain.errors import PayCenterError
+from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.schedule import EXPIRE_RETRY_DELAYS, STALE_AFTER
 from paycenter_server.domain.states import OrderState, RefundState
-from paycenter_server.services import accounts_places, jobs_stale
+from paycenter_server.services import accounts_places, channels_gateway, jobs_stale
 from paycenter_server.services.context import deadline
 from paycenter_server.services.jobs import CALLS_PER_ROW, lease
 from paycenter_server.services.places import Limits, Places
@@ -25,7 +25,7 @@ from paycenter_server.workers.runner import make_jobs
 from support.copies import accounts, copies
 from support.locks import transaction
 from support.system import PayCenterSystem, SystemOn
-from support.waiting import eventually
+from support.waiting import ended, eventually
 
 ALIPAY, WECHAT = "gateway.do", "/v3/"
 FIRST = accounts_places.FIRST_PLACES
@@ -447,3 +447,25 @@ def test_a_key_that_is_forgotten_keeps_no_old_breaker() -> None:
         places.give_back(name, places.reserve([name], now)[name])
     places.breakers.unanswered("d", now)
     assert places.reserve(["d"], now) == {}
+
+
+async def test_calls_of_an_account_that_wait_for_its_channel_are_limited(
+    system: PayCenterSystem, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have no place among the calls of the server, and each has a connection. What is refused was not sent."""
+    monkeypatch.setattr(channels_gateway, "MOST_WAITING", 3)
+    orders = [await system.order() for _ in range(5)]
+    network.hanging.add(WECHAT)
+    hanging = [asyncio.ensure_future(system.submit(order, "wx_native")) for order in orders[:3]]
+    await eventually(lambda: network.count(WECHAT) == 3)
+    (refused,) = await ended([asyncio.ensure_future(system.submit(orders[3], "wx_native"))])
+    assert isinstance(refused, PayCenterError)
+    assert refused.reason is Reason.CHANNEL_UNREACHABLE
+    assert "3 calls of the account wait" in refused.message
+    assert await system.value("SELECT state FROM pay_attempt WHERE order_id = $1", orders[3].id) == "CLOSED"
+    assert (await system.submit(orders[4], "alipay_qr")).display_content, "another account"
+    assert network.count(WECHAT) == 3
+    network.hanging.clear()
+    network.end.set()
+    await ended(hanging)
+    assert (await system.submit(orders[3], "wx_native")).display_content

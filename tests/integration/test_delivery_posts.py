@@ -79,6 +79,18 @@ async def test_a_connection_is_used_again_unless_the_receiver_closes_it(sender: 
     assert b"\r\nwebhook-id: N1\r\ncontent-length: 2\r\n\r\n" in seen[1]
 
 
+async def test_idle_connections_do_not_use_up_the_descriptors() -> None:
+    """Descriptors are given from the lowest on, so a high one means that there are many."""
+    requests = PoolRequests(aiohttp.TCPConnector())
+    async with serving(OK, OK, OK, closes=False) as (port, seen):
+        for kept in (True, False):
+            requests._keep_below = 1 << 20 if kept else 3
+            await requests.send("POST", f"http://127.0.0.1:{port}/", (), b"{}", 10)
+        await requests.send("POST", f"http://127.0.0.1:{port}/", (), b"{}", 10)
+    await requests.aclose()
+    assert [bool(head) for head in seen] == [False, True, True, False, True]
+
+
 async def test_an_answer_that_was_cut_leaves_no_connection(sender: AiohttpNotificationSender) -> None:
     """What follows on it would be taken for the answer to the next request."""
     long = b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + b"x" * 200_000

@@ -8,9 +8,11 @@ import resource
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import aiohttp
+import psutil
 import pytest
 from integration.test_sidecar import raw
 from paycenter_server.http_callback.app import create_app, serve
@@ -171,3 +173,12 @@ async def test_a_request_that_is_being_handled_keeps_its_connection(system: PayC
 
 def test_the_limit_leaves_room_for_other_descriptors() -> None:
     assert [connection_limit(files) for files in (20, 256, 1024, 65_536, 1 << 20)] == [1, 192, 768, 10_000, 10_000]
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
+async def test_the_other_processes_raise_their_limit_of_descriptors_too(system: PayCenterSystem, command: str) -> None:
+    """A worker has a connection for each notification in progress, a server one for each call and each channel call."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    few = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (256, hard))
+    async with server_process(system, command, preexec=few, grpc_address=f"127.0.0.1:{free_port()}") as process:
+        await eventually(lambda: psutil.Process(process.pid).rlimit(psutil.RLIMIT_NOFILE) == (hard, hard), 30)

@@ -13,6 +13,7 @@ from paycenter_server.channels.protocol import HttpRequest
 from paycenter_server.channels.transport import AiohttpTransport, NotSentError, TransportUnclearError
 from paycenter_server.http_requests import PoolRequests, SessionRequests
 from paycenter_server.services.accounts_places import TOTAL_PLACES
+from support.waiting import eventually
 
 Handler = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 
@@ -83,6 +84,7 @@ async def test_requests_that_hang_do_not_delay_others_to_the_same_host(server: R
         asyncio.ensure_future(transport.send(HttpRequest("GET", f"http://127.0.0.1:{server.port}/hang", (), b""), 30))
         for _ in range(2 * TOTAL_PLACES)
     ]
+    await eventually(lambda: len(server.received) == 2 * TOTAL_PLACES)
     answer = await transport.send(HttpRequest("GET", f"http://127.0.0.1:{server.port}/", (), b""), 5)
     assert answer.status == 200
     release.set()

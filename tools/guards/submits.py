@@ -171,4 +171,25 @@ SUBMITS: list[Mutant] = [
         "if True:",
         ("tests/unit/test_transport.py::test_a_query_is_repeated_if_its_idle_connection_was_closed[PoolRequests-GET-3]",),
     ),
+    Mutant(
+        "transport-without-a-limit",
+        "server/paycenter_server/channels/transport.py",
+        "aiohttp.TCPConnector(limit=0,",
+        "aiohttp.TCPConnector(limit=100,",
+        ("tests/unit/test_transport.py::test_requests_that_hang_do_not_delay_others_to_the_same_host[PoolRequests]",),
+    ),
+    Mutant(
+        "waiting-calls-of-an-account",
+        "server/paycenter_server/services/channels_gateway.py",
+        "if self._waiting[account] >= MOST_WAITING:",
+        "if False:",
+        ("tests/integration/test_bulkheads.py::test_calls_of_an_account_that_wait_for_its_channel_are_limited",),
+    ),
+    Mutant(
+        "waiting-calls-end",
+        "server/paycenter_server/services/channels_gateway.py",
+        "            self._waiting[account] -= 1\n",
+        "",
+        ("tests/integration/test_bulkheads.py::test_calls_of_an_account_that_wait_for_its_channel_are_limited",),
+    ),
 ]

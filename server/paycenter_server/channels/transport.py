@@ -8,6 +8,7 @@ channel has not received the request.
 from __future__ import annotations
 
 import os
+import socket
 import ssl
 from collections.abc import Callable
 from functools import lru_cache
@@ -20,11 +21,10 @@ import aiohttp
 from paycenter_server.channels.protocol import ClientCertificate, HttpRequest, HttpResponse
 from paycenter_server.deadlines import Deadlines
 from paycenter_server.domain.guard import refuse_in_transaction
+from paycenter_server.host_names import HostNames
 from paycenter_server.http_requests import Answer, Client, PoolRequests, Requests, UnreadableError
 
 MAX_ANSWER = 4 * 1024 * 1024
-MOST_CONNECTIONS = 512
-"""More than both jobs use with all their places (128 each), so that calls for callers find some too."""
 _CONNECT_SECONDS = 5.0
 
 
@@ -60,7 +60,10 @@ def _failure(error: Exception, url: str, seconds: float) -> TransportUnclearErro
     """The error for a failure, which depends on whether the request may have been sent."""
     host = urlsplit(url).hostname if "://" in url else None
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return NotSentError(f"no such host: {host}")
+        unknown = error.os_error.errno == socket.EAI_NONAME
+        return NotSentError(
+            f"no such host: {host}" if unknown else f"{host} cannot be resolved now: {error.os_error.strerror}"[:300]
+        )
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return NotSentError(f"the certificate of {host} is not trusted: {error.certificate_error}"[:300])
     if isinstance(error, aiohttp.ClientConnectorSSLError):
@@ -93,7 +96,8 @@ class AiohttpTransport:
     def __init__(self, requests: Callable[..., Requests] = PoolRequests) -> None:
         """`requests`: for tests."""
         # URLs are sent byte for byte as given, because they were signed.
-        self._client = Client(_connector, encoded=True, connect_seconds=_CONNECT_SECONDS, first=requests)
+        self._names = HostNames()
+        self._client = Client(self._connector, encoded=True, connect_seconds=_CONNECT_SECONDS, first=requests)
         self._contexts: WeakKeyDictionary[ClientCertificate, ssl.SSLContext] = WeakKeyDictionary()
         self._limits = lru_cache(maxsize=8)(Deadlines)  # nearly all calls have the same one
 
@@ -128,12 +132,11 @@ class AiohttpTransport:
                 raise
         return await self._client.send(*arguments)
 
+    def _connector(self) -> aiohttp.TCPConnector:
+        # No limit, also not by host, which all accounts of a family share: one account that hangs must not delay the others. The
+        # gateway limits the calls of each.
+        return aiohttp.TCPConnector(limit=0, keepalive_timeout=30, resolver=self._names.resolver())
+
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.aclose()
-
-
-def _connector() -> aiohttp.TCPConnector:
-    # No limit by host: all accounts of a family have the same one, and one that hangs must not delay the others. The places of the
-    # accounts limit the jobs (`services/accounts_places.py`).
-    return aiohttp.TCPConnector(limit=MOST_CONNECTIONS, limit_per_host=0, keepalive_timeout=30)

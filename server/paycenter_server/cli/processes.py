@@ -14,6 +14,7 @@ import structlog
 
 from paycenter_server.bootstrap import open_services
 from paycenter_server.cli.running import run_until_signalled
+from paycenter_server.descriptors import raise_descriptor_limit
 from paycenter_server.settings import Settings, SettingsError, split_address
 from paycenter_server.storage.database import Database, retryable_error
 
@@ -101,6 +102,7 @@ async def _serve(parent: int, listens: int, settings: Settings, stop: asyncio.Ev
     from paycenter_server.services.limits import Limits
     from paycenter_server.workers.wake_up import RedisWakeUp
 
+    raise_descriptor_limit()
     wake_up = RedisWakeUp(settings.redis_url)
     async with open_services(settings, wake_up=wake_up) as services:
         tls = None
@@ -190,6 +192,7 @@ async def _worker(settings: Settings, stop: asyncio.Event) -> None:
         def send(self) -> None:
             start_delivery()
 
+    raise_descriptor_limit()
     other_workers = RedisWakeUp(settings.redis_url)
     async with open_services(settings, wake_up=LocalWakeUp(), other_workers=other_workers) as services:
         jobs = make_jobs(services.jobs, services.delivery)

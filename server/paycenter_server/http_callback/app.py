@@ -16,8 +16,9 @@ from aiohttp import web
 
 from paycenter_server.channels.protocol import CallbackRequest
 from paycenter_server.deadlines import Deadlines
+from paycenter_server.descriptors import raise_descriptor_limit
 from paycenter_server.domain.errors import PayCenterError
-from paycenter_server.http_callback.connections import KEEPALIVE_SECONDS, Connections, connection_limit, raise_descriptor_limit
+from paycenter_server.http_callback.connections import KEEPALIVE_SECONDS, Connections, connection_limit
 from paycenter_server.services.callbacks import UNAVAILABLE, Callbacks
 from paycenter_server.services.health import Health
 from paycenter_server.storage.database import retryable_error

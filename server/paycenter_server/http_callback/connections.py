@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 from collections.abc import Callable
 from typing import cast
 
@@ -22,18 +21,6 @@ _LOG_SECONDS = 10.0
 # For the database, Redis, the channels, log files, and the connections that are accepted before one is closed.
 _RESERVED_SHARE = 4
 _RESERVED_LEAST = 64
-
-
-def raise_descriptor_limit() -> int:
-    """Raise the soft limit of open files to the hard one where that is allowed; the limit that holds."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        except (ValueError, OSError) as error:
-            log.warning("descriptor_limit_not_raised", soft=soft, hard=hard, why=str(error))
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return MAX_CONNECTIONS * 2 if limit == resource.RLIM_INFINITY else limit
 
 
 def connection_limit(descriptors: int) -> int:

@@ -19,7 +19,7 @@ from paycenter_server.services.places import Breakers, Limits, Places
 
 log = structlog.get_logger(__name__)
 
-# The connections of the transport suffice for the places of both jobs together (256).
+# The gateway allows more calls of an account at the same time than both jobs have places for (256).
 TOTAL_PLACES = 128
 SLOW_PLACES = 64
 FIRST_PLACES = 8

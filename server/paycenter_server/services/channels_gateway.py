@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TypeVar, cast
+from uuid import UUID
 
 import structlog
 
@@ -36,6 +38,7 @@ from paycenter_server.services.accounts_places import AccountPlaces, count_call
 from paycenter_server.services.channels_configured import ConfiguredChannel, ConfiguredChannels
 from paycenter_server.services.context import Context, deadline
 from paycenter_server.services.limits import waiting_outside
+from paycenter_server.telemetry import Sampled
 
 T = TypeVar("T")
 Read = Callback | CallbackError | UnknownKeyError | None
@@ -43,9 +46,14 @@ Read = Callback | CallbackError | UnknownKeyError | None
 log = structlog.get_logger(__name__)
 
 NOT_SENT = "NOT_SENT"
+MOST_WAITING = 512
+"""Calls of an account that wait for an answer at the same time, in a process. Each has a connection, and no place among the calls
+of the server (`services/limits.py`): a channel that hangs must not use up the connections of the process."""
+_LOGGED_A_SECOND = 10
 # Anybody can send a callback with an unknown serial; an answer to our own request comes from the channel.
 _PAUSE_AFTER_CALLBACK = timedelta(minutes=5)
 _PAUSE_AFTER_ANSWER = timedelta(seconds=20)
+_logged = Sampled("channel_calls_waiting_not_logged", _LOGGED_A_SECOND, 1)
 
 
 class ChannelGateway:
@@ -54,6 +62,7 @@ class ChannelGateway:
     def __init__(self, context: Context, places: AccountPlaces) -> None:
         self._context = context
         self._places = places
+        self._waiting: Counter[UUID] = Counter()
         self.channels = ConfiguredChannels(context)
 
     async def perform(
@@ -95,8 +104,14 @@ class ChannelGateway:
 
         `remake`: builds the call with another codec, to read the answer with earlier keys.
         """
-        started, seconds = asyncio.get_running_loop().time(), self._seconds()
+        started, seconds, account = asyncio.get_running_loop().time(), self._seconds(), configured.account.id
+        if self._waiting[account] >= MOST_WAITING:
+            if _logged.permits():
+                log.warning("channel_calls_waiting", **_names(configured, call), account=str(account), most=MOST_WAITING)
+            why = f"{MOST_WAITING} calls of the account wait for an answer already"
+            return _recorded(_not_sent(call, why), call, 0, f"not sent: {why}", 0)
         count_call()
+        self._waiting[account] += 1
         try:
             with waiting_outside():
                 response = await self._context.transport.send(call.request, seconds)
@@ -110,6 +125,10 @@ class ChannelGateway:
                 self._places.unanswered(configured.account.id)
             log.warning("channel_unclear", **_names(configured, call), why=str(error))
             return _recorded(call.unclear(str(error)), call, 0, str(error), _milliseconds(started))
+        finally:
+            self._waiting[account] -= 1
+            if not self._waiting[account]:
+                del self._waiting[account]
         milliseconds = _milliseconds(started)
         outcome = await self._read(configured, call, response, milliseconds, remake=remake, fetching=fetching)
         return _recorded(outcome, call, response.status, response.body, milliseconds)

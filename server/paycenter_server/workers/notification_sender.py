@@ -16,6 +16,7 @@ import yarl
 from paycenter_server.deadlines import Deadlines
 from paycenter_server.domain.addresses import is_public, parse_ip, reached_address
 from paycenter_server.domain.guard import refuse_in_transaction
+from paycenter_server.host_names import HostNames
 from paycenter_server.http_requests import Client, PoolRequests, Requests
 from paycenter_server.services.context import Clock
 from paycenter_server.services.notifications_delivery import DeliveryResponse
@@ -46,6 +47,7 @@ class AddressGuard:
 
     def __init__(self, allowed: Sequence[Network]) -> None:
         self._allowed = tuple(allowed)
+        self.names = HostNames()
 
     def permits(self, address: str) -> bool:
         """Whether a connection to this IP address may be made."""
@@ -60,7 +62,7 @@ class AddressGuard:
         target = yarl.URL(url)
         try:
             async with asyncio.timeout(_RESOLVE_SECONDS):
-                found = await asyncio.get_running_loop().getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+                found = await self.names.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
         except (OSError, ValueError, TimeoutError):
             return f"the host {target.host!r} cannot be resolved now"
         refused = sorted({str(info[4][0]) for info in found if not self.permits(str(info[4][0]))})
@@ -89,9 +91,8 @@ class AiohttpNotificationSender:
     ) -> None:
         """`timeout`: of a notification, in seconds. `requests`: for tests."""
         # A literal address is not resolved, but goes through the same socket factory.
-        self._client = Client(
-            lambda: aiohttp.TCPConnector(limit=0, limit_per_host=0, socket_factory=guard.socket_factory), first=requests
-        )
+        self._guard = guard
+        self._client = Client(self._connector, first=requests)
         self._clock = clock
         self._timeout = timeout
         self._deadlines = Deadlines(timeout)
@@ -111,6 +112,9 @@ class AiohttpNotificationSender:
             return DeliveryResponse(0, f"{type(error).__name__}: {error}"[:500])
         retry_after = self._retry_after(answer.headers.get("Retry-After", "")) if answer.status in (429, 503) else None
         return DeliveryResponse(answer.status, answer.body.decode("utf-8", "replace"), retry_after)
+
+    def _connector(self) -> aiohttp.TCPConnector:
+        return aiohttp.TCPConnector(limit=0, resolver=self._guard.names.resolver(), socket_factory=self._guard.socket_factory)
 
     def _retry_after(self, value: str) -> float | None:
         if value.isascii() and value.isdigit():
