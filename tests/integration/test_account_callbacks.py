@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +21,7 @@ from paycenter_server.services.payments import Booked, FactsMismatchError
 from support.facts import configured
 from support.merchants import Caught, Interceptor, Merchant, another_merchant, intercepted, merchant_of
 from support.system import CAUSE, OPERATOR, PayCenterSystem
+from support.waiting import eventually
 
 WAYS = [("wx_native", "v3"), ("wx_native", "v2"), ("alipay_qr", "")]
 # The field with which callbacks are verified or decrypted.
@@ -353,3 +356,28 @@ async def test_the_seller_id_before_a_change_is_accepted_while_the_earlier_keys_
     await system.services.accounts.update(OPERATOR, number, {}, "", None, 0)
     assert await late.deliver(system, "alipay_qr") >= 400, "the earlier keys have ended"
     assert await state(system, second) is OrderState.WAITING
+
+
+async def test_an_account_that_changes_while_it_is_read_is_read_again(system: PayCenterSystem) -> None:
+    """The keys are parsed in a thread, after the rows were read."""
+    channels, signers = system.services.gateway.channels, system.services.context.signers
+    known = await configured(system, "wx_native")
+    account, binding = known.account.id, known.binding.id
+    await system.rows("UPDATE pay_account SET version = version + 1 WHERE id = $1", account)
+    channels.forget_account(account)
+    go_on, begun = threading.Event(), threading.Semaphore(0)
+
+    def hold() -> None:
+        begun.release()
+        go_on.wait(30)
+
+    for _ in range(2):
+        signers.submit(hold)
+    await eventually(lambda: begun._value == 2)
+    reading = asyncio.ensure_future(channels.bound(binding))
+    await eventually(lambda: signers._work_queue.qsize() == 1)
+    await system.rows("UPDATE pay_account SET enabled = false, version = version + 1 WHERE id = $1", account)
+    channels.forget_account(account)
+    go_on.set()
+    assert (await reading).account.enabled
+    assert not (await channels.bound(binding)).account.enabled

@@ -254,6 +254,12 @@ ORDERS: list[Mutant] = [
         "services/channels_configured.py",
         "test_account_callbacks.py",
         (
+            "channel-changed-while-read",
+            "return now if changes == self._changes else",
+            "return now if True else",
+            "test_an_account_that_changes_while_it_is_read_is_read_again",
+        ),
+        (
             "channel-rows-forgotten",
             "        self._rows.forget()\n",
             "",

@@ -76,6 +76,7 @@ class ConfiguredChannels:
         self._known: dict[UUID, ConfiguredChannel] = {}
         self._building: dict[UUID, asyncio.Lock] = {}
         self._rows = ChannelCache(context)
+        self._changes = 0
 
     async def get(self, channel_id: UUID) -> ConfiguredChannel:
         """The channel over its current account. CHANNEL_NOT_FOUND if there is none."""
@@ -120,6 +121,7 @@ class ConfiguredChannels:
             known = self._known.get(binding_id)
             if known is not None and now - known.loaded < _FRESH_SECONDS:
                 return known
+            changes = self._changes
             async with self._context.database.connection() as connection:
                 binding = await channel_rows.get_binding(connection, binding_id)
                 channel = await channel_rows.get_channel(connection, binding.channel_id) if binding else None
@@ -128,16 +130,20 @@ class ConfiguredChannels:
                 self._known.pop(binding_id, None)
                 raise channels_errors.channel_not_found()
             if known is not None and (known.account.version, known.binding.version) == (account.version, binding.version):
-                known.loaded, known.channel = now, channel
+                known.loaded, known.channel = self._loaded(now, changes), channel
                 return known
             spec = self._context.registry.get(channel.code)
             if spec is None:
                 raise channels_errors.channel_not_installed(channel.code)
             # In a thread: an account may have many certificates, and several earlier keys.
             codec, earlier = await self._context.in_thread(lambda: self._build(spec, account, binding))
-            built = ConfiguredChannel(channel, binding, account, spec, codec, now, earlier)
+            built = ConfiguredChannel(channel, binding, account, spec, codec, self._loaded(now, changes), earlier)
             self._known[binding_id] = built
             return built
+
+    def _loaded(self, now: float, changes: int) -> float:
+        """`now`, unless what was read then may have changed since."""
+        return now if changes == self._changes else float("-inf")
 
     def _build(self, spec: ChannelSpec, account: PayAccount, binding: PayBinding) -> tuple[Codec, list[tuple[datetime, Codec]]]:
         """The codec with the present keys, and those with earlier keys."""
@@ -157,6 +163,7 @@ class ConfiguredChannels:
         self._forget(lambda known: known.account.id == account_id)
 
     def _forget(self, which: Callable[[ConfiguredChannel], bool]) -> None:
+        self._changes += 1
         self._rows.forget()
         for known in self._known.values():
             if which(known):
