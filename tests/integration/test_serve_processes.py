@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -12,10 +14,11 @@ from dataclasses import dataclass
 import psutil
 import pytest
 from paycenter import AsyncPayCenter
+from paycenter_server.cli.serving import until_end
 from support.grpc_rig import key_of
 from support.server_process import ServerProcess, server_process
 from support.system import PayCenterSystem, free_port
-from support.waiting import eventually
+from support.waiting import ended, eventually
 
 CLIENTS = 16
 
@@ -137,3 +140,14 @@ async def test_processes_that_cannot_start_are_not_started_again(system: PayCent
         assert await first.wait() == 1
         assert 1 <= first.log.count("PAYCENTER_MASTER_KEY_FILE") <= 2
         assert "Traceback" not in first.log
+
+
+async def test_a_process_that_does_not_end_is_killed() -> None:
+    program = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    await process.stdout.readline()
+    stop = asyncio.Event()
+    stop.set()
+    (code,) = await ended([asyncio.ensure_future(until_end(process, stop, 0.1))])
+    assert code == -signal.SIGKILL

@@ -30,11 +30,15 @@ class Listener:
         self.begun: list[float] = []
         self.go_on = asyncio.Event()
         self.go_on.set()
+        self.cancelled = False
         self._wake_ups = WakeUps(url, self._pass, block_seconds)
 
     async def _pass(self) -> None:
         self.begun.append(asyncio.get_running_loop().time())
         await self.go_on.wait()
+        if self.cancelled:
+            self.cancelled = False
+            raise asyncio.CancelledError  # what it has waited for was cancelled
 
     async def __aenter__(self) -> Listener:
         self._task = asyncio.create_task(self._wake_ups.run())
@@ -54,6 +58,15 @@ async def test_a_wake_up_is_heard_by_one_worker(redis_url: str) -> None:
         # The one that does not work on it hears the next.
         await client.lpush(WAKE_UPS, 1)
         await eventually(lambda: len(first.begun) == len(second.begun) == 1)
+
+
+async def test_a_pass_whose_parts_are_cancelled_is_not_the_last_one(redis_url: str) -> None:
+    async with client_of(redis_url) as client, Listener(redis_url) as listener:
+        listener.cancelled = True
+        await client.lpush(WAKE_UPS, 1)
+        await eventually(lambda: len(listener.begun) == 1)
+        await client.lpush(WAKE_UPS, 1)
+        await eventually(lambda: len(listener.begun) == 2)
 
 
 async def test_wake_ups_that_nobody_has_heard_are_one(redis_url: str) -> None:

@@ -421,6 +421,13 @@ ACCESS: list[Mutant] = [
         ("tests/integration/test_serve_processes.py::test_a_process_that_cannot_be_started_is_started_later",),
     ),
     Mutant(
+        "serve-killed",
+        "server/paycenter_server/cli/serving.py",
+        "                process.kill()\n",
+        "                pass\n",
+        ("tests/integration/test_serve_processes.py::test_a_process_that_does_not_end_is_killed",),
+    ),
+    Mutant(
         "callback-sign-type",
         "server/paycenter_server/channels/wechatpay/v2_xml.py",
         ' or sign_type not in ("", kind):',

@@ -319,6 +319,12 @@ NOTIFICATIONS: list[Mutant] = [
             "test_a_redis_that_is_silent_is_connected_to_anew",
         ),
         (
+            "wake-up-not-cancelled",
+            "isinstance(error, asyncio.CancelledError) and _is_cancelled():",
+            "isinstance(error, asyncio.CancelledError):",
+            "test_a_pass_whose_parts_are_cancelled_is_not_the_last_one",
+        ),
+        (
             "wake-up-pause",
             "        await asyncio.sleep(max(0.0, begun + SHORTEST_PASS_SECONDS - loop.time()))\n",
             "",

@@ -21,6 +21,8 @@ from paycenter_server.settings import Settings, split_address
 log = structlog.get_logger(__name__)
 
 RESTART_SECONDS = 1.0
+END_SECONDS = 30.0
+"""A process that has got SIGTERM and has not ended by then is killed: it needs 15 seconds at most, unless it hangs."""
 _PARENT_SECONDS = 0.5
 
 
@@ -81,7 +83,7 @@ async def _run_once(environment: dict[str, str], stop: asyncio.Event) -> tuple[i
             sys.executable, "-m", "paycenter_server.cli", "serve", "--parent", str(os.getpid()), "--listens", str(writing),
             env=environment, pass_fds=(writing,),
         )  # fmt: skip
-        code = await _until_end(process, stop)
+        code = await until_end(process, stop)
         return process.pid, code, bool(_read(reading))
 
 
@@ -103,14 +105,18 @@ def _read(reading: int) -> bytes:
         return b""
 
 
-async def _until_end(process: asyncio.subprocess.Process, stop: asyncio.Event) -> int:
-    """The exit code. At `stop` the process gets SIGTERM, and ends its running calls."""
+async def until_end(process: asyncio.subprocess.Process, stop: asyncio.Event, seconds: float = END_SECONDS) -> int:
+    """The exit code. At `stop` the process gets SIGTERM, and ends its running calls; after so many seconds it is killed."""
     ended, stopped = asyncio.create_task(process.wait()), asyncio.create_task(stop.wait())
     await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
     if not ended.done():
         with suppress(ProcessLookupError):
             process.terminate()
+        if not (await asyncio.wait({ended}, timeout=seconds))[0]:
+            log.error("server_process_killed", pid=process.pid, seconds=seconds)
+            with suppress(ProcessLookupError):
+                process.kill()
     return await ended
 
 

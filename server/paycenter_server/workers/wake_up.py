@@ -101,9 +101,9 @@ class WakeUps:
                     redis = await create_pool(self._settings)
                 while True:
                     await self._hear(redis)
-            except asyncio.CancelledError:
-                raise
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+                    raise  # this task, and not something that a pass has waited for
                 log.warning("wake_ups_not_heard", why=f"{type(error).__name__}: {error}")
             finally:
                 await _close(redis)
@@ -117,6 +117,11 @@ class WakeUps:
         begun = loop.time()
         await self._heard()
         await asyncio.sleep(max(0.0, begun + SHORTEST_PASS_SECONDS - loop.time()))
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 async def _close(redis: ArqRedis | None) -> None:
