@@ -146,8 +146,8 @@ async def record(connection: WriteConnection, results: Sequence[DeliveryResult])
                  SELECT * FROM moved WHERE event = ANY($15)
                ), noted AS ({noting_state("event", 16, "ended")})
                SELECT id, true AS changed FROM moved UNION ALL
-               SELECT g.task_id, false FROM given g WHERE g.task_id <> ALL(ARRAY(SELECT task_id FROM locked))
-                 AND (SELECT t.id FROM pay_notify_task t WHERE t.id = g.task_id) IS NOT NULL""",
+               SELECT g.task_id, false FROM (SELECT task_id FROM given EXCEPT SELECT task_id FROM locked) g
+                 WHERE (SELECT t.id FROM pay_notify_task t WHERE t.id = g.task_id) IS NOT NULL""",
             [d.task_id for d in results],
             [d.claimed_times for d in results],
             [target(NOTIFICATION, d.event) for d in results],
