@@ -36,19 +36,23 @@ class HostNames:
 
     async def getaddrinfo(self, host: str | None, port: int | None, **arguments: int) -> list[Any]:
         """As of the event loop. OSError if the name is not found, or within SECONDS."""
-        place, asked = self._places[self._found.get(host or "")], False
+        name = host or ""
+        place, asked = self._places[self._found.get(name)], False
         try:
             async with asyncio.timeout(self._seconds):
                 await place.acquire()
                 asked = True
                 found = await self._in_thread(place, host, port, arguments)
-        except (OSError, UnicodeError) as error:
+        except TimeoutError as error:
             if asked:
-                self._remember(host or "", found=False)
-            if isinstance(error, TimeoutError):
-                raise socket.gaierror(socket.EAI_AGAIN, f"not found within {self._seconds:g} seconds") from error
-            raise socket.gaierror(socket.EAI_NONAME, str(error)) if isinstance(error, UnicodeError) else error from error
-        self._remember(host or "", found=True)
+                self._remember(name, found=False)
+            raise socket.gaierror(socket.EAI_AGAIN, f"not found within {self._seconds:g} seconds") from error
+        except UnicodeError as error:
+            raise socket.gaierror(socket.EAI_NONAME, str(error)) from error
+        except OSError:
+            self._remember(name, found=False)
+            raise
+        self._remember(name, found=True)
         return cast(list[Any], found)
 
     async def getnameinfo(self, address: Any, flags: int) -> Any:

@@ -262,7 +262,7 @@ NOTIFICATIONS: list[Mutant] = [
     Mutant(
         "names-by-what-they-were",
         "server/paycenter_server/host_names.py",
-        'self._places[self._found.get(host or "")], False',
+        "self._places[self._found.get(name)], False",
         "self._places[None], False",
         (
             "tests/unit/test_host_names.py::test_names_that_are_not_answered_stop_none_that_were_found",
@@ -272,8 +272,8 @@ NOTIFICATIONS: list[Mutant] = [
     Mutant(
         "names-not-found",
         "server/paycenter_server/host_names.py",
-        '                self._remember(host or "", found=False)\n',
-        "                pass\n",
+        "            if asked:\n                self._remember(name, found=False)\n",
+        "",
         ("tests/unit/test_host_names.py::test_names_that_were_not_found_have_few_places",),
     ),
     Mutant(

@@ -74,6 +74,7 @@ class Gathering(Generic[T, R]):
         self._left_behind = 0
         self._timer: asyncio.TimerHandle | None = None
         self._begun = 0.0
+        self._since = 0.0
         self._writer: asyncio.Task[None] | None = None
 
     async def add(self, item: T) -> R:
@@ -94,6 +95,7 @@ class Gathering(Generic[T, R]):
 
     def _start(self) -> None:
         """Start the statements of what waits, one after the other: a chain of them."""
+        self._since = asyncio.get_running_loop().time()
         chain = self._chain = object()
         self._writer = self._context.start(self._write(chain))
 
@@ -112,7 +114,7 @@ class Gathering(Generic[T, R]):
         self._timer = None
         if not self._waiting:
             return
-        if loop.time() - self._begun >= self._slow_seconds and self._left_behind < MOST_LEFT_BEHIND:
+        if loop.time() - self._since >= self._slow_seconds and self._left_behind < MOST_LEFT_BEHIND:
             log.warning(
                 "shared_statement_left_behind", statement=getattr(self._statement, "__name__", ""), waiting=len(self._waiting)
             )
@@ -121,7 +123,7 @@ class Gathering(Generic[T, R]):
         self._timer = loop.call_later(self._slow_seconds, self._look)
 
     async def _execute(self, items: Sequence[T]) -> Sequence[R]:
-        self._begun = asyncio.get_running_loop().time()
+        self._begun = self._since = asyncio.get_running_loop().time()
         async with self._context.database.connection() as connection:
             return await self._statement(connection, items)
 
