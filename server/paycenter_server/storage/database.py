@@ -100,7 +100,7 @@ def unavailable(error: BaseException) -> PayCenterError:
 
     A statement that the database has refused changed nothing. One whose answer was lost may have been committed.
     """
-    what = "nothing was decided by this call. Repeat it in a moment."
+    what = "what this call wanted to store was not stored. Repeat it in a moment."
     if is_connection_loss(error):
         what = (
             "this call may have been carried out, or not. Read the resource, or repeat the call with the same number in a "
@@ -127,7 +127,8 @@ def conflict(error: BaseException) -> PayCenterError:
     """What callers see of a deadlock, a serialization failure, or a schema change under a transaction."""
     return PayCenterError(
         Reason.DATABASE_CONFLICT,
-        "Another call or a migration used the same rows at the same time; nothing was decided by this call. Repeat it in a moment.",
+        "Another call or a migration used the same rows at the same time, so what this call wanted to store was not stored. Repeat it "
+        "in a moment.",
         metadata={"cause": type(error).__name__},
         retry_after=CONFLICT_RETRY_SECONDS,
     )
