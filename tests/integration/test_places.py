@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import uuid4
 
 from paycenter_server.services.accounts_places import LONGEST_PAUSE, AccountPlaces
@@ -12,6 +13,8 @@ from paycenter_server.services.claims import Claims
 from paycenter_server.services.places import Limits, Places
 from support.system import FakeClock, PayCenterSystem
 from support.waiting import pause
+
+NOW = datetime(2026, 11, 29, tzinfo=UTC)
 
 
 async def test_failing_calls_of_callers_do_not_postpone_the_trial(system: PayCenterSystem) -> None:
@@ -37,7 +40,7 @@ def test_more_keys_may_be_wanted_than_are_remembered() -> None:
         total=10, slow=10, each=2, first=1, fast_seconds=1.0, failures=3, first_pause=timedelta(seconds=1),
         longest_pause=timedelta(seconds=1), remembered=2,
     )  # fmt: skip
-    places, now = Places[str](limits), datetime(2026, 11, 29, tzinfo=UTC)
+    places, now = Places[str](limits), NOW
     for of_a in (1, 2, 2):
         given = places.reserve(["a", "b", "c"], now)
         assert given == {"a": of_a, "b": 1, "c": 1}
@@ -52,7 +55,7 @@ def test_keys_that_are_slow_share_their_part_of_the_places() -> None:
         total=10, slow=4, each=5, first=5, fast_seconds=1.0, failures=3, first_pause=timedelta(seconds=1),
         longest_pause=timedelta(seconds=1),
     )  # fmt: skip
-    places, now = Places[str](limits), datetime(2026, 11, 29, tzinfo=UTC)
+    places, now = Places[str](limits), NOW
     assert places.reserve(["fast"], now) == {"fast": 4}
     for _ in range(4):
         places.answered("fast", 0.1, was_open=False)
@@ -76,7 +79,7 @@ async def test_places_that_a_pass_has_reserved_do_not_stop_the_loop() -> None:
             self.looks += 1
             if self.looks > 1000:
                 raise RuntimeError("the claimer claims again and again without an await")
-            return datetime(2026, 11, 29, tzinfo=UTC)
+            return NOW
 
     async def due() -> list[str]:
         return passes.pop(0)
@@ -104,3 +107,78 @@ async def test_places_that_a_pass_has_reserved_do_not_stop_the_loop() -> None:
     assert await second == 0
     await claims.settle()
     assert taken[1] == {"a": 1, "b": 1, "c": 1, "d": 1}
+
+
+def remembering(count: int, **more: Any) -> Limits:
+    """Limits of keys that open at the first call without an answer, of which so many are remembered."""
+    values: dict[str, Any] = {
+        "total": 1000, "slow": 1000, "each": 2, "first": 1, "fast_seconds": 1.0, "failures": 1,
+        "first_pause": timedelta(seconds=5), "longest_pause": timedelta(seconds=60), "remembered": count,
+    }  # fmt: skip
+    return Limits(**{**values, **more})
+
+
+def fail(places: Places[str], key: str, now: datetime = NOW) -> None:
+    """One call of a key has a place and no answer."""
+    places.give_back(key, places.reserve([key], now)[key] - 1)
+    places.release(key)
+    places.unanswered(key)
+    places.breakers.unanswered(key, now)
+
+
+def test_open_breakers_are_forgotten_beyond_a_limit() -> None:
+    """Those that nobody has asked for longest. Otherwise URLs of orders would fill the memory."""
+    places = Places[str](remembering(10))
+    for number in range(100):
+        fail(places, f"k{number}")
+        if number >= 5:
+            assert places.reserve(["k5"], NOW) == {}
+    assert len(places.breakers._known) == len(places._known) == 10
+    assert [key for key in ("k0", "k5", "k89", "k99") if places.breakers.is_open(key)] == ["k5", "k99"]
+
+
+def test_breakers_that_are_as_new_ones_are_not_kept() -> None:
+    places = Places[str](remembering(10))
+    assert places.reserve(["asked", "waits"], NOW) == {"asked": 1, "waits": 1}
+    places.release("asked")
+    assert places.breakers.answered("asked") is False
+    fail(places, "recovers")
+    assert places.breakers.answered("recovers") is True
+    assert list(places.breakers._known) == ["waits"]
+
+
+def test_keys_in_progress_are_never_forgotten() -> None:
+    """Their places would be lost."""
+    places = Places[str](remembering(2, total=8))
+    used = [f"u{number}" for number in range(5)]
+    assert places.reserve(used, NOW) == dict.fromkeys(used, 1)
+    for number in range(20):
+        fail(places, f"k{number}")
+    for key in used:
+        places.release(key)
+    assert len(places.reserve([f"n{number}" for number in range(20)], NOW)) == 8
+
+
+def test_many_keys_that_hang_do_not_make_those_forgotten_that_are_fast() -> None:
+    places = Places[str](remembering(10))
+    for key in ("a", "b"):
+        places.release(key, places.reserve([key], NOW)[key])
+        places.answered(key, 0.1, was_open=False)
+    for number in range(100):
+        fail(places, f"k{number}")
+    assert places.reserve(["a", "b", "new"], NOW) == {"a": 2, "b": 2, "new": 1}
+
+
+def test_all_that_is_remembered_may_be_fast() -> None:
+    places = Places[str](remembering(10))
+    for number in range(100):
+        places.release(f"k{number}", places.reserve([f"k{number}"], NOW)[f"k{number}"])
+        places.answered(f"k{number}", 0.1, was_open=False)
+    assert list(places._known) == [f"k{number}" for number in range(90, 100)]
+    assert places._fast == 10
+
+
+def test_only_what_gets_a_place_is_remembered() -> None:
+    places = Places[str](remembering(10, total=3))
+    assert len(places.reserve([f"k{number}" for number in range(1000)], NOW)) == 3
+    assert len(places._known) == len(places.breakers._known) == 3

@@ -217,7 +217,7 @@ JOBS: list[Mutant] = [
         ),
         (
             "places-breaker",
-            "        if breaker.trial_time is not None:\n            # Open",
+            "        if breaker is not None and breaker.trial_time is not None:\n            # Open",
             "        if False:\n            # Open",
             f"{_TRIALS} test_the_breaker_of_an_account_is_that_of_both_jobs "
             "test_notifications_delivery.py::test_while_the_breaker_is_open_only_trials_are_sent",
@@ -229,10 +229,35 @@ JOBS: list[Mutant] = [
             _TRIALS,
         ),
         (
-            "places-wanted-are-kept",
-            "if key in wanted or known.in_progress or",
-            "if known.in_progress or",
-            "test_places.py::test_more_keys_may_be_wanted_than_are_remembered",
+            "places-forgotten",
+            "            if len(self._known) <= self._limits.remembered:",
+            "            if True:",
+            "test_places.py::test_open_breakers_are_forgotten_beyond_a_limit "
+            "test_places.py::test_all_that_is_remembered_may_be_fast",
+        ),
+        (
+            "places-in-progress-are-kept",
+            "            if oldest.in_progress or (oldest.fast and spare_fast):",
+            "            if oldest.fast and spare_fast:",
+            "test_places.py::test_keys_in_progress_are_never_forgotten",
+        ),
+        (
+            "places-fast-are-kept",
+            "            if oldest.in_progress or (oldest.fast and spare_fast):",
+            "            if oldest.in_progress:",
+            "test_places.py::test_many_keys_that_hang_do_not_make_those_forgotten_that_are_fast",
+        ),
+        (
+            "places-breakers-forgotten",
+            "            if oldest.in_progress:\n                self._known[key] = oldest\n",
+            "            self._known[key] = oldest\n",
+            "test_places.py::test_open_breakers_are_forgotten_beyond_a_limit",
+        ),
+        (
+            "places-breakers-as-new",
+            "        if not breaker.in_progress and not breaker.failures:",
+            "        if False:",
+            "test_places.py::test_breakers_that_are_as_new_ones_are_not_kept",
         ),
         (
             "places-trial-of-a-job",
@@ -248,7 +273,7 @@ JOBS: list[Mutant] = [
         ),
         (
             "places-token-of-a-call",
-            "        self._get(key, now).tokens -= 1",
+            "        self._look(key, now).tokens -= 1",
             "        pass",
             "test_every_call_of_a_row_takes_a_token",
         ),

@@ -14,7 +14,8 @@ In memory: each process has its own view. Four limits apply to what is claimed:
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Generic, TypeVar
@@ -55,27 +56,48 @@ class _Breaker:
 
 
 class Breakers(Generic[K]):
-    """The breaker of each key. Several Places may share them."""
+    """The breaker of each key. Several Places may share them.
+
+    Kept are those of keys with places in progress, and those of keys whose last call had no answer. Of the latter, those that
+    nobody has looked at for longest are forgotten beyond the limit, the open ones too: such a key is tried once more.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._known: dict[K, _Breaker] = {}
+        self._known: OrderedDict[K, _Breaker] = OrderedDict()
+        """In the order in which they were looked at."""
+
+    def look(self, key: K) -> _Breaker | None:
+        """The breaker of a key; None if it is closed, and nothing is known of the key."""
+        found = self._known.get(key)
+        if found is not None:
+            self._known.move_to_end(key)
+        return found
 
     def get(self, key: K) -> _Breaker:
         """The breaker of a key, closed if it is new."""
-        found = self._known.get(key)
+        found = self.look(key)
         if found is None:
-            self._forget_idle()
+            self._make_room()
             found = self._known[key] = _Breaker(self._limits.first_pause)
         return found
 
+    def take(self, key: K, places: int) -> None:
+        """Count places that are reserved, or released if it is negative."""
+        breaker = self.get(key)
+        breaker.in_progress += places
+        self._forget_new(key, breaker)
+
     def answered(self, key: K) -> bool:
         """Close the breaker. Whether it was open."""
-        breaker = self.get(key)
+        breaker = self._known.get(key)
+        if breaker is None:
+            return False
         was_open = breaker.trial_time is not None
         if was_open:
             breaker.pause = self._limits.first_pause
         breaker.failures, breaker.open_since, breaker.trial_time = 0, None, None
+        self._forget_new(key, breaker)
         return was_open
 
     def unanswered(self, key: K, now: datetime, *, trial: bool = True) -> bool:
@@ -106,9 +128,20 @@ class Breakers(Generic[K]):
         breaker = self._known.get(key)
         return breaker.open_since if breaker is not None else None
 
-    def _forget_idle(self) -> None:
-        if len(self._known) >= self._limits.remembered:
-            self._known = {key: known for key, known in self._known.items() if known.in_progress or known.open_since}
+    def _forget_new(self, key: K, breaker: _Breaker) -> None:
+        """Forget a breaker that is as a new one."""
+        if not breaker.in_progress and not breaker.failures:
+            del self._known[key]
+
+    def _make_room(self) -> None:
+        """Forget the one that nobody has looked at for longest. One in progress is kept, and gets to the end, so that it is not
+        passed over each time: there are never more than there are places."""
+        for _ in range(len(self._known)):
+            if len(self._known) < self._limits.remembered:
+                return
+            key, oldest = self._known.popitem(last=False)
+            if oldest.in_progress:
+                self._known[key] = oldest
 
 
 @dataclass(slots=True)
@@ -128,7 +161,9 @@ class Places(Generic[K]):
     def __init__(self, limits: Limits, breakers: Breakers[K] | None = None) -> None:
         self._limits = limits
         self.breakers = breakers if breakers is not None else Breakers[K](limits)
-        self._known: dict[K, _Key] = {}
+        self._known: OrderedDict[K, _Key] = OrderedDict()
+        """Those that have had a place, in the order in which they were looked at."""
+        self._fast = 0
         self._in_progress = 0
         self._slow_in_progress = 0
 
@@ -138,14 +173,13 @@ class Places(Generic[K]):
         Where places are short each key gets one before any gets more, those with the fewest in progress first.
         """
         total, slow = self._limits.total - self._in_progress, self._limits.slow - self._slow_in_progress
-        keys = dict.fromkeys(wanted)
-        self._forget_idle(keys)
-        free = {key: self._free(key, now) for key in keys}
-        order = sorted((key for key in free if free[key] > 0), key=lambda key: self._known[key].in_progress)
+        keys = {key: self._look(key, now) for key in dict.fromkeys(wanted)}
+        free = {key: self._free(key, known, now) for key, known in keys.items()}
+        order = sorted((key for key in free if free[key] > 0), key=lambda key: keys[key].in_progress)
         given = dict.fromkeys(order, 0)
         for most in (1, self._limits.each):
             for key in order:
-                is_slow = not self._known[key].fast
+                is_slow = not keys[key].fast
                 more = min(free[key], most) - given[key]
                 more = min(more, total, slow) if is_slow else min(more, total)
                 if more > 0:
@@ -154,8 +188,10 @@ class Places(Generic[K]):
                     slow -= more if is_slow else 0
         given = {key: places for key, places in given.items() if places}
         for key, places in given.items():
+            self._known[key] = keys[key]
             self._take(key, places)
-            self._known[key].tokens -= places
+            keys[key].tokens -= places
+        self._make_room()
         return given
 
     def ahead(self, key: K) -> int:
@@ -175,31 +211,38 @@ class Places(Generic[K]):
         # A key whose last call was not answered is not fast.
         return known.fast and 2 * self._in_progress <= self._limits.total
 
-    def _free(self, key: K, now: datetime) -> int:
-        known, breaker = self._get(key, now), self.breakers.get(key)
-        if breaker.trial_time is not None:
+    def _free(self, key: K, known: _Key, now: datetime) -> int:
+        breaker = self.breakers.look(key)
+        if breaker is not None and breaker.trial_time is not None:
             # Open: one trial at a time.
             return 1 if breaker.trial_time <= now and breaker.in_progress == 0 else 0
         free = known.places - known.in_progress
         return free if self._limits.rate is None else min(free, int(self._fill(known, now)))
 
-    def _get(self, key: K, now: datetime) -> _Key:
+    def _look(self, key: K, now: datetime) -> _Key:
+        """What is known of a key. A new one is kept when it gets a place: orders may bring any number of URLs."""
         known = self._known.get(key)
         if known is None:
-            first = min(self._limits.first, self._limits.each)
-            known = self._known[key] = _Key(first, self._limits.burst, now)
+            return _Key(min(self._limits.first, self._limits.each), self._limits.burst, now)
+        self._known.move_to_end(key)
         return known
 
-    def _forget_idle(self, wanted: Mapping[K, None]) -> None:
-        """Make room for wanted keys that are not known yet. A key that is forgotten begins anew; a wanted one is not forgotten.
+    def _make_room(self) -> None:
+        """Forget keys beyond the limit, those that nobody has looked at for longest first. A key that is forgotten begins anew.
 
-        Orders may bring any number of URLs of their own, so more keys may be wanted than are remembered.
+        Those in progress are kept; there are never more than there are places. Those that are fast are kept too, while they are at
+        most half: otherwise many keys that hang would make them new ones, which share the slow places. What is kept gets to the
+        end, so that it is not passed over each time.
         """
-        if len(self._known) + sum(1 for key in wanted if key not in self._known) > self._limits.remembered:
-            self._known = {
-                key: known for key, known in self._known.items()
-                if key in wanted or known.in_progress or self.breakers.is_open(key)
-            }  # fmt: skip
+        spare_fast = 2 * self._fast <= self._limits.remembered
+        for _ in range(len(self._known)):
+            if len(self._known) <= self._limits.remembered:
+                return
+            key, oldest = self._known.popitem(last=False)
+            if oldest.in_progress or (oldest.fast and spare_fast):
+                self._known[key] = oldest
+            elif oldest.fast:
+                self._fast -= 1
 
     def _fill(self, known: _Key, now: datetime) -> float:
         """Add the tokens of the time that has passed. The tokens that there are."""
@@ -210,13 +253,13 @@ class Places(Generic[K]):
 
     def spend(self, key: K, now: datetime) -> None:
         """Take the token of a further call for a place that is in use. It is made in any case; later ones wait for it."""
-        self._get(key, now).tokens -= 1
+        self._look(key, now).tokens -= 1
 
     def seconds_to_token(self, keys: Iterable[K], now: datetime) -> float | None:
         """The time until one of the keys that have no token gets one; None if each has one, or if calls are not limited."""
         if self._limits.rate is None:
             return None
-        short = [tokens for key in keys if (tokens := self._fill(self._get(key, now), now)) < 1]
+        short = [tokens for key in keys if (tokens := self._fill(self._look(key, now), now)) < 1]
         return (1 - max(short)) / self._limits.rate if short else None
 
     def release(self, key: K, places: int = 1) -> None:
@@ -253,7 +296,7 @@ class Places(Generic[K]):
     def _take(self, key: K, places: int) -> None:
         known = self._known[key]
         known.in_progress += places
-        self.breakers.get(key).in_progress += places
+        self.breakers.take(key, places)
         self._in_progress += places
         if not known.fast:
             self._slow_in_progress += places
@@ -261,4 +304,5 @@ class Places(Generic[K]):
     def _set_fast(self, known: _Key, fast: bool) -> None:
         if known.fast != fast:
             self._slow_in_progress += -known.in_progress if fast else known.in_progress
+            self._fast += 1 if fast else -1
             known.fast = fast
