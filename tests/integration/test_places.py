@@ -182,3 +182,14 @@ def test_only_what_gets_a_place_is_remembered() -> None:
     places = Places[str](remembering(10, total=3))
     assert len(places.reserve([f"k{number}" for number in range(1000)], NOW)) == 3
     assert len(places._known) == len(places.breakers._known) == 3
+
+
+def test_a_clock_that_was_ahead_keeps_no_breaker_shut() -> None:
+    """The database's clock was an hour ahead when the breaker opened, and is corrected. It has opened just now then."""
+    places = Places[str](remembering(10))
+    fail(places, "a", NOW + timedelta(hours=1))
+    assert places.reserve(["a"], NOW) == {}
+    assert places.breakers.open_since("a") == NOW
+    assert places.reserve(["a"], NOW + timedelta(seconds=59)) == {}
+    assert places.reserve(["a"], NOW + timedelta(seconds=60)) == {"a": 1}
+    assert places.breakers.open_since("a") == NOW

@@ -260,6 +260,18 @@ JOBS: list[Mutant] = [
             "test_places.py::test_breakers_that_are_as_new_ones_are_not_kept",
         ),
         (
+            "places-trial-time-clock",
+            "            found.trial_time = min(found.trial_time, now + self._limits.longest_pause)",
+            "            pass",
+            "test_places.py::test_a_clock_that_was_ahead_keeps_no_breaker_shut",
+        ),
+        (
+            "places-open-since-clock",
+            "            found.open_since = min(found.open_since, now)",
+            "            pass",
+            "test_places.py::test_a_clock_that_was_ahead_keeps_no_breaker_shut",
+        ),
+        (
             "places-trial-of-a-job",
             "if breaker.open_since is not None and not trial:",
             "if False:",

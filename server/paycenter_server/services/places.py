@@ -67,16 +67,25 @@ class Breakers(Generic[K]):
         self._known: OrderedDict[K, _Breaker] = OrderedDict()
         """In the order in which they were looked at."""
 
-    def look(self, key: K) -> _Breaker | None:
-        """The breaker of a key; None if it is closed, and nothing is known of the key."""
+    def look(self, key: K, now: datetime) -> _Breaker | None:
+        """The breaker of a key; None if it is closed, and nothing is known of the key.
+
+        Times that cannot be are those of a clock that has gone back since. They would keep the key from being tried for as long as
+        the clock was ahead.
+        """
         found = self._known.get(key)
-        if found is not None:
-            self._known.move_to_end(key)
+        if found is None:
+            return None
+        self._known.move_to_end(key)
+        if found.trial_time is not None:
+            found.trial_time = min(found.trial_time, now + self._limits.longest_pause)
+        if found.open_since is not None:
+            found.open_since = min(found.open_since, now)
         return found
 
     def get(self, key: K) -> _Breaker:
         """The breaker of a key, closed if it is new."""
-        found = self.look(key)
+        found = self._known.get(key)
         if found is None:
             self._make_room()
             found = self._known[key] = _Breaker(self._limits.first_pause)
@@ -212,7 +221,7 @@ class Places(Generic[K]):
         return known.fast and 2 * self._in_progress <= self._limits.total
 
     def _free(self, key: K, known: _Key, now: datetime) -> int:
-        breaker = self.breakers.look(key)
+        breaker = self.breakers.look(key, now)
         if breaker is not None and breaker.trial_time is not None:
             # Open: one trial at a time.
             return 1 if breaker.trial_time <= now and breaker.in_progress == 0 else 0
