@@ -363,3 +363,33 @@ def test_the_pauses_of_keys_without_more_are_forgotten() -> None:
     job.clock.time += SHARE_FORGOTTEN + SHARE_LONGEST
     job.claims._share_rest(["a"], job.clock.now())
     assert list(job.claims._shares) == ["a"]
+
+
+async def test_all_places_that_were_not_used_are_given_back() -> None:
+    """What was claimed ahead took all places of its key and has ended during the statement of the claim, and many other keys got
+    places meanwhile: the key is not known any more."""
+    job = Job(limits=limits(total=20, slow=20, each=1, first=1, remembered=3), left=Counter(b=1))
+    job.answered.clear()
+    job.claims._ahead.add("a", NOW, "a 1")
+    claim = asyncio.ensure_future(job.claims._claim(["a", "b", "c"]))
+    await eventually(lambda: bool(job.asked) and bool(job.waiting))
+    job.end(answers=False)
+    await eventually(lambda: job.done == ["a 1"])
+    others = [f"o{number}" for number in range(10)]
+    for key in job.places.reserve(others, NOW):
+        job.places.give_back(key)
+    assert "a" not in job.places._known
+    job.answered.set()
+    await eventually(claim.done)
+    assert claim.result() == 1
+    await job.ended()
+    assert job.places._in_progress == 0
+
+
+def test_a_key_that_is_not_known_has_nothing_to_give_back() -> None:
+    """Otherwise the keys after it would keep their places for good."""
+    places = Places[str](limits())
+    places.give_back("a")
+    places.release("a")
+    assert places._in_progress == 0
+    assert places.reserve(["a"], NOW) == {"a": 4}

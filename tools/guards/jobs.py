@@ -141,6 +141,18 @@ JOBS: list[Mutant] = [
             "test_a_place_is_reserved_again_only_within_the_places_of_a_key",
         ),
         (
+            "give-back-unknown",
+            "        if known is not None:\n            self._take(key, -places)",
+            "        if True:\n            self._take(key, -places)",
+            "test_a_key_that_is_not_known_has_nothing_to_give_back",
+        ),
+        (
+            "release-unknown",
+            "        if key in self._known:\n            self._take(key, -places)",
+            "        if True:\n            self._take(key, -places)",
+            "test_a_key_that_is_not_known_has_nothing_to_give_back",
+        ),
+        (
             "ahead-half",
             "return known.fast and 2 * self._in_progress <= self._limits.total",
             "return known.fast",

@@ -187,7 +187,9 @@ class Claims(Generic[K, T]):
                     self._ahead.add(key, now, row)
         finally:
             for key, unused in free.items():
-                self._places.give_back(key, unused)
+                # A key whose places have all been used and released meanwhile may have been forgotten.
+                if unused:
+                    self._places.give_back(key, unused)
         self.started += len(rows)
         self._share_rest([key for key in due if asked[key] and not left[key] and not self._places.breakers.is_open(key)], now)
         for key in due:

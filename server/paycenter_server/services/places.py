@@ -272,14 +272,16 @@ class Places(Generic[K]):
         return (1 - max(short)) / self._limits.rate if short else None
 
     def release(self, key: K, places: int = 1) -> None:
-        """Release places that were used."""
-        self._take(key, -places)
+        """Release places that were used. A key that is not known has none."""
+        if key in self._known:
+            self._take(key, -places)
 
     def give_back(self, key: K, places: int = 1) -> None:
         """Release places for which nothing was claimed or no call was made, with their tokens."""
-        self.release(key, places)
-        known = self._known[key]
-        known.tokens = min(known.tokens + places, self._limits.burst)
+        known = self._known.get(key)
+        if known is not None:
+            self._take(key, -places)
+            known.tokens = min(known.tokens + places, self._limits.burst)
 
     def answered(self, key: K, seconds: float, *, was_open: bool) -> None:
         """Add a place, because a call was answered after `seconds`. `was_open`: it has closed the breaker."""
