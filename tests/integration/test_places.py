@@ -56,11 +56,11 @@ def test_keys_that_are_slow_share_their_part_of_the_places() -> None:
         longest_pause=timedelta(seconds=1),
     )  # fmt: skip
     places, now = Places[str](limits), NOW
-    assert places.reserve(["fast"], now) == {"fast": 4}
-    for _ in range(4):
+    assert places.reserve(["fast"], now) == {"fast": 3}
+    for _ in range(3):
         places.answered("fast", 0.1, was_open=False)
-    assert sum(places.reserve(["slow", "hangs"], now).values()) == 4
-    assert places.reserve(["slow", "hangs", "fast"], now) == {"fast": 1}
+    assert sum(places.reserve(["slow", "hangs", "hangs too"], now).values()) == 4
+    assert places.reserve(["slow", "hangs", "fast"], now) == {"fast": 2}
 
 
 async def test_places_that_a_pass_has_reserved_do_not_stop_the_loop() -> None:
@@ -97,7 +97,7 @@ async def test_places_that_a_pass_has_reserved_do_not_stop_the_loop() -> None:
 
     clock = Clock()
     claims = Claims("test", clock, places, due=due, take=take, key=str, work=work)
-    assert await claims.start_due() == 4
+    assert await claims.start_due() == 3
     work_ends.set()
     second = asyncio.ensure_future(claims.start_due())
     await pause(0.05)
@@ -193,3 +193,62 @@ def test_a_clock_that_was_ahead_keeps_no_breaker_shut() -> None:
     assert places.reserve(["a"], NOW + timedelta(seconds=59)) == {}
     assert places.reserve(["a"], NOW + timedelta(seconds=60)) == {"a": 1}
     assert places.breakers.open_since("a") == NOW
+
+
+def test_keys_that_have_failed_leave_half_of_the_slow_places_to_others() -> None:
+    """Those that are in progress when the first of them fails, too."""
+    places = Places[str](remembering(1000, total=20, slow=8, failures=5))
+    known = [f"k{number}" for number in range(20)]
+    for key in known:
+        fail(places, key)
+    assert sum(places.reserve(known, NOW).values()) == 4
+    assert places.reserve([*known, "a", "b"], NOW) == {"a": 1, "b": 1}
+    places.unanswered("a")
+    places.release("k0")
+    assert places.reserve(known, NOW) == {}
+    places.answered("a", 5.0, was_open=False)
+    assert len(places.reserve(known, NOW)) == 1
+
+
+def test_a_key_that_was_forgotten_has_failed_all_the_same() -> None:
+    places = Places[str](remembering(1000, slow=2, failures=5))
+    fail(places, "a")
+    del places._known["a"]
+    assert list(places.reserve(["a", "b"], NOW)) == ["b", "a"]
+
+
+def test_new_keys_come_before_those_that_have_failed() -> None:
+    """However much more urgent these are, and each failed one gets its turn."""
+    places = Places[str](remembering(1000, slow=4, failures=1))
+    known = [f"k{number}" for number in range(5)]
+    for key in known:
+        fail(places, key)
+    later, tried = NOW, list[str]()
+    for _ in range(5):
+        later += timedelta(minutes=1)
+        given = places.reserve([*known, "new1", "new2", "new3"], later)
+        assert list(given)[:3] == ["new1", "new2", "new3"]
+        for key in given:
+            places.release(key)
+            if key in known:
+                tried.append(key)
+                places.unanswered(key)
+                places.breakers.unanswered(key, later)
+    assert tried == known
+
+
+def test_among_equals_the_most_urgent_is_the_first() -> None:
+    places = Places[str](remembering(1000, slow=2))
+    assert list(places.reserve(["c", "b", "a"], NOW)) == ["c", "b"]
+
+
+def test_new_keys_get_few_places_while_slow_ones_are_scarce() -> None:
+    """The first ones, if they hang, do not take what is needed to try others. A key that answers slowly may have more."""
+    places = Places[str](remembering(1000, slow=40, first=8, each=10, failures=5))
+    assert places.reserve(["answers"], NOW) == {"answers": 8}
+    for _ in range(8):
+        places.release("answers")
+        places.answered("answers", 5.0, was_open=False)
+    assert places.reserve(["a", "b"], NOW) == {"a": 8, "b": 8}
+    assert places.reserve(["c", "d", "e"], NOW) == {"c": 8, "d": 4, "e": 2}
+    assert places.reserve(["f", "answers"], NOW) == {"f": 2, "answers": 8}

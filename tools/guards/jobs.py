@@ -164,9 +164,45 @@ JOBS: list[Mutant] = [
         "test_places.py",
         (
             "slow-half",
-            "min(more, total, slow) if is_slow else min(more, total)",
+            "min(more, total) if known.fast else min(more, total, slow)",
             "min(more, total)",
             "test_keys_that_are_slow_share_their_part_of_the_places",
+        ),
+        (
+            "slow-half-of-failed",
+            "                    more = min(more, failed)",
+            "                    pass",
+            "test_keys_that_have_failed_leave_half_of_the_slow_places_to_others",
+        ),
+        (
+            "slow-failed-in-progress",
+            "            self._failed_in_progress += known.in_progress if failed else -known.in_progress",
+            "            pass",
+            "test_keys_that_have_failed_leave_half_of_the_slow_places_to_others",
+        ),
+        (
+            "slow-failed-last",
+            "(True, breaker.turn if breaker is not None else 0) if known.failed else",
+            "(False, 0) if known.failed else",
+            "test_new_keys_come_before_those_that_have_failed",
+        ),
+        (
+            "slow-failed-in-turn",
+            "(True, breaker.turn if breaker is not None else 0) if known.failed else",
+            "(True, 0) if known.failed else",
+            "test_new_keys_come_before_those_that_have_failed",
+        ),
+        (
+            "slow-failed-and-forgotten",
+            "self._limits.burst, now, failed=self.breakers.has_failed(key))",
+            "self._limits.burst, now)",
+            "test_a_key_that_was_forgotten_has_failed_all_the_same",
+        ),
+        (
+            "slow-few",
+            "                if most > _FEW and not known.answers:",
+            "                if False:",
+            "test_new_keys_get_few_places_while_slow_ones_are_scarce",
         ),
     ),
     *guards(

@@ -161,7 +161,7 @@ class Jobs:
         async with self._context.database.connection() as connection:
             due = await attempt_rows.due_accounts(connection, now)
         self._waiting_attempts.start(due, now)
-        return list(due)
+        return sorted(due, key=due.__getitem__)
 
     async def _take_attempts(self, places: Mapping[UUID, int]) -> list[PayAttempt]:
         now = self._context.now()
@@ -311,7 +311,7 @@ class Jobs:
         async with self._context.database.connection() as connection:
             due = await refund_rows.due_accounts(connection, now)
         self._waiting_refunds.start(due, now)
-        return list(due)
+        return sorted(due, key=due.__getitem__)
 
     async def _take_refunds(self, places: Mapping[UUID, int]) -> list[PayRefund]:
         now = self._context.now()

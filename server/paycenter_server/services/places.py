@@ -4,7 +4,8 @@ In memory: each process has its own view. Four limits apply to what is claimed:
 
 - Places: a new key gets `first` of them; each answer adds one, up to `each`, and each call without an answer halves them. Keys
   that have not answered within `fast_seconds` lately share `slow` of all `total` places, so that keys that hang cannot take the
-  places of those that answer.
+  places of those that answer. Of these, keys whose last call had no answer get what the others leave, in turn, and half at most.
+  The last quarter is for keys with few places, so that many new keys are tried at once.
 - Tokens, if there is a `rate`: each place that is reserved takes one. There are up to `burst`, and `rate` more each second.
 - Work that is claimed ahead of its place (`ahead`), so that a place that becomes free is taken at once: for keys that answer
   quickly, while at least half of all places are free. Nobody has to wait for a key that takes its own places again then.
@@ -18,9 +19,13 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
+
+_FEW = 2
+"""The most places of a key that has not answered, while only the last quarter of the slow places is free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +51,13 @@ class Limits:
 
 @dataclass(slots=True)
 class _Breaker:
-    """`in_progress`: the places that are taken for the key, in all Places that share this breaker."""
+    """`in_progress`: the places that are taken for the key, in all Places that share this breaker. `turn`: the number of its last
+    call without an answer, counted over all keys. A number, because a clock may go back."""
 
     pause: timedelta
     in_progress: int = 0
     failures: int = 0
+    turn: int = 0
     open_since: datetime | None = None
     trial_time: datetime | None = None
 
@@ -66,6 +73,7 @@ class Breakers(Generic[K]):
         self._limits = limits
         self._known: OrderedDict[K, _Breaker] = OrderedDict()
         """In the order in which they were looked at."""
+        self._turns = 0
 
     def look(self, key: K, now: datetime) -> _Breaker | None:
         """The breaker of a key; None if it is closed, and nothing is known of the key.
@@ -118,6 +126,8 @@ class Breakers(Generic[K]):
         if breaker.open_since is not None and not trial:
             return False
         breaker.failures += 1
+        self._turns += 1
+        breaker.turn = self._turns
         if breaker.failures < self._limits.failures:
             return False
         opened = breaker.open_since is None
@@ -127,6 +137,11 @@ class Breakers(Generic[K]):
             breaker.pause = min(breaker.pause * 2, self._limits.longest_pause)
         breaker.trial_time = now + breaker.pause
         return opened
+
+    def has_failed(self, key: K) -> bool:
+        """Whether the last call of a key had no answer."""
+        breaker = self._known.get(key)
+        return breaker is not None and breaker.failures > 0
 
     def is_open(self, key: K) -> bool:
         """Whether the breaker of a key is open."""
@@ -155,13 +170,16 @@ class Breakers(Generic[K]):
 
 @dataclass(slots=True)
 class _Key:
-    """`tokens` is below 0 after calls for which no token was left."""
+    """`tokens` is below 0 after calls for which no token was left. `answers`: the last call was answered. `failed`: it was not. A
+    new key has neither."""
 
     places: int
     tokens: float
     filled: datetime
     in_progress: int = 0
     fast: bool = False
+    answers: bool = False
+    failed: bool = False
 
 
 class Places(Generic[K]):
@@ -175,26 +193,42 @@ class Places(Generic[K]):
         self._fast = 0
         self._in_progress = 0
         self._slow_in_progress = 0
+        self._failed_in_progress = 0
 
     def reserve(self, wanted: Iterable[K], now: datetime) -> dict[K, int]:
-        """Reserve the free places of the wanted keys and return them, without keys that have none.
+        """Reserve the free places of the wanted keys and return them, without keys that have none. `wanted`: the most urgent first.
 
-        Where places are short each key gets one before any gets more, those with the fewest in progress first.
+        Where places are short each key gets one before any gets more: those with the fewest in progress first, and keys whose last
+        call had no answer after all others, the one that was tried longest ago first.
         """
-        total, slow = self._limits.total - self._in_progress, self._limits.slow - self._slow_in_progress
-        keys = {key: self._look(key, now) for key in dict.fromkeys(wanted)}
-        free = {key: self._free(key, known, now) for key, known in keys.items()}
-        order = sorted((key for key in free if free[key] > 0), key=lambda key: keys[key].in_progress)
+        limits = self._limits
+        total, slow = limits.total - self._in_progress, limits.slow - self._slow_in_progress
+        failed = limits.slow - limits.slow // 2 - self._failed_in_progress
+        keys, free, turns = dict[K, _Key](), dict[K, int](), dict[K, tuple[bool, int]]()
+        for key in dict.fromkeys(wanted):
+            known = self._look(key, now)
+            if slow <= 0 and not known.fast:
+                continue
+            breaker = self.breakers.look(key, now)
+            if (count := self._free(known, breaker, now)) > 0:
+                keys[key], free[key] = known, count
+                turns[key] = (True, breaker.turn if breaker is not None else 0) if known.failed else (False, known.in_progress)
+        order = sorted(keys, key=turns.__getitem__)
         given = dict.fromkeys(order, 0)
-        for most in (1, self._limits.each):
+        for most in (1, _FEW, limits.each):
             for key in order:
-                is_slow = not keys[key].fast
+                known = keys[key]
                 more = min(free[key], most) - given[key]
-                more = min(more, total, slow) if is_slow else min(more, total)
+                more = min(more, total) if known.fast else min(more, total, slow)
+                if known.failed:
+                    more = min(more, failed)
+                if most > _FEW and not known.answers:
+                    more = min(more, slow - limits.slow // 4)
                 if more > 0:
                     given[key] += more
                     total -= more
-                    slow -= more if is_slow else 0
+                    slow -= 0 if known.fast else more
+                    failed -= more if known.failed else 0
         given = {key: places for key, places in given.items() if places}
         for key, places in given.items():
             self._known[key] = keys[key]
@@ -220,8 +254,20 @@ class Places(Generic[K]):
         # A key whose last call was not answered is not fast.
         return known.fast and 2 * self._in_progress <= self._limits.total
 
-    def _free(self, key: K, known: _Key, now: datetime) -> int:
-        breaker = self.breakers.look(key, now)
+    def is_fast(self, key: K) -> bool:
+        """Whether a key has answered within `fast_seconds` lately."""
+        known = self._known.get(key)
+        return known is not None and known.fast
+
+    def may_get(self, keys: Iterable[K]) -> list[K]:
+        """Those of the keys that may get places now: without slow ones while all slow places are in use."""
+        return [key for key in keys if self.is_fast(key)] if self._slow_in_progress >= self._limits.slow else list(keys)
+
+    def fast(self, most: int) -> list[K]:
+        """The keys that have answered within `fast_seconds` lately, of which so many at most, those looked at last."""
+        return list(islice((key for key in reversed(self._known) if self._known[key].fast), most))
+
+    def _free(self, known: _Key, breaker: _Breaker | None, now: datetime) -> int:
         if breaker is not None and breaker.trial_time is not None:
             # Open: one trial at a time.
             return 1 if breaker.trial_time <= now and breaker.in_progress == 0 else 0
@@ -232,7 +278,8 @@ class Places(Generic[K]):
         """What is known of a key. A new one is kept when it gets a place: orders may bring any number of URLs."""
         known = self._known.get(key)
         if known is None:
-            return _Key(min(self._limits.first, self._limits.each), self._limits.burst, now)
+            first = min(self._limits.first, self._limits.each)
+            return _Key(first, self._limits.burst, now, failed=self.breakers.has_failed(key))
         self._known.move_to_end(key)
         return known
 
@@ -291,13 +338,13 @@ class Places(Generic[K]):
         if was_open:
             known.places = min(self._limits.first, self._limits.each)
         known.places = min(known.places + 1, self._limits.each)
-        self._set_fast(known, seconds < self._limits.fast_seconds)
+        self._set(known, fast=seconds < self._limits.fast_seconds, failed=False)
 
     def unanswered(self, key: K) -> None:
         """Halve the places, because a call was not answered."""
         known = self._known.get(key)
         if known is not None:
-            self._set_fast(known, False)
+            self._set(known, fast=False, failed=True)
             known.places = max(known.places // 2, 1)
 
     def mostly_free(self, keys: Iterable[K]) -> bool:
@@ -311,9 +358,13 @@ class Places(Generic[K]):
         self._in_progress += places
         if not known.fast:
             self._slow_in_progress += places
+        if known.failed:
+            self._failed_in_progress += places
 
-    def _set_fast(self, known: _Key, fast: bool) -> None:
+    def _set(self, known: _Key, *, fast: bool, failed: bool) -> None:
         if known.fast != fast:
             self._slow_in_progress += -known.in_progress if fast else known.in_progress
             self._fast += 1 if fast else -1
-            known.fast = fast
+        if known.failed != failed:
+            self._failed_in_progress += known.in_progress if failed else -known.in_progress
+        known.fast, known.failed, known.answers = fast, failed, not failed
