@@ -222,7 +222,7 @@ class Hot:
     async def _claim_and_record(self) -> None:
         now = datetime.now(UTC)
         async with self._side.services.context.database.connection() as connection:
-            await delivery_rows.due_endpoints(connection, now)
+            await delivery_rows.due_endpoints(connection, now, "", 2000)
             claimed = await delivery_rows.claim_due(connection, now, now + timedelta(minutes=1), {NOWHERE: CLAIMED})
             assert len(claimed) == CLAIMED
             results = [

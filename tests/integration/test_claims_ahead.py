@@ -10,7 +10,15 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from paycenter_server.services.claims import AHEAD_AFTER_STOP, AHEAD_ROWS, AHEAD_TIME, SHARE_FORGOTTEN, SHARE_LONGEST, Claims
+from paycenter_server.services.claims import (
+    AHEAD_AFTER_STOP,
+    AHEAD_ROWS,
+    AHEAD_TIME,
+    BACKLOG_KEYS,
+    SHARE_FORGOTTEN,
+    SHARE_LONGEST,
+    Claims,
+)
 from paycenter_server.services.places import Limits, Places
 from support.waiting import eventually
 
@@ -393,3 +401,45 @@ def test_a_key_that_is_not_known_has_nothing_to_give_back() -> None:
     places.release("a")
     assert places._in_progress == 0
     assert places.reserve(["a"], NOW) == {"a": 4}
+
+
+async def test_the_backlog_has_a_limit_and_nothing_is_left_behind_it() -> None:
+    """Each claim for it looks at all of its keys. When half of them are done, the claimer looks for more."""
+    keys = [f"k{number}" for number in range(3 * BACKLOG_KEYS)]
+    job = Job(left=Counter(dict.fromkeys(keys, 1)))
+    await job.claims.start_due()
+    assert len(job.waiting) <= 50
+    most = 0
+
+    async def all_done() -> bool:
+        nonlocal most
+        most = max(most, len(job.claims._backlog))
+        job.end()
+        return len(job.done) == len(keys)
+
+    await eventually(all_done)
+    await job.claims.settle()
+    assert BACKLOG_KEYS // 2 < most <= BACKLOG_KEYS
+
+
+async def test_a_key_that_is_fast_has_room_in_the_backlog() -> None:
+    """However many others wait."""
+    job = Job(left=Counter(a=100))
+    await job.full()
+    job.claims._backlog.update(dict.fromkeys((f"k{number}" for number in range(BACKLOG_KEYS)), None))
+    job.claims._backlog.pop("a")
+    await job.claims.start_due()
+    assert "a" in job.claims._backlog
+    job.claims._backlog.clear()
+    job.claims.stop()
+    await job.ended()
+
+
+async def test_while_all_slow_places_are_in_use_only_fast_keys_are_looked_at() -> None:
+    """A claim for the backlog is made whenever a place becomes free."""
+    places = Places[str](limits(slow=2, each=2, first=2))
+    places.release("fast", places.reserve(["fast"], NOW)["fast"])
+    places.answered("fast", 0.1, was_open=False)
+    assert places.may_get(["a", "fast"]) == ["a", "fast"]
+    assert places.reserve(["a"], NOW) == {"a": 2}
+    assert places.may_get(["a", "b", "fast"]) == ["fast"]

@@ -8,8 +8,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+import pytest
 from paycenter_server.domain.cases import Decision
-from paycenter_server.services import notifications_endpoints
+from paycenter_server.services import notifications_delivery, notifications_endpoints
 from paycenter_server.services.notifications_delivery import (
     GIVE_UP_AFTER,
     OPEN_BEFORE_GIVING_UP,
@@ -205,3 +206,46 @@ async def test_what_is_given_up_again_without_a_delivery_is_a_case_again(system:
         assert len(await system.rows(CASES)) == times
         assert await system.value("SELECT count(*) FROM pay_case WHERE state = 'OPEN'") == 1
         await decide(system, ANNE, await last_case(system), Decision.RETRY)
+
+
+async def test_what_is_due_longest_comes_first(system: PayCenterSystem) -> None:
+    """And not what has the first name."""
+    for number in range(3):
+        await fill(system, f"http://shop{number}.test/", 2, seconds_ago=number)
+    assert await system.services.delivery._due() == ["http://shop2.test:80", "http://shop1.test:80", "http://shop0.test:80"]
+
+
+@pytest.mark.parametrize("count", [8, 9, 10])
+async def test_a_pass_goes_on_after_the_last_endpoint_of_the_one_before(
+    system: PayCenterSystem, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """None is skipped, whatever their number is, and one that is not due yet is no end. A pass looks at 3 of them."""
+    monkeypatch.setattr(notifications_delivery, "LOOKED_AT", 3)
+    for number in range(count):
+        await fill(system, f"http://shop{number}.test/", 1)
+    await system.rows(
+        "UPDATE pay_notify_task SET next_notify_time = now() + interval '1 hour' WHERE endpoint = 'http://shop2.test:80'"
+    )
+    looked = []
+    for _ in range(2 * count):
+        endpoints = await system.services.delivery._due()
+        assert len(endpoints) <= 3
+        looked += endpoints
+    times = Counter(looked)
+    assert len(times) == count - 1
+    assert min(times.values()) >= 3
+
+
+async def test_a_quick_endpoint_does_not_wait_for_its_turn(system: PayCenterSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside thousands of others, which a pass does not look at all at once."""
+    await fill(system, ALIVE, 1)
+    delivery = NotificationDelivery(system.services.context, Network())
+    await delivery.deliver_due()
+    await delivery.settle()
+    monkeypatch.setattr(notifications_delivery, "LOOKED_AT", 3)
+    for number in range(10):
+        await fill(system, f"http://aa{number}.test/", 1)
+        await fill(system, f"http://zz{number}.test/", 1)
+    await fill(system, ALIVE, 1)
+    for _ in range(5):
+        assert "http://alive.test:80" in await delivery._due()

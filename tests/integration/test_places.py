@@ -66,7 +66,7 @@ def test_keys_that_are_slow_share_their_part_of_the_places() -> None:
 async def test_places_that_a_pass_has_reserved_do_not_stop_the_loop() -> None:
     """The work on a key with a backlog ends while the statement of the next pass is in progress, which has reserved them."""
     limits = Limits(
-        total=10, slow=4, each=8, first=4, fast_seconds=1.0, failures=3, first_pause=timedelta(seconds=1),
+        total=4, slow=8, each=8, first=4, fast_seconds=1.0, failures=3, first_pause=timedelta(seconds=1),
         longest_pause=timedelta(seconds=1),
     )  # fmt: skip
     places, work_ends, answered = Places[str](limits), asyncio.Event(), asyncio.Event()
@@ -97,7 +97,7 @@ async def test_places_that_a_pass_has_reserved_do_not_stop_the_loop() -> None:
 
     clock = Clock()
     claims = Claims("test", clock, places, due=due, take=take, key=str, work=work)
-    assert await claims.start_due() == 3
+    assert await claims.start_due() == 4
     work_ends.set()
     second = asyncio.ensure_future(claims.start_due())
     await pause(0.05)

@@ -21,6 +21,7 @@ from paycenter_server.storage import (
     credentials,
     events,
     notifications,
+    notifications_delivery,
     orders,
     orders_insert,
     partitions,
@@ -113,6 +114,9 @@ async def of_others(system: PayCenterSystem) -> None:
         await credentials.lock_operator_credentials(connection)
         await credentials.another_is_usable(connection, key)
         await notifications.newest_of(connection, order)
+        endpoint = await system.value("SELECT endpoint FROM pay_notify_task WHERE next_notify_time IS NOT NULL LIMIT 1")
+        await notifications_delivery.due_endpoints(connection, now, endpoint, 1)
+        await notifications_delivery.due_of_endpoints(connection, now, [endpoint])
         for _ in range(3):
             await sessions.begin_login(connection, "name:blocked", delays)
         await audit.read_head(connection)

@@ -71,6 +71,24 @@ JOBS: list[Mutant] = [
             "test_what_waits_for_a_key_that_is_slow_now_gets_its_places_first",
         ),
         (
+            "backlog-keys",
+            "elif key in self._backlog or len(self._backlog) < BACKLOG_KEYS or self._places.is_fast(key):",
+            "elif True:",
+            "test_the_backlog_has_a_limit_and_nothing_is_left_behind_it",
+        ),
+        (
+            "backlog-keys-fast",
+            " < BACKLOG_KEYS or self._places.is_fast(key):",
+            " < BACKLOG_KEYS:",
+            "test_a_key_that_is_fast_has_room_in_the_backlog",
+        ),
+        (
+            "backlog-more-due",
+            "                if self._more_due and 2 * len(self._backlog) <= BACKLOG_KEYS:",
+            "                if False:",
+            "test_the_backlog_has_a_limit_and_nothing_is_left_behind_it",
+        ),
+        (
             "backlog-shared",
             "        if told:\n            self._share()\n",
             "",
@@ -151,6 +169,12 @@ JOBS: list[Mutant] = [
             "        if key in self._known:\n            self._take(key, -places)",
             "        if True:\n            self._take(key, -places)",
             "test_a_key_that_is_not_known_has_nothing_to_give_back",
+        ),
+        (
+            "backlog-only-fast",
+            "if self.is_fast(key)] if self._slow_in_progress >= self._limits.slow else list(keys)",
+            "]",
+            "test_while_all_slow_places_are_in_use_only_fast_keys_are_looked_at",
         ),
         (
             "ahead-half",

@@ -213,6 +213,30 @@ NOTIFICATIONS: list[Mutant] = [
             "test_a_result_that_is_not_recorded_opens_no_case",
         ),
         (
+            "looks-go-on",
+            '        self._first = last or ""\n',
+            "",
+            "test_a_pass_goes_on_after_the_last_endpoint_of_the_one_before[9]",
+        ),
+        (
+            "looks-begin-again",
+            '        self._first = last or ""\n',
+            "        self._first = last or first\n",
+            "test_a_pass_goes_on_after_the_last_endpoint_of_the_one_before[8]",
+        ),
+        (
+            "looks-quick",
+            "                due.update(await delivery_rows.due_of_endpoints(connection, now, fast))",
+            "                pass",
+            "test_a_quick_endpoint_does_not_wait_for_its_turn",
+        ),
+        (
+            "looks-longest-due",
+            "        endpoints = sorted(due, key=due.__getitem__)",
+            "        endpoints = list(due)",
+            "test_what_is_due_longest_comes_first",
+        ),
+        (
             "give-up-open-long",
             "if since is None or since > now - OPEN_BEFORE_GIVING_UP:",
             "if since is None:",

@@ -34,6 +34,8 @@ AHEAD_TIME = timedelta(seconds=5)
 AHEAD_AFTER_STOP = timedelta(seconds=1.5)
 AHEAD_ROWS = 512
 """The most rows of a job that wait in memory."""
+BACKLOG_KEYS = 1024
+"""The most keys of the backlog, without those that are fast. Each claim for the backlog looks at all of them."""
 SHARE_FIRST, SHARE_LONGEST = timedelta(seconds=0.03), timedelta(seconds=2)
 """The pauses after which others are told again that there is more: a worker may have heard its own wake-up."""
 SHARE_FORGOTTEN = timedelta(seconds=10)
@@ -104,9 +106,10 @@ class _Ahead(Generic[K, T]):
 class Claims(Generic[K, T]):
     """The claims of one job. Several may run at once, in one process or in many.
 
-    `due`: the keys that have due rows. `take`: claims up to so many rows of each key, moves their time by the lease, and returns
-    them; the lease is longer than AHEAD_TIME and the work. `key`: the key under which a row was claimed. `work`: the work on a row,
-    which releases its place. `share`: called when a claim got all that it asked for, so that others take part in what is left.
+    `due`: keys that have due rows, the most urgent first; the next call may bring others. `take`: claims up to so many rows of
+    each key, moves their time by the lease, and returns them; the lease is longer than AHEAD_TIME and the work. `key`: the key
+    under which a row was claimed. `work`: the work on a row, which releases its place. `share`: called when a claim got all that it
+    asked for, so that others take part in what is left.
     """
 
     def __init__(
@@ -132,7 +135,10 @@ class Claims(Generic[K, T]):
         self._shares: dict[K, tuple[datetime, timedelta]] = {}
         """Of each key when others may be told again, and the pause before."""
         self._working: set[asyncio.Task[None]] = set()
-        self._backlog: set[K] = set()
+        self._backlog: dict[K, None] = {}
+        """The keys that may have more, in the order in which they were due."""
+        self._more_due = False
+        """Whether the backlog did not have room for all of them."""
         self._ahead = _Ahead[K, T]()
         self._freed = asyncio.Event()
         self._mostly_free = asyncio.Event()
@@ -155,7 +161,7 @@ class Claims(Generic[K, T]):
         started = 0
         async with self._looking:
             while self._wanted and not self._stopping:
-                self._wanted = False
+                self._wanted = self._more_due = False
                 started += await self._claim(await self._due())
         return started
 
@@ -196,10 +202,12 @@ class Claims(Generic[K, T]):
             # Places may have become free during the statement.
             while (waiting := self._next(key)) is not None:
                 self._start(key, waiting)
-            if left[key] == 0 and not self._places.breakers.is_open(key):
-                self._backlog.add(key)
+            if left[key] or self._places.breakers.is_open(key):
+                self._backlog.pop(key, None)
+            elif key in self._backlog or len(self._backlog) < BACKLOG_KEYS or self._places.is_fast(key):
+                self._backlog[key] = None
             else:
-                self._backlog.discard(key)
+                self._more_due = True
         if (self._backlog or self._ahead.count) and self._claimer is None and not self._stopping:
             self._claimer = asyncio.create_task(self._claim_backlog())
         return len(rows)
@@ -296,14 +304,17 @@ class Claims(Generic[K, T]):
                             await self._freed.wait()
                 self._freed.clear()
                 self._mostly_free.clear()
-                if not any(map(self._is_low, self._backlog)):
+                if not any(map(self._is_low, self._places.may_get(self._backlog))):
                     with suppress(TimeoutError):
                         async with asyncio.timeout(_GATHER_SECONDS):
                             await self._mostly_free.wait()
-                if not self._stopping and not await self._claim(self._backlog) and self._backlog and not self._working:
+                keys = self._places.may_get(self._backlog)
+                if not self._stopping and not await self._claim(keys) and self._backlog and not self._working:
                     # Nothing is worked on, and yet no place is free: a claim in progress has reserved them. Without an await here
                     # it would never end.
                     await asyncio.sleep(_GATHER_SECONDS)
+                if self._more_due and 2 * len(self._backlog) <= BACKLOG_KEYS:
+                    await self.start_due()
         except Exception as error:
             # The next pass looks at everything again.
             log.warning("claim_failed", job=self._job, why=f"{type(error).__name__}: {error}")

@@ -11,7 +11,7 @@ from paycenter_server.domain.events import Cause, current_actor
 from paycenter_server.domain.notifications import NotificationType
 from paycenter_server.domain.states import NOTIFICATION, NotificationEvent, sources, target
 from paycenter_server.domain.values import value
-from paycenter_server.storage.claims import due_keys, due_rows
+from paycenter_server.storage.claims import due_of, due_rows, some_due_keys
 from paycenter_server.storage.database import HARDLY_WAITING, Connection, WriteConnection
 from paycenter_server.storage.events import cause_values
 from paycenter_server.storage.notifications import CURRENT_URL, noting_state
@@ -53,7 +53,8 @@ class DueNotification:
     notification_secrets_previous: Sequence[Mapping[str, str]]
 
 
-_DUE_ENDPOINTS = due_keys("pay_notify_task", "endpoint", "next_notify_time")
+_DUE_ENDPOINTS = some_due_keys("pay_notify_task", "endpoint", "next_notify_time")
+_DUE_OF_ENDPOINTS = due_of("pay_notify_task", "endpoint", "text", "next_notify_time")
 _CLAIM = f"""WITH due AS MATERIALIZED (
   {due_rows("pay_notify_task", "endpoint", "text", "next_notify_time")}
 ), claimed AS (
@@ -66,9 +67,21 @@ _CLAIM = f"""WITH due AS MATERIALIZED (
   FROM claimed t JOIN pay_app app ON app.id = t.app_id"""
 
 
-async def due_endpoints(connection: Connection, now: datetime) -> list[str]:
-    """The endpoints that have due notifications. It reads one row for each endpoint, however many are due."""
-    return [row["endpoint"] for row in await connection.fetch(_DUE_ENDPOINTS, now)]
+async def due_endpoints(connection: Connection, now: datetime, first: str, limit: int) -> tuple[dict[str, datetime], str | None]:
+    """The endpoints that have due notifications, each with the earliest time, among `limit` endpoints that have waiting ones, from
+    the endpoint `first` on. Also the last of these; None if there are not so many.
+
+    It reads one row for each endpoint, however many are due.
+    """
+    rows = await connection.fetch(_DUE_ENDPOINTS, now, first, limit)
+    due = {row["endpoint"]: row["next_notify_time"] for row in rows if row["next_notify_time"] <= now}
+    return due, rows[-1]["endpoint"] if rows and rows[-1]["at_end"] else None
+
+
+async def due_of_endpoints(connection: Connection, now: datetime, endpoints: Sequence[str]) -> dict[str, datetime]:
+    """Those of the endpoints that have due notifications, each with the earliest time. It reads one row for each of them."""
+    rows = await connection.fetch(_DUE_OF_ENDPOINTS, now, endpoints)
+    return {row["endpoint"]: row["next_notify_time"] for row in rows}
 
 
 async def claim_due(
