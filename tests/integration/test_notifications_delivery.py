@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -17,6 +18,7 @@ from paycenter_server.services.notifications_delivery import (
     DeliveryResponse,
     NotificationDelivery,
 )
+from paycenter_server.storage.notifications_delivery import DueNotification
 from support.cases import ANNE, decide, last_case
 from support.notifications import fill, states
 from support.system import PayCenterSystem
@@ -249,3 +251,56 @@ async def test_a_quick_endpoint_does_not_wait_for_its_turn(system: PayCenterSyst
     await fill(system, ALIVE, 1)
     for _ in range(5):
         assert "http://alive.test:80" in await delivery._due()
+
+
+async def open_for_long(system: PayCenterSystem, delivery: NotificationDelivery, count: int, rows: int) -> None:
+    """Endpoints whose breakers are open for long enough, each with so many notifications that are due for long enough."""
+    for number in range(count):
+        await fill(system, f"http://dead{number}.test/", rows, GIVE_UP_AFTER.total_seconds() + 60)
+        for _ in range(notifications_endpoints.BREAKER_FAILURES):
+            delivery._endpoints.unanswered(f"http://dead{number}.test:80", system.clock.now())
+    system.clock.advance(OPEN_BEFORE_GIVING_UP.total_seconds() + 1)
+    breakers = delivery._endpoints.places.breakers
+    for number in range(count):
+        breakers.get(f"http://dead{number}.test:80").trial_time = system.clock.now() + notifications_endpoints.LONGEST_PAUSE
+
+
+async def test_a_pass_gives_up_so_many_at_most(system: PayCenterSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each endpoint the same number, and each pass goes on. What is due for a shorter time stays."""
+    monkeypatch.setattr(notifications_delivery, "_GIVE_UP_BATCH", 4)
+    delivery = NotificationDelivery(system.services.context, Network())
+    await open_for_long(system, delivery, 6, 2)
+    await fill(system, "http://dead0.test/", 3)
+    counts = []
+    for _ in range(4):
+        await delivery.deliver_due()
+        await delivery.settle()
+        counts.append(await system.value("SELECT count(*) FROM pay_notify_task WHERE state = 'FAILURE'"))
+    assert counts == [4, 8, 12, 12]
+    assert await states(system, "http://dead0.test/") == {"FAILURE": 2, "WAITING": 3}
+    assert len(await system.rows(CASES)) == 12
+
+
+async def test_claims_do_not_wait_for_what_is_given_up(system: PayCenterSystem) -> None:
+    """What is due for a shorter time stays, although there is room for it in the batch."""
+    seen = []
+
+    class Seen(NotificationDelivery):
+        async def _take(self, places: Mapping[str, int]) -> list[DueNotification]:
+            seen.append("claim")
+            return await super()._take(places)
+
+        async def _give_up_overdue(self) -> None:
+            seen.append("give up")
+            await super()._give_up_overdue()
+
+    network = Network()
+    delivery = Seen(system.services.context, network)
+    await open_for_long(system, delivery, 2, 2)
+    await fill(system, "http://dead0.test/", 3)
+    await fill(system, ALIVE, 1)
+    await delivery.deliver_due()
+    await delivery.settle()
+    assert seen == ["claim", "give up"]
+    assert network.sent == {ALIVE: 1}
+    assert await system.value("SELECT count(*) FROM pay_notify_task WHERE state = 'FAILURE'") == 4

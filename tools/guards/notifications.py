@@ -232,8 +232,8 @@ NOTIFICATIONS: list[Mutant] = [
         ),
         (
             "looks-longest-due",
-            "        endpoints = sorted(due, key=due.__getitem__)",
-            "        endpoints = list(due)",
+            "        return sorted(due, key=due.__getitem__)",
+            "        return list(due)",
             "test_what_is_due_longest_comes_first",
         ),
         (
@@ -243,10 +243,22 @@ NOTIFICATIONS: list[Mutant] = [
             "test_a_breaker_that_opened_just_now_ends_nothing",
         ),
         (
+            "give-up-batch",
+            "dict.fromkeys(names, _GIVE_UP_BATCH // len(names))",
+            "dict.fromkeys(names, _GIVE_UP_BATCH)",
+            "test_a_pass_gives_up_so_many_at_most",
+        ),
+        (
+            "give-up-endpoints",
+            "sorted(noted, key=noted.__getitem__)[:_GIVE_UP_BATCH]",
+            "sorted(noted, key=noted.__getitem__)",
+            "test_a_pass_gives_up_so_many_at_most",
+        ),
+        (
             "give-up-due-long",
             "claim_due(connection, now - GIVE_UP_AFTER, now + LEASE",
             "claim_due(connection, now, now + LEASE",
-            "test_what_waits_for_a_breaker_ends_all_the_same",
+            "test_claims_do_not_wait_for_what_is_given_up",
         ),
     ),
     *guards(

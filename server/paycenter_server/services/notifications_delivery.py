@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import UUID
@@ -39,6 +39,7 @@ _ANSWER_KEPT = 2000
 OPEN_BEFORE_GIVING_UP = timedelta(hours=1)
 GIVE_UP_AFTER = timedelta(seconds=sum(NOTIFICATION_DELAYS))
 _GIVE_UP_BATCH = 200
+"""The most notifications that a pass gives up."""
 RECORD_ROWS = 256
 """The most results of one statement."""
 RECORD_SECONDS = 0.01
@@ -84,6 +85,8 @@ class NotificationDelivery:
         )  # fmt: skip
         self._first = ""
         """The first endpoint that the next pass looks at."""
+        self._overdue: dict[str, tuple[datetime, datetime]] = {}
+        """The endpoints of which something is to be given up: since when it is due, and the breaker is open."""
         self._outcomes: list[_Outcome] = []
         self._recorder: asyncio.Task[None] | None = None
         self._locked: list[_Outcome] = []
@@ -96,7 +99,9 @@ class NotificationDelivery:
 
         If another call is looking, this call only makes it look once more.
         """
-        return await self._claims.start_due()
+        started = await self._claims.start_due()
+        await self._give_up_overdue()
+        return started
 
     async def _due(self) -> list[str]:
         """The endpoints that have due notifications, among LOOKED_AT of them, that with the earliest first.
@@ -110,31 +115,45 @@ class NotificationDelivery:
             if (first or last is not None) and (fast := self._endpoints.places.fast(LOOKED_AT)):
                 due.update(await delivery_rows.due_of_endpoints(connection, now, fast))
         self._first = last or ""
-        endpoints = sorted(due, key=due.__getitem__)
-        await self._give_up_overdue(endpoints)
-        return endpoints
+        self._note_overdue(due, now)
+        return sorted(due, key=due.__getitem__)
 
     async def _take(self, places: Mapping[str, int]) -> list[DueNotification]:
         now = self._context.now()
         async with self._context.database.connection() as connection:
             return await delivery_rows.claim_due(connection, now, now + LEASE, places)
 
-    async def _give_up_overdue(self, endpoints: Iterable[str]) -> None:
-        """End what has waited for a trial of an open breaker for as long as the whole retry schedule takes."""
-        now = self._context.now()
-        for name in endpoints:
+    def _note_overdue(self, due: Mapping[str, datetime], now: datetime) -> None:
+        """Note the endpoints where something has waited for a trial of an open breaker for as long as the retry schedule takes."""
+        for name, earliest in due.items():
+            if earliest > now - GIVE_UP_AFTER:
+                continue
             since = self._endpoints.open_since(name)
             if since is None or since > now - OPEN_BEFORE_GIVING_UP:
                 continue
-            async with self._context.database.connection() as connection:
-                tasks = await delivery_rows.claim_due(connection, now - GIVE_UP_AFTER, now + LEASE, {name: _GIVE_UP_BATCH})
-            for task in tasks:
-                why = f"{name} has not answered since {since:%Y-%m-%d %H:%M} UTC; resend it when it answers again"
-                self._add_unsent(task, NotificationEvent.GIVE_UP, why)
+            self._overdue[name] = (earliest, since)
+
+    async def _give_up_overdue(self) -> None:
+        """End what has waited too long, _GIVE_UP_BATCH at most: of each endpoint the same number, of those that wait longest.
+
+        The next pass finds what is left. It runs after the claims, which do not wait for it.
+        """
+        noted, self._overdue = self._overdue, {}
+        if not noted:
+            return
+        names = sorted(noted, key=noted.__getitem__)[:_GIVE_UP_BATCH]
+        now, places = self._context.now(), dict.fromkeys(names, _GIVE_UP_BATCH // len(names))
+        async with self._context.database.connection() as connection:
+            tasks = await delivery_rows.claim_due(connection, now - GIVE_UP_AFTER, now + LEASE, places)
+        for task in tasks:
+            name, (_, since) = task.endpoint, noted[task.endpoint]
+            why = f"{name} has not answered since {since:%Y-%m-%d %H:%M} UTC; resend it when it answers again"
+            self._add_unsent(task, NotificationEvent.GIVE_UP, why)
 
     def stop(self) -> None:
         """Claim nothing more. Deliveries that have begun continue; `settle` waits for them."""
         self._claims.stop()
+        self._overdue.clear()
 
     async def settle(self) -> None:
         """Wait until all started deliveries, and those of the backlog, are recorded."""
