@@ -220,9 +220,9 @@ NOTIFICATIONS: list[Mutant] = [
         ),
         (
             "looks-begin-again",
-            '        self._first = last or ""\n',
-            "        self._first = last or first\n",
-            "test_a_pass_goes_on_after_the_last_endpoint_of_the_one_before[8]",
+            "            if first and last is None:",
+            "            if False:",
+            "test_after_the_last_endpoint_a_pass_begins_again",
         ),
         (
             "looks-quick",

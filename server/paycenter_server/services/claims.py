@@ -161,7 +161,7 @@ class Claims(Generic[K, T]):
         started = 0
         async with self._looking:
             while self._wanted and not self._stopping:
-                self._wanted = self._more_due = False
+                self._wanted = False
                 started += await self._claim(await self._due())
         return started
 
@@ -314,7 +314,9 @@ class Claims(Generic[K, T]):
                     # it would never end.
                     await asyncio.sleep(_GATHER_SECONDS)
                 if self._more_due and 2 * len(self._backlog) <= BACKLOG_KEYS:
-                    await self.start_due()
+                    # Until nothing is found: each look may be at other keys.
+                    self._more_due = False
+                    self._more_due = await self.start_due() > 0 or self._more_due
         except Exception as error:
             # The next pass looks at everything again.
             log.warning("claim_failed", job=self._job, why=f"{type(error).__name__}: {error}")

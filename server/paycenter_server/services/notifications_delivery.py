@@ -106,12 +106,15 @@ class NotificationDelivery:
     async def _due(self) -> list[str]:
         """The endpoints that have due notifications, among LOOKED_AT of them, that with the earliest first.
 
-        Where there are more endpoints, a pass goes on after the last one of the pass before. Those that have answered quickly are
-        looked at by each, so that they do not wait for their turn.
+        Where there are more endpoints, a pass goes on after the last one of the pass before, and at the end begins again. Those
+        that have answered quickly are looked at by each, so that they do not wait for their turn.
         """
         now, first = self._context.now(), self._first
         async with self._context.database.connection() as connection:
             due, last = await delivery_rows.due_endpoints(connection, now, first, LOOKED_AT)
+            if first and last is None:
+                again, last = await delivery_rows.due_endpoints(connection, now, "", LOOKED_AT)
+                due.update(again)
             if (first or last is not None) and (fast := self._endpoints.places.fast(LOOKED_AT)):
                 due.update(await delivery_rows.due_of_endpoints(connection, now, fast))
         self._first = last or ""

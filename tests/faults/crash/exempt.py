@@ -264,6 +264,7 @@ EXEMPT: dict[str, str] = {
             "jobs_stale StaleRounds._run",
             "notifications_delivery NotificationDelivery._due",
             "notifications_delivery NotificationDelivery._give_up_overdue",
+            "notifications_delivery NotificationDelivery.deliver_due: await self._give_up_overdue",
         ),
         "rows behind an open breaker: a case by one statement",
     ),
