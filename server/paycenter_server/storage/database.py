@@ -127,8 +127,8 @@ def conflict(error: BaseException) -> PayCenterError:
     """What callers see of a deadlock, a serialization failure, or a schema change under a transaction."""
     return PayCenterError(
         Reason.DATABASE_CONFLICT,
-        "Another call or a migration used the same rows at the same time, so what this call wanted to store was not stored. Repeat it "
-        "in a moment.",
+        "Another call or a migration used the same rows at the same time, so what this call wanted to store was not "
+        "stored. Repeat it in a moment.",
         metadata={"cause": type(error).__name__},
         retry_after=CONFLICT_RETRY_SECONDS,
     )
