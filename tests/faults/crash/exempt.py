@@ -205,6 +205,7 @@ EXEMPT: dict[str, str] = {
             "attempts_submission Submission._store: await self._unclear",
             "attempts_submission Submission._store: await self._attempts.look_again",
             "attempts_statements SubmitStatements.insert: return await",
+            "orders_insert OrderInserts.insert: return await order_rows.insert_order",
             "refunds_statements RefundStatements.reserve_and_insert: return await",
             "refunds_statements RefundStatements.succeed: done = await",
             "refunds_settlement RefundSettlement._apply_or_note: await self._note",
