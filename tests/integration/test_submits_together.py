@@ -113,6 +113,7 @@ async def test_of_two_answers_of_an_attempt_the_first_is_stored(system: PayCente
 async def test_what_is_locked_does_not_hold_up_the_others(system: PayCenterSystem, locked: str) -> None:
     """The submit of a locked order waits by itself. That of an account whose change is not committed yet too, with all of it."""
     order, other = await system.order(), await system.order()
+    system.services.submission._statements._intents._slow_seconds = 60  # it is not left behind either
     async with transaction(system) as held:
         if locked == "order":
             await held.execute("SELECT 1 FROM pay_order WHERE id = $1 FOR UPDATE", order.id)
