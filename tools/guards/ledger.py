@@ -286,8 +286,8 @@ LEDGER: list[Mutant] = [
     Mutant(
         "record-of-a-part",
         "server/paycenter_server/channels/records.py",
-        "answer[:_READ].decode",
-        "answer.decode",
+        "read = answer[:_READ]",
+        "read = answer",
         ("tests/unit/test_records.py::test_no_more_of_an_answer_is_read_than_can_be_kept",),
     ),
     Mutant(

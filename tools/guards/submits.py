@@ -189,7 +189,7 @@ SUBMITS: list[Mutant] = [
         "waiting-calls-end",
         "server/paycenter_server/services/channels_gateway.py",
         "            self._waiting[account] -= 1\n",
-        "",
+        "            pass\n",
         ("tests/integration/test_bulkheads.py::test_calls_of_an_account_that_wait_for_its_channel_are_limited",),
     ),
 ]

@@ -23,11 +23,12 @@ _FORM = re.compile(rf"((?:^|[&?])(?:{_NAMES})=)[^&]*", re.IGNORECASE)
 
 def call_record(api: str, request: HttpRequest, status: int, answer: bytes | str, milliseconds: int) -> CallRecord:
     """The record of a call. Headers are not part of it, because they hold signatures and tokens only."""
-    text = answer if isinstance(answer, str) else answer[:_READ].decode("utf-8", "replace")
+    read = answer[:_READ]
+    text = read if isinstance(read, str) else read.decode("utf-8", "replace")
     body = request.body[:_READ].decode("utf-8", "replace")
     form = not body.lstrip().startswith(("{", "<"))
     url = without_secrets(request.url[:_READ], form=True)
-    body, text = without_secrets(body, form=form), without_secrets(text[:_READ])
+    body, text = without_secrets(body, form=form), without_secrets(text)
     return CallRecord(api, request.method, url[:_MAX], body[:_MAX], status, text[:_MAX], milliseconds)
 
 

@@ -127,8 +127,6 @@ class ChannelGateway:
             return _recorded(call.unclear(str(error)), call, 0, str(error), _milliseconds(started))
         finally:
             self._waiting[account] -= 1
-            if not self._waiting[account]:
-                del self._waiting[account]
         milliseconds = _milliseconds(started)
         outcome = await self._read(configured, call, response, milliseconds, remake=remake, fetching=fetching)
         return _recorded(outcome, call, response.status, response.body, milliseconds)

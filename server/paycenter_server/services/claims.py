@@ -193,7 +193,6 @@ class Claims(Generic[K, T]):
                     self._ahead.add(key, now, row)
         finally:
             for key, unused in free.items():
-                # A key whose places have all been used and released meanwhile may have been forgotten.
                 if unused:
                     self._places.give_back(key, unused)
         self.started += len(rows)
