@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
 from typing import Any
@@ -20,6 +21,7 @@ from paycenter_server.services import identity as identity_module
 from paycenter_server.services.identity import Identity
 from support.grpc_rig import Rig, fails, key_of, open_rig, raw_call, refused
 from support.system import PayCenterSystem
+from support.waiting import eventually
 
 SERVICES = ("PayAppService", "PayChannelService", "PayNotificationService", "PayOrderService", "PayRefundService")
 
@@ -188,3 +190,39 @@ async def test_what_is_kept_of_credentials(system: PayCenterSystem, monkeypatch:
     with pytest.raises(PayCenterError):
         await identity.authenticate(others[1][1])
     assert list(identity._known) == [first], "it is none that was verified"
+
+
+async def test_a_change_while_a_credential_is_checked(system: PayCenterSystem) -> None:
+    """What was read before it is neither kept, nor given to calls that come after it."""
+    identity, authorization = Identity(system.services.context), system.secrets["shop:authorization"]
+    async with system.services.context.database.transaction() as held:
+        await held.execute("LOCK TABLE pay_credential IN ACCESS EXCLUSIVE MODE")
+        before = asyncio.ensure_future(identity.authenticate(authorization))
+        (earlier,) = await eventually(lambda: tuple(identity._checking.values()))
+        identity.forget(key_of(system)[0])
+        after = asyncio.ensure_future(identity.authenticate(authorization))
+        (later,) = await eventually(lambda: tuple(identity._checking.values()))
+        assert later is not earlier
+    assert await before == await after
+    assert identity._known[authorization][1] is later.result()
+    assert not identity._checking
+    identity.forget(key_of(system)[0])
+    async with system.services.context.database.transaction() as held:
+        await held.execute("LOCK TABLE pay_credential IN ACCESS EXCLUSIVE MODE")
+        alone = asyncio.ensure_future(identity.authenticate(authorization))
+        await eventually(lambda: identity._checking)
+        identity.forget(key_of(system)[0])
+    await alone
+    assert not identity._known
+
+
+async def test_a_cancelled_call_does_not_end_the_check_for_others(system: PayCenterSystem) -> None:
+    identity, authorization = Identity(system.services.context), system.secrets["shop:authorization"]
+    async with system.services.context.database.transaction() as held:
+        await held.execute("LOCK TABLE pay_credential IN ACCESS EXCLUSIVE MODE")
+        first, second = (asyncio.ensure_future(identity.authenticate(authorization)) for _ in range(2))
+        await eventually(lambda: identity._checking)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+    assert (await second).app_key == "shop"

@@ -14,6 +14,7 @@ import pytest
 from faults.crash.money import caught_callback
 from paycenter_server.channels.protocol import CallbackRequest
 from paycenter_server.domain.ids import Prefix, decode
+from support.grpc_rig import key_of
 from support.notifications import fill
 from support.round_trips import RoundTrips
 from support.system import PayCenterSystem, open_system
@@ -77,6 +78,19 @@ async def test_orders_at_the_same_time(counted: Counted) -> None:
 
     assert await counted.of(create) <= 4, "the first, the others, and what a slow machine reads again"
     assert await counted.of(read) <= 4
+
+
+async def test_a_credential_is_checked_once_for_all_that_wait(counted: Counted) -> None:
+    """Calls of one credential arrive at the same time when its last check is 5 seconds ago."""
+    identity, authorization = counted.system.services.identity, counted.system.secrets["shop:authorization"]
+    await identity.authenticate(authorization)
+
+    async def check(times: int) -> None:
+        identity.forget(key_of(counted.system)[0])
+        await asyncio.gather(*(identity.authenticate(authorization) for _ in range(times)))
+
+    once = await counted.of(lambda: check(1))
+    assert await counted.of(lambda: check(50)) == once
 
 
 async def test_payments(counted: Counted) -> None:

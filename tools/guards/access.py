@@ -87,6 +87,30 @@ ACCESS: list[Mutant] = [
             "test_what_is_kept_of_credentials",
         ),
         (
+            "credentials-kept-before-a-change",
+            "        if changes != self._changes:\n            return caller  # what",
+            "        if False:\n            return caller  # what",
+            "test_a_change_while_a_credential_is_checked",
+        ),
+        (
+            "credentials-checked-before-a-change",
+            "        self._changes += 1\n        self._checking.clear()\n",
+            "        self._changes += 1\n",
+            "test_a_change_while_a_credential_is_checked",
+        ),
+        (
+            "credentials-checked-for-others",
+            "return await asyncio.shield(checking)",
+            "return await checking",
+            "test_a_cancelled_call_does_not_end_the_check_for_others",
+        ),
+        (
+            "credentials-checked-once",
+            "checking = self._checking.get(authorization)",
+            "checking = None",
+            "test_statement_budgets.py::test_a_credential_is_checked_once_for_all_that_wait",
+        ),
+        (
             "credentials-kept-oldest",
             "                del self._known[next(iter(self._known))]",
             "                self._known.clear()",

@@ -6,7 +6,8 @@ import asyncio
 import base64
 import binascii
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -95,6 +96,8 @@ class Identity:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._known: dict[str, tuple[float, Caller]] = {}
+        self._checking: dict[str, asyncio.Task[Caller]] = {}
+        self._changes = 0
         self._refusals = Refusals(context.database)
         self._apps = AppCache(context)
 
@@ -103,14 +106,28 @@ class Identity:
         if not authorization:
             _log_failure("", "no credentials")
             raise credentials_errors.credentials_missing()
-        now = asyncio.get_running_loop().time()
         if (known := self.known(authorization)) is not None:
             return known
+        checking = self._checking.get(authorization)
+        if checking is None:
+            checking = self._checking[authorization] = self._context.start(self._check_and_keep(authorization))
+            checking.add_done_callback(partial(self._checked, authorization))
+        return await asyncio.shield(checking)
+
+    def _checked(self, authorization: str, checking: asyncio.Task[Caller]) -> None:
+        if self._checking.get(authorization) is checking:
+            del self._checking[authorization]
+
+    async def _check_and_keep(self, authorization: str) -> Caller:
+        """Check once for all calls that wait for it: those with one credential, whenever the last check is 5 seconds ago."""
+        now, changes = asyncio.get_running_loop().time(), self._changes
         try:
             caller = await self._check(authorization)
         except PayCenterError:
             self._known.pop(authorization, None)  # it is none that was verified
             raise
+        if changes != self._changes:
+            return caller  # what was read before a change is not kept
         self._known.pop(authorization, None)  # it becomes the youngest
         if _CANONICAL.fullmatch(authorization):
             if len(self._known) >= _MAX_CACHED:
@@ -130,12 +147,16 @@ class Identity:
 
     def forget(self, key_id: str) -> None:
         """Read a credential again at its next use in this process, because it has changed."""
-        for authorization in [known for known, (_, caller) in self._known.items() if caller.key_id == key_id]:
-            del self._known[authorization]
+        self._forget(lambda caller: caller.key_id == key_id)
 
     def forget_operator(self, operator_id: UUID) -> None:
         """Read the credentials of an operator again at their next use in this process, because the operator has changed."""
-        for authorization in [known for known, (_, caller) in self._known.items() if caller.operator_id == operator_id]:
+        self._forget(lambda caller: caller.operator_id == operator_id)
+
+    def _forget(self, changed: Callable[[Caller], bool]) -> None:
+        self._changes += 1
+        self._checking.clear()
+        for authorization in [known for known, (_, caller) in self._known.items() if changed(caller)]:
             del self._known[authorization]
 
     async def _check(self, authorization: str) -> Caller:
