@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+from contextvars import ContextVar
 
 import structlog
 
@@ -36,7 +37,7 @@ def configure_logging(format_: str, level: str) -> None:
         structlog.dev.ConsoleRenderer(colors=False) if console else structlog.processors.JSONRenderer()
     )
     shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
+        add_request,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -75,14 +76,44 @@ def usable_id(given: object) -> str:
     return os.urandom(16).hex()
 
 
-def begin_request(given: object, peer: str) -> str:
-    """The identifier of the call that this task handles: the caller's if it is short printable ASCII, else a new one.
+class Request:
+    """A call. `peer`: the address of its caller."""
 
-    It and the peer's address are in every log line of this task, and of the tasks that it starts.
+    __slots__ = ("_given", "_request_id", "peer")
+
+    def __init__(self, given: object, peer: str) -> None:
+        self._given = given
+        self._request_id = ""
+        self.peer = peer
+
+    @property
+    def request_id(self) -> str:
+        """The caller's identifier if it is short printable ASCII, else a new one. It is made when it is first asked for."""
+        if not self._request_id:
+            self._request_id = usable_id(self._given)
+        return self._request_id
+
+
+_request: ContextVar[Request | None] = ContextVar("paycenter_request", default=None)
+
+
+def begin_request(given: object, peer: str) -> Request:
+    """The call that this task handles. `given`: what the caller has sent to identify it.
+
+    Its identifier and the peer's address are in every log line of this task, and of the tasks that it starts.
     """
-    request_id = usable_id(given)
-    structlog.contextvars.bind_contextvars(request_id=request_id, peer=peer)
-    return request_id
+    request = Request(given, peer)
+    _request.set(request)
+    return request
+
+
+def add_request(logger: object, name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """A processor of structlog that names the call of the task."""
+    request = _request.get()
+    if request is not None:
+        event.setdefault("request_id", request.request_id)
+        event.setdefault("peer", request.peer)
+    return event
 
 
 class Sampled:

@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 import pytest
 from paycenter.v1 import pay_audit_service_pb2 as pb
-from paycenter_server.domain.audit import set_origin
+from paycenter_server.domain.audit import Origin, set_origin
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.domain.roles import Role
 from paycenter_server.services.accounts import NewAccount
@@ -56,7 +56,7 @@ async def anchor(system: PayCenterSystem) -> str:
 async def test_each_act_of_an_operator_has_a_row_without_secrets(system: PayCenterSystem) -> None:
     services = system.services
     one = await person(system, "anne")
-    set_origin(f"ipv4:{'1' * 500}", "request 1")
+    set_origin(Origin(f"ipv4:{'1' * 500}", "request 1"))
     before, by = await audit_end(system), one.caller
     secrets = [PASSWORD]
 

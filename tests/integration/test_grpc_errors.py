@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+import structlog
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,6 +25,7 @@ from paycenter.v1 import pay_order_service_pb2 as order_pb
 from paycenter.v1 import pay_refund_service_pb2 as refund_pb
 from paycenter.v1.pay_order_service_pb2_grpc import PayOrderServiceStub
 from paycenter_server.channels.protocol import HttpRequest, HttpResponse
+from paycenter_server.telemetry import add_request
 from support.grpc_rig import Rig, fails, open_rig, raw_call, refused
 from support.system import PayCenterSystem, open_system
 from support.waiting import eventually
@@ -51,6 +53,16 @@ class LeakingClock:
         raise KeyError(SECRET)
 
 
+@pytest.fixture
+def logged_requests() -> Iterator[None]:
+    """Each line of the log names its call, as that of a process does."""
+    before = structlog.get_config()
+    structlog.configure(processors=[add_request, *before["processors"]])
+    yield
+    structlog.configure(**before)
+
+
+@pytest.mark.usefixtures("logged_requests")
 async def test_an_unexpected_exception_shows_only_its_request_id(
     database_url: str, redis_url: str, keys_dir: Path, master_key_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

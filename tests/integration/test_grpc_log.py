@@ -24,7 +24,7 @@ from paycenter_server.services import identity as identity_module
 from paycenter_server.services.audit import Act, Refusals
 from paycenter_server.services.identity import LOGGED_A_SECOND
 from paycenter_server.services.limits import MOST_LATE_UNKNOWN, UNKNOWN
-from paycenter_server.telemetry import Sampled
+from paycenter_server.telemetry import Sampled, add_request
 from support.grpc_rig import Rig, fails, key_of, open_rig, refused
 from support.system import PayCenterSystem
 from support.waiting import eventually
@@ -57,7 +57,7 @@ class LogLines:
 def lines() -> Any:
     kept = LogLines()
     before = structlog.get_config()
-    structlog.configure(processors=[structlog.contextvars.merge_contextvars, kept])
+    structlog.configure(processors=[add_request, kept])
     yield kept
     structlog.configure(**before)
 

@@ -234,7 +234,7 @@ async def test_callers_that_were_never_verified_leave_places_to_others(system: P
             assert (await rig.shop.get_order(id=order.id)).id == order.id
         found = await asyncio.gather(*waiting, return_exceptions=True)
         assert {getattr(error, "reason", "") for error in found} == {"CREDENTIALS_INVALID"}
-        async with fails("CREDENTIALS_INVALID", grpc.StatusCode.UNAUTHENTICATED):
+        async with waiting_calls(rig, order, 2), fails("CREDENTIALS_INVALID", grpc.StatusCode.UNAUTHENTICATED):
             await strangers[2].get_order(id=order.id)
         for stranger in strangers:
             await stranger.close()

@@ -38,13 +38,13 @@ ACCESS: list[Mutant] = [
         ),
         (
             "overload-before-the-message",
-            "            self._admission.check(known, verified=self._is_verified(headers))",
+            "            self._admission.check(known, verified=known is not None or self._is_verified(headers))",
             "            pass",
             "test_a_refused_call_is_answered_before_its_message_is_read",
         ),
         (
             "overload-place-with-the-message",
-            "            self._admission.check(known, verified=self._is_verified(headers))",
+            "            self._admission.check(known, verified=known is not None or self._is_verified(headers))",
             "            self._admission.begin()",
             "test_calls_whose_messages_do_not_come_take_no_places",
         ),
@@ -154,7 +154,7 @@ ACCESS: list[Mutant] = [
         "test_answers_are_made_together.py",
         (
             "answers-together",
-            "                await asyncio.sleep(0)\n                return rendered",
+            "                await _AFTER_OTHERS\n                return rendered",
             "                return rendered",
             "test_the_answers_of_calls_that_share_a_statement_are_made_before_one_is_sent",
         ),
@@ -252,8 +252,8 @@ ACCESS: list[Mutant] = [
         ),
         (
             "overload-strangers-verified",
-            "        taken._verify()\n",
-            "",
+            "            taken._verify()\n",
+            "            pass\n",
             "test_a_caller_who_is_verified_leaves_its_place_to_those_who_are_not",
         ),
         (

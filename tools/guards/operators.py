@@ -16,7 +16,7 @@ OPERATORS: list[Mutant] = [
         ),
         (
             "caller-of-the-message",
-            "                caller = await self._identity.authenticate(headers.authorization)\n",
+            "                caller = known or await self._identity.authenticate(headers.authorization)\n",
             "                known = self._wrapped.setdefault(f'caller {headers.authorization}', None)\n"
             "                caller = known or await self._identity.authenticate(headers.authorization)\n"
             "                self._wrapped[f'caller {headers.authorization}'] = caller\n",

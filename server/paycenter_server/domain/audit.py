@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 FIRST_HASH = bytes(32)
 """The previous hash of the first row."""
@@ -62,18 +62,34 @@ _HASHED = (
     "actor_kind", "actor", "operator", "act", "object", "outcome", "app_key", "before", "after", "peer", "request_id",
 )  # fmt: skip
 
-_origin: ContextVar[tuple[str, str]] = ContextVar("paycenter_origin", default=("", ""))
+
+class Source(Protocol):
+    """What knows from where a call came, as `Origin` does. The texts may be any."""
+
+    @property
+    def peer(self) -> str:
+        """The peer's address."""
+        ...
+
+    @property
+    def request_id(self) -> str:
+        """The request id."""
+        ...
+
+
+_NOBODY = Origin()
+_source: ContextVar[Source] = ContextVar("paycenter_source", default=_NOBODY)
 
 
 def current_origin() -> Origin:
     """From where the call of this task came."""
-    peer, request_id = _origin.get()
-    return Origin(clean(peer), clean(request_id))
+    source = _source.get()
+    return Origin(clean(source.peer), clean(source.request_id))
 
 
-def set_origin(peer: str, request_id: str) -> None:
+def set_origin(source: Source) -> None:
     """Name the origin of this task until it ends."""
-    _origin.set((peer, request_id))
+    _source.set(source)
 
 
 def clean(text: str, most: int = TEXT_MAX) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
@@ -29,21 +29,19 @@ class Caller:
     scope_keys: tuple[str, ...] = ()
     expire_time: datetime | None = None
     must_change_password: bool = False
+    is_operator: bool = field(init=False, repr=False, compare=False)
+    actor: Actor = field(init=False, repr=False, compare=False)
+    """The caller as the event ledger names it."""
 
-    @property
-    def is_operator(self) -> bool:
-        """Whether the caller is an operator."""
-        return self.app_id is None
+    def __post_init__(self) -> None:
+        # Made once for many calls.
+        object.__setattr__(self, "is_operator", self.app_id is None)
+        object.__setattr__(self, "actor", Actor(ActorKind.OPERATOR if self.is_operator else ActorKind.APP, self.key_id))
 
     @property
     def person(self) -> str:
         """The operator, whichever credential or session it uses: a second person has another one."""
         return self.operator_name or self.key_id
-
-    @property
-    def actor(self) -> Actor:
-        """The caller as the event ledger names it."""
-        return Actor(ActorKind.OPERATOR if self.is_operator else ActorKind.APP, self.key_id)
 
     def may_access(self, app_id: UUID | None) -> bool:
         """Whether the caller may access objects of this app; None is an object of no app."""

@@ -38,25 +38,31 @@ class Prefix(StrEnum):
     APPROVAL = "V"
 
 
-def uuid7(now: datetime, random: int, after: UUID | None = None) -> UUID:
-    """A UUIDv7 with this time; `random` is its 74 random bits.
+def time_and_random(now: datetime, random: int, after: int = -1) -> int:
+    """The 122 bits of a UUIDv7 without version and variant: this time, and 74 random bits.
 
-    `after` is the previous key: the new key is larger, also within the same millisecond or if the clock went back. In that case
-    it has the time of the previous key, and its random bits plus a random increment (RFC 9562, 6.2, method 2).
+    `after` is the previous value: the new one is larger, also within the same millisecond or if the clock went back. In that case
+    it has the time of the previous one, and its random bits plus a random increment (RFC 9562, 6.2, method 2).
     """
     milliseconds = int(now.timestamp() * 1000) & ((1 << 48) - 1)
     value = milliseconds << RANDOM_BITS | random
-    if after is not None and value <= (last := _time_and_random(after)):
-        # An overflow of the random bits increments the time.
-        value = last + 1 + (random & _INCREMENT)
+    # An overflow of the random bits increments the time.
+    return value if value > after else after + 1 + (random & _INCREMENT)
+
+
+def key_bytes(value: int) -> bytes:
+    """The 16 bytes of the UUIDv7 of a `time_and_random`."""
     rand_b = value & ((1 << 62) - 1)
     rand_a = (value >> 62) & 0xFFF
-    return UUID(int=value >> RANDOM_BITS << 80 | 0x7 << 76 | rand_a << 64 | 0b10 << 62 | rand_b)
+    return (value >> RANDOM_BITS << 80 | 0x7 << 76 | rand_a << 64 | 0b10 << 62 | rand_b).to_bytes(16, "big")
 
 
-def _time_and_random(key: UUID) -> int:
-    """The 122 bits of a UUIDv7 without version and variant."""
-    return (key.int >> 80) << RANDOM_BITS | ((key.int >> 64) & 0xFFF) << 62 | (key.int & ((1 << 62) - 1))
+def uuid7(now: datetime, random: int, after: UUID | None = None) -> UUID:
+    """A UUIDv7 with this time; `random` is its 74 random bits. `after`: the previous key, as for `time_and_random`."""
+    last = -1
+    if after is not None:
+        last = (after.int >> 80) << RANDOM_BITS | ((after.int >> 64) & 0xFFF) << 62 | (after.int & ((1 << 62) - 1))
+    return UUID(bytes=key_bytes(time_and_random(now, random, last)))
 
 
 def time_of(key: UUID) -> datetime:
@@ -68,7 +74,7 @@ def time_of(key: UUID) -> datetime:
 def encode(prefix: Prefix, key: UUID) -> str:
     """The number of a key."""
     value = key.int
-    return prefix.value + "".join([_PAIRS[value >> shift & 1023] for shift in range(120, -1, -10)])
+    return prefix + "".join([_PAIRS[value >> shift & 1023] for shift in range(120, -1, -10)])
 
 
 def decode(prefix: Prefix, number: str) -> UUID | None:

@@ -67,6 +67,7 @@ AT_CREATE: Mapping[str, Any] = {
     "success_time": None, "check_count": 0, "submit_version": 0,
 }  # fmt: skip
 """What every order has when it is created: the defaults of the columns of pay_order."""
+_CREATED = created(ORDER, OrderEvent.CREATE)
 SAME_AT_CREATE = {"first_amount": "amount", "next_check_time": "expire_time", "update_time": "create_time"}
 """Fields that have the value of another one when an order is created. Its next check is at its expiry."""
 
@@ -98,7 +99,7 @@ def new_order(
         amount=amount,
         first_amount=amount,
         currency=currency,
-        state=created(ORDER, OrderEvent.CREATE),
+        state=_CREATED,
         expire_time=expire_time,
         user_ip=user_ip,
         user_id=user_id,

@@ -152,4 +152,5 @@ def app_may_call(method: str) -> bool:
 
 def disabled_app_may_call(method: str) -> bool:
     """Whether an app that is disabled may call the method."""
-    return app_may_call(method) and PERMISSIONS[method].disabled_apps
+    row = PERMISSIONS.get(method)
+    return row is not None and row.apps and row.disabled_apps

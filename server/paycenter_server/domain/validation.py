@@ -46,13 +46,13 @@ class Check:
 
     def text(self, field: str, value: str, maximum: int, *, minimum: int = 0) -> None:
         """Check a text: minimum to maximum characters (not bytes), no control characters, no unpaired surrogates."""
+        if minimum <= len(value) <= maximum and value.isprintable():
+            return
         if len(value) < minimum:
             self.fail(field, "must not be empty" if minimum == 1 else f"needs at least {minimum} characters")
         elif len(value) > maximum:
             self.fail(field, f"has {len(value)} characters; the most is {maximum}")
-        elif not value.isprintable() and any(
-            ord(character) < 32 or ord(character) == 127 or 0xD800 <= ord(character) <= 0xDFFF for character in value
-        ):
+        elif any(ord(character) < 32 or ord(character) == 127 or 0xD800 <= ord(character) <= 0xDFFF for character in value):
             self.fail(field, "must not hold control characters")
 
     def amount(self, field: str, value: int) -> None:

@@ -6,7 +6,7 @@ It is a generic handler and not an interceptor of gRPC, which would cost a corou
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
@@ -51,6 +51,14 @@ class _Headers:
                 self.request_id = value
 
 
+class _AfterOthers:
+    """To be awaited as `asyncio.sleep(0)`, without its two coroutines."""
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return iter((None,))  # type: ignore[return-value]
+
+
+_AFTER_OTHERS = _AfterOthers()
 _headers: ContextVar[_Headers | None] = ContextVar("paycenter_headers", default=None)
 
 
@@ -69,6 +77,7 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._refusing = False
         self._refused = 0
+        self._log = log.bind()  # looked up once, for the line of every call
 
     async def refuse_calls(self, quiet: float, at_most: float) -> None:
         """Refuse every new call with SERVER_STOPPING. Returns when none has arrived for `quiet` seconds, or after `at_most`.
@@ -96,7 +105,7 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         headers = _Headers(handler_call_details.invocation_metadata)
         known = self._identity.known(headers.authorization) if headers.authorization else None
         try:
-            self._admission.check(known, verified=self._is_verified(headers))
+            self._admission.check(known, verified=known is not None or self._is_verified(headers))
         except PayCenterError as error:
             return self._refusal(error, headers)
         _headers.set(headers)
@@ -160,19 +169,20 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[type-arg]
             peer = context.peer()
             headers = _headers.get() or _Headers(context.invocation_metadata())
             taken: Place | None = None
-            request_id = begin_request(headers.request_id, peer)
-            set_origin(peer, request_id)
+            source = begin_request(headers.request_id, peer)
+            set_origin(source)
             caller = request = answer = rendered = None
+            # Not the caller of the headers: the message may come at any time after them.
+            known = self._identity.known(headers.authorization) if headers.authorization else None
             failure: PayCenterError | None = None
             outcome = "CANCELLED"
             try:
                 if self._refusing:
                     self._refused += 1
                     raise server_stopping()
-                taken = self._admission.begin(verified=self._is_verified(headers))
+                taken = self._admission.begin(verified=known is not None or self._is_verified(headers))
                 place.set(taken)
-                # Not the caller of the headers: the message may come at any time after them.
-                caller = await self._identity.authenticate(headers.authorization)
+                caller = known or await self._identity.authenticate(headers.authorization)
                 self._admission.charge(taken, caller.app_id)
                 _caller.set(caller)
                 set_actor(caller.actor)
@@ -191,7 +201,7 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[type-arg]
                 log.info("call_cancelled", method=name, key_id=caller.key_id if caller else "")
                 raise
             except Exception as error:
-                failure = _unexpected(error, name, request_id)
+                failure = _unexpected(error, name, source.request_id)
             finally:
                 if taken is not None:
                     taken.end()
@@ -201,20 +211,20 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[type-arg]
                     about = named_object(request, answer)
                     log.info("administration", method=name, key_id=caller.key_id, object=about, outcome=outcome, ms=_ms(seconds))
             if failure is None:
-                log.debug("call", method=name, key_id=caller.key_id if caller else "", ms=seconds * 1000)
+                self._log.debug("call", method=name, key_id=caller.key_id if caller else "", ms=seconds * 1000)
                 # Calls whose shared statement has ended go on one after the other. The answers of all are made before the first is
                 # sent: code and data that are used again at once are still in the caches of the processor.
-                await asyncio.sleep(0)
+                await _AFTER_OTHERS
                 return rendered
             if failure.reason is Reason.TOO_MANY_CALLS:
-                return await self._refuse(context, failure, request_id, caller)
+                return await self._refuse(context, failure, source.request_id, caller)
             note = partial(
                 log.info, "call_failed", method=name, key_id=caller.key_id if caller else "", reason=outcome, ms=_ms(seconds)
             )
             if CODES[failure.reason] is grpc.StatusCode.UNAUTHENTICATED:
-                return await self._refuse(context, failure, request_id, None, note)
+                return await self._refuse(context, failure, source.request_id, None, note)
             note()
-            return await _abort(context, failure, request_id)
+            return await _abort(context, failure, source.request_id)
 
         # Without a deserializer: gRPC would send the text of its exception to the caller.
         self._wrapped[method] = grpc.unary_unary_rpc_method_handler(call)

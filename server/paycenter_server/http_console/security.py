@@ -74,7 +74,7 @@ def cookie_name(request: web.Request) -> str:
 @web.middleware
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Headers for every answer, and pages for what goes wrong."""
-    set_origin(request.remote or "", begin_request(request.headers.get("x-request-id"), request.remote or ""))
+    set_origin(begin_request(request.headers.get("x-request-id"), request.remote or ""))
     opened = request.path.startswith(_OPEN)
     if not opened:
         cookies = request.cookies

@@ -16,10 +16,10 @@ from uuid import UUID
 from paycenter_server.channels.protocol import RequestContext
 from paycenter_server.channels.registry import Registry
 from paycenter_server.channels.transport import Transport
-from paycenter_server.domain.ids import RANDOM_BITS, uuid7
+from paycenter_server.domain.ids import RANDOM_BITS, key_bytes, time_and_random
 from paycenter_server.services.secrets import SecretBox
 from paycenter_server.services.signing import Signing
-from paycenter_server.storage.database import Database
+from paycenter_server.storage.database import Database, key_of
 
 T = TypeVar("T")
 
@@ -76,14 +76,14 @@ class KeyGenerator:
     """Generates keys in ascending order, also if the clock goes back. Thread-safe."""
 
     def __init__(self) -> None:
-        self._last: UUID | None = None
+        self._last = -1
         self._lock = Lock()
 
     def next(self, now: datetime, random: int) -> UUID:
         """The next UUIDv7; `random` is its 74 random bits."""
         with self._lock:
-            self._last = uuid7(now, random, self._last)
-            return self._last
+            self._last = last = time_and_random(now, random, self._last)
+        return key_of(key_bytes(last))
 
 
 @dataclass

@@ -8,6 +8,7 @@ import binascii
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from time import monotonic
 from uuid import UUID
 
 import structlog
@@ -120,7 +121,7 @@ class Identity:
 
     async def _check_and_keep(self, authorization: str) -> Caller:
         """Check once for all calls that wait for it: those with one credential, whenever the last check is 5 seconds ago."""
-        now, changes = asyncio.get_running_loop().time(), self._changes
+        now, changes = monotonic(), self._changes
         try:
             caller = await self._check(authorization)
         except PayCenterError:
@@ -138,7 +139,7 @@ class Identity:
     def known(self, authorization: str) -> Caller | None:
         """The caller if its credential was verified within the last 5 seconds."""
         known = self._known.get(authorization)
-        return known[1] if known is not None and asyncio.get_running_loop().time() - known[0] < _FRESH_SECONDS else None
+        return known[1] if known is not None and monotonic() - known[0] < _FRESH_SECONDS else None
 
     def last_known(self, authorization: str) -> Caller | None:
         """The caller whose credential this was when it was last verified. It proves nothing now."""
@@ -202,7 +203,9 @@ class Identity:
             allowed = app_may_call(method)
         if allowed:
             if not caller.is_operator and not disabled_app_may_call(method):
-                await self.app_of(caller, "", enabled=True, cached=True)
+                app = self._apps.known(caller.app_key)
+                if app is None or not app.enabled or app.id != caller.app_id:
+                    await self.app_of(caller, "", enabled=True, cached=True)
             return
         error: PayCenterError = (
             operators_errors.role_may_not(caller, method) if caller.is_operator else credentials_errors.operators_only()
@@ -225,7 +228,7 @@ class Identity:
         if caller.is_operator and caller.scope is not None and key not in caller.scope_keys:
             raise apps_errors.app_not_found(key)
         if cached:
-            app = await self._apps.get(key)
+            app = self._apps.known(key) or await self._apps.get(key)
         else:
             async with self._context.database.connection() as connection:
                 app = await app_rows.get_app(connection, key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
+from time import monotonic
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -22,12 +23,15 @@ class Kept(Generic[K, V]):
         self._reading: dict[K, asyncio.Task[V | None]] = {}
         self._changes = 0
 
+    def known(self, key: K) -> V | None:
+        """The value if it was read within the last second."""
+        known = self._known.get(key)
+        return known[1] if known is not None and monotonic() - known[0] < _FRESH_SECONDS else None
+
     async def get(self, key: K) -> V | None:
         """The value as it was at most a second ago; None if there is none. What does not exist is read each time."""
-        now = asyncio.get_running_loop().time()
-        known = self._known.get(key)
-        if known is not None and now - known[0] < _FRESH_SECONDS:
-            return known[1]
+        if (known := self.known(key)) is not None:
+            return known
         reading = self._reading.get(key)
         if reading is None:
             reading = self._reading[key] = asyncio.ensure_future(self._load(key))
@@ -36,7 +40,7 @@ class Kept(Generic[K, V]):
 
     async def _load(self, key: K) -> V | None:
         """Read once for all calls that wait for it."""
-        now, changes = asyncio.get_running_loop().time(), self._changes
+        now, changes = monotonic(), self._changes
         value = await self._read(key)
         if value is not None and changes == self._changes:  # what was read before a change is not kept
             if len(self._known) >= _MAX_KEPT:

@@ -121,7 +121,8 @@ class Place:
         """Give it back for good, if it is not given back already. Work that outlives its caller uses none."""
         if not self._ended:
             self._ended = True
-            self._verify()
+            if self._unverified:
+                self._verify()
             if self._waits == 0:
                 self._admission._add(self._app, -1)
 
@@ -154,6 +155,7 @@ class Admission:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        self._none_refused_below = limits.unverified_calls  # with so few calls neither limit of all callers is reached
         self._calls = 0
         self._unverified = 0
         self._apps: dict[UUID, _App] = {}
@@ -171,21 +173,24 @@ class Admission:
     def check(self, caller: Caller | None, *, verified: bool) -> None:
         """TOO_MANY_CALLS if a call whose headers have arrived could not be begun now. `caller`: None if it is not known by now.
         `verified`: its credential was verified before."""
-        self._check(verified=verified)
+        if self._calls >= self._none_refused_below:
+            self._check(verified=verified)
         if caller is not None and caller.app_id is not None:
             self._check_app(self._apps.get(caller.app_id) or self._known(caller.app_id))
 
     def begin(self, *, verified: bool = True) -> Place:
         """The place of a call whose message has arrived. TOO_MANY_CALLS if there is none, before anything is read to find out who
         calls."""
-        self._check(verified=verified)
-        self._add(None, 1)
+        if self._calls >= self._none_refused_below:
+            self._check(verified=verified)
+        self._calls += 1
         return Place(self, verified=verified)
 
     def charge(self, taken: Place, app_id: UUID | None) -> None:
         """Count the call as one of this app (None for operators), whose credential is verified. TOO_MANY_CALLS if the app may begin
         none; nothing has been done then."""
-        taken._verify()
+        if taken._unverified:
+            taken._verify()
         if app_id is not None:
             app = self._apps.get(app_id) or self._known(app_id)
             self._check_app(app)

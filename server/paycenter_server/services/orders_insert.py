@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 
 from paycenter_server.domain.events import Cause
 from paycenter_server.domain.orders import PayOrder
@@ -22,8 +21,10 @@ class OrderInserts:
 
     async def insert(self, order: PayOrder, cause: Cause) -> bool:
         """Insert an order. False if the app has an order with this merchant_order_id. It is committed when this returns."""
-        with suppress(LockTimeout):  # it waits below, where it holds up nobody else
+        try:
             return await self._gathering.add((order, cause))
+        except LockTimeout:
+            pass  # it waits below, where it holds up nobody else
         async with self._context.database.connection() as connection:
             return await order_rows.insert_order(connection, order, cause)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from typing import Any, Protocol, cast
+from uuid import UUID
 
 import asyncpg
+import asyncpg.pgproto.pgproto
 import structlog
 
 from paycenter_server.domain.errors import PayCenterError, Reason
@@ -40,6 +42,10 @@ _NO_SCHEMA = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
 # Read-only, no space, no memory, I/O error: the server answers, and refuses what writes.
 _NO_WRITES = (asyncpg.ReadOnlySQLTransactionError, asyncpg.InsufficientResourcesError, asyncpg.PostgresSystemError)
 Record = Mapping[str, Any]
+
+
+key_of: Callable[[bytes], UUID] = asyncpg.pgproto.pgproto.UUID
+"""The key of 16 bytes, of the class that asyncpg reads keys as: a UUID that is made, hashed and written in C."""
 
 
 class Connection(Protocol):

@@ -70,7 +70,7 @@ def listed(values: Sequence[str]) -> str:
 
 def cause_values(cause: Cause) -> list[Any]:
     """The arguments of the last three parameters of `noting`."""
-    return [cause.actor.kind.value, cause.actor.name[:64], _storable(cause.evidence)]
+    return [cause.actor.kind, cause.actor.name[:64], cause.evidence and _storable(cause.evidence)]
 
 
 def _storable(value: Any) -> Any:
