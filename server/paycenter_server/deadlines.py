@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 _TICK = 0.001  # uvloop's timers have whole milliseconds
 
@@ -12,15 +13,14 @@ class _Deadline:
 
     __slots__ = ("_all", "_cancelling", "_expired", "_task", "due")
 
-    def __init__(self, all_: Deadlines, due: float) -> None:
+    def __init__(self, all_: Deadlines, due: float, task: asyncio.Task[Any]) -> None:
         self._all = all_
+        self._task = task
         self._expired = False
         self.due = due
 
     def __enter__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._task, self._cancelling = task, task.cancelling()
+        self._cancelling = self._task.cancelling()
         self._all.add(self)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
@@ -44,9 +44,11 @@ class Deadlines:
         self._blocks: dict[_Deadline, None] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def next(self) -> _Deadline:
-        """For `with`: TimeoutError if the block takes longer. It begins now."""
-        return _Deadline(self, asyncio.get_running_loop().time() + self._seconds)
+    def next(self, task: asyncio.Task[Any] | None = None) -> _Deadline:
+        """For `with`: TimeoutError if the block takes longer. It begins now. `task`: the current one, if it is known."""
+        running = task or asyncio.current_task()
+        assert running is not None
+        return _Deadline(self, asyncio.get_running_loop().time() + self._seconds, running)
 
     def add(self, block: _Deadline) -> None:
         """A block begins."""

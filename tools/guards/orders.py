@@ -32,7 +32,7 @@ ORDERS: list[Mutant] = [
         ),
         (
             "gathering-not-cancelled",
-            "[waiting for waiting in waiting_rows if not waiting.done.done()]",
+            "[waiting for waiting in waiting_rows if self._to_completion or not waiting.done.done()]",
             "waiting_rows",
             "test_a_caller_that_was_cancelled_gets_no_order "
             "test_payments_together.py::test_what_a_caller_wanted_that_goes_away_is_not_done_by_itself",
@@ -93,8 +93,8 @@ ORDERS: list[Mutant] = [
         ),
         (
             "gathering-to-completion",
-            "(asyncio.shield(waiting.done) if self._to_completion else waiting.done)",
-            "waiting.done",
+            "if self._to_completion or not waiting.done.done()]",
+            "if not waiting.done.done()]",
             "test_payments_together.py::test_what_was_reported_is_booked_although_every_caller_goes_away",
         ),
         (

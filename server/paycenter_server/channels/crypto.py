@@ -63,7 +63,8 @@ def b64decode(text: str | bytes) -> bytes:
     """Standard base64 with optional line breaks; anything else is a CryptoError."""
     raw = text.encode("ascii", "replace") if isinstance(text, str) else text
     try:
-        return base64.b64decode(raw, validate=True)
+        # As base64.b64decode with `validate`, without its conversions.
+        return binascii.a2b_base64(raw, strict_mode=True)
     except (binascii.Error, ValueError):
         pass
     try:

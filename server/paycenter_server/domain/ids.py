@@ -79,8 +79,14 @@ def encode(prefix: Prefix, key: UUID) -> str:
 
 def decode(prefix: Prefix, number: str) -> UUID | None:
     """The key of a number; None for a text that `encode` cannot have returned."""
+    raw = decode_bytes(prefix, number)
+    return UUID(bytes=raw) if raw is not None else None
+
+
+def decode_bytes(prefix: Prefix, number: str) -> bytes | None:
+    """The 16 bytes of `decode`."""
     digits = number[1:]
     if len(number) != NUMBER_LENGTH or number[0] != prefix or digits.strip(ALPHABET):
         return None
     value = int(digits.translate(_DIGITS), 32)
-    return UUID(int=value) if value < 1 << 128 else None
+    return value.to_bytes(16, "big") if value < 1 << 128 else None

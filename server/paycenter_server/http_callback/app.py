@@ -65,19 +65,34 @@ def _refusal(status: int, text: str) -> web.Response:
     return response
 
 
-def create_app(
-    callbacks: Callbacks, health: Health, *, read_seconds: float = READ_SECONDS, answer_seconds: float = ANSWER_SECONDS
-) -> web.Application:
-    """The application of the sidecar."""
-    answers = Deadlines(answer_seconds)
+class CallbackHandler:
+    """Answers callbacks. `connections`: the table of the open connections, if there is one: that of a request is not idle."""
 
-    async def callback(request: web.Request) -> web.Response:
+    def __init__(self, callbacks: Callbacks, read_seconds: float, answer_seconds: float) -> None:
+        self.connections: Connections | None = None
+        self._callbacks = callbacks
+        self._read_seconds = read_seconds
+        self._answers = Deadlines(answer_seconds)
+
+    async def handle(self, request: web.Request) -> web.Response:
+        """The answer to a callback."""
+        # Here and not in a middleware: aiohttp would run further coroutines for it.
+        busy, connections = False, self.connections
+        if connections is not None:
+            busy = connections.begin(request.transport)
+        try:
+            return await self._answer(request)
+        finally:
+            if busy and connections is not None:
+                connections.end(request.transport)
+
+    async def _answer(self, request: web.Request) -> web.Response:
         begin_request(request.headers.get("x-request-id"), request.remote or "")
         try:
             if request.content.is_eof():  # usually: it came with the head, so there is nothing to wait for
                 body = await request.read()
             else:
-                async with asyncio.timeout(read_seconds):
+                async with asyncio.timeout(self._read_seconds):
                     body = await request.read()
             body = decompressed(body, request.headers.get("content-encoding", ""))
         except TimeoutError:
@@ -89,8 +104,8 @@ def create_app(
         headers = {name.lower(): value for name, value in request.headers.items()}
         try:
             callback_request = CallbackRequest(headers, body, request.rel_url.raw_query_string)
-            with answers.next():
-                answer = await callbacks.receive(request.match_info["channel_id"], callback_request)
+            with self._answers.next(request.task):
+                answer = await self._callbacks.receive(request.match_info["channel_id"], callback_request)
         except PayCenterError as error:
             log.error("callback_not_handled", reason=error.reason.value, why=error.message)
             answer = UNAVAILABLE
@@ -104,6 +119,15 @@ def create_app(
         content_type = answer.content_type if answer.body else None
         return web.Response(status=answer.status, body=answer.body or None, content_type=content_type)
 
+
+_HANDLER = web.AppKey("handler", CallbackHandler)
+
+
+def create_app(
+    callbacks: Callbacks, health: Health, *, read_seconds: float = READ_SECONDS, answer_seconds: float = ANSWER_SECONDS
+) -> web.Application:
+    """The application of the sidecar."""
+
     async def alive(request: web.Request) -> web.Response:
         return web.Response(text="ok")
 
@@ -112,9 +136,10 @@ def create_app(
         return web.Response(status=200 if report.ready else 503, text=report.text)
 
     app = web.Application(client_max_size=MAX_BODY)
+    app[_HANDLER] = handler = CallbackHandler(callbacks, read_seconds, answer_seconds)
     for path in ("callback", "notify"):
-        app.router.add_post(f"/{path}/order/{{channel_id}}", callback)
-        app.router.add_post(f"/{path}/refund/{{channel_id}}", callback)
+        app.router.add_post(f"/{path}/order/{{channel_id}}", handler.handle)
+        app.router.add_post(f"/{path}/refund/{{channel_id}}", handler.handle)
     app.router.add_get("/healthz", alive)
     app.router.add_get("/readyz", ready)
     return app
@@ -132,7 +157,7 @@ def create_runner(app: web.Application) -> web.AppRunner:
 async def serve(app: web.Application, host: str, port: int, stop: asyncio.Event, *, connections: Connections | None = None) -> None:
     """Serve until `stop`. Requests that have begun get 10 seconds to end."""
     table = Connections(connection_limit(raise_descriptor_limit())) if connections is None else connections
-    app.middlewares.append(table.middleware())
+    app[_HANDLER].connections = table
     runner = create_runner(app)
     await runner.setup()
     assert runner.server is not None

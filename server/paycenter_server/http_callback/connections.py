@@ -8,7 +8,6 @@ from typing import cast
 
 import structlog
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
 
 log = structlog.get_logger(__name__)
 
@@ -97,21 +96,14 @@ class Connections:
         self._open -= 1
         self._idle.pop(transport, None)
 
-    def middleware(self) -> Middleware:
-        """For the application: a connection is not idle while its request is handled."""
+    def begin(self, transport: asyncio.Transport | None) -> bool:
+        """A request is handled from now on. False if the connection is closed, or counts as busy already."""
+        return transport is not None and self._idle.pop(transport, None) is not None
 
-        @web.middleware
-        async def busy(request: web.Request, handler: Handler) -> web.StreamResponse:
-            transport = request.transport
-            if transport is None or self._idle.pop(transport, None) is None:
-                return await handler(request)
-            try:
-                return await handler(request)
-            finally:
-                if not transport.is_closing():
-                    self._idle[transport] = asyncio.get_running_loop().time() + self._keepalive_seconds
-
-        return busy
+    def end(self, transport: asyncio.Transport | None) -> None:
+        """The request is answered. `begin` has returned True."""
+        if transport is not None and not transport.is_closing():
+            self._idle[transport] = asyncio.get_running_loop().time() + self._keepalive_seconds
 
     async def close_idle(self) -> None:
         """Close the connections that sent no request in time. Runs until it is cancelled."""

@@ -31,6 +31,10 @@ class ChannelCache:
         """The channel of an app, enabled or not; None if there is none."""
         return await self._by_code.get((app_id, code))
 
+    def known_bindings(self, channel_id: UUID) -> Sequence[UUID] | None:
+        """What `bindings` returns, if it was read within the last second."""
+        return self._bindings.known(channel_id)
+
     async def bindings(self, channel_id: UUID, *, again: bool = False) -> Sequence[UUID]:
         """The ids of all bindings that the channel has or had, the current one first; none if there is no channel.
 

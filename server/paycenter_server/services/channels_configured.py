@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from time import monotonic
 from uuid import UUID
 
 import structlog
@@ -93,14 +94,14 @@ class ConfiguredChannels:
     async def all_of(self, channel_id: UUID, *, again: bool = False) -> list[ConfiguredChannel]:
         """The channel over every account that it has or had and whose keys can be read, the current one first, as it was at most a
         second ago; with `again` as it is now. CHANNEL_NOT_FOUND if there is no channel."""
-        bindings = await self._rows.bindings(channel_id, again=again)
+        bindings = (None if again else self._rows.known_bindings(channel_id)) or await self._rows.bindings(channel_id, again=again)
         if not bindings:
             raise channels_errors.channel_not_found()
         usable, failure = [], None
         for binding_id in bindings:
             # One account whose keys cannot be read must not stop the callbacks of the others.
             try:
-                usable.append(await self.bound(binding_id))
+                usable.append(self._fresh(binding_id) or await self.bound(binding_id))
             except Exception as error:
                 if retryable_error(error) is not None:
                     raise
@@ -113,15 +114,12 @@ class ConfiguredChannels:
     async def bound(self, binding_id: UUID) -> ConfiguredChannel:
         """The channel over the account of this binding, disabled or not, because its payments are settled. CHANNEL_NOT_FOUND if
         there is none."""
-        now = asyncio.get_running_loop().time()
-        known = self._known.get(binding_id)
-        if known is not None and now - known.loaded < _FRESH_SECONDS:
-            return known
+        if (fresh := self._fresh(binding_id)) is not None:
+            return fresh
         async with self._building.setdefault(binding_id, asyncio.Lock()):
-            known = self._known.get(binding_id)
-            if known is not None and now - known.loaded < _FRESH_SECONDS:
-                return known
-            changes = self._changes
+            if (fresh := self._fresh(binding_id)) is not None:
+                return fresh
+            known, now, changes = self._known.get(binding_id), monotonic(), self._changes
             async with self._context.database.connection() as connection:
                 binding = await channel_rows.get_binding(connection, binding_id)
                 channel = await channel_rows.get_channel(connection, binding.channel_id) if binding else None
@@ -140,6 +138,10 @@ class ConfiguredChannels:
             built = ConfiguredChannel(channel, binding, account, spec, codec, self._loaded(now, changes), earlier)
             self._known[binding_id] = built
             return built
+
+    def _fresh(self, binding_id: UUID) -> ConfiguredChannel | None:
+        known = self._known.get(binding_id)
+        return known if known is not None and monotonic() - known.loaded < _FRESH_SECONDS else None
 
     def _loaded(self, now: float, changes: int) -> float:
         """`now`, unless what was read then may have changed since."""

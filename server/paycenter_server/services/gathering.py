@@ -86,7 +86,7 @@ class Gathering(Generic[T, R]):
                 self._start()
             elif self._timer is None:
                 self._timer = asyncio.get_running_loop().call_later(self._slow_seconds, self._look)
-            return await (asyncio.shield(waiting.done) if self._to_completion else waiting.done)
+            return await waiting.done
         chain = self._chain = object()
         try:
             return (await self._execute([item]))[0]
@@ -150,8 +150,8 @@ class Gathering(Generic[T, R]):
                 break
 
     async def _share(self, waiting_rows: Sequence[_Waiting[T, R]]) -> None:
-        # What a caller that was cancelled meanwhile wanted is not wanted any more.
-        rows = [waiting for waiting in waiting_rows if not waiting.done.done()]
+        # What a caller that was cancelled meanwhile wanted is not wanted any more, unless it is to be completed.
+        rows = [waiting for waiting in waiting_rows if self._to_completion or not waiting.done.done()]
         if not rows:
             return
         try:

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from paycenter_server.channels.protocol import Payment, Refunded
 from paycenter_server.domain.events import Cause
-from paycenter_server.domain.ids import Prefix, decode
+from paycenter_server.domain.ids import Prefix, decode_bytes
 from paycenter_server.domain.money import MAX_AMOUNT
 from paycenter_server.services import notifications_payloads as payloads
 from paycenter_server.services.channels_configured import ConfiguredChannel
 from paycenter_server.services.context import Context
 from paycenter_server.services.gathering import Gathering
 from paycenter_server.storage import payments_direct as direct_rows
-from paycenter_server.storage.database import LockTimeout, WriteConnection
+from paycenter_server.storage.database import LockTimeout, WriteConnection, key_of
 from paycenter_server.storage.payments_direct import DirectBooking
 
 
@@ -46,14 +46,14 @@ class DirectPayments:
 
     def booking(self, configured: ConfiguredChannel, payment: Payment, cause: Cause) -> DirectBooking | None:
         """What the statement is given; None if the facts alone show that the attempt must be read."""
-        attempt_id, now = decode(Prefix.ATTEMPT, payment.out_trade_no), self._context.now()
-        if attempt_id is None or payment.amount is None or not 0 < payment.amount <= MAX_AMOUNT or not payment.currency:
+        attempt, now = decode_bytes(Prefix.ATTEMPT, payment.out_trade_no), self._context.now()
+        if attempt is None or payment.amount is None or not 0 < payment.amount <= MAX_AMOUNT or not payment.currency:
             return None
         if payment.refunded is not Refunded.NOTHING or configured.differing_fact(payment.account, now):
             return None
         success_time, channel_order_no = payment.success_time or now, payment.channel_order_no[:64]
         return DirectBooking(
-            attempt_id=attempt_id,
+            attempt_id=key_of(attempt),
             account_id=configured.account.id,
             binding_id=configured.binding.id,
             amount=payment.amount,

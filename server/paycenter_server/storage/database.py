@@ -159,8 +159,17 @@ async def read_time(connection: Connection) -> datetime:
 _JSONB_VERSION = b"\x01"  # jsonb_send and jsonb_recv: the version of the format, then the text
 
 
+to_json = json.JSONEncoder(default=dict).encode
+
+
+class JsonText(str):
+    """The text of a JSON value, for a parameter of the type jsonb."""
+
+    __slots__ = ()
+
+
 def _jsonb(value: object) -> bytes:
-    return _JSONB_VERSION + json.dumps(value).encode()
+    return _JSONB_VERSION + (value if isinstance(value, JsonText) else to_json(value)).encode()
 
 
 def _from_jsonb(value: bytes) -> Any:

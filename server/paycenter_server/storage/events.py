@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from paycenter_server.domain.events import Cause, PayEvent, Subject
-from paycenter_server.storage.database import Connection, WriteConnection
+from paycenter_server.storage.database import Connection, JsonText, WriteConnection, to_json
 from paycenter_server.storage.rows import RowMapping
 
 EVENTS = RowMapping(PayEvent, "pay_event")
@@ -70,14 +70,23 @@ def listed(values: Sequence[str]) -> str:
 
 def cause_values(cause: Cause) -> list[Any]:
     """The arguments of the last three parameters of `noting`."""
-    return [cause.actor.kind, cause.actor.name[:64], cause.evidence and _storable(cause.evidence)]
+    return [cause.actor.kind, cause.actor.name[:64], _evidence(cause.evidence)]
+
+
+def _evidence(evidence: Mapping[str, Any] | None) -> JsonText | None:
+    if evidence is None:
+        return None
+    text = to_json(evidence)
+    if "\\u0000" in text or "\\ud" in text:  # NUL, or a surrogate, most of which have a partner
+        text = to_json(_storable(evidence))
+    return JsonText(text)
 
 
 def _storable(value: Any) -> Any:
     """The same value without what jsonb cannot store: NUL and unpaired surrogates."""
     if isinstance(value, str):
         return value if value.isascii() and "\0" not in value else value.replace("\0", "").encode("utf-8", "replace").decode()
-    if isinstance(value, (dict, Mapping)):  # a dict first: an abstract class costs more than the rest of this
+    if isinstance(value, Mapping):
         return {str(key): _storable(item) for key, item in value.items()}
     return value
 

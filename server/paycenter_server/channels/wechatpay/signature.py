@@ -56,10 +56,10 @@ def decrypt_resource(key: bytes, resource: Mapping[str, Any]) -> bytes:
     """The plain text of a callback's `resource` or of an `encrypt_certificate`; CryptoError if it cannot be decrypted."""
     if resource.get("algorithm") != "AEAD_AES_256_GCM":
         raise CryptoError("the resource is not AEAD_AES_256_GCM")
-    fields = [resource.get(name, "") for name in ("nonce", "ciphertext", "associated_data")]
-    if not all(value is None or isinstance(value, str) for value in fields):
+    nonce, ciphertext = resource.get("nonce") or "", resource.get("ciphertext") or ""
+    associated = resource.get("associated_data") or ""
+    if not (isinstance(nonce, str) and isinstance(ciphertext, str) and isinstance(associated, str)):
         raise CryptoError("the resource's fields are not texts")
-    nonce, ciphertext, associated = ((value or "") for value in fields)
     try:
         return aes_gcm_decrypt(key, nonce.encode(), b64decode(ciphertext), associated.encode())
     except UnicodeEncodeError as error:

@@ -321,13 +321,16 @@ def _unclear(kind: Callable[..., T], status: object) -> Callable[[str], T]:
     return lambda why: kind(status, error_code="UNCLEAR", error_message=why)
 
 
-_decode = json.JSONDecoder().decode
+_decode = json.JSONDecoder().raw_decode
 
 
 def _json_object(body: bytes) -> Mapping[str, Any]:
     try:
         # As json.loads for UTF-8, with or without a byte order mark. That looks for four other encodings first.
-        answer = _decode(body.decode("utf-8", "surrogatepass").removeprefix("\ufeff"))
+        text = body.decode("utf-8", "surrogatepass").removeprefix("\ufeff").strip(" \t\n\r")
+        answer, end = _decode(text)
+        if end < len(text):
+            raise ValueError("something follows it")
     except (ValueError, RecursionError) as error:
         raise AnswerError("the content is not JSON") from error
     if not isinstance(answer, dict):
