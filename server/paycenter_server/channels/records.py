@@ -38,7 +38,10 @@ def without_secrets(text: str, *, form: bool = False) -> str:
         # Before decoding, because a decoded value may hold "&". A value may hold JSON (Alipay, biz_content).
         text = "&".join(unquote_plus(part) for part in _FORM.sub(rf"\g<1>{REMOVED}", text).split("&"))
     lowered = text.lower()
-    if not any(hint in lowered for hint in _HINTS):
+    for hint in _HINTS:
+        if hint in lowered:
+            break
+    else:
         return text  # the expressions cost ten times as much
     text = _JSON.sub(rf'\g<1>"{REMOVED}"', text)
     return _XML.sub(rf"\g<1>{REMOVED}", text)

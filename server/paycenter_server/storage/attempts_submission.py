@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 from uuid import UUID
 
@@ -132,7 +132,7 @@ FROM changed JOIN pay_order o ON o.id = changed.order_id AND o.id = ANY(ARRAY(SE
 
 _ANSWERED, _ANSWERED_SHARED = _answering(""), _answering(_SKIP)
 _SEEN = ("state", "amount", "version", "submit_version", "update_time")
-_seen_of = attrgetter(*_SEEN)
+_seen_of, _seen_in = attrgetter(*_SEEN), itemgetter(*_SEEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,5 +180,5 @@ async def _answer(connection: WriteConnection, statement: str, answers: Sequence
         for one in map(answers.__getitem__, chosen)
     ]
     found = await connection.fetch(statement, *map(list, zip(*rows, strict=True)))
-    stored = {row["id"]: Stored(tuple(row[name] for name in _SEEN)) for row in found}
+    stored = {row["id"]: Stored(_seen_in(row)) for row in found}
     return [stored.pop(answer.attempt_id, None) for answer in answers]

@@ -103,7 +103,7 @@ async def read_all_with_attempts(
 
 
 def _grouped(rows: Sequence[Record]) -> tuple[PayOrder, list[PayAttempt]]:
-    return to_model(PayOrder, rows[0]), [attempt for _, attempt in map(_both, rows) if attempt is not None]
+    return to_model(PayOrder, rows[0]), [to_model(PayAttempt, row, "a_") for row in rows if row["a_id"] is not None]
 
 
 @dataclass(frozen=True, slots=True)
