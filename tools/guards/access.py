@@ -292,9 +292,43 @@ ACCESS: list[Mutant] = [
         "test_roles.py",
         (
             "disabled-app-may",
-            "if not caller.is_operator and not disabled_app_may_call(method):",
+            'if not caller.is_operator and not disabled_app_may_call(method) and self.known_app(caller, "") is None:',
             "if False:",
             "test_what_a_disabled_app_may_call",
+        ),
+        (
+            "disabled-app-known",
+            "return app if app is not None and app.enabled and app.id == caller.app_id else None",
+            "return app if app is not None and app.id == caller.app_id else None",
+            "test_what_a_disabled_app_may_call",
+        ),
+        (
+            "another-app-known",
+            "if caller.app_id is None or (app_key and app_key != caller.app_key):\n            return None",
+            "if caller.app_id is None:\n            return None",
+            "test_grpc_identity.py::test_an_app_cannot_call_the_operators_services",
+        ),
+    ),
+    *guards(
+        "grpc_server/calls.py",
+        "test_roles.py",
+        (
+            "app-may-at-once",
+            'if caller.is_operator or not for_apps or not (for_disabled_apps or self._identity.known_app(caller, "")):',
+            'if caller.is_operator or not (for_disabled_apps or self._identity.known_app(caller, "")):',
+            "test_every_method_with_an_app_and_with_nobody",
+        ),
+        (
+            "disabled-app-may-at-once",
+            'if caller.is_operator or not for_apps or not (for_disabled_apps or self._identity.known_app(caller, "")):',
+            "if caller.is_operator or not for_apps:",
+            "test_what_a_disabled_app_may_call",
+        ),
+        (
+            "operator-may-at-once",
+            'if caller.is_operator or not for_apps or not (for_disabled_apps or self._identity.known_app(caller, "")):',
+            'if not for_apps or not (for_disabled_apps or self._identity.known_app(caller, "")):',
+            "test_every_method_with_every_role",
         ),
     ),
     *guards(

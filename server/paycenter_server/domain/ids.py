@@ -73,8 +73,13 @@ def time_of(key: UUID) -> datetime:
 @lru_cache(maxsize=8192)  # a refund prints the numbers of the same few keys fourteen times
 def encode(prefix: Prefix, key: UUID) -> str:
     """The number of a key."""
-    value = key.int
-    return prefix + "".join([_PAIRS[value >> shift & 1023] for shift in range(120, -1, -10)])
+    value, pairs = key.int, _PAIRS
+    return (
+        f"{prefix}{pairs[value >> 120]}{pairs[value >> 110 & 1023]}{pairs[value >> 100 & 1023]}{pairs[value >> 90 & 1023]}"
+        f"{pairs[value >> 80 & 1023]}{pairs[value >> 70 & 1023]}{pairs[value >> 60 & 1023]}{pairs[value >> 50 & 1023]}"
+        f"{pairs[value >> 40 & 1023]}{pairs[value >> 30 & 1023]}{pairs[value >> 20 & 1023]}{pairs[value >> 10 & 1023]}"
+        f"{pairs[value & 1023]}"
+    )
 
 
 def decode(prefix: Prefix, number: str) -> UUID | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from functools import lru_cache
 from urllib.parse import urlsplit
@@ -46,14 +47,21 @@ class Check:
 
     def text(self, field: str, value: str, maximum: int, *, minimum: int = 0) -> None:
         """Check a text: minimum to maximum characters (not bytes), no control characters, no unpaired surrogates."""
-        if minimum <= len(value) <= maximum and value.isprintable():
-            return
         if len(value) < minimum:
             self.fail(field, "must not be empty" if minimum == 1 else f"needs at least {minimum} characters")
         elif len(value) > maximum:
             self.fail(field, f"has {len(value)} characters; the most is {maximum}")
-        elif any(ord(character) < 32 or ord(character) == 127 or 0xD800 <= ord(character) <= 0xDFFF for character in value):
+        elif not value.isprintable() and any(
+            ord(character) < 32 or ord(character) == 127 or 0xD800 <= ord(character) <= 0xDFFF for character in value
+        ):
             self.fail(field, "must not hold control characters")
+
+    def texts(self, of: object, rules: Iterable[tuple[str, int, int]]) -> None:
+        """Check attributes as `text`: the name of each, its least and its largest number of characters."""
+        for field, minimum, maximum in rules:
+            value = getattr(of, field)
+            if not (minimum <= len(value) <= maximum and value.isprintable()):
+                self.text(field, value, maximum, minimum=minimum)
 
     def amount(self, field: str, value: int) -> None:
         """Check an amount in minor units: greater than 0, at most 100,000,000 yuan."""

@@ -202,10 +202,8 @@ class Identity:
         else:
             allowed = app_may_call(method)
         if allowed:
-            if not caller.is_operator and not disabled_app_may_call(method):
-                app = self._apps.known(caller.app_key)
-                if app is None or not app.enabled or app.id != caller.app_id:
-                    await self.app_of(caller, "", enabled=True, cached=True)
+            if not caller.is_operator and not disabled_app_may_call(method) and self.known_app(caller, "") is None:
+                await self.app_of(caller, "", enabled=True, cached=True)
             return
         error: PayCenterError = (
             operators_errors.role_may_not(caller, method) if caller.is_operator else credentials_errors.operators_only()
@@ -216,6 +214,14 @@ class Identity:
     def forget_app(self, app_key: str) -> None:
         """Read an app again at its next use in this process, because it has changed."""
         self._apps.forget(app_key)
+
+    def known_app(self, caller: Caller, app_key: str) -> PayApp | None:
+        """What `app_of` returns for an enabled app and a call of its own, if the app was read within the last second. None says
+        nothing."""
+        if caller.app_id is None or (app_key and app_key != caller.app_key):
+            return None
+        app = self._apps.known(caller.app_key)
+        return app if app is not None and app.enabled and app.id == caller.app_id else None
 
     async def app_of(self, caller: Caller, app_key: str, *, enabled: bool = False, cached: bool = False) -> PayApp:
         """The app of a call: the caller's own, or the one that an operator names.

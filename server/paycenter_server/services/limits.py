@@ -176,7 +176,9 @@ class Admission:
         if self._calls >= self._none_refused_below:
             self._check(verified=verified)
         if caller is not None and caller.app_id is not None:
-            self._check_app(self._apps.get(caller.app_id) or self._known(caller.app_id))
+            app = self._apps.get(caller.app_id) or self._known(caller.app_id)
+            if app.calls >= self._limits.app_calls or self._limits.app_rate:
+                self._check_app(app)
 
     def begin(self, *, verified: bool = True) -> Place:
         """The place of a call whose message has arrived. TOO_MANY_CALLS if there is none, before anything is read to find out who
@@ -193,7 +195,8 @@ class Admission:
             taken._verify()
         if app_id is not None:
             app = self._apps.get(app_id) or self._known(app_id)
-            self._check_app(app)
+            if app.calls >= self._limits.app_calls or self._limits.app_rate:
+                self._check_app(app)
             app.tokens.left -= 1
             taken._app = app
             app.calls += 1

@@ -33,6 +33,8 @@ DEFAULT_LIFE = timedelta(minutes=30)
 _CONTENT = {"subject": "subject", "body": "body", "amount": "first_amount", "currency": "currency", "user_id": "user_id",
             "return_url": "return_url", "notification_url": "notification_url"}  # fmt: skip
 
+_TEXTS = (("merchant_order_id", 1, 64), ("subject", 1, 32), ("body", 0, 128), ("user_id", 0, 64))
+
 
 @value
 class NewOrder:
@@ -70,20 +72,19 @@ class Orders:
         """
         now = self._context.now()
         check = Check()
-        check.text("merchant_order_id", new.merchant_order_id, 64, minimum=1)
-        check.text("subject", new.subject, 32, minimum=1)
-        check.text("body", new.body, 128)
+        check.texts(new, _TEXTS)
         check.amount("amount", new.amount)
         check.currency("currency", new.currency)
         if new.expire_time is not None:
             check.future("expire_time", new.expire_time, now)
         check.ip("user_ip", new.user_ip)
-        check.text("user_id", new.user_id, 64)
         check.url("return_url", new.return_url)
         check.url("notification_url", new.notification_url)
         check.done()
         expire_time = new.expire_time or now + DEFAULT_LIFE
-        app = await self._identity.app_of(caller, new.app_key, enabled=True, cached=True)
+        app = self._identity.known_app(caller, new.app_key) or await self._identity.app_of(
+            caller, new.app_key, enabled=True, cached=True
+        )
         order = new_order(
             self._context.new_key(now), now, app, merchant_order_id=new.merchant_order_id, subject=new.subject, body=new.body,
             # Channels accept whole seconds. The order has the same expiry, so that both expire together.
@@ -124,7 +125,7 @@ class Orders:
         """Read by number, or by the app's own number, with the attempts, oldest first."""
         found = None
         if number is None:
-            app = await self._identity.app_of(caller, app_key, cached=True)
+            app = self._identity.known_app(caller, app_key) or await self._identity.app_of(caller, app_key, cached=True)
             found = await self._reads.add((app.id, merchant_order_id))
         elif (key := decode(Prefix.ORDER, number)) is not None:
             found = await self._reads_by_id.add(key)

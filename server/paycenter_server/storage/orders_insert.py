@@ -55,6 +55,6 @@ async def insert_order(connection: WriteConnection, order: PayOrder, cause: Caus
 
 async def _insert(connection: WriteConnection, statement: str, orders: Sequence[tuple[PayOrder, Cause]]) -> set[UUID]:
     ordered = sorted(orders, key=lambda item: (item[0].merchant_order_id, item[0].app_id))
-    columns = list(zip(*(_VALUES(order) for order, _ in ordered), strict=True))
-    causes = list(zip(*(cause_values(cause) for _, cause in ordered), strict=True))
+    columns = zip(*[_VALUES(order) for order, _ in ordered], strict=True)
+    causes = zip(*[cause_values(cause) for _, cause in ordered], strict=True)
     return {row["id"] for row in await connection.fetch(statement, *columns, *causes)}
