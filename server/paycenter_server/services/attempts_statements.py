@@ -15,6 +15,8 @@ from paycenter_server.services.gathering import WAITS_OF_CHANNEL_CALLS, Gatherin
 from paycenter_server.storage import attempts_submission as rows
 from paycenter_server.storage.attempts_submission import Answer, Intent
 
+_ANSWERED = AttemptState(target(ATTEMPT, AttemptEvent.ANSWERED))
+
 
 class SubmitStatements:
     """Stores intents and answers. What the shared statement leaves out is stored by a statement of its own."""
@@ -45,7 +47,7 @@ class SubmitStatements:
         if not stored.is_order(order, submits=1):
             return True, None
         shown = replace(
-            attempt, state=AttemptState(target(ATTEMPT, AttemptEvent.ANSWERED)), display_mode=mode, display_content=content,
+            attempt, state=_ANSWERED, display_mode=mode, display_content=content,
             update_time=now, next_check_time=next_check, channel_error_code=None, channel_error_message=None,
         )  # fmt: skip
         return True, (order, shown)

@@ -172,8 +172,11 @@ def _jsonb(value: object) -> bytes:
     return _JSONB_VERSION + (value if isinstance(value, JsonText) else to_json(value)).encode()
 
 
+_read_json = json.JSONDecoder().raw_decode
+
+
 def _from_jsonb(value: bytes) -> Any:
-    return json.loads(value[1:].decode())
+    return _read_json(value[1:].decode())[0]  # PostgreSQL writes no white space around it
 
 
 async def prepare(connection: Any) -> None:

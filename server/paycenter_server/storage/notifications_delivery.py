@@ -25,6 +25,7 @@ _RESULT_EVENTS = (
     NotificationEvent.GIVE_UP,
     NotificationEvent.SUPERSEDE,
 )
+_TARGETS = {event: target(NOTIFICATION, event) for event in _RESULT_EVENTS}
 _ENDS = (NotificationEvent.RECEIVED, NotificationEvent.GIVE_UP, NotificationEvent.SUPERSEDE)
 
 
@@ -163,7 +164,7 @@ async def record(connection: WriteConnection, results: Sequence[DeliveryResult])
                  WHERE (SELECT t.id FROM pay_notify_task t WHERE t.id = g.task_id) IS NOT NULL""",
             [d.task_id for d in results],
             [d.claimed_times for d in results],
-            [target(NOTIFICATION, d.event) for d in results],
+            [_TARGETS[d.event] for d in results],
             [d.next_notify_time for d in results],
             [d.url for d in results],
             [d.http_status for d in results],
@@ -174,7 +175,7 @@ async def record(connection: WriteConnection, results: Sequence[DeliveryResult])
             [d.endpoint for d in results],
             [d.problem[:512] for d in results],
             [d.times for d in results],
-            [d.event.value for d in results],
+            [d.event for d in results],
             [event.value for event in _ENDS],
             *cause_values(Cause(current_actor())),
     )  # fmt: skip
