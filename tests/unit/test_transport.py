@@ -227,6 +227,24 @@ async def test_a_query_is_repeated_if_its_idle_connection_was_closed(transport: 
     listening.close()
 
 
+async def test_a_query_that_cannot_be_repeated_is_not_one_that_was_not_sent() -> None:
+    """The channel has received it, closes the connection, and listens no more."""
+    transport = AiohttpTransport()
+    received: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received.append(await reader.readuntil(b"\r\n\r\n"))
+        listening.close()
+        writer.close()
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+    with pytest.raises(TransportUnclearError, match="closed before an answer came") as caught:
+        await transport.send(HttpRequest("GET", f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/"), 5)
+    assert not isinstance(caught.value, NotSentError)
+    assert len(received) == 1
+    await transport.aclose()
+
+
 @pytest.mark.parametrize(
     ("kind", "error"),
     [

@@ -172,6 +172,13 @@ SUBMITS: list[Mutant] = [
         ("tests/unit/test_transport.py::test_a_query_is_repeated_if_its_idle_connection_was_closed[PoolRequests-GET-3]",),
     ),
     Mutant(
+        "query-not-repeated-was-sent",
+        "server/paycenter_server/channels/transport.py",
+        "        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):",
+        "        except ():",
+        ("tests/unit/test_transport.py::test_a_query_that_cannot_be_repeated_is_not_one_that_was_not_sent",),
+    ),
+    Mutant(
         "transport-without-a-limit",
         "server/paycenter_server/channels/transport.py",
         "aiohttp.TCPConnector(limit=0,",

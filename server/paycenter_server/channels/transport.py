@@ -130,7 +130,12 @@ class AiohttpTransport:
             # A connection that was idle may have been closed by the channel when the request arrived (RFC 9112, 9.3.1).
             if request.method != "GET" or isinstance(error, aiohttp.ClientConnectorError):
                 raise
-        return await self._client.send(*arguments)
+            lost = error
+        try:
+            return await self._client.send(*arguments)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+            # No connection for the repetition: that says nothing about the first request, which was sent.
+            raise lost from None
 
     def _connector(self) -> aiohttp.TCPConnector:
         # No limit, also not by host, which all accounts of a family share: one account that hangs must not delay the others. The
