@@ -98,6 +98,27 @@ async def test_A2_a_refusal_after_an_unclear_send_decides_nothing(slow: tuple[Pa
     assert [event for event in await told(system) if "refund" in event] == ["pay_refund.success"]
 
 
+@pytest.mark.parametrize("code", ["wx_native", "alipay_qr"])
+async def test_a_refusal_after_a_send_that_was_accepted_decides_nothing(system: PayCenterSystem, code: str) -> None:
+    """The refund is in progress at the channel, whose query does not find it yet. The repeat is refused."""
+    order = await system.paid(code)
+    await without_callbacks(system)
+    _, api, refusal = REFUND_CALLS[code]
+    await system.simulator.fault(api, "refund_pending", seconds=600)
+    refund = await system.refund(order, 40, merchant_refund_no="R1")
+    assert refund.state is RefundState.WAITING
+    await system.simulator.fault("wx.refund_query", "decline", code="RESOURCE_NOT_EXISTS", times=1)
+    await system.simulator.fault(api, "decline", code=refusal, times=1)
+    await job(system, 11)
+    found = await current(system, refund)
+    assert (found.state, found.channel_error_code) == (RefundState.WAITING, refusal)
+    assert (await books(system, order))[2:] == (40, 0)
+    await system.simulator.advance(601)
+    assert (await system.decided(refund)).state is RefundState.SUCCESS
+    assert await books(system, order) == ("REFUND", 100, 0, 40)
+    assert [event for event in await told(system) if "refund" in event] == ["pay_refund.success"]
+
+
 async def told(system: PayCenterSystem) -> list[str]:
     return [row["event"] for row in await system.rows("SELECT event FROM pay_notify_task ORDER BY id")]
 

@@ -53,9 +53,16 @@ LOOKS: list[Mutant] = [
         "test_second_looks.py",
         (
             "unanswered-send",
-            "return sending if outcome.not_sent or outcome.status is not RefundStatus.UNKNOWN else None",
+            "return sending if outcome.not_sent or outcome.status not in (RefundStatus.UNKNOWN, RefundStatus.PENDING) else None",
             "return sending",
             "test_A2_a_refusal_after_an_unclear_send_decides_nothing[wx_native]",
+        ),
+        (
+            "accepted-send",
+            "not in (RefundStatus.UNKNOWN, RefundStatus.PENDING) else",
+            "is not RefundStatus.UNKNOWN else",
+            "test_a_refusal_after_a_send_that_was_accepted_decides_nothing[wx_native] "
+            "test_a_refusal_after_a_send_that_was_accepted_decides_nothing[alipay_qr]",
         ),
         (
             "again-unclear",

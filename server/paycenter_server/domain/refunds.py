@@ -19,8 +19,8 @@ from paycenter_server.domain.values import value
 class PayRefund:
     """Money that is returned to the payer. `case_id` is set if it is surplus money, which belongs to no order.
 
-    `unclear_send_time`: the last send under the current out_refund_no that has no clear answer, including one that is being
-    answered now; None if every send was answered clearly.
+    `unclear_send_time`: the last send under the current out_refund_no that may still be carried out: it has no clear answer, is
+    being answered now, or was accepted and not decided; None if there is none.
 
     `earlier_look_time`: the time of the first look at an earlier out_refund_no that has not been made; None if there is none.
 

@@ -369,5 +369,9 @@ class RefundSettlement(RefundNumbers):
 
 
 def _answered(outcome: RefundOutcome, sending: Sending | None) -> Sending | None:
-    """The send, if the channel answered it clearly or it was not sent; None if it may still be carried out."""
-    return sending if outcome.not_sent or outcome.status is not RefundStatus.UNKNOWN else None
+    """The send, if the channel answered it clearly or it was not sent; None if it may still be carried out.
+
+    One that the channel has accepted is being carried out: its query may say "not found" for a while, and a repeated send may be
+    refused because of it.
+    """
+    return sending if outcome.not_sent or outcome.status not in (RefundStatus.UNKNOWN, RefundStatus.PENDING) else None
