@@ -113,6 +113,46 @@ CASES: list[Mutant] = [
         ),
     ),
     *guards(
+        "services/refunds_settlement.py",
+        "test_refunds_contradicted.py",
+        (
+            "success-closed-later",
+            "                if outcome.status is RefundStatus.FAILED:\n                    await self._doubt_success",
+            "                if False:\n                    await self._doubt_success",
+            "test_what_did_not_go_back_after_all_is_a_conflict[CLOSED]",
+        ),
+        (
+            "success-abnormal-later",
+            "            elif outcome.error_code:",
+            "            elif False:",
+            "test_what_did_not_go_back_after_all_is_a_conflict[ABNORMAL]",
+        ),
+        (
+            "success-doubt-confirmed",
+            "        if outcome.status is RefundStatus.FAILED or (outcome.status is RefundStatus.PENDING and outcome.error_code):",
+            "        if True:",
+            "test_a_callback_about_an_earlier_state_is_no_conflict[CLOSED]",
+        ),
+        (
+            "success-doubt-answered",
+            "        if outcome.facts is None:\n            raise UndecidedError",
+            "        if outcome.facts is None:\n            return\n            raise UndecidedError",
+            "test_without_a_clear_answer_it_is_not_acknowledged[CLOSED]",
+        ),
+        (
+            "success-doubt-facts",
+            "        self._compare_failed(refund, outcome.facts)\n        if outcome.status is RefundStatus.FAILED or",
+            "        if outcome.status is RefundStatus.FAILED or",
+            "test_an_answer_about_another_amount_decides_nothing",
+        ),
+        (
+            "success-doubt-state",
+            "(RefundState.SUCCESS, refund.out_refund_key):\n            return\n        if await self.was_accepted",
+            "(current.state, refund.out_refund_key):\n            return\n        if await self.was_accepted",
+            "test_one_that_failed_is_not_queried",
+        ),
+    ),
+    *guards(
         "services/cases_decisions.py",
         "test_case_decisions.py",
         (

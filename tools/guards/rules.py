@@ -137,8 +137,8 @@ RULES: list[Mutant] = [
         "test_reference_faults.py",
         (
             "r6-unknown-fails",
-            "        if outcome.status is RefundStatus.FAILED:\n",
-            "        if outcome.status in (RefundStatus.FAILED, RefundStatus.UNKNOWN):\n",
+            "        if outcome.status is RefundStatus.FAILED:\n            self._compare",
+            "        if outcome.status in (RefundStatus.FAILED, RefundStatus.UNKNOWN):\n            self._compare",
             "test_reference_refunds.py::test_R6_a_query_without_an_answer_is_not_a_failure",
         ),
         (

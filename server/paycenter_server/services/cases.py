@@ -192,6 +192,10 @@ class Cases:
             return await self._mismatch(transaction, refund, why, cause)
         return False
 
+    async def failed_after_success(self, transaction: Transaction, refund: PayRefund, cause: Cause) -> None:
+        """Open a case for a refund that did not go back, after the channel had reported that it did."""
+        await self._mismatch(transaction, refund, "the channel says that it did not go back, after it had said that it did", cause)
+
     async def _mismatch(self, transaction: Transaction, refund: PayRefund, why: str, cause: Cause) -> bool:
         log.error("refund_mismatch", refund=refund.number, why=why)
         return await self._open(transaction, self._of_refund(CaseKind.REFUND_MISMATCH, refund, {"why": why}), cause)

@@ -23,7 +23,7 @@ from paycenter_server.services.channels_configured import ConfiguredChannel
 from paycenter_server.services.events import cause as cause_of
 from paycenter_server.services.events import with_verdict
 from paycenter_server.services.payments import FactsMismatchError
-from paycenter_server.services.refunds_numbers import RefundNumbers
+from paycenter_server.services.refunds_numbers import RefundNumbers, UndecidedError
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import cases as case_rows
 from paycenter_server.storage import notifications as notification_rows
@@ -358,14 +358,37 @@ class RefundSettlement(RefundNumbers):
                 confirmed = await self._confirm(configured, await self._request(refund, configured), refund)
                 if confirmed.status is RefundStatus.SUCCESS:
                     await self.apply(configured, refund, confirmed, cause)
+            elif outcome.error_code:
+                await self._doubt_success(configured, refund)
 
     async def _apply_callback(self, configured: ConfiguredChannel, refund: PayRefund, outcome: RefundOutcome, cause: Cause) -> None:
         try:
             if not await self.apply(configured, refund, outcome, cause):
                 await self._note_event(refund, CALLBACK_REPEATED, cause)
+                if outcome.status is RefundStatus.FAILED:
+                    await self._doubt_success(configured, refund)
         except FactsMismatchError as error:
             await self._note_event(refund, CALLBACK_REFUSED, with_verdict(cause, str(error)))
             raise
+
+    async def _doubt_success(self, configured: ConfiguredChannel, refund: PayRefund) -> None:
+        """A callback says of a refund that is SUCCESS that it failed or is stuck. It may be about an earlier state, so the channel
+        is queried. If it says the same, this becomes a case; UndecidedError if its answer is not clear. One that is SUCCESS by the
+        decision of an operator is contradicted without a query, and looked at by itself."""
+        async with self._context.database.connection() as connection:
+            current = await refund_rows.get_refund(connection, refund.id)
+        if current is None or (current.state, current.out_refund_key) != (RefundState.SUCCESS, refund.out_refund_key):
+            return
+        if await self.was_accepted(current):
+            return
+        outcome = await self._query(configured, await self._request(refund, configured))
+        await self._note_query(refund, outcome)
+        if outcome.facts is None:
+            raise UndecidedError("the channel gave no clear answer about a refund that it reports as not successful")
+        self._compare_failed(refund, outcome.facts)
+        if outcome.status is RefundStatus.FAILED or (outcome.status is RefundStatus.PENDING and outcome.error_code):
+            async with self._context.database.transaction() as transaction:
+                await self._cases.failed_after_success(transaction, current, cause_of(outcome.call))
 
 
 def _answered(outcome: RefundOutcome, sending: Sending | None) -> Sending | None:

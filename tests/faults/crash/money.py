@@ -14,11 +14,13 @@ from paycenter_server.domain.callers import Caller
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.domain.ids import RANDOM_BITS, uuid7
 from paycenter_server.domain.orders import PayOrder
+from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.domain.schedule import STALE_AFTER
 from paycenter_server.services.callbacks import UNAVAILABLE
 from paycenter_server.services.notifications_delivery import DeliveryResponse
 from paycenter_server.services.refunds import NewRefund
-from support.system import OPERATOR, PayCenterSystem
+from support.facts import configured, refunded
+from support.system import CAUSE, OPERATOR, PayCenterSystem
 from support.waiting import eventually
 
 
@@ -194,6 +196,29 @@ async def _refund_succeeds_late(system: PayCenterSystem) -> Prepared:
     return Prepared(order, "job", ["sync_refunds"], None, {("REFUND", 100, 40)}, {"pay_order.success", "pay_refund.success"})
 
 
+def _refund_contradicted(state: str) -> Prepare:
+    async def prepare(system: PayCenterSystem) -> Prepared:
+        """A callback says that a refund was closed, or is abnormal, after another one has said that it succeeded."""
+        order = await system.paid("wx_native")
+        number = (await system.services.orders.attempts(order))[0].out_trade_no
+        refund: list[PayRefund] = []
+
+        async def cause() -> None:
+            refund.append(await system.refund(order, 40))
+            await system.simulator.advance(2)
+
+        await system.simulator.fault("wx.refund", f"refund_{state}")
+        request = await caught_callback(system, number, cause)
+        channel = await configured(system, "wx_native")
+        await system.services.refund_settlement.receive_callback(channel, refunded(channel, refund[0]), CAUSE)
+        return Prepared(
+            order, "callback", [system.channels["wx_native"], *request], lambda: acknowledged(system, "wx_native", request),
+            {("REFUND", 100, 40)}, {"pay_order.success", "pay_refund.success"}, {"REFUND_MISMATCH OPEN"}, stated=40,
+        )  # fmt: skip
+
+    return prepare
+
+
 async def _refund_elsewhere(system: PayCenterSystem) -> Prepared:
     """The callback of a refund that was made in the channel's console."""
     order = await system.paid("wx_native")
@@ -358,6 +383,8 @@ OPERATIONS: dict[str, Prepare] = {
     "refund that fails": _refund_fails,
     "refund that succeeds late": _refund_succeeds_late,
     "refund made elsewhere": _refund_elsewhere,
+    "refund that is closed after its success": _refund_contradicted("closed"),
+    "refund that is abnormal after its success": _refund_contradicted("abnormal"),
     "callback of a wrong amount": _wrong_amount,
     "stale refund": _stale_refund,
     "an earlier number of a refund": _earlier_number,

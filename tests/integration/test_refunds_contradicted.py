@@ -1,0 +1,93 @@
+"""A refund that was reported as successful, and then as one that did not go back: the channel is queried, and decides."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from integration.test_second_looks import books, current, told, without_callbacks
+from paycenter_server.channels.protocol import RefundOutcome, RefundStatus
+from paycenter_server.domain.orders import PayOrder
+from paycenter_server.domain.refunds import PayRefund
+from paycenter_server.domain.states import RefundState
+from paycenter_server.services.channels_configured import ConfiguredChannel
+from paycenter_server.services.payments import FactsMismatchError
+from paycenter_server.services.refunds_numbers import UndecidedError
+from support.facts import configured, failed, refunded
+from support.system import CAUSE, PayCenterSystem
+from support.waiting import eventually
+
+STATES = ("CLOSED", "ABNORMAL")
+
+
+async def succeeded(system: PayCenterSystem, says: str) -> tuple[PayOrder, PayRefund, ConfiguredChannel]:
+    """A refund that is SUCCESS here by a callback. When it is queried, the channel says this state."""
+    order = await system.paid("wx_native")
+    await without_callbacks(system)
+    if says != "SUCCESS":
+        await system.simulator.fault("wx.refund", f"refund_{says.lower()}")
+    refund = await system.refund(order, 40)
+
+    async def decided() -> bool:
+        (trade,) = await system.simulator.get("/simulator/trades")
+        return [one["state"] for one in trade["refunds"]] == [says]
+
+    await eventually(decided)
+    channel = await configured(system, "wx_native")
+    await system.services.refund_settlement.receive_callback(channel, refunded(channel, refund), CAUSE)
+    assert (await current(system, refund)).state is RefundState.SUCCESS
+    return order, refund, channel
+
+
+async def report(system: PayCenterSystem, channel: ConfiguredChannel, refund: PayRefund, state: str) -> None:
+    """The callback of WeChat Pay with this state."""
+    status = RefundStatus.FAILED if state == "CLOSED" else RefundStatus.PENDING
+    outcome: RefundOutcome = replace(failed(channel, refund), status=status, error_code=state)
+    await system.services.refund_settlement.receive_callback(channel, outcome, CAUSE)
+
+
+@pytest.mark.parametrize("state", STATES)
+async def test_what_did_not_go_back_after_all_is_a_conflict(system: PayCenterSystem, state: str) -> None:
+    order, refund, channel = await succeeded(system, state)
+    for _ in range(2):
+        await report(system, channel, refund, state)
+    assert [case["kind"] for case in await system.cases()] == ["REFUND_MISMATCH"]
+    assert (await told(system))[-1] == "pay_case.opened"
+    assert await books(system, order) == ("REFUND", 100, 0, 40)
+
+
+@pytest.mark.parametrize("state", STATES)
+async def test_a_callback_about_an_earlier_state_is_no_conflict(system: PayCenterSystem, state: str) -> None:
+    order, refund, channel = await succeeded(system, "SUCCESS")
+    await report(system, channel, refund, state)
+    assert await system.cases() == []
+    assert await books(system, order) == ("REFUND", 100, 0, 40)
+
+
+@pytest.mark.parametrize("state", STATES)
+async def test_without_a_clear_answer_it_is_not_acknowledged(system: PayCenterSystem, state: str) -> None:
+    _, refund, channel = await succeeded(system, state)
+    await system.simulator.fault("wx.refund_query", "http_502")
+    with pytest.raises(UndecidedError):
+        await report(system, channel, refund, state)
+    assert await system.cases() == []
+
+
+async def test_an_answer_about_another_amount_decides_nothing(system: PayCenterSystem) -> None:
+    _, refund, channel = await succeeded(system, "CLOSED")
+    await system.simulator.fault("wx.refund_query", "wrong_amount")
+    with pytest.raises(FactsMismatchError):
+        await report(system, channel, refund, "CLOSED")
+    assert await system.cases() == []
+
+
+async def test_one_that_failed_is_not_queried(system: PayCenterSystem) -> None:
+    """It is FAILURE here too, so the callback is a repetition."""
+    order = await system.paid("wx_native")
+    await without_callbacks(system)
+    await system.simulator.fault("wx.refund", "decline", code="RULE_LIMIT")
+    refund = await system.refund(order, 40)
+    channel = await configured(system, "wx_native")
+    await system.simulator.fault("wx.refund_query", "http_502", times=-1)
+    await report(system, channel, refund, "CLOSED")
+    assert (await current(system, refund)).state is RefundState.FAILURE
