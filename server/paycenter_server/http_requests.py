@@ -32,6 +32,9 @@ _KEPT = 1024
 _OWN = frozenset({"accept", "content-length", "content-type", "user-agent"})
 _MOST_INTERIM = 8
 """Interim answers (1xx) before an answer. They are read without a pause, so a server that sends nothing else must not go on."""
+_MOST_UNASKED = 16
+"""Connections with an answer to no request that are given up one after the other. A server that greets would otherwise be connected
+to a thousand times a second."""
 _WITHOUT_BODY = frozenset({"GET", "HEAD"})
 
 
@@ -119,10 +122,13 @@ class PoolRequests:
         lines = _lines(headers)
         length = "" if method in _WITHOUT_BODY and not body else f"content-length: {len(body)}\r\n"
         data = f"{method} {target} HTTP/1.1\r\n{origin.lines}{lines}{length}\r\n".encode() + body
-        connection = await self._connect(origin)
+        connection, unasked = await self._connect(origin), 0
         while connection.protocol is not None and connection.protocol.should_close:
             # It holds an answer to no request, which would be taken for the answer to this one.
             connection.close()
+            unasked += 1
+            if unasked > _MOST_UNASKED:
+                raise UnreadableError(f"{unasked} connections brought an answer before a request")
             connection = await self._connect(origin)
         try:
             answer = await _exchange(connection, data, most)

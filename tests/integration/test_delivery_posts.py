@@ -7,12 +7,13 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp.client_proto import ResponseHandler
 from paycenter_server.deadlines import Deadlines
-from paycenter_server.http_requests import OtherAiohttpError, PoolRequests
+from paycenter_server.http_requests import OtherAiohttpError, PoolRequests, UnreadableError
 from paycenter_server.workers.notification_sender import AddressGuard, AiohttpNotificationSender, parse_networks
 from support.grpc_rig import write_pem
 from support.system import FakeClock
@@ -193,6 +194,35 @@ async def test_an_answer_to_no_request_is_not_taken_for_the_next_one() -> None:
     await eventually(lambda: idle[0][0].should_close)
     answers += [await requests.send("POST", url, (), b"%d" % number, 10) for number in (1, 2, 3)]
     assert [(answer.status, answer.body) for answer in answers] == [(200, b"0"), (200, b"1"), (500, b"2"), (200, b"3")]
+    await requests.aclose()
+    server.close()
+
+
+class Patient(aiohttp.TCPConnector):
+    """Gives a connection when something has arrived over it."""
+
+    async def connect(self, *arguments: Any, **more: Any) -> Any:
+        connection: Any = await super().connect(*arguments, **more)
+        await eventually(lambda: connection.protocol.should_close)
+        return connection
+
+
+async def test_a_server_that_greets_is_not_connected_to_again_and_again() -> None:
+    greeted = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal greeted
+        greeted += 1
+        writer.write(b"220 ready\r\n")
+        with suppress(ConnectionError):
+            assert await reader.read() == b"", "nothing is sent"
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    requests = PoolRequests(Patient())
+    with pytest.raises(UnreadableError, match="an answer before a request"):
+        await requests.send("POST", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", (), b"{}", 10)
+    assert greeted == 17
     await requests.aclose()
     server.close()
 

@@ -405,6 +405,12 @@ NOTIFICATIONS: list[Mutant] = [
             "test_delivery_posts.py::test_an_answer_to_no_request_is_not_taken_for_the_next_one",
         ),
         (
+            "post-greetings",
+            "            if unasked > _MOST_UNASKED:",
+            "            if unasked > 10 * _MOST_UNASKED:",
+            "test_delivery_posts.py::test_a_server_that_greets_is_not_connected_to_again_and_again",
+        ),
+        (
             "post-early-answers",
             "while 100 <= message.code < 200 and message.code != 101:",
             "while False:",
