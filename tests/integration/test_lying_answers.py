@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 from paycenter_server.channels.protocol import HttpRequest, HttpResponse, Refunded
-from paycenter_server.channels.transport import AiohttpTransport
+from paycenter_server.channels.transport import AiohttpTransport, NotSentError, TransportUnclearError
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.domain.states import AttemptState
@@ -134,6 +134,41 @@ async def test_an_acceptance_that_comes_after_its_refusal_leaves_nothing_payable
         # Repeated, as the error requires.
         await system.simulator.pay((await system.submit(order)).out_trade_no)
         await system.until(order, "SUCCESS")
+
+
+class NotSentBesideUnclear(Beside):
+    """Of two equal payments the first is not sent, after the second has arrived. Then the answer to the second is lost."""
+
+    async def send(self, request: HttpRequest, seconds: float) -> HttpResponse:
+        if not request.url.endswith("/native"):
+            return await self.inner.send(request, seconds)
+        self.calls += 1
+        if self.calls == 1:
+            await self.second.wait()
+            raise NotSentError("no connection in time")
+        await self.inner.send(request, seconds)
+        self.second.set()
+        await self.answered.wait()
+        raise TransportUnclearError("no answer")
+
+
+async def test_an_unclear_answer_beside_a_request_that_was_not_sent_leaves_nothing_payable(system_on: SystemOn) -> None:
+    network = NotSentBesideUnclear()
+    async with system_on(network) as system:
+        order = await system.order()
+        first = asyncio.create_task(system.submit(order))
+        await eventually(lambda: network.calls)
+        second = asyncio.create_task(system.submit(order))
+        with pytest.raises(PayCenterError) as unreachable:
+            await first
+        assert unreachable.value.reason is Reason.CHANNEL_UNREACHABLE
+        network.answered.set()
+        with pytest.raises(PayCenterError) as changed:
+            await second
+        assert changed.value.reason is Reason.ORDER_CHANGED
+        (attempt,) = await system.services.orders.attempts(order)
+        assert (await system.simulator.get(f"/simulator/trades/{attempt.out_trade_no}"))["state"] == "CLOSED"
+        assert (attempt.state, attempt.next_check_time is None) == (AttemptState.CLOSED, False)
 
 
 async def paid(system: PayCenterSystem | None) -> bool:

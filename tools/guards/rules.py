@@ -256,6 +256,12 @@ RULES: list[Mutant] = [
             "            if False:\n",
             "test_an_acceptance_that_comes_after_its_refusal_leaves_nothing_payable",
         ),
+        (
+            "unclear-too-late",
+            "outcome.error_code, outcome.error_message, outcome):\n",
+            "outcome.error_code, outcome.error_message, outcome) and False:\n",
+            "test_an_unclear_answer_beside_a_request_that_was_not_sent_leaves_nothing_payable",
+        ),
     ),
     *guards(
         "services/refunds_numbers.py",

@@ -336,12 +336,12 @@ class Submission:
                     await self._payments.book(configured, outcome.payment, cause(outcome.call), known=known)
             except BeingCancelledError as error:
                 # Paid while it was being cancelled: only queries from now on are valid, so the attempt is queried soon.
-                await self._unclear(attempt, BEING_CANCELLED, str(error), outcome)
+                await self._store_unclear(attempt, BEING_CANCELLED, str(error), outcome)
                 await self._attempts.look_again(attempt)
                 raise channels_errors.channel_unclear(attempt.channel_code) from error
             except FactsMismatchError as error:
                 log.error("pay_facts_mismatch", out_trade_no=attempt.out_trade_no, why=str(error))
-                await self._unclear(attempt, FACTS_MISMATCH, str(error), outcome)
+                await self._store_unclear(attempt, FACTS_MISMATCH, str(error), outcome)
                 raise channels_errors.channel_unclear(attempt.channel_code) from error
         elif outcome.status is PayStatus.WAITING:
             done, shown = await self._statements.answered(known.order, attempt, outcome, now, next_check, cause(outcome.call))
@@ -364,14 +364,17 @@ class Submission:
                 return None
             raise channels_errors.channel_refused(attempt.channel_code, outcome.error_code, outcome.error_message)
         else:
-            unclear = await self._unclear(attempt, outcome.error_code, outcome.error_message, outcome)
+            if not await self._store_unclear(attempt, outcome.error_code, outcome.error_message, outcome):
+                await self._accepted_too_late(attempt)
+            unclear = replace(attempt, channel_error_code=outcome.error_code, channel_error_message=outcome.error_message)
             # A bar code payment is queried by the waiting call after some seconds, not at once.
             if configured.spec.attempt_life is None and (await self._ask(unclear)).status is not QueryStatus.PAID:
                 raise channels_errors.channel_unclear(attempt.channel_code)
         return None
 
     async def _accepted_too_late(self, attempt: PayAttempt) -> None:
-        """The attempt is payable at the channel, but was paid or closed here meanwhile, for example by a parallel call."""
+        """The attempt is payable at the channel, or may be, but was paid or closed here meanwhile, for example by a parallel call
+        whose own request was not sent."""
         async with self._context.database.connection() as connection:
             current = await attempt_rows.get_attempt(connection, attempt.id)
         if current is None or current.state is not AttemptState.CLOSED:
@@ -389,13 +392,12 @@ class Submission:
             await self._attempts.give_up_on(attempt)
         raise channels_errors.channel_refused(attempt.channel_code, outcome.error_code, outcome.error_message)
 
-    async def _unclear(self, attempt: PayAttempt, code: str, message: str, outcome: PayOutcome) -> PayAttempt:
-        """Store an unclear answer. Returns the attempt with its error."""
+    async def _store_unclear(self, attempt: PayAttempt, code: str, message: str, outcome: PayOutcome) -> bool:
+        """Store an unclear answer. False if the state of the attempt does not allow it any more."""
         now = self._context.now()
         async with self._context.database.connection() as connection:
             next_check = due_after(now, ORDER_SYNC_DELAYS, 0)
-            await attempt_rows.unclear(connection, attempt.id, code, message, now, next_check, cause(outcome.call))
-        return replace(attempt, channel_error_code=code, channel_error_message=message)
+            return await attempt_rows.unclear(connection, attempt.id, code, message, now, next_check, cause(outcome.call))
 
     async def _ask(self, attempt: PayAttempt) -> QueryOutcome:
         """Query the same number after an unclear answer (rule 2). CHANNEL_REFUSED, with the first error of the channel, if the

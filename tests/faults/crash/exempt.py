@@ -179,6 +179,7 @@ EXEMPT: dict[str, str] = {
             "attempts AttemptSettlement._after: again",
             "attempts AttemptSettlement.settle_or_close: configured",
             "attempts_submission Submission._refused_again",
+            "attempts_submission Submission._store: await self._accepted_too_late",
             "attempts_submission Submission._store: await self._refused_again",
             "callbacks Callbacks._book",
             "cases_decisions CaseDecisions._decide: await self._retry",
@@ -202,7 +203,7 @@ EXEMPT: dict[str, str] = {
         (
             "attempts AttemptSettlement._book: await self.look_again",
             "attempts_submission Submission._ask",
-            "attempts_submission Submission._store: await self._unclear",
+            "attempts_submission Submission._store: await self._store_unclear",
             "attempts_submission Submission._store: await self._attempts.look_again",
             "attempts_statements SubmitStatements.insert: return await",
             "orders_insert OrderInserts.insert: return await order_rows.insert_order",
