@@ -126,7 +126,8 @@ class PermissionDeniedError(PayCenterError, reason=Reason.PERMISSION_DENIED):
 
 
 class DatabaseConflictError(PayCenterError, reason=Reason.DATABASE_CONFLICT):
-    """Two calls locked the same rows. This call changed nothing. Repeat it after `retry_after`."""
+    """Two calls locked the same rows, so a statement of this call was not stored. What it has stored or sent before stays. Repeat
+    it with the same number after `retry_after`."""
 
 
 class DatabaseUnavailableError(UnavailableError, reason=Reason.DATABASE_UNAVAILABLE):

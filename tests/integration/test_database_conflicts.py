@@ -13,6 +13,7 @@ import pytest
 from integration.test_bar_codes import make_point_of_sale
 from integration.test_sidecar import post, tapped
 from paycenter_server.domain.errors import Reason
+from paycenter_server.domain.states import RefundState
 from paycenter_server.storage.database import retryable_error
 from support.grpc_rig import fails, open_rig
 from support.system import PayCenterSystem
@@ -160,6 +161,25 @@ def test_after_a_lost_connection_no_error_says_that_nothing_was_done(lost: type[
     refused = retryable_error(asyncpg.DiskFullError("x"))
     assert refused is not None
     assert "was not stored" in refused.message
+
+
+async def test_a_refund_that_was_sent_is_not_called_one_that_was_not_stored(system: PayCenterSystem) -> None:
+    """The disk is full after the channel has refunded: only the success is not stored."""
+    order = await system.paid("mock")
+    await system.rows("CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS "
+                      "$$ BEGIN RAISE EXCEPTION 'full' USING ERRCODE = 'disk_full'; END $$")  # fmt: skip
+    await system.rows("CREATE TRIGGER full_disk BEFORE UPDATE ON pay_refund EXECUTE FUNCTION full_disk()")
+    try:
+        with pytest.raises(asyncpg.DiskFullError) as caught:
+            await system.refund(order, 40, merchant_refund_no="R1")
+    finally:
+        await system.rows("DROP FUNCTION full_disk CASCADE")
+    known = retryable_error(caught.value)
+    assert known is not None
+    assert "What it has stored or sent before stays" in known.message
+    assert (await system.read(order)).reserved_amount == 40
+    assert (await system.decided(await system.refund(order, 40, merchant_refund_no="R1"))).state is RefundState.SUCCESS
+    assert (await system.read(order)).refunded_amount == 40
 
 
 async def test_what_was_committed_before_the_connection_was_lost_is_not_called_undecided(system: PayCenterSystem) -> None:

@@ -41,7 +41,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 8
     """DEADLINE_EXCEEDED. The caller's deadline passed. Read the resource to get its state."""
     ERROR_REASON_DATABASE_CONFLICT: _ErrorReason.ValueType  # 9
-    """ABORTED. Two calls locked the same rows in the database. This call changed nothing. Repeat it after the RetryInfo."""
+    """ABORTED. Two calls locked the same rows: a statement was not stored, what was sent stays. Repeat it with the same number."""
     ERROR_REASON_APP_NOT_FOUND: _ErrorReason.ValueType  # 10
     """NOT_FOUND. There is no such app."""
     ERROR_REASON_APP_DISABLED: _ErrorReason.ValueType  # 11
@@ -183,7 +183,7 @@ ERROR_REASON_DATABASE_UNAVAILABLE: ErrorReason.ValueType  # 7
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 8
 """DEADLINE_EXCEEDED. The caller's deadline passed. Read the resource to get its state."""
 ERROR_REASON_DATABASE_CONFLICT: ErrorReason.ValueType  # 9
-"""ABORTED. Two calls locked the same rows in the database. This call changed nothing. Repeat it after the RetryInfo."""
+"""ABORTED. Two calls locked the same rows: a statement was not stored, what was sent stays. Repeat it with the same number."""
 ERROR_REASON_APP_NOT_FOUND: ErrorReason.ValueType  # 10
 """NOT_FOUND. There is no such app."""
 ERROR_REASON_APP_DISABLED: ErrorReason.ValueType  # 11

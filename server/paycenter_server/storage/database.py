@@ -101,12 +101,18 @@ def is_connection_loss(error: BaseException) -> bool:
     return isinstance(error, lost) and not isinstance(error, ValueError)
 
 
+# A refund that was sent, whose success could not be stored, is one of these: nobody may take it for one that was never made.
+_REPEAT = (
+    "What it has stored or sent before stays. Repeat it in a moment, with the same number: an order or a refund is created once."
+)
+
+
 def unavailable(error: BaseException) -> PayCenterError:
     """What callers see while the database is away, accepts no writes, or has another schema than this version needs.
 
     A statement that the database has refused changed nothing. One whose answer was lost may have been committed.
     """
-    what = "what this call wanted to store was not stored. Repeat it in a moment."
+    what = f"a statement of this call was not stored. {_REPEAT}"
     if is_connection_loss(error):
         what = (
             "this call may have been carried out, or not. Read the resource, or repeat the call with the same number in a "
@@ -133,8 +139,7 @@ def conflict(error: BaseException) -> PayCenterError:
     """What callers see of a deadlock, a serialization failure, or a schema change under a transaction."""
     return PayCenterError(
         Reason.DATABASE_CONFLICT,
-        "Another call or a migration used the same rows at the same time, so what this call wanted to store was not "
-        "stored. Repeat it in a moment.",
+        f"Another call or a migration used the same rows at the same time, so a statement of this call was not stored. {_REPEAT}",
         metadata={"cause": type(error).__name__},
         retry_after=CONFLICT_RETRY_SECONDS,
     )
