@@ -1,4 +1,4 @@
-"""A refund that was reported as successful, and then as one that did not go back: the channel is queried, and decides."""
+"""Reports that contradict our refunds: one that succeeded did not go back after all, or more went back than ours."""
 
 from __future__ import annotations
 
@@ -6,14 +6,22 @@ from dataclasses import replace
 
 import pytest
 from integration.test_second_looks import books, current, told, without_callbacks
-from paycenter_server.channels.protocol import RefundOutcome, RefundStatus
+from paycenter_server.channels.protocol import (
+    Callback,
+    CallbackRequest,
+    QueryOutcome,
+    QueryStatus,
+    Refunded,
+    RefundOutcome,
+    RefundStatus,
+)
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.domain.states import RefundState
 from paycenter_server.services.channels_configured import ConfiguredChannel
 from paycenter_server.services.payments import FactsMismatchError
 from paycenter_server.services.refunds_numbers import UndecidedError
-from support.facts import configured, failed, refunded
+from support.facts import configured, failed, payment_of, refunded
 from support.system import CAUSE, PayCenterSystem
 from support.waiting import eventually
 
@@ -79,6 +87,50 @@ async def test_an_answer_about_another_amount_decides_nothing(system: PayCenterS
     with pytest.raises(FactsMismatchError):
         await report(system, channel, refund, "CLOSED")
     assert await system.cases() == []
+
+
+async def without_number(system: PayCenterSystem, order: PayOrder, back: Refunded) -> None:
+    """The callback of a booked payment of which something went back. It names no refund (Alipay's `out_biz_no` is optional)."""
+    (attempt,) = await system.services.orders.attempts(order)
+    channel = await configured(system, "mock")
+    outcome = QueryOutcome(QueryStatus.PAID, payment_of(channel, attempt, refunded=back))
+    callbacks, candidates = system.services.callbacks, await system.services.gateway.channels.all_of(channel.channel.id)
+    await callbacks._store(channel.channel.id, candidates, CallbackRequest({}, b""), Callback(outcome))
+
+
+@pytest.mark.parametrize("back", [Refunded.SOME, Refunded.ALL])
+async def test_what_went_back_without_a_refund_is_a_case(system: PayCenterSystem, back: Refunded) -> None:
+    order = await system.paid("mock")
+    for _ in range(2):
+        await without_number(system, order, back)
+    assert [case["kind"] for case in await system.cases()] == ["REFUND_ELSEWHERE"]
+    assert (await told(system))[-1] == "pay_case.opened"
+    assert await books(system, order) == ("SUCCESS", 100, 0, 0)
+
+
+async def test_what_our_refunds_explain_is_none(system: PayCenterSystem) -> None:
+    order = await system.paid("mock")
+    await system.refund(order, 40)
+    await without_number(system, order, Refunded.SOME)
+    await system.rows("UPDATE pay_attempt SET channel_extras = $1", {"refund": "pending"})
+    await system.refund(order, 60)
+    await without_number(system, order, Refunded.ALL)
+    assert await system.cases() == []
+
+
+async def test_all_went_back_and_ours_are_less(system: PayCenterSystem) -> None:
+    order = await system.paid("mock")
+    await system.refund(order, 40)
+    await without_number(system, order, Refunded.ALL)
+    assert [case["kind"] for case in await system.cases()] == ["REFUND_ELSEWHERE"]
+
+
+async def test_a_refund_that_failed_explains_nothing(system: PayCenterSystem) -> None:
+    order = await system.paid("mock")
+    await system.rows("UPDATE pay_attempt SET channel_extras = $1", {"refund": "failure"})
+    await system.refund(order, 40)
+    await without_number(system, order, Refunded.SOME)
+    assert [case["kind"] for case in await system.cases()] == ["REFUND_ELSEWHERE"]
 
 
 async def test_one_that_failed_is_not_queried(system: PayCenterSystem) -> None:

@@ -89,6 +89,7 @@ async def of_refunds(system: PayCenterSystem) -> None:
         assert done == 1
         await refunds.reserve(connection, order.id, 1, now)
         await refunds.find_earlier_key(connection, refund.attempt_id, uuid4())
+        await refunds.refunded_of_attempt(connection, refund.attempt_id)
         earlier = await refunds.earlier_numbers(connection, refund.id)
         assert earlier is not None
         await refunds.set_earlier_look(connection, refund.id, earlier, now, now, now)

@@ -153,6 +153,42 @@ CASES: list[Mutant] = [
         ),
     ),
     *guards(
+        "services/callbacks.py",
+        "test_refunds_contradicted.py",
+        (
+            "refunded-without-number",
+            "            if booked is Booked.ALREADY and payment.refunded is not Refunded.NOTHING and callback.refund is None:",
+            "            if False:",
+            "test_what_went_back_without_a_refund_is_a_case[SOME]",
+        ),
+    ),
+    *guards(
+        "services/refunds_numbers.py",
+        "test_refunds_contradicted.py",
+        (
+            "refunded-explained",
+            "            if ours == 0 or (payment.refunded is Refunded.ALL and ours < attempt.paid_amount):",
+            "            if ours is not None:",
+            "test_what_our_refunds_explain_is_none",
+        ),
+        (
+            "refunded-all",
+            "ours == 0 or (payment.refunded is Refunded.ALL and ours < attempt.paid_amount)",
+            "ours == 0",
+            "test_all_went_back_and_ours_are_less",
+        ),
+    ),
+    *guards(
+        "storage/refunds.py",
+        "test_refunds_contradicted.py",
+        (
+            "refunded-by-failed",
+            'WHERE attempt_id = $1 AND state = ANY($2)",',
+            'WHERE attempt_id = $1 AND $2::text[] IS NOT NULL",',
+            "test_a_refund_that_failed_explains_nothing",
+        ),
+    ),
+    *guards(
         "services/cases_decisions.py",
         "test_case_decisions.py",
         (

@@ -8,7 +8,15 @@ from uuid import UUID
 
 import structlog
 
-from paycenter_server.channels.protocol import Callback, CallbackError, CallbackRequest, CallbackResponse, Payment, QueryStatus
+from paycenter_server.channels.protocol import (
+    Callback,
+    CallbackError,
+    CallbackRequest,
+    CallbackResponse,
+    Payment,
+    QueryStatus,
+    Refunded,
+)
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.events import CALLBACK_REFUSED, CALLBACK_REPEATED, Actor, ActorKind, Cause, set_actor
 from paycenter_server.domain.ids import NUMBER_LENGTH, Prefix, decode
@@ -117,7 +125,10 @@ class Callbacks:
         if callback.payment is not None and callback.payment.status is QueryStatus.PAID:
             if callback.payment.payment is None:
                 raise FactsMismatchError("the message names no payment")
-            await self._book(configured, callback.payment.payment, cause, known)
+            payment = callback.payment.payment
+            booked = await self._book(configured, payment, cause, known)
+            if booked is Booked.ALREADY and payment.refunded is not Refunded.NOTHING and callback.refund is None:
+                await self._refunds.compare_refunded(payment, cause)
         if callback.refund is not None:
             await self._refunds.receive_callback(configured, callback.refund, cause)
         return configured, callback
@@ -177,12 +188,14 @@ class Callbacks:
         if attempt is not None:
             await self._attempts.note(attempt, event, cause)
 
-    async def _book(self, configured: ConfiguredChannel, payment: Payment, cause: Cause, known: Known | None) -> None:
+    async def _book(self, configured: ConfiguredChannel, payment: Payment, cause: Cause, known: Known | None) -> Booked | None:
+        """What became of the payment; None if a query has decided about it."""
         try:
             booked = await self._payments.book(configured, payment, cause, known=known)
             log.info("callback_stored", channel=configured.channel.number, result=booked.value)
             if booked is Booked.ALREADY:
                 await self._note(payment.out_trade_no, CALLBACK_REPEATED, cause)
+            return booked
         except FactsMismatchError as error:
             await self._note(payment.out_trade_no, CALLBACK_REFUSED, with_verdict(cause, str(error)))
             raise
@@ -192,3 +205,4 @@ class Callbacks:
             if outcome.status not in (QueryStatus.PAID, QueryStatus.CLOSED):
                 raise
             log.info("callback_of_cancelled", channel=configured.channel.number, out_trade_no=payment.out_trade_no)
+            return None

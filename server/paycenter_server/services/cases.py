@@ -139,6 +139,11 @@ class Cases:
         amount = attempt.amount if refunded is Refunded.ALL else None
         await self._whole_attempt(CaseKind.REFUND_ELSEWHERE, attempt, "refunded", why, cause, amount, transaction)
 
+    async def refunded_elsewhere(self, transaction: Transaction, attempt: PayAttempt, cause: Cause) -> None:
+        """Open a case for a booked payment of which more went back than the refunds that are made here."""
+        why = "refunded at the channel, and not by a refund that was made here"
+        await self._whole_attempt(CaseKind.REFUND_ELSEWHERE, attempt, "refunded", why, cause, None, transaction)
+
     async def closed_after_booking(self, attempt: PayAttempt, cause: Cause) -> None:
         """Open a case for a payment that was closed or cancelled at the channel after it was booked."""
         why = "closed or cancelled at the channel after it was booked as paid here"

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import structlog
 
-from paycenter_server.channels.protocol import RefundFacts, RefundOutcome, RefundRequest, RefundStatus
+from paycenter_server.channels.protocol import Payment, Refunded, RefundFacts, RefundOutcome, RefundRequest, RefundStatus
 from paycenter_server.domain.attempts import PayAttempt
 from paycenter_server.domain.events import CALLBACK_RECEIVED, QUERIED, Cause, Subject
 from paycenter_server.domain.refunds import PayRefund
@@ -155,6 +155,17 @@ class RefundNumbers:
             await self._cases.unknown_refund(
                 connection, configured.channel, configured.account, outcome.facts or facts, attempt, cause
             )
+
+    async def compare_refunded(self, payment: Payment, cause: Cause) -> None:
+        """A callback of a booked payment states that some or all of it went back, and names no refund: a case, unless refunds of it
+        that are made here, or are in progress, explain it."""
+        attempt = await self._attempts.attempt_of(payment.out_trade_no)
+        if attempt is None or attempt.state is not AttemptState.SUCCESS:
+            return
+        async with self._context.database.transaction() as connection:
+            ours = await refund_rows.refunded_of_attempt(connection, attempt.id)
+            if ours == 0 or (payment.refunded is Refunded.ALL and ours < attempt.paid_amount):
+                await self._cases.refunded_elsewhere(connection, attempt, cause)
 
     async def _note_of_trade(self, configured: ConfiguredChannel, out_trade_no: str, event: str, because: Cause) -> None:
         """Note a message about a refund that was not made here, if its payment is one of this account."""

@@ -109,6 +109,15 @@ async def list_of_order(connection: Connection, order_id: UUID) -> list[PayRefun
     return REFUNDS.models(await connection.fetch(f"{REFUNDS.select} WHERE t.order_id = $1 ORDER BY t.id", order_id))
 
 
+async def refunded_of_attempt(connection: Connection, attempt_id: UUID) -> int:
+    """The sum of the refunds of an attempt that have succeeded or are in progress, those of surplus money too. Minor units."""
+    found = await connection.fetchval(
+        "SELECT coalesce(sum(amount), 0)::bigint FROM pay_refund WHERE attempt_id = $1 AND state = ANY($2)",
+        attempt_id, [RefundState.WAITING.value, RefundState.SUCCESS.value],
+    )  # fmt: skip
+    return int(found)
+
+
 async def find_earlier_key(connection: Connection, attempt_id: UUID, key: UUID) -> PayRefund | None:
     """The refund of this attempt that had this out_refund_no before; None if there is none."""
     return REFUNDS.model(
