@@ -8,15 +8,18 @@ import resource
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import aiohttp
 import psutil
 import pytest
+from aiohttp import web
 from integration.test_sidecar import raw
 from paycenter_server.http_callback.app import create_app, serve
 from paycenter_server.http_callback.connections import Connections, connection_limit
+from paycenter_server.http_cashier.app import add_cashier
 from support.server_process import ServerProcess, server_process
 from support.system import PayCenterSystem, free_port
 from support.waiting import eventually
@@ -108,10 +111,26 @@ async def test_what_is_not_http_is_one_line_of_json(system: PayCenterSystem) -> 
             assert "event" in json.loads(line), line
 
 
+@dataclass
+class Held:
+    """`POST /held`: `began` is set when its head has come, and it is answered when `done` is set."""
+
+    began: asyncio.Event = field(default_factory=asyncio.Event)
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def handle(self, request: web.Request) -> web.Response:
+        self.began.set()
+        await request.read()
+        await self.done.wait()
+        return web.Response(text="done")
+
+
 @asynccontextmanager
-async def own_sidecar(system: PayCenterSystem, connections: Connections) -> AsyncIterator[str]:
+async def own_sidecar(system: PayCenterSystem, connections: Connections, held: Held | None = None) -> AsyncIterator[str]:
     port, stop = free_port(), asyncio.Event()
     app = create_app(system.services.callbacks, system.services.health)
+    add_cashier(app, system.services.cashier)
+    app.router.add_post("/held", (held or Held()).handle)
     serving = asyncio.create_task(serve(app, "127.0.0.1", port, stop, connections=connections))
     url = f"http://127.0.0.1:{port}"
 
@@ -146,29 +165,53 @@ async def test_a_connection_that_sends_no_request_is_closed(system: PayCenterSys
 
 
 async def test_a_request_that_is_being_handled_keeps_its_connection(system: PayCenterSystem) -> None:
-    """At the limit idle connections make room, the longest idle first; never one with a request."""
-    connections = Connections(3)
-    async with own_sidecar(system, connections) as url:
+    """At the limit idle connections make room, the longest idle first; never one with a whole request."""
+    connections, held = Connections(3), Held()
+    async with own_sidecar(system, connections, held) as url:
         host, _, port = url.removeprefix("http://").partition(":")
         busy_reader, busy = await asyncio.open_connection(host, int(port))
-        number = system.channels["wx_native"]
-        busy.write(f"POST /callback/order/{number} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{".encode())
+        busy.write(b"POST /held HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{")
 
-        async def is_handled() -> bool:
-            return (len(connections), connections.idle) == (1, 0)
-
-        await eventually(is_handled)
+        await held.began.wait()
+        assert (len(connections), connections.idle) == (1, 1)
+        busy.write(b"}")
+        await eventually(lambda: (len(connections), connections.idle) == (1, 0))
         others = []
         for _ in range(5):
             others.append(await asyncio.open_connection(host, int(port)))
             assert await healthy(url)
         # The first of the others were closed.
         assert await others[0][0].read() == b""
-        busy.write(b"}")
-        assert (await busy_reader.read(100)).startswith(b"HTTP/1.1 500 ")
+        held.done.set()
+        assert (await busy_reader.read(100)).startswith(b"HTTP/1.1 200 ")
         busy.close()
         for _, writer in others:
             writer.close()
+
+
+@pytest.mark.parametrize("path", ["/callback/order/x", "/cashier/x", "/held"])
+async def test_requests_whose_bodies_do_not_come_keep_out_no_others(system: PayCenterSystem, path: str) -> None:
+    """Their connections make room for others, and are closed after a while without a limit too."""
+    connections = Connections(4)
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 9\r\n\r\n".encode()
+    )
+    async with own_sidecar(system, connections) as url:
+        host, _, port = url.removeprefix("http://").partition(":")
+        slow = [await asyncio.open_connection(host, int(port)) for _ in range(4)]
+        for _, writer in slow:
+            writer.write(head)
+        for _ in range(10):
+            assert await healthy(url)
+        for _, writer in slow:
+            writer.close()
+    connections = Connections(10, first_request_seconds=0.3)
+    async with own_sidecar(system, connections) as url:
+        host, _, port = url.removeprefix("http://").partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(head)
+        await reader.read()
+        writer.close()
 
 
 def test_the_limit_leaves_room_for_other_descriptors() -> None:

@@ -78,6 +78,22 @@ ACCESS: list[Mutant] = [
         ),
     ),
     *guards(
+        "http_callback/connections.py",
+        "test_sidecar_process.py",
+        (
+            "sidecar-bodies-that-do-not-come",
+            "        if not request.content.is_eof():\n",
+            "        if False:\n",
+            "test_requests_whose_bodies_do_not_come_keep_out_no_others",
+        ),
+        (
+            "sidecar-whole-request-is-kept",
+            "        self._idle.pop(transport, None)\n\n    def _end",
+            "        pass\n\n    def _end",
+            "test_a_request_that_is_being_handled_keeps_its_connection",
+        ),
+    ),
+    *guards(
         "services/identity.py",
         "test_grpc_identity.py",
         (

@@ -65,28 +65,15 @@ def _refusal(status: int, text: str) -> web.Response:
     return response
 
 
-class CallbackHandler:
-    """Answers callbacks. `connections`: the table of the open connections, if there is one: that of a request is not idle."""
+class _Handler:
+    """Answers callbacks."""
 
     def __init__(self, callbacks: Callbacks, read_seconds: float, answer_seconds: float) -> None:
-        self.connections: Connections | None = None
         self._callbacks = callbacks
         self._read_seconds = read_seconds
         self._answers = Deadlines(answer_seconds)
 
-    async def handle(self, request: web.Request) -> web.Response:
-        """The answer to a callback."""
-        # Here and not in a middleware: aiohttp would run further coroutines for it.
-        busy, connections = False, self.connections
-        if connections is not None:
-            busy = connections.begin(request.transport)
-        try:
-            return await self._answer(request)
-        finally:
-            if busy and connections is not None:
-                connections.end(request.transport)
-
-    async def _answer(self, request: web.Request) -> web.Response:
+    async def answer(self, request: web.Request) -> web.Response:
         begin_request(request.headers.get("x-request-id"), request.remote or "")
         try:
             if request.content.is_eof():  # usually: it came with the head, so there is nothing to wait for
@@ -120,9 +107,6 @@ class CallbackHandler:
         return web.Response(status=answer.status, body=answer.body or None, content_type=content_type)
 
 
-_HANDLER = web.AppKey("handler", CallbackHandler)
-
-
 def create_app(
     callbacks: Callbacks, health: Health, *, read_seconds: float = READ_SECONDS, answer_seconds: float = ANSWER_SECONDS
 ) -> web.Application:
@@ -136,10 +120,10 @@ def create_app(
         return web.Response(status=200 if report.ready else 503, text=report.text)
 
     app = web.Application(client_max_size=MAX_BODY)
-    app[_HANDLER] = handler = CallbackHandler(callbacks, read_seconds, answer_seconds)
+    handler = _Handler(callbacks, read_seconds, answer_seconds)
     for path in ("callback", "notify"):
-        app.router.add_post(f"/{path}/order/{{channel_id}}", handler.handle)
-        app.router.add_post(f"/{path}/refund/{{channel_id}}", handler.handle)
+        app.router.add_post(f"/{path}/order/{{channel_id}}", handler.answer)
+        app.router.add_post(f"/{path}/refund/{{channel_id}}", handler.answer)
     app.router.add_get("/healthz", alive)
     app.router.add_get("/readyz", ready)
     return app
@@ -157,7 +141,6 @@ def create_runner(app: web.Application) -> web.AppRunner:
 async def serve(app: web.Application, host: str, port: int, stop: asyncio.Event, *, connections: Connections | None = None) -> None:
     """Serve until `stop`. Requests that have begun get 10 seconds to end."""
     table = Connections(connection_limit(raise_descriptor_limit())) if connections is None else connections
-    app[_HANDLER].connections = table
     runner = create_runner(app)
     await runner.setup()
     assert runner.server is not None

@@ -1,9 +1,10 @@
-"""The connections of the sidecar: at most as many as file descriptors allow, and none that sends no request."""
+"""The connections of the sidecar: at most as many as file descriptors allow, and none that sends no whole request."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import structlog
@@ -12,7 +13,7 @@ from aiohttp import web
 log = structlog.get_logger(__name__)
 
 FIRST_REQUEST_SECONDS = 10.0
-"""A connection must have sent a whole request head by then."""
+"""A connection must have sent a whole request head by then, and the body within so long again."""
 KEEPALIVE_SECONDS = 30.0
 """A connection may be idle for so long after a request."""
 MAX_CONNECTIONS = 10_000
@@ -51,7 +52,7 @@ class _Connection(asyncio.Protocol):
 
 
 class Connections:
-    """A table of the open connections. Those without a running request are idle, the longest idle first."""
+    """A table of the open connections. Those without a whole request are idle, the longest idle first."""
 
     def __init__(
         self, limit: int, *, first_request_seconds: float = FIRST_REQUEST_SECONDS, keepalive_seconds: float = KEEPALIVE_SECONDS
@@ -69,11 +70,24 @@ class Connections:
 
     @property
     def idle(self) -> int:
-        """How many connections have no running request."""
+        """How many connections have no whole request."""
         return len(self._idle)
 
     def protocol(self, server: web.Server) -> Callable[[], asyncio.Protocol]:
-        """A factory of protocols for the event loop's server."""
+        """A factory of protocols for the event loop's server. What answers the requests of this server becomes that of the table,
+        which costs less than a middleware."""
+        answer = server.request_handler
+
+        async def answer_busy(request: web.BaseRequest) -> web.StreamResponse:
+            transport = self._begin(request)
+            if transport is None:
+                return await answer(request)
+            try:
+                return await answer(request)
+            finally:
+                self._end(transport)
+
+        server.request_handler = answer_busy
         return lambda: _Connection(self, server())
 
     def add(self, transport: asyncio.Transport) -> None:
@@ -96,17 +110,32 @@ class Connections:
         self._open -= 1
         self._idle.pop(transport, None)
 
-    def begin(self, transport: asyncio.Transport | None) -> bool:
-        """A request is handled from now on. False if the connection is closed, or counts as busy already."""
-        return transport is not None and self._idle.pop(transport, None) is not None
+    def _begin(self, request: web.BaseRequest) -> asyncio.Transport | None:
+        """A request is handled: its connection is not idle until `_end`, once its body has come. Otherwise whoever announces a body
+        and does not send it would keep the connection, and with many of them keep out all others.
 
-    def end(self, transport: asyncio.Transport | None) -> None:
-        """The request is answered. `begin` has returned True."""
-        if transport is not None and not transport.is_closing():
+        The connection; None if it is closed, or not idle already.
+        """
+        transport = request.transport
+        if transport is None or self._idle.pop(transport, None) is None:
+            return None
+        if not request.content.is_eof():
+            self._idle[transport] = asyncio.get_running_loop().time() + self._first_request_seconds
+            request.content.on_eof(partial(self._has_come, transport))
+        return transport
+
+    def _has_come(self, transport: asyncio.Transport) -> None:
+        """The body of its request."""
+        self._idle.pop(transport, None)
+
+    def _end(self, transport: asyncio.Transport) -> None:
+        """The request is answered."""
+        self._idle.pop(transport, None)
+        if not transport.is_closing():
             self._idle[transport] = asyncio.get_running_loop().time() + self._keepalive_seconds
 
     async def close_idle(self) -> None:
-        """Close the connections that sent no request in time. Runs until it is cancelled."""
+        """Close the connections that sent no whole request in time. Runs until it is cancelled."""
         while True:
             await asyncio.sleep(min(1.0, self._first_request_seconds / 2))
             now = asyncio.get_running_loop().time()
