@@ -72,9 +72,39 @@ ACCESS: list[Mutant] = [
         ),
         (
             "strangers-late",
-            "            if CODES[failure.reason] is grpc.StatusCode.UNAUTHENTICATED:",
+            "            if CODES[reason] is grpc.StatusCode.UNAUTHENTICATED:",
             "            if False:",
             "test_calls_without_a_credential_that_are_many_are_answered_late_and_counted",
+        ),
+    ),
+    *guards(
+        "grpc_server/calls.py",
+        "test_grpc_errors.py",
+        (
+            "failed-call-keeps-nothing",
+            '            raw, request, answer, failure = b"", None, None, None\n',
+            "",
+            "test_what_a_failed_call_has_sent_is_not_kept",
+        ),
+    ),
+    *guards(
+        "services/cashier.py",
+        "test_grpc_errors.py",
+        (
+            "cashier-extras-are-counted-first",
+            "        if len(extras) > EXTRAS_MAX:",
+            "        if False:",
+            "test_thousands_of_extras_are_one_violation",
+        ),
+    ),
+    *guards(
+        "services/attempts_checks.py",
+        "test_grpc_errors.py",
+        (
+            "submit-extras-are-counted-first",
+            "    else:  # a request may hold 30,000 of them\n",
+            "    if True:\n",
+            "test_thousands_of_extras_are_one_violation",
         ),
     ),
     *guards(

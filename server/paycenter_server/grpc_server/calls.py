@@ -34,6 +34,7 @@ _MANY_ROWS = frozenset({
     "ResendPayNotifications",
 })  # fmt: skip
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
+_Ending = tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]]
 _caller: ContextVar[Caller] = ContextVar("paycenter_caller")
 
 
@@ -122,15 +123,14 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[type-arg]
 
         async def refuse(requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
             del requests
-            await self._refuse(context, error, usable_id(headers.request_id), known)
+            await self._refuse(context, _ending(error, usable_id(headers.request_id)), known)
 
         return grpc.stream_stream_rpc_method_handler(refuse)
 
     async def _refuse(
         self,
         context: grpc.aio.ServicerContext[Any, Any],
-        error: PayCenterError,
-        request_id: str,
+        ending: _Ending,
         caller: Caller | None,
         note: Callable[[], None] | None = None,
     ) -> None:
@@ -143,7 +143,7 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[type-arg]
                 # Half of the time that the caller waits, so that it is told why.
                 remaining = context.time_remaining()
                 await asyncio.sleep(refusal.seconds if remaining is None else min(refusal.seconds, remaining / 2))
-        await _abort(context, error, request_id)
+        await context.abort(*ending)
 
     def wrap(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> Callable[..., Awaitable[Any]]:
         """The behaviour of a unary method with everything that every call needs. It takes the bytes of the request, the
@@ -219,15 +219,19 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[type-arg]
                 # sent: code and data that are used again at once are still in the caches of the processor.
                 await _AFTER_OTHERS
                 return rendered
-            if failure.reason is Reason.TOO_MANY_CALLS:
-                return await self._refuse(context, failure, source.request_id, caller)
+            reason, ending = failure.reason, _ending(failure, source.request_id)
+            # gRPC keeps the exception of `abort`, and with it this frame, until the garbage collector finds both; a late refusal
+            # waits as well. What the caller has sent must not stay for so long.
+            raw, request, answer, failure = b"", None, None, None
+            if reason is Reason.TOO_MANY_CALLS:
+                return await self._refuse(context, ending, caller)
             note = partial(
                 log.info, "call_failed", method=name, key_id=caller.key_id if caller else "", reason=outcome, ms=_ms(seconds)
             )
-            if CODES[failure.reason] is grpc.StatusCode.UNAUTHENTICATED:
-                return await self._refuse(context, failure, source.request_id, None, note)
+            if CODES[reason] is grpc.StatusCode.UNAUTHENTICATED:
+                return await self._refuse(context, ending, None, note)
             note()
-            return await _abort(context, failure, source.request_id)
+            return await context.abort(*ending)
 
         # Without a deserializer: gRPC would send the text of its exception to the caller.
         self._wrapped[method] = grpc.unary_unary_rpc_method_handler(call)
@@ -274,10 +278,11 @@ def _unexpected(error: Exception, method: str, request_id: str) -> PayCenterErro
     )
 
 
-async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: PayCenterError, request_id: str) -> None:
+def _ending(error: PayCenterError, request_id: str) -> _Ending:
+    """The code, the message and the trailers of a call that has failed, cut to what gRPC sends."""
     status = to_status(error, request_id)
-    trailing = [("grpc-status-details-bin", status.SerializeToString())]
+    trailing: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", status.SerializeToString())]
     if error.retry_after is not None:
         # gRPC clients with a retry policy wait for this time.
         trailing.append(("grpc-retry-pushback-ms", str(int(error.retry_after * 1000)).encode()))
-    await context.abort(_CODES[status.code], status.message, tuple((key, value) for key, value in trailing))
+    return _CODES[status.code], status.message, tuple(trailing)

@@ -24,6 +24,7 @@ from paycenter_server.domain.errors import Violation, invalid
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.states import OPEN_ATTEMPT, OrderState
 from paycenter_server.services import channels_errors, orders_errors
+from paycenter_server.services.attempts_checks import EXTRAS_MAX
 from paycenter_server.services.attempts_submission import NewSubmission, Submission
 from paycenter_server.services.context import Context
 from paycenter_server.services.identity import Caller, Identity
@@ -115,6 +116,8 @@ class Cashier:
     def link(self, order: PayOrder, extras: Mapping[str, str]) -> CashierLink:
         """A link to an order that the caller has loaded. ORDER_PAID, ORDER_CLOSED or ORDER_EXPIRED if it can no longer be paid."""
         known = self._known_extras()
+        if len(extras) > EXTRAS_MAX:  # a request may hold 30,000 of them
+            raise invalid([Violation("channel_extras", f"has {len(extras)} entries; the most is {EXTRAS_MAX}")])
         wrong = [
             Violation(f"channel_extras.{name}"[:100], f"is not one of: {', '.join(known)}")
             for name in extras if name not in known
