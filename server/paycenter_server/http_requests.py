@@ -1,15 +1,17 @@
 """HTTP requests over the connections of aiohttp's pool.
 
 `ClientSession.request` makes a request, a response, a task that writes the body and two timers for each call, which costs more than
-twice as much as what is here. From aiohttp are the pool, the resolution of names, TLS, and the parser of answers with its limits,
-chunks and compression. There are no redirects, cookies, proxies and repetitions, and a request may take as long as its caller lets
+twice as much as what is here. From aiohttp are the pool, the resolution of names, TLS, and the parser of answers with its limits
+and chunks. There are no redirects, cookies, proxies and repetitions, and a request may take as long as its caller lets
 it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+import zlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,14 +30,21 @@ Headers = Collection[tuple[str, str]]
 Tls = ssl.SSLContext | bool
 
 _KEPT = 1024
-# What each request sends itself.
-_OWN = frozenset({"accept", "content-length", "content-type", "user-agent"})
+_ENCODINGS = "gzip, deflate"
+# What each request sends itself, and `Accept-Encoding`: aiohttp's depends on what is installed.
+_OWN = frozenset({"accept", "accept-encoding", "content-length", "content-type", "user-agent"})
 _MOST_INTERIM = 8
 """Interim answers (1xx) before an answer. They are read without a pause, so a server that sends nothing else must not go on."""
 _MOST_UNASKED = 16
 """Connections with an answer to no request that are given up one after the other. A server that greets would otherwise be connected
 to a thousand times a second."""
 _WITHOUT_BODY = frozenset({"GET", "HEAD"})
+_MOST_PIECES = 1024
+"""Pieces of an answer. A server decides how many there are, and how many of them arrive between two turns of the event loop: each
+takes a microsecond, and nothing else runs meanwhile."""
+_BUFFER = 16 * 1024
+"""Bytes that a connection receives before it is read (the kernel takes twice as many), and that wait to be read. aiohttp pauses
+also after a sixteenth of it in pieces."""
 
 
 class OtherAiohttpError(aiohttp.ClientError):
@@ -91,7 +100,7 @@ def _parts(url: str, encoded: bool) -> tuple[yarl.URL, str]:
 def _origin(server: yarl.URL, tls: Tls) -> _Origin:
     request = aiohttp.ClientRequest("POST", server, loop=asyncio.get_running_loop(), ssl=tls)
     lines = [f"{name}: {value}\r\n" for name, value in request.headers.items() if name.lower() not in _OWN]
-    return _Origin(request, "".join(lines))
+    return _Origin(request, "".join([*lines, f"Accept-Encoding: {_ENCODINGS}\r\n"]))
 
 
 def _lines(headers: Headers) -> str:
@@ -169,7 +178,7 @@ async def _exchange(connection: Any, data: bytes, most: int) -> Answer:
     protocol, transport = connection.protocol, connection.transport
     if transport is None or transport.is_closing():
         raise aiohttp.ClientConnectionResetError("Cannot write to closing transport")
-    protocol.set_response_params(read_until_eof=True, auto_decompress=True)
+    protocol.set_response_params(read_until_eof=True, auto_decompress=False, read_bufsize=_BUFFER)
     transport.write(data)
     message, content = await protocol.read()
     interim = 0
@@ -178,18 +187,46 @@ async def _exchange(connection: Any, data: bytes, most: int) -> Answer:
         if interim > _MOST_INTERIM:
             raise UnreadableError(f"more than {_MOST_INTERIM} interim answers came instead of an answer")
         message, content = await protocol.read()
-    if content.is_eof():
-        return Answer(message.code, message.headers, content.read_nowait(most))
-    return Answer(message.code, message.headers, await _read(content, most))
+    body = content.read_nowait(most) if content.is_eof() else await _read(content, most)
+    return Answer(message.code, message.headers, _decoded(body, message.headers.get("Content-Encoding", ""), most))
 
 
 async def _read(content: aiohttp.StreamReader, most: int) -> bytes:
-    raw = bytearray()
-    async for chunk in content.iter_chunked(8192):
-        raw += chunk[: most - len(raw)]
+    raw, pieces = bytearray(), 0
+    async for piece, _ in content.iter_chunks():
+        raw += piece[: most - len(raw)]
         if len(raw) >= most:
             break
+        pieces += 1
+        if pieces > _MOST_PIECES:
+            raise UnreadableError(f"the answer comes in more than {_MOST_PIECES} pieces")
     return bytes(raw)
+
+
+def _decoded(body: bytes, encoding: str, most: int) -> bytes:
+    """The body behind a Content-Encoding, at most `most` bytes of it. Of a body in several parts the first: a server may send
+    thousands of empty ones."""
+    name = encoding.strip().lower()
+    if not body or name not in ("gzip", "deflate"):
+        return body
+    raw_deflate = name == "deflate" and body[0] & 0xF != 8  # what some servers send for it
+    try:
+        return zlib.decompressobj(wbits=-zlib.MAX_WBITS if raw_deflate else zlib.MAX_WBITS | 32).decompress(body, most)
+    except zlib.error as error:
+        raise UnreadableError(f"the answer cannot be decoded as {name}: {error}") from error
+
+
+def small_socket(info: Any) -> socket.socket:
+    """A socket for aiohttp's connector that receives little at a time."""
+    family, kind, proto, _, _ = info
+    made = socket.socket(family, kind, proto)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+        made.setblocking(False)
+    except BaseException:
+        made.close()
+        raise
+    return made
 
 
 class SessionRequests:
@@ -200,7 +237,8 @@ class SessionRequests:
         self._encoded = encoded
         self._session = aiohttp.ClientSession(
             connector=connector, timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_seconds),
-            cookie_jar=aiohttp.DummyCookieJar(),
+            cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False, read_bufsize=_BUFFER,
+            headers={"Accept-Encoding": _ENCODINGS},
         )  # fmt: skip
 
     async def send(self, method: str, url: str, headers: Headers, body: bytes, most: int, tls: Tls = True) -> Answer:
@@ -212,7 +250,8 @@ class SessionRequests:
             async with self._session.request(
                 method, address, headers=list(headers), data=body or None, allow_redirects=False, ssl=tls
             ) as response:
-                return Answer(response.status, response.headers, await _read(response.content, most))
+                body = _decoded(await _read(response.content, most), response.headers.get("Content-Encoding", ""), most)
+                return Answer(response.status, response.headers, body)
         except ValueError as error:
             raise UnreadableError(f"the answer cannot be read: {error}") from error
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import socket
+import traceback
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from aiohttp.client_proto import ResponseHandler
 from paycenter_server.channels import transport as module
 from paycenter_server.channels.protocol import HttpRequest
 from paycenter_server.channels.transport import AiohttpTransport, NotSentError, TransportUnclearError
-from paycenter_server.http_requests import PoolRequests, SessionRequests
+from paycenter_server.http_requests import PoolRequests, SessionRequests, _decoded
 from paycenter_server.services.accounts_places import TOTAL_PLACES
+from paycenter_server.workers.notification_sender import AddressGuard, AiohttpNotificationSender, parse_networks
+from support.system import FakeClock
 from support.waiting import eventually
 
 Handler = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
@@ -283,3 +290,76 @@ async def test_an_address_cannot_begin_a_header(server: RawServer, transport: Ai
     with suppress(NotSentError):
         await transport.send(HttpRequest("GET", f"http://127.0.0.1:{server.port}{target}"), 1)
     assert not any(b"\nX: y" in received or received.startswith(b"GET /a\n") for received in server.received)
+
+
+def _chunked(pieces: int) -> Handler:
+    async def answer(request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * pieces + b"0\r\n\r\n"
+        )
+
+    return answer
+
+
+async def test_an_answer_in_very_many_pieces_is_given_up(server: RawServer, transport: AiohttpTransport) -> None:
+    """Each piece takes a microsecond of the event loop, and an answer may have hundreds of thousands."""
+    request = HttpRequest("POST", f"http://127.0.0.1:{server.port}/")
+    server.handler = _chunked(500)
+    assert (await transport.send(request, 60)).body == b"x" * 500
+    server.handler = _chunked(40_000)
+    with pytest.raises(TransportUnclearError, match="more than 1024 pieces"):
+        await transport.send(request, 60)
+
+
+async def test_an_answer_in_very_many_pieces_is_not_read_on(server: RawServer, transport: AiohttpTransport) -> None:
+    """What has arrived is parsed until the buffer is full, and so without a turn for others."""
+    server.handler = _chunked(40_000)
+    with pytest.raises(TransportUnclearError, match="more than 1024 pieces") as caught:
+        await transport.send(HttpRequest("POST", f"http://127.0.0.1:{server.port}/"), 60)
+    assert caught.value.__cause__ is not None
+    frames = [frame for frame, _ in traceback.walk_tb(caught.value.__cause__.__traceback__)]
+    assert frames[-1].f_locals["content"].total_bytes < 2500
+
+
+def test_a_connection_receives_little_at_a_time() -> None:
+    local: Any = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 80))
+    guard = AddressGuard(parse_networks("127.0.0.0/8"))
+    connections = AiohttpTransport()._connector, AiohttpNotificationSender(guard, FakeClock())._connector
+
+    async def sizes() -> list[int]:
+        found = []
+        for connector in [make() for make in connections]:
+            with connector._socket_factory(local) as made:  # type: ignore[misc]
+                found.append(made.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF))
+            await connector.close()
+        return found
+
+    assert asyncio.run(sizes()) == [2 * 16 * 1024] * 2
+
+
+async def test_a_compressed_answer_is_limited_by_what_it_becomes(server: RawServer, transport: AiohttpTransport) -> None:
+    bodies: list[tuple[str, bytes]] = []
+
+    async def answer(request: bytes, writer: asyncio.StreamWriter) -> None:
+        encoding, body = bodies.pop()
+        head = f"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Encoding: {encoding}\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+
+    server.handler = answer
+    raw_deflate = zlib.compressobj(wbits=-15)
+    for encoding, body, wanted in (
+        ("gzip", gzip.compress(b"{}"), b"{}"),
+        ("GZIP", gzip.compress(b"{}"), b"{}"),
+        ("deflate", zlib.compress(b"{}"), b"{}"),
+        ("deflate", raw_deflate.compress(b"{}") + raw_deflate.flush(), b"{}"),
+        ("identity", b"{}", b"{}"),
+        ("gzip", b"", b""),
+        ("gzip", gzip.compress(b"") * 1000, b""),  # in several parts: the first
+    ):
+        bodies.append((encoding, body))
+        assert (await transport.send(HttpRequest("POST", f"http://127.0.0.1:{server.port}/"), 60)).body == wanted
+    bodies.append(("gzip", gzip.compress(bytes(1 << 26))))
+    with pytest.raises(TransportUnclearError, match="the answer is larger than 262144 bytes"):
+        await transport.send(HttpRequest("POST", f"http://127.0.0.1:{server.port}/"), 60)
+    assert b"\r\nAccept-Encoding: gzip, deflate\r\n" in server.received[0]
+    assert len(_decoded(gzip.compress(bytes(1 << 26)), "gzip", 100)) == 100  # no more of it is ever in memory

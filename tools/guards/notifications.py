@@ -261,6 +261,45 @@ NOTIFICATIONS: list[Mutant] = [
             "test_claims_do_not_wait_for_what_is_given_up",
         ),
     ),
+    *(
+        Mutant(
+            name,
+            f"server/paycenter_server/{file}",
+            text,
+            replacement,
+            tuple(f"tests/unit/test_transport.py::{test}" for test in tests),
+        )
+        for name, file, text, replacement, *tests in (
+            (
+                "answer-pieces",
+                "http_requests.py",
+                "        if pieces > _MOST_PIECES:",
+                "        if False:",
+                "test_an_answer_in_very_many_pieces_is_given_up",
+            ),
+            (
+                "answer-read-in-parts",
+                "http_requests.py",
+                "protocol.set_response_params(read_until_eof=True, auto_decompress=False, read_bufsize=_BUFFER)",
+                "protocol.set_response_params(read_until_eof=True, auto_decompress=False)",
+                "test_an_answer_in_very_many_pieces_is_not_read_on[PoolRequests]",
+            ),
+            (
+                "answer-received-in-parts",
+                "http_requests.py",
+                "        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)\n",
+                "",
+                "test_a_connection_receives_little_at_a_time",
+            ),
+            (
+                "answer-decompressed-in-parts",
+                "http_requests.py",
+                ".decompress(body, most)",
+                ".decompress(body)",
+                "test_a_compressed_answer_is_limited_by_what_it_becomes",
+            ),
+        )
+    ),
     *guards(
         "http_requests.py",
         "test_delivery_session.py",
@@ -430,8 +469,8 @@ NOTIFICATIONS: list[Mutant] = [
         ),
         (
             "post-answer-in-parts",
-            "    if content.is_eof():\n",
-            "    if True:\n",
+            "content.read_nowait(most) if content.is_eof() else await",
+            "content.read_nowait(most) if True else await",
             "test_an_answer_in_parts_is_read_to_its_end",
         ),
         control=False,

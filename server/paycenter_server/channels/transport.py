@@ -22,9 +22,10 @@ from paycenter_server.channels.protocol import ClientCertificate, HttpRequest, H
 from paycenter_server.deadlines import Deadlines
 from paycenter_server.domain.guard import refuse_in_transaction
 from paycenter_server.host_names import HostNames
-from paycenter_server.http_requests import Answer, Client, PoolRequests, Requests, UnreadableError
+from paycenter_server.http_requests import Answer, Client, PoolRequests, Requests, UnreadableError, small_socket
 
-MAX_ANSWER = 4 * 1024 * 1024
+MAX_ANSWER = 256 * 1024
+"""Bytes. The largest answers, certificates, have some 20 KiB. They are read on the event loop: 4 MiB took a second of it."""
 _CONNECT_SECONDS = 5.0
 
 
@@ -140,7 +141,7 @@ class AiohttpTransport:
     def _connector(self) -> aiohttp.TCPConnector:
         # No limit, also not by host, which all accounts of a family share: one account that hangs must not delay the others. The
         # gateway limits the calls of each.
-        return aiohttp.TCPConnector(limit=0, keepalive_timeout=30, resolver=self._names.resolver())
+        return aiohttp.TCPConnector(limit=0, keepalive_timeout=30, resolver=self._names.resolver(), socket_factory=small_socket)
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -17,7 +17,7 @@ from paycenter_server.deadlines import Deadlines
 from paycenter_server.domain.addresses import is_public, parse_ip, reached_address
 from paycenter_server.domain.guard import refuse_in_transaction
 from paycenter_server.host_names import HostNames
-from paycenter_server.http_requests import Client, PoolRequests, Requests
+from paycenter_server.http_requests import Client, PoolRequests, Requests, small_socket
 from paycenter_server.services.context import Clock
 from paycenter_server.services.notifications_delivery import DeliveryResponse
 
@@ -70,12 +70,10 @@ class AddressGuard:
 
     def socket_factory(self, info: Any) -> socket.socket:
         """A socket for aiohttp's connector; ForbiddenAddressError if the address is not permitted."""
-        family, kind, proto, _, sockaddr = info
-        if not self.permits(sockaddr[0]):
-            raise ForbiddenAddressError(f"{BLOCKED} ({sockaddr[0]})")
-        made = socket.socket(family, kind, proto)
-        made.setblocking(False)
-        return made
+        address = info[4][0]
+        if not self.permits(address):
+            raise ForbiddenAddressError(f"{BLOCKED} ({address})")
+        return small_socket(info)
 
 
 class AiohttpNotificationSender:
