@@ -43,7 +43,7 @@ class Settings(DatabaseSettings):
     master_key_file: Path = Field(description="base64 keys of 32 bytes, one a line, the current one first")
     grpc_address: str = Field("0.0.0.0:50051", description="where the gRPC server listens")
     calls: int = Field(256, ge=1, description="calls in progress in one `serve`, without those that wait for a channel")
-    app_calls: int = Field(128, ge=1, description="of them for one app")
+    app_calls: int = Field(128, ge=1, description="of them for one app, or for all operators")
     app_calls_per_second: float = Field(0, ge=0, description="calls of an app in a second, in each `serve`; 0: no limit")
     connections: int = Field(1000, ge=1, description="connections to one `serve`")
     connection_calls: int = Field(1000, ge=1, description="calls of a connection at a time; its client holds more back")

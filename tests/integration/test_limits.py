@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -25,13 +26,13 @@ from paycenter_server.services.limits import (
     UNKNOWN,
     Admission,
     Limits,
-    Turns,
 )
+from paycenter_server.services.turns import Turns
 from support.grpc_rig import Rig, fails, key_of, open_rig
 from support.locks import transaction
 from support.system import PayCenterSystem, open_system
 from support.transports import HangingTransport
-from support.waiting import eventually
+from support.waiting import eventually, pause
 
 
 @asynccontextmanager
@@ -126,32 +127,167 @@ async def test_the_lists_of_an_app_leave_the_connections_to_others(system: PayCe
         async with transaction(system) as held:
             await held.execute("LOCK TABLE pay_refund IN ACCESS EXCLUSIVE MODE")
             lists = [asyncio.ensure_future(rig.shop.refunds.ListPayRefunds(ListPayRefundsRequest())) for _ in range(20)]
-            await eventually(lambda: rig.server.admission.calls == 20)
+            await eventually(lambda: rig.server.turns.waiting == 18)
+            assert rig.server.admission.calls == 2, "those that wait leave their places to others"
             assert (await rig.order(other, timeout=5)).app_key == "books"
         await asyncio.gather(*lists)
         await other.close()
 
 
-async def test_a_turn_is_free_after_a_pause_while_others_of_the_app_wait() -> None:
-    turns, loop, app, other = Turns(1), asyncio.get_running_loop(), uuid4(), uuid4()
-    begun: dict[str, float] = {}
+async def test_lists_that_wait_take_places_of_their_app_only(system: PayCenterSystem) -> None:
+    async with open_rig(system, limits=Limits(calls=6, app_calls=5)) as rig:
+        other = await rig.app("books")
+        await rig.order(other)
+        await rig.order()
+        lists = []
+        async with transaction(system) as held:
+            await held.execute("LOCK TABLE pay_refund IN ACCESS EXCLUSIVE MODE")
+            for number in range(5):
+                lists.append(asyncio.ensure_future(rig.shop.refunds.ListPayRefunds(ListPayRefundsRequest())))
+                await eventually(partial(lambda waiting: rig.server.turns.waiting == waiting, max(0, number - 1)))
+            async with fails("TOO_MANY_CALLS", grpc.StatusCode.RESOURCE_EXHAUSTED):
+                await rig.order()
+            assert rig.server.admission.calls == 2
+            assert (await rig.order(other)).app_key == "books"
+        await asyncio.gather(*lists)
+        await eventually(lambda: rig.server.turns.idle)
+        assert rig.server.admission.calls == 0
+        await other.close()
+
+
+async def test_operators_leave_places_to_apps(system: PayCenterSystem) -> None:
+    async with open_rig(system, limits=Limits(calls=8, app_calls=2)) as rig:
+        order = await rig.order()
+        assert (await rig.op.get_order(id=order.id)).id == order.id, "its credential is known from now on"
+        async with transaction(system) as held:
+            await held.execute("LOCK TABLE pay_refund IN ACCESS EXCLUSIVE MODE")
+            lists = [asyncio.ensure_future(rig.op.refunds.ListPayRefunds(ListPayRefundsRequest())) for _ in range(2)]
+            await eventually(lambda: rig.server.admission.calls == 2)
+            async with fails("TOO_MANY_CALLS", grpc.StatusCode.RESOURCE_EXHAUSTED) as caught:
+                await rig.op.get_order(id=order.id)
+            assert "of the operators" in str(caught[0])
+            assert (await rig.order()).app_key == "shop"
+        await asyncio.gather(*lists)
+        assert (await rig.op.get_order(id=order.id)).id == order.id
+
+
+class Begun:
+    """Calls that have a turn until they are told to end."""
+
+    def __init__(self, turns: Turns) -> None:
+        self.turns = turns
+        self.begun: list[str] = []
+        self._end: dict[str, asyncio.Event] = {}
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def call(self, name: str, app_id: UUID) -> None:
+        """Begin it, up to where it has its turn or waits for it."""
+        self._end[name] = asyncio.Event()
+        waiting = self.turns.waiting
+        self.tasks[name] = asyncio.ensure_future(self._call(name, app_id))
+        await eventually(lambda: name in self.begun or self.turns.waiting > waiting)
+
+    async def _call(self, name: str, app_id: UUID) -> None:
+        async with self.turns.of(app_id):
+            self.begun.append(name)
+            await self._end[name].wait()
+
+    def has_begun(self, name: str) -> bool:
+        return name in self.begun
+
+    def end(self, *names: str) -> None:
+        for name in names:
+            self._end[name].set()
+
+
+async def test_a_turn_is_free_after_a_pause_while_others_wait() -> None:
+    turns, loop, app = Turns(1), asyncio.get_running_loop(), uuid4()
+    calls = Begun(turns)
+    for name in ("first", "second", "third"):
+        await calls.call(name, app)
+    started = loop.time()
+    calls.tasks["third"].cancel()
+    await pause(0.05)
+    calls.end("first")
+    ended = loop.time()
+    await eventually(lambda: calls.begun == ["first", "second"])
+    assert loop.time() - ended >= min(ended - started, 0.05)
+    calls.end("second")
+    await asyncio.gather(*calls.tasks.values(), return_exceptions=True)
+    assert calls.begun == ["first", "second"]
+    assert turns.idle
+
+
+async def test_apps_have_their_turns_one_after_the_other() -> None:
+    """Two at the same time, however many apps there are, and who comes with many waits behind who comes with few."""
+    calls, many, few, one = Begun(Turns(2)), uuid4(), uuid4(), uuid4()
+    for name in ("m1", "m2", "m3", "m4", "m5"):
+        await calls.call(name, many)
+    for name, app_id in (("f1", few), ("f2", few), ("o1", one)):
+        await calls.call(name, app_id)
+    assert calls.begun == ["m1", "m2"]
+    for wanted in ("m3", "f1", "o1", "m4", "f2", "m5"):
+        calls.end(*calls.begun)
+        await eventually(partial(calls.has_begun, wanted))
+    calls.end(*calls.begun)
+    await asyncio.gather(*calls.tasks.values())
+    assert calls.begun == ["m1", "m2", "m3", "f1", "o1", "m4", "f2", "m5"]
+    await eventually(lambda: calls.turns.idle)
+
+
+async def test_a_list_that_waits_for_the_database_holds_up_its_app_only() -> None:
+    calls, app, other = Begun(Turns(2, slow_seconds=0.01)), uuid4(), uuid4()
+    for name in ("slow1", "slow2", "third"):
+        await calls.call(name, app)
+    await calls.call("another", other)
+    await eventually(lambda: "another" in calls.begun)
+    assert calls.begun == ["slow1", "slow2", "another"]
+    calls.end("slow1", "slow2", "third", "another")
+    await asyncio.gather(*calls.tasks.values())
+    await eventually(lambda: calls.turns.idle)
+
+
+async def test_a_call_that_is_cancelled_leaves_its_turn() -> None:
+    """While it waits, and as it gets its turn."""
+    calls, app, other = Begun(Turns(1)), uuid4(), uuid4()
+    for name, app_id in (("first", app), ("second", app), ("third", other)):
+        await calls.call(name, app_id)
+    calls.tasks["second"].cancel()
+    calls.end("first")
+    await eventually(lambda: "third" in calls.begun)
+    await calls.call("fourth", app)
+    await calls.call("fifth", app)
+    given = calls.turns._apps[app].waiting[0]
+    calls.end("third")
+    while not given.done():
+        await pause(0)
+    calls.tasks["fourth"].cancel()
+    await eventually(lambda: "fifth" in calls.begun)
+    calls.end("fifth")
+    await asyncio.gather(*calls.tasks.values(), return_exceptions=True)
+    assert calls.begun == ["first", "third", "fifth"]
+    await eventually(lambda: calls.turns.idle)
+
+
+async def test_a_turn_that_becomes_free_is_not_given_to_a_call_that_was_cancelled_in_that_moment() -> None:
+    turns, loop, app, end = Turns(1, slow_seconds=0), asyncio.get_running_loop(), uuid4(), asyncio.Event()
+    begun: list[str] = []
 
     async def call(name: str, app_id: UUID) -> None:
+        if name == "first":
+            # Before the turn of the first is left, but in the same step of the event loop.
+            loop.call_later(0, lambda: tasks[1].cancel())
         async with turns.of(app_id):
-            begun[name] = loop.time()
-            taken = loop.create_future()
-            loop.call_later(0.05, taken.set_result, None)
-            await taken
-            begun[f"{name} ended"] = loop.time()
+            begun.append(name)
+            await end.wait()
 
-    calls = [asyncio.ensure_future(call(name, app)) for name in ("first", "second", "third")]
-    await eventually(lambda: "first" in begun)
-    calls[2].cancel()
-    await asyncio.gather(*calls, call("another", other), return_exceptions=True)
-    assert begun["second"] - begun["first ended"] >= 0.05
-    assert "third" not in begun
-    assert begun["another"] < begun["second"], "an app does not wait for another"
-    assert turns.idle
+    tasks = [
+        asyncio.ensure_future(call(name, app_id)) for name, app_id in (("first", app), ("second", uuid4()), ("third", uuid4()))
+    ]
+    await eventually(lambda: begun == ["first", "third"])
+    end.set()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await eventually(lambda: turns.idle)
 
 
 async def test_calls_of_an_app_in_a_second_are_limited(system: PayCenterSystem) -> None:

@@ -23,7 +23,8 @@ from paycenter_server.grpc_server.audit import is_administrative, may_be_adminis
 from paycenter_server.grpc_server.errors import CODES, server_stopping, to_status
 from paycenter_server.services.context import deadline
 from paycenter_server.services.identity import Caller, Identity
-from paycenter_server.services.limits import OPERATORS, UNKNOWN, Admission, Place, Turns, place
+from paycenter_server.services.limits import OPERATORS, UNKNOWN, Admission, Place, place
+from paycenter_server.services.turns import Turns
 from paycenter_server.storage.database import retryable_error
 from paycenter_server.telemetry import begin_request, usable_id
 
@@ -75,7 +76,7 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[type-arg]
     def __init__(self, identity: Identity, admission: Admission) -> None:
         self._identity = identity
         self._admission = admission
-        self._turns = Turns()
+        self.turns = Turns()
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._refusing = False
         self._refused = 0
@@ -192,7 +193,7 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[type-arg]
                     await self._identity.require(caller, name)
                 request = _parsed(raw, parse)
                 if many_rows:
-                    async with self._turns.of(caller.app_id):
+                    async with self.turns.of(caller.app_id, taken.waiting_for_turn):
                         answer = await behaviour(request, context)
                 else:
                     answer = await behaviour(request, context)

@@ -168,6 +168,7 @@ class Server:
         self._health_seconds = health_seconds
         self.admission = Admission(limits or Limits())
         self._calls = Calls(parts.identity, self.admission)
+        self.turns = self._calls.turns
         options = (
             *_OPTIONS,
             # Otherwise the kernel would distribute the calls over every server that listens on the port, also a forgotten one.

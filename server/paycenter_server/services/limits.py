@@ -7,8 +7,8 @@ not make the server refuse other calls.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from uuid import UUID
@@ -33,13 +33,12 @@ OPERATORS, UNKNOWN = "operators", "unknown"
 """Callers whose refusals are counted together: all operators, and all whose credentials were never verified."""
 _MOST_APPS = 10_000
 _LOG_SECONDS = 5.0
-_LONGEST_PAUSE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`calls`: in progress in this process. `app_calls`: of them for one app. `app_rate`: calls of an app in a second, up to twice
-    as many at once; 0 for no limit."""
+    """`calls`: in progress in this process. `app_calls`: of them for one app, and for all operators together. `app_rate`: calls of
+    an app in a second, up to twice as many at once; 0 for no limit."""
 
     calls: int = 256
     app_calls: int = 128
@@ -74,7 +73,8 @@ class _Tokens:
 
 @dataclass(slots=True)
 class _App:
-    """What an app uses: its calls in progress, those that it may still begin, and its refusals that are answered at once."""
+    """What an app uses, or all operators together: its calls in progress, those that it may still begin, and its refusals that are
+    answered at once."""
 
     tokens: _Tokens
     refusals: _Tokens
@@ -116,6 +116,16 @@ class Place:
         self._waits -= 1
         if self._waits == 0 and not self._ended:
             self._admission._add(self._app, 1)
+
+    @contextmanager
+    def waiting_for_turn(self) -> Iterator[None]:
+        """The time in which the call waits for its turn (`Turns`): it counts as one of its app, and leaves its place in the process
+        to others."""
+        self._admission._calls -= 1
+        try:
+            yield
+        finally:
+            self._admission._calls += 1
 
     def end(self, _: object = None) -> None:
         """Give it back for good, if it is not given back already. Work that outlives its caller uses none."""
@@ -159,6 +169,7 @@ class Admission:
         self._calls = 0
         self._unverified = 0
         self._apps: dict[UUID, _App] = {}
+        self._operators = _App(_Tokens(0, 0), _Tokens(0, 0))
         self._others: dict[str, _Tokens] = {}
         self._late = 0
         self._late_unknown = 0
@@ -175,10 +186,8 @@ class Admission:
         `verified`: its credential was verified before."""
         if self._calls >= self._none_refused_below:
             self._check(verified=verified)
-        if caller is not None and caller.app_id is not None:
-            app = self._apps.get(caller.app_id) or self._known(caller.app_id)
-            if app.calls >= self._limits.app_calls or self._limits.app_rate:
-                self._check_app(app)
+        if caller is not None:
+            self._user(caller.app_id)
 
     def begin(self, *, verified: bool = True) -> Place:
         """The place of a call whose message has arrived. TOO_MANY_CALLS if there is none, before anything is read to find out who
@@ -189,28 +198,28 @@ class Admission:
         return Place(self, verified=verified)
 
     def charge(self, taken: Place, app_id: UUID | None) -> None:
-        """Count the call as one of this app (None for operators), whose credential is verified. TOO_MANY_CALLS if the app may begin
-        none; nothing has been done then."""
+        """Count the call as one of this app (None: of the operators), whose credential is verified. TOO_MANY_CALLS if the app may
+        begin none; nothing has been done then."""
         if taken._unverified:
             taken._verify()
-        if app_id is not None:
-            app = self._apps.get(app_id) or self._known(app_id)
-            if app.calls >= self._limits.app_calls or self._limits.app_rate:
-                self._check_app(app)
-            app.tokens.left -= 1
-            taken._app = app
-            app.calls += 1
+        user = self._user(app_id)
+        user.tokens.left -= 1
+        taken._app = user
+        user.calls += 1
 
     def _check(self, *, verified: bool) -> None:
         if self._calls >= self._limits.calls or (not verified and self._unverified >= self._limits.unverified_calls):
             raise errors.too_many_calls("this server", RETRY_SECONDS)
 
-    def _check_app(self, app: _App) -> None:
-        if app.calls >= self._limits.app_calls:
-            raise errors.too_many_calls("this app", RETRY_SECONDS)
+    def _user(self, app_id: UUID | None) -> _App:
+        """The app, or (None) the operators, who have no limit in a second. TOO_MANY_CALLS if no call of it may be begun."""
+        user = self._operators if app_id is None else self._apps.get(app_id) or self._known(app_id)
+        if user.calls >= self._limits.app_calls:
+            raise errors.too_many_calls("the operators" if app_id is None else "this app", RETRY_SECONDS)
         rate = self._limits.app_rate
-        if rate and not app.tokens.there(rate, 2 * rate):
-            raise errors.too_many_calls("this app", max(0.05, (1 - app.tokens.left) / rate))
+        if rate and app_id is not None and not user.tokens.there(rate, 2 * rate):
+            raise errors.too_many_calls("this app", max(0.05, (1 - user.tokens.left) / rate))
+        return user
 
     @contextmanager
     def refusal(self, caller: UUID | str, *, counted: bool = True) -> Iterator[Refusal]:
@@ -256,61 +265,6 @@ class Admission:
         self._calls += number
         if app is not None:
             app.calls += number
-
-
-@dataclass(slots=True)
-class _Turn:
-    """`users`: the calls that have a turn or wait for one, and the turns that are not free again yet."""
-
-    turns: asyncio.Semaphore
-    users: int = 0
-
-
-class Turns:
-    """Calls that read many rows: a few of each app at the same time, the others of the app wait in the order of their arrival.
-
-    One of them needs as much processor time as fifty creates, and a connection meanwhile. Without turns, an app that lists would
-    delay the calls of all others. While others of the app wait, a turn is free again after a pause as long as the call has taken.
-    So the app uses half of the server's time at most: a server that has no time left accepts no calls of others either.
-    """
-
-    def __init__(self, each: int = 2) -> None:
-        self._each = each
-        self._apps: dict[UUID | None, _Turn] = {}
-
-    @property
-    def idle(self) -> bool:
-        """Whether no call has a turn or waits for one."""
-        return not self._apps
-
-    @asynccontextmanager
-    async def of(self, app_id: UUID | None) -> AsyncIterator[None]:
-        """The turn of a call of an app; all operators (None) share theirs."""
-        known = self._apps.setdefault(app_id, _Turn(asyncio.Semaphore(self._each)))
-        known.users += 1
-        try:
-            await known.turns.acquire()
-        except BaseException:
-            self._leave(app_id, known)
-            raise
-        started = _now()
-        try:
-            yield
-        finally:
-            if known.users > self._each:
-                pause = min(_now() - started, _LONGEST_PAUSE)
-                asyncio.get_running_loop().call_later(pause, self._release, app_id, known)
-            else:
-                self._release(app_id, known)
-
-    def _release(self, app_id: UUID | None, known: _Turn) -> None:
-        known.turns.release()
-        self._leave(app_id, known)
-
-    def _leave(self, app_id: UUID | None, known: _Turn) -> None:
-        known.users -= 1
-        if not known.users:
-            del self._apps[app_id]
 
 
 def _now() -> float:

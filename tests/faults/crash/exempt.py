@@ -62,7 +62,7 @@ EXEMPT: dict[str, str] = {
     "exports": "it only reads, and records how much",
     "books": "it reads; its generator is not stepped, and what it does for a difference is an operation",
     **dict.fromkeys(("health", "identity", "overview", "search", "timeline"), _READS),
-    "limits Turns.of": _WAITS,
+    "turns": _WAITS,
     "context": _WAITS,
     "apps_cache": _READS,
     **dict.fromkeys(
