@@ -257,7 +257,7 @@ async def test_a_call_that_is_cancelled_leaves_its_turn() -> None:
     await eventually(lambda: "third" in calls.begun)
     await calls.call("fourth", app)
     await calls.call("fifth", app)
-    given = calls.turns._apps[app].waiting[0]
+    given = calls.turns._users[app].waiting[0]
     calls.end("third")
     while not given.done():
         await pause(0)

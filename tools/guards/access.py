@@ -123,6 +123,46 @@ ACCESS: list[Mutant] = [
             "test_a_request_that_is_being_handled_keeps_its_connection",
         ),
     ),
+    *(
+        Mutant(name, f"server/paycenter_server/{file}", text, replacement, (f"tests/cashier/test_cashier_turns.py::{test}",))
+        for name, file, text, replacement, test in (
+            (
+                "cashier-turns-of-pages",
+                "http_cashier/app.py",
+                "        async with self._turn(request):\n            return await self._page(request)\n",
+                "        if True:\n            return await self._page(request)\n",
+                "test_many_requests_of_payers_leave_the_connections_to_callbacks",
+            ),
+            (
+                "cashier-turns-of-posts",
+                "http_cashier/app.py",
+                "        async with self._turn(request):\n            return await self._page(request, problem",
+                "        if True:\n            return await self._page(request, problem",
+                "test_many_requests_of_payers_leave_the_connections_to_callbacks",
+            ),
+            (
+                "cashier-turns-of-states",
+                "http_cashier/app.py",
+                "            async with self._turn(request):\n                state",
+                "            if True:\n                state",
+                "test_many_requests_of_payers_leave_the_connections_to_callbacks",
+            ),
+            (
+                "cashier-turn-while-it-waits",
+                "http_cashier/app.py",
+                "            place.set(turn)\n",
+                "",
+                "test_a_payer_whose_channel_hangs_leaves_the_turn_to_others",
+            ),
+            (
+                "cashier-turn-of-an-address",
+                "services/turns.py",
+                "            if self._wholly:\n                self._leave_user(turn)\n",
+                "",
+                "test_a_payer_whose_channel_hangs_leaves_the_turn_to_others",
+            ),
+        )
+    ),
     *guards(
         "services/turns.py",
         "test_limits.py",
@@ -134,7 +174,7 @@ ACCESS: list[Mutant] = [
         ),
         (
             "overload-cancelled-wait",
-            "            elif turn in app.waiting:\n",
+            "            elif turn in user.waiting:\n",
             "            elif False:\n",
             "test_a_turn_is_free_after_a_pause_while_others_wait",
         ),
@@ -146,20 +186,20 @@ ACCESS: list[Mutant] = [
         ),
         (
             "overload-cancelled-unknown",
-            "            while app.waiting and app.waiting[0].done():",
+            "            while user.waiting and user.waiting[0].done():",
             "            while False:",
             "test_a_turn_that_becomes_free_is_not_given_to_a_call_that_was_cancelled_in_that_moment",
         ),
         (
             "overload-turns-of-all",
-            "        return self._counted < self._most and app.turns < self._most\n",
-            "        return app.turns < self._most\n",
+            "        return self._counted < self._most and user.turns < self._most\n",
+            "        return user.turns < self._most\n",
             "test_apps_have_their_turns_one_after_the_other",
         ),
         (
             "overload-turns-in-turn",
-            "            if app.waiting:\n                self._next.append(app_id)\n\n    def _leave",
-            "            if app.waiting:\n                self._next.appendleft(app_id)\n\n    def _leave",
+            "            if user.waiting:\n                self._next.append(key)\n\n    def _leave",
+            "            if user.waiting:\n                self._next.appendleft(key)\n\n    def _leave",
             "test_apps_have_their_turns_one_after_the_other",
         ),
         (

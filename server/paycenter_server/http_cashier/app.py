@@ -6,8 +6,11 @@ turning by themselves.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime
 from importlib.resources import files
 from typing import Any
@@ -23,6 +26,8 @@ from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.states import OrderState
 from paycenter_server.http_cashier.texts import TEXTS, language_of
 from paycenter_server.services.cashier import Cashier, CashierView, LinkError, browser_of
+from paycenter_server.services.limits import place
+from paycenter_server.services.turns import Turns
 from paycenter_server.storage.database import retryable_error
 from paycenter_server.telemetry import begin_request
 
@@ -35,6 +40,10 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
+_TURNS = 4
+"""Requests of payers that are answered at the same time: half of the connections to the database, the others are for callbacks."""
+_QR_BYTES = 2331
+"""The most of a code of version 40 with the error correction M."""
 _STATIC = {"cashier.css": "text/css", "cashier.js": "text/javascript"}
 # What the payer reads for the reason of a refused submit; "later" for all others.
 _PROBLEMS = {
@@ -47,9 +56,9 @@ _PROBLEMS = {
 _ENDED = (Reason.ORDER_PAID, Reason.ORDER_CLOSED, Reason.ORDER_EXPIRED)
 
 
-def add_cashier(app: web.Application, cashier: Cashier) -> None:
-    """Serve the cashier below /cashier."""
-    pages = _Pages(cashier)
+def add_cashier(app: web.Application, cashier: Cashier, turns: Turns | None = None) -> None:
+    """Serve the cashier below /cashier. `turns`: for tests."""
+    pages = _Pages(cashier, turns or Turns(_TURNS, wholly=True))
     app.router.add_get("/cashier/static/{version}/{name}", _static)
     app.router.add_get("/cashier/{token}", pages.show)
     app.router.add_post("/cashier/{token}", pages.submit)
@@ -57,23 +66,37 @@ def add_cashier(app: web.Application, cashier: Cashier) -> None:
 
 
 class _Pages:
-    def __init__(self, cashier: Cashier) -> None:
+    def __init__(self, cashier: Cashier, turns: Turns) -> None:
         self._cashier = cashier
+        self._turns = turns
+
+    @asynccontextmanager
+    async def _turn(self, request: web.Request) -> AsyncIterator[None]:
+        """The turn of a request, of the addresses one after the other: whoever sends many must not delay the callbacks of channels,
+        and other payers no more than necessary. While it waits for a channel, others have it."""
+        async with self._turns.of(request.remote) as turn:
+            place.set(turn)
+            yield
 
     async def show(self, request: web.Request) -> web.Response:
         """The page as it is now. `?again` shows the ways although one was chosen."""
         begin_request(request.headers.get("x-request-id"), request.remote or "")
-        return await self._page(request)
+        async with self._turn(request):
+            return await self._page(request)
 
     async def submit(self, request: web.Request) -> web.Response:
         """A way was chosen: submit, then show the page again by GET, so that a reload submits nothing."""
         begin_request(request.headers.get("x-request-id"), request.remote or "")
+        form = None
         try:
             form = await request.post()
         except (AssertionError, LookupError, ValueError) as error:
             # aiohttp's errors for a body that is no form: no boundary, an unknown charset, bytes of another one.
             log.info("cashier_form_refused", why=f"{type(error).__name__}: {error}")
-            return await self._page(request, problem="later")
+        async with self._turn(request):
+            return await self._page(request, problem="later") if form is None else await self._submit(request, form)
+
+    async def _submit(self, request: web.Request, form: Any) -> web.Response:
         code = str(form.get("code", ""))[:32]
         # Without scripts the page has one field for each channel that needs a code.
         auth_code = next((text.strip()[:64] for text in map(str, form.getall("auth_code", [])) if text.strip()), "")
@@ -96,7 +119,8 @@ class _Pages:
     async def state(self, request: web.Request) -> web.Response:
         """The state of the order, for the page that waits."""
         try:
-            state = await self._cashier.state(request.match_info["token"])
+            async with self._turn(request):
+                state = await self._cashier.state(request.match_info["token"])
         except LinkError:
             return web.json_response({"state": ""}, status=404, headers=_HEADERS)
         return web.json_response({"state": state.value}, headers=_HEADERS)
@@ -111,10 +135,11 @@ class _Pages:
                 raise
             return _render(request, "message.html", 503, heading="later", text="", back="")
         shown = view.attempt if view.payable and "again" not in request.query and not problem else None
+        # In a thread: it takes 5 ms for a usual address, and a quarter of a second for the longest text that a code can hold.
+        qr = await asyncio.to_thread(_qr, shown.display_content) if shown and shown.display_mode == "qr_code" else ""
         return _render(
             request, "cashier.html", 200, view=view, order=view.order, ways=view.ways, attempt=shown, problem=problem,
-            qr=_qr(shown.display_content) if shown and shown.display_mode == "qr_code" else "",
-            scan=_scan(view, _language(request)), state=_state(view), token=request.match_info["token"],
+            qr=qr, scan=_scan(view, _language(request)), state=_state(view), token=request.match_info["token"],
         )  # fmt: skip
 
 
@@ -139,13 +164,21 @@ def _scan(view: CashierView, language: str) -> str:
     return TEXTS[language]["scan_with"].format(app=app) if app else TEXTS[language]["scan"]
 
 
+@functools.lru_cache(maxsize=256)
 def _qr(content: str) -> str:
-    """A QR code as a data: URL of an SVG, because the policy permits no inline image."""
+    """A QR code as a data: URL of an SVG, because the policy permits no inline image. "" for more than a code can hold."""
+    if len(content.encode("utf-8", "replace")) > _QR_BYTES:
+        return ""
     return str(segno.make(content, error="m").svg_data_uri(scale=6, border=2, dark="#000", light="#fff"))
 
 
 def _gone(request: web.Request) -> web.Response:
-    return _render(request, "message.html", 404, heading="gone", text="gone_help", back="")
+    return web.Response(status=404, text=_gone_text(_language(request)), content_type="text/html", headers=_HEADERS)
+
+
+@functools.lru_cache(maxsize=2)  # anybody can ask for it
+def _gone_text(language: str) -> str:
+    return _text(language, "message.html", heading="gone", text="gone_help", back="")
 
 
 @functools.cache
@@ -188,11 +221,11 @@ def _templates() -> jinja2.Environment:
 
 
 def _render(request: web.Request, name: str, status: int, **values: Any) -> web.Response:
-    language = _language(request)
-    other = "en" if language == "zh" else "zh"
-    text = (
-        _templates()
-        .get_template(name)
-        .render(t=TEXTS[language], language=language, other=other, static=f"/cashier/static/{_version()}", **values)
-    )
+    text = _text(_language(request), name, **values)
     return web.Response(status=status, text=text, content_type="text/html", headers=_HEADERS)
+
+
+def _text(language: str, name: str, **values: Any) -> str:
+    other = "en" if language == "zh" else "zh"
+    template = _templates().get_template(name)
+    return template.render(t=TEXTS[language], language=language, other=other, static=f"/cashier/static/{_version()}", **values)

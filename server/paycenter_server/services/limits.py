@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Protocol
 from uuid import UUID
 
 import structlog
@@ -142,8 +143,20 @@ class Place:
         self._unverified = False
 
 
-place: ContextVar[Place | None] = ContextVar("paycenter_place", default=None)
-"""The place of the call that this task handles; None in jobs."""
+class Pausable(Protocol):
+    """What a call holds, and gives back while it waits outside the server."""
+
+    def pause(self) -> None:
+        """It begins to wait."""
+        ...
+
+    def resume(self) -> None:
+        """It goes on."""
+        ...
+
+
+place: ContextVar[Pausable | None] = ContextVar("paycenter_place", default=None)
+"""The place of the call that this task handles, or its turn; None in jobs."""
 
 
 @contextmanager

@@ -1,13 +1,12 @@
-"""Turns of the calls that read many rows."""
+"""Turns of the calls that read many rows, and of the requests of payers."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
-from uuid import UUID
 
 SLOW_SECONDS = 0.5
 """What takes longer waits for the database, and uses no time of the server."""
@@ -15,20 +14,29 @@ _LONGEST_PAUSE = 0.1
 
 
 @dataclass(slots=True)
-class _App:
-    """The calls of an app, or of all operators: how many have a turn, and those that wait for one."""
+class _User:
+    """The calls of a user: how many have a turn, and those that wait for one."""
 
     turns: int = 0
     waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
 
 
 @dataclass(slots=True, eq=False)
-class _Turn:
-    """`counted`: as one of all. `slow`: ends that."""
+class Turn:
+    """`counted`: as one of all. `of_user`: as one of its user. `slow`: ends that."""
 
-    app_id: UUID | None
+    turns: Turns
+    key: Hashable
     counted: bool = True
+    of_user: bool = True
     slow: asyncio.TimerHandle | None = None
+
+    def pause(self) -> None:
+        """As of `limits.Place`, when its call waits for a channel: it gives its turn to others."""
+        self.turns._leave(self)
+
+    def resume(self) -> None:
+        """It goes on without."""
 
 
 class Turns:
@@ -43,103 +51,111 @@ class Turns:
     lists of other apps.
     """
 
-    def __init__(self, most: int = 2, *, slow_seconds: float = SLOW_SECONDS) -> None:
+    def __init__(self, most: int = 2, *, slow_seconds: float = SLOW_SECONDS, wholly: bool = False) -> None:
+        """`wholly`: what leaves its turn before its end does not count as one of its user either."""
         self._most = most
+        self._wholly = wholly
         self._slow_seconds = slow_seconds
         self._counted = 0
-        self._apps: dict[UUID | None, _App] = {}
-        self._next: deque[UUID | None] = deque()
-        """The apps of which calls wait, each once."""
+        self._users: dict[Hashable, _User] = {}
+        self._next: deque[Hashable] = deque()
+        """The users of which calls wait, each once."""
 
     @property
     def idle(self) -> bool:
         """Whether no call has a turn or waits for one."""
-        return not self._apps and not self._next and not self._counted
+        return not self._users and not self._next and not self._counted
 
     @property
     def waiting(self) -> int:
         """How many calls wait for a turn."""
-        return sum(len(app.waiting) for app in self._apps.values())
+        return sum(len(user.waiting) for user in self._users.values())
 
     @asynccontextmanager
-    async def of(
-        self, app_id: UUID | None, waiting: Callable[[], AbstractContextManager[None]] = nullcontext
-    ) -> AsyncIterator[None]:
-        """The turn of a call of an app; all operators (None) share theirs. `waiting`: around the time until it."""
-        app = self._apps.setdefault(app_id, _App())
-        if app.waiting or not self._is_free(app):
-            await self._wait(app_id, app, waiting)
+    async def of(self, key: Hashable, waiting: Callable[[], AbstractContextManager[None]] = nullcontext) -> AsyncIterator[Turn]:
+        """The turn of a call of a user: of an app, of all operators (None), or of an address. `waiting`: around the time
+        until it."""
+        user = self._users.setdefault(key, _User())
+        if user.waiting or not self._is_free(user):
+            await self._wait(key, user, waiting)
         else:
-            self._take(app)
+            self._take(user)
         loop = asyncio.get_running_loop()
-        turn, started = _Turn(app_id), loop.time()
+        turn, started = Turn(self, key), loop.time()
         turn.slow = loop.call_later(self._slow_seconds, self._leave, turn)
         try:
-            yield
+            yield turn
         finally:
             if self._next:
                 loop.call_later(min(loop.time() - started, _LONGEST_PAUSE), self._end, turn)
             else:
                 self._end(turn)
 
-    def _is_free(self, app: _App) -> bool:
-        return self._counted < self._most and app.turns < self._most
+    def _is_free(self, user: _User) -> bool:
+        return self._counted < self._most and user.turns < self._most
 
-    def _take(self, app: _App) -> None:
-        app.turns += 1
+    def _take(self, user: _User) -> None:
+        user.turns += 1
         self._counted += 1
 
-    async def _wait(self, app_id: UUID | None, app: _App, waiting: Callable[[], AbstractContextManager[None]]) -> None:
+    async def _wait(self, key: Hashable, user: _User, waiting: Callable[[], AbstractContextManager[None]]) -> None:
         turn = asyncio.get_running_loop().create_future()
-        app.waiting.append(turn)
-        if len(app.waiting) == 1:
-            self._next.append(app_id)
+        user.waiting.append(turn)
+        if len(user.waiting) == 1:
+            self._next.append(key)
         try:
             with waiting():
                 await turn
         except BaseException:
             if turn.done() and not turn.cancelled():  # it got its turn as it was cancelled
-                self._end(_Turn(app_id))
-            elif turn in app.waiting:
-                app.waiting.remove(turn)
-                if not app.waiting:
-                    self._next.remove(app_id)
-            self._forget(app_id, app)
+                self._end(Turn(self, key))
+            elif turn in user.waiting:
+                user.waiting.remove(turn)
+                if not user.waiting:
+                    self._next.remove(key)
+            self._forget(key, user)
             raise
 
     def _give(self) -> None:
-        """Give the turns that are free to those who wait. An app that has got one is the last of the next."""
+        """Give the turns that are free to those who wait. A user that has got one is the last of the next."""
         passed = 0
         while self._counted < self._most and passed < len(self._next):
-            app_id = self._next.popleft()
-            app = self._apps[app_id]
-            while app.waiting and app.waiting[0].done():  # its call was cancelled, and does not know it yet
-                app.waiting.popleft()
-            given = bool(app.waiting) and self._is_free(app)
+            key = self._next.popleft()
+            user = self._users[key]
+            while user.waiting and user.waiting[0].done():  # its call was cancelled, and does not know it yet
+                user.waiting.popleft()
+            given = bool(user.waiting) and self._is_free(user)
             if given:
-                self._take(app)
-                app.waiting.popleft().set_result(None)
-            passed = 0 if given else passed + bool(app.waiting)
-            if app.waiting:
-                self._next.append(app_id)
+                self._take(user)
+                user.waiting.popleft().set_result(None)
+            passed = 0 if given else passed + bool(user.waiting)
+            if user.waiting:
+                self._next.append(key)
 
-    def _leave(self, turn: _Turn) -> None:
-        """It counts as one of its app only."""
+    def _leave(self, turn: Turn) -> None:
+        """It counts as one of its user only, or not at all."""
         if turn.counted:
             turn.counted = False
             self._counted -= 1
+            if self._wholly:
+                self._leave_user(turn)
             self._give()
 
-    def _end(self, turn: _Turn) -> None:
+    def _leave_user(self, turn: Turn) -> None:
+        if turn.of_user:
+            turn.of_user = False
+            user = self._users[turn.key]
+            user.turns -= 1
+            self._forget(turn.key, user)
+
+    def _end(self, turn: Turn) -> None:
         if turn.slow is not None:
             turn.slow.cancel()
-        app = self._apps[turn.app_id]
-        app.turns -= 1
         self._counted -= turn.counted
         turn.counted = False
-        self._forget(turn.app_id, app)
+        self._leave_user(turn)
         self._give()
 
-    def _forget(self, app_id: UUID | None, app: _App) -> None:
-        if not app.turns and not app.waiting and self._apps.get(app_id) is app:
-            del self._apps[app_id]
+    def _forget(self, key: Hashable, user: _User) -> None:
+        if not user.turns and not user.waiting and self._users.get(key) is user:
+            del self._users[key]
