@@ -45,7 +45,7 @@ class Settings(DatabaseSettings):
     calls: int = Field(256, ge=1, description="calls in progress in one `serve`, without those that wait for a channel")
     app_calls: int = Field(128, ge=1, description="of them for one app, or for all operators")
     app_calls_per_second: float = Field(0, ge=0, description="calls of an app in a second, in each `serve`; 0: no limit")
-    connections: int = Field(1000, ge=1, description="connections to one `serve`")
+    connections: int = Field(1000, ge=1, description="connections to one `serve`, and as many by Connect")
     connection_calls: int = Field(1000, ge=1, description="calls of a connection at a time; its client holds more back")
     connect_address: str = Field("", description="where `serve` also answers the Connect protocol (HTTP and JSON); empty: nowhere")
     connect_origins: str = Field(

@@ -17,6 +17,7 @@ import pytest
 from aiohttp import ClientSession
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from paycenter.v1 import pay_order_service_pb2 as pb
+from paycenter_server.http_callback.connections import Connections
 from paycenter_server.http_connect.app import MAX_BODY, served
 from paycenter_server.http_connect.messages import CODES
 from paycenter_server.settings import Settings
@@ -203,6 +204,21 @@ async def test_buf_curl(rig: Rig) -> None:
         assert code != 0
         assert json.loads(problems)["code"] == "not_found"
         assert re.search(r"ORDER_NOT_FOUND", problems)
+
+
+async def test_connections_that_send_nothing_make_room_for_others(rig: Rig) -> None:
+    """They would use up the file descriptors of the process, which gRPC and the database need too."""
+    connections = Connections(3)
+    async with served(rig.server.unary, "127.0.0.1", 0, frozenset(), None, None, connections=connections) as port:
+        idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
+        async with asyncio.timeout(10):
+            for reader, _ in idle[:2]:
+                assert await reader.read() == b""
+        assert len(connections) == 3
+        async with ClientSession(f"http://127.0.0.1:{port}") as client:
+            assert (await post(client, GET, {}, rig))[0] == 400
+        for _, writer in idle:
+            writer.close()
 
 
 async def test_tls(rig: Rig, tmp_path: Path) -> None:

@@ -108,6 +108,16 @@ ACCESS: list[Mutant] = [
         ),
     ),
     *guards(
+        "http_connect/app.py",
+        "test_connect.py",
+        (
+            "connect-connections",
+            "            table.protocol(runner.server),",
+            "            runner.server,",
+            "test_connections_that_send_nothing_make_room_for_others",
+        ),
+    ),
+    *guards(
         "http_callback/connections.py",
         "test_sidecar_process.py",
         (

@@ -131,6 +131,7 @@ async def _serve(parent: int, listens: int, settings: Settings, stop: asyncio.Ev
             raise SettingsError(f"PAYCENTER_GRPC_ADDRESS: gRPC cannot listen on {settings.grpc_address}: {error}") from error
         async with AsyncExitStack() as stack:
             if settings.connect_address:
+                from paycenter_server.http_callback.connections import Connections
                 from paycenter_server.http_connect.app import served
 
                 if not parent:
@@ -138,7 +139,10 @@ async def _serve(parent: int, listens: int, settings: Settings, stop: asyncio.Ev
                 files = (settings.tls_certificate_file, settings.tls_key_file)
                 place = split_address(settings.connect_address)
                 origins = settings.connect_allowed_origins
-                await stack.enter_async_context(served(server.unary, *place, origins, *files, shared_port=bool(parent)))
+                table = Connections(settings.connections)
+                await stack.enter_async_context(
+                    served(server.unary, *place, origins, *files, shared_port=bool(parent), connections=table)
+                )
             await stack.enter_async_context(schema_watched(services.context.database, stop))
             if parent:
                 from paycenter_server.cli.serving import parent_watched

@@ -22,8 +22,9 @@ from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import RequestInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from paycenter_server.grpc_server.server import MOST_BYTES
+from paycenter_server.grpc_server.server import MOST_BYTES, MOST_CONNECTIONS
 from paycenter_server.grpc_server.unary import CallError, Unary
+from paycenter_server.http_callback.connections import FIRST_REQUEST_SECONDS, Connections
 from paycenter_server.http_connect.messages import error_json, parse_json, to_json
 from paycenter_server.telemetry import usable_id
 
@@ -140,23 +141,39 @@ async def served(
     *,
     read_seconds: float = READ_SECONDS,
     shared_port: bool = False,
+    connections: Connections | None = None,
 ) -> AsyncIterator[int]:
     """Serve within the block; the bound port. Calls that run at its end get 10 seconds. With the two PEM files it is https.
 
+    `connections`: at most so many, so that they do not use up the file descriptors of the gRPC server.
     `shared_port`: other processes of the same `serve` listen on the port too.
     """
     context = None
     if certificate is not None:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(certificate, key)
-    runner = web.AppRunner(
-        create_app(unary, origins, read_seconds=read_seconds), access_log=None, shutdown_timeout=10, auto_decompress=False
-    )
+    table = Connections(MOST_CONNECTIONS) if connections is None else connections
+    app = create_app(unary, origins, read_seconds=read_seconds)
+    app.middlewares.append(table.middleware())
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=10, auto_decompress=False)
     await runner.setup()
+    assert runner.server is not None
+    closing = asyncio.create_task(table.close_idle())
     try:
-        await web.TCPSite(runner, host, port, ssl_context=context, reuse_port=shared_port or None).start()
-        bound = int(runner.addresses[0][1])
-        log.info("connect_listening", port=bound)
-        yield bound
+        listener = await asyncio.get_running_loop().create_server(
+            table.protocol(runner.server),
+            host,
+            port,
+            ssl=context,
+            reuse_port=shared_port or None,
+            ssl_handshake_timeout=FIRST_REQUEST_SECONDS if context else None,
+        )
+        try:
+            bound = int(listener.sockets[0].getsockname()[1])
+            log.info("connect_listening", port=bound)
+            yield bound
+        finally:
+            listener.close()
     finally:
+        closing.cancel()
         await runner.cleanup()
