@@ -154,7 +154,6 @@ async def served(
         context.load_cert_chain(certificate, key)
     table = Connections(MOST_CONNECTIONS) if connections is None else connections
     app = create_app(unary, origins, read_seconds=read_seconds)
-    app.middlewares.append(table.middleware())
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=10, auto_decompress=False)
     await runner.setup()
     assert runner.server is not None
