@@ -10,8 +10,8 @@ OPERATORS: list[Mutant] = [
         "test_roles.py",
         (
             "role-checked",
-            "                await self._identity.require(caller, name)\n",
-            "",
+            "                    await self._identity.require(caller, name)\n",
+            "                    pass\n",
             "test_every_method_with_every_role test_every_method_with_an_app_and_with_nobody",
         ),
         (
