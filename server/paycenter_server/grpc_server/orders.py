@@ -100,7 +100,7 @@ class OrderServicer(PayOrderServiceServicer):
             body=request.body,
             amount=request.amount,
             currency=request.currency or "CNY",
-            expire_time=read_time(request, "expire_time") if request.HasField("expire_time") else None,
+            expire_time=read_time(request, "expire_time"),
             user_ip=request.user_ip,
             user_id=request.user_id,
             return_url=request.return_url,

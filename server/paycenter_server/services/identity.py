@@ -194,7 +194,8 @@ class Identity:
         """PERMISSION_DENIED unless the table of roles lets the caller call the method (without the package). A refusal is recorded.
         APP_DISABLED if the caller's app is disabled and the method is none of those that it may still call.
 
-        It is the one place that asks the table: the gRPC server calls it for each method, the console for each action.
+        The console calls it for each action. The gRPC server calls it for each method, unless the table lets apps call that and
+        `known_app` knows the caller's to be enabled.
         """
         if caller.is_operator:
             limited = caller.scope is not None
@@ -202,7 +203,7 @@ class Identity:
         else:
             allowed = app_may_call(method)
         if allowed:
-            if not caller.is_operator and not disabled_app_may_call(method) and self.known_app(caller, "") is None:
+            if not caller.is_operator and not disabled_app_may_call(method):
                 await self.app_of(caller, "", enabled=True, cached=True)
             return
         error: PayCenterError = (
@@ -234,7 +235,7 @@ class Identity:
         if caller.is_operator and caller.scope is not None and key not in caller.scope_keys:
             raise apps_errors.app_not_found(key)
         if cached:
-            app = self._apps.known(key) or await self._apps.get(key)
+            app = await self._apps.get(key)
         else:
             async with self._context.database.connection() as connection:
                 app = await app_rows.get_app(connection, key)
