@@ -556,14 +556,14 @@ ACCESS: list[Mutant] = [
         "test_submit.py",
         (
             "not-sent-closes",
-            "            if work.fresh:\n                await self._close_unsent(attempt, outcome)",
-            "            if False:\n                await self._close_unsent(attempt, outcome)",
+            "            if work.fresh:\n                await self._answers.close_unsent(attempt, outcome)",
+            "            if False:\n                await self._answers.close_unsent(attempt, outcome)",
             "test_a_channel_that_cannot_be_reached_decides_at_once",
         ),
         (
             "not-sent-repeat",
-            "            if work.fresh:\n                await self._close_unsent(attempt, outcome)",
-            "            if True:\n                await self._close_unsent(attempt, outcome)",
+            "            if work.fresh:\n                await self._answers.close_unsent(attempt, outcome)",
+            "            if True:\n                await self._answers.close_unsent(attempt, outcome)",
             "test_a_repeat_of_what_was_not_shown_yet_is_not_closed_when_it_was_not_sent",
         ),
     ),

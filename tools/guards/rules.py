@@ -242,7 +242,7 @@ RULES: list[Mutant] = [
         ),
     ),
     *guards(
-        "services/attempts_submission.py",
+        "services/attempts_answers.py",
         "test_lying_answers.py",
         (
             "refused-unshown",

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from dataclasses import dataclass
 from uuid import UUID
 
-import structlog
-
-from paycenter_server.channels.protocol import PayOutcome, PayRequest, PayStatus, QueryOutcome, QueryStatus
+from paycenter_server.channels.protocol import PayRequest, QueryStatus
 from paycenter_server.domain.attempts import MOST_ATTEMPTS, PayAttempt, new_attempt
 from paycenter_server.domain.errors import invalid
 from paycenter_server.domain.ids import Prefix, decode
@@ -18,7 +15,8 @@ from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.schedule import ORDER_SYNC_DELAYS, due_after
 from paycenter_server.domain.states import OPEN_ATTEMPT, AttemptState, OrderState
 from paycenter_server.services import accounts_errors, channels_errors, orders_errors
-from paycenter_server.services.attempts import BEING_CANCELLED, FACTS_MISMATCH, AttemptSettlement, SettleResult
+from paycenter_server.services.attempts import AttemptSettlement, SettleResult
+from paycenter_server.services.attempts_answers import Shown, SubmitAnswers
 from paycenter_server.services.attempts_checks import NewSubmission, check_submission
 from paycenter_server.services.attempts_statements import SubmitStatements
 from paycenter_server.services.channels_configured import ConfiguredChannel
@@ -29,7 +27,7 @@ from paycenter_server.services.gathering import WAITS_OF_CHANNEL_CALLS, Gatherin
 from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.services.limits import waiting_outside
 from paycenter_server.services.orders import Orders
-from paycenter_server.services.payments import BeingCancelledError, FactsMismatchError, Known, Payments
+from paycenter_server.services.payments import Known, Payments
 from paycenter_server.services.payments_direct import DirectPayments
 from paycenter_server.storage import accounts as account_rows
 from paycenter_server.storage import attempts as attempt_rows
@@ -38,8 +36,6 @@ from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage.orders import Submittable
 
 __all__ = ["NewSubmission", "Submission"]
-
-log = structlog.get_logger(__name__)
 
 # Alipay, "Bar code payment": query every 3 to 6 s. The second is the longest time that a call waits for the payer.
 _BAR_STEP = 3.0
@@ -64,10 +60,6 @@ class _Work:
     known: Known
     request: PayRequest
     fresh: bool
-
-
-# The order with its attempt as a submit has left them; None if they must be read.
-_Shown = tuple[PayOrder, PayAttempt] | None
 
 
 def _open(seen: Submittable) -> list[PayAttempt]:
@@ -98,11 +90,10 @@ class Submission:
         self._identity = identity
         self._orders = orders
         self._gateway = gateway
-        self._payments = payments
         self._attempts = attempts
-        self._direct = direct
         self._reads = Gathering(context, order_rows.read_to_submit, waits=WAITS_OF_CHANNEL_CALLS)
         self._statements = SubmitStatements(context)
+        self._answers = SubmitAnswers(context, payments, direct, attempts, self._statements)
 
     async def submit(self, caller: Caller, new: NewSubmission) -> tuple[PayOrder, PayAttempt]:
         """Submit an order. Returns its current state, and the attempt with the display content."""
@@ -152,7 +143,7 @@ class Submission:
             raise channels_errors.channel_not_allowed(code)
         return configured
 
-    async def _run(self, seen: Submittable, configured: ConfiguredChannel, new: NewSubmission) -> tuple[PayAttempt, _Shown]:
+    async def _run(self, seen: Submittable, configured: ConfiguredChannel, new: NewSubmission) -> tuple[PayAttempt, Shown]:
         """Make the order payable at the channel. The attempt as it was before the channel's answer, and what is shown."""
         order = seen.order
         draft = self._draft(order, configured, new)
@@ -166,18 +157,12 @@ class Submission:
         attempt, fresh = await self._intent(seen, configured, new, draft, tolerated)
         request = draft.request if fresh else self._request_of(order, configured, attempt)
         work = _Work(configured, Known(order, attempt), request, fresh)
-        shown: _Shown = None
+        shown: Shown = None
         if configured.spec.attempt_life is not None:
             await self._bar_code(work)
-        elif fresh or not self._showable(configured, attempt):
+        elif fresh or not self._answers.showable(configured, attempt):
             shown = await self._call(work)
         return attempt, shown
-
-    def _showable(self, configured: ConfiguredChannel, attempt: PayAttempt) -> bool:
-        """Whether the stored display content is still valid, so that the channel need not be called."""
-        life = timedelta(minutes=configured.spec.content_minutes)
-        fresh = attempt.state is AttemptState.WAITING and self._context.now() - attempt.update_time < life
-        return bool(attempt.display_content) and fresh
 
     async def _bar_code(self, work: _Work) -> None:
         """Send a bar code payment and wait until it is decided, the deadline is near, or the longest waiting time has passed.
@@ -200,7 +185,7 @@ class Submission:
                 return
             last = loop.time() + _BAR_STEP > end
             if ask or (last and current.state is AttemptState.UNKNOWN):
-                answer = await self._ask(current)
+                answer = await self._answers.ask(current)
                 if answer.status is QueryStatus.PAID:
                     return
                 if last and current.state is AttemptState.UNKNOWN:
@@ -310,105 +295,11 @@ class Submission:
             display_mode=attempt.wanted_mode or configured.spec.display_modes[0],
         )
 
-    async def _call(self, work: _Work) -> _Shown:
+    async def _call(self, work: _Work) -> Shown:
         outcome = await self._gateway.perform(work.configured, lambda codec, context: codec.pay(work.request, context))
         if outcome.not_sent:
             attempt = work.known.attempt
             if work.fresh:
-                await self._close_unsent(attempt, outcome)
+                await self._answers.close_unsent(attempt, outcome)
             raise channels_errors.channel_unreachable(attempt.channel_code, outcome.error_message)
-        return await self._store(work.configured, work.known, outcome)
-
-    async def _close_unsent(self, attempt: PayAttempt, outcome: PayOutcome) -> None:
-        """Close an attempt whose request was not sent, unless a parallel call with the same content has got display content."""
-        async with self._context.database.connection() as connection:
-            await attempt_rows.close_attempt(
-                connection, attempt.id, self._context.now(), cause(outcome.call), code=outcome.error_code,
-                message=outcome.error_message, next_look=None, unshown=True,
-            )  # fmt: skip
-
-    async def _store(self, configured: ConfiguredChannel, known: Known, outcome: PayOutcome) -> _Shown:
-        attempt, now = known.attempt, self._context.now()
-        next_check = due_after(now, ORDER_SYNC_DELAYS, 0)
-        if outcome.status is PayStatus.PAID and outcome.payment is not None:
-            try:
-                if not await self._direct.book(configured, outcome.payment, cause(outcome.call)):
-                    await self._payments.book(configured, outcome.payment, cause(outcome.call), known=known)
-            except BeingCancelledError as error:
-                # Paid while it was being cancelled: only queries from now on are valid, so the attempt is queried soon.
-                await self._store_unclear(attempt, BEING_CANCELLED, str(error), outcome)
-                await self._attempts.look_again(attempt)
-                raise channels_errors.channel_unclear(attempt.channel_code) from error
-            except FactsMismatchError as error:
-                log.error("pay_facts_mismatch", out_trade_no=attempt.out_trade_no, why=str(error))
-                await self._store_unclear(attempt, FACTS_MISMATCH, str(error), outcome)
-                raise channels_errors.channel_unclear(attempt.channel_code) from error
-        elif outcome.status is PayStatus.WAITING:
-            done, shown = await self._statements.answered(known.order, attempt, outcome, now, next_check, cause(outcome.call))
-            if not done:
-                await self._accepted_too_late(attempt)
-            return shown
-        elif outcome.status is PayStatus.REFUSED:
-            async with self._context.database.connection() as connection:
-                closed = await attempt_rows.close_attempt(
-                    connection, attempt.id, now, cause(outcome.call), code=outcome.error_code, message=outcome.error_message,
-                    next_look=self._attempts.first_look(), unshown=True,
-                )  # fmt: skip
-                current = await attempt_rows.get_attempt(connection, attempt.id)
-            if not closed and current is not None and self._showable(configured, current):
-                return None  # a parallel call with the same content was accepted, and its content is shown
-            if current is not None and current.state is AttemptState.SUCCESS:
-                return None
-            if not closed and current is not None and current.state in (AttemptState.WAITING, AttemptState.UNKNOWN):
-                await self._refused_again(current, outcome)
-                return None
-            raise channels_errors.channel_refused(attempt.channel_code, outcome.error_code, outcome.error_message)
-        else:
-            if not await self._store_unclear(attempt, outcome.error_code, outcome.error_message, outcome):
-                await self._accepted_too_late(attempt)
-            unclear = replace(attempt, channel_error_code=outcome.error_code, channel_error_message=outcome.error_message)
-            # A bar code payment is queried by the waiting call after some seconds, not at once.
-            if configured.spec.attempt_life is None and (await self._ask(unclear)).status is not QueryStatus.PAID:
-                raise channels_errors.channel_unclear(attempt.channel_code)
-        return None
-
-    async def _accepted_too_late(self, attempt: PayAttempt) -> None:
-        """The attempt is payable at the channel, or may be, but was paid or closed here meanwhile, for example by a parallel call
-        whose own request was not sent."""
-        async with self._context.database.connection() as connection:
-            current = await attempt_rows.get_attempt(connection, attempt.id)
-        if current is None or current.state is not AttemptState.CLOSED:
-            return
-        await self._attempts.look_again(current)
-        await self._attempts.settle_or_close(current)
-        raise orders_errors.order_changed()
-
-    async def _refused_again(self, attempt: PayAttempt, outcome: PayOutcome) -> None:
-        """A repeated request was refused, but the payer has seen the first one and may have paid it, so the channel is queried."""
-        settled = await self._attempts.settle_or_close(attempt)
-        if settled is SettleResult.PAID:
-            return
-        if settled is SettleResult.STILL_PAYABLE:
-            await self._attempts.give_up_on(attempt)
-        raise channels_errors.channel_refused(attempt.channel_code, outcome.error_code, outcome.error_message)
-
-    async def _store_unclear(self, attempt: PayAttempt, code: str, message: str, outcome: PayOutcome) -> bool:
-        """Store an unclear answer. False if the state of the attempt does not allow it any more."""
-        now = self._context.now()
-        async with self._context.database.connection() as connection:
-            next_check = due_after(now, ORDER_SYNC_DELAYS, 0)
-            return await attempt_rows.unclear(connection, attempt.id, code, message, now, next_check, cause(outcome.call))
-
-    async def _ask(self, attempt: PayAttempt) -> QueryOutcome:
-        """Query the same number after an unclear answer (rule 2). CHANNEL_REFUSED, with the first error of the channel, if the
-        attempt is closed there."""
-        answer = await self._attempts.query(attempt)
-        if answer.status is QueryStatus.CLOSED:
-            code, message = attempt.channel_error_code or answer.error_code, attempt.channel_error_message or answer.error_message
-            async with self._context.database.connection() as connection:
-                await attempt_rows.close_attempt(
-                    connection, attempt.id, self._context.now(), cause(), code=code, message=message,
-                    next_look=self._attempts.first_look(),
-                )  # fmt: skip
-            raise channels_errors.channel_refused(attempt.channel_code, code, message)
-        return answer
+        return await self._answers.store(work.configured, work.known, outcome)
