@@ -17,7 +17,6 @@ from paycenter.v1 import pay_credential_service_pb2 as credential_pb
 from paycenter.v1 import pay_order_service_pb2 as order_pb
 from paycenter.v1.pay_order_service_pb2_grpc import PayOrderServiceStub
 from paycenter_server.domain.errors import PayCenterError
-from paycenter_server.services import identity as identity_module
 from paycenter_server.services.identity import Identity
 from support.grpc_rig import Rig, fails, key_of, open_rig, raw_call, refused
 from support.system import PayCenterSystem
@@ -162,34 +161,35 @@ async def test_a_method_that_is_not_there(rig: Rig) -> None:
             assert info.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_what_is_kept_of_credentials(system: PayCenterSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_kept_of_credentials(system: PayCenterSystem) -> None:
     """Of each one entry, of the oldest none where there are many, and none of one that is refused now."""
-    monkeypatch.setattr(identity_module, "_MAX_CACHED", 2)
     identity = Identity(system.services.context)
+    kept = identity._credentials
+    kept._most = 2
     first = system.secrets["shop:authorization"]
     await identity.authenticate(first.replace(" ", "   "))
-    assert not identity._known, "another spelling of a credential"
+    assert not kept._known, "another spelling of a credential"
     others = []
     for name in ("Lin", "Wei"):
         key_id, secret = await system.services.credentials.create_operator(name)
         others.append((key_id, basic(f"{key_id}:{secret}")))
     for authorization in (first, others[0][1], others[1][1]):
         await identity.authenticate(authorization)
-    assert list(identity._known) == [others[0][1], others[1][1]]
+    assert list(kept._known) == [others[0][1], others[1][1]]
     await identity.authenticate(first.replace(" ", "   "))
-    assert len(identity._known) == 2, "another spelling displaces none"
+    assert len(kept._known) == 2, "another spelling displaces none"
     await identity.authenticate(first)
-    assert list(identity._known) == [others[1][1], first]
+    assert list(kept._known) == [others[1][1], first]
     for again in (first, others[1][1]):
-        identity._known[again] = (float("-inf"), identity._known[again][1])
+        kept._known[again] = (float("-inf"), kept._known[again][1])
         await identity.authenticate(again)
-        assert len(identity._known) == 2, "one that is verified again displaces none"
-    assert list(identity._known) == [first, others[1][1]], "it is the youngest"
+        assert len(kept._known) == 2, "one that is verified again displaces none"
+    assert list(kept._known) == [first, others[1][1]], "it is the youngest"
     await system.rows("UPDATE pay_credential SET enabled = false WHERE key_id = $1", others[1][0])
-    identity._known[others[1][1]] = (float("-inf"), identity._known[others[1][1]][1])
+    kept._known[others[1][1]] = (float("-inf"), kept._known[others[1][1]][1])
     with pytest.raises(PayCenterError):
         await identity.authenticate(others[1][1])
-    assert list(identity._known) == [first], "it is none that was verified"
+    assert list(kept._known) == [first], "it is none that was verified"
 
 
 async def test_a_change_while_a_credential_is_checked(system: PayCenterSystem) -> None:
@@ -198,22 +198,22 @@ async def test_a_change_while_a_credential_is_checked(system: PayCenterSystem) -
     async with system.services.context.database.transaction() as held:
         await held.execute("LOCK TABLE pay_credential IN ACCESS EXCLUSIVE MODE")
         before = asyncio.ensure_future(identity.authenticate(authorization))
-        (earlier,) = await eventually(lambda: tuple(identity._checking.values()))
+        (earlier,) = await eventually(lambda: tuple(identity._credentials._reading.values()))
         identity.forget(key_of(system)[0])
         after = asyncio.ensure_future(identity.authenticate(authorization))
-        (later,) = await eventually(lambda: tuple(identity._checking.values()))
+        (later,) = await eventually(lambda: tuple(identity._credentials._reading.values()))
         assert later is not earlier
     assert await before == await after
-    assert identity._known[authorization][1] is later.result()
-    assert not identity._checking
+    assert identity._credentials._known[authorization][1] is later.result()
+    assert not identity._credentials._reading
     identity.forget(key_of(system)[0])
     async with system.services.context.database.transaction() as held:
         await held.execute("LOCK TABLE pay_credential IN ACCESS EXCLUSIVE MODE")
         alone = asyncio.ensure_future(identity.authenticate(authorization))
-        await eventually(lambda: identity._checking)
+        await eventually(lambda: identity._credentials._reading)
         identity.forget(key_of(system)[0])
     await alone
-    assert not identity._known
+    assert not identity._credentials._known
 
 
 async def test_a_cancelled_call_does_not_end_the_check_for_others(system: PayCenterSystem) -> None:
@@ -221,7 +221,7 @@ async def test_a_cancelled_call_does_not_end_the_check_for_others(system: PayCen
     async with system.services.context.database.transaction() as held:
         await held.execute("LOCK TABLE pay_credential IN ACCESS EXCLUSIVE MODE")
         first, second = (asyncio.ensure_future(identity.authenticate(authorization)) for _ in range(2))
-        await eventually(lambda: identity._checking)
+        await eventually(lambda: identity._credentials._reading)
         first.cancel()
         with pytest.raises(asyncio.CancelledError):
             await first

@@ -437,11 +437,11 @@ async def test_the_refusals_of_a_full_server_are_those_of_their_callers(system: 
     async with open_rig(system, limits=Limits(calls=2)) as rig:
         order = await rig.order()
         await rig.op.get_order(id=order.id)
-        admission, identity = rig.server.admission, system.services.identity
+        admission, known = rig.server.admission, system.services.identity._credentials._known
         admission._refusals_of(UNKNOWN).left = -1000
         async with waiting_calls(rig, order, 2):
-            for authorization, (_, caller) in list(identity._known.items()):
-                identity._known[authorization] = (float("-inf"), caller)
+            for authorization, (_, caller) in list(known.items()):
+                known[authorization] = (float("-inf"), caller)
             for client in (rig.shop, rig.op):
                 async with fails("TOO_MANY_CALLS", grpc.StatusCode.RESOURCE_EXHAUSTED):
                     await client.get_order(id=order.id)

@@ -207,7 +207,7 @@ async def test_a_limit_whose_app_is_gone_opens_nothing(rig: Rig) -> None:
     await (await rig.app("books")).close()
     client = await limited(rig, "books")
     await rig.op.apps.DeletePayApp(app_pb.DeletePayAppRequest(app_key="books"))
-    rig.system.services.identity._known.clear()
+    rig.system.services.identity._credentials._known.clear()
     assert not (await client.apps.ListPayApps(app_pb.ListPayAppsRequest())).pay_apps
     async with fails("APP_NOT_FOUND"):
         await client.orders.ListPayOrders(order_pb.ListPayOrdersRequest())

@@ -221,8 +221,8 @@ ORDERS: list[Mutant] = [
         "test_orders_insert.py",
         (
             "kept-read-before-change",
-            "if value is not None and changes == self._changes:",
-            "if value is not None:",
+            "        if changes != self._changes:\n            return value  # what",
+            "        if False:\n            return value  # what",
             "test_what_was_read_before_a_change_is_not_kept",
         ),
         (
@@ -239,14 +239,14 @@ ORDERS: list[Mutant] = [
         ),
         (
             "kept-forget",
-            "self._known.pop(key, None)",
-            "pass",
+            "        self._known.pop(key, None)\n        self._reading.pop(",
+            "        self._reading.pop(",
             "test_the_app_of_a_create_is_read_once_a_second_and_after_its_change",
         ),
         (
             "kept-forget-all",
-            "        self._changes += 1\n        self._known.clear()",
-            "        self._changes += 1",
+            "        self._known.clear()\n        self._reading.clear()",
+            "        self._reading.clear()",
             "test_account_callbacks.py::test_a_change_of_a_channel_is_seen_at_once_by_the_process_that_makes_it",
         ),
     ),

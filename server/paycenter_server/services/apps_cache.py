@@ -16,4 +16,4 @@ class AppCache(Kept[str, PayApp]):
             async with context.database.connection() as connection:
                 return await app_rows.get_app(connection, app_key)
 
-        super().__init__(read)
+        super().__init__(context, read)

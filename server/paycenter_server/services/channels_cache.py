@@ -16,8 +16,8 @@ class ChannelCache:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._by_code: Kept[tuple[UUID, str], PayChannel] = Kept(self._read_channel)
-        self._bindings: Kept[UUID, Sequence[UUID]] = Kept(self._read_bindings)
+        self._by_code: Kept[tuple[UUID, str], PayChannel] = Kept(context, self._read_channel)
+        self._bindings: Kept[UUID, Sequence[UUID]] = Kept(context, self._read_bindings)
 
     async def _read_channel(self, key: tuple[UUID, str]) -> PayChannel | None:
         async with self._context.database.connection() as connection:

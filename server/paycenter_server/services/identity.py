@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import re
 from collections.abc import Callable, Sequence
-from functools import partial
-from time import monotonic
 from uuid import UUID
 
 import structlog
@@ -23,6 +20,7 @@ from paycenter_server.services import apps_errors, credentials_errors, operators
 from paycenter_server.services.apps_cache import AppCache
 from paycenter_server.services.audit import Act, Refusals
 from paycenter_server.services.context import Context
+from paycenter_server.services.kept import Kept
 from paycenter_server.services.secrets import same_secret
 from paycenter_server.storage import apps as app_rows
 from paycenter_server.storage import credentials as credential_rows
@@ -34,7 +32,6 @@ __all__ = ["Caller", "Identity", "operator_caller"]
 
 log = structlog.get_logger(__name__)
 _FRESH_SECONDS = 5.0
-_MAX_CACHED = 10_000
 LOGGED_A_SECOND = 100
 """Lines about refused credentials. Without a limit a stranger could fill the disk."""
 
@@ -96,69 +93,30 @@ class Identity:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._known: dict[str, tuple[float, Caller]] = {}
-        self._checking: dict[str, asyncio.Task[Caller]] = {}
-        self._changes = 0
+        self._credentials = Kept(context, self._check, seconds=_FRESH_SECONDS, keeps=_CANONICAL.fullmatch)
+        self.known: Callable[[str], Caller | None] = self._credentials.known
+        """The caller of an `authorization` value if it was verified within the last 5 seconds."""
+        self.last_known: Callable[[str], Caller | None] = self._credentials.last_known
+        """The caller whose credential this was when it was last verified. It proves nothing now."""
         self._refusals = Refusals(context.database)
         self._apps = AppCache(context)
 
     async def authenticate(self, authorization: str | None) -> Caller:
-        """The caller of an `authorization` value: `Basic base64(key_id:secret)`, as in HTTP."""
-        if not authorization:
+        """The caller of an `authorization` value: `Basic base64(key_id:secret)`, as in HTTP. Calls that arrive with the same one
+        are checked together."""
+        caller = await self._credentials.get(authorization) if authorization else None
+        if caller is None:
             _log_failure("", "no credentials")
             raise credentials_errors.credentials_missing()
-        if (known := self.known(authorization)) is not None:
-            return known
-        checking = self._checking.get(authorization)
-        if checking is None:
-            checking = self._checking[authorization] = self._context.start(self._check_and_keep(authorization))
-            checking.add_done_callback(partial(self._checked, authorization))
-        return await asyncio.shield(checking)
-
-    def _checked(self, authorization: str, checking: asyncio.Task[Caller]) -> None:
-        if self._checking.get(authorization) is checking:
-            del self._checking[authorization]
-
-    async def _check_and_keep(self, authorization: str) -> Caller:
-        """Check once for all calls that wait for it: those with one credential, whenever the last check is 5 seconds ago."""
-        now, changes = monotonic(), self._changes
-        try:
-            caller = await self._check(authorization)
-        except PayCenterError:
-            self._known.pop(authorization, None)  # it is none that was verified
-            raise
-        if changes != self._changes:
-            return caller  # what was read before a change is not kept
-        self._known.pop(authorization, None)  # it becomes the youngest
-        if _CANONICAL.fullmatch(authorization):
-            if len(self._known) >= _MAX_CACHED:
-                del self._known[next(iter(self._known))]
-            self._known[authorization] = (now, caller)
         return caller
-
-    def known(self, authorization: str) -> Caller | None:
-        """The caller if its credential was verified within the last 5 seconds."""
-        known = self._known.get(authorization)
-        return known[1] if known is not None and monotonic() - known[0] < _FRESH_SECONDS else None
-
-    def last_known(self, authorization: str) -> Caller | None:
-        """The caller whose credential this was when it was last verified. It proves nothing now."""
-        known = self._known.get(authorization)
-        return known[1] if known is not None else None
 
     def forget(self, key_id: str) -> None:
         """Read a credential again at its next use in this process, because it has changed."""
-        self._forget(lambda caller: caller.key_id == key_id)
+        self._credentials.forget_those(lambda caller: caller.key_id == key_id)
 
     def forget_operator(self, operator_id: UUID) -> None:
         """Read the credentials of an operator again at their next use in this process, because the operator has changed."""
-        self._forget(lambda caller: caller.operator_id == operator_id)
-
-    def _forget(self, changed: Callable[[Caller], bool]) -> None:
-        self._changes += 1
-        self._checking.clear()
-        for authorization in [known for known, (_, caller) in self._known.items() if changed(caller)]:
-            del self._known[authorization]
+        self._credentials.forget_those(lambda caller: caller.operator_id == operator_id)
 
     async def _check(self, authorization: str) -> Caller:
         key_id, secret = _parsed(authorization)
