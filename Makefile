@@ -8,6 +8,8 @@ SOURCES := pyproject.toml setup.py server/requirements.txt client/pyproject.toml
 JOBS ?= 2
 # The tests that run at the same time: one more than the cores, because tests also wait.
 TEST_JOBS ?= 3
+# A process that starts compiles the whole program again where this is set: half as long again, and the tests start hundreds.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: run demo setup test lint unit e2e whole browser pictures mutants faults bench bench-large soak interop fuzz stubs diagrams events format clean help
 
