@@ -65,7 +65,7 @@ class CallbackSubjects:
         self._next += count
         return first, asyncio.run(make_attempts(self._made, self.prepared(), first, count))
 
-    def _send(self, name: str, port: int, pids: dict[str, int], requests: list[bytes], parallel: int) -> Measured:
+    def send(self, name: str, port: int, pids: dict[str, int], requests: list[bytes], parallel: int) -> Measured:
         """Send requests, each of which is to be answered 204."""
         with tempfile.NamedTemporaryFile("w") as file:
             file.write("\n".join(request.hex() for request in requests))
@@ -86,9 +86,9 @@ class CallbackSubjects:
         """A bare handler with the same requests, and what every callback needs: its proof is added to its processor time."""
         channel = self.prepared()
         _, attempts = self._attempts(1)
-        headers, body = callback(channel, attempts[0])
+        headers, body = callback(channel, attempts[0].out_trade_no)
         request = http_request(channel, headers, body)
-        measured = self._send("bare callback", self._bare_port, {"server": self._bare.pid}, [request] * COUNT, 64)
+        measured = self.send("bare callback", self._bare_port, {"server": self._bare.pid}, [request] * COUNT, 64)
         measured.cpu["server"][-1] += proof_microseconds(channel, headers, body)
 
     def callback(self) -> None:
@@ -99,12 +99,17 @@ class CallbackSubjects:
         """The same, as many at the same time as pgbench has clients."""
         self._callbacks("callback, 16", CLIENTS)
 
+    @property
+    def sidecar(self) -> tuple[int, int]:
+        """The port and the process of the sidecar."""
+        return self._port, self._sidecar.pid
+
     def _callbacks(self, name: str, parallel: int) -> None:
         channel = self.prepared()
         first, attempts = self._attempts(COUNT)
-        requests = [http_request(channel, *callback(channel, attempt)) for attempt in attempts]
+        requests = [http_request(channel, *callback(channel, attempt.out_trade_no)) for attempt in attempts]
         pids = {"server": self._sidecar.pid, "postgres": self._made.postgres_pid}
-        measured = self._send(name, self._port, pids, requests, parallel)
+        measured = self.send(name, self._port, pids, requests, parallel)
         measured.failed += asyncio.run(unpaid(self._made, first, COUNT))
 
     def pgbench_settle(self) -> None:
@@ -112,7 +117,7 @@ class CallbackSubjects:
         channel = self.prepared()
         each = 2 * COUNT // CLIENTS  # more, because each client makes its plans first
         first, attempts = self._attempts((each + 1) * CLIENTS)
-        headers, body = callback(channel, attempts[0])
+        headers, body = callback(channel, attempts[0].out_trade_no)
         booking = booking_of(channel, headers, body)
         arguments = ["--transactions", str(each), "--define", "at=-1", "--define", f"first={first}"]
         run_pgbench(

@@ -148,3 +148,18 @@ async def order_numbers(made: Processes, prefix: str, table: str = "pay_order") 
     finally:
         await connection.close()
     return [row["id"] if isinstance(row["id"], str) else encode(Prefix.ORDER, row["id"]) for row in rows]
+
+
+async def open_attempts(made: Processes, prefix: str) -> list[str]:
+    """The out_trade_no of the attempts of these orders. The jobs of workers leave them alone from now on."""
+    from paycenter_server.domain.ids import Prefix, encode
+
+    await look_no_more(made)
+    connection = await asyncpg.connect(made.urls.database_url)
+    try:
+        rows = await connection.fetch(
+            "SELECT a.id FROM pay_attempt a JOIN pay_order o ON o.id = a.order_id WHERE o.merchant_order_id LIKE $1 || '%'", prefix
+        )
+    finally:
+        await connection.close()
+    return [encode(Prefix.ATTEMPT, row["id"]) for row in rows]

@@ -107,11 +107,11 @@ async def unpaid(made: Processes, first: int, count: int) -> int:
         await connection.close()
 
 
-def callback(channel: WechatChannel, attempt: PayAttempt) -> tuple[dict[str, str], bytes]:
+def callback(channel: WechatChannel, out_trade_no: str) -> tuple[dict[str, str], bytes]:
     """Headers and body of the callback about the payment of an attempt, as WeChat Pay sends it."""
     facts, now = channel.configured.codec.account, datetime.now(UTC)
     paid = {
-        "mchid": facts["mchid"], "appid": facts["appid"], "out_trade_no": attempt.out_trade_no,
+        "mchid": facts["mchid"], "appid": facts["appid"], "out_trade_no": out_trade_no,
         "transaction_id": f"4200{secrets.randbelow(10**24):024d}", "trade_type": "NATIVE", "trade_state": "SUCCESS",
         "trade_state_desc": "支付成功", "bank_type": "OTHERS", "attach": "", "success_time": now.isoformat(timespec="seconds"),
         "payer": {"openid": f"o{secrets.token_hex(13)}"},

@@ -24,6 +24,7 @@ from first_notification import FirstNotification
 from neighbours import Neighbours
 from processes import Processes, cpu_seconds
 from subjects import Benchmark, Measured
+from whole_payments import WholePayments
 
 FOREIGN = 0.15
 
@@ -167,6 +168,7 @@ def main() -> int:
         callbacks = CallbackSubjects(made, benchmark.app, benchmark.found)
         neighbours = Neighbours(made, benchmark, callbacks)
         first = FirstNotification(benchmark)
+        whole = WholePayments(made, benchmark, callbacks)
         steps = [
             benchmark.echo_create, benchmark.create, benchmark.echo_get, benchmark.get, benchmark.pgbench_insert,
             benchmark.submit_and_refund, neighbours.submit_wechat,
@@ -174,7 +176,7 @@ def main() -> int:
             benchmark.idle_create, benchmark.half_load, benchmark.twice_the_load, neighbours.twice_the_load_held_back,
             neighbours.beside_lists, benchmark.bare_client, benchmark.bare_client_twice,
             benchmark.deliver, benchmark.deliver_by_two, first.first_notification, benchmark.two_processes, benchmark.create_tls,
-            benchmark.whole_payments, benchmark.whole_payments_by_orm,
+            whole.whole_payments, whole.whole_payments_by_orm,
         ]  # fmt: skip
         chosen = [step for step in steps if not options.only or any(part in step.__name__ for part in options.only)]
         rounds(benchmark, chosen, options.rounds)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fixtures import App, fill_notifications, insert_script, make_app, make_orders, order_numbers
+from fixtures import App, fill_notifications, insert_script, make_app, make_orders
 from paycenter.v1 import pay_order_service_pb2 as orders
 from paycenter.v1 import pay_refund_service_pb2 as refunds
 from paycenter_server.local.ports import free_port
@@ -23,7 +23,7 @@ from processes import HERE, Processes, cpu_seconds, generate, listening, memory_
 
 MARKER = "0123456789abcdef"
 SERVICE = "/paycenter.v1.PayOrderService/"
-PAID, PAID_BY_ORM = 500, 250
+PAID = 500
 _SETTINGS = "-c jit=off -c enable_seqscan=off"  # as in storage/database.py
 
 
@@ -122,7 +122,8 @@ class Benchmark:
         return int(found["calls"])
 
     @property
-    def _pids(self) -> dict[str, int]:
+    def pids(self) -> dict[str, int]:
+        """The processes of the system whose processor time is measured."""
         return {"server": self._server.pid, "postgres": self._made.postgres_pid}
 
     def create_message(self) -> bytes:
@@ -180,7 +181,7 @@ class Benchmark:
     def create(self) -> None:
         """CreatePayOrder with numbers that were not used before."""
         calls = self._grpc(
-            "create", self.target, SERVICE + "CreatePayOrder", self.create_message(), pids=self._pids, marker=MARKER,
+            "create", self.target, SERVICE + "CreatePayOrder", self.create_message(), pids=self.pids, marker=MARKER,
             first=self._first,
         )  # fmt: skip
         self._rate_before = self.found["create"].rates[-1]
@@ -202,7 +203,7 @@ class Benchmark:
             self.target,
             SERVICE + "GetPayOrder",
             message,
-            pids=self._pids,
+            pids=self.pids,
             marker=MARKER,
             first=self._known,
             span=self._span,
@@ -230,7 +231,7 @@ class Benchmark:
             file.write("\n".join(message.SerializeToString().hex() for message in messages))
             file.flush()
             self._grpc(
-                name, target or self.target, path, b"", pids=self._pids if pids is None else pids, marker="", first=0,
+                name, target or self.target, path, b"", pids=self.pids if pids is None else pids, marker="", first=0,
                 messages=Path(file.name),
             )  # fmt: skip
 
@@ -242,82 +243,33 @@ class Benchmark:
         """The same by two workers."""
         self._deliver("deliver, two workers", 2)
 
-    def whole_payments(self) -> None:
-        """Orders that are created, then submitted to the mock channel, which pays at once, while a worker sends the notifications:
-        payments a second over both parts, and the processor time of all processes for one."""
-        (worker,) = self.workers(1)
-        self._whole("whole payment", self.target, self._server, worker)
-        worker.terminate()
-        worker.wait(20)
-
-    def whole_payments_by_orm(self) -> None:
-        """The same by the second subject (`orm.py`): SQLAlchemy's ORM, one commit a step."""
-        database = self._made.urls.database_url
-        server, port = self._made.with_port(str(HERE / "orm.py"), "serve", database)
-        worker, _ = self._made.with_port(str(HERE / "orm.py"), "deliver", database, f"{self.receiver_url}/notify")
-        self._whole("whole payment, ORM", f"127.0.0.1:{port}", server, worker, PAID_BY_ORM, warm=True)
-        for process in (worker, server):
-            process.terminate()
-            process.wait(20)
-
-    def _whole(self, name: str, target: str, server: Any, worker: Any, count: int = PAID, *, warm: bool = False) -> None:
-        """`warm`: the server has just started, so some payments are made before those that are measured."""
-        if warm:
-            self._pay("warm, ORM", target, {}, 100)
-            for part in ("create", "submit"):
-                del self.found[f"warm, ORM: {part}"]
-        pids = {"server": server.pid, "postgres": self._made.postgres_pid, "worker": worker.pid}
-        before = {key: cpu_seconds(pid) for key, pid in pids.items()}
-        seconds = self._pay(name, target, pids, count)
-        measured = self.found.setdefault(name, Measured())
-        measured.rates.append(count / seconds)
-        used = {key: (cpu_seconds(pid) - before[key]) / count * 1e6 for key, pid in pids.items()}
-        for key, value in {**used, "all": sum(used.values())}.items():
-            measured.cpu.setdefault(key, []).append(value)
-
-    def _pay(self, name: str, target: str, pids: dict[str, int], count: int) -> float:
-        """Make payments, whose parts are measured too. The seconds that they took until the last notification."""
-        prefix = f"w{time.monotonic_ns()}-"
-        creates = [
-            orders.CreatePayOrderRequest(merchant_order_id=f"{prefix}{number}", subject="Tea", amount=1990, user_ip="203.0.113.7")
-            for number in range(count)
-        ]
-        received, started = self._received(), time.monotonic()
-        self.listed(f"{name}: create", SERVICE + "CreatePayOrder", creates, target, pids)
-        seconds = time.monotonic() - started
-        ids = asyncio.run(order_numbers(self._made, prefix, "orm_order" if "ORM" in name else "pay_order"))
-        submits = [orders.SubmitPayOrderRequest(id=number, channel_code="mock") for number in ids]
-        started = time.monotonic()
-        self.listed(f"{name}: submit", SERVICE + "SubmitPayOrder", submits, target, pids)
-        self._wait_received(received + len(ids))
-        return seconds + time.monotonic() - started
-
-    def _wait_received(self, count: int, every: float = 0.02) -> None:
+    def wait_received(self, count: int, every: float = 0.02) -> None:
+        """Wait until the receiver has had so many requests."""
         end = time.monotonic() + 60
-        while self._received() < count:
+        while self.received() < count:
             if time.monotonic() > end:
-                raise SystemExit(f"the receiver got {self._received()} of {count} notifications")
+                raise SystemExit(f"the receiver got {self.received()} of {count} notifications")
             time.sleep(every)
 
     def workers(self, count: int) -> list[subprocess.Popen[str]]:
         """Workers that started with something to deliver, and rest: what a worker does once after its start is not measured."""
-        received = self._received()
+        received = self.received()
         asyncio.run(fill_notifications(self._made, self.app, f"{self.receiver_url}/notify", 200))
         workers = [self._made.paycenter("worker") for _ in range(count)]
-        self._wait_received(received + 200)
+        self.wait_received(received + 200)
         quiet([worker.pid for worker in workers])
         return workers
 
     def _deliver(self, name: str, count: int, waiting: int = 8000) -> None:
         """Workers that rest find what is due at different moments, so the first quarter is not measured."""
         workers = self.workers(count)
-        before, pids = self._received(), [worker.pid for worker in workers]
+        before, pids = self.received(), [worker.pid for worker in workers]
         used = [cpu_seconds(pid) for pid in pids]
         asyncio.run(fill_notifications(self._made, self.app, f"{self.receiver_url}/notify", waiting))
-        self._wait_received(before + waiting // 4, every=0.002)
-        first, started, cpu = self._received(), time.monotonic(), cpu_seconds(*pids)
+        self.wait_received(before + waiting // 4, every=0.002)
+        first, started, cpu = self.received(), time.monotonic(), cpu_seconds(*pids)
         postgres = cpu_seconds(self._made.postgres_pid)
-        self._wait_received(before + waiting)
+        self.wait_received(before + waiting)
         seconds, sent = time.monotonic() - started, before + waiting - first
         parts = [cpu_seconds(pid) - earlier for pid, earlier in zip(pids, used, strict=True)]
         if min(parts) * count < sum(parts) / 2:
@@ -330,7 +282,8 @@ class Benchmark:
             worker.terminate()
             worker.wait(20)
 
-    def _received(self) -> int:
+    def received(self) -> int:
+        """How many requests the receiver has had."""
         import urllib.request
 
         with urllib.request.urlopen(f"{self.receiver_url}/count", timeout=5) as answer:
