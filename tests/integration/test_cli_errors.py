@@ -7,8 +7,7 @@ import resource
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,6 +16,7 @@ import asyncpg
 import grimp
 import pytest
 from paycenter_server.storage.problems import database_problem
+from support.commands import run_command
 
 DATABASE_COMMANDS = (
     ("migrate",),
@@ -54,12 +54,11 @@ def environment(database_url: str, master_key_file: Path, **more: str) -> dict[s
     }
 
 
-def run(
-    words: tuple[str, ...], env: Mapping[str, str], folder: Path, before: Callable[[], None] | None = None
-) -> subprocess.CompletedProcess[str]:
+def run_limited(words: tuple[str, ...], env: Mapping[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """The command in an interpreter of its own, which can write no file."""
     argv = [sys.executable, "-m", "paycenter_server.cli", *words]
     return subprocess.run(
-        argv, env=env, cwd=folder, capture_output=True, text=True, timeout=60, check=False, preexec_fn=before
+        argv, env=env, cwd=folder, capture_output=True, text=True, timeout=60, check=False, preexec_fn=_no_file_may_grow
     )  # fmt: skip
 
 
@@ -71,11 +70,6 @@ def sentence(done: subprocess.CompletedProcess[str]) -> str:
     assert len(lines) == 1, done.stderr
     assert "secret-password" not in done.stderr
     return lines[0]
-
-
-def together(work: list[tuple[tuple[str, ...], dict[str, str]]], folder: Path) -> list[str]:
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(lambda item: sentence(run(item[0], item[1], folder)), work))
 
 
 @pytest.mark.parametrize(
@@ -97,8 +91,8 @@ def test_database(
     parts = urlsplit(database_url)
     server = f"127.0.0.1:{parts.port}"
     wrong = parts._replace(**{name: value.format(server=server) for name, value in change.items()}).geturl()
-    said = together([(words, environment(wrong, master_key_file)) for words in commands], tmp_path)
-    for line in said:
+    for words in commands:
+        line = sentence(run_command(words, environment(wrong, master_key_file), tmp_path))
         assert expected in line
         assert "PAYCENTER_DATABASE_URL" in line
 
@@ -120,7 +114,7 @@ def test_database(
 )
 def test_a_wrong_setting_is_named(variable: str, value: str, expected: str, master_key_file: Path, tmp_path: Path) -> None:
     env = environment("postgresql://u:secret-password@127.0.0.1:1/d", master_key_file, **{variable: value})
-    done = run(("serve",), env, tmp_path)
+    done = run_command(("serve",), env, tmp_path)
     assert done.returncode == 2
     assert [line for line in done.stderr.splitlines() if line.startswith(f"  {variable}: ") and expected in line], done.stderr
     assert "secret-password" not in done.stderr
@@ -134,14 +128,11 @@ def taken() -> Iterator[str]:
 
 
 def test_a_taken_address(taken: str, database_url: str, redis_url: str, master_key_file: Path, tmp_path: Path) -> None:
-    work: list[tuple[tuple[str, ...], dict[str, str]]] = []
     for command, variable in (("serve", "PAYCENTER_GRPC_ADDRESS"), ("callback", "PAYCENTER_CALLBACK_ADDRESS")):
         for address in (taken, "no-such-host.invalid:1"):
             env = environment(database_url, master_key_file, PAYCENTER_REDIS_URL=redis_url, **{variable: address})
-            work.append(((command,), env))
-    for (_, env), line in zip(work, together(work, tmp_path), strict=True):
-        variable, address = next((name, env[name]) for name in env if env[name].endswith((taken, ".invalid:1")))
-        assert line.startswith(f"Error: {variable}: cannot listen on {address}"), line
+            line = sentence(run_command((command,), env, tmp_path))
+            assert line.startswith(f"Error: {variable}: cannot listen on {address}"), line
 
 
 @pytest.mark.parametrize(
@@ -156,7 +147,7 @@ def test_the_master_key_file(content: str | None, expected: str, database_url: s
     file = tmp_path / "master.key"
     if content is not None:
         file.write_text(content)
-    line = sentence(run(("worker",), environment(database_url, file), tmp_path))
+    line = sentence(run_command(("worker",), environment(database_url, file), tmp_path))
     assert "PAYCENTER_MASTER_KEY_FILE" in line
     assert expected in line
 
@@ -175,7 +166,7 @@ def test_the_master_key_file(content: str | None, expected: str, database_url: s
 )
 def test_no_permission_and_no_such_address(words: tuple[str, ...], tmp_path: Path) -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith("PAYCENTER_")}
-    assert sentence(run(words, env, tmp_path))
+    assert sentence(run_command(words, env, tmp_path))
 
 
 def _no_file_may_grow() -> None:
@@ -185,7 +176,7 @@ def _no_file_may_grow() -> None:
 
 def test_the_demonstration_on_a_full_disk(tmp_path: Path) -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith("PAYCENTER_")}
-    assert "No usable temporary directory" in sentence(run(("demo",), env, tmp_path, _no_file_may_grow))
+    assert "No usable temporary directory" in sentence(run_limited(("demo",), env, tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -201,7 +192,7 @@ def test_a_full_disk(words: tuple[str, ...], database_url: str, master_key_file:
     env: dict[str, str] = {name: value for name, value in os.environ.items() if not name.startswith("PAYCENTER_")}
     if words[0] == "seed":
         env = environment(database_url, master_key_file)
-    line = sentence(run(words, {**env, "TMPDIR": str(tmp_path)}, tmp_path, _no_file_may_grow))
+    line = sentence(run_limited(words, {**env, "TMPDIR": str(tmp_path)}, tmp_path))
     assert "File too large" in line
 
 
@@ -235,11 +226,11 @@ def test_operator_and_migrate_need_only_the_database(database_url: str, tmp_path
     env["PAYCENTER_DATABASE_URL"] = database_url
     # Another command's setting that is wrong does not matter either.
     env["PAYCENTER_GRPC_ADDRESS"] = "nowhere"
-    created = run(("operator", "anne"), env, tmp_path)
+    created = run_command(("operator", "anne"), env, tmp_path)
     assert created.returncode == 0, created.stderr
     assert "key id: op_" in created.stdout
-    assert run(("migrate", "--check"), env, tmp_path).returncode == 0
-    missing = run(("operator", "anne"), {**env, "PAYCENTER_DATABASE_URL": ""}, tmp_path)
+    assert run_command(("migrate", "--check"), env, tmp_path).returncode == 0
+    missing = run_command(("operator", "anne"), {**env, "PAYCENTER_DATABASE_URL": ""}, tmp_path)
     assert missing.returncode == 2
     assert "PAYCENTER_DATABASE_URL" in missing.stderr
     assert "MASTER_KEY" not in missing.stderr
@@ -248,7 +239,7 @@ def test_operator_and_migrate_need_only_the_database(database_url: str, tmp_path
 @pytest.mark.parametrize("name", ["", "x" * 65, "a\nb"])
 def test_the_name_of_an_operator(name: str, tmp_path: Path) -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith("PAYCENTER_")}
-    done = run(("operator", name), env, tmp_path)
+    done = run_command(("operator", name), env, tmp_path)
     assert done.returncode == 2
     assert "Invalid value for NAME" in done.stderr
     assert "Traceback" not in done.stderr
@@ -256,14 +247,14 @@ def test_the_name_of_an_operator(name: str, tmp_path: Path) -> None:
 
 def test_unknown_variables_are_named(database_url: str, redis_url: str, master_key_file: Path, tmp_path: Path, taken: str) -> None:
     wrong = {"PAYCENTER_GRPC_ADRESS": "127.0.0.1:1", "PAYCENTER_LOGLEVEL": "debug", "paycenter_log_format": "json"}
-    done = run(("migrate",), environment(database_url, master_key_file, **wrong), tmp_path)
+    done = run_command(("migrate",), environment(database_url, master_key_file, **wrong), tmp_path)
     assert done.returncode == 0
     assert done.stderr.splitlines() == [
         "Warning: PAYCENTER_GRPC_ADRESS is not a setting of PayCenter. The nearest setting is PAYCENTER_GRPC_ADDRESS.",
         "Warning: PAYCENTER_LOGLEVEL is not a setting of PayCenter. The nearest setting is PAYCENTER_LOG_LEVEL.",
     ]
     env = environment(database_url, master_key_file, PAYCENTER_REDIS_URL=redis_url, PAYCENTER_CALLBACK_ADDRESS=taken, **wrong)
-    logged = run(("callback",), env, tmp_path).stderr
+    logged = run_command(("callback",), env, tmp_path).stderr
     assert logged.count("unknown_variable") == 2
     assert '"nearest": "PAYCENTER_LOG_LEVEL"' in logged
 

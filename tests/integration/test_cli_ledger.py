@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -14,13 +13,14 @@ import pytest
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.services.refunds import NewRefund
 from support.cases import hold, last_case, late, run_refund_job, set_app
+from support.commands import run_command
 from support.system import OPERATOR, PayCenterSystem
 
 Run = Callable[..., Awaitable[subprocess.CompletedProcess[str]]]
 
 
 @pytest.fixture
-def run(system: PayCenterSystem, master_key_file: Path) -> Run:
+def run(system: PayCenterSystem, master_key_file: Path, tmp_path: Path) -> Run:
     environment = {
         **os.environ, "PAYCENTER_MODE": "development", "PAYCENTER_DATABASE_URL": system.database_url,
         "PAYCENTER_MASTER_KEY_FILE": str(master_key_file), "PAYCENTER_ORDER_CALLBACK_URL": system.settings.order_callback_url,
@@ -28,10 +28,7 @@ def run(system: PayCenterSystem, master_key_file: Path) -> Run:
     }  # fmt: skip
 
     async def typed(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "paycenter_server.cli", *words]
-        return await asyncio.to_thread(
-            subprocess.run, command, env=environment, capture_output=True, text=True, timeout=30, check=False
-        )
+        return await asyncio.to_thread(run_command, words, environment, tmp_path)
 
     return typed
 
