@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from paycenter_server.simulator.keys import generate_keys, load_keys
+from support.commands import run_command
 from support.system import OPERATOR, PayCenterSystem
 
 CODES = ["wx_native", "wx_bar", "alipay_qr", "alipay_pc", "mock"]
@@ -103,8 +103,7 @@ async def test_the_command(system: PayCenterSystem, master_key_file: Path) -> No
     }  # fmt: skip
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "paycenter_server.cli", "channel", "test", *words]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+        return run_command(("channel", "test", *words), environment, master_key_file.parent)
 
     import asyncio
 
