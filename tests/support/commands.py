@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 _COMMANDS = ("approvals", "audit", "cases", "ledger", "operations", "processes")
 _LONGEST = 60
@@ -44,21 +44,15 @@ class _Forking:
         self._process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def run(self, words: Sequence[str], env: Mapping[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
-        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err, self._lock:
-            # The other process opens them by the descriptors of this one.
-            files = [f"/proc/{os.getpid()}/fd/{file.fileno()}" for file in (out, err)]
-            job = {"words": list(words), "env": dict(env), "folder": str(folder), "out": files[0], "err": files[1]}
+        with tempfile.TemporaryDirectory() as made, self._lock:
+            out, err = Path(made, "out"), Path(made, "err")
+            job = {"words": list(words), "env": dict(env), "folder": str(folder), "out": str(out), "err": str(err)}
             assert self._process.stdin is not None
             assert self._process.stdout is not None
             self._process.stdin.write(json.dumps(job) + "\n")
             self._process.stdin.flush()
             code = int(self._process.stdout.readline())
-            return subprocess.CompletedProcess(["paycenter", *words], code, _text(out), _text(err))
-
-
-def _text(file: IO[str]) -> str:
-    file.seek(0)
-    return file.read()
+            return subprocess.CompletedProcess(["paycenter", *words], code, out.read_text(), err.read_text())
 
 
 def _main() -> None:
@@ -77,8 +71,9 @@ def _run(job: dict[str, Any]) -> NoReturn:
     os.setsid()
     signal.alarm(_LONGEST)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    for stream, path, flags in ((0, os.devnull, os.O_RDONLY), (1, job["out"], os.O_WRONLY), (2, job["err"], os.O_WRONLY)):
-        os.dup2(os.open(path, flags), stream)
+    new = os.O_WRONLY | os.O_CREAT
+    for stream, path, flags in ((0, os.devnull, os.O_RDONLY), (1, job["out"], new), (2, job["err"], new)):
+        os.dup2(os.open(path, flags, 0o600), stream)
     os.chdir(job["folder"])
     os.environ.clear()
     os.environ.update(job["env"])
