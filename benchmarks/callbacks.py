@@ -33,7 +33,7 @@ from paycenter_server.storage.payments_direct import DirectBooking
 from processes import HERE, Processes, cpu_seconds, listening
 from subjects import Measured, run_pgbench
 
-COUNT = 3000
+COUNT = 2000
 CLIENTS = 16
 
 

@@ -27,6 +27,11 @@ from subjects import Benchmark, Measured
 from whole_payments import WholePayments
 
 FOREIGN = 0.15
+UNPREPARED = {
+    "twice_the_load", "twice_the_load_held_back", "beside_lists", "bare_client", "bare_client_twice", "deliver", "deliver_by_two",
+    "two_processes", "create_tls", "whole_payments", "whole_payments_by_orm",
+}  # fmt: skip
+"""What starts its processes in each round, or needs what the others have prepared."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +68,12 @@ GOALS = (
 
 
 def rounds(benchmark: Benchmark, steps: list[Callable[[], None]], count: int) -> None:
-    """Run the steps in turn, once without counting and for a shorter time. A round in which others use more than FOREIGN of the
-    machine is measured again, at most `count` times."""
+    """Run the steps in turn; before, those that use the running system, without counting and for a shorter time. A round in which
+    others use more than FOREIGN of the machine is measured again, at most `count` times."""
     seconds, benchmark.seconds = benchmark.seconds, benchmark.seconds / 3
     for step in steps:
-        step()
+        if step.__name__ not in UNPREPARED:
+            step()
     benchmark.seconds = seconds
     benchmark.found.clear()
     good = 0
