@@ -23,6 +23,7 @@ from paycenter_server.domain.refunds import EarlierNumbers, PayRefund, first_loo
 from paycenter_server.domain.schedule import FAILED_REFUND, VERIFY_DELAYS, looks
 from paycenter_server.domain.states import RefundState
 from paycenter_server.storage import refunds as refund_rows
+from paycenter_server.storage import refunds_numbers as number_rows
 from support.facts import configured, refunded
 from support.system import CAUSE, OPERATOR, PayCenterSystem
 from support.waiting import eventually
@@ -232,7 +233,7 @@ async def test_looks_are_not_stored_over_those_of_a_newer_number(system: PayCent
         EarlierNumbers(keys, again.out_refund_key, now),
     ):
         async with system.services.context.database.connection() as connection:
-            await refund_rows.set_earlier_look(connection, again.id, looked, None, None, now)
+            await number_rows.set_earlier_look(connection, again.id, looked, None, None, now)
         assert (await current(system, again)).earlier_look_time == again.earlier_look_time
 
 

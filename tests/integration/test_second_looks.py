@@ -23,6 +23,7 @@ from paycenter_server.domain.schedule import CLOSED_ATTEMPT, FAILED_REFUND, REQU
 from paycenter_server.domain.states import CaseEvent, OrderState, RefundState
 from paycenter_server.storage import cases as case_rows
 from paycenter_server.storage import refunds as refund_rows
+from paycenter_server.storage import refunds_numbers as number_rows
 from paycenter_server.storage.refunds import Certainty, Sending
 from support.facts import configured, failed, refunded
 from support.system import CAUSE, OPERATOR, PayCenterSystem, SystemOn
@@ -306,7 +307,7 @@ async def test_a_send_under_a_new_number_is_unclear_until_it_is_answered(system:
     _, refund = await failed_refund(system)
     async with system.services.context.database.transaction() as connection:
         now = system.clock.now()
-        assert await refund_rows.send_again(connection, refund.id, refund.order_id, now, now, CAUSE)
+        assert await number_rows.send_again(connection, refund.id, refund.order_id, now, now, CAUSE)
         assert await refund_rows.reserve(connection, refund.order_id, refund.amount, now)
     assert (await current(system, refund)).unclear_send_time == now
 

@@ -51,6 +51,7 @@ from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage import orders_insert, refunds_shared
 from paycenter_server.storage import payments as payment_rows
 from paycenter_server.storage import refunds as refund_rows
+from paycenter_server.storage import refunds_numbers as number_rows
 from paycenter_server.storage.database import Transaction
 from paycenter_server.storage.refunds import Certainty
 from paycenter_server.storage.refunds_shared import Success
@@ -195,7 +196,7 @@ ACTS: Mapping[tuple[type[StrEnum], StrEnum], Act] = {
     (RefundEvent, RefundEvent.SUCCEED_LATE): lambda r: refund_rows.succeed_late(
         r.transaction, r.refund, CAUSE, channel_refund_no="", success_time=r.now, now=r.now
     ),
-    (RefundEvent, RefundEvent.SEND_AGAIN): lambda r: refund_rows.send_again(
+    (RefundEvent, RefundEvent.SEND_AGAIN): lambda r: number_rows.send_again(
         r.transaction, r.refund.id, r.case_id, r.now, r.now, CAUSE
     ),
     (NotificationEvent, NotificationEvent.RECEIVED): lambda r: delivered(r, NotificationEvent.RECEIVED),

@@ -26,6 +26,7 @@ from paycenter_server.storage import (
     orders_insert,
     partitions,
     refunds,
+    refunds_numbers,
     search,
     sessions,
 )
@@ -88,15 +89,15 @@ async def of_refunds(system: PayCenterSystem) -> None:
         done = await refunds.succeed(connection, waiting, CAUSE, task, channel_refund_no="", success_time=now, now=now)
         assert done == 1
         await refunds.reserve(connection, order.id, 1, now)
-        await refunds.find_earlier_key(connection, refund.attempt_id, uuid4())
+        await refunds_numbers.find_earlier_key(connection, refund.attempt_id, uuid4())
         await refunds.refunded_of_attempt(connection, refund.attempt_id)
-        earlier = await refunds.earlier_numbers(connection, refund.id)
+        earlier = await refunds_numbers.earlier_numbers(connection, refund.id)
         assert earlier is not None
-        await refunds.set_earlier_look(connection, refund.id, earlier, now, now, now)
+        await refunds_numbers.set_earlier_look(connection, refund.id, earlier, now, now, now)
         await refunds.begin_looks(connection, refund, now)
         await refunds.set_next_look(connection, refund, now, now)
         await refunds.list_waiting(connection, refund.account_id, now, (now - timedelta(days=9), uuid4()), 10)
-        await refunds.send_again(connection, refund.id, system.services.context.new_key(now), now, now, CAUSE)
+        await refunds_numbers.send_again(connection, refund.id, system.services.context.new_key(now), now, now, CAUSE)
         await search.refund_of_out_key(connection, refund.out_refund_key)
 
 

@@ -105,6 +105,10 @@ CASES: list[Mutant] = [
             "        if outcome.status in",
             "test_a_look_at_an_accepted_refund_with_other_facts_decides_nothing",
         ),
+    ),
+    *guards(
+        "services/refunds_booking.py",
+        "test_stale_refunds.py",
         (
             "acceptance-contradicted",
             "            if certainty.final and await self._contradict(refund, cause):",

@@ -30,12 +30,6 @@ LOOKS: list[Mutant] = [
             "test_a_clear_answer_ends_its_own_send_only",
         ),
         (
-            "send-begins-unclear",
-            "next_check_time = $4, unclear_send_time = $3,",
-            "next_check_time = $4,",
-            "test_a_send_under_a_new_number_is_unclear_until_it_is_answered",
-        ),
-        (
             "late-room",
             _ROOM,
             "$2::bigint IS NOT NULL\n                 AND EXISTS",
@@ -46,6 +40,16 @@ LOOKS: list[Mutant] = [
             _LATE,
             "AND $5::uuid IS NOT NULL AND $6::uuid IS NOT NULL AND $7::text[] IS NOT NULL",
             "test_late_success_changes_no_order_unless_the_refund_failed",
+        ),
+    ),
+    *guards(
+        "storage/refunds_numbers.py",
+        "test_second_looks.py",
+        (
+            "send-begins-unclear",
+            "next_check_time = $4, unclear_send_time = $3,",
+            "next_check_time = $4,",
+            "test_a_send_under_a_new_number_is_unclear_until_it_is_answered",
         ),
     ),
     *guards(
@@ -133,12 +137,6 @@ LOOKS: list[Mutant] = [
         "storage/refunds.py",
         "test_earlier_numbers.py",
         (
-            "replaced-is-looked-at",
-            "earlier_look_time = least(earlier_look_time, $7),",
-            "earlier_look_time = CASE WHEN $7::timestamptz IS NULL THEN $7 END,",
-            "test_an_earlier_number_that_succeeds_is_found_after_the_refund_succeeded[job]",
-        ),
-        (
             "success-keeps-earlier-look",
             "next_check_time = earlier_look_time, channel_error_code = NULL, channel_error_message = NULL, version",
             "next_check_time = NULL, channel_error_code = NULL, channel_error_message = NULL, version",
@@ -161,6 +159,16 @@ LOOKS: list[Mutant] = [
             "CASE WHEN earlier_look_time <= $5 THEN next_check_time ELSE",
             "CASE WHEN $5 < to_timestamp(0) THEN next_check_time ELSE",
             "test_an_unclear_look_at_an_earlier_number_of_a_failed_refund_is_not_repeated_at_once",
+        ),
+    ),
+    *guards(
+        "storage/refunds_numbers.py",
+        "test_earlier_numbers.py",
+        (
+            "replaced-is-looked-at",
+            "earlier_look_time = least(earlier_look_time, $7),",
+            "earlier_look_time = CASE WHEN $7::timestamptz IS NULL THEN $7 END,",
+            "test_an_earlier_number_that_succeeds_is_found_after_the_refund_succeeded[job]",
         ),
         (
             "looks-of-the-number",

@@ -556,7 +556,7 @@ NOTIFICATIONS: list[Mutant] = [
         control=False,
     ),
     *guards(
-        "services/refunds_settlement.py",
+        "services/refunds_booking.py",
         "test_notification_locks.py",
         (
             "case-refund-notification-locks",

@@ -83,12 +83,6 @@ REFUNDS: list[Mutant] = [
             "test_a_success_that_is_not_booked_is_not_reported",
         ),
         (
-            "send-again-state",
-            "check_count = 0, update_time = $3 WHERE id = $1 AND state = ANY($6)",
-            "check_count = 0, update_time = $3 WHERE id = $1 AND $6::text[] IS NOT NULL",
-            "test_send_again_happens_once_of_two_calls",
-        ),
-        (
             "succeed-number",
             _SUCCEED + _KEY,
             _SUCCEED + _NO_KEY,
@@ -142,6 +136,16 @@ REFUNDS: list[Mutant] = [
         ),
     ),
     *guards(
+        "storage/refunds_numbers.py",
+        "test_guards_refunds.py",
+        (
+            "send-again-state",
+            "check_count = 0, update_time = $3 WHERE id = $1 AND state = ANY($6)",
+            "check_count = 0, update_time = $3 WHERE id = $1 AND $6::text[] IS NOT NULL",
+            "test_send_again_happens_once_of_two_calls",
+        ),
+    ),
+    *guards(
         "services/refunds_numbers.py",
         "test_guards_refunds.py",
         (
@@ -173,6 +177,16 @@ REFUNDS: list[Mutant] = [
         "services/refunds_settlement.py",
         "test_guards_refunds.py",
         (
+            "callback-account-of-refund",
+            "if refund is not None and refund.account_id != configured.account.id:",
+            "if False:",
+            "test_a_callback_settles_only_refunds_of_its_own_account",
+        ),
+    ),
+    *guards(
+        "services/refunds_booking.py",
+        "test_guards_refunds.py",
+        (
             "failure-amount",
             "if not same or facts.amount not in (None, refund.amount):",
             "if not same:",
@@ -183,12 +197,6 @@ REFUNDS: list[Mutant] = [
             "if not same or facts.amount not in (None, refund.amount):",
             "if facts.amount not in (None, refund.amount):",
             f"{_FAILURE_FACTS}[wrong1] {_FAILURE_FACTS}[wrong2]",
-        ),
-        (
-            "callback-account-of-refund",
-            "if refund is not None and refund.account_id != configured.account.id:",
-            "if False:",
-            "test_a_callback_settles_only_refunds_of_its_own_account",
         ),
         (
             "late-success-case",

@@ -136,12 +136,6 @@ RULES: list[Mutant] = [
         "services/refunds_settlement.py",
         "test_reference_faults.py",
         (
-            "r6-unknown-fails",
-            "        if outcome.status is RefundStatus.FAILED:\n            self._compare",
-            "        if outcome.status in (RefundStatus.FAILED, RefundStatus.UNKNOWN):\n            self._compare",
-            "test_reference_refunds.py::test_R6_a_query_without_an_answer_is_not_a_failure",
-        ),
-        (
             "r7-not-found-fails",
             _NOT_FOUND,
             "        if outcome.status is RefundStatus.NOT_FOUND:\n            outcome = replace(outcome, "
@@ -153,6 +147,16 @@ RULES: list[Mutant] = [
             _NOT_FOUND,
             "        if False:\n",
             "test_reference_refunds.py::test_R7_the_refund_job_cannot_fail_a_refund_in_progress",
+        ),
+    ),
+    *guards(
+        "services/refunds_booking.py",
+        "test_reference_faults.py",
+        (
+            "r6-unknown-fails",
+            "        if outcome.status is RefundStatus.FAILED:\n            self._compare",
+            "        if outcome.status in (RefundStatus.FAILED, RefundStatus.UNKNOWN):\n            self._compare",
+            "test_reference_refunds.py::test_R6_a_query_without_an_answer_is_not_a_failure",
         ),
     ),
     *guards(

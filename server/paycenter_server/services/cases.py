@@ -30,6 +30,7 @@ from paycenter_server.storage import cases as case_rows
 from paycenter_server.storage import notifications as notification_rows
 from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage import refunds as refund_rows
+from paycenter_server.storage import refunds_numbers as number_rows
 from paycenter_server.storage.cases import Decided
 from paycenter_server.storage.database import Transaction
 from paycenter_server.storage.events import Difference
@@ -122,7 +123,7 @@ class Cases:
         if attempt is not None and await case_rows.open_conflict(transaction, attempt.id, whole) is not None:
             return  # a case about everything that was refunded of this attempt is open already
         key = decode(Prefix.OUT_REFUND, facts.out_refund_no)
-        earlier = await refund_rows.find_earlier_key(transaction, attempt.id, key) if attempt and key else None
+        earlier = await number_rows.find_earlier_key(transaction, attempt.id, key) if attempt and key else None
         case = self._case(
             CaseKind.REFUND_ELSEWHERE if key is None else CaseKind.REFUND_MISMATCH, f"{account.number}:{facts.out_refund_no}",
             {"account_id": account.number, "why": "refunded at the channel under a number that is not being settled here"},

@@ -39,6 +39,7 @@ from paycenter_server.storage import notifications as notification_rows
 from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage import payments as payment_rows
 from paycenter_server.storage import refunds as refund_rows
+from paycenter_server.storage import refunds_numbers as number_rows
 from paycenter_server.storage.cases import Decided
 from paycenter_server.storage.database import Transaction
 from paycenter_server.storage.refunds import Certainty
@@ -201,7 +202,7 @@ class CaseDecisions:
                 account = await account_rows.get_account(transaction, attempt.account_id)
                 raise accounts_errors.account_disabled(account) if account else errors.case_changed(case)
             if refund is not None:
-                if not await refund_rows.send_again(transaction, refund.id, self._context.new_key(now), now, now, work.cause):
+                if not await number_rows.send_again(transaction, refund.id, self._context.new_key(now), now, now, work.cause):
                     raise errors.case_changed(case)
                 await self._move(transaction, current, work, CaseEvent.REFUND)
                 return

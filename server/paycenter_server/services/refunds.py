@@ -28,6 +28,7 @@ from paycenter_server.storage import accounts as account_rows
 from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage import refunds as refund_rows
 from paycenter_server.storage import refunds_lists as refund_lists
+from paycenter_server.storage import refunds_numbers as number_rows
 from paycenter_server.storage import search as search_rows
 from paycenter_server.storage.database import Connection, Transaction, UniqueViolation
 from paycenter_server.storage.refunds_lists import RefundFilter
@@ -213,7 +214,7 @@ class Refunds:
                 await self._approvals.take(connection, work.approved)
             await self._hold_account(connection, refund.account_id)
             next_check = due_after(now, REFUND_SYNC_DELAYS, 0)
-            if not await refund_rows.send_again(connection, refund.id, key, now, next_check, cause()):
+            if not await number_rows.send_again(connection, refund.id, key, now, next_check, cause()):
                 raise orders_errors.order_changed()
             if not await refund_rows.reserve(connection, refund.order_id, refund.amount, now):
                 order = await order_rows.get_order(connection, refund.order_id)

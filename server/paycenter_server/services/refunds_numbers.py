@@ -25,6 +25,7 @@ from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import cases as case_rows
 from paycenter_server.storage import events as event_rows
 from paycenter_server.storage import refunds as refund_rows
+from paycenter_server.storage import refunds_numbers as number_rows
 
 log = structlog.get_logger(__name__)
 # The earlier numbers of a refund that are queried in one look. If more are due, it is due again at once.
@@ -74,7 +75,7 @@ class RefundNumbers:
         A success becomes a case, as if a callback had reported it. What has no clear answer is queried again soon.
         """
         async with self._context.database.connection() as connection:
-            numbers = await refund_rows.earlier_numbers(connection, refund.id)
+            numbers = await number_rows.earlier_numbers(connection, refund.id)
         if numbers is None:
             return
         now = self._context.now()
@@ -88,7 +89,7 @@ class RefundNumbers:
             unclear = len(looked_at) < len(due)
             when = due_after(now, REFUND_SYNC_DELAYS, refund.check_count) if unclear else left
             async with self._context.database.connection() as connection:
-                await refund_rows.set_earlier_look(connection, refund.id, numbers, left, when, now)
+                await number_rows.set_earlier_look(connection, refund.id, numbers, left, when, now)
 
     async def _look_at_number(self, configured: ConfiguredChannel, earlier: PayRefund) -> bool:
         """Query a refund under an earlier number. False if the answer is not clear."""
