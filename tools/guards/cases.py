@@ -121,7 +121,7 @@ CASES: list[Mutant] = [
         "test_refunds_contradicted.py",
         (
             "success-closed-later",
-            "                if outcome.status is RefundStatus.FAILED:\n                    await self._doubt_success",
+            "                if ended:\n                    await self._doubt_success",
             "                if False:\n                    await self._doubt_success",
             "test_what_did_not_go_back_after_all_is_a_conflict[CLOSED]",
         ),
@@ -240,8 +240,8 @@ CASES: list[Mutant] = [
         ),
         (
             "decide-refund-unchanged",
-            "(current.state, current.out_refund_key) != (RefundState.FAILURE, refund.out_refund_key)",
-            "False",
+            "if current is None or (current.state, current.out_refund_key, current.known_time) != as_queried:",
+            "if current is None or as_queried is None:",
             "test_case_operators.py::test_a_refund_that_changed_after_the_query_stops_the_decision[ACCEPT]",
         ),
         (

@@ -171,7 +171,7 @@ LEDGER: list[Mutant] = [
         "test_event_ledger.py",
         (
             "noted-repeated-refund-callback",
-            "                await self._note_event(refund, CALLBACK_REPEATED, cause)",
+            "                await self._note_event(refund, CALLBACK_REPEATED, cause, False if ended else None)",
             "                pass",
             "test_repeated_and_refused_callbacks_of_refunds_are_in_the_ledger",
         ),
@@ -183,13 +183,13 @@ LEDGER: list[Mutant] = [
         ),
         (
             "noted-refused-refund-callback",
-            "            await self._note_event(refund, CALLBACK_REFUSED, with_verdict(cause, str(error)))",
+            "            await self._note_event(refund, CALLBACK_REFUSED, with_verdict(cause, str(error)), knows(refund, outcome))",
             "            pass",
             "test_repeated_and_refused_callbacks_of_refunds_are_in_the_ledger",
         ),
         (
             "noted-received-refund-callback",
-            "            await self._note_event(refund, CALLBACK_RECEIVED, cause)",
+            "            await self._note_event(refund, CALLBACK_RECEIVED, cause, knows(refund, outcome))",
             "            pass",
             "test_repeated_and_refused_callbacks_of_refunds_are_in_the_ledger",
         ),

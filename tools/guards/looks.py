@@ -13,14 +13,14 @@ LOOKS: list[Mutant] = [
         "test_second_looks.py",
         (
             "fail-unclear",
-            "AND ($12 OR {_UNCLEAR} IS NULL OR {_UNCLEAR} <= $11)",
-            "AND ($12 OR $9::timestamptz IS NULL OR $10::timestamptz IS NULL OR $11::timestamptz IS NULL OR true)",
+            "AND ($12 OR known_time IS NULL AND ({_UNCLEAR} IS NULL OR {_UNCLEAR} <= $11))",
+            "AND ($12 OR known_time IS NULL AND coalesce($9::timestamptz, $10::timestamptz, $11::timestamptz, now()) IS NOT NULL)",
             "test_A2_a_refusal_after_an_unclear_send_decides_nothing[wx_native] test_a_bare_refusal_is_not",
         ),
         (
             "fail-too-early",
-            "OR {_UNCLEAR} <= $11)",
-            "OR $11::timestamptz IS NOT NULL)",
+            "OR {_UNCLEAR} <= $11))",
+            "OR $11::timestamptz IS NOT NULL))",
             "test_A2_a_refusal_after_an_unclear_send_decides_nothing[alipay_qr]",
         ),
         (
@@ -150,8 +150,8 @@ LOOKS: list[Mutant] = [
         ),
         (
             "failed-keeps-earlier-look",
-            "least($3, CASE WHEN earlier_look_time <= $5 THEN next_check_time ELSE earlier_look_time END)",
-            "CASE WHEN $5 > to_timestamp(0) THEN $3::timestamptz END",
+            "CASE WHEN earlier_look_time <= $5 THEN next_check_time ELSE earlier_look_time END)",
+            "CASE WHEN $5 < to_timestamp(0) THEN $5 END)",
             "test_the_last_look_at_a_failed_refund_leaves_those_at_earlier_numbers",
         ),
         (
@@ -313,6 +313,149 @@ LOOKS: list[Mutant] = [
             "        clock.set(await read_time(connection), begun)",
             "        await read_time(connection)",
             "test_a_process_whose_clock_is_wrong_has_the_time_of_the_database",
+        ),
+    ),
+    *guards(
+        "storage/refunds.py",
+        "test_known_refunds.py",
+        (
+            "known-not-failed",
+            "AND ($12 OR known_time IS NULL AND (",
+            "AND ($12 OR (",
+            "test_what_was_accepted_is_not_ended_by_a_refusal[wx_native] "
+            "test_what_was_accepted_is_not_ended_by_a_refusal[alipay_qr] "
+            "test_an_acceptance_that_is_stored_at_the_same_moment_stops_the_failure",
+        ),
+        (
+            "known-stored",
+            "known_time = CASE WHEN $11 THEN coalesce(known_time, $6) ELSE known_time END",
+            "known_time = CASE WHEN $11 AND false THEN $6 ELSE known_time END",
+            "test_what_a_query_names_is_not_ended_by_a_refusal[PENDING] "
+            "test_what_a_query_names_is_not_ended_by_a_refusal[another-amount] "
+            "test_what_a_query_names_is_not_ended_by_a_refusal[an-unknown-state]",
+        ),
+        (
+            "known-kept",
+            "known_time = CASE WHEN $11 THEN coalesce(known_time, $6) ELSE known_time END",
+            "known_time = CASE WHEN $11 THEN coalesce(known_time, $6) END",
+            "test_what_was_accepted_stays_known_after_an_answer_that_does_not_say_so",
+        ),
+        (
+            "known-ends-with-facts",
+            "unclear_send_time = NULL, known_time = NULL,",
+            "unclear_send_time = NULL,",
+            "test_facts_end_what_the_channel_knows test_what_is_not_found_for_a_day_is_a_case_whose_decision_ends_it",
+        ),
+        (
+            "known-looked-at-soon",
+            "coalesce(CASE WHEN known_time IS NOT NULL THEN $6::timestamptz END, $3)",
+            "coalesce(CASE WHEN $6::timestamptz IS NULL THEN $6 END, $3)",
+            "test_a_failed_one_that_stays_unclear_is_a_case_whose_decision_lets_it_be_sent",
+        ),
+    ),
+    *guards(
+        "storage/refunds_numbers.py",
+        "test_known_refunds.py",
+        (
+            "known-not-sent-again",
+            "state = ANY($6) AND known_time IS NULL",
+            "state = ANY($6)",
+            "test_what_becomes_known_while_it_is_sent_again_is_not_sent",
+        ),
+        (
+            "known-is-looked-at",
+            "next_check_time = CASE WHEN $3 THEN coalesce(next_check_time, $4) ELSE next_check_time END",
+            "next_check_time = next_check_time",
+            "test_a_failed_one_whose_looks_have_ended_is_looked_at_when_the_channel_names_it",
+        ),
+    ),
+    *guards(
+        "services/refunds_numbers.py",
+        "test_known_refunds.py",
+        (
+            "known-by-acceptance",
+            "return True if outcome.status is RefundStatus.PENDING else None",
+            "return None",
+            "test_what_was_accepted_is_not_ended_by_a_refusal[alipay_qr]",
+        ),
+        (
+            "known-number",
+            "(facts.out_refund_no, facts.out_trade_no) != (refund.out_refund_no, refund.out_trade_no):\n        return None\n",
+            "facts is None:\n        return None\n",
+            "test_an_answer_about_another_number_says_nothing_of_this_one",
+        ),
+    ),
+    *guards(
+        "services/refunds_booking.py",
+        "test_known_refunds.py",
+        (
+            "known-by-a-slow-answer",
+            "        if known and not done:",
+            "        if False:",
+            "test_what_failed_and_is_known_is_not_sent_under_a_new_number[late-answer]",
+        ),
+        (
+            "known-by-other-facts",
+            "because, None, knows(refund, outcome))",
+            "because, None)",
+            "test_what_a_query_names_is_not_ended_by_a_refusal[another-amount]",
+        ),
+        (
+            "known-until-its-case",
+            "        await number_rows.set_known(transaction, refund, False, now)",
+            "        pass",
+            "test_a_late_success_without_room_is_held_by_its_case",
+        ),
+    ),
+    *guards(
+        "services/refunds_settlement.py",
+        "test_known_refunds.py",
+        (
+            "known-by-a-callback",
+            "await self._note_event(refund, CALLBACK_RECEIVED, cause, knows(refund, outcome))",
+            "await self._note_event(refund, CALLBACK_RECEIVED, cause)",
+            "test_what_a_callback_names_is_not_ended_by_a_refusal "
+            "test_what_failed_and_is_known_is_not_sent_under_a_new_number[callback]",
+        ),
+        (
+            "known-ends-with-a-callback",
+            "CALLBACK_REPEATED, cause, False if ended else None)",
+            "CALLBACK_REPEATED, cause)",
+            "test_facts_let_a_failed_one_be_sent_again",
+        ),
+        (
+            "known-under-review",
+            "        if current is not None and current.state is RefundState.FAILURE and current.known_time is not None:",
+            "        if False:",
+            "test_what_failed_and_is_known_is_not_sent_under_a_new_number[look]",
+        ),
+        (
+            "known-looked-at-soon-if-failed",
+            "when, now, soon if refund.state is RefundState.FAILURE else None)",
+            "when, now)",
+            "test_a_failed_one_that_stays_unclear_is_a_case_whose_decision_lets_it_be_sent",
+        ),
+    ),
+    *guards(
+        "services/cases_decisions.py",
+        "test_known_refunds.py",
+        (
+            "known-since-the-query",
+            "(current.state, current.out_refund_key, current.known_time) != as_queried:",
+            "(current.state, current.out_refund_key, None) != as_queried:",
+            "test_what_becomes_known_while_its_case_is_decided_is_not_decided[ACCEPT]",
+        ),
+        (
+            "known-ends-by-a-decision",
+            "                await number_rows.set_known(transaction, refund, False, now)",
+            "                pass",
+            "test_a_failed_one_that_stays_unclear_is_a_case_whose_decision_lets_it_be_sent",
+        ),
+        (
+            "known-ends-for-its-number",
+            "            elif same:\n                await number_rows",
+            "            else:\n                await number_rows",
+            "test_a_decision_about_an_earlier_number_says_nothing_of_this_one",
         ),
     ),
 ]

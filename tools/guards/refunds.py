@@ -9,7 +9,7 @@ _SUCCEED = (
     "next_check_time = earlier_look_time, channel_error_code = NULL, channel_error_message = NULL, version = version + 1\n"
     "             "
 )
-_FAIL = "check_count = 0, unclear_send_time = NULL, version = version + 1\n             "
+_FAIL = "version = version + 1\n             "
 _FKEY = "WHERE id = $1 AND out_refund_key = $2 AND state = ANY($7)\n               AND ($12"
 _NO_FKEY = _FKEY.replace("out_refund_key = $2", "$2::uuid IS NOT NULL")
 _NO_FSTATE = _FKEY.replace("state = ANY($7)", "$7::text[] IS NOT NULL")
@@ -19,7 +19,7 @@ _ORDER = """FROM done WHERE o.id = done.order_id AND done.case_id IS NULL RETURN
            ), noted AS ({noting("done", %s"""
 _ANY_ORDER = _ORDER.replace(" AND done.case_id IS NULL", "")
 _NOTE = "WHERE id = $1 AND out_refund_key = $2 AND state = $7"
-_NOTED_KEY = "unclear_send_time = {_UNCLEAR}\n             WHERE id = $1 AND out_refund_key = $2 AND state = ANY($8)"
+_NOTED_KEY = "ELSE known_time END\n             WHERE id = $1 AND out_refund_key = $2 AND state = ANY($8)"
 _SUCCESS_FACTS = "test_a_success_with_other_facts_is_not_booked"
 _FAILURE_FACTS = "test_a_failure_with_other_facts_frees_nothing"
 
@@ -140,8 +140,8 @@ REFUNDS: list[Mutant] = [
         "test_guards_refunds.py",
         (
             "send-again-state",
-            "check_count = 0, update_time = $3 WHERE id = $1 AND state = ANY($6)",
-            "check_count = 0, update_time = $3 WHERE id = $1 AND $6::text[] IS NOT NULL",
+            "WHERE id = $1 AND state = ANY($6) AND known_time IS NULL",
+            "WHERE id = $1 AND $6::text[] IS NOT NULL AND known_time IS NULL",
             "test_send_again_happens_once_of_two_calls",
         ),
     ),

@@ -22,6 +22,9 @@ class PayRefund:
     `unclear_send_time`: the last send under the current out_refund_no that may still be carried out: it has no clear answer, is
     being answered now, or was accepted and not decided; None if there is none.
 
+    `known_time`: since then the channel has known it under the current out_refund_no, and has not said that it failed: only facts
+    about it, or a person, can end it as failed. None if the channel has not said so.
+
     `earlier_look_time`: the time of the first look at an earlier out_refund_no that has not been made; None if there is none.
 
     `notification_url` is empty if notifications go to the app's current URL. `version` counts the changes that were notified.
@@ -50,6 +53,7 @@ class PayRefund:
     state: RefundState
     send_count: int
     unclear_send_time: datetime | None
+    known_time: datetime | None
     channel_refund_no: str | None
     channel_error_code: str | None
     channel_error_message: str | None
@@ -154,6 +158,7 @@ def new_refund(
         state=created(REFUND, RefundEvent.CREATE),
         send_count=1,
         unclear_send_time=now,
+        known_time=None,
         channel_refund_no=None,
         channel_error_code=None,
         channel_error_message=None,

@@ -229,7 +229,8 @@ class Cases:
         async with self._context.database.transaction() as transaction:
             if refund.case_id is not None and await case_rows.mark_stale(transaction, refund.case_id, now, cause_now()):
                 return
-            await self._open(transaction, self._of_refund(CaseKind.STALE_REFUND, refund, {}), cause_now(), STALE_AFTER)
+            known = {"known_time": refund.known_time.isoformat()} if refund.known_time is not None else {}
+            await self._open(transaction, self._of_refund(CaseKind.STALE_REFUND, refund, known), cause_now(), STALE_AFTER)
 
     async def notification_given_up(self, transaction: Transaction, task: DueNotification, why: str) -> None:
         """Open a case for a notification that ends without having been received. The app does not know what it reports.

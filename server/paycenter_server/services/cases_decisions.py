@@ -185,7 +185,8 @@ class CaseDecisions:
         if refund is None:
             return
         current = await refund_rows.lock_refund(transaction, refund.id)
-        if current is None or (current.state, current.out_refund_key) != (RefundState.FAILURE, refund.out_refund_key):
+        as_queried = (RefundState.FAILURE, refund.out_refund_key, None)
+        if current is None or (current.state, current.out_refund_key, current.known_time) != as_queried:
             raise errors.case_changed(case)
 
     async def refund(self, case: PayCase, work: Work, refund: PayRefund | None) -> None:
@@ -281,7 +282,8 @@ class CaseDecisions:
 
     async def _end_refund(self, case: PayCase, work: Work, event: CaseEvent) -> None:
         """Decide a refund about which the channel says nothing. ACCEPT: it went back, and is booked. CLOSE: it did not, and its
-        amount is released. It is looked at again as every failed one. A refund that is decided already is not changed by CLOSE.
+        amount is released. It is looked at again as every failed one. Of a refund that is FAILURE already CLOSE says so too: it can
+        be sent again, also if the channel had said that it knows it.
         """
         now = self._context.now()
         async with self._context.database.transaction() as transaction:
@@ -302,6 +304,8 @@ class CaseDecisions:
             elif event is CaseEvent.ACCEPT or current.state is CaseState.REFUNDING:
                 why = f"its refund is {refund.state.value} under the number {refund.out_refund_no}; decide CLOSE or RETRY"
                 raise errors.decision_not_possible(current, work.decision, why)
+            elif same:
+                await number_rows.set_known(transaction, refund, False, now)
             await self._move(transaction, current, work, event)
 
     async def _book_refund(self, transaction: Transaction, refund: PayRefund, work: Work, event: CaseEvent) -> None:

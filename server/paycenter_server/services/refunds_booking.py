@@ -17,9 +17,10 @@ from paycenter_server.services.channels_configured import ConfiguredChannel
 from paycenter_server.services.events import cause as cause_of
 from paycenter_server.services.events import with_verdict
 from paycenter_server.services.payments import FactsMismatchError
-from paycenter_server.services.refunds_numbers import RefundNumbers
+from paycenter_server.services.refunds_numbers import RefundNumbers, knows
 from paycenter_server.storage import notifications as notification_rows
 from paycenter_server.storage import refunds as refund_rows
+from paycenter_server.storage import refunds_numbers as number_rows
 from paycenter_server.storage.database import Transaction
 from paycenter_server.storage.refunds import Certainty, Sending
 from paycenter_server.storage.refunds_shared import Success
@@ -50,7 +51,8 @@ class RefundBooking(RefundNumbers):
             log.error("refund_facts_mismatch", out_refund_no=refund.out_refund_no, why=str(error))
             if refund.state is not RefundState.WAITING:
                 await self._note_query(refund, outcome, str(error))
-            await self._note(refund, "FACTS_MISMATCH", str(error), with_verdict(cause_of(outcome.call), str(error)), None)
+            because = with_verdict(cause_of(outcome.call), str(error))
+            await self._note(refund, "FACTS_MISMATCH", str(error), because, None, knows(refund, outcome))
             return None
 
     async def apply(
@@ -78,7 +80,7 @@ class RefundBooking(RefundNumbers):
         if outcome.status is RefundStatus.FAILED:
             self._compare_failed(refund, outcome.facts)
             return await self._fail(refund, outcome, cause, certainty)
-        await self._note(refund, outcome.error_code, outcome.error_message, cause, certainty.sending)
+        await self._note(refund, outcome.error_code, outcome.error_message, cause, certainty.sending, knows(refund, outcome))
         return True
 
     @staticmethod
@@ -140,6 +142,7 @@ class RefundBooking(RefundNumbers):
             task = payloads.refund_settled(current, self._context.new_key(now), now, version=version, success_time=success_time)
             await self._store_notification_and_move_case(transaction, current, task, CaseEvent.RESOLVE, cause)
             return version
+        await number_rows.set_known(transaction, refund, False, now)  # the case holds it, until an operator decides
         return -1 if await self._cases.succeeded_after_failure(transaction, refund, cause) else 0
 
     async def _store_notification_and_move_case(
@@ -167,7 +170,8 @@ class RefundBooking(RefundNumbers):
         if done:
             self._context.wake_up.send()
         else:
-            # Settled meanwhile, or an earlier request may still be carried out: then it stays WAITING and is queried again.
+            # Settled meanwhile; or an earlier request may still be carried out, or the channel knows the refund: then it stays
+            # WAITING and is queried again.
             if certainty.final and await self._contradict(refund, cause):
                 return True
             await self._note(refund, outcome.error_code, outcome.error_message, cause, certainty.sending)
@@ -181,10 +185,15 @@ class RefundBooking(RefundNumbers):
                 return await self._cases.failed_after_acceptance(connection, current, cause)
         return False
 
-    async def _note(self, refund: PayRefund, code: str, message: str, cause: Cause, sending: Sending | None) -> None:
+    async def _note(
+        self, refund: PayRefund, code: str, message: str, cause: Cause, sending: Sending | None, known: bool | None = None
+    ) -> None:
         now = self._context.now()
         async with self._context.database.connection() as connection:
-            await refund_rows.note(
+            done = await refund_rows.note(
                 connection, refund, cause, sending, code=code, message=message, now=now,
-                next_check=due_after(now, REFUND_SYNC_DELAYS, refund.check_count),
+                next_check=due_after(now, REFUND_SYNC_DELAYS, refund.check_count), known=bool(known),
             )  # fmt: skip
+        if known and not done:
+            # A slow answer: it was refused meanwhile, and must not be sent under a new number now.
+            await self._set_known(refund, known)

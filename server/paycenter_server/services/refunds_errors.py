@@ -31,7 +31,11 @@ def refund_conflict(existing: PayRefund, differing: Sequence[str]) -> PayCenterE
 
 def refund_under_review(refund: PayRefund, case: str) -> PayCenterError:
     """The refund failed here, but its money may be with the payer, so it is not sent again. `case`: the open case, "" if none."""
-    reason = f"case {case} about refunds of the same payment is open" if case else "the channel is still processing its old number"
+    reason = (
+        f"case {case} about refunds of the same payment is open"
+        if case
+        else "the channel may still carry it out under its old number"
+    )
     return PayCenterError(
         Reason.REFUND_UNDER_REVIEW,
         f"Refund {refund.number} is not sent again, because {reason}; read the refund later, or ask an operator.",

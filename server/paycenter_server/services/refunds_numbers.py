@@ -115,12 +115,18 @@ class RefundNumbers:
     async def _note_query(self, refund: PayRefund, outcome: RefundOutcome, verdict: str = "") -> None:
         """Note in the ledger a query after which no change of the refund names it. `verdict`: why its answer is not used."""
         because = cause_of(outcome.call)
-        await self._note_event(refund, QUERIED, with_verdict(because, verdict) if verdict else because)
+        await self._note_event(refund, QUERIED, with_verdict(because, verdict) if verdict else because, knows(refund, outcome))
 
-    async def _note_event(self, refund: PayRefund, event: str, because: Cause) -> None:
-        """Note in the ledger a message that changed no state."""
+    async def _note_event(self, refund: PayRefund, event: str, because: Cause, known: bool | None = None) -> None:
+        """Note in the ledger a message that changed no state. `known`: what it says, as `knows`."""
+        if known is not None:
+            await self._set_known(refund, known)
         async with self._context.database.connection() as connection:
             await event_rows.insert_event(connection, Subject.REFUND, refund.id, refund.order_id, event, because)
+
+    async def _set_known(self, refund: PayRefund, known: bool) -> None:
+        async with self._context.database.connection() as connection:
+            await number_rows.set_known(connection, refund, known, self._context.now())
 
     def _compare(self, configured: ConfiguredChannel, refund: PayRefund, facts: RefundFacts | None) -> None:
         if facts is None:
@@ -186,3 +192,14 @@ class RefundNumbers:
         if outcome.status in (RefundStatus.PENDING, RefundStatus.UNKNOWN):
             raise UndecidedError("the channel has not decided this refund yet")
         return outcome
+
+
+def knows(refund: PayRefund, outcome: RefundOutcome) -> bool | None:
+    """True if the channel says that it knows the refund under its number: it accepted it, or states facts about it. False if it
+    says that this very refund failed. None if it says neither: "not found" is true at its time only."""
+    facts = outcome.facts
+    if facts is None:
+        return True if outcome.status is RefundStatus.PENDING else None
+    if (facts.out_refund_no, facts.out_trade_no) != (refund.out_refund_no, refund.out_trade_no):
+        return None
+    return outcome.status is not RefundStatus.FAILED or facts.amount not in (None, refund.amount)

@@ -21,7 +21,7 @@ from paycenter_server.services.events import cause as cause_of
 from paycenter_server.services.events import with_verdict
 from paycenter_server.services.payments import FactsMismatchError
 from paycenter_server.services.refunds_booking import RefundBooking
-from paycenter_server.services.refunds_numbers import UndecidedError
+from paycenter_server.services.refunds_numbers import UndecidedError, knows
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import cases as case_rows
 from paycenter_server.storage import refunds as refund_rows
@@ -103,6 +103,8 @@ class RefundSettlement(RefundBooking):
 
         Also if its success cannot be booked, because there is no room or its facts do not match: then the looks end too.
 
+        As long as the channel knows it, and does not say that it failed, it is looked at soon, also if it is "not found" now.
+
         A refund that an operator has accepted is SUCCESS here: if it did not go back at the channel, this becomes a case.
         """
         if refund.state is RefundState.SUCCESS:
@@ -116,7 +118,7 @@ class RefundSettlement(RefundBooking):
         soon = due_after(now, REFUND_SYNC_DELAYS, refund.check_count)
         when = soon if undecided else next_look(FAILED_REFUND, refund.update_time, now)
         async with self._context.database.connection() as connection:
-            await refund_rows.set_next_look(connection, refund, when, now)
+            await refund_rows.set_next_look(connection, refund, when, now, soon if refund.state is RefundState.FAILURE else None)
 
     async def _look_at_accepted(self, configured: ConfiguredChannel, refund: PayRefund, outcome: RefundOutcome) -> None:
         """That the channel has no such refund contradicts it as much as a failure does: no send of it can be carried out now."""
@@ -136,8 +138,8 @@ class RefundSettlement(RefundBooking):
     async def look_at_failed(self, refund: PayRefund) -> PayRefund:
         """Query a refund in state FAILURE before it is sent again under a new number, and read it again.
 
-        CHANNEL_UNCLEAR if the channel does not answer clearly, REFUND_UNDER_REVIEW if it is processing the old number, or if a
-        conflict about the payment is open: the money may be with the payer already.
+        CHANNEL_UNCLEAR if the channel does not answer clearly, REFUND_UNDER_REVIEW if it is processing the old number or has said
+        that it knows it, or if a conflict about the payment is open: the money may be with the payer already.
         """
         configured = await self._gateway.channels.bound(refund.binding_id)
         request = await self._request(refund, configured)
@@ -151,6 +153,8 @@ class RefundSettlement(RefundBooking):
         async with self._context.database.connection() as connection:
             conflict = await case_rows.open_conflict(connection, refund.attempt_id)
             current = await refund_rows.get_refund(connection, refund.id)
+        if current is not None and current.state is RefundState.FAILURE and current.known_time is not None:
+            raise refunds_errors.refund_under_review(refund, "")
         if conflict is not None and (current is None or current.state is RefundState.FAILURE):
             raise refunds_errors.refund_under_review(refund, encode(Prefix.CASE, conflict))
         return current or refund
@@ -187,7 +191,7 @@ class RefundSettlement(RefundBooking):
             await self._apply_callback(configured, refund, outcome, cause)
         else:
             # The callback proves nothing by itself (WeChat Pay v2) or states no amount (Alipay): the channel is queried.
-            await self._note_event(refund, CALLBACK_RECEIVED, cause)
+            await self._note_event(refund, CALLBACK_RECEIVED, cause, knows(refund, outcome))
             if refund.state is RefundState.WAITING:
                 await self.check(refund)
             elif refund.state is RefundState.FAILURE:
@@ -200,11 +204,12 @@ class RefundSettlement(RefundBooking):
     async def _apply_callback(self, configured: ConfiguredChannel, refund: PayRefund, outcome: RefundOutcome, cause: Cause) -> None:
         try:
             if not await self.apply(configured, refund, outcome, cause):
-                await self._note_event(refund, CALLBACK_REPEATED, cause)
-                if outcome.status is RefundStatus.FAILED:
+                ended = outcome.status is RefundStatus.FAILED
+                await self._note_event(refund, CALLBACK_REPEATED, cause, False if ended else None)
+                if ended:
                     await self._doubt_success(configured, refund)
         except FactsMismatchError as error:
-            await self._note_event(refund, CALLBACK_REFUSED, with_verdict(cause, str(error)))
+            await self._note_event(refund, CALLBACK_REFUSED, with_verdict(cause, str(error)), knows(refund, outcome))
             raise
 
     async def _doubt_success(self, configured: ConfiguredChannel, refund: PayRefund) -> None:

@@ -229,7 +229,7 @@ async def lock_refund(transaction: Transaction, refund_id: UUID) -> PayRefund | 
 @dataclass(frozen=True, slots=True)
 class Certainty:
     """What makes a refusal final. `sending`: the send that was answered clearly. `clear_before`: no send from before this time can
-    be carried out any more. `final`: the channel reports the end of this very refund."""
+    be carried out any more. `final`: the channel reports the end of this very refund, or an operator has decided it."""
 
     sending: Sending | None = None
     clear_before: datetime | None = None
@@ -249,15 +249,16 @@ async def fail(
 ) -> int:
     """Make a WAITING refund FAILURE, and release its reserved amount. Its new version.
 
-    0 if it is not WAITING any more, or if an earlier send without a clear answer may still be carried out.
+    0 if it is not WAITING any more, if an earlier send without a clear answer may still be carried out, or if the channel knows it.
     """
     sending = certainty.sending
     row = await connection.fetchrow(
         f"""WITH done AS (
              UPDATE pay_refund SET state = $3, channel_error_code = $4, channel_error_message = $5,
-               update_time = $6, next_check_time = $8, check_count = 0, unclear_send_time = NULL, version = version + 1
+               update_time = $6, next_check_time = $8, check_count = 0, unclear_send_time = NULL, known_time = NULL,
+               version = version + 1
              WHERE id = $1 AND out_refund_key = $2 AND state = ANY($7)
-               AND ($12 OR {_UNCLEAR} IS NULL OR {_UNCLEAR} <= $11) RETURNING {NOTED}, version
+               AND ($12 OR known_time IS NULL AND ({_UNCLEAR} IS NULL OR {_UNCLEAR} <= $11)) RETURNING {NOTED}, version
            ), freed AS (
              UPDATE pay_order o SET reserved_amount = reserved_amount - done.amount, update_time = $6
              FROM done WHERE o.id = done.order_id AND done.case_id IS NULL RETURNING o.id
@@ -280,31 +281,39 @@ async def note(
     message: str,
     next_check: datetime,
     now: datetime,
-) -> None:
+    known: bool = False,
+) -> bool:
     """Store the answer of the channel and the time of the next check of a refund that stays WAITING. `sending`: the send that was
-    answered clearly; None if there was none."""
-    await connection.execute(
+    answered clearly; None if there was none. `known`: the channel says that it knows it. False if it is not WAITING any more."""
+    done = await connection.fetchval(
         f"""WITH undecided AS (
              UPDATE pay_refund SET channel_error_code = $3, channel_error_message = $4, next_check_time = $5, update_time = $6,
-               state = $7, unclear_send_time = {_UNCLEAR}
-             WHERE id = $1 AND out_refund_key = $2 AND state = ANY($8) RETURNING {NOTED})
-           {noting("undecided", 11, refund_event(RefundEvent.UNDECIDED, RefundState.WAITING))}""",
+               state = $7, unclear_send_time = {_UNCLEAR},
+               known_time = CASE WHEN $11 THEN coalesce(known_time, $6) ELSE known_time END
+             WHERE id = $1 AND out_refund_key = $2 AND state = ANY($8) RETURNING {NOTED}
+           ), noted AS ({noting("undecided", 12, refund_event(RefundEvent.UNDECIDED, RefundState.WAITING))})
+           SELECT id FROM undecided""",
         refund.id, refund.out_refund_key, code[:128] or None, message[:512] or None, next_check, now,
         target(REFUND, RefundEvent.UNDECIDED), sources(REFUND, RefundEvent.UNDECIDED), sending.at if sending else None,
-        sending.before if sending else None, *cause_values(cause),
+        sending.before if sending else None, known, *cause_values(cause),
     )  # fmt: skip
+    return done is not None
 
 
-async def set_next_look(connection: WriteConnection, refund: PayRefund, when: datetime | None, now: datetime) -> None:
+async def set_next_look(
+    connection: WriteConnection, refund: PayRefund, when: datetime | None, now: datetime, soon: datetime | None = None
+) -> None:
     """Set the time of the next look at a refund that is still in the final state in which it was read, None for no further look.
+    `soon`: the time instead, if the channel knows the refund.
 
     A look at an earlier number may be due before it. One that was made now without a clear answer has set its own time.
     """
     await connection.execute(
         """UPDATE pay_refund SET next_check_time =
-             least($3, CASE WHEN earlier_look_time <= $5 THEN next_check_time ELSE earlier_look_time END)
+             least(coalesce(CASE WHEN known_time IS NOT NULL THEN $6::timestamptz END, $3),
+               CASE WHEN earlier_look_time <= $5 THEN next_check_time ELSE earlier_look_time END)
            WHERE id = $1 AND out_refund_key = $2 AND state = $4""",
-        refund.id, refund.out_refund_key, when, refund.state, now,
+        refund.id, refund.out_refund_key, when, refund.state, now, soon,
     )  # fmt: skip
 
 

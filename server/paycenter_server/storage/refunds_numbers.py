@@ -58,7 +58,8 @@ async def set_earlier_look(
 async def send_again(
     connection: Transaction, refund_id: UUID, new_key: UUID, now: datetime, next_check: datetime, cause: Cause
 ) -> bool:
-    """Make a refund in state FAILURE WAITING under a new out_refund_no. False if it is not in that state any more.
+    """Make a refund in state FAILURE WAITING under a new out_refund_no. False if it is not in that state any more, or if the
+    channel knows it under the current one: the money may go back under that.
 
     The number that it had is looked at again by the verification schedule.
     """
@@ -67,10 +68,25 @@ async def send_again(
              UPDATE pay_refund SET state = $5, earlier_out_refund_keys = earlier_out_refund_keys || to_jsonb(out_refund_key::text),
                out_refund_key = $2, send_count = send_count + 1, channel_error_code = NULL, channel_error_message = NULL,
                next_check_time = $4, unclear_send_time = $3, earlier_look_time = least(earlier_look_time, $7),
-               check_count = 0, update_time = $3 WHERE id = $1 AND state = ANY($6) RETURNING {NOTED}
+               check_count = 0, update_time = $3
+             WHERE id = $1 AND state = ANY($6) AND known_time IS NULL RETURNING {NOTED}
            ), noted AS ({noting("again", 8, refund_event(RefundEvent.SEND_AGAIN, RefundState.FAILURE, reserved="+"))})
            SELECT id FROM again""",
         refund_id, new_key, now, next_check, target(REFUND, RefundEvent.SEND_AGAIN),
         sources(REFUND, RefundEvent.SEND_AGAIN), first_look_at_replaced(new_key), *cause_values(cause),
     )  # fmt: skip
     return done is not None
+
+
+async def set_known(connection: WriteConnection, refund: PayRefund, known: bool, now: datetime) -> None:
+    """Store that the channel knows a refund under this number, or that it does not go back under it. A FAILED one that it knows is
+    looked at again.
+
+    Nothing is changed if it is SUCCESS, or has another number.
+    """
+    await connection.execute(
+        """UPDATE pay_refund SET known_time = CASE WHEN $3 THEN $4::timestamptz END,
+             next_check_time = CASE WHEN $3 THEN coalesce(next_check_time, $4) ELSE next_check_time END
+           WHERE id = $1 AND out_refund_key = $2 AND state = ANY($5) AND (known_time IS NULL) = $3""",
+        refund.id, refund.out_refund_key, known, now, sources(REFUND, RefundEvent.SUCCEED, RefundEvent.SUCCEED_LATE),
+    )  # fmt: skip

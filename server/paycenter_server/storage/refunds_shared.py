@@ -26,8 +26,8 @@ from paycenter_server.storage.rows import id_of_unique_key
 
 # What a new refund of an order has besides is the default of its column, or a constant: each argument costs the server time.
 _DEFAULT = {
-    "case_id", "earlier_look_time", "version", "channel_refund_no", "channel_error_code", "channel_error_message", "success_time",
-    "check_count",
+    "case_id", "earlier_look_time", "known_time", "version", "channel_refund_no", "channel_error_code", "channel_error_message",
+    "success_time", "check_count",
 }  # fmt: skip
 _CONSTANT = {"state": named(created(REFUND, RefundEvent.CREATE)), "send_count": "1", "unclear_send_time": "g.create_time",
              "update_time": "g.create_time"}  # fmt: skip

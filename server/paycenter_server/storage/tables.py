@@ -292,6 +292,7 @@ pay_refund = Table(
     Column("state", String(16), nullable=False),
     Column("send_count", Integer, nullable=False),
     Column("unclear_send_time", TIME),
+    Column("known_time", TIME),
     Column("channel_refund_no", String(64)),
     Column("channel_error_code", String(128)),
     Column("channel_error_message", String(512)),

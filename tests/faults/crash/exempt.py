@@ -223,6 +223,7 @@ EXEMPT: dict[str, str] = {
             "refunds_statements RefundStatements.succeed: done = await",
             "refunds_booking RefundBooking._apply_or_note: await self._note",
             "refunds_booking RefundBooking._fail: await self._note",
+            "refunds_booking RefundBooking._note: await self._set_known",
             'refunds_settlement RefundSettlement._check_current: await self._note(refund, "REFUND_UNDER_REVIEW"',
         ),
         "one statement",
@@ -251,9 +252,10 @@ EXEMPT: dict[str, str] = {
             "cases Cases.stale_refund: if refund.case_id is not None",
             "cases Cases.notification_given_up: refund",
             "refunds_booking RefundBooking._fail: if certainty.final",
+            "cases_decisions CaseDecisions._end_refund: await number_rows.set_known",
             "payments Payments._surplus: if event",
         ),
-        "a branch of a transaction whose other awaits are kill points, and which the channel's next message repeats",
+        "a branch of a transaction whose other awaits are kill points, and which the channel or the operator repeats",
     ),
     **dict.fromkeys(
         (
