@@ -13,7 +13,7 @@ from paycenter_server.domain.cases import Decision, PayCase
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.schedule import STALE_AFTER
 from paycenter_server.domain.states import CaseEvent, CaseState, OrderState
-from paycenter_server.services.cases_decisions import Work
+from paycenter_server.services.cases_authority import Work
 from paycenter_server.services.identity import Caller
 from paycenter_server.storage import cases as case_rows
 from paycenter_server.storage import payments as payment_rows

@@ -16,7 +16,7 @@ from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.domain.schedule import FAILED_REFUND, REQUEST_LIFE, STALE_AFTER, VERIFIED_AFTER, VERIFY_DELAYS
 from paycenter_server.domain.states import CaseState, RefundState
-from paycenter_server.services.cases_decisions import Work as DecisionWork
+from paycenter_server.services.cases_authority import Work as DecisionWork
 from paycenter_server.services.channels_configured import ConfiguredChannel
 from paycenter_server.services.refunds import NewRefund, Work
 from paycenter_server.storage import refunds as refund_rows

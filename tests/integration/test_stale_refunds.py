@@ -13,7 +13,7 @@ from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.domain.schedule import FAILED_REFUND, REQUEST_LIFE, STALE_AFTER, VERIFIED_AFTER, VERIFY_DELAYS
 from paycenter_server.domain.states import CaseState, RefundState
-from paycenter_server.services.cases_decisions import Work
+from paycenter_server.services.cases_authority import Work
 from paycenter_server.services.channels_configured import ConfiguredChannel
 from paycenter_server.storage.cases import Decided
 from support.cases import ANNE, BEN, case_of, decide, last_case, late, refused, set_app

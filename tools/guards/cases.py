@@ -41,16 +41,20 @@ CASES: list[Mutant] = [
             "test_a_case_that_became_stale_since_it_was_read_is_not_closed_alone",
         ),
         (
-            "stale-case-repeats-nothing",
-            "current.decision == work.decision and not current.possible:",
-            "current.decision == work.decision:",
-            "test_a_stale_case_takes_retry_and_close",
-        ),
-        (
             "stale-reason",
             "minimum=1 if case.needs_reason(decision) else 0)",
             "minimum=0)",
             "test_a_decision_about_a_stale_refund_needs_a_reason[ACCEPT]",
+        ),
+    ),
+    *guards(
+        "services/cases_authority.py",
+        "test_stale_refunds.py",
+        (
+            "stale-case-repeats-nothing",
+            "current.decision == work.decision and not current.possible:",
+            "current.decision == work.decision:",
+            "test_a_stale_case_takes_retry_and_close",
         ),
     ),
     *guards(
@@ -196,6 +200,52 @@ CASES: list[Mutant] = [
         "services/cases_decisions.py",
         "test_case_decisions.py",
         (
+            "decide-look",
+            "await self._refunds.look_at_failed(refund) if refund.state is RefundState.FAILURE else refund",
+            "refund",
+            "test_a_failed_refund_that_succeeded_after_all_is_not_sent_again test_money_that_went_back_after_all_is_not_accepted",
+        ),
+        (
+            "decide-refund-unchanged",
+            "if current is None or (current.state, current.out_refund_key, current.known_time) != as_queried:",
+            "if current is None or as_queried is None:",
+            "test_case_operators.py::test_a_refund_that_changed_after_the_query_stops_the_decision[ACCEPT]",
+        ),
+        (
+            "decide-conflict",
+            "if conflict is not None:",
+            "if False:",
+            "test_money_that_may_be_with_the_payer_is_neither_refunded_nor_booked",
+        ),
+        (
+            "decide-conflict-lock",
+            "attempt = await attempt_rows.lock_attempt(transaction, case.attempt_id)",
+            "attempt = await attempt_rows.get_attempt(transaction, case.attempt_id)",
+            "test_case_operators.py::test_a_conflict_that_is_opened_at_the_same_moment_stops_the_refund",
+        ),
+        (
+            "decide-account",
+            "if not await account_rows.hold_enabled(transaction, attempt.account_id):",
+            "if False:",
+            "test_no_refund_over_a_disabled_account",
+        ),
+        (
+            "decide-amount",
+            "if order is None or attempt.paid_amount != current.amount:",
+            "if order is None:",
+            "test_case_operators.py::test_only_the_amount_that_the_operator_saw_is_refunded",
+        ),
+        (
+            "accept-order",
+            "if order.state is not OrderState.CLOSED or attempt.paid_amount != order.amount:",
+            "if False:",
+            "test_accept_needs_an_order_that_can_take_the_money",
+        ),
+    ),
+    *guards(
+        "services/cases_authority.py",
+        "test_case_decisions.py",
+        (
             "decide-lock",
             "current = await case_rows.lock_case(transaction, case.id)",
             "current = await case_rows.get_case(transaction, case.id)",
@@ -233,52 +283,10 @@ CASES: list[Mutant] = [
             "test_case_operators.py::test_another_decision_replaces_the_proposal",
         ),
         (
-            "decide-look",
-            "await self._refunds.look_at_failed(refund) if refund.state is RefundState.FAILURE else refund",
-            "refund",
-            "test_a_failed_refund_that_succeeded_after_all_is_not_sent_again test_money_that_went_back_after_all_is_not_accepted",
-        ),
-        (
-            "decide-refund-unchanged",
-            "if current is None or (current.state, current.out_refund_key, current.known_time) != as_queried:",
-            "if current is None or as_queried is None:",
-            "test_case_operators.py::test_a_refund_that_changed_after_the_query_stops_the_decision[ACCEPT]",
-        ),
-        (
             "decide-refund-appeared",
             "if current.refund_id != case.refund_id:",
             "if False:",
             "test_case_operators.py::test_a_refund_that_failed_since_the_case_was_read_stops_the_decision",
-        ),
-        (
-            "decide-conflict",
-            "if conflict is not None:",
-            "if False:",
-            "test_money_that_may_be_with_the_payer_is_neither_refunded_nor_booked",
-        ),
-        (
-            "decide-conflict-lock",
-            "attempt = await attempt_rows.lock_attempt(transaction, case.attempt_id)",
-            "attempt = await attempt_rows.get_attempt(transaction, case.attempt_id)",
-            "test_case_operators.py::test_a_conflict_that_is_opened_at_the_same_moment_stops_the_refund",
-        ),
-        (
-            "decide-account",
-            "if not await account_rows.hold_enabled(transaction, attempt.account_id):",
-            "if False:",
-            "test_no_refund_over_a_disabled_account",
-        ),
-        (
-            "decide-amount",
-            "if order is None or attempt.paid_amount != current.amount:",
-            "if order is None:",
-            "test_case_operators.py::test_only_the_amount_that_the_operator_saw_is_refunded",
-        ),
-        (
-            "accept-order",
-            "if order.state is not OrderState.CLOSED or attempt.paid_amount != order.amount:",
-            "if False:",
-            "test_accept_needs_an_order_that_can_take_the_money",
         ),
     ),
     *guards(

@@ -6,11 +6,10 @@ are locked in the order refund, order, attempt, notification, case. Channels are
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from uuid import UUID
 
 from paycenter_server.domain.attempts import PayAttempt
-from paycenter_server.domain.cases import SURPLUS, CaseKind, Decision, PayCase, needs_second_operator
+from paycenter_server.domain.cases import SURPLUS, CaseKind, Decision, PayCase
 from paycenter_server.domain.events import CASE_RETRIED, Cause, Subject, acting
 from paycenter_server.domain.ids import Prefix, decode, encode
 from paycenter_server.domain.money import fee
@@ -23,14 +22,13 @@ from paycenter_server.services import accounts_errors
 from paycenter_server.services import cases_errors as errors
 from paycenter_server.services import notifications_payloads as payloads
 from paycenter_server.services.attempts import AttemptSettlement, SettleResult
-from paycenter_server.services.audit import Act, record
 from paycenter_server.services.cases import Cases
+from paycenter_server.services.cases_authority import CaseAuthority, Work, record_decision
 from paycenter_server.services.cases_desk import CaseDesk, CaseView
 from paycenter_server.services.context import Context
 from paycenter_server.services.identity import Caller
 from paycenter_server.services.refunds_settlement import RefundSettlement
 from paycenter_server.storage import accounts as account_rows
-from paycenter_server.storage import apps as app_rows
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import cases as case_rows
 from paycenter_server.storage import channels as channel_rows
@@ -48,32 +46,14 @@ REASON_MAX = 512
 CLOSED_BY_OPERATOR = "CLOSED_BY_OPERATOR"
 
 
-_SYSTEM = Caller("system", None, "")
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """A decision with its cause for the event ledger, and its caller for the audit."""
-
-    decided: Decided
-    cause: Cause
-    caller: Caller = _SYSTEM
-
-    @property
-    def decision(self) -> Decision:
-        """What was decided."""
-        return self.decided.decision
-
-
-class CaseDecisions:
+class CaseDecisions(CaseAuthority):
     """Carries the decisions of operators out."""
 
     def __init__(
         self, context: Context, desk: CaseDesk, cases: Cases, attempts: AttemptSettlement, refunds: RefundSettlement
     ) -> None:
-        self._context = context
+        super().__init__(context, cases)
         self._desk = desk
-        self._cases = cases
         self._attempts = attempts
         self._refunds = refunds
 
@@ -124,51 +104,6 @@ class CaseDecisions:
             await self.book(case, work, refund)
         else:
             await self._apply(case, work, CaseEvent.ACCEPT, refund)
-
-    # Authorisation
-
-    async def _authorise(self, transaction: Transaction, case: PayCase, work: Work) -> PayCase | None:
-        """Lock the case and check the decision. None if nothing is to be done: it has been carried out, or is a proposal now."""
-        await notification_rows.lock_notifications(transaction, case.id)
-        current = await case_rows.lock_case(transaction, case.id)
-        if current is None:
-            raise errors.case_not_found()
-        if work.decision not in current.possible:
-            if current.state is not CaseState.OPEN and current.decision == work.decision and not current.possible:
-                return None
-            raise errors.decision_not_possible(current, work.decision)
-        if current.refund_id != case.refund_id:
-            # It has been refunded since it was read, which failed: its channel must be queried before anything is decided.
-            raise errors.case_changed(current)
-        app = await app_rows.get_app_by_id(transaction, current.app_id) if current.app_id else None
-        if not needs_second_operator(current, app.case_decision_limit if app else None):
-            return current
-        if current.proposed_decision != work.decision:
-            await case_rows.propose(transaction, current.id, work.decided, self._context.now(), work.cause)
-            await _record(transaction, current, work, {"proposed": work.decision.value})
-            return None
-        if current.proposed_by == work.decided.by:
-            raise errors.needs_second_operator(current)
-        return current
-
-    async def _authorised(self, case: PayCase, work: Work) -> bool:
-        async with self._context.database.transaction() as transaction:
-            return await self._authorise(transaction, case, work) is not None
-
-    async def _move(
-        self, transaction: Transaction, case: PayCase, work: Work, event: CaseEvent, refund_id: UUID | None = None
-    ) -> PayCase | None:
-        """Move the case, and record the decision in the audit."""
-        moved = await self._cases.move(
-            transaction, case.id, event, self._context.now(), work.cause, refund_id=refund_id, decided=work.decided
-        )
-        if moved is not None:
-            await _record(transaction, case, work, {"decision": work.decision.value, "state": moved.state.value})
-        return moved
-
-    async def _read(self, case: PayCase) -> PayCase:
-        async with self._context.database.connection() as connection:
-            return await case_rows.get_case(connection, case.id) or case
 
     # Surplus money
 
@@ -338,7 +273,7 @@ class CaseDecisions:
             if await self._authorise(transaction, case, work) is None:
                 return
             await event_rows.insert_event(transaction, Subject.CASE, case.id, case.order_id, CASE_RETRIED, work.cause)
-            await _record(transaction, case, work, {"retried": True})
+            await record_decision(transaction, case, work, {"retried": True})
         if await self._settled(case):
             await self._apply(case, work, CaseEvent.RESOLVE)
 
@@ -379,9 +314,3 @@ class CaseDecisions:
                 why = "the notification is being sent already, or a newer one of its object replaces it; decide CLOSE"
                 raise errors.decision_not_possible(current, work.decision, why)
             await self._move(transaction, case, work, CaseEvent.RESOLVE)
-
-
-async def _record(transaction: Transaction, case: PayCase, work: Work, after: dict[str, object]) -> None:
-    act = Act("PayCaseService/DecidePayCase", case.number, case.app_key or "")
-    values = {"reason": work.decided.reason, "amount": case.amount, "currency": case.currency, "kind": case.kind.value}
-    await record(transaction, work.caller, act, None, values | after)

@@ -128,7 +128,7 @@ EXEMPT: dict[str, str] = {
             "attempts AttemptSettlement.pending",
             "attempts AttemptSettlement.found_paid",
             "attempts AttemptSettlement.close_all: raise await self.found_paid",
-            "cases_decisions CaseDecisions._read",
+            "cases_authority CaseAuthority._read",
             "cases_decisions CaseDecisions._decide_surplus: raise",
             "cases_decisions CaseDecisions._apply: await self._lock_failed",
             "cases_decisions CaseDecisions.book: await self._lock_failed",
