@@ -32,7 +32,7 @@ async def succeeded(system: PayCenterSystem, says: str) -> tuple[PayOrder, PayRe
     """A refund that is SUCCESS here by a callback. When it is queried, the channel says this state."""
     order = await system.paid("wx_native")
     await without_callbacks(system)
-    if says != "SUCCESS":
+    if says in STATES:
         await system.simulator.fault("wx.refund", f"refund_{says.lower()}")
     refund = await system.refund(order, 40)
 

@@ -157,6 +157,14 @@ def decided(rows: Rows, event: ApprovalEvent) -> Awaitable[Any]:
     return approval_rows.decide(rows.transaction, rows.approval_id, event, "ben", "", rows.now)
 
 
+async def taken_back(rows: Rows, refunded: int) -> int:
+    """`refunded`: of the order, if it is paid; the refund is 50 of it."""
+    await rows.transaction.execute("UPDATE pay_order SET reserved_amount = 0, refunded_amount = $1 WHERE paid_amount > 0", refunded)
+    return await refund_rows.take_back(
+        rows.transaction, rows.refund, CAUSE, code="", message="", known=False, now=rows.now, next_look=None
+    )
+
+
 Act = Callable[[Rows], Awaitable[Any]]
 # By type too: events of two tables may have the same text.
 ACTS: Mapping[tuple[type[StrEnum], StrEnum], Act] = {
@@ -173,6 +181,8 @@ ACTS: Mapping[tuple[type[StrEnum], StrEnum], Act] = {
         success_time=r.now,
         now=r.now,
     ),
+    (OrderEvent, OrderEvent.REFUND_TAKEN_BACK): lambda r: taken_back(r, 60),
+    (OrderEvent, OrderEvent.LAST_REFUND_TAKEN_BACK): lambda r: taken_back(r, 50),
     (AttemptEvent, AttemptEvent.ANSWERED): lambda r: submission_rows.answered(
         r.transaction, r.attempt.id, "", "x", r.now, r.now, CAUSE
     ),
@@ -196,6 +206,7 @@ ACTS: Mapping[tuple[type[StrEnum], StrEnum], Act] = {
     (RefundEvent, RefundEvent.SUCCEED_LATE): lambda r: refund_rows.succeed_late(
         r.transaction, r.refund, CAUSE, channel_refund_no="", success_time=r.now, now=r.now
     ),
+    (RefundEvent, RefundEvent.TAKE_BACK): lambda r: taken_back(r, 50),
     (RefundEvent, RefundEvent.SEND_AGAIN): lambda r: number_rows.send_again(
         r.transaction, r.refund.id, r.case_id, r.now, r.now, CAUSE
     ),
@@ -235,13 +246,19 @@ def key_of(rows: Rows, table: str) -> UUID:
     return keys[table]
 
 
+_TAKEN_BACK = (OrderEvent.REFUND_TAKEN_BACK, OrderEvent.LAST_REFUND_TAKEN_BACK)
+
+
 async def prepare(rows: Rows, table: str, event: StrEnum) -> None:
     """Put the other rows into the states in which the event can happen."""
     if table == "pay_order":
         attempt = AttemptState.WAITING if event in (OrderEvent.PAID, OrderEvent.LATE_PAYMENT_ACCEPTED) else AttemptState.CLOSED
         await rows.set("pay_attempt", rows.attempt.id, attempt.value)
+    if event in _TAKEN_BACK:
+        await rows.set("pay_refund", rows.refund.id, RefundState.SUCCESS.value)
     if table == "pay_refund" and event is not RefundEvent.SEND_AGAIN:
-        await rows.set("pay_order", rows.order.id, OrderState.SUCCESS.value)
+        paid = OrderState.REFUND if event is RefundEvent.TAKE_BACK else OrderState.SUCCESS
+        await rows.set("pay_order", rows.order.id, paid.value)
 
 
 async def state_after(rows: Rows, table: str, event: StrEnum, before: StrEnum) -> str:
@@ -273,6 +290,8 @@ async def compare_ledger(rows: Rows, table: str, event: StrEnum, before: StrEnum
         assert [(row["subject_id"], row["event"]) for row in found] == [(rows.attempt.id, event.value)]
     elif event is OrderEvent.REFUNDED:
         assert [(row["subject_id"], row["to_state"]) for row in found] == [(rows.refund.id, "SUCCESS")]
+    elif event in _TAKEN_BACK:
+        assert [(row["subject_id"], row["to_state"]) for row in found] == [(rows.refund.id, "FAILURE")]
     else:
         assert [(row["subject_id"], row["from_state"], row["to_state"]) for row in found] == [
             (key_of(rows, table), before.value, after.value)

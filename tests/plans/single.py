@@ -88,6 +88,9 @@ async def of_refunds(system: PayCenterSystem) -> None:
         task = refund_settled(waiting, system.services.context.new_key(now), now, version=1, success_time=now)
         done = await refunds.succeed(connection, waiting, CAUSE, task, channel_refund_no="", success_time=now, now=now)
         assert done == 1
+        booked = await refunds.get_refund(connection, waiting.id) or waiting
+        taken = await refunds.take_back(connection, booked, CAUSE, code="", message="", known=False, now=now, next_look=now)
+        assert taken == 2
         await refunds.reserve(connection, order.id, 1, now)
         await refunds_numbers.find_earlier_key(connection, refund.attempt_id, uuid4())
         await refunds.refunded_of_attempt(connection, refund.attempt_id)

@@ -200,8 +200,8 @@ REFUNDS: list[Mutant] = [
         ),
         (
             "late-success-case",
-            "        return -1 if await self._cases.succeeded_after_failure(transaction, refund, cause) else 0",
-            "        return 0",
+            "        return -1 if await self._cases.succeeded_after_failure(transaction, about, cause) else 0",
+            "        return 0 if about else -1",
             "test_a_success_after_a_failure_is_booked_if_there_is_room "
             "test_second_looks.py::test_a_late_success_that_the_payment_has_no_room_for_is_a_case",
         ),

@@ -325,7 +325,9 @@ Global___PayRefundSuccessData: _TypeAlias = PayRefundSuccessData  # noqa: Y015
 
 @_typing.final
 class PayRefundFailureEvent(_message.Message):
-    """A refund that the app created has failed. Its amount can be refunded again: the same CreatePayRefund sends it again."""
+    """A refund that the app created has failed. Its amount can be refunded again: the same CreatePayRefund sends it again. It may come after
+    a success, if the channel says that the money did not go back after all, and an operator has confirmed it.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

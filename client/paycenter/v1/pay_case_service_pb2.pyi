@@ -123,6 +123,8 @@ class _PayCaseDecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PayCa
     PAY_CASE_DECISION_ACCEPT: _PayCaseDecision.ValueType  # 2
     """The money is kept. A late payment is booked: its order becomes SUCCESS. Other money is kept without booking.
     Of a stale refund: it went back, and is booked as successful. This needs a reason.
+    Of a refund that is SUCCESS here and did not go back, as the channel says: it becomes FAILURE, and its amount can be refunded again.
+    This needs a reason.
     """
     PAY_CASE_DECISION_CLOSE: _PayCaseDecision.ValueType  # 3
     """Nothing is done here. The reason says why. Of a stale refund: it did not go back; it ends as FAILURE, and its amount is released."""
@@ -141,6 +143,8 @@ PAY_CASE_DECISION_REFUND: PayCaseDecision.ValueType  # 1
 PAY_CASE_DECISION_ACCEPT: PayCaseDecision.ValueType  # 2
 """The money is kept. A late payment is booked: its order becomes SUCCESS. Other money is kept without booking.
 Of a stale refund: it went back, and is booked as successful. This needs a reason.
+Of a refund that is SUCCESS here and did not go back, as the channel says: it becomes FAILURE, and its amount can be refunded again.
+This needs a reason.
 """
 PAY_CASE_DECISION_CLOSE: PayCaseDecision.ValueType  # 3
 """Nothing is done here. The reason says why. Of a stale refund: it did not go back; it ends as FAILURE, and its amount is released."""

@@ -33,7 +33,7 @@ class _PayRefundStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PayRef
     PAY_REFUND_STATE_SUCCESS: _PayRefundState.ValueType  # 2
     """The money was returned to the payer."""
     PAY_REFUND_STATE_FAILURE: _PayRefundState.ValueType  # 3
-    """The channel refused. The amount is no longer reserved."""
+    """The channel refused, or an operator has confirmed that it did not go back. The amount is no longer reserved or refunded."""
 
 class PayRefundState(_PayRefundState, metaclass=_PayRefundStateEnumTypeWrapper):
     """PayRefundState is the state of a refund."""
@@ -45,7 +45,7 @@ PAY_REFUND_STATE_WAITING: PayRefundState.ValueType  # 1
 PAY_REFUND_STATE_SUCCESS: PayRefundState.ValueType  # 2
 """The money was returned to the payer."""
 PAY_REFUND_STATE_FAILURE: PayRefundState.ValueType  # 3
-"""The channel refused. The amount is no longer reserved."""
+"""The channel refused, or an operator has confirmed that it did not go back. The amount is no longer reserved or refunded."""
 Global___PayRefundState: _TypeAlias = PayRefundState  # noqa: Y015
 
 @_typing.final

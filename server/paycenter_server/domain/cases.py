@@ -52,7 +52,8 @@ DECISIONS: Mapping[CaseKind, tuple[Decision, ...]] = {
     CaseKind.WRONG_CURRENCY: (_D.ACCEPT, _D.CLOSE),
     # There is no attempt through which it could be refunded.
     CaseKind.UNKNOWN_ORDER: (_D.CLOSE,),
-    CaseKind.REFUND_MISMATCH: (_D.CLOSE,),
+    # ACCEPT: a refund that is SUCCESS here did not go back, as the channel says. Of other contradictions only CLOSE.
+    CaseKind.REFUND_MISMATCH: (_D.ACCEPT, _D.CLOSE),
     CaseKind.REFUND_ELSEWHERE: (_D.CLOSE,),
     CaseKind.STALE_ATTEMPT: (_D.RETRY, _D.CLOSE),
     # ACCEPT: it went back. CLOSE: it did not. Who knows neither decides RETRY.
@@ -64,6 +65,8 @@ DECISIONS: Mapping[CaseKind, tuple[Decision, ...]] = {
 
 SURPLUS = (CaseKind.LATE_PAYMENT, CaseKind.DUPLICATE_PAYMENT, CaseKind.WRONG_AMOUNT, CaseKind.WRONG_CURRENCY)
 """The kinds that are about a payment which its order cannot take."""
+DID_NOT_GO_BACK = "did_not_go_back"
+"""The name in the detail of a REFUND_MISMATCH case that takes ACCEPT."""
 CONFLICTS = (CaseKind.REFUND_MISMATCH, CaseKind.REFUND_ELSEWHERE)
 """The kinds that say that money of a payment may be with the payer already. An open one stops another refund."""
 
@@ -120,8 +123,17 @@ class PayCase:
             return (Decision.RETRY, Decision.CLOSE)
         if self.state is not CaseState.OPEN:
             return ()
-        without_retry = self.kind in SURPLUS and self.refund_id is None
-        return tuple(item for item in DECISIONS[self.kind] if not (without_retry and item is Decision.RETRY))
+        not_possible = set()
+        if self.kind in SURPLUS and self.refund_id is None:
+            not_possible.add(Decision.RETRY)
+        if self.kind is CaseKind.REFUND_MISMATCH and not self.did_not_go_back:
+            not_possible.add(Decision.ACCEPT)
+        return tuple(item for item in DECISIONS[self.kind] if item not in not_possible)
+
+    @property
+    def did_not_go_back(self) -> bool:
+        """Whether it says that a refund of an order, which is SUCCESS here, did not go back."""
+        return self.detail.get(DID_NOT_GO_BACK) is True
 
     @property
     def resolution(self) -> str:
@@ -131,6 +143,8 @@ class PayCase:
         if self.decision == Decision.ACCEPT:
             if self.kind is CaseKind.STALE_REFUND:
                 return "booked as refunded"
+            if self.kind is CaseKind.REFUND_MISMATCH:
+                return "booked as not refunded"
             return "booked as paid" if self.kind is CaseKind.LATE_PAYMENT else "kept without booking"
         if self.decision == Decision.CLOSE:
             return "closed by an operator"
@@ -138,7 +152,8 @@ class PayCase:
 
     def needs_reason(self, decision: Decision) -> bool:
         """Whether a decision about it needs a reason: it says what happened outside."""
-        return decision is Decision.CLOSE or (self.kind is CaseKind.STALE_REFUND and decision is Decision.ACCEPT)
+        about_refund = self.kind in (CaseKind.STALE_REFUND, CaseKind.REFUND_MISMATCH)
+        return decision is Decision.CLOSE or (about_refund and decision is Decision.ACCEPT)
 
 
 def needs_second_operator(case: PayCase, limit: int | None) -> bool:

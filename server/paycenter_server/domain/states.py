@@ -25,13 +25,15 @@ class OrderState(StrEnum):
 
 
 class OrderEvent(StrEnum):
-    """The events of an order."""
+    """The events of an order. A refund is taken back if it did not go back to the payer after all."""
 
     CREATE = "create"
     CHANGE_PRICE = "change price"
     PAID = "paid"
     CLOSE = "close"
     REFUNDED = "refunded"
+    REFUND_TAKEN_BACK = "refund taken back"
+    LAST_REFUND_TAKEN_BACK = "last refund taken back"
     LATE_PAYMENT_ACCEPTED = "late payment accepted"
 
 
@@ -42,6 +44,8 @@ ORDER: Mapping[tuple[OrderState | None, OrderEvent], OrderState] = {
     (OrderState.WAITING, OrderEvent.CLOSE): OrderState.CLOSED,
     (OrderState.SUCCESS, OrderEvent.REFUNDED): OrderState.REFUND,
     (OrderState.REFUND, OrderEvent.REFUNDED): OrderState.REFUND,
+    (OrderState.REFUND, OrderEvent.REFUND_TAKEN_BACK): OrderState.REFUND,
+    (OrderState.REFUND, OrderEvent.LAST_REFUND_TAKEN_BACK): OrderState.SUCCESS,
     (OrderState.CLOSED, OrderEvent.LATE_PAYMENT_ACCEPTED): OrderState.SUCCESS,
 }
 
@@ -100,6 +104,7 @@ class RefundEvent(StrEnum):
     FAIL = "fail"
     SEND_AGAIN = "send again"
     SUCCEED_LATE = "succeed late"
+    TAKE_BACK = "take back"
 
 
 REFUND: Mapping[tuple[RefundState | None, RefundEvent], RefundState] = {
@@ -109,6 +114,8 @@ REFUND: Mapping[tuple[RefundState | None, RefundEvent], RefundState] = {
     (RefundState.WAITING, RefundEvent.FAIL): RefundState.FAILURE,
     (RefundState.FAILURE, RefundEvent.SEND_AGAIN): RefundState.WAITING,
     (RefundState.FAILURE, RefundEvent.SUCCEED_LATE): RefundState.SUCCESS,
+    # Only an operator: the channel has said that it did not go back, after it had been booked.
+    (RefundState.SUCCESS, RefundEvent.TAKE_BACK): RefundState.FAILURE,
 }
 
 

@@ -31,6 +31,13 @@ _OF_STALE_REFUND = {
     Decision.ACCEPT: ("It went back", "The refund is booked as successful. Say how you know it."),
     Decision.CLOSE: ("It did not go back", "The refund ends as failed, and its amount is released. Say how you know it."),
 }
+# What a decision about a refund says that the channel contradicts.
+_OF_CONTRADICTION = {
+    Decision.ACCEPT: (
+        "It did not go back",
+        "The refund becomes failed, and its amount can be refunded again. Say how you know it.",
+    ),
+}
 AGES = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7)}
 
 
@@ -77,7 +84,8 @@ async def _render(view: View, number: str, error: PayCenterError | None = None, 
     shown = await view.parts.case_desk.get(view.caller, number)
     case = shown.case
     stale = case.kind is CaseKind.STALE_REFUND or case.stale_time is not None
-    words = DECISIONS | (_OF_STALE_REFUND if stale else {})
+    contradicted = case.kind is CaseKind.REFUND_MISMATCH
+    words = DECISIONS | (_OF_STALE_REFUND if stale else _OF_CONTRADICTION if contradicted else {})
     entries, left_off = await view.parts.case_desk.timeline(view.caller, number)
     listed, hidden = page_of_entries(entries, view.t)
     return view.render(

@@ -13,7 +13,7 @@ from paycenter_server.channels.protocol import Payment, Refunded, RefundFacts
 from paycenter_server.domain.accounts import PayAccount
 from paycenter_server.domain.apps import PayApp, SurplusPolicy
 from paycenter_server.domain.attempts import PayAttempt
-from paycenter_server.domain.cases import CaseKind, Decision, PayCase, new_case
+from paycenter_server.domain.cases import DID_NOT_GO_BACK, CaseKind, Decision, PayCase, new_case
 from paycenter_server.domain.channels import PayChannel
 from paycenter_server.domain.events import Cause
 from paycenter_server.domain.ids import Prefix, decode, encode
@@ -195,16 +195,21 @@ class Cases:
         """Open a case for a refund that did not go back, if an operator has decided that it did. Whether this opened one."""
         if await case_rows.refund_was_accepted(transaction, refund.attempt_id, refund.id):
             why = "the channel says that it did not go back, after an operator had decided that it did"
-            return await self._mismatch(transaction, refund, why, cause)
+            return await self._mismatch(transaction, refund, why, cause, {DID_NOT_GO_BACK: refund.case_id is None})
         return False
 
     async def failed_after_success(self, transaction: Transaction, refund: PayRefund, cause: Cause) -> None:
         """Open a case for a refund that did not go back, after the channel had reported that it did."""
-        await self._mismatch(transaction, refund, "the channel says that it did not go back, after it had said that it did", cause)
+        why = "the channel says that it did not go back, after it had said that it did"
+        await self._mismatch(transaction, refund, why, cause, {DID_NOT_GO_BACK: refund.case_id is None})
 
-    async def _mismatch(self, transaction: Transaction, refund: PayRefund, why: str, cause: Cause) -> bool:
+    async def _mismatch(
+        self, transaction: Transaction, refund: PayRefund, why: str, cause: Cause, more: Mapping[str, Any] | None = None
+    ) -> bool:
+        """A case for each version of the refund: one that is FAILURE, SUCCESS and FAILURE again may be contradicted each time."""
         log.error("refund_mismatch", refund=refund.number, why=why)
-        return await self._open(transaction, self._of_refund(CaseKind.REFUND_MISMATCH, refund, {"why": why}), cause)
+        case = self._of_refund(CaseKind.REFUND_MISMATCH, refund, {"why": why, **(more or {})}, f":{refund.version}")
+        return await self._open(transaction, case, cause)
 
     async def stale_attempt(self, attempt: PayAttempt) -> None:
         """Open a case for an attempt that is not decided a day after its expiry. The sync continues.
@@ -317,9 +322,9 @@ class Cases:
         now = self._context.now()
         return new_case(self._context.new_key(now), now, kind, reference, detail=detail, **values)
 
-    def _of_refund(self, kind: CaseKind, refund: PayRefund, detail: Mapping[str, Any]) -> PayCase:
+    def _of_refund(self, kind: CaseKind, refund: PayRefund, detail: Mapping[str, Any], mark: str = "") -> PayCase:
         return self._case(
-            kind, refund.out_refund_no, detail, app_id=refund.app_id, channel_id=refund.channel_id, account_id=refund.account_id,
-            order_id=refund.order_id, attempt_id=refund.attempt_id, refund_id=refund.id, amount=refund.amount,
-            currency=refund.currency,
+            kind, f"{refund.out_refund_no}{mark}", detail, app_id=refund.app_id, channel_id=refund.channel_id,
+            account_id=refund.account_id, order_id=refund.order_id, attempt_id=refund.attempt_id, refund_id=refund.id,
+            amount=refund.amount, currency=refund.currency,
         )  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from paycenter_server.channels.protocol import RefundStatus
 from paycenter_server.domain.attempts import PayAttempt
 from paycenter_server.domain.cases import SURPLUS, CaseKind, Decision, PayCase
 from paycenter_server.domain.events import CASE_RETRIED, Cause, Subject, acting
@@ -27,7 +28,7 @@ from paycenter_server.services.cases_authority import CaseAuthority, Work, recor
 from paycenter_server.services.cases_desk import CaseDesk, CaseView
 from paycenter_server.services.context import Context
 from paycenter_server.services.identity import Caller
-from paycenter_server.services.refunds_settlement import RefundSettlement
+from paycenter_server.services.refunds_settlement import RefundSettlement, is_stuck
 from paycenter_server.storage import accounts as account_rows
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import cases as case_rows
@@ -44,6 +45,7 @@ from paycenter_server.storage.refunds import Certainty
 
 REASON_MAX = 512
 CLOSED_BY_OPERATOR = "CLOSED_BY_OPERATOR"
+NOT_RETURNED = "NOT_RETURNED"
 
 
 class CaseDecisions(CaseAuthority):
@@ -80,6 +82,8 @@ class CaseDecisions(CaseAuthority):
                 await self._apply(case, work, CaseEvent.CLOSE)
         elif case.kind is CaseKind.STALE_REFUND and work.decision is Decision.ACCEPT:
             await self._end_refund(case, work, CaseEvent.ACCEPT)
+        elif case.kind is CaseKind.REFUND_MISMATCH:
+            await self._take_back(case, work)
         elif refunding and work.decision is Decision.RETRY:
             await self._retry(case, work)
         elif case.kind in SURPLUS:
@@ -262,6 +266,45 @@ class CaseDecisions(CaseAuthority):
         )  # fmt: skip
         await notification_rows.insert_notification(transaction, task)
 
+    # Contradicted refunds
+
+    async def _take_back(self, case: PayCase, work: Work) -> None:
+        """Book that a refund which is SUCCESS here did not go back: it becomes FAILURE, and its amount can be refunded again.
+
+        The channel is queried first. A success that it reports later is booked as that of every failed one.
+        """
+        if not await self._authorised(case, work):
+            return
+        async with self._context.database.connection() as connection:
+            refund = await refund_rows.get_refund(connection, case.refund_id) if case.refund_id else None
+        if refund is None or not _is_about(case, refund):
+            raise errors.decision_not_possible(case, work.decision, "its refund has been decided otherwise since; decide CLOSE")
+        outcome = await self._refunds.asked_again(refund)
+        stuck = is_stuck(outcome)
+        if outcome.status not in (RefundStatus.FAILED, RefundStatus.NOT_FOUND) and not stuck:
+            why = f"the channel says now that its refund is {outcome.status.value}; decide CLOSE if it went back, or later"
+            raise errors.decision_not_possible(case, work.decision, why)
+        now = self._context.now()
+        code, message = outcome.error_code or NOT_RETURNED, "an operator has confirmed that it did not go back"
+        async with self._context.database.transaction() as transaction:
+            await refund_rows.lock_refund(transaction, refund.id)
+            await order_rows.lock_order(transaction, refund.order_id)
+            await notification_rows.lock_notifications(transaction, refund.id, case.id)
+            current = await self._authorise(transaction, case, work)
+            if current is None:
+                return
+            version = await refund_rows.take_back(
+                transaction, refund, work.cause, code=code, message=message, known=stuck, now=now,
+                next_look=next_look(FAILED_REFUND, now, now),
+            )  # fmt: skip
+            if not version:
+                raise errors.case_changed(current)
+            task = payloads.refund_settled(
+                refund, self._context.new_key(now), now, version=version, success_time=None, code=code, message=message
+            )
+            await notification_rows.insert_notification(transaction, task)
+            await self._move(transaction, current, work, CaseEvent.ACCEPT)
+
     # Retry
 
     async def _retry(self, case: PayCase, work: Work) -> None:
@@ -314,3 +357,8 @@ class CaseDecisions(CaseAuthority):
                 why = "the notification is being sent already, or a newer one of its object replaces it; decide CLOSE"
                 raise errors.decision_not_possible(current, work.decision, why)
             await self._move(transaction, case, work, CaseEvent.RESOLVE)
+
+
+def _is_about(case: PayCase, refund: PayRefund) -> bool:
+    """Whether a case contradicts a refund as it is now: the reference names its number and its version."""
+    return refund.state is RefundState.SUCCESS and case.reference == f"{refund.out_refund_no}:{refund.version}"

@@ -143,7 +143,8 @@ class RefundBooking(RefundNumbers):
             await self._store_notification_and_move_case(transaction, current, task, CaseEvent.RESOLVE, cause)
             return version
         await number_rows.set_known(transaction, refund, False, now)  # the case holds it, until an operator decides
-        return -1 if await self._cases.succeeded_after_failure(transaction, refund, cause) else 0
+        about = current if current is not None and same else refund
+        return -1 if await self._cases.succeeded_after_failure(transaction, about, cause) else 0
 
     async def _store_notification_and_move_case(
         self, transaction: Transaction, refund: PayRefund, task: PayNotification, event: CaseEvent, cause: Cause

@@ -159,6 +159,20 @@ class RefundSettlement(RefundBooking):
             raise refunds_errors.refund_under_review(refund, encode(Prefix.CASE, conflict))
         return current or refund
 
+    async def asked_again(self, refund: PayRefund) -> RefundOutcome:
+        """Query a refund that is SUCCESS here, and of which the channel has said that it did not go back. CHANNEL_UNCLEAR if the
+        answer is not clear, or is about another refund."""
+        configured = await self._gateway.channels.bound(refund.binding_id)
+        outcome = await self._query(configured, await self._request(refund, configured))
+        await self._note_query(refund, outcome)
+        try:
+            self._compare_failed(refund, outcome.facts)
+        except FactsMismatchError as error:
+            raise channels_errors.channel_unclear(refund.channel_code) from error
+        if outcome.status is RefundStatus.UNKNOWN:
+            raise channels_errors.channel_unclear(refund.channel_code)
+        return outcome
+
     async def _all_went_back(self, refund: PayRefund, configured: ConfiguredChannel) -> bool:
         """Whether the channel has refunded the whole trade."""
         async with self._context.database.connection() as connection:
@@ -227,9 +241,14 @@ class RefundSettlement(RefundBooking):
         if outcome.facts is None:
             raise UndecidedError("the channel gave no clear answer about a refund that it reports as not successful")
         self._compare_failed(refund, outcome.facts)
-        if outcome.status is RefundStatus.FAILED or (outcome.status is RefundStatus.PENDING and outcome.error_code):
+        if outcome.status is RefundStatus.FAILED or is_stuck(outcome):
             async with self._context.database.transaction() as transaction:
                 await self._cases.failed_after_success(transaction, current, cause_of(outcome.call))
+
+
+def is_stuck(outcome: RefundOutcome) -> bool:
+    """Whether the refund waits for somebody at the channel: it did not go back, and may still."""
+    return outcome.status is RefundStatus.PENDING and bool(outcome.error_code)
 
 
 def _answered(outcome: RefundOutcome, sending: Sending | None) -> Sending | None:

@@ -47,6 +47,7 @@ def refund_event(event: RefundEvent, before: RefundState | None, reserved: str =
 
 NOTED = "id, order_id, case_id, state, amount"  # what the event of a refund needs
 CREATED = refund_event(RefundEvent.CREATE, None, reserved="+")
+TAKEN_BACK = refund_event(RefundEvent.TAKE_BACK, RefundState.SUCCESS, refunded="-")
 SUCCEEDED = refund_event(RefundEvent.SUCCEED, RefundState.WAITING, reserved="-", refunded="+")
 _INSERT = f"""
 WITH made AS ({REFUNDS.insert} RETURNING {NOTED})
@@ -267,6 +268,44 @@ async def fail(
         refund.id, refund.out_refund_key, target(REFUND, RefundEvent.FAIL), code[:128], message[:512], now,
         sources(REFUND, RefundEvent.FAIL), next_look, sending.at if sending else None, sending.before if sending else None,
         certainty.clear_before, certainty.final, *cause_values(cause),
+    )  # fmt: skip
+    return int(row["version"] or 0) if row else 0
+
+
+async def take_back(
+    transaction: Transaction,
+    refund: PayRefund,
+    cause: Cause,
+    *,
+    code: str,
+    message: str,
+    known: bool,
+    now: datetime,
+    next_look: datetime | None,
+) -> int:
+    """Make a refund of an order that is SUCCESS FAILURE, and its amount refundable again: it did not go back to the payer. `known`:
+    the channel may still carry it out under its number. The caller has locked refund and order.
+
+    Its new version; 0, with nothing changed, if it is not as it was read, is that of a case, or if the state of the order does not
+    allow it.
+    """
+    row = await transaction.fetchrow(
+        f"""WITH done AS (
+             UPDATE pay_refund SET state = $4, success_time = NULL, channel_error_code = $5, channel_error_message = $6,
+               update_time = $7, next_check_time = least($8, earlier_look_time), check_count = 0, unclear_send_time = NULL,
+               known_time = CASE WHEN $9 THEN $7::timestamptz END, version = version + 1
+             WHERE id = $1 AND out_refund_key = $2 AND version = $3 AND state = ANY($10) AND num_nulls(case_id) = 1
+               AND (SELECT o.state FROM pay_order o WHERE o.id = order_id) = ANY($11) RETURNING {NOTED}, version
+           ), moved AS (
+             UPDATE pay_order o SET refunded_amount = refunded_amount - done.amount, update_time = $7,
+               state = CASE WHEN refunded_amount = done.amount THEN $12 ELSE $13 END
+             FROM done WHERE o.id = done.order_id RETURNING o.id
+           ), noted AS ({noting("done", 14, TAKEN_BACK)})
+           SELECT (SELECT version FROM done) AS version, (SELECT count(*) FROM moved) AS orders""",
+        refund.id, refund.out_refund_key, refund.version, target(REFUND, RefundEvent.TAKE_BACK), code[:128] or None,
+        message[:512] or None, now, next_look, known, sources(REFUND, RefundEvent.TAKE_BACK),
+        sources(ORDER, OrderEvent.REFUND_TAKEN_BACK, OrderEvent.LAST_REFUND_TAKEN_BACK),
+        target(ORDER, OrderEvent.LAST_REFUND_TAKEN_BACK), target(ORDER, OrderEvent.REFUND_TAKEN_BACK), *cause_values(cause),
     )  # fmt: skip
     return int(row["version"] or 0) if row else 0
 

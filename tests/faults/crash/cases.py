@@ -8,13 +8,15 @@ from typing import Any
 
 from faults.crash.killer import Prepare, Prepared
 from faults.crash.money import acknowledged, caught_callback
+from paycenter_server.channels.protocol import RefundOutcome, RefundStatus
 from paycenter_server.domain.callers import Caller
 from paycenter_server.domain.cases import Decision
 from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.domain.ids import Prefix, encode
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.services.notifications_delivery import DeliveryResponse
-from support.system import OPERATOR, PayCenterSystem
+from support.facts import configured, refund_facts, refunded
+from support.system import CAUSE, OPERATOR, PayCenterSystem
 from support.waiting import eventually
 
 
@@ -169,6 +171,23 @@ async def _accepted_refund(answer: str, system: PayCenterSystem) -> Prepared:
     )  # fmt: skip
 
 
+async def _taken_back(system: PayCenterSystem) -> Prepared:
+    """A refund did not go back, after the channel had said that it did. An operator takes it back."""
+    order = await system.paid("wx_native")
+    await system.simulator.fault("wx.notify", "drop", times=-1)
+    await system.simulator.fault("wx.refund", "refund_closed")
+    refund, channel = await system.refund(order, 40), await configured(system, "wx_native")
+    await system.simulator.advance(2)
+    await system.services.refund_settlement.receive_callback(channel, refunded(channel, refund), CAUSE)
+    closed = RefundOutcome(RefundStatus.FAILED, refund_facts(channel, refund), "CLOSED")
+    await system.services.refund_settlement.receive_callback(channel, closed, CAUSE)
+    number = await case_of(system, order)
+    return Prepared(
+        order, "decide", [number, "ACCEPT"], partial(_again, system, number, Decision.ACCEPT), {("SUCCESS", 100, 0)},
+        {"pay_order.success", "pay_refund.failure"}, {"REFUND_MISMATCH RESOLVED"},
+    )  # fmt: skip
+
+
 async def _refund_succeeds_without_room(system: PayCenterSystem) -> Prepared:
     """Failed here, and carried out at the channel, and most of the payment has gone back otherwise: a case."""
     order = await system.paid("wx_native")
@@ -207,6 +226,7 @@ OPERATIONS: dict[str, Prepare] = {
     "callback of an unknown payment": _unknown_payment,
     "look at an accepted refund that the channel does not know": partial(_accepted_refund, "reset_before_commit"),
     "look at an accepted refund that failed": partial(_accepted_refund, "refund_closed"),
+    "decide that a refund did not go back after all": _taken_back,
     "decide that a stale refund went back": partial(_stale_refund, Decision.ACCEPT),
     "decide that a stale refund did not go back": partial(_stale_refund, Decision.CLOSE),
     "decide to look at a stale refund again": _stale_refund_again,
