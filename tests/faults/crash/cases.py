@@ -184,7 +184,7 @@ async def _taken_back(system: PayCenterSystem) -> Prepared:
     number = await case_of(system, order)
     return Prepared(
         order, "decide", [number, "ACCEPT"], partial(_again, system, number, Decision.ACCEPT), {("SUCCESS", 100, 0)},
-        {"pay_order.success", "pay_refund.failure"}, {"REFUND_MISMATCH RESOLVED"},
+        {"pay_order.success", "pay_refund.success", "pay_refund.failure"}, {"REFUND_MISMATCH RESOLVED"},
     )  # fmt: skip
 
 
