@@ -117,6 +117,18 @@ async def test_it_needs_a_reason_and_above_the_limit_a_second_operator(system: P
     assert await books(system, order) == ("SUCCESS", 100, 0, 0)
 
 
+async def test_another_conflict_about_the_payment_is_decided_first(system: PayCenterSystem) -> None:
+    """Its money may have gone back in another way."""
+    order, _, _, case = await contradicted(system)
+    (attempt,) = await system.services.orders.attempts(order)
+    await system.services.cases.another_amount(attempt, 90, CAUSE)
+    await refused(system, ANNE, case, Decision.ACCEPT, WHY, names=Reason.CASE_DECISION_NOT_POSSIBLE)
+    assert await books(system, order) == ("REFUND", 100, 0, 40)
+    await decide(system, ANNE, await last_case(system), Decision.CLOSE, WHY)
+    await decide(system, ANNE, case, Decision.ACCEPT, WHY)
+    assert await books(system, order) == ("SUCCESS", 100, 0, 0)
+
+
 async def test_it_is_taken_back_once(system: PayCenterSystem) -> None:
     order, refund, channel, case = await contradicted(system)
     other = await system.refund(order, 60)

@@ -471,6 +471,12 @@ CASES: list[Mutant] = [
             "test_what_goes_back_after_all_is_not_taken_back[SUCCESS] test_what_goes_back_after_all_is_not_taken_back[PENDING]",
         ),
         (
+            "taken-back-conflict",
+            "            await self._refuse_conflict(transaction, current, attempt, work)\n            version =",
+            "            version =",
+            "test_another_conflict_about_the_payment_is_decided_first",
+        ),
+        (
             "taken-back-stuck",
             "work.cause, code=code, message=message, known=stuck, now=now,",
             "work.cause, code=code, message=message, known=False, now=now,",

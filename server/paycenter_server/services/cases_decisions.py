@@ -201,7 +201,7 @@ class CaseDecisions(CaseAuthority):
 
     async def _refuse_conflict(self, transaction: Transaction, case: PayCase, attempt: PayAttempt, work: Work) -> None:
         """CASE_DECISION_NOT_POSSIBLE if money of the payment may be with the payer already."""
-        conflict = await case_rows.open_conflict(transaction, attempt.id)
+        conflict = await case_rows.open_conflict(transaction, attempt.id, besides=case.id)
         if conflict is not None:
             why = f"case {encode(Prefix.CASE, conflict)} about refunds of the same payment is open; decide that one first"
             raise errors.decision_not_possible(case, work.decision, why)
@@ -289,10 +289,12 @@ class CaseDecisions(CaseAuthority):
         async with self._context.database.transaction() as transaction:
             await refund_rows.lock_refund(transaction, refund.id)
             await order_rows.lock_order(transaction, refund.order_id)
+            attempt = await self._lock_attempt(transaction, case)
             await notification_rows.lock_notifications(transaction, refund.id, case.id)
             current = await self._authorise(transaction, case, work)
             if current is None:
                 return
+            await self._refuse_conflict(transaction, current, attempt, work)
             version = await refund_rows.take_back(
                 transaction, refund, work.cause, code=code, message=message, known=stuck, now=now,
                 next_look=next_look(FAILED_REFUND, now, now),

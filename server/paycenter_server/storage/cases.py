@@ -69,18 +69,22 @@ async def lock_case(transaction: Transaction, case_id: UUID) -> PayCase | None:
 
 
 async def open_conflict(
-    connection: Connection, attempt_id: UUID, references: Sequence[str] = (), refund_id: UUID | None = None
+    connection: Connection,
+    attempt_id: UUID,
+    references: Sequence[str] = (),
+    refund_id: UUID | None = None,
+    besides: UUID | None = None,
 ) -> UUID | None:
     """The oldest open case of this attempt that is a conflict (with one of these references, and about this refund, if they are
-    given); None if there is none.
+    given), and is not the case `besides`; None if there is none.
 
     A conflict says that money of the payment may be with the payer already.
     """
     found = await connection.fetchval(
         """SELECT id FROM pay_case WHERE attempt_id = $1 AND kind = ANY($2) AND state = $3
            AND (cardinality($4::text[]) = 0 OR reference = ANY($4)) AND ($5::uuid IS NULL OR refund_id = $5)
-           ORDER BY id LIMIT 1""",
-        attempt_id, _values(CONFLICTS), created(CASE, CaseEvent.CREATE).value, list(references), refund_id,
+           AND ($6::uuid IS NULL OR id <> $6) ORDER BY id LIMIT 1""",
+        attempt_id, _values(CONFLICTS), created(CASE, CaseEvent.CREATE).value, list(references), refund_id, besides,
     )  # fmt: skip
     return found if isinstance(found, UUID) else None
 
