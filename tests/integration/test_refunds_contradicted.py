@@ -15,12 +15,14 @@ from paycenter_server.channels.protocol import (
     RefundOutcome,
     RefundStatus,
 )
+from paycenter_server.domain.cases import Decision
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.domain.states import RefundState
 from paycenter_server.services.channels_configured import ConfiguredChannel
 from paycenter_server.services.payments import FactsMismatchError
 from paycenter_server.services.refunds_numbers import UndecidedError
+from support.cases import ANNE, decide, last_case
 from support.facts import configured, failed, payment_of, refunded
 from support.system import CAUSE, PayCenterSystem
 from support.waiting import eventually
@@ -89,11 +91,11 @@ async def test_an_answer_about_another_amount_decides_nothing(system: PayCenterS
     assert await system.cases() == []
 
 
-async def without_number(system: PayCenterSystem, order: PayOrder, back: Refunded) -> None:
+async def without_number(system: PayCenterSystem, order: PayOrder, back: Refunded, total: int | None = None) -> None:
     """The callback of a booked payment of which something went back. It names no refund (Alipay's `out_biz_no` is optional)."""
     (attempt,) = await system.services.orders.attempts(order)
     channel = await configured(system, "mock")
-    outcome = QueryOutcome(QueryStatus.PAID, payment_of(channel, attempt, refunded=back))
+    outcome = QueryOutcome(QueryStatus.PAID, payment_of(channel, attempt, refunded=back, refunded_amount=total))
     callbacks, candidates = system.services.callbacks, await system.services.gateway.channels.all_of(channel.channel.id)
     await callbacks._store(channel.channel.id, candidates, CallbackRequest({}, b""), Callback(outcome))
 
@@ -131,6 +133,34 @@ async def test_a_refund_that_failed_explains_nothing(system: PayCenterSystem) ->
     await system.refund(order, 40)
     await without_number(system, order, Refunded.SOME)
     assert [case["kind"] for case in await system.cases()] == ["REFUND_ELSEWHERE"]
+
+
+async def test_a_part_that_ours_do_not_explain_is_a_case(system: PayCenterSystem) -> None:
+    """With the difference. When it was decided, only still more is a case."""
+    order = await system.paid("mock")
+    await system.refund(order, 40)
+    for total in (40, 70, 70):
+        await without_number(system, order, Refunded.SOME, total)
+    assert [(case["kind"], case["amount"]) for case in await system.cases()] == [("REFUND_ELSEWHERE", 30)]
+    await decide(system, ANNE, await last_case(system), Decision.CLOSE, "made in the console")
+    await without_number(system, order, Refunded.SOME, 70)
+    await system.refund(order, 20)
+    await without_number(system, order, Refunded.SOME, 90)
+    assert len(await system.cases()) == 1
+    for back, total in ((Refunded.SOME, 95), (Refunded.ALL, 100)):
+        await without_number(system, order, back, total)
+        await decide(system, ANNE, await last_case(system), Decision.CLOSE, "made in the console")
+    assert [case["amount"] for case in await system.cases()] == [30, 5, 5]
+    await without_number(system, order, Refunded.ALL, 100)
+    assert len(await system.cases()) == 3
+
+
+async def test_a_part_that_is_in_progress_here_is_explained(system: PayCenterSystem) -> None:
+    order = await system.paid("mock")
+    await system.rows("UPDATE pay_attempt SET channel_extras = $1", {"refund": "pending"})
+    await system.refund(order, 40)
+    await without_number(system, order, Refunded.SOME, 40)
+    assert await system.cases() == []
 
 
 async def test_one_that_failed_is_not_queried(system: PayCenterSystem) -> None:

@@ -8,8 +8,10 @@ import pytest
 from integration.test_bar_codes import make_point_of_sale
 from paycenter_server.channels.protocol import HttpRequest, HttpResponse
 from paycenter_server.channels.transport import AiohttpTransport, TransportUnclearError
+from paycenter_server.domain.cases import Decision
 from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.domain.states import OrderState, RefundState
+from support.cases import ANNE, decide, last_case
 from support.system import OPERATOR, PayCenterSystem, SystemOn
 from support.waiting import eventually
 
@@ -96,6 +98,45 @@ async def test_a_callback_that_cannot_be_confirmed_is_not_acknowledged(system: P
     await system.simulator.advance(241)
     assert (await sends(system, number, 2))[-1]
     assert [case["kind"] for case in await system.cases()] == ["REFUND_ELSEWHERE"]
+
+
+async def test_a_lost_callback_of_alipays_console_is_seen_with_the_next(system: PayCenterSystem) -> None:
+    """The callback about our own refund states the total of both."""
+    order, number = await paid(system, "alipay_qr")
+    await system.simulator.fault("alipay.notify", "drop")
+    await refund_in_the_console(system, "alipay_qr", number, 30)
+
+    async def given_back() -> bool:
+        return bool((await system.simulator.get(f"/simulator/trades/{number}"))["refunded"])
+
+    await eventually(given_back)
+    assert await system.cases() == []
+    await system.refund(order, 40)
+    cases = await eventually(system.cases)
+    assert [(case["kind"], case["amount"], case["order_id"]) for case in cases] == [("REFUND_ELSEWHERE", 30, order.id)]
+    assert (await system.read(order)).refunded_amount == 40
+
+
+async def test_a_refund_in_alipays_console_is_one_case(system: PayCenterSystem) -> None:
+    """Also when its case was decided, and the callback about our own refund states the total of both."""
+    order, number = await paid(system, "alipay_qr")
+    await refund_in_the_console(system, "alipay_qr", number, 30)
+    await eventually(system.cases)
+    await decide(system, ANNE, await last_case(system), Decision.CLOSE, "made in the console")
+    before = await sends_so_far(system, number)
+    await system.refund(order, 40)
+    await all_answered(system, number, before + 1)
+    assert len(await system.cases()) == 1
+
+
+async def test_refunds_of_parts_over_alipay_are_no_case(system: PayCenterSystem) -> None:
+    order, number = await paid(system, "alipay_qr")
+    before = await sends_so_far(system, number)
+    for count, amount in enumerate((40, 30, 30), 1):
+        await system.refund(order, amount)
+        await all_answered(system, number, before + count)
+    assert await system.cases() == []
+    assert (await system.read(order)).refunded_amount == 100
 
 
 async def test_paid_and_refunded_before_the_first_report(system: PayCenterSystem, way: str) -> None:

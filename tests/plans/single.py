@@ -94,6 +94,7 @@ async def of_refunds(system: PayCenterSystem) -> None:
         await refunds.reserve(connection, order.id, 1, now)
         await refunds_numbers.find_earlier_key(connection, refund.attempt_id, uuid4())
         await refunds.refunded_of_attempt(connection, refund.attempt_id)
+        await cases.refunded_elsewhere(connection, refund.attempt_id)
         earlier = await refunds_numbers.earlier_numbers(connection, refund.id)
         assert earlier is not None
         await refunds_numbers.set_earlier_look(connection, refund.id, earlier, now, now, now)

@@ -165,9 +165,15 @@ CASES: list[Mutant] = [
         "test_refunds_contradicted.py",
         (
             "refunded-without-number",
-            "            if booked is Booked.ALREADY and payment.refunded is not Refunded.NOTHING and callback.refund is None:",
-            "            if False:",
+            "        if compare and payment is not None:",
+            "        if False:",
             "test_what_went_back_without_a_refund_is_a_case[SOME]",
+        ),
+        (
+            "refunded-with-number",
+            "(callback.refund is None or payment.refunded_amount is not None)",
+            "callback.refund is None",
+            "test_refunds_elsewhere.py::test_a_lost_callback_of_alipays_console_is_seen_with_the_next",
         ),
     ),
     *guards(
@@ -175,15 +181,27 @@ CASES: list[Mutant] = [
         "test_refunds_contradicted.py",
         (
             "refunded-explained",
-            "            if ours == 0 or (payment.refunded is Refunded.ALL and ours < attempt.paid_amount):",
+            "            if ours == 0 or ours < total:",
             "            if ours is not None:",
             "test_what_our_refunds_explain_is_none",
         ),
         (
             "refunded-all",
-            "ours == 0 or (payment.refunded is Refunded.ALL and ours < attempt.paid_amount)",
-            "ours == 0",
+            "total = attempt.paid_amount if payment.refunded is Refunded.ALL else payment.refunded_amount or 0",
+            "total = payment.refunded_amount or 0",
             "test_all_went_back_and_ours_are_less",
+        ),
+        (
+            "refunded-total",
+            "total = attempt.paid_amount if payment.refunded is Refunded.ALL else payment.refunded_amount or 0",
+            "total = attempt.paid_amount if payment.refunded is Refunded.ALL else 0",
+            "test_a_part_that_ours_do_not_explain_is_a_case",
+        ),
+        (
+            "refunded-elsewhere-known",
+            "                if elsewhere == 0 or ours + elsewhere < total:",
+            "                if elsewhere is not None:",
+            "test_refunds_elsewhere.py::test_a_refund_in_alipays_console_is_one_case",
         ),
     ),
     *guards(
@@ -361,6 +379,12 @@ CASES: list[Mutant] = [
             "is_open = not beside and await",
             "is_open = await",
             "test_lying_answers.py::test_another_amount_beside_an_open_conflict_is_a_case",
+        ),
+        (
+            "elsewhere-again",
+            "        again = timedelta() if more is not None else None",
+            "        again = None",
+            "test_refunds_contradicted.py::test_a_part_that_ours_do_not_explain_is_a_case",
         ),
         (
             "given-up-again",

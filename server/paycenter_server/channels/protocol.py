@@ -116,7 +116,10 @@ class Refunded(StrEnum):
 
 @value
 class Payment:
-    """A payment as the channel reports it. The amount is in minor units; None where the channel did not state it."""
+    """A payment as the channel reports it. The amounts are in minor units; None where the channel did not state them.
+
+    `refunded_amount`: what was refunded of it so far, by everybody.
+    """
 
     out_trade_no: str
     channel_order_no: str
@@ -126,6 +129,7 @@ class Payment:
     channel_user_id: str = ""
     success_time: datetime | None = None
     refunded: Refunded = Refunded.NOTHING
+    refunded_amount: int | None = None
 
 
 class PayStatus(StrEnum):

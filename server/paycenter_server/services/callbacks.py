@@ -121,16 +121,18 @@ class Callbacks:
         if configured is not signer:
             # The message came to the address of another channel. Its facts are read as the owner's codec reads them.
             callback = await self._gateway.parse_callback(configured, request)
-        cause = callback_cause(request, callback)
+        cause, payment, compare = callback_cause(request, callback), None, False
         if callback.payment is not None and callback.payment.status is QueryStatus.PAID:
             if callback.payment.payment is None:
                 raise FactsMismatchError("the message names no payment")
             payment = callback.payment.payment
             booked = await self._book(configured, payment, cause, known)
-            if booked is Booked.ALREADY and payment.refunded is not Refunded.NOTHING and callback.refund is None:
-                await self._refunds.compare_refunded(payment, cause)
+            compare = booked is Booked.ALREADY and payment.refunded is not Refunded.NOTHING
+            compare = compare and (callback.refund is None or payment.refunded_amount is not None)
         if callback.refund is not None:
             await self._refunds.receive_callback(configured, callback.refund, cause)
+        if compare and payment is not None:
+            await self._refunds.compare_refunded(payment, cause)
         return configured, callback
 
     async def _book_directly(self, signer: ConfiguredChannel, callback: Callback, request: CallbackRequest) -> bool:

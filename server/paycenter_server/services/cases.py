@@ -140,10 +140,14 @@ class Cases:
         amount = attempt.amount if refunded is Refunded.ALL else None
         await self._whole_attempt(CaseKind.REFUND_ELSEWHERE, attempt, "refunded", why, cause, amount, transaction)
 
-    async def refunded_elsewhere(self, transaction: Transaction, attempt: PayAttempt, cause: Cause) -> None:
-        """Open a case for a booked payment of which more went back than the refunds that are made here."""
+    async def refunded_elsewhere(self, transaction: Transaction, attempt: PayAttempt, amount: int, cause: Cause) -> None:
+        """Open a case for a booked payment of which more went back than the refunds that are made here. `amount`: how much more, in
+        minor units; not above 0 if it is not known."""
         why = "refunded at the channel, and not by a refund that was made here"
-        await self._whole_attempt(CaseKind.REFUND_ELSEWHERE, attempt, "refunded", why, cause, None, transaction)
+        more = amount if amount > 0 else None
+        # What is known of it counts as explained, so another report that opens one is about still more.
+        again = timedelta() if more is not None else None
+        await self._whole_attempt(CaseKind.REFUND_ELSEWHERE, attempt, "refunded", why, cause, more, transaction, again_after=again)
 
     async def closed_after_booking(self, attempt: PayAttempt, cause: Cause) -> None:
         """Open a case for a payment that was closed or cancelled at the channel after it was booked."""
@@ -171,8 +175,9 @@ class Cases:
         transaction: Transaction | None = None,
         *,
         beside: bool = False,
+        again_after: timedelta | None = None,
     ) -> None:
-        """`beside`: the case is opened beside an open conflict, which otherwise stands for it."""
+        """`beside`: the case is opened beside an open conflict, which otherwise stands for it. `again_after`: see `_open`."""
         case = self._case(
             kind, f"{attempt.out_trade_no}:{mark}", {"why": why}, app_id=attempt.app_id, channel_id=attempt.channel_id,
             account_id=attempt.account_id, order_id=attempt.order_id, attempt_id=attempt.id, amount=amount,
@@ -183,7 +188,7 @@ class Cases:
                 transaction = await stack.enter_async_context(self._context.database.transaction())
             await attempt_rows.lock_attempt(transaction, attempt.id)  # one case, in whatever order the messages arrive
             is_open = not beside and await case_rows.open_conflict(transaction, attempt.id) is not None
-            if not is_open and await self._open(transaction, case, cause):
+            if not is_open and await self._open(transaction, case, cause, again_after):
                 log.error("case_conflict", kind=kind.value, out_trade_no=attempt.out_trade_no, why=why)
 
     async def succeeded_after_failure(self, transaction: Transaction, refund: PayRefund, cause: Cause) -> bool:

@@ -164,15 +164,18 @@ class RefundNumbers:
             )
 
     async def compare_refunded(self, payment: Payment, cause: Cause) -> None:
-        """A callback of a booked payment states that some or all of it went back, and names no refund: a case, unless refunds of it
-        that are made here, or are in progress, explain it."""
+        """A callback of a booked payment states that some or all of it went back: a case, unless refunds of it that are made
+        here, or are in progress, or cases about refunds that were made elsewhere, explain it."""
         attempt = await self._attempts.attempt_of(payment.out_trade_no)
         if attempt is None or attempt.state is not AttemptState.SUCCESS:
             return
         async with self._context.database.transaction() as connection:
             ours = await refund_rows.refunded_of_attempt(connection, attempt.id)
-            if ours == 0 or (payment.refunded is Refunded.ALL and ours < attempt.paid_amount):
-                await self._cases.refunded_elsewhere(connection, attempt, cause)
+            total = attempt.paid_amount if payment.refunded is Refunded.ALL else payment.refunded_amount or 0
+            if ours == 0 or ours < total:
+                elsewhere = await case_rows.refunded_elsewhere(connection, attempt.id)
+                if elsewhere == 0 or ours + elsewhere < total:
+                    await self._cases.refunded_elsewhere(connection, attempt, total - ours - elsewhere, cause)
 
     async def _note_of_trade(self, configured: ConfiguredChannel, out_trade_no: str, event: str, because: Cause) -> None:
         """Note a message about a refund that was not made here, if its payment is one of this account."""

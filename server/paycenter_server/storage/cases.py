@@ -187,6 +187,18 @@ async def refund_was_accepted(connection: Connection, attempt_id: UUID, refund_i
     return found is not None
 
 
+async def refunded_elsewhere(connection: Connection, attempt_id: UUID) -> int:
+    """The sum of the refunds of this attempt that were made elsewhere and have a case, as far as their amounts are known. Minor
+    units."""
+    found = await connection.fetchval(
+        # OFFSET 0: as above.
+        """SELECT coalesce(sum(amount), 0)::bigint FROM (SELECT amount, kind FROM pay_case WHERE attempt_id = $1 OFFSET 0) c
+           WHERE kind = $2""",
+        attempt_id, CaseKind.REFUND_ELSEWHERE.value,
+    )  # fmt: skip
+    return int(found)
+
+
 async def list_of_order(connection: Connection, order_id: UUID, limit: int = 100) -> list[PayCase]:
     """The last cases of an order, newest first."""
     return CASES.models(

@@ -206,6 +206,7 @@ EXEMPT: dict[str, str] = {
             "refunds_numbers RefundNumbers.compare_refunded: attempt",
             "refunds_numbers RefundNumbers.compare_refunded: async with self._context.database.transaction",
             "refunds_numbers RefundNumbers.compare_refunded: ours",
+            "refunds_numbers RefundNumbers.compare_refunded: elsewhere",
             "refunds_numbers RefundNumbers.compare_refunded: await self._cases.refunded_elsewhere",
         ),
         "one transaction, before an acknowledgement",

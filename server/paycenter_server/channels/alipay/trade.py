@@ -214,7 +214,8 @@ class AlipayTradeCodec:
         """The outcome of a trade in the answer of a query or in a callback."""
 
         state = text(trade.get("trade_status"))
-        refunded = (fen(trade.get("refund_fee")) or 0) > 0 or bool(text(trade.get("gmt_refund")))
+        total = fen(trade.get("refund_fee"))  # of all refunds so far
+        refunded = (total or 0) > 0 or bool(text(trade.get("gmt_refund")))
         if state in ("TRADE_SUCCESS", "TRADE_FINISHED"):
             status = QueryStatus.PAID
         elif state == "TRADE_CLOSED":
@@ -233,6 +234,7 @@ class AlipayTradeCodec:
             channel_user_id=text(trade.get("buyer_user_id")) or text(trade.get("buyer_id")) or text(trade.get("buyer_open_id")),
             success_time=parse_alipay(text(trade.get(paid_field))),
             refunded=back,
+            refunded_amount=total,
         )
         return QueryOutcome(status, payment, "" if status is not QueryStatus.UNKNOWN else "TRADE_STATUS", state)
 
