@@ -81,6 +81,45 @@ async def test_send_again_happens_once_of_two_calls(system: PayCenterSystem) -> 
     assert await amounts(system, order) == (0, 40)
 
 
+async def looked_at(system: PayCenterSystem) -> tuple[PayOrder, PayRefund, Work]:
+    """A failed refund that was looked at; what sends it again next. A whole call would look at it again."""
+    order, refund = await pending(system)
+    channel = await configured(system, "mock")
+    await system.services.refund_settlement.apply(channel, refund, failed(channel, refund), CAUSE)
+    await behave(system, "lost")
+    app = await system.services.identity.app_of(system.caller, "")
+    new = NewRefund("", refund.merchant_order_id, refund.merchant_refund_no, refund.amount, refund.reason)
+    return order, refund, Work(system.caller, app, new, None)
+
+
+async def test_what_was_sent_again_since_the_look_is_not_sent_a_third_time(system: PayCenterSystem) -> None:
+    """It failed again, and nobody has looked at its new number."""
+    order, refund, work = await looked_at(system)
+    channel = await configured(system, "mock")
+    again = await system.services.refunds._reserve_and_send_again(work, refund)
+    await system.services.refund_settlement.apply(channel, again, failed(channel, again), CAUSE)
+    with pytest.raises(PayCenterError) as caught:
+        await system.services.refunds._reserve_and_send_again(work, refund)
+    assert caught.value.reason is Reason.ORDER_CHANGED
+    assert (await row(system, refund))["send_count"] == 2
+    assert await amounts(system, order) == (0, 0)
+
+
+async def test_a_conflict_that_is_opened_since_the_look_stops_the_refund(system: PayCenterSystem) -> None:
+    """It is being opened by a transaction that holds the attempt."""
+    order, refund, work = await looked_at(system)
+    (attempt,) = await system.services.orders.attempts(order)
+    async with transaction(system) as held:
+        await system.services.cases.refunded_elsewhere(held, attempt, 40, CAUSE)
+        calls = [asyncio.create_task(system.services.refunds._reserve_and_send_again(work, refund))]
+        await waiting_for_lock(system, calls)
+    (error,) = await ended(calls)
+    assert isinstance(error, PayCenterError)
+    assert error.reason is Reason.REFUND_UNDER_REVIEW
+    assert (await row(system, refund))["send_count"] == 1
+    assert await amounts(system, order) == (0, 0)
+
+
 @pytest.mark.parametrize("state", ["WAITING", "SUCCESS"])
 async def test_a_refund_that_has_not_failed_is_not_sent_again(system: PayCenterSystem, state: str) -> None:
     order, refund = await pending(system)

@@ -300,7 +300,7 @@ async def test_a_send_under_a_new_number_is_unclear_until_it_is_answered(system:
     _, refund = await failed_refund(system)
     async with system.services.context.database.transaction() as connection:
         now = system.clock.now()
-        assert await number_rows.send_again(connection, refund.id, refund.order_id, now, now, CAUSE)
+        assert await number_rows.send_again(connection, refund, refund.order_id, now, now, CAUSE)
         assert await refund_rows.reserve(connection, refund.order_id, refund.amount, now)
     assert (await current(system, refund)).unclear_send_time == now
 

@@ -208,7 +208,7 @@ ACTS: Mapping[tuple[type[StrEnum], StrEnum], Act] = {
     ),
     (RefundEvent, RefundEvent.TAKE_BACK): lambda r: taken_back(r, 50),
     (RefundEvent, RefundEvent.SEND_AGAIN): lambda r: number_rows.send_again(
-        r.transaction, r.refund.id, r.case_id, r.now, r.now, CAUSE
+        r.transaction, r.refund, r.case_id, r.now, r.now, CAUSE
     ),
     (NotificationEvent, NotificationEvent.RECEIVED): lambda r: delivered(r, NotificationEvent.RECEIVED),
     (NotificationEvent, NotificationEvent.REFUSED): lambda r: delivered(r, NotificationEvent.REFUSED),
@@ -373,6 +373,16 @@ async def test_money_goes_back_where_the_table_of_the_order_says_so(system: PayC
         refunded = await transaction.fetchval("SELECT state FROM pay_refund WHERE id = $1", rows.refund.id) == "SUCCESS"
         assert refunded == (after is not None)
         await transaction.execute("TRUNCATE pay_notify_task, pay_refund, pay_case, pay_attempt, pay_order, pay_approval CASCADE")
+
+
+async def test_only_a_failed_refund_is_sent_again(system: PayCenterSystem) -> None:
+    async with system.services.context.database.transaction() as transaction:
+        rows = await stored(system, transaction)
+        for state in RefundState:
+            await rows.set("pay_refund", rows.refund.id, state.value)
+            done = await number_rows.send_again(transaction, rows.refund, rows.refund.out_refund_key, rows.now, rows.now, CAUSE)
+            assert done == ((state, RefundEvent.SEND_AGAIN) in REFUND), state
+        await transaction.execute(delete_all(MONEY))
 
 
 def test_every_event_is_executed() -> None:

@@ -101,7 +101,7 @@ async def of_refunds(system: PayCenterSystem) -> None:
         await refunds.begin_looks(connection, refund, now)
         await refunds.set_next_look(connection, refund, now, now)
         await refunds.list_waiting(connection, refund.account_id, now, (now - timedelta(days=9), uuid4()), 10)
-        await refunds_numbers.send_again(connection, refund.id, system.services.context.new_key(now), now, now, CAUSE)
+        await refunds_numbers.send_again(connection, refund, system.services.context.new_key(now), now, now, CAUSE)
         await search.refund_of_out_key(connection, refund.out_refund_key)
 
 

@@ -140,9 +140,15 @@ REFUNDS: list[Mutant] = [
         "test_guards_refunds.py",
         (
             "send-again-state",
-            "WHERE id = $1 AND state = ANY($6) AND known_time IS NULL",
-            "WHERE id = $1 AND $6::text[] IS NOT NULL AND known_time IS NULL",
-            "test_send_again_happens_once_of_two_calls",
+            "out_refund_key = $8 AND state = ANY($6) AND known_time IS NULL",
+            "out_refund_key = $8 AND $6::text[] IS NOT NULL AND known_time IS NULL",
+            "test_state_tables.py::test_only_a_failed_refund_is_sent_again",
+        ),
+        (
+            "send-again-number",
+            "out_refund_key = $8 AND state = ANY($6) AND known_time IS NULL",
+            "$8::uuid IS NOT NULL AND state = ANY($6) AND known_time IS NULL",
+            "test_what_was_sent_again_since_the_look_is_not_sent_a_third_time",
         ),
     ),
     *guards(
@@ -227,6 +233,18 @@ REFUNDS: list[Mutant] = [
             "if differing or refund.case_id is not None:",
             "if differing:",
             "test_the_number_of_a_surplus_refund_is_taken",
+        ),
+        (
+            "send-again-conflict",
+            "            if conflict is not None:\n                raise refunds_errors.refund_under_review",
+            "            if False:\n                raise refunds_errors.refund_under_review",
+            "test_a_conflict_that_is_opened_since_the_look_stops_the_refund",
+        ),
+        (
+            "send-again-conflict-lock",
+            "await attempt_rows.lock_attempt(connection, refund.attempt_id)",
+            "await attempt_rows.get_attempt(connection, refund.attempt_id)",
+            "test_a_conflict_that_is_opened_since_the_look_stops_the_refund",
         ),
         (
             "send-again-reserves",

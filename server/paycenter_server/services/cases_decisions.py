@@ -142,7 +142,7 @@ class CaseDecisions(CaseAuthority):
                 account = await account_rows.get_account(transaction, attempt.account_id)
                 raise accounts_errors.account_disabled(account) if account else errors.case_changed(case)
             if refund is not None:
-                if not await number_rows.send_again(transaction, refund.id, self._context.new_key(now), now, now, work.cause):
+                if not await number_rows.send_again(transaction, refund, self._context.new_key(now), now, now, work.cause):
                     raise errors.case_changed(case)
                 await self._move(transaction, current, work, CaseEvent.REFUND)
                 return

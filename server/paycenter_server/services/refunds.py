@@ -9,7 +9,7 @@ from uuid import UUID
 from paycenter_server.domain.approvals import ApprovalKind, refund_needs_second
 from paycenter_server.domain.apps import PayApp
 from paycenter_server.domain.attempts import PayAttempt
-from paycenter_server.domain.ids import Prefix, decode
+from paycenter_server.domain.ids import Prefix, decode, encode
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.refunds import PayRefund, new_refund
 from paycenter_server.domain.schedule import REFUND_SYNC_DELAYS, due_after
@@ -25,6 +25,8 @@ from paycenter_server.services.identity import Caller, Identity
 from paycenter_server.services.paging import Page, Pager, among, bounded
 from paycenter_server.services.refunds_settlement import RefundSettlement
 from paycenter_server.storage import accounts as account_rows
+from paycenter_server.storage import attempts as attempt_rows
+from paycenter_server.storage import cases as case_rows
 from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage import refunds as refund_rows
 from paycenter_server.storage import refunds_lists as refund_lists
@@ -214,11 +216,15 @@ class Refunds:
                 await self._approvals.take(connection, work.approved)
             await self._hold_account(connection, refund.account_id)
             next_check = due_after(now, REFUND_SYNC_DELAYS, 0)
-            if not await number_rows.send_again(connection, refund.id, key, now, next_check, cause()):
+            if not await number_rows.send_again(connection, refund, key, now, next_check, cause()):
                 raise orders_errors.order_changed()
             if not await refund_rows.reserve(connection, refund.order_id, refund.amount, now):
                 order = await order_rows.get_order(connection, refund.order_id)
                 raise refunds_errors.refund_exceeds_paid(order) if order else orders_errors.order_changed()
+            await attempt_rows.lock_attempt(connection, refund.attempt_id)  # so that no conflict about it is opened meanwhile
+            conflict = await case_rows.open_conflict(connection, refund.attempt_id)
+            if conflict is not None:
+                raise refunds_errors.refund_under_review(refund, encode(Prefix.CASE, conflict))
             await self._refuse_alone(connection, work, refund.order_id)
             again = await refund_rows.get_refund(connection, refund.id)
             await self._record(connection, work, refund, sent="again")

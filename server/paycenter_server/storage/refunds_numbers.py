@@ -56,10 +56,10 @@ async def set_earlier_look(
 
 
 async def send_again(
-    connection: Transaction, refund_id: UUID, new_key: UUID, now: datetime, next_check: datetime, cause: Cause
+    connection: Transaction, refund: PayRefund, new_key: UUID, now: datetime, next_check: datetime, cause: Cause
 ) -> bool:
-    """Make a refund in state FAILURE WAITING under a new out_refund_no. False if it is not in that state any more, or if the
-    channel knows it under the current one: the money may go back under that.
+    """Make a refund in state FAILURE WAITING under a new out_refund_no. False if it is not in that state any more under
+    the number with which it was read, or if the channel knows it under that: the money may go back under it.
 
     The number that it had is looked at again by the verification schedule.
     """
@@ -69,11 +69,12 @@ async def send_again(
                out_refund_key = $2, send_count = send_count + 1, channel_error_code = NULL, channel_error_message = NULL,
                next_check_time = $4, unclear_send_time = $3, earlier_look_time = least(earlier_look_time, $7),
                check_count = 0, update_time = $3
-             WHERE id = $1 AND state = ANY($6) AND known_time IS NULL RETURNING {NOTED}
-           ), noted AS ({noting("again", 8, refund_event(RefundEvent.SEND_AGAIN, RefundState.FAILURE, reserved="+"))})
+             WHERE id = $1 AND out_refund_key = $8 AND state = ANY($6) AND known_time IS NULL RETURNING {NOTED}
+           ), noted AS ({noting("again", 9, refund_event(RefundEvent.SEND_AGAIN, RefundState.FAILURE, reserved="+"))})
            SELECT id FROM again""",
-        refund_id, new_key, now, next_check, target(REFUND, RefundEvent.SEND_AGAIN),
-        sources(REFUND, RefundEvent.SEND_AGAIN), first_look_at_replaced(new_key), *cause_values(cause),
+        refund.id, new_key, now, next_check, target(REFUND, RefundEvent.SEND_AGAIN),
+        sources(REFUND, RefundEvent.SEND_AGAIN), first_look_at_replaced(new_key), refund.out_refund_key,
+        *cause_values(cause),
     )  # fmt: skip
     return done is not None
 
