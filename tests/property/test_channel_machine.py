@@ -47,7 +47,14 @@ FAULTS = (
 CALLBACK_FAULTS = ("drop", "duplicate", "bad_signature")
 FAULT_CALLS = ("*", "wx.query", "wx2.orderquery", "alipay.trade.query")
 REFUND_CALLS = ("wx.refund", "wx2.refund", "alipay.trade.refund")
-REFUNDS = ("not_enough", "timeout_after_commit", "error_before_commit")
+REFUNDS = ("not_enough", "timeout_after_commit", "error_before_commit", "refund_pending")
+REFUSALS = {
+    "wx.refund": "RULE_LIMIT",
+    "wx2.refund": "USER_ACCOUNT_ABNORMAL",
+    "alipay.trade.refund": "ACQ.REFUND_AMT_NOT_EQUAL_TOTAL",
+}
+# Alipay's query of a refund in progress is empty, which is its "not found".
+NOT_FOUND = {"wx.refund_query": "RESOURCE_NOT_EXISTS", "wx2.refundquery": "REFUNDNOTEXIST"}
 
 
 _REACHED = """
@@ -217,8 +224,36 @@ class ChannelMachine(OperatorMachine):
 
     @rule(api=st.sampled_from(REFUND_CALLS), fault=st.sampled_from(REFUNDS), which=st.integers(0, 1))
     def a_fault_of_refunds(self, api: str, fault: str, which: int) -> None:
-        options = {"seconds": 3} if fault.startswith("timeout") else {}
+        options = {"seconds": 20} if fault == "refund_pending" else {"seconds": 3} if fault.startswith("timeout") else {}
         self.run(self.merchants[which].simulator.fault(api, fault, **options))
+
+    @rule(which=st.integers(0, 1), times=st.integers(1, 3))
+    def a_channel_forgets_refunds(self, which: int, times: int) -> None:
+        """For a moment its query does not find them, and it refuses those that are sent again, when no request that it has said to
+        know can be carried out any more."""
+
+        async def forgets() -> None:
+            simulator = self.merchants[which].simulator
+            for api, code in (NOT_FOUND | REFUSALS).items():
+                await simulator.fault(api, "decline", code=code, times=times)
+            await self.system.rows(
+                "UPDATE pay_refund SET unclear_send_time = unclear_send_time - interval '11 minutes' WHERE known_time IS NOT NULL"
+            )
+            await self.system.rows("UPDATE pay_refund SET next_check_time = now() WHERE next_check_time IS NOT NULL")
+            await self.system.services.jobs.sync_refunds()
+
+        self.run(forgets())
+
+    @rule(code=st.sampled_from(CODES), number=st.sampled_from("abc"), which=st.integers(0, 1))
+    def a_refund_in_progress_is_forgotten(self, code: str, number: str, which: int) -> None:
+        """And the app refunds it again, in every way that it has."""
+        order = self.an_ordinary_payment(code, 100, True, "")
+        for api in REFUND_CALLS:
+            self.a_fault_of_refunds(api, "refund_pending", which)
+        self.refund_a_part(order, 2, number)
+        self.a_channel_forgets_refunds(which, 2)
+        for again in "abc":
+            self.refund_a_part(order, 2, again)
 
     @rule(code=st.sampled_from([*CODES, *BAR_CODES]), which=st.integers(0, 1), version=st.sampled_from(["v2", "v3"]))
     def the_account_is_switched(self, code: str, which: int, version: str) -> None:
@@ -260,6 +295,7 @@ class ChannelMachine(OperatorMachine):
         system.clock.offset = type(system.clock.offset)()
         for merchant in self.merchants:
             await system.session.delete(f"{merchant.simulator.base}/simulator/faults")
+            await merchant.simulator.advance(30)  # what is in progress there ends
 
         async def settled() -> bool:
             for statement in (
@@ -309,6 +345,8 @@ def each_once() -> None:
         machine.a_merchant_changes_its_own_keys("wechatpay", 0)
     for left in (False, True):
         machine.a_bar_code_payment("alipay_bar", 100, "waits", 1, "", left)
+    for code in CODES:
+        machine.a_refund_in_progress_is_forgotten(code, "a", 0)
     machine.keys_of_alipay_need_two_operators(True)
     machine.a_merchant_changes_its_own_keys("alipay", 0)
     machine.an_approved_refund(100, True)
