@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from integration.test_second_looks import books, current, failed_refund, job, succeeds_now, told, without_callbacks
 from paycenter_server.channels.protocol import RefundOutcome, RefundStatus
-from paycenter_server.domain.cases import CaseKind, Decision
+from paycenter_server.domain.cases import CaseKind, Decision, PayCase
 from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.refunds import PayRefund
@@ -24,6 +24,7 @@ from paycenter_server.storage import refunds_numbers as number_rows
 from paycenter_server.storage.cases import Decided
 from paycenter_server.storage.refunds import Certainty
 from support.cases import ANNE, case_of, decide, hold, last_case, late, refund_fails, run_refund_job
+from support.cases import refused as not_decided
 from support.facts import configured, failed, refund_facts, refunded
 from support.locks import transaction, waiting_for_lock
 from support.system import CAUSE, PayCenterSystem
@@ -298,8 +299,8 @@ async def test_what_becomes_known_while_it_is_sent_again_is_not_sent(system: Pay
     assert (await books(system, order))[2:] == (0, 0)
 
 
-@pytest.mark.parametrize("decision", [Decision.REFUND, Decision.ACCEPT])
-async def test_what_becomes_known_while_its_case_is_decided_is_not_decided(system: PayCenterSystem, decision: Decision) -> None:
+async def case_of_a_known_refund(system: PayCenterSystem) -> tuple[PayCase, PayRefund]:
+    """A case of surplus money whose refund failed by a bare refusal, and is known to the channel since."""
     await hold(system)
     _, case = await late(system)
     await refund_fails(system)
@@ -312,9 +313,24 @@ async def test_what_becomes_known_while_its_case_is_decided_is_not_decided(syste
         assert refund is not None
         assert refund.state is RefundState.FAILURE
         await number_rows.set_known(connection, refund, True, system.clock.now())
+    return case, refund
+
+
+@pytest.mark.parametrize("decision", [Decision.REFUND, Decision.ACCEPT])
+async def test_what_becomes_known_while_its_case_is_decided_is_not_decided(system: PayCenterSystem, decision: Decision) -> None:
+    case, refund = await case_of_a_known_refund(system)
     decisions, work = system.services.case_decisions, DecisionWork(Decided(decision, "", "anne"), CAUSE)
     with pytest.raises(PayCenterError) as caught:
         await (decisions.refund if decision is Decision.REFUND else decisions.book)(case, work, refund)
     assert caught.value.reason is Reason.CASE_CHANGED
     assert (await case_of(system, case.id)).state is CaseState.OPEN
     assert await system.value("SELECT send_count FROM pay_refund") == 1
+
+
+async def test_the_case_of_a_known_refund_can_only_be_closed(system: PayCenterSystem) -> None:
+    """Its query does not find it."""
+    case, _ = await case_of_a_known_refund(system)
+    await system.rows("UPDATE pay_attempt SET channel_extras = $1", {"refund": "lost"})
+    for decision in (Decision.REFUND, Decision.ACCEPT, Decision.RETRY):
+        await not_decided(system, ANNE, case, decision, names=Reason.REFUND_UNDER_REVIEW)
+    assert (await decide(system, ANNE, case, Decision.CLOSE, "returned by hand")).case.state is CaseState.RESOLVED
