@@ -402,8 +402,8 @@ LOOKS: list[Mutant] = [
         ),
         (
             "known-until-its-case",
-            "        await number_rows.set_known(transaction, refund, False, now)",
-            "        pass",
+            "            await number_rows.set_known(transaction, about, False, now)",
+            "            pass",
             "test_a_late_success_without_room_is_held_by_its_case",
         ),
     ),

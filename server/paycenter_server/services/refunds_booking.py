@@ -142,8 +142,9 @@ class RefundBooking(RefundNumbers):
             task = payloads.refund_settled(current, self._context.new_key(now), now, version=version, success_time=success_time)
             await self._store_notification_and_move_case(transaction, current, task, CaseEvent.RESOLVE, cause)
             return version
-        await number_rows.set_known(transaction, refund, False, now)  # the case holds it, until an operator decides
         about = current if current is not None and same else refund
+        if about.state is RefundState.FAILURE:
+            await number_rows.set_known(transaction, about, False, now)  # the case holds it, until an operator decides
         return -1 if await self._cases.succeeded_after_failure(transaction, about, cause) else 0
 
     async def _store_notification_and_move_case(
