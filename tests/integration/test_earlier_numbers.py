@@ -200,6 +200,31 @@ async def test_a_refund_is_not_sent_again_after_an_earlier_number_succeeded(syst
     assert [case["kind"] for case in await system.cases()] == ["REFUND_MISMATCH"]
 
 
+@pytest.mark.usefixtures("soon")
+async def test_a_refund_is_not_sent_again_while_an_earlier_number_is_in_progress(system: PayCenterSystem) -> None:
+    """The new number never arrived. It is not sent before the earlier one has ended, also if the look at that is repeated."""
+    order = await system.paid("wx_native")
+    await without_callbacks(system)
+    await system.simulator.fault("wx.refund", "decline", code="RULE_LIMIT", times=1)
+    first = await system.refund(order, 40, merchant_refund_no="R1")
+    await system.simulator.fault("wx.refund", "error_before_commit", times=1)
+    again = await system.refund(order, 40, merchant_refund_no="R1")
+    await system.simulator.fault("wx.refund", "refund_pending", seconds=600)
+    channel = await configured(system, "wx_native")
+    request = await system.services.refund_settlement._request(first, channel)
+    await system.services.gateway.perform(channel, lambda codec, context: codec.refund(request, context))
+    for seconds in (SOON + 1, 61):
+        await job(system, seconds)
+        found = await current(system, again)
+        assert (found.state, found.channel_error_code) == (RefundState.WAITING, "REFUND_UNDER_REVIEW")
+    await system.simulator.advance(601)
+    await system.services.refunds.sync(system.caller, again)
+    assert await books(system, order) == ("SUCCESS", 100, 40, 0)
+    (attempt,) = await system.services.orders.attempts(order)
+    assert (await system.simulator.get(f"/simulator/trades/{attempt.out_trade_no}"))["refunded"] == 40
+    assert [case["kind"] for case in await system.cases()] == ["REFUND_MISMATCH"]
+
+
 async def test_a_look_at_another_amount_books_nothing(system: PayCenterSystem) -> None:
     _, first, again = await at_the_channel(system)
     await carry_out(system, first)

@@ -156,6 +156,8 @@ async def test_what_is_not_found_for_a_day_is_a_case_whose_decision_ends_it(syst
     assert (case.kind, case.state) == (CaseKind.STALE_REFUND, CaseState.OPEN)
     assert case.detail["known_time"] == str(refund.known_time and refund.known_time.isoformat())
     assert (await current(system, refund)).next_check_time is not None
+    # The last repeated send was accepted a moment ago.
+    await not_decided(system, ANNE, case, Decision.CLOSE, names=Reason.CASE_DECISION_NOT_POSSIBLE)
     await no_request_is_left(system, refund)
     await decide(system, ANNE, case, Decision.CLOSE, "the channel's support has no such refund")
     found = await current(system, refund)

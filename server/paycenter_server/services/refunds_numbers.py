@@ -69,20 +69,24 @@ class RefundNumbers:
     async def _query(self, configured: ConfiguredChannel, request: RefundRequest) -> RefundOutcome:
         return await self._gateway.perform(configured, lambda codec, context: codec.query_refund(request, context))
 
-    async def _look_at_earlier(self, configured: ConfiguredChannel, refund: PayRefund, *, asked: bool) -> None:
+    async def _look_at_earlier(self, configured: ConfiguredChannel, refund: PayRefund, *, asked: bool) -> bool:
         """Query earlier numbers of a refund, which failed and may be carried out all the same. They are never sent again.
 
         A success becomes a case, as if a callback had reported it. What has no clear answer is queried again soon.
+
+        True if one is in progress at the channel. It stays due, so it is queried each time until it has ended.
         """
         async with self._context.database.connection() as connection:
             numbers = await number_rows.earlier_numbers(connection, refund.id)
         if numbers is None:
-            return
+            return False
         now = self._context.now()
         due = numbers.due(now)[:EARLIER_AT_ONCE]
-        looked_at = set()
+        looked_at, in_progress = set(), False
         for key in due or (numbers.keys[-EARLIER_AT_ONCE:] if asked else ()):
-            if await self._look_at_number(configured, replace(refund, out_refund_key=key)):
+            status = await self._look_at_number(configured, replace(refund, out_refund_key=key))
+            in_progress = in_progress or status is RefundStatus.PENDING
+            if status not in (RefundStatus.PENDING, RefundStatus.UNKNOWN):
                 looked_at.add(key)
         if due:
             left = numbers.after(looked_at, now)
@@ -90,9 +94,10 @@ class RefundNumbers:
             when = due_after(now, REFUND_SYNC_DELAYS, refund.check_count) if unclear else left
             async with self._context.database.connection() as connection:
                 await number_rows.set_earlier_look(connection, refund.id, numbers, left, when, now)
+        return in_progress
 
-    async def _look_at_number(self, configured: ConfiguredChannel, earlier: PayRefund) -> bool:
-        """Query a refund under an earlier number. False if the answer is not clear."""
+    async def _look_at_number(self, configured: ConfiguredChannel, earlier: PayRefund) -> RefundStatus:
+        """Query a refund under an earlier number."""
         outcome = await self._query(configured, await self._request(earlier, configured))
         verdict = ""
         if outcome.status is RefundStatus.SUCCESS and outcome.facts is not None:
@@ -103,7 +108,7 @@ class RefundNumbers:
                 log.error("refund_facts_mismatch", out_refund_no=earlier.out_refund_no, why=str(error))
                 verdict = str(error)
         await self._note_query(earlier, outcome, verdict)
-        return outcome.status not in (RefundStatus.PENDING, RefundStatus.UNKNOWN)
+        return outcome.status
 
     async def _went_back_before(self, refund: PayRefund) -> bool:
         """Whether a case is open that says that the money of this refund went back under an earlier number."""

@@ -60,10 +60,9 @@ class RefundSettlement(RefundBooking):
         any case.
         """
         configured = await self._gateway.channels.bound(refund.binding_id)
-        if refund.send_count > 1:
-            await self._look_at_earlier(configured, refund, asked=asked)
+        held = refund.send_count > 1 and await self._look_at_earlier(configured, refund, asked=asked)
         if refund.state is not RefundState.SUCCESS:
-            await self._check_current(configured, refund)
+            await self._check_current(configured, refund, held=held)
         elif await self.was_accepted(refund):
             await self._second_look(configured, refund, await self._query(configured, await self._request(refund, configured)))
 
@@ -72,7 +71,8 @@ class RefundSettlement(RefundBooking):
         async with self._context.database.connection() as connection:
             return await case_rows.refund_was_accepted(connection, refund.attempt_id, refund.id)
 
-    async def _check_current(self, configured: ConfiguredChannel, refund: PayRefund) -> None:
+    async def _check_current(self, configured: ConfiguredChannel, refund: PayRefund, *, held: bool) -> None:
+        """`held`: an earlier number is in progress at the channel, so this one is not sent again now."""
         request = await self._request(refund, configured)
         asked = self._context.now()
         outcome = await self._query(configured, request)
@@ -82,8 +82,9 @@ class RefundSettlement(RefundBooking):
         sending = None
         if outcome.status is RefundStatus.NOT_FOUND:
             await self._note_query(refund, outcome)
-            if await self._went_back_before(refund):
-                await self._note(refund, "REFUND_UNDER_REVIEW", "an earlier number of it succeeded", cause_of(), None)
+            if held or await self._went_back_before(refund):
+                why = f"an earlier number of it {'is in progress' if held else 'succeeded'}"
+                await self._note(refund, "REFUND_UNDER_REVIEW", why, cause_of(), None)
                 return
             async with self._context.database.connection() as connection:
                 sending = await refund_rows.begin_send(connection, refund, self._context.now())

@@ -166,7 +166,7 @@ EXEMPT: dict[str, str] = {
             "refunds Refunds._reserve_and_send_again: order",
             "refunds_settlement RefundSettlement._all_went_back",
             "refunds_numbers RefundNumbers._went_back_before",
-            "refunds_settlement RefundSettlement._check_current: if await self._went_back_before",
+            "refunds_settlement RefundSettlement._check_current: if held or await self._went_back_before",
         ),
         _READS,
     ),
