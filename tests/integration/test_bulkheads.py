@@ -22,6 +22,7 @@ from paycenter_server.services.context import deadline
 from paycenter_server.services.jobs import CALLS_PER_ROW, lease
 from paycenter_server.services.places import Limits, Places
 from paycenter_server.workers.runner import make_jobs
+from structlog.testing import capture_logs
 from support.copies import accounts, copies
 from support.locks import transaction
 from support.system import PayCenterSystem, SystemOn
@@ -322,6 +323,27 @@ async def test_calls_a_second_are_limited(network: Network, system_on: SystemOn)
         await system.services.jobs.start_order_sync()
         await eventually(lambda: network.count(WECHAT) == before + 5)
         assert await system.value("SELECT count(*) FROM pay_attempt WHERE check_count > 0") == 5
+
+
+async def test_rows_that_fail_without_a_call_take_tokens_too(network: Network, system_on: SystemOn) -> None:
+    """A worker without the key of an account's secrets would otherwise claim and log its rows as fast as it can."""
+    async with limited(system_on, network, account_calls_burst=3, account_calls_per_second=0.01) as system:
+        await due_attempts(system, 20, "wx_native")
+        await system.rows(
+            """UPDATE pay_account SET version = version + 1, config = replace(config::text, '"v1:', '"v1:gone')::jsonb
+               WHERE id = (SELECT account_id FROM pay_attempt LIMIT 1)"""
+        )
+        system.services.gateway.channels.forget_account(await system.value("SELECT account_id FROM pay_attempt LIMIT 1"))
+        before = network.count(WECHAT)
+        with capture_logs() as logs:
+            for _ in range(2):
+                await system.services.jobs.start_order_sync()
+                await eventually(lambda: len(logs) == 3)
+        assert await system.value("SELECT count(*) FROM pay_attempt WHERE check_count > 0") == 3
+        assert network.count(WECHAT) == before
+        assert {(line["event"], "master key file" in line["why"], "exc_info" in line) for line in logs} == {
+            ("job_item_postponed", True, False)
+        }
 
 
 async def test_every_call_of_a_row_takes_a_token(network: Network, system_on: SystemOn) -> None:

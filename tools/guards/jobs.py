@@ -403,6 +403,16 @@ JOBS: list[Mutant] = [
         ),
     ),
     *guards(
+        "services/accounts_places.py",
+        "test_bulkheads.py",
+        (
+            "places-token-of-a-failure",
+            "        if self._calls or self._failed:",
+            "        if self._calls:",
+            "test_rows_that_fail_without_a_call_take_tokens_too",
+        ),
+    ),
+    *guards(
         "services/jobs.py",
         "test_bulkheads.py",
         (

@@ -69,7 +69,7 @@ class RowCalls:
     """A place that is in use: a context in which a job works on one row. It counts the calls, and releases the place at its end.
 
     The place brought the token of the first call. Each further call takes one, without waiting, so the lease of the row does not
-    depend on the rate; the next claims wait for these tokens.
+    depend on the rate; the next claims wait for these tokens. A row whose work failed keeps its token also if there was no call.
     """
 
     def __init__(self, places: Places[UUID], account_id: UUID, clock: Clock) -> None:
@@ -77,6 +77,7 @@ class RowCalls:
         self._account_id = account_id
         self._clock = clock
         self._calls = 0
+        self._failed = False
         self._token: Token[RowCalls | None] | None = None
 
     def __enter__(self) -> RowCalls:
@@ -86,10 +87,15 @@ class RowCalls:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._token is not None:
             _row.reset(self._token)
-        if self._calls:
+        if self._calls or self._failed:
             self._places.release(self._account_id)
         else:
             self._places.give_back(self._account_id)
+
+    def failed(self) -> None:
+        """The work has raised an exception. What fails without a call would otherwise be claimed as fast as the database allows, as
+        all rows of an account do whose key is missing."""
+        self._failed = True
 
     def _count(self) -> None:
         self._calls += 1

@@ -13,11 +13,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TypeVar
 from uuid import UUID
 
 import structlog
 
+from paycenter_server.channels.crypto import CryptoError
 from paycenter_server.channels.protocol import QueryStatus
 from paycenter_server.domain.attempts import PayAttempt
 from paycenter_server.domain.errors import PayCenterError
@@ -49,9 +49,9 @@ from paycenter_server.services.refunds_settlement import RefundSettlement
 from paycenter_server.storage import attempts as attempt_rows
 from paycenter_server.storage import orders as order_rows
 from paycenter_server.storage import refunds as refund_rows
+from paycenter_server.storage.database import retryable_error
 
 log = structlog.get_logger(__name__)
-T = TypeVar("T")
 
 # A row needs up to six calls (a refund: queries of two earlier numbers, query, send, query of its trade, query), and each may wait
 # for one fetch of keys.
@@ -126,19 +126,28 @@ class Jobs:
     async def _on_row(self, actor: Actor, row: RowCalls, work: Awaitable[None]) -> None:
         """Work on a claimed row, and release its place. Its next check is set already, so a failure is logged only."""
         with row:
-            await self._logged(actor, work)
+            if not await self._logged(actor, work):
+                row.failed()
 
     @staticmethod
-    async def _logged(actor: Actor, work: Awaitable[T]) -> T | None:
+    async def _logged(actor: Actor, work: Awaitable[object]) -> bool:
+        """Whether the work ended without an error. A failing row does not stop the others."""
         try:
             with acting(actor):
-                return await work
+                await work
         except PayCenterError as error:
             log.warning("job_item_postponed", job=actor.name, reason=error.reason.value, why=error.message)
-        except Exception:
-            # A failing row does not stop the others.
-            log.exception("job_item_failed", job=actor.name)
-        return None
+        except CryptoError as error:  # of a stored secret or the key in it: the operator can correct it
+            log.error("job_item_postponed", job=actor.name, why=str(error))
+        except Exception as error:
+            if (known := retryable_error(error)) is None:
+                log.exception("job_item_failed", job=actor.name)
+            else:
+                why = f"{type(error).__name__}: {error}"[:300]
+                log.warning("job_item_postponed", job=actor.name, reason=known.reason.value, why=why)
+        else:
+            return True
+        return False
 
     def _row(self, places: Places[UUID], account_id: UUID) -> RowCalls:
         return RowCalls(places, account_id, self._context.clock)

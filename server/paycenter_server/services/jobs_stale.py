@@ -48,7 +48,7 @@ class StaleRounds(Generic[R]):
     def __init__(
         self,
         page: Callable[[UUID, datetime, tuple[datetime, UUID], int], Awaitable[Sequence[R]]],
-        look: Callable[[R], Awaitable[None]],
+        look: Callable[[R], Awaitable[object]],
     ) -> None:
         self._page = page
         self._look = look
