@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import hashlib
 import re
@@ -9,11 +10,17 @@ from pathlib import Path
 
 import pytest
 import structlog
+from paycenter_server.cli.console import console_parts
+from paycenter_server.connections import Connections
 from paycenter_server.domain.sessions import IDLE_SECONDS, NAME_DELAYS
 from paycenter_server.http_console import assets
+from paycenter_server.http_console.app import create_app, serve
 from paycenter_server.http_console.security import local_path
+from paycenter_server.local.ports import accepts
 from support.console_rig import Browser, open_console
+from support.ports import free_port
 from support.system import OPERATOR, PayCenterSystem
+from support.waiting import eventually
 
 
 async def test_without_a_session_every_page_leads_to_the_login(system: PayCenterSystem) -> None:
@@ -100,6 +107,38 @@ async def test_a_body_that_is_no_form_is_refused(console: Browser, headers: dict
             async with console.client.post(path, data=body, headers=headers) as response:
                 assert response.status == status, path
         assert not [entry for entry in logs if entry["log_level"] == "error"], logs
+
+
+@pytest.mark.parametrize(
+    ("path", "size", "status"), [("/login", "20000", 413), ("/preferences", "", 413), ("/apps/shop/secret", "1000000", 303)]
+)
+async def test_without_a_session_no_large_form_is_read(system: PayCenterSystem, path: str, size: str, status: int) -> None:
+    """It would be in memory before anybody is asked for a password. The answer comes before the body."""
+    async with open_console(system) as console:
+        length = f"Content-Length: {size}" if size else "Transfer-Encoding: chunked"
+        reader, writer = await asyncio.open_connection(console.client.host, console.client.port)
+        writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\n{length}\r\n\r\n".encode())
+        async with asyncio.timeout(10):
+            assert f" {status} ".encode() in await reader.readline()
+        writer.close()
+
+
+async def test_connections_that_send_nothing_make_room_for_others(system: PayCenterSystem) -> None:
+    stop, port, connections = asyncio.Event(), free_port(), Connections(3)
+    app = create_app(console_parts(system.services, system.settings))
+    serving = asyncio.create_task(serve(app, "127.0.0.1", port, stop, connections=connections))
+    await eventually(lambda: accepts(port))
+    idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
+    async with asyncio.timeout(10):
+        for reader, _ in idle[:2]:
+            assert await reader.read() == b""
+    assert len(connections) == 3
+    async with system.session.get(f"http://127.0.0.1:{port}/login") as response:
+        assert response.status == 200
+    for _, writer in idle:
+        writer.close()
+    stop.set()
+    await serving
 
 
 async def test_every_form_has_the_token(console: Browser) -> None:

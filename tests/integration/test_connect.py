@@ -17,7 +17,7 @@ import pytest
 from aiohttp import ClientSession
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from paycenter.v1 import pay_order_service_pb2 as pb
-from paycenter_server.http_callback.connections import Connections
+from paycenter_server.connections import Connections
 from paycenter_server.http_connect.app import MAX_BODY, served
 from paycenter_server.http_connect.messages import CODES
 from paycenter_server.settings import Settings

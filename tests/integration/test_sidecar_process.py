@@ -17,8 +17,8 @@ import psutil
 import pytest
 from aiohttp import web
 from integration.test_sidecar import raw
+from paycenter_server.connections import Connections, connection_limit
 from paycenter_server.http_callback.app import create_app, serve
-from paycenter_server.http_callback.connections import Connections, connection_limit
 from paycenter_server.http_cashier.app import add_cashier
 from support.server_process import ServerProcess, server_process
 from support.system import PayCenterSystem, free_port

@@ -108,18 +108,15 @@ ACCESS: list[Mutant] = [
         ),
     ),
     *guards(
-        "http_connect/app.py",
-        "test_connect.py",
-        (
-            "connect-connections",
-            "            table.protocol(runner.server),",
-            "            runner.server,",
-            "test_connections_that_send_nothing_make_room_for_others",
-        ),
-    ),
-    *guards(
-        "http_callback/connections.py",
+        "connections.py",
         "test_sidecar_process.py",
+        (
+            "connections-of-http",
+            ".create_server(self.protocol(runner.server), host",
+            ".create_server(runner.server, host",
+            "test_a_connection_that_sends_no_request_is_closed "
+            "test_connect.py::test_connections_that_send_nothing_make_room_for_others",
+        ),
         (
             "sidecar-bodies-that-do-not-come",
             "        if not request.content.is_eof():\n",

@@ -18,6 +18,30 @@ CONSOLE: list[Mutant] = [
         (f"{_SECURITY}::test_a_body_that_is_no_form_is_refused[headers0-abc-415]",),
     ),
     Mutant(
+        "console-form-without-session",
+        _FILE,
+        "    if view.session is None and request.can_read_body and (size is None or size > MAX_LOGIN):",
+        "    if False:",
+        (
+            f"{_SECURITY}::test_without_a_session_no_large_form_is_read[/login-20000-413]",
+            f"{_SECURITY}::test_without_a_session_no_large_form_is_read[/preferences--413]",
+        ),
+    ),
+    Mutant(
+        "console-form-before-the-login",
+        _FILE,
+        " and (view.session is not None or request.path in _WITHOUT_SESSION):\n",
+        ":\n",
+        (f"{_SECURITY}::test_without_a_session_no_large_form_is_read[/apps/shop/secret-1000000-303]",),
+    ),
+    Mutant(
+        "console-connections",
+        "server/paycenter_server/http_console/app.py",
+        "    table = Connections(limit) if connections is None else connections",
+        "    table = Connections(limit)",
+        (f"{_SECURITY}::test_connections_that_send_nothing_make_room_for_others",),
+    ),
+    Mutant(
         "console-role",
         _FILE,
         "        await view.parts.identity.require(view.caller, method)",

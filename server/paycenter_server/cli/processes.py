@@ -131,7 +131,7 @@ async def _serve(parent: int, listens: int, settings: Settings, stop: asyncio.Ev
             raise SettingsError(f"PAYCENTER_GRPC_ADDRESS: gRPC cannot listen on {settings.grpc_address}: {error}") from error
         async with AsyncExitStack() as stack:
             if settings.connect_address:
-                from paycenter_server.http_callback.connections import Connections
+                from paycenter_server.connections import Connections
                 from paycenter_server.http_connect.app import served
 
                 if not parent:

@@ -15,10 +15,10 @@ import structlog
 from aiohttp import web
 
 from paycenter_server.channels.protocol import CallbackRequest
+from paycenter_server.connections import KEEPALIVE_SECONDS, Connections, connection_limit
 from paycenter_server.deadlines import Deadlines
 from paycenter_server.descriptors import raise_descriptor_limit
 from paycenter_server.domain.errors import PayCenterError
-from paycenter_server.http_callback.connections import KEEPALIVE_SECONDS, Connections, connection_limit
 from paycenter_server.services.callbacks import UNAVAILABLE, Callbacks
 from paycenter_server.services.health import Health
 from paycenter_server.storage.database import retryable_error
@@ -141,17 +141,6 @@ def create_runner(app: web.Application) -> web.AppRunner:
 async def serve(app: web.Application, host: str, port: int, stop: asyncio.Event, *, connections: Connections | None = None) -> None:
     """Serve until `stop`. Requests that have begun get 10 seconds to end."""
     table = Connections(connection_limit(raise_descriptor_limit())) if connections is None else connections
-    runner = create_runner(app)
-    await runner.setup()
-    assert runner.server is not None
-    closing = asyncio.create_task(table.close_idle())
-    try:
-        listener = await asyncio.get_running_loop().create_server(table.protocol(runner.server), host, port)
-        try:
-            log.info("callback_listening", address=f"{host}:{port}", max_connections=table.limit)
-            await stop.wait()
-        finally:
-            listener.close()
-    finally:
-        closing.cancel()
-        await runner.cleanup()
+    async with table.listening(create_runner(app), host, port):
+        log.info("callback_listening", address=f"{host}:{port}", max_connections=table.limit)
+        await stop.wait()

@@ -22,9 +22,9 @@ from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import RequestInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
+from paycenter_server.connections import FIRST_REQUEST_SECONDS, Connections
 from paycenter_server.grpc_server.server import MOST_BYTES, MOST_CONNECTIONS
 from paycenter_server.grpc_server.unary import CallError, Unary
-from paycenter_server.http_callback.connections import FIRST_REQUEST_SECONDS, Connections
 from paycenter_server.http_connect.messages import error_json, parse_json, to_json
 from paycenter_server.telemetry import usable_id
 
@@ -155,24 +155,9 @@ async def served(
     table = Connections(MOST_CONNECTIONS) if connections is None else connections
     app = create_app(unary, origins, read_seconds=read_seconds)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=10, auto_decompress=False)
-    await runner.setup()
-    assert runner.server is not None
-    closing = asyncio.create_task(table.close_idle())
-    try:
-        listener = await asyncio.get_running_loop().create_server(
-            table.protocol(runner.server),
-            host,
-            port,
-            ssl=context,
-            reuse_port=shared_port or None,
-            ssl_handshake_timeout=FIRST_REQUEST_SECONDS if context else None,
-        )
-        try:
-            bound = int(listener.sockets[0].getsockname()[1])
-            log.info("connect_listening", port=bound)
-            yield bound
-        finally:
-            listener.close()
-    finally:
-        closing.cancel()
-        await runner.cleanup()
+    handshake = FIRST_REQUEST_SECONDS if context else None
+    async with table.listening(
+        runner, host, port, ssl=context, reuse_port=shared_port or None, ssl_handshake_timeout=handshake
+    ) as bound:
+        log.info("connect_listening", port=bound)
+        yield bound

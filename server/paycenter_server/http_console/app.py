@@ -8,6 +8,8 @@ from typing import Any
 import structlog
 from aiohttp import web
 
+from paycenter_server.connections import Connections, connection_limit
+from paycenter_server.descriptors import raise_descriptor_limit
 from paycenter_server.http_console import (
     accounts,
     approvals,
@@ -35,6 +37,7 @@ from paycenter_server.http_console.view import CONSOLE, Console, assets
 log = structlog.get_logger(__name__)
 # A body is not decompressed: aiohttp closes the connection without an answer if it cannot be.
 RUNNER_OPTIONS: dict[str, Any] = {"access_log": None, "shutdown_timeout": 10, "auto_decompress": False}
+MOST_CONNECTIONS = 1000
 _NOUNS = (
     login, me, overview, search, lists, exports, orders, order, refunds, notifications, cases, approvals, apps, accounts, channels,
     operators, audit, health,
@@ -61,13 +64,10 @@ def create_app(parts: Parts) -> web.Application:
     return app
 
 
-async def serve(app: web.Application, host: str, port: int, stop: asyncio.Event) -> None:
+async def serve(app: web.Application, host: str, port: int, stop: asyncio.Event, *, connections: Connections | None = None) -> None:
     """Serve until `stop`. Requests that have begun get 10 seconds to end."""
-    runner = web.AppRunner(app, **RUNNER_OPTIONS)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, host, port).start()
-        log.info("console_listening", address=f"{host}:{port}")
+    limit = min(MOST_CONNECTIONS, connection_limit(raise_descriptor_limit()))
+    table = Connections(limit) if connections is None else connections
+    async with table.listening(web.AppRunner(app, **RUNNER_OPTIONS), host, port):
+        log.info("console_listening", address=f"{host}:{port}", max_connections=table.limit)
         await stop.wait()
-    finally:
-        await runner.cleanup()

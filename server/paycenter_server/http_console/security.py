@@ -36,6 +36,8 @@ HEADERS = {
 _OPEN = ("/static/", "/healthz", "/readyz")
 _WITHOUT_SESSION = ("/login", "/preferences")
 MAX_BODY = 1024 * 1024
+MAX_LOGIN = 16 * 1024
+"""The form of the login and of the preferences."""
 _STATUS: Mapping[Reason, int] = {
     Reason.INVALID_FIELD: 400,
     Reason.PAGE_TOKEN_INVALID: 400,
@@ -117,8 +119,8 @@ async def _checked(request: web.Request, handler: Handler) -> web.StreamResponse
     view = request[VIEW]
     token = request.cookies.get(cookie_name(request), "")
     view.session = await view.parts.login_sessions.session(token) if token else None
-    if request.method not in ("GET", "HEAD"):
-        await _read_form(request)
+    if request.method not in ("GET", "HEAD") and (view.session is not None or request.path in _WITHOUT_SESSION):
+        await _read_form(request, view)
         await _refuse_foreign(request, view)
     if view.session is None and request.path not in _WITHOUT_SESSION:
         if request.method in ("GET", "HEAD") and request.headers.get("HX-Request") != "true":
@@ -156,8 +158,14 @@ async def _authorised(request: web.Request, view: View) -> web.StreamResponse | 
     return None
 
 
-async def _read_form(request: web.Request) -> None:
-    """400 for a body that is no form: without a boundary, an unknown charset, bytes of another one; 415 for a compressed one."""
+async def _read_form(request: web.Request, view: View) -> None:
+    """400 for a body that is no form: without a boundary, an unknown charset, bytes of another one; 415 for a compressed one.
+
+    413 for one of more than MAX_LOGIN without a session: the body is in memory before anybody is asked for a password.
+    """
+    size = request.content_length
+    if view.session is None and request.can_read_body and (size is None or size > MAX_LOGIN):
+        raise web.HTTPRequestEntityTooLarge(MAX_LOGIN, size or 0)
     if request.headers.get("Content-Encoding", "identity") != "identity":
         raise web.HTTPUnsupportedMediaType(reason="Send the form without compression.")
     try:

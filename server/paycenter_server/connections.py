@@ -1,11 +1,12 @@
-"""The connections of the sidecar: at most as many as file descriptors allow, and none that sends no whole request."""
+"""The connections of a process that speaks HTTP: at most so many, and none that sends no whole request."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import structlog
 from aiohttp import web
@@ -89,6 +90,22 @@ class Connections:
 
         server.request_handler = answer_busy
         return lambda: _Connection(self, server())
+
+    @asynccontextmanager
+    async def listening(self, runner: web.AppRunner, host: str, port: int, **options: Any) -> AsyncIterator[int]:
+        """Serve the application of the runner within the block; the bound port. `options`: of the event loop's `create_server`."""
+        await runner.setup()
+        assert runner.server is not None
+        closing = asyncio.create_task(self.close_idle())
+        try:
+            listener = await asyncio.get_running_loop().create_server(self.protocol(runner.server), host, port, **options)
+            try:
+                yield int(listener.sockets[0].getsockname()[1])
+            finally:
+                listener.close()
+        finally:
+            closing.cancel()
+            await runner.cleanup()
 
     def add(self, transport: asyncio.Transport) -> None:
         """A connection was accepted. Above the limit the one that is idle for longest is closed, which may be this one."""
