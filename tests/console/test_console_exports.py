@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
+import socket
 import tracemalloc
 import zipfile
 from contextlib import aclosing
 from typing import Any, cast
+from urllib.parse import urlencode
 from xml.etree import ElementTree
 
 import pytest
+from paycenter_server.domain.errors import PayCenterError, Reason
 from paycenter_server.domain.roles import Role
+from paycenter_server.http_console import exports as pages_of_exports
 from paycenter_server.http_console.sheets import XlsxWriter
-from paycenter_server.services.exports import PAGE
+from paycenter_server.services.exports import MOST_OF_ONE, PAGE
 from paycenter_server.storage.orders import ORDERS, OrderFilter
 from support.console_rig import Browser, browser_of
-from support.operators import audit_end, audited, person
+from support.operators import Person, audit_end, audited, person
 from support.system import PayCenterSystem
+from support.waiting import eventually
 
 MANY = 20_000
 MAIN = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
@@ -127,6 +133,63 @@ async def test_an_export_that_is_left_is_in_the_audit_too(system: PayCenterSyste
             break
     (row,) = await audited(system, before)
     assert (row.operator, row.app_key, row.after) == ("anne", "shop", {"rows": PAGE, "whole": False})
+
+
+async def test_so_many_exports_are_in_progress_at_most(system: PayCenterSystem) -> None:
+    await seed(system, PAGE + 5)
+    anne, ben, carl = [await person(system, name, Role.FINANCE) for name in ("anne", "ben", "carl")]
+
+    async def begun(one: Person) -> Any:
+        pages = system.services.exports.orders(one.caller, "shop", OrderFilter())
+        await anext(pages)
+        return pages
+
+    first = await begun(anne)
+    running = [first, await begun(anne), await begun(ben)]
+    before = await audit_end(system)
+    for who, allowed in ((anne, False), (ben, True), (carl, False)):
+        if allowed:
+            running.append(await begun(who))
+            continue
+        with pytest.raises(PayCenterError) as refused:
+            await begun(who)
+        assert refused.value.reason is Reason.TOO_MANY_CALLS
+    assert not await audited(system, before)
+    await first.aclose()
+    running[0] = await begun(carl)
+    for pages in running:
+        await pages.aclose()
+
+
+async def test_a_refused_export_is_a_page(console: Browser) -> None:
+    await seed(console.system, PAGE + 5)
+    console.system.services.exports._running["console"] = MOST_OF_ONE
+    page = (await console.post("/orders/export?range=all", format="csv")).check()
+    assert page.status == 429
+    assert "Start it again when one has ended" in page.text
+
+
+async def test_a_reader_that_does_not_read_is_cut_off(console: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would keep others from exporting, and its rows in memory."""
+    monkeypatch.setattr(pages_of_exports, "PIECE_SECONDS", 0.2)
+    await seed(console.system, MANY)
+    before = await audit_end(console.system)
+    cookies = console.client.session.cookie_jar.filter_cookies(console.client.make_url("/"))
+    body = urlencode({"csrf": console.csrf, "format": "csv"})
+    small = socket.socket()
+    small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    small.connect((console.client.host, console.client.port))
+    reader, writer = await asyncio.open_connection(sock=small, limit=1)
+    writer.write(
+        f"POST /orders/export?range=all HTTP/1.1\r\nHost: {console.client.host}:{console.client.port}\r\n"
+        f"Cookie: {'; '.join(f'{one.key}={one.value}' for one in cookies.values())}\r\n"
+        f"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+    )
+    assert b" 200 " in await reader.read(100)
+    (row,) = await eventually(lambda: audited(console.system, before))
+    assert row.after is not None
+    assert not row.after["whole"]
+    writer.close()
 
 
 def test_a_workbook_has_as_many_sheets_as_it_needs() -> None:

@@ -91,6 +91,27 @@ CONSOLE: list[Mutant] = [
         (f"{_EXPORTS}::test_an_export_that_is_left_is_in_the_audit_too", f"{_EXPORTS}::test_a_workbook_of_refunds"),
     ),
     Mutant(
+        "console-exports-of-an-operator",
+        "server/paycenter_server/services/exports.py",
+        "if of_yours >= MOST_OF_ONE or of_all >= MOST:",
+        "if of_all >= MOST:",
+        (f"{_EXPORTS}::test_so_many_exports_are_in_progress_at_most", f"{_EXPORTS}::test_a_refused_export_is_a_page"),
+    ),
+    Mutant(
+        "console-exports-of-all",
+        "server/paycenter_server/services/exports.py",
+        "if of_yours >= MOST_OF_ONE or of_all >= MOST:",
+        "if of_yours >= MOST_OF_ONE:",
+        (f"{_EXPORTS}::test_so_many_exports_are_in_progress_at_most",),
+    ),
+    Mutant(
+        "console-export-that-is-not-read",
+        "server/paycenter_server/http_console/exports.py",
+        "        async with asyncio.timeout(PIECE_SECONDS):",
+        "        async with asyncio.timeout(None):",
+        (f"{_EXPORTS}::test_a_reader_that_does_not_read_is_cut_off",),
+    ),
+    Mutant(
         "console-own-views",
         "server/paycenter_server/storage/views.py",
         "DELETE FROM pay_operator_view WHERE id = $1 AND operator_id = $2",

@@ -25,6 +25,8 @@ from paycenter_server.http_console.view import View, view_of
 from paycenter_server.services.exports import COUNTED
 
 log = structlog.get_logger(__name__)
+PIECE_SECONDS = 60.0
+"""The rows of a page, a quarter of a megabyte, are to be read by then. Who reads more slowly would keep others from exporting."""
 Pages = AsyncIterator[Sequence[Any]]
 
 ORDER_HEADS = (
@@ -94,14 +96,18 @@ async def _stream(view: View, kind: _Kind, wanted: str) -> web.StreamResponse:
         response = web.StreamResponse(headers=headers)
         await response.prepare(view.request)
         try:
-            await response.write(writer.begin(heads))
+            await _send(response, writer.begin(heads))
             await _write(response, writer, kind, view, first)
             async for rows in pages:
                 await _write(response, writer, kind, view, rows)
-            await response.write(writer.end())
+            await _send(response, writer.end())
             await response.write_eof()
         except ConnectionError:
             log.info("export_left", path=kind.path)
+        except _NotReadError:
+            log.info("export_not_read", path=kind.path, seconds=PIECE_SECONDS)
+            if view.request.transport is not None:
+                view.request.transport.abort()
         except Exception:
             # Another answer cannot be sent any more. The browser must not take what it has for the whole file.
             log.exception("export_failed", path=kind.path)
@@ -114,7 +120,19 @@ async def _write(response: web.StreamResponse, writer: RowWriter, kind: _Kind, v
     """One page of rows. Writing and compressing takes tens of milliseconds, so it runs in a thread."""
     piece = await asyncio.to_thread(lambda: writer.rows([kind.row(view, row) for row in rows]))
     if piece:
-        await response.write(piece)
+        await _send(response, piece)
+
+
+class _NotReadError(Exception):
+    """The reader has not taken a piece in time."""
+
+
+async def _send(response: web.StreamResponse, piece: bytes) -> None:
+    try:
+        async with asyncio.timeout(PIECE_SECONDS):
+            await response.write(piece)
+    except TimeoutError:
+        raise _NotReadError from None
 
 
 def _file_name(view: View, kind: _Kind, wanted: str) -> str:

@@ -18,6 +18,14 @@ def page_token_invalid() -> PayCenterError:
     )
 
 
+def too_many_exports(of_yours: int, of_all: int) -> PayCenterError:
+    """The export was not begun, because so many of the operator, or of all, are in progress."""
+    return PayCenterError(
+        Reason.TOO_MANY_CALLS,
+        f"Too many exports are in progress: {of_yours} of yours, {of_all} of all. Start it again when one has ended.",
+    )
+
+
 def too_many_calls(whose: str, seconds: float) -> PayCenterError:
     """The call was not begun, because as many are in progress as are allowed. It may be repeated after `seconds`."""
     return PayCenterError(

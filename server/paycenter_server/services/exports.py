@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
@@ -11,6 +13,7 @@ from paycenter_server.domain.orders import PayOrder
 from paycenter_server.domain.refunds import PayRefund
 from paycenter_server.services.audit import Act, record
 from paycenter_server.services.context import Context
+from paycenter_server.services.errors import too_many_exports
 from paycenter_server.services.identity import Identity
 from paycenter_server.services.orders import Orders
 from paycenter_server.services.paging import SCANNED, Page, Pager, bounded
@@ -23,6 +26,8 @@ from paycenter_server.storage.refunds_lists import RefundFilter
 T = TypeVar("T")
 PAGE = 1000
 """Rows of one statement. No more are in memory at a time."""
+MOST, MOST_OF_ONE = 4, 2
+"""Exports at the same time in a process, and those of an operator. Each needs a large part of a processor and a page in memory."""
 COUNTED = 100_000
 """The newest rows of the list that are looked at to count."""
 
@@ -35,6 +40,7 @@ class Exports:
         self._identity = identity
         self._orders = orders
         self._refunds = refunds
+        self._running = Counter[str]()
 
     def orders(self, caller: Caller, app_key: str, where: OrderFilter) -> AsyncIterator[Sequence[PayOrder]]:
         """The orders of a list, newest first, in pages. Those that are created meanwhile are left out."""
@@ -53,16 +59,29 @@ class Exports:
         return self._pages(caller, Act("Console/ExportRefunds", "pay_refund", app_key), read)
 
     async def _pages(self, caller: Caller, act: Act, read: Callable[[Pager], Awaitable[Page[T]]]) -> AsyncIterator[Sequence[T]]:
-        """The audit has how many rows were read, also if the reader stops before the end."""
+        """The audit has how many rows were read, also if the reader stops before the end. TOO_MANY_CALLS if it may not begin."""
         token, rows, whole = "", 0, False
+        with self._place(caller.person):
+            try:
+                while not whole:
+                    page = await read(Pager(PAGE, token, most=PAGE))
+                    rows, token, whole = rows + len(page.items), page.next_token, not page.next_token
+                    if page.items:
+                        yield page.items
+            finally:
+                await self._context.run_to_completion(self._record(caller, act, rows, whole=whole))
+
+    @contextmanager
+    def _place(self, operator: str) -> Iterator[None]:
+        of_yours, of_all = self._running[operator], self._running.total()
+        if of_yours >= MOST_OF_ONE or of_all >= MOST:
+            raise too_many_exports(of_yours, of_all)
+        self._running[operator] += 1
         try:
-            while not whole:
-                page = await read(Pager(PAGE, token, most=PAGE))
-                rows, token, whole = rows + len(page.items), page.next_token, not page.next_token
-                if page.items:
-                    yield page.items
+            yield
         finally:
-            await self._context.run_to_completion(self._record(caller, act, rows, whole=whole))
+            self._running[operator] -= 1
+            self._running += Counter()  # without those that have none
 
     async def _record(self, caller: Caller, act: Act, rows: int, *, whole: bool) -> None:
         async with self._context.database.transaction() as transaction:
