@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import struct
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from paycenter_server.services.limits import Limits
 from support.grpc_rig import Line, Rig, fails, key_of, open_rig, parts_of, raw_call, write_pem
 from support.system import PayCenterSystem, open_system
 from support.transports import HangingTransport
-from support.waiting import eventually
+from support.waiting import ended, eventually
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -136,6 +137,46 @@ async def test_health_is_not_serving_before_calls_are_refused(rig: Rig) -> None:
         rig.stop.set()
         assert (await watch.read()).status == NOT_SERVING
         watch.cancel()
+    await rig.running
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """An HTTP/2 frame."""
+    return struct.pack(">I", len(payload))[1:] + bytes((kind, flags)) + struct.pack(">I", stream) + payload
+
+
+async def test_a_watch_that_reads_nothing_holds_up_nobody(rig: Rig) -> None:
+    """Without room for a byte of the answer (SETTINGS_INITIAL_WINDOW_SIZE 0). Neither the health of others nor the stop waits."""
+    path = b"/grpc.health.v1.Health/Watch"
+    # Indexed: POST, http. Literals: the path, the authority, the content type (RFC 7541).
+    block = b"\x83\x86\x04" + bytes((len(path),)) + path + b"\x01\x01x\x0f\x10\x10application/grpc\x00\x02te\x08trailers"
+    reader, writer = await asyncio.open_connection("127.0.0.1", rig.server.port)
+    writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, struct.pack(">HI", 4, 0)) + frame(4, 1, 0, b""))
+    writer.write(frame(1, 4, 1, block) + frame(0, 1, 1, bytes(5)))
+    read = b""
+    while frame(1, 4, 1, b"")[3:] not in read:  # until the headers of the answer, which need no room
+        read += await reader.read(1000)
+    async with rig.bare() as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        async with asyncio.timeout(10):
+            assert (await watch.read()).status == SERVING
+            rig.stop.set()
+            assert (await watch.read()).status == NOT_SERVING
+        watch.cancel()
+    await ended([rig.running], 20)
+    writer.close()
+
+
+async def test_a_watch_ends_when_the_server_stops(rig: Rig) -> None:
+    """Otherwise the stop would wait ten seconds for it."""
+    async with rig.bare() as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == SERVING
+        rig.stop.set()
+        assert (await watch.read()).status == NOT_SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as ending:
+            await watch.read()
+        assert (ending.value.code(), ending.value.details()) == (grpc.StatusCode.UNAVAILABLE, "The server stops.")
     await rig.running
 
 

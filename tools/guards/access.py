@@ -663,6 +663,13 @@ ACCESS: list[Mutant] = [
         ("tests/integration/test_grpc_server.py::test_a_running_call_ends_before_the_server_does",),
     ),
     Mutant(
+        "stop-ends-watches",
+        "server/paycenter_server/grpc_server/health.py",
+        "            elif self._ended:",
+        "            elif False:",
+        ("tests/integration/test_grpc_server.py::test_a_watch_ends_when_the_server_stops",),
+    ),
+    Mutant(
         "calls-held-back-by-the-client",
         "server/paycenter_server/grpc_server/server.py",
         '("grpc.http.overload_protection", 0),',

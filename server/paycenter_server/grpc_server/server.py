@@ -11,7 +11,6 @@ from typing import Any
 import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
 from paycenter.v1 import (
     pay_account_service_pb2,
     pay_account_service_pb2_grpc,
@@ -45,6 +44,7 @@ from paycenter_server.grpc_server.calls import Calls
 from paycenter_server.grpc_server.cases import CaseServicer
 from paycenter_server.grpc_server.channels import ChannelServicer
 from paycenter_server.grpc_server.credentials import CredentialServicer
+from paycenter_server.grpc_server.health import HealthServicer
 from paycenter_server.grpc_server.notifications import NotificationServicer
 from paycenter_server.grpc_server.operators import OperatorServicer
 from paycenter_server.grpc_server.orders import OrderServicer
@@ -225,8 +225,8 @@ class Server:
 
     async def start(self) -> None:
         """Check the health once, then listen."""
-        await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
-        await self._set_health((await self._checks.check()).ready)
+        self._health.set((LIVENESS,), health_pb2.HealthCheckResponse.SERVING)
+        self._set_health((await self._checks.check()).ready)
         await self._server.start()
         log.info("grpc_listening", port=self.port)
 
@@ -238,18 +238,17 @@ class Server:
         finally:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
-            # Not enter_graceful_shutdown: it would also set the liveness, and a supervisor might end the running calls.
-            await self._set_health(False)
+            # Not the liveness: a supervisor might end the running calls.
+            self._set_health(False)
             await self._calls.refuse_calls(_QUIET_SECONDS, _REFUSE_SECONDS)
+            self._health.end()
             await self._server.stop(_GRACE_SECONDS)
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self._health_seconds)
-            await self._set_health((await self._checks.check()).ready)
+            self._set_health((await self._checks.check()).ready)
 
-    async def _set_health(self, healthy: bool) -> None:
+    def _set_health(self, healthy: bool) -> None:
         states = health_pb2.HealthCheckResponse
-        state = states.SERVING if healthy else states.NOT_SERVING
-        for name in ("", *_NAMES):
-            await self._health.set(name, state)
+        self._health.set(("", *_NAMES), states.SERVING if healthy else states.NOT_SERVING)
