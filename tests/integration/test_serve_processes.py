@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import psutil
 import pytest
 from paycenter import AsyncPayCenter
-from paycenter_server.cli.serving import until_end
+from paycenter_server.cli.serving import FROZEN_LOOKS, Life, life_pipe, shows_life, until_end
 from support.grpc_rig import key_of
 from support.server_process import ServerProcess, server_process
 from support.system import PayCenterSystem, free_port
@@ -140,6 +140,30 @@ async def test_processes_that_cannot_start_are_not_started_again(system: PayCent
         assert await first.wait() == 1
         assert 1 <= first.log.count("PAYCENTER_MASTER_KEY_FILE") <= 2
         assert "Traceback" not in first.log
+
+
+async def test_a_process_that_is_frozen_is_killed() -> None:
+    """The kernel would go on giving it connections, and nobody would answer."""
+    program = "import os, signal, sys; os.write(int(sys.argv[1]), b'1'); os.kill(os.getpid(), signal.SIGSTOP)"
+    with life_pipe() as (reading, writing):
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, str(writing), pass_fds=(writing,))
+        watch = asyncio.create_task(Life(process, reading, seconds=0.01).watch())
+        (code,) = await ended([asyncio.create_task(process.wait())])
+        assert code == -signal.SIGKILL
+        await watch
+
+
+async def test_a_process_that_shows_life_is_left_alone() -> None:
+    """And so is one that has not listened yet: it may wait for the database."""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", "import time; time.sleep(60)")
+    with life_pipe() as (reading, writing):
+        life, looks = Life(process, reading), 2 * FROZEN_LOOKS
+        assert not any(life.look() for _ in range(looks))
+        async with shows_life(writing, seconds=0.001):
+            for _ in range(looks):
+                await eventually(lambda: life.look() and life._silent == 0)  # each time what has come since
+        process.kill()
+        await process.wait()
 
 
 async def test_a_process_that_does_not_end_is_killed() -> None:

@@ -622,6 +622,20 @@ ACCESS: list[Mutant] = [
         ("tests/integration/test_serve_processes.py::test_a_process_that_cannot_be_started_is_started_later",),
     ),
     Mutant(
+        "serve-frozen",
+        "server/paycenter_server/cli/serving.py",
+        "        while not self.look() or self._silent < FROZEN_LOOKS:",
+        "        while not self.look() or self._silent < 10**9:",
+        ("tests/integration/test_serve_processes.py::test_a_process_that_is_frozen_is_killed",),
+    ),
+    Mutant(
+        "serve-starts-slowly",
+        "server/paycenter_server/cli/serving.py",
+        "        return self._listened\n",
+        "        return True\n",
+        ("tests/integration/test_serve_processes.py::test_a_process_that_shows_life_is_left_alone",),
+    ),
+    Mutant(
         "serve-killed",
         "server/paycenter_server/cli/serving.py",
         "                process.kill()\n",

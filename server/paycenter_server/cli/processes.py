@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -82,7 +81,7 @@ def check_address(variable: str, address: str) -> None:
     help="Server processes that share the port. The kernel gives each new connection to one of them.",
 )  # fmt: skip
 @click.option("--parent", default=0, type=int, hidden=True, help="One of several: the process that started this one.")
-@click.option("--listens", default=0, type=int, hidden=True, help="One of several: where it writes a byte when it listens.")
+@click.option("--listens", default=0, type=int, hidden=True, help="One of several: where it writes while it listens.")
 def serve(processes: int, parent: int, listens: int) -> None:
     """Run the gRPC server until SIGTERM or Ctrl-C.
 
@@ -150,8 +149,9 @@ async def _serve(parent: int, listens: int, settings: Settings, stop: asyncio.Ev
                 await stack.enter_async_context(parent_watched(parent, stop))
             await server.start()
             if listens:
-                os.write(listens, b"1")
-                os.close(listens)
+                from paycenter_server.cli.serving import shows_life
+
+                await stack.enter_async_context(shows_life(listens))
             await server.run(stop)
     await wake_up.aclose()
 

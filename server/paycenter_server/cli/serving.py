@@ -24,6 +24,11 @@ RESTART_SECONDS = 1.0
 END_SECONDS = 30.0
 """A process that has got SIGTERM and has not ended by then is killed: it needs 15 seconds at most, unless it hangs."""
 _PARENT_SECONDS = 0.5
+LIFE_SECONDS = 1.0
+"""How often a process shows that its event loop runs."""
+FROZEN_LOOKS = 20
+"""A process that has listened and shows no life in so many looks, one each LIFE_SECONDS, is killed: the kernel would go on giving
+it connections. Looks and not seconds, because the machine may be suspended."""
 
 
 def reserve(variable: str, address: str) -> tuple[socket.socket, str]:
@@ -78,18 +83,68 @@ async def _keep_running(environment: dict[str, str], stop: asyncio.Event) -> int
 
 async def _run_once(environment: dict[str, str], stop: asyncio.Event) -> tuple[int, int, bool]:
     """Run one server until it ends. Its process id, its exit code, and whether it listened. OSError if it cannot be started."""
-    with _listens_pipe() as (reading, writing):
+    with life_pipe() as (reading, writing):
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "paycenter_server.cli", "serve", "--parent", str(os.getpid()), "--listens", str(writing),
             env=environment, pass_fds=(writing,),
         )  # fmt: skip
-        code = await until_end(process, stop)
-        return process.pid, code, bool(_read(reading))
+        life = Life(process, reading)
+        watch = asyncio.create_task(life.watch())
+        try:
+            code = await until_end(process, stop)
+        finally:
+            watch.cancel()
+        return process.pid, code, life.look()
+
+
+class Life:
+    """Whether a process shows life: it writes into a pipe, from when it listens."""
+
+    def __init__(self, process: asyncio.subprocess.Process, reading: int, *, seconds: float = LIFE_SECONDS) -> None:
+        self._process = process
+        self._reading = reading
+        self._seconds = seconds
+        self._listened = False
+        self._silent = 0
+
+    def look(self) -> bool:
+        """Whether it has listened."""
+        if _read(self._reading):
+            self._listened, self._silent = True, 0
+        else:
+            self._silent += 1
+        return self._listened
+
+    async def watch(self) -> None:
+        """Kill the process when it is frozen."""
+        while not self.look() or self._silent < FROZEN_LOOKS:  # noqa: ASYNC110 - it is about what does not come
+            await asyncio.sleep(self._seconds)
+        log.error("server_process_frozen", pid=self._process.pid, seconds=FROZEN_LOOKS * self._seconds)
+        with suppress(ProcessLookupError):
+            self._process.kill()
+
+
+@asynccontextmanager
+async def shows_life(writing: int, *, seconds: float = LIFE_SECONDS) -> AsyncIterator[None]:
+    """Within the block, this process writes into the pipe of the one that started it."""
+
+    async def write() -> None:
+        while True:
+            with suppress(OSError):  # the pipe is full, or the other process has ended
+                os.write(writing, b"1")
+            await asyncio.sleep(seconds)
+
+    task = asyncio.create_task(write())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 @contextmanager
-def _listens_pipe() -> Iterator[tuple[int, int]]:
-    """The ends of a pipe into which a process writes when it listens. Reading from it does not wait."""
+def life_pipe() -> Iterator[tuple[int, int]]:
+    """The ends of a pipe into which a process writes while it listens. Neither reading nor writing waits."""
     reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         yield reading, writing
@@ -100,7 +155,7 @@ def _listens_pipe() -> Iterator[tuple[int, int]]:
 
 def _read(reading: int) -> bytes:
     try:
-        return os.read(reading, 1)
+        return os.read(reading, 1000)
     except BlockingIOError:
         return b""
 
