@@ -18,7 +18,9 @@ from paycenter.v1 import pay_credential_service_pb2 as credential_pb
 from paycenter.v1 import pay_notification_service_pb2 as notifications_pb
 from paycenter.v1 import pay_order_service_pb2 as order_pb
 from paycenter.v1.pay_order_service_pb2_grpc import PayOrderServiceStub
+from paycenter_server.channels.protocol import CallbackRequest
 from paycenter_server.domain.callers import Caller
+from paycenter_server.services import callbacks as callbacks_module
 from paycenter_server.services import credentials_errors
 from paycenter_server.services import identity as identity_module
 from paycenter_server.services.audit import Act, Refusals
@@ -244,6 +246,19 @@ async def test_refused_attempts_that_are_many_are_counted_in_the_log(system: Pay
     await refusals.record(Caller("op_1", None, ""), Act("authenticate", "op_1"), error)
     assert [line["number"] for line in lines.named("refusals_not_recorded")] == [3]
     assert len(lines.named("refused")) == 3
+
+
+async def test_refused_callbacks_that_are_many_are_counted_in_the_log(
+    system: PayCenterSystem, lines: LogLines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged = Sampled("callback_refusals_not_logged", 2, 60)
+    monkeypatch.setattr(callbacks_module, "_logged", logged)
+    for _ in range(5):
+        await system.services.callbacks.receive(system.channels["wx_native"], CallbackRequest({}, b"{}", ""))
+    assert len(lines.named("callback_refused")) == 2
+    logged._begun -= 60
+    await system.services.callbacks.receive(system.channels["wx_native"], CallbackRequest({}, b"{}", ""))
+    assert [line["number"] for line in lines.named("callback_refusals_not_logged")] == [3]
 
 
 async def test_a_callback_has_a_request_id_in_its_lines(system: PayCenterSystem, lines: LogLines) -> None:

@@ -171,6 +171,19 @@ async def test_callbacks_that_arrive_together_share_statements(counted: Counted,
     assert await system.cases() == []
 
 
+async def test_callbacks_that_no_account_has_signed_read_nothing(counted: Counted) -> None:
+    """What may have changed in another process is read once in a second: anybody may send them."""
+    receive, found = counted.system.services.callbacks.receive, dict[str, int]()
+
+    async def refused() -> None:
+        for _ in range(10):
+            assert (await receive(counted.system.channels["wx_native"], CallbackRequest({}, b"{}", ""))).status == 500
+
+    for _ in range(5):
+        await counted.least(found, "10 callbacks", refused)
+    assert found["10 callbacks"] == 0
+
+
 async def test_deliveries(counted: Counted) -> None:
     system = counted.system
     found: dict[str, int] = {}

@@ -615,6 +615,20 @@ ACCESS: list[Mutant] = [
         ),
     ),
     Mutant(
+        "callbacks-refused-read-again",
+        "server/paycenter_server/services/channels_cache.py",
+        '        if again and now - self._read_again.get(channel_id, float("-inf")) >= _AGAIN_SECONDS:',
+        "        if again:",
+        ("tests/integration/test_statement_budgets.py::test_callbacks_that_no_account_has_signed_read_nothing",),
+    ),
+    Mutant(
+        "callbacks-refused-logged",
+        "server/paycenter_server/services/callbacks.py",
+        "            if _logged.permits():",
+        "            if True:",
+        ("tests/integration/test_grpc_log.py::test_refused_callbacks_that_are_many_are_counted_in_the_log",),
+    ),
+    Mutant(
         "serve-start-later",
         "server/paycenter_server/cli/serving.py",
         "        except OSError as error:  # no memory",

@@ -29,11 +29,17 @@ from paycenter_server.services.payments import BeingCancelledError, Booked, Fact
 from paycenter_server.services.payments_direct import DirectPayments
 from paycenter_server.services.refunds_settlement import RefundSettlement
 from paycenter_server.storage.database import retryable_error
+from paycenter_server.telemetry import Sampled
 
 log = structlog.get_logger(__name__)
 
 NOT_FOUND = CallbackResponse(404, b"no such channel")
 UNAVAILABLE = CallbackResponse(503, b"not stored, send again")
+
+
+_LOGGED_A_SECOND = 100
+"""Refused callbacks: anybody may send them, so the others are counted."""
+_logged = Sampled("callback_refusals_not_logged", _LOGGED_A_SECOND, 1)
 
 
 @lru_cache(maxsize=1024)  # the same few addresses again and again
@@ -89,7 +95,8 @@ class Callbacks:
             else:
                 configured, callback = await self._context.run_to_completion(self._store(key, candidates, request, read))
         except CallbackError as error:
-            log.warning("callback_refused", why=str(error), **names)
+            if _logged.permits():
+                log.warning("callback_refused", why=str(error), **names)
             return configured.codec.acknowledge(False, "the callback cannot be verified")
         except FactsMismatchError as error:
             log.error("callback_facts_mismatch", why=str(error), **names)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from time import monotonic
 from uuid import UUID
 
 from paycenter_server.domain.channels import PayChannel
 from paycenter_server.services.context import Context
 from paycenter_server.services.kept import Kept
 from paycenter_server.storage import channels as channel_rows
+
+_AGAIN_SECONDS = 1.0
 
 
 class ChannelCache:
@@ -18,6 +21,8 @@ class ChannelCache:
         self._context = context
         self._by_code: Kept[tuple[UUID, str], PayChannel] = Kept(context, self._read_channel)
         self._bindings: Kept[UUID, Sequence[UUID]] = Kept(context, self._read_bindings)
+        self._read_again: dict[UUID, float] = {}
+        """When the bindings of a channel were last read again."""
 
     async def _read_channel(self, key: tuple[UUID, str]) -> PayChannel | None:
         async with self._context.database.connection() as connection:
@@ -38,9 +43,12 @@ class ChannelCache:
     async def bindings(self, channel_id: UUID, *, again: bool = False) -> Sequence[UUID]:
         """The ids of all bindings that the channel has or had, the current one first; none if there is no channel.
 
-        `again`: they are read, because what is kept may lack one of another process.
+        `again`: they are read, because what is kept may lack one of another process. So they are once in a second: anybody may send
+        callbacks that no account has signed.
         """
-        if again:
+        now = monotonic()
+        if again and now - self._read_again.get(channel_id, float("-inf")) >= _AGAIN_SECONDS:
+            self._read_again[channel_id] = now
             self._bindings.forget(channel_id)
         return await self._bindings.get(channel_id) or ()
 
@@ -48,3 +56,4 @@ class ChannelCache:
         """Read everything again at its next use in this process, because a channel or an account has changed."""
         self._by_code.forget_all()
         self._bindings.forget_all()
+        self._read_again.clear()
