@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 from faults.crash.money import caught_callback
 from paycenter_server.channels.protocol import CallbackRequest
+from paycenter_server.domain.errors import PayCenterError
 from paycenter_server.domain.ids import Prefix, decode
+from structlog.testing import capture_logs
 from support.grpc_rig import key_of
 from support.notifications import fill
 from support.round_trips import RoundTrips
@@ -182,6 +184,28 @@ async def test_callbacks_that_no_account_has_signed_read_nothing(counted: Counte
     for _ in range(5):
         await counted.least(found, "10 callbacks", refused)
     assert found["10 callbacks"] == 0
+
+
+async def test_an_account_whose_keys_cannot_be_read_is_read_once_in_a_second(counted: Counted) -> None:
+    """And not for each callback and each row of a job."""
+    system, found = counted.system, dict[str, int]()
+    await system.rows("UPDATE pay_account SET version = version + 1, config = replace(config::text, '\"v1:', '\"v1:gone')::jsonb")
+    channel_id = decode(Prefix.CHANNEL, system.channels["wx_native"])
+    assert channel_id is not None
+
+    async def refused() -> None:
+        for _ in range(10):
+            with pytest.raises(PayCenterError, match="account_unusable"):
+                await system.services.gateway.channels.all_of(channel_id)
+
+    with capture_logs() as logs:
+        for _ in range(5):
+            await counted.least(found, "10 look-ups", refused)
+    assert found["10 look-ups"] == 0
+    assert 1 <= [line["event"] for line in logs].count("account_unusable") < 25
+    await system.rows("UPDATE pay_account SET version = version + 1, config = replace(config::text, '\"v1:gone', '\"v1:')::jsonb")
+    system.services.gateway.channels.forget(channel_id)
+    assert await system.services.gateway.channels.all_of(channel_id)
 
 
 async def test_deliveries(counted: Counted) -> None:

@@ -622,6 +622,13 @@ ACCESS: list[Mutant] = [
         ("tests/integration/test_statement_budgets.py::test_callbacks_that_no_account_has_signed_read_nothing",),
     ),
     Mutant(
+        "account-unusable-kept",
+        "server/paycenter_server/services/channels_configured.py",
+        "            if now - failed < _FRESH_SECONDS:",
+        "            if False:",
+        ("tests/integration/test_statement_budgets.py::test_an_account_whose_keys_cannot_be_read_is_read_once_in_a_second",),
+    ),
+    Mutant(
         "callbacks-refused-logged",
         "server/paycenter_server/services/callbacks.py",
         "            if _logged.permits():",

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import structlog
 
+from paycenter_server.channels.crypto import CryptoError
 from paycenter_server.channels.protocol import Codec
 from paycenter_server.channels.specs import ChannelSpec
 from paycenter_server.domain.accounts import PayAccount
@@ -22,10 +23,13 @@ from paycenter_server.services.context import Context
 from paycenter_server.storage import accounts as account_rows
 from paycenter_server.storage import channels as channel_rows
 from paycenter_server.storage.database import retryable_error
+from paycenter_server.telemetry import Sampled
 
 log = structlog.get_logger(__name__)
 
 _FRESH_SECONDS = 1.0
+_LOGGED_A_SECOND = 10
+_logged = Sampled("unusable_bindings_not_logged", _LOGGED_A_SECOND, 1)
 
 
 @dataclass
@@ -75,6 +79,8 @@ class ConfiguredChannels:
         self._context = context
         self._keys = Keys(context)
         self._known: dict[UUID, ConfiguredChannel] = {}
+        self._unusable: dict[UUID, tuple[float, str]] = {}
+        """When the codec of a binding could not be made, and the code of its channel."""
         self._building: dict[UUID, asyncio.Lock] = {}
         self._rows = ChannelCache(context)
         self._changes = 0
@@ -105,7 +111,8 @@ class ConfiguredChannels:
             except Exception as error:
                 if retryable_error(error) is not None:
                     raise
-                log.error("binding_unusable", channel_id=channel_id, binding_id=binding_id, why=f"{error}"[:300])
+                if _logged.permits():
+                    log.error("binding_unusable", channel_id=channel_id, binding_id=binding_id, why=f"{error}"[:300])
                 failure = failure or error
         if not usable and failure is not None:
             raise failure
@@ -120,6 +127,9 @@ class ConfiguredChannels:
             if (fresh := self._fresh(binding_id)) is not None:
                 return fresh
             known, now, changes = self._known.get(binding_id), monotonic(), self._changes
+            failed, code = self._unusable.get(binding_id, (float("-inf"), ""))
+            if now - failed < _FRESH_SECONDS:
+                raise channels_errors.account_unusable(code)
             async with self._context.database.connection() as connection:
                 binding = await channel_rows.get_binding(connection, binding_id)
                 channel = await channel_rows.get_channel(connection, binding.channel_id) if binding else None
@@ -133,8 +143,19 @@ class ConfiguredChannels:
             spec = self._context.registry.get(channel.code)
             if spec is None:
                 raise channels_errors.channel_not_installed(channel.code)
-            # In a thread: an account may have many certificates, and several earlier keys.
-            codec, earlier = await self._context.in_thread(lambda: self._build(spec, account, binding))
+            try:
+                # In a thread: an account may have many certificates, and several earlier keys.
+                codec, earlier = await self._context.in_thread(lambda: self._build(spec, account, binding))
+            except Exception as error:
+                # Not again for each callback and each row of a job: it takes as long as if it did not fail.
+                self._unusable[binding_id] = self._loaded(now, changes), channel.code
+                names = {"account": account.number, "channel": channel.number}
+                if isinstance(error, CryptoError):  # of a sealed secret or the key in it; it says what to correct
+                    log.error("account_unusable", **names, why=str(error))
+                else:
+                    log.exception("account_unusable", **names)
+                raise channels_errors.account_unusable(channel.code) from error
+            self._unusable.pop(binding_id, None)
             built = ConfiguredChannel(channel, binding, account, spec, codec, self._loaded(now, changes), earlier)
             self._known[binding_id] = built
             return built
@@ -166,6 +187,7 @@ class ConfiguredChannels:
 
     def _forget(self, which: Callable[[ConfiguredChannel], bool]) -> None:
         self._changes += 1
+        self._unusable.clear()
         self._rows.forget()
         for known in self._known.values():
             if which(known):

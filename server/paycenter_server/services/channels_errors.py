@@ -29,6 +29,15 @@ def channel_not_installed(code: str) -> PayCenterError:
     )
 
 
+def account_unusable(code: str) -> PayCenterError:
+    """The codec of the channel cannot be made: a key of its account cannot be read."""
+    return PayCenterError(
+        Reason.INTERNAL,
+        f"The keys of the account of the channel {code!r} cannot be read. The log of PayCenter says why (account_unusable).",
+        metadata={"channel_code": code},
+    )
+
+
 def channel_disabled(code: str) -> PayCenterError:
     """The channel takes no new payments."""
     return PayCenterError(

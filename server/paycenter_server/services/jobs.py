@@ -17,7 +17,6 @@ from uuid import UUID
 
 import structlog
 
-from paycenter_server.channels.crypto import CryptoError
 from paycenter_server.channels.protocol import QueryStatus
 from paycenter_server.domain.attempts import PayAttempt
 from paycenter_server.domain.errors import PayCenterError
@@ -137,8 +136,6 @@ class Jobs:
                 await work
         except PayCenterError as error:
             log.warning("job_item_postponed", job=actor.name, reason=error.reason.value, why=error.message)
-        except CryptoError as error:  # of a stored secret or the key in it: the operator can correct it
-            log.error("job_item_postponed", job=actor.name, why=str(error))
         except Exception as error:
             if (known := retryable_error(error)) is None:
                 log.exception("job_item_failed", job=actor.name)
