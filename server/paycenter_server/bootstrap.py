@@ -305,15 +305,17 @@ async def open_services(
     other_workers: WakeUp | None = None,
     clock: Clock | None = None,
     transport: Transport | None = None,
+    lock_wait: float = 0.0,
 ) -> AsyncIterator[Services]:
-    """Services with an open database. Ports may be replaced; what callers left running is waited for at the end."""
+    """Services with an open database. Ports may be replaced; what callers left running is waited for at the end. `lock_wait`: see
+    `Database`."""
     database_clock = DatabaseClock()
     follows = clock is None
     clock = clock or database_clock
     own_transport = AiohttpTransport() if transport is None else None
     addresses = AddressGuard(parse_networks(settings.notification_allowed_networks))
     sender = AiohttpNotificationSender(addresses, clock)
-    database = Database(settings.database_url, size=settings.database_pool)
+    database = Database(settings.database_url, size=settings.database_pool, lock_wait=lock_wait)
     context = Context(
         database=database,
         clock=clock,

@@ -25,6 +25,7 @@ from paycenter_server.workers.runner import make_jobs
 from structlog.testing import capture_logs
 from support.copies import accounts, copies
 from support.locks import transaction
+from support.server_process import server_process
 from support.system import PayCenterSystem, SystemOn
 from support.waiting import ended, eventually
 
@@ -344,6 +345,22 @@ async def test_rows_that_fail_without_a_call_take_tokens_too(network: Network, s
         (why,) = [line for line in logs if line["event"] != "job_item_postponed"]
         assert (why["event"], "add it to the master key file" in why["why"]) == ("account_unusable", True)
         assert not any("exc_info" in line for line in logs)
+
+
+async def test_orders_that_somebody_has_locked_do_not_hold_up_a_worker(system: PayCenterSystem) -> None:
+    """Each takes a connection until its statement gives up, and all jobs share the connections."""
+    locked = [await paid_unheard(system) for _ in range(2)]
+    free = await paid_unheard(system)
+    await system.rows("UPDATE pay_attempt SET next_check_time = now() - interval '1 minute' WHERE order_id = $1", free.id)
+    await system.rows(
+        "UPDATE pay_attempt SET next_check_time = now() - interval '1 hour' WHERE order_id = ANY($1)", [one.id for one in locked]
+    )
+    async with transaction(system) as holder:
+        await holder.execute("SELECT id FROM pay_order WHERE id = ANY($1) FOR UPDATE", [one.id for one in locked])
+        async with server_process(system, "worker", database_pool="1") as worker:
+            await system.until(free, "SUCCESS")
+            await eventually(lambda: worker.log.count("DATABASE_CONFLICT") == 2)
+            assert "job_failed" not in worker.log
 
 
 async def test_every_call_of_a_row_takes_a_token(network: Network, system_on: SystemOn) -> None:

@@ -136,8 +136,8 @@ JOBS: list[Mutant] = [
         "test_wake_up.py",
         (
             "backlog-wakes-others",
-            "wake_up=LocalWakeUp(), other_workers=other_workers)",
-            "wake_up=LocalWakeUp())",
+            "wake_up=LocalWakeUp(), other_workers=other_workers, ",
+            "wake_up=LocalWakeUp(), ",
             "test_a_worker_with_more_than_it_has_places_for_wakes_others",
         ),
     ),
@@ -400,6 +400,16 @@ JOBS: list[Mutant] = [
             "            if seconds >= self._context.options.channel_timeout:",
             "            if True:",
             "test_a_deadline_of_a_caller_does_not_open_the_breaker",
+        ),
+    ),
+    *guards(
+        "cli/processes.py",
+        "test_bulkheads.py",
+        (
+            "worker-locks",
+            "lock_wait=WORKER_LOCK_SECONDS",
+            "lock_wait=0.0",
+            "test_orders_that_somebody_has_locked_do_not_hold_up_a_worker",
         ),
     ),
     *guards(

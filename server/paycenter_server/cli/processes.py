@@ -20,6 +20,9 @@ from paycenter_server.storage.database import Database, retryable_error
 log = structlog.get_logger(__name__)
 
 SCHEMA_LOG_SECONDS = 5.0
+WORKER_LOCK_SECONDS = 1.0
+"""What a statement of a worker waits for a lock. The work on the row is postponed then: as many rows as there are connections would
+otherwise hold up all jobs for as long as somebody has locked them."""
 
 
 async def wait_for_schema(database: Database, stop: asyncio.Event, *, repeat: float = SCHEMA_LOG_SECONDS) -> None:
@@ -198,7 +201,9 @@ async def _worker(settings: Settings, stop: asyncio.Event) -> None:
 
     raise_descriptor_limit()
     other_workers = RedisWakeUp(settings.redis_url)
-    async with open_services(settings, wake_up=LocalWakeUp(), other_workers=other_workers) as services:
+    async with open_services(
+        settings, wake_up=LocalWakeUp(), other_workers=other_workers, lock_wait=WORKER_LOCK_SECONDS
+    ) as services:
         jobs = make_jobs(services.jobs, services.delivery)
         deliveries, partitions = jobs["pay_notify_job"], partition_job(services.partitions)
         started: set[asyncio.Task[None]] = set()

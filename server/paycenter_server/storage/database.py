@@ -310,12 +310,21 @@ class Database:
     """A pool of a few connections. Waiting tasks get one in the order in which they asked."""
 
     def __init__(
-        self, url: str, *, size: int = 8, command_timeout: float = 15.0, idle_in_transaction: float = IDLE_IN_TRANSACTION_SECONDS
+        self,
+        url: str,
+        *,
+        size: int = 8,
+        command_timeout: float = 15.0,
+        idle_in_transaction: float = IDLE_IN_TRANSACTION_SECONDS,
+        lock_wait: float = 0.0,
     ) -> None:
+        """`lock_wait`: seconds after which a statement that waits for a lock fails (LockTimeout); 0 if it waits until
+        `command_timeout`."""
         self._url = url.replace("postgresql+asyncpg://", "postgresql://")
         self._size = size
         self._timeout = command_timeout
         self._idle_in_transaction = f"{round(idle_in_transaction * 1000)}ms"
+        self._lock_wait = f"{round(lock_wait * 1000)}ms"
         self._pool: Any = None
         self._connections: _Connections | None = None
 
@@ -340,6 +349,7 @@ class Database:
                 "enable_seqscan": "off",
                 "plan_cache_mode": "force_generic_plan",
                 "idle_in_transaction_session_timeout": self._idle_in_transaction,
+                "lock_timeout": self._lock_wait,
             },
         )
         self._connections = _Connections(self._pool, self._size)
