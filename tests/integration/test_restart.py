@@ -1,4 +1,4 @@
-"""A server that is stopped under load and started again loses no call."""
+"""A server that is stopped under load and started again loses no call, and one whose rows are locked goes on with others."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 import pytest
 from paycenter import AsyncPayCenter, PayCenterError
 from support.grpc_rig import key_of
+from support.locks import transaction, waiting_for_lock
 from support.server_process import server_process
 from support.system import PayCenterSystem, free_port
 from support.waiting import eventually
@@ -67,3 +68,21 @@ async def test_a_restart_under_load_loses_no_call(system: PayCenterSystem, clien
     stored = {row["merchant_order_id"] for row in await system.rows("SELECT merchant_order_id FROM pay_order")}
     assert stored == set(created)
     assert len(created) == len(set(created))
+
+
+async def test_calls_whose_orders_somebody_has_locked_do_not_hold_up_others(system: PayCenterSystem) -> None:
+    """Each takes a connection until its statement gives up; then it has done nothing, and may be repeated."""
+    address, order = f"127.0.0.1:{free_port()}", await system.order()
+    async with server_process(system, "serve", grpc_address=address, database_pool="1") as server:
+        await server.until_logged("grpc_listening")
+        key_id, secret = key_of(system)
+        async with AsyncPayCenter(address, key_id=key_id, key_secret=secret, attempts=1, timeout=8) as pay:
+            await pay.list_channel_codes()
+            async with transaction(system) as holder:
+                await holder.execute("SELECT id FROM pay_order WHERE id = $1 FOR UPDATE", order.id)
+                closing = asyncio.create_task(pay.close_order(order.number))
+                await waiting_for_lock(system, [closing])
+                await pay.create_order(merchant_order_id="other", subject="s", amount=1, user_ip="203.0.113.9")
+                with pytest.raises(PayCenterError) as refused:
+                    await closing
+                assert refused.value.reason == "DATABASE_CONFLICT"

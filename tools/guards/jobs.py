@@ -406,6 +406,12 @@ JOBS: list[Mutant] = [
         "cli/processes.py",
         "test_bulkheads.py",
         (
+            "call-locks",
+            "WORKER_LOCK_SECONDS, CALL_LOCK_SECONDS = 1.0, 2.0",
+            "WORKER_LOCK_SECONDS, CALL_LOCK_SECONDS = 1.0, 0.0",
+            "test_restart.py::test_calls_whose_orders_somebody_has_locked_do_not_hold_up_others",
+        ),
+        (
             "worker-locks",
             "lock_wait=WORKER_LOCK_SECONDS",
             "lock_wait=0.0",

@@ -7,7 +7,7 @@ import asyncio
 import click
 
 from paycenter_server.bootstrap import Services, open_services
-from paycenter_server.cli.processes import check_address, schema_watched
+from paycenter_server.cli.processes import CALL_LOCK_SECONDS, check_address, schema_watched
 from paycenter_server.cli.running import run_until_signalled
 from paycenter_server.http_console.parts import Check, Parts
 from paycenter_server.settings import Settings, split_address
@@ -25,7 +25,7 @@ async def _console(settings: Settings, stop: asyncio.Event) -> None:
     from paycenter_server.workers.wake_up import RedisWakeUp
 
     wake_up = RedisWakeUp(settings.redis_url)
-    async with open_services(settings, wake_up=wake_up) as services:
+    async with open_services(settings, wake_up=wake_up, lock_wait=CALL_LOCK_SECONDS) as services:
         host, port = split_address(settings.console_address)
         check_address("PAYCENTER_CONSOLE_ADDRESS", settings.console_address)
         async with schema_watched(services.context.database, stop):

@@ -20,9 +20,10 @@ from paycenter_server.storage.database import Database, retryable_error
 log = structlog.get_logger(__name__)
 
 SCHEMA_LOG_SECONDS = 5.0
-WORKER_LOCK_SECONDS = 1.0
-"""What a statement of a worker waits for a lock. The work on the row is postponed then: as many rows as there are connections would
-otherwise hold up all jobs for as long as somebody has locked them."""
+WORKER_LOCK_SECONDS, CALL_LOCK_SECONDS = 1.0, 2.0
+"""What a statement of a worker, and one of a call, waits for a lock. Then the row is postponed, and the call fails with
+DATABASE_CONFLICT: as many of them as there are connections would otherwise hold up all others for as long as somebody has locked
+their rows."""
 
 
 async def wait_for_schema(database: Database, stop: asyncio.Event, *, repeat: float = SCHEMA_LOG_SECONDS) -> None:
@@ -106,7 +107,7 @@ async def _serve(parent: int, listens: int, settings: Settings, stop: asyncio.Ev
 
     raise_descriptor_limit()
     wake_up = RedisWakeUp(settings.redis_url)
-    async with open_services(settings, wake_up=wake_up) as services:
+    async with open_services(settings, wake_up=wake_up, lock_wait=CALL_LOCK_SECONDS) as services:
         tls = None
         if settings.tls_certificate_file and settings.tls_key_file:
             tls = Tls(settings.tls_certificate_file, settings.tls_key_file)
@@ -172,7 +173,7 @@ async def _callback(settings: Settings, stop: asyncio.Event) -> None:
     from paycenter_server.workers.wake_up import RedisWakeUp
 
     wake_up = RedisWakeUp(settings.redis_url)
-    async with open_services(settings, wake_up=wake_up) as services:
+    async with open_services(settings, wake_up=wake_up, lock_wait=CALL_LOCK_SECONDS) as services:
         host, port = split_address(settings.callback_address)
         check_address("PAYCENTER_CALLBACK_ADDRESS", settings.callback_address)
         async with schema_watched(services.context.database, stop):
