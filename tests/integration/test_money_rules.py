@@ -321,8 +321,9 @@ async def test_rule_10_secrets_are_sealed_and_bound_to_their_place(system: PayCe
     moved = {**rows[0]["config"], "private_key": rows[1]["config"]["private_key"]}
     await system.rows("UPDATE pay_account SET config = $2, version = version + 1 WHERE id = $1", rows[0]["id"], moved)
     order = await system.order()
-    with pytest.raises(Exception, match="does not decrypt"):
+    with pytest.raises(PayCenterError, match="account_unusable") as refused:
         await system.submit(order, "alipay_pc")
+    assert "does not decrypt" in str(refused.value.__cause__)
 
 
 async def test_rule_10_keys_are_loaded_once(system: PayCenterSystem) -> None:

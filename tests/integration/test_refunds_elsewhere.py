@@ -208,7 +208,7 @@ async def test_a_callback_of_success_after_a_failure(system: PayCenterSystem, wa
     system.books_are_checked = False
     order, number = await paid(system, way)
     refund = await system.decided(await system.refund(order, 40))
-    # One statement, because the simulator's own callback may arrive at any time.
+    await all_answered(system, number, 2)  # those of the payment and of the refund
     await system.rows(
         """WITH failed AS (UPDATE pay_refund SET state = 'FAILURE', success_time = NULL RETURNING order_id)
            UPDATE pay_order o SET state = 'SUCCESS', refunded_amount = 0 FROM failed WHERE o.id = failed.order_id"""

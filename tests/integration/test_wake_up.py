@@ -124,11 +124,11 @@ async def test_a_redis_that_is_silent_is_connected_to_anew(redis_url: str) -> No
 
 
 async def test_a_worker_with_more_than_it_has_places_for_wakes_others(system: PayCenterSystem, redis_url: str) -> None:
-    """A new endpoint has eight places."""
+    """A new endpoint has eight places. The other one listens without a pause: in one, the worker might hear itself."""
     async with client_of(redis_url):
         for _ in range(9):
             await system.submit(await system.order(), "mock")
-        async with Listener(redis_url) as other, server_process(system, "worker") as worker:
+        async with Listener(redis_url, 60) as other, server_process(system, "worker") as worker:
             other.go_on.clear()
             await eventually(lambda: len(other.begun) == 1, 30)
             await worker.until_logged("workers_running")
