@@ -180,15 +180,21 @@ async def test_a_retry_of_a_stale_look_at_an_earlier_number_settles_it(system: P
     assert [case["state"] for case in await system.cases()] == ["RESOLVED"]
 
 
-@pytest.mark.usefixtures("soon")
-async def test_a_refund_is_not_sent_again_after_an_earlier_number_succeeded(system: PayCenterSystem) -> None:
-    """The new number never arrived, and the earlier one is carried out: sending the new one would refund twice."""
+async def sent_again_in_vain(system: PayCenterSystem) -> tuple[PayOrder, PayRefund, PayRefund]:
+    """A refund of WeChat Pay before and after it was sent again: the first number was refused, the new one never arrived."""
     order = await system.paid("wx_native")
     await without_callbacks(system)
     await system.simulator.fault("wx.refund", "decline", code="RULE_LIMIT", times=1)
     first = await system.refund(order, 40, merchant_refund_no="R1")
     await system.simulator.fault("wx.refund", "error_before_commit", times=1)
     again = await system.refund(order, 40, merchant_refund_no="R1")
+    return order, first, again
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_refund_is_not_sent_again_after_an_earlier_number_succeeded(system: PayCenterSystem) -> None:
+    """The new number never arrived, and the earlier one is carried out: sending the new one would refund twice."""
+    order, first, again = await sent_again_in_vain(system)
     assert again.state is RefundState.WAITING
     await carry_out(system, first)
     await job(system, SOON + 1)
@@ -203,12 +209,7 @@ async def test_a_refund_is_not_sent_again_after_an_earlier_number_succeeded(syst
 @pytest.mark.usefixtures("soon")
 async def test_a_refund_is_not_sent_again_while_an_earlier_number_is_in_progress(system: PayCenterSystem) -> None:
     """The new number never arrived. It is not sent before the earlier one has ended, also if the look at that is repeated."""
-    order = await system.paid("wx_native")
-    await without_callbacks(system)
-    await system.simulator.fault("wx.refund", "decline", code="RULE_LIMIT", times=1)
-    first = await system.refund(order, 40, merchant_refund_no="R1")
-    await system.simulator.fault("wx.refund", "error_before_commit", times=1)
-    again = await system.refund(order, 40, merchant_refund_no="R1")
+    order, first, again = await sent_again_in_vain(system)
     await system.simulator.fault("wx.refund", "refund_pending", seconds=600)
     channel = await configured(system, "wx_native")
     request = await system.services.refund_settlement._request(first, channel)

@@ -60,15 +60,20 @@ async def amounts(system: PayCenterSystem, order: PayOrder) -> tuple[int, int]:
     return after.refunded_amount, after.reserved_amount
 
 
-async def test_send_again_happens_once_of_two_calls(system: PayCenterSystem) -> None:
-    """Both have read FAILURE: one sends it again, and the other must not reserve and send a third time."""
+async def looked_at(system: PayCenterSystem) -> tuple[PayOrder, PayRefund, Work]:
+    """A failed refund that was looked at; what sends it again next. A whole call would look at it again."""
     order, refund = await pending(system)
     channel = await configured(system, "mock")
     await system.services.refund_settlement.apply(channel, refund, failed(channel, refund), CAUSE)
     await behave(system, "lost")
     app = await system.services.identity.app_of(system.caller, "")
     new = NewRefund("", refund.merchant_order_id, refund.merchant_refund_no, refund.amount, refund.reason)
-    work = Work(system.caller, app, new, None)
+    return order, refund, Work(system.caller, app, new, None)
+
+
+async def test_send_again_happens_once_of_two_calls(system: PayCenterSystem) -> None:
+    """Both have read FAILURE: one sends it again, and the other must not reserve and send a third time."""
+    order, refund, work = await looked_at(system)
     async with transaction(system) as held:
         await held.execute("SELECT 1 FROM pay_refund WHERE id = $1 FOR UPDATE", refund.id)
         # The step after both have looked at the failed refund: a whole call may also see there that the other one has sent it.
@@ -79,17 +84,6 @@ async def test_send_again_happens_once_of_two_calls(system: PayCenterSystem) -> 
     assert refused == [Reason.ORDER_CHANGED]
     assert (await row(system, refund))["send_count"] == 2
     assert await amounts(system, order) == (0, 40)
-
-
-async def looked_at(system: PayCenterSystem) -> tuple[PayOrder, PayRefund, Work]:
-    """A failed refund that was looked at; what sends it again next. A whole call would look at it again."""
-    order, refund = await pending(system)
-    channel = await configured(system, "mock")
-    await system.services.refund_settlement.apply(channel, refund, failed(channel, refund), CAUSE)
-    await behave(system, "lost")
-    app = await system.services.identity.app_of(system.caller, "")
-    new = NewRefund("", refund.merchant_order_id, refund.merchant_refund_no, refund.amount, refund.reason)
-    return order, refund, Work(system.caller, app, new, None)
 
 
 async def test_what_was_sent_again_since_the_look_is_not_sent_a_third_time(system: PayCenterSystem) -> None:

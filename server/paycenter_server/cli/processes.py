@@ -12,7 +12,7 @@ import click
 import structlog
 
 from paycenter_server.bootstrap import open_services
-from paycenter_server.cli.running import run_until_signalled
+from paycenter_server.cli.running import beside, run_until_signalled
 from paycenter_server.descriptors import raise_descriptor_limit
 from paycenter_server.settings import Settings, SettingsError, split_address
 from paycenter_server.storage.database import Database, retryable_error
@@ -58,12 +58,8 @@ async def wait_for_schema(database: Database, stop: asyncio.Event, *, repeat: fl
 @asynccontextmanager
 async def schema_watched(database: Database, stop: asyncio.Event) -> AsyncIterator[None]:
     """The log lines of `wait_for_schema` beside a server that listens already: its health is NOT_SERVING meanwhile."""
-    task = asyncio.create_task(wait_for_schema(database, stop))
-    try:
+    async with beside(wait_for_schema(database, stop)):
         yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 def check_address(variable: str, address: str) -> None:

@@ -16,6 +16,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 import structlog
 
 from paycenter_server.cli.processes import check_address
+from paycenter_server.cli.running import beside
 from paycenter_server.settings import Settings, split_address
 
 log = structlog.get_logger(__name__)
@@ -134,12 +135,8 @@ async def shows_life(writing: int, *, seconds: float = LIFE_SECONDS) -> AsyncIte
                 os.write(writing, b"1")
             await asyncio.sleep(seconds)
 
-    task = asyncio.create_task(write())
-    try:
+    async with beside(write()):
         yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 @contextmanager
@@ -185,9 +182,5 @@ async def parent_watched(parent: int, stop: asyncio.Event) -> AsyncIterator[None
         log.warning("parent_ended", parent=parent)
         stop.set()
 
-    task = asyncio.create_task(watch())
-    try:
+    async with beside(watch()):
         yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
